@@ -1,0 +1,65 @@
+# One word for each thing a contributor does. A fresh machine needs Python 3.11+, make and the package index.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# FlameIQ brings scipy, so the tests that run it find it in an environment of its own.
+FLAMEIQ := .venvs/flameiq
+
+.PHONY: run test quick check format lint types imports bench docs lock clean
+
+run: $(VENV)/.installed
+	$(BIN)/python examples/parse_stdlib.py
+
+test: $(VENV)/.installed $(FLAMEIQ)/.installed
+	rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
+
+quick: $(VENV)/.installed
+	$(BIN)/pytest -m "not heavy" -n 2 $(ARGS)
+
+check: lint types imports
+
+format: $(VENV)/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.installed
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+imports: $(VENV)/.installed
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks
+
+docs: $(VENV)/.installed
+	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+# Rewrites the locked versions from pyproject.toml.
+lock: $(VENV)/.installed
+	$(BIN)/pip install -q uv
+	$(BIN)/uv pip compile --universal --python-version 3.11 --upgrade \
+	  --extra cli --extra testing --group dev --no-annotate --custom-compile-command "make lock" -o requirements/dev.txt pyproject.toml
+
+clean:
+	rm -rf $(VENV) .venvs dist docs/_build .coverage .coverage.* htmlcov
+
+$(VENV)/.installed: requirements/dev.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check -r requirements/dev.txt
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
+	touch $@
+
+$(FLAMEIQ)/.installed: requirements/flameiq.txt
+	$(PYTHON) -m venv $(FLAMEIQ)
+	$(FLAMEIQ)/bin/pip install -q --disable-pip-version-check -r requirements/flameiq.txt
+	touch $@

@@ -1,0 +1,41 @@
+"""The tracker: counts how operations end."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from metrics_framework.recording import Failure, Store
+from metrics_framework.recording.series import check_name
+
+
+class InMemoryTracker:
+    """A `SuccessFailureTracker` that keeps outcomes in a store.
+
+    Args:
+        store: Where to keep outcomes; a store of its own by default.
+    """
+
+    def __init__(self, store: Store | None = None) -> None:
+        self.store = Store() if store is None else store
+
+    def record_success(self, operation: str, metadata: dict[str, Any] | None = None) -> None:
+        """Count a success; see `SuccessFailureTracker.record_success`."""
+        self.store.finish(check_name(operation, "operation name"), None, metadata)
+
+    def record_failure(self, operation: str, error_type: str, metadata: dict[str, Any] | None = None) -> None:
+        """Count a failure; see `SuccessFailureTracker.record_failure`."""
+        name = check_name(operation, "operation name")
+        self.store.finish(name, check_name(error_type, "error type"), metadata)
+
+    def get_success_rate(self, operation: str, time_window: timedelta | None = None) -> float:
+        """Return the share of successes; see `SuccessFailureTracker.get_success_rate`."""
+        return self.store.outcomes(operation, time_window).success_rate
+
+    def get_failure_breakdown(self, operation: str, time_window: timedelta | None = None) -> dict[str, int]:
+        """Count failures by kind; see `SuccessFailureTracker.get_failure_breakdown`."""
+        return self.store.outcomes(operation, time_window).failures
+
+    def recent_failures(self, operation: str) -> list[Failure]:
+        """Return the operation's last failures with their metadata, the newest last."""
+        return self.store.recent_failures(operation)

@@ -1,0 +1,4 @@
+"""to come"""
+
+
+class CommandMonitor: ...

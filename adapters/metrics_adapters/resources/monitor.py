@@ -1,0 +1,180 @@
+"""The resource monitor on psutil."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+
+import psutil
+
+from metrics_framework.clock import SYSTEM_CLOCK, Clock
+from metrics_framework.errors import InvalidInputError
+from metrics_framework.logs import log_event
+from metrics_framework.protocols import MetricCollector
+from metrics_framework.resources import record_resources
+
+
+class PsutilMonitor:
+    """A `ResourceMonitor` for this machine and this process.
+
+    Args:
+        collector: Where background monitoring records its readings as gauges; without one it only follows
+            the peak of the process' memory.
+        clock: What the run's average CPU is divided by.
+    """
+
+    def __init__(self, collector: MetricCollector | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._collector = collector
+        self._clock = clock
+        self._process = psutil.Process()
+        self._peak_rss = 0
+        self._start_ns = clock.monotonic_ns()
+        self._start_cpu = self._cpu_seconds()
+        self._lock = threading.Lock()
+        self._background: _Background | None = None
+        # psutil's percentages are since the call before; the first call has none and answers 0.
+        psutil.cpu_percent(interval=None)
+        self._process.cpu_percent(interval=None)
+
+    def get_memory_usage(self) -> dict[str, float]:
+        """Return memory in bytes; see `ResourceMonitor.get_memory_usage`."""
+        machine = psutil.virtual_memory()
+        rss = self._process.memory_info().rss
+        self._peak_rss = max(self._peak_rss, rss, _peak_rss(self._process))
+        return {
+            "used": machine.used,
+            "available": machine.available,
+            "total": machine.total,
+            "percent": machine.percent,
+            "process_rss": rss,
+            "process_peak_rss": self._peak_rss,
+        }
+
+    def get_cpu_usage(self) -> dict[str, float]:
+        """Return CPU usage; see `ResourceMonitor.get_cpu_usage`.
+
+        Percentages are since the call before. ``process_average_percent``, beyond the contract, is the
+        average since this monitor was made; snapshots use it.
+        """
+        seconds = (self._clock.monotonic_ns() - self._start_ns) / 1e9
+        used = self._cpu_seconds() - self._start_cpu
+        load_1m, load_5m, load_15m = psutil.getloadavg()
+        return {
+            "percent": psutil.cpu_percent(interval=None),
+            "process_percent": self._process.cpu_percent(interval=None),
+            "process_average_percent": 100 * used / seconds if seconds > 0 else 0.0,
+            "load_1m": load_1m,
+            "load_5m": load_5m,
+            "load_15m": load_15m,
+            "count": psutil.cpu_count() or 1,
+        }
+
+    def get_disk_usage(self, path: str = "/") -> dict[str, float]:
+        """Return a disk's usage; see `ResourceMonitor.get_disk_usage`.
+
+        Raises:
+            InvalidInputError: If nothing is at ``path``.
+        """
+        try:
+            disk = psutil.disk_usage(path)
+        except OSError as error:
+            raise InvalidInputError(f"no disk usage for path {path!r}: {error.strerror}") from error
+        return {"used": disk.used, "free": disk.free, "total": disk.total, "percent": disk.percent}
+
+    def get_network_stats(self) -> dict[str, int]:
+        """Return what passed the network; see `ResourceMonitor.get_network_stats`."""
+        # A machine without an interface has no counters.
+        network = psutil.net_io_counters()
+        return {
+            "bytes_sent": network.bytes_sent if network else 0,
+            "bytes_received": network.bytes_recv if network else 0,
+            "packets_sent": network.packets_sent if network else 0,
+            "packets_received": network.packets_recv if network else 0,
+            "errors_in": network.errin if network else 0,
+            "errors_out": network.errout if network else 0,
+            "drops_in": network.dropin if network else 0,
+            "drops_out": network.dropout if network else 0,
+        }
+
+    def start_resource_monitoring(self, interval: float = 60.0) -> None:
+        """Read in the background; see `ResourceMonitor.start_resource_monitoring`.
+
+        Raises:
+            InvalidInputError: If ``interval`` is not a positive number of seconds.
+        """
+        if (
+            isinstance(interval, bool)
+            or not isinstance(interval, (int, float))
+            or not 0 < interval < float("inf")
+        ):
+            raise InvalidInputError(f"interval={interval!r} is not a positive number of seconds")
+        with self._lock:
+            if self._background is None:
+                self._background = _Background(self._sample, interval)
+
+    def stop_resource_monitoring(self) -> None:
+        """Stop reading in the background; see `ResourceMonitor.stop_resource_monitoring`."""
+        with self._lock:
+            background, self._background = self._background, None
+        if background is not None:
+            background.stop()
+
+    def _sample(self) -> None:
+        if self._collector is None:
+            self.get_memory_usage()
+        else:
+            record_resources(self, self._collector)
+
+    def _cpu_seconds(self) -> float:
+        times = self._process.cpu_times()
+        return float(times.user + times.system)
+
+
+class _Background:
+    """A daemon thread that calls a function at an interval, and outlives its failures."""
+
+    def __init__(self, work: Callable[[], None], interval: float) -> None:
+        self._work = work
+        self._interval = interval
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="metrics-resource-monitor", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self) -> None:
+        failing = False
+        while True:
+            try:
+                self._work()
+                failing = False
+            except Exception as error:  # noqa: BLE001 - whatever a reading raises, the application goes on
+                if not failing:
+                    log_event("warning", "resource reading failed", error=repr(error))
+                failing = True
+            if self._stopped.wait(self._interval):
+                return
+
+
+def _peak_rss(process: psutil.Process) -> int:
+    """Return a process' peak resident memory in bytes, or 0 where the system does not tell.
+
+    On Linux this is the high-water mark of its memory, ``VmHWM``. ``ru_maxrss`` is not: a process inherits
+    it from the one that started it.
+    """
+    if sys.platform == "linux":
+        try:
+            with open(f"/proc/{process.pid}/status", "rb") as status:  # noqa: PTH123 - no Path for a hot read
+                for line in status:
+                    if line.startswith(b"VmHWM:"):
+                        return int(line.split()[1]) * 1024
+        except OSError:
+            return 0
+    elif os.name == "nt":
+        return int(process.memory_info().peak_wset)
+    return 0

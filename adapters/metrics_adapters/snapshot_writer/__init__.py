@@ -1,0 +1,5 @@
+"""v1 snapshots on disk."""
+
+from metrics_adapters.snapshot_writer.writer import SnapshotWriter
+
+__all__ = ["SnapshotWriter"]

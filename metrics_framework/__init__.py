@@ -1,0 +1,73 @@
+"""Metrics for Python behind six Protocols.
+
+Start with `MetricsSystem`; pass its parts on as the Protocols of `metrics_framework.protocols`.
+"""
+
+from metrics_framework._version import __version__
+from metrics_framework.errors import (
+    ClosedError,
+    ConfigurationError,
+    InvalidInputError,
+    MetricsError,
+    MetricTypeError,
+    MissingExtraError,
+    OutputError,
+    SchemaVersionError,
+    SnapshotError,
+    UnknownAdapterError,
+    UnknownMetricError,
+    UnknownNameError,
+    UnknownTimerError,
+)
+from metrics_framework.protocols import (
+    AsyncMetricsSystem,
+    MetricCollector,
+    MetricsAggregator,
+    PerformanceTimer,
+    ResourceMonitor,
+    SuccessFailureTracker,
+)
+from metrics_framework.snapshots import (
+    Environment,
+    LatencyMetrics,
+    Metrics,
+    PerformanceSnapshot,
+    SnapshotMetadata,
+    read_snapshot,
+)
+from metrics_framework.system import MetricsSystem
+from metrics_framework.values import MetricType, MetricUnit, MetricValue, TimingResult
+
+__all__ = [
+    "AsyncMetricsSystem",
+    "ClosedError",
+    "ConfigurationError",
+    "Environment",
+    "InvalidInputError",
+    "LatencyMetrics",
+    "MetricCollector",
+    "MetricType",
+    "MetricTypeError",
+    "MetricUnit",
+    "MetricValue",
+    "Metrics",
+    "MetricsAggregator",
+    "MetricsError",
+    "MetricsSystem",
+    "MissingExtraError",
+    "OutputError",
+    "PerformanceSnapshot",
+    "PerformanceTimer",
+    "ResourceMonitor",
+    "SchemaVersionError",
+    "SnapshotError",
+    "SnapshotMetadata",
+    "SuccessFailureTracker",
+    "TimingResult",
+    "UnknownAdapterError",
+    "UnknownMetricError",
+    "UnknownNameError",
+    "UnknownTimerError",
+    "__version__",
+    "read_snapshot",
+]

@@ -1,0 +1,67 @@
+"""Text formats of metric values: pure functions from what an aggregator answers to text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from metrics_framework.errors import InvalidInputError
+from metrics_framework.values import MetricValue
+
+
+def to_plain(value: MetricValue) -> dict[str, Any]:
+    """Return a metric value as plain data that JSON can hold."""
+    return {
+        "name": value.name,
+        "type": value.metric_type.value,
+        "value": value.value,
+        "unit": value.unit.value,
+        "timestamp": value.timestamp.isoformat(),
+        "tags": value.tags,
+        "metadata": value.metadata,
+    }
+
+
+def to_json(values: Iterable[MetricValue]) -> str:
+    """Return one JSON document: ``{"metrics": [...]}``."""
+    return json.dumps({"metrics": [to_plain(value) for value in values]}, indent=2) + "\n"
+
+
+def to_jsonl(values: Iterable[MetricValue]) -> str:
+    """Return one JSON object for each value, each on a line."""
+    return "".join(json.dumps(to_plain(value)) + "\n" for value in values)
+
+
+def to_csv(values: Iterable[MetricValue]) -> str:
+    """Return a header and a row for each value; tags and metadata are JSON within their cells."""
+    buffer = io.StringIO(newline="")
+    columns = ["name", "type", "value", "unit", "timestamp", "tags", "metadata"]
+    writer = csv.DictWriter(buffer, columns)
+    writer.writeheader()
+    for value in values:
+        row = to_plain(value)
+        writer.writerow({**row, "tags": json.dumps(row["tags"]), "metadata": json.dumps(row["metadata"])})
+    return buffer.getvalue()
+
+
+FORMATS: dict[str, Callable[[Iterable[MetricValue]], str]] = {
+    "json": to_json,
+    "jsonl": to_jsonl,
+    "csv": to_csv,
+}
+
+
+def render(values: Iterable[MetricValue], format: str) -> str:
+    """Return values in the format of that name.
+
+    Raises:
+        InvalidInputError: If there is no such format; the message lists those there are.
+    """
+    try:
+        renderer = FORMATS[format]
+    except (KeyError, TypeError):
+        raise InvalidInputError(f"format {format!r} is unknown; use one of {', '.join(FORMATS)}") from None
+    return renderer(values)

@@ -1,0 +1,44 @@
+"""Adapters by name.
+
+Built-in adapters are in a table of module paths, so that they are found without scanning, also in a frozen
+application, and cost nothing until they are asked for. Any other name is looked up in the entry-point group
+``metrics_framework.adapters``, which is how third parties plug in.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from metrics_framework.errors import UnknownAdapterError, nearest
+
+ENTRY_POINT_GROUP = "metrics_framework.adapters"
+
+BUILT_IN = {
+    "in_memory.aggregator": "metrics_adapters.in_memory:InMemoryAggregator",
+    "in_memory.collector": "metrics_adapters.in_memory:InMemoryCollector",
+    "in_memory.timer": "metrics_adapters.in_memory:InMemoryTimer",
+    "in_memory.tracker": "metrics_adapters.in_memory:InMemoryTracker",
+    "resources": "metrics_adapters.resources:PsutilMonitor",
+    "resources.command": "metrics_adapters.resources:CommandMonitor",
+    "snapshot_writer": "metrics_adapters.snapshot_writer:SnapshotWriter",
+}
+
+
+def load_adapter(name: str) -> Any:
+    """Return the class that provides the adapter ``name``.
+
+    Raises:
+        UnknownAdapterError: If neither the table nor an installed package provides it.
+    """
+    if name in BUILT_IN:
+        module, _, attribute = BUILT_IN[name].partition(":")
+        return getattr(import_module(module), attribute)
+    installed = entry_points(group=ENTRY_POINT_GROUP)
+    for entry_point in installed:
+        if entry_point.name == name:
+            return entry_point.load()
+    raise UnknownAdapterError(
+        f"no adapter {name!r} is installed.{nearest(name, {*BUILT_IN, *installed.names})}"
+    )

@@ -1,0 +1,28 @@
+"""Version 1 performance snapshots: the models, their rules, and how a system becomes one."""
+
+from metrics_framework.snapshots.build import BuildReport, LeftOut, SnapshotBuilder
+from metrics_framework.snapshots.files import read_snapshot
+from metrics_framework.snapshots.keys import custom_key
+from metrics_framework.snapshots.rules import document_violations, json_schema
+from metrics_framework.snapshots.v1 import (
+    Environment,
+    LatencyMetrics,
+    Metrics,
+    PerformanceSnapshot,
+    SnapshotMetadata,
+)
+
+__all__ = [
+    "BuildReport",
+    "Environment",
+    "LatencyMetrics",
+    "LeftOut",
+    "Metrics",
+    "PerformanceSnapshot",
+    "SnapshotBuilder",
+    "SnapshotMetadata",
+    "custom_key",
+    "document_violations",
+    "json_schema",
+    "read_snapshot",
+]

@@ -1,0 +1,28 @@
+"""Reading snapshot files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from metrics_framework.errors import OutputError, SnapshotError
+from metrics_framework.snapshots.v1 import PerformanceSnapshot
+
+
+def read_snapshot(path: str | Path) -> PerformanceSnapshot:
+    """Read a v1 snapshot from a JSON file.
+
+    Raises:
+        OutputError: If the file cannot be read.
+        SnapshotError: If it is not a valid v1 snapshot; every violation is listed.
+    """
+    try:
+        text = Path(path).read_bytes()
+    except OSError as error:
+        raise OutputError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+    try:
+        # bytes: JSON may be UTF-8, UTF-16 or UTF-32, with or without a byte order mark
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SnapshotError([f"document: is not JSON: {error}"]) from error
+    return PerformanceSnapshot.from_dict(document)

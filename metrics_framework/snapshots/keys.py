@@ -1,0 +1,53 @@
+"""Keys of custom metrics: one for each series, by a rule that two series never share.
+
+v1 custom keys hold no dot, and FlameIQ splits its thresholds at ``=``, so neither appears. In a metric's
+name a dot becomes ``/``; tags follow, sorted, as ``[tag:value,tag:value]``; characters that would be
+ambiguous are percent-encoded; a statistic of a distribution follows as ``/p95``. An operation, which is in
+a namespace of its own, is marked by ``operation:`` in front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+STATISTICS = {"count": "count", "mean": "avg", "p95": "p95", "p99": "p99"}
+"""Each statistic of a distribution that becomes a key, and where a summary has it."""
+
+SUCCESS_RATE = "success_rate"
+
+_SUFFIXES = frozenset({*STATISTICS, SUCCESS_RATE})
+
+
+def custom_key(
+    name: str, tags: Mapping[str, str] | None = None, *, statistic: str | None = None, operation: bool = False
+) -> str:
+    """Return the custom key of a series.
+
+    Args:
+        name: The metric's or operation's name.
+        tags: The series' tags.
+        statistic: Which statistic of it: one of `STATISTICS` or `SUCCESS_RATE`; ``None`` for its one value.
+        operation: Whether the name is an operation's.
+
+    Example:
+        >>> custom_key("git.commits.created")
+        'git/commits/created'
+        >>> custom_key("http.requests", {"endpoint": "/status"}, statistic="p95")
+        'http/requests[endpoint:/status]/p95'
+    """
+    key = _encode(name, "/%=,:[]").replace(".", "/")
+    if tags:
+        pairs = sorted((_encode(tag, ".%=,:[]"), _encode(value, ".%=,:[]")) for tag, value in tags.items())
+        key += f"[{','.join(f'{tag}:{value}' for tag, value in pairs)}]"
+    elif statistic is None:
+        # A plain metric named "x.p95" is not the p95 of a distribution named "x".
+        head, dot, last = key.rpartition("/")
+        if dot and last in _SUFFIXES:
+            key = f"{head}%2E{last}"
+    if statistic is not None:
+        key += f"/{statistic}"
+    return f"operation:{key}" if operation else key
+
+
+def _encode(text: str, characters: str) -> str:
+    return "".join(f"%{ord(char):02X}" if char in characters else char for char in text)

@@ -1,0 +1,231 @@
+"""The models of a v1 performance snapshot.
+
+The format is the FlameIQ performance schema, version 1: stable, and read and written by the ``flameiq``
+command line as well. Every rule is in `metrics_framework.snapshots.rules`; a model that exists is valid.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from metrics_framework.errors import SchemaVersionError, SnapshotError
+from metrics_framework.snapshots import rules
+
+
+class Environment(StrEnum):
+    """Where a run took place; any other value becomes `CUSTOM`."""
+
+    CI = "ci"
+    LOCAL = "local"
+    STAGING = "staging"
+    CUSTOM = "custom"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Environment:
+        return cls.CUSTOM
+
+
+@dataclass(frozen=True)
+class LatencyMetrics:
+    """Latency in milliseconds; at least one field is given.
+
+    Attributes:
+        mean: The arithmetic mean.
+        p50: The median.
+        p95: The 95th percentile, which comparisons look at first.
+        p99: The 99th percentile.
+
+    Raises:
+        SnapshotError: If all fields are ``None``, or one is not a finite number of 0 or more.
+    """
+
+    mean: float | None = None
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+
+    def __post_init__(self) -> None:
+        _refuse(rules.latency_violations(asdict(self), "latency"))
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Everything that one run measured; at least one measurement is given.
+
+    Attributes:
+        latency: How long operations took, in milliseconds.
+        throughput: Operations per second.
+        memory_mb: Peak resident memory in megabytes of 10^6 bytes.
+        cpu_percent: Average CPU utilisation, 0 to 100 whatever the number of cores.
+        custom: The caller's own measurements; keys hold no dot.
+
+    Raises:
+        SnapshotError: If nothing is given, or a value breaks a rule of the schema.
+    """
+
+    latency: LatencyMetrics | None = None
+    throughput: float | None = None
+    memory_mb: float | None = None
+    cpu_percent: float | None = None
+    custom: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.latency is not None and not isinstance(self.latency, LatencyMetrics):
+            _refuse([f"metrics.latency: must be LatencyMetrics, got {rules.quote(self.latency)}"])
+        _refuse(rules.metrics_violations(self._to_dict(), "metrics"))
+
+    def flat(self) -> dict[str, float]:
+        """Return every measurement under its flat key.
+
+        Keys are ``latency.mean``, ``latency.p50``, ``latency.p95``, ``latency.p99``, ``throughput``,
+        ``memory_mb``, ``cpu_percent`` and ``custom.<name>``, in that order, without those that are absent.
+        """
+        plain = self._to_dict()
+        latency, custom = plain.pop("latency", {}), plain.pop("custom", {})
+        return {
+            **{f"latency.{key}": float(value) for key, value in latency.items()},
+            **{key: float(value) for key, value in plain.items()},
+            **{f"custom.{key}": float(value) for key, value in custom.items()},
+        }
+
+    def _to_dict(self) -> dict[str, Any]:
+        plain: dict[str, Any] = {}
+        if self.latency is not None:
+            plain["latency"] = {
+                key: value for key, value in asdict(self.latency).items() if value is not None
+            }
+        for key in ("throughput", "memory_mb", "cpu_percent"):
+            if getattr(self, key) is not None:
+                plain[key] = getattr(self, key)
+        if self.custom or not isinstance(self.custom, dict):
+            plain["custom"] = dict(self.custom) if isinstance(self.custom, Mapping) else self.custom
+        return plain
+
+
+@dataclass(frozen=True)
+class SnapshotMetadata:
+    """What is known about a run beside its numbers.
+
+    Attributes:
+        run_id: Identifies the run; a new UUID4 by default.
+        commit: The git commit, or ``None`` outside of a repository.
+        branch: The git branch, or ``None`` where there is none.
+        timestamp: When the run took place, kept in UTC; now by default.
+        environment: Where it took place; a string is turned into an `Environment`.
+        tags: The caller's own context: at most 50 pairs of strings.
+
+    Raises:
+        SnapshotError: If a value breaks a rule of the schema.
+    """
+
+    run_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    commit: str | None = None
+    branch: str | None = None
+    timestamp: datetime = field(default_factory=lambda: datetime.now(tz=UTC))
+    environment: Environment = Environment.CI
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        plain = {key: getattr(self, key) for key in ("run_id", "commit", "branch", "tags")}
+        violations = list(rules.metadata_violations(plain, "metadata"))
+        try:
+            object.__setattr__(self, "timestamp", rules.as_utc(self.timestamp))
+        except (AttributeError, OverflowError):
+            violations.append(f"metadata.timestamp: must be a datetime, got {rules.quote(self.timestamp)}")
+        _refuse(violations)
+        object.__setattr__(self, "environment", Environment(self.environment))
+
+
+@dataclass(frozen=True)
+class PerformanceSnapshot:
+    """One run's measurements and context: what is written, compared and gated on.
+
+    Attributes:
+        metrics: The measurements.
+        schema_version: The integer 1.
+        metadata: The context.
+
+    Raises:
+        SchemaVersionError: If ``schema_version`` is not the integer 1.
+
+    Example:
+        >>> snapshot = PerformanceSnapshot(Metrics(latency=LatencyMetrics(p95=180.0), throughput=950.2))
+        >>> PerformanceSnapshot.from_dict(snapshot.to_dict()) == snapshot
+        True
+    """
+
+    metrics: Metrics
+    schema_version: int = rules.SCHEMA_VERSION
+    metadata: SnapshotMetadata = field(default_factory=SnapshotMetadata)
+
+    def __post_init__(self) -> None:
+        if not rules.is_version_1(self.schema_version):
+            raise SchemaVersionError([rules.version_violation(self.schema_version)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON; `from_dict` turns it back into an equal snapshot."""
+        metadata = self.metadata
+        return {
+            "schema_version": self.schema_version,
+            "metadata": {
+                "run_id": metadata.run_id,
+                "commit": metadata.commit,
+                "branch": metadata.branch,
+                "timestamp": metadata.timestamp.isoformat(),
+                "environment": metadata.environment.value,
+                "tags": dict(metadata.tags),
+            },
+            "metrics": self.metrics._to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> PerformanceSnapshot:
+        """Return the snapshot that plain data describes.
+
+        What is missing gets its default (an absent ``schema_version`` is 1, an absent timestamp is now), an
+        unknown environment becomes ``custom``, and fields that v1 does not have are ignored.
+
+        Raises:
+            SchemaVersionError: If ``schema_version`` is not the integer 1.
+            SnapshotError: If anything else breaks a rule; it lists every violation, not the first one alone.
+        """
+        violations = rules.document_violations(data)
+        if violations:
+            wrong_version = violations[0].startswith("schema_version")
+            raise (SchemaVersionError if wrong_version else SnapshotError)(violations)
+        metadata = dict(data.get("metadata", {}))
+        if "timestamp" in metadata:
+            metadata["timestamp"] = rules.parse_timestamp(metadata["timestamp"])
+        if "tags" in metadata:
+            metadata["tags"] = dict(metadata["tags"])
+        metrics = data["metrics"]
+        latency = metrics.get("latency")
+        return cls(
+            metrics=Metrics(
+                latency=LatencyMetrics(**_known(latency, rules.LATENCY_FIELDS))
+                if latency is not None
+                else None,
+                throughput=metrics.get("throughput"),
+                memory_mb=metrics.get("memory_mb"),
+                cpu_percent=metrics.get("cpu_percent"),
+                custom=dict(metrics.get("custom", {})),
+            ),
+            metadata=SnapshotMetadata(
+                **_known(metadata, ("run_id", "commit", "branch", "timestamp", "environment", "tags"))
+            ),
+        )
+
+
+def _known(data: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    return {key: data[key] for key in keys if key in data}
+
+
+def _refuse(violations: Iterable[str]) -> None:
+    found = list(violations)
+    if found:
+        raise SnapshotError(found)

@@ -1,0 +1,428 @@
+"""The facade: five parts behind one object, and the snapshot that they become."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from fnmatch import fnmatchcase
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+from typing_extensions import get_protocol_members
+
+from metrics_framework.clock import SYSTEM_CLOCK, Clock, utc
+from metrics_framework.dashboard import create_dashboard, outcomes
+from metrics_framework.errors import ClosedError, ConfigurationError, InvalidInputError, nearest
+from metrics_framework.logs import log_event
+from metrics_framework.plugins import load_adapter
+from metrics_framework.protocols import (
+    MetricCollector,
+    MetricsAggregator,
+    PerformanceTimer,
+    ResourceMonitor,
+    SuccessFailureTracker,
+)
+from metrics_framework.recording import Store
+from metrics_framework.resources import record_resources
+from metrics_framework.snapshots import Environment, PerformanceSnapshot, SnapshotBuilder, SnapshotMetadata
+from metrics_framework.snapshots.build import MAX_CUSTOM, BuildReport
+from metrics_framework.snapshots.provenance import Provenance, find_provenance
+from metrics_framework.values import MetricType, MetricValue
+
+P = TypeVar("P")
+
+HEALTHY_ERROR_RATE = 0.05
+HEALTHY_MEMORY_PERCENT = 95.0
+STREAM_SECONDS = 0.25
+"""How often a stream looks for what has changed."""
+
+
+class SnapshotOutput(Protocol):
+    """Where snapshots go; the facade relies on it, and isolates one that fails from the others."""
+
+    @property
+    def name(self) -> str:
+        """What `MetricsSystem.export_metrics_async` calls it by."""
+        ...
+
+    def write(self, snapshot: PerformanceSnapshot) -> object:
+        """Keep a snapshot."""
+        ...
+
+
+class MetricsSystem:
+    """Collecting, timing, tracking, monitoring and aggregating, behind one object.
+
+    It fulfils the Protocols `metrics_framework.protocols.MetricsSystem` and ``AsyncMetricsSystem``. Any part
+    may be replaced by whatever satisfies its Protocol; parts that are not given are the in-memory ones, on
+    one store.
+
+    Args:
+        collector: Takes numbers in.
+        timer: Measures operations.
+        tracker: Counts how operations end.
+        resource_monitor: Reads the machine and the process.
+        aggregator: Answers questions.
+        outputs: Where the final snapshot goes at `shutdown_metrics`.
+        latency_metric: The timer that becomes a snapshot's latency; the busiest by default.
+        custom_metrics: Patterns of the names that become custom keys of a snapshot; all by default.
+        max_custom: How many custom keys a snapshot holds at most.
+        clock: Where time comes from.
+
+    Raises:
+        InvalidInputError: If a part lacks a method of its Protocol, or parts keep their numbers apart.
+
+    Example:
+        >>> with MetricsSystem() as metrics:
+        ...     metrics.collector.increment("orders")
+        ...     snapshot = metrics.snapshot()
+        >>> snapshot.metrics.custom["orders"]
+        1
+    """
+
+    def __init__(
+        self,
+        *,
+        collector: MetricCollector | None = None,
+        timer: PerformanceTimer | None = None,
+        tracker: SuccessFailureTracker | None = None,
+        resource_monitor: ResourceMonitor | None = None,
+        aggregator: MetricsAggregator | None = None,
+        outputs: Iterable[SnapshotOutput] = (),
+        latency_metric: str | None = None,
+        custom_metrics: Iterable[str] | None = None,
+        max_custom: int = MAX_CUSTOM,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        given = {"collector": collector, "timer": timer, "tracker": tracker, "aggregator": aggregator}
+        self._clock = clock
+        self._store = _shared_store(given) or Store(clock)
+        self._collector = _part(collector, MetricCollector, "in_memory.collector", self._store)
+        self._timer = _part(timer, PerformanceTimer, "in_memory.timer", self._store)
+        self._tracker = _part(tracker, SuccessFailureTracker, "in_memory.tracker", self._store)
+        self._aggregator = _part(aggregator, MetricsAggregator, "in_memory.aggregator", self._store)
+        self._resource_monitor = _part(resource_monitor, ResourceMonitor, "resources", self._collector, clock)
+        self._outputs = list(outputs)
+        self._latency_metric = latency_metric
+        self._custom_metrics = None if custom_metrics is None else tuple(custom_metrics)
+        self._max_custom = max_custom
+        self._start_ns = clock.monotonic_ns()
+        self._provenance: Provenance | None = None
+        self._closed = False
+
+    @property
+    def collector(self) -> MetricCollector:
+        """Takes numbers in."""
+        return self._collector
+
+    @property
+    def timer(self) -> PerformanceTimer:
+        """Measures operations."""
+        return self._timer
+
+    @property
+    def tracker(self) -> SuccessFailureTracker:
+        """Counts how operations end."""
+        return self._tracker
+
+    @property
+    def resource_monitor(self) -> ResourceMonitor:
+        """Reads the machine and the process."""
+        return self._resource_monitor
+
+    @property
+    def aggregator(self) -> MetricsAggregator:
+        """Answers questions."""
+        return self._aggregator
+
+    # -- life ------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shutdown_metrics()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.shutdown_metrics)
+
+    def initialize_metrics(self, config: dict[str, Any]) -> None:
+        """Apply a configuration; see `metrics_framework.protocols.MetricsSystem.initialize_metrics`.
+
+        Args:
+            config: ``collection_interval`` (seconds; starts resource monitoring), ``retention_days`` (how far
+                back a time window may reach), ``export_endpoints`` (names of adapters that take snapshots).
+
+        Raises:
+            ConfigurationError: If a key is unknown or a value is not allowed; then nothing was applied.
+            ClosedError: After `shutdown_metrics`.
+        """
+        if self._closed:
+            raise ClosedError("this MetricsSystem was shut down; make a new one")
+        settings = _Settings.parse(config)
+        outputs = [load_adapter(name)() for name in settings.export_endpoints]
+        if settings.retention is not None:
+            self._store.retention = settings.retention
+        self._outputs.extend(outputs)
+        if settings.collection_interval is not None:
+            self._resource_monitor.start_resource_monitoring(settings.collection_interval)
+
+    def shutdown_metrics(self) -> None:
+        """Stop background work and write a final snapshot to every output; a second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._resource_monitor.stop_resource_monitoring()
+        if self._outputs:
+            snapshot = self.snapshot()
+            for output in self._outputs:
+                _write(output, snapshot)
+
+    # -- questions -------------------------------------------------------------------------------------
+
+    def snapshot(
+        self, *, environment: Environment | str | None = None, tags: Mapping[str, str] | None = None
+    ) -> PerformanceSnapshot:
+        """Return everything since the start as a v1 performance snapshot; what v1 cannot hold is logged.
+
+        Args:
+            environment: Where the run takes place; found out by default.
+            tags: The run's own context, at most 50.
+
+        Raises:
+            SnapshotError: If nothing was measured, or a tag breaks a rule of the schema.
+        """
+        snapshot, report = self.build_snapshot(environment=environment, tags=tags)
+        if report.left_out:
+            left_out = [f"{item.what}: {item.reason}" for item in report.left_out]
+            log_event("info", "left out of the snapshot", left_out=left_out)
+        return snapshot
+
+    def build_snapshot(
+        self, *, environment: Environment | str | None = None, tags: Mapping[str, str] | None = None
+    ) -> tuple[PerformanceSnapshot, BuildReport]:
+        """Return a snapshot as `snapshot` does, with the report of what it could not hold."""
+        # The code that runs is that of the start, so it is looked up once.
+        self._provenance = self._provenance or find_provenance()
+        metadata = SnapshotMetadata(
+            commit=self._provenance.commit,
+            branch=self._provenance.branch,
+            timestamp=utc(self._clock),
+            environment=Environment(environment or self._provenance.environment),
+            tags=dict(tags or {}),
+        )
+        return SnapshotBuilder(
+            timer=self._timer,
+            tracker=self._tracker,
+            resource_monitor=self._resource_monitor,
+            aggregator=self._aggregator,
+            seconds=self._uptime_seconds(),
+            latency_metric=self._latency_metric,
+            custom_metrics=self._custom_metrics,
+            max_custom=self._max_custom,
+        ).build(metadata)
+
+    def get_system_health(self) -> dict[str, bool | float | int]:
+        """Return whether all is well, and the readings that say so.
+
+        ``healthy`` is false where more than 5 % of all tracked operations failed or the machine's memory is
+        more than 95 % full.
+
+        Returns:
+            ``healthy``, ``error_rate`` (0.0 to 1.0), ``uptime_seconds``, ``series``, ``memory_percent``,
+            ``cpu_percent``.
+        """
+        tracked = outcomes(self._aggregator)
+        events = sum(value.metadata["count"] for value in tracked)
+        failures = sum(value.metadata["count"] * (1 - value.metadata["success_rate"]) for value in tracked)
+        error_rate = failures / events if events else 0.0
+        memory_percent = self._resource_monitor.get_memory_usage().get("percent", 0.0)
+        return {
+            "healthy": error_rate <= HEALTHY_ERROR_RATE and memory_percent <= HEALTHY_MEMORY_PERCENT,
+            "error_rate": error_rate,
+            "uptime_seconds": self._uptime_seconds(),
+            "series": len(self._aggregator.get_metrics_by_tag({})),
+            "memory_percent": memory_percent,
+            "cpu_percent": self._resource_monitor.get_cpu_usage().get("percent", 0.0),
+        }
+
+    def create_dashboard_data(self, dashboard_type: str = "overview") -> dict[str, Any]:
+        """Return a dashboard's panels; see `metrics_framework.dashboard.create_dashboard`."""
+        return create_dashboard(dashboard_type, self._aggregator, self._resource_monitor, utc(self._clock))
+
+    # -- async -----------------------------------------------------------------------------------------
+
+    async def collect_metrics_async(self) -> None:
+        """Read the machine's resources off the event loop and record them as gauges."""
+        await asyncio.to_thread(record_resources, self._resource_monitor, self._collector)
+
+    async def export_metrics_async(self, endpoints: list[str]) -> dict[str, bool]:
+        """Write a snapshot to the outputs of those names, off the event loop, each on its own.
+
+        A name that no output has, and an output that fails, is ``False`` in the answer and said in the log.
+        """
+        snapshot = await asyncio.to_thread(self.snapshot)
+        by_name = {output.name: output for output in self._outputs}
+        for name in endpoints:
+            if name not in by_name:
+                log_event("warning", f"there is no output {name!r}.{nearest(name, by_name)}")
+        writes = [asyncio.to_thread(_write, by_name[name], snapshot) for name in endpoints if name in by_name]
+        written = iter(await asyncio.gather(*writes))
+        return {name: name in by_name and next(written) for name in endpoints}
+
+    def metrics_stream(self, filters: dict[str, Any] | None = None) -> AsyncIterator[MetricValue]:
+        """Yield every metric that changes from now on, as its new value.
+
+        Args:
+            filters: ``name`` (a pattern like ``http.*``), ``type`` (a `MetricType` or its value) and ``tags``
+                (all of them must match).
+
+        Raises:
+            InvalidInputError: If a filter is unknown or its value is not allowed.
+        """
+        chosen = _Filters.parse(filters or {})
+        return self._stream(chosen, _by_series(chosen.select(self._aggregator)))
+
+    async def _stream(self, filters: _Filters, seen: dict[object, MetricValue]) -> AsyncIterator[MetricValue]:
+        while True:
+            found = _by_series(await asyncio.to_thread(filters.select, self._aggregator))
+            for series, value in found.items():
+                if series not in seen or _has_changed(seen[series], value):
+                    yield value
+            seen = found
+            await asyncio.sleep(STREAM_SECONDS)
+
+    def _uptime_seconds(self) -> float:
+        return (self._clock.monotonic_ns() - self._start_ns) / 1e9
+
+
+@dataclass(frozen=True)
+class _Settings:
+    collection_interval: float | None
+    retention: timedelta | None
+    export_endpoints: list[str]
+
+    @classmethod
+    def parse(cls, config: Mapping[str, Any]) -> _Settings:
+        known = ("collection_interval", "retention_days", "export_endpoints")
+        for key in config:
+            if key not in known:
+                raise ConfigurationError(f"unknown configuration key {key!r}.{nearest(str(key), known)}")
+        endpoints = config.get("export_endpoints", [])
+        if not isinstance(endpoints, list) or not all(isinstance(name, str) for name in endpoints):
+            raise ConfigurationError(f"export_endpoints={endpoints!r} is not a list of names")
+        for name in endpoints:
+            if name not in _ENDPOINTS:
+                raise ConfigurationError(
+                    f"export_endpoints: no adapter provides {name!r}.{nearest(name, _ENDPOINTS)}"
+                )
+        days = _positive(config, "retention_days")
+        return cls(
+            _positive(config, "collection_interval"),
+            timedelta(days=days) if days is not None else None,
+            endpoints,
+        )
+
+
+_ENDPOINTS = ("snapshot_writer",)
+
+
+def _positive(config: Mapping[str, Any], key: str) -> float | None:
+    value = config.get(key)
+    if value is None:
+        return None
+    # An upper bound that no one needs keeps `timedelta` from overflowing.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e8:
+        raise ConfigurationError(f"{key}={value!r} is not a positive number")
+    return value
+
+
+@dataclass(frozen=True)
+class _Filters:
+    name: str
+    metric_type: MetricType | None
+    tags: dict[str, str]
+
+    @classmethod
+    def parse(cls, filters: Mapping[str, Any]) -> _Filters:
+        known = ("name", "type", "tags")
+        for key in filters:
+            if key not in known:
+                raise InvalidInputError(f"unknown filter {key!r}.{nearest(str(key), known)}")
+        name, tags, metric_type = filters.get("name", "*"), filters.get("tags", {}), filters.get("type")
+        if not isinstance(name, str):
+            raise InvalidInputError(f"filter name={name!r} is not a pattern like 'http.*'")
+        if not isinstance(tags, dict):
+            raise InvalidInputError(f"filter tags={tags!r} is not a dict of tag to value")
+        try:
+            return cls(name, None if metric_type is None else MetricType(metric_type), tags)
+        except ValueError:
+            types = ", ".join(repr(known.value) for known in MetricType)
+            raise InvalidInputError(f"filter type={metric_type!r} is not one of {types}") from None
+
+    def select(self, aggregator: MetricsAggregator) -> list[MetricValue]:
+        return [
+            value
+            for value in aggregator.get_metrics_by_tag(self.tags)
+            if fnmatchcase(value.name, self.name) and self.metric_type in (None, value.metric_type)
+        ]
+
+
+def _by_series(values: Iterable[MetricValue]) -> dict[object, MetricValue]:
+    return {
+        (
+            value.name,
+            value.metric_type,
+            tuple(sorted(value.tags.items())),
+            value.metadata.get("operation"),
+        ): value
+        for value in values
+    }
+
+
+def _has_changed(before: MetricValue, after: MetricValue) -> bool:
+    # A rate falls all by itself as time goes by; only a new event is a change.
+    if "count" in after.metadata:
+        return bool(before.metadata.get("count") != after.metadata["count"])
+    return before.value != after.value
+
+
+def _shared_store(parts: Mapping[str, object]) -> Store | None:
+    found = ((name, getattr(part, "store", None)) for name, part in parts.items())
+    stores = {name: store for name, store in found if isinstance(store, Store)}
+    if len({id(store) for store in stores.values()}) > 1:
+        raise InvalidInputError(
+            f"{' and '.join(stores)} do not share one store, so that what one records another would not see:"
+            " make one Store and pass it to each as store="
+        )
+    return next(iter(stores.values()), None)
+
+
+def _part(given: P | None, protocol: type[Any], default: str, *arguments: object) -> P:
+    if given is None:
+        part: P = load_adapter(default)(*arguments)
+        return part
+    missing = sorted(
+        name for name in get_protocol_members(protocol) if not callable(getattr(given, name, None))
+    )
+    if missing:
+        raise InvalidInputError(f"{given!r} is no {protocol.__name__}: it lacks {', '.join(missing)}")
+    return given
+
+
+def _write(output: SnapshotOutput, snapshot: PerformanceSnapshot) -> bool:
+    try:
+        output.write(snapshot)
+    except Exception as error:  # noqa: BLE001 - a failing output never reaches the application or another output
+        log_event("error", "snapshot not written", output=output.name, error=str(error))
+        return False
+    return True

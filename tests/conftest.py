@@ -1,0 +1,20 @@
+"""What every test may ask for."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+from metrics_framework.clock import ManualClock
+
+# One profile for people, one for CI: there nothing is random from run to run, and a slow machine fails nothing.
+settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", parent=settings.get_profile("dev"), derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """Return a clock that the test moves by hand; it starts at 2026-01-01T00:00:00 UTC."""
+    return ManualClock()
