@@ -1,4 +1,219 @@
-"""to come"""
+"""What a command uses: its time, its memory and its CPU, and those of the processes that it starts."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+import psutil
+
+from metrics_adapters.resources.monitor import PsutilMonitor
+from metrics_framework.errors import InvalidInputError
+
+SAMPLE_SECONDS = 0.05
+"""How often a command's processes are looked at; at first more often, so that a short command is seen."""
+
+_FIRST_SAMPLE_SECONDS = 0.001
+_ERROR_OUTPUT_BYTES = 8_192
+_GRACE_SECONDS = 2.0
+_MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
+_LAUNCHER = Path(__file__).with_name("launcher.py")
 
 
-class CommandMonitor: ...
+@dataclass(frozen=True)
+class CommandRun:
+    """One finished run of a command.
+
+    Attributes:
+        seconds: From its start to its end.
+        cpu_seconds: CPU time of the command and of the processes that it waited for.
+        peak_rss: Peak resident memory in bytes: the largest sum over the command and its descendants that
+            a sample saw, and at least the kernel's own figure for the largest single process. Memory that
+            processes share counts for each of them. A command that needs less than the launcher (some 10 MB)
+            and ends before `SAMPLE_SECONDS` counts as much as the launcher.
+        exit_code: What it exited with; minus the number of the signal that ended it.
+        error_output: The end of what it wrote to its standard error, at most 8 KiB.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    peak_rss: int
+    exit_code: int
+    error_output: str
+
+
+class CommandMonitor(PsutilMonitor):
+    """A `ResourceMonitor` whose process is a command and everything that it starts.
+
+    Between runs the readings stay those of the last run; averages and peaks are over all runs. Figures of the
+    machine are those of `PsutilMonitor`. Needs a POSIX system.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._runs: list[CommandRun] = []
+
+    def run(self, command: Sequence[str]) -> CommandRun:
+        """Run a command to its end and measure it; its standard output is discarded, its input is empty.
+
+        Raises:
+            InvalidInputError: If it cannot be started.
+        """
+        run = run_command(command)
+        self._runs.append(run)
+        return run
+
+    def get_memory_usage(self) -> dict[str, float]:
+        """Return memory in bytes; ``process_rss`` is the peak of the last run."""
+        peaks = [run.peak_rss for run in self._runs] or [0]
+        return {**super().get_memory_usage(), "process_rss": peaks[-1], "process_peak_rss": max(peaks)}
+
+    def get_cpu_usage(self) -> dict[str, float]:
+        """Return CPU usage; ``process_percent`` is the average of the last run."""
+        return {
+            **super().get_cpu_usage(),
+            "process_percent": _percent(self._runs[-1:]),
+            "process_average_percent": _percent(self._runs),
+        }
+
+
+def _percent(runs: list[CommandRun]) -> float:
+    seconds = sum(run.seconds for run in runs)
+    return 100 * sum(run.cpu_seconds for run in runs) / seconds if seconds else 0.0
+
+
+def run_command(command: Sequence[str]) -> CommandRun:
+    """Run a command to its end and measure it; see `CommandMonitor.run`."""
+    if os.name != "posix":
+        raise InvalidInputError(f"cannot measure {command[0]!r}: commands are measured on POSIX systems only")
+    report, report_end = os.pipe()
+    try:
+        # Not interpreted by a shell, and by an interpreter without site-packages: small, and quick to start.
+        launcher = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_LAUNCHER), str(report_end), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=[report_end],
+        )
+    except (OSError, ValueError) as error:
+        os.close(report)
+        raise InvalidInputError(f"cannot run {command[0]!r}: {error}") from error
+    finally:
+        os.close(report_end)
+    assert launcher.stderr is not None
+    watch = _Watch(report, launcher.stderr.fileno())
+    try:
+        watch.until_ended()
+    finally:
+        if watch.ended is None:
+            _end(launcher)  # whatever interrupts the measurement (Ctrl-C, say) leaves nothing running
+        launcher.wait()
+        launcher.stderr.close()
+        os.close(report)
+    return watch.result(command)
+
+
+def _end(launcher: subprocess.Popen[bytes]) -> None:
+    """End a launcher and all that it started: first asked to, then killed."""
+    try:
+        running = psutil.Process(launcher.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return
+    for process in running:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, left = psutil.wait_procs(running, timeout=_GRACE_SECONDS)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    launcher.kill()
+
+
+class _Watch:
+    """Follows one run: reads the launcher's report and the command's errors, and samples its processes."""
+
+    def __init__(self, report: int, errors: int) -> None:
+        self.ended: list[int] | None = None
+        self._failed: int | None = None
+        self._report = report
+        self._errors = errors
+        self._lines = b""
+        self._error_output = b""
+        self._process: psutil.Process | None = None
+        self._peak_rss = 0
+
+    def until_ended(self) -> None:
+        interval = _FIRST_SAMPLE_SECONDS
+        next_sample = 0.0
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._report, selectors.EVENT_READ)
+            selector.register(self._errors, selectors.EVENT_READ)
+            while self._report in selector.get_map():
+                for key, _ in selector.select(max(0.0, next_sample - monotonic()) if self._process else None):
+                    chunk = os.read(key.fd, 65_536)
+                    if not chunk:
+                        selector.unregister(key.fd)
+                    elif key.fd == self._errors:
+                        self._error_output = (self._error_output + chunk)[-_ERROR_OUTPUT_BYTES:]
+                    else:
+                        self._read_report(chunk)
+                if self._process is not None and monotonic() >= next_sample:
+                    self._sample()
+                    next_sample = monotonic() + interval
+                    interval = min(2 * interval, SAMPLE_SECONDS)
+
+    def result(self, command: Sequence[str]) -> CommandRun:
+        if self._failed is not None:
+            raise InvalidInputError(f"cannot run {command[0]!r}: {os.strerror(self._failed)}")
+        if self.ended is None:
+            raise InvalidInputError(f"cannot tell how {command[0]!r} ended: its launcher was killed")
+        status, wall_ns, cpu_us, maxrss, floor = self.ended
+        # At the floor the kernel's figure is the launcher's. Samples know better if there were some in time.
+        sampled = self._peak_rss and wall_ns >= SAMPLE_SECONDS * 1e9
+        kernel = maxrss * _MAXRSS_BYTES if maxrss > floor or not sampled else 0
+        return CommandRun(
+            seconds=wall_ns / 1e9,
+            cpu_seconds=cpu_us / 1e6,
+            peak_rss=max(self._peak_rss, kernel),
+            exit_code=os.waitstatus_to_exitcode(status),
+            error_output=self._error_output.decode(errors="replace"),
+        )
+
+    def _read_report(self, chunk: bytes) -> None:
+        *lines, self._lines = (self._lines + chunk).split(b"\n")
+        for line in lines:
+            word, *numbers = line.decode().split()
+            if word == "started":
+                try:
+                    self._process = psutil.Process(int(numbers[0]))
+                except psutil.NoSuchProcess:
+                    continue  # it was quicker
+            elif word == "ended":
+                self._process, self.ended = None, [int(number) for number in numbers]
+            else:
+                self._failed = int(numbers[0])
+
+    def _sample(self) -> None:
+        total = 0
+        for process in self._tree():
+            try:
+                total += process.memory_info().rss
+            except psutil.Error:
+                continue
+        self._peak_rss = max(self._peak_rss, total)
+
+    def _tree(self) -> list[psutil.Process]:
+        if self._process is None:
+            return []
+        try:
+            return [self._process, *self._process.children(recursive=True)]
+        except psutil.Error:
+            return [self._process]

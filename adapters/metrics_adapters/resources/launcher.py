@@ -1,0 +1,53 @@
+"""Starts one command from a small process and reports what the kernel accounted for it.
+
+A program of its own, started by `metrics_adapters.resources.command` with an interpreter that loads next to
+nothing. The kernel's peak memory of a process, ``ru_maxrss``, is inherited from the process that started it,
+so a command started straight from a large application would seem as large as that application.
+
+Usage: ``launcher.py DESCRIPTOR COMMAND [ARGUMENT ...]``. To the open descriptor it writes lines::
+
+    failed ERRNO                                        the command could not be started
+    started PID                                         it runs
+    ended STATUS WALL_NS CPU_US MAXRSS FLOOR            it has ended
+
+``MAXRSS`` and ``FLOOR`` are in the unit of the system's ``ru_maxrss``; ``FLOOR`` is what a command inherits
+from this program, so a ``MAXRSS`` above it is the command's own.
+"""
+
+import os
+import signal
+import sys
+import time
+
+
+def main() -> None:
+    """Run the command that the arguments name, and wait for it."""
+    report, command = int(sys.argv[1]), sys.argv[2:]
+    os.set_inheritable(report, False)
+    # What the terminal sends is for the command; this program stays to report how it ended. Python ignores
+    # the other two, and what is ignored stays ignored in a command that is not given the default back.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    default = [signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ]
+    start = time.perf_counter_ns()
+    try:
+        pid = os.posix_spawnp(command[0], command, os.environ, setsigdef=default)
+    except OSError as error:
+        os.write(report, b"failed %d\n" % (error.errno or 0))
+        return
+    os.write(report, b"started %d\n" % pid)
+    _, status, usage = os.wait4(pid, 0)
+    wall_ns = time.perf_counter_ns() - start
+    cpu_us = round((usage.ru_utime + usage.ru_stime) * 1e6)
+    os.write(report, b"ended %d %d %d %d %d\n" % (status, wall_ns, cpu_us, usage.ru_maxrss, _floor()))
+
+
+def _floor() -> int:
+    """Return this program's own peak memory, or 0 where the system does not tell."""
+    try:
+        with open("/proc/self/status", "rb") as status:  # noqa: PTH123 - pathlib would make it larger
+            return next(int(line.split()[1]) for line in status if line.startswith(b"VmHWM:"))
+    except (OSError, StopIteration):
+        return 0
+
+
+main()

@@ -1,0 +1,158 @@
+"""The commands and their options; what they do is in the modules beside this one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from metrics_framework._version import __version__
+from metrics_framework.cli.measure import Measurement, measure
+from metrics_framework.cli.tables import print_measurement, print_snapshot
+from metrics_framework.errors import InvalidInputError, MetricsError, OutputError, SnapshotError
+from metrics_framework.plugins import load_adapter
+from metrics_framework.snapshots import Environment, SnapshotMetadata, read_snapshot
+
+INTERRUPTED = 130
+"""What a shell calls a program that Ctrl-C ended."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def app() -> None:
+    """Measure commands, and check and show performance snapshots."""
+
+
+@app.command(context_settings={"allow_interspersed_args": False})
+@click.option("-n", "--runs", default=10, show_default=True, type=click.IntRange(1), help="Measured runs.")
+@click.option(
+    "--warmup", default=0, show_default=True, type=click.IntRange(0), help="Runs before, not measured."
+)
+@click.option(
+    "--output",
+    default="snapshots",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder that the snapshot is written into.",
+)
+@click.option("--name", help="What the command is called in the snapshot.  [default: the program's name]")
+@click.option(
+    "--tag", "tags", multiple=True, metavar="KEY=VALUE", help="Context for the snapshot; repeatable."
+)
+@click.option(
+    "--environment",
+    type=click.Choice([environment.value for environment in Environment]),
+    help="Where this runs.  [default: ci under CI, else local]",
+)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def run(
+    runs: int,
+    warmup: int,
+    output: Path,
+    name: str | None,
+    tags: tuple[str, ...],
+    environment: str | None,
+    command: tuple[str, ...],
+) -> None:
+    r"""Run COMMAND several times, measure it, and write a snapshot.
+
+    Time, peak memory and CPU are those of the command and the processes that it starts, which are looked
+    at every 50 ms. Its standard output is discarded; of a run that fails, the end of its standard error is
+    shown.
+
+    \b
+    Exit codes:
+      0    every run succeeded
+      1    a run failed (the snapshot is written all the same)
+      2    wrong usage, or a command that cannot be started
+      130  interrupted (the snapshot holds the runs that had ended)
+
+    Example: metrics-framework run -n 20 --warmup 2 -- python -c "import json"
+    """
+    try:
+        metadata = SnapshotMetadata(tags=_parse_tags(tags))
+        output.mkdir(parents=True, exist_ok=True)  # better said now than after an hour of measuring
+        measurement = measure(command, name=name or Path(command[0]).name, runs=runs, warmup=warmup)
+    except OSError as error:
+        raise click.UsageError(f"cannot make the folder {str(output)!r}: {error.strerror}") from error
+    except InvalidInputError as error:
+        raise click.UsageError(str(error)) from error
+    if not measurement.runs:
+        sys.exit(INTERRUPTED)
+    written = _finish(measurement, output, environment, metadata.tags)
+    if measurement.interrupted:
+        sys.exit(INTERRUPTED)
+    sys.exit(0 if written and not measurement.failures else 1)
+
+
+def _finish(measurement: Measurement, output: Path, environment: str | None, tags: dict[str, str]) -> bool:
+    if measurement.interrupted:
+        tags = {**tags, "interrupted": "true"}
+    snapshot = measurement.system.snapshot(environment=environment, tags=tags)
+    print_measurement(measurement, snapshot)
+    try:
+        click.echo(load_adapter("snapshot_writer")(output).write(snapshot))
+    except OutputError as error:
+        # What was measured is not lost with the disk.
+        click.echo(json.dumps(snapshot.to_dict()))
+        click.echo(f"Error: {error}", err=True)
+        return False
+    return True
+
+
+def _parse_tags(pairs: tuple[str, ...]) -> dict[str, str]:
+    tags: dict[str, str] = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise click.BadParameter(f"{pair!r} is not of the form KEY=VALUE", param_hint="'--tag'")
+        tags[key] = value
+    return tags
+
+
+@app.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+def validate(files: tuple[Path, ...]) -> None:
+    r"""Check FILES against the v1 schema: a line for each rule that is broken.
+
+    \b
+    Exit codes:
+      0  every file is a valid v1 snapshot
+      1  at least one is not, or cannot be read
+    """
+    failed = False
+    for file in files:
+        try:
+            measurements = len(read_snapshot(file).metrics.flat())
+        except MetricsError as error:
+            failed = True
+            for line in _lines(error):
+                click.echo(f"{file}: {line}", err=True)
+        else:
+            click.echo(f"{file}: valid, {measurements} measurements")
+    sys.exit(1 if failed else 0)
+
+
+@app.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the snapshot as JSON, with every default filled in."
+)
+def show(file: Path, as_json: bool) -> None:
+    """Show the snapshot in FILE as a table."""
+    try:
+        snapshot = read_snapshot(file)
+    except MetricsError as error:
+        for line in _lines(error):
+            click.echo(f"{file}: {line}", err=True)
+        sys.exit(1)
+    if as_json:
+        click.echo(json.dumps(snapshot.to_dict(), indent=2))
+    else:
+        print_snapshot(snapshot)
+
+
+def _lines(error: MetricsError) -> tuple[str, ...]:
+    return error.violations if isinstance(error, SnapshotError) else (str(error),)

@@ -1,0 +1,71 @@
+"""The tables that the commands print."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from metrics_framework.cli.measure import Measurement
+from metrics_framework.cli.numbers import duration, plain
+from metrics_framework.snapshots import PerformanceSnapshot
+
+
+def print_measurement(measurement: Measurement, snapshot: PerformanceSnapshot) -> None:
+    """Print what was measured of a command."""
+    summary = measurement.system.aggregator.get_metric_summary(measurement.name)
+    metrics = snapshot.metrics
+    table = _table(f"{measurement.name}, {measurement.runs} runs")
+    for label, key in (
+        ("mean", "avg"),
+        ("p50", "p50"),
+        ("p95", "p95"),
+        ("p99", "p99"),
+        ("min", "min"),
+        ("max", "max"),
+    ):
+        _row(table, label, duration(summary[key]))
+    if metrics.throughput is not None:
+        _row(table, "throughput", f"{plain(metrics.throughput)} runs/s")
+    if metrics.memory_mb is not None:
+        _row(table, "peak memory", f"{plain(metrics.memory_mb)} MB")
+    if metrics.cpu_percent is not None:
+        cores = measurement.system.resource_monitor.get_cpu_usage()["count"]
+        _row(table, f"CPU, of {plain(cores)} cores", f"{plain(metrics.cpu_percent)} %")
+    failures = measurement.system.tracker.get_failure_breakdown(measurement.name)
+    _row(table, "failures", plain(measurement.failures), "bold red" if failures else "")
+    for error_type, number in sorted(failures.items()):
+        _row(table, f"  {error_type}", plain(number), "red")
+    Console().print(table)
+
+
+def print_snapshot(snapshot: PerformanceSnapshot) -> None:
+    """Print a snapshot's context and its measurements."""
+    metadata = snapshot.metadata
+    table = _table("performance snapshot")
+    _row(table, "run", metadata.run_id)
+    _row(table, "time", metadata.timestamp.isoformat())
+    _row(table, "commit", metadata.commit or "none")
+    _row(table, "branch", metadata.branch or "none")
+    _row(table, "environment", metadata.environment.value)
+    for key, value in sorted(metadata.tags.items()):
+        _row(table, f"tag {key}", value)
+    table.add_section()
+    for key, number in snapshot.metrics.flat().items():
+        if key.startswith("latency."):
+            _row(table, key, duration(number))
+        else:
+            _row(table, key, plain(number))
+    Console().print(table)
+
+
+def _table(title: str) -> Table:
+    # Text, not str: a name like "http[get]" is no markup.
+    table = Table(title=Text(title), show_header=False, title_justify="left")
+    table.add_column(overflow="fold")
+    table.add_column(justify="right", overflow="fold")
+    return table
+
+
+def _row(table: Table, label: str, value: str, style: str = "") -> None:
+    table.add_row(Text(label, style=style), Text(value, style=style or "bold"))
