@@ -47,8 +47,8 @@ class ManualClock:
 
     def __init__(self, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
         """Begin at ``start``, an aware datetime."""
-        self._wall_ns = round(start.timestamp()) * 1_000_000_000
         self._monotonic_ns = 0
+        self.set_wall(start)
 
     def advance(self, seconds: float) -> None:
         """Let ``seconds`` (zero or more) go by on both readings."""

@@ -22,7 +22,6 @@ Adapters translate the errors of the libraries that they stand on into these.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 
 
 class MetricsError(Exception):
@@ -91,7 +90,12 @@ class MissingExtraError(MetricsError, ImportError):
 
     def __init__(self, feature: str, extra: str) -> None:
         """Say which ``extra`` brings what ``feature`` needs."""
+        self.feature, self.extra = feature, extra
         super().__init__(f"{feature} needs an optional dependency: pip install 'metrics-framework[{extra}]'")
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        """Travel between processes."""
+        return (type(self), (self.feature, self.extra))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -107,6 +111,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     if not names:
         return " There are none yet."
+    from difflib import get_close_matches  # only an error needs it
+
     close = get_close_matches(name, names, n=3, cutoff=0.5)
     if close:
         return f" Did you mean {' or '.join(map(repr, close))}?"

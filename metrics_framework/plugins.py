@@ -8,7 +8,6 @@ application, and cost nothing until they are asked for. Any other name is looked
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any
 
 from metrics_framework.errors import UnknownAdapterError, nearest
@@ -35,6 +34,8 @@ def load_adapter(name: str) -> Any:
     if name in BUILT_IN:
         module, _, attribute = BUILT_IN[name].partition(":")
         return getattr(import_module(module), attribute)
+    from importlib.metadata import entry_points  # slow to import, and only third parties need it
+
     installed = entry_points(group=ENTRY_POINT_GROUP)
     for entry_point in installed:
         if entry_point.name == name:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass
-from datetime import timedelta
-from fnmatch import fnmatchcase
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
-
-from typing_extensions import get_protocol_members
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from metrics_framework.clock import SYSTEM_CLOCK, Clock, utc
+from metrics_framework.config import Settings
 from metrics_framework.dashboard import create_dashboard, outcomes
-from metrics_framework.errors import ClosedError, ConfigurationError, InvalidInputError, nearest
+from metrics_framework.errors import ClosedError, InvalidInputError, nearest
 from metrics_framework.logs import log_event
 from metrics_framework.plugins import load_adapter
 from metrics_framework.protocols import (
@@ -24,19 +19,19 @@ from metrics_framework.protocols import (
     ResourceMonitor,
     SuccessFailureTracker,
 )
-from metrics_framework.recording import Store
 from metrics_framework.resources import record_resources
 from metrics_framework.snapshots import Environment, PerformanceSnapshot, SnapshotBuilder, SnapshotMetadata
 from metrics_framework.snapshots.build import MAX_CUSTOM, BuildReport
 from metrics_framework.snapshots.provenance import Provenance, find_provenance
-from metrics_framework.values import MetricType, MetricValue
+from metrics_framework.values import MetricValue
+
+if TYPE_CHECKING:
+    from metrics_framework.recording import Store
 
 P = TypeVar("P")
 
 HEALTHY_ERROR_RATE = 0.05
 HEALTHY_MEMORY_PERCENT = 95.0
-STREAM_SECONDS = 0.25
-"""How often a stream looks for what has changed."""
 
 
 class SnapshotOutput(Protocol):
@@ -98,7 +93,7 @@ class MetricsSystem:
     ) -> None:
         given = {"collector": collector, "timer": timer, "tracker": tracker, "aggregator": aggregator}
         self._clock = clock
-        self._store = _shared_store(given) or Store(clock)
+        self._store = _shared_store(given, clock)
         self._collector = _part(collector, MetricCollector, "in_memory.collector", self._store)
         self._timer = _part(timer, PerformanceTimer, "in_memory.timer", self._store)
         self._tracker = _part(tracker, SuccessFailureTracker, "in_memory.tracker", self._store)
@@ -153,6 +148,8 @@ class MetricsSystem:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        import asyncio  # slow to import, and only async code needs it
+
         await asyncio.to_thread(self.shutdown_metrics)
 
     def initialize_metrics(self, config: dict[str, Any]) -> None:
@@ -168,7 +165,7 @@ class MetricsSystem:
         """
         if self._closed:
             raise ClosedError("this MetricsSystem was shut down; make a new one")
-        settings = _Settings.parse(config)
+        settings = Settings.parse(config)
         outputs = [load_adapter(name)() for name in settings.export_endpoints]
         if settings.retention is not None:
             self._store.retention = settings.retention
@@ -243,8 +240,9 @@ class MetricsSystem:
         """
         tracked = outcomes(self._aggregator)
         events = sum(value.metadata["count"] for value in tracked)
-        failures = sum(value.metadata["count"] * (1 - value.metadata["success_rate"]) for value in tracked)
-        error_rate = failures / events if events else 0.0
+        # Rounded to whole events: 1 - 0.95 is a little more than 5 %.
+        successes = sum(round(value.metadata["count"] * value.metadata["success_rate"]) for value in tracked)
+        error_rate = (events - successes) / events if events else 0.0
         memory_percent = self._resource_monitor.get_memory_usage().get("percent", 0.0)
         return {
             "healthy": error_rate <= HEALTHY_ERROR_RATE and memory_percent <= HEALTHY_MEMORY_PERCENT,
@@ -263,6 +261,8 @@ class MetricsSystem:
 
     async def collect_metrics_async(self) -> None:
         """Read the machine's resources off the event loop and record them as gauges."""
+        import asyncio
+
         await asyncio.to_thread(record_resources, self._resource_monitor, self._collector)
 
     async def export_metrics_async(self, endpoints: list[str]) -> dict[str, bool]:
@@ -270,6 +270,8 @@ class MetricsSystem:
 
         A name that no output has, and an output that fails, is ``False`` in the answer and said in the log.
         """
+        import asyncio
+
         snapshot = await asyncio.to_thread(self.snapshot)
         by_name = {output.name: output for output in self._outputs}
         for name in endpoints:
@@ -289,114 +291,17 @@ class MetricsSystem:
         Raises:
             InvalidInputError: If a filter is unknown or its value is not allowed.
         """
-        chosen = _Filters.parse(filters or {})
-        return self._stream(chosen, _by_series(chosen.select(self._aggregator)))
+        from metrics_framework.streams import StreamFilter, stream_changes  # asyncio is slow to import
 
-    async def _stream(self, filters: _Filters, seen: dict[object, MetricValue]) -> AsyncIterator[MetricValue]:
-        while True:
-            found = _by_series(await asyncio.to_thread(filters.select, self._aggregator))
-            for series, value in found.items():
-                if series not in seen or _has_changed(seen[series], value):
-                    yield value
-            seen = found
-            await asyncio.sleep(STREAM_SECONDS)
+        return stream_changes(self._aggregator, StreamFilter.parse(filters or {}))
 
     def _uptime_seconds(self) -> float:
         return (self._clock.monotonic_ns() - self._start_ns) / 1e9
 
 
-@dataclass(frozen=True)
-class _Settings:
-    collection_interval: float | None
-    retention: timedelta | None
-    export_endpoints: list[str]
+def _shared_store(parts: Mapping[str, object], clock: Clock) -> Store:
+    from metrics_framework.recording import Store  # a program that only names the Protocols never needs it
 
-    @classmethod
-    def parse(cls, config: Mapping[str, Any]) -> _Settings:
-        known = ("collection_interval", "retention_days", "export_endpoints")
-        for key in config:
-            if key not in known:
-                raise ConfigurationError(f"unknown configuration key {key!r}.{nearest(str(key), known)}")
-        endpoints = config.get("export_endpoints", [])
-        if not isinstance(endpoints, list) or not all(isinstance(name, str) for name in endpoints):
-            raise ConfigurationError(f"export_endpoints={endpoints!r} is not a list of names")
-        for name in endpoints:
-            if name not in _ENDPOINTS:
-                raise ConfigurationError(
-                    f"export_endpoints: no adapter provides {name!r}.{nearest(name, _ENDPOINTS)}"
-                )
-        days = _positive(config, "retention_days")
-        return cls(
-            _positive(config, "collection_interval"),
-            timedelta(days=days) if days is not None else None,
-            endpoints,
-        )
-
-
-_ENDPOINTS = ("snapshot_writer",)
-
-
-def _positive(config: Mapping[str, Any], key: str) -> float | None:
-    value = config.get(key)
-    if value is None:
-        return None
-    # An upper bound that no one needs keeps `timedelta` from overflowing.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e8:
-        raise ConfigurationError(f"{key}={value!r} is not a positive number")
-    return value
-
-
-@dataclass(frozen=True)
-class _Filters:
-    name: str
-    metric_type: MetricType | None
-    tags: dict[str, str]
-
-    @classmethod
-    def parse(cls, filters: Mapping[str, Any]) -> _Filters:
-        known = ("name", "type", "tags")
-        for key in filters:
-            if key not in known:
-                raise InvalidInputError(f"unknown filter {key!r}.{nearest(str(key), known)}")
-        name, tags, metric_type = filters.get("name", "*"), filters.get("tags", {}), filters.get("type")
-        if not isinstance(name, str):
-            raise InvalidInputError(f"filter name={name!r} is not a pattern like 'http.*'")
-        if not isinstance(tags, dict):
-            raise InvalidInputError(f"filter tags={tags!r} is not a dict of tag to value")
-        try:
-            return cls(name, None if metric_type is None else MetricType(metric_type), tags)
-        except ValueError:
-            types = ", ".join(repr(known.value) for known in MetricType)
-            raise InvalidInputError(f"filter type={metric_type!r} is not one of {types}") from None
-
-    def select(self, aggregator: MetricsAggregator) -> list[MetricValue]:
-        return [
-            value
-            for value in aggregator.get_metrics_by_tag(self.tags)
-            if fnmatchcase(value.name, self.name) and self.metric_type in (None, value.metric_type)
-        ]
-
-
-def _by_series(values: Iterable[MetricValue]) -> dict[object, MetricValue]:
-    return {
-        (
-            value.name,
-            value.metric_type,
-            tuple(sorted(value.tags.items())),
-            value.metadata.get("operation"),
-        ): value
-        for value in values
-    }
-
-
-def _has_changed(before: MetricValue, after: MetricValue) -> bool:
-    # A rate falls all by itself as time goes by; only a new event is a change.
-    if "count" in after.metadata:
-        return bool(before.metadata.get("count") != after.metadata["count"])
-    return before.value != after.value
-
-
-def _shared_store(parts: Mapping[str, object]) -> Store | None:
     found = ((name, getattr(part, "store", None)) for name, part in parts.items())
     stores = {name: store for name, store in found if isinstance(store, Store)}
     if len({id(store) for store in stores.values()}) > 1:
@@ -404,13 +309,15 @@ def _shared_store(parts: Mapping[str, object]) -> Store | None:
             f"{' and '.join(stores)} do not share one store, so that what one records another would not see:"
             " make one Store and pass it to each as store="
         )
-    return next(iter(stores.values()), None)
+    return next(iter(stores.values()), None) or Store(clock)
 
 
 def _part(given: P | None, protocol: type[Any], default: str, *arguments: object) -> P:
     if given is None:
         part: P = load_adapter(default)(*arguments)
         return part
+    from typing_extensions import get_protocol_members
+
     missing = sorted(
         name for name in get_protocol_members(protocol) if not callable(getattr(given, name, None))
     )

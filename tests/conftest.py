@@ -6,9 +6,10 @@ import os
 
 import pytest
 from hypothesis import HealthCheck, settings
+
 from metrics_framework.clock import ManualClock
 
-# One profile for people, one for CI: there nothing is random from run to run, and a slow machine fails nothing.
+# One profile for people, one for CI: there nothing is random from run to run. A slow machine fails nothing.
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", parent=settings.get_profile("dev"), derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")

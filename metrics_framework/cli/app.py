@@ -13,10 +13,15 @@ from metrics_framework.cli.measure import Measurement, measure
 from metrics_framework.cli.tables import print_measurement, print_snapshot
 from metrics_framework.errors import InvalidInputError, MetricsError, OutputError, SnapshotError
 from metrics_framework.plugins import load_adapter
-from metrics_framework.snapshots import Environment, SnapshotMetadata, read_snapshot
+from metrics_framework.snapshots import Environment, read_snapshot
+from metrics_framework.snapshots.build import LATENCY_TAG
+from metrics_framework.snapshots.rules import MAX_TAGS
 
 INTERRUPTED = 130
 """What a shell calls a program that Ctrl-C ended."""
+
+INTERRUPTED_TAG = "interrupted"
+"""The metadata tag of a snapshot that does not hold all the runs that were asked for."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,7 +39,7 @@ def app() -> None:
     "--output",
     default="snapshots",
     show_default=True,
-    type=click.Path(file_okay=False, path_type=Path),
+    type=click.Path(file_okay=False, writable=True, path_type=Path),
     help="Folder that the snapshot is written into.",
 )
 @click.option("--name", help="What the command is called in the snapshot.  [default: the program's name]")
@@ -72,16 +77,18 @@ def run(
     Example: metrics-framework run -n 20 --warmup 2 -- python -c "import json"
     """
     try:
-        metadata = SnapshotMetadata(tags=_parse_tags(tags))
+        known_tags = _parse_tags(tags)
         output.mkdir(parents=True, exist_ok=True)  # better said now than after an hour of measuring
         measurement = measure(command, name=name or Path(command[0]).name, runs=runs, warmup=warmup)
+        if not measurement.runs:
+            sys.exit(INTERRUPTED)
+        written = _finish(measurement, output, environment, known_tags)
     except OSError as error:
         raise click.UsageError(f"cannot make the folder {str(output)!r}: {error.strerror}") from error
     except InvalidInputError as error:
         raise click.UsageError(str(error)) from error
-    if not measurement.runs:
+    except KeyboardInterrupt:  # while nothing was being measured, or a second time
         sys.exit(INTERRUPTED)
-    written = _finish(measurement, output, environment, metadata.tags)
     if measurement.interrupted:
         sys.exit(INTERRUPTED)
     sys.exit(0 if written and not measurement.failures else 1)
@@ -89,16 +96,20 @@ def run(
 
 def _finish(measurement: Measurement, output: Path, environment: str | None, tags: dict[str, str]) -> bool:
     if measurement.interrupted:
-        tags = {**tags, "interrupted": "true"}
+        tags = {**tags, INTERRUPTED_TAG: "true"}
     snapshot = measurement.system.snapshot(environment=environment, tags=tags)
-    print_measurement(measurement, snapshot)
+    # Written before anything is printed: whoever reads the output may stop reading.
     try:
-        click.echo(load_adapter("snapshot_writer")(output).write(snapshot))
+        path, problem = load_adapter("snapshot_writer")(output).write(snapshot), None
     except OutputError as error:
+        path, problem = None, error
+    print_measurement(measurement, snapshot)
+    if problem is not None:
         # What was measured is not lost with the disk.
         click.echo(json.dumps(snapshot.to_dict()))
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {problem}", err=True)
         return False
+    click.echo(path)
     return True
 
 
@@ -109,6 +120,11 @@ def _parse_tags(pairs: tuple[str, ...]) -> dict[str, str]:
         if not separator or not key:
             raise click.BadParameter(f"{pair!r} is not of the form KEY=VALUE", param_hint="'--tag'")
         tags[key] = value
+    if len({*tags, LATENCY_TAG, INTERRUPTED_TAG}) > MAX_TAGS:
+        raise click.BadParameter(
+            f"{len(tags)} are too many: a snapshot holds {MAX_TAGS}, {LATENCY_TAG!r} and {INTERRUPTED_TAG!r} among them",
+            param_hint="'--tag'",
+        )
     return tags
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 class Sum:
     """A running sum.
@@ -19,12 +21,19 @@ class Sum:
     @property
     def value(self) -> int | float:
         """The sum; an ``int`` as long as only integers were added."""
-        return self._total if isinstance(self._total, int) else self._total + self._compensation
+        if isinstance(self._total, int):
+            return self._total
+        # Past the largest float the sum is infinite, and what was lost on the way there is no number.
+        return self._total if math.isinf(self._total) else self._total + self._compensation
 
     def add(self, value: int | float) -> None:
         """Add one finite number."""
         total = self._total
-        result = total + value
+        try:
+            result = total + value
+        except OverflowError:  # an integer beyond the largest float meets a float
+            self._total = math.inf if max(total, value, key=abs) > 0 else -math.inf
+            return
         if isinstance(result, float):
             larger, smaller = (total, value) if abs(total) >= abs(value) else (value, total)
             self._compensation += (larger - result) + smaller

@@ -6,6 +6,7 @@ serve a series since its start, a slot of a time window, and a window put togeth
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Protocol, Self
 
@@ -163,4 +164,7 @@ class OutcomeTrace:
 
 def per_second(amount: float, seconds: float) -> float:
     """Divide, where a stretch of no time has no rate."""
-    return amount / seconds if seconds > 0 else 0.0
+    try:
+        return amount / seconds if seconds > 0 else 0.0
+    except OverflowError:  # a sum of integers beyond the largest float
+        return math.inf

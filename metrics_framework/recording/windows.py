@@ -2,7 +2,7 @@
 
 Slots are half-open stretches of time on absolute multiples of their width, which is a power of two of
 seconds. A slot gets coarser as it gets older, so that it is never wider than a tenth of its age: 30 days
-take under 200 slots, and the older edge of a window of ten seconds or more is at most 10 % too far back.
+take about 200 slots, and the older edge of a window of ten seconds or more is at most 10 % too far back.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +73,8 @@ def _first(variables: Mapping[str, str], names: tuple[str, ...]) -> str | None:
 
 
 def _git(folder: str | Path, *arguments: str) -> str | None:
+    import subprocess  # slow to import
+
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments],

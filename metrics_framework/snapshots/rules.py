@@ -12,7 +12,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from importlib.resources import files
 from reprlib import Repr
 from typing import Any
 
@@ -21,9 +20,21 @@ LATENCY_FIELDS = ("mean", "p50", "p95", "p99")
 MAX_TAGS = 50
 
 # ISO 8601 in its extended form: a date, and optionally a time of day and an offset.
-_TIMESTAMP = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:\d{2})?)?", re.ASCII)
+# Hours and minutes are bounded here, because Pythons differ in which 24:00 and which +00:60 they read.
+_TIMESTAMP = re.compile(
+    r"\d{4}-\d{2}-\d{2}([T ]([01]\d|2[0-3]):\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:[0-5]\d)?)?", re.ASCII
+)
 
-_quoting = Repr()
+
+class _Quoting(Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        try:
+            return super().repr_int(x, level)
+        except ValueError:  # more digits than Python prints
+            return f"<int of {x.bit_length()} bits>"
+
+
+_quoting = _Quoting()
 _quoting.maxstring = _quoting.maxother = _quoting.maxlong = 60
 quote = _quoting.repr
 """`repr`, short enough for an error message whatever the value is."""
@@ -35,6 +46,8 @@ def json_schema() -> dict[str, Any]:
     It accepts what `PerformanceSnapshot.from_dict` accepts. The one thing that it cannot tell apart is the
     number ``1.0`` from the integer ``1`` as ``schema_version``: JSON Schema calls both an integer.
     """
+    from importlib.resources import files  # slow to import
+
     text = (
         files("metrics_framework.snapshots")
         .joinpath("schema/performance-snapshot-v1.json")

@@ -134,8 +134,10 @@ class SnapshotMetadata:
         plain = {key: getattr(self, key) for key in ("run_id", "commit", "branch", "tags")}
         violations = list(rules.metadata_violations(plain, "metadata"))
         try:
+            if not isinstance(self.timestamp, datetime):
+                raise TypeError
             object.__setattr__(self, "timestamp", rules.as_utc(self.timestamp))
-        except (AttributeError, OverflowError):
+        except (TypeError, OverflowError):
             violations.append(f"metadata.timestamp: must be a datetime, got {rules.quote(self.timestamp)}")
         _refuse(violations)
         object.__setattr__(self, "environment", Environment(self.environment))
@@ -152,6 +154,7 @@ class PerformanceSnapshot:
 
     Raises:
         SchemaVersionError: If ``schema_version`` is not the integer 1.
+        SnapshotError: If a part is of another type.
 
     Example:
         >>> snapshot = PerformanceSnapshot(Metrics(latency=LatencyMetrics(p95=180.0), throughput=950.2))
@@ -166,6 +169,12 @@ class PerformanceSnapshot:
     def __post_init__(self) -> None:
         if not rules.is_version_1(self.schema_version):
             raise SchemaVersionError([rules.version_violation(self.schema_version)])
+        parts = (("metrics", self.metrics, Metrics), ("metadata", self.metadata, SnapshotMetadata))
+        _refuse(
+            f"{name}: must be {kind.__name__}, got {rules.quote(part)}"
+            for name, part, kind in parts
+            if not isinstance(part, kind)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON; `from_dict` turns it back into an equal snapshot."""

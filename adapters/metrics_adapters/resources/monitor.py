@@ -34,8 +34,8 @@ class PsutilMonitor:
         self._start_cpu = self._cpu_seconds()
         self._lock = threading.Lock()
         self._background: _Background | None = None
-        # psutil's percentages are since the call before; the first call has none and answers 0.
-        psutil.cpu_percent(interval=None)
+        self._machine_cpu = _machine_cpu_seconds()
+        # psutil's percentage is since the call before; the first call has none and answers 0.
         self._process.cpu_percent(interval=None)
 
     def get_memory_usage(self) -> dict[str, float]:
@@ -62,7 +62,7 @@ class PsutilMonitor:
         used = self._cpu_seconds() - self._start_cpu
         load_1m, load_5m, load_15m = psutil.getloadavg()
         return {
-            "percent": psutil.cpu_percent(interval=None),
+            "percent": self._machine_percent(),
             "process_percent": self._process.cpu_percent(interval=None),
             "process_average_percent": 100 * used / seconds if seconds > 0 else 0.0,
             "load_1m": load_1m,
@@ -107,7 +107,7 @@ class PsutilMonitor:
         if (
             isinstance(interval, bool)
             or not isinstance(interval, (int, float))
-            or not 0 < interval < float("inf")
+            or not 0 < interval <= threading.TIMEOUT_MAX
         ):
             raise InvalidInputError(f"interval={interval!r} is not a positive number of seconds")
         with self._lock:
@@ -126,6 +126,16 @@ class PsutilMonitor:
             self.get_memory_usage()
         else:
             record_resources(self, self._collector)
+
+    def _machine_percent(self) -> float:
+        """Return how busy the machine was since the call before, from whatever thread that one came.
+
+        `psutil.cpu_percent` is since the call before of the same thread, and 0 where there was none.
+        """
+        before, now = self._machine_cpu, _machine_cpu_seconds()
+        self._machine_cpu = now
+        busy, total = now[0] - before[0], now[1] - before[1]
+        return min(max(100 * busy / total, 0.0), 100.0) if total > 0 else 0.0
 
     def _cpu_seconds(self) -> float:
         times = self._process.cpu_times()
@@ -159,6 +169,14 @@ class _Background:
                 failing = True
             if self._stopped.wait(self._interval):
                 return
+
+
+def _machine_cpu_seconds() -> tuple[float, float]:
+    """Return how many CPU seconds the machine was busy since it started, and how many there were."""
+    times = psutil.cpu_times()
+    # Linux counts a guest's time as its host's as well, and what waits for a disk leaves the CPU idle.
+    total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+    return total - times.idle - getattr(times, "iowait", 0.0), total
 
 
 def _peak_rss(process: psutil.Process) -> int:

@@ -1,0 +1,57 @@
+"""Runs the code blocks of the README and the documentation.
+
+A ``python`` block runs as it stands, after the blocks before it on its page. Of a ``console`` block every
+line that begins with ``$ `` runs in a shell and must succeed; what follows it is for the reader. A block after
+``<!--- skip: next -->`` is not run.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sybil import Example, Sybil
+from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser, SkipParser
+
+
+@pytest.fixture(scope="module")
+def workplace() -> Iterator[None]:
+    """Run a page's blocks in an empty folder that is gone afterwards."""
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            yield
+        finally:
+            os.chdir(before)
+
+
+class ConsoleBlockParser(CodeBlockParser):
+    """Runs the commands of ``console`` blocks."""
+
+    language = "console"
+
+    def evaluate(self, example: Example) -> None:
+        """Run each command; one that fails fails the page."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        for line in example.parsed.splitlines():
+            if line.startswith("$ "):
+                subprocess.run(
+                    line[2:],
+                    shell=True,  # noqa: S602 - a page's own commands, as a reader types them
+                    check=True,
+                    env={**os.environ, "PATH": path},
+                )
+
+
+pytest_collect_file: Any = Sybil(
+    parsers=[PythonCodeBlockParser(), ConsoleBlockParser(), SkipParser()],
+    patterns=["*.md"],
+    fixtures=["workplace"],
+).pytest()
