@@ -54,6 +54,7 @@ clean:
 	rm -rf $(VENV) .venvs dist docs/_build .coverage .coverage.* htmlcov
 
 $(VENV)/.installed: requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else 'metrics-framework needs Python 3.11 or newer: make PYTHON=/path/to/python3.11')"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check -r requirements/dev.txt
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .

@@ -1,8 +1,8 @@
 """Runs the code blocks of the README and the documentation.
 
 A ``python`` block runs as it stands, after the blocks before it on its page. Of a ``console`` block every
-line that begins with ``$ `` runs in a shell and must succeed; what follows it is for the reader. A block after
-``<!--- skip: next -->`` is not run.
+line that begins with ``$ `` runs in a shell and must succeed. A block after ``<!--- skip: next -->`` is not
+run.
 """
 
 from __future__ import annotations
@@ -42,12 +42,8 @@ class ConsoleBlockParser(CodeBlockParser):
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         for line in example.parsed.splitlines():
             if line.startswith("$ "):
-                subprocess.run(
-                    line[2:],
-                    shell=True,  # noqa: S602 - a page's own commands, as a reader types them
-                    check=True,
-                    env={**os.environ, "PATH": path},
-                )
+                # A shell, because these are the lines that a reader types into one.
+                subprocess.run(line[2:], shell=True, check=True, env={**os.environ, "PATH": path})  # noqa: S602
 
 
 pytest_collect_file: Any = Sybil(

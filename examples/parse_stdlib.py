@@ -72,12 +72,15 @@ def sources(folder: Path) -> list[tuple[Path, str]]:
 
 def main(folder: Path) -> None:
     """Parse, then show the table, what was slowest, and where the snapshot is."""
+    files = sources(folder)
+    if not files:
+        sys.exit(f"there is no Python file in {str(folder)!r}")
     console = Console()
     warnings.simplefilter("ignore")  # the library's own tests hold odd code
     with MetricsSystem(latency_metric=OPERATION, custom_metrics=["stdlib.*", "file.*"]) as metrics:
         metrics.resource_monitor.start_resource_monitoring(interval=0.25)
         parser = Parser(metrics.collector, metrics.timer, metrics.tracker)
-        progress = track(sources(folder), "parsing the standard library", console=Console(stderr=True))
+        progress = track(files, "parsing the standard library", console=Console(stderr=True))
         timings = [timing for path, package in progress if (timing := parser.parse(path, package))]
         snapshot = metrics.snapshot(tags={"python": sys.version.split()[0]})
         show(console, metrics, heapq.nlargest(5, timings, key=lambda timing: timing.duration), folder)

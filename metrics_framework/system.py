@@ -64,7 +64,7 @@ class MetricsSystem:
         latency_metric: The timer that becomes a snapshot's latency; the busiest by default.
         custom_metrics: Patterns of the names that become custom keys of a snapshot; all by default.
         max_custom: How many custom keys a snapshot holds at most.
-        clock: Where time comes from.
+        clock: Where time comes from; the store's clock by default.
 
     Raises:
         InvalidInputError: If a part lacks a method of its Protocol, or parts keep their numbers apart.
@@ -89,11 +89,11 @@ class MetricsSystem:
         latency_metric: str | None = None,
         custom_metrics: Iterable[str] | None = None,
         max_custom: int = MAX_CUSTOM,
-        clock: Clock = SYSTEM_CLOCK,
+        clock: Clock | None = None,
     ) -> None:
         given = {"collector": collector, "timer": timer, "tracker": tracker, "aggregator": aggregator}
-        self._clock = clock
         self._store = _shared_store(given, clock)
+        self._clock = clock = clock or self._store.clock
         self._collector = _part(collector, MetricCollector, "in_memory.collector", self._store)
         self._timer = _part(timer, PerformanceTimer, "in_memory.timer", self._store)
         self._tracker = _part(tracker, SuccessFailureTracker, "in_memory.tracker", self._store)
@@ -179,10 +179,7 @@ class MetricsSystem:
             return
         self._closed = True
         self._resource_monitor.stop_resource_monitoring()
-        if self._outputs:
-            snapshot = self.snapshot()
-            for output in self._outputs:
-                _write(output, snapshot)
+        self._write(self._outputs)
 
     # -- questions -------------------------------------------------------------------------------------
 
@@ -272,14 +269,13 @@ class MetricsSystem:
         """
         import asyncio
 
-        snapshot = await asyncio.to_thread(self.snapshot)
         by_name = {output.name: output for output in self._outputs}
         for name in endpoints:
             if name not in by_name:
                 log_event("warning", f"there is no output {name!r}.{nearest(name, by_name)}")
-        writes = [asyncio.to_thread(_write, by_name[name], snapshot) for name in endpoints if name in by_name]
-        written = iter(await asyncio.gather(*writes))
-        return {name: name in by_name and next(written) for name in endpoints}
+        chosen = [by_name[name] for name in dict.fromkeys(endpoints) if name in by_name]
+        written = await asyncio.to_thread(self._write, chosen)
+        return {name: written.get(name, False) for name in endpoints}
 
     def metrics_stream(self, filters: dict[str, Any] | None = None) -> AsyncIterator[MetricValue]:
         """Yield every metric that changes from now on, as its new value.
@@ -295,11 +291,25 @@ class MetricsSystem:
 
         return stream_changes(self._aggregator, StreamFilter.parse(filters or {}))
 
+    def _write(self, outputs: Iterable[SnapshotOutput]) -> dict[str, bool]:
+        """Write one snapshot to each output; what fails is logged and reaches nobody else."""
+        written: dict[str, bool] = {}
+        snapshot = None
+        for output in outputs:
+            try:
+                snapshot = snapshot or self.snapshot()
+                output.write(snapshot)
+                written[output.name] = True
+            except Exception as error:  # noqa: BLE001 - an output of someone else's may raise anything
+                log_event("error", "snapshot not written", output=output.name, error=str(error))
+                written[output.name] = False
+        return written
+
     def _uptime_seconds(self) -> float:
         return (self._clock.monotonic_ns() - self._start_ns) / 1e9
 
 
-def _shared_store(parts: Mapping[str, object], clock: Clock) -> Store:
+def _shared_store(parts: Mapping[str, object], clock: Clock | None) -> Store:
     from metrics_framework.recording import Store  # a program that only names the Protocols never needs it
 
     found = ((name, getattr(part, "store", None)) for name, part in parts.items())
@@ -309,7 +319,7 @@ def _shared_store(parts: Mapping[str, object], clock: Clock) -> Store:
             f"{' and '.join(stores)} do not share one store, so that what one records another would not see:"
             " make one Store and pass it to each as store="
         )
-    return next(iter(stores.values()), None) or Store(clock)
+    return next(iter(stores.values()), None) or Store(clock or SYSTEM_CLOCK)
 
 
 def _part(given: P | None, protocol: type[Any], default: str, *arguments: object) -> P:
@@ -324,12 +334,3 @@ def _part(given: P | None, protocol: type[Any], default: str, *arguments: object
     if missing:
         raise InvalidInputError(f"{given!r} is no {protocol.__name__}: it lacks {', '.join(missing)}")
     return given
-
-
-def _write(output: SnapshotOutput, snapshot: PerformanceSnapshot) -> bool:
-    try:
-        output.write(snapshot)
-    except Exception as error:  # noqa: BLE001 - a failing output never reaches the application or another output
-        log_event("error", "snapshot not written", output=output.name, error=str(error))
-        return False
-    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 
 from metrics_framework.errors import MissingExtraError
 
@@ -12,7 +13,10 @@ def main() -> None:
     try:
         from metrics_framework.cli.app import app
     except ModuleNotFoundError as error:
-        if error.name not in ("click", "rich"):
+        if (error.name or "").partition(".")[0] not in ("click", "rich"):
             raise
         sys.exit(str(MissingExtraError("the command line", "cli")))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal without "µ" shows "?", and nothing is lost
+            stream.reconfigure(errors="replace")
     app(prog_name="metrics-framework")

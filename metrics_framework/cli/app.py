@@ -61,7 +61,7 @@ def run(
     environment: str | None,
     command: tuple[str, ...],
 ) -> None:
-    r"""Run COMMAND several times, measure it, and write a snapshot.
+    """Run COMMAND several times, measure it, and write a snapshot.
 
     Time, peak memory and CPU are those of the command and the processes that it starts, which are looked
     at every 50 ms. Its standard output is discarded; of a run that fails, the end of its standard error is
@@ -75,23 +75,26 @@ def run(
       130  interrupted (the snapshot holds the runs that had ended)
 
     Example: metrics-framework run -n 20 --warmup 2 -- python -c "import json"
-    """
+    """  # noqa: D301 - click looks for the character, which keeps it from filling the paragraph
+    context = _parse_tags(tags)
     try:
-        known_tags = _parse_tags(tags)
-        output.mkdir(parents=True, exist_ok=True)  # better said now than after an hour of measuring
-        measurement = measure(command, name=name or Path(command[0]).name, runs=runs, warmup=warmup)
-        if not measurement.runs:
-            sys.exit(INTERRUPTED)
-        written = _finish(measurement, output, environment, known_tags)
-    except OSError as error:
-        raise click.UsageError(f"cannot make the folder {str(output)!r}: {error.strerror}") from error
-    except InvalidInputError as error:
-        raise click.UsageError(str(error)) from error
-    except KeyboardInterrupt:  # while nothing was being measured, or a second time
+        measurement = _measure(command, name or Path(command[0]).name, runs, warmup, output)
+        written = measurement.runs > 0 and _finish(measurement, output, environment, context)
+    except KeyboardInterrupt:  # before the first run, after the last one, or a second time
         sys.exit(INTERRUPTED)
     if measurement.interrupted:
         sys.exit(INTERRUPTED)
     sys.exit(0 if written and not measurement.failures else 1)
+
+
+def _measure(command: tuple[str, ...], name: str, runs: int, warmup: int, output: Path) -> Measurement:
+    try:
+        output.mkdir(parents=True, exist_ok=True)  # better said now than after an hour of measuring
+        return measure(command, name=name, runs=runs, warmup=warmup)
+    except OSError as error:
+        raise click.UsageError(f"cannot make the folder {str(output)!r}: {error.strerror}") from error
+    except InvalidInputError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _finish(measurement: Measurement, output: Path, environment: str | None, tags: dict[str, str]) -> bool:
@@ -122,7 +125,8 @@ def _parse_tags(pairs: tuple[str, ...]) -> dict[str, str]:
         tags[key] = value
     if len({*tags, LATENCY_TAG, INTERRUPTED_TAG}) > MAX_TAGS:
         raise click.BadParameter(
-            f"{len(tags)} are too many: a snapshot holds {MAX_TAGS}, {LATENCY_TAG!r} and {INTERRUPTED_TAG!r} among them",
+            f"{len(tags)} are too many: a snapshot holds {MAX_TAGS}, with"
+            f" {LATENCY_TAG!r} and {INTERRUPTED_TAG!r} among them",
             param_hint="'--tag'",
         )
     return tags
@@ -131,13 +135,13 @@ def _parse_tags(pairs: tuple[str, ...]) -> dict[str, str]:
 @app.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 def validate(files: tuple[Path, ...]) -> None:
-    r"""Check FILES against the v1 schema: a line for each rule that is broken.
+    """Check FILES against the v1 schema: a line for each rule that is broken.
 
     \b
     Exit codes:
       0  every file is a valid v1 snapshot
       1  at least one is not, or cannot be read
-    """
+    """  # noqa: D301 - as above
     failed = False
     for file in files:
         try:

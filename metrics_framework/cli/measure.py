@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 from rich.console import Console
@@ -50,16 +50,21 @@ class Measurement:
     Attributes:
         name: The operation that the runs were recorded as.
         system: Where they were recorded.
-        runs: How many runs ended.
+        milliseconds: How long each run that ended took, in their order.
         failures: How many of them failed.
         interrupted: Whether Ctrl-C ended the measuring.
     """
 
     name: str
     system: MetricsSystem
-    runs: int = 0
+    milliseconds: list[float] = field(default_factory=list)
     failures: int = 0
     interrupted: bool = False
+
+    @property
+    def runs(self) -> int:
+        """How many runs ended."""
+        return len(self.milliseconds)
 
 
 def measure(command: Sequence[str], *, name: str, runs: int, warmup: int) -> Measurement:
@@ -95,7 +100,7 @@ def _monitor() -> CommandMonitor:
 def _record(measurement: Measurement, run: CommandRun, progress: Progress) -> None:
     name, system = measurement.name, measurement.system
     system.collector.record_timer(name, run.seconds, MetricUnit.SECONDS)
-    measurement.runs += 1
+    measurement.milliseconds.append(run.seconds * 1e3)
     if run.exit_code == 0:
         system.tracker.record_success(name)
     else:

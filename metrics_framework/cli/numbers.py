@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
 
 def duration(milliseconds: float) -> str:
     """Return a duration with three digits that count and the unit that suits it.
@@ -10,9 +14,10 @@ def duration(milliseconds: float) -> str:
         >>> duration(0.01234), duration(12.34), duration(1234.5), duration(90_000)
         ('12.3 µs', '12.3 ms', '1.23 s', '90 s')
     """
-    if milliseconds < 1:
+    rounded = _to_three_digits(milliseconds)  # 999.7 ms are 1 s
+    if rounded < 1:
         return f"{_three_digits(milliseconds * 1e3)} µs"
-    if milliseconds < 1e3:
+    if rounded < 1e3:
         return f"{_three_digits(milliseconds)} ms"
     return f"{_three_digits(milliseconds / 1e3)} s"
 
@@ -27,10 +32,32 @@ def plain(number: float) -> str:
     return _three_digits(number)
 
 
+def sparkline(values: Sequence[float], width: int = 40) -> str:
+    """Draw values as a row of bars, each as high as its share of the largest.
+
+    More values than ``width`` are drawn as the largest of each stretch, so that no outlier is lost.
+
+    Example:
+        >>> sparkline([1, 2, 4, 8])
+        '▁▂▄█'
+    """
+    top = max(values, default=0.0)
+    columns = min(len(values), width)
+    edges = [len(values) * column // max(columns, 1) for column in range(columns + 1)]
+    highest = [max(values[start:end]) for start, end in pairwise(edges)]
+    bars = "▁▂▃▄▅▆▇█"
+    return "".join(
+        bars[max(0, math.ceil(value / top * len(bars)) - 1)] if top else bars[0] for value in highest
+    )
+
+
 def _three_digits(number: float) -> str:
+    if number < 100:
+        number = _to_three_digits(number)  # 99.96 is 100, not 100.0
     if number >= 100 or number == int(number):
         return f"{number:,.0f}"
-    if number < 0.001:
-        return f"{number:.3g}"
-    digits = 1 if number >= 10 else 2 if number >= 1 else 3
-    return f"{number:,.{digits}f}"
+    return f"{number:#.3g}"
+
+
+def _to_three_digits(number: float) -> float:
+    return float(f"{number:.3g}")

@@ -7,9 +7,9 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.text import Text
 
 from metrics_framework.cli.numbers import duration
 
@@ -35,7 +35,7 @@ class Progress:
         self._done = 0
         self._next_line = monotonic() + LINE_SECONDS
         self._bar = Bar(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("last {task.fields[last]}"),
@@ -44,7 +44,7 @@ class Progress:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task(escape(title), total=total, last="none")
+        self._task = self._bar.add_task(title, total=total, last="none")
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -61,12 +61,15 @@ class Progress:
         took = duration(seconds * 1e3)
         self._bar.update(self._task, advance=1, last=took)
         if not self._console.is_terminal and monotonic() >= self._next_line:
-            line = f"{self._title}: {step}, {self._done} of {self._total} done, last {took}"
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._print(f"{self._title}: {step}, {self._done} of {self._total} done, last {took}")
             self._next_line = monotonic() + LINE_SECONDS
 
     def say(self, headline: str, text: str) -> None:
         """Print a headline and the last lines of a text, above the bar."""
-        self._console.print(headline, style="bold red", markup=False, highlight=False, soft_wrap=True)
+        self._print(headline, "bold red")
         for line in text.splitlines()[-_SHOWN_LINES:]:
-            self._console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+            self._print(f"  {line}")
+
+    def _print(self, line: str, style: str = "") -> None:
+        # Text, not str: in what a command writes, ":boom:" is no picture and "[x]" no markup.
+        self._console.print(Text(line, style), soft_wrap=True)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import re
+
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from metrics_framework.cli.measure import Measurement
-from metrics_framework.cli.numbers import duration, plain
+from metrics_framework.cli.numbers import duration, plain, sparkline
 from metrics_framework.snapshots import PerformanceSnapshot
+
+# Control characters, and bytes that are no text.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def print_measurement(measurement: Measurement, snapshot: PerformanceSnapshot) -> None:
     """Print what was measured of a command."""
     summary = measurement.system.aggregator.get_metric_summary(measurement.name)
     metrics = snapshot.metrics
-    table = _table(f"{measurement.name}, {measurement.runs} runs")
+    table = _table(f"{measurement.name}, {measurement.runs} {'run' if measurement.runs == 1 else 'runs'}")
     for label, key in (
         ("mean", "avg"),
         ("p50", "p50"),
@@ -36,6 +42,8 @@ def print_measurement(measurement: Measurement, snapshot: PerformanceSnapshot) -
     _row(table, "failures", plain(measurement.failures), "bold red" if failures else "")
     for error_type, number in sorted(failures.items()):
         _row(table, f"  {error_type}", plain(number), "red")
+    if measurement.runs > 1:
+        _row(table, "run by run", sparkline(measurement.milliseconds))
     Console().print(table)
 
 
@@ -61,11 +69,17 @@ def print_snapshot(snapshot: PerformanceSnapshot) -> None:
 
 def _table(title: str) -> Table:
     # Text, not str: a name like "http[get]" is no markup.
-    table = Table(title=Text(title), show_header=False, title_justify="left")
+    title_text = Text(_visible(title), style="bold not italic")
+    table = Table(title=title_text, show_header=False, title_justify="left", box=box.SIMPLE)
     table.add_column(overflow="fold")
     table.add_column(justify="right", overflow="fold")
     return table
 
 
 def _row(table: Table, label: str, value: str, style: str = "") -> None:
-    table.add_row(Text(label, style=style), Text(value, style=style or "bold"))
+    table.add_row(Text(_visible(label), style=style), Text(_visible(value), style=style or "cyan"))
+
+
+def _visible(text: str) -> str:
+    """Return a text in which nothing steers the terminal: names and tags come from files, too."""
+    return _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)

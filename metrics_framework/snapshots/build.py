@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import TypeVar
 
 from metrics_framework.errors import UnknownNameError
@@ -84,7 +85,6 @@ class SnapshotBuilder:
     custom_metrics: Iterable[str] | None = None
     max_custom: int = MAX_CUSTOM
     _left_out: list[LeftOut] = field(default_factory=list, init=False)
-    """Filled while building."""
 
     def build(self, metadata: SnapshotMetadata) -> tuple[PerformanceSnapshot, BuildReport]:
         """Return the snapshot and what it could not hold.
@@ -95,8 +95,11 @@ class SnapshotBuilder:
         Raises:
             SnapshotError: If there is nothing at all to put into it.
         """
+        self._left_out.clear()
+        self._left_out.clear()
         values = self._ask("metrics", lambda: self.aggregator.get_metrics_by_tag({})) or []
-        latency = self._latency([value for value in values if value.metric_type is MetricType.TIMER])
+        timers = [value for value in values if value.metric_type is MetricType.TIMER]
+        latency = self._ask("latency", lambda: self._latency(timers))
         custom = dict(self._custom(values, latency))
         kept = dict(sorted(custom.items())[: self.max_custom])
         beyond = (key for key in custom if key not in kept)
@@ -148,12 +151,16 @@ class SnapshotBuilder:
             self._leave_out([f"latency of {name!r}"], reason)
             return None
         found = {key: summary.get(STATISTICS.get(key, key)) for key in LATENCY_FIELDS}
-        fields = {key: value for key, value in found.items() if is_measurement(value) and value is not None}
+        fields = {
+            key: value
+            for key, value in found.items()
+            if value is not None and self._measured(f"latency.{key}", value) is not None
+        }
         if not fields:
             self._leave_out([f"latency of {name!r}"], "has no durations")
             return None
         rate = summary.get("rate", summary.get("count", 0) / self.seconds if self.seconds > 0 else None)
-        return _Latency(name, operation, fields, rate if is_measurement(rate) else None)
+        return _Latency(name, operation, fields, None if rate is None else self._measured("throughput", rate))
 
     def _timer_summary(self, name: str, operation: bool, timers: list[MetricValue]) -> dict[str, float]:
         if operation:
@@ -174,7 +181,10 @@ class SnapshotBuilder:
             if value.name in RESOURCE_GAUGES or (latency is not None and _is_source(value, latency)):
                 continue
             chosen = patterns is None or any(fnmatchcase(value.name, pattern) for pattern in patterns)
-            for key, number in self._numbers(value):
+            numbers: Iterable[tuple[str, float]] | None = self._ask(
+                repr(value.name), partial(list, self._numbers(value))
+            )
+            for key, number in numbers or ():
                 if not chosen:
                     self._leave_out([key], "not among custom_metrics")
                 elif not is_measurement(number):

@@ -46,8 +46,8 @@ class InMemoryTimer:
 
     def start_timer(self, operation_name: str, metadata: dict[str, Any] | None = None) -> str:
         """Start timing; see `PerformanceTimer.start_timer`."""
-        running = self._begin(operation_name, metadata)
         with self._lock:
+            running = self._begin(operation_name, metadata)
             timer_id = f"{running.name}#{next(self._ids)}"
             if len(self._running) >= MAX_RUNNING:
                 self._running.popitem(last=False)

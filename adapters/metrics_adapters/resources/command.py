@@ -91,6 +91,8 @@ def _percent(runs: list[CommandRun]) -> float:
 
 def run_command(command: Sequence[str]) -> CommandRun:
     """Run a command to its end and measure it; see `CommandMonitor.run`."""
+    if not command:
+        raise InvalidInputError("there is no command to measure")
     if os.name != "posix":
         raise InvalidInputError(f"cannot measure {command[0]!r}: commands are measured on POSIX systems only")
     report, report_end = os.pipe()
@@ -113,11 +115,13 @@ def run_command(command: Sequence[str]) -> CommandRun:
     try:
         watch.until_ended()
     finally:
-        if watch.ended is None:
-            _end(launcher)  # whatever interrupts the measurement (Ctrl-C, say) leaves nothing running
-        launcher.wait()
-        launcher.stderr.close()
-        os.close(report)
+        try:
+            if watch.ended is None:
+                _end(launcher)  # whatever interrupts the measurement (Ctrl-C, say) leaves nothing running
+        finally:
+            launcher.wait()
+            launcher.stderr.close()
+            os.close(report)
     return watch.result(command)
 
 
@@ -127,14 +131,16 @@ def _end(launcher: subprocess.Popen[bytes]) -> None:
         running = psutil.Process(launcher.pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return
-    for process in running:
-        with suppress(psutil.NoSuchProcess):
-            process.terminate()
-    _, left = psutil.wait_procs(running, timeout=_GRACE_SECONDS)
-    for process in left:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    launcher.kill()
+    try:
+        for process in running:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
+        _, running = psutil.wait_procs(running, timeout=_GRACE_SECONDS)
+    finally:  # also where a second Ctrl-C interrupts the waiting
+        for process in running:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        launcher.kill()
 
 
 class _Watch:

@@ -14,6 +14,7 @@ Usage: ``launcher.py DESCRIPTOR COMMAND [ARGUMENT ...]``. To the open descriptor
 from this program, so a ``MAXRSS`` above it is the command's own.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -33,6 +34,9 @@ def main() -> None:
         pid = os.posix_spawnp(command[0], command, os.environ, setsigdef=default)
     except OSError as error:
         os.write(report, b"failed %d\n" % (error.errno or 0))
+        return
+    except ValueError:  # an empty name
+        os.write(report, b"failed %d\n" % errno.ENOENT)
         return
     os.write(report, b"started %d\n" % pid)
     _, status, usage = os.wait4(pid, 0)

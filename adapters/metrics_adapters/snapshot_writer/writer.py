@@ -22,6 +22,7 @@ DEFAULT_FOLDER = "snapshots"
 
 _TEMPORARY = ".writing-{}.tmp"
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_NO_FOLDER_FLUSH = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 class SnapshotWriter:
@@ -62,7 +63,11 @@ class SnapshotWriter:
                     path = self._give_final_name(temporary, _stem(snapshot))
             finally:
                 temporary.unlink(missing_ok=True)
-            self._flush_folder()
+            try:
+                self._flush_folder()
+            except OSError:
+                path.unlink(missing_ok=True)  # who is told of an error may write it again
+                raise
         except OSError as error:
             reason = error.strerror or str(error)
             raise OutputError(f"cannot write a snapshot into {str(self.folder)!r}: {reason}") from error
@@ -73,7 +78,12 @@ class SnapshotWriter:
         while True:
             path = self.folder / _TEMPORARY.format(uuid4().hex)
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-            _lock(descriptor, wait=True)
+            try:
+                _lock(descriptor, wait=True)
+            except OSError:
+                os.close(descriptor)
+                path.unlink(missing_ok=True)
+                raise
             # Between its making and its locking another writer may have taken it for a leftover.
             if path.exists():
                 return descriptor, path
@@ -116,6 +126,9 @@ class SnapshotWriter:
         descriptor = os.open(self.folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in _NO_FOLDER_FLUSH:
+                raise
         finally:
             os.close(descriptor)
 

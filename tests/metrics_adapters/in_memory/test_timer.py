@@ -1,0 +1,256 @@
+"""The in-memory timer: durations, results, and timers that are never stopped."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from metrics_adapters.in_memory import InMemoryTimer
+from metrics_adapters.in_memory.timer import MAX_RUNNING
+from metrics_framework.clock import ManualClock
+from metrics_framework.errors import InvalidInputError, UnknownMetricError, UnknownTimerError
+from metrics_framework.recording import Store
+from metrics_framework.values import MetricUnit
+
+
+@pytest.fixture
+def timer(clock: ManualClock) -> InMemoryTimer:
+    """Return a timer on a store of the test's clock."""
+    return InMemoryTimer(Store(clock))
+
+
+def test_a_timer_measures_what_lies_between_start_and_stop(timer, clock):
+    """The result has the duration in milliseconds, when it began and when it ended."""
+    timer_id = timer.start_timer("git.push", {"branch": "main"})
+    clock.advance(0.25)
+    result = timer.stop_timer(timer_id)
+    assert (result.operation_name, result.duration, result.unit) == (
+        "git.push",
+        250.0,
+        MetricUnit.MILLISECONDS,
+    )
+    assert result.start_time == datetime(2026, 1, 1, tzinfo=UTC)
+    assert result.end_time - result.start_time == timedelta(milliseconds=250)
+    assert result.start_time.tzinfo is UTC
+    assert (result.success, result.metadata) == (True, {"branch": "main"})
+
+
+def test_a_real_timer_measures_real_time():
+    """On the machine's clock a duration is positive and the times are now."""
+    timer = InMemoryTimer()
+    before = datetime.now(tz=UTC)
+    result = timer.time_operation("operation", lambda: sum(range(1_000)))
+    assert 0 < result.duration < 10_000
+    assert before - timedelta(seconds=1) <= result.start_time <= result.end_time
+    assert result.end_time <= datetime.now(tz=UTC) + timedelta(seconds=1)
+
+
+def test_setting_the_time_of_day_changes_no_duration(timer, clock):
+    """Durations come from the monotonic reading."""
+    timer_id = timer.start_timer("operation")
+    clock.set_wall(datetime(2000, 1, 1, tzinfo=UTC))
+    clock.advance(2)
+    result = timer.stop_timer(timer_id)
+    assert result.duration == 2_000.0
+    assert result.end_time == result.start_time + timedelta(seconds=2)
+
+
+@pytest.mark.parametrize("success", [True, False])
+def test_stopping_says_whether_it_succeeded(timer, success):
+    """Success is what the caller says; the duration is recorded either way."""
+    result = timer.stop_timer(timer.start_timer("operation"), success)
+    assert result.success is success
+    assert timer.get_timing_stats("operation")["count"] == 1
+
+
+def test_timers_of_one_operation_overlap(timer, clock):
+    """Each start has an id of its own, and may be stopped in any order."""
+    first = timer.start_timer("operation", {"number": 1})
+    clock.advance(1)
+    second = timer.start_timer("operation", {"number": 2})
+    clock.advance(1)
+    assert first != second
+    assert timer.stop_timer(first).duration == 2_000.0
+    clock.advance(1)
+    result = timer.stop_timer(second)
+    assert (result.duration, result.metadata) == (2_000.0, {"number": 2})
+
+
+@pytest.mark.parametrize("timer_id", ["never#1", "", None])
+def test_an_unknown_id_is_an_error(timer, timer_id):
+    """An id that no running timer has is quoted in the error, and nothing is recorded."""
+    with pytest.raises(UnknownTimerError) as caught:
+        timer.stop_timer(timer_id)
+    assert repr(timer_id) in str(caught.value)
+    assert timer.store.recorded == 0
+
+
+def test_a_timer_is_stopped_once(timer):
+    """Stopping again is an error and does not count twice."""
+    timer_id = timer.start_timer("operation")
+    timer.stop_timer(timer_id)
+    with pytest.raises(UnknownTimerError, match="stopped already"):
+        timer.stop_timer(timer_id)
+    assert timer.get_timing_stats("operation")["count"] == 1
+
+
+def test_timers_of_other_timers_are_unknown(timer):
+    """Two timers do not stop each other's operations, also on one store."""
+    timer_id = timer.start_timer("operation")
+    with pytest.raises(UnknownTimerError):
+        InMemoryTimer(timer.store).stop_timer(timer_id)
+
+
+def test_metadata_is_that_of_the_start(timer):
+    """What the caller does with its dict later does not reach the result, nor the other way round."""
+    metadata = {"branch": "main"}
+    timer_id = timer.start_timer("operation", metadata)
+    metadata["branch"] = "other"
+    result = timer.stop_timer(timer_id)
+    assert result.metadata == {"branch": "main"}
+    result.metadata["more"] = 1
+    assert metadata == {"branch": "other"}
+
+
+# -- time_operation --------------------------------------------------------------------------------------
+
+
+def test_timing_a_call_hands_on_what_it_returned(timer, clock):
+    """The result has the duration, the metadata, and the returned object itself under `result`."""
+    returned, metadata = object(), {"rows": 3}
+
+    def work() -> object:
+        clock.advance(1.5)
+        return returned
+
+    result = timer.time_operation("data.processing", work, metadata)
+    assert (result.operation_name, result.duration, result.success) == ("data.processing", 1_500.0, True)
+    assert result.metadata == {"rows": 3, "result": returned}
+    assert metadata == {"rows": 3}
+    assert timer.get_timing_stats("data.processing")["max"] == 1_500.0
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt(), SystemExit(3), GeneratorExit()])
+def test_a_call_that_raises_is_timed_and_its_exception_goes_on(timer, clock, error):
+    """The very same exception arrives at the caller, whatever its kind, and the time was recorded."""
+
+    def fail() -> None:
+        clock.advance(0.5)
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        timer.time_operation("operation", fail)
+    assert caught.value is error
+    assert caught.value.__context__ is None
+    stats = timer.get_timing_stats("operation")
+    assert (stats["count"], stats["max"]) == (1, 500.0)
+
+
+def test_timings_nest(timer, clock):
+    """An operation may time its own parts."""
+
+    def outer() -> None:
+        clock.advance(1)
+        timer.time_operation("inner", lambda: clock.advance(2))
+
+    assert timer.time_operation("outer", outer).duration == 3_000.0
+    assert timer.get_timing_stats("inner")["max"] == 2_000.0
+
+
+# -- statistics ------------------------------------------------------------------------------------------
+
+
+def test_statistics_are_in_milliseconds(timer, clock):
+    """An operation's statistics are of all its durations, and its rate is per second of the whole time."""
+    for seconds in (1, 2, 3, 4):
+        timer.time_operation("operation", lambda seconds=seconds: clock.advance(seconds))
+    stats = timer.get_timing_stats("operation")
+    assert stats.pop("stddev") == pytest.approx(1_118.034, abs=0.001)
+    assert stats == {
+        "count": 4,
+        "seconds": 10.0,
+        "sum": 10_000.0,
+        "rate": 0.4,
+        "avg": 2_500.0,
+        "min": 1_000.0,
+        "max": 4_000.0,
+        "p50": 2_000.0,
+        "p90": 4_000.0,
+        "p95": 4_000.0,
+        "p99": 4_000.0,
+    }
+
+
+def test_an_operation_that_only_began_is_unknown(timer):
+    """What was never finished has no statistics; the error names the nearest operation that has."""
+    timer.time_operation("git.clone", lambda: None)
+    timer.start_timer("git.clones")
+    with pytest.raises(UnknownMetricError, match=r"'git.clones'.*Did you mean 'git.clone'"):
+        timer.get_timing_stats("git.clones")
+
+
+def test_a_timer_does_not_track_outcomes(timer):
+    """Timing feeds the timer alone."""
+    timer.stop_timer(timer.start_timer("operation"), success=False)
+    assert timer.store.tracked_operations() == []
+
+
+@pytest.mark.parametrize("name", ["", None, 3])
+def test_an_operation_has_a_name(timer, name):
+    """A name that is no text is refused before anything runs."""
+    called = []
+    with pytest.raises(InvalidInputError, match="operation name"):
+        timer.time_operation(name, lambda: called.append(1))
+    with pytest.raises(InvalidInputError, match="operation name"):
+        timer.start_timer(name)
+    assert called == []
+
+
+# -- bounds ----------------------------------------------------------------------------------------------
+
+
+def test_timers_that_are_never_stopped_are_bounded(timer):
+    """Past ten thousand running timers the oldest is given up and counted; the others still stop."""
+    ids = [timer.start_timer("operation") for _ in range(MAX_RUNNING)]
+    assert timer.abandoned == 0
+    newest = timer.start_timer("operation")
+    assert timer.abandoned == 1
+    with pytest.raises(UnknownTimerError, match="given up"):
+        timer.stop_timer(ids[0])
+    for timer_id in (ids[1], ids[-1], newest):
+        assert timer.stop_timer(timer_id).success
+
+
+def test_a_timed_call_outlives_any_number_of_forgotten_timers(timer, clock):
+    """A call in which ten thousand timers are started and forgotten is still timed, and returns."""
+
+    def forgetful() -> str:
+        for _ in range(MAX_RUNNING + 1):
+            timer.start_timer("forgotten")
+        clock.advance(1)
+        return "done"
+
+    result = timer.time_operation("operation", forgetful)
+    assert (result.duration, result.metadata["result"]) == (1_000.0, "done")
+
+
+def test_threads_time_at_once():
+    """Timers of several threads get different ids and all are recorded."""
+    timer, ids, lock = InMemoryTimer(), set(), threading.Lock()
+
+    def work() -> None:
+        for _ in range(500):
+            timer_id = timer.start_timer("operation")
+            with lock:
+                assert timer_id not in ids
+                ids.add(timer_id)
+            timer.stop_timer(timer_id)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(ids) == timer.get_timing_stats("operation")["count"] == 2_000

@@ -1,0 +1,140 @@
+"""The in-memory tracker: rates and kinds of failure, over all time and in windows."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from metrics_adapters.in_memory import InMemoryTracker
+from metrics_framework.clock import ManualClock
+from metrics_framework.errors import InvalidInputError, UnknownMetricError
+from metrics_framework.recording import Store
+
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def tracker(clock: ManualClock) -> InMemoryTracker:
+    """Return a tracker on a store of the test's clock."""
+    return InMemoryTracker(Store(clock))
+
+
+@pytest.mark.smoke
+def test_the_rate_is_the_share_of_successes():
+    """Three successes and a failure are 75 %."""
+    tracker = InMemoryTracker()
+    for _ in range(3):
+        tracker.record_success("git.commit", {"files": 3})
+    tracker.record_failure("git.commit", "conflict")
+    assert tracker.get_success_rate("git.commit") == 0.75
+
+
+def test_the_rate_reaches_from_zero_to_one(tracker):
+    """Only failures are 0.0, only successes 1.0."""
+    tracker.record_failure("bad", "timeout")
+    tracker.record_success("good")
+    assert (tracker.get_success_rate("bad"), tracker.get_success_rate("good")) == (0.0, 1.0)
+
+
+def test_the_breakdown_counts_each_kind(tracker):
+    """Each error type has the number of its failures, and kinds that never happened are not listed."""
+    for error_type in ("network", "auth", "network"):
+        tracker.record_failure("git.clone", error_type)
+    tracker.record_success("git.clone")
+    tracker.record_failure("git.push", "timeout")
+    assert tracker.get_failure_breakdown("git.clone") == {"network": 2, "auth": 1}
+    tracker.record_success("git.pull")
+    assert tracker.get_failure_breakdown("git.pull") == {}
+
+
+def test_windows_look_back_only_so_far(tracker, clock):
+    """In a window only its own events count; without one, all since the start do."""
+    for _ in range(8):
+        tracker.record_failure("operation", "old")
+    clock.advance(3_600)
+    tracker.record_success("operation")
+    tracker.record_failure("operation", "new")
+    assert tracker.get_success_rate("operation", MINUTE) == 0.5
+    assert tracker.get_failure_breakdown("operation", MINUTE) == {"new": 1}
+    assert tracker.get_success_rate("operation") == 0.1
+    assert tracker.get_failure_breakdown("operation") == {"old": 8, "new": 1}
+
+
+def test_a_window_without_events_is_all_right(tracker, clock):
+    """A known operation that did nothing lately did not fail."""
+    tracker.record_failure("operation", "old")
+    clock.advance(3_600)
+    assert tracker.get_success_rate("operation", MINUTE) == 1.0
+    assert tracker.get_failure_breakdown("operation", MINUTE) == {}
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda tracker: tracker.get_success_rate("git.puhs"),
+        lambda tracker: tracker.get_success_rate("git.puhs", MINUTE),
+        lambda tracker: tracker.get_failure_breakdown("git.puhs"),
+        lambda tracker: tracker.recent_failures("git.puhs"),
+    ],
+)
+def test_an_operation_that_was_never_tracked_is_an_error(tracker, ask):
+    """A misspelled operation is not a perfect one: the error names the nearest."""
+    tracker.record_success("git.push")
+    with pytest.raises(UnknownMetricError, match=r"'git.puhs'.*Did you mean 'git.push'"):
+        ask(tracker)
+
+
+@pytest.mark.parametrize("window", [timedelta(0), timedelta(days=31), -MINUTE])
+def test_a_window_that_is_not_kept_is_an_error(tracker, window):
+    """A window of no time or beyond the retention is refused."""
+    tracker.record_success("operation")
+    with pytest.raises(InvalidInputError, match="time_window"):
+        tracker.get_success_rate("operation", window)
+    with pytest.raises(InvalidInputError, match="time_window"):
+        tracker.get_failure_breakdown("operation", window)
+
+
+def test_recent_failures_have_their_metadata(tracker, clock):
+    """A failure is kept with its kind, a copy of its metadata and its time, the newest last."""
+    metadata = {"repo": "origin"}
+    tracker.record_failure("git.push", "auth", metadata)
+    metadata["repo"] = "changed"
+    clock.advance(60)
+    tracker.record_failure("git.push", "timeout")
+    tracker.record_success("git.push", {"not": "a failure"})
+    first, second = tracker.recent_failures("git.push")
+    assert (first.error_type, first.metadata) == ("auth", {"repo": "origin"})
+    assert (second.error_type, second.metadata) == ("timeout", {})
+    assert (first.timestamp, second.timestamp) == (
+        datetime(2026, 1, 1, tzinfo=UTC),
+        datetime(2026, 1, 1, 0, 1, tzinfo=UTC),
+    )
+
+
+def test_recent_failures_are_bounded(tracker):
+    """The last twenty are kept, however many there were; counts are of all."""
+    for number in range(1_000):
+        tracker.record_failure("operation", "timeout", {"number": number})
+    assert [failure.metadata["number"] for failure in tracker.recent_failures("operation")] == list(
+        range(980, 1_000)
+    )
+    assert tracker.get_failure_breakdown("operation") == {"timeout": 1_000}
+
+
+@pytest.mark.parametrize("name", ["", None, 3])
+def test_names_are_texts(tracker, name):
+    """An operation and an error type have names; an exception's class is not one."""
+    with pytest.raises(InvalidInputError, match="operation name"):
+        tracker.record_success(name)
+    with pytest.raises(InvalidInputError, match="operation name"):
+        tracker.record_failure(name, "timeout")
+    with pytest.raises(InvalidInputError, match="error type"):
+        tracker.record_failure("operation", name)
+    assert tracker.store.tracked_operations() == []
+
+
+def test_a_tracker_does_not_time(tracker):
+    """Tracking feeds the tracker alone."""
+    tracker.record_success("operation")
+    assert tracker.store.timed_operations() == []

@@ -1,0 +1,430 @@
+"""Measuring real commands: their time, memory and CPU, how they end, and what they leave behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from metrics_adapters.resources import CommandMonitor
+from metrics_adapters.resources.command import run_command
+from metrics_framework.errors import InvalidInputError
+
+MB = 1_000_000
+LITTLE = 8 * MB
+"""More than ``sleep`` needs on any system, and less than the launcher has."""
+
+
+def sh(script: str) -> list[str]:
+    """Return the command that runs a shell script."""
+    return ["sh", "-c", script]
+
+
+def python(code: str) -> list[str]:
+    """Return the command that runs a small Python program."""
+    return [sys.executable, "-I", "-S", "-c", code]
+
+
+def await_text(path: Path, lines: int = 1) -> list[str]:
+    """Return the lines of a file as soon as there are as many, each of them whole."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        text = path.read_text() if path.exists() else ""
+        if text.count("\n") >= lines:
+            return text.splitlines()
+        time.sleep(0.01)
+    raise AssertionError(f"{path} never got {lines} lines")
+
+
+def is_gone(pid: int) -> bool:
+    """Say whether a process has ended, within a few seconds."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        with suppress(psutil.NoSuchProcess):
+            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.01)
+                continue
+        return True
+    return False
+
+
+@contextmanager
+def measuring(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """Measure a command in a process of its own, in a session of its own, which is over afterwards."""
+    code = (
+        "import sys\n"
+        "from metrics_adapters.resources.command import run_command\n"
+        "print(run_command(sys.argv[1:]))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+# -- how it ends ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [0, 1, 3, 127, 255])
+def test_the_exit_code_is_the_commands_own(code: int) -> None:
+    """What the command exits with is reported as it is."""
+    assert run_command(sh(f"exit {code}")).exit_code == code
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGTERM", "SIGABRT"])
+def test_a_signal_that_ends_the_command_is_reported(name: str) -> None:
+    """The exit code of a command that a signal ended is minus the signal's number."""
+    assert run_command(sh(f"kill -{name[3:]} $$")).exit_code == -signal.Signals[name]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGPIPE", "SIGXFSZ"])
+def test_signals_that_python_or_the_launcher_ignores_have_their_default_action(name: str) -> None:
+    """A command ends by these signals as it would under a shell, although this process ignores them."""
+    number = signal.Signals[name]
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        assert run_command(sh(f"kill -{name[3:]} $$; exit 9")).exit_code == -number
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_pipeline_ends_when_its_reader_does() -> None:
+    """A writer inside the command whose reader went away is ended by SIGPIPE instead of running on."""
+    run = run_command(sh("{ yes; kill -l $? >&2; } | head -n 1; exit 1"))
+    assert run.error_output.strip() == "PIPE"
+
+
+# -- what cannot be started ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("program", ["no-such-program", "./no/such/program", "/no/such/program", ""])
+def test_a_program_that_does_not_exist_is_an_error(program: str) -> None:
+    """A command that is not there raises the error that names it and says why."""
+    with pytest.raises(InvalidInputError, match="No such file or directory") as caught:
+        run_command([program, "argument"])
+    assert f"cannot run {program!r}" in str(caught.value)
+
+
+def test_a_file_that_is_not_executable_is_an_error(tmp_path: Path) -> None:
+    """A file without the permission to be executed, and a folder, are refused with the system's reason."""
+    script = tmp_path / "script.sh"
+    script.write_text("#!/bin/sh\nexit 0\n")
+    script.chmod(0o644)
+    for path in (script, tmp_path):
+        with pytest.raises(InvalidInputError, match="Permission denied"):
+            run_command([str(path)])
+    script.chmod(0o755)
+    assert run_command([str(script)]).exit_code == 0
+
+
+def test_a_command_that_no_system_could_take_is_an_error() -> None:
+    """An argument with a NUL, and no command at all, raise instead of failing somewhere inside."""
+    with pytest.raises(InvalidInputError, match="null"):
+        run_command(["echo", "a\0b"])
+    with pytest.raises(InvalidInputError, match="no command"):
+        run_command([])
+
+
+def test_a_command_that_kills_its_launcher_is_an_error() -> None:
+    """Where no one is left to report how the command ended, an error says so and nothing hangs."""
+    with pytest.raises(InvalidInputError, match="its launcher was killed"):
+        run_command(sh("kill -KILL $PPID"))
+
+
+# -- what it is given and what it writes ---------------------------------------------------------------
+
+
+def test_arguments_reach_the_command_untouched() -> None:
+    """Blanks, wildcards, empty arguments, options and letters of any script arrive as they were given."""
+    arguments = ["a b", "", "*", "-n", "--", "$HOME", "größe ✓", '"', "\n"]
+    run = run_command([*sh('printf "%s|" "$@" >&2; exit 1'), "sh", *arguments])
+    assert run.error_output == "".join(f"{argument}|" for argument in arguments)
+
+
+def test_the_command_runs_where_and_with_what_the_caller_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its working directory and its environment are those of the process that measures it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEASURED_VALUE", "größe")
+    assert run_command(sh('pwd -P >&2; echo "$MEASURED_VALUE" >&2')).error_output.splitlines() == [
+        str(tmp_path.resolve()),
+        "größe",
+    ]
+
+
+def test_standard_input_is_empty() -> None:
+    """A command that reads its standard input comes to the end of it at once."""
+    assert run_command(sh('read line || echo "end of input" >&2')).error_output == "end of input\n"
+
+
+def test_nothing_that_the_command_writes_is_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
+    """Standard output is discarded and standard error is kept; neither appears on the caller's."""
+    run = run_command(sh("echo to output; echo to errors >&2"))
+    assert run.error_output == "to errors\n"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_only_the_end_of_a_long_error_output_is_kept() -> None:
+    """Of megabytes on standard error, exactly the last 8 KiB are reported."""
+    run = run_command(sh("seq 1 300000 >&2; exit 1"))
+    written = "".join(f"{number}\n" for number in range(1, 300_001))
+    assert run.error_output == written[-8192:]
+
+
+def test_error_output_that_is_no_text_is_still_reported() -> None:
+    """Bytes that are not UTF-8 become replacement characters."""
+    assert run_command(sh(r"printf 'caf\351\n' >&2")).error_output == "caf\N{REPLACEMENT CHARACTER}\n"
+
+
+def test_a_command_that_closes_its_streams_is_measured_to_its_end() -> None:
+    """Closed output streams do not end the measurement before the command ends."""
+    run = run_command(sh("exec >&- 2>&-; sleep 0.2; exit 4"))
+    assert (run.exit_code, run.error_output) == (4, "")
+    assert run.seconds >= 0.2
+
+
+# -- time ----------------------------------------------------------------------------------------------
+
+
+def test_time_is_from_start_to_end() -> None:
+    """A command that sleeps for a while took at least that while, and no CPU to speak of."""
+    run = run_command(["sleep", "0.2"])
+    assert 0.2 <= run.seconds < 5
+    assert run.cpu_seconds < 0.15
+
+
+def test_a_background_process_does_not_hold_the_measurement_up(tmp_path: Path) -> None:
+    """What the command leaves running is neither waited for nor ended, even if it holds its streams."""
+    run = run_command(sh(f"sleep 30 & echo $! > {tmp_path}/pid; echo started >&2; exit 5"))
+    left = psutil.Process(int((tmp_path / "pid").read_text()))
+    try:
+        assert left.status() == psutil.STATUS_SLEEPING
+    finally:
+        left.kill()
+    assert (run.exit_code, run.error_output) == (5, "started\n")
+    assert run.seconds < 10
+
+
+# -- memory --------------------------------------------------------------------------------------------
+
+
+def test_a_small_command_is_as_small_as_it_is() -> None:
+    """A command that lasts shows its own few megabytes, not those of the process that measures it."""
+    assert psutil.Process().memory_info().rss > 2 * LITTLE
+    assert 0 < run_command(["sleep", "0.2"]).peak_rss < LITTLE
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["x = b'x' * 100_000_000", "import time; x = b'x' * 100_000_000; time.sleep(0.2)"],
+    ids=["brief", "lasting"],
+)
+def test_memory_is_what_the_command_allocates(code: str) -> None:
+    """A command that fills 100 MB shows about 100 MB, however briefly it lives."""
+    assert 100 * MB < run_command(python(code)).peak_rss < 140 * MB
+
+
+def test_the_peak_is_reported_though_it_passed() -> None:
+    """Memory that the command gave back long before its end counts."""
+    code = "import time; x = b'x' * 80_000_000; del x; time.sleep(0.2)"
+    assert 80 * MB < run_command(python(code)).peak_rss < 120 * MB
+
+
+def test_memory_of_a_childs_child_counts() -> None:
+    """A large process two generations below the command is seen."""
+    inner = "import time; x = b'x' * 80_000_000; time.sleep(0.3)"
+    middle = f"import subprocess, sys; subprocess.run([sys.executable, '-I', '-S', '-c', {inner!r}])"
+    assert run_command(python(middle)).peak_rss > 80 * MB
+
+
+@pytest.mark.heavy
+def test_processes_at_the_same_time_add_up() -> None:
+    """Two children of 60 MB each that live at once show the sum of both."""
+    child = "import time; x = b'x' * 60_000_000; time.sleep(1)"
+    parent = (
+        "import subprocess, sys\n"
+        f"children = [subprocess.Popen([sys.executable, '-I', '-S', '-c', {child!r}]) for _ in range(2)]\n"
+        "for child in children: child.wait()\n"
+    )
+    assert 120 * MB < run_command(python(parent)).peak_rss < 190 * MB
+
+
+@pytest.mark.heavy
+def test_processes_one_after_another_do_not_add_up() -> None:
+    """Two children of 60 MB each that live one after another show the memory of one."""
+    child = "import time; x = b'x' * 60_000_000; time.sleep(0.3)"
+    parent = (
+        "import subprocess, sys\n"
+        f"for _ in range(2): subprocess.run([sys.executable, '-I', '-S', '-c', {child!r}])\n"
+    )
+    assert 60 * MB < run_command(python(parent)).peak_rss < 115 * MB
+
+
+@pytest.mark.heavy
+def test_a_large_parent_does_not_make_the_command_large() -> None:
+    """From a process of 300 MB, small commands show a few megabytes, brief ones at most the launcher's."""
+    code = (
+        "from metrics_adapters.resources.command import run_command\n"
+        "ballast = b'x' * 300_000_000\n"
+        "print(run_command(['/bin/true']).peak_rss, run_command(['sleep', '0.2']).peak_rss)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    brief, lasting = map(int, done.stdout.split())
+    assert 0 < brief < 20 * MB
+    assert 0 < lasting < LITTLE
+
+
+# -- CPU -----------------------------------------------------------------------------------------------
+
+
+def test_cpu_of_a_childs_child_counts() -> None:
+    """CPU time that was used two generations below the command is the command's."""
+    busy = "import time\nwhile time.process_time() < 0.3: pass"
+    middle = f"import subprocess, sys; subprocess.run([sys.executable, '-I', '-S', '-c', {busy!r}])"
+    run = run_command(python(middle))
+    assert 0.3 <= run.cpu_seconds < 1.5
+
+
+# -- the monitor ---------------------------------------------------------------------------------------
+
+
+def test_the_monitor_starts_from_nothing() -> None:
+    """Before the first run, the process' figures are zero and the machine's are there."""
+    monitor = CommandMonitor()
+    memory, cpu = monitor.get_memory_usage(), monitor.get_cpu_usage()
+    assert (memory["process_rss"], memory["process_peak_rss"]) == (0, 0)
+    assert (cpu["process_percent"], cpu["process_average_percent"]) == (0.0, 0.0)
+    assert memory["total"] > 0
+    assert cpu["count"] >= 1
+
+
+def test_the_monitor_tells_the_last_run_from_all_runs() -> None:
+    """Memory and CPU of the process are the last run's; the peak and the average are over all runs."""
+    monitor = CommandMonitor()
+    code = "import time; x = b'x' * 50_000_000\nwhile time.process_time() < 0.2: pass"
+    busy, idle = monitor.run(python(code)), monitor.run(["sleep", "0.2"])
+    memory, cpu = monitor.get_memory_usage(), monitor.get_cpu_usage()
+    assert (memory["process_rss"], memory["process_peak_rss"]) == (idle.peak_rss, busy.peak_rss)
+    assert busy.peak_rss > 50 * MB > idle.peak_rss
+    assert cpu["process_percent"] == pytest.approx(100 * idle.cpu_seconds / idle.seconds)
+    assert cpu["process_average_percent"] == pytest.approx(
+        100 * (busy.cpu_seconds + idle.cpu_seconds) / (busy.seconds + idle.seconds)
+    )
+    assert cpu["process_percent"] < cpu["process_average_percent"]
+
+
+# -- what it leaves behind -----------------------------------------------------------------------------
+
+
+def test_runs_at_the_same_time_are_kept_apart() -> None:
+    """Commands measured from several threads each get their own exit code and errors, and all end."""
+    with ThreadPoolExecutor(4) as threads:
+        runs = list(
+            threads.map(lambda code: run_command(sh(f"sleep 0.1; echo {code} >&2; exit {code}")), range(8))
+        )
+    assert [(run.exit_code, run.error_output) for run in runs] == [(code, f"{code}\n") for code in range(8)]
+
+
+@pytest.mark.heavy
+def test_many_runs_leak_neither_descriptors_nor_processes() -> None:
+    """After 50 runs, and 10 that could not start, no more files are open and no child is left."""
+    this = psutil.Process()
+    run_command(["true"])
+    before = this.num_fds()
+    children = {child.pid for child in this.children(recursive=True)}
+    for _ in range(50):
+        run_command(["true"])
+    for _ in range(10):
+        with pytest.raises(InvalidInputError):
+            run_command(["no-such-program"])
+        with pytest.raises(InvalidInputError):
+            run_command(["echo", "a\0b"])
+    assert this.num_fds() == before
+    assert {child.pid for child in this.children(recursive=True)} == children
+
+
+# -- interruption --------------------------------------------------------------------------------------
+
+
+def test_an_interrupt_ends_the_command_and_goes_on(tmp_path: Path) -> None:
+    """Ctrl-C that reaches the measuring process alone ends what it measures, and raises KeyboardInterrupt."""
+    with measuring(sh(f"echo $$ > {tmp_path}/pid; exec sleep 60")) as process:
+        pid = int(await_text(tmp_path / "pid")[0])
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=20)
+        assert (output, errors.splitlines()[-1]) == ("", "KeyboardInterrupt")
+        assert is_gone(pid)
+
+
+@pytest.mark.heavy
+def test_an_interrupt_ends_what_the_command_started(tmp_path: Path) -> None:
+    """Ctrl-C that reaches the measuring process alone ends the command's children as well."""
+    with measuring(sh(f"echo $$ >> {tmp_path}/pids; sleep 60 & echo $! >> {tmp_path}/pids; wait")) as process:
+        pids = await_text(tmp_path / "pids", lines=2)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+        assert all(is_gone(int(pid)) for pid in pids)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("presses", [1, 2])
+def test_a_command_that_ignores_requests_is_killed(tmp_path: Path, presses: int) -> None:
+    """A command deaf to SIGINT and SIGTERM is killed after a moment, and at once by a second Ctrl-C."""
+    script = f"trap '' INT TERM; echo $$ >> {tmp_path}/pids; sleep 60 & echo $! >> {tmp_path}/pids; wait"
+    with measuring(sh(script)) as process:
+        pids = await_text(tmp_path / "pids", lines=2)
+        for _ in range(presses):
+            os.killpg(process.pid, signal.SIGINT)
+            time.sleep(0.5)
+        process.communicate(timeout=20)
+        assert all(is_gone(int(pid)) for pid in pids)
+
+
+@pytest.mark.heavy
+def test_an_interrupt_at_any_moment_leaves_nothing_running(tmp_path: Path) -> None:
+    """Wherever in the life of a short-lived run Ctrl-C strikes, no process of its group survives it."""
+    for step in range(12):
+        (tmp_path / "runs").unlink(missing_ok=True)
+        code = (
+            "import sys\n"
+            "from metrics_adapters.resources.command import run_command\n"
+            "while True: run_command(sys.argv[1:])\n"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *sh(f"echo >> {tmp_path}/runs; sleep 0.01")],
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        await_text(tmp_path / "runs")
+        time.sleep(0.005 * step)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=20) == -signal.SIGINT
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            try:
+                os.killpg(process.pid, 0)
+            except ProcessLookupError:
+                break
+            time.sleep(0.01)
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+            pytest.fail(f"something survived an interrupt {0.005 * step:.3f} s into the first run")

@@ -1,0 +1,563 @@
+"""The snapshot writer, on a real disk, with real processes that share it, hold it up, and die."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metrics_adapters.snapshot_writer import SnapshotWriter
+from metrics_adapters.snapshot_writer.writer import DEFAULT_FOLDER
+from metrics_framework.errors import OutputError
+from metrics_framework.snapshots import Metrics, PerformanceSnapshot, SnapshotMetadata, read_snapshot
+
+MOMENT = datetime(2026, 1, 1, 10, 0, 0, 250_000, tzinfo=UTC)
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX's files, locks and signals")
+
+
+def _snapshot(
+    run_id: str = "550e8400-e29b", timestamp: datetime = MOMENT, **custom: float
+) -> PerformanceSnapshot:
+    return PerformanceSnapshot(
+        Metrics(throughput=950.2, custom=custom), metadata=SnapshotMetadata(run_id, timestamp=timestamp)
+    )
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def _temporary(folder: Path) -> list[str]:
+    return [name for name in _names(folder) if name.endswith(".tmp")]
+
+
+@contextmanager
+def _python(script: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """Run a Python script that is ended with the block, whatever happens in it."""
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+# -- what is written ---------------------------------------------------------------------------------------
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    """A snapshot that was written is the one that is read, and nothing else is left in the folder."""
+    snapshot = _snapshot(hits=3, **{"größe/µs": 8.5})
+    path = SnapshotWriter(tmp_path).write(snapshot)
+    assert read_snapshot(path) == snapshot
+    assert _names(tmp_path) == [path.name]
+
+
+def test_a_file_is_readable_json_with_a_last_newline(tmp_path: Path) -> None:
+    """People look into the files: they are indented, in plain ASCII, and end like a text file."""
+    content = SnapshotWriter(tmp_path).write(_snapshot(µ=1)).read_bytes()
+    assert content.decode("ascii").startswith('{\n  "schema_version": 1,\n')
+    assert content.endswith(b"}\n")
+    assert json.loads(content) == _snapshot(µ=1).to_dict()
+
+
+def test_a_file_is_named_by_time_and_run(tmp_path: Path) -> None:
+    """A name begins with the time in UTC and goes on with the start of the run's id."""
+    path = SnapshotWriter(tmp_path).write(_snapshot("550e8400-e29b-41d4"))
+    assert path == tmp_path / "20260101T100000.250000Z-550e8400.json"
+
+
+@given(st.lists(st.datetimes(timezones=st.just(UTC)), min_size=2, max_size=4, unique=True))
+def test_names_sort_by_time(tmp_path_factory: pytest.TempPathFactory, moments: list[datetime]) -> None:
+    """Files sorted by name are sorted by age, from the first year to the last, by the microsecond."""
+    folder = tmp_path_factory.mktemp("sorted")
+    writer = SnapshotWriter(folder)
+    for number, moment in enumerate(moments):
+        writer.write(_snapshot(str(9 - number), moment))
+    read = [read_snapshot(folder / name).metadata.timestamp for name in _names(folder)]
+    assert read == sorted(moments)
+    shutil.rmtree(folder)
+
+
+def test_the_same_snapshot_twice_is_two_files(tmp_path: Path) -> None:
+    """A name that is taken is never overwritten: the next file of the same time and run gets a number."""
+    writer = SnapshotWriter(tmp_path)
+    paths = [writer.write(_snapshot(number=float(number))) for number in range(12)]
+    assert len(set(paths)) == 12
+    assert [path.name.removeprefix("20260101T100000.250000Z-550e8400") for path in paths[:3]] == [
+        ".json",
+        "-2.json",
+        "-3.json",
+    ]
+    assert [read_snapshot(path).metrics.custom["number"] for path in paths] == list(range(12))
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "dangling link"])
+def test_whatever_has_the_name_is_left_alone(tmp_path: Path, kind: str) -> None:
+    """Something of a stranger's that bears the name stays as it is."""
+    taken = tmp_path / "20260101T100000.250000Z-550e8400.json"
+    if kind == "file":
+        taken.write_text("mine")
+    elif kind == "folder":
+        taken.mkdir()
+    else:
+        taken.symlink_to(tmp_path / "nowhere")
+    path = SnapshotWriter(tmp_path).write(_snapshot())
+    assert path.name == "20260101T100000.250000Z-550e8400-2.json"
+    assert _names(tmp_path) == sorted([taken.name, path.name])
+    assert kind != "file" or taken.read_text() == "mine"
+
+
+HOSTILE = [
+    "",
+    "../../x",
+    "/etc/passwd",
+    "..",
+    ".",
+    "a/b\\c:d*e?",
+    "\0",
+    "\n",
+    "größe",
+    "🙂" * 300,
+    "x" * 10_000,
+]
+
+
+@pytest.mark.parametrize("run_id", HOSTILE, ids=lambda run_id: ascii(run_id[:12]))
+def test_a_run_id_cannot_lead_out_of_the_folder(tmp_path: Path, run_id: str) -> None:
+    """Whatever a run's id is, the file is in the folder, under a harmless name, with the id unchanged."""
+    folder = tmp_path / "inner" / "snapshots"
+    path = SnapshotWriter(folder).write(_snapshot(run_id))
+    assert path.parent == folder
+    assert re.fullmatch(r"20260101T100000\.250000Z-[0-9A-Za-z]{1,8}\.json", path.name)
+    assert [found for found in tmp_path.rglob("*") if found.is_file()] == [path]
+    assert read_snapshot(path).metadata.run_id == run_id
+
+
+@given(st.text(), st.text())
+def test_any_text_in_a_snapshot_is_written(
+    tmp_path_factory: pytest.TempPathFactory, run_id: str, branch: str
+) -> None:
+    """No text, not even half a surrogate pair, keeps a snapshot from being written and read."""
+    folder = tmp_path_factory.mktemp("any")
+    metadata = SnapshotMetadata(run_id, branch=branch, tags={branch: run_id}, timestamp=MOMENT)
+    snapshot = PerformanceSnapshot(Metrics(throughput=1), metadata=metadata)
+    assert read_snapshot(SnapshotWriter(folder).write(snapshot)) == snapshot
+    shutil.rmtree(folder)
+
+
+# -- the folder --------------------------------------------------------------------------------------------
+
+
+def test_the_folder_is_made_when_it_is_needed(tmp_path: Path) -> None:
+    """A writer that never writes leaves no trace; the first write makes the folder and those above it."""
+    folder = tmp_path / "a" / "b"
+    writer = SnapshotWriter(folder)
+    assert not (tmp_path / "a").exists()
+    assert writer.write(_snapshot()).parent == folder
+    shutil.rmtree(folder)
+    assert writer.write(_snapshot()).parent == folder
+
+
+def test_a_folder_may_be_named_by_a_string(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative name counts from the current folder, and there is a default."""
+    monkeypatch.chdir(tmp_path)
+    assert SnapshotWriter("mine").write(_snapshot()).parent == Path("mine")
+    assert SnapshotWriter().write(_snapshot()).parent == Path(DEFAULT_FOLDER)
+    assert _names(tmp_path) == ["mine", "snapshots"]
+
+
+def test_a_folders_name_is_no_pattern(tmp_path: Path) -> None:
+    """A folder whose name looks like a pattern is that folder and no other."""
+    for name in ("[ab]", "a"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ".writing-old.tmp").touch()
+    SnapshotWriter(tmp_path / "[ab]").write(_snapshot())
+    assert _temporary(tmp_path / "[ab]") == []
+    assert _temporary(tmp_path / "a") == [".writing-old.tmp"]
+
+
+@pytest.mark.parametrize("name", ["taken", "taken/below"])
+def test_a_file_in_the_place_of_the_folder_is_an_output_error(tmp_path: Path, name: str) -> None:
+    """Where the folder cannot be made, the error is an `OutputError`, an `OSError`, that names it."""
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(OutputError, match=r"^cannot write a snapshot into ") as caught:
+        SnapshotWriter(tmp_path / name).write(_snapshot())
+    assert repr(str(tmp_path / name)) in str(caught.value)
+    assert isinstance(caught.value, OSError)
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="who may write everywhere is refused nothing"
+)
+def test_a_folder_without_permission_is_an_output_error(tmp_path: Path) -> None:
+    """A folder that may not be written to is an `OutputError` that says why."""
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(OutputError, match="Permission denied"):
+            SnapshotWriter(tmp_path).write(_snapshot())
+    finally:
+        tmp_path.chmod(0o700)
+
+
+@posix
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002, 0o000])
+def test_who_may_read_a_file_is_up_to_the_umask(tmp_path: Path, umask: int) -> None:
+    """A snapshot is a file like any other that the process makes: others may read it if the umask says so."""
+    before = os.umask(umask)
+    try:
+        path = SnapshotWriter(tmp_path).write(_snapshot())
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+
+
+@posix
+def test_a_file_is_one_link_to_one_file(tmp_path: Path) -> None:
+    """Nothing else points to a finished file, so that nobody can change it by another name."""
+    assert SnapshotWriter(tmp_path).write(_snapshot()).stat().st_nlink == 1
+
+
+def test_a_disk_without_hard_links_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a file system has no hard links, as FAT has none, files are renamed, and none is overwritten."""
+
+    def _refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", _refuse)
+    writer = SnapshotWriter(tmp_path)
+    paths = [writer.write(_snapshot(number=float(number))) for number in range(3)]
+    assert [read_snapshot(path).metrics.custom["number"] for path in paths] == [0, 1, 2]
+    assert _names(tmp_path) == sorted(path.name for path in paths)
+
+
+FULL_DISK = """
+import resource, sys
+from metrics_adapters.snapshot_writer import SnapshotWriter
+from metrics_framework.errors import OutputError
+from metrics_framework.snapshots import Metrics, PerformanceSnapshot
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+snapshot = PerformanceSnapshot(Metrics(custom={str(number): 1 for number in range(int(sys.argv[2]))}))
+try:
+    SnapshotWriter(sys.argv[1]).write(snapshot)
+except OutputError as error:
+    print(error)
+"""
+
+
+@posix
+@pytest.mark.parametrize("keys", [100, 100_000])
+def test_a_full_disk_leaves_no_file_at_all(tmp_path: Path, keys: int) -> None:
+    """Where the content does not fit, be it found out at once or late, there is an error and no file."""
+    with _python(FULL_DISK, tmp_path, keys) as process:
+        output, _ = process.communicate()
+    assert process.returncode == 0
+    assert output == f"cannot write a snapshot into {str(tmp_path)!r}: File too large\n"
+    assert _names(tmp_path) == []
+
+
+# -- what others leave behind ------------------------------------------------------------------------------
+
+
+def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
+    """The next write removes what writers that were killed left, and nothing that is not theirs."""
+    for name in (".writing-0123456789abcdef.tmp", ".writing-x.tmp", "notes.tmp", ".hidden", "writing-y.tmp"):
+        (tmp_path / name).write_text("half")
+    path = SnapshotWriter(tmp_path).write(_snapshot())
+    assert _names(tmp_path) == sorted([path.name, "notes.tmp", ".hidden", "writing-y.tmp"])
+
+
+def test_a_leftover_that_cannot_be_removed_is_no_obstacle(tmp_path: Path) -> None:
+    """Something that bears a leftover's name and is no file does not keep a snapshot from being written."""
+    (tmp_path / ".writing-folder.tmp").mkdir()
+    (tmp_path / ".writing-link.tmp").symlink_to(tmp_path / "nowhere")
+    assert read_snapshot(SnapshotWriter(tmp_path).write(_snapshot())) == _snapshot()
+
+
+HOLDER = """
+import fcntl, sys
+with open(sys.argv[1], "wb") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    print("locked", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@posix
+def test_a_file_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
+    """What looks like a leftover but is held by a living process stays until that process is gone."""
+    held = tmp_path / ".writing-held.tmp"
+    with _python(HOLDER, held) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        SnapshotWriter(tmp_path).write(_snapshot())
+        assert _temporary(tmp_path) == [held.name]
+    SnapshotWriter(tmp_path).write(_snapshot())
+    assert _temporary(tmp_path) == []
+
+
+# -- many at once ------------------------------------------------------------------------------------------
+
+CROWD = """
+import sys, threading
+from datetime import UTC, datetime
+from metrics_adapters.snapshot_writer import SnapshotWriter
+from metrics_framework.snapshots import Metrics, PerformanceSnapshot, SnapshotMetadata
+folder, process, threads, writes = sys.argv[1], *map(int, sys.argv[2:])
+metadata = SnapshotMetadata("same", timestamp=datetime(2026, 1, 1, tzinfo=UTC))
+failed = []
+def work(thread):
+    try:
+        for write in range(writes):
+            custom = {"process": process, "thread": thread, "write": write}
+            SnapshotWriter(folder).write(PerformanceSnapshot(Metrics(custom=custom), metadata=metadata))
+    except BaseException as error:
+        failed.append(error)
+crowd = [threading.Thread(target=work, args=(thread,)) for thread in range(threads)]
+print("ready", flush=True)
+sys.stdin.readline()
+for one in crowd: one.start()
+for one in crowd: one.join()
+sys.exit(repr(failed) if failed else 0)
+"""
+
+
+def test_many_processes_and_threads_share_a_folder(tmp_path: Path) -> None:
+    """Whoever writes at the same time, even of the same run and moment, every file is there, whole, once."""
+    processes, threads, writes = 3, 3, 5
+    with (
+        _python(CROWD, tmp_path, 0, threads, writes) as first,
+        _python(CROWD, tmp_path, 1, threads, writes) as second,
+        _python(CROWD, tmp_path, 2, threads, writes) as third,
+    ):
+        crowd = [first, second, third]
+        for process in crowd:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in crowd:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        assert [process.wait() for process in crowd] == [0, 0, 0]
+    written = [read_snapshot(path).metrics.custom for path in tmp_path.iterdir()]
+    found = sorted((one["process"], one["thread"], one["write"]) for one in written)
+    assert found == [
+        (process, thread, write)
+        for process in range(processes)
+        for thread in range(threads)
+        for write in range(writes)
+    ]
+
+
+def test_threads_share_a_writer(tmp_path: Path) -> None:
+    """One writer may be used by many threads; each write gives its own path."""
+    writer = SnapshotWriter(tmp_path)
+    paths: list[Path] = []
+    threads = [
+        threading.Thread(target=lambda: paths.extend(writer.write(_snapshot()) for _ in range(5)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(paths)) == 20
+    assert sorted(paths) == sorted(tmp_path.iterdir())
+    assert all(read_snapshot(path) == _snapshot() for path in paths)
+
+
+# -- sudden death ------------------------------------------------------------------------------------------
+
+SLAUGHTER = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+from metrics_adapters.snapshot_writer import SnapshotWriter
+from metrics_framework.snapshots import Metrics, PerformanceSnapshot
+folder, kills = Path(sys.argv[1]), int(sys.argv[2])
+chance = random.Random(20260101)
+snapshot = PerformanceSnapshot(Metrics(custom={f"key_{number}": number / 7 for number in range(3_000)}))
+writer = SnapshotWriter(folder)
+start = time.perf_counter()
+for _ in range(5):
+    writer.write(snapshot)
+duration = (time.perf_counter() - start) / 5
+interrupted = 0
+for _ in range(kills):
+    reader, ready = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(ready, b"!")
+        while True:
+            writer.write(snapshot)
+    os.read(reader, 1)
+    time.sleep(chance.uniform(0, 2 * duration))
+    os.kill(child, signal.SIGKILL)
+    assert os.waitpid(child, 0) == (child, signal.SIGKILL)
+    os.close(reader), os.close(ready)
+    interrupted += any(folder.glob("*.tmp"))
+print(json.dumps({"duration": duration, "interrupted": interrupted}))
+"""
+
+
+@posix
+@pytest.mark.heavy
+def test_a_file_with_a_final_name_is_whole_whenever_its_writer_is_killed(tmp_path: Path) -> None:
+    """However often a writer is killed within a write, each file is whole, and the next write tidies up."""
+    with _python(SLAUGHTER, tmp_path, 200) as process:
+        output, _ = process.communicate()
+    assert process.returncode == 0
+    outcome = json.loads(output)
+    # A kill between two writes, or before the file is opened, leaves nothing; one within a write does.
+    assert outcome["interrupted"] >= 20, outcome
+    finished = list(tmp_path.glob("*.json"))
+    assert len(finished) > 5
+    for path in finished:
+        assert len(read_snapshot(path).metrics.custom) == 3_000
+    SnapshotWriter(tmp_path).write(_snapshot())
+    assert _temporary(tmp_path) == []
+    assert len(_names(tmp_path)) == len(finished) + 1
+
+
+# -- what reaches the disk, and when -----------------------------------------------------------------------
+
+ONCE = """
+import sys
+from metrics_adapters.snapshot_writer import SnapshotWriter
+from metrics_framework.errors import OutputError
+from metrics_framework.snapshots import Metrics, PerformanceSnapshot
+try:
+    SnapshotWriter(sys.argv[1]).write(PerformanceSnapshot(Metrics(throughput=1)))
+except OutputError as error:
+    print(error)
+"""
+
+
+@pytest.fixture(scope="module")
+def strace() -> list[str]:
+    """Return the command that shows the system calls of another one, and can make them fail."""
+    program = shutil.which("strace")
+    if program is None:
+        pytest.skip("strace is not installed")
+    trial = subprocess.run([program, "-o", os.devnull, "true"], capture_output=True, text=True, check=False)
+    if trial.returncode != 0:
+        pytest.skip(f"strace is not permitted: {trial.stderr.strip()}")
+    return [program, "--follow-forks", "--decode-fds=path", "--quiet=all"]
+
+
+def _write_once(
+    strace: list[str], log: Path, folder: Path, *options: str
+) -> subprocess.CompletedProcess[str]:
+    # A question mark: some machines know a call by its older name only, some by its newer one only.
+    # A tool that measures the tests' coverage would write files of its own.
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    command = [*strace, f"--output={log}", *options, sys.executable, "-c", ONCE, str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
+
+
+@pytest.mark.heavy
+def test_content_is_on_the_disk_before_the_name_and_the_name_before_the_return(
+    tmp_path: Path, strace: list[str]
+) -> None:
+    """Content, flush of the file, final name, flush of the folder: in this order a power cut does no harm."""
+    folder, log = tmp_path / "snapshots", tmp_path / "log"
+    calls = "--trace=write,fsync,fdatasync,?link,?linkat,?rename,?renameat,?renameat2"
+    done = _write_once(strace, log, folder, calls)
+    assert (done.returncode, done.stdout) == (0, "")
+    (path,) = folder.iterdir()
+    temporary = rf"{re.escape(str(folder))}/\.writing-\w+\.tmp"
+    patterns = [
+        rf"write\(\d+<{temporary}>, .* = {path.stat().st_size}$",
+        rf"fsync\(\d+<{temporary}>\) = 0$",
+        rf'link(at)?\(.*"{temporary}", .*"{re.escape(str(path))}".*\) = 0$',
+        rf"fsync\(\d+<{re.escape(str(folder))}>\) = 0$",
+    ]
+    lines = [re.sub(r" +=", " =", line) for line in log.read_text().splitlines() if str(folder) in line]
+    assert len(lines) == len(patterns), lines
+    for line, pattern in zip(lines, patterns, strict=True):
+        assert re.search(pattern, line), line
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("call", "error", "reason"),
+    [
+        ("fsync:when=1", "EIO", "Input/output error"),
+        ("fsync:when=2", "EIO", "Input/output error"),
+        ("flock:when=1", "ENOLCK", "No locks available"),
+        ("?link,?linkat:when=1", "ENOSPC", "No space left on device"),
+        ("?link,?linkat:when=1", "EACCES", "Permission denied"),
+    ],
+)
+def test_a_disk_that_refuses_leaves_no_file_of_a_final_name(
+    tmp_path: Path, strace: list[str], call: str, error: str, reason: str
+) -> None:
+    """Whichever step the disk refuses, there is an error and no snapshot, and the caller may try again."""
+    folder = tmp_path / "snapshots"
+    name, _, when = call.partition(":")
+    inject = f"--inject={name}:error={error}:{when}"
+    done = _write_once(strace, tmp_path / "log", folder, f"--trace={name}", inject)
+    assert done.stdout == f"cannot write a snapshot into {str(folder)!r}: {reason}\n"
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [("fsync:when=2", "EINVAL"), ("?link,?linkat:when=1", "EPERM"), ("?link,?linkat:when=1", "EOPNOTSUPP")],
+)
+def test_a_file_system_may_lack_what_makes_it_safer(
+    tmp_path: Path, strace: list[str], call: str, error: str
+) -> None:
+    """File systems that cannot flush a folder or link a file hold snapshots all the same."""
+    folder = tmp_path / "snapshots"
+    name, _, when = call.partition(":")
+    inject = f"--inject={name}:error={error}:{when}"
+    done = _write_once(strace, tmp_path / "log", folder, f"--trace={name}", inject)
+    assert done.stdout == ""
+    (path,) = folder.iterdir()
+    assert read_snapshot(path).metrics.throughput == 1
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("call", "finished"),
+    [
+        ("flock:when=1", 0),
+        ("fsync:when=1", 0),
+        ("?link,?linkat:when=1", None),
+        ("?unlink,?unlinkat:when=1", 1),
+        ("fsync:when=2", 1),
+    ],
+)
+def test_a_kill_at_any_step_leaves_nothing_half(
+    tmp_path: Path, strace: list[str], call: str, finished: int | None
+) -> None:
+    """Killed at whichever step, what bears a final name is whole, and the next write tidies up."""
+    folder = tmp_path / "snapshots"
+    name, _, when = call.partition(":")
+    done = _write_once(
+        strace, tmp_path / "log", folder, f"--trace={name}", f"--inject={name}:signal=KILL:{when}"
+    )
+    assert done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL)
+    found = list(folder.glob("*.json"))
+    assert len(found) in ((0, 1) if finished is None else (finished,))
+    assert all(read_snapshot(path).metrics.throughput == 1 for path in found)
+    SnapshotWriter(folder).write(_snapshot())
+    assert _temporary(folder) == []
+    assert len(_names(folder)) == len(found) + 1

@@ -1,0 +1,773 @@
+"""The commands as a user runs them: exit codes, what is printed where, and the file that is left."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from click.testing import CliRunner, Result
+
+from metrics_framework.cli.app import app
+from metrics_framework.cli.numbers import duration, plain
+from metrics_framework.snapshots import Environment, PerformanceSnapshot, read_snapshot
+
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+OUTSIDE = (
+    *("CI", "GITHUB_ACTIONS", "GITLAB_CI", "JENKINS_URL", "CIRCLECI", "BUILDKITE", "TF_BUILD", "TRAVIS"),
+    *("BITBUCKET_BUILD_NUMBER", "DRONE", "SEMAPHORE", "APPVEYOR", "CODEBUILD_BUILD_ID"),
+    *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"),
+    *("FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES", "TTY_COMPATIBLE", "TTY_INTERACTIVE"),
+)
+"""Variables of the machine that the tests run on, which would show in the results."""
+
+CTTY = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+"""Makes the standard input the controlling terminal of a new session, then becomes another program."""
+
+DOCUMENT: dict[str, Any] = {
+    "metadata": {"run_id": "7", "timestamp": "2026-01-01T10:00:00Z", "tags": {"µ": "a[b]"}},
+    "metrics": {"latency": {"p95": 180.0}, "throughput": 950.2, "custom": {"größe": 0.5}},
+}
+
+
+@pytest.fixture(autouse=True)
+def workplace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Work in an empty folder that is in no repository, on a machine that is no CI."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.setenv("TERM", "xterm-256color")
+    for name in OUTSIDE:
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def metrics_framework(*arguments: str) -> list[str]:
+    """Return the command line of the command line."""
+    return [sys.executable, "-m", "metrics_framework", *arguments]
+
+
+def cli(
+    *arguments: str, prefix: tuple[str, ...] = (), **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end."""
+    return subprocess.run(
+        [*prefix, *metrics_framework(*arguments)],
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def invoke(*arguments: str) -> Result:
+    """Run the command line in this process, where a process of its own would add nothing."""
+    return CliRunner().invoke(app, arguments, prog_name="metrics-framework")
+
+
+def sh(script: str) -> list[str]:
+    """Return the command that runs a shell script."""
+    return ["sh", "-c", script]
+
+
+def rows(text: str) -> dict[str, str]:
+    """Return a printed table's rows, whatever lines it is drawn with."""
+    lines = ESCAPES.sub("", text).splitlines()
+    cells = [[cell.strip() for cell in re.split(r"[│|]|\s{2,}", line) if cell.strip()] for line in lines]
+    return {row[0]: row[1] for row in cells if len(row) == 2}
+
+
+def written(folder: str | Path = "snapshots") -> list[Path]:
+    """Return everything that is in a folder for snapshots."""
+    return sorted(Path(folder).iterdir()) if Path(folder).exists() else []
+
+
+def snapshot_of(output: str) -> PerformanceSnapshot:
+    """Return the snapshot whose path is alone on the last line of an output."""
+    return read_snapshot(output.splitlines()[-1])
+
+
+def unprivileged() -> tuple[str, ...]:
+    """Return what a command line begins with so that permissions hold, also for a superuser."""
+    if os.geteuid() != 0:
+        return ()
+    if shutil.which("setpriv") is None:
+        pytest.skip("a superuser may write anywhere")
+    return ("setpriv", "--bounding-set", "-dac_override")
+
+
+def await_lines(path: str | Path, number: int) -> None:
+    """Return as soon as a file has as many lines."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if Path(path).exists() and Path(path).read_text().count("\n") >= number:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{path} never got {number} lines")
+
+
+def is_group_gone(group: int) -> bool:
+    """Say whether every process of a group has ended, within a few seconds."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        alive = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, ProcessLookupError):
+                if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                    alive.append(process)
+        if not alive:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@contextmanager
+def running(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """Start the command line as the leader of a new session, which is over afterwards."""
+    process = subprocess.Popen(
+        metrics_framework(*arguments),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+class Terminal:
+    """A pseudo-terminal of 24 lines of 120 letters; everything that is drawn on it is kept."""
+
+    def __init__(self) -> None:
+        self.keyboard, self.screen = os.openpty()
+        fcntl.ioctl(self.screen, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+        self._drawn = b""
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def drawn(self) -> str:
+        """Close the terminal, which no process has open any more; return what was drawn on it."""
+        os.close(self.screen)
+        self._reader.join()
+        os.close(self.keyboard)
+        return self._drawn.decode()
+
+    def _read(self) -> None:
+        with suppress(OSError):  # how Linux says that the other end is closed
+            while chunk := os.read(self.keyboard, 4096):
+                self._drawn += chunk
+
+
+# -- run: what it does ---------------------------------------------------------------------------------
+
+
+@pytest.mark.smoke
+def test_run_measures_a_command_and_writes_a_snapshot() -> None:
+    """Every run happens, a table is shown, and the path of the snapshot is alone on the last line."""
+    before = datetime.now(tz=UTC)
+    done = cli(
+        *("run", "-n", "3", "--warmup", "2", "--output", "a/b", "--name", "op", "--environment", "staging"),
+        *("--tag", "k=v", "--tag", "formula=a=b", "--tag", "empty=", "--"),
+        *sh("echo >> runs; echo to output; echo to errors >&2"),
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Path("runs").read_text().count("\n") == 5
+    assert "to output" not in done.stdout
+    assert "\x1b" not in done.stdout
+    (path,) = written("a/b")
+    assert done.stdout.splitlines()[-1] == str(path)
+
+    snapshot = read_snapshot(path)
+    metrics, metadata = snapshot.metrics, snapshot.metadata
+    assert metadata.tags == {"k": "v", "formula": "a=b", "empty": "", "latency_metric": "op"}
+    assert metadata.environment is Environment.STAGING
+    assert (metadata.commit, metadata.branch) == (None, None)
+    assert before <= metadata.timestamp <= before + timedelta(minutes=1)
+    assert set(metrics.flat()) == {
+        *("latency.mean", "latency.p50", "latency.p95", "latency.p99"),
+        *("throughput", "memory_mb", "cpu_percent", "custom.operation:op/success_rate"),
+    }
+    assert list(metrics.custom.values()) == [1.0]
+
+    assert done.stdout.splitlines()[0].strip() == "op, 3 runs"
+    table = rows(done.stdout)
+    assert metrics.latency is not None
+    assert table["mean"] == duration(metrics.latency.mean or 0)
+    assert table["p95"] == duration(metrics.latency.p95 or 0)
+    assert table["throughput"] == f"{plain(metrics.throughput or 0)} runs/s"
+    assert table["peak memory"] == f"{plain(metrics.memory_mb or 0)} MB"
+    assert table["failures"] == "0"
+    assert {"p50", "p99", "min", "max"} <= set(table)
+
+
+def test_run_needs_no_dashes_before_the_command() -> None:
+    """The first word that is no option begins the command; all that follows is the command's own."""
+    script = '[ "$*" = "--name x -n 5 --help -- --tag" ] && echo >> runs'
+    done = cli(
+        "run", "-n", "2", "/bin/sh", "-c", script, "sh", "--name", "x", "-n", "5", "--help", "--", "--tag"
+    )
+    assert done.returncode == 0
+    assert Path("runs").read_text() == "\n\n"
+    assert snapshot_of(done.stdout).metadata.tags == {"latency_metric": "sh"}
+    assert len(written()) == 1
+
+
+def test_run_shows_the_memory_of_the_command() -> None:
+    """A command that fills 100 MB has about 100 MB in the table and in the snapshot."""
+    done = cli("run", "-n", "1", "--", sys.executable, "-I", "-S", "-c", "x = b'x' * 100_000_000")
+    memory = snapshot_of(done.stdout).metrics.memory_mb
+    assert memory is not None
+    assert 100 < memory < 140
+    assert rows(done.stdout)["peak memory"] == f"{memory:.0f} MB"
+
+
+def test_run_gives_the_command_an_empty_input() -> None:
+    """A command that reads its input comes to its end, whatever the input of the command line is."""
+    process = subprocess.Popen(
+        metrics_framework("run", "-n", "1", "--", "cat"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert process.wait(timeout=30) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_run_does_not_wait_for_what_the_command_leaves_behind() -> None:
+    """A background process that the command started does not hold the measuring up."""
+    done = cli("run", "-n", "2", "--", *sh("sleep 45 & echo $! >> pids"))
+    pids = [int(pid) for pid in Path("pids").read_text().split()]
+    try:
+        assert all(psutil.pid_exists(pid) for pid in pids)
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+    assert done.returncode == 0
+    latency = snapshot_of(done.stdout).metrics.latency
+    assert latency is not None
+    assert (latency.p99 or 0) < 20_000
+
+
+@pytest.mark.parametrize("name", ["a[b] [red]x[/] :smile:", "größe ✓ 测量"])
+def test_run_prints_a_name_as_it_is(name: str) -> None:
+    """Brackets and letters of any script in a name are no markup, in the table as in the snapshot."""
+    done = cli("run", "-n", "1", "--name", name, "--tag", f"{name}={name}", "--", "false")
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[0].strip() == f"{name}, 1 run"
+    assert snapshot_of(done.stdout).metadata.tags == {name: name, "latency_metric": name}
+
+
+def test_run_takes_a_name_that_is_no_text() -> None:
+    """A program whose name is not UTF-8 is measured, shown and written like any other."""
+    program = os.fsdecode(b"caf\xe9")
+    Path(program).symlink_to("/bin/true")
+    done = cli("run", "-n", "1", "--", f"./{program}", PYTHONIOENCODING="utf-8:strict")
+    assert done.returncode == 0
+    assert r"caf\udce9, 1 run" in done.stdout
+    assert snapshot_of(done.stdout).metadata.tags == {"latency_metric": program}
+
+
+# -- run: where it comes from --------------------------------------------------------------------------
+
+
+def test_run_says_which_commit_it_measured() -> None:
+    """In a git repository the snapshot has its commit and branch; under CI the environment is ci."""
+    author = ("-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
+    for arguments in (
+        ["init", "-q", "."],
+        ["checkout", "-q", "-b", "topic/größe"],
+        [*author, "commit", "-q", "--allow-empty", "-m", "x"],
+    ):
+        subprocess.run(["git", *arguments], check=True)
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    local = snapshot_of(cli("run", "-n", "1", "--", "true").stdout).metadata
+    in_ci = snapshot_of(cli("run", "-n", "1", "--", "true", CI="true").stdout).metadata
+    assert (local.commit, local.branch, local.environment) == (head, "topic/größe", Environment.LOCAL)
+    assert (in_ci.commit, in_ci.branch, in_ci.environment) == (head, "topic/größe", Environment.CI)
+
+
+# -- run: what fails -----------------------------------------------------------------------------------
+
+
+def test_a_run_that_fails_is_shown_and_the_snapshot_written() -> None:
+    """Exit code 1: each failure is said with the end of its errors, counted by type, and in the snapshot."""
+    script = """
+        echo >> runs; echo "this is run $(wc -l < runs)" >&2
+        case $(wc -l < runs) in 1) exit 3;; 2) kill -KILL $$;; 3) kill -SEGV $$;; esac
+    """
+    done = cli("run", "-n", "4", "--name", "flaky", "--", *sh(script))
+    assert done.returncode == 1
+    table = rows(done.stdout)
+    assert [table[key] for key in ("failures", "exit code 3", "signal SIGKILL", "signal SIGSEGV")] == list(
+        "3111"
+    )
+    assert snapshot_of(done.stdout).metrics.custom == {"operation:flaky/success_rate": 0.25}
+    assert [line.strip() for line in done.stderr.splitlines()] == [
+        *("run 1 failed: exit code 3", "this is run 1"),
+        *("run 2 failed: signal SIGKILL", "this is run 2"),
+        *("run 3 failed: signal SIGSEGV", "this is run 3"),
+    ]
+
+
+def test_megabytes_of_errors_become_a_few_lines() -> None:
+    """Of a failing command that writes without end, only the last lines are shown."""
+    done = cli("run", "-n", "1", "--", *sh("seq 1 300000 >&2; exit 1"))
+    assert done.returncode == 1
+    lines = [line.strip() for line in done.stderr.splitlines()]
+    assert lines[0] == "run 1 failed: exit code 1"
+    assert lines[-1] == "300000"
+    assert len(lines) <= 12
+
+
+@pytest.mark.parametrize("warmup", ["0", "1"])
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("no-such-program", "No such file or directory"),
+        ("./script.sh", "Permission denied"),
+        (".", "Permission denied"),
+        ("", "No such file or directory"),
+    ],
+)
+def test_a_command_that_cannot_be_started_is_wrong_usage(command: str, reason: str, warmup: str) -> None:
+    """Exit code 2 and the system's reason, without a traceback and without a snapshot."""
+    Path("script.sh").write_text("#!/bin/sh\n")
+    done = invoke("run", "-n", "1", "--warmup", warmup, "--", command)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1] == f"Error: cannot run {command!r}: {reason}"
+    assert written() == []
+
+
+def test_a_command_that_is_not_there_leaves_no_traceback() -> None:
+    """As a process, too: exit code 2, nothing on standard output, and the reason on standard error."""
+    done = cli("run", "--", "no-such-program")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1] == "Error: cannot run 'no-such-program': No such file or directory"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--"],
+        ["-n", "0", "--", "touch", "ran"],
+        ["-n", "-1", "--", "touch", "ran"],
+        ["-n", "many", "--", "touch", "ran"],
+        ["--warmup", "-1", "--", "touch", "ran"],
+        ["--environment", "moon", "--", "touch", "ran"],
+        ["--no-such-option", "--", "touch", "ran"],
+        ["--tag", "novalue", "--", "touch", "ran"],
+        ["--tag", "=value", "--", "touch", "ran"],
+        ["--tag", "good=1", "--tag", "", "--", "touch", "ran"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_runs_nothing(arguments: list[str]) -> None:
+    """Exit code 2 for options that make no sense, before the command runs and before anything is made."""
+    done = invoke("run", *arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "Error: " in done.stderr
+    assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [49, 50, 51, 200])
+def test_more_tags_than_a_snapshot_holds_are_refused(number: int) -> None:
+    """Tags that a snapshot has no room for, beside its own, are wrong usage before anything runs."""
+    done = invoke("run", *(f"--tag=k{index}=v" for index in range(number)), "--", "touch", "ran")
+    assert done.exit_code == 2
+    assert f"{number} are too many: a snapshot holds 50" in done.stderr.replace("\n", " ")
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_as_many_tags_as_a_snapshot_holds_are_written() -> None:
+    """The greatest number of tags that is accepted is in the snapshot; one given twice counts once."""
+    tags = [f"--tag=k{index}=v" for index in range(48)]
+    done = invoke("run", "-n", "1", *tags, "--tag=k0=again", "--", "true")
+    assert done.exit_code == 0
+    written_tags = snapshot_of(done.stdout).metadata.tags
+    assert len(written_tags) == 49
+    assert written_tags["k0"] == "again"
+
+
+@pytest.mark.parametrize("output", ["file", "file/deeper"])
+def test_a_file_in_the_place_of_the_folder_is_wrong_usage(output: str) -> None:
+    """Where the folder cannot be, exit code 2 says so before anything runs."""
+    Path("file").touch()
+    done = invoke("run", "--output", output, "--", "touch", "ran")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert output in done.stderr
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("output", ["locked", "locked/deeper"])
+def test_a_folder_without_permission_is_wrong_usage(output: str) -> None:
+    """A folder that may not be written into is found out before anything runs."""
+    Path("locked").mkdir(mode=0o500)
+    done = cli("run", "--output", output, "--", "touch", "ran", prefix=unprivileged())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert output in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("script", ["rmdir out; touch out", "chmod 500 out"], ids=["replaced", "locked"])
+def test_what_was_measured_is_not_lost_with_the_folder(script: str) -> None:
+    """If the folder cannot be written into at the end, the snapshot is the last line, and the exit code 1."""
+    done = cli("run", "-n", "1", "--name", "op", "--output", "out", "--", *sh(script), prefix=unprivileged())
+    assert done.returncode == 1
+    assert "mean" in rows(done.stdout)
+    snapshot = PerformanceSnapshot.from_dict(json.loads(done.stdout.splitlines()[-1]))
+    assert snapshot.metadata.tags == {"latency_metric": "op"}
+    assert done.stderr.startswith("Error: cannot write a snapshot into 'out': ")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_vanished_is_made_again() -> None:
+    """If the command removes the folder, the snapshot is written all the same."""
+    done = cli("run", "-n", "1", "--output", "out", "--", "rmdir", "out")
+    assert done.returncode == 0
+    assert written("out") == [Path(done.stdout.splitlines()[-1])]
+
+
+@pytest.mark.parametrize("output", ["closed pipe", "/dev/full"])
+def test_the_snapshot_is_written_though_no_one_reads_the_table(output: str) -> None:
+    """A pipe whose reader has gone, as in ``| head -1``, or a full disk costs the output and nothing else."""
+    if output == "closed pipe":
+        reader, writer = os.pipe()
+        os.close(reader)
+    elif Path(output).exists():
+        writer = os.open(output, os.O_WRONLY)
+    else:
+        pytest.skip(f"there is no {output}")
+    try:
+        subprocess.run(
+            metrics_framework("run", "-n", "1", "--", "true"),
+            stdout=writer,
+            stderr=subprocess.DEVNULL,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    (path,) = written()
+    assert read_snapshot(path).metadata.tags == {"latency_metric": "true"}
+
+
+# -- run: interrupted ----------------------------------------------------------------------------------
+
+
+def test_an_interrupt_keeps_the_runs_that_had_ended() -> None:
+    """Ctrl-C in the middle: exit code 130, a snapshot of the finished runs, and nothing left running."""
+    with running("run", "-n", "1000", "--name", "op", "--", *sh("echo >> runs; sleep 0.1; true")) as process:
+        await_lines("runs", 4)
+        os.killpg(process.pid, signal.SIGINT)
+        output, errors = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert is_group_gone(process.pid)
+    snapshot = snapshot_of(output)
+    assert snapshot.metadata.tags == {"latency_metric": "op", "interrupted": "true"}
+    assert snapshot.metrics.custom == {"operation:op/success_rate": 1.0}
+    started = Path("runs").read_text().count("\n")
+    shown = re.match(r"op, (\d+) runs", output)
+    assert shown is not None
+    assert started - 1 <= int(shown[1]) <= started
+    assert rows(output)["failures"] == "0"
+    assert errors == ""
+
+
+@pytest.mark.parametrize("warmup", ["0", "2"])
+def test_an_interrupt_before_a_run_has_ended_leaves_no_snapshot(warmup: str) -> None:
+    """Ctrl-C in the warm-up or the first run: exit code 130, no snapshot, no table, nothing running."""
+    with running("run", "--warmup", warmup, "--", *sh("echo >> runs; exec sleep 60")) as process:
+        await_lines("runs", 1)
+        os.killpg(process.pid, signal.SIGINT)
+        output, errors = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert is_group_gone(process.pid)
+    assert (output, errors) == ("", "")
+    assert written() == []
+
+
+def test_an_interrupt_after_the_last_run_has_the_same_exit_code(tmp_path: Path) -> None:
+    """Ctrl-C while the snapshot is put together, here by a slow git, is no failure of a run."""
+    git = tmp_path / "bin" / "git"
+    git.parent.mkdir()
+    git.write_text("#!/bin/sh\necho >> git-runs\nexec sleep 60\n")
+    git.chmod(0o755)
+    path = f"{git.parent}{os.pathsep}{os.environ['PATH']}"
+    with running("run", "-n", "1", "--", "true", PATH=path) as process:
+        await_lines("git-runs", 1)
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=30)
+        assert process.returncode == 130
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("presses", [1, 2])
+def test_a_command_that_ignores_an_interrupt_is_killed(presses: int) -> None:
+    """A command deaf to SIGINT and SIGTERM does not survive Ctrl-C, however often it is pressed."""
+    script = "trap '' INT TERM; echo >> runs; [ $(wc -l < runs) = 1 ] || { sleep 60; sleep 60; }"
+    with running("run", "--", *sh(script)) as process:
+        await_lines("runs", 2)
+        for _ in range(presses):
+            os.killpg(process.pid, signal.SIGINT)
+            time.sleep(0.7)
+        output, _ = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert is_group_gone(process.pid)
+    assert snapshot_of(output).metadata.tags["interrupted"] == "true"
+
+
+# -- run: progress -------------------------------------------------------------------------------------
+
+
+def test_a_terminal_shows_progress_and_a_pipe_stays_plain() -> None:
+    """A bar is drawn on the terminal that standard error is; standard output, a pipe, has no escape codes."""
+    terminal = Terminal()
+    process = subprocess.Popen(
+        metrics_framework("run", "-n", "3", "--name", "[red]nap", "--", "sleep", "0.15"),
+        stdout=subprocess.PIPE,
+        stderr=terminal.screen,
+        text=True,
+    )
+    output, _ = process.communicate(timeout=60)
+    drawn = terminal.drawn()
+    assert process.returncode == 0
+    shown = ESCAPES.sub("", drawn)
+    assert "[red]nap ━" in shown
+    assert re.search(r"[12]/3 last [\d.]+ m?s", shown)
+    assert drawn.rindex("\x1b[?25h") > drawn.rindex("\x1b[?25l")
+    assert "\x1b" not in output
+    assert len(written()) == 1
+    assert Path(output.splitlines()[-1]) == written()[0]
+
+
+@pytest.mark.heavy
+def test_ctrl_c_on_a_terminal() -> None:
+    """The key itself: the bar is taken away, the table and the path follow, and the exit code is 130."""
+    terminal = Terminal()
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            CTTY,
+            *metrics_framework("run", "--name", "op", "--", *sh("echo >> runs; sleep 0.2")),
+        ],
+        stdin=terminal.screen,
+        stdout=terminal.screen,
+        stderr=terminal.screen,
+        start_new_session=True,
+    )
+    try:
+        await_lines("runs", 3)
+        os.write(terminal.keyboard, b"\x03")
+        assert process.wait(timeout=30) == 130
+        assert is_group_gone(process.pid)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        drawn = terminal.drawn()
+    last_line = drawn.rstrip().splitlines()[-1]
+    assert read_snapshot(last_line).metadata.tags == {"latency_metric": "op", "interrupted": "true"}
+    assert drawn.rindex("\x1b[?25h") > drawn.rindex("\x1b[?25l")
+    table = drawn[drawn.rindex("\x1b[?25h") :]
+    assert "━" not in table
+    assert rows(table)["failures"] == "0"
+
+
+@pytest.mark.heavy
+def test_a_pipe_gets_a_line_every_few_seconds() -> None:
+    """Without a terminal, a long measurement says how far it is in plain lines on standard error."""
+    done = cli("run", "-n", "2", "--warmup", "1", "--name", "nap", "--", "sleep", "2.6")
+    assert done.returncode == 0
+    (line,) = done.stderr.splitlines()
+    assert re.fullmatch(r"nap: run 1, 2 of 3 done, last [\d.]+ s", line)
+
+
+# -- validate ------------------------------------------------------------------------------------------
+
+
+def write(name: str, document: object) -> str:
+    """Write a document as a person's editor would."""
+    Path(name).write_text(json.dumps(document, ensure_ascii=False), "utf-8")
+    return name
+
+
+def broken_in_three_rules() -> dict[str, Any]:
+    """Return a document with three faults."""
+    return {
+        "metadata": {"timestamp": "yesterday"},
+        "metrics": {"throughput": -1, "custom": {"a.b": 1}},
+    }
+
+
+@pytest.mark.smoke
+def test_validate_prints_a_line_for_each_broken_rule() -> None:
+    """Of several files each is reported; three broken rules are three lines, and the exit code is 1."""
+    write("good.json", DOCUMENT)
+    write("bad.json", broken_in_three_rules())
+    write("also good.json", {"metrics": {"cpu_percent": 5}})
+    done = cli("validate", "good.json", "bad.json", "also good.json")
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        "good.json: valid, 3 measurements",
+        "also good.json: valid, 1 measurements",
+    ]
+    lines = done.stderr.splitlines()
+    assert [line.split(": ")[:2] for line in lines] == [
+        ["bad.json", "metadata.timestamp"],
+        ["bad.json", "metrics.throughput"],
+        ["bad.json", "metrics.custom['a.b']"],
+    ]
+    assert all(len(line.split(": ", 2)[2]) > 10 for line in lines)
+
+
+def test_validate_accepts_what_run_wrote() -> None:
+    """A snapshot of this program is valid, and the exit code 0."""
+    path = invoke("run", "-n", "1", "--", "true").stdout.splitlines()[-1]
+    done = invoke("validate", path)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout == f"{path}: valid, 8 measurements\n"
+
+
+def unreadable() -> list[tuple[str, bytes | None, str]]:
+    """Return names of files that are no snapshots, their content, and what is said of them."""
+    return [
+        ("missing.json", None, "cannot read 'missing.json': No such file or directory"),
+        (".", None, "cannot read '.': Is a directory"),
+        ("empty.json", b"", "document: is not JSON: "),
+        ("text.json", b"latency: 5", "document: is not JSON: "),
+        ("cut.json", b'{"metrics": {"throughput": 5', "document: is not JSON: "),
+        ("bytes.json", b"\x80\x81\x82", "document: is not JSON: "),
+        ("list.json", b"[1, 2]", "document: must be an object"),
+        ("future.json", b'{"schema_version": 2}', "schema_version: must be the integer 1, got 2"),
+        ("nothing.json", b"{}", "metrics: is required"),
+        ("[red].json", b"{}", "metrics: is required"),
+    ]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), unreadable(), ids=lambda value: str(value)[:12])
+@pytest.mark.parametrize("arguments", [["validate"], ["show"], ["show", "--json"]], ids=" ".join)
+def test_what_is_no_snapshot_is_one_line(
+    arguments: list[str], name: str, content: bytes | None, message: str
+) -> None:
+    """A file that is missing, a folder, or no snapshot is one line that says why, and exit code 1."""
+    if content is not None:
+        Path(name).write_bytes(content)
+    done = invoke(*arguments, name)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert isinstance(done.exception, SystemExit)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"{name}: {message}")
+
+
+def test_every_encoding_of_json_is_read() -> None:
+    """A file that another program saved as UTF-16 is validated and shown like any other."""
+    Path("utf-16.json").write_bytes(json.dumps(DOCUMENT, ensure_ascii=False).encode("utf-16"))
+    assert invoke("validate", "utf-16.json").stdout == "utf-16.json: valid, 3 measurements\n"
+    assert rows(invoke("show", "utf-16.json").stdout)["custom.größe"] == "0.500"
+
+
+def test_validate_and_show_need_a_file() -> None:
+    """Without a file they are wrong usage; so are two files for show."""
+    write("good.json", DOCUMENT)
+    assert invoke("validate").exit_code == invoke("show").exit_code == 2
+    assert invoke("show", "good.json", "good.json").exit_code == 2
+
+
+# -- show ----------------------------------------------------------------------------------------------
+
+
+def test_show_prints_a_table() -> None:
+    """Context and measurements of a file are rows on standard output, without escape codes on a pipe."""
+    write("good.json", DOCUMENT)
+    done = cli("show", "good.json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\x1b" not in done.stdout
+    assert rows(done.stdout) == {
+        "run": "7",
+        "time": "2026-01-01T10:00:00+00:00",
+        "commit": "none",
+        "branch": "none",
+        "environment": "ci",
+        "tag µ": "a[b]",
+        "latency.p95": "180 ms",
+        "throughput": "950",
+        "custom.größe": "0.500",
+    }
+
+
+def test_show_all_violations() -> None:
+    """A file that breaks three rules is refused with a line for each."""
+    write("bad.json", broken_in_three_rules())
+    done = invoke("show", "bad.json")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert len(done.stderr.splitlines()) == 3
+
+
+def test_show_json_gives_the_same_snapshot_back() -> None:
+    """The JSON that is printed is the snapshot of the file, with every default written out."""
+    write("good.json", DOCUMENT)
+    done = cli("show", "--json", "good.json")
+    assert (done.returncode, done.stderr) == (0, "")
+    printed = json.loads(done.stdout)
+    assert printed["schema_version"] == 1
+    assert printed["metadata"]["environment"] == "ci"
+    assert PerformanceSnapshot.from_dict(printed) == read_snapshot("good.json")
+    path = invoke("run", "-n", "1", "--", "true").stdout.splitlines()[-1]
+    assert PerformanceSnapshot.from_dict(json.loads(invoke("show", path, "--json").stdout)) == read_snapshot(
+        path
+    )
+
+
+# -- help ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_lists_the_commands(option: str) -> None:
+    """Both spellings show what there is, and each command explains its exit codes."""
+    done = invoke(option)
+    assert done.exit_code == 0
+    assert all(
+        re.search(rf"^  {command} ", done.stdout, re.MULTILINE) for command in ("run", "show", "validate")
+    )
+    exit_codes = re.findall(r"^ +(\d+) ", invoke("run", option).stdout, re.MULTILINE)
+    assert exit_codes == ["0", "1", "2", "130"]
+
+
+def test_an_unknown_command_is_wrong_usage() -> None:
+    """A command that does not exist is exit code 2 and names itself."""
+    done = invoke("measure")
+    assert done.exit_code == 2
+    assert "No such command 'measure'" in done.stderr

@@ -1,0 +1,98 @@
+"""The entry point: how the command line starts, and what it says without its extra."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+from metrics_framework import __version__
+from metrics_framework.cli import main
+
+# Hides a package the way its absence does: importing it fails with the same error.
+WITHOUT = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == {package!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Missing())
+sys.argv = ["metrics-framework", "--version"]
+"""
+START = "from metrics_framework.cli import main; main()"
+
+
+def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run this interpreter to its end."""
+    import os
+
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.mark.smoke
+def test_the_package_runs_as_a_module() -> None:
+    """``python -m metrics_framework`` is the command line, under its own name."""
+    done = python("-m", "metrics_framework", "--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"metrics-framework, version {__version__}\n"
+
+
+@pytest.mark.smoke
+def test_the_installed_command_is_the_entry_point() -> None:
+    """What pip installs as ``metrics-framework`` is `main`."""
+    (script,) = entry_points(group="console_scripts", name="metrics-framework")
+    assert script.load() is main
+
+
+@pytest.mark.parametrize("package", ["click", "rich"])
+@pytest.mark.parametrize("hide", [WITHOUT + START, "import sys; sys.modules[{package!r}] = None; " + START])
+def test_without_its_extra_it_names_the_extra(package: str, hide: str) -> None:
+    """Where click or rich is missing, one line says what to install, and there is no traceback."""
+    done = python("-c", hide.format(package=package))
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert (
+        done.stderr == "the command line needs an optional dependency: pip install 'metrics-framework[cli]'\n"
+    )
+
+
+def test_another_missing_module_is_not_blamed_on_the_extra() -> None:
+    """A broken installation shows its own error instead of advice that would not help."""
+    done = python("-c", "import sys; sys.modules['metrics_framework.cli.measure'] = None; " + START)
+    assert done.returncode != 0
+    assert "metrics_framework.cli.measure" in done.stderr.splitlines()[-1]
+    assert "pip install" not in done.stderr
+
+
+def test_importing_the_entry_point_needs_no_extra() -> None:
+    """The module itself imports neither click nor rich."""
+    done = python(
+        "-c", "import sys, metrics_framework.cli; sys.exit('click' in sys.modules or 'rich' in sys.modules)"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_terminal_without_the_letters_loses_no_result(tmp_path: Path) -> None:
+    """On a stream that can only write ASCII, names are shown with question marks and the path is printed."""
+    done = python(
+        *("-m", "metrics_framework", "run", "-n", "2", "--name", "größe", "--output", str(tmp_path)),
+        *("--", "sh", "-c", "echo ärger >&2; exit 3"),
+        PYTHONIOENCODING="ascii",
+    )
+    assert done.returncode == 1
+    assert "gr??e, 2 runs" in done.stdout
+    assert "?rger" in done.stderr
+    assert Path(done.stdout.splitlines()[-1]).parent == tmp_path
+    assert done.stdout.isascii()

@@ -1,0 +1,190 @@
+"""The tables: every figure in its row, and every name as it is."""
+
+from __future__ import annotations
+
+import re
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from metrics_framework.cli.measure import measure
+from metrics_framework.cli.numbers import duration, plain
+from metrics_framework.cli.tables import print_measurement, print_snapshot
+from metrics_framework.snapshots import (
+    Environment,
+    LatencyMetrics,
+    Metrics,
+    PerformanceSnapshot,
+    SnapshotMetadata,
+)
+
+
+@pytest.fixture(autouse=True)
+def plain_streams(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Work in an empty folder, and take nothing from the terminal that the tests run in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def rows(text: str) -> dict[str, str]:
+    """Return a printed table's rows, whatever lines it is drawn with."""
+    cells = [
+        [cell.strip() for cell in re.split(r"[│|]|\s{2,}", line) if cell.strip()]
+        for line in text.splitlines()
+    ]
+    return {row[0]: row[1] for row in cells if len(row) == 2}
+
+
+def test_a_measurement_has_a_row_for_every_figure(capsys: pytest.CaptureFixture[str]) -> None:
+    """Times, throughput, memory, CPU and failures are in the table, equal to what the snapshot holds."""
+    measurement = measure(["sleep", "0.02"], name="nap", runs=3, warmup=0)
+    snapshot = measurement.system.snapshot()
+    summary = measurement.system.aggregator.get_metric_summary("nap")
+    print_measurement(measurement, snapshot)
+    output, errors = capsys.readouterr()
+    latency, metrics = snapshot.metrics.latency, snapshot.metrics
+    assert latency is not None
+    assert None not in (latency.mean, latency.p50, latency.p95, latency.p99)
+    table = rows(output)
+    cpu = next(key for key in table if key.startswith("CPU"))
+    assert re.fullmatch(r"CPU, of \d+ cores", cpu)
+    assert {key: table[key] for key in table if key != "run by run"} == {
+        "mean": duration(latency.mean or 0),
+        "p50": duration(latency.p50 or 0),
+        "p95": duration(latency.p95 or 0),
+        "p99": duration(latency.p99 or 0),
+        "min": duration(summary["min"]),
+        "max": duration(summary["max"]),
+        "throughput": f"{plain(metrics.throughput or 0)} runs/s",
+        "peak memory": f"{plain(metrics.memory_mb or 0)} MB",
+        cpu: f"{plain(metrics.cpu_percent or 0)} %",
+        "failures": "0",
+    }
+    assert re.fullmatch("[▁▂▃▄▅▆▇█]{3}", table["run by run"])
+    assert output.splitlines()[0].strip() == "nap, 3 runs"
+    assert errors == ""
+    assert "\x1b" not in output
+
+
+def test_failures_are_listed_by_type(capsys: pytest.CaptureFixture[str]) -> None:
+    """Below the number of failures there is a row for each way in which the command ended."""
+    script = "echo >> runs; case $(wc -l < runs) in 1) exit 7;; 2) kill -KILL $$;; 3) exit 7;; esac"
+    measurement = measure(["sh", "-c", script], name="flaky", runs=4, warmup=0)
+    capsys.readouterr()
+    print_measurement(measurement, measurement.system.snapshot())
+    table = rows(capsys.readouterr().out)
+    assert (table["failures"], table["exit code 7"], table["signal SIGKILL"]) == ("3", "2", "1")
+
+
+def test_one_run_is_called_that(capsys: pytest.CaptureFixture[str]) -> None:
+    """The title counts in English, and a single run is not drawn as a row of bars."""
+    measurement = measure(["true"], name="once", runs=1, warmup=0)
+    print_measurement(measurement, measurement.system.snapshot())
+    output = capsys.readouterr().out
+    assert output.splitlines()[0].strip() == "once, 1 run"
+    assert "run by run" not in rows(output)
+
+
+def snapshot(**tags: str) -> PerformanceSnapshot:
+    """Return a snapshot with every field."""
+    return PerformanceSnapshot(
+        Metrics(
+            latency=LatencyMetrics(mean=1.5, p50=0.25, p95=1234.5, p99=90_000),
+            throughput=950.2,
+            memory_mb=512.4,
+            cpu_percent=42.0,
+            custom={"http/requests[endpoint:/status]": 1_234_567, "größe": 0.5},
+        ),
+        metadata=SnapshotMetadata(
+            run_id="run-7",
+            commit="0" * 40,
+            branch="main",
+            timestamp=datetime(2026, 1, 1, 10, tzinfo=UTC),
+            environment=Environment.STAGING,
+            tags=tags,
+        ),
+    )
+
+
+def test_a_snapshot_has_a_row_for_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    """Context, tags and every measurement are shown; latency with its unit, the rest as plain numbers."""
+    print_snapshot(snapshot(runner="local", zone="b"))
+    assert rows(capsys.readouterr().out) == {
+        "run": "run-7",
+        "time": "2026-01-01T10:00:00+00:00",
+        "commit": "0" * 40,
+        "branch": "main",
+        "environment": "staging",
+        "tag runner": "local",
+        "tag zone": "b",
+        "latency.mean": "1.50 ms",
+        "latency.p50": "250 µs",
+        "latency.p95": "1.23 s",
+        "latency.p99": "90 s",
+        "throughput": "950",
+        "memory_mb": "512",
+        "cpu_percent": "42",
+        "custom.http/requests[endpoint:/status]": "1,234,567",
+        "custom.größe": "0.500",
+    }
+
+
+def test_a_snapshot_without_a_repository_says_none(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is not known is called none, and measurements that are not there have no row."""
+    metadata = SnapshotMetadata(environment=Environment.LOCAL)
+    print_snapshot(PerformanceSnapshot(Metrics(throughput=0.001), metadata=metadata))
+    table = rows(capsys.readouterr().out)
+    assert (table["commit"], table["branch"]) == ("none", "none")
+    assert [key for key in table if "." in key or key in ("throughput", "memory_mb", "cpu_percent")] == [
+        "throughput"
+    ]
+    assert table["throughput"] == "0.00100"
+
+
+@pytest.mark.parametrize("text", ["a[b]", "[red]x[/red]", "[/]", ":smile:", "größe ✓ 测量 👩‍💻", "a\\[b]"])
+def test_names_are_no_markup(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Brackets and other letters in names and tags are printed as they are."""
+    print_snapshot(snapshot(**{text: text}))
+    output = capsys.readouterr().out
+    assert re.search(rf"tag {re.escape(text)}\s.*{re.escape(text)}\s", output)
+    measurement = measure(["true"], name=text, runs=1, warmup=0)
+    print_measurement(measurement, measurement.system.snapshot())
+    assert capsys.readouterr().out.splitlines()[0].strip() == f"{text}, 1 run"
+
+
+def test_nothing_in_a_file_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Escape codes, line ends and bytes that are no text are shown as their escapes, in names and values."""
+    print_snapshot(snapshot(**{"k\x1b]0;title\x07": "\x1b[2Jv\r\n\udcff\x9b"}))
+    output = capsys.readouterr().out
+    assert rows(output)[r"tag k\x1b]0;title\x07"] == r"\x1b[2Jv\r\n\udcff\x9b"
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]", output)
+
+
+def test_a_long_value_is_folded_and_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a narrow terminal long names and values go on in the next line; nothing is cut off."""
+    monkeypatch.setenv("COLUMNS", "40")
+    value = "".join(f"{number:03}" for number in range(100))
+    print_snapshot(snapshot(key=value))
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 40 for line in lines)
+    start = next(index for index, line in enumerate(lines) if "tag key" in line)
+    folded = "".join(re.findall(r"\d{6,}", "\n".join(lines[start:])))
+    assert folded.startswith(value)
+
+
+@pytest.mark.skipif(sys.stdout is None, reason="needs a standard output")
+def test_a_terminal_gets_colours(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where colours are asked for, failures stand out in red."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    measurement = measure(["false"], name="broken", runs=1, warmup=0)
+    capsys.readouterr()
+    print_measurement(measurement, measurement.system.snapshot())
+    failures = next(line for line in capsys.readouterr().out.splitlines() if "failures" in line)
+    assert "\x1b[1;31m" in failures

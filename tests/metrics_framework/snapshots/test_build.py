@@ -1,0 +1,799 @@
+"""Building a snapshot from parts that someone else wrote, by the Protocols alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metrics_framework import MetricsSystem
+from metrics_framework.clock import ManualClock
+from metrics_framework.errors import SnapshotError, UnknownMetricError
+from metrics_framework.protocols import (
+    MetricsAggregator,
+    PerformanceTimer,
+    ResourceMonitor,
+    SuccessFailureTracker,
+)
+from metrics_framework.resources import RESOURCE_GAUGES
+from metrics_framework.snapshots import (
+    BuildReport,
+    Environment,
+    LatencyMetrics,
+    LeftOut,
+    PerformanceSnapshot,
+    SnapshotBuilder,
+    SnapshotMetadata,
+    custom_key,
+    document_violations,
+)
+from metrics_framework.snapshots.build import LATENCY_TAG, MAX_CUSTOM
+from metrics_framework.values import MetricType, MetricUnit, MetricValue, TimingResult
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+DURATIONS = {"count": 10, "avg": 1.0, "p50": 2.0, "p95": 3.0, "p99": 4.0, "max": 5.0}
+
+
+# -- parts as third parties write them: no store of ours, nothing beyond the Protocols ----------------------
+
+
+@dataclass
+class _Timer:
+    stats: dict[str, dict[str, float]]
+
+    def start_timer(self, operation_name: str, metadata: dict[str, Any] | None = None) -> str:
+        raise NotImplementedError
+
+    def stop_timer(self, timer_id: str, success: bool = True) -> TimingResult:
+        raise NotImplementedError
+
+    def time_operation(
+        self, operation_name: str, operation: Callable[[], Any], metadata: dict[str, Any] | None = None
+    ) -> TimingResult:
+        raise NotImplementedError
+
+    def get_timing_stats(self, operation_name: str) -> dict[str, float]:
+        if operation_name not in self.stats:
+            raise UnknownMetricError(operation_name)
+        return self.stats[operation_name]
+
+
+@dataclass
+class _Tracker:
+    rates: dict[str, float]
+
+    def record_success(self, operation: str, metadata: dict[str, Any] | None = None) -> None:
+        raise NotImplementedError
+
+    def record_failure(self, operation: str, error_type: str, metadata: dict[str, Any] | None = None) -> None:
+        raise NotImplementedError
+
+    def get_success_rate(self, operation: str, time_window: timedelta | None = None) -> float:
+        return self.rates[operation]
+
+    def get_failure_breakdown(self, operation: str, time_window: timedelta | None = None) -> dict[str, int]:
+        raise NotImplementedError
+
+
+@dataclass
+class _Monitor:
+    memory: dict[str, float]
+    cpu: dict[str, float]
+
+    def get_memory_usage(self) -> dict[str, float]:
+        return self.memory
+
+    def get_cpu_usage(self) -> dict[str, float]:
+        return self.cpu
+
+    def get_disk_usage(self, path: str = "/") -> dict[str, float]:
+        raise NotImplementedError
+
+    def get_network_stats(self) -> dict[str, int]:
+        raise NotImplementedError
+
+    def start_resource_monitoring(self, interval: float = 60.0) -> None:
+        raise NotImplementedError
+
+    def stop_resource_monitoring(self) -> None:
+        raise NotImplementedError
+
+
+@dataclass
+class _Aggregator:
+    values: list[MetricValue]
+    summaries: dict[str, dict[str, float]]
+
+    def get_metric_summary(self, metric_name: str, time_window: timedelta | None = None) -> dict[str, float]:
+        if metric_name not in self.summaries:
+            raise UnknownMetricError(metric_name)
+        return self.summaries[metric_name]
+
+    def get_metrics_by_tag(self, tag_filter: dict[str, str]) -> list[MetricValue]:
+        return [value for value in self.values if tag_filter.items() <= value.tags.items()]
+
+    def export_metrics(self, format: str = "json") -> str:
+        raise NotImplementedError
+
+    def get_top_metrics(self, metric_type: MetricType, limit: int = 10) -> list[MetricValue]:
+        raise NotImplementedError
+
+
+class _Broken(_Timer, _Tracker, _Monitor, _Aggregator):
+    """Every question is answered with an error of the vendor's own."""
+
+    def __init__(self) -> None:
+        pass
+
+    def _fail(self, *arguments: object) -> Any:
+        raise ConnectionError("the backend is away")
+
+    get_timing_stats = get_success_rate = get_memory_usage = get_cpu_usage = _fail
+    get_metric_summary = get_metrics_by_tag = _fail
+
+
+@dataclass
+class _Parts:
+    """What was recorded; `build` turns it into a snapshot."""
+
+    values: list[MetricValue] = field(default_factory=list)
+    summaries: dict[str, dict[str, float]] = field(default_factory=dict)
+    timings: dict[str, dict[str, float]] = field(default_factory=dict)
+    rates: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, float] = field(default_factory=dict)
+    cpu: dict[str, float] = field(default_factory=dict)
+    seconds: float = 2.0
+
+    def builder(self, **options: Any) -> SnapshotBuilder:
+        parts = {
+            "timer": _Timer(self.timings),
+            "tracker": _Tracker(self.rates),
+            "resource_monitor": _Monitor(self.memory, self.cpu),
+            "aggregator": _Aggregator(self.values, self.summaries),
+            "seconds": self.seconds,
+        }
+        return SnapshotBuilder(**{**parts, **options})
+
+    def build(self, **options: Any) -> tuple[PerformanceSnapshot, BuildReport]:
+        return self.builder(**options).build(SnapshotMetadata("run", timestamp=NOON))
+
+
+def _value(
+    name: str,
+    metric_type: MetricType,
+    value: float = 1.0,
+    *,
+    unit: MetricUnit = MetricUnit.COUNT,
+    tags: dict[str, str] | None = None,
+    **metadata: Any,
+) -> MetricValue:
+    return MetricValue(name, value, metric_type, unit, NOON, tags or {}, metadata)
+
+
+def _counter(name: str, value: float = 1.0, **tags: str) -> MetricValue:
+    return _value(name, MetricType.COUNTER, value, tags=tags)
+
+
+def _gauge(name: str, value: Any, **tags: str) -> MetricValue:
+    return _value(name, MetricType.GAUGE, value, tags=tags)
+
+
+def _timer(
+    name: str, count: float = 10, *, unit: MetricUnit = MetricUnit.MILLISECONDS, **tags: str
+) -> MetricValue:
+    return _value(name, MetricType.TIMER, 3.0, unit=unit, tags=tags, **{**DURATIONS, "count": count})
+
+
+def _operation(name: str, count: float = 10) -> MetricValue:
+    return _value(
+        name,
+        MetricType.TIMER,
+        3.0,
+        unit=MetricUnit.MILLISECONDS,
+        **{**DURATIONS, "count": count, "operation": True},
+    )
+
+
+def _outcomes(name: str) -> MetricValue:
+    return _value(name, MetricType.RATE, 5.0, unit=MetricUnit.OPERATIONS_PER_SECOND, operation=True)
+
+
+def _summaries(*names: str, **more: float) -> dict[str, dict[str, float]]:
+    return {name: {**DURATIONS, **more} for name in names}
+
+
+def _reasons(report: BuildReport) -> dict[str, str]:
+    assert len({item.what for item in report.left_out}) == len(report.left_out)
+    return {item.what: item.reason for item in report.left_out}
+
+
+def test_the_parts_of_these_tests_fulfil_the_protocols() -> None:
+    """The parts are what a third party would write: all of the Protocols' methods."""
+    assert isinstance(_Timer({}), PerformanceTimer)
+    assert isinstance(_Tracker({}), SuccessFailureTracker)
+    assert isinstance(_Monitor({}, {}), ResourceMonitor)
+    assert isinstance(_Aggregator([], {}), MetricsAggregator)
+
+
+# -- the whole ---------------------------------------------------------------------------------------------
+
+
+def test_any_parts_become_a_snapshot() -> None:
+    """Parts that know nothing of the library but its Protocols become a valid, complete snapshot."""
+    parts = _Parts(
+        values=[
+            _timer("http.request", 100),
+            _timer("db.query", 5),
+            _counter("git.commits.created", 3, branch="main"),
+            _gauge("queue.length", 7),
+            _value("payload", MetricType.HISTOGRAM, count=2, avg=10.0, p95=19.0, p99=20.0, p50=9.0),
+            _operation("parse", 4),
+            _outcomes("parse"),
+        ],
+        summaries=_summaries("http.request", "db.query", rate=50.0),
+        timings=_summaries("parse"),
+        rates={"parse": 0.75},
+        memory={"process_peak_rss": 512_000_000.0, "process_rss": 1.0},
+        cpu={"process_average_percent": 150.0, "process_percent": 1.0, "count": 2},
+    )
+    snapshot, report = parts.build()
+    assert document_violations(snapshot.to_dict()) == []
+    assert report == BuildReport(())
+    assert list(snapshot.metrics.flat().items()) == [
+        ("latency.mean", 1.0),
+        ("latency.p50", 2.0),
+        ("latency.p95", 3.0),
+        ("latency.p99", 4.0),
+        ("throughput", 50.0),
+        ("memory_mb", 512.0),
+        ("cpu_percent", 75.0),
+        ("custom.db/query/count", 5.0),
+        ("custom.db/query/mean", 1.0),
+        ("custom.db/query/p95", 3.0),
+        ("custom.db/query/p99", 4.0),
+        ("custom.git/commits/created[branch:main]", 3.0),
+        ("custom.operation:parse/count", 4.0),
+        ("custom.operation:parse/mean", 1.0),
+        ("custom.operation:parse/p95", 3.0),
+        ("custom.operation:parse/p99", 4.0),
+        ("custom.operation:parse/success_rate", 0.75),
+        ("custom.payload/count", 2.0),
+        ("custom.payload/mean", 10.0),
+        ("custom.payload/p95", 19.0),
+        ("custom.payload/p99", 20.0),
+        ("custom.queue/length", 7.0),
+    ]
+
+
+def test_metadata_go_through_with_the_latency_tag_added() -> None:
+    """The run's context is kept as given; the tag that names the latency's timer joins its tags."""
+    metadata = SnapshotMetadata("run", "abc", "main", NOON, Environment.STAGING, {"pr": "42"})
+    builder = _Parts([_timer("t")], _summaries("t")).builder()
+    built = builder.build(metadata)[0].metadata
+    assert built == SnapshotMetadata(
+        "run", "abc", "main", NOON, Environment.STAGING, {"pr": "42", LATENCY_TAG: "t"}
+    )
+    assert metadata.tags == {"pr": "42"}
+
+
+def test_nothing_at_all_is_an_error() -> None:
+    """Where nothing was measured there is no snapshot."""
+    with pytest.raises(SnapshotError, match="metrics: must hold at least one of"):
+        _Parts().build()
+
+
+def test_a_builder_can_build_again() -> None:
+    """A second snapshot of the same parts has the same report, not both reports together."""
+    builder = _Parts([_gauge("drift", -1), _counter("hits")]).builder()
+    first, second = (builder.build(SnapshotMetadata("run", timestamp=NOON)) for _ in range(2))
+    assert first == second
+
+
+# -- latency and throughput --------------------------------------------------------------------------------
+
+
+def _latency_of(snapshot: PerformanceSnapshot) -> str | None:
+    return snapshot.metadata.tags.get(LATENCY_TAG)
+
+
+def test_the_timer_with_the_most_records_becomes_latency() -> None:
+    """Unless one is named, the busiest timer is the latency, all of its series together."""
+    values = [_timer("alone", 5), _timer("split", 3, a="1"), _timer("split", 3, a="2"), _operation("op", 5)]
+    snapshot, _ = _Parts(values, _summaries("alone", "split"), _summaries("op")).build()
+    assert _latency_of(snapshot) == "split"
+    assert snapshot.metrics.latency == LatencyMetrics(1.0, 2.0, 3.0, 4.0)
+
+
+def test_the_name_decides_between_equally_busy_timers() -> None:
+    """Of equals the first by name is chosen, in whatever order they are listed."""
+    for values in ([_timer("b"), _operation("a")], [_operation("a"), _timer("b")]):
+        snapshot, _ = _Parts(values, _summaries("b"), _summaries("a")).build()
+        assert _latency_of(snapshot) == "a"
+
+
+def test_an_operation_can_be_latency() -> None:
+    """An operation's durations are asked of the timer, and its name goes into the tag as it is."""
+    parts = _Parts([_operation("git.push")], timings={"git.push": {**DURATIONS, "p95": 30.0, "rate": 4.0}})
+    snapshot, report = parts.build()
+    assert snapshot.metrics.latency == LatencyMetrics(1.0, 2.0, 30.0, 4.0)
+    assert snapshot.metrics.throughput == 4.0
+    assert _latency_of(snapshot) == "git.push"
+    assert report.left_out == ()
+
+
+@pytest.mark.parametrize("name", ["quiet", "op"])
+def test_a_named_timer_becomes_latency(name: str) -> None:
+    """The timer that is named is the latency, however few records it has, be it a metric or an operation."""
+    values = [_timer("busy", 100), _timer("quiet", 1), _operation("op", 1)]
+    snapshot, report = _Parts(values, _summaries("busy", "quiet"), _summaries("op")).build(
+        latency_metric=name
+    )
+    assert _latency_of(snapshot) == name
+    assert "busy/p95" in snapshot.metrics.custom
+    assert report.left_out == ()
+
+
+def test_an_operation_that_no_aggregator_lists_can_be_latency() -> None:
+    """An aggregator that knows nothing of operations does not keep the timer from being asked."""
+    snapshot, _ = _Parts([_counter("hits")], timings=_summaries("op")).build(latency_metric="op")
+    assert snapshot.metrics.latency == LatencyMetrics(1.0, 2.0, 3.0, 4.0)
+
+
+def test_of_an_operation_and_a_metric_of_one_name_the_operation_is_latency() -> None:
+    """A name that is both is taken as the operation, and the metric stays a custom key."""
+    timings = {"x": {"p95": 30.0}}
+    snapshot, _ = _Parts([_timer("x"), _operation("x")], _summaries("x"), timings).build(latency_metric="x")
+    assert snapshot.metrics.latency == LatencyMetrics(p95=30.0)
+    assert {"x/count", "x/mean", "x/p95", "x/p99"} == set(snapshot.metrics.custom)
+
+
+def test_a_named_timer_that_was_not_recorded_is_reported() -> None:
+    """A latency that does not exist is left out, which the report says, and no other takes its place."""
+    parts = _Parts([_timer("busy")], _summaries("busy"))
+    snapshot, report = parts.build(latency_metric="missing")
+    assert snapshot.metrics.latency is None
+    assert snapshot.metrics.throughput is None
+    assert _latency_of(snapshot) is None
+    assert "busy/p95" in snapshot.metrics.custom
+    assert report.left_out == (LeftOut("latency of 'missing'", "was not recorded"),)
+
+
+def test_a_timer_without_durations_is_reported() -> None:
+    """A timer that has no durations, in a summary without quantiles, is no latency."""
+    parts = _Parts([_counter("hits"), _value("t", MetricType.TIMER, unit=MetricUnit.MILLISECONDS, count=0)])
+    parts.summaries = {"t": {"count": 0, "seconds": 2.0}}
+    snapshot, report = parts.build()
+    assert snapshot.metrics.latency is None
+    assert _latency_of(snapshot) is None
+    assert report.left_out == (LeftOut("latency of 't'", "has no durations"),)
+
+
+def test_the_latencys_own_numbers_are_no_custom_keys() -> None:
+    """What latency holds is not there twice; its series with tags, and outcomes, say more and stay."""
+    values = [_operation("op", 50), _outcomes("op"), _timer("t", 1), _timer("t", 99, a="1")]
+    parts = _Parts(values, _summaries("t"), _summaries("op"), {"op": 1.0})
+    assert {key.rpartition("/")[0] for key in parts.build()[0].metrics.custom} == {"operation:op", "t[a:1]"}
+    chosen = parts.build(latency_metric="op")[0].metrics.custom
+    assert {"t/p95", "t[a:1]/p95", "operation:op/success_rate"} < set(chosen)
+    assert "operation:op/p95" not in chosen
+
+
+@pytest.mark.parametrize(
+    ("unit", "factor"),
+    [(MetricUnit.SECONDS, 1000), (MetricUnit.MILLISECONDS, 1), (MetricUnit.MICROSECONDS, 0.001)],
+)
+def test_durations_become_milliseconds(unit: MetricUnit, factor: float) -> None:
+    """Whatever unit an adapter keeps durations in, a snapshot has milliseconds; counts and rates stay."""
+    values = [_timer("a", 11, unit=unit), _timer("b", 10, unit=unit)]
+    snapshot, _ = _Parts(values, _summaries("a", "b", rate=5.0, seconds=2.0)).build()
+    assert snapshot.metrics.latency == LatencyMetrics(1.0 * factor, 2.0 * factor, 3.0 * factor, 4.0 * factor)
+    assert snapshot.metrics.throughput == 5.0
+    assert snapshot.metrics.custom == {
+        "b/count": 10,
+        "b/mean": 1.0 * factor,
+        "b/p95": 3.0 * factor,
+        "b/p99": 4.0 * factor,
+    }
+
+
+def test_throughput_is_the_timers_rate() -> None:
+    """An adapter that knows the rate is believed, the run's length then is no matter."""
+    assert _Parts([_timer("t")], _summaries("t", rate=7.5)).build()[0].metrics.throughput == 7.5
+
+
+def test_throughput_is_records_by_seconds_where_there_is_no_rate() -> None:
+    """Without a rate, throughput is what was counted divided by how long the run took."""
+    parts = _Parts([_timer("t")], _summaries("t"), seconds=4.0)
+    assert parts.build()[0].metrics.throughput == 2.5
+
+
+def test_a_run_that_took_no_time_has_no_throughput() -> None:
+    """Where neither rate nor seconds are known there is no throughput, and no error."""
+    snapshot, report = _Parts([_timer("t")], _summaries("t"), seconds=0.0).build()
+    assert snapshot.metrics.throughput is None
+    assert snapshot.metrics.latency is not None
+    assert report.left_out == ()
+
+
+def test_latencies_that_v1_cannot_hold_are_reported() -> None:
+    """A broken quantile or rate is left out with its reason, and the others stay."""
+    parts = _Parts([_timer("t")], _summaries("t", p95=math.nan, avg=-1.0, rate=math.inf))
+    snapshot, report = parts.build()
+    assert snapshot.metrics.flat() == {"latency.p50": 2.0, "latency.p99": 4.0}
+    assert _reasons(report) == {
+        "latency.mean": "v1 cannot hold -1.0",
+        "latency.p95": "v1 cannot hold nan",
+        "throughput": "v1 cannot hold inf",
+    }
+
+
+# -- tags --------------------------------------------------------------------------------------------------
+
+
+def test_the_users_own_latency_tag_is_kept() -> None:
+    """Who sets the tag knows better."""
+    builder = _Parts([_timer("t")], _summaries("t")).builder()
+    metadata = SnapshotMetadata("run", timestamp=NOON, tags={LATENCY_TAG: "mine"})
+    assert builder.build(metadata)[0].metadata.tags == {LATENCY_TAG: "mine"}
+
+
+def test_more_than_50_tags_are_an_error() -> None:
+    """The tag that names the latency's timer counts among the 50 that v1 allows."""
+    builder = _Parts([_timer("t")], _summaries("t")).builder()
+    tags = {str(number): "" for number in range(49)}
+    assert len(builder.build(SnapshotMetadata(tags=tags))[0].metadata.tags) == 50
+    with pytest.raises(SnapshotError, match=r"metadata\.tags: must have at most 50 entries, got 51"):
+        builder.build(SnapshotMetadata(tags={**tags, "49": ""}))
+
+
+# -- memory and CPU ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("memory", "megabytes"),
+    [
+        ({"process_peak_rss": 2_500_000, "process_rss": 1_000_000}, 2.5),
+        ({"process_rss": 1_000_000, "used": 9_000_000}, 1.0),
+        ({"process_peak_rss": 0}, 0.0),
+        ({"used": 9_000_000}, None),
+        ({}, None),
+    ],
+)
+def test_memory_is_the_process_peak_in_megabytes(memory: dict[str, float], megabytes: float | None) -> None:
+    """A megabyte is 10^6 bytes; a monitor without a peak gives what there is; none gives nothing."""
+    snapshot, report = _Parts([_counter("hits")], memory=memory).build()
+    assert snapshot.metrics.memory_mb == megabytes
+    assert report.left_out == ()
+
+
+@pytest.mark.parametrize(
+    ("cpu", "percent"),
+    [
+        ({"process_average_percent": 300.0, "process_percent": 8.0, "count": 4}, 75.0),
+        ({"process_percent": 50.0, "count": 4}, 12.5),
+        ({"process_percent": 50.0}, 50.0),
+        ({"process_percent": 50.0, "count": 0}, 50.0),
+        ({"process_percent": 400.0, "count": 4}, 100.0),
+        ({"process_percent": 400.5, "count": 4}, 100.0),
+        ({"process_percent": 0.0, "count": 4}, 0.0),
+        ({"percent": 50.0, "count": 4}, None),
+        ({}, None),
+    ],
+)
+def test_cpu_is_the_process_share_of_all_cores(cpu: dict[str, float], percent: float | None) -> None:
+    """The average, divided by the cores, is at most 100; the machine's own load does not stand in for it."""
+    snapshot, report = _Parts([_counter("hits")], cpu=cpu).build()
+    assert snapshot.metrics.cpu_percent == percent
+    assert report.left_out == ()
+
+
+@pytest.mark.parametrize("wrong", [math.nan, -1.0])
+def test_resources_that_v1_cannot_hold_are_reported(wrong: float) -> None:
+    """A reading that is no number is left out with its reason."""
+    parts = _Parts([_counter("hits")], memory={"process_rss": wrong}, cpu={"process_percent": wrong})
+    snapshot, report = parts.build()
+    assert (snapshot.metrics.memory_mb, snapshot.metrics.cpu_percent) == (None, None)
+    assert _reasons(report) == {
+        "memory_mb": f"v1 cannot hold {wrong / 1e6!r}",
+        "cpu_percent": f"v1 cannot hold {wrong!r}",
+    }
+
+
+@pytest.mark.parametrize("name", sorted(RESOURCE_GAUGES))
+def test_resource_gauges_are_no_custom_keys(name: str) -> None:
+    """What background monitoring records of the machine would differ in every run, so it is not compared."""
+    snapshot, report = _Parts([_gauge(name, 1.0), _counter("hits")]).build()
+    assert snapshot.metrics.custom == {"hits": 1.0}
+    assert report.left_out == ()
+
+
+# -- custom metrics ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "shown"),
+    [
+        (-1, "-1"),
+        (-0.5, "-0.5"),
+        (math.nan, "nan"),
+        (math.inf, "inf"),
+        (True, "True"),
+        ("1", "'1'"),
+        (None, "None"),
+    ],
+)
+def test_what_v1_cannot_hold_is_left_out_with_its_reason(wrong: Any, shown: str) -> None:
+    """A value that no custom metric may have is left out under its key, quoted."""
+    snapshot, report = _Parts([_gauge("clock.drift", wrong, host="a"), _counter("hits")]).build()
+    assert snapshot.metrics.custom == {"hits": 1.0}
+    assert report.left_out == (LeftOut("clock/drift[host:a]", f"v1 cannot hold {shown}"),)
+
+
+def test_one_statistic_that_v1_cannot_hold_costs_no_other() -> None:
+    """A distribution with a negative mean keeps its count and its quantiles."""
+    values = [_value("drift", MetricType.HISTOGRAM, count=3, avg=-0.5, p95=1.0, p99=2.0)]
+    snapshot, report = _Parts(values).build()
+    assert snapshot.metrics.custom == {"drift/count": 3, "drift/p95": 1.0, "drift/p99": 2.0}
+    assert report.left_out == (LeftOut("drift/mean", "v1 cannot hold -0.5"),)
+
+
+def test_a_distribution_gives_the_statistics_that_it_has() -> None:
+    """An adapter whose distributions have no quantiles gives what they have."""
+    snapshot, report = _Parts([_value("payload", MetricType.HISTOGRAM, count=3, avg=2.0)]).build()
+    assert snapshot.metrics.custom == {"payload/count": 3, "payload/mean": 2.0}
+    assert report.left_out == ()
+
+
+def test_a_rate_is_derived_and_no_custom_key() -> None:
+    """A rate that is no operation's stands for a counter that is there already."""
+    snapshot, report = _Parts([_value("hits", MetricType.RATE, 9.0), _counter("hits", 3)]).build()
+    assert snapshot.metrics.custom == {"hits": 3}
+    assert report.left_out == ()
+
+
+@pytest.mark.parametrize(
+    ("patterns", "kept"),
+    [
+        (None, {"http/hits", "http/size[a:1]", "db/rows"}),
+        (["*"], {"http/hits", "http/size[a:1]", "db/rows"}),
+        (["http.*"], {"http/hits", "http/size[a:1]"}),
+        (["http.size", "db.*"], {"http/size[a:1]", "db/rows"}),
+        (iter(["http.h?ts"]), {"http/hits"}),
+        (["HTTP.*", "http/*", "db"], set()),
+        ([], set()),
+    ],
+)
+def test_an_allow_list_chooses_custom_keys(patterns: Iterable[str] | None, kept: set[str]) -> None:
+    """Patterns are matched against names as recorded, case and all; what they leave out is reported."""
+    values = [_counter("http.hits"), _gauge("http.size", 1, a="1"), _counter("db.rows")]
+    parts = _Parts(values, memory={"process_rss": 1.0})
+    snapshot, report = parts.build(custom_metrics=patterns)
+    assert set(snapshot.metrics.custom) == kept
+    everything = {"http/hits", "http/size[a:1]", "db/rows"}
+    assert _reasons(report) == dict.fromkeys(everything - kept, "not among custom_metrics")
+
+
+def test_an_allow_list_is_for_operations_as_well() -> None:
+    """An operation's durations and outcomes are chosen by the operation's name."""
+    parts = _Parts([_operation("parse", 1), _outcomes("parse"), _outcomes("push"), _timer("t", 99)])
+    parts.summaries, parts.rates = _summaries("t"), {"parse": 1.0, "push": 1.0}
+    snapshot, report = parts.build(custom_metrics=["pa*"])
+    assert set(snapshot.metrics.custom) == {
+        *(f"operation:parse/{statistic}" for statistic in ("count", "mean", "p95", "p99", "success_rate"))
+    }
+    assert _reasons(report) == {"operation:push/success_rate": "not among custom_metrics"}
+
+
+def test_an_allow_list_does_not_touch_latency() -> None:
+    """The latency is chosen among all timers."""
+    assert _Parts([_timer("t")], _summaries("t")).build(custom_metrics=[])[0].metrics.latency is not None
+
+
+def test_a_cap_keeps_the_first_keys_in_sorted_order() -> None:
+    """Which keys a full snapshot keeps depends on their names alone; the rest is reported."""
+    values = [_counter(name) for name in ("d", "b", "a", "c")]
+    snapshot, report = _Parts(values).build(max_custom=2)
+    assert list(snapshot.metrics.custom) == ["a", "b"]
+    assert _reasons(report) == dict.fromkeys(("c", "d"), "over the limit of 2 custom keys")
+
+
+def test_a_cap_of_none_keeps_nothing() -> None:
+    """A limit of 0 leaves out all custom keys, and nothing else."""
+    snapshot, report = _Parts([_counter("a")], memory={"process_rss": 1.0}).build(max_custom=0)
+    assert snapshot.metrics.custom == {}
+    assert _reasons(report) == {"a": "over the limit of 0 custom keys"}
+
+
+def test_a_snapshot_holds_200_custom_keys_unless_told_otherwise() -> None:
+    """The default limit is 200: exactly as many fit, and one more is reported."""
+    values = [_counter(f"m{number:03}") for number in range(201)]
+    snapshot, report = _Parts(values).build()
+    assert MAX_CUSTOM == len(snapshot.metrics.custom) == 200
+    assert [item.what for item in report.left_out] == ["m200"]
+    assert _Parts(values[:200]).build()[1].left_out == ()
+
+
+@given(
+    st.lists(
+        st.builds(
+            MetricValue,
+            name=st.text(min_size=1, max_size=4),
+            value=st.floats() | st.integers(),
+            metric_type=st.sampled_from(MetricType),
+            unit=st.sampled_from(MetricUnit),
+            timestamp=st.just(NOON),
+            tags=st.dictionaries(st.text(min_size=1, max_size=3), st.text(max_size=3), max_size=2),
+            metadata=st.fixed_dictionaries(
+                {}, optional={**{key: st.floats() for key in DURATIONS}, "operation": st.booleans()}
+            ),
+        ),
+        max_size=5,
+    )
+)
+def test_whatever_was_recorded_the_snapshot_is_valid(values: list[MetricValue]) -> None:
+    """Any values of any adapter become a snapshot that breaks no rule; nothing escapes but the report."""
+    summaries = {value.name: value.metadata for value in values}
+    rates = {value.name: value.value for value in values}
+    parts = _Parts([*values, _counter("hits")], summaries, summaries, rates)
+    snapshot, _ = parts.build()
+    assert document_violations(snapshot.to_dict()) == []
+
+
+# -- parts that fail ---------------------------------------------------------------------------------------
+
+
+def _full() -> _Parts:
+    return _Parts(
+        values=[_operation("op", 20), _outcomes("op"), _timer("t", 1), _counter("hits")],
+        summaries=_summaries("t"),
+        timings=_summaries("op"),
+        rates={"op": 0.5},
+        memory={"process_rss": 1_000_000},
+        cpu={"process_percent": 5.0},
+    )
+
+
+AWAY = "could not be read: ConnectionError('the backend is away')"
+
+
+@pytest.mark.parametrize(
+    ("part", "reported", "lost"),
+    [
+        ("timer", {"latency of 'op'"}, {"latency", "throughput"}),
+        ("tracker", {"operation:op/success_rate"}, {"custom.operation:op/success_rate"}),
+        ("resource_monitor", {"memory_mb", "cpu_percent"}, {"memory_mb", "cpu_percent"}),
+        ("aggregator", {"metrics"}, {"latency", "throughput", "custom"}),
+    ],
+)
+def test_a_part_that_fails_costs_its_own_values(part: str, reported: set[str], lost: set[str]) -> None:
+    """Whatever a part raises, the rest of the snapshot is there, and the report says what is missing."""
+    whole = _full().build()[0].metrics.flat()
+    snapshot, report = _full().build(**{part: _Broken()})
+    assert _reasons(report) == dict.fromkeys(reported, AWAY)
+    expected = {key for key in whole if key not in lost and key.partition(".")[0] not in lost}
+    assert expected <= set(snapshot.metrics.flat())
+    assert not any(key in lost or key.partition(".")[0] in lost for key in snapshot.metrics.flat())
+
+
+def test_an_aggregator_that_only_lists_costs_the_latency_that_it_would_summarize() -> None:
+    """An aggregator whose summaries fail leaves the list of metrics to the snapshot."""
+    parts = _full()
+
+    class _ListsOnly(_Aggregator):
+        def get_metric_summary(
+            self, metric_name: str, time_window: timedelta | None = None
+        ) -> dict[str, float]:
+            raise ConnectionError("the backend is away")
+
+    snapshot, report = parts.build(aggregator=_ListsOnly(parts.values, {}), latency_metric="t")
+    assert _reasons(report) == {"latency of 't'": AWAY}
+    assert {"hits", "t/p95", "operation:op/p95"} < set(snapshot.metrics.custom)
+
+
+def test_parts_that_all_fail_are_an_error() -> None:
+    """Where every part fails there is nothing to make a snapshot of."""
+    broken = dict.fromkeys(("timer", "tracker", "resource_monitor", "aggregator"), _Broken())
+    with pytest.raises(SnapshotError, match="metrics: must hold at least one of"):
+        _full().build(**broken)
+
+
+def test_a_timer_in_a_unit_that_is_no_time_costs_itself() -> None:
+    """A series that makes no sense is reported by its name, and every other one is kept."""
+    values = [_timer("odd", 1, unit=MetricUnit.BYTES), _timer("t", 99), _counter("hits")]
+    snapshot, report = _Parts(values, _summaries("odd", "t")).build()
+    assert snapshot.metrics.custom == {"hits": 1.0}
+    assert snapshot.metrics.latency is not None
+    (left_out,) = report.left_out
+    assert left_out.what == "'odd'"
+    assert left_out.reason.startswith("could not be read: InvalidInputError(")
+
+
+@pytest.mark.parametrize("count", [None, "many"])
+def test_a_count_that_is_no_number_costs_the_latency(count: Any) -> None:
+    """An adapter whose timers have no usable count loses the latency, not the snapshot."""
+    snapshot, report = _Parts([_timer("t", count), _counter("hits")], _summaries("t")).build()
+    assert snapshot.metrics.latency is None
+    assert snapshot.metrics.custom["hits"] == 1.0
+    assert {"latency", "t/count"} == set(_reasons(report))
+
+
+def test_a_monitor_that_answers_nonsense_costs_its_values() -> None:
+    """A reading that is no number costs that reading alone."""
+    parts = _Parts(
+        [_counter("hits")], memory={"process_rss": "much"}, cpu={"process_percent": None, "count": 2}
+    )
+    snapshot, report = parts.build()
+    assert snapshot.metrics.flat() == {"custom.hits": 1.0}
+    assert set(_reasons(report)) == {"memory_mb"}
+
+
+# -- the parts that the library brings ---------------------------------------------------------------------
+
+
+def test_the_in_memory_parts_become_a_snapshot(clock: ManualClock) -> None:
+    """What is recorded through the facade is in its snapshot, at the clock's time."""
+    monitor = _Monitor({"process_peak_rss": 5_000_000}, {"process_percent": 10.0, "count": 4})
+    metrics = MetricsSystem(clock=clock, resource_monitor=monitor)
+    for milliseconds in (10.0, 20.0, 30.0):
+        metrics.collector.record_timer("http.request", milliseconds)
+    metrics.timer.time_operation("parse", lambda: clock.advance(0.5))
+    clock.advance(0.5)
+    metrics.tracker.record_success("parse")
+    metrics.tracker.record_failure("parse", "SyntaxError")
+    metrics.collector.record_counter("http.requests", 3, {"endpoint": "/status"})
+    metrics.collector.record_gauge("clock.drift", -1)
+    metrics.collector.record_histogram("payload", 100.0)
+    snapshot, report = metrics.build_snapshot(environment="staging", tags={"pr": "42"})
+
+    assert document_violations(snapshot.to_dict()) == []
+    assert snapshot.metadata.timestamp == datetime(2026, 1, 1, 0, 0, 1, tzinfo=UTC)
+    assert snapshot.metadata.environment is Environment.STAGING
+    assert snapshot.metadata.tags == {"pr": "42", LATENCY_TAG: "http.request"}
+    assert snapshot.metrics.latency is not None
+    assert snapshot.metrics.latency.mean == pytest.approx(20.0)
+    assert snapshot.metrics.latency.p50 == pytest.approx(20.0, rel=0.05)
+    assert snapshot.metrics.throughput == pytest.approx(3.0)
+    assert snapshot.metrics.memory_mb == 5.0
+    assert snapshot.metrics.cpu_percent == 2.5
+    custom = snapshot.metrics.custom
+    assert custom[custom_key("http.requests", {"endpoint": "/status"})] == 3
+    assert custom["operation:parse/count"] == 1
+    assert custom["operation:parse/mean"] == pytest.approx(500.0)
+    assert custom["operation:parse/success_rate"] == 0.5
+    assert custom["payload/mean"] == pytest.approx(100.0)
+    assert report.left_out == (LeftOut("clock/drift", "v1 cannot hold -1"),)
+
+
+def test_the_facades_options_reach_the_builder(clock: ManualClock) -> None:
+    """The facade's choice of latency, its allow-list and its limit are the builder's."""
+    monitor = _Monitor({}, {})
+    metrics = MetricsSystem(
+        clock=clock, resource_monitor=monitor, latency_metric="slow", custom_metrics=["hits.*"], max_custom=1
+    )
+    for name in ("fast", "fast", "slow"):
+        metrics.collector.record_timer(name, 1.0)
+    for name in ("hits.b", "hits.a", "misses"):
+        metrics.collector.increment(name)
+    snapshot, report = metrics.build_snapshot()
+    assert _latency_of(snapshot) == "slow"
+    assert list(snapshot.metrics.custom) == ["hits/a"]
+    reasons = _reasons(report)
+    assert reasons["hits/b"] == "over the limit of 1 custom keys"
+    assert reasons["misses"] == reasons["fast/p95"] == "not among custom_metrics"
+
+
+def test_the_librarys_own_monitor_fills_memory_and_cpu() -> None:
+    """With nothing plugged in, a snapshot has the memory and the CPU of this process."""
+    with MetricsSystem() as metrics:
+        metrics.collector.increment("hits")
+        snapshot = metrics.snapshot()
+    assert snapshot.metrics.memory_mb is not None
+    assert snapshot.metrics.memory_mb > 1
+    assert snapshot.metrics.cpu_percent is not None
+    assert 0 <= snapshot.metrics.cpu_percent <= 100

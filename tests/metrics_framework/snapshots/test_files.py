@@ -1,0 +1,144 @@
+"""Reading snapshots from files as people and other programs leave them."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metrics_framework.errors import OutputError, SchemaVersionError, SnapshotError
+from metrics_framework.snapshots import PerformanceSnapshot, read_snapshot
+
+DOCUMENT: dict[str, Any] = {
+    "schema_version": 1,
+    "metadata": {"run_id": "7", "branch": "größe", "timestamp": "2026-01-01T10:00:00Z", "tags": {"µ": "é"}},
+    "metrics": {"latency": {"p95": 180.0}, "custom": {"größe/µs": 8.5}},
+}
+
+
+def test_a_file_becomes_its_snapshot(tmp_path: Path) -> None:
+    """A valid file is read as the snapshot it holds, by a path or by its name."""
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(DOCUMENT), "utf-8")
+    assert read_snapshot(path) == read_snapshot(str(path)) == PerformanceSnapshot.from_dict(DOCUMENT)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps(DOCUMENT, ensure_ascii=False).encode(),
+        codecs.BOM_UTF8 + json.dumps(DOCUMENT, ensure_ascii=False).encode(),
+        json.dumps(DOCUMENT, ensure_ascii=False).encode("utf-16"),
+        json.dumps(DOCUMENT, ensure_ascii=False).encode("utf-16-le"),
+        json.dumps(DOCUMENT, ensure_ascii=False).encode("utf-16-be"),
+        json.dumps(DOCUMENT, ensure_ascii=False).encode("utf-32"),
+        json.dumps(DOCUMENT, indent=2).replace("\n", "\r\n").encode(),
+    ],
+    ids=["utf-8", "utf-8 with BOM", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "windows lines"],
+)
+def test_every_encoding_of_json_is_read(tmp_path: Path, content: bytes) -> None:
+    """Whatever encoding an editor or a shell left the file in, it is the same snapshot."""
+    path = tmp_path / "run.json"
+    path.write_bytes(content)
+    assert read_snapshot(path) == PerformanceSnapshot.from_dict(DOCUMENT)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b" \n",
+        b"{",
+        b'{"metrics": {"throughput": 1}',
+        b'{"metrics": {"throughput": 1}}}',
+        b"{'metrics': {}}",
+        b"throughput: 1",
+        b"\xff\xfe\xff",
+        b"\x80\x81",
+        b"\0\0\0\0",
+        b"\x1f\x8b\x08\x00\x00\x00",
+        b"[" * 1_000_000,
+        b'{"a":' * 1_000_000,
+        b'{"metrics": {"throughput": ' + b"9" * 10_000 + b"}}",
+    ],
+    ids=lambda content: content[:12].hex(),
+)
+def test_what_is_no_json_is_a_snapshot_error(tmp_path: Path, content: bytes) -> None:
+    """A file that is cut off, foreign, or nested without end is refused in one line that says so."""
+    path = tmp_path / "run.json"
+    path.write_bytes(content)
+    with pytest.raises(SnapshotError, match=r"^document: is not JSON: .") as caught:
+        read_snapshot(path)
+    assert len(caught.value.violations) == 1
+
+
+@pytest.mark.parametrize("depth", [10, 500])
+def test_nested_json_is_read_as_far_as_it_is_json(tmp_path: Path, depth: int) -> None:
+    """A field that v1 does not know may hold anything, also deep inside; elsewhere it is quoted shortly."""
+    nested = "[" * depth + "]" * depth
+    path = tmp_path / "run.json"
+    path.write_text(f'{{"metrics": {{"throughput": 1}}, "note": {nested}}}')
+    assert read_snapshot(path).metrics.throughput == 1
+    path.write_text(f'{{"metrics": {{"throughput": {nested}}}}}')
+    with pytest.raises(SnapshotError, match=r"^metrics\.throughput: must be a finite number") as caught:
+        read_snapshot(path)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1"])
+def test_numbers_that_v1_does_not_have_are_refused(tmp_path: Path, number: str) -> None:
+    """What Python's JSON reads beyond JSON does not become a measurement."""
+    path = tmp_path / "run.json"
+    path.write_text(f'{{"metrics": {{"throughput": {number}}}}}')
+    with pytest.raises(SnapshotError, match=r"^metrics\.throughput: must be a finite number of 0 or more"):
+        read_snapshot(path)
+
+
+def test_every_violation_of_a_file_is_listed(tmp_path: Path) -> None:
+    """A file with several mistakes says all of them at once."""
+    path = tmp_path / "run.json"
+    path.write_text('{"metadata": {"commit": 7}, "metrics": {"throughput": -1, "cpu_percent": 101}}')
+    with pytest.raises(SnapshotError) as caught:
+        read_snapshot(path)
+    assert [line.partition(":")[0] for line in caught.value.violations] == [
+        "metadata.commit",
+        "metrics.throughput",
+        "metrics.cpu_percent",
+    ]
+
+
+@pytest.mark.parametrize("version", ["2", "true", "1.0", "null", '"1"'])
+def test_a_file_of_another_version_says_so(tmp_path: Path, version: str) -> None:
+    """A file of another version is told apart from one that is broken."""
+    path = tmp_path / "run.json"
+    path.write_text(f'{{"schema_version": {version}, "metrics": {{"throughput": 1}}}}')
+    with pytest.raises(SchemaVersionError, match=r"^schema_version: must be the integer 1"):
+        read_snapshot(path)
+
+
+@pytest.mark.parametrize("name", ["missing.json", "folder", "file/run.json"])
+def test_what_cannot_be_read_is_an_output_error(tmp_path: Path, name: str) -> None:
+    """A path without a file is an `OutputError`, an `OSError`, that names it."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    path = tmp_path / name
+    with pytest.raises(OutputError, match=r"^cannot read ") as caught:
+        read_snapshot(path)
+    assert repr(str(path)) in str(caught.value)
+    assert isinstance(caught.value, OSError)
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="who may read everything is refused nothing"
+)
+def test_a_file_without_permission_is_an_output_error(tmp_path: Path) -> None:
+    """A file that may not be read is an `OutputError` that says why."""
+    path = tmp_path / "run.json"
+    path.write_text("{}")
+    path.chmod(0)
+    with pytest.raises(OutputError, match="Permission denied"):
+        read_snapshot(path)

@@ -1,0 +1,271 @@
+"""Where a run comes from, by real repositories and by the variables of every CI system that is known."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from metrics_framework.snapshots import Environment
+from metrics_framework.snapshots.provenance import Provenance, find_provenance
+
+NOWHERE = Provenance(None, None, Environment.LOCAL)
+
+# For each system: its marker, the variable of the commit, of the branch, and of a pull request's own branch.
+SYSTEMS = [
+    ("GITHUB_ACTIONS", "GITHUB_SHA", "GITHUB_REF_NAME", "GITHUB_HEAD_REF"),
+    ("GITLAB_CI", "CI_COMMIT_SHA", "CI_COMMIT_REF_NAME", "CI_MERGE_REQUEST_SOURCE_BRANCH_NAME"),
+    ("JENKINS_URL", "GIT_COMMIT", "BRANCH_NAME", "CHANGE_BRANCH"),
+    ("CIRCLECI", "CIRCLE_SHA1", "CIRCLE_BRANCH", None),
+    ("BUILDKITE", "BUILDKITE_COMMIT", "BUILDKITE_BRANCH", None),
+    ("TF_BUILD", "BUILD_SOURCEVERSION", "BUILD_SOURCEBRANCH", "SYSTEM_PULLREQUEST_SOURCEBRANCH"),
+    ("TRAVIS", "TRAVIS_COMMIT", "TRAVIS_BRANCH", "TRAVIS_PULL_REQUEST_BRANCH"),
+    ("BITBUCKET_BUILD_NUMBER", "BITBUCKET_COMMIT", "BITBUCKET_BRANCH", None),
+    ("DRONE", "DRONE_COMMIT_SHA", "DRONE_BRANCH", "DRONE_SOURCE_BRANCH"),
+    ("SEMAPHORE", "SEMAPHORE_GIT_SHA", "SEMAPHORE_GIT_BRANCH", "SEMAPHORE_GIT_PR_BRANCH"),
+    (
+        "APPVEYOR",
+        "APPVEYOR_REPO_COMMIT",
+        "APPVEYOR_REPO_BRANCH",
+        "APPVEYOR_PULL_REQUEST_HEAD_REPO_BRANCH",
+    ),
+    ("CODEBUILD_BUILD_ID", "CODEBUILD_RESOLVED_SOURCE_VERSION", "CODEBUILD_WEBHOOK_HEAD_REF", None),
+]
+WITH_PULL_REQUESTS = [system for system in SYSTEMS if system[3] is not None]
+
+needs_git = pytest.mark.skipif(
+    shutil.which("git") is None and not os.environ.get("CI"), reason="git is not installed"
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_git_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the variables by which a hook or a user points git elsewhere, and the folders above."""
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=Tester", "-c", "user.email=tester@example.org", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(
+        ["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """Return a repository with one commit, on the branch `feature/fast`."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    _git(folder, "init", "--quiet")
+    _git(folder, "symbolic-ref", "HEAD", "refs/heads/feature/fast")
+    _git(folder, "commit", "--quiet", "--allow-empty", "--message", "First")
+    return folder
+
+
+# -- git ---------------------------------------------------------------------------------------------------
+
+
+@needs_git
+@pytest.mark.heavy
+def test_a_repository_tells_commit_and_branch(repository: Path) -> None:
+    """In a working tree the commit is HEAD's full hash, and the branch the one that is checked out."""
+    head = _git(repository, "rev-parse", "HEAD")
+    assert len(head) == 40
+    assert find_provenance(repository, {}) == Provenance(head, "feature/fast", Environment.LOCAL)
+    assert find_provenance(str(repository), {}) == find_provenance(repository, {})
+
+
+@needs_git
+@pytest.mark.heavy
+def test_the_current_folder_is_the_default(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a folder the working tree is the one that the process is in."""
+    monkeypatch.chdir(repository)
+    assert find_provenance(environ={}) == find_provenance(repository, {})
+    assert find_provenance(environ={}).commit is not None
+
+
+@needs_git
+@pytest.mark.heavy
+def test_a_folder_below_belongs_to_the_repository(repository: Path) -> None:
+    """A folder within the working tree is as good as its root."""
+    below = repository / "src" / "deep"
+    below.mkdir(parents=True)
+    assert find_provenance(below, {}) == find_provenance(repository, {})
+
+
+@needs_git
+@pytest.mark.heavy
+def test_a_detached_head_has_no_branch(repository: Path) -> None:
+    """Where a commit is checked out without a branch, the commit alone is known."""
+    head = _git(repository, "rev-parse", "HEAD")
+    _git(repository, "checkout", "--quiet", "--detach")
+    assert find_provenance(repository, {}) == Provenance(head, None, Environment.LOCAL)
+
+
+@needs_git
+@pytest.mark.heavy
+def test_a_fresh_repository_has_no_commit(tmp_path: Path) -> None:
+    """Before the first commit the branch alone is known."""
+    _git(tmp_path, "init", "--quiet")
+    _git(tmp_path, "symbolic-ref", "HEAD", "refs/heads/trunk")
+    assert find_provenance(tmp_path, {}) == Provenance(None, "trunk", Environment.LOCAL)
+
+
+@needs_git
+@pytest.mark.heavy
+def test_a_worktree_has_a_branch_of_its_own(repository: Path, tmp_path: Path) -> None:
+    """In a linked worktree commit and branch are the worktree's, not the main tree's."""
+    linked = tmp_path / "linked"
+    _git(repository, "worktree", "add", "--quiet", "-b", "other", str(linked))
+    _git(linked, "commit", "--quiet", "--allow-empty", "--message", "Second")
+    head = _git(linked, "rev-parse", "HEAD")
+    assert find_provenance(linked, {}) == Provenance(head, "other", Environment.LOCAL)
+    assert find_provenance(repository, {}).commit not in (None, head)
+
+
+@needs_git
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", ["größe", "a.b", "v1@2", "head"])
+def test_a_branch_is_named_as_it_is(repository: Path, name: str) -> None:
+    """Unusual names of branches come through unchanged."""
+    _git(repository, "checkout", "--quiet", "-b", name)
+    assert find_provenance(repository, {}).branch == name
+
+
+@needs_git
+@pytest.mark.heavy
+def test_no_repository_is_nowhere(tmp_path: Path) -> None:
+    """Outside of any repository neither commit nor branch is known, and nobody is bothered with it."""
+    assert find_provenance(tmp_path, {}) == NOWHERE
+
+
+@needs_git
+@pytest.mark.heavy
+def test_git_complains_to_nobody(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """What git has to say about a folder that is no repository is not printed."""
+    find_provenance(tmp_path, {})
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("folder", ["missing", "file", "nul\0"])
+def test_a_folder_that_is_none_is_nowhere(tmp_path: Path, folder: str) -> None:
+    """A folder that does not exist, or is no folder, leaves commit and branch unknown."""
+    (tmp_path / "file").touch()
+    assert find_provenance(str(tmp_path / folder), {}) == NOWHERE
+
+
+def test_a_machine_without_git_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where git is not installed, commit and branch are unknown."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_provenance(tmp_path, {}) == NOWHERE
+
+
+# -- CI systems --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("marker", "commit", "branch", "_request"), SYSTEMS, ids=lambda name: str(name))
+def test_a_ci_system_tells_commit_and_branch(
+    tmp_path: Path, marker: str, commit: str, branch: str, _request: str | None
+) -> None:
+    """Each system's own variables say what it checked out; the environment is `ci`."""
+    environ = {marker: "true", commit: "abc123", branch: "main"}
+    assert find_provenance(tmp_path, environ) == Provenance("abc123", "main", Environment.CI)
+
+
+@needs_git
+@pytest.mark.heavy
+@pytest.mark.parametrize(("marker", "commit", "branch", "_request"), SYSTEMS, ids=lambda name: str(name))
+def test_a_ci_system_wins_over_git(
+    repository: Path, marker: str, commit: str, branch: str, _request: str | None
+) -> None:
+    """In a repository too, what the CI system says is what counts."""
+    environ = {marker: "1", commit: "abc123", branch: "main"}
+    assert find_provenance(repository, environ) == Provenance("abc123", "main", Environment.CI)
+
+
+@needs_git
+@pytest.mark.heavy
+@pytest.mark.parametrize("marker", [system[0] for system in SYSTEMS])
+def test_git_tells_what_a_ci_system_does_not(repository: Path, marker: str) -> None:
+    """A CI system that says nothing, or something empty, leaves commit and branch to git."""
+    told = find_provenance(repository, {})
+    names = next(system[1:] for system in SYSTEMS if system[0] == marker)
+    for environ in ({marker: "true"}, {marker: "true", **{name: "" for name in names if name}}):
+        assert find_provenance(repository, environ) == Provenance(told.commit, told.branch, Environment.CI)
+
+
+@pytest.mark.parametrize(("marker", "commit", "branch", "request_"), WITH_PULL_REQUESTS)
+def test_a_pull_requests_own_branch_wins(
+    tmp_path: Path, marker: str, commit: str, branch: str, request_: str
+) -> None:
+    """For a pull request the branch is the one it comes from, not the one that is made for merging."""
+    environ = {marker: "true", commit: "abc123", branch: "refs/pull/7/merge", request_: "feature/fast"}
+    assert find_provenance(tmp_path, environ).branch == "feature/fast"
+
+
+@pytest.mark.parametrize(("marker", "commit", "branch", "request_"), WITH_PULL_REQUESTS)
+def test_an_empty_variable_is_none(
+    tmp_path: Path, marker: str, commit: str, branch: str, request_: str
+) -> None:
+    """Some systems set a pull request's branch to nothing where there is no pull request."""
+    environ = {marker: "true", commit: "abc123", branch: "main", request_: ""}
+    assert find_provenance(tmp_path, environ).branch == "main"
+
+
+@pytest.mark.parametrize(
+    ("marker", "branch"),
+    [("TF_BUILD", "BUILD_SOURCEBRANCH"), ("CODEBUILD_BUILD_ID", "CODEBUILD_WEBHOOK_HEAD_REF")],
+)
+def test_a_full_ref_becomes_a_branch(tmp_path: Path, marker: str, branch: str) -> None:
+    """Systems that write the whole ref name the same branch as those that do not."""
+    assert find_provenance(tmp_path, {marker: "1", branch: "refs/heads/feature/a"}).branch == "feature/a"
+
+
+def test_jenkins_names_the_branch_in_one_of_two_variables(tmp_path: Path) -> None:
+    """A Jenkins job that is not multibranch has the branch from its git plugin alone."""
+    environ = {"JENKINS_URL": "https://ci.example.org", "GIT_COMMIT": "abc123", "GIT_BRANCH": "main"}
+    assert find_provenance(tmp_path, environ) == Provenance("abc123", "main", Environment.CI)
+    assert find_provenance(tmp_path, {**environ, "BRANCH_NAME": "other"}).branch == "other"
+
+
+@pytest.mark.parametrize("marker", [system[0] for system in SYSTEMS])
+def test_a_marker_that_is_empty_shows_nothing(tmp_path: Path, marker: str) -> None:
+    """A variable that is set to nothing does not make a CI system."""
+    assert find_provenance(tmp_path, {marker: "", "CI": ""}) == NOWHERE
+
+
+@pytest.mark.parametrize("value", ["true", "TRUE", "1", "yes", "woodpecker"])
+def test_ci_alone_makes_the_environment_ci(tmp_path: Path, value: str) -> None:
+    """A CI system that is not in the table is still known by `CI`."""
+    assert find_provenance(tmp_path, {"CI": value}) == Provenance(None, None, Environment.CI)
+
+
+@pytest.mark.parametrize("value", ["", "false", "False", "0", "no"])
+def test_ci_can_be_denied(tmp_path: Path, value: str) -> None:
+    """`CI=false` is how a person says that this is no CI."""
+    assert find_provenance(tmp_path, {"CI": value}) == NOWHERE
+
+
+@pytest.mark.parametrize("marker", [system[0] for system in SYSTEMS])
+def test_one_systems_variables_are_not_anothers(tmp_path: Path, marker: str) -> None:
+    """Only the variables of the system that shows are read."""
+    environ = {name: "wrong" for system in SYSTEMS for name in system[1:] if name and system[0] != marker}
+    assert find_provenance(tmp_path, {**environ, marker: "1"}) == Provenance(None, None, Environment.CI)
+
+
+def test_the_process_environment_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without `environ` the variables are the process' own."""
+    for marker, *_ in SYSTEMS:
+        monkeypatch.delenv(marker, raising=False)
+    monkeypatch.setenv("CI", "true")
+    assert find_provenance(tmp_path).environment is Environment.CI
+    monkeypatch.delenv("CI")
+    assert find_provenance(tmp_path).environment is Environment.LOCAL

@@ -1,0 +1,78 @@
+"""Clocks: the machine's, and the one that a test moves."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metrics_framework.clock import SYSTEM_CLOCK, ManualClock, SystemClock, utc
+
+MOMENTS = st.datetimes(datetime(1971, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
+
+
+def test_the_system_clock_reads_the_machine():
+    """Its wall reading is the machine's time of day, its monotonic reading never falls."""
+    before, reading, after = time.time_ns(), SystemClock().time_ns(), time.time_ns()
+    assert before <= reading <= after
+    readings = [SYSTEM_CLOCK.monotonic_ns() for _ in range(1_000)]
+    assert readings == sorted(readings)
+
+
+def test_a_manual_clock_stands_still():
+    """Nothing but the test moves it."""
+    clock = ManualClock()
+    assert (clock.monotonic_ns(), clock.time_ns()) == (clock.monotonic_ns(), clock.time_ns())
+    assert utc(clock) == datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@given(MOMENTS)
+def test_a_manual_clock_begins_at_its_start(start):
+    """The start is kept to the microsecond."""
+    clock = ManualClock(start)
+    assert utc(clock) == start
+    assert clock.monotonic_ns() == 0
+
+
+def test_a_start_in_another_zone_is_the_same_moment():
+    """An aware datetime of any zone is understood."""
+    assert utc(ManualClock(datetime(2026, 1, 1, 2, tzinfo=timezone(timedelta(hours=2))))) == datetime(
+        2026, 1, 1, tzinfo=UTC
+    )
+
+
+@given(st.lists(st.integers(0, 10**6), max_size=5))
+def test_advancing_moves_both_readings(milliseconds):
+    """Monotonic and wall readings go by the same amount, and add up."""
+    clock = ManualClock()
+    wall = clock.time_ns()
+    for step in milliseconds:
+        clock.advance(step / 1e3)
+    assert clock.monotonic_ns() == sum(milliseconds) * 1_000_000
+    assert clock.time_ns() - wall == clock.monotonic_ns()
+
+
+def test_time_does_not_run_backwards():
+    """Advancing by less than nothing is an error that says what to use instead, and moves nothing."""
+    clock = ManualClock()
+    with pytest.raises(ValueError, match="set_wall"):
+        clock.advance(-0.1)
+    assert clock.monotonic_ns() == 0
+
+
+@given(MOMENTS)
+def test_setting_the_wall_leaves_the_monotonic_reading(moment):
+    """As when an operator sets the time of day: durations that are being measured are not touched."""
+    clock = ManualClock()
+    clock.advance(5)
+    clock.set_wall(moment)
+    assert utc(clock) == moment
+    assert clock.monotonic_ns() == 5_000_000_000
+
+
+def test_a_reading_in_utc_is_aware():
+    """What is stamped says its zone."""
+    assert utc(SYSTEM_CLOCK).tzinfo is UTC

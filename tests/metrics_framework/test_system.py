@@ -1,0 +1,800 @@
+"""The facade: five parts behind one object, composed of whatever satisfies the Protocols."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import threading
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTimer, InMemoryTracker
+from metrics_adapters.resources import PsutilMonitor
+from metrics_adapters.snapshot_writer import SnapshotWriter
+from metrics_framework import (
+    ClosedError,
+    ConfigurationError,
+    Environment,
+    InvalidInputError,
+    MetricsSystem,
+    MetricType,
+    MetricUnit,
+    MetricValue,
+    PerformanceSnapshot,
+    SnapshotError,
+    TimingResult,
+    UnknownMetricError,
+    protocols,
+    read_snapshot,
+)
+from metrics_framework.clock import ManualClock
+from metrics_framework.recording import Store
+
+PATIENCE = 20.0
+
+
+# Parts as someone else would write them: from the contracts alone, without a base class or a store.
+
+
+class ForeignCollector:
+    """A collector that remembers its calls."""
+
+    def __init__(self):
+        self.calls = []
+
+    def record_counter(self, name, value=1, tags=None):
+        """Remember the call."""
+        self.calls.append(("counter", name, value, tags))
+
+    def record_gauge(self, name, value, tags=None):
+        """Remember the call."""
+        self.calls.append(("gauge", name, value, tags))
+
+    def record_histogram(self, name, value, tags=None):
+        """Remember the call."""
+        self.calls.append(("histogram", name, value, tags))
+
+    def record_timer(self, name, duration, unit=MetricUnit.MILLISECONDS, tags=None):
+        """Remember the call."""
+        self.calls.append(("timer", name, duration, tags))
+
+    def increment(self, name, tags=None):
+        """Remember the call."""
+        self.calls.append(("increment", name, 1, tags))
+
+    def decrement(self, name, tags=None):
+        """Remember the call."""
+        self.calls.append(("decrement", name, -1, tags))
+
+
+class ForeignTimer:
+    """A timer for which everything takes 5 milliseconds."""
+
+    def start_timer(self, operation_name, metadata=None):
+        """Return the name as the id."""
+        return operation_name
+
+    def stop_timer(self, timer_id, success=True):
+        """Return a fixed result."""
+        now = datetime(2026, 1, 1, tzinfo=UTC)
+        return TimingResult(timer_id, 5.0, MetricUnit.MILLISECONDS, now, now, success, {})
+
+    def time_operation(self, operation_name, operation, metadata=None):
+        """Call the operation and return a fixed result."""
+        operation()
+        return self.stop_timer(operation_name)
+
+    def get_timing_stats(self, operation_name):
+        """Return fixed statistics."""
+        return {"count": 2, "avg": 5.0, "p50": 4.0, "p95": 6.0, "p99": 7.0, "rate": 0.5}
+
+
+class ForeignTracker:
+    """A tracker for which three of four events succeed."""
+
+    def record_success(self, operation, metadata=None):
+        """Do nothing."""
+
+    def record_failure(self, operation, error_type, metadata=None):
+        """Do nothing."""
+
+    def get_success_rate(self, operation, time_window=None):
+        """Return a fixed rate."""
+        return 0.75
+
+    def get_failure_breakdown(self, operation, time_window=None):
+        """Return a fixed breakdown."""
+        return {"timeout": 1}
+
+
+class ForeignMonitor:
+    """A monitor whose readings the test chooses, and which remembers when it was started."""
+
+    def __init__(self, memory=None, cpu=None):
+        self.memory = {"percent": 40.0, "process_rss": 50e6} if memory is None else memory
+        self.cpu = {"percent": 30.0, "process_percent": 80.0, "count": 4.0} if cpu is None else cpu
+        self.calls = []
+
+    def get_memory_usage(self):
+        """Return the chosen memory."""
+        return self.memory
+
+    def get_cpu_usage(self):
+        """Return the chosen CPU."""
+        return self.cpu
+
+    def get_disk_usage(self, path="/"):
+        """Return nothing."""
+        return {}
+
+    def get_network_stats(self):
+        """Return nothing."""
+        return {}
+
+    def start_resource_monitoring(self, interval=60.0):
+        """Remember the interval."""
+        self.calls.append(interval)
+
+    def stop_resource_monitoring(self):
+        """Remember the stop."""
+        self.calls.append("stop")
+
+
+class ForeignAggregator:
+    """An aggregator that knows whatever values the test gives it."""
+
+    def __init__(self, *values):
+        self.values = list(values)
+
+    def get_metric_summary(self, metric_name, time_window=None):
+        """Know no summary."""
+        raise UnknownMetricError(metric_name)
+
+    def get_metrics_by_tag(self, tag_filter):
+        """Return the values."""
+        return [value for value in self.values if tag_filter.items() <= value.tags.items()]
+
+    def export_metrics(self, format="json"):
+        """Return an empty text."""
+        return ""
+
+    def get_top_metrics(self, metric_type, limit=10):
+        """Return the values of a type."""
+        return [value for value in self.values if value.metric_type is metric_type][:limit]
+
+
+FOREIGN = {
+    "collector": (protocols.MetricCollector, ForeignCollector),
+    "timer": (protocols.PerformanceTimer, ForeignTimer),
+    "tracker": (protocols.SuccessFailureTracker, ForeignTracker),
+    "resource_monitor": (protocols.ResourceMonitor, ForeignMonitor),
+    "aggregator": (protocols.MetricsAggregator, ForeignAggregator),
+}
+
+
+class Output:
+    """An output that keeps what it is given, or fails."""
+
+    def __init__(self, name="output", error=None):
+        self.name = name
+        self.error = error
+        self.written: list[PerformanceSnapshot] = []
+
+    def write(self, snapshot):
+        """Keep the snapshot, or fail."""
+        if self.error is not None:
+            raise self.error
+        self.written.append(snapshot)
+
+
+def metric(name: str, value: float, metric_type: MetricType, **metadata: Any) -> MetricValue:
+    """Return a value as an aggregator would."""
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    return MetricValue(name, value, metric_type, MetricUnit.COUNT, now, {}, metadata)
+
+
+@pytest.fixture
+def system(clock: ManualClock):
+    """Return a system on the test's clock with a monitor that reads the same everywhere."""
+    system = MetricsSystem(resource_monitor=ForeignMonitor(), clock=clock)
+    yield system
+    system.shutdown_metrics()
+
+
+# -- composition -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.smoke
+def test_the_embedded_default_needs_nothing():
+    """Without an argument a system records in memory and becomes a snapshot."""
+    with MetricsSystem() as metrics:
+        metrics.collector.record_counter("orders", 3)
+        metrics.timer.time_operation("checkout", lambda: None)
+        metrics.tracker.record_success("checkout")
+        snapshot = metrics.snapshot(environment="local")
+    assert snapshot.metrics.custom["orders"] == 3
+    assert snapshot.metrics.latency is not None
+    assert snapshot.metrics.memory_mb > 1
+    assert PerformanceSnapshot.from_dict(json.loads(json.dumps(snapshot.to_dict()))) == snapshot
+
+
+def test_a_system_satisfies_both_contracts(system):
+    """The facade is a `MetricsSystem` and an `AsyncMetricsSystem`, and its parts are what they say."""
+    assert isinstance(system, protocols.MetricsSystem)
+    assert isinstance(system, protocols.AsyncMetricsSystem)
+    for part, (protocol, _) in FOREIGN.items():
+        assert isinstance(getattr(system, part), protocol)
+
+
+def test_parts_cannot_be_swapped_later(system):
+    """What a system is made of is decided once."""
+    for part in FOREIGN:
+        with pytest.raises(AttributeError):
+            setattr(system, part, None)
+
+
+@pytest.mark.parametrize("part", FOREIGN)
+def test_any_part_may_be_someone_elses(part):
+    """A part that satisfies its Protocol is used as it is, beside default parts."""
+    given = FOREIGN[part][1]()
+    with MetricsSystem(**{part: given}) as metrics:
+        assert getattr(metrics, part) is given
+        metrics.collector.increment("orders")
+        metrics.timer.stop_timer(metrics.timer.start_timer("work"))
+        metrics.tracker.record_success("work")
+        metrics.snapshot()
+
+
+def test_all_parts_may_be_someone_elses():
+    """A system of foreign parts alone answers every question by the Protocols."""
+    system = MetricsSystem(
+        collector=ForeignCollector(),
+        timer=ForeignTimer(),
+        tracker=ForeignTracker(),
+        resource_monitor=ForeignMonitor(),
+        aggregator=ForeignAggregator(
+            metric("orders", 3, MetricType.COUNTER),
+            metric("checkout", 6.0, MetricType.TIMER, count=2, operation=True),
+            metric("checkout", 1.0, MetricType.RATE, count=4, success_rate=0.75, operation=True),
+        ),
+    )
+    snapshot = system.snapshot()
+    assert snapshot.metrics.flat() == {
+        "latency.mean": 5.0,
+        "latency.p50": 4.0,
+        "latency.p95": 6.0,
+        "latency.p99": 7.0,
+        "throughput": 0.5,
+        "memory_mb": 50.0,
+        "cpu_percent": 20.0,
+        **{f"custom.{key}": value for key, value in snapshot.metrics.custom.items()},
+    }
+    assert snapshot.metrics.custom["orders"] == 3
+    assert system.get_system_health()["error_rate"] == 0.25
+    assert system.create_dashboard_data()["panels"]
+
+
+@pytest.mark.parametrize(
+    ("part", "method"),
+    [
+        (part, method)
+        for part, (_, kind) in FOREIGN.items()
+        for method in vars(kind)
+        if not method.startswith("_")
+    ],
+)
+def test_a_part_that_lacks_a_method_is_refused(part, method):
+    """The error names the Protocol and the missing method, when the system is made and not later."""
+    protocol, kind = FOREIGN[part]
+
+    class Incomplete(kind):
+        def __repr__(self) -> str:
+            return "<incomplete part>"
+
+    setattr(Incomplete, method, None)
+    with pytest.raises(InvalidInputError) as caught:
+        MetricsSystem(**{part: Incomplete()})
+    assert str(caught.value) == f"<incomplete part> is no {protocol.__name__}: it lacks {method}"
+
+
+def test_a_part_in_the_wrong_place_is_refused():
+    """The error lists everything that is missing."""
+    with pytest.raises(InvalidInputError, match="record_failure, record_success"):
+        MetricsSystem(tracker=ForeignTimer())
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        {"collector": InMemoryCollector, "aggregator": InMemoryAggregator},
+        {"timer": InMemoryTimer, "tracker": InMemoryTracker},
+        {
+            "collector": InMemoryCollector,
+            "timer": InMemoryTimer,
+            "tracker": InMemoryTracker,
+            "aggregator": InMemoryAggregator,
+        },
+    ],
+)
+def test_parts_with_different_stores_are_refused(kinds):
+    """Parts that would not see each other's numbers are an error that names them and the remedy."""
+    with pytest.raises(InvalidInputError) as caught:
+        MetricsSystem(**{part: kind() for part, kind in kinds.items()})
+    assert " and ".join(kinds) in str(caught.value)
+    assert "store=" in str(caught.value)
+    store = Store()
+    MetricsSystem(**{part: kind(store) for part, kind in kinds.items()}).shutdown_metrics()
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        ("collector", InMemoryCollector),
+        ("timer", InMemoryTimer),
+        ("tracker", InMemoryTracker),
+        ("aggregator", InMemoryAggregator),
+    ],
+)
+def test_the_default_parts_share_a_given_parts_store(clock, part, kind):
+    """Where one part has a store, all default parts are views of it, on its clock."""
+    store = Store(clock)
+    with MetricsSystem(**{part: kind(store)}, resource_monitor=ForeignMonitor()) as metrics:
+        metrics.collector.increment("orders")
+        metrics.timer.time_operation("work", lambda: clock.advance(2))
+        metrics.tracker.record_success("work")
+        assert {value.name for value in metrics.aggregator.get_metrics_by_tag({})} == {"orders", "work"}
+        assert store.recorded == 3
+        assert metrics.get_system_health()["uptime_seconds"] == 2.0
+        assert metrics.snapshot().metadata.timestamp == datetime(2026, 1, 1, 0, 0, 2, tzinfo=UTC)
+
+
+def test_the_default_monitor_records_into_the_systems_collector():
+    """Background readings arrive where everything else does."""
+    recorded = threading.Event()
+
+    class Collector(ForeignCollector):
+        def record_gauge(self, name, value, tags=None):
+            recorded.set()
+
+    with MetricsSystem(collector=Collector()) as metrics:
+        assert isinstance(metrics.resource_monitor, PsutilMonitor)
+        metrics.initialize_metrics({"collection_interval": 3_600})
+        assert recorded.wait(PATIENCE)
+
+
+# -- life --------------------------------------------------------------------------------------------------
+
+
+def test_leaving_the_context_shuts_down(clock):
+    """At the end of the block the final snapshot is written, with all that was recorded in it."""
+    output, monitor = Output(), ForeignMonitor()
+    with MetricsSystem(outputs=[output], resource_monitor=monitor, clock=clock) as metrics:
+        metrics.collector.record_counter("orders", 3)
+        assert output.written == []
+    (snapshot,) = output.written
+    assert snapshot.metrics.custom["orders"] == 3
+    assert monitor.calls == ["stop"]
+
+
+def test_leaving_the_async_context_shuts_down(clock):
+    """An `async with` does the same, off the event loop."""
+    threads = []
+
+    class Here(Output):
+        def write(self, snapshot):
+            threads.append(threading.current_thread())
+            super().write(snapshot)
+
+    output = Here()
+
+    async def main() -> None:
+        async with MetricsSystem(outputs=[output], clock=clock) as metrics:
+            metrics.collector.record_counter("orders", 3)
+
+    asyncio.run(main())
+    assert output.written[0].metrics.custom["orders"] == 3
+    assert threads != [threading.main_thread()]
+
+
+@pytest.mark.parametrize("error", [ValueError("the application's own"), KeyboardInterrupt()])
+def test_an_error_in_the_block_goes_on(clock, error):
+    """Shutting down neither swallows nor hides what went wrong, and the snapshot is still written."""
+    output = Output()
+    with pytest.raises(type(error)) as caught, MetricsSystem(outputs=[output], clock=clock):
+        raise error
+    assert caught.value is error
+    assert len(output.written) == 1
+
+    async def main() -> None:
+        async with MetricsSystem(outputs=[output], clock=clock):
+            raise ValueError("the application's own")
+
+    with pytest.raises(ValueError, match="own"):
+        asyncio.run(main())
+    assert len(output.written) == 2
+
+
+def test_shutting_down_twice_is_shutting_down_once(clock):
+    """The final snapshot is written once to each output, however often the system is shut down."""
+    outputs, monitor = [Output("one"), Output("two")], ForeignMonitor()
+    system = MetricsSystem(outputs=iter(outputs), resource_monitor=monitor, clock=clock)
+    with system:
+        system.shutdown_metrics()
+        system.shutdown_metrics()
+    assert [len(output.written) for output in outputs] == [1, 1]
+    assert outputs[0].written == outputs[1].written
+    assert monitor.calls == ["stop"]
+
+
+@pytest.mark.parametrize("error", [OSError("the disk is full"), RuntimeError("a bug")])
+def test_a_failing_output_does_not_harm_another(clock, caplog, error):
+    """An output that fails is an error in the log; the application and other outputs do not notice."""
+    before, after = Output("before"), Output("after")
+    outputs = [before, Output("failing", error), after]
+    MetricsSystem(outputs=outputs, clock=clock).shutdown_metrics()
+    assert (len(before.written), len(after.written)) == (1, 1)
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "failing" in record.getMessage()
+    assert str(error) in record.getMessage()
+
+
+def test_shutting_down_without_any_measurement_raises_nothing(clock, caplog):
+    """Where there is nothing to put into a snapshot, that is said in the log."""
+    output = Output()
+    monitor = ForeignMonitor(memory={}, cpu={})
+    MetricsSystem(resource_monitor=monitor, outputs=[output], clock=clock).shutdown_metrics()
+    assert output.written == []
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_numbers_can_be_asked_after_the_shutdown(clock):
+    """What was recorded is still there for a last report."""
+    system = MetricsSystem(clock=clock)
+    system.collector.increment("orders")
+    system.shutdown_metrics()
+    assert system.aggregator.get_metric_summary("orders")["total"] == 1
+    assert system.snapshot().metrics.custom["orders"] == 1
+
+
+# -- configuration -------------------------------------------------------------------------------------------
+
+
+def test_the_collection_interval_starts_the_monitor(system):
+    """The monitor reads in the background from then on, at that interval."""
+    system.initialize_metrics({"collection_interval": 30})
+    assert system.resource_monitor.calls == [30]
+
+
+def test_the_retention_bounds_windows(system):
+    """Windows reach back as far as is configured."""
+    system.collector.increment("orders")
+    system.initialize_metrics({"retention_days": 2})
+    system.aggregator.get_metric_summary("orders", timedelta(days=2))
+    with pytest.raises(InvalidInputError, match="retention"):
+        system.aggregator.get_metric_summary("orders", timedelta(days=3))
+
+
+def test_an_endpoint_takes_the_final_snapshot(system, tmp_path, monkeypatch):
+    """A named endpoint is one more output: its files are written at the shutdown."""
+    monkeypatch.chdir(tmp_path)
+    system.initialize_metrics({"export_endpoints": ["snapshot_writer"]})
+    system.collector.record_counter("orders", 3)
+    assert list(tmp_path.iterdir()) == []
+    system.shutdown_metrics()
+    (path,) = tmp_path.glob("snapshots/*.json")
+    assert read_snapshot(path).metrics.custom["orders"] == 3
+
+
+def test_an_empty_configuration_changes_nothing(system):
+    """Nothing is started and nothing is required."""
+    system.initialize_metrics({})
+    assert system.resource_monitor.calls == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"export_endpoint": ["snapshot_writer"]}, r"'export_endpoint'.*Did you mean 'export_endpoints'"),
+        ({"export_endpoints": ["snapshot_riter"]}, r"'snapshot_riter'.*Did you mean 'snapshot_writer'"),
+        ({"export_endpoints": "snapshot_writer"}, "export_endpoints="),
+        ({"collection_interval": 0}, "collection_interval=0"),
+        ({"collection_interval": "60"}, "collection_interval='60'"),
+        ({"retention_days": math.nan}, "retention_days=nan"),
+    ],
+)
+def test_a_wrong_configuration_is_not_applied_in_parts(system, tmp_path, monkeypatch, wrong, message):
+    """One wrong key or value is an error that quotes it, and nothing of the rest has any effect."""
+    monkeypatch.chdir(tmp_path)
+    right = {"collection_interval": 5, "retention_days": 1, "export_endpoints": ["snapshot_writer"]}
+    with pytest.raises(ConfigurationError, match=message):
+        system.initialize_metrics({**right, **wrong})
+    system.collector.increment("orders")
+    system.aggregator.get_metric_summary("orders", timedelta(days=20))
+    assert system.resource_monitor.calls == []
+    system.shutdown_metrics()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_system_that_was_shut_down_is_not_configured(system):
+    """The error says to make a new one."""
+    system.shutdown_metrics()
+    with pytest.raises(ClosedError, match="new one"):
+        system.initialize_metrics({"collection_interval": 5})
+    assert system.resource_monitor.calls == ["stop"]
+
+
+# -- health and dashboards -----------------------------------------------------------------------------------
+
+
+def track(system: MetricsSystem, successes: int, failures: int, operation: str = "work") -> None:
+    """Track outcomes of an operation."""
+    for _ in range(successes):
+        system.tracker.record_success(operation)
+    for _ in range(failures):
+        system.tracker.record_failure(operation, "timeout")
+
+
+def test_health_says_what_it_was_judged_by(system, clock):
+    """The answer has the readings beside the judgement."""
+    system.collector.increment("orders", {"region": "north"})
+    system.collector.increment("orders", {"region": "south"})
+    track(system, 3, 1)
+    clock.advance(12)
+    assert system.get_system_health() == {
+        "healthy": False,
+        "error_rate": 0.25,
+        "uptime_seconds": 12.0,
+        "series": 3,
+        "memory_percent": 40.0,
+        "cpu_percent": 30.0,
+    }
+
+
+def test_health_without_events_is_good(system):
+    """A system in which nothing was tracked has no errors."""
+    health = system.get_system_health()
+    assert (health["healthy"], health["error_rate"]) == (True, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("successes", "failures", "healthy"),
+    [
+        (95, 5, True),
+        (94, 6, False),
+        (19, 1, True),
+        (190, 10, True),
+        (949, 51, False),
+        (0, 1, False),
+        (1, 0, True),
+    ],
+)
+def test_more_than_one_in_twenty_failures_is_unhealthy(system, successes, failures, healthy):
+    """Exactly 5 % is still healthy."""
+    track(system, successes, failures)
+    health = system.get_system_health()
+    assert (health["healthy"], health["error_rate"]) == (healthy, failures / (successes + failures))
+
+
+def test_the_error_rate_is_of_all_operations_together(system):
+    """A rare operation that always fails does not outweigh a frequent one that never does."""
+    track(system, 99, 0, "frequent")
+    track(system, 0, 1, "rare")
+    health = system.get_system_health()
+    assert (health["healthy"], health["error_rate"]) == (True, 0.01)
+
+
+@pytest.mark.parametrize(("percent", "healthy"), [(95.0, True), (95.1, False)])
+def test_a_full_machine_is_unhealthy(clock, percent, healthy):
+    """Above 95 % of the machine's memory the system is not healthy."""
+    system = MetricsSystem(resource_monitor=ForeignMonitor(memory={"percent": percent}), clock=clock)
+    assert system.get_system_health()["healthy"] is healthy
+
+
+def test_health_of_this_machine():
+    """With the default monitor the readings are this machine's."""
+    with MetricsSystem() as metrics:
+        health = metrics.get_system_health()
+    assert 0 < health["memory_percent"] <= 100
+    assert 0 <= health["cpu_percent"] <= 100
+
+
+@pytest.mark.parametrize("dashboard_type", ["overview", "performance", "errors", "resources"])
+def test_every_dashboard_is_there(system, dashboard_type):
+    """Each type has panels and says when it was made."""
+    track(system, 3, 1)
+    dashboard = system.create_dashboard_data(dashboard_type)
+    assert (dashboard["type"], dashboard["generated_at"]) == (dashboard_type, "2026-01-01T00:00:00+00:00")
+    assert dashboard["panels"]
+
+
+def test_the_overview_is_the_default_dashboard(system):
+    """Without a type it is the overview."""
+    assert system.create_dashboard_data() == system.create_dashboard_data("overview")
+
+
+def test_an_unknown_dashboard_is_an_error(system):
+    """The error names the nearest dashboard."""
+    with pytest.raises(InvalidInputError, match="Did you mean 'overview'"):
+        system.create_dashboard_data("overviw")
+
+
+# -- snapshots -----------------------------------------------------------------------------------------------
+
+
+def test_a_snapshot_says_when_and_where(system, clock):
+    """Time comes from the clock; environment and tags are those that are given."""
+    clock.advance(60)
+    metadata = system.snapshot(environment="staging", tags={"release": "3"}).metadata
+    assert metadata.timestamp == datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
+    assert metadata.environment is Environment.STAGING
+    assert metadata.tags["release"] == "3"
+    assert system.snapshot().metadata.run_id != metadata.run_id
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(Environment.LOCAL, Environment.LOCAL), ("ci", Environment.CI), ("the moon", Environment.CUSTOM)],
+)
+def test_an_environment_may_be_a_text(system, given, expected):
+    """A text that is no known environment is a custom one."""
+    assert system.snapshot(environment=given).metadata.environment is expected
+
+
+def test_the_callers_tags_are_not_kept(system):
+    """The caller's dict is neither changed nor shared."""
+    system.timer.time_operation("work", lambda: None)
+    tags = {"release": "3"}
+    snapshot = system.snapshot(tags=tags)
+    assert tags == {"release": "3"}
+    assert snapshot.metadata.tags == {"release": "3", "latency_metric": "work"}
+
+
+def test_too_many_tags_are_an_error(system):
+    """The schema's rules hold for tags that are given."""
+    with pytest.raises(SnapshotError):
+        system.snapshot(tags={f"tag {number}": "" for number in range(51)})
+
+
+def test_the_latency_metric_can_be_chosen(clock):
+    """By default the busiest timer is the latency; another one can be named."""
+
+    def record(system: MetricsSystem) -> PerformanceSnapshot:
+        for milliseconds in (1, 2, 3):
+            system.collector.record_timer("busy", milliseconds)
+        system.collector.record_timer("slow", 500)
+        return system.snapshot()
+
+    assert record(MetricsSystem(clock=clock)).metrics.latency.p50 == 2
+    assert record(MetricsSystem(latency_metric="slow", clock=clock)).metrics.latency.p50 == 500
+
+
+def test_custom_metrics_can_be_chosen_and_are_bounded(clock):
+    """Only names that match become custom keys, and no more than the maximum."""
+    system = MetricsSystem(custom_metrics=(name for name in ["http.*"]), max_custom=2, clock=clock)
+    for name in ("http.a", "http.b", "http.c", "disk.a"):
+        system.collector.increment(name)
+    for _ in range(2):
+        snapshot, report = system.build_snapshot()
+        assert len(snapshot.metrics.custom) == 2
+        assert all(key.startswith("http/") for key in snapshot.metrics.custom)
+        assert len(report.left_out) == 2
+
+
+def test_what_a_snapshot_cannot_hold_is_logged(system, caplog):
+    """A negative gauge is not in the snapshot, and that is said in the log and in the report."""
+    system.collector.record_gauge("balance", -3)
+    system.collector.record_gauge("level", 3)
+    with caplog.at_level(logging.INFO, logger="metrics_framework"):
+        snapshot = system.snapshot()
+    assert snapshot.metrics.custom == {"level": 3}
+    assert any("balance" in record.getMessage() for record in caplog.records)
+    assert [item.what for item in system.build_snapshot()[1].left_out] == ["balance"]
+
+
+# -- async ---------------------------------------------------------------------------------------------------
+
+
+def test_collecting_records_the_machines_resources(system):
+    """One call reads memory and CPU and records each as a gauge."""
+    asyncio.run(system.collect_metrics_async())
+    found = {value.name: value.value for value in system.aggregator.get_metrics_by_tag({})}
+    assert found == {
+        "system.memory.percent": 40.0,
+        "process.memory.usage": 50e6,
+        "system.cpu.percent": 30.0,
+        "process.cpu.percent": 80.0,
+        "system.cpu.logical.count": 4.0,
+    }
+
+
+def test_exporting_says_for_each_endpoint_whether_it_succeeded(clock, tmp_path, caplog):
+    """An unknown endpoint and one that fails are False and logged; the others are written all the same."""
+    good, writer = Output("good"), SnapshotWriter(tmp_path)
+    outputs = [Output("bad", OSError("refused")), good, Output("not asked"), writer]
+    system = MetricsSystem(outputs=outputs, clock=clock)
+    answer = asyncio.run(system.export_metrics_async(["unknown", "bad", "good", "snapshot_writer", "good"]))
+    assert answer == {"unknown": False, "bad": False, "good": True, "snapshot_writer": True}
+    assert len(good.written) == 1
+    assert outputs[2].written == []
+    assert len(list(tmp_path.glob("*.json"))) == 1
+    messages = " ".join(record.getMessage() for record in caplog.records)
+    assert "'unknown'" in messages
+    assert "refused" in messages
+
+
+def test_exporting_to_nowhere_is_no_error(system):
+    """Without endpoints the answer is empty; without outputs every endpoint is unknown."""
+    assert asyncio.run(system.export_metrics_async([])) == {}
+    assert asyncio.run(system.export_metrics_async(["good"])) == {"good": False}
+
+
+def test_exporting_does_not_hold_up_the_event_loop(clock):
+    """While an output is being written to, the loop goes on."""
+    writing, go_on = threading.Event(), threading.Event()
+
+    class Slow(Output):
+        def write(self, snapshot):
+            writing.set()
+            assert go_on.wait(PATIENCE)
+
+    async def main() -> None:
+        async with asyncio.timeout(PATIENCE):
+            exporting = asyncio.create_task(system.export_metrics_async(["output"]))
+            while not writing.is_set():
+                await asyncio.sleep(0)
+            assert not exporting.done()
+            go_on.set()
+            assert await exporting == {"output": True}
+
+    system = MetricsSystem(outputs=[Slow()], clock=clock)
+    asyncio.run(main())
+
+
+def test_a_stream_yields_what_another_thread_records(system):
+    """`async for` sees the records of threads, as filtered, while they are made."""
+
+    async def main() -> list[tuple[str, float]]:
+        stream = system.metrics_stream({"name": "orders.*", "type": "counter"})
+        thread = threading.Thread(target=record)
+        thread.start()
+        found = []
+        async with aclosing(stream), asyncio.timeout(PATIENCE):
+            async for value in stream:
+                found.append((value.name, value.value))
+                if len(found) == 2:
+                    break
+        thread.join()
+        return found
+
+    def record() -> None:
+        system.collector.increment("orders.new")
+        system.collector.record_gauge("orders.open", 7)
+        system.collector.increment("other")
+        system.collector.increment("orders.paid")
+
+    assert set(asyncio.run(main())) == {("orders.new", 1), ("orders.paid", 1)}
+
+
+def test_an_unknown_filter_is_an_error_at_the_call(system):
+    """A misspelled filter is found where it is written, not where the stream is read."""
+    with pytest.raises(InvalidInputError, match=r"'names'.*Did you mean 'name'"):
+        system.metrics_stream({"names": "orders.*"})
+
+
+def test_a_stream_without_filters_takes_everything(system):
+    """`None` and an empty dict filter nothing."""
+
+    async def main() -> list[str]:
+        found = []
+        for filters in (None, {}):
+            async with aclosing(system.metrics_stream(filters)) as stream, asyncio.timeout(PATIENCE):
+                system.collector.increment("orders")
+                found.append((await anext(stream)).name)
+        return found
+
+    assert asyncio.run(main()) == ["orders", "orders"]

@@ -1,0 +1,300 @@
+"""Static proof that every class fits the Protocol that it is meant for, and that a wrong one does not.
+
+mypy and pyright read this file: an assignment that they accept is the proof, and where a comment silences an
+error, both complain as soon as there is none. `isinstance` with a Protocol could not tell, as it looks at the
+names of methods alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from typing import Any
+
+from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTimer, InMemoryTracker
+from metrics_adapters.resources import CommandMonitor, PsutilMonitor
+from metrics_adapters.snapshot_writer import SnapshotWriter
+from metrics_framework import MetricsSystem, PerformanceSnapshot, protocols
+from metrics_framework.clock import SYSTEM_CLOCK, Clock, ManualClock, SystemClock
+from metrics_framework.protocols import (
+    AsyncMetricsSystem,
+    MetricCollector,
+    MetricsAggregator,
+    PerformanceTimer,
+    ResourceMonitor,
+    SuccessFailureTracker,
+)
+from metrics_framework.recording import Store
+from metrics_framework.system import SnapshotOutput
+from metrics_framework.values import MetricType, MetricUnit, MetricValue, TimingResult
+
+
+def test_in_memory_adapters_fit() -> None:
+    """Each in-memory adapter is what its name says."""
+    collector: type[MetricCollector] = InMemoryCollector
+    timer: type[PerformanceTimer] = InMemoryTimer
+    tracker: type[SuccessFailureTracker] = InMemoryTracker
+    aggregator: type[MetricsAggregator] = InMemoryAggregator
+    assert isinstance(collector(), MetricCollector)
+    assert isinstance(timer(), PerformanceTimer)
+    assert isinstance(tracker(), SuccessFailureTracker)
+    assert isinstance(aggregator(), MetricsAggregator)
+
+
+def test_monitors_fit() -> None:
+    """Both monitors of the machine are resource monitors."""
+    monitor: type[ResourceMonitor] = PsutilMonitor
+    command: type[ResourceMonitor] = CommandMonitor
+    assert isinstance(monitor(), ResourceMonitor)
+    assert issubclass(command, ResourceMonitor)
+
+
+def test_the_facade_fits_both_contracts() -> None:
+    """The facade is a metrics system, for code that awaits as for code that does not."""
+    system: type[protocols.MetricsSystem] = MetricsSystem
+    asynchronous: type[AsyncMetricsSystem] = MetricsSystem
+    with MetricsSystem() as made:
+        as_system: protocols.MetricsSystem = made
+        as_asynchronous: AsyncMetricsSystem = made
+        assert isinstance(as_system, system)
+        assert isinstance(as_asynchronous, asynchronous)
+
+
+def test_outputs_fit() -> None:
+    """The snapshot writer is an output of the facade."""
+    output: type[SnapshotOutput] = SnapshotWriter
+    instance: SnapshotOutput = SnapshotWriter("snapshots")
+    assert isinstance(instance, output)
+
+
+def test_clocks_fit() -> None:
+    """Both clocks can be passed wherever time is needed."""
+    manual: type[Clock] = ManualClock
+    machine: type[Clock] = SystemClock
+    default: Clock = SYSTEM_CLOCK
+    assert manual().monotonic_ns() == 0
+    assert isinstance(default, machine)
+    assert Store(ManualClock()).clock is not default
+
+
+class OwnCollector:
+    """A collector that was written from the contract alone."""
+
+    def record_counter(self, name: str, value: int | float = 1, tags: dict[str, str] | None = None) -> None:
+        """Drop it."""
+
+    def record_gauge(self, name: str, value: int | float, tags: dict[str, str] | None = None) -> None:
+        """Drop it."""
+
+    def record_histogram(self, name: str, value: int | float, tags: dict[str, str] | None = None) -> None:
+        """Drop it."""
+
+    def record_timer(
+        self,
+        name: str,
+        duration: float,
+        unit: MetricUnit = MetricUnit.MILLISECONDS,
+        tags: dict[str, str] | None = None,
+    ) -> None:
+        """Drop it."""
+
+    def increment(self, name: str, tags: dict[str, str] | None = None) -> None:
+        """Drop it."""
+
+    def decrement(self, name: str, tags: dict[str, str] | None = None) -> None:
+        """Drop it."""
+
+
+class NarrowSystem:
+    """A system whose parts have narrower types than the contract asks for, as plain attributes."""
+
+    def __init__(self) -> None:
+        store = Store()
+        self.collector = InMemoryCollector(store)
+        self.timer = InMemoryTimer(store)
+        self.tracker = InMemoryTracker(store)
+        self.resource_monitor = PsutilMonitor()
+        self.aggregator = InMemoryAggregator(store)
+
+    def initialize_metrics(self, config: dict[str, Any]) -> None:
+        """Ignore it."""
+
+    def shutdown_metrics(self) -> None:
+        """Do nothing."""
+
+    def get_system_health(self) -> dict[str, bool | float | int]:
+        """Return that all is well."""
+        return {"healthy": True}
+
+    def create_dashboard_data(self, dashboard_type: str = "overview") -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+
+class OwnAsyncSystem:
+    """An asynchronous system that implements its stream as an async generator."""
+
+    async def collect_metrics_async(self) -> None:
+        """Do nothing."""
+
+    async def export_metrics_async(self, endpoints: list[str]) -> dict[str, bool]:
+        """Return that nothing was exported."""
+        return dict.fromkeys(endpoints, False)
+
+    async def metrics_stream(self, filters: dict[str, Any] | None = None) -> AsyncIterator[MetricValue]:
+        """Yield nothing."""
+        return
+        yield
+
+
+def test_hand_written_parts_fit() -> None:
+    """What others write from the contract alone fits, without inheriting from anything."""
+    collector: MetricCollector = OwnCollector()
+    narrow: protocols.MetricsSystem = NarrowSystem()
+    asynchronous: AsyncMetricsSystem = OwnAsyncSystem()
+    with MetricsSystem(collector=collector) as metrics:
+        assert metrics.collector is collector
+    assert narrow.get_system_health() == {"healthy": True}
+    assert isinstance(asynchronous, AsyncMetricsSystem)
+
+
+async def names(system: AsyncMetricsSystem) -> list[str]:
+    """Read a stream: that this type-checks is why the contract declares `metrics_stream` as it does."""
+    return [value.name async for value in system.metrics_stream()]
+
+
+def test_streams_are_iterated() -> None:
+    """`async for` takes what `metrics_stream` returns."""
+    import asyncio
+
+    assert asyncio.run(names(OwnAsyncSystem())) == []
+
+
+# What does not fit. Each has all the methods, so that only a type checker can tell.
+
+
+class OtherName(OwnCollector):
+    """A collector that cannot be called by the contract's names; mypy does not compare those."""
+
+    def increment(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, metric: str, tags: dict[str, str] | None = None
+    ) -> None:
+        """Drop it."""
+
+
+class OtherParameter(OwnCollector):
+    """A collector that wants to know more than the contract says."""
+
+    def increment(self, name: str, step: int, tags: dict[str, str] | None = None) -> None:  # type: ignore[override]
+        """Drop it."""
+
+
+class NoDefault(InMemoryAggregator):
+    """An aggregator that must be told the format."""
+
+    def export_metrics(self, format: str) -> str:  # type: ignore[override]
+        """Return nothing."""
+        return format
+
+
+class OtherResult:
+    """A timer that returns seconds instead of a result."""
+
+    def start_timer(self, operation_name: str, metadata: dict[str, Any] | None = None) -> str:
+        """Return the name."""
+        return operation_name
+
+    def stop_timer(self, timer_id: str, success: bool = True) -> float:
+        """Return no result."""
+        return 0.0
+
+    def time_operation(
+        self, operation_name: str, operation: Callable[[], Any], metadata: dict[str, Any] | None = None
+    ) -> TimingResult:
+        """Refuse."""
+        raise NotImplementedError
+
+    def get_timing_stats(self, operation_name: str) -> dict[str, float]:
+        """Return nothing."""
+        return {}
+
+
+class NarrowerParameter:
+    """A tracker that insists on a window."""
+
+    def record_success(self, operation: str, metadata: dict[str, Any] | None = None) -> None:
+        """Drop it."""
+
+    def record_failure(self, operation: str, error_type: str, metadata: dict[str, Any] | None = None) -> None:
+        """Drop it."""
+
+    def get_success_rate(self, operation: str, time_window: timedelta = timedelta(1)) -> float:
+        """Return that all is well."""
+        return 1.0
+
+    def get_failure_breakdown(self, operation: str, time_window: timedelta | None = None) -> dict[str, int]:
+        """Return nothing."""
+        return {}
+
+
+class NotAsynchronous(OwnAsyncSystem):
+    """A system that collects without being awaited."""
+
+    def collect_metrics_async(self) -> None:  # type: ignore[override]
+        """Do nothing."""
+
+
+class NoName:
+    """An output that cannot be asked for by a name."""
+
+    def write(self, snapshot: PerformanceSnapshot) -> None:
+        """Drop it."""
+
+
+class FloatClock:
+    """A clock that answers in seconds."""
+
+    def monotonic_ns(self) -> float:
+        """Return no integer."""
+        return 0.0
+
+    def time_ns(self) -> int:
+        """Return an integer."""
+        return 0
+
+
+def test_wrong_adapters_do_not_fit() -> None:
+    """Other parameters, other results and missing parts are errors before a program runs."""
+    collector: MetricCollector = OtherParameter()  # type: ignore[assignment]
+    renamed: MetricCollector = OtherName()  # pyright: ignore[reportAssignmentType]
+    aggregator: MetricsAggregator = NoDefault()  # type: ignore[assignment]
+    timer: PerformanceTimer = OtherResult()  # type: ignore[assignment]
+    tracker: SuccessFailureTracker = NarrowerParameter()  # type: ignore[assignment]
+    asynchronous: AsyncMetricsSystem = NotAsynchronous()  # type: ignore[assignment]
+    output: SnapshotOutput = NoName()  # type: ignore[assignment]
+    clock: Clock = FloatClock()  # type: ignore[assignment]
+    swapped: MetricCollector = InMemoryTimer()  # type: ignore[assignment]
+    # At run time the methods' names are all that counts.
+    for part, protocol in (
+        (collector, MetricCollector),
+        (renamed, MetricCollector),
+        (aggregator, MetricsAggregator),
+        (timer, PerformanceTimer),
+        (tracker, SuccessFailureTracker),
+        (asynchronous, AsyncMetricsSystem),
+    ):
+        assert isinstance(part, protocol)
+    assert not isinstance(swapped, MetricCollector)
+    assert not hasattr(output, "name")
+    assert clock.time_ns() == 0
+
+
+def test_wrong_arguments_do_not_fit() -> None:
+    """The facade's arguments are checked against the Protocols."""
+    try:
+        MetricsSystem(timer=InMemoryTracker())  # type: ignore[arg-type]
+    except ValueError as error:
+        assert "PerformanceTimer" in str(error)  # noqa: PT017 - pytest is not installed where this is type-checked
+    else:
+        raise AssertionError("a tracker is no timer")
+    assert MetricType.RATE.value == "rate"
