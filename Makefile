@@ -13,12 +13,13 @@ run: $(VENV)/.installed
 
 test: $(VENV)/.installed $(FLAMEIQ)/.installed
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage run -m pytest -m "not heavy" -n 2 --dist loadfile $(ARGS)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
+	$(BIN)/pytest -m heavy -n 2 --dist loadfile $(ARGS)
 
 quick: $(VENV)/.installed
-	$(BIN)/pytest -m "not heavy" -n 2 $(ARGS)
+	$(BIN)/pytest -m "not heavy" -n 2 --dist loadfile $(ARGS)
 
 check: lint types imports
 

@@ -67,7 +67,8 @@ class MetricsSystem:
         clock: Where time comes from; the store's clock by default.
 
     Raises:
-        InvalidInputError: If a part lacks a method of its Protocol, or parts keep their numbers apart.
+        InvalidInputError: If a part lacks a method of its Protocol, parts keep their numbers apart, or
+            ``custom_metrics`` is one string.
 
     Example:
         >>> with MetricsSystem() as metrics:
@@ -101,6 +102,10 @@ class MetricsSystem:
         self._resource_monitor = _part(resource_monitor, ResourceMonitor, "resources", self._collector, clock)
         self._outputs = list(outputs)
         self._latency_metric = latency_metric
+        if isinstance(custom_metrics, str):
+            raise InvalidInputError(
+                f"custom_metrics={custom_metrics!r} is one string; pass a list: [{custom_metrics!r}]"
+            )
         self._custom_metrics = None if custom_metrics is None else tuple(custom_metrics)
         self._max_custom = max_custom
         self._start_ns = clock.monotonic_ns()
@@ -190,7 +195,7 @@ class MetricsSystem:
 
         Args:
             environment: Where the run takes place; found out by default.
-            tags: The run's own context, at most 50.
+            tags: The run's own context: at most 49, as the name of the latency's timer is the 50th.
 
         Raises:
             SnapshotError: If nothing was measured, or a tag breaks a rule of the schema.

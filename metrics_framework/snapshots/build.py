@@ -96,7 +96,6 @@ class SnapshotBuilder:
             SnapshotError: If there is nothing at all to put into it.
         """
         self._left_out.clear()
-        self._left_out.clear()
         values = self._ask("metrics", lambda: self.aggregator.get_metrics_by_tag({})) or []
         timers = [value for value in values if value.metric_type is MetricType.TIMER]
         latency = self._ask("latency", lambda: self._latency(timers))
@@ -221,8 +220,9 @@ class SnapshotBuilder:
         percent = cpu.get("process_average_percent", cpu.get("process_percent"))
         if percent is None:
             return None
+        share = self._measured("cpu_percent", percent / max(cpu.get("count", 1), 1))
         # Two clocks, of the CPU and of the wall, may disagree by a tick: full is full.
-        return self._measured("cpu_percent", min(percent / max(cpu.get("count", 1), 1), 100.0))
+        return None if share is None else min(share, 100.0)
 
     def _measured(self, what: str, number: float) -> float | None:
         if is_measurement(number):

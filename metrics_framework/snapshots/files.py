@@ -18,8 +18,9 @@ def read_snapshot(path: str | Path) -> PerformanceSnapshot:
     """
     try:
         text = Path(path).read_bytes()
-    except OSError as error:
-        raise OutputError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # a ValueError for a path that no system can have
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise OutputError(f"cannot read {str(path)!r}: {reason}") from error
     try:
         # bytes: JSON may be UTF-8, UTF-16 or UTF-32, with or without a byte order mark
         document = json.loads(text)

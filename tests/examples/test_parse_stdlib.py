@@ -119,13 +119,3 @@ def test_a_folder_without_python_files_is_one_line(tmp_path: Path, folder: str) 
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"there is no Python file in {folder!r}\n"
     assert not (tmp_path / "snapshots").exists()
-
-
-@pytest.mark.heavy
-def test_the_whole_standard_library_is_parsed(tmp_path: Path) -> None:
-    """Without an argument it parses every module of the interpreter that runs it."""
-    done = run_example(tmp_path)
-    assert done.returncode == 0, done.stderr
-    table = rows(done.stdout)
-    assert int(table["files"][0].replace(",", "")) > 300
-    assert read_snapshot(tmp_path / done.stdout.splitlines()[-1]).metrics.throughput is not None

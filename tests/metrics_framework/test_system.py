@@ -673,6 +673,12 @@ def test_the_latency_metric_can_be_chosen(clock):
     assert record(MetricsSystem(latency_metric="slow", clock=clock)).metrics.latency.p50 == 500
 
 
+def test_one_string_of_custom_metrics_is_an_error() -> None:
+    """A string where a list of patterns belongs would match by its letters; the error shows the list."""
+    with pytest.raises(InvalidInputError, match=r"pass a list: \['http\.\*'\]"):
+        MetricsSystem(custom_metrics="http.*")
+
+
 def test_custom_metrics_can_be_chosen_and_are_bounded(clock):
     """Only names that match become custom keys, and no more than the maximum."""
     system = MetricsSystem(custom_metrics=(name for name in ["http.*"]), max_custom=2, clock=clock)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import selectors
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -127,20 +128,34 @@ def run_command(command: Sequence[str]) -> CommandRun:
 
 def _end(launcher: subprocess.Popen[bytes]) -> None:
     """End a launcher and all that it started: first asked to, then killed."""
+    running: set[psutil.Process] = set()
     try:
-        running = psutil.Process(launcher.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return
-    try:
+        running = _freeze(launcher)
         for process in running:
-            with suppress(psutil.NoSuchProcess):
+            with suppress(psutil.Error):
                 process.terminate()
-        _, running = psutil.wait_procs(running, timeout=_GRACE_SECONDS)
+                process.resume()
+        if running:
+            launcher.send_signal(signal.SIGCONT)  # to reap them
+            psutil.wait_procs(running, timeout=_GRACE_SECONDS)
     finally:  # also where a second Ctrl-C interrupts the waiting
-        for process in running:
-            with suppress(psutil.NoSuchProcess):
+        for process in running | _freeze(launcher):
+            with suppress(psutil.Error):
                 process.kill()
         launcher.kill()
+
+
+def _freeze(launcher: subprocess.Popen[bytes]) -> set[psutil.Process]:
+    """Stop a launcher and all that it started, so that nothing new starts unseen; return the latter."""
+    launcher.send_signal(signal.SIGSTOP)
+    stopped: set[psutil.Process] = set()
+    with suppress(psutil.NoSuchProcess):
+        while started := set(psutil.Process(launcher.pid).children(recursive=True)) - stopped:
+            for process in started:
+                with suppress(psutil.Error):
+                    process.suspend()
+            stopped |= started
+    return stopped
 
 
 class _Watch:

@@ -78,12 +78,9 @@ class SnapshotWriter:
         while True:
             path = self.folder / _TEMPORARY.format(uuid4().hex)
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-            try:
+            # A file system without locks protects nothing from being removed either: nobody gets the lock.
+            with suppress(OSError):
                 _lock(descriptor, wait=True)
-            except OSError:
-                os.close(descriptor)
-                path.unlink(missing_ok=True)
-                raise
             # Between its making and its locking another writer may have taken it for a leftover.
             if path.exists():
                 return descriptor, path

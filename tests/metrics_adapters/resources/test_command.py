@@ -57,6 +57,21 @@ def is_gone(pid: int) -> bool:
     return False
 
 
+def is_group_gone(group: int) -> bool:
+    """Say whether every process of a group has ended, within a few seconds."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        alive = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, ProcessLookupError):
+                if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                    alive.append(process)
+        if not alive:
+            return True
+        time.sleep(0.05)
+    return False
+
+
 @contextmanager
 def measuring(command: list[str]) -> Iterator[subprocess.Popen[str]]:
     """Measure a command in a process of its own, in a session of its own, which is over afterwards."""
@@ -171,6 +186,22 @@ def test_the_command_runs_where_and_with_what_the_caller_has(
     ]
 
 
+def test_what_the_environment_tells_python_is_for_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Start-up files and settings of Python reach a command in Python and leave the measuring alone."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys; os.write(2, f'{sys.argv[1:]}'.encode()); x = b'x' * 50_000_000\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONVERBOSE", "1")
+    small = run_command(["sleep", "0.2"])
+    assert small.error_output == ""
+    assert small.peak_rss < LITTLE
+    monkeypatch.delenv("PYTHONVERBOSE")
+    assert run_command([sys.executable, "-c", "", "argument"]).error_output == "['argument']"
+
+
 def test_standard_input_is_empty() -> None:
     """A command that reads its standard input comes to the end of it at once."""
     assert run_command(sh('read line || echo "end of input" >&2')).error_output == "end of input\n"
@@ -258,14 +289,15 @@ def test_memory_of_a_childs_child_counts() -> None:
 
 @pytest.mark.heavy
 def test_processes_at_the_same_time_add_up() -> None:
-    """Two children of 60 MB each that live at once show the sum of both."""
+    """Two processes of 60 MB each that live at once, somewhere below the command, show the sum of both."""
     child = "import time; x = b'x' * 60_000_000; time.sleep(1)"
     parent = (
         "import subprocess, sys\n"
         f"children = [subprocess.Popen([sys.executable, '-I', '-S', '-c', {child!r}]) for _ in range(2)]\n"
         "for child in children: child.wait()\n"
     )
-    assert 120 * MB < run_command(python(parent)).peak_rss < 190 * MB
+    command = [*sh('"$@"; true'), "sh", *python(parent)]
+    assert 120 * MB < run_command(command).peak_rss < 190 * MB
 
 
 @pytest.mark.heavy
@@ -366,37 +398,57 @@ def test_many_runs_leak_neither_descriptors_nor_processes() -> None:
 
 
 def test_an_interrupt_ends_the_command_and_goes_on(tmp_path: Path) -> None:
-    """Ctrl-C that reaches the measuring process alone ends what it measures, and raises KeyboardInterrupt."""
+    """Ctrl-C that reaches the measuring process alone ends at once what it measures, then that process."""
     with measuring(sh(f"echo $$ > {tmp_path}/pid; exec sleep 60")) as process:
         pid = int(await_text(tmp_path / "pid")[0])
+        start = time.monotonic()
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=20)
+        assert time.monotonic() - start < 2  # what a command that does not obey is given
         assert (output, errors.splitlines()[-1]) == ("", "KeyboardInterrupt")
         assert is_gone(pid)
 
 
 @pytest.mark.heavy
 def test_an_interrupt_ends_what_the_command_started(tmp_path: Path) -> None:
-    """Ctrl-C that reaches the measuring process alone ends the command's children as well."""
-    with measuring(sh(f"echo $$ >> {tmp_path}/pids; sleep 60 & echo $! >> {tmp_path}/pids; wait")) as process:
+    """Ctrl-C that reaches the measuring process alone asks the command and its children to end."""
+    (tmp_path / "script").write_text(
+        "trap 'echo > cleaned-up; exit' TERM\necho $$ >> pids\nsleep 60 & echo $! >> pids\nwait\n"
+    )
+    with measuring(sh(f"cd {tmp_path} && . ./script")) as process:
         pids = await_text(tmp_path / "pids", lines=2)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=20)
         assert all(is_gone(int(pid)) for pid in pids)
+    assert (tmp_path / "cleaned-up").exists()
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("presses", [1, 2])
-def test_a_command_that_ignores_requests_is_killed(tmp_path: Path, presses: int) -> None:
+@pytest.mark.parametrize(("presses", "pause"), [(1, 0.0), (2, 0.001), (2, 0.003), (2, 0.01), (2, 0.5)])
+def test_a_command_that_ignores_requests_is_killed(tmp_path: Path, presses: int, pause: float) -> None:
     """A command deaf to SIGINT and SIGTERM is killed after a moment, and at once by a second Ctrl-C."""
     script = f"trap '' INT TERM; echo $$ >> {tmp_path}/pids; sleep 60 & echo $! >> {tmp_path}/pids; wait"
     with measuring(sh(script)) as process:
         pids = await_text(tmp_path / "pids", lines=2)
         for _ in range(presses):
             os.killpg(process.pid, signal.SIGINT)
-            time.sleep(0.5)
+            time.sleep(pause)
         process.communicate(timeout=20)
         assert all(is_gone(int(pid)) for pid in pids)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("deaf_to", ["INT", "INT TERM"])
+def test_a_command_that_starts_others_all_the_time_is_ended(tmp_path: Path, deaf_to: str) -> None:
+    """A shell that goes on after Ctrl-C, starting one process after another, leaves none of them behind."""
+    loop = "for n in $(seq 400); do sleep 60 & sleep 0.001; done; sleep 60; sleep 60"
+    with measuring(sh(f"trap : {deaf_to}; echo >> {tmp_path}/runs; {loop}")) as process:
+        await_text(tmp_path / "runs")
+        for _ in range(3):
+            os.killpg(process.pid, signal.SIGINT)
+            time.sleep(0.05)
+        process.communicate(timeout=20)
+        assert is_group_gone(process.pid)
 
 
 @pytest.mark.heavy
@@ -418,13 +470,6 @@ def test_an_interrupt_at_any_moment_leaves_nothing_running(tmp_path: Path) -> No
         time.sleep(0.005 * step)
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(timeout=20) == -signal.SIGINT
-        deadline = time.monotonic() + 5
-        while time.monotonic() < deadline:
-            try:
-                os.killpg(process.pid, 0)
-            except ProcessLookupError:
-                break
-            time.sleep(0.01)
-        else:
+        if not is_group_gone(process.pid):
             os.killpg(process.pid, signal.SIGKILL)
             pytest.fail(f"something survived an interrupt {0.005 * step:.3f} s into the first run")

@@ -488,14 +488,15 @@ def test_the_snapshot_is_written_though_no_one_reads_the_table(output: str) -> N
 
 def test_an_interrupt_keeps_the_runs_that_had_ended() -> None:
     """Ctrl-C in the middle: exit code 130, a snapshot of the finished runs, and nothing left running."""
-    with running("run", "-n", "1000", "--name", "op", "--", *sh("echo >> runs; sleep 0.1; true")) as process:
+    command = sh("echo >> runs; sleep 0.1; true")
+    with running("run", "-n", "1000", "--name", "op", "--tag", "k=v", "--", *command) as process:
         await_lines("runs", 4)
         os.killpg(process.pid, signal.SIGINT)
         output, errors = process.communicate(timeout=30)
         assert process.returncode == 130
         assert is_group_gone(process.pid)
     snapshot = snapshot_of(output)
-    assert snapshot.metadata.tags == {"latency_metric": "op", "interrupted": "true"}
+    assert snapshot.metadata.tags == {"k": "v", "latency_metric": "op", "interrupted": "true"}
     assert snapshot.metrics.custom == {"operation:op/success_rate": 1.0}
     started = Path("runs").read_text().count("\n")
     shown = re.match(r"op, (\d+) runs", output)

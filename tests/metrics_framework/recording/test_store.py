@@ -519,6 +519,17 @@ def test_a_shorter_retention_bounds_windows_and_keeps_totals(views):
     assert summary["total"] == 105
 
 
+def test_a_longer_retention_keeps_more_of_every_name(clock):
+    """A name that was recorded before the retention grew is kept for as long as one that is new."""
+    store = Store(clock, retention=MINUTE)
+    collector = InMemoryCollector(store)
+    collector.increment("name")
+    store.retention = timedelta(hours=1)
+    clock.advance(1_800)
+    collector.increment("name")
+    assert store.summary("name", timedelta(hours=1))["count"] == 2
+
+
 def test_the_clock_of_a_store_is_the_one_that_it_was_given(clock):
     """Whoever shares a store shares its clock."""
     assert Store(clock).clock is clock
@@ -573,14 +584,15 @@ def in_threads(work: Callable[[int], None]) -> None:
         raise failures[0]
 
 
-def test_totals_are_exact_under_threads(switching):
+@pytest.mark.parametrize("rounds", [ROUNDS, pytest.param(10 * ROUNDS, marks=pytest.mark.heavy)])
+def test_totals_are_exact_under_threads(switching, rounds):
     """Eight threads that record everything at once lose nothing and count nothing twice."""
     store = Store()
     collector, timer, tracker = InMemoryCollector(store), InMemoryTimer(store), InMemoryTracker(store)
 
     def work(number: int) -> None:
         source = random.Random(number)
-        for round_ in range(ROUNDS):
+        for round_ in range(rounds):
             collector.increment("shared")
             collector.record_counter("floats", source.choice([0.1, 0.2, 1e6]))
             collector.record_counter("tagged", 2, {"thread": str(number), "round": str(round_ % 7)})
@@ -591,21 +603,21 @@ def test_totals_are_exact_under_threads(switching):
             tracker.record_failure("operation", f"error {round_ % 3}")
 
     in_threads(work)
-    number = THREADS * ROUNDS
+    number = THREADS * rounds
     assert store.summary("shared")["total"] == number
     values = [random.Random(thread) for thread in range(THREADS)]
-    expected = math.fsum(source.choice([0.1, 0.2, 1e6]) for source in values for _ in range(ROUNDS))
+    expected = math.fsum(source.choice([0.1, 0.2, 1e6]) for source in values for _ in range(rounds))
     assert store.summary("floats")["total"] == pytest.approx(expected, rel=1e-12)
     tagged = [reading for reading in store.readings() if reading.name == "tagged"]
     assert len(tagged) == THREADS * 7
     assert sum(reading.summary["sum"] for reading in tagged) == store.summary("tagged")["total"] == 2 * number
     sizes = store.summary("sizes")
-    assert (sizes["count"], sizes["sum"]) == (number, THREADS * sum(range(ROUNDS)))
+    assert (sizes["count"], sizes["sum"]) == (number, THREADS * sum(range(rounds)))
     assert store.summary("level")["count"] == number
     assert store.timing_summary("operation")["count"] == number
     outcomes = store.outcomes("operation")
     assert outcomes.successes == number
-    assert outcomes.failures == {f"error {kind}": THREADS * len(range(kind, ROUNDS, 3)) for kind in range(3)}
+    assert outcomes.failures == {f"error {kind}": THREADS * len(range(kind, rounds, 3)) for kind in range(3)}
     assert store.recorded == 8 * number
 
 

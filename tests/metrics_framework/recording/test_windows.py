@@ -6,7 +6,7 @@ import weakref
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from metrics_framework.recording.traces import CounterTrace
@@ -160,6 +160,7 @@ def test_reading_changes_nothing():
     ]
 
 
+@example(10, [700_000_000] * 40)
 @given(st.integers(10, 2_000), st.lists(st.integers(0, 400 * SECOND), min_size=1, max_size=60))
 def test_a_window_as_long_as_the_retention_is_complete(retention, pauses):
     """What is older than the retention may be dropped; nothing that a window may ask for is."""

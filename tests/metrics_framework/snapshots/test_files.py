@@ -120,7 +120,7 @@ def test_a_file_of_another_version_says_so(tmp_path: Path, version: str) -> None
         read_snapshot(path)
 
 
-@pytest.mark.parametrize("name", ["missing.json", "folder", "file/run.json"])
+@pytest.mark.parametrize("name", ["missing.json", "folder", "file/run.json", "nul\0.json"])
 def test_what_cannot_be_read_is_an_output_error(tmp_path: Path, name: str) -> None:
     """A path without a file is an `OutputError`, an `OSError`, that names it."""
     (tmp_path / "folder").mkdir()

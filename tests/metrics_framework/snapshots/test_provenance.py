@@ -233,6 +233,7 @@ def test_jenkins_names_the_branch_in_one_of_two_variables(tmp_path: Path) -> Non
     """A Jenkins job that is not multibranch has the branch from its git plugin alone."""
     environ = {"JENKINS_URL": "https://ci.example.org", "GIT_COMMIT": "abc123", "GIT_BRANCH": "main"}
     assert find_provenance(tmp_path, environ) == Provenance("abc123", "main", Environment.CI)
+    assert find_provenance(tmp_path, {**environ, "GIT_BRANCH": "origin/a/b"}).branch == "a/b"
     assert find_provenance(tmp_path, {**environ, "BRANCH_NAME": "other"}).branch == "other"
 
 
@@ -259,6 +260,12 @@ def test_one_systems_variables_are_not_anothers(tmp_path: Path, marker: str) -> 
     """Only the variables of the system that shows are read."""
     environ = {name: "wrong" for system in SYSTEMS for name in system[1:] if name and system[0] != marker}
     assert find_provenance(tmp_path, {**environ, marker: "1"}) == Provenance(None, None, Environment.CI)
+
+
+def test_the_first_system_that_shows_is_believed(tmp_path: Path) -> None:
+    """Where two systems show, one that says nothing does not take the commit of the one that does."""
+    environ = {"GITHUB_ACTIONS": "true", "GITHUB_SHA": "abc123", "GITHUB_REF_NAME": "main", "DRONE": "true"}
+    assert find_provenance(tmp_path, environ) == Provenance("abc123", "main", Environment.CI)
 
 
 def test_the_process_environment_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

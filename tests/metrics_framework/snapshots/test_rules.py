@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
+import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -397,6 +399,16 @@ def test_a_timestamp_becomes_utc(text: str, moment: datetime) -> None:
     parsed = parse_timestamp(text)
     assert parsed == moment
     assert parsed.utcoffset() == timedelta(0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the time zone of a process cannot be set")
+def test_no_offset_is_utc_wherever_the_machine_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A timestamp without an offset is UTC, not the machine's local time."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "EAST-9")
+        time.tzset()
+        assert parse_timestamp("2026-01-01T10:00:00") == datetime(2026, 1, 1, 10, tzinfo=UTC)
+    time.tzset()
 
 
 @given(

@@ -32,7 +32,7 @@ NUMBERS = st.one_of(
     st.sampled_from([0, 0.1, 5e-324, 1.7976931348623157e308]),
 )
 OPTIONAL = st.none() | NUMBERS
-CUSTOM = st.dictionaries(st.text(min_size=1).map(lambda key: key.replace(".", "/")), NUMBERS, max_size=5)
+CUSTOM = st.dictionaries(st.text(min_size=1).map(lambda key: key.replace(".", "/")), NUMBERS, max_size=3)
 LATENCIES = (
     st.tuples(OPTIONAL, OPTIONAL, OPTIONAL, OPTIONAL)
     .filter(lambda of: set(of) != {None})
@@ -71,7 +71,7 @@ METADATA = st.builds(
     branch=st.none() | st.text(),
     timestamp=MOMENTS,
     environment=st.sampled_from(Environment) | st.text(),
-    tags=st.dictionaries(st.text(), st.text(), max_size=50),
+    tags=st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=3),
 )
 SNAPSHOTS = st.builds(PerformanceSnapshot, _metrics(), metadata=METADATA)
 """Any valid snapshot."""
