@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from io import TextIOWrapper
 
@@ -19,4 +20,6 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal without "µ" shows "?", and nothing is lost
             stream.reconfigure(errors="replace")
+    # Whoever cancels a job sends SIGTERM; it ends the measuring as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app(prog_name="metrics-framework")

@@ -72,7 +72,7 @@ def run(
       0    every run succeeded
       1    a run failed (the snapshot is written all the same)
       2    wrong usage, or a command that cannot be started
-      130  interrupted (the snapshot holds the runs that had ended)
+      130  interrupted, by Ctrl-C or SIGTERM (the snapshot holds the runs that had ended)
 
     Example: metrics-framework run -n 20 --warmup 2 -- python -c "import json"
     """  # noqa: D301 - click looks for the character, which keeps it from filling the paragraph

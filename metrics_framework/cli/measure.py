@@ -79,7 +79,10 @@ def measure(command: Sequence[str], *, name: str, runs: int, warmup: int) -> Mea
     with Progress(console, name, warmup + runs) as progress:
         try:
             for _ in range(warmup):
-                progress.advance("warm-up", _monitor().run(command).seconds)
+                run = _monitor().run(command)
+                if run.exit_code:
+                    progress.say(f"warm-up failed: {describe_exit(run.exit_code)}", run.error_output)
+                progress.advance("warm-up", run.seconds)
         except KeyboardInterrupt:
             return Measurement(name, MetricsSystem(), interrupted=True)
         # Made after the warm-up: the run that a snapshot speaks of begins here.

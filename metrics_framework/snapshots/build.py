@@ -105,7 +105,7 @@ class SnapshotBuilder:
         self._leave_out(beyond, f"over the limit of {self.max_custom} custom keys")
         tags = dict(metadata.tags)
         if latency is not None:
-            tags.setdefault(LATENCY_TAG, latency.name)
+            tags[LATENCY_TAG] = latency.name
         snapshot = PerformanceSnapshot(
             Metrics(
                 latency=LatencyMetrics(**latency.fields) if latency else None,

@@ -86,6 +86,21 @@ def test_what_is_new_is_a_change(views):
     asyncio.run(main())
 
 
+def test_a_metric_and_an_operation_of_one_name_do_not_hide_each_other(views):
+    """A timer that is a metric and an operation that is timed change on their own."""
+    views.collector.record_timer("work", 5)
+    views.timer.time_operation("work", lambda: views.clock.advance(1))
+
+    async def main() -> None:
+        async with aclosing(views.changes()) as stream:
+            views.collector.record_timer("work", 7)
+            assert await first(stream) == [("work", 7.0)]
+            views.timer.time_operation("work", lambda: views.clock.advance(2))
+            assert await first(stream) == [("work", 2_000.0)]
+
+    asyncio.run(main())
+
+
 def test_what_did_not_change_is_not_yielded(views):
     """However much time goes by, and though rates fall with it, nothing is repeated."""
     views.tracker.record_success("old")

@@ -25,10 +25,11 @@ def main() -> None:
     """Run the command that the arguments name, and wait for it."""
     report, command = int(sys.argv[1]), sys.argv[2:]
     os.set_inheritable(report, False)
-    # What the terminal sends is for the command; this program stays to report how it ended. Python ignores
+    # What ends a whole group is for the command; this program stays to report how it ended. Python ignores
     # the other two, and what is ignored stays ignored in a command that is not given the default back.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    default = [signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ]
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    default = [signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ]
     start = time.perf_counter_ns()
     try:
         pid = os.posix_spawnp(command[0], command, os.environ, setsigdef=default)

@@ -179,7 +179,7 @@ def test_an_interrupt_is_for_the_command() -> None:
         assert launch.process.wait(20) == 0
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGPIPE", "SIGXFSZ"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGPIPE", "SIGXFSZ"])
 def test_ignored_signals_get_their_default_action_back(name: str) -> None:
     """What this process, or Python itself, ignores ends the command all the same."""
     number = signal.Signals[name]

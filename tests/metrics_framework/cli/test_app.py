@@ -14,7 +14,7 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -59,6 +59,14 @@ def workplace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     for name in OUTSIDE:
         monkeypatch.delenv(name, raising=False)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Let what the tests start be interrupted, even where they run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def metrics_framework(*arguments: str) -> list[str]:
@@ -503,6 +511,19 @@ def test_an_interrupt_keeps_the_runs_that_had_ended() -> None:
     assert shown is not None
     assert started - 1 <= int(shown[1]) <= started
     assert rows(output)["failures"] == "0"
+    assert errors == ""
+
+
+@pytest.mark.parametrize("send", [os.kill, os.killpg])
+def test_a_cancelled_job_keeps_the_runs_that_had_ended(send: Callable[[int, int], None]) -> None:
+    """SIGTERM, to the command line alone or to its group, ends the measuring as Ctrl-C does."""
+    with running("run", "-n", "1000", "--name", "op", "--", *sh("echo >> runs; sleep 0.1; true")) as process:
+        await_lines("runs", 4)
+        send(process.pid, signal.SIGTERM)
+        output, errors = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert is_group_gone(process.pid)
+    assert snapshot_of(output).metadata.tags["interrupted"] == "true"
     assert errors == ""
 
 

@@ -75,6 +75,19 @@ def test_warm_up_runs_happen_and_are_not_recorded() -> None:
     assert measurement.system.tracker.get_success_rate("warm") == 1.0
 
 
+def test_a_warm_up_that_fails_is_said(capfd: pytest.CaptureFixture[str]) -> None:
+    """A warm-up that fails warms nothing up: how it ended and its errors are shown."""
+    measure(
+        sh("echo >> runs; [ $(wc -l < runs) -gt 1 ] || { echo cold >&2; exit 4; }"),
+        name="w",
+        runs=1,
+        warmup=1,
+    )
+    errors = capfd.readouterr().err
+    assert "warm-up failed: exit code 4" in errors
+    assert "cold" in errors
+
+
 def test_memory_of_the_warm_up_is_not_the_runs() -> None:
     """A first run that needs much memory does not show once it is the warm-up."""
     code = "import os\nif not os.path.exists('warm'): open('warm', 'w').close(); x = b'x' * 100_000_000"

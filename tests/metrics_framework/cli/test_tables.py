@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from metrics_framework.cli.measure import measure
+from metrics_framework.cli.measure import Measurement, measure
 from metrics_framework.cli.numbers import duration, plain
 from metrics_framework.cli.tables import print_measurement, print_snapshot
 from metrics_framework.snapshots import (
@@ -19,6 +19,7 @@ from metrics_framework.snapshots import (
     PerformanceSnapshot,
     SnapshotMetadata,
 )
+from metrics_framework.system import MetricsSystem
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +69,21 @@ def test_a_measurement_has_a_row_for_every_figure(capsys: pytest.CaptureFixture[
     assert output.splitlines()[0].strip() == "nap, 3 runs"
     assert errors == ""
     assert "\x1b" not in output
+
+
+def test_every_statistic_is_in_its_own_row(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of runs that took 1 to 100 milliseconds, each row shows the statistic that it is named after."""
+    times = [float(number) for number in range(1, 101)]
+    measurement = Measurement("op", MetricsSystem(), milliseconds=times)
+    for milliseconds in times:
+        measurement.system.collector.record_timer("op", milliseconds)
+        measurement.system.tracker.record_success("op")
+    print_measurement(measurement, measurement.system.snapshot())
+    table = rows(capsys.readouterr().out)
+    assert [table[key] for key in ("mean", "p50", "p95", "p99", "min", "max")] == [
+        *("50.5 ms", "50 ms", "95 ms", "99 ms", "1 ms", "100 ms")
+    ]
+    assert len(table["run by run"]) == 40
 
 
 def test_failures_are_listed_by_type(capsys: pytest.CaptureFixture[str]) -> None:

@@ -443,11 +443,11 @@ def test_latencies_that_v1_cannot_hold_are_reported() -> None:
 # -- tags --------------------------------------------------------------------------------------------------
 
 
-def test_the_users_own_latency_tag_is_kept() -> None:
-    """Who sets the tag knows better."""
+def test_the_name_of_the_latency_is_not_for_the_caller_to_say() -> None:
+    """The tag that keeps a comparison from mixing two sources always names the real one."""
     builder = _Parts([_timer("t")], _summaries("t")).builder()
-    metadata = SnapshotMetadata("run", timestamp=NOON, tags={LATENCY_TAG: "mine"})
-    assert builder.build(metadata)[0].metadata.tags == {LATENCY_TAG: "mine"}
+    snapshot, _ = builder.build(SnapshotMetadata(tags={"latency_metric": "other"}))
+    assert snapshot.metadata.tags == {"latency_metric": "t"}
 
 
 def test_more_than_50_tags_are_an_error() -> None:
