@@ -183,7 +183,10 @@ class MetricsSystem:
         if self._closed:
             return
         self._closed = True
-        self._resource_monitor.stop_resource_monitoring()
+        try:
+            self._resource_monitor.stop_resource_monitoring()
+        except Exception as error:  # noqa: BLE001 - a monitor of someone else's may raise anything
+            log_event("error", "resource monitoring not stopped", error=repr(error))
         self._write(self._outputs)
 
     # -- questions -------------------------------------------------------------------------------------

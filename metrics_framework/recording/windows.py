@@ -44,7 +44,7 @@ class Window(Generic[T]):
         trace: The records.
         start_ns: Where the stretch really begins: the asked edge, rounded back to a slot's edge.
         end_ns: Where it ends: now.
-        before: What was recorded earlier, as far back as it is kept; ``None`` if nothing was.
+        before: The last slot that was recorded into earlier and is still kept; ``None`` if there is none.
     """
 
     trace: T
@@ -95,8 +95,7 @@ class SlidingWindows(Generic[T]):
         start = max(edge, self._start_ns)
         for slot in self._slots:
             if slot.end_ns <= edge:
-                before = before or self._new()
-                before.merge(slot.trace)
+                before = slot.trace
             else:
                 recent.merge(slot.trace)
                 start = max(min(start, slot.start_ns), self._start_ns)

@@ -443,6 +443,19 @@ def test_a_failing_output_does_not_harm_another(clock, caplog, error):
     assert str(error) in record.getMessage()
 
 
+def test_a_monitor_that_cannot_stop_costs_no_snapshot(clock, caplog):
+    """The final snapshot is written although the resource monitor fails to stop; the log says that it did."""
+
+    class Stuck(ForeignMonitor):
+        def stop_resource_monitoring(self):
+            raise RuntimeError("stuck")
+
+    output = Output()
+    MetricsSystem(resource_monitor=Stuck(), outputs=[output], clock=clock).shutdown_metrics()
+    assert len(output.written) == 1
+    assert ["stuck" in record.getMessage() for record in caplog.records] == [True]
+
+
 def test_shutting_down_without_any_measurement_raises_nothing(clock, caplog):
     """Where there is nothing to put into a snapshot, that is said in the log."""
     output = Output()

@@ -57,6 +57,8 @@ class InMemoryAggregator:
         """
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise InvalidInputError(f"limit={limit!r} is not a whole number of 1 or more")
+        if not isinstance(metric_type, MetricType):
+            raise InvalidInputError(f"metric_type={metric_type!r} is not a MetricType, like MetricType.TIMER")
         values = self.get_metrics_by_tag({})
         if metric_type is MetricType.RATE:
             values = [

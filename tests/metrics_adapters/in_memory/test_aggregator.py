@@ -218,6 +218,12 @@ def test_a_limit_is_a_whole_number(views, limit):
         views.aggregator.get_top_metrics(MetricType.COUNTER, limit)
 
 
+def test_a_type_is_a_metric_type(views):
+    """The name of a type in place of the type is refused, where it would match nothing."""
+    with pytest.raises(InvalidInputError, match="metric_type='timer' is not a MetricType"):
+        views.aggregator.get_top_metrics("timer")
+
+
 # -- summaries and exports -----------------------------------------------------------------------------------
 
 
