@@ -16,10 +16,10 @@ def duration(milliseconds: float) -> str:
     """
     rounded = _to_three_digits(milliseconds)  # 999.7 ms are 1 s
     if rounded < 1:
-        return f"{_three_digits(milliseconds * 1e3)} µs"
+        return f"{plain(milliseconds * 1e3)} µs"
     if rounded < 1e3:
-        return f"{_three_digits(milliseconds)} ms"
-    return f"{_three_digits(milliseconds / 1e3)} s"
+        return f"{plain(milliseconds)} ms"
+    return f"{plain(milliseconds / 1e3)} s"
 
 
 def plain(number: float) -> str:
@@ -29,7 +29,11 @@ def plain(number: float) -> str:
         >>> plain(0.98765), plain(1234567.0), plain(3)
         ('0.988', '1,234,567', '3')
     """
-    return _three_digits(number)
+    if number < 100:
+        number = _to_three_digits(number)  # 99.96 is 100, not 100.0
+    if number >= 100 or number == int(number):
+        return f"{number:,.0f}"
+    return f"{number:#.3g}"
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:
@@ -49,14 +53,6 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
     return "".join(
         bars[max(0, math.ceil(value / top * len(bars)) - 1)] if top else bars[0] for value in highest
     )
-
-
-def _three_digits(number: float) -> str:
-    if number < 100:
-        number = _to_three_digits(number)  # 99.96 is 100, not 100.0
-    if number >= 100 or number == int(number):
-        return f"{number:,.0f}"
-    return f"{number:#.3g}"
 
 
 def _to_three_digits(number: float) -> float:

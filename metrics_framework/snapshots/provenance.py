@@ -68,9 +68,11 @@ def find_provenance(folder: str | Path = ".", environ: Mapping[str, str] | None 
 
 
 def _first(variables: Mapping[str, str], names: tuple[str, ...]) -> str | None:
-    value = next((variables[name] for name in names if variables.get(name)), None)
-    # Azure and CodeBuild name the whole reference, Jenkins' git plugin the remote's branch.
-    return value.removeprefix("refs/heads/").removeprefix("origin/") if value else None
+    for name in names:
+        if value := variables.get(name):
+            # Azure and CodeBuild name the whole reference, Jenkins' git plugin the remote's branch.
+            return value.removeprefix("origin/" if name == "GIT_BRANCH" else "refs/heads/")
+    return None
 
 
 def _git(folder: str | Path, *arguments: str) -> str | None:

@@ -235,6 +235,7 @@ def test_jenkins_names_the_branch_in_one_of_two_variables(tmp_path: Path) -> Non
     assert find_provenance(tmp_path, environ) == Provenance("abc123", "main", Environment.CI)
     assert find_provenance(tmp_path, {**environ, "GIT_BRANCH": "origin/a/b"}).branch == "a/b"
     assert find_provenance(tmp_path, {**environ, "BRANCH_NAME": "other"}).branch == "other"
+    assert find_provenance(tmp_path, {**environ, "BRANCH_NAME": "origin/a"}).branch == "origin/a"
 
 
 @pytest.mark.parametrize("marker", [system[0] for system in SYSTEMS])
