@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from metrics_framework.errors import InvalidInputError
 
@@ -87,6 +87,29 @@ class TimingResult:
     end_time: datetime
     success: bool
     metadata: dict[str, Any]
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            # Asked for what is not there: the two datetimes of a fresh result.
+            if name not in ("start_time", "end_time") or "end_ns" not in self.__dict__:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            self.end_time = datetime.fromtimestamp(self.__dict__.pop("end_ns") / 1e9, tz=UTC)
+            self.start_time = self.end_time - timedelta(milliseconds=self.duration)
+            return self.__dict__[name]
+
+
+class FreshTiming(TimingResult):
+    """A result in the making, whose datetimes are made when somebody looks at them.
+
+    They would cost more than all the rest of a timing, and a constructor in Python as much as half. Set the
+    other attributes and ``end_ns``, when it ended in nanoseconds since the epoch; then set ``__class__`` to
+    `TimingResult`, which it is to everybody else.
+    """
+
+    end_ns: int
+
+    __init__ = object.__init__
 
 
 _MILLISECONDS_IN = {

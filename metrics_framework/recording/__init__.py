@@ -1,9 +1,20 @@
-"""How numbers are kept: series keys, sums, distributions, time windows and the store.
+"""How numbers are kept: keys of series, distributions, time windows, buffers and ledgers, the store.
 
 Only adapters and the facade look in here; applications see the contracts.
 """
 
+from metrics_framework.recording.commons import Budgets, Description, Tally
 from metrics_framework.recording.distribution import Distribution
-from metrics_framework.recording.store import Failure, OutcomeReading, SeriesReading, Store
+from metrics_framework.recording.readings import Failure, OutcomeReading, SeriesReading
+from metrics_framework.recording.store import Store
 
-__all__ = ["Distribution", "Failure", "OutcomeReading", "SeriesReading", "Store"]
+__all__ = [
+    "Budgets",
+    "Description",
+    "Distribution",
+    "Failure",
+    "OutcomeReading",
+    "SeriesReading",
+    "Store",
+    "Tally",
+]

@@ -9,8 +9,15 @@ data model, "ExponentialHistogram"): at scale ``s`` bucket ``i`` holds ``(b**i, 
 from __future__ import annotations
 
 import math
-from collections import Counter
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from math import ceil, inf, log2
+from typing import NamedTuple
 
+from metrics_framework.recording import lanes, sums
+from metrics_framework.recording.lanes import Lanes
 from metrics_framework.recording.sums import Sum
 
 EXACT_VALUES = 128
@@ -23,105 +30,133 @@ MAX_INDEXES = 5_120
 """How many bucket indexes one sign may span (80 octaves at scale 6) before the resolution is halved."""
 
 
-class Distribution:
-    """Count, sum, extremes, deviation and quantiles of a stream of finite numbers, of either sign.
+class Buckets(NamedTuple):
+    """Values counted in exponential buckets, each sign on its own."""
 
-    Two distributions merge into what one would be that had seen both streams.
+    scale: int
+    negative: Lanes
+    zeros: int
+    positive: Lanes
+
+
+_PER_OCTAVE = 2.0**SCALE
+_NO_BUCKETS = Buckets(SCALE, lanes.EMPTY, 0, lanes.EMPTY)
+
+
+class Distribution:
+    """Count, sum, extremes, deviation and quantiles of finite numbers of either sign.
+
+    It never changes: `merge` returns what a distribution would be that had seen the values of both.
+    Merging is associative and commutative; which values are still kept as they are depends on how many
+    there are alone.
     """
 
-    __slots__ = (
-        "_exact",
-        "_mean",
-        "_negative",
-        "_positive",
-        "_squares",
-        "_sum",
-        "_zeros",
-        "count",
-        "max",
-        "min",
-        "scale",
-    )
+    __slots__ = ("_buckets", "_exact", "_mean", "_sum", "count", "max", "min", "stddev")
+
+    count: int
+    min: int | float
+    max: int | float
+    stddev: float
+    _sum: Sum
+    _mean: float
+    _exact: array[float] | None
+    _buckets: Buckets
 
     def __init__(self) -> None:
+        """Make the empty distribution."""
         self.count = 0
         self.min = math.inf
         self.max = -math.inf
-        self.scale = SCALE
-        self._sum = Sum()
+        self.stddev = 0.0
+        self._sum = sums.ZERO
         self._mean = 0.0
-        self._squares = 0.0  # the sum of squared deviations from the mean (Welford)
-        self._exact: list[int | float] | None = []
-        self._positive: Counter[int] = Counter()
-        self._negative: Counter[int] = Counter()
-        self._zeros = 0
+        self._exact = array("d")
+        self._buckets = _NO_BUCKETS
 
-    def record(self, value: int | float) -> None:
-        """Add one finite number."""
-        self.count += 1
-        self._sum.add(value)
-        delta = value - self._mean
-        self._mean += delta / self.count
-        self._squares += delta * (value - self._mean)
-        self.min = min(self.min, value)
-        self.max = max(self.max, value)
-        if self._exact is None:
-            self._bucket(value)
+    @classmethod
+    def of(cls, values: Sequence[int | float]) -> Distribution:
+        """Return the distribution of some finite numbers.
+
+        Raises:
+            TypeError: If something in ``values`` is no number.
+        """
+        result = cls()
+        count = result.count = len(values)
+        if not count:
+            return result
+        total = sums.sum_of(values)
+        result._sum = (total, 0.0)
+        result.min, result.max = min(values), max(values)
+        mean = result._mean = _mean(values, total, count)
+        # The root of the sum of squares: computed in C, without overflow or underflow on the way.
+        deviation = math.dist(values, (mean,) * count) / math.sqrt(count)
+        result.stddev = deviation if deviation < inf else _scaled_deviation(values, mean)
+        if count <= EXACT_VALUES:
+            result._exact = array("d", values)
         else:
-            self._exact.append(value)
-            if len(self._exact) > EXACT_VALUES:
-                self._spill()
+            result._exact = None
+            result._buckets = _count(values, result.min, result.max)
+        return result
 
-    def merge(self, other: Distribution) -> None:
-        """Add every value that ``other`` has seen; ``other`` stays as it is."""
+    def merge(self, other: Distribution) -> Distribution:
+        """Return the distribution of the values of both."""
         if not other.count:
-            return
-        count = self.count + other.count
-        delta = other._mean - self._mean
-        self._squares += other._squares + delta * delta * self.count * other.count / count  # Chan et al. 1979
-        self._mean += delta * other.count / count
-        self.count = count
-        self._sum.merge(other._sum)
-        self.min = min(self.min, other.min)
-        self.max = max(self.max, other.max)
-        if self._exact is not None and other._exact is not None:
-            self._exact.extend(other._exact)
-            if len(self._exact) > EXACT_VALUES:
-                self._spill()
-            return
-        self._spill()
-        if other._exact is not None:
-            for value in other._exact:
-                self._bucket(value)
-            return
-        while self.scale > other.scale:
-            self._halve()
-        shift = other.scale - self.scale
-        for mine, theirs in ((self._positive, other._positive), (self._negative, other._negative)):
-            for index, number in theirs.items():
-                mine[index >> shift] += number
-        self._zeros += other._zeros
-        self._bound()
+            return self
+        if not self.count:
+            return other
+        result = Distribution.__new__(Distribution)
+        mine, theirs = self.count, other.count
+        count = result.count = mine + theirs
+        result.min = min(self.min, other.min)
+        result.max = max(self.max, other.max)
+        result._sum = sums.merge(self._sum, other._sum)
+        # Chan, Golub, LeVeque 1979, in a form in which nothing is squared: half of the distance between
+        # the means never overflows.
+        half = other._mean / 2 - self._mean / 2
+        apart = half * (2 * math.sqrt(mine / count * (theirs / count)))
+        result._mean = self._mean + 2 * (half * (theirs / count))
+        result.stddev = math.hypot(
+            self.stddev * math.sqrt(mine / count), other.stddev * math.sqrt(theirs / count), apart
+        )
+        if self._exact is not None and other._exact is not None and count <= EXACT_VALUES:
+            result._exact = self._exact + other._exact
+            result._buckets = _NO_BUCKETS
+        else:
+            result._exact = None
+            result._buckets = _merge(self._counted(), other._counted())
+        return result
 
     @property
     def sum(self) -> int | float:
-        """The sum of all values."""
-        return self._sum.value
+        """The sum of all values; infinite beyond the largest float."""
+        return sums.value_of(self._sum)
 
     @property
     def mean(self) -> float:
         """The arithmetic mean; 0.0 while there are no values."""
-        return self.sum / self.count if self.count else 0.0
-
-    @property
-    def stddev(self) -> float:
-        """The standard deviation in its population form; 0.0 while there are no values."""
-        return math.sqrt(max(self._squares, 0.0) / self.count) if self.count else 0.0
+        if not self.count:
+            return 0.0
+        try:
+            mean = self.sum / self.count
+        except OverflowError:
+            mean = math.inf
+        # Rounding may put the mean of equal values an ulp outside of them.
+        return min(max(mean if math.isfinite(mean) else self._mean, self.min), self.max)
 
     @property
     def relative_error(self) -> float:
         """How far a quantile may be from the true value, as a share of it; 0.0 while all values are kept."""
         return 0.0 if self._exact is not None else (2.0**2.0**-self.scale - 1) / 2
+
+    @property
+    def scale(self) -> int:
+        """The scale of the buckets."""
+        return self._buckets.scale
+
+    @property
+    def buckets(self) -> Buckets:
+        """The values as counts in exponential buckets; exact ones are counted now."""
+        return self._counted()
 
     def quantiles(self, *shares: float) -> list[float]:
         """Return the nearest-rank quantile for each share.
@@ -140,54 +175,100 @@ class Distribution:
         ranks = [max(1, math.ceil(share * self.count - 1e-9)) for share in shares]
         if self._exact is not None:
             ordered = sorted(self._exact)
-            return [float(ordered[rank - 1]) for rank in ranks]
-        found: list[float] = []
-        passed = 0
-        for value, number in self._ascending():
-            passed += number
-            while len(found) < len(ranks) and ranks[len(found)] <= passed:
-                found.append(min(max(value, self.min), self.max))
-        return found
+            return [ordered[rank - 1] for rank in ranks]
+        return [min(max(value, self.min), self.max) for value in _at_ranks(self._buckets, ranks)]
 
-    def _ascending(self) -> list[tuple[float, int]]:
-        exponent = math.exp2(-self.scale)
-        from_lower_bound = (1 + math.exp2(exponent)) / 2
+    def _counted(self) -> Buckets:
+        return self._buckets if self._exact is None else _count(self._exact, self.min, self.max)
 
-        def middle(index: int) -> float:
-            return math.exp2(index * exponent) * from_lower_bound
 
-        below = [(-middle(index), self._negative[index]) for index in sorted(self._negative, reverse=True)]
-        above = [(middle(index), self._positive[index]) for index in sorted(self._positive)]
-        return [*below, (0.0, self._zeros), *above]
+EMPTY = Distribution()
 
-    def _spill(self) -> None:
-        values, self._exact = self._exact, None
-        for value in values or ():
-            self._bucket(value)
 
-    def _bucket(self, value: int | float) -> None:
-        if value == 0:
-            self._zeros += 1
-            return
-        # The bucket's upper bound is inclusive, hence ceil - 1.
-        index = math.ceil(math.log2(abs(value)) * 2**self.scale) - 1
-        buckets = self._positive if value > 0 else self._negative
-        if index in buckets:
-            buckets[index] += 1
+def _mean(values: Sequence[int | float], total: int | float, count: int) -> float:
+    try:
+        mean = total / count
+    except OverflowError:
+        mean = math.inf
+    return mean if math.isfinite(mean) else math.fsum(value / count for value in values)
+
+
+def _scaled_deviation(values: Sequence[int | float], mean: float) -> float:
+    """Return the deviation of values so far apart that their distances leave the floats."""
+    return 2 * math.dist([value / 2 for value in values], (mean / 2,) * len(values)) / math.sqrt(len(values))
+
+
+def _count(values: Sequence[int | float], lowest: int | float, highest: int | float) -> Buckets:
+    if lowest > 0:
+        return _bounded(Buckets(SCALE, lanes.EMPTY, 0, _lanes(values, lowest, highest)))
+    positive = [value for value in values if value > 0]
+    negative = [-value for value in values if value < 0]
+    return _bounded(
+        Buckets(
+            SCALE,
+            _lanes(negative, min(negative), -lowest) if negative else lanes.EMPTY,
+            len(values) - len(positive) - len(negative),
+            _lanes(positive, min(positive), highest) if positive else lanes.EMPTY,
+        )
+    )
+
+
+def _lanes(values: Iterable[int | float], lowest: int | float, highest: int | float) -> Lanes:
+    """Count positive values by the index of their bucket.
+
+    The upper bound of a bucket is inclusive, so an index is rounded up, less one. This loop is most of what
+    a histogram costs.
+    """
+    low = ceil(log2(lowest) * _PER_OCTAVE)
+    counts = [0] * (ceil(log2(highest) * _PER_OCTAVE) - low + 1)
+    for value in values:
+        counts[ceil(log2(value) * _PER_OCTAVE) - low] += 1
+    return Lanes.pack(low - 1, counts)
+
+
+def _merge(one: Buckets, other: Buckets) -> Buckets:
+    while one.scale > other.scale:
+        one = _halved(one)
+    while other.scale > one.scale:
+        other = _halved(other)
+    return _bounded(
+        Buckets(
+            one.scale,
+            one.negative.merge(other.negative),
+            one.zeros + other.zeros,
+            one.positive.merge(other.positive),
+        )
+    )
+
+
+def _bounded(buckets: Buckets) -> Buckets:
+    while buckets.negative.span > MAX_INDEXES or buckets.positive.span > MAX_INDEXES:
+        buckets = _halved(buckets)
+    return buckets
+
+
+def _halved(buckets: Buckets) -> Buckets:
+    return Buckets(buckets.scale - 1, buckets.negative.halved(), buckets.zeros, buckets.positive.halved())
+
+
+def _at_ranks(buckets: Buckets, ranks: Sequence[int]) -> Iterable[float]:
+    """Yield the middle of the bucket that holds each rank; ranks ascend."""
+    exponent = math.exp2(-buckets.scale)
+    from_lower_bound = (1 + math.exp2(exponent)) / 2
+
+    def middle(index: int) -> float:
+        return math.exp2(index * exponent) * from_lower_bound
+
+    negative, positive = buckets.negative, buckets.positive
+    # One ascending row of cells: the negatives from the largest magnitude down, zero, the positives.
+    cells = (*reversed(negative.counts()), buckets.zeros, *positive.counts())
+    passed = list(accumulate(cells))
+    zero = negative.span
+    for rank in ranks:
+        position = bisect_left(passed, rank)
+        if position < zero:
+            yield -middle(negative.high - position)
+        elif position == zero:
+            yield 0.0
         else:
-            buckets[index] = 1
-            self._bound()
-
-    def _bound(self) -> None:
-        for buckets in (self._positive, self._negative):
-            while buckets and max(buckets) - min(buckets) >= MAX_INDEXES:
-                self._halve()
-
-    def _halve(self) -> None:
-        self.scale -= 1
-        for buckets in (self._positive, self._negative):
-            halved: Counter[int] = Counter()
-            for index, number in buckets.items():
-                halved[index >> 1] += number
-            buckets.clear()
-            buckets.update(halved)
+            yield middle(positive.low + position - zero - 1)

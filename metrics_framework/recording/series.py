@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
+from typing import SupportsFloat
 
 from metrics_framework.errors import InvalidInputError
-
-Tags = tuple[tuple[str, str], ...]
-"""A series' tags as a key: pairs sorted by tag name, so that the order they were given in is no matter."""
+from metrics_framework.values import MetricUnit, to_milliseconds
 
 
-def tag_key(tags: Mapping[str, object] | None) -> Tags:
-    """Turn tags into a key.
+def plain_tags(tags: object) -> dict[str, str]:
+    """Return tags as a dict of strings, sorted by tag name: the same for the same series in any order.
 
     Args:
-        tags: Tag to value; a value that is no string is converted by `str`.
+        tags: Tag to value, or ``None`` for no tags. A value that is no string is converted by `str`; one of
+            a subclass of `str`, such as an enumeration's member, counts as the characters it consists of.
 
     Raises:
-        InvalidInputError: If ``tags`` is no mapping, or a tag's name is not a non-empty string.
+        InvalidInputError: If ``tags`` is no mapping, a tag's name is not a non-empty string, or a value
+            cannot be converted.
     """
-    if not tags:
-        return ()
+    if tags is None:
+        return {}
     if not isinstance(tags, Mapping):
         raise InvalidInputError(f"tags={tags!r} is not a mapping of tag to value, like {{'branch': 'main'}}")
-    for key in tags:
+    plain: dict[str, str] = {}
+    for key, value in tags.items():
         if not isinstance(key, str) or not key:
             raise InvalidInputError(f"tag name {key!r} is not a non-empty string")
-    return tuple(sorted((key, str(value)) for key, value in tags.items()))
+        try:
+            # Not str(): an enumeration's member is equal to its value, and equal tags are the same series.
+            plain[str.__str__(key)] = str.__str__(value) if isinstance(value, str) else str(value)
+        except Exception as error:
+            raise InvalidInputError(
+                f"the value of tag {key!r} cannot be converted to a string: {error!r}"
+            ) from error
+    return dict(sorted(plain.items()))
 
 
 def check_name(name: object, what: str = "metric name") -> str:
@@ -38,25 +48,58 @@ def check_name(name: object, what: str = "metric name") -> str:
     """
     if not isinstance(name, str) or not name:
         raise InvalidInputError(f"{what} {name!r} is not a non-empty string")
-    return name
+    return str.__str__(name)
 
 
-def check_number(name: str, value: object, *, signed: bool) -> int | float:
-    """Return ``value`` if it is a finite number, and not negative unless ``signed``.
+def plain_number(name: str, value: object, *, signed: bool) -> int | float:
+    """Return ``value`` as a finite ``int`` or ``float``, not negative unless ``signed``.
 
-    Integers of any size are numbers as long as a float can hold their magnitude.
+    Integers of any size are numbers as long as a float can hold their magnitude. What behaves like a number
+    (numpy's, `decimal.Decimal`, `fractions.Fraction`) is converted.
 
     Raises:
         InvalidInputError: If it is anything else.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    number = _converted(value)
+    if number is None:
         raise InvalidInputError(f"{name!r} cannot record {value!r}: pass an int or a float")
     try:
-        finite = math.isfinite(value)
+        finite = math.isfinite(number)
     except OverflowError:
         finite = False
     if not finite:
         raise InvalidInputError(f"{name!r} cannot record {value!r}: pass a finite number")
-    if value < 0 and not signed:
+    if number < 0 and not signed:
         raise InvalidInputError(f"{name!r} cannot record {value!r}: it only grows; pass zero or more")
-    return value
+    return number
+
+
+def milliseconds(name: str, duration: int | float, unit: MetricUnit) -> float:
+    """Convert a finite duration to milliseconds.
+
+    Raises:
+        InvalidInputError: If the unit does not measure time, or the result is beyond the largest float.
+    """
+    result = to_milliseconds(duration, unit)
+    if not math.isfinite(result):
+        raise InvalidInputError(f"{name!r} cannot record {duration!r} {unit.value}: pass a shorter duration")
+    return result
+
+
+def _converted(value: object) -> int | float | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        pass
+    if isinstance(value, SupportsFloat):
+        try:
+            return float(value)
+        except (TypeError, ValueError, OverflowError):
+            return None
+    return None

@@ -6,92 +6,43 @@ once for each name, so that they cost nothing as the number of series grows.
 
 from __future__ import annotations
 
-import threading
+import os
+import weakref
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import Any, Generic, TypeVar, cast
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
 
-from metrics_framework.clock import SYSTEM_CLOCK, Clock, utc
-from metrics_framework.errors import InvalidInputError, MetricTypeError, UnknownMetricError, nearest
-from metrics_framework.recording.series import Tags
-from metrics_framework.recording.traces import (
-    CounterTrace,
-    DistributionTrace,
-    GaugeTrace,
-    OutcomeTrace,
-    Summary,
-    Trace,
+from metrics_framework.clock import SYSTEM_CLOCK, Clock
+from metrics_framework.errors import InvalidInputError, MetricTypeError
+from metrics_framework.recording import kinds
+from metrics_framework.recording.bounds import BucketCounts, check_bounds
+from metrics_framework.recording.commons import (
+    BUDGETS,
+    Budgets,
+    Commons,
+    Description,
+    MergeLaw,
+    OnError,
+    nanoseconds,
 )
-from metrics_framework.recording.windows import SlidingWindows, Window
-from metrics_framework.values import MetricType
-
-T = TypeVar("T", bound=Trace)
+from metrics_framework.recording.distribution import Distribution
+from metrics_framework.recording.hot import Lookup
+from metrics_framework.recording.instruments import OutcomeSeries, Series, TimerSeries
+from metrics_framework.recording.metric import Metric
+from metrics_framework.recording.namespace import Namespace
+from metrics_framework.recording.readings import Failure, OutcomeReading, SeriesReading
+from metrics_framework.recording.series import check_name, plain_tags
+from metrics_framework.recording.sums import value_of
+from metrics_framework.recording.traces import Summary
+from metrics_framework.recording.windows import Window
+from metrics_framework.values import MetricType, MetricUnit
 
 RETENTION = timedelta(days=30)
 RECENT_FAILURES = 20
 """How many of an operation's last failures are kept with their metadata."""
 
-_TRACES: dict[MetricType, Callable[[], Any]] = {
-    MetricType.COUNTER: CounterTrace,
-    MetricType.GAUGE: GaugeTrace,
-    MetricType.HISTOGRAM: DistributionTrace,
-    MetricType.TIMER: DistributionTrace,
-}
-
-
-@dataclass(frozen=True)
-class Failure:
-    """One failure of an operation, as it was reported."""
-
-    error_type: str
-    metadata: dict[str, Any]
-    timestamp: datetime
-
-
-@dataclass(frozen=True)
-class SeriesReading:
-    """One series since the start: what it is and its summary at the moment of reading."""
-
-    name: str
-    metric_type: MetricType
-    tags: dict[str, str]
-    summary: Summary
-
-
-@dataclass(frozen=True)
-class OutcomeReading:
-    """An operation's outcomes in a stretch of time."""
-
-    successes: int
-    failures: dict[str, int]
-    success_rate: float
-    seconds: float
-
-    @property
-    def count(self) -> int:
-        """How many outcomes there were."""
-        return self.successes + sum(self.failures.values())
-
-
-@dataclass
-class _Stream(Generic[T]):
-    """A name's records: since the start, and lately."""
-
-    total: T
-    windows: SlidingWindows[T]
-
-
-@dataclass
-class _Metric(_Stream[Any]):
-    metric_type: MetricType
-    series: dict[Tags, Any] = field(default_factory=dict)
-
-
-@dataclass
-class _Outcomes(_Stream[OutcomeTrace]):
-    recent_failures: deque[Failure]
+_KINDS = {kind.metric_type: kind for kind in (kinds.COUNTER, kinds.GAUGE, kinds.HISTOGRAM, kinds.TIMER)}
 
 
 class Store:
@@ -100,116 +51,230 @@ class Store:
     Args:
         clock: Where time comes from.
         retention: How far back a time window may reach.
+        on_error: Whether a record of bad input raises its error, or counts it in ``rejected`` and leaves it
+            to the next read to log it.
+        budgets: How many series, names and error types are kept apart.
+        expire_after: How long a series may be idle before it is forgotten; for ever by default. Totals of
+            its name stay.
     """
 
-    def __init__(self, clock: Clock = SYSTEM_CLOCK, retention: timedelta = RETENTION) -> None:
+    def __init__(
+        self,
+        clock: Clock = SYSTEM_CLOCK,
+        retention: timedelta = RETENTION,
+        *,
+        on_error: OnError = "raise",
+        budgets: Budgets = BUDGETS,
+        expire_after: timedelta | None = None,
+    ) -> None:
+        if on_error not in ("raise", "log"):
+            raise InvalidInputError(f"on_error={on_error!r} is not 'raise' or 'log'")
+        for field, budget in budgets._asdict().items():
+            if budget.__class__ is not int or budget < 1:
+                raise InvalidInputError(f"budget {field}={budget!r} is not a whole number of 1 or more")
+        if expire_after is not None:
+            _check_duration("expire_after", expire_after)
+        _check_duration("retention", retention)
         self.clock = clock
-        self._start_ns = clock.monotonic_ns()
-        self._lock = threading.RLock()
-        self._metrics: dict[str, _Metric] = {}
-        self._timings: dict[str, _Stream[DistributionTrace]] = {}
-        self._outcomes: dict[str, _Outcomes] = {}
-        self.retention = retention
+        self._expire_ns = None if expire_after is None else nanoseconds(expire_after)
+        self._commons = commons = Commons(clock, retention, on_error, budgets)
+        self._metrics = Namespace(commons, "metric", "recorded", _KINDS.values())
+        self._timings = Namespace(commons, "operation", "timed", [kinds.TIMER])
+        self._outcomes = Namespace(commons, "operation", "tracked", [kinds.OUTCOMES])
+        self._recent: dict[str, deque[_RawFailure]] = {}
+        self.lookups: Mapping[MetricType, Lookup] = {
+            metric_type: self._metrics.lookups[kind.label] for metric_type, kind in _KINDS.items()
+        }
+        self.timing_lookup = self._timings.lookups[kinds.TIMER.label]
+        self.outcome_lookup = self._outcomes.lookups[kinds.OUTCOMES.label]
+        _STORES.add(self)
 
     @property
     def retention(self) -> timedelta:
         """How far back a time window may reach; what is older is dropped, totals stay."""
-        return self._retention
+        return timedelta(microseconds=self._commons.retention_ns // 1_000)
 
     @retention.setter
     def retention(self, retention: timedelta) -> None:
-        if retention <= timedelta(0):
-            raise InvalidInputError(f"retention={retention!r} is not a positive duration")
-        with self._lock:
-            self._retention = retention
-            for stream in self._streams():
-                stream.windows.retention_ns = _nanoseconds(retention)
+        self._commons.retention_ns = nanoseconds(_check_duration("retention", retention))
 
     # -- recording -------------------------------------------------------------------------------------
 
-    def add(self, name: str, value: int | float, tags: Tags) -> None:
-        """Add to a counter."""
-        with self._lock:
-            metric = self._metric(name, MetricType.COUNTER)
-            now_ns = self.clock.monotonic_ns()
-            for trace in (metric.total, metric.windows.slot(now_ns), self._series(metric, tags)):
-                trace.record(value)
+    def find(self, metric_type: MetricType, name: object, tags: object) -> Any:
+        """Return the series of a metric, a new one if need be.
 
-    def set(self, name: str, value: int | float, tags: Tags) -> None:
-        """Set a gauge."""
-        with self._lock:
-            metric = self._metric(name, MetricType.GAUGE)
-            now_ns = self.clock.monotonic_ns()
-            for trace in (metric.total, metric.windows.slot(now_ns), self._series(metric, tags)):
-                trace.record(value, now_ns)
+        Returns:
+            ``None`` where the input was refused and counted.
 
-    def shift(self, name: str, step: int, tags: Tags) -> None:
-        """Move a gauge by ``step``; a name that is a counter, or is new and goes up, counts instead."""
-        with self._lock:
-            known = self._metrics.get(name)
-            if step > 0 and (known is None or known.metric_type is MetricType.COUNTER):
-                self.add(name, step, tags)
-                return
-            if known is not None and known.metric_type is MetricType.COUNTER:
-                raise MetricTypeError(
+        Raises:
+            InvalidInputError: If an argument breaks its rule, or the name is of another type.
+        """
+        return self._metrics.find(_KINDS[metric_type], name, tags)
+
+    def bind(self, metric_type: MetricType, name: object, tags: object) -> Any:
+        """Return the series of a metric for good: the name is known from now on, also without a record.
+
+        Raises:
+            InvalidInputError: If an argument breaks its rule, or the name is of another type.
+        """
+        metric = self._metrics.metric(_KINDS[metric_type], check_name(name))
+        series = metric.find_or_make(plain_tags(tags))
+        metric.declared = True
+        return series
+
+    def find_timing(self, operation: object, tags: object = None) -> TimerSeries | None:
+        """Return the durations of an operation, in milliseconds; see `find`."""
+        found: Any = self._timings.find(kinds.TIMER, operation, tags)
+        return found  # type: ignore[no-any-return]
+
+    def find_outcomes(self, operation: object, tags: object = None) -> OutcomeSeries | None:
+        """Return the outcomes of an operation; see `find`."""
+        found: Any = self._outcomes.find(kinds.OUTCOMES, operation, tags)
+        return found  # type: ignore[no-any-return]
+
+    def find_shifting(self, name: object, step: int, tags: object) -> Any:
+        """Return the series that a step up or down moves: a gauge, or a counter where that can be.
+
+        Returns:
+            ``None`` where the input was refused and counted.
+
+        Raises:
+            MetricTypeError: If the name is a histogram or timer, or a counter is to go down.
+        """
+        metric = self._metrics.get(name) if isinstance(name, str) else None
+        if (
+            metric is not None
+            and metric.kind is kinds.COUNTER
+            and step < 0
+            and self._metrics.is_known(metric)
+        ):
+            self._commons.refuse(
+                MetricTypeError(
                     f"{name!r} is a counter and never goes down; to count up and down declare a gauge"
                     f" before its first use: record_gauge({name!r}, 0)"
                 )
-            series = self._series(self._metric(name, MetricType.GAUGE), tags)
-            self.set(name, series.last + step, tags)
+            )
+            return None
+        is_gauge = step < 0 or (metric is not None and metric.kind is kinds.GAUGE)
+        return self._metrics.find(kinds.GAUGE if is_gauge else kinds.COUNTER, name, tags)
 
-    def observe(self, name: str, value: int | float, tags: Tags, metric_type: MetricType) -> None:
-        """Add a value to a histogram, or milliseconds to a timer."""
-        with self._lock:
-            metric = self._metric(name, metric_type)
-            now_ns = self.clock.monotonic_ns()
-            for trace in (metric.total, metric.windows.slot(now_ns), self._series(metric, tags)):
-                trace.record(value)
+    def fail(
+        self,
+        operation: str,
+        error_type: str,
+        metadata: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Count a failure of an operation, and keep it among its last ones.
 
-    def time(self, operation: str, milliseconds: float) -> None:
-        """Add a duration to an operation."""
-        with self._lock:
-            now_ns = self.clock.monotonic_ns()
-            stream = self._timings.get(operation)
-            if stream is None:
-                stream = _Stream(DistributionTrace(), self._windows(DistributionTrace))
-                self._timings[operation] = stream
-            stream.total.record(milliseconds)
-            stream.windows.slot(now_ns).record(milliseconds)
+        Raises:
+            InvalidInputError: If an argument breaks its rule.
+        """
+        try:
+            error_type = check_name(error_type, "error type")
+        except InvalidInputError as error:
+            self._commons.refuse(error)
+            return
+        series = self.find_outcomes(operation, tags)
+        if series is None:
+            return
+        series.finish(error_type)
+        name = series.home.name
+        recent = self._recent.get(name) or self._recent.setdefault(name, deque(maxlen=RECENT_FAILURES))
+        recent.append(_RawFailure(error_type, dict(metadata or {}), self.clock.time_ns()))
 
-    def finish(self, operation: str, error_type: str | None, metadata: dict[str, Any] | None) -> None:
-        """Count how an operation ended: with an error of a type, or with success where there is none."""
-        with self._lock:
-            now_ns = self.clock.monotonic_ns()
-            outcomes = self._outcomes.get(operation)
-            if outcomes is None:
-                outcomes = _Outcomes(
-                    OutcomeTrace(), self._windows(OutcomeTrace), deque(maxlen=RECENT_FAILURES)
-                )
-                self._outcomes[operation] = outcomes
-            outcomes.total.record(error_type)
-            outcomes.windows.slot(now_ns).record(error_type)
-            if error_type is not None:
-                failure = Failure(error_type, dict(metadata or {}), utc(self.clock))
-                outcomes.recent_failures.append(failure)
+    # -- names and series ------------------------------------------------------------------------------
+
+    def describe(
+        self,
+        name: str,
+        *,
+        unit: MetricUnit | None = None,
+        help: str = "",
+        merge: MergeLaw = "latest",
+        buckets: Iterable[float] = (),
+        window_by: Iterable[str] = (),
+    ) -> None:
+        """Say what a metric is, before its first record or later.
+
+        Args:
+            name: The metric's name.
+            unit: What its numbers are counted in.
+            help: What it is, in a sentence.
+            merge: What a gauge of several series is as a whole: its ``latest`` record, or the ``sum``,
+                ``min`` or ``max`` of its series.
+            buckets: Upper bounds that the values of a histogram or timer are counted by; counting begins
+                now, from zero.
+            window_by: Tags that time windows are kept apart for, so that a summary can be asked for them.
+                Only before the first record.
+
+        Raises:
+            InvalidInputError: If an argument breaks its rule.
+        """
+        check_name(name)
+        if unit is not None and not isinstance(unit, MetricUnit):
+            raise InvalidInputError(f"unit={unit!r} is not a MetricUnit, like MetricUnit.BYTES")
+        if merge not in ("latest", "sum", "min", "max"):
+            raise InvalidInputError(f"merge={merge!r} is not one of 'latest', 'sum', 'min', 'max'")
+        if not isinstance(help, str):
+            raise InvalidInputError(f"help={help!r} is not a string")
+        if isinstance(window_by, str):
+            raise InvalidInputError(f"window_by={window_by!r} is one string; pass a list: [{window_by!r}]")
+        bounds = tuple(buckets)
+        description = Description(unit, help, merge, check_bounds(bounds) if bounds else (), tuple(window_by))
+        metric = self._metrics.get(name)
+        if (
+            metric is not None
+            and description.window_by != metric.window_by
+            and self._metrics.is_known(metric)
+        ):
+            raise InvalidInputError(
+                f"{name!r} was recorded already, so window_by={list(description.window_by)!r} comes too late:"
+                " describe it before its first record"
+            )
+        self._commons.descriptions[name] = description
+        if metric is not None:
+            metric.count_by(description.buckets)
+
+    def description(self, name: str) -> Description:
+        """Return what was said of a metric, or the defaults."""
+        return self._commons.describe(name)
+
+    def remove(self, name: str, tags: Mapping[str, str] | None = None) -> bool:
+        """Forget a metric, or one of its series; the totals of the name outlive its series.
+
+        Returns:
+            Whether there was anything to forget.
+        """
+        return self._metrics.remove(name, tags)
 
     # -- reading ---------------------------------------------------------------------------------------
 
-    def summary(self, name: str, window: timedelta | None = None) -> Summary:
+    def summary(
+        self, name: str, window: timedelta | None = None, tags: Mapping[str, str] | None = None
+    ) -> Summary:
         """Summarize a metric over all of its series.
+
+        Args:
+            name: The metric.
+            window: How far back; ``None`` is since the start.
+            tags: Only what carries these tags, which must be among ``window_by`` of its description.
 
         Raises:
             UnknownMetricError: If it was never recorded.
             InvalidInputError: If the window is not positive, or longer than the retention.
         """
-        with self._lock:
-            metric = self._metrics.get(name)
-            if metric is None:
-                raise UnknownMetricError(f"no metric {name!r} was recorded.{nearest(name, self._metrics)}")
-            summary = _summarize(self._over(metric, window))
-            if metric.metric_type is MetricType.COUNTER:
-                summary["total"] = metric.total.total.value
-            return summary
+        metric = self._metrics.known(name)
+        wanted = plain_tags(tags)
+        if not wanted.keys() <= set(metric.window_by):
+            raise InvalidInputError(
+                f"{name!r} keeps no windows by {sorted(wanted)!r}: describe({name!r},"
+                f" window_by={sorted(wanted)!r}) before its first record"
+            )
+        summary = self._summarized(metric, window, wanted)
+        if metric.kind is kinds.COUNTER:
+            summary["total"] = value_of(metric.window(None, wanted).trace.total)
+        return summary
 
     def timing_summary(self, operation: str, window: timedelta | None = None) -> Summary:
         """Summarize an operation's durations in milliseconds.
@@ -217,13 +282,7 @@ class Store:
         Raises:
             UnknownMetricError: If it was never timed.
         """
-        with self._lock:
-            stream = self._timings.get(operation)
-            if stream is None:
-                raise UnknownMetricError(
-                    f"no operation {operation!r} was timed.{nearest(operation, self._timings)}"
-                )
-            return _summarize(self._over(stream, window))
+        return self._summarized(self._timings.known(operation), window)
 
     def outcomes(self, operation: str, window: timedelta | None = None) -> OutcomeReading:
         """Return how an operation ended.
@@ -231,10 +290,8 @@ class Store:
         Raises:
             UnknownMetricError: If it was never tracked.
         """
-        with self._lock:
-            outcome = self._over(self._tracked(operation), window)
-            trace = outcome.trace
-            return OutcomeReading(trace.successes, dict(trace.failures), trace.success_rate, outcome.seconds)
+        over = self._over(self._outcomes.known(operation), window)
+        return OutcomeReading.of(operation, {}, over)
 
     def recent_failures(self, operation: str) -> list[Failure]:
         """Return an operation's last failures, the newest last.
@@ -242,98 +299,143 @@ class Store:
         Raises:
             UnknownMetricError: If it was never tracked.
         """
-        with self._lock:
-            return list(self._tracked(operation).recent_failures)
+        self._outcomes.known(operation)
+        return [
+            Failure(raw.error_type, raw.metadata, datetime.fromtimestamp(raw.time_ns / 1e9, tz=UTC))
+            for raw in list(self._recent.get(operation, ()))
+        ]
 
     def readings(self) -> list[SeriesReading]:
-        """Return every series of every metric since the start, all at the same moment."""
-        with self._lock:
-            now_ns = self.clock.monotonic_ns()
-            return [
-                SeriesReading(
-                    name,
-                    metric.metric_type,
-                    dict(tags),
-                    _summarize(Window(trace, self._start_ns, now_ns, None)),
-                )
-                for name, metric in self._metrics.items()
-                for tags, trace in metric.series.items()
-            ]
+        """Return every series of every metric since the start; those of one metric at the same moment."""
+        return self._series_readings(self._metrics)
 
-    def timed_operations(self) -> list[str]:
-        """Return the names of all operations that were timed."""
-        with self._lock:
-            return list(self._timings)
+    def timing_readings(self) -> list[SeriesReading]:
+        """Return the durations of every operation since the start, by tags."""
+        return self._series_readings(self._timings)
 
-    def tracked_operations(self) -> list[str]:
-        """Return the names of all operations whose outcome was tracked."""
-        with self._lock:
-            return list(self._outcomes)
+    def outcome_readings(self) -> list[OutcomeReading]:
+        """Return the outcomes of every operation since the start, by tags."""
+        return [
+            OutcomeReading.of(metric.name, series.tags, window)
+            for metric, series, window, _ in self._every_series(self._outcomes)
+        ]
+
+    @property
+    def start_ns(self) -> int:
+        """When the store began, on the monotonic clock."""
+        return self._commons.start_ns
 
     @property
     def series_count(self) -> int:
         """How many series there are, operations included."""
-        with self._lock:
-            series = sum(len(metric.series) for metric in self._metrics.values())
-            return series + len(self._timings) + len(self._outcomes)
+        return sum(metric.series_count for names in self._namespaces for metric in names.metrics())
 
     @property
     def recorded(self) -> int:
         """How many records there were."""
-        with self._lock:
-            return sum(stream.total.count for stream in self._streams())
+        windows = (metric.window(None) for names in self._namespaces for metric in names.metrics())
+        return sum(kinds.records(window.trace) for window in windows)
+
+    @property
+    def rejected(self) -> int:
+        """How many records were refused and counted instead of raising."""
+        return int(self._commons.rejected.total)
+
+    @property
+    def overflowed(self) -> int:
+        """How many records lost a tag's value, a name or an error type to a budget."""
+        return int(self._commons.overflowed.total)
+
+    @property
+    def dropped(self) -> int:
+        """How many records found a buffer full."""
+        return int(self._commons.dropped.total)
 
     # -- inside ----------------------------------------------------------------------------------------
 
-    def _streams(self) -> list[_Stream[Any]]:
-        return [*self._metrics.values(), *self._timings.values(), *self._outcomes.values()]
+    @property
+    def _namespaces(self) -> tuple[Namespace, ...]:
+        return (self._metrics, self._timings, self._outcomes)
 
-    def _metric(self, name: str, metric_type: MetricType) -> _Metric:
-        metric = self._metrics.get(name)
-        if metric is None:
-            new = _TRACES[metric_type]
-            metric = self._metrics[name] = _Metric(new(), self._windows(new), metric_type)
-        elif metric.metric_type is not metric_type:
-            raise MetricTypeError(
-                f"{name!r} is a {metric.metric_type.value} and cannot be recorded as a {metric_type.value};"
-                " use another name"
+    def _series_readings(self, names: Namespace) -> list[SeriesReading]:
+        return [
+            SeriesReading(
+                metric.name,
+                metric.kind.metric_type,
+                series.tags,
+                metric.kind.summarize(window),
+                window.trace if isinstance(window.trace, Distribution) else None,
+                buckets,
             )
-        return metric
+            for metric, series, window, buckets in self._every_series(names)
+        ]
 
-    def _series(self, metric: _Metric, tags: Tags) -> Any:
-        trace = metric.series.get(tags)
-        if trace is None:
-            trace = metric.series[tags] = _TRACES[metric.metric_type]()
-        return trace
+    def _every_series(
+        self, names: Namespace
+    ) -> Iterator[tuple[Metric, Series, Window[Any], BucketCounts | None]]:
+        self._tidy()
+        for metric in names.metrics():
+            for now, series, state in metric.states():
+                yield metric, series, Window(state.trace, self.start_ns, now, None), state.buckets
 
-    def _windows(self, new: Callable[[], T]) -> SlidingWindows[T]:
-        return SlidingWindows(new, self._start_ns, _nanoseconds(self.retention))
+    def _summarized(
+        self, metric: Metric, window: timedelta | None, tags: Mapping[str, str] | None = None
+    ) -> Summary:
+        return metric.kind.summarize(self._over(metric, window, tags))
 
-    def _tracked(self, operation: str) -> _Outcomes:
-        outcomes = self._outcomes.get(operation)
-        if outcomes is None:
-            raise UnknownMetricError(
-                f"no operation {operation!r} was tracked.{nearest(operation, self._outcomes)}"
-            )
-        return outcomes
-
-    def _over(self, stream: _Stream[T], window: timedelta | None) -> Window[T]:
-        now_ns = self.clock.monotonic_ns()
+    def _over(
+        self, metric: Metric, window: timedelta | None, tags: Mapping[str, str] | None = None
+    ) -> Window[Any]:
+        self._tidy()
         if window is None:
-            return Window(stream.total, self._start_ns, now_ns, None)
-        if not timedelta(0) < window <= self.retention:
+            return metric.window(None, tags)
+        if not isinstance(window, timedelta) or not timedelta(0) < window <= self.retention:
             raise InvalidInputError(
                 f"time_window={window!r} is not between zero and the retention of {self.retention!r};"
                 " pass None for all since the start"
             )
-        return stream.windows.since(_nanoseconds(window), now_ns)
+        return metric.window(nanoseconds(window), tags)
+
+    def _tidy(self) -> None:
+        """Do what records leave to reads: log what they had to say, and forget idle series."""
+        self._commons.say_notices()
+        if self._expire_ns is not None:
+            long_ago = self.clock.monotonic_ns() - self._expire_ns
+            for names in self._namespaces:
+                for metric in names.metrics():
+                    for series in metric.series():
+                        if 0 < series.slot_end < long_ago:
+                            metric.remove(series)
+        self._commons.roughly_series = self.series_count
+
+    def _begin_in_child(self) -> None:
+        self._commons.begin()
+        self._recent.clear()
+        for names in self._namespaces:
+            for metric in names.metrics():
+                metric.reset()
 
 
-def _nanoseconds(duration: timedelta) -> int:
-    return duration // timedelta(microseconds=1) * 1_000
+class _RawFailure(NamedTuple):
+    error_type: str
+    metadata: dict[str, Any]
+    time_ns: int
 
 
-def _summarize(window: Window[Any]) -> Summary:
-    if isinstance(window.trace, GaugeTrace):
-        return window.trace.summary(window.start_ns, window.end_ns, window.before)
-    return cast(Summary, window.trace.summary(window.seconds))
+_STORES: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+def _reset_stores() -> None:
+    # Another thread of the parent may have held any lock, and will never release it in the child.
+    for store in list(_STORES):
+        store._begin_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_stores)
+
+
+def _check_duration(what: str, duration: timedelta) -> timedelta:
+    if not isinstance(duration, timedelta) or duration <= timedelta(0):
+        raise InvalidInputError(f"{what}={duration!r} is not a positive duration")
+    return duration

@@ -1,45 +1,60 @@
-"""Sums that lose nothing: integers stay exact, floats carry their rounding error along."""
+"""Sums that lose nothing: integers stay exact, floats carry their rounding error along.
+
+A running sum is a pair: the total, and the compensation that is still to be added to it.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+
+Sum = tuple[int | float, float]
+"""A running sum: its total and the rounding error that the total lacks."""
+
+ZERO: Sum = (0, 0.0)
 
 
-class Sum:
-    """A running sum.
+def sum_of(values: Sequence[int | float]) -> int | float:
+    """Add numbers up: exactly where all are integers, else to the nearest float.
 
-    Integers are added exactly. From the first float on, the sum is compensated (Neumaier 1974), which
-    keeps it within one rounding of the true sum however many values there are.
+    A sum beyond the largest float is infinite.
+
+    Raises:
+        TypeError: If something in ``values`` is no number.
     """
+    if not values or values[0].__class__ is not float:  # else the sum is a float for sure
+        total = sum(values)
+        if total.__class__ is int:
+            return total
+    try:
+        return math.fsum(values)
+    except OverflowError:  # fsum gives up where a partial sum leaves the floats
+        return sum(map(float, values))
 
-    __slots__ = ("_compensation", "_total")
 
-    def __init__(self) -> None:
-        self._total: int | float = 0
-        self._compensation = 0.0
+def add(running: Sum, value: int | float) -> Sum:
+    """Add one number to a running sum (Neumaier 1974): the error stays within one rounding."""
+    total, compensation = running
+    try:
+        result = total + value
+    except OverflowError:  # an integer beyond the largest float meets a float
+        return (math.inf if max(total, value, key=abs) > 0 else -math.inf), 0.0
+    if result.__class__ is int:
+        return result, compensation
+    larger, smaller = (total, value) if abs(total) >= abs(value) else (value, total)
+    return result, compensation + ((larger - result) + smaller)
 
-    @property
-    def value(self) -> int | float:
-        """The sum; an ``int`` as long as only integers were added."""
-        if isinstance(self._total, int):
-            return self._total
+
+def merge(running: Sum, other: Sum) -> Sum:
+    """Add everything that another sum has added."""
+    total, compensation = add(running, other[0])
+    return total, compensation + other[1]
+
+
+def value_of(running: Sum) -> int | float:
+    """Return the sum; an ``int`` as long as only integers were added."""
+    total, compensation = running
+    if total.__class__ is int or math.isinf(total):
         # Past the largest float the sum is infinite, and what was lost on the way there is no number.
-        return self._total if math.isinf(self._total) else self._total + self._compensation
-
-    def add(self, value: int | float) -> None:
-        """Add one finite number."""
-        total = self._total
-        try:
-            result = total + value
-        except OverflowError:  # an integer beyond the largest float meets a float
-            self._total = math.inf if max(total, value, key=abs) > 0 else -math.inf
-            return
-        if isinstance(result, float):
-            larger, smaller = (total, value) if abs(total) >= abs(value) else (value, total)
-            self._compensation += (larger - result) + smaller
-        self._total = result
-
-    def merge(self, other: Sum) -> None:
-        """Add everything that another sum has added."""
-        self.add(other._total)
-        self._compensation += other._compensation
+        return total
+    return total + compensation

@@ -1,15 +1,18 @@
 """What is kept of a stream of records: one class for each kind of number.
 
-A trace records, merges with the trace of a later stretch of time, and summarizes itself. The same classes
-serve a series since its start, a slot of a time window, and a window put together from slots.
+A trace never changes. `of` makes one of a batch of records, `merge` one of two stretches of time. The same
+classes serve a series since its start, a slot of a time window, and a window put together from slots.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Protocol, Self
+from collections.abc import Mapping, Sequence
+from operator import mul, sub
+from typing import NamedTuple, Protocol, Self
 
+from metrics_framework.recording import sums
 from metrics_framework.recording.distribution import Distribution
 from metrics_framework.recording.sums import Sum
 
@@ -20,146 +23,171 @@ QUANTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 class Trace(Protocol):
     """What a time window needs to know of what it keeps."""
 
-    def merge(self, later: Self, /) -> None:
-        """Add what a trace of a later stretch of time holds."""
+    def merge(self, later: Self, /) -> Self:
+        """Return this with what a trace of a later stretch of time holds."""
         ...
 
 
-class CounterTrace:
+class CounterTrace(NamedTuple):
     """The additions to a counter."""
 
-    __slots__ = ("count", "total")
+    records: int = 0
+    total: Sum = sums.ZERO
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.total = Sum()
+    @classmethod
+    def of(cls, values: Sequence[int | float]) -> CounterTrace:
+        """Add up a batch.
 
-    def record(self, value: int | float) -> None:
-        """Add to the counter."""
-        self.count += 1
-        self.total.add(value)
+        Raises:
+            TypeError: If something in ``values`` is no number.
+        """
+        return cls(len(values), (sums.sum_of(values), 0.0))
 
-    def merge(self, later: CounterTrace) -> None:
-        """Add what a later trace holds."""
-        self.count += later.count
-        self.total.merge(later.total)
+    def merge(self, later: CounterTrace) -> CounterTrace:
+        """Return the sum of both."""
+        return CounterTrace(self.records + later.records, sums.merge(self.total, later.total))
 
     def summary(self, seconds: float) -> Summary:
         """Return ``count``, ``seconds``, ``sum`` and ``rate``."""
-        total = self.total.value
-        return {"count": self.count, "seconds": seconds, "sum": total, "rate": per_second(total, seconds)}
+        total = sums.value_of(self.total)
+        return {"count": self.records, "seconds": seconds, "sum": total, "rate": per_second(total, seconds)}
 
 
-class GaugeTrace:
+class GaugeTrace(NamedTuple):
     """The course of a gauge: what it was set to and for how long it stayed there."""
 
-    __slots__ = ("_first", "_first_ns", "_integral", "_last_ns", "count", "last", "max", "min")
+    records: int = 0
+    last: int | float = 0
+    min: int | float = 0
+    max: int | float = 0
+    first: int | float = 0
+    first_ns: int = 0
+    last_ns: int = 0
+    integral: float = 0.0  # value times nanoseconds, from the first record to the last
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.last: int | float = 0
-        self.min: int | float = 0
-        self.max: int | float = 0
-        self._first: int | float = 0
-        self._first_ns = 0
-        self._last_ns = 0
-        self._integral = 0.0  # value times nanoseconds, from the first record to the last
+    @classmethod
+    def of(cls, values: Sequence[int | float], times_ns: Sequence[int]) -> GaugeTrace:
+        """Follow a batch of at least one record; times never fall."""
+        return cls(
+            len(values),
+            values[-1],
+            min(values),
+            max(values),
+            values[0],
+            times_ns[0],
+            times_ns[-1],
+            _integral(values, times_ns),
+        )
 
-    def record(self, value: int | float, now_ns: int) -> None:
-        """Set the gauge."""
-        if not self.count:
-            self._first, self._first_ns, self._last_ns = value, now_ns, now_ns
-            self.min = self.max = value
-        self._integral += float(self.last) * (now_ns - self._last_ns)
-        self.count += 1
-        self.last, self._last_ns = value, now_ns
-        self.min = min(self.min, value)
-        self.max = max(self.max, value)
-
-    def merge(self, later: GaugeTrace) -> None:
-        """Go on with what a later trace holds."""
-        if not later.count:
-            return
-        if not self.count:
-            self._first, self._first_ns, self._last_ns = later._first, later._first_ns, later._first_ns
-            self.min, self.max = later.min, later.max
-        self._integral += float(self.last) * (later._first_ns - self._last_ns) + later._integral
-        self.count += later.count
-        self.last, self._last_ns = later.last, later._last_ns
-        self.min = min(self.min, later.min)
-        self.max = max(self.max, later.max)
+    def merge(self, later: GaugeTrace) -> GaugeTrace:
+        """Return this course going on with a later one."""
+        if not later.records:
+            return self
+        if not self.records:
+            return later
+        return GaugeTrace(
+            self.records + later.records,
+            later.last,
+            min(self.min, later.min),
+            max(self.max, later.max),
+            self.first,
+            self.first_ns,
+            later.last_ns,
+            self.integral + float(self.last) * (later.first_ns - self.last_ns) + later.integral,
+        )
 
     def summary(self, start_ns: int, now_ns: int, before: GaugeTrace | None) -> Summary:
         """Return ``count``, ``seconds``, ``last``, and over records ``avg``, ``min`` and ``max``.
+
+        The average is weighted by how long the gauge stayed at each value.
 
         Args:
             start_ns: Where the stretch of time begins.
             now_ns: Where it ends.
             before: The course before it; its last value holds from ``start_ns`` to the first record.
         """
-        result: Summary = {"count": self.count, "seconds": (now_ns - start_ns) / 1e9}
-        if not self.count:
+        result: Summary = {"count": self.records, "seconds": (now_ns - start_ns) / 1e9}
+        if not self.records:
             return result if before is None else {**result, "last": before.last}
-        integral = self._integral + float(self.last) * (now_ns - self._last_ns)
-        low, high, began = self.min, self.max, self._first_ns
+        integral = self.integral + float(self.last) * (now_ns - self.last_ns)
+        low, high, began = self.min, self.max, self.first_ns
         if before is not None and began > start_ns:
             integral += float(before.last) * (began - start_ns)
             low, high, began = min(low, before.last), max(high, before.last), start_ns
         span = now_ns - began
-        average = integral / span if span else float(self.last)
-        # Rounding may put the average of a constant an ulp outside of it.
-        return {**result, "last": self.last, "avg": min(max(average, low), high), "min": low, "max": high}
+        average = integral / span if span > 0 else float(self.last)
+        # Rounding may put the average of a constant an ulp outside of it, and extremes overflow.
+        average = min(max(average, low), high) if average == average else float(self.last)
+        return {**result, "last": self.last, "avg": average, "min": low, "max": high}
 
 
-class DistributionTrace(Distribution):
-    """The values of a histogram or a timer."""
+class OutcomeTrace(NamedTuple):
+    """How an operation ended, each time: error type to number, ``None`` for successes."""
 
-    __slots__ = ()
+    endings: Mapping[str | None, int] = {}
 
-    def summary(self, seconds: float) -> Summary:
-        """Return the summary of a distribution; only ``count``, ``sum`` and ``rate`` while it is empty."""
-        result: Summary = {
-            "count": self.count,
-            "seconds": seconds,
-            "sum": self.sum,
-            "rate": per_second(self.count, seconds),
-        }
-        if self.count:
-            result.update(avg=self.mean, min=self.min, max=self.max, stddev=self.stddev)
-            result.update(zip(QUANTILES, self.quantiles(*QUANTILES.values()), strict=True))
-        return result
+    @classmethod
+    def of(cls, endings: Sequence[str | None]) -> OutcomeTrace:
+        """Count a batch.
 
+        Raises:
+            TypeError: If something in ``endings`` is neither ``None`` nor a string.
+        """
+        counted = Counter(endings)
+        for ending in counted:
+            if ending is not None and not isinstance(ending, str):
+                raise TypeError(f"{ending!r} is no error type")
+        return cls(counted)
 
-class OutcomeTrace:
-    """How an operation ended, each time."""
-
-    __slots__ = ("failures", "successes")
-
-    def __init__(self) -> None:
-        self.successes = 0
-        self.failures: Counter[str] = Counter()
-
-    def record(self, error_type: str | None) -> None:
-        """Count a failure of a type, or a success where there is none."""
-        if error_type is None:
-            self.successes += 1
-        else:
-            self.failures[error_type] += 1
-
-    def merge(self, later: OutcomeTrace) -> None:
-        """Add what a later trace holds."""
-        self.successes += later.successes
-        self.failures.update(later.failures)
+    def merge(self, later: OutcomeTrace) -> OutcomeTrace:
+        """Return the counts of both."""
+        counted = Counter(self.endings)
+        counted.update(later.endings)
+        return OutcomeTrace(counted)
 
     @property
-    def count(self) -> int:
+    def records(self) -> int:
         """How many outcomes there were."""
-        return self.successes + self.failures.total()
+        return sum(self.endings.values())
+
+    @property
+    def successes(self) -> int:
+        """How many of them were successes."""
+        return self.endings.get(None, 0)
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """The others, by error type."""
+        return {ending: number for ending, number in self.endings.items() if ending is not None}
 
     @property
     def success_rate(self) -> float:
         """The share of successes; 1.0 where nothing happened."""
-        return self.successes / self.count if self.count else 1.0
+        return self.successes / self.records if self.endings else 1.0
+
+
+def summarize_distribution(distribution: Distribution, seconds: float) -> Summary:
+    """Return the summary of a distribution; only ``count``, ``sum`` and ``rate`` while it is empty."""
+    result: Summary = {
+        "count": distribution.count,
+        "seconds": seconds,
+        "sum": distribution.sum,
+        "rate": per_second(distribution.count, seconds),
+    }
+    if distribution.count:
+        result.update(
+            avg=distribution.mean, min=distribution.min, max=distribution.max, stddev=distribution.stddev
+        )
+        result.update(zip(QUANTILES, distribution.quantiles(*QUANTILES.values()), strict=True))
+    return result
+
+
+def _integral(values: Sequence[int | float], times_ns: Sequence[int]) -> float:
+    stays = map(sub, times_ns[1:], times_ns)
+    try:
+        return float(sum(map(mul, values, stays)))
+    except OverflowError:  # an integer near the largest float
+        return math.inf
 
 
 def per_second(amount: float, seconds: float) -> float:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
 from metrics_framework import formats
 from metrics_framework.clock import utc
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.recording import SeriesReading, Store
-from metrics_framework.recording.series import tag_key
+from metrics_framework.recording import Store
+from metrics_framework.recording.series import plain_tags
+from metrics_framework.recording.sums import value_of
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
 _VALUE_KEY = {
@@ -39,15 +41,21 @@ class InMemoryAggregator:
 
     def get_metrics_by_tag(self, tag_filter: dict[str, str]) -> list[MetricValue]:
         """Return the matching series; see `MetricsAggregator.get_metrics_by_tag`."""
-        wanted = set(tag_key(tag_filter))
+        wanted = plain_tags(tag_filter).items()
         now = utc(self.store.clock)
-        found = [
-            _value(series, now) for series in self.store.readings() if wanted <= set(series.tags.items())
+        return [
+            value
+            for value in (*self._metrics(now), *self._timed(now), *self._tracked(now))
+            if wanted <= value.tags.items()
         ]
-        return found if wanted else [*found, *self._timed(now), *self._tracked(now)]
 
     def export_metrics(self, format: str = "json") -> str:
-        """Return everything as ``json``, ``jsonl`` or ``csv``; see `MetricsAggregator.export_metrics`."""
+        """Return everything in a text format; see `MetricsAggregator.export_metrics`.
+
+        Args:
+            format: ``json``, ``jsonl``, ``csv``, ``prometheus`` (text format 0.0.4) or ``snapshot`` (a v1
+                performance snapshot, without what only a resource monitor knows).
+        """
         return formats.render(self.get_metrics_by_tag({}), format)
 
     def get_top_metrics(self, metric_type: MetricType, limit: int = 10) -> list[MetricValue]:
@@ -67,44 +75,56 @@ class InMemoryAggregator:
         chosen = [value for value in values if value.metric_type is metric_type]
         return sorted(chosen, key=lambda value: value.value, reverse=True)[:limit]
 
-    def _timed(self, now: datetime) -> list[MetricValue]:
-        operations = ((name, self.store.timing_summary(name)) for name in self.store.timed_operations())
-        return [
-            MetricValue(
-                name,
-                summary["p95"],
+    def _metrics(self, now: datetime) -> Iterator[MetricValue]:
+        for reading in self.store.readings():
+            description = self.store.description(reading.name)
+            metadata: dict[str, Any] = dict(reading.summary)
+            if description.help:
+                metadata["help"] = description.help
+            if description.buckets and reading.buckets is not None:
+                metadata["buckets"] = {
+                    "counts": {str(bound): count for bound, count in reading.buckets.cumulated().items()},
+                    "sum": value_of(reading.buckets.total),
+                }
+            unit = description.unit or MetricUnit.COUNT
+            if reading.metric_type is MetricType.TIMER:
+                unit = MetricUnit.MILLISECONDS
+            value = reading.summary[_VALUE_KEY[reading.metric_type]]
+            yield MetricValue(reading.name, value, reading.metric_type, unit, now, reading.tags, metadata)
+
+    def _timed(self, now: datetime) -> Iterator[MetricValue]:
+        for reading in self.store.timing_readings():
+            metadata = {**reading.summary, "operation": True}
+            yield MetricValue(
+                reading.name,
+                reading.summary["p95"],
                 MetricType.TIMER,
                 MetricUnit.MILLISECONDS,
                 now,
-                {},
-                {**summary, "operation": True},
+                reading.tags,
+                metadata,
             )
-            for name, summary in operations
-        ]
 
-    def _tracked(self, now: datetime) -> list[MetricValue]:
-        found: list[MetricValue] = []
-        for name in self.store.tracked_operations():
-            outcomes = self.store.outcomes(name)
-            rate = outcomes.count / outcomes.seconds if outcomes.seconds else 0.0
+    def _tracked(self, now: datetime) -> Iterator[MetricValue]:
+        for reading in self.store.outcome_readings():
+            rate = reading.count / reading.seconds if reading.seconds > 0 else 0.0
             metadata: dict[str, Any] = {
                 "operation": True,
-                "count": outcomes.count,
-                "seconds": outcomes.seconds,
-                "successes": outcomes.successes,
-                "failures": outcomes.failures,
-                "success_rate": outcomes.success_rate,
+                "count": reading.count,
+                "seconds": reading.seconds,
+                "successes": reading.successes,
+                "failures": reading.failures,
+                "success_rate": reading.success_rate,
             }
-            found.append(
-                MetricValue(name, rate, MetricType.RATE, MetricUnit.OPERATIONS_PER_SECOND, now, {}, metadata)
+            yield MetricValue(
+                reading.name,
+                rate,
+                MetricType.RATE,
+                MetricUnit.OPERATIONS_PER_SECOND,
+                now,
+                reading.tags,
+                metadata,
             )
-        return found
-
-
-def _value(series: SeriesReading, now: datetime) -> MetricValue:
-    unit = MetricUnit.MILLISECONDS if series.metric_type is MetricType.TIMER else MetricUnit.COUNT
-    value = series.summary[_VALUE_KEY[series.metric_type]]
-    return MetricValue(series.name, value, series.metric_type, unit, now, series.tags, dict(series.summary))
 
 
 def _as_rate(counter: MetricValue) -> MetricValue:

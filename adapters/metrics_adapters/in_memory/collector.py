@@ -1,14 +1,21 @@
-"""The collector: checks what it is given and puts it into the store."""
+"""The collector: a view of a store that numbers go in through."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from metrics_framework.recording import Store
-from metrics_framework.recording.series import check_name, check_number, tag_key
-from metrics_framework.values import MetricType, MetricUnit, to_milliseconds
+from metrics_framework.recording.commons import MergeLaw
+from metrics_framework.recording.hot import Recorder
+from metrics_framework.recording.instruments import CounterSeries, GaugeSeries, HistogramSeries, TimerSeries
+from metrics_framework.values import MetricType, MetricUnit
 
 
-class InMemoryCollector:
+class InMemoryCollector(Recorder):
     """A `MetricCollector` that keeps what it is given in a store.
+
+    A record takes no lock and waits for nobody, wherever it comes from: any thread, a signal handler, a
+    garbage collector's callback, a ``__del__``.
 
     Args:
         store: Where to keep it; a store of its own by default.
@@ -20,37 +27,73 @@ class InMemoryCollector:
 
     def __init__(self, store: Store | None = None) -> None:
         self.store = Store() if store is None else store
-
-    def record_counter(self, name: str, value: int | float = 1, tags: dict[str, str] | None = None) -> None:
-        """Add to a counter; see `MetricCollector.record_counter`."""
-        self.store.add(check_name(name), check_number(name, value, signed=False), tag_key(tags))
-
-    def record_gauge(self, name: str, value: int | float, tags: dict[str, str] | None = None) -> None:
-        """Set a gauge; see `MetricCollector.record_gauge`."""
-        self.store.set(check_name(name), check_number(name, value, signed=True), tag_key(tags))
-
-    def record_histogram(self, name: str, value: int | float, tags: dict[str, str] | None = None) -> None:
-        """Add to a distribution; see `MetricCollector.record_histogram`."""
-        number = check_number(name, value, signed=True)
-        self.store.observe(check_name(name), number, tag_key(tags), MetricType.HISTOGRAM)
-
-    def record_timer(
-        self,
-        name: str,
-        duration: float,
-        unit: MetricUnit = MetricUnit.MILLISECONDS,
-        tags: dict[str, str] | None = None,
-    ) -> None:
-        """Add a duration; see `MetricCollector.record_timer`."""
-        number = to_milliseconds(check_number(name, duration, signed=False), unit)
-        # Seconds near the largest float overflow as milliseconds.
-        number = check_number(name, number, signed=False)
-        self.store.observe(check_name(name), number, tag_key(tags), MetricType.TIMER)
+        super().__init__(self.store)
 
     def increment(self, name: str, tags: dict[str, str] | None = None) -> None:
         """Add 1 to a counter or gauge; see `MetricCollector.increment`."""
-        self.store.shift(check_name(name), 1, tag_key(tags))
+        series = self.store.find_shifting(name, 1, tags)
+        if isinstance(series, GaugeSeries):
+            series.increment()
+        elif series is not None:
+            series.add(1)
 
     def decrement(self, name: str, tags: dict[str, str] | None = None) -> None:
         """Take 1 from a gauge; see `MetricCollector.decrement`."""
-        self.store.shift(check_name(name), -1, tag_key(tags))
+        series = self.store.find_shifting(name, -1, tags)
+        if series is not None:
+            series.decrement()
+
+    # -- beyond the contract ---------------------------------------------------------------------------
+
+    def counter(self, name: str, tags: Mapping[str, str] | None = None) -> CounterSeries:
+        """Return a bound counter: one series, found once, whose ``add`` costs a fraction of a record by name.
+
+        Raises:
+            InvalidInputError: If an argument breaks its rule, or the name is another type of metric.
+        """
+        series: CounterSeries = self.store.bind(MetricType.COUNTER, name, tags)
+        return series
+
+    def gauge(self, name: str, tags: Mapping[str, str] | None = None) -> GaugeSeries:
+        """Return a bound gauge, with ``set``, ``increment`` and ``decrement``.
+
+        Raises:
+            InvalidInputError: If an argument breaks its rule, or the name is another type of metric.
+        """
+        series: GaugeSeries = self.store.bind(MetricType.GAUGE, name, tags)
+        return series
+
+    def histogram(self, name: str, tags: Mapping[str, str] | None = None) -> HistogramSeries:
+        """Return a bound histogram, with ``observe``.
+
+        Raises:
+            InvalidInputError: If an argument breaks its rule, or the name is another type of metric.
+        """
+        series: HistogramSeries = self.store.bind(MetricType.HISTOGRAM, name, tags)
+        return series
+
+    def timer(self, name: str, tags: Mapping[str, str] | None = None) -> TimerSeries:
+        """Return a bound timer, with ``observe`` for a duration and ``time`` for a ``with`` block.
+
+        Raises:
+            InvalidInputError: If an argument breaks its rule, or the name is another type of metric.
+        """
+        series: TimerSeries = self.store.bind(MetricType.TIMER, name, tags)
+        return series
+
+    def describe(
+        self,
+        name: str,
+        *,
+        unit: MetricUnit | None = None,
+        help: str = "",
+        merge: MergeLaw = "latest",
+        buckets: Iterable[float] = (),
+        window_by: Iterable[str] = (),
+    ) -> None:
+        """Say what a metric is; see `metrics_framework.recording.Store.describe`."""
+        self.store.describe(name, unit=unit, help=help, merge=merge, buckets=buckets, window_by=window_by)
+
+    def remove(self, name: str, tags: Mapping[str, str] | None = None) -> bool:
+        """Forget a metric, or one of its series; say whether there was anything to forget."""
+        return self.store.remove(name, tags)

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any
 
 from metrics_framework.errors import UnknownTimerError
-from metrics_framework.recording import Store
-from metrics_framework.recording.series import check_name
-from metrics_framework.values import MetricUnit, TimingResult
+from metrics_framework.recording import Store, Tally
+from metrics_framework.recording.instruments import TimerSeries
+from metrics_framework.values import FreshTiming, MetricUnit, TimingResult
 
 MAX_RUNNING = 10_000
 """How many timers may run at once before the oldest is given up."""
 
+_MILLISECONDS = MetricUnit.MILLISECONDS  # looking a member up costs as much as reading the clock
 
-class _Running(NamedTuple):
-    """An operation that goes on."""
-
-    name: str
-    metadata: dict[str, Any]
-    wall_ns: int
-    start_ns: int
+_Running = tuple[TimerSeries | None, str, dict[str, Any], int]
+"""An operation that goes on: its series, name and metadata, and when it began on the monotonic clock."""
 
 
 class InMemoryTimer:
@@ -39,47 +32,51 @@ class InMemoryTimer:
 
     def __init__(self, store: Store | None = None) -> None:
         self.store = Store() if store is None else store
-        self.abandoned = 0
-        self._ids = count(1)
-        self._lock = threading.RLock()
-        self._running: OrderedDict[str, _Running] = OrderedDict()
+        self._known = self.store.timing_lookup.untagged
+        self._now = self.store.clock.monotonic_ns
+        self._wall = self.store.clock.time_ns
+        self._next_id = count(1).__next__
+        self._running: dict[str, _Running] = {}
+        self._abandoned = Tally(self.store.clock)
+
+    @property
+    def abandoned(self) -> int:
+        """How many timers were started, never stopped, and given up."""
+        return int(self._abandoned.total)
 
     def start_timer(self, operation_name: str, metadata: dict[str, Any] | None = None) -> str:
         """Start timing; see `PerformanceTimer.start_timer`."""
-        with self._lock:
-            running = self._begin(operation_name, metadata)
-            timer_id = f"{running.name}#{next(self._ids)}"
-            if len(self._running) >= MAX_RUNNING:
-                self._running.popitem(last=False)
-                self.abandoned += 1
-            self._running[timer_id] = running
+        timer_id = f"{operation_name}#{self._next_id()}"
+        running = self._running
+        running[timer_id] = self._begin(operation_name, metadata)
+        if len(running) > MAX_RUNNING:
+            self._give_up_oldest()
         return timer_id
 
     def stop_timer(self, timer_id: str, success: bool = True) -> TimingResult:
         """Stop a timer and record its duration; see `PerformanceTimer.stop_timer`."""
-        now_ns = self.store.clock.monotonic_ns()
-        with self._lock:
-            running = self._running.pop(timer_id, None)
-        if running is None:
+        try:
+            begun = self._running.pop(timer_id)
+        except KeyError:
             # No list of other ids: there may be thousands, and none of them is what was meant.
             raise UnknownTimerError(
                 f"no timer {timer_id!r} is running: it was stopped already, never started, or given up"
                 f" when {MAX_RUNNING} newer ones ran"
-            )
-        return self._finish(running, now_ns, success)
+            ) from None
+        return self._end(begun, success)
 
     def time_operation(
         self, operation_name: str, operation: Callable[[], Any], metadata: dict[str, Any] | None = None
     ) -> TimingResult:
         """Call ``operation`` and record its duration; see `PerformanceTimer.time_operation`."""
         # Not among the running timers: however many of those are given up meanwhile, this one ends well.
-        running = self._begin(operation_name, metadata)
+        begun = self._begin(operation_name, metadata)
         try:
             outcome = operation()
         except BaseException:
-            self._finish(running, self.store.clock.monotonic_ns(), success=False)
+            self._end(begun, success=False)
             raise
-        result = self._finish(running, self.store.clock.monotonic_ns(), success=True)
+        result = self._end(begun, success=True)
         result.metadata["result"] = outcome
         return result
 
@@ -88,15 +85,31 @@ class InMemoryTimer:
         return self.store.timing_summary(operation_name)
 
     def _begin(self, operation_name: str, metadata: dict[str, Any] | None) -> _Running:
-        name = check_name(operation_name, "operation name")
-        clock = self.store.clock
-        return _Running(name, dict(metadata or {}), clock.time_ns(), clock.monotonic_ns())
+        try:
+            series = self._known[operation_name]
+        except (KeyError, TypeError):
+            series = self.store.find_timing(operation_name)
+        return series, operation_name, dict(metadata) if metadata else {}, self._now()
 
-    def _finish(self, running: _Running, now_ns: int, success: bool) -> TimingResult:
-        milliseconds = (now_ns - running.start_ns) / 1e6
-        self.store.time(running.name, milliseconds)
-        start = datetime.fromtimestamp(running.wall_ns / 1e9, tz=UTC)
-        end = start + timedelta(milliseconds=milliseconds)
-        return TimingResult(
-            running.name, milliseconds, MetricUnit.MILLISECONDS, start, end, success, running.metadata
-        )
+    def _end(self, begun: _Running, success: bool) -> TimingResult:
+        now = self._now()
+        series, name, metadata, start = begun
+        milliseconds = (now - start) / 1e6
+        if series is not None:  # None where a bad name was counted instead of raised
+            series.elapse(milliseconds, now)
+        result: TimingResult = (fresh := FreshTiming())
+        fresh.operation_name = name
+        fresh.duration = milliseconds
+        fresh.unit = _MILLISECONDS
+        fresh.success = success
+        fresh.metadata = metadata
+        fresh.end_ns = self._wall()
+        fresh.__class__ = TimingResult
+        return result
+
+    def _give_up_oldest(self) -> None:
+        try:
+            del self._running[next(iter(self._running))]
+        except (KeyError, RuntimeError):  # another thread changes it: that one gives up the oldest, or stops
+            return
+        self._abandoned.add(1)

@@ -6,7 +6,6 @@ from datetime import timedelta
 from typing import Any
 
 from metrics_framework.recording import Failure, Store
-from metrics_framework.recording.series import check_name
 
 
 class InMemoryTracker:
@@ -18,15 +17,20 @@ class InMemoryTracker:
 
     def __init__(self, store: Store | None = None) -> None:
         self.store = Store() if store is None else store
+        self._known = self.store.outcome_lookup.untagged
 
     def record_success(self, operation: str, metadata: dict[str, Any] | None = None) -> None:
         """Count a success; see `SuccessFailureTracker.record_success`."""
-        self.store.finish(check_name(operation, "operation name"), None, metadata)
+        try:
+            series = self._known[operation]
+        except (KeyError, TypeError):
+            series = self.store.find_outcomes(operation)
+        if series is not None:
+            series.finish(None)
 
     def record_failure(self, operation: str, error_type: str, metadata: dict[str, Any] | None = None) -> None:
         """Count a failure; see `SuccessFailureTracker.record_failure`."""
-        name = check_name(operation, "operation name")
-        self.store.finish(name, check_name(error_type, "error type"), metadata)
+        self.store.fail(operation, error_type, metadata)
 
     def get_success_rate(self, operation: str, time_window: timedelta | None = None) -> float:
         """Return the share of successes; see `SuccessFailureTracker.get_success_rate`."""

@@ -194,7 +194,7 @@ def test_an_operation_that_only_began_is_unknown(timer):
 def test_a_timer_does_not_track_outcomes(timer):
     """Timing feeds the timer alone."""
     timer.stop_timer(timer.start_timer("operation"), success=False)
-    assert timer.store.tracked_operations() == []
+    assert timer.store.outcome_readings() == []
 
 
 @pytest.mark.parametrize("name", ["", None, 3])

@@ -131,10 +131,10 @@ def test_names_are_texts(tracker, name):
         tracker.record_failure(name, "timeout")
     with pytest.raises(InvalidInputError, match="error type"):
         tracker.record_failure("operation", name)
-    assert tracker.store.tracked_operations() == []
+    assert tracker.store.outcome_readings() == []
 
 
 def test_a_tracker_does_not_time(tracker):
     """Tracking feeds the tracker alone."""
     tracker.record_success("operation")
-    assert tracker.store.timed_operations() == []
+    assert tracker.store.timing_readings() == []

@@ -1,0 +1,194 @@
+"""What all parts of a store have in common: time, budgets, descriptions, and accounts of what went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal, NamedTuple
+
+from metrics_framework.clock import Clock
+from metrics_framework.errors import InvalidInputError
+from metrics_framework.logs import log_event
+from metrics_framework.recording import sums
+from metrics_framework.recording.instruments import CounterSeries, Series
+from metrics_framework.recording.ledger import Ledger
+from metrics_framework.recording.traces import CounterTrace
+from metrics_framework.recording.windows import SLOT_NS
+from metrics_framework.values import MetricUnit
+
+OnError = Literal["raise", "log"]
+MergeLaw = Literal["latest", "sum", "min", "max"]
+
+MAX_NOTICES = 100
+"""How many notices of one event are said at most."""
+
+
+class Budgets(NamedTuple):
+    """How much a store keeps, however many names and tags it is given.
+
+    Attributes:
+        series_per_name: Series of one metric or operation.
+        series: Series in all.
+        names: Metrics and operations.
+        error_types: Error types of one operation.
+    """
+
+    series_per_name: int = 10_000
+    series: int = 100_000
+    names: int = 2_000
+    error_types: int = 100
+
+
+BUDGETS = Budgets()
+
+
+@dataclass(frozen=True)
+class Description:
+    """What an application says of a metric.
+
+    Attributes:
+        unit: What its numbers are counted in; a timer's are milliseconds whatever this says.
+        help: What it is, in a sentence.
+        merge: What a gauge of several series is as a whole.
+        buckets: Upper bounds that values of a histogram or timer are counted by, exactly, ascending.
+        window_by: Tags that time windows are kept apart for.
+    """
+
+    unit: MetricUnit | None = None
+    help: str = ""
+    merge: MergeLaw = "latest"
+    buckets: tuple[float, ...] = ()
+    window_by: tuple[str, ...] = ()
+
+
+NOT_DESCRIBED = Description()
+
+
+class Commons:
+    """Shared by the namespaces of a store.
+
+    Attributes:
+        clock: Where time comes from.
+        start_ns: When the store began, on the monotonic clock.
+        budgets: How much is kept.
+        descriptions: Name to description.
+        rejected: Counts the input that was refused where errors are not raised.
+        overflowed: Counts the records that lost a tag, a name or an error type to a budget.
+        dropped: Counts the records that found a buffer full.
+        roughly_series: About how many series there are; exact after each read.
+    """
+
+    def __init__(self, clock: Clock, retention: timedelta, on_error: OnError, budgets: Budgets) -> None:
+        self.clock = clock
+        self.budgets = budgets
+        self.retention_ns = nanoseconds(retention)
+        self.descriptions: dict[str, Description] = {}
+        self.roughly_series = 0
+        self._on_error = on_error
+        self._notices: dict[str, dict[str, Any]] = {}
+        self._said: dict[str, set[str]] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        """Start from zero, at first or in a child process."""
+        self.start_ns = self.clock.monotonic_ns()
+        self.rejected = Tally(self.clock)
+        self.overflowed = Tally(self.clock)
+        self.dropped = Tally(self.clock)
+
+    def retention(self) -> int:
+        """Return how far back a window may reach, in nanoseconds."""
+        return self.retention_ns
+
+    def drop(self) -> None:
+        """Count a record that found its buffer full."""
+        self.dropped.add(1)
+
+    def refuse(self, error: InvalidInputError) -> None:
+        """Raise an error, or count it and have the next read log it.
+
+        Raises:
+            InvalidInputError: ``error``, unless the store is to log.
+        """
+        if self._on_error == "raise":
+            raise error
+        self.rejected.add(1)
+        self.notice("input refused", error=str(error))
+
+    def notice(self, event: str, **fields: Any) -> None:
+        """Have the next read log a warning, once for the same fields: a record never logs."""
+        key = f"{event} {fields}"
+        said = self._said.setdefault(event, set())
+        if key not in said and len(said) < MAX_NOTICES:
+            said.add(key)
+            self._notices[key] = {"event": event, **fields}
+
+    def say_notices(self) -> None:
+        """Log what records had to say."""
+        while self._notices:
+            try:
+                _, fields = self._notices.popitem()
+            except KeyError:  # another thread was faster
+                return
+            log_event("warning", **fields)
+
+    def describe(self, name: str) -> Description:
+        """Return the description of a name."""
+        return self.descriptions.get(name, NOT_DESCRIBED)
+
+
+class Tally(CounterSeries):
+    """A counter on its own, for the store's own accounts."""
+
+    __slots__ = ()
+
+    def __init__(self, clock: Clock) -> None:
+        ledger = Ledger(clock.monotonic_ns, CounterTrace.of, self._itself, _one_slot, _nothing)
+        super().__init__(_ALONE, (), ledger)
+
+    @property
+    def total(self) -> int | float:
+        """What was counted."""
+        return self.ledger.read(
+            lambda _: 0 if self.state.trace is None else sums.value_of(self.state.trace.total)
+        )
+
+    def _itself(self) -> Iterable[Series]:
+        return (self,)
+
+
+class _Alone:
+    """The home of a series without a metric."""
+
+    name = "account"
+    error_types: Container[str] = ()
+
+    def tags_of(self, key: Any) -> dict[str, str]:
+        return {}
+
+    def admit(self, series: Series) -> Series:
+        return series
+
+    def admit_error_type(self, error_type: str) -> str:
+        return error_type
+
+    def refuse(self, error: InvalidInputError) -> None:
+        raise error
+
+
+_ALONE = _Alone()
+
+
+def _nothing() -> None:
+    """Ignore what does not happen: nobody holds the lock of an account for long."""
+
+
+def _one_slot() -> int:
+    """Keep no windows of accounts."""
+    return SLOT_NS
+
+
+def nanoseconds(duration: timedelta) -> int:
+    """Return a duration in nanoseconds."""
+    return duration // timedelta(microseconds=1) * 1_000

@@ -1,0 +1,153 @@
+"""Folding gauges: what a gauge with several series is as a whole depends on the order of their records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+from metrics_framework.recording import sums
+from metrics_framework.recording.instruments import Step
+from metrics_framework.recording.ledger import NOTHING, Buffered, Ledger, State
+from metrics_framework.recording.traces import GaugeTrace
+from metrics_framework.recording.windows import SLOT_NS, Windows
+
+GONE = None
+"""Stands in a buffer for a number: the series was removed."""
+
+ITEMS = 3
+"""How many items of the buffer make a record: the series, what was recorded in it, and when."""
+
+PENDING_ITEMS = 256 * ITEMS
+
+
+class GaugeLedger(Ledger):
+    """Folds the gauges of one name, whose records are in one buffer, in their order.
+
+    Args:
+        now: Reads the monotonic clock.
+        members: Returns the series of the name.
+        retention_ns: Returns how long slots are kept.
+        dropped: Called for each record that did not fit under the hard cap.
+        law: Returns the merge law: ``latest``, ``sum``, ``min`` or ``max``.
+    """
+
+    __slots__ = ("_law", "buffer", "state")
+
+    def __init__(
+        self,
+        now: Callable[[], int],
+        members: Callable[[], Iterable[Buffered]],
+        retention_ns: Callable[[], int],
+        dropped: Callable[[], None],
+        law: Callable[[], str],
+    ) -> None:
+        super().__init__(now, _never, members, retention_ns, dropped)
+        self._law = law
+
+    def reset(self) -> None:
+        """Begin anew, in a child process or at the start; nobody else may be at work."""
+        super().reset()
+        self.buffer: list[Any] = [0]
+        self.state = NOTHING
+
+    def share(self, members: int) -> None:
+        """Hold back as much for many series as for one, since they have one buffer."""
+        self.limit = PENDING_ITEMS
+
+    def fold_all(self) -> None:
+        """Fold what is in the buffer; the lock is held."""
+        if len(self.buffer) > 1:
+            self.fold(self)
+
+    def forget(self, series: Buffered) -> None:
+        """Let a series begin at nothing; what it recorded stays in the windows. The lock is held."""
+        self.commit(self.journal.windows, [(series, NOTHING)])
+        if self._law() != "latest":  # the others make another value from now on
+            self.buffer += (series, GONE, self.now())
+
+    def _shorten(self, series: Buffered) -> None:
+        del series.buffer[-ITEMS:]
+
+    def _absorb(
+        self, series: Buffered, state: State, batch: Sequence[Any]
+    ) -> tuple[Windows[Any], Sequence[tuple[Buffered, State]]]:
+        members, values, times = batch[::ITEMS], batch[1::ITEMS], batch[2::ITEMS]
+        consumed = (self, State(state.consumed + len(batch)))
+        windows, law = self.journal.windows, self._law()
+        try:
+            sum(values)
+        except TypeError:  # there are steps among them, or series that are gone
+            values = list(_resolved(members, values))
+        else:
+            only = members[0]
+            if (
+                law == "latest"
+                and members.count(only) == len(members)
+                and _slot(times[0]) == _slot(times[-1])
+            ):
+                # Nearly always: one series in one slot. Then one course serves both.
+                course = GaugeTrace.of(values, times)
+                windows = windows.add(times[0], course, self._retention_ns())
+                return windows, [consumed, _extended(only, course)]
+        wholes = self._combined(law, members, values)
+        for slot, events in groupby(zip(wholes, times, strict=True), lambda event: _slot(event[1])):
+            part = [event for event in events if event[0] is not GONE]
+            if part:
+                windows = windows.add(slot, GaugeTrace.of(*zip(*part, strict=True)), self._retention_ns())
+        return windows, [consumed, *_by_series(members, values, times)]
+
+    def _combined(self, law: str, members: Sequence[Any], values: Sequence[Any]) -> Iterable[Any]:
+        """Return what all series together are after each record."""
+        return values if law == "latest" else self._lawful(law, members, values)
+
+    def _lawful(self, law: str, members: Sequence[Any], values: Sequence[Any]) -> Iterator[int | float]:
+        lasts = {one: one.state.trace.last for one in self._members() if one.state.trace is not None}
+        total = (sums.sum_of(list(lasts.values())), 0.0)
+        pick = {"min": min, "max": max}.get(law)
+        for member, value in zip(members, values, strict=True):
+            total = sums.add(total, -lasts.pop(member, 0))
+            if value is not GONE:
+                lasts[member] = value
+                total = sums.add(total, value)
+            yield pick(lasts.values(), default=0) if pick else sums.value_of(total)
+
+
+def _slot(time_ns: int) -> int:
+    return time_ns - time_ns % SLOT_NS
+
+
+def _resolved(members: Sequence[Any], values: Sequence[Any]) -> Iterator[Any]:
+    """Turn steps into what they lead to."""
+    lasts: dict[Any, int | float] = {}
+    for member, value in zip(members, values, strict=True):
+        if value.__class__ is Step:
+            if member not in lasts:
+                lasts[member] = 0 if member.state.trace is None else member.state.trace.last
+            value = lasts[member] + value.by
+        lasts[member] = 0 if value is GONE else value
+        yield value
+
+
+def _by_series(
+    members: Sequence[Any], values: Sequence[Any], times: Sequence[int]
+) -> Iterator[tuple[Buffered, State]]:
+    courses: dict[Any, tuple[list[int | float], list[int]]] = {}
+    for member, value, time in zip(members, values, times, strict=True):
+        if value is not GONE:
+            if member not in courses:
+                courses[member] = ([], [])
+            courses[member][0].append(value)
+            courses[member][1].append(time)
+    for member, (its_values, its_times) in courses.items():
+        yield _extended(member, GaugeTrace.of(its_values, its_times))
+
+
+def _extended(series: Any, course: GaugeTrace) -> tuple[Buffered, State]:
+    before = series.state.trace
+    return series, State(0, course.last_ns, course if before is None else before.merge(course))
+
+
+def _never(_: Sequence[Any]) -> None:
+    """Stand where other ledgers make traces of batches: records of a gauge bear their times."""
+    raise TypeError

@@ -1,0 +1,324 @@
+"""One metric: its series by their tags, within a budget, and the ledgers that fold them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from operator import itemgetter
+from typing import Any
+
+from metrics_framework.errors import InvalidInputError
+from metrics_framework.recording import kinds
+from metrics_framework.recording.commons import Commons
+from metrics_framework.recording.gauges import GaugeLedger
+from metrics_framework.recording.hot import Lookup
+from metrics_framework.recording.instruments import Series
+from metrics_framework.recording.kinds import Kind
+from metrics_framework.recording.ledger import Ledger, State
+from metrics_framework.recording.windows import Window
+
+OTHER = "__other__"
+"""What stands for a tag's value, a name or an error type past its budget."""
+
+LINGER_NS = 60_000_000_000
+"""How long a removed series is still folded: a thread may have been about to record into it."""
+
+MAX_COLLAPSED = 16
+"""How many tags of a metric may lose their values before all of them do."""
+
+MAX_WINDOW_GROUPS = 100
+"""How many groups of series a metric may keep windows apart for."""
+
+
+class Shape:
+    """The series of a metric that have the same tag names, and their home.
+
+    Attributes:
+        metric: The metric.
+        names: The tag names, sorted.
+        known: Series by the values of those tags: a tuple, or the value itself where there is one name.
+        values_of: Gets that key out of tags.
+    """
+
+    __slots__ = ("known", "metric", "names", "values_of")
+
+    def __init__(self, metric: Metric, names: tuple[str, ...]) -> None:
+        self.metric = metric
+        self.names = names
+        self.known: dict[Any, Series] = {}
+        self.values_of: Callable[[Any], Any] = itemgetter(*names) if names else _no_values
+
+    @property
+    def name(self) -> str:
+        """The metric's name."""
+        return self.metric.name
+
+    @property
+    def error_types(self) -> dict[str, None]:
+        """The error types that an operation has seen, as far as its budget goes."""
+        return self.metric.error_types
+
+    def tags_of(self, key: Any) -> dict[str, str]:
+        """Return the tags that a key stands for."""
+        return dict(zip(self.names, (key,) if len(self.names) == 1 else key, strict=True))
+
+    def admit(self, series: Series) -> Series:
+        """Return the series to record into in place of ``series``: itself, unless it was removed."""
+        return series if self.known.get(series.key) is series else self.metric.readmit(self, series)
+
+    def admit_error_type(self, error_type: str) -> str:
+        """Return what a new error type is counted as."""
+        return self.metric.admit_error_type(error_type)
+
+    def refuse(self, error: InvalidInputError) -> None:
+        """Raise an error, or count it."""
+        self.metric.commons.refuse(error)
+
+
+class Metric:
+    """A name with its series.
+
+    Windows are kept by ledger. A metric has one, unless its description asks for windows by tag: then it
+    has one for each combination of those tags' values.
+
+    Args:
+        commons: What it shares with the rest of the store.
+        name: Its name.
+        kind: What is kept of it.
+        lookup: Where its series can be found fast.
+        successor: Returns the metric that has the name now, a new one if need be.
+
+    Attributes:
+        shapes: Series by the set of their tag names.
+        declared: Whether it is known without any record.
+        error_types: Those that an operation has seen, as far as its budget goes.
+    """
+
+    def __init__(
+        self, commons: Commons, name: str, kind: Kind, lookup: Lookup, successor: Callable[[], Metric]
+    ) -> None:
+        self.commons = commons
+        self.name = name
+        self.kind = kind
+        self.shapes: dict[tuple[str, ...], Shape] = {}
+        self.declared = False
+        self.error_types: dict[str, None] = {}
+        self.window_by = commons.describe(name).window_by if kind is not kinds.GAUGE else ()
+        self._lookup = lookup
+        self._successor = successor
+        self._ledgers: dict[tuple[str, ...], Ledger] = {}
+        self._leaving: list[tuple[Series, int]] = []
+        self._collapsed: tuple[str, ...] = ()
+        self._collapsed_series = 0
+
+    # -- series ----------------------------------------------------------------------------------------
+
+    def series(self) -> Iterator[Series]:
+        """Yield all series as they are now."""
+        for shape in list(self.shapes.values()):
+            yield from list(shape.known.values())
+
+    @property
+    def series_count(self) -> int:
+        """How many series there are."""
+        return sum(len(shape.known) for shape in list(self.shapes.values()))
+
+    def find(self, tags: Mapping[str, str]) -> Series | None:
+        """Return the series of these tags if there is one."""
+        shape = self.shapes.get(tuple(tags))
+        return None if shape is None else shape.known.get(shape.values_of(tags))
+
+    def find_or_make(self, tags: Mapping[str, str]) -> Series:
+        """Return the series of these tags: a new one while the budget lasts, else one that shares them.
+
+        Args:
+            tags: Tags as `plain_tags` returns them.
+        """
+        budgets = self.commons.budgets
+        found = self.find(tags)
+        if found is not None:
+            return found
+        if self.series_count < budgets.series_per_name and self.commons.roughly_series < budgets.series:
+            return self._make(tags)
+        self.commons.overflowed.add(1)
+        return self._collapse(dict(tags))
+
+    def readmit(self, shape: Shape, series: Series) -> Series:
+        """Take a removed series that somebody holds on to back in, or return the one in its place."""
+        successor = self._successor()
+        if successor is not self:
+            return successor.find_or_make(series.tags)
+        live = shape.known.setdefault(series.key, series)
+        self._learn(shape)
+        return live
+
+    def remove(self, series: Series) -> None:
+        """Forget a series; what it recorded stays in the metric's windows and totals."""
+        shape = self.shapes[tuple(series.tags)]
+        shape.known.pop(series.key, None)
+        if not shape.names:
+            self._lookup.untagged.pop(self.name, None)
+        self._leaving.append((series, self.commons.clock.monotonic_ns()))
+        series.ledger.remove(series)
+        series.slot_end = 0  # the next record into it, if there is one, has to look around
+
+    def _make(self, tags: Mapping[str, str]) -> Series:
+        names = tuple(tags)
+        shape = self.shapes.get(names) or self.shapes.setdefault(names, Shape(self, names))
+        key = shape.values_of(tags)
+        ledger = self._ledger(tags)
+        # setdefault is one step: of two threads that get here at once, both get the same series.
+        series = shape.known.setdefault(key, self.kind.series(shape, key, ledger))
+        self.commons.roughly_series += 1
+        ledger.share(self.series_count)
+        self._learn(shape)
+        return series
+
+    def _learn(self, shape: Shape) -> None:
+        if not shape.names:
+            self._lookup.untagged[self.name] = shape.known[()]
+        else:
+            by_number = self._lookup.tagged.setdefault(self.name, {})
+            by_number.setdefault(len(shape.names), (shape.values_of, shape.known))
+
+    def count_by(self, bounds: tuple[float, ...]) -> None:
+        """Count values by bounds, from zero on; what was recorded before is not among them."""
+        for ledger in self.ledgers:
+            if ledger.bounds != bounds:
+                ledger.read(lambda _: None)
+                ledger.bounds = bounds
+
+    # -- reading ---------------------------------------------------------------------------------------
+
+    @property
+    def ledgers(self) -> list[Ledger]:
+        """All ledgers."""
+        return list(self._ledgers.values())
+
+    def window(self, window_ns: int | None, tags: Mapping[str, str] | None = None) -> Window[Any]:
+        """Return what all series recorded in a window, or those in the groups that carry ``tags``."""
+        asked, start = set((tags or {}).items()), self.commons.start_ns
+        now, nothing = self.commons.clock.monotonic_ns(), self.kind.nothing
+        edge = start if window_ns is None else max(now - window_ns, start)
+        joined = Window(nothing, edge, now, None)
+        for group, ledger in list(self._ledgers.items()):
+            if asked <= set(zip(self.window_by, group, strict=True)):
+                windows = ledger.read(lambda windows: windows)
+                now = self.commons.clock.monotonic_ns()
+                joined = joined.join(windows.since(window_ns, start, now, nothing))
+        return joined
+
+    def states(self) -> Iterator[tuple[int, Series, State]]:
+        """Yield each series that has records with its state, and when that was read."""
+        for ledger in self.ledgers:
+            states = ledger.read(
+                lambda _, ledger=ledger: [  # type: ignore[misc]
+                    (series, series.state) for series in self.series() if series.ledger is ledger
+                ]
+            )
+            now = self.commons.clock.monotonic_ns()
+            yield from ((now, series, state) for series, state in states if state.trace is not None)
+
+    def reset(self) -> None:
+        """Begin anew in a child process: what is held stays valid, what was recorded is the parent's."""
+        for ledger in self.ledgers:
+            ledger.reset()
+        for series in (*self.series(), *(series for series, _ in self._leaving)):
+            series.reset()
+        self.error_types.clear()
+
+    # -- ledgers ---------------------------------------------------------------------------------------
+
+    def _ledger(self, tags: Mapping[str, str]) -> Ledger:
+        group = tuple(tags.get(name, "") for name in self.window_by)
+        if group not in self._ledgers and len(self._ledgers) >= MAX_WINDOW_GROUPS:
+            group = (OTHER,) * len(group)
+        ledger = self._ledgers.get(group)
+        if ledger is None:
+            ledger = self._ledgers.setdefault(group, self._new_ledger(group))
+        return ledger
+
+    def _new_ledger(self, group: tuple[str, ...]) -> Ledger:
+        commons = self.commons
+        members = partial(self._members, group)
+        ledger: Ledger
+        if self.kind is kinds.GAUGE:
+            ledger = GaugeLedger(
+                commons.clock.monotonic_ns, members, commons.retention, commons.drop, self._merge_law
+            )
+        else:
+            ledger = Ledger(
+                commons.clock.monotonic_ns, self.kind.of, members, commons.retention, commons.drop
+            )
+            ledger.bounds = commons.describe(self.name).buckets
+        return ledger
+
+    def _members(self, group: tuple[str, ...]) -> Iterator[Series]:
+        ledger = self._ledgers[group]
+        for series in self.series():
+            if series.ledger is ledger:
+                yield series
+        if self._leaving:
+            long_ago = self.commons.clock.monotonic_ns() - LINGER_NS
+            leaving = list(self._leaving)
+            yield from (series for series, _ in leaving if series.ledger is ledger)
+            self._leaving = [(series, since) for series, since in self._leaving if since > long_ago]
+
+    def _merge_law(self) -> str:
+        return self.commons.describe(self.name).merge
+
+    # -- budgets ---------------------------------------------------------------------------------------
+
+    def admit_error_type(self, error_type: str) -> str:
+        """Return what an error type that was not seen before is counted as: itself while the budget lasts."""
+        if len(self.error_types) < self.commons.budgets.error_types:
+            self.error_types[error_type] = None
+            return error_type
+        self.commons.overflowed.add(1)
+        self.commons.notice("too many error types of one operation", operation=self.name, kept_as=OTHER)
+        return OTHER
+
+    def _collapse(self, tags: dict[str, str]) -> Series:
+        """Return the series that stands for these tags once there is no room for one of their own.
+
+        Only the tag that grew loses its value, so that a filter on any other tag stays exact. Where the
+        series that are left over by that grow as well, the next worst tag follows. A single series is last.
+        """
+        budgets = self.commons.budgets
+        room = max(budgets.series_per_name // 10, 1)
+        if self.commons.roughly_series >= budgets.series + budgets.series // 10:
+            room = 0
+        while True:
+            shared = {name: OTHER if name in self._collapsed else value for name, value in tags.items()}
+            if shared != tags:
+                found = self.find(shared)
+                if found is not None:
+                    return found
+                if self._collapsed_series < room:
+                    self._collapsed_series += 1
+                    return self._make(shared)
+            growing = [name for name in tags if name not in self._collapsed]
+            if not growing or len(self._collapsed) >= MAX_COLLAPSED:
+                last = {OTHER: OTHER}
+                return self.find(last) or self._make(last)
+            worst = self._most_varied(growing)
+            self._collapsed = (*self._collapsed, worst)
+            self._collapsed_series = 0
+            self.commons.notice(
+                "too many series of one name; a tag's new values are counted together",
+                metric=self.name,
+                tag=worst,
+                counted_as=OTHER,
+            )
+
+    def _most_varied(self, names: list[str]) -> str:
+        values: dict[str, set[str]] = {name: set() for name in names}
+        for series in self.series():
+            for name, value in series.tags.items():
+                if name in values:
+                    values[name].add(value)
+        return max(names, key=lambda name: len(values[name]))
+
+
+def _no_values(_: object) -> tuple[()]:
+    return ()
