@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from metrics_framework.errors import InvalidInputError
+from metrics_framework.exposition import to_prometheus
 from metrics_framework.values import MetricValue
 
 
@@ -47,21 +48,29 @@ def to_csv(values: Iterable[MetricValue]) -> str:
     return buffer.getvalue()
 
 
-FORMATS: dict[str, Callable[[Iterable[MetricValue]], str]] = {
+Renderer = Callable[[Iterable[MetricValue]], str]
+
+FORMATS: dict[str, Renderer] = {
     "json": to_json,
     "jsonl": to_jsonl,
     "csv": to_csv,
+    "prometheus": to_prometheus,
 }
 
 
-def render(values: Iterable[MetricValue], format: str) -> str:
+def render(values: Iterable[MetricValue], format: str, formats: Mapping[str, Renderer] = FORMATS) -> str:
     """Return values in the format of that name.
+
+    Args:
+        values: What an aggregator answers.
+        format: A format's name.
+        formats: Those there are.
 
     Raises:
         InvalidInputError: If there is no such format; the message lists those there are.
     """
     try:
-        renderer = FORMATS[format]
+        renderer = formats[format]
     except (KeyError, TypeError):
-        raise InvalidInputError(f"format {format!r} is unknown; use one of {', '.join(FORMATS)}") from None
+        raise InvalidInputError(f"format {format!r} is unknown; use one of {', '.join(formats)}") from None
     return renderer(values)

@@ -15,10 +15,16 @@ from metrics_framework.errors import UnknownAdapterError, nearest
 ENTRY_POINT_GROUP = "metrics_framework.adapters"
 
 BUILT_IN = {
+    "fan_out": "metrics_adapters.fan_out:FanOutCollector",
     "in_memory.aggregator": "metrics_adapters.in_memory:InMemoryAggregator",
     "in_memory.collector": "metrics_adapters.in_memory:InMemoryCollector",
     "in_memory.timer": "metrics_adapters.in_memory:InMemoryTimer",
     "in_memory.tracker": "metrics_adapters.in_memory:InMemoryTracker",
+    "null.aggregator": "metrics_adapters.null:NullAggregator",
+    "null.collector": "metrics_adapters.null:NullCollector",
+    "null.monitor": "metrics_adapters.null:NullMonitor",
+    "null.timer": "metrics_adapters.null:NullTimer",
+    "null.tracker": "metrics_adapters.null:NullTracker",
     "resources": "metrics_adapters.resources:PsutilMonitor",
     "resources.command": "metrics_adapters.resources:CommandMonitor",
     "snapshot_writer": "metrics_adapters.snapshot_writer:SnapshotWriter",

@@ -26,6 +26,7 @@ from metrics_framework.snapshots.provenance import Provenance, find_provenance
 from metrics_framework.values import MetricValue
 
 if TYPE_CHECKING:
+    from metrics_framework.measuring import Measurement, Meter
     from metrics_framework.recording import Store
 
 P = TypeVar("P")
@@ -110,6 +111,7 @@ class MetricsSystem:
         self._max_custom = max_custom
         self._start_ns = clock.monotonic_ns()
         self._provenance: Provenance | None = None
+        self._meter: Meter | None = None
         self._closed = False
 
     @property
@@ -136,6 +138,34 @@ class MetricsSystem:
     def aggregator(self) -> MetricsAggregator:
         """Answers questions."""
         return self._aggregator
+
+    def measure(self, operation: str, tags: Mapping[str, str] | None = None) -> Measurement:
+        """Measure a block or a function: how long it takes and how it ends.
+
+        The result is a context manager, sync and async, and a decorator that is right for functions,
+        coroutines, generators and async generators.
+
+        Args:
+            operation: What is measured; the timer and the tracker know it by this name.
+            tags: What to keep it apart by; more can be added before it ends.
+
+        Raises:
+            InvalidInputError: If an argument breaks its rule.
+
+        Example:
+            >>> metrics = MetricsSystem()
+            >>> with metrics.measure("db.query", {"table": "users"}) as query:
+            ...     query.tag("rows", "many")
+            >>> metrics.timer.get_timing_stats("db.query")["count"]
+            1
+        """
+        if self._meter is None:
+            from metrics_framework.measuring import meter_of  # inspect is slow to import
+
+            self._meter = meter_of(self._timer, self._tracker)
+        from metrics_framework.measuring import Measurement
+
+        return Measurement(self._meter, operation, tags)
 
     # -- life ------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Version 1 performance snapshots: the models, their rules, and how a system becomes one."""
 
 from metrics_framework.snapshots.build import BuildReport, LeftOut, SnapshotBuilder
-from metrics_framework.snapshots.files import read_snapshot
+from metrics_framework.snapshots.files import dump_snapshot, read_snapshot
 from metrics_framework.snapshots.keys import custom_key
 from metrics_framework.snapshots.rules import document_violations, json_schema
 from metrics_framework.snapshots.v1 import (
@@ -23,6 +23,7 @@ __all__ = [
     "SnapshotMetadata",
     "custom_key",
     "document_violations",
+    "dump_snapshot",
     "json_schema",
     "read_snapshot",
 ]

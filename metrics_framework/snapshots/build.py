@@ -67,7 +67,7 @@ class SnapshotBuilder:
     Attributes:
         timer: Asked for the durations of an operation.
         tracker: Asked for success rates.
-        resource_monitor: Asked for peak memory and average CPU.
+        resource_monitor: Asked for peak memory and average CPU; without one they are left out.
         aggregator: Asked for everything that was recorded.
         seconds: How long the run has lasted, for adapters whose summaries have no ``rate``.
         latency_metric: The timer that becomes ``latency``; the one with the most records by default.
@@ -78,7 +78,7 @@ class SnapshotBuilder:
 
     timer: PerformanceTimer
     tracker: SuccessFailureTracker
-    resource_monitor: ResourceMonitor
+    resource_monitor: ResourceMonitor | None
     aggregator: MetricsAggregator
     seconds: float
     latency_metric: str | None = None
@@ -204,18 +204,27 @@ class SnapshotBuilder:
             yield custom_key(name, tags), value.value
         elif operation:
             key = custom_key(name, tags, statistic=SUCCESS_RATE, operation=True)
-            rate = self._ask(key, lambda: self.tracker.get_success_rate(name))
+            # A tracker knows nothing of tags, which the aggregator may keep operations apart by.
+            rate = (
+                value.metadata.get(SUCCESS_RATE)
+                if tags
+                else self._ask(key, lambda: self.tracker.get_success_rate(name))
+            )
             if rate is not None:
                 yield key, rate
 
     # -- resources -------------------------------------------------------------------------------------
 
     def _memory_mb(self) -> float | None:
+        if self.resource_monitor is None:
+            return None
         memory = self.resource_monitor.get_memory_usage()
         peak = memory.get("process_peak_rss", memory.get("process_rss"))
         return None if peak is None else self._measured("memory_mb", peak / _BYTES_IN_MEGABYTE)
 
     def _cpu_percent(self) -> float | None:
+        if self.resource_monitor is None:
+            return None
         cpu = self.resource_monitor.get_cpu_usage()
         percent = cpu.get("process_average_percent", cpu.get("process_percent"))
         if percent is None:

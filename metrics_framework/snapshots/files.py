@@ -1,4 +1,4 @@
-"""Reading snapshot files."""
+"""Snapshots as text, and reading them from files."""
 
 from __future__ import annotations
 
@@ -27,3 +27,8 @@ def read_snapshot(path: str | Path) -> PerformanceSnapshot:
     except (ValueError, RecursionError) as error:
         raise SnapshotError([f"document: is not JSON: {error}"]) from error
     return PerformanceSnapshot.from_dict(document)
+
+
+def dump_snapshot(snapshot: PerformanceSnapshot) -> str:
+    """Return a snapshot as the JSON document that `read_snapshot` reads."""
+    return json.dumps(snapshot.to_dict(), indent=2, allow_nan=False) + "\n"

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
+from metrics_adapters.in_memory.timer import InMemoryTimer
+from metrics_adapters.in_memory.tracker import InMemoryTracker
 from metrics_framework import formats
 from metrics_framework.clock import utc
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.recording import Store
+from metrics_framework.recording.bounds import BucketCounts
 from metrics_framework.recording.series import plain_tags
 from metrics_framework.recording.sums import value_of
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
@@ -56,7 +59,8 @@ class InMemoryAggregator:
             format: ``json``, ``jsonl``, ``csv``, ``prometheus`` (text format 0.0.4) or ``snapshot`` (a v1
                 performance snapshot, without what only a resource monitor knows).
         """
-        return formats.render(self.get_metrics_by_tag({}), format)
+        known = {**formats.FORMATS, "snapshot": self._to_snapshot}
+        return formats.render(self.get_metrics_by_tag({}), format, known)
 
     def get_top_metrics(self, metric_type: MetricType, limit: int = 10) -> list[MetricValue]:
         """Return the largest of a type; see `MetricsAggregator.get_top_metrics`.
@@ -75,16 +79,36 @@ class InMemoryAggregator:
         chosen = [value for value in values if value.metric_type is metric_type]
         return sorted(chosen, key=lambda value: value.value, reverse=True)[:limit]
 
+    def _to_snapshot(self, _: object) -> str:
+        from metrics_framework.snapshots import Environment, SnapshotBuilder, SnapshotMetadata, dump_snapshot
+        from metrics_framework.snapshots.provenance import find_provenance
+
+        store, found = self.store, find_provenance()
+        seconds = (store.clock.monotonic_ns() - store.start_ns) / 1e9
+        builder = SnapshotBuilder(
+            InMemoryTimer(store), InMemoryTracker(store), None, aggregator=self, seconds=seconds
+        )
+        snapshot, _report = builder.build(
+            SnapshotMetadata(
+                commit=found.commit,
+                branch=found.branch,
+                timestamp=utc(store.clock),
+                environment=Environment(found.environment),
+            )
+        )
+        return dump_snapshot(snapshot)
+
     def _metrics(self, now: datetime) -> Iterator[MetricValue]:
         for reading in self.store.readings():
             description = self.store.description(reading.name)
             metadata: dict[str, Any] = dict(reading.summary)
             if description.help:
                 metadata["help"] = description.help
-            if description.buckets and reading.buckets is not None:
+            if description.buckets and reading.distribution is not None:
+                counts = reading.buckets or BucketCounts.between(description.buckets)
                 metadata["buckets"] = {
-                    "counts": {str(bound): count for bound, count in reading.buckets.cumulated().items()},
-                    "sum": value_of(reading.buckets.total),
+                    "counts": {str(bound): count for bound, count in counts.cumulated().items()},
+                    "sum": value_of(counts.total),
                 }
             unit = description.unit or MetricUnit.COUNT
             if reading.metric_type is MetricType.TIMER:

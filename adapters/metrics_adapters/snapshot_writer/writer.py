@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from metrics_framework.errors import OutputError
-from metrics_framework.snapshots import PerformanceSnapshot
+from metrics_framework.snapshots import PerformanceSnapshot, dump_snapshot
 
 if sys.platform != "win32":
     import fcntl
@@ -50,7 +49,7 @@ class SnapshotWriter:
         Raises:
             OutputError: If the disk refuses; no file bears a final name then.
         """
-        content = json.dumps(snapshot.to_dict(), indent=2, allow_nan=False).encode() + b"\n"
+        content = dump_snapshot(snapshot).encode()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers()

@@ -1,0 +1,175 @@
+"""Prometheus' text format 0.0.4: a pure function from metric values to what a server scrapes.
+
+Names and units follow OpenTelemetry's rules for Prometheus ("Prometheus and OpenMetrics Compatibility"):
+other characters than letters, digits and underscores become underscores, the unit is a suffix and a base
+unit (seconds, bytes), a counter ends in ``_total``. A histogram or timer is exposed by the bounds of its
+description; without one it is a Prometheus summary, whose quantiles are those of this library.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from metrics_framework.values import MetricType, MetricUnit, MetricValue
+
+QUANTILES = {"p50": "0.5", "p90": "0.9", "p95": "0.95", "p99": "0.99"}
+
+_SUFFIXES = {
+    MetricUnit.SECONDS: ("seconds", 1.0),
+    MetricUnit.MILLISECONDS: ("seconds", 1e3),
+    MetricUnit.MICROSECONDS: ("seconds", 1e6),
+    MetricUnit.BYTES: ("bytes", 1.0),
+    MetricUnit.KILOBYTES: ("bytes", 1e-3),
+    MetricUnit.MEGABYTES: ("bytes", 1e-6),
+    MetricUnit.PERCENT: ("percent", 1.0),
+}
+"""A unit's suffix, and what its numbers are divided by."""
+
+
+@dataclass
+class _Family:
+    name: str
+    type: str
+    recorded: str
+    help: str
+    per_unit: float
+    values: list[MetricValue] = field(default_factory=list)
+
+
+def to_prometheus(values: Iterable[MetricValue]) -> str:
+    """Return values as text for Prometheus.
+
+    Two names that become the same are not mixed: the first keeps it, the other is left out with a comment
+    that names both. Operations end in ``_duration_seconds`` and ``_operations_total``.
+    """
+    families: dict[str, _Family] = {}
+    left_out: dict[str, str] = {}
+    for value in values:
+        made = _family(value)
+        if made is None:
+            continue
+        family = families.setdefault(made.name, made)
+        if (family.recorded, family.type) == (made.recorded, made.type):
+            family.values.append(value)
+        else:
+            left_out[made.recorded] = family.recorded
+    lines = [line for family in families.values() for line in _lines(family)]
+    lines += [
+        f"# {_escape(name)} is left out: its name here is that of {_escape(other)}"
+        for name, other in left_out.items()
+    ]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def metric_name(name: str, unit: MetricUnit = MetricUnit.COUNT, *, counter: bool = False) -> str:
+    """Return what a metric is called in Prometheus.
+
+    Example:
+        >>> metric_name("http.requests", counter=True)
+        'http_requests_total'
+        >>> metric_name("cache.size", MetricUnit.MEGABYTES)
+        'cache_size_bytes'
+    """
+    result = re.sub(r"_+", "_", re.sub(r"[^a-zA-Z0-9_:]", "_", name)).rstrip("_") or "_"
+    if result[0].isdigit():
+        result = f"_{result}"
+    if counter:
+        result = result.removesuffix("_total")
+    suffix = _SUFFIXES.get(unit, ("", 1.0))[0]
+    if suffix and not result.endswith(f"_{suffix}"):
+        result = f"{result}_{suffix}"
+    return f"{result}_total" if counter else result
+
+
+def label_name(tag: str) -> str:
+    """Return what a tag is called in Prometheus, where names with two underscores in front are reserved."""
+    result = re.sub(r"[^a-zA-Z0-9_]", "_", tag)
+    return f"key_{result.lstrip('_')}" if result[0].isdigit() or result.startswith("__") else result
+
+
+def _family(value: MetricValue) -> _Family | None:
+    operation = bool(value.metadata.get("operation", False))
+    name, unit, kind = value.name, value.unit, value.metric_type
+    if kind is MetricType.RATE:
+        if not operation:
+            return None  # a server works rates out itself
+        exposed, type_ = metric_name(f"{name}_operations", counter=True), "counter"
+        return _Family(exposed, type_, f"operation {name!r}", "How the operation ended.", 1.0)
+    help_text = str(value.metadata.get("help", ""))
+    per_unit = _SUFFIXES.get(unit, ("", 1.0))[1]
+    if kind is MetricType.COUNTER:
+        return _Family(metric_name(name, unit, counter=True), "counter", repr(name), help_text, per_unit)
+    if kind is MetricType.GAUGE:
+        return _Family(metric_name(name, unit), "gauge", repr(name), help_text, per_unit)
+    type_ = "histogram" if "buckets" in value.metadata else "summary"
+    if operation:
+        exposed = metric_name(f"{name}_duration", unit)
+        return _Family(exposed, type_, f"operation {name!r}", "How long the operation took.", per_unit)
+    return _Family(metric_name(name, unit), type_, repr(name), help_text, per_unit)
+
+
+def _lines(family: _Family) -> Iterator[str]:
+    if family.help:
+        yield f"# HELP {family.name} {_escape(family.help)}"
+    yield f"# TYPE {family.name} {family.type}"
+    for value in family.values:
+        for suffix, labels, number in _samples(family, value):
+            yield f"{family.name}{suffix}{_labels(value.tags, labels)} {_number(number)}"
+
+
+def _samples(
+    family: _Family, value: MetricValue
+) -> Iterator[tuple[str, Sequence[tuple[str, str]], int | float]]:
+    metadata, scaled = value.metadata, _Scale(family.per_unit)
+    if value.metric_type is MetricType.RATE:
+        yield "", [("outcome", "success"), ("error_type", "")], metadata["successes"]
+        for error_type, number in metadata["failures"].items():
+            yield "", [("outcome", "failure"), ("error_type", error_type)], number
+    elif family.type in ("counter", "gauge"):
+        yield "", [], scaled(value.value)
+    elif family.type == "summary":
+        for key, share in QUANTILES.items():
+            if key in metadata:
+                yield "", [("quantile", share)], scaled(metadata[key])
+        yield "_sum", [], scaled(metadata["sum"])
+        yield "_count", [], metadata["count"]
+    else:
+        counts: Mapping[str, int] = metadata["buckets"]["counts"]
+        for bound, number in counts.items():
+            yield "_bucket", [("le", _number(scaled(float(bound))))], number
+        yield "_sum", [], scaled(metadata["buckets"]["sum"])
+        yield "_count", [], max(counts.values())
+
+
+@dataclass(frozen=True)
+class _Scale:
+    per_unit: float
+
+    def __call__(self, number: int | float) -> int | float:
+        return number if self.per_unit == 1 else number / self.per_unit
+
+
+def _labels(tags: Mapping[str, str], more: Iterable[tuple[str, str]]) -> str:
+    labels: dict[str, str] = {}
+    for tag, text in tags.items():
+        name = label_name(tag)
+        # Two tags that become the same label share it, as OpenTelemetry has it.
+        labels[name] = f"{labels[name]};{text}" if name in labels else text
+    labels.update(more)
+    pairs = ",".join(f'{name}="{_escape(text, quotes=True)}"' for name, text in labels.items())
+    return f"{{{pairs}}}" if pairs else ""
+
+
+def _escape(text: str, *, quotes: bool = False) -> str:
+    escaped = text.replace("\\", r"\\").replace("\n", r"\n")
+    return escaped.replace('"', r"\"") if quotes else escaped
+
+
+def _number(number: Any) -> str:
+    if isinstance(number, float) and not math.isfinite(number):
+        return "NaN" if math.isnan(number) else "+Inf" if number > 0 else "-Inf"
+    return repr(number)
