@@ -91,8 +91,9 @@ class ProtocolMeter:
 
 def meter_of(timer: PerformanceTimer, tracker: SuccessFailureTracker) -> Meter:
     """Return a meter that feeds both: their store where they share one, else the two of them."""
-    store: object = getattr(timer, "store", None)
-    if isinstance(store, Store) and getattr(tracker, "store", None) is store:
+    store = getattr(timer, "store", None)
+    shared = store is getattr(tracker, "store", None)
+    if shared and isinstance(store, Store):
         return StoreMeter(store)
     return ProtocolMeter(timer, tracker)
 

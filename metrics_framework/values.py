@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -99,17 +100,20 @@ class TimingResult:
             return self.__dict__[name]
 
 
-class FreshTiming(TimingResult):
-    """A result in the making, whose datetimes are made when somebody looks at them.
+FreshTiming: Callable[[], Any]
+"""Makes a result whose datetimes are made when somebody looks at them.
 
-    They would cost more than all the rest of a timing, and a constructor in Python as much as half. Set the
-    other attributes and ``end_ns``, when it ended in nanoseconds since the epoch; then set ``__class__`` to
-    `TimingResult`, which it is to everybody else.
-    """
+They would cost more than all the rest of a timing, and a constructor in Python as much as half. Set the other
+attributes and ``end_ns``, when it ended in nanoseconds since the epoch; then set ``__class__`` to
+`TimingResult`, which it is to everybody else.
+"""
 
-    end_ns: int
+if not TYPE_CHECKING:
 
-    __init__ = object.__init__
+    class FreshTiming(TimingResult):
+        """A result in the making."""
+
+        __init__ = object.__init__
 
 
 _MILLISECONDS_IN = {

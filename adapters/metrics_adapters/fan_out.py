@@ -15,6 +15,8 @@ from metrics_framework.logs import log_event
 from metrics_framework.protocols import MetricCollector
 from metrics_framework.values import MetricUnit
 
+__all__ = ["FanOutCollector"]
+
 
 class FanOutCollector:
     """A `MetricCollector` that records into several, each on its own.

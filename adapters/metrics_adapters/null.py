@@ -15,6 +15,8 @@ from metrics_framework import formats
 from metrics_framework.errors import UnknownMetricError, UnknownTimerError
 from metrics_framework.values import MetricType, MetricUnit, MetricValue, TimingResult
 
+__all__ = ["NullAggregator", "NullCollector", "NullMonitor", "NullTimer", "NullTracker"]
+
 
 class NullCollector:
     """A `MetricCollector` that drops everything."""

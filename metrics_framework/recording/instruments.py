@@ -102,16 +102,14 @@ class Series:
         if len(self.buffer) > FEW:
             self.ledger.relieve(self)
 
-    def checked(self, value: object, unit: MetricUnit | None = None) -> int | float | None:
+    def checked(self, value: object) -> int | float | None:
         """Return a number that is none of the usual ones, or ``None`` where it was refused and counted.
 
         Raises:
             InvalidInputError: If it is no number that this series can take.
         """
-        name = self.home.name
         try:
-            number = plain_number(name, value, signed=self.signed)
-            return number if unit is None else milliseconds(name, number, unit)
+            return plain_number(self.home.name, value, signed=self.signed)
         except InvalidInputError as error:
             self.home.refuse(error)
             return None
@@ -199,7 +197,7 @@ class TimerSeries(Series):
             InvalidInputError: If it is anything else.
         """
         if unit is not MILLISECONDS or duration.__class__ is not float or not 0.0 <= duration <= MAX:
-            checked = self.checked(duration, unit)
+            checked = self._in_milliseconds(duration, unit)
             if checked is None:
                 return
             duration = checked
@@ -212,6 +210,14 @@ class TimerSeries(Series):
                 ledger.relieve(self)
         else:
             self.enter(duration, now)
+
+    def _in_milliseconds(self, duration: object, unit: MetricUnit) -> float | None:
+        number = self.checked(duration)
+        try:
+            return None if number is None else milliseconds(self.home.name, number, unit)
+        except InvalidInputError as error:
+            self.home.refuse(error)
+            return None
 
     def elapse(self, milliseconds: float, now: int) -> None:
         """Add a duration that was measured with the ledger's clock and ended at ``now``."""

@@ -211,13 +211,12 @@ class Metric:
     def states(self) -> Iterator[tuple[int, Series, State]]:
         """Yield each series that has records with its state, and when that was read."""
         for ledger in self.ledgers:
-            states = ledger.read(
-                lambda _, ledger=ledger: [  # type: ignore[misc]
-                    (series, series.state) for series in self.series() if series.ledger is ledger
-                ]
-            )
+            states = ledger.read(partial(self._states, ledger))
             now = self.commons.clock.monotonic_ns()
             yield from ((now, series, state) for series, state in states if state.trace is not None)
+
+    def _states(self, ledger: Ledger, _: object) -> list[tuple[Series, State]]:
+        return [(series, series.state) for series in self.series() if series.ledger is ledger]
 
     def reset(self) -> None:
         """Begin anew in a child process: what is held stays valid, what was recorded is the parent's."""

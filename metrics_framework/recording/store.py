@@ -11,7 +11,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import InvalidInputError, MetricTypeError
@@ -124,13 +124,11 @@ class Store:
 
     def find_timing(self, operation: object, tags: object = None) -> TimerSeries | None:
         """Return the durations of an operation, in milliseconds; see `find`."""
-        found: Any = self._timings.find(kinds.TIMER, operation, tags)
-        return found  # type: ignore[no-any-return]
+        return cast("TimerSeries | None", self._timings.find(kinds.TIMER, operation, tags))
 
     def find_outcomes(self, operation: object, tags: object = None) -> OutcomeSeries | None:
         """Return the outcomes of an operation; see `find`."""
-        found: Any = self._outcomes.find(kinds.OUTCOMES, operation, tags)
-        return found  # type: ignore[no-any-return]
+        return cast("OutcomeSeries | None", self._outcomes.find(kinds.OUTCOMES, operation, tags))
 
     def find_shifting(self, name: object, step: int, tags: object) -> Any:
         """Return the series that a step up or down moves: a gauge, or a counter where that can be.

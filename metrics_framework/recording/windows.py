@@ -189,15 +189,15 @@ def _aged(
     for level in range(len(levels)):
         width = SLOT_NS << level + 1
         for _ in range(CATCH_UP):
-            slots = levels[level]
-            if not slots:
+            if not levels[level]:
                 break
-            start = slots[0][0] - slots[0][0] % width
+            (start, trace), *rest = levels[level]
+            start -= start % width
             if now_ns - (start + width) < width * COARSENESS:
                 break
-            pair = 2 if len(slots) > 1 and slots[1][0] < start + width else 1
-            trace = slots[0][1] if pair == 1 else slots[0][1].merge(slots[1][1])
-            levels[level] = slots[pair:]
+            if rest and rest[0][0] < start + width:  # its neighbour goes the same way
+                trace = trace.merge(rest.pop(0)[1])
+            levels[level] = tuple(rest)
             if level + 1 == len(levels):
                 levels.append(())
             levels[level + 1] = (*levels[level + 1], (start, trace))

@@ -97,7 +97,7 @@ class InMemoryTimer:
         milliseconds = (now - start) / 1e6
         if series is not None:  # None where a bad name was counted instead of raised
             series.elapse(milliseconds, now)
-        result: TimingResult = (fresh := FreshTiming())
+        fresh = FreshTiming()
         fresh.operation_name = name
         fresh.duration = milliseconds
         fresh.unit = _MILLISECONDS
@@ -105,6 +105,7 @@ class InMemoryTimer:
         fresh.metadata = metadata
         fresh.end_ns = self._wall()
         fresh.__class__ = TimingResult
+        result: TimingResult = fresh
         return result
 
     def _give_up_oldest(self) -> None:

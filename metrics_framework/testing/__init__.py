@@ -1,0 +1,1 @@
+"""What helps to test code that measures, and adapters; it needs the extra ``testing`` (pytest)."""

@@ -1,0 +1,165 @@
+"""The contract of `SuccessFailureTracker`."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from metrics_framework.clock import ManualClock
+from metrics_framework.errors import InvalidInputError, UnknownMetricError
+from metrics_framework.protocols import SuccessFailureTracker
+from metrics_framework.testing.conformance.base import (
+    BAD_NAMES,
+    THREADS,
+    Contract,
+    Parts,
+    in_threads,
+    interrupted,
+)
+
+
+class SuccessFailureTrackerContract(Contract, ABC):
+    """Every sentence of `SuccessFailureTracker`; ``make`` returns a tracker."""
+
+    @pytest.fixture
+    def tracker(self, parts: Parts) -> SuccessFailureTracker:
+        """Return the tracker."""
+        assert parts.tracker is not None, "make() has to return a tracker"
+        assert isinstance(parts.tracker, SuccessFailureTracker)
+        return parts.tracker
+
+    def rate(self, parts: Parts, operation: str, window: timedelta | None = None) -> float:
+        """Read a success rate."""
+        assert parts.tracker is not None
+        self.settle(parts)
+        return parts.tracker.get_success_rate(operation, window)
+
+    def failures(self, parts: Parts, operation: str, window: timedelta | None = None) -> dict[str, int]:
+        """Read a failure breakdown."""
+        assert parts.tracker is not None
+        self.settle(parts)
+        return parts.tracker.get_failure_breakdown(operation, window)
+
+    def test_the_rate_is_the_share_of_successes(self, tracker: SuccessFailureTracker, parts: Parts) -> None:
+        """Three of four is 0.75."""
+        for _ in range(3):
+            tracker.record_success("op")
+        tracker.record_failure("op", "timeout")
+        assert self.rate(parts, "op") == pytest.approx(0.75)
+
+    def test_all_or_nothing(self, tracker: SuccessFailureTracker, parts: Parts) -> None:
+        """Only successes are 1.0, only failures are 0.0."""
+        tracker.record_success("good")
+        tracker.record_failure("bad", "timeout")
+        assert self.rate(parts, "good") == 1.0
+        assert self.rate(parts, "bad") == 0.0
+
+    def test_failures_are_counted_by_kind(self, tracker: SuccessFailureTracker, parts: Parts) -> None:
+        """Only the kinds that there were, and nothing for successes."""
+        tracker.record_success("op")
+        assert self.failures(parts, "op") == {}
+        for kind in ("timeout", "refused", "timeout"):
+            tracker.record_failure("op", kind)
+        assert self.failures(parts, "op") == {"timeout": 2, "refused": 1}
+
+    def test_operations_are_apart(self, tracker: SuccessFailureTracker, parts: Parts) -> None:
+        """What one does is not the other's."""
+        tracker.record_success("one")
+        tracker.record_failure("other", "timeout")
+        assert self.failures(parts, "one") == {}
+        assert self.rate(parts, "one") == 1.0
+
+    def test_metadata_makes_no_difference(self, tracker: SuccessFailureTracker, parts: Parts) -> None:
+        """It describes an event and never keeps events apart."""
+        tracker.record_success("op", {"user": "a"})
+        tracker.record_success("op", {"user": "b"})
+        tracker.record_failure("op", "timeout", {"user": "c", "rows": [1, 2]})
+        assert self.rate(parts, "op") == pytest.approx(2 / 3)
+        assert self.failures(parts, "op") == {"timeout": 1}
+
+    def test_an_operation_that_was_never_tracked_is_unknown(
+        self, tracker: SuccessFailureTracker, parts: Parts
+    ) -> None:
+        """The error names the nearest one that was."""
+        tracker.record_success("db.query")
+        for read in (self.rate, self.failures):
+            with pytest.raises(UnknownMetricError, match=r"db\.query"):
+                read(parts, "db.qeury")
+
+    def test_a_window_holds_what_happened_in_it(
+        self, tracker: SuccessFailureTracker, parts: Parts, clock: ManualClock
+    ) -> None:
+        """Older events are not in it; since the start, all are."""
+        self.need_windows()
+        tracker.record_failure("op", "timeout")
+        clock.advance(3_600)
+        tracker.record_success("op")
+        clock.advance(30)
+        assert self.rate(parts, "op", timedelta(minutes=10)) == 1.0
+        assert self.failures(parts, "op", timedelta(minutes=10)) == {}
+        assert self.rate(parts, "op") == pytest.approx(0.5)
+        assert self.failures(parts, "op") == {"timeout": 1}
+
+    def test_a_window_without_events_is_a_success(
+        self, tracker: SuccessFailureTracker, parts: Parts, clock: ManualClock
+    ) -> None:
+        """A known operation with nothing in the window has a rate of 1.0 and no failures."""
+        self.need_windows()
+        tracker.record_failure("op", "timeout")
+        clock.advance(3_600)
+        assert self.rate(parts, "op", timedelta(minutes=10)) == 1.0
+        assert self.failures(parts, "op", timedelta(minutes=10)) == {}
+
+    @pytest.mark.parametrize("window", [timedelta(0), timedelta(seconds=-1), 60])
+    def test_a_window_is_a_positive_duration(
+        self, tracker: SuccessFailureTracker, parts: Parts, window: Any
+    ) -> None:
+        """Anything else is an error that quotes it."""
+        self.need_windows()
+        tracker.record_success("op")
+        for read in (self.rate, self.failures):
+            with pytest.raises(InvalidInputError) as caught:
+                read(parts, "op", window)
+            assert repr(window) in str(caught.value)
+
+    @pytest.mark.parametrize("bad", BAD_NAMES, ids=repr)
+    def test_names_are_texts(self, tracker: SuccessFailureTracker, parts: Parts, bad: Any) -> None:
+        """An operation and an error type have names; what is none is quoted, and nothing is recorded."""
+        tracker.record_success("op")
+        calls: list[Callable[[], object]] = [
+            lambda: tracker.record_success(bad),
+            lambda: tracker.record_failure(bad, "timeout"),
+            lambda: tracker.record_failure("op", bad),
+        ]
+        for call in calls:
+            with pytest.raises(InvalidInputError) as caught:
+                call()
+            assert repr(bad) in str(caught.value)
+        assert self.rate(parts, "op") == 1.0
+
+    def test_threads_lose_nothing(self, tracker: SuccessFailureTracker, parts: Parts) -> None:
+        """Whatever threads report at once is there to the last count."""
+        times = 1_000
+
+        def work(_: int) -> None:
+            for index in range(times):
+                if index % 4:
+                    tracker.record_success("op")
+                else:
+                    tracker.record_failure("op", f"kind {index % 3}")
+
+        in_threads(work)
+        assert self.rate(parts, "op") == pytest.approx(0.75)
+        assert sum(self.failures(parts, "op").values()) == THREADS * times / 4
+
+    def test_a_signal_handler_may_report(self, tracker: SuccessFailureTracker, parts: Parts) -> None:
+        """Reporting in the middle of reporting neither blocks nor loses anything."""
+        done, interrupts = interrupted(
+            lambda: tracker.record_success("op"), lambda: tracker.record_failure("op", "signal")
+        )
+        assert sum(self.failures(parts, "op").values()) == interrupts
+        assert self.rate(parts, "op") == pytest.approx(done / (done + interrupts))
