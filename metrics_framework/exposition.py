@@ -29,6 +29,14 @@ _SUFFIXES = {
 }
 """A unit's suffix, and what its numbers are divided by."""
 
+_SAMPLES = {
+    "counter": (),
+    "gauge": (),
+    "summary": ("_sum", "_count"),
+    "histogram": ("_bucket", "_sum", "_count"),
+}
+"""What the names of a family's samples end in, beside its own name."""
+
 
 @dataclass
 class _Family:
@@ -37,6 +45,7 @@ class _Family:
     recorded: str
     help: str
     per_unit: float
+    own_labels: frozenset[str] = frozenset()
     values: list[MetricValue] = field(default_factory=list)
 
 
@@ -44,25 +53,27 @@ def to_prometheus(values: Iterable[MetricValue]) -> str:
     """Return values as text for Prometheus.
 
     Two names that become the same are not mixed: the first keeps it, the other is left out with a comment
-    that names both. Operations end in ``_duration_seconds`` and ``_operations_total``.
+    that names both; and so it is with two series whose tags become the same labels. Operations end in
+    ``_duration_seconds`` and ``_operations_total``.
     """
     families: dict[str, _Family] = {}
-    left_out: dict[str, str] = {}
+    taken: dict[str, _Family] = {}
+    comments: dict[str, None] = {}
     for value in values:
         made = _family(value)
         if made is None:
             continue
-        family = families.setdefault(made.name, made)
-        if (family.recorded, family.type) == (made.recorded, made.type):
-            family.values.append(value)
+        names = [f"{made.name}{suffix}" for suffix in ("", *_SAMPLES[made.type])]
+        other = next((taken[name] for name in names if name in taken), None)
+        if other is None:
+            families[made.name] = other = made
+            taken.update(dict.fromkeys(names, made))
+        if (other.recorded, other.type) == (made.recorded, made.type):
+            other.values.append(value)
         else:
-            left_out[made.recorded] = family.recorded
-    lines = [line for family in families.values() for line in _lines(family)]
-    lines += [
-        f"# {_escape(name)} is left out: its name here is that of {_escape(other)}"
-        for name, other in left_out.items()
-    ]
-    return "".join(f"{line}\n" for line in lines)
+            comments[f"{made.recorded} is left out: its name here is that of {other.recorded}"] = None
+    lines = [line for family in families.values() for line in _lines(family, comments)]
+    return "".join(f"{line}\n" for line in (*lines, *(f"# {_escape(comment)}" for comment in comments)))
 
 
 def metric_name(name: str, unit: MetricUnit = MetricUnit.COUNT, *, counter: bool = False) -> str:
@@ -98,7 +109,8 @@ def _family(value: MetricValue) -> _Family | None:
         if not operation:
             return None  # a server works rates out itself
         exposed, type_ = metric_name(f"{name}_operations", counter=True), "counter"
-        return _Family(exposed, type_, f"operation {name!r}", "How the operation ended.", 1.0)
+        labels = frozenset({"outcome", "error_type"})
+        return _Family(exposed, type_, f"operation {name!r}", "How the operation ended.", 1.0, labels)
     help_text = str(value.metadata.get("help", ""))
     per_unit = _SUFFIXES.get(unit, ("", 1.0))[1]
     if kind is MetricType.COUNTER:
@@ -106,19 +118,28 @@ def _family(value: MetricValue) -> _Family | None:
     if kind is MetricType.GAUGE:
         return _Family(metric_name(name, unit), "gauge", repr(name), help_text, per_unit)
     type_ = "histogram" if "buckets" in value.metadata else "summary"
+    labels = frozenset({"le" if type_ == "histogram" else "quantile"})
     if operation:
         exposed = metric_name(f"{name}_duration", unit)
-        return _Family(exposed, type_, f"operation {name!r}", "How long the operation took.", per_unit)
-    return _Family(metric_name(name, unit), type_, repr(name), help_text, per_unit)
+        help_text = "How long the operation took."
+        return _Family(exposed, type_, f"operation {name!r}", help_text, per_unit, labels)
+    return _Family(metric_name(name, unit), type_, repr(name), help_text, per_unit, labels)
 
 
-def _lines(family: _Family) -> Iterator[str]:
+def _lines(family: _Family, comments: dict[str, None]) -> Iterator[str]:
     if family.help:
         yield f"# HELP {family.name} {_escape(family.help)}"
     yield f"# TYPE {family.name} {family.type}"
+    shown: set[str] = set()
     for value in family.values:
+        tags = _tag_labels(value.tags, family)
+        series = _labels(tags.items())
+        if series in shown:
+            comments[f"{value.tags} of {family.recorded} is left out: another series has its labels"] = None
+            continue
+        shown.add(series)
         for suffix, labels, number in _samples(family, value):
-            yield f"{family.name}{suffix}{_labels(value.tags, labels)} {_number(number)}"
+            yield f"{family.name}{suffix}{_labels((*tags.items(), *labels))} {_number(number)}"
 
 
 def _samples(
@@ -153,14 +174,19 @@ class _Scale:
         return number if self.per_unit == 1 else number / self.per_unit
 
 
-def _labels(tags: Mapping[str, str], more: Iterable[tuple[str, str]]) -> str:
+def _tag_labels(tags: Mapping[str, str], family: _Family) -> dict[str, str]:
     labels: dict[str, str] = {}
     for tag, text in tags.items():
         name = label_name(tag)
+        if name in family.own_labels:  # as Prometheus itself does where a target's label is one of its own
+            name = f"exported_{name}"
         # Two tags that become the same label share it, as OpenTelemetry has it.
         labels[name] = f"{labels[name]};{text}" if name in labels else text
-    labels.update(more)
-    pairs = ",".join(f'{name}="{_escape(text, quotes=True)}"' for name, text in labels.items())
+    return labels
+
+
+def _labels(labels: Iterable[tuple[str, str]]) -> str:
+    pairs = ",".join(f'{name}="{_escape(text, quotes=True)}"' for name, text in labels)
     return f"{{{pairs}}}" if pairs else ""
 
 
@@ -172,4 +198,4 @@ def _escape(text: str, *, quotes: bool = False) -> str:
 def _number(number: Any) -> str:
     if isinstance(number, float) and not math.isfinite(number):
         return "NaN" if math.isnan(number) else "+Inf" if number > 0 else "-Inf"
-    return repr(number)
+    return float.__repr__(number) if isinstance(number, float) else repr(number)

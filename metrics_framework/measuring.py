@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping
 from contextlib import ExitStack
 from types import TracebackType
@@ -82,7 +83,7 @@ class ProtocolMeter:
         self, begun: object, operation: str, tags: dict[str, str], spent_ns: int, error_type: str | None
     ) -> None:
         """Stop the timer, whatever time went by, and track the outcome."""
-        self._timer.stop_timer(str(begun), error_type is None)
+        self._timer.stop_timer(cast(str, begun), error_type is None)
         if error_type is None:
             self._tracker.record_success(operation, dict(tags))
         else:
@@ -100,9 +101,6 @@ def meter_of(timer: PerformanceTimer, tracker: SuccessFailureTracker) -> Meter:
 
 class Measurement:
     """One use of `measure`: a context manager, also an async one, and a decorator.
-
-    Attributes:
-        error_type: How it ends although nothing is raised, where that is no success; set it before the end.
 
     Example:
         >>> from metrics_framework import MetricsSystem
@@ -122,7 +120,16 @@ class Measurement:
         self._begun: object = None
         self._since_ns: int | None = None
         self._spent_ns = 0
-        self.error_type: str | None = None
+        self._error_type: str | None = None
+
+    @property
+    def error_type(self) -> str | None:
+        """How it ends although nothing is raised, where that is no success; set it before the end."""
+        return self._error_type
+
+    @error_type.setter
+    def error_type(self, error_type: str | None) -> None:
+        self._error_type = None if error_type is None else check_name(error_type, "error type")
 
     def tag(self, name: str, value: str) -> None:
         """Add a tag, or change one, before the end.
@@ -139,7 +146,7 @@ class Measurement:
             raise RuntimeError(
                 f"this measurement of {self._operation!r} is running already; call measure() for each use"
             )
-        self._tags, self._spent_ns, self.error_type = self._given, 0, None
+        self._tags, self._spent_ns, self._error_type = self._given, 0, None
         self._begun = self._meter.begin(self._operation, self._tags)
         self._resume()
         return self
@@ -148,7 +155,7 @@ class Measurement:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._pause()
-        error_type = self.error_type if error is None else type(error).__name__
+        error_type = self._error_type if error is None else type(error).__name__
         self._meter.end(self._begun, self._operation, self._tags, self._spent_ns, error_type)
 
     async def __aenter__(self) -> Self:
@@ -170,7 +177,13 @@ class Measurement:
     # -- as a decorator --------------------------------------------------------------------------------
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Return ``function``, measured at each call."""
+        """Return ``function``, measured at each call.
+
+        Raises:
+            TypeError: If it is no function but a class or static method: measure what is inside of it.
+        """
+        if isinstance(function, (classmethod, staticmethod)):
+            raise TypeError(f"put @{type(function).__name__} above the measuring decorator, not below it")
         wrapped: Callable[..., Any]
         if inspect.isasyncgenfunction(function):
             wrapped = self._async_generator(function)
@@ -238,7 +251,7 @@ class Measurement:
         async def measured(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
             with self._again() as measurement:
                 generator = function(*args, **kwargs)
-                step: Callable[[], Awaitable[Any]] = functools.partial(anext, generator)
+                step: Callable[[], Awaitable[Any]] = functools.partial(_first, generator)
                 while True:
                     try:
                         item = await step()
@@ -260,6 +273,16 @@ class Measurement:
             raise GeneratorExit
 
         return measured
+
+
+def _first(generator: AsyncGenerator[Any, Any]) -> Awaitable[Any]:
+    """Ask for the first item, unseen by the event loop: at its end it closes all that it has seen at once."""
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(None, None)
+    try:
+        return anext(generator)
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
 
 
 async def _awaited(coroutine: Coroutine[Any, Any, R], measurement: ExitStack) -> R:

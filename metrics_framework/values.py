@@ -92,11 +92,14 @@ class TimingResult:
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            # Asked for what is not there: the two datetimes of a fresh result.
-            if name not in ("start_time", "end_time") or "end_ns" not in self.__dict__:
+            # Asked for what is not there: the datetimes of a fresh result.
+            end_ns = self.__dict__.get("end_ns")
+            if name not in ("start_time", "end_time") or end_ns is None:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            self.end_time = datetime.fromtimestamp(self.__dict__.pop("end_ns") / 1e9, tz=UTC)
-            self.start_time = self.end_time - timedelta(milliseconds=self.duration)
+            end = datetime.fromtimestamp(end_ns / 1e9, tz=UTC)
+            self.__dict__.setdefault("end_time", end)
+            self.__dict__.setdefault("start_time", end - timedelta(milliseconds=self.duration))
+            self.__dict__.pop("end_ns", None)
             return self.__dict__[name]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.logs import log_event
 from metrics_framework.protocols import MetricCollector
+from metrics_framework.recording.series import shown
 from metrics_framework.values import MetricUnit
 
 __all__ = ["FanOutCollector"]
@@ -50,15 +51,15 @@ class FanOutCollector:
 
     def record_counter(self, name: str, value: int | float = 1, tags: dict[str, str] | None = None) -> None:
         """Add to a counter; see `MetricCollector.record_counter`."""
-        self._each(lambda member: member.record_counter(name, value, tags))
+        self._each(lambda member: member.record_counter(name, value, _own(tags)))
 
     def record_gauge(self, name: str, value: int | float, tags: dict[str, str] | None = None) -> None:
         """Set a gauge; see `MetricCollector.record_gauge`."""
-        self._each(lambda member: member.record_gauge(name, value, tags))
+        self._each(lambda member: member.record_gauge(name, value, _own(tags)))
 
     def record_histogram(self, name: str, value: int | float, tags: dict[str, str] | None = None) -> None:
         """Add to a distribution; see `MetricCollector.record_histogram`."""
-        self._each(lambda member: member.record_histogram(name, value, tags))
+        self._each(lambda member: member.record_histogram(name, value, _own(tags)))
 
     def record_timer(
         self,
@@ -68,15 +69,15 @@ class FanOutCollector:
         tags: dict[str, str] | None = None,
     ) -> None:
         """Add a duration; see `MetricCollector.record_timer`."""
-        self._each(lambda member: member.record_timer(name, duration, unit, tags))
+        self._each(lambda member: member.record_timer(name, duration, unit, _own(tags)))
 
     def increment(self, name: str, tags: dict[str, str] | None = None) -> None:
         """Add 1 to a counter or gauge; see `MetricCollector.increment`."""
-        self._each(lambda member: member.increment(name, tags))
+        self._each(lambda member: member.increment(name, _own(tags)))
 
     def decrement(self, name: str, tags: dict[str, str] | None = None) -> None:
         """Take 1 from a gauge; see `MetricCollector.decrement`."""
-        self._each(lambda member: member.decrement(name, tags))
+        self._each(lambda member: member.decrement(name, _own(tags)))
 
     def _each(self, record: Callable[[MetricCollector], Any]) -> None:
         refused: InvalidInputError | None = None
@@ -88,6 +89,11 @@ class FanOutCollector:
             except Exception as error:  # noqa: BLE001 - a member of somebody else's may raise anything
                 self.faults[place] += 1
                 if self.faults[place] == 1:
-                    log_event("error", "a collector failed", collector=repr(member), error=repr(error))
+                    log_event("error", "a collector failed", collector=shown(member), error=repr(error))
         if refused is not None:
             raise refused
+
+
+def _own(tags: dict[str, str] | None) -> dict[str, str] | None:
+    """Return a dict of the member's own; what is no dict is for the member to refuse."""
+    return dict(tags) if isinstance(tags, dict) else tags

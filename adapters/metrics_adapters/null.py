@@ -58,7 +58,7 @@ class _Timing(str):
     @classmethod
     def begin(cls, operation_name: str, metadata: dict[str, Any] | None) -> _Timing:
         timing = cls(operation_name)
-        timing.metadata = dict(metadata or {})
+        timing.metadata = dict(metadata) if isinstance(metadata, dict) else {}
         timing.stopped = False
         timing.began_ns = time.perf_counter_ns()
         return timing

@@ -3,7 +3,7 @@
 Only adapters and the facade look in here; applications see the contracts.
 """
 
-from metrics_framework.recording.commons import Budgets, Description, Tally
+from metrics_framework.recording.commons import Budgets, Description
 from metrics_framework.recording.distribution import Distribution
 from metrics_framework.recording.readings import Failure, OutcomeReading, SeriesReading
 from metrics_framework.recording.store import Store
@@ -16,5 +16,4 @@ __all__ = [
     "OutcomeReading",
     "SeriesReading",
     "Store",
-    "Tally",
 ]

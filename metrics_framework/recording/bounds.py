@@ -57,6 +57,8 @@ def check_bounds(bounds: Iterable[float]) -> tuple[float, ...]:
         InvalidInputError: If there are none, one is no finite number, or they do not ascend.
     """
     try:
+        if isinstance(bounds, str):
+            raise TypeError
         plain = [float(bound) for bound in bounds]
     except (TypeError, ValueError, OverflowError):
         raise InvalidInputError(f"buckets={bounds!r} are not numbers, like (0.1, 0.5, 1)") from None

@@ -76,6 +76,7 @@ class Commons:
         rejected: Counts the input that was refused where errors are not raised.
         overflowed: Counts the records that lost a tag, a name or an error type to a budget.
         dropped: Counts the records that found a buffer full.
+        abandoned: Counts the timers that were started, never stopped, and given up.
         roughly_series: About how many series there are; exact after each read.
     """
 
@@ -96,6 +97,7 @@ class Commons:
         self.rejected = Tally(self.clock)
         self.overflowed = Tally(self.clock)
         self.dropped = Tally(self.clock)
+        self.abandoned = Tally(self.clock)
 
     def retention(self) -> int:
         """Return how far back a window may reach, in nanoseconds."""
@@ -126,12 +128,10 @@ class Commons:
 
     def say_notices(self) -> None:
         """Log what records had to say."""
-        while self._notices:
-            try:
-                _, fields = self._notices.popitem()
-            except KeyError:  # another thread was faster
-                return
-            log_event("warning", **fields)
+        for key in list(self._notices):
+            fields = self._notices.pop(key, None)
+            if fields is not None:  # else another thread was faster
+                log_event("warning", **fields)
 
     def describe(self, name: str) -> Description:
         """Return the description of a name."""

@@ -175,11 +175,16 @@ class Distribution:
         ranks = [max(1, math.ceil(share * self.count - 1e-9)) for share in shares]
         if self._exact is not None:
             ordered = sorted(self._exact)
-            return [ordered[rank - 1] for rank in ranks]
-        return [min(max(value, self.min), self.max) for value in _at_ranks(self._buckets, ranks)]
+            found: Iterable[float] = (ordered[rank - 1] for rank in ranks)
+        else:
+            found = _at_ranks(self._buckets, ranks)
+        # The middle of a bucket may lie outside of its values, and so does a large integer as a float.
+        return [min(max(value, self.min), self.max) for value in found]
 
     def _counted(self) -> Buckets:
-        return self._buckets if self._exact is None else _count(self._exact, self.min, self.max)
+        if self._exact is None or not self.count:
+            return self._buckets
+        return _count(self._exact, self.min, self.max)
 
 
 EMPTY = Distribution()
@@ -190,12 +195,16 @@ def _mean(values: Sequence[int | float], total: int | float, count: int) -> floa
         mean = total / count
     except OverflowError:
         mean = math.inf
-    return mean if math.isfinite(mean) else math.fsum(value / count for value in values)
+    if math.isfinite(mean):
+        return mean
+    mean = 2 * math.fsum(value / (2 * count) for value in values)
+    return min(max(mean, min(values)), max(values))
 
 
 def _scaled_deviation(values: Sequence[int | float], mean: float) -> float:
     """Return the deviation of values so far apart that their distances leave the floats."""
-    return 2 * math.dist([value / 2 for value in values], (mean / 2,) * len(values)) / math.sqrt(len(values))
+    scale = 2 * math.sqrt(len(values))
+    return 2 * math.dist([value / scale for value in values], (mean / scale,) * len(values))
 
 
 def _count(values: Sequence[int | float], lowest: int | float, highest: int | float) -> Buckets:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from metrics_framework.recording import sums
-from metrics_framework.recording.instruments import Step
+from metrics_framework.recording import ledger, sums
+from metrics_framework.recording.instruments import MAX, MIN, Step
 from metrics_framework.recording.ledger import NOTHING, Buffered, Ledger, State
 from metrics_framework.recording.traces import GaugeTrace
-from metrics_framework.recording.windows import SLOT_NS, Windows
+from metrics_framework.recording.windows import SLOT_NS
 
 GONE = None
 """Stands in a buffer for a number: the series was removed."""
@@ -58,7 +58,7 @@ class GaugeLedger(Ledger):
     def fold_all(self) -> None:
         """Fold what is in the buffer; the lock is held."""
         if len(self.buffer) > 1:
-            self.fold(self)
+            self.fold([self])
 
     def forget(self, series: Buffered) -> None:
         """Let a series begin at nothing; what it recorded stays in the windows. The lock is held."""
@@ -67,35 +67,41 @@ class GaugeLedger(Ledger):
             self.buffer += (series, GONE, self.now())
 
     def _shorten(self, series: Buffered) -> None:
-        del series.buffer[-ITEMS:]
+        del series.buffer[1 + (ledger.HARD_CAP - 1) // ITEMS * ITEMS :]
 
     def _absorb(
-        self, series: Buffered, state: State, batch: Sequence[Any]
-    ) -> tuple[Windows[Any], Sequence[tuple[Buffered, State]]]:
+        self,
+        series: Buffered,
+        state: State,
+        batch: Sequence[Any],
+        slots: dict[int, list[tuple[Sequence[Any], Any]]],
+    ) -> Sequence[tuple[Buffered, State]]:
         members, values, times = batch[::ITEMS], batch[1::ITEMS], batch[2::ITEMS]
         consumed = (self, State(state.consumed + len(batch)))
-        windows, law = self.journal.windows, self._law()
+        law = self._law()
         try:
             sum(values)
+            numbers = True
+        except OverflowError:
+            numbers = True
         except TypeError:  # there are steps among them, or series that are gone
+            numbers = False
             values = list(_resolved(members, values))
-        else:
-            only = members[0]
-            if (
-                law == "latest"
-                and members.count(only) == len(members)
-                and _slot(times[0]) == _slot(times[-1])
-            ):
-                # Nearly always: one series in one slot. Then one course serves both.
-                course = GaugeTrace.of(values, times)
-                windows = windows.add(times[0], course, self._retention_ns())
-                return windows, [consumed, _extended(only, course)]
+        only = members[0]
+        in_one_slot = _slot(times[0]) == _slot(times[-1])
+        if numbers and law == "latest" and in_one_slot and members.count(only) == len(members):
+            course = GaugeTrace.of(values, times)  # nearly always: one course serves both
+            slots[_slot(times[0])] = [((), course)]
+            return [consumed, _extended(only, course)]
         wholes = self._combined(law, members, values)
-        for slot, events in groupby(zip(wholes, times, strict=True), lambda event: _slot(event[1])):
+        for slot, events in groupby(zip(wholes, times, values, strict=True), lambda event: _slot(event[1])):
             part = [event for event in events if event[0] is not GONE]
             if part:
-                windows = windows.add(slot, GaugeTrace.of(*zip(*part, strict=True)), self._retention_ns())
-        return windows, [consumed, *_by_series(members, values, times)]
+                course = GaugeTrace.of(*zip(*(event[:2] for event in part), strict=True))
+                course = course._replace(records=sum(event[2] is not GONE for event in part))
+                before = slots.get(slot)
+                slots[slot] = [((), course if before is None else before[0][1].merge(course))]
+        return [consumed, *_by_series(members, values, times)]
 
     def _combined(self, law: str, members: Sequence[Any], values: Sequence[Any]) -> Iterable[Any]:
         """Return what all series together are after each record."""
@@ -124,7 +130,7 @@ def _resolved(members: Sequence[Any], values: Sequence[Any]) -> Iterator[Any]:
         if value.__class__ is Step:
             if member not in lasts:
                 lasts[member] = 0 if member.state.trace is None else member.state.trace.last
-            value = lasts[member] + value.by
+            value = _moved(lasts[member], value.by)
         lasts[member] = 0 if value is GONE else value
         yield value
 
@@ -140,7 +146,22 @@ def _by_series(
             courses[member][0].append(value)
             courses[member][1].append(time)
     for member, (its_values, its_times) in courses.items():
-        yield _extended(member, GaugeTrace.of(its_values, its_times))
+        if len(its_values) > 3:
+            yield _extended(member, GaugeTrace.of(its_values, its_times))
+            continue
+        course = member.state.trace  # among many series each has few records
+        for value, time in zip(its_values, its_times, strict=True):
+            course = GaugeTrace.start(value, time) if course is None else course.go_on(value, time)
+        yield member, State(0, its_times[-1], course)
+
+
+def _moved(value: int | float, step: int | float) -> int | float:
+    """Take a step, as far as the largest float."""
+    try:
+        moved = value + step
+    except OverflowError:  # an integer that large meets a float
+        moved = float(value) + float(step)
+    return min(max(moved, MIN), MAX)
 
 
 def _extended(series: Any, course: GaugeTrace) -> tuple[Buffered, State]:

@@ -63,9 +63,11 @@ class Recorder:
         try:
             if tags is None:
                 series = lookup.untagged[name]
-            else:
+            elif tags.__class__ is dict:  # another mapping may make up what it is asked for
                 values_of, known = lookup.tagged[name][len(tags)]
                 series = known[values_of(tags)]
+            else:
+                raise TypeError
         except (KeyError, TypeError):
             series = self._finder.find(MetricType.COUNTER, name, tags)
             if series is None:
@@ -88,9 +90,11 @@ class Recorder:
         try:
             if tags is None:
                 series = lookup.untagged[name]
-            else:
+            elif tags.__class__ is dict:  # another mapping may make up what it is asked for
                 values_of, known = lookup.tagged[name][len(tags)]
                 series = known[values_of(tags)]
+            else:
+                raise TypeError
         except (KeyError, TypeError):
             series = self._finder.find(MetricType.GAUGE, name, tags)
             if series is None:
@@ -114,9 +118,11 @@ class Recorder:
         try:
             if tags is None:
                 series = lookup.untagged[name]
-            else:
+            elif tags.__class__ is dict:  # another mapping may make up what it is asked for
                 values_of, known = lookup.tagged[name][len(tags)]
                 series = known[values_of(tags)]
+            else:
+                raise TypeError
         except (KeyError, TypeError):
             series = self._finder.find(MetricType.HISTOGRAM, name, tags)
             if series is None:
@@ -145,9 +151,11 @@ class Recorder:
         try:
             if tags is None:
                 series = lookup.untagged[name]
-            else:
+            elif tags.__class__ is dict:  # another mapping may make up what it is asked for
                 values_of, known = lookup.tagged[name][len(tags)]
                 series = known[values_of(tags)]
+            else:
+                raise TypeError
         except (KeyError, TypeError):
             series = self._finder.find(MetricType.TIMER, name, tags)
             if series is None:

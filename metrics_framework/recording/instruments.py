@@ -47,8 +47,12 @@ class Home(Protocol):
         """Return the tags that a series' key stands for."""
         ...
 
-    def admit(self, series: Series) -> Series:
-        """Return the series to record into in place of ``series``: itself, unless it was removed."""
+    def admit(self, series: Series) -> Series | None:
+        """Return the series to record into in place of ``series``: itself, unless it was removed.
+
+        Returns:
+            ``None`` where another kind of metric has the name now, and that was counted.
+        """
         ...
 
     def admit_error_type(self, error_type: str) -> str:
@@ -95,7 +99,8 @@ class Series:
         """Append the first record of a slot."""
         live = self.home.admit(self)
         if live is not self:
-            live.enter(record, now)
+            if live is not None:
+                live.enter(record, now)
             return
         self.buffer.append((record, now))
         self.slot_end = now - now % SLOT_NS + SLOT_NS
@@ -351,7 +356,8 @@ class GaugeSeries(Series):
         if now >= self.slot_end:
             live = self.home.admit(self)
             if live is not self:
-                live.enter(record, now)
+                if live is not None:
+                    live.enter(record, now)
                 return
             self.slot_end = now - now % SLOT_NS + SLOT_NS
         ledger: Any = self.ledger

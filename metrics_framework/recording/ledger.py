@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from operator import itemgetter
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from metrics_framework.recording.bounds import BucketCounts
@@ -30,8 +32,11 @@ MIN_PENDING = 32
 MAX_PENDING = 512
 """How many records one series may have in its buffer before it is folded."""
 
+TOGETHER = 512
+"""How many series a read folds at once."""
+
 HARD_CAP = 1 << 20
-"""How many records a buffer holds at most, however long somebody else holds the lock."""
+"""How many items a buffer has at most, however long somebody else holds the lock."""
 
 
 class State(NamedTuple):
@@ -117,10 +122,8 @@ class Ledger:
         if not _is_owned(lock):
             try:
                 if lock.acquire(blocking=False):
-                    try:
-                        self.fold(series)
-                    finally:
-                        lock.release()
+                    self.fold([series])
+                    lock.release()
             except BaseException:
                 _heal(lock)
                 raise
@@ -144,25 +147,44 @@ class Ledger:
 
     def fold_all(self) -> None:
         """Fold every series that has something in its buffer; the lock is held."""
-        for series in self._members():
-            if len(series.buffer) > 1:
-                self.fold(series)
+        # A removed series that came back is a member twice, and must not be folded twice at once.
+        pending = [series for series in dict.fromkeys(self._members()) if len(series.buffer) > 1]
+        for first in range(0, len(pending), TOGETHER):
+            self.fold(pending[first : first + TOGETHER])
 
-    def fold(self, series: Buffered) -> None:
-        """Move what is in a series' buffer into its trace and the windows; the lock is held."""
+    def fold(self, many: Sequence[Buffered]) -> None:
+        """Move what is in the buffers of some series into their traces and the windows; the lock is held."""
         self._settle()
-        state, buffer = series.state, series.buffer
-        size = len(buffer)
-        batch = buffer[1 + state.consumed - buffer[0] : size]
-        if batch:
-            self.commit(*self._absorb(series, state, batch))
-        # One assignment, so that records and what counts them leave together.
-        buffer[:size] = [state.consumed + len(batch)]
+        cuts: list[tuple[list[Any], int, int]] = []
+        states: list[tuple[Buffered, State]] = []
+        slots: dict[int, list[tuple[Sequence[Any], Any]]] = {}
+        for series in many:
+            state, buffer = series.state, series.buffer
+            size = len(buffer)
+            batch = buffer[1 + state.consumed - buffer[0] : size]
+            cuts.append((buffer, size, state.consumed + len(batch)))
+            if batch:
+                states += self._absorb(series, state, batch, slots)
+        if states:
+            self.commit(self._with_slots(slots), states)
+        for buffer, size, consumed in cuts:
+            # One assignment, so that records and what counts them leave together.
+            buffer[:size] = [consumed]
 
     def commit(self, windows: Windows[Any], states: Sequence[tuple[Buffered, State]]) -> None:
         """Publish; the lock is held."""
         self.journal = Entry(windows, states)
         self._settle()
+        self.journal = Entry(windows, ())
+
+    def count_by(self, bounds: tuple[float, ...]) -> None:
+        """Count values by bounds, from zero where they are others than before."""
+        if bounds != self.bounds:
+            self.read(lambda windows: self._recount(windows, bounds))
+
+    def _recount(self, windows: Windows[Any], bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.commit(windows, [(one, one.state._replace(buckets=None)) for one in self._members()])
 
     def remove(self, series: Buffered) -> None:
         """Let a series begin at nothing; what it recorded stays in the windows."""
@@ -171,11 +193,11 @@ class Ledger:
 
     def forget(self, series: Buffered) -> None:
         """Let a series begin at nothing; the lock is held."""
-        self.commit(self.journal.windows, [(series, State(series.state.consumed))])
+        self.commit(self.journal.windows, [(series, State(series.state.consumed, series.state.slot_ns))])
 
     def _shorten(self, series: Buffered) -> None:
-        """Take the last record back."""
-        series.buffer.pop()
+        """Take back what is too much; nothing, if somebody has folded meanwhile."""
+        del series.buffer[HARD_CAP:]
 
     def _settle(self) -> None:
         """Finish what was committed, which a fold that was broken off may have left to do."""
@@ -183,17 +205,35 @@ class Ledger:
             target.state = state
 
     def _absorb(
-        self, series: Buffered, state: State, batch: Sequence[Any]
-    ) -> tuple[Windows[Any], Sequence[tuple[Buffered, State]]]:
-        windows, trace, buckets, slot = self.journal.windows, state.trace, state.buckets, state.slot_ns
+        self,
+        series: Buffered,
+        state: State,
+        batch: Sequence[Any],
+        slots: dict[int, list[tuple[Sequence[Any], Any]]],
+    ) -> Sequence[tuple[Buffered, State]]:
+        """Return what a batch makes of the states, and add its records to those of their slots."""
+        trace, buckets, slot = state.trace, state.buckets, state.slot_ns
         if self.bounds and (buckets is None or buckets.bounds != self.bounds):
             buckets = BucketCounts.between(self.bounds)
         for slot, values, part in _by_slot(batch, state.slot_ns, self._of):
-            windows = windows.add(slot, part, self._retention_ns())
+            slots.setdefault(slot, []).append((values, part))
             trace = part if trace is None else trace.merge(part)
             if buckets is not None:
                 buckets = buckets.with_values(values)
-        return windows, [(series, State(state.consumed + len(batch), slot, trace, buckets))]
+        return [(series, State(state.consumed + len(batch), slot, trace, buckets))]
+
+    def _with_slots(self, slots: dict[int, list[tuple[Sequence[Any], Any]]]) -> Windows[Any]:
+        windows, retention_ns = self.journal.windows, self._retention_ns()
+        for slot, parts in sorted(slots.items(), key=_first):
+            # Of many series a trace is made anew: merging would look at every bucket of each of them.
+            part = (
+                parts[0][1] if len(parts) == 1 else self._of([one for values, _ in parts for one in values])
+            )
+            windows = windows.add(slot, part, retention_ns)
+        return windows
+
+
+_first = itemgetter(0)
 
 
 def _by_slot(
@@ -220,6 +260,7 @@ def _is_owned(lock: threading.RLock) -> bool:
 
 
 def _heal(lock: threading.RLock) -> None:
-    """Release a lock that an exception left held: raised between taking it and guarding it, say."""
-    if _is_owned(lock):
+    """Release a lock that an exception left held."""
+    # One call and no question before it: another exception can only be raised when it has been done.
+    with suppress(RuntimeError):  # it was not held any more
         lock.release()

@@ -62,9 +62,15 @@ class Shape:
         """Return the tags that a key stands for."""
         return dict(zip(self.names, (key,) if len(self.names) == 1 else key, strict=True))
 
-    def admit(self, series: Series) -> Series:
+    def admit(self, series: Series) -> Series | None:
         """Return the series to record into in place of ``series``: itself, unless it was removed."""
-        return series if self.known.get(series.key) is series else self.metric.readmit(self, series)
+        if self.known.get(series.key) is series:
+            return series
+        try:
+            return self.metric.readmit(self, series)
+        except InvalidInputError as error:
+            self.refuse(error)
+            return None
 
     def admit_error_type(self, error_type: str) -> str:
         """Return what a new error type is counted as."""
@@ -107,7 +113,7 @@ class Metric:
         self._lookup = lookup
         self._successor = successor
         self._ledgers: dict[tuple[str, ...], Ledger] = {}
-        self._leaving: list[tuple[Series, int]] = []
+        self._leaving: dict[Series, int] = {}
         self._collapsed: tuple[str, ...] = ()
         self._collapsed_series = 0
 
@@ -137,8 +143,13 @@ class Metric:
         budgets = self.commons.budgets
         found = self.find(tags)
         if found is not None:
+            self._learn(self.shapes[tuple(tags)])
             return found
-        if self.series_count < budgets.series_per_name and self.commons.roughly_series < budgets.series:
+        if (
+            self.series_count < budgets.series_per_name
+            and len(self.shapes) < budgets.series_per_name
+            and self.commons.roughly_series < budgets.series
+        ):
             return self._make(tags)
         self.commons.overflowed.add(1)
         return self._collapse(dict(tags))
@@ -155,10 +166,14 @@ class Metric:
     def remove(self, series: Series) -> None:
         """Forget a series; what it recorded stays in the metric's windows and totals."""
         shape = self.shapes[tuple(series.tags)]
-        shape.known.pop(series.key, None)
-        if not shape.names:
+        # First into the one place, then out of the other: a read in between must not miss it.
+        self._leaving[series] = self.commons.clock.monotonic_ns()
+        if shape.known.get(series.key) is series:
+            shape.known.pop(series.key, None)
+            if OTHER in series.tags.values():
+                self._collapsed_series = max(self._collapsed_series - 1, 0)
+        if not shape.names and self._lookup.untagged.get(self.name) is series:
             self._lookup.untagged.pop(self.name, None)
-        self._leaving.append((series, self.commons.clock.monotonic_ns()))
         series.ledger.remove(series)
         series.slot_end = 0  # the next record into it, if there is one, has to look around
 
@@ -176,17 +191,26 @@ class Metric:
 
     def _learn(self, shape: Shape) -> None:
         if not shape.names:
-            self._lookup.untagged[self.name] = shape.known[()]
+            series = shape.known.get(())
+            if series is not None:
+                self._lookup.untagged[self.name] = series
         else:
             by_number = self._lookup.tagged.setdefault(self.name, {})
             by_number.setdefault(len(shape.names), (shape.values_of, shape.known))
+        if not self._is_current():  # the name was removed meanwhile: nobody may find this metric any more
+            self._lookup.untagged.pop(self.name, None)
+            self._lookup.tagged.pop(self.name, None)
+
+    def _is_current(self) -> bool:
+        try:
+            return self._successor() is self
+        except InvalidInputError:  # it is another kind of metric now
+            return False
 
     def count_by(self, bounds: tuple[float, ...]) -> None:
-        """Count values by bounds, from zero on; what was recorded before is not among them."""
+        """Count values by bounds, from zero where they are others than before."""
         for ledger in self.ledgers:
-            if ledger.bounds != bounds:
-                ledger.read(lambda _: None)
-                ledger.bounds = bounds
+            ledger.count_by(bounds)
 
     # -- reading ---------------------------------------------------------------------------------------
 
@@ -201,6 +225,12 @@ class Metric:
         now, nothing = self.commons.clock.monotonic_ns(), self.kind.nothing
         edge = start if window_ns is None else max(now - window_ns, start)
         joined = Window(nothing, edge, now, None)
+        groups = [dict(zip(self.window_by, group, strict=True)) for group in list(self._ledgers)]
+        if asked and {OTHER} in (set(group.values()) for group in groups) and dict(asked) not in groups:
+            raise InvalidInputError(
+                f"{self.name!r} has more than {MAX_WINDOW_GROUPS} combinations of {list(self.window_by)!r},"
+                f" so those of {dict(asked)!r} cannot be told apart any more"
+            )
         for group, ledger in list(self._ledgers.items()):
             if asked <= set(zip(self.window_by, group, strict=True)):
                 windows = ledger.read(lambda windows: windows)
@@ -222,7 +252,7 @@ class Metric:
         """Begin anew in a child process: what is held stays valid, what was recorded is the parent's."""
         for ledger in self.ledgers:
             ledger.reset()
-        for series in (*self.series(), *(series for series, _ in self._leaving)):
+        for series in (*self.series(), *self._leaving):
             series.reset()
         self.error_types.clear()
 
@@ -231,6 +261,9 @@ class Metric:
     def _ledger(self, tags: Mapping[str, str]) -> Ledger:
         group = tuple(tags.get(name, "") for name in self.window_by)
         if group not in self._ledgers and len(self._ledgers) >= MAX_WINDOW_GROUPS:
+            self.commons.notice(
+                "too many groups of one name; windows of new ones are kept together", metric=self.name
+            )
             group = (OTHER,) * len(group)
         ledger = self._ledgers.get(group)
         if ledger is None:
@@ -259,9 +292,11 @@ class Metric:
                 yield series
         if self._leaving:
             long_ago = self.commons.clock.monotonic_ns() - LINGER_NS
-            leaving = list(self._leaving)
-            yield from (series for series, _ in leaving if series.ledger is ledger)
-            self._leaving = [(series, since) for series, since in self._leaving if since > long_ago]
+            leaving = [item for item in list(self._leaving.items()) if item[0].ledger is ledger]
+            yield from (series for series, _ in leaving)
+            for series, since in leaving:
+                if since < long_ago and len(series.buffer) <= 1:
+                    self._leaving.pop(series, None)
 
     def _merge_law(self) -> str:
         return self.commons.describe(self.name).merge

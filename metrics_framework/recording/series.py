@@ -25,17 +25,19 @@ def plain_tags(tags: object) -> dict[str, str]:
     if tags is None:
         return {}
     if not isinstance(tags, Mapping):
-        raise InvalidInputError(f"tags={tags!r} is not a mapping of tag to value, like {{'branch': 'main'}}")
+        raise InvalidInputError(
+            f"tags={shown(tags)} is not a mapping of tag to value, like {{'branch': 'main'}}"
+        )
     plain: dict[str, str] = {}
     for key, value in tags.items():
         if not isinstance(key, str) or not key:
-            raise InvalidInputError(f"tag name {key!r} is not a non-empty string")
+            raise InvalidInputError(f"tag name {shown(key)} is not a non-empty string")
         try:
             # Not str(): an enumeration's member is equal to its value, and equal tags are the same series.
             plain[str.__str__(key)] = str.__str__(value) if isinstance(value, str) else str(value)
         except Exception as error:
             raise InvalidInputError(
-                f"the value of tag {key!r} cannot be converted to a string: {error!r}"
+                f"the value of tag {shown(key)} cannot be converted to a string: {error!r}"
             ) from error
     return dict(sorted(plain.items()))
 
@@ -47,7 +49,7 @@ def check_name(name: object, what: str = "metric name") -> str:
         InvalidInputError: If it is anything else.
     """
     if not isinstance(name, str) or not name:
-        raise InvalidInputError(f"{what} {name!r} is not a non-empty string")
+        raise InvalidInputError(f"{what} {shown(name)} is not a non-empty string")
     return str.__str__(name)
 
 
@@ -62,15 +64,15 @@ def plain_number(name: str, value: object, *, signed: bool) -> int | float:
     """
     number = _converted(value)
     if number is None:
-        raise InvalidInputError(f"{name!r} cannot record {value!r}: pass an int or a float")
+        raise InvalidInputError(f"{name!r} cannot record {shown(value)}: pass an int or a float")
     try:
         finite = math.isfinite(number)
     except OverflowError:
         finite = False
     if not finite:
-        raise InvalidInputError(f"{name!r} cannot record {value!r}: pass a finite number")
+        raise InvalidInputError(f"{name!r} cannot record {shown(value)}: pass a finite number")
     if number < 0 and not signed:
-        raise InvalidInputError(f"{name!r} cannot record {value!r}: it only grows; pass zero or more")
+        raise InvalidInputError(f"{name!r} cannot record {shown(value)}: it only grows; pass zero or more")
     return number
 
 
@@ -84,6 +86,14 @@ def milliseconds(name: str, duration: int | float, unit: MetricUnit) -> float:
     if not math.isfinite(result):
         raise InvalidInputError(f"{name!r} cannot record {duration!r} {unit.value}: pass a shorter duration")
     return result
+
+
+def shown(value: object) -> str:
+    """Return ``repr(value)`` for a message, whatever the value does when it is asked for that."""
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001 - an integer of thousands of digits, or anything else's own fault
+        return f"<{type(value).__name__}>"
 
 
 def _converted(value: object) -> int | float | None:

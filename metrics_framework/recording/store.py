@@ -69,6 +69,10 @@ class Store:
     ) -> None:
         if on_error not in ("raise", "log"):
             raise InvalidInputError(f"on_error={on_error!r} is not 'raise' or 'log'")
+        if not isinstance(budgets, Budgets):
+            raise InvalidInputError(
+                f"budgets={budgets!r} are no Budgets, like Budgets(series_per_name=1_000)"
+            )
         for field, budget in budgets._asdict().items():
             if budget.__class__ is not int or budget < 1:
                 raise InvalidInputError(f"budget {field}={budget!r} is not a whole number of 1 or more")
@@ -201,10 +205,10 @@ class Store:
             help: What it is, in a sentence.
             merge: What a gauge of several series is as a whole: its ``latest`` record, or the ``sum``,
                 ``min`` or ``max`` of its series.
-            buckets: Upper bounds that the values of a histogram or timer are counted by; counting begins
-                now, from zero.
+            buckets: Upper bounds that the values of a histogram or timer are counted by; where they are
+                others than before, counting begins now, from zero.
             window_by: Tags that time windows are kept apart for, so that a summary can be asked for them.
-                Only before the first record.
+                Only before the first record, and not for gauges.
 
         Raises:
             InvalidInputError: If an argument breaks its rule.
@@ -216,23 +220,19 @@ class Store:
             raise InvalidInputError(f"merge={merge!r} is not one of 'latest', 'sum', 'min', 'max'")
         if not isinstance(help, str):
             raise InvalidInputError(f"help={help!r} is not a string")
-        if isinstance(window_by, str):
-            raise InvalidInputError(f"window_by={window_by!r} is one string; pass a list: [{window_by!r}]")
-        bounds = tuple(buckets)
-        description = Description(unit, help, merge, check_bounds(bounds) if bounds else (), tuple(window_by))
+        bounds, groups = check_bounds(buckets) if buckets else (), _tag_names(window_by)
         metric = self._metrics.get(name)
-        if (
-            metric is not None
-            and description.window_by != metric.window_by
-            and self._metrics.is_known(metric)
-        ):
+        if metric is not None and not self._metrics.is_known(metric):  # what made it was refused
+            self._metrics.remove(name)
+            metric = None
+        if metric is not None and groups != metric.window_by:
             raise InvalidInputError(
-                f"{name!r} was recorded already, so window_by={list(description.window_by)!r} comes too late:"
+                f"{name!r} was recorded already, so window_by={list(groups)!r} comes too late:"
                 " describe it before its first record"
             )
-        self._commons.descriptions[name] = description
+        self._commons.descriptions[name] = Description(unit, help, merge, bounds, groups)
         if metric is not None:
-            metric.count_by(description.buckets)
+            metric.count_by(bounds)
 
     def description(self, name: str) -> Description:
         """Return what was said of a metric, or the defaults."""
@@ -262,8 +262,11 @@ class Store:
             UnknownMetricError: If it was never recorded.
             InvalidInputError: If the window is not positive, or longer than the retention.
         """
+        self._tidy()
         metric = self._metrics.known(name)
         wanted = plain_tags(tags)
+        if metric.kind is kinds.GAUGE and wanted:
+            raise InvalidInputError(f"{name!r} is a gauge, whose windows are not kept by tags")
         if not wanted.keys() <= set(metric.window_by):
             raise InvalidInputError(
                 f"{name!r} keeps no windows by {sorted(wanted)!r}: describe({name!r},"
@@ -280,6 +283,7 @@ class Store:
         Raises:
             UnknownMetricError: If it was never timed.
         """
+        self._tidy()
         return self._summarized(self._timings.known(operation), window)
 
     def outcomes(self, operation: str, window: timedelta | None = None) -> OutcomeReading:
@@ -288,6 +292,7 @@ class Store:
         Raises:
             UnknownMetricError: If it was never tracked.
         """
+        self._tidy()
         over = self._over(self._outcomes.known(operation), window)
         return OutcomeReading.of(operation, {}, over)
 
@@ -297,6 +302,7 @@ class Store:
         Raises:
             UnknownMetricError: If it was never tracked.
         """
+        self._tidy()
         self._outcomes.known(operation)
         return [
             Failure(raw.error_type, raw.metadata, datetime.fromtimestamp(raw.time_ns / 1e9, tz=UTC))
@@ -341,13 +347,22 @@ class Store:
 
     @property
     def overflowed(self) -> int:
-        """How many records lost a tag's value, a name or an error type to a budget."""
+        """How often a budget cost a record a tag's value, its name or its error type."""
         return int(self._commons.overflowed.total)
 
     @property
     def dropped(self) -> int:
         """How many records found a buffer full."""
         return int(self._commons.dropped.total)
+
+    @property
+    def abandoned(self) -> int:
+        """How many timers were started, never stopped, and given up."""
+        return int(self._commons.abandoned.total)
+
+    def abandon(self) -> None:
+        """Count a timer that was given up."""
+        self._commons.abandoned.add(1)
 
     # -- inside ----------------------------------------------------------------------------------------
 
@@ -384,7 +399,6 @@ class Store:
     def _over(
         self, metric: Metric, window: timedelta | None, tags: Mapping[str, str] | None = None
     ) -> Window[Any]:
-        self._tidy()
         if window is None:
             return metric.window(None, tags)
         if not isinstance(window, timedelta) or not timedelta(0) < window <= self.retention:
@@ -431,6 +445,16 @@ def _reset_stores() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reset_stores)
+
+
+def _tag_names(window_by: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(window_by, str):
+        raise InvalidInputError(f"window_by={window_by!r} is one string; pass a list: [{window_by!r}]")
+    try:
+        names = tuple(window_by)
+    except TypeError:
+        raise InvalidInputError(f"window_by={window_by!r} is no list of tag names") from None
+    return tuple(check_name(name, "tag name") for name in names)
 
 
 def _check_duration(what: str, duration: timedelta) -> timedelta:

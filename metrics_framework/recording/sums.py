@@ -23,13 +23,17 @@ def sum_of(values: Sequence[int | float]) -> int | float:
         TypeError: If something in ``values`` is no number.
     """
     if not values or values[0].__class__ is not float:  # else the sum is a float for sure
-        total = sum(values)
+        try:
+            total = sum(values)
+        except OverflowError:  # integers beyond the largest float meet a float
+            total = 0.0
         if total.__class__ is int:
             return total
     try:
         return math.fsum(values)
     except OverflowError:  # fsum gives up where a partial sum leaves the floats
-        return sum(map(float, values))
+        total = sum(map(float, values))
+        return total if total == total else 0.0
 
 
 def add(running: Sum, value: int | float) -> Sum:
@@ -41,6 +45,8 @@ def add(running: Sum, value: int | float) -> Sum:
         return (math.inf if max(total, value, key=abs) > 0 else -math.inf), 0.0
     if result.__class__ is int:
         return result, compensation
+    if result != result:  # infinite both ways: there is no sum any more
+        return running
     larger, smaller = (total, value) if abs(total) >= abs(value) else (value, total)
     return result, compensation + ((larger - result) + smaller)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from operator import mul, sub
 from typing import NamedTuple, Protocol, Self
 
@@ -54,14 +55,17 @@ class CounterTrace(NamedTuple):
 
 
 class GaugeTrace(NamedTuple):
-    """The course of a gauge: what it was set to and for how long it stayed there."""
+    """The course of a gauge: what it was set to and for how long it stayed there.
+
+    A course may change without a record: where one of the series that it is made of is removed.
+    """
 
     records: int = 0
     last: int | float = 0
     min: int | float = 0
     max: int | float = 0
     first: int | float = 0
-    first_ns: int = 0
+    first_ns: int = -1  # there is no course yet
     last_ns: int = 0
     integral: float = 0.0  # value times nanoseconds, from the first record to the last
 
@@ -79,11 +83,32 @@ class GaugeTrace(NamedTuple):
             _integral(values, times_ns),
         )
 
+    @classmethod
+    def start(cls, value: int | float, time_ns: int) -> GaugeTrace:
+        """Follow a single record; `of` for one, in a tenth of the time."""
+        return _gauge((1, value, value, value, value, time_ns, time_ns, 0.0))
+
+    def go_on(self, value: int | float, time_ns: int) -> GaugeTrace:
+        """Return this course with one more record; `merge` for one, in a tenth of the time."""
+        records, last, low, high, first, first_ns, last_ns, integral = self
+        return _gauge(
+            (
+                records + 1,
+                value,
+                value if value < low else low,  # noqa: FURB136 - faster than a call, and it counts here
+                value if value > high else high,  # noqa: FURB136
+                first,
+                first_ns,
+                time_ns,
+                integral + float(last) * (time_ns - last_ns),
+            )
+        )
+
     def merge(self, later: GaugeTrace) -> GaugeTrace:
         """Return this course going on with a later one."""
-        if not later.records:
+        if later.first_ns < 0:
             return self
-        if not self.records:
+        if self.first_ns < 0:
             return later
         return GaugeTrace(
             self.records + later.records,
@@ -108,7 +133,8 @@ class GaugeTrace(NamedTuple):
         """
         result: Summary = {"count": self.records, "seconds": (now_ns - start_ns) / 1e9}
         if not self.records:
-            return result if before is None else {**result, "last": before.last}
+            known = self if self.first_ns >= 0 else before
+            return result if known is None else {**result, "last": known.last}
         integral = self.integral + float(self.last) * (now_ns - self.last_ns)
         low, high, began = self.min, self.max, self.first_ns
         if before is not None and began > start_ns:
@@ -119,6 +145,9 @@ class GaugeTrace(NamedTuple):
         # Rounding may put the average of a constant an ulp outside of it, and extremes overflow.
         average = min(max(average, low), high) if average == average else float(self.last)
         return {**result, "last": self.last, "avg": average, "min": low, "max": high}
+
+
+_gauge = partial(tuple.__new__, GaugeTrace)
 
 
 class OutcomeTrace(NamedTuple):
@@ -183,11 +212,10 @@ def summarize_distribution(distribution: Distribution, seconds: float) -> Summar
 
 
 def _integral(values: Sequence[int | float], times_ns: Sequence[int]) -> float:
-    stays = map(sub, times_ns[1:], times_ns)
     try:
-        return float(sum(map(mul, values, stays)))
+        return float(sum(map(mul, values, map(sub, times_ns[1:], times_ns))))
     except OverflowError:  # an integer near the largest float
-        return math.inf
+        return math.fsum(map(mul, map(float, values), map(sub, times_ns[1:], times_ns)))
 
 
 def per_second(amount: float, seconds: float) -> float:

@@ -122,7 +122,7 @@ class Windows(NamedTuple, Generic[T]):
                 before = trace
             else:
                 recent.append(trace)
-                start = max(min(start, slot_start), start_ns)
+                start = max(min(start, slot_start), start_ns, self.kept_from_ns)
         return Window(_merged(recent, nothing), start, now_ns, before)
 
     @property
@@ -162,9 +162,10 @@ class Windows(NamedTuple, Generic[T]):
                 merged = (slot_start, recorded.merge(trace))
                 levels[level] = (*slots[: position - 1], merged, *slots[position:])
                 return self._replace(levels=tuple(levels))
-            if position == len(levels[level]) and level > 0:
-                # In the gap behind the newest slot of this level, where the level below has its oldest.
-                level, position = level - 1, 0
+            if position == len(levels[level]):
+                # In the gap behind the newest slot of this level: it is the oldest of the next level down.
+                level = next((below for below in range(level - 1, -1, -1) if levels[below]), 0)
+                position = 0 if levels[level] and levels[level][0][0] > start else len(levels[level])
         slots = levels[level]
         aligned = start - start % (SLOT_NS << level)
         levels[level] = (*slots[:position], (aligned, trace), *slots[position:])

@@ -204,12 +204,10 @@ class SnapshotBuilder:
             yield custom_key(name, tags), value.value
         elif operation:
             key = custom_key(name, tags, statistic=SUCCESS_RATE, operation=True)
-            # A tracker knows nothing of tags, which the aggregator may keep operations apart by.
-            rate = (
-                value.metadata.get(SUCCESS_RATE)
-                if tags
-                else self._ask(key, lambda: self.tracker.get_success_rate(name))
-            )
+            # A tracker knows nothing of the tags that an aggregator may keep operations apart by.
+            rate = value.metadata.get(SUCCESS_RATE)
+            if rate is None and not tags:
+                rate = self._ask(key, lambda: self.tracker.get_success_rate(name))
             if rate is not None:
                 yield key, rate
 

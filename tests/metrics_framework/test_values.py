@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.values import MetricType, MetricUnit, to_milliseconds
+from metrics_framework.values import FreshTiming, MetricType, MetricUnit, TimingResult, to_milliseconds
 
 TIME_UNITS = {MetricUnit.SECONDS: 1e3, MetricUnit.MILLISECONDS: 1.0, MetricUnit.MICROSECONDS: 1e-3}
 
@@ -54,3 +56,51 @@ def test_a_unit_that_measures_no_time_is_refused(unit):
     assert repr(unit) in str(caught.value)
     for allowed in TIME_UNITS:
         assert f"MetricUnit.{allowed.name}" in str(caught.value)
+
+
+# -- timings ---------------------------------------------------------------------------------------------
+
+
+def fresh_timing(end_ns: int, milliseconds: float) -> TimingResult:
+    """Return a result as a timer makes it."""
+    result = FreshTiming()
+    result.operation_name = "operation"
+    result.duration = milliseconds
+    result.unit = MetricUnit.MILLISECONDS
+    result.success = True
+    result.metadata = {}
+    result.end_ns = end_ns
+    result.__class__ = TimingResult
+    return result
+
+
+@given(st.integers(0, 4 * 10**18), st.floats(0, 10**9), st.sampled_from([False, True]))
+def test_a_fresh_timing_has_its_datetimes_when_asked(end_ns, milliseconds, begin_first):
+    """The end is when the timer said, to the microsecond, the start the duration before it, both in UTC."""
+    result = fresh_timing(end_ns, milliseconds)
+    start, end = (result.start_time, result.end_time) if begin_first else (result.end_time, result.start_time)
+    if not begin_first:
+        start, end = end, start
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    assert abs((end - epoch) / timedelta(microseconds=1) - end_ns / 1_000) <= 1.5
+    assert end - start == timedelta(milliseconds=milliseconds)
+    assert start.tzinfo is end.tzinfo is UTC
+    assert result == TimingResult("operation", milliseconds, MetricUnit.MILLISECONDS, start, end, True, {})
+
+
+def test_a_timing_has_no_other_attributes():
+    """A misspelled attribute is an AttributeError that names it, of a fresh result as of a plain one."""
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    plain = TimingResult("operation", 1.0, MetricUnit.MILLISECONDS, now, now, True, {})
+    for result in (fresh_timing(10**18, 1.0), plain):
+        with pytest.raises(AttributeError, match="'TimingResult' object has no attribute 'started'"):
+            result.started  # noqa: B018
+    del plain.start_time
+    with pytest.raises(AttributeError, match="start_time"):
+        plain.start_time  # noqa: B018
+
+
+def test_a_timing_is_constructed_with_all_of_its_values():
+    """A result that an application makes needs every value, by position or name."""
+    with pytest.raises(TypeError, match="end_time"):
+        TimingResult("operation", 1.0, MetricUnit.MILLISECONDS, datetime(2026, 1, 1, tzinfo=UTC))

@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any
 
 from metrics_framework.errors import UnknownTimerError
-from metrics_framework.recording import Store, Tally
+from metrics_framework.recording import Store
 from metrics_framework.recording.instruments import TimerSeries
 from metrics_framework.values import FreshTiming, MetricUnit, TimingResult
 
@@ -37,12 +37,11 @@ class InMemoryTimer:
         self._wall = self.store.clock.time_ns
         self._next_id = count(1).__next__
         self._running: dict[str, _Running] = {}
-        self._abandoned = Tally(self.store.clock)
 
     @property
     def abandoned(self) -> int:
-        """How many timers were started, never stopped, and given up."""
-        return int(self._abandoned.total)
+        """How many timers on this store were started, never stopped, and given up."""
+        return self.store.abandoned
 
     def start_timer(self, operation_name: str, metadata: dict[str, Any] | None = None) -> str:
         """Start timing; see `PerformanceTimer.start_timer`."""
@@ -113,4 +112,4 @@ class InMemoryTimer:
             del self._running[next(iter(self._running))]
         except (KeyError, RuntimeError):  # another thread changes it: that one gives up the oldest, or stops
             return
-        self._abandoned.add(1)
+        self.store.abandon()

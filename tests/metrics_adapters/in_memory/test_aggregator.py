@@ -279,3 +279,61 @@ def test_an_unknown_format_is_an_error(views):
     """The error lists the formats there are."""
     with pytest.raises(InvalidInputError, match="json, jsonl, csv"):
         views.aggregator.export_metrics("yaml")
+
+
+# -- descriptions ------------------------------------------------------------------------------------------
+
+
+def test_a_described_unit_is_that_of_the_value(views):
+    """A value's unit and help are what was said of its metric; a timer's unit is milliseconds regardless."""
+    for name in ("counter", "gauge", "histogram", "timer"):
+        views.collector.describe(name, unit=MetricUnit.BYTES, help=f"A {name}.")
+    views.collector.increment("counter")
+    views.collector.record_gauge("gauge", 1)
+    views.collector.record_histogram("histogram", 1)
+    views.collector.record_timer("timer", 1)
+    found = by_name(views.aggregator.get_metrics_by_tag({}))
+    assert {name: value.unit for name, value in found.items()} == {
+        "counter": MetricUnit.BYTES,
+        "gauge": MetricUnit.BYTES,
+        "histogram": MetricUnit.BYTES,
+        "timer": MetricUnit.MILLISECONDS,
+    }
+    assert {value.metadata["help"] for value in found.values()} == {f"A {name}." for name in found}
+
+
+def test_buckets_are_in_the_metadata(views):
+    """The counts by described bounds are cumulative, by the text of the bound, with the sum of the values."""
+    views.collector.describe("size", buckets=(0.5, 10, float("inf")))
+    views.collector.record_histogram("size", 0.5)
+    views.collector.record_histogram("size", 7)
+    views.collector.record_histogram("size", 11)
+    (value,) = views.aggregator.get_metrics_by_tag({})
+    assert value.metadata["buckets"] == {"counts": {"0.5": 1, "10.0": 2, "inf": 3}, "sum": 18.5}
+    assert json.loads(views.aggregator.export_metrics())["metrics"][0]["metadata"]["buckets"] == {
+        "counts": {"0.5": 1, "10.0": 2, "inf": 3},
+        "sum": 18.5,
+    }
+
+
+def test_a_bound_instrument_is_listed_from_its_first_record_on(views):
+    """An instrument without records has no value to list, in any format."""
+    bound = views.collector.gauge("level", {"pool": "a"})
+    assert views.aggregator.get_metrics_by_tag({}) == []
+    assert views.aggregator.get_metric_summary("level")["count"] == 0
+    bound.set(0)
+    (value,) = views.aggregator.get_metrics_by_tag({"pool": "a"})
+    assert (value.value, value.metadata["count"]) == (0, 1)
+
+
+def test_what_was_removed_is_not_listed(views):
+    """A removed series, and a removed metric, are in no list and no export."""
+    views.collector.increment("requests", {"region": "north"})
+    views.collector.increment("requests", {"region": "south"})
+    views.collector.increment("other")
+    views.collector.remove("requests", {"region": "north"})
+    assert {value.tags.get("region") for value in views.aggregator.get_metrics_by_tag({})} == {"south", None}
+    assert views.aggregator.get_metric_summary("requests")["total"] == 2
+    views.collector.remove("requests")
+    assert by_name(views.aggregator.get_metrics_by_tag({})).keys() == {"other"}
+    assert "requests" not in views.aggregator.export_metrics("prometheus")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import pickle
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from metrics_adapters.in_memory import InMemoryTimer
 from metrics_adapters.in_memory.timer import MAX_RUNNING
-from metrics_framework.clock import ManualClock
+from metrics_framework.clock import ManualClock, utc
 from metrics_framework.errors import InvalidInputError, UnknownMetricError, UnknownTimerError
 from metrics_framework.recording import Store
-from metrics_framework.values import MetricUnit
+from metrics_framework.values import MetricUnit, TimingResult
 
 
 @pytest.fixture
@@ -254,3 +258,107 @@ def test_threads_time_at_once():
     for thread in threads:
         thread.join()
     assert len(ids) == timer.get_timing_stats("operation")["count"] == 2_000
+
+
+@pytest.mark.parametrize("name", ["", None, 3, ["a"]])
+def test_a_bad_name_is_no_error_where_errors_are_logged(clock, name):
+    """With `on_error="log"` a bad name still gets an id that stops with a duration; nothing is recorded."""
+    timer = InMemoryTimer(Store(clock, on_error="log"))
+    timer_id = timer.start_timer(name, {"branch": "main"})
+    clock.advance(2)
+    result = timer.stop_timer(timer_id)
+    assert (result.duration, result.success, result.metadata) == (2_000.0, True, {"branch": "main"})
+    assert timer.time_operation(name, lambda: "done").metadata["result"] == "done"
+    with pytest.raises(ZeroDivisionError):
+        timer.time_operation(name, lambda: 1 / 0)
+    assert (timer.store.rejected, timer.store.recorded) == (3, 0)
+    with pytest.raises(UnknownTimerError):
+        timer.stop_timer(timer_id)
+
+
+def test_every_timer_that_is_given_up_is_counted(timer):
+    """`abandoned` counts all that were given up, the oldest first; running ones are bounded."""
+    ids = [timer.start_timer("operation") for _ in range(MAX_RUNNING + 500)]
+    assert timer.abandoned == 500
+    for timer_id in ids[:500]:
+        with pytest.raises(UnknownTimerError):
+            timer.stop_timer(timer_id)
+    for timer_id in ids[500:]:
+        timer.stop_timer(timer_id)
+    assert timer.abandoned == 500
+    assert timer.get_timing_stats("operation")["count"] == MAX_RUNNING
+
+
+# -- results ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def timed(timer, clock) -> Callable[[], tuple[TimingResult, TimingResult]]:
+    """Return a function that makes a fresh result, and the same one constructed from its values."""
+
+    def make() -> tuple[TimingResult, TimingResult]:
+        timer_id = timer.start_timer("operation", {"branch": ["main"]})
+        begin = utc(clock)
+        clock.advance(1.25)
+        fresh = timer.stop_timer(timer_id, success=False)
+        end = utc(clock)
+        clock.advance(1_000)
+        plain = TimingResult(
+            "operation", 1_250.0, MetricUnit.MILLISECONDS, begin, end, False, {"branch": ["main"]}
+        )
+        return fresh, plain
+
+    return make
+
+
+def test_a_result_is_equal_to_one_that_was_constructed(timed):
+    """Whoever compares a result, looked at or not, sees the values and no trick."""
+    fresh, plain = timed()
+    assert type(fresh) is TimingResult
+    assert fresh == plain
+    fresh, plain = timed()
+    assert plain == fresh
+    assert vars(fresh) == vars(plain)
+    fresh, plain = timed()
+    plain.end_time += timedelta(microseconds=1)
+    assert fresh != plain
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        repr,
+        lambda result: copy.copy(result).start_time,
+        lambda result: copy.copy(result).end_time,
+        copy.copy,
+        copy.deepcopy,
+        lambda result: pickle.loads(pickle.dumps(result)),
+        dataclasses.asdict,
+        dataclasses.astuple,
+        lambda result: dataclasses.replace(result, success=True),
+        lambda result: dataclasses.replace(result, start_time=datetime(2000, 1, 1, tzinfo=UTC)),
+        lambda result: dataclasses.replace(result, end_time=datetime(2000, 1, 1, tzinfo=UTC)),
+        lambda result: (result.start_time, result.end_time),
+        lambda result: (result.end_time, result.start_time),
+        lambda result: (hasattr(result, "start_time"), hasattr(result, "nothing")),
+        lambda result: [getattr(result, field.name) for field in dataclasses.fields(result)],
+    ],
+)
+def test_a_result_is_used_as_any_dataclass_is(timed, look):
+    """Printed, copied, pickled, replaced or taken apart, a fresh result gives what a constructed one does."""
+    fresh, plain = timed()
+    assert look(fresh) == look(plain)
+    assert fresh == plain
+
+
+def test_a_result_keeps_the_time_at_which_it_ended(timer, clock):
+    """However late somebody looks at them, the datetimes are those of the timing, in UTC and exact."""
+    clock.set_wall(datetime(2026, 5, 17, 12, 30, 15, 123_456, tzinfo=UTC))
+    timer_id = timer.start_timer("operation")
+    clock.advance(0.000_789)
+    result = timer.stop_timer(timer_id)
+    clock.advance(86_400)
+    assert result.end_time == datetime(2026, 5, 17, 12, 30, 15, 124_245, tzinfo=UTC)
+    assert result.start_time == datetime(2026, 5, 17, 12, 30, 15, 123_456, tzinfo=UTC)
+    assert result.start_time.tzinfo is result.end_time.tzinfo is UTC
+    assert result.end_time is result.end_time

@@ -9,7 +9,7 @@ import pytest
 from metrics_adapters.in_memory import InMemoryTracker
 from metrics_framework.clock import ManualClock
 from metrics_framework.errors import InvalidInputError, UnknownMetricError
-from metrics_framework.recording import Store
+from metrics_framework.recording import Budgets, Store
 
 MINUTE = timedelta(minutes=1)
 
@@ -138,3 +138,52 @@ def test_a_tracker_does_not_time(tracker):
     """Tracking feeds the tracker alone."""
     tracker.record_success("operation")
     assert tracker.store.timing_readings() == []
+
+
+def test_windows_follow_the_clock(tracker, clock):
+    """Rate and breakdown of each window hold what happened in it, and nothing that came before."""
+    for minute in range(60):
+        tracker.record_success("operation")
+        tracker.record_failure("operation", "even" if minute % 2 == 0 else "odd")
+        if minute >= 55:
+            tracker.record_failure("operation", "late")
+        clock.advance(60)
+    window = timedelta(minutes=5)
+    assert tracker.get_success_rate("operation", window) == pytest.approx(5 / 15, abs=0.04)
+    breakdown = tracker.get_failure_breakdown("operation", window)
+    assert breakdown["late"] == 5
+    assert 5 <= breakdown["even"] + breakdown["odd"] <= 6
+    assert tracker.get_failure_breakdown("operation") == {"even": 30, "odd": 30, "late": 5}
+    assert tracker.get_success_rate("operation") == 60 / 125
+
+
+@pytest.mark.parametrize("name", ["", None, 3, ["a"]])
+def test_bad_names_are_no_error_where_errors_are_logged(clock, name):
+    """With `on_error="log"` a bad operation or error type is counted, and no outcome is made of it."""
+    tracker = InMemoryTracker(Store(clock, on_error="log"))
+    tracker.record_failure("operation", "timeout")
+    tracker.record_success(name)
+    tracker.record_failure(name, "timeout")
+    tracker.record_failure("operation", name)
+    assert tracker.store.rejected == 3
+    assert tracker.store.recorded == 1
+    assert tracker.get_failure_breakdown("operation") == {"timeout": 1}
+    assert len(tracker.recent_failures("operation")) == 1
+
+
+def test_failures_keep_their_own_kind_past_the_budget(clock):
+    """Among the recent failures each has the error type that was reported, also where counts share one."""
+    tracker = InMemoryTracker(Store(clock, budgets=Budgets(error_types=1)))
+    for error_type in ("first", "second", "third"):
+        tracker.record_failure("operation", error_type)
+    assert tracker.get_failure_breakdown("operation") == {"first": 1, "__other__": 2}
+    assert [each.error_type for each in tracker.recent_failures("operation")] == ["first", "second", "third"]
+
+
+def test_trackers_on_one_store_are_one(clock):
+    """What one tracker counts, another one on the same store answers."""
+    store = Store(clock)
+    InMemoryTracker(store).record_failure("operation", "timeout")
+    InMemoryTracker(store).record_success("operation")
+    assert InMemoryTracker(store).get_success_rate("operation") == 0.5
+    assert InMemoryTracker().store is not InMemoryTracker().store

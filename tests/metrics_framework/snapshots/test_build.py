@@ -804,3 +804,81 @@ def test_the_librarys_own_monitor_fills_memory_and_cpu() -> None:
     assert snapshot.metrics.memory_mb > 1
     assert snapshot.metrics.cpu_percent is not None
     assert 0 <= snapshot.metrics.cpu_percent <= 100
+
+
+# -- without a resource monitor ----------------------------------------------------------------------------
+
+
+def test_without_a_monitor_there_are_no_resources() -> None:
+    """Where nobody reads the machine, memory and CPU are left out, and nothing is reported about them."""
+    parts = _Parts([_timer("t"), _counter("hits", 3)], _summaries("t", rate=5.0))
+    snapshot, report = parts.build(resource_monitor=None)
+    assert snapshot.metrics.memory_mb is None
+    assert snapshot.metrics.cpu_percent is None
+    assert snapshot.metrics.latency == LatencyMetrics(1.0, 2.0, 3.0, 4.0)
+    assert snapshot.metrics.throughput == 5.0
+    assert snapshot.metrics.custom == {"hits": 3}
+    assert report == BuildReport(())
+    assert document_violations(snapshot.to_dict()) == []
+
+
+def test_without_a_monitor_nothing_is_still_an_error() -> None:
+    """A monitor's absence does not fill a snapshot of nothing."""
+    with pytest.raises(SnapshotError, match="metrics: must hold at least one of"):
+        _Parts().build(resource_monitor=None)
+
+
+# -- operations with tags ----------------------------------------------------------------------------------
+
+
+def _tagged_outcomes(name: str, tags: dict[str, str], **metadata: Any) -> MetricValue:
+    unit = MetricUnit.OPERATIONS_PER_SECOND
+    return _value(name, MetricType.RATE, 5.0, unit=unit, tags=tags, operation=True, **metadata)
+
+
+def test_the_success_rate_of_tagged_operations_is_the_aggregators() -> None:
+    """An operation's series by tags have each their own rate, and the one without tags is the tracker's."""
+    values = [
+        _outcomes("parse"),
+        _tagged_outcomes("parse", {"kind": "xml"}, success_rate=0.25),
+        _tagged_outcomes("parse", {"kind": "json"}, success_rate=1.0),
+    ]
+    snapshot, report = _Parts(values, rates={"parse": 0.5}).build()
+    assert snapshot.metrics.custom == {
+        "operation:parse/success_rate": 0.5,
+        "operation:parse[kind:json]/success_rate": 1.0,
+        "operation:parse[kind:xml]/success_rate": 0.25,
+    }
+    assert report == BuildReport(())
+
+
+def test_a_tracker_is_not_asked_for_an_operation_with_tags() -> None:
+    """A tracker knows no tags, so one that fails costs nothing where the aggregator has the rate."""
+    values = [_tagged_outcomes("parse", {"kind": "xml"}, success_rate=0.0)]
+    snapshot, report = _Parts(values).build(tracker=_Broken())
+    assert snapshot.metrics.custom == {"operation:parse[kind:xml]/success_rate": 0.0}
+    assert report == BuildReport(())
+
+
+def test_a_tagged_operation_without_a_rate_has_no_key() -> None:
+    """An aggregator that does not say the rate of a series leaves it out; another series' is not taken."""
+    values = [_counter("hits"), _tagged_outcomes("parse", {"kind": "xml"}, success_rate=None)]
+    values.append(_tagged_outcomes("parse", {"kind": "json"}))
+    snapshot, _ = _Parts(values, rates={"parse": 0.5}).build()
+    assert list(snapshot.metrics.custom) == ["hits"]
+
+
+def test_measured_operations_with_tags_are_keys_of_their_own(clock: ManualClock) -> None:
+    """What `measure` keeps apart by tags, a snapshot does: durations and success rates."""
+    metrics = MetricsSystem(clock=clock, resource_monitor=_Monitor({}, {}), latency_metric="other")
+    metrics.collector.record_timer("other", 1.0)
+    for kind, error_type in (("xml", None), ("xml", "syntax"), ("json", None)):
+        with metrics.measure("parse", {"kind": kind}) as parse:
+            clock.advance(0.5)
+            parse.error_type = error_type
+    custom = metrics.snapshot().metrics.custom
+    assert custom["operation:parse[kind:xml]/success_rate"] == 0.5
+    assert custom["operation:parse[kind:xml]/count"] == 2
+    assert custom["operation:parse[kind:json]/success_rate"] == 1.0
+    assert custom["operation:parse[kind:json]/mean"] == 500.0
+    assert not any(key.startswith("operation:parse/") for key in custom)

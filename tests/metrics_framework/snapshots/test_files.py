@@ -9,9 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from metrics_framework.errors import OutputError, SchemaVersionError, SnapshotError
-from metrics_framework.snapshots import PerformanceSnapshot, read_snapshot
+from metrics_framework.snapshots import (
+    LatencyMetrics,
+    Metrics,
+    PerformanceSnapshot,
+    SnapshotMetadata,
+    dump_snapshot,
+    read_snapshot,
+)
 
 DOCUMENT: dict[str, Any] = {
     "schema_version": 1,
@@ -142,3 +151,65 @@ def test_a_file_without_permission_is_an_output_error(tmp_path: Path) -> None:
     path.chmod(0)
     with pytest.raises(OutputError, match="Permission denied"):
         read_snapshot(path)
+
+
+# -- snapshots as text -------------------------------------------------------------------------------------
+
+
+def test_what_is_dumped_is_read_back(tmp_path: Path) -> None:
+    """A snapshot as text, written to a file, is read as the same snapshot."""
+    snapshot = PerformanceSnapshot.from_dict(DOCUMENT)
+    path = tmp_path / "run.json"
+    path.write_text(dump_snapshot(snapshot), "utf-8")
+    assert read_snapshot(path) == snapshot
+
+
+def test_the_text_of_a_snapshot() -> None:
+    """The text is the plain data as JSON, indented for people and ended by one line break."""
+    snapshot = PerformanceSnapshot.from_dict(DOCUMENT)
+    text = dump_snapshot(snapshot)
+    assert json.loads(text) == snapshot.to_dict()
+    assert text.startswith('{\n  "schema_version": 1,\n  "metadata": {\n    "run_id": "7",')
+    assert text.endswith("\n  }\n}\n")
+    assert list(json.loads(text)) == ["schema_version", "metadata", "metrics"]
+
+
+def test_the_text_of_a_snapshot_is_ascii() -> None:
+    """Whatever encoding it is written in, letters of any language survive."""
+    text = dump_snapshot(PerformanceSnapshot.from_dict(DOCUMENT))
+    assert text.isascii()
+    assert json.loads(text)["metadata"]["tags"] == {"µ": "é"}
+
+
+def test_what_was_not_measured_is_not_in_the_text() -> None:
+    """Absent measurements are left out; absent context is null."""
+    document = json.loads(dump_snapshot(PerformanceSnapshot(Metrics(throughput=1.5))))
+    assert document["metrics"] == {"throughput": 1.5}
+    assert document["metadata"]["commit"] is None
+
+
+_NUMBERS = st.floats(0, allow_nan=False, allow_infinity=False) | st.integers(0, 10**300)
+
+
+@settings(max_examples=30)
+@given(
+    st.builds(
+        PerformanceSnapshot,
+        st.builds(
+            Metrics,
+            latency=st.none() | st.builds(LatencyMetrics, mean=_NUMBERS, p95=st.none() | _NUMBERS),
+            throughput=_NUMBERS,
+            cpu_percent=st.none() | st.floats(0, 100),
+            custom=st.dictionaries(st.text(min_size=1).filter(lambda key: "." not in key), _NUMBERS),
+        ),
+        metadata=st.builds(
+            SnapshotMetadata,
+            run_id=st.text(min_size=1),
+            branch=st.none() | st.text(min_size=1),
+            tags=st.dictionaries(st.text(), st.text(), max_size=5),
+        ),
+    )
+)
+def test_any_snapshot_survives_as_text(snapshot: PerformanceSnapshot) -> None:
+    """No digit, letter or microsecond of a valid snapshot is lost on the way through text."""
+    assert PerformanceSnapshot.from_dict(json.loads(dump_snapshot(snapshot))) == snapshot

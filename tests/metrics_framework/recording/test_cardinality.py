@@ -1,0 +1,313 @@
+"""However many names and tags a store is given, what it keeps is bounded, and as exact as it can be."""
+
+from __future__ import annotations
+
+import logging
+import random
+import tracemalloc
+from collections import Counter
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metrics_adapters.in_memory import InMemoryCollector, InMemoryTimer, InMemoryTracker
+from metrics_framework.clock import ManualClock
+from metrics_framework.recording import Budgets, Store
+from metrics_framework.recording.metric import MAX_COLLAPSED, OTHER
+
+MILLION = 1_000_000
+LAST = {OTHER: OTHER}
+
+
+def collector_with(clock: ManualClock, **budgets: int) -> InMemoryCollector:
+    """Return a collector on a store with these budgets."""
+    return InMemoryCollector(Store(clock, budgets=Budgets(**budgets)))
+
+
+def sums_by(store: Store, *tags: str) -> dict[tuple[str | None, ...], float]:
+    """Return the sums of all series by some of their tags."""
+    found: Counter[tuple[str | None, ...]] = Counter()
+    for reading in store.readings():
+        found[tuple(reading.tags.get(tag) for tag in tags)] += reading.summary["sum"]
+    return dict(found)
+
+
+def most_series(series_per_name: int) -> int:
+    """Return how many series of a name there can be: a tenth of the budget for each tag, and the last one."""
+    return series_per_name + MAX_COLLAPSED * max(series_per_name // 10, 1) + 1
+
+
+def test_only_the_tag_that_grew_is_collapsed(clock):
+    """Past the budget new values of the worst tag are `__other__`; sums by every other tag stay exact."""
+    collector = collector_with(clock, series_per_name=100)
+    regions, methods = Counter(), Counter()
+    both: Counter[tuple[str, str]] = Counter()
+    for number in range(1_000):
+        region, method = f"region {number % 3}", f"method {number % 2}"
+        collector.record_counter("name", number, {"user": str(number), "region": region, "method": method})
+        regions[(region,)] += number
+        methods[(method,)] += number
+        both[region, method] += number
+    store = collector.store
+    assert sums_by(store, "region") == regions
+    assert sums_by(store, "method") == methods
+    assert sums_by(store, "region", "method") == both
+    by_user = sums_by(store, "user")
+    assert {user: by_user[(user,)] for user in map(str, range(100))} == {
+        str(number): number for number in range(100)
+    }
+    assert by_user[(OTHER,)] == sum(range(100, 1_000))
+    assert store.series_count == 100 + 6
+    assert store.summary("name")["total"] == sum(range(1_000))
+    assert store.overflowed == 900
+
+
+def test_series_within_the_budget_go_on_as_before(clock):
+    """A series that was there before the budget was used up is still recorded into, without a loss."""
+    collector = collector_with(clock, series_per_name=10)
+    bound = collector.counter("name", {"user": "0"})
+    for round_ in range(3):
+        for number in range(30):
+            collector.increment("name", {"user": str(number)})
+        bound.add(1)
+        assert sums_by(collector.store, "user")[("0",)] == 2 * (round_ + 1)
+    assert sums_by(collector.store, "user")[("9",)] == 3
+    assert sums_by(collector.store, "user")[(OTHER,)] == 60
+    assert collector.store.overflowed == 60
+
+
+def test_an_exact_budget_is_no_overflow(clock, caplog):
+    """As many series as the budget allows are all kept apart, without a warning."""
+    collector = collector_with(clock, series_per_name=10)
+    with caplog.at_level(logging.DEBUG, logger="metrics_framework"):
+        for number in range(10):
+            collector.increment("name", {"user": str(number)})
+        assert len(collector.store.readings()) == 10
+    assert (caplog.records, collector.store.overflowed) == ([], 0)
+
+
+def test_one_warning_names_the_metric_and_the_tag(clock, caplog):
+    """A record never logs; the next read logs one warning with the metric and the tag, and only once."""
+    collector = collector_with(clock, series_per_name=10)
+    with caplog.at_level(logging.DEBUG, logger="metrics_framework"):
+        for number in range(100):
+            collector.increment("requests", {"user": str(number), "region": "north"})
+        assert caplog.records == []
+        collector.store.summary("requests")
+        for number in range(100):
+            collector.increment("requests", {"user": f"again {number}", "region": "north"})
+        collector.store.readings()
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    for part in ("too many series", "metric='requests'", "tag='user'", f"counted_as='{OTHER}'"):
+        assert part in record.getMessage()
+
+
+def test_the_next_worst_tag_follows(clock, caplog):
+    """Where what is left over grows too, the next worst tag loses its values; the best stays exact."""
+    collector = collector_with(clock, series_per_name=100)
+    regions: Counter[tuple[str]] = Counter()
+    with caplog.at_level(logging.DEBUG, logger="metrics_framework"):
+        for number in range(5_000):
+            region = f"region {number % 3}"
+            tags = {"user": str(number), "session": str(number // 3), "region": region}
+            collector.increment("name", tags)
+            regions[(region,)] += 1
+        collector.store.readings()
+    assert sums_by(collector.store, "region") == regions
+    assert sums_by(collector.store, "user", "session")[OTHER, OTHER] > 4_000
+    assert collector.store.series_count <= 100 + 10 + 3
+    assert collector.store.summary("name")["total"] == 5_000
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert sum("tag='user'" in message for message in said) == 1
+    assert sum("tag='session'" in message for message in said) == 1
+
+
+def test_a_single_series_is_last(clock):
+    """Where every tag grows, one series takes all that is left over, untagged records included."""
+    collector = collector_with(clock, series_per_name=10)
+    for number in range(2_000):
+        collector.increment("name", {"a": str(number), "b": str(number * 7), "c": str(number * 13)})
+    collector.increment("name")
+    found = {tuple(reading.tags.items()): reading.summary["sum"] for reading in collector.store.readings()}
+    assert len(found) == 10 + 3 + 1  # the budget, one more for each tag that lost its values, the last one
+    assert sum(found.values()) == 2_001
+    everything_else = {("a", OTHER), ("b", OTHER), ("c", OTHER)}
+    assert found[tuple(sorted(everything_else))] > 1_900
+    assert found[tuple(LAST.items())] == 1
+
+
+def test_random_tag_names_are_bounded(clock):
+    """Also tags whose names are made up stay within bounds, and the total is exact."""
+    collector = collector_with(clock, series_per_name=50)
+    for number in range(3_000):
+        collector.increment("name", {f"tag {number}": "value", f"more {number % 7}": str(number)})
+    assert collector.store.series_count <= most_series(50)
+    assert collector.store.summary("name")["total"] == 3_000
+    assert collector.store.overflowed == 2_950
+    assert sum(reading.summary["sum"] for reading in collector.store.readings()) == 3_000
+
+
+@given(
+    st.lists(st.dictionaries(st.sampled_from("abcd"), st.integers(0, 30).map(str)), max_size=150),
+    st.integers(1, 25),
+)
+def test_nothing_is_lost_to_a_budget(records, budget):
+    """Whatever the tags and the budget: series are bounded, their sums add up, and windows are exact."""
+    clock = ManualClock()
+    collector = collector_with(clock, series_per_name=budget)
+    for number, tags in enumerate(records):
+        collector.record_counter("name", number, tags)
+        collector.record_histogram("sizes", number, tags)
+    store = collector.store
+    if not records:
+        return
+    assert store.series_count <= 2 * most_series(budget)
+    expected = sum(range(len(records)))
+    for name in ("name", "sizes"):
+        mine = [reading for reading in store.readings() if reading.name == name]
+        assert sum(reading.summary["sum"] for reading in mine) == expected
+        assert sum(reading.summary["count"] for reading in mine) == len(records)
+        assert store.summary(name, timedelta(minutes=1))["sum"] == expected
+
+
+def test_every_kind_has_its_budget(clock):
+    """Gauges, histograms and timers are bounded as counters are."""
+    collector = collector_with(clock, series_per_name=10)
+    for number in range(100):
+        tags = {"user": str(number)}
+        collector.record_gauge("gauge", number, tags)
+        collector.record_histogram("histogram", number, tags)
+        collector.record_timer("timer", float(number), tags=tags)
+    other = {
+        reading.name: reading.summary
+        for reading in collector.store.readings()
+        if reading.tags["user"] == OTHER
+    }
+    assert {name: summary["count"] for name, summary in other.items()} == dict.fromkeys(
+        ("gauge", "histogram", "timer"), 90
+    )
+    assert other["gauge"]["last"] == 99
+    assert (other["timer"]["min"], other["timer"]["max"]) == (10, 99)
+    assert collector.store.series_count == 33
+    assert collector.store.summary("histogram")["sum"] == sum(range(100))
+
+
+def test_bound_instruments_share_the_overflow(clock):
+    """An instrument that is bound past the budget works, and shares the series of what is left over."""
+    collector = collector_with(clock, series_per_name=10)
+    bound = [collector.counter("name", {"user": str(number)}) for number in range(100)]
+    for each in bound:
+        each.add(2)
+    assert bound[50] is bound[99]
+    assert sums_by(collector.store, "user")[(OTHER,)] == 180
+    assert collector.store.series_count == 11
+
+
+def test_all_series_have_a_budget(clock):
+    """However many metrics have many series, all together are bounded, and every total is exact."""
+    collector = collector_with(clock, series_per_name=50, series=100, names=200)
+    for number in range(200):
+        for name in range(20):
+            collector.increment(f"name {name}", {"user": str(number), "session": f"session {number}"})
+    assert collector.store.series_count <= 110 + 20
+    assert [collector.store.summary(f"name {name}")["total"] for name in range(20)] == [200] * 20
+    assert sum(reading.summary["sum"] for reading in collector.store.readings()) == 4_000
+
+
+def test_error_types_are_bounded(clock, caplog):
+    """Past the budget new error types of an operation are one; earlier ones and all together stay exact."""
+    store = Store(clock, budgets=Budgets(error_types=10))
+    tracker = InMemoryTracker(store)
+    with caplog.at_level(logging.DEBUG, logger="metrics_framework"):
+        for number in range(100):
+            tracker.record_failure("operation", f"error {number}", {"number": number})
+            tracker.record_failure("operation", "error 3")
+            tracker.record_failure("other", "timeout")
+        assert caplog.records == []
+        breakdown = tracker.get_failure_breakdown("operation")
+        tracker.get_failure_breakdown("operation")
+    assert breakdown == {f"error {number}": 101 if number == 3 else 1 for number in range(10)} | {OTHER: 90}
+    assert tracker.get_failure_breakdown("other") == {"timeout": 100}
+    assert store.overflowed == 90
+    (record,) = caplog.records
+    assert "operation='operation'" in record.getMessage()
+    assert tracker.recent_failures("operation")[-2].error_type == "error 99"
+
+
+# -- millions --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.heavy
+def test_a_million_values_of_one_tag():
+    """A million users are bounded in series, the total is exact, and so are the sums by the other tags."""
+    collector = InMemoryCollector(Store(ManualClock(), budgets=Budgets(series_per_name=1_000)))
+    for number in range(MILLION):
+        collector.record_counter("name", 3, {"user": str(number), "region": ("n", "s", "w")[number % 3]})
+    store = collector.store
+    assert store.series_count == 1_003
+    assert store.summary("name")["total"] == 3 * MILLION
+    assert sums_by(store, "region") == {("n",): 1_000_002, ("s",): 999_999, ("w",): 999_999}
+    assert store.overflowed == MILLION - 1_000
+
+
+@pytest.mark.heavy
+def test_memory_does_not_grow_past_the_budget():
+    """Ten times as many values, names and error types past the budgets take no more memory."""
+    store = Store(ManualClock(), budgets=Budgets(series_per_name=100, names=100, error_types=100))
+    collector, timer, tracker = InMemoryCollector(store), InMemoryTimer(store), InMemoryTracker(store)
+    source = random.Random(1)
+
+    def record(times: int) -> None:
+        for _ in range(times):
+            unique = str(source.random())
+            collector.increment("name", {"user": unique, "region": "n"})
+            collector.record_histogram("sizes", 3.5, {unique: "value"})
+            collector.increment(unique)
+            tracker.record_failure("operation", unique)
+            timer.stop_timer(timer.start_timer(unique))
+        store.readings()
+        store.outcome_readings()
+
+    record(3_000)
+    tracemalloc.start()
+    try:
+        record(1_000)
+        before, _ = tracemalloc.get_traced_memory()
+        record(10_000)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 200_000  # twenty bytes a round
+
+
+@pytest.mark.heavy
+def test_a_million_error_types():
+    """A million kinds of failure are a hundred and one, and every failure is counted."""
+    store = Store(ManualClock())
+    tracker = InMemoryTracker(store)
+    for number in range(MILLION):
+        tracker.record_failure("operation", f"error {number}")
+    breakdown = tracker.get_failure_breakdown("operation")
+    assert len(breakdown) == 101
+    assert breakdown[OTHER] == MILLION - 100 == store.overflowed
+    assert sum(breakdown.values()) == MILLION
+    assert len(tracker.recent_failures("operation")) == 20
+
+
+@pytest.mark.heavy
+def test_a_million_operation_names():
+    """A million operations are two thousand and one, timed or tracked, and every one of them is counted."""
+    store = Store(ManualClock())
+    timer, tracker = InMemoryTimer(store), InMemoryTracker(store)
+    for number in range(MILLION):
+        name = f"operation {number}"
+        timer.stop_timer(timer.start_timer(name))
+        tracker.record_success(name)
+    assert len(store.timing_readings()) == len(store.outcome_readings()) == 2_001
+    assert store.timing_summary(f"{OTHER}timer")["count"] == MILLION - 2_000
+    assert store.outcomes(f"{OTHER}operation").successes == MILLION - 2_000
+    assert store.recorded == 2 * MILLION

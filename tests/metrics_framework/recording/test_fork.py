@@ -1,0 +1,222 @@
+"""A child process begins at zero, whatever its parent's threads were doing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTimer, InMemoryTracker
+from metrics_framework.recording import Store
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+
+PATIENCE_S = 20
+
+
+def in_a_child(work: Callable[[], Any]) -> Any:
+    """Return what ``work`` returns in a forked child, which is ended where it does not end."""
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that there are threads is what is tested
+        child = os.fork()
+    if child == 0:
+        try:
+            try:
+                answer = json.dumps(work())
+            except BaseException as error:  # noqa: BLE001 - the parent raises it
+                answer = json.dumps({"error": repr(error)})
+            os.write(writing, answer.encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    try:
+        ready, _, _ = select.select([reading], [], [], PATIENCE_S)
+        if not ready:
+            os.kill(child, signal.SIGKILL)
+        answer = os.read(reading, 1 << 20)
+    finally:
+        os.close(reading)
+        os.waitpid(child, 0)
+    assert ready, "the child waits for a lock that a thread of its parent held"
+    return json.loads(answer)
+
+
+@contextlib.contextmanager
+def held(locks: list[Any]) -> Iterator[None]:
+    """Have another thread for each lock hold it."""
+    release = threading.Event()
+    holding = threading.Barrier(len(locks) + 1)
+
+    def hold(lock: Any) -> None:
+        with lock:
+            holding.wait()
+            release.wait()
+
+    threads = [threading.Thread(target=hold, args=[lock], daemon=True) for lock in locks]
+    for thread in threads:
+        thread.start()
+    holding.wait(PATIENCE_S)
+    try:
+        yield
+    finally:
+        release.set()
+        for thread in threads:
+            thread.join()
+
+
+class Application:
+    """A store with everything in it, and the bound instruments."""
+
+    def __init__(self) -> None:
+        self.store = Store(on_error="log")
+        self.collector = InMemoryCollector(self.store)
+        self.timer = InMemoryTimer(self.store)
+        self.tracker = InMemoryTracker(self.store)
+        self.aggregator = InMemoryAggregator(self.store)
+        self.collector.describe("bound histogram", buckets=(1.0,))
+        tags = {"a": "1"}
+        self.counter = self.collector.counter("bound counter", tags)
+        self.gauge = self.collector.gauge("bound gauge", tags)
+        self.histogram = self.collector.histogram("bound histogram", tags)
+        self.bound_timer = self.collector.timer("bound timer", tags)
+
+    def record(self, times: int) -> None:
+        """Record so many times of everything."""
+        for _ in range(times):
+            self.counter.add()
+            self.gauge.increment()
+            self.histogram.observe(1.0)
+            self.bound_timer.observe(1.0)
+            with self.bound_timer.time():
+                pass
+            for tags in (None, {"a": "1"}):
+                self.collector.record_counter("counter", 1, tags)
+                self.collector.record_gauge("gauge", 7, tags)
+                self.collector.record_histogram("histogram", 2.0, tags)
+                self.collector.record_timer("timer", 2.0, tags=tags)
+            self.timer.time_operation("operation", int)
+            self.tracker.record_success("operation")
+            self.tracker.record_failure("operation", "timeout")
+            self.collector.record_counter("counter", "bad")
+
+    def numbers(self) -> dict[str, Any]:
+        """Return everything that was counted."""
+        readings = [*self.store.readings(), *self.store.timing_readings()]
+        found: dict[str, Any] = {
+            f"{each.name} {each.metric_type.value} {each.tags}": each.summary["count"] for each in readings
+        }
+        found["buckets"] = [each.buckets.counts[0] for each in readings if each.buckets]
+        found["level"] = [each.summary["last"] for each in readings if each.name == "bound gauge"]
+        for outcome in self.store.outcome_readings():
+            found["outcomes"] = [outcome.successes, outcome.failures]
+        found["recorded"], found["rejected"] = self.store.recorded, self.store.rejected
+        return found
+
+    def locks(self) -> list[Any]:
+        """Return every lock that a record or a read may take."""
+        commons = self.store._commons
+        ledgers = [
+            ledger for names in self.store._namespaces for each in names.metrics() for ledger in each.ledgers
+        ]
+        tallies = [commons.rejected, commons.overflowed, commons.dropped]
+        return [ledger.lock for ledger in (*ledgers, *(tally.ledger for tally in tallies))]
+
+
+def expected(times: int) -> dict[str, Any]:
+    """Return the numbers of an application that recorded so many times."""
+    application = Application()
+    application.record(times)
+    return json.loads(json.dumps(application.numbers()))
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_child_begins_at_zero_with_every_lock_held(folded):
+    """Forked while threads hold every lock a child begins at zero; the parent keeps its numbers."""
+    application = Application()
+    application.record(5)
+    if folded:
+        application.numbers()
+
+    def child() -> Any:
+        before = application.numbers()
+        application.record(3)
+        again = application.numbers()
+        exported = application.aggregator.export_metrics()
+        return [before, again, len(exported) > 100]
+
+    with held(application.locks()):
+        # The parent's own records do not wait meanwhile.
+        application.record(1)
+        answer = in_a_child(child)
+    assert "error" not in answer
+    before, again, exported = answer
+    assert before == {"buckets": [], "level": [], "recorded": 0, "rejected": 0}
+    assert again == expected(3)
+    assert exported
+    application.record(1)
+    assert json.loads(json.dumps(application.numbers())) == expected(7)
+
+
+def test_bound_instruments_go_on_in_a_child():
+    """What was bound before the fork records in the child, and is seen there by name and tags."""
+    application = Application()
+    application.record(600)
+
+    def child() -> Any:
+        application.counter.add(41)
+        application.collector.record_counter("bound counter", 1, {"a": "1"})
+        application.gauge.decrement(2)
+        application.histogram.observe(5.0)
+        with application.bound_timer.time():
+            pass
+        readings = {each.name: [each.tags, each.summary] for each in application.store.readings()}
+        return [
+            readings["bound counter"][1]["sum"],
+            readings["bound gauge"][1]["last"],
+            readings["bound histogram"][1]["max"],
+            readings["bound timer"][1]["count"],
+            [tags for tags, _ in readings.values()],
+        ]
+
+    with held(application.locks()):
+        answer = in_a_child(child)
+    assert answer == [42, -2, 5.0, 1, [{"a": "1"}] * 4]
+    assert application.store.summary("bound counter")["total"] == 600
+    assert application.store.summary("bound gauge")["last"] == 600
+
+
+def test_a_child_keeps_what_was_described():
+    """Descriptions and types of names outlive a fork; only numbers begin anew."""
+    application = Application()
+    application.record(1)
+
+    def child() -> Any:
+        application.histogram.observe(0.5)
+        (reading,) = application.store.readings()
+        return [reading.name, list(reading.buckets.counts), reading.summary["count"]]
+
+    assert in_a_child(child) == ["bound histogram", [1, 0], 1]
+
+
+def test_children_of_children_begin_at_zero():
+    """A fork of a fork begins at zero as well."""
+    application = Application()
+    application.record(2)
+
+    def child() -> Any:
+        application.record(1)
+        return [application.store.recorded, in_a_child(lambda: application.store.recorded)]
+
+    recorded, grandchild = in_a_child(child)
+    assert recorded > 0
+    assert grandchild == 0
+    assert application.store.recorded == 2 * recorded

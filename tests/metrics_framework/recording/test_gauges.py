@@ -1,0 +1,215 @@
+"""Gauges of several series against a model that goes through the records one by one."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metrics_adapters.in_memory import InMemoryCollector
+from metrics_framework.clock import ManualClock
+from metrics_framework.recording import Store
+from metrics_framework.recording.gauges import ITEMS, PENDING_ITEMS
+
+LAWS = ["latest", "sum", "min", "max"]
+every_law = pytest.mark.parametrize("law", LAWS)
+
+SERIES = st.sampled_from(["a", "b", "c"])
+NUMBERS = st.integers(-50, 50) | st.integers(-200, 200).map(lambda number: number / 4)
+PAUSES = st.sampled_from([0.0, 0.0, 0.125, 0.25, 0.5, 1.0, 3.0])
+EVENTS = st.tuples(st.sampled_from(["set", "step", "step", "remove", "read"]), SERIES, NUMBERS, PAUSES)
+
+
+class Model:
+    """What a gauge is, worked out record by record."""
+
+    def __init__(self, law: str) -> None:
+        self.law = law
+        self.now = 0.0
+        self.lasts: dict[str, float] = {}
+        self.courses: dict[str, list[tuple[float, float]]] = {}
+        self.whole: list[tuple[float, float]] = []
+
+    def put(self, kind: str, series: str, number: float) -> None:
+        """Take one event in."""
+        if kind == "remove":
+            self.lasts.pop(series, None)
+            self.courses.pop(series, None)
+            return
+        value = number if kind == "set" else self.lasts.get(series, 0) + number
+        self.lasts[series] = value
+        self.courses.setdefault(series, []).append((self.now, value))
+        pick = {"sum": sum, "min": min, "max": max}.get(self.law)
+        self.whole.append((self.now, pick(self.lasts.values()) if pick else value))
+
+
+def average(course: list[tuple[float, float]], now: float) -> float:
+    """Weight each value by how long it stayed."""
+    ends = [*(time for time, _ in course[1:]), now]
+    span = now - course[0][0]
+    if not span:
+        return course[-1][1]
+    return sum(value * (end - time) for (time, value), end in zip(course, ends, strict=True)) / span
+
+
+def check(summary: dict[str, float], course: list[tuple[float, float]], now: float) -> None:
+    """Compare a summary with a course."""
+    values = [value for _, value in course]
+    assert (summary["count"], summary["last"]) == (len(course), values[-1])
+    assert (summary["min"], summary["max"]) == (min(values), max(values))
+    assert summary["avg"] == pytest.approx(average(course, now), abs=1e-9)
+
+
+@every_law
+@given(
+    events=st.lists(EVENTS.filter(lambda event: event[0] != "remove"), max_size=40), limit=st.integers(1, 9)
+)
+def test_gauges_agree_with_a_model(law, events, limit):
+    """Under every law sets and steps of several series, folded anywhere, make the whole and each series."""
+    clock = ManualClock()
+    store = Store(clock)
+    collector, model = InMemoryCollector(store), Model(law)
+    collector.describe("name", merge=law)
+    for kind, series, number, pause in events:
+        clock.advance(pause)
+        model.now += pause
+        if kind == "read":
+            store.readings()
+            continue
+        gauge = collector.gauge("name", {"series": series})
+        gauge.ledger.limit = limit * ITEMS
+        if kind == "set":
+            gauge.set(number)
+        elif number > 0:
+            gauge.increment(number)
+        else:
+            gauge.decrement(-number)
+        model.put(kind, series, number)
+    clock.advance(2)
+    model.now += 2
+    for reading in store.readings():
+        check(reading.summary, model.courses.pop(reading.tags["series"]), model.now)
+    assert not model.courses
+    if model.whole:
+        check(store.summary("name"), model.whole, model.now)
+        check(store.summary("name", timedelta(days=1)), model.whole, model.now)
+
+
+@every_law
+@given(events=st.lists(EVENTS, max_size=40))
+def test_removed_gauges_leave_the_whole(law, events):
+    """A removed series begins at nothing, and no later record of the others has it in the whole."""
+    clock = ManualClock()
+    store = Store(clock)
+    collector, model = InMemoryCollector(store), Model(law)
+    collector.describe("name", merge=law)
+    bound = {series: collector.gauge("name", {"series": series}) for series in "abc"}
+    for kind, series, number, pause in events:
+        clock.advance(pause)
+        model.now += pause
+        match kind:
+            case "read":
+                store.readings()
+                continue
+            case "remove":
+                store.remove("name", {"series": series})
+            case "set":
+                bound[series].set(number)
+            case _:
+                bound[series].increment(number)
+        model.put(kind, series, number)
+        if model.whole and kind != "remove":
+            assert store.summary("name")["last"] == model.whole[-1][1]
+    for reading in store.readings():
+        check(reading.summary, model.courses.pop(reading.tags["series"]), model.now)
+    assert not model.courses
+
+
+@pytest.mark.parametrize(("law", "before", "after"), [("sum", 7, 2), ("min", 2, 2), ("max", 5, 2)])
+def test_a_removal_shows_at_once(clock, law, before, after):
+    """A whole that is made of its series changes when one is removed, without another record."""
+    collector = InMemoryCollector(Store(clock))
+    collector.describe("name", merge=law)
+    collector.record_gauge("name", 2, {"series": "a"})
+    collector.record_gauge("name", 5, {"series": "b"})
+    assert collector.store.summary("name")["last"] == before
+    assert collector.remove("name", {"series": "b"})
+    assert collector.store.summary("name")["last"] == after
+    assert [reading.summary["last"] for reading in collector.store.readings()] == [2]
+
+
+def test_a_removal_leaves_the_latest_record(clock):
+    """What was recorded last stays the latest, also when its series is gone."""
+    collector = InMemoryCollector(Store(clock))
+    collector.record_gauge("name", 2, {"series": "a"})
+    collector.record_gauge("name", 5, {"series": "b"})
+    collector.remove("name", {"series": "b"})
+    assert collector.store.summary("name")["last"] == 5
+
+
+def test_the_average_is_weighted_by_time(clock):
+    """A level counts for as long as it lasted, across seconds and also up to now."""
+    collector = InMemoryCollector(Store(clock))
+    for level, seconds in ((100, 10), (1, 30), (4, 10)):
+        collector.record_gauge("name", level)
+        clock.advance(seconds)
+    summary = collector.store.summary("name")
+    assert summary == {"count": 3, "seconds": 50.0, "last": 4, "avg": 21.4, "min": 1, "max": 100}
+    window = collector.store.summary("name", timedelta(seconds=20))
+    assert window == {"count": 1, "seconds": 20.0, "last": 4, "avg": 2.5, "min": 1, "max": 4}
+
+
+def test_steps_and_sets_of_one_buffer(clock):
+    """Steps go on from the set before them, in their own series, though nothing is folded in between."""
+    collector = InMemoryCollector(Store(clock))
+    one, other = collector.gauge("name", {"series": "a"}), collector.gauge("name", {"series": "b"})
+    one.set(10)
+    other.increment(3)
+    one.increment()
+    other.decrement(1)
+    one.set(-4)
+    one.decrement(0.5)
+    other.increment()
+    lasts = {each.tags["series"]: each.summary["last"] for each in collector.store.readings()}
+    assert lasts == {"a": -4.5, "b": 3}
+    one.increment(1)
+    assert {each.summary["last"] for each in collector.store.readings()} == {-3.5, 3}
+
+
+def test_integers_stay_integers(clock):
+    """Steps of integers are exact beyond what a float can hold."""
+    collector = InMemoryCollector(Store(clock))
+    gauge = collector.gauge("name")
+    gauge.set(2**60)
+    for _ in range(5):
+        gauge.increment()
+    collector.store.readings()
+    gauge.decrement(2)
+    assert collector.store.summary("name")["last"] == 2**60 + 3
+
+
+def test_a_buffer_is_folded_when_it_is_full(clock):
+    """Nobody has to read: the buffer of a gauge stays below its limit."""
+    collector = InMemoryCollector(Store(clock))
+    for number in range(10_000):
+        collector.record_gauge("name", number, {"series": str(number % 20)})
+    ledger = collector.gauge("name", {"series": "0"}).ledger
+    assert len(ledger.buffer) <= PENDING_ITEMS + ITEMS
+    assert sum(each.summary["count"] for each in collector.store.readings()) == 10_000
+    assert collector.store.summary("name")["count"] == 10_000
+
+
+@every_law
+def test_a_law_holds_across_folds(clock, law):
+    """The law knows the levels that were folded long ago, as well as those of the same buffer."""
+    collector = InMemoryCollector(Store(clock))
+    collector.describe("name", merge=law)
+    for series, level in (("a", 3), ("b", -5), ("c", 8)):
+        collector.record_gauge("name", level, {"series": series})
+        clock.advance(10)
+        collector.store.readings()
+    collector.record_gauge("name", 1, {"series": "b"})
+    expected = {"latest": 1, "sum": 12, "min": 1, "max": 8}
+    assert collector.store.summary("name")["last"] == expected[law]

@@ -1,0 +1,678 @@
+"""Whatever interrupts a record or a read: an exception, a signal handler, the garbage collector."""
+
+# ruff: noqa: D102 - the base class says what its methods do
+
+from __future__ import annotations
+
+import contextlib
+import dis
+import faulthandler
+import gc
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTracker
+from metrics_framework import recording
+from metrics_framework.clock import ManualClock
+from metrics_framework.recording import Store, instruments
+from metrics_framework.values import MetricType
+
+PACKAGE = str(Path(recording.__file__).parent)
+HOUR = timedelta(hours=1)
+BOUND = 4.0
+SOON_S = 10
+"""How long a thread may take that has nothing to wait for."""
+
+NOP = dis.opmap["NOP"]
+"""Stands for a line without code: the interpreter looks for signals at calls and jumps, never there."""
+
+needs_timer = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no interval timers here")
+
+
+class Interrupted(BaseException):
+    """What is raised in the middle."""
+
+
+class AtEvent:
+    """Calls ``act`` at one bytecode of the recording package, the ``number``-th that the block executes.
+
+    While it acts nothing is traced. Where the block has fewer bytecodes, ``where`` stays empty.
+    """
+
+    def __init__(self, number: int, act: Callable[[], None]) -> None:
+        self._left = number
+        self._act = act
+        self.where = ""
+
+    def __enter__(self) -> AtEvent:
+        self._before = sys.gettrace()
+        sys.settrace(self._on_call)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(self._before)
+
+    def _on_call(self, frame: FrameType, event: str, _: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        return self._on_event
+
+    def _on_event(self, frame: FrameType, event: str, _: Any) -> Any:
+        if event == "opcode" and frame.f_code.co_code[frame.f_lasti] != NOP:
+            self._left -= 1
+            if self._left == 0:
+                code = frame.f_code
+                self.where = f"{Path(code.co_filename).name}:{frame.f_lineno} {code.co_name}@{frame.f_lasti}"
+                self._act()
+        return self._on_event
+
+
+def in_a_thread(work: Callable[[], Any], where: str = "") -> Any:
+    """Return what ``work`` returns in another thread, which has to end soon."""
+    result: list[Any] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            result.append(work())
+        except BaseException as error:  # noqa: BLE001 - it is raised again below
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(SOON_S)
+    assert not thread.is_alive(), f"it waits for a lock that nobody gives back: {where}"
+    if errors:
+        raise errors[0]
+    return result[0]
+
+
+class Bench:
+    """Two series of one name; record number ``i`` is worth ``2**i``, so that a sum tells which are in it."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.store = Store(self.clock)
+        self.collector = InMemoryCollector(self.store)
+        self.next = 0
+        self.lost: set[int] = set()
+        self.underway: int | None = None
+        self.prepare()
+        self.tags = ({"one": "a"}, {"one": "b"})
+        for tags in (*self.tags, *self.tags):
+            self.record(tags)
+        self.found()
+        for tags in (*self.tags, self.tags[0]):
+            self.record(tags)
+
+    def prepare(self) -> None:
+        """Say what the name is."""
+
+    def record(self, tags: dict[str, str]) -> None:
+        """Make the next record."""
+        number = self.next
+        self.next += 1
+        self.put(number, tags)
+
+    def record_under(self, event: AtEvent, tags: dict[str, str]) -> None:
+        """Make the next record, in the middle of which there may be others."""
+        self.underway = self.next
+        self.next += 1
+        with event:
+            self.put(self.underway, tags)
+        self.underway = None
+
+    def put(self, number: int, tags: dict[str, str]) -> None:
+        """Make a record."""
+        raise NotImplementedError
+
+    def found(self) -> set[int]:
+        """Return which records are there, having checked that all ways to look agree."""
+        raise NotImplementedError
+
+    def look(self) -> None:
+        """Read once, which folds."""
+        self.store.summary("name", HOUR)
+
+    def fill(self) -> None:
+        """Let the next record be the one that folds."""
+        series = self.series(self.tags[0])
+        buffer = getattr(series.ledger, "buffer", series.buffer)
+        assert len(buffer) > 1
+        series.ledger.limit = len(buffer)
+
+    def series(self, tags: dict[str, str]) -> Any:
+        """Return the series of some tags."""
+        return self.store.find(self.metric_type, "name", tags)
+
+    metric_type = MetricType.COUNTER
+
+
+def members(mask: int) -> set[int]:
+    """Return which powers of two make up a sum."""
+    return {bit for bit in range(mask.bit_length()) if mask >> bit & 1}
+
+
+class CounterBench(Bench):
+    """A counter."""
+
+    def put(self, number: int, tags: dict[str, str]) -> None:
+        self.collector.record_counter("name", 2**number, tags)
+
+    def found(self) -> set[int]:
+        parts = [reading.summary for reading in self.store.readings()]
+        whole, window = self.store.summary("name"), self.store.summary("name", HOUR)
+        count, total = sum(part["count"] for part in parts), sum(part["sum"] for part in parts)
+        assert (whole["count"], whole["sum"], whole["total"]) == (count, total, total)
+        assert (window["count"], window["sum"]) == (count, total)
+        assert len(members(int(total))) == count
+        return members(int(total))
+
+
+class HistogramBench(Bench):
+    """A histogram whose values are counted by a bound as well."""
+
+    metric_type = MetricType.HISTOGRAM
+
+    def prepare(self) -> None:
+        self.collector.describe("name", buckets=(BOUND,))
+
+    def put(self, number: int, tags: dict[str, str]) -> None:
+        self.collector.record_histogram("name", float(2**number), tags)
+
+    def found(self) -> set[int]:
+        readings = self.store.readings()
+        whole, window = self.store.summary("name"), self.store.summary("name", HOUR)
+        total = sum(reading.summary["sum"] for reading in readings)
+        found = members(int(total))
+        assert whole["count"] == window["count"] == sum(reading.summary["count"] for reading in readings)
+        assert whole["sum"] == window["sum"] == total
+        assert whole["count"] == len(found)
+        below = sum(reading.buckets.counts[0] for reading in readings)
+        above = sum(reading.buckets.counts[1] for reading in readings)
+        assert (below, above) == (
+            sum(2**number <= BOUND for number in found),
+            sum(2**number > BOUND for number in found),
+        )
+        assert sum(reading.buckets.total[0] for reading in readings) == total
+        assert (whole["min"], whole["max"]) == (2.0 ** min(found), 2.0 ** max(found))
+        return found
+
+
+class StepBench(Bench):
+    """A gauge that is only moved up; as a whole it is the sum of its series."""
+
+    metric_type = MetricType.GAUGE
+
+    def prepare(self) -> None:
+        self.collector.describe("name", merge="sum")
+
+    def put(self, number: int, tags: dict[str, str]) -> None:
+        self.collector.gauge("name", tags).increment(2**number)
+
+    def found(self) -> set[int]:
+        parts = [reading.summary for reading in self.store.readings()]
+        whole, window = self.store.summary("name"), self.store.summary("name", HOUR)
+        total = sum(part["last"] for part in parts)
+        assert whole["last"] == window["last"] == whole["max"] == total
+        assert whole["count"] == window["count"] == sum(part["count"] for part in parts)
+        assert len(members(int(total))) == whole["count"]
+        return members(int(total))
+
+
+class SetBench(Bench):
+    """A gauge that is set; it is known by how often, to what last, and by its extremes."""
+
+    metric_type = MetricType.GAUGE
+
+    def put(self, number: int, tags: dict[str, str]) -> None:
+        self.collector.record_gauge("name", number, tags)
+
+    def found(self) -> set[int]:
+        parts = [reading.summary for reading in self.store.readings()]
+        whole, window = self.store.summary("name"), self.store.summary("name", HOUR)
+        assert whole["count"] == window["count"] == sum(part["count"] for part in parts)
+        assert whole["last"] == window["last"]
+        assert whole["last"] in {part["last"] for part in parts}
+        assert whole["max"] == window["max"] == max(part["max"] for part in parts)
+        assert whole["min"] == 0
+        # It does not show which records it is of: all but those that were lost, the newest.
+        here = set(range(self.next)) - self.lost
+        if whole["count"] < len(here) and self.underway is not None:
+            here.remove(self.underway)
+        elif whole["count"] < len(here):
+            self.lost.add(max(here))
+            here.remove(max(here))
+        assert (whole["count"], whole["max"]) == (len(here), max(here))
+        return here
+
+
+class OutcomeBench(Bench):
+    """An operation that fails each time with an error of another type."""
+
+    def put(self, number: int, tags: dict[str, str]) -> None:
+        self.store.fail("name", f"e{number}", tags=tags)
+
+    def found(self) -> set[int]:
+        parts = [reading.failures for reading in self.store.outcome_readings()]
+        whole, window = self.store.outcomes("name"), self.store.outcomes("name", HOUR)
+        merged: dict[str, int] = {}
+        for part in parts:
+            assert not merged.keys() & part.keys()
+            merged.update(part)
+        assert whole.failures == window.failures == merged
+        assert set(merged.values()) <= {1}
+        return {int(error[1:]) for error in merged}
+
+    def look(self) -> None:
+        self.store.outcomes("name", HOUR)
+
+    def series(self, tags: dict[str, str]) -> Any:
+        return self.store.find_outcomes("name", tags)
+
+
+BENCHES = [CounterBench, HistogramBench, StepBench, SetBench, OutcomeBench]
+all_kinds = pytest.mark.parametrize("kind", BENCHES)
+at_an_edge = pytest.mark.parametrize("edge", [False, True], ids=["within-a-slot", "at-a-slot-edge"])
+STEP = 5
+"""Where others record and read at a bytecode, this many are tried as one: each would take minutes."""
+
+MANY = 100_000
+"""More bytecodes than any block here has."""
+
+
+def events(kind: type[Bench], act: Callable[[Bench], None], step: int = 1) -> Iterator[tuple[Bench, AtEvent]]:
+    """Yield a bench, and a block to run, for each ``step``-th bytecode of it, until it has no more."""
+    for number in range(1, MANY, step):
+        bench = kind()
+        event = AtEvent(number, lambda bench=bench: act(bench))
+        yield bench, event
+        if not event.where:
+            assert number > 50
+            return
+    raise AssertionError("the block never ends")
+
+
+def raise_it(_: Bench) -> None:
+    """Do what a signal handler may do."""
+    raise Interrupted
+
+
+def check_after(bench: Bench, sure: set[int], unsure: set[int], where: str) -> None:
+    """Check in another thread that what is sure is there, all of it once, and that records go on."""
+
+    def look() -> None:
+        found = bench.found()
+        assert sure <= found <= sure | unsure, where
+        bench.record(bench.tags[0])
+        bench.record(bench.tags[1])
+        assert bench.found() == found | {bench.next - 2, bench.next - 1}, where
+
+    in_a_thread(look, where)
+
+
+@pytest.mark.heavy
+@at_an_edge
+@all_kinds
+def test_a_record_that_folds_may_be_broken_off_at_any_bytecode(kind, edge, monkeypatch):
+    """An exception at any bytecode of a record that folds costs that record at most, and no lock."""
+    monkeypatch.setattr(instruments, "FEW", 2)
+    for bench, event in events(kind, raise_it):
+        sure = set(range(bench.next))
+        if edge:
+            bench.clock.advance(1.5)
+        bench.fill()
+        try:
+            with event:
+                bench.record(bench.tags[0])
+        except Interrupted:
+            unsure = {bench.next - 1}
+        else:
+            assert not event.where
+            sure, unsure = sure | {bench.next - 1}, set()
+        check_after(bench, sure, unsure, event.where)
+
+
+@pytest.mark.heavy
+@all_kinds
+def test_a_read_may_be_broken_off_at_any_bytecode(kind):
+    """An exception at any bytecode of a read that folds costs nothing at all, and no lock."""
+    for bench, event in events(kind, raise_it):
+        with contextlib.suppress(Interrupted), event:
+            bench.look()
+        check_after(bench, set(range(bench.next)), set(), event.where)
+
+
+@pytest.mark.heavy
+@all_kinds
+def test_a_first_record_may_be_broken_off_at_any_bytecode(kind):
+    """An exception at any bytecode of the first record of a series costs that record at most."""
+    new = {"one": "c"}
+    for bench, event in events(kind, raise_it):
+        sure, unsure = set(range(bench.next)), set()
+        try:
+            with event:
+                bench.record(new)
+        except Interrupted:
+            unsure = {bench.next - 1}
+        else:
+            sure |= {bench.next - 1}
+        bench.tags = (new, bench.tags[0])
+        check_after(bench, sure, unsure, event.where)
+
+
+def record_and_read(bench: Bench) -> None:
+    """Record into both series and read all, as a signal handler may."""
+    bench.record(bench.tags[0])
+    bench.record(bench.tags[1])
+    # In the middle of a fold a read may see the last one, of which a set does not show the records.
+    bench.look() if isinstance(bench, SetBench) else bench.found()
+
+
+def record_elsewhere(bench: Bench) -> None:
+    """Record in another thread, into buffers that are full; it must not wait."""
+
+    def work() -> None:
+        for tags in (*bench.tags, *bench.tags):
+            bench.record(tags)
+
+    in_a_thread(work)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("act", "edge"), [(record_and_read, False), (record_and_read, True), (record_elsewhere, True)]
+)
+@all_kinds
+def test_records_and_reads_in_the_middle_of_a_record(kind, edge, act, monkeypatch):
+    """At any fifth bytecode of a record that folds others may record and read; all is counted, once."""
+    monkeypatch.setattr(instruments, "FEW", 2)
+    for bench, event in events(kind, act, STEP):
+        if edge:
+            bench.clock.advance(1.5)
+        bench.fill()
+        bench.record_under(event, bench.tags[0])
+        check_after(bench, set(range(bench.next)), set(), event.where)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("act", [record_and_read, record_elsewhere])
+@all_kinds
+def test_records_and_reads_in_the_middle_of_a_read(kind, act):
+    """At any fifth bytecode of a read others may record and read; all is counted, once."""
+    for bench, event in events(kind, act, STEP):
+        with event:
+            bench.look()
+        check_after(bench, set(range(bench.next)), set(), event.where)
+
+
+@pytest.mark.heavy
+@all_kinds
+def test_records_in_the_middle_of_a_first_record(kind):
+    """At any fifth bytecode of a series' first record others may make it too: it is one series."""
+    new = {"one": "c"}
+
+    def same(bench: Bench) -> None:
+        bench.record(new)
+        bench.record(new)
+
+    for bench, event in events(kind, same, STEP):
+        bench.record_under(event, new)
+        assert bench.store.series_count == 3
+        check_after(bench, set(range(bench.next)), set(), event.where)
+
+
+# -- signals and garbage ----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def ticking(handler: Callable[[], None], seconds: float = 0.0005) -> Iterator[None]:
+    """Call ``handler`` from a signal twice a millisecond; a deadlock ends the process with a trace."""
+    timer_before = signal.getitimer(signal.ITIMER_REAL)
+    handler_before = signal.signal(signal.SIGALRM, lambda *_: handler())
+    faulthandler.dump_traceback_later(120, exit=True)
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+    try:
+        yield
+    finally:
+        while True:  # the handler may raise here, too
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, handler_before)
+                break
+            except Interrupted:
+                pass
+        faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_REAL, *timer_before)
+
+
+class Everything:
+    """A store with a counter, a histogram, a gauge and an operation in several series, and their account."""
+
+    names = ("counter", "histogram", "gauge", "operation")
+
+    def __init__(self) -> None:
+        self.store = Store()
+        self.collector = InMemoryCollector(self.store)
+        self.tracker = InMemoryTracker(self.store)
+        self.aggregator = InMemoryAggregator(self.store)
+        self.collector.describe("gauge", merge="sum")
+        self.collector.describe("histogram", buckets=(0.5, 1.0))
+
+    def record(self, series: int) -> None:
+        """Record once of each kind."""
+        tags = {"series": str(series)}
+        self.collector.record_counter("counter", 1, tags)
+        self.collector.record_histogram("histogram", 1.0, tags)
+        self.collector.gauge("gauge", tags).increment(1)
+        self.tracker.record_success("operation")
+
+    def check(self, rounds: int) -> None:
+        """Check that everything was recorded so many times, in every way to look at it."""
+
+        def look() -> None:
+            for window in (None, HOUR):
+                counter = self.store.summary("counter", window)
+                histogram = self.store.summary("histogram", window)
+                gauge = self.store.summary("gauge", window)
+                assert (counter["count"], counter["sum"], counter["total"]) == (rounds, rounds, rounds)
+                assert (histogram["count"], histogram["sum"]) == (rounds, rounds)
+                assert (gauge["count"], gauge["last"], gauge["max"]) == (rounds, rounds, rounds)
+                assert self.store.outcomes("operation", window).successes == rounds
+            readings = self.store.readings()
+            for name, key in (("counter", "sum"), ("histogram", "sum"), ("gauge", "last")):
+                assert sum(each.summary[key] for each in readings if each.name == name) == rounds
+                assert sum(each.summary["count"] for each in readings if each.name == name) == rounds
+            assert sum(each.buckets.counts[1] for each in readings if each.buckets) == rounds
+            assert self.store.dropped == 0
+
+        in_a_thread(look)
+
+
+@pytest.mark.heavy
+@needs_timer
+def test_signal_handlers_record_beside_threads():
+    """Records from a signal handler, into series that its thread and two others record into, all count."""
+    everything = Everything()
+    in_handler = 0
+
+    def handler() -> None:
+        nonlocal in_handler
+        everything.record(in_handler % 4)
+        in_handler += 1
+
+    rounds = 15_000
+    threads = [
+        threading.Thread(target=lambda: [everything.record(each % 3) for each in range(rounds)])
+        for _ in range(2)
+    ]
+    with ticking(handler):
+        for thread in threads:
+            thread.start()
+        for each in range(4 * rounds):
+            everything.record(each % 3)
+        for thread in threads:
+            thread.join()
+    assert in_handler > 100
+    everything.check(6 * rounds + in_handler)
+
+
+@pytest.mark.heavy
+@needs_timer
+def test_signal_handlers_read():
+    """A full read from a signal handler, amid records and reads of the same thread, never waits for it."""
+    everything = Everything()
+    reads = 0
+
+    def handler() -> None:
+        nonlocal reads
+        everything.record(9)
+        assert "counter" in everything.aggregator.export_metrics()
+        summary = everything.store.summary("histogram")
+        assert summary["count"] == summary["sum"]
+        reads += 1
+
+    rounds = 40_000
+    other = threading.Thread(target=lambda: [everything.record(each % 3) for each in range(rounds)])
+    everything.record(0)
+    with ticking(handler, 0.003):
+        other.start()
+        for each in range(rounds):
+            everything.record(each % 3)
+            if each % 64 == 0:
+                everything.store.readings()
+        other.join()
+    assert reads > 50
+    everything.check(2 * rounds + reads + 1)
+
+
+@pytest.mark.heavy
+@needs_timer
+def test_signal_handlers_raise():
+    """Amid exceptions all that returned is counted, the rest at most once, and no lock is lost."""
+    everything = Everything()
+    counter = everything.collector.counter("counter")
+    histogram = everything.collector.histogram("histogram")
+    gauge = everything.collector.gauge("gauge")
+    everything.collector.describe("gauge", merge="latest")
+    raised, armed = 0, False
+
+    def handler() -> None:
+        nonlocal raised, armed
+        if armed:
+            armed = False
+            raised += 1
+            raise Interrupted
+
+    records: list[Callable[[], None]] = [
+        counter.add,
+        lambda: histogram.observe(1.0),
+        gauge.increment,
+        lambda: everything.tracker.record_success("operation"),
+    ]
+    done = [0, 0, 0, 0]
+    with ticking(handler):
+        for _ in range(10_000):
+            for each, record in enumerate(records):
+                try:
+                    armed = True
+                    record()
+                    done[each] += 1
+                    armed = False
+                except Interrupted:
+                    pass
+            try:
+                armed = True
+                if done[0] % 50 == 0:
+                    everything.store.readings()
+                armed = False
+            except Interrupted:
+                pass
+    assert raised > 50
+    summaries = in_a_thread(lambda: [everything.store.summary(name) for name in everything.names[:3]])
+    outcomes = in_a_thread(lambda: everything.store.outcomes("operation"))
+    counts = [summary["count"] for summary in summaries] + [outcomes.count]
+    for count, returned in zip(counts, done, strict=True):
+        assert returned <= count
+    assert sum(counts) <= sum(done) + raised
+    assert [summaries[0]["sum"], summaries[1]["sum"], summaries[2]["last"]] == counts[:3]
+
+    def go_on() -> list[int]:
+        for record in records:
+            record()
+        return [
+            *(everything.store.summary(name)["count"] for name in everything.names[:3]),
+            everything.store.outcomes("operation").count,
+        ]
+
+    assert in_a_thread(go_on) == [count + 1 for count in counts]
+
+
+@pytest.mark.heavy
+def test_the_garbage_collector_records():
+    """Records from the collector's callbacks, which run in the middle of anything, all count."""
+    everything = Everything()
+    calls = 0
+
+    def callback(phase: str, info: dict[str, int]) -> None:
+        nonlocal calls
+        everything.record(calls % 4)
+        calls += 1
+
+    rounds = 20_000
+    before = gc.get_threshold()
+    gc.callbacks.append(callback)
+    try:
+        gc.set_threshold(20, 50, 1_000)
+        for each in range(rounds):
+            everything.record(each % 3)
+            if each % 256 == 0:
+                everything.store.readings()
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(callback)
+    assert calls > 100
+    everything.check(rounds + calls)
+
+
+@pytest.mark.heavy
+def test_garbage_records():
+    """Records and reads from the ``__del__`` of cycles that are found in the middle of anything all count."""
+    everything = Everything()
+    deleted = 0
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            nonlocal deleted
+            everything.record(deleted % 4)
+            if deleted % 100 == 0:
+                everything.store.readings()
+            deleted += 1
+
+    rounds = 20_000
+    before = gc.get_threshold()
+    try:
+        gc.set_threshold(20, 50, 1_000)
+        for each in range(rounds):
+            Cycle()
+            everything.record(each % 3)
+            if each % 256 == 0:
+                everything.store.readings()
+    finally:
+        gc.set_threshold(*before)
+        gc.collect()
+    assert deleted == rounds
+    everything.check(rounds + deleted)

@@ -1,0 +1,442 @@
+"""One metric: its series, what is said of it, and series that are removed or expire."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTimer, InMemoryTracker
+from metrics_framework.clock import ManualClock
+from metrics_framework.errors import InvalidInputError, UnknownMetricError
+from metrics_framework.recording import Budgets, Store
+from metrics_framework.recording.metric import LINGER_NS, MAX_WINDOW_GROUPS, OTHER
+from metrics_framework.values import MetricType
+
+MINUTE = timedelta(minutes=1)
+NORTH, SOUTH = {"region": "north"}, {"region": "south"}
+
+
+@pytest.fixture
+def collector(clock: ManualClock) -> InMemoryCollector:
+    """Return a collector on a store of the test's clock."""
+    return InMemoryCollector(Store(clock))
+
+
+def counts(store: Store) -> dict[tuple[tuple[str, str], ...], float]:
+    """Return how many records each series has, by its tags."""
+    return {tuple(reading.tags.items()): reading.summary["count"] for reading in store.readings()}
+
+
+KINDS = {
+    "counter": (
+        lambda collector, tags=None: collector.record_counter("name", 2, tags),
+        InMemoryCollector.counter,
+    ),
+    "gauge": (lambda collector, tags=None: collector.record_gauge("name", 2, tags), InMemoryCollector.gauge),
+    "histogram": (
+        lambda collector, tags=None: collector.record_histogram("name", 2, tags),
+        InMemoryCollector.histogram,
+    ),
+    "timer": (
+        lambda collector, tags=None: collector.record_timer("name", 2.0, tags=tags),
+        InMemoryCollector.timer,
+    ),
+}
+RECORD_BOUND = {
+    "counter": lambda bound: bound.add(2),
+    "gauge": lambda bound: bound.set(2),
+    "histogram": lambda bound: bound.observe(2),
+    "timer": lambda bound: bound.observe(2.0),
+}
+
+
+# -- windows by tags -------------------------------------------------------------------------------------
+
+GROUPED = st.lists(
+    st.tuples(
+        st.integers(0, 30), st.sampled_from(["n", "s", None]), st.sampled_from("ab"), st.integers(0, 99)
+    ),
+    max_size=40,
+)
+
+
+@pytest.mark.parametrize("record", ["record_counter", "record_histogram", "record_timer"])
+@given(records=GROUPED)
+def test_windows_by_tags_hold_their_group(record, records):
+    """With `window_by` a window can be asked for any of those tags, and holds exactly what carries them."""
+    clock = ManualClock()
+    collector = InMemoryCollector(Store(clock))
+    collector.describe("name", window_by=["region", "method"])
+    getattr(collector, record)("name", 7, tags={"region": "n", "method": "a", "user": "first"})
+    clock.advance(1_000)
+    log = []
+    for pause, region, method, value in records:
+        clock.advance(pause)
+        tags = {"method": method, "user": str(value)} | ({} if region is None else {"region": region})
+        getattr(collector, record)("name", value, tags=tags)
+        log.append((tags, value))
+    window = timedelta(seconds=1_300)
+    window = min(window, timedelta(seconds=clock.monotonic_ns() / 1e9 - 500))
+    for asked in ({}, {"region": "n"}, {"region": "s"}, {"method": "a"}, {"region": "n", "method": "b"}):
+        values = [value for tags, value in log if asked.items() <= tags.items()]
+        summary = collector.store.summary("name", window, asked)
+        assert (summary["count"], summary["sum"]) == (len(values), sum(values))
+        first = 7 if asked.items() <= {"region": "n", "method": "a"}.items() else 0
+        since_start = collector.store.summary("name", tags=asked)
+        assert since_start["sum"] == sum(values) + first
+        if record == "record_counter":
+            assert summary["total"] == since_start["sum"]
+        elif values:
+            assert (summary["min"], summary["max"]) == (min(values), max(values))
+
+
+def test_a_group_without_records_is_empty(collector):
+    """A value of a `window_by` tag that nothing was recorded with has an empty window, not an error."""
+    collector.describe("name", window_by=["region"])
+    collector.increment("name", NORTH)
+    assert collector.store.summary("name", tags=SOUTH) == {
+        "count": 0,
+        "seconds": 0.0,
+        "sum": 0,
+        "rate": 0.0,
+        "total": 0,
+    }
+
+
+@pytest.mark.parametrize("window_by", [[], ["region"]])
+def test_tags_without_windows_are_an_error(collector, window_by):
+    """A summary by a tag that is not among `window_by` is an error that names the tag and the remedy."""
+    collector.describe("name", window_by=window_by)
+    collector.increment("name", {"region": "north", "user": "7"})
+    with pytest.raises(InvalidInputError, match=r"no windows by \['user'\].*window_by=\['user'\]"):
+        collector.store.summary("name", MINUTE, {"user": "7"})
+    with pytest.raises(InvalidInputError, match="no windows by"):
+        collector.store.summary("name", MINUTE, {"region": "north", "user": "7"})
+    with pytest.raises(InvalidInputError, match="tags="):
+        collector.store.summary("name", MINUTE, ["region"])
+
+
+def test_windows_by_tags_are_described_before_the_first_record(collector):
+    """Later it is too late, and the error says so; what else was said of the name stays as it was."""
+    collector.describe("name", help="Before.")
+    collector.increment("name", NORTH)
+    with pytest.raises(InvalidInputError, match=r"window_by=\['region'\] comes too late"):
+        collector.describe("name", help="After.", window_by=["region"])
+    assert collector.store.description("name").help == "Before."
+    collector.describe("name", help="After.")
+    assert collector.store.description("name").help == "After."
+
+
+def test_what_keeps_windows_by_tags_can_be_described_again(collector):
+    """The same `window_by` once more is no change, so the rest may be said anew at any time."""
+    collector.describe("name", window_by=["region"])
+    collector.increment("name", NORTH)
+    collector.describe("name", help="After.", window_by=["region"])
+    assert collector.store.summary("name", tags=NORTH)["total"] == 1
+
+
+def test_groups_of_windows_are_bounded(collector):
+    """Past a hundred groups the others share one, and the totals stay exact."""
+    collector.describe("name", window_by=["user"])
+    number = 3 * MAX_WINDOW_GROUPS
+    for user in range(number):
+        collector.record_counter("name", 2, {"user": str(user)})
+    metric = collector.store._metrics.get("name")
+    assert len(metric.ledgers) == MAX_WINDOW_GROUPS + 1
+    assert collector.store.summary("name", MINUTE)["sum"] == 2 * number
+    for user in (0, MAX_WINDOW_GROUPS - 1):
+        assert collector.store.summary("name", MINUTE, {"user": str(user)})["sum"] == 2
+    rest = collector.store.summary("name", MINUTE, {"user": OTHER})
+    assert rest["sum"] == 2 * (number - MAX_WINDOW_GROUPS)
+    assert len(collector.store.readings()) == number
+
+
+# -- buckets ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["record_histogram", "record_timer"])
+@given(st.lists(st.floats(0, 100)), st.lists(st.floats(0, 100), min_size=1))
+def test_buckets_are_exact_from_their_description_on(method, before, after):
+    """Values are counted by the bounds that were described, exactly; a bound is in the bucket below it."""
+    collector = InMemoryCollector(Store(ManualClock()))
+    for value in before:
+        getattr(collector, method)("name", value)
+    bounds = (1.0, after[0], 50.0)
+    bounds = tuple(sorted(set(bounds)))
+    collector.describe("name", buckets=bounds, help="What it is.")
+    for value in after:
+        getattr(collector, method)("name", value)
+    (value,) = InMemoryAggregator(collector.store).get_metrics_by_tag({})
+    assert value.metadata["buckets"]["counts"] == {
+        **{str(bound): sum(each <= bound for each in after) for bound in bounds},
+        "inf": len(after),
+    }
+    assert value.metadata["buckets"]["sum"] == pytest.approx(sum(after))
+    assert value.metadata["help"] == "What it is."
+    assert value.metadata["count"] == len(before) + len(after)
+
+
+def test_each_series_has_its_buckets(collector):
+    """Buckets are counted for each series, those of later ones and of later folds too."""
+    collector.describe("name", buckets=[10, 20, float("inf")])
+    for value in range(2_000):
+        collector.record_histogram("name", value % 30, NORTH if value % 2 else SOUTH)
+    found = {
+        value.tags["region"]: value.metadata["buckets"]["counts"]
+        for value in InMemoryAggregator(collector.store).get_metrics_by_tag({})
+    }
+    values = [value % 30 for value in range(2_000)]
+    for region, parity in (("south", 0), ("north", 1)):
+        mine = values[parity::2]
+        assert found[region] == {
+            "10.0": sum(value <= 10 for value in mine),
+            "20.0": sum(value <= 20 for value in mine),
+            "inf": 1_000,
+        }
+
+
+def test_new_bounds_count_from_zero(collector):
+    """Other bounds begin at zero: what was counted by the old ones is not among them."""
+    collector.describe("name", buckets=[1, 2])
+    collector.record_histogram("name", 1)
+    collector.describe("name", buckets=[5])
+    collector.record_histogram("name", 3)
+    (reading,) = collector.store.readings()
+    assert reading.buckets.cumulated() == {5.0: 1, float("inf"): 1}
+    assert reading.summary["count"] == 2
+
+
+def test_counters_have_no_buckets(collector):
+    """Without a description there are no buckets."""
+    collector.record_histogram("name", 1)
+    (value,) = InMemoryAggregator(collector.store).get_metrics_by_tag({})
+    assert "buckets" not in value.metadata
+    assert "help" not in value.metadata
+
+
+# -- gauges of several series ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("law", "last", "low", "high"),
+    [("latest", 1, 1, 7), ("sum", 5, 3, 11), ("min", 1, 1, 4), ("max", 4, 3, 7)],
+)
+def test_a_gauge_of_several_series_is_what_its_merge_law_says(collector, clock, law, last, low, high):
+    """As a whole a gauge is its latest record, or the sum, least or greatest of its series."""
+    collector.describe("name", merge=law)
+    for level, tags in ((3, NORTH), (4, SOUTH), (7, NORTH), (1, NORTH)):
+        collector.record_gauge("name", level, tags)
+        clock.advance(1)
+    summary = collector.store.summary("name")
+    assert (summary["last"], summary["min"], summary["max"]) == (last, low, high)
+    levels = {reading.tags["region"]: reading.summary["last"] for reading in collector.store.readings()}
+    assert levels == {"north": 1, "south": 4}
+
+
+@pytest.mark.parametrize(("law", "left"), [("sum", 4), ("min", 4), ("max", 4), ("latest", 4)])
+def test_a_removed_series_is_no_part_of_a_gauge(collector, clock, law, left):
+    """Once a series is removed, the gauge as a whole is what its other series make."""
+    collector.describe("name", merge=law)
+    collector.record_gauge("name", 3, NORTH)
+    collector.record_gauge("name", 4, SOUTH)
+    collector.remove("name", NORTH)
+    assert collector.store.summary("name")["last"] == left
+    collector.record_gauge("name", 10, NORTH)
+    expected = {"sum": 14, "min": 4, "max": 10, "latest": 10}[law]
+    assert collector.store.summary("name")["last"] == expected
+
+
+# -- removing one series ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tags", [None, NORTH, {"a": "1", "b": "2"}])
+@pytest.mark.parametrize("kind", KINDS)
+def test_totals_outlive_a_removed_series(collector, clock, kind, tags):
+    """A removed series is not listed, but stays in totals and windows; recorded again, it begins at zero."""
+    record, _ = KINDS[kind]
+    record(collector, tags)
+    record(collector, tags)
+    record(collector, {"other": "series"})
+    assert collector.remove("name", tags or {}) is True
+    assert collector.remove("name", tags or {}) is False
+    assert counts(collector.store) == {(("other", "series"),): 1}
+    assert collector.store.series_count == 1
+    for window in (None, MINUTE):
+        assert collector.store.summary("name", window)["count"] == 3
+    clock.advance(1)
+    record(collector, tags)
+    assert counts(collector.store) == {(("other", "series"),): 1, tuple((tags or {}).items()): 1}
+    assert collector.store.summary("name")["count"] == collector.store.recorded == 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_name_outlives_its_last_series(collector, kind):
+    """A name whose every series was removed is still known: it was recorded."""
+    record, _ = KINDS[kind]
+    record(collector, NORTH)
+    collector.remove("name", NORTH)
+    assert collector.store.readings() == []
+    assert collector.store.summary("name")["count"] == 1
+
+
+@pytest.mark.parametrize("pause", [0, 0.5, 2 * LINGER_NS / 1e9])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bound_instrument_brings_its_series_back(collector, clock, kind, pause):
+    """Whoever holds a removed series records on into it, and calls by name find the same one."""
+    record, bind = KINDS[kind]
+    bound = bind(collector, "name", NORTH)
+    RECORD_BOUND[kind](bound)
+    collector.remove("name", NORTH)
+    for _ in range(3):
+        clock.advance(pause)
+        collector.store.readings()
+        RECORD_BOUND[kind](bound)
+        record(collector, NORTH)
+    assert counts(collector.store) == {tuple(NORTH.items()): 6}
+    assert bind(collector, "name", NORTH) is bound
+    assert collector.store.summary("name")["count"] == 7
+
+
+def test_a_series_is_removed_by_tags_in_any_order_and_form(collector):
+    """Tags name a series as they do when recording: in any order, converted to text."""
+    collector.increment("name", {"a": 1, "b": "2"})
+    assert collector.remove("name", {"b": 2, "a": "1"}) is True
+    with pytest.raises(InvalidInputError, match="tags="):
+        collector.remove("name", ["a"])
+
+
+# -- series that expire ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_idle_series_expire(clock, kind):
+    """A series without a record for so long is gone at the next read; active ones and all totals stay."""
+    collector = InMemoryCollector(Store(clock, expire_after=timedelta(seconds=100)))
+    record, bind = KINDS[kind]
+    bound = bind(collector, "name", {"held": "yes"})
+    RECORD_BOUND[kind](bound)
+    record(collector, NORTH)
+    record(collector, SOUTH)
+    record(collector)
+    for _ in range(4):
+        clock.advance(30)
+        record(collector, SOUTH)
+        assert collector.store.series_count == 4
+    assert counts(collector.store) == {tuple(SOUTH.items()): 5}
+    assert collector.store.series_count == 1
+    assert collector.store.summary("name")["count"] == 8
+    assert collector.store.summary("name", timedelta(hours=1))["count"] == 8
+    RECORD_BOUND[kind](bound)
+    record(collector, NORTH)
+    record(collector)
+    assert counts(collector.store) == {
+        tuple(SOUTH.items()): 5,
+        tuple(NORTH.items()): 1,
+        (("held", "yes"),): 1,
+        (): 1,
+    }
+    assert collector.store.summary("name")["count"] == 11
+
+
+def test_a_series_stays_as_long_as_it_may(clock):
+    """A series is not forgotten before its time, and every read forgets: also one of another name."""
+    store = Store(clock, expire_after=timedelta(seconds=100))
+    collector = InMemoryCollector(store)
+    collector.increment("name", NORTH)
+    clock.advance(99)
+    assert len(store.readings()) == 1
+    clock.advance(3)
+    collector.increment("other")
+    store.summary("other")
+    assert store.series_count == 1
+    clock.advance(1_000)
+    assert store.readings() == []
+    assert store.summary("name")["total"] == 1
+
+
+def test_a_name_whose_series_expired_keeps_its_type_and_is_known(clock):
+    """Expiry forgets series and no names: the total is still there, and another type is still refused."""
+    store = Store(clock, expire_after=timedelta(seconds=1))
+    collector = InMemoryCollector(store)
+    collector.increment("name", NORTH)
+    clock.advance(86_400)
+    store.readings()
+    with pytest.raises(InvalidInputError, match="'name' is a counter"):
+        collector.record_gauge("name", 1)
+    assert store.summary("name", MINUTE) == {"count": 0, "seconds": 60.0, "sum": 0, "rate": 0.0, "total": 1}
+
+
+def test_operations_expire_too(clock):
+    """Idle operations are no longer listed, and what is known of them stays; a running timer still ends."""
+    store = Store(clock, expire_after=timedelta(seconds=100))
+    timer, tracker = InMemoryTimer(store), InMemoryTracker(store)
+    timer.time_operation("operation", lambda: None)
+    tracker.record_failure("operation", "timeout")
+    running = timer.start_timer("operation")
+    clock.advance(1_000)
+    assert (store.timing_readings(), store.outcome_readings()) == ([], [])
+    assert timer.get_timing_stats("operation")["count"] == 1
+    assert tracker.get_failure_breakdown("operation") == {"timeout": 1}
+    assert len(tracker.recent_failures("operation")) == 1
+    assert timer.stop_timer(running).duration == 1_000_000.0
+    tracker.record_success("operation")
+    assert timer.get_timing_stats("operation")["count"] == 2
+    assert tracker.get_success_rate("operation") == 0.5
+    assert len(store.timing_readings()) == len(store.outcome_readings()) == 1
+
+
+def test_series_do_not_expire_unless_asked_to(collector, clock):
+    """Without `expire_after` a series is kept for ever."""
+    collector.increment("name", NORTH)
+    clock.advance(400 * 86_400)
+    assert len(collector.store.readings()) == 1
+
+
+def test_expiry_makes_room_in_the_budgets(clock, caplog):
+    """Series that come and go take no more room than those that are there at once."""
+    store = Store(clock, expire_after=timedelta(seconds=10), budgets=Budgets(series=20))
+    collector = InMemoryCollector(store)
+    with caplog.at_level(logging.DEBUG, logger="metrics_framework"):
+        for number in range(200):
+            collector.increment("name", {"user": str(number)})
+            clock.advance(2)
+            store.readings()
+    assert (store.overflowed, caplog.records) == (0, [])
+    assert store.summary("name")["total"] == 200
+    with pytest.raises(UnknownMetricError):
+        store.summary("other")
+
+
+def test_a_bound_series_without_a_record_does_not_expire(clock):
+    """What was bound and never used is not idle: it stays, and asking again returns it."""
+    store = Store(clock, expire_after=timedelta(seconds=100))
+    collector = InMemoryCollector(store)
+    bound = collector.counter("name", NORTH)
+    clock.advance(1_000)
+    assert store.readings() == []
+    assert store.series_count == 1
+    assert collector.counter("name", NORTH) is bound
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("tags", [None, NORTH])
+@pytest.mark.parametrize("held", [False, True])
+def test_a_series_that_came_back_is_found_as_fast_as_before(collector, held, tags, whole):
+    """After a removal the records of a series take the short way again, whoever brought it back."""
+    bound = collector.counter("name", tags)
+    bound.add()
+    collector.remove("name", None if whole else (tags or {}))
+    if held:
+        bound.add()
+    else:
+        collector.increment("name", tags)
+    lookup = collector.store.lookups[MetricType.COUNTER]
+    if tags is None:
+        assert lookup.untagged["name"] is collector.counter("name")
+    else:
+        values_of, known = lookup.tagged["name"][len(tags)]
+        assert known[values_of(tags)] is collector.counter("name", tags)

@@ -1,0 +1,266 @@
+"""Many threads at once: nothing is lost, nothing counts twice, no read is torn."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+import pytest
+
+from metrics_adapters.in_memory import InMemoryCollector, InMemoryTracker
+from metrics_framework.recording import Store
+
+pytestmark = pytest.mark.heavy
+
+THREADS = 8
+DAY = timedelta(days=1)
+
+
+@contextlib.contextmanager
+def switching(seconds: float = 1e-6) -> Iterator[None]:
+    """Let threads take turns as often as the interpreter can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(seconds)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def together(*works: Callable[[], None]) -> None:
+    """Do all of these at once, each in a thread; raise what one of them raises."""
+    barrier = threading.Barrier(len(works))
+    errors: list[BaseException] = []
+
+    def run(work: Callable[[], None]) -> None:
+        barrier.wait()
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - it is raised again below
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=[work], daemon=True) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(100)
+        assert not thread.is_alive()
+    if errors:
+        raise errors[0]
+
+
+def test_two_million_records_of_eight_threads():
+    """Eight threads make 2 068 050 records in 50 series, tags in two orders: every number is exact."""
+    store = Store()
+    collector, tracker = InMemoryCollector(store), InMemoryTracker(store)
+    collector.describe("gauge", merge="sum")
+    collector.describe("histogram", buckets=(0.5, 1.0))
+    series = 50
+    orders = [({"a": str(n), "b": "x"}, {"b": "x", "a": str(n)}) for n in range(series)]
+    for one, _ in orders:
+        collector.record_gauge("gauge", 0, one)
+    rounds = 1_100
+
+    def work() -> None:
+        for number in range(rounds):
+            for each, (one, other) in enumerate(orders):
+                tags = other if (number + each) % 2 else one
+                collector.record_counter("counter", 1, tags)
+                collector.record_histogram("histogram", 1.0, tags)
+                collector.record_histogram("histogram", 1.0, tags)
+                if number % 2:
+                    (collector.decrement if number % 4 == 3 else collector.increment)("gauge", tags)
+                if each % 2:
+                    tracker.record_success("operation")
+                    tracker.record_success("operation")
+            for _ in range(10):
+                collector.record_counter("plain")
+
+    with switching():
+        together(*[work] * THREADS)
+    each = THREADS * rounds
+    total = each * series
+    for window in (None, DAY):
+        counter, histogram = store.summary("counter", window), store.summary("histogram", window)
+        gauge = store.summary("gauge", window)
+        assert (counter["count"], counter["sum"], counter["total"]) == (total, total, total)
+        assert (histogram["count"], histogram["sum"]) == (2 * total, 2 * total)
+        assert (histogram["min"], histogram["p50"], histogram["max"]) == (1.0, 1.0, 1.0)
+        assert (gauge["count"], gauge["last"]) == (total // 2 + series, 0)
+        assert store.outcomes("operation", window).successes == total
+        assert store.summary("plain", window)["sum"] == 10 * each
+    readings = store.readings()
+    for name, count, key, value in (
+        ("counter", each, "sum", each),
+        ("histogram", 2 * each, "sum", 2 * each),
+        ("gauge", each // 2 + 1, "last", 0),
+    ):
+        mine = [reading for reading in readings if reading.name == name]
+        assert len(mine) == series
+        assert {reading.summary["count"] for reading in mine} == {count}
+        assert {reading.summary[key] for reading in mine} == {value}
+    assert {reading.buckets.counts for reading in readings if reading.buckets} == {(0, 2 * each, 0)}
+    assert store.recorded == total * 4 + total // 2 + series + 10 * each >= 2_000_000
+    assert store.dropped == 0
+
+
+@pytest.mark.parametrize("interval", [0.005, 1e-5])
+def test_no_read_is_torn(interval):
+    """Of 500 000 reads (20 000 where threads switch all the time) beside two writers, none is torn."""
+    store = Store()
+    collector = InMemoryCollector(store)
+    collector.describe("name", buckets=(0.5, 1.0))
+    series = collector.histogram("name")
+    series.observe(1.0)
+    stop = threading.Event()
+    reads = 500_000 if interval == 0.005 else 20_000
+    written = [0, 0]
+
+    def writer(which: int) -> None:
+        observe, is_set, count = series.observe, stop.is_set, 0
+        while not is_set():
+            for _ in range(100):
+                observe(1.0)
+            count += 100
+        written[which] = count
+
+    def read() -> tuple[int, int]:
+        state = series.state
+        trace, buckets = state.trace, state.buckets
+        if trace is None:
+            return 0, 0
+        if not trace.count == trace._sum[0] == buckets.counts[1] == buckets.total[0] == state.consumed:
+            raise AssertionError(state)
+        return trace.count, trace.max
+
+    def reader() -> None:
+        try:
+            question, ask = (lambda _: read()), series.ledger.read
+            before = 0
+            for number in range(reads):
+                count, _ = ask(question)
+                assert count >= before
+                before = count
+                if number % 1_000 == 0:
+                    summary = store.summary("name", DAY)
+                    assert summary["count"] == summary["sum"] >= before
+                    (reading,) = store.readings()
+                    assert reading.summary["count"] == reading.summary["sum"] == reading.buckets.counts[1]
+                    assert sum(reading.distribution.buckets.positive.counts()) == reading.summary["count"]
+        finally:
+            stop.set()
+
+    with switching(interval):
+        together(lambda: writer(0), lambda: writer(1), reader)
+    assert store.summary("name")["count"] == sum(written) + 1 > 1
+    assert store.dropped == 0
+
+
+def test_new_series_of_eight_threads():
+    """Series that eight threads make at once are one each, and hold what all of them recorded."""
+    store = Store()
+    collector, tracker = InMemoryCollector(store), InMemoryTracker(store)
+    names, values, rounds = 30, 20, 3
+
+    def work(seed: int) -> None:
+        order = [(name, value) for name in range(names) for value in range(values)] * rounds
+        # The same way for all, so that they meet; a little out of step, so that each is first sometimes.
+        for name, value in order[seed:] + order[:seed]:
+            collector.record_counter(f"counter{name}", 1, {"a": str(value), "b": "x"})
+            collector.record_histogram(f"histogram{name}", 1.0, {"b": "x", "a": str(value)})
+            collector.record_gauge(f"gauge{name}", 1.0, {"a": str(value)})
+            tracker.record_success(f"operation{name}")
+
+    with switching():
+        together(*[lambda seed=seed: work(seed) for seed in range(THREADS)])
+    assert store.series_count == 3 * names * values + names
+    readings = store.readings()
+    assert len(readings) == 3 * names * values
+    assert {reading.summary["count"] for reading in readings} == {THREADS * rounds}
+    for name in range(names):
+        for kind in ("counter", "histogram", "gauge"):
+            assert store.summary(f"{kind}{name}")["count"] == THREADS * rounds * values
+        assert store.outcomes(f"operation{name}").successes == THREADS * rounds * values
+
+
+def test_removals_beside_records():
+    """While a thread removes series over and over, no record of six others is lost from the name's total."""
+    store = Store()
+    collector = InMemoryCollector(store)
+    tags = [{"series": str(n)} for n in range(5)]
+    bound = [collector.counter("name", each) for each in tags]
+    busy = threading.Semaphore(0)
+    writers, rounds = 6, 8_000
+
+    def by_name() -> None:
+        for number in range(rounds):
+            collector.record_counter("name", 1, tags[number % 5])
+        busy.release()
+
+    def by_hand() -> None:
+        for number in range(rounds):
+            bound[number % 5].add()
+        busy.release()
+
+    def remove() -> None:
+        chance = random.Random(1)
+        done = 0
+        while done < writers:
+            store.remove("name", chance.choice(tags))
+            done += busy.acquire(timeout=0.001)
+
+    with switching():
+        together(*[by_name] * 3, *[by_hand] * 3, remove)
+    summary = store.summary("name")
+    assert (summary["count"], summary["sum"], summary["total"]) == (writers * rounds,) * 3
+    assert sum(each.summary["sum"] for each in store.readings()) <= writers * rounds
+
+
+def test_expiry_beside_records():
+    """Series that expire at every chance, and come back, leave the name's total exact."""
+    store = Store(expire_after=timedelta(microseconds=1))
+    collector = InMemoryCollector(store)
+    bound = collector.counter("name", {"series": "0"})
+    writers, rounds = 4, 8_000
+    busy = threading.Semaphore(0)
+
+    def write() -> None:
+        for number in range(rounds):
+            collector.record_counter("name", 1, {"series": str(number % 5)})
+            bound.add()
+        busy.release()
+
+    def read() -> None:
+        before, done = 0, 0
+        while done < writers:
+            total = store.summary("name")["total"]
+            assert total >= before
+            before = total
+            done += busy.acquire(timeout=0.001)
+
+    with switching():
+        together(*[write] * writers, read)
+    assert store.summary("name")["total"] == 2 * writers * rounds
+
+
+def test_gauges_that_go_up_and_down_in_threads():
+    """Increments and decrements of eight threads on one bound gauge cancel out to the last one."""
+    collector = InMemoryCollector(Store())
+    gauge = collector.gauge("name")
+
+    def work() -> None:
+        for _ in range(5_000):
+            gauge.increment(3)
+            gauge.decrement()
+            gauge.decrement(2)
+
+    with switching():
+        together(*[work] * THREADS)
+    summary = collector.store.summary("name")
+    assert (summary["last"], summary["count"]) == (0, THREADS * 15_000)
+    assert summary["max"] <= 3 * THREADS
+    assert summary["min"] >= 0 - 3 * THREADS
