@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # FlameIQ brings scipy, so the tests that run it find it in an environment of its own.
 FLAMEIQ := .venvs/flameiq
+# The benchmarks' peers are nobody else's business either.
+BENCH := .venvs/bench
 
 .PHONY: run test quick check format lint types imports bench docs lock clean
 
@@ -38,8 +40,9 @@ types: $(VENV)/.installed
 imports: $(VENV)/.installed
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.installed
-	$(BIN)/python -m benchmarks
+# Takes a quarter of an hour: many processes, one after the other. The tables go into the documentation.
+bench: $(BENCH)/.installed
+	$(BENCH)/bin/python -m benchmarks $(ARGS)
 
 docs: $(VENV)/.installed
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
@@ -50,6 +53,8 @@ lock: $(VENV)/.installed
 	$(BIN)/pip install -q uv
 	$(BIN)/uv pip compile --universal --python-version 3.11 --upgrade \
 	  --extra cli --extra testing --group dev --no-annotate --custom-compile-command "make lock" -o requirements/dev.txt pyproject.toml
+	$(BIN)/uv pip compile --universal --python-version 3.11 --upgrade \
+	  --group bench --no-annotate --custom-compile-command "make lock" -o requirements/bench.txt pyproject.toml
 
 clean:
 	rm -rf $(VENV) .venvs dist docs/_build .coverage .coverage.* htmlcov
@@ -59,6 +64,12 @@ $(VENV)/.installed: requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check -r requirements/dev.txt
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
+	touch $@
+
+$(BENCH)/.installed: requirements/bench.txt pyproject.toml
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/pip install -q --disable-pip-version-check -r requirements/bench.txt
+	$(BENCH)/bin/pip install -q --disable-pip-version-check --no-deps -e .
 	touch $@
 
 $(FLAMEIQ)/.installed: requirements/flameiq.txt

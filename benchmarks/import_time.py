@@ -13,7 +13,8 @@ import time
 
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+
+from benchmarks.tables import Report
 
 ROUNDS = 15
 PROGRAMS = {
@@ -24,22 +25,22 @@ PROGRAMS = {
 }
 
 
-def main() -> None:
-    """Measure and print."""
+def main() -> Report:
+    """Measure, print, and return the table."""
     seconds: dict[str, list[float]] = {name: [] for name in PROGRAMS}
     for _ in track(range(ROUNDS), "import time", console=Console(stderr=True)):
         for name, program in PROGRAMS.items():
             seconds[name].append(_time(program))
     empty = statistics.median(seconds.pop("nothing"))
     peer = statistics.median(seconds["prometheus_client"]) - empty
-    table = Table(title=f"Import, medians of {ROUNDS} fresh interpreters", title_justify="left")
-    table.add_column("program")
-    table.add_column("time", justify="right")
-    table.add_column("of prometheus_client", justify="right")
+    report = Report()
+    report.say(f"Medians of {ROUNDS} fresh interpreters, what an empty one costs taken off.")
+    report.table("Import", ["time", "of prometheus_client"])
     for name, values in seconds.items():
         own = statistics.median(values) - empty
-        table.add_row(name, f"{own * 1e3:.0f} ms", f"{own / peer:.2f}")
-    Console().print(table)
+        report.row(name, [f"{own * 1e3:.0f} ms", f"{own / peer:.2f}"])
+    report.show()
+    return report
 
 
 def _time(program: str) -> float:

@@ -50,8 +50,10 @@ class Ours:
 
     def __init__(self) -> None:
         from metrics_adapters.in_memory import InMemoryCollector, InMemoryTimer
+        from metrics_framework.recording import Budgets, Store
 
-        self.collector = InMemoryCollector()
+        # The peers have no budgets, so that ours must not save anything here.
+        self.collector = InMemoryCollector(Store(budgets=Budgets(series_per_name=10**6, series=10**6)))
         self.timing = InMemoryTimer(self.collector.store)
 
     def counter(self, name: str) -> Call:

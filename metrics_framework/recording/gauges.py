@@ -18,7 +18,7 @@ GONE = None
 ITEMS = 3
 """How many items of the buffer make a record: the series, what was recorded in it, and when."""
 
-PENDING_ITEMS = 256 * ITEMS
+PENDING_ITEMS = 512 * ITEMS
 
 
 class GaugeLedger(Ledger):

@@ -76,12 +76,15 @@ class Recorder:
             value.__class__ is float and 0.0 <= value <= MAX
         ):
             ledger = series.ledger
-            if ledger.now() < series.slot_end:
+            now = ledger.now()
+            if now < series.slot_end:
                 buffer = series.buffer
                 buffer.append(value)
                 if len(buffer) > ledger.limit:
                     ledger.relieve(series)
-                return
+            else:
+                series.enter(value, now)
+            return
         series.add(value)
 
     def record_gauge(self, name: str, value: int | float, tags: dict[str, str] | None = None) -> None:
@@ -109,7 +112,9 @@ class Recorder:
                 buffer += (series, value, now)
                 if len(buffer) > ledger.limit:
                     ledger.relieve(ledger)
-                return
+            else:
+                series.enter(value, now)
+            return
         series.set(value)
 
     def record_histogram(self, name: str, value: int | float, tags: dict[str, str] | None = None) -> None:
@@ -131,12 +136,15 @@ class Recorder:
             value.__class__ is int and MINUS_SMALL <= value <= SMALL
         ):
             ledger = series.ledger
-            if ledger.now() < series.slot_end:
+            now = ledger.now()
+            if now < series.slot_end:
                 buffer = series.buffer
                 buffer.append(value)
                 if len(buffer) > ledger.limit:
                     ledger.relieve(series)
-                return
+            else:
+                series.enter(value, now)
+            return
         series.observe(value)
 
     def record_timer(
@@ -162,10 +170,13 @@ class Recorder:
                 return
         if duration.__class__ is float and 0.0 <= duration <= MAX and unit is MILLISECONDS:
             ledger = series.ledger
-            if ledger.now() < series.slot_end:
+            now = ledger.now()
+            if now < series.slot_end:
                 buffer = series.buffer
                 buffer.append(duration)
                 if len(buffer) > ledger.limit:
                     ledger.relieve(series)
-                return
+            else:
+                series.enter(duration, now)
+            return
         series.observe(duration, unit)

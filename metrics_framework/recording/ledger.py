@@ -240,6 +240,9 @@ def _by_slot(
     batch: Sequence[Any], slot: int, of: Callable[[Sequence[Any]], Any]
 ) -> Iterable[tuple[int, Sequence[Any], Any]]:
     """Split a batch where the slot changes: at a record that is a pair of itself and its time."""
+    if batch[0].__class__ is tuple:
+        value, now = batch[0]
+        slot, batch = now - now % SLOT_NS, [value, *batch[1:]]
     try:
         return [(slot, batch, of(batch))]  # nearly always
     except TypeError:

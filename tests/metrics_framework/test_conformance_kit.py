@@ -1,0 +1,196 @@
+"""The conformance kit finds what is wrong with an adapter."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ADAPTERS = '''
+import time
+from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTimer, InMemoryTracker
+from metrics_framework.clock import SYSTEM_CLOCK
+from metrics_framework.errors import InvalidInputError
+from metrics_framework.recording import Store
+from metrics_framework.testing.conformance import *
+
+
+class Made:
+    kinds = (InMemoryCollector, InMemoryTimer, InMemoryTracker, InMemoryAggregator)
+
+    def make(self, clock):
+        store = Store(clock)
+        return Parts(*(self.made_of(kind)(store) for kind in self.kinds))
+
+    def made_of(self, kind):
+        return self.other if issubclass(self.other, kind) else kind
+
+    other = Store
+
+
+class TestRight(Made, MetricCollectorContract):
+    pass
+
+
+class Racy(InMemoryCollector):
+    """Moves gauges without any care."""
+
+    def __init__(self, store):
+        super().__init__(store)
+        self.levels = {}
+
+    def record_gauge(self, name, value, tags=None):
+        super().record_gauge(name, value, tags)
+        self.levels[name] = value
+
+    def move(self, name, step, tags):
+        level = self.levels[name]
+        time.sleep(0)
+        self.record_gauge(name, level + step, tags)
+
+    def increment(self, name, tags=None):
+        self.move(name, 1, tags) if name in self.levels else super().increment(name, tags)
+
+    def decrement(self, name, tags=None):
+        self.move(name, -1, tags) if name in self.levels else super().decrement(name, tags)
+
+
+class TestRacy(Made, MetricCollectorContract):
+    other = Racy
+
+
+class Lenient(InMemoryCollector):
+    def record_gauge(self, name, value, tags=None):
+        try:
+            super().record_gauge(name, value, tags)
+        except InvalidInputError:
+            pass
+
+
+class TestLenient(Made, MetricCollectorContract):
+    other = Lenient
+
+
+class Ordered(InMemoryCollector):
+    def record_counter(self, name, value=1, tags=None):
+        super().record_counter(name, value, tags and {"key": ",".join(f"{k}={v}" for k, v in tags.items())})
+
+
+class TestOrdered(Made, MetricCollectorContract):
+    other = Ordered
+
+
+class Seconds(InMemoryTimer):
+    def stop_timer(self, timer_id, success=True):
+        result = super().stop_timer(timer_id, success)
+        result.duration /= 1000
+        return result
+
+
+class TestSeconds(Made, PerformanceTimerContract):
+    other = Seconds
+
+
+class Swallowing(InMemoryTimer):
+    def time_operation(self, operation_name, operation, metadata=None):
+        try:
+            return super().time_operation(operation_name, operation, metadata)
+        except KeyError:
+            return None
+
+
+class TestSwallowing(Made, PerformanceTimerContract):
+    other = Swallowing
+
+
+class Optimist(InMemoryTracker):
+    def record_failure(self, operation, error_type, metadata=None):
+        super().record_failure(operation, error_type, metadata)
+        super().record_success(operation)
+
+
+class TestOptimist(Made, SuccessFailureTrackerContract):
+    other = Optimist
+
+
+class Windowless(InMemoryTracker):
+    def get_success_rate(self, operation, time_window=None):
+        return super().get_success_rate(operation)
+
+
+class TestWindowless(Made, SuccessFailureTrackerContract):
+    other = Windowless
+
+
+class TestSaysSo(Made, SuccessFailureTrackerContract):
+    other = Windowless
+    keeps_windows = False
+
+
+class Inventive(InMemoryAggregator):
+    def get_metric_summary(self, metric_name, time_window=None):
+        return {"avg": 0.0, **super().get_metric_summary(metric_name, time_window)}
+
+
+class TestInventive(Made, MetricsAggregatorContract):
+    other = Inventive
+
+
+class Poor(InMemoryAggregator):
+    def get_metric_summary(self, metric_name, time_window=None):
+        summary = super().get_metric_summary(metric_name, time_window)
+        summary.pop("stddev", None)
+        return summary
+
+
+class TestPoor(Made, MetricsAggregatorContract):
+    other = Poor
+
+
+class TestPoorSaysSo(Made, MetricsAggregatorContract):
+    other = Poor
+    unknown_keys = {"stddev"}
+'''
+
+FOUND = {
+    "TestRacy": "test_threads_move_a_gauge_together",
+    "TestLenient": "test_a_bad_number_is_one_error",
+    "TestOrdered": "test_the_order_of_tags_is_no_matter",
+    "TestSeconds": "test_a_timing_says_how_long_it_took",
+    "TestSwallowing": "test_a_call_that_raises_is_timed",
+    "TestOptimist": "test_the_rate_is_the_share_of_successes",
+    "TestWindowless": "test_a_window_without_events_is_a_success",
+    "TestInventive": "test_a_summary_has_fixed_keys",
+    "TestPoor": "test_a_summary_has_fixed_keys",
+}
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory) -> dict[str, set[str]]:
+    """Run the kit over good and bad adapters and return which of its tests failed, by class."""
+    folder: Path = tmp_path_factory.mktemp("kit")
+    (folder / "test_adapters.py").write_text(ADAPTERS)
+    command = [sys.executable, "-m", "pytest", "-q", "-rf", "--tb=no", "-p", "no:cacheprovider", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+    found: dict[str, set[str]] = {}
+    for name, test in re.findall(r"^FAILED \S*::(\w+)::(\w+)", done.stdout, re.MULTILINE):
+        found.setdefault(name, set()).add(test)
+    assert "passed" in done.stdout, done.stdout + done.stderr
+    return found
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("adapter", FOUND)
+def test_a_wrong_adapter_fails(failed, adapter):
+    """What breaks a sentence of a contract fails the test of that sentence."""
+    assert FOUND[adapter] in failed.get(adapter, set())
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("adapter", ["TestRight", "TestSaysSo", "TestPoorSaysSo"])
+def test_a_right_adapter_passes(failed, adapter):
+    """So does one that declares what it cannot know."""
+    assert adapter not in failed
