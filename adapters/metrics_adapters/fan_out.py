@@ -42,9 +42,13 @@ class FanOutCollector:
 
     def __init__(self, *members: MetricCollector) -> None:
         for member in members:
+            if isinstance(member, type):
+                raise InvalidInputError(
+                    f"{member.__name__} is a class; pass an instance: {member.__name__}()"
+                )
             if not isinstance(member, MetricCollector):
                 raise InvalidInputError(
-                    f"{member!r} is no MetricCollector: it lacks a method of the Protocol"
+                    f"{shown(member)} is no MetricCollector: it lacks a method of the Protocol"
                 )
         self._members = members
         self.faults: Counter[int] = Counter()
@@ -89,7 +93,7 @@ class FanOutCollector:
             except Exception as error:  # noqa: BLE001 - a member of somebody else's may raise anything
                 self.faults[place] += 1
                 if self.faults[place] == 1:
-                    log_event("error", "a collector failed", collector=shown(member), error=repr(error))
+                    log_event("error", "a collector failed", collector=shown(member), error=shown(error))
         if refused is not None:
             raise refused
 

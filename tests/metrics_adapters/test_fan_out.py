@@ -284,3 +284,49 @@ def test_a_log_handler_may_record_through_the_fan_out():
         logger.removeHandler(handler)
     assert fan_out.faults == {0: 2}
     assert well.calls == [("increment", "log.lines", None), ("gauge", "x", 1, None)]
+
+
+@pytest.mark.parametrize("member", [Member, InMemoryCollector, NullCollector])
+def test_a_class_is_no_collector(member):
+    """Who forgets the parentheses and hands a class over is told when the fan-out is made."""
+    with pytest.raises(InvalidInputError) as caught:
+        FanOutCollector(Member(), member)
+    assert member.__name__ in str(caught.value)
+
+
+class Meddler(Member):
+    """A collector that writes into the tags that it is given."""
+
+    def _take(self, *call) -> None:
+        super()._take(*call)
+        call[-1]["branch"] = "changed"
+        call[-1]["more"] = "1"
+
+
+@pytest.mark.parametrize("method", CALLS)
+def test_a_member_that_changes_its_tags_changes_nobody_elses(method):
+    """Each member has tags of its own: those of the caller and of later members stay as they were."""
+    first, last, tags = Meddler(), Member(), {"branch": "main"}
+    getattr(FanOutCollector(first, last), method)(*CALLS[method][1:-1], tags)
+    assert tags == {"branch": "main"}
+    assert last.calls == [CALLS[method]]
+
+
+class Unprintable(Member):
+    """A collector that cannot even be printed."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+
+@pytest.mark.parametrize("method", CALLS)
+def test_a_failing_member_that_cannot_be_printed_harms_nobody(method, caplog):
+    """Where a member fails whose `repr` raises, its fault is counted and logged, and others go on."""
+    broken, well = Unprintable(error=OSError("away")), Member()
+    fan_out = FanOutCollector(broken, well)
+    for _ in range(2):
+        getattr(fan_out, method)(*CALLS[method][1:])
+    assert well.calls == [CALLS[method]] * 2
+    assert fan_out.faults == {0: 2}
+    (message,) = errors(caplog)
+    assert "away" in message

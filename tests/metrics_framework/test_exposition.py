@@ -585,3 +585,72 @@ def test_quantiles_that_are_not_known_are_left_out():
         ("y_seconds_sum",): 3.0,
         ("y_seconds_count",): 2,
     }
+
+
+OWN_LABELS = ("le", "quantile", "outcome", "error_type")
+
+
+def test_tags_that_are_called_as_labels_of_the_format_stay_apart(metrics, clock):
+    """A tag that is called as a label which the format itself needs is renamed there, and only there."""
+    metrics.collector.describe("bounded", buckets=(1, 2))
+    for text in ("one", "two"):
+        tags = dict.fromkeys(OWN_LABELS, text)
+        metrics.collector.record_gauge("level", 1, tags)
+        metrics.collector.record_histogram("bounded", 1.5, tags)
+        metrics.collector.record_histogram("plain", 1.5, tags)
+        with metrics.measure("work", tags) as work:
+            clock.advance(1)
+        with metrics.measure("work", tags) as work:
+            work.error_type = "bad"
+    found = samples(exposed(metrics))
+
+    def labels(text, *own, **others):
+        names = {name: f"exported_{name}" if name in own else name for name in OWN_LABELS}
+        return sorted({**{names[name]: text for name in OWN_LABELS}, **others}.items())
+
+    for text in ("one", "two"):
+        assert found["level", *labels(text)] == 1
+        assert found["bounded_bucket", *labels(text, "le", le="2.0")] == 1
+        assert found["plain", *labels(text, "quantile", quantile="0.5")] == 1.5
+        ended = ("outcome", "error_type")
+        assert found["work_operations_total", *labels(text, *ended, outcome="failure", error_type="bad")] == 1
+        assert found["work_operations_total", *labels(text, *ended, outcome="success", error_type="")] == 1
+        assert found["work_duration_seconds_count", *labels(text, "quantile")] == 2
+
+
+@pytest.mark.parametrize("buckets", [(), (1, 2)])
+def test_a_gauge_that_is_called_as_a_part_of_a_histogram_is_left_out(metrics, buckets):
+    """A histogram has more names than its own: what has one of those is left out, with a comment of both."""
+    metrics.collector.describe("payload", buckets=buckets)
+    metrics.collector.record_histogram("payload", 1.5)
+    metrics.collector.record_gauge("payload.count", 70)
+    metrics.collector.record_gauge("other", 4)
+    text = exposed(metrics)
+    found = samples(text)
+    assert (found["payload_count",], found["other",]) == (1, 4)
+    assert len(types(text)) == 2
+    assert "# 'payload.count' is left out: its name here is that of 'payload'\n" in text
+
+
+def test_series_whose_tags_become_one_label_are_not_mixed(metrics):
+    """Of two series that would have the same labels the second is left out, and a comment says so."""
+    metrics.collector.record_gauge("x", 1, {"a.b": "same"})
+    metrics.collector.record_gauge("x", 2, {"a_b": "same"})
+    metrics.collector.record_gauge("x", 3, {"a_b": "another"})
+    text = exposed(metrics)
+    assert samples(text) == {("x", ("a_b", "same")): 1, ("x", ("a_b", "another")): 3}
+    (comment,) = (line for line in text.splitlines() if "left out" in line)
+    assert comment == "# {'a_b': 'same'} of 'x' is left out: another series has its labels"
+
+
+class _Loud(float):
+    """A number of another library, which prints itself in its own way."""
+
+    def __repr__(self) -> str:
+        return f"Loud({float(self)})"
+
+
+def test_numbers_of_other_libraries_are_written_as_numbers():
+    """A kind of float that prints itself otherwise is still written as the number that it is."""
+    assert to_prometheus([value("x", _Loud(2.5))]).splitlines()[-1] == "x 2.5"
+    assert to_prometheus([value("x", _Loud("inf"))]).splitlines()[-1] == "x +Inf"

@@ -11,11 +11,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from logging import DEBUG
 from typing import NamedTuple
 
 import pytest
 
 from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTimer, InMemoryTracker
+from metrics_adapters.null import NullTimer, NullTracker
 from metrics_framework import MetricsSystem
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.measuring import Measurement, ProtocolMeter, StoreMeter, meter_of
@@ -1337,3 +1339,57 @@ def test_one_part_on_a_store_and_one_elsewhere(clock):
         pass
     assert InMemoryTracker(store).get_success_rate("work") == 1.0
     assert [call[0] for call in timer.calls] == ["start", "stop"]
+
+
+def test_parts_that_keep_nothing_can_be_asked_to_measure():
+    """With a timer and a tracker that drop everything, blocks and functions run as if not measured."""
+    metrics = MetricsSystem(timer=NullTimer(), tracker=NullTracker())
+    with metrics.measure("work", {"a": "1"}) as work:
+        work.tag("b", "2")
+    with pytest.raises(ValueError, match="no"), metrics.measure("work"):
+        raise ValueError("no")
+    assert metrics.measure("work")(lambda: 7)() == 7
+
+
+@pytest.mark.parametrize("kind", [staticmethod, classmethod])
+def test_a_decorator_in_the_wrong_order_is_an_error_that_says_the_right_one(metrics, kind):
+    """Above `staticmethod` or `classmethod` the decorator raises at once, and says what goes where."""
+    with pytest.raises(TypeError, match=f"put @{kind.__name__} above the measuring decorator"):
+        metrics.measure("work")(kind(lambda *_: None))
+    assert recorded(metrics) == []
+
+
+def test_an_async_generator_that_outlives_its_loop_logs_nothing(metrics, caplog):
+    """One that is still open when `asyncio.run` ends is closed and cleans up, without a line in the log."""
+    kept, closed = [], []
+
+    @metrics.measure("work")
+    async def work():
+        try:
+            yield 1
+            yield 2
+        finally:
+            await asyncio.sleep(0)
+            closed.append(True)
+
+    async def main():
+        kept.append(work())
+        assert await anext(kept[0]) == 1
+
+    with caplog.at_level("DEBUG"):
+        asyncio.run(main())
+        kept.clear()
+        gc.collect()
+    assert [record.getMessage() for record in caplog.records if record.levelno > DEBUG] == []
+    assert closed == [True]
+    assert told(metrics)[2:] == (1, {})
+
+
+@pytest.mark.parametrize("error_type", ["", 3, ValueError])
+def test_a_bad_error_type_is_said_where_it_is_set(metrics, error_type):
+    """An error type that is no name is an error at its assignment, and the measurement is as it was."""
+    with metrics.measure("work") as work:
+        with pytest.raises(InvalidInputError, match="error type"):
+            work.error_type = error_type
+        assert work.error_type is None
+    assert told(metrics)[2:] == (1, {})

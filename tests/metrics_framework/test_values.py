@@ -104,3 +104,14 @@ def test_a_timing_is_constructed_with_all_of_its_values():
     """A result that an application makes needs every value, by position or name."""
     with pytest.raises(TypeError, match="end_time"):
         TimingResult("operation", 1.0, MetricUnit.MILLISECONDS, datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def test_a_time_that_was_assigned_stays():
+    """Who sets the start or the end of a fresh result finds it there, whatever else is looked at first."""
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    started, ended = fresh_timing(10**18, 1_000.0), fresh_timing(10**18, 1_000.0)
+    end, start = fresh_timing(10**18, 1_000.0).end_time, fresh_timing(10**18, 1_000.0).start_time
+    started.start_time = noon
+    assert (started.end_time, started.start_time) == (end, noon)
+    ended.end_time = noon
+    assert (ended.start_time, ended.end_time) == (start, noon)

@@ -11,7 +11,7 @@ import pytest
 
 from metrics_adapters.in_memory import InMemoryCollector, InMemoryTimer, InMemoryTracker
 from metrics_framework.clock import ManualClock
-from metrics_framework.errors import InvalidInputError, MetricTypeError
+from metrics_framework.errors import InvalidInputError, MetricTypeError, UnknownMetricError
 from metrics_framework.recording import Budgets, Description, Store
 from metrics_framework.recording.commons import MAX_NOTICES, Tally
 from metrics_framework.values import MetricUnit
@@ -267,3 +267,25 @@ def test_a_tally_counts(clock):
     with pytest.raises(InvalidInputError):
         tally.add(-1)
     assert tally.total == 4_000
+
+
+@pytest.mark.parametrize("unknown", [False, True])
+def test_warnings_are_said_in_the_order_in_which_they_arose(caplog, clock, unknown):
+    """Warnings of different kinds keep their order, and a read of an unknown name says them as any other."""
+    store = Store(clock, on_error="log", budgets=Budgets(series_per_name=2))
+    collector = InMemoryCollector(store)
+    with caplog.at_level(logging.DEBUG, logger="metrics_framework"):
+        collector.record_counter("first", -1)
+        for number in range(5):
+            collector.increment("second", {"user": str(number)})
+        collector.record_counter("third", -1)
+        assert caplog.records == []
+        if unknown:
+            with pytest.raises(UnknownMetricError):
+                store.summary("unknown")
+        else:
+            store.readings()
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 3
+    for message, name in zip(messages, ("first", "second", "third"), strict=True):
+        assert name in message

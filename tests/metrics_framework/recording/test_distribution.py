@@ -438,3 +438,33 @@ def test_a_distribution_takes_less_than_8_kilobytes(number):
     for distribution in (merged, Distribution.of(values)):
         assert distribution.count == number
         assert footprint(distribution) < 8_000
+
+
+def test_an_empty_distribution_has_empty_buckets():
+    """Who asks for the buckets of nothing gets buckets without a count, not an error."""
+    for empty in (EMPTY, Distribution(), Distribution.of([]), EMPTY.merge(Distribution())):
+        assert content(empty)[1:] == ({}, 0, {})
+
+
+def test_the_deviation_of_huge_numbers_that_cancel():
+    """Numbers of both signs near the largest float have the deviation that they have, not an infinite one."""
+    assert Distribution.of([1e308, -1e308] * 10).stddev == pytest.approx(1e308)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_float_can_be_recorded_again_and_again(sign):
+    """The largest float three times, together or merged, is read as any other number."""
+    largest = sign * sys.float_info.max
+    for three in (Distribution.of([largest] * 3), merge([Distribution.of([largest])] * 3)):
+        assert (three.count, three.min, three.max, three.sum) == (3, largest, largest, sign * math.inf)
+        assert three.quantiles(0.5, 0.99) == [largest] * 2
+        assert three.mean == pytest.approx(largest)
+        assert three.stddev == pytest.approx(0, abs=1e297)
+
+
+@pytest.mark.parametrize("value", [2**53 + 1, -(2**53) - 1, 2**60 + 1, 2**60 - 1])
+def test_quantiles_stay_between_extremes_that_no_float_holds(value):
+    """Where an integer is no float, its quantile is still not below the least nor above the greatest."""
+    distribution = Distribution.of([value])
+    (median,) = distribution.quantiles(0.5)
+    assert distribution.min <= median <= distribution.max

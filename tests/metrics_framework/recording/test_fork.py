@@ -220,3 +220,12 @@ def test_children_of_children_begin_at_zero():
     assert recorded > 0
     assert grandchild == 0
     assert application.store.recorded == 2 * recorded
+
+
+def test_a_child_reads_its_abandoned_timers_while_its_parent_counts_them():
+    """A child forked while another thread counts a timer as given up waits for nobody and begins at zero."""
+    application = Application()
+    application.store.abandon()
+    with held([application.store._commons.abandoned.ledger.lock]):
+        assert in_a_child(lambda: application.timer.abandoned) == 0
+    assert application.timer.abandoned == 1

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import math
+import sys
 from datetime import timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics_adapters.in_memory import InMemoryCollector
+from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector
 from metrics_framework.clock import ManualClock
 from metrics_framework.recording import Store
 from metrics_framework.recording.gauges import ITEMS, PENDING_ITEMS
@@ -213,3 +216,42 @@ def test_a_law_holds_across_folds(clock, law):
     collector.record_gauge("name", 1, {"series": "b"})
     expected = {"latest": 1, "sum": 12, "min": 1, "max": 8}
     assert collector.store.summary("name")["last"] == expected[law]
+
+
+@every_law
+def test_a_gauge_stays_readable_after_huge_integers(clock, law):
+    """Integers near the largest float are levels as any others, and smaller ones may follow."""
+    collector = InMemoryCollector(Store(clock))
+    collector.describe("name", merge=law)
+    for level in (10**308, 10**308, 1.0):
+        collector.record_gauge("name", level)
+    summary = collector.store.summary("name")
+    assert (summary["count"], summary["last"], summary["min"], summary["max"]) == (3, 1.0, 1.0, 10**308)
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_huge_steps_do_not_break_a_gauge(clock, read):
+    """However far steps lead, the gauge can be set again and read."""
+    collector = InMemoryCollector(Store(clock))
+    gauge = collector.gauge("name")
+    for _ in range(20):
+        gauge.increment(10**308)
+        if read:
+            assert math.isfinite(collector.store.summary("name")["last"])
+    gauge.set(1)
+    summary = collector.store.summary("name")
+    assert (summary["count"], summary["last"], summary["min"]) == (21, 1, 1)
+    assert math.isfinite(summary["max"])
+
+
+def test_steps_stop_at_the_largest_float(clock):
+    """Steps beyond the largest float leave a finite gauge, so that its JSON is one that everybody reads."""
+    collector = InMemoryCollector(Store(clock))
+    gauge = collector.gauge("name")
+    gauge.increment(1.7e308)
+    gauge.increment(1.7e308)
+    text = InMemoryAggregator(collector.store).export_metrics("json")
+    assert collector.store.summary("name")["last"] == sys.float_info.max
+    assert "Infinity" not in text
+    assert "NaN" not in text
+    json.loads(text)

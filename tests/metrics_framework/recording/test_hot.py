@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import itertools
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from types import MappingProxyType
@@ -309,3 +310,27 @@ def test_series_agree_with_a_model(records):
         assert collector.store.summary("name")["total"] == len(records)
         assert collector.store.summary("name", timedelta(seconds=5))["sum"] == len(records)
     assert collector.store.series_count == len(expected)
+
+
+@every_type
+def test_a_defaultdict_as_tags_stays_as_it_is(collector, record):
+    """A mapping that makes up what it lacks is not asked to: it is unchanged and reaches its own series."""
+    record(collector, 1.0, {"b": "2"})
+    tags = defaultdict(str, a="1")
+    for _ in range(3):
+        record(collector, 1.0, tags)
+    assert dict(tags) == {"a": "1"}
+    assert counts(collector) == {(("b", "2"),): 1, (("a", "1"),): 3}
+
+
+@every_type
+@pytest.mark.parametrize("number", [10**5_000, -(10**5_000)], ids=["large", "small"])
+def test_an_integer_of_too_many_digits_is_refused(collector, record, number):
+    """An integer that Python does not turn into text is bad input, as a value and as a tag's value."""
+    record(collector, 1.0)
+    record(collector, 1.0, {"a": "1"})
+    before = everything(collector)
+    for value, tags in ((number, None), (number, {"a": "1"}), (1.0, {"a": number}), (1.0, {"new": number})):
+        with pytest.raises(InvalidInputError):
+            record(collector, value, tags)
+    assert everything(collector) == before

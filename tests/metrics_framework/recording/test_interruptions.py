@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import dis
 import faulthandler
 import gc
 import signal
@@ -30,9 +29,6 @@ HOUR = timedelta(hours=1)
 BOUND = 4.0
 SOON_S = 10
 """How long a thread may take that has nothing to wait for."""
-
-NOP = dis.opmap["NOP"]
-"""Stands for a line without code: the interpreter looks for signals at calls and jumps, never there."""
 
 needs_timer = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no interval timers here")
 
@@ -68,7 +64,7 @@ class AtEvent:
         return self._on_event
 
     def _on_event(self, frame: FrameType, event: str, _: Any) -> Any:
-        if event == "opcode" and frame.f_code.co_code[frame.f_lasti] != NOP:
+        if event == "opcode":
             self._left -= 1
             if self._left == 0:
                 code = frame.f_code
@@ -284,16 +280,13 @@ class OutcomeBench(Bench):
 BENCHES = [CounterBench, HistogramBench, StepBench, SetBench, OutcomeBench]
 all_kinds = pytest.mark.parametrize("kind", BENCHES)
 at_an_edge = pytest.mark.parametrize("edge", [False, True], ids=["within-a-slot", "at-a-slot-edge"])
-STEP = 5
-"""Where others record and read at a bytecode, this many are tried as one: each would take minutes."""
-
 MANY = 100_000
 """More bytecodes than any block here has."""
 
 
-def events(kind: type[Bench], act: Callable[[Bench], None], step: int = 1) -> Iterator[tuple[Bench, AtEvent]]:
-    """Yield a bench, and a block to run, for each ``step``-th bytecode of it, until it has no more."""
-    for number in range(1, MANY, step):
+def events(kind: type[Bench], act: Callable[[Bench], None]) -> Iterator[tuple[Bench, AtEvent]]:
+    """Yield a bench, and a block to run, for each bytecode of it, until it has no more."""
+    for number in range(1, MANY):
         bench = kind()
         event = AtEvent(number, lambda bench=bench: act(bench))
         yield bench, event
@@ -395,9 +388,9 @@ def record_elsewhere(bench: Bench) -> None:
 )
 @all_kinds
 def test_records_and_reads_in_the_middle_of_a_record(kind, edge, act, monkeypatch):
-    """At any fifth bytecode of a record that folds others may record and read; all is counted, once."""
+    """At any bytecode of a record that folds others may record and read; all is counted, once."""
     monkeypatch.setattr(instruments, "FEW", 2)
-    for bench, event in events(kind, act, STEP):
+    for bench, event in events(kind, act):
         if edge:
             bench.clock.advance(1.5)
         bench.fill()
@@ -409,8 +402,8 @@ def test_records_and_reads_in_the_middle_of_a_record(kind, edge, act, monkeypatc
 @pytest.mark.parametrize("act", [record_and_read, record_elsewhere])
 @all_kinds
 def test_records_and_reads_in_the_middle_of_a_read(kind, act):
-    """At any fifth bytecode of a read others may record and read; all is counted, once."""
-    for bench, event in events(kind, act, STEP):
+    """At any bytecode of a read others may record and read; all is counted, once."""
+    for bench, event in events(kind, act):
         with event:
             bench.look()
         check_after(bench, set(range(bench.next)), set(), event.where)
@@ -419,14 +412,14 @@ def test_records_and_reads_in_the_middle_of_a_read(kind, act):
 @pytest.mark.heavy
 @all_kinds
 def test_records_in_the_middle_of_a_first_record(kind):
-    """At any fifth bytecode of a series' first record others may make it too: it is one series."""
+    """At any bytecode of a series' first record others may make it too: it is one series."""
     new = {"one": "c"}
 
     def same(bench: Bench) -> None:
         bench.record(new)
         bench.record(new)
 
-    for bench, event in events(kind, same, STEP):
+    for bench, event in events(kind, same):
         bench.record_under(event, new)
         assert bench.store.series_count == 3
         check_after(bench, set(range(bench.next)), set(), event.where)

@@ -13,7 +13,7 @@ from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, In
 from metrics_framework.clock import ManualClock
 from metrics_framework.errors import InvalidInputError, UnknownMetricError
 from metrics_framework.recording import Budgets, Store
-from metrics_framework.recording.metric import LINGER_NS, MAX_WINDOW_GROUPS, OTHER
+from metrics_framework.recording.metric import LINGER_NS, MAX_COLLAPSED, MAX_WINDOW_GROUPS, OTHER
 from metrics_framework.values import MetricType
 
 MINUTE = timedelta(minutes=1)
@@ -440,3 +440,96 @@ def test_a_series_that_came_back_is_found_as_fast_as_before(collector, held, tag
     else:
         values_of, known = lookup.tagged["name"][len(tags)]
         assert known[values_of(tags)] is collector.counter("name", tags)
+
+
+def test_a_bound_counter_whose_name_became_a_gauge_is_refused_quietly(clock):
+    """Where errors are logged, a held counter whose name is a gauge now raises nothing and is counted."""
+    store = Store(clock, on_error="log")
+    collector = InMemoryCollector(store)
+    bound = collector.counter("name")
+    bound.add()
+    collector.remove("name")
+    collector.record_gauge("name", 7)
+    bound.add()
+    assert store.rejected == 1
+    assert store.summary("name")["last"] == 7
+
+
+def test_a_refused_record_does_not_make_a_description_late(collector):
+    """A name whose only record was refused was never recorded, so windows by tags can still be described."""
+    with pytest.raises(InvalidInputError):
+        collector.record_counter("name", -1, {"a": "x"})
+    collector.describe("name", window_by=["a"])
+    collector.record_counter("name", 3, {"a": "x"})
+    collector.record_counter("name", 4, {"a": "y"})
+    assert collector.store.summary("name", tags={"a": "x"})["total"] == 3
+
+
+def test_a_group_past_the_bound_is_an_error_and_the_others_are_exact(collector):
+    """Groups that share their windows cannot be asked for one by one; those before and the name can."""
+    collector.describe("name", window_by=["a"])
+    number = MAX_WINDOW_GROUPS + 50
+    for group in range(number):
+        collector.record_counter("name", group + 1, {"a": f"r{group}"})
+    with pytest.raises(InvalidInputError, match="cannot be told apart"):
+        collector.store.summary("name", tags={"a": f"r{number - 1}"})
+    for group in (0, 5, MAX_WINDOW_GROUPS - 1):
+        assert collector.store.summary("name", tags={"a": f"r{group}"})["total"] == group + 1
+    whole = collector.store.summary("name")
+    assert (whole["count"], whole["total"]) == (number, number * (number + 1) // 2)
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_a_removal_lowers_a_sum_and_is_no_record(collector, clock, read):
+    """A gauge that sums its series loses the one that is removed, and counts only what was recorded."""
+    collector.describe("name", merge="sum")
+    for level, tags in ((3, NORTH), (4, SOUTH), (5, NORTH)):
+        collector.record_gauge("name", level, tags)
+        clock.advance(1)
+    if read:
+        assert collector.store.summary("name")["last"] == 9
+    collector.remove("name", NORTH)
+    for window in (None, MINUTE):
+        summary = collector.store.summary("name", window)
+        assert (summary["last"], summary["count"]) == (4, 3)
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_other_bounds_show_at_once(collector, read):
+    """Who reads right after other bounds were described sees those, with nothing counted yet."""
+    aggregator = InMemoryAggregator(collector.store)
+    collector.describe("name", buckets=(1, 2))
+    collector.record_histogram("name", 1.5)
+    if read:
+        assert aggregator.get_metrics_by_tag({})[0].metadata["buckets"]["counts"]["2.0"] == 1
+    collector.describe("name", buckets=(5, 10))
+    (value,) = aggregator.get_metrics_by_tag({})
+    assert value.metadata["buckets"]["counts"] == {"5.0": 0, "10.0": 0, "inf": 0}
+    assert value.metadata["count"] == 1
+
+
+def test_removing_a_series_twice_loses_nothing(collector):
+    """Two that remove the same series at once leave what came in between, and the name keeps its total."""
+    one = collector.counter("name", NORTH)
+    one.add(2)
+    metric = collector.store._metrics.get("name")
+    metric.remove(one)
+    collector.record_counter("name", 3, NORTH)
+    metric.remove(one)
+    assert counts(collector.store) == {tuple(NORTH.items()): 1}
+    collector.record_counter("name", 4, NORTH)
+    assert counts(collector.store) == {tuple(NORTH.items()): 2}
+    summary = collector.store.summary("name")
+    assert (summary["count"], summary["total"]) == (3, 9)
+
+
+def test_made_up_tag_names_are_bounded_where_series_expire(clock):
+    """Series that expire leave room for others, but tag names that never come again do not pile up."""
+    store = Store(clock, expire_after=timedelta(seconds=10), budgets=Budgets(series_per_name=50))
+    collector = InMemoryCollector(store)
+    for number in range(500):
+        collector.increment("name", {f"tag{number}": "1"})
+        clock.advance(20)
+        store.readings()
+    assert len(store._metrics.get("name").shapes) <= 50 + MAX_COLLAPSED + 1
+    assert store.summary("name")["total"] == 500

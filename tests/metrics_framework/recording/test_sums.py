@@ -155,3 +155,9 @@ def test_a_pair_is_no_number(values):
     """A tuple among the values is a `TypeError`, wherever it stands."""
     with pytest.raises(TypeError):
         sums.sum_of(values)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_float_after_integers_that_no_float_holds(sign):
+    """A batch whose integers outgrow every float is infinite as soon as a float follows them."""
+    assert sums.sum_of([sign * 10**308] * 20 + [0.5]) == sign * math.inf

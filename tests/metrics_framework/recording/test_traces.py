@@ -244,3 +244,10 @@ def test_what_is_no_error_type_is_refused(ending):
     """Anything but `None` and strings among the outcomes is a `TypeError`."""
     with pytest.raises(TypeError):
         OutcomeTrace.of([None, "ValueError", ending])
+
+
+def test_the_average_of_a_huge_integer_is_weighted_too():
+    """A level near the largest float that held for most of the time is what the average is near to."""
+    summary = GaugeTrace.of([-(10**308), -1.0], [0, SECOND]).summary(0, SECOND + 1, None)
+    assert summary["avg"] < -1e307
+    assert (summary["min"], summary["max"], summary["last"]) == (-(10**308), -1.0, -1.0)

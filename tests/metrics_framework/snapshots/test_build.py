@@ -882,3 +882,17 @@ def test_measured_operations_with_tags_are_keys_of_their_own(clock: ManualClock)
     assert custom["operation:parse[kind:json]/success_rate"] == 1.0
     assert custom["operation:parse[kind:json]/mean"] == 500.0
     assert not any(key.startswith("operation:parse/") for key in custom)
+
+
+def test_an_operation_with_and_without_tags_has_a_rate_of_each(clock: ManualClock) -> None:
+    """The rate of an operation without tags is that of its untagged uses, where others carry tags."""
+    metrics = MetricsSystem(clock=clock, resource_monitor=_Monitor({}, {}), latency_metric="other")
+    metrics.collector.record_timer("other", 1.0)
+    with metrics.measure("op"):
+        clock.advance(0.5)
+    with metrics.measure("op", {"a": "1"}) as failing:
+        clock.advance(0.5)
+        failing.error_type = "bad"
+    custom = metrics.snapshot().metrics.custom
+    assert custom["operation:op/success_rate"] == 1.0
+    assert custom["operation:op[a:1]/success_rate"] == 0.0
