@@ -3,7 +3,8 @@
 Only adapters and the facade look in here; applications see the contracts.
 """
 
-from metrics_framework.recording.commons import Budgets, Description
+from metrics_framework.recording.commons import Budgets
+from metrics_framework.recording.descriptions import Description
 from metrics_framework.recording.distribution import Distribution
 from metrics_framework.recording.readings import Failure, OutcomeReading, SeriesReading
 from metrics_framework.recording.store import Store

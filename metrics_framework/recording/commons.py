@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, NamedTuple
 
@@ -11,14 +10,13 @@ from metrics_framework.clock import Clock
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.logs import log_event
 from metrics_framework.recording import sums
+from metrics_framework.recording.descriptions import NOT_DESCRIBED, Description
 from metrics_framework.recording.instruments import CounterSeries, Series
 from metrics_framework.recording.ledger import Ledger
 from metrics_framework.recording.traces import CounterTrace
 from metrics_framework.recording.windows import SLOT_NS
-from metrics_framework.values import MetricUnit
 
 OnError = Literal["raise", "log"]
-MergeLaw = Literal["latest", "sum", "min", "max"]
 
 MAX_NOTICES = 100
 """How many notices of one event are said at most."""
@@ -41,28 +39,6 @@ class Budgets(NamedTuple):
 
 
 BUDGETS = Budgets()
-
-
-@dataclass(frozen=True)
-class Description:
-    """What an application says of a metric.
-
-    Attributes:
-        unit: What its numbers are counted in; a timer's are milliseconds whatever this says.
-        help: What it is, in a sentence.
-        merge: What a gauge of several series is as a whole.
-        buckets: Upper bounds that values of a histogram or timer are counted by, exactly, ascending.
-        window_by: Tags that time windows are kept apart for.
-    """
-
-    unit: MetricUnit | None = None
-    help: str = ""
-    merge: MergeLaw = "latest"
-    buckets: tuple[float, ...] = ()
-    window_by: tuple[str, ...] = ()
-
-
-NOT_DESCRIBED = Description()
 
 
 class Commons:

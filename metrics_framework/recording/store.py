@@ -16,16 +16,15 @@ from typing import Any, NamedTuple, cast
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import InvalidInputError, MetricTypeError
 from metrics_framework.recording import kinds
-from metrics_framework.recording.bounds import BucketCounts, check_bounds
+from metrics_framework.recording.bounds import BucketCounts
 from metrics_framework.recording.commons import (
     BUDGETS,
     Budgets,
     Commons,
-    Description,
-    MergeLaw,
     OnError,
     nanoseconds,
 )
+from metrics_framework.recording.descriptions import Description, MergeLaw, checked_description
 from metrics_framework.recording.distribution import Distribution
 from metrics_framework.recording.hot import Lookup
 from metrics_framework.recording.instruments import OutcomeSeries, Series, TimerSeries
@@ -214,25 +213,21 @@ class Store:
             InvalidInputError: If an argument breaks its rule.
         """
         check_name(name)
-        if unit is not None and not isinstance(unit, MetricUnit):
-            raise InvalidInputError(f"unit={unit!r} is not a MetricUnit, like MetricUnit.BYTES")
-        if merge not in ("latest", "sum", "min", "max"):
-            raise InvalidInputError(f"merge={merge!r} is not one of 'latest', 'sum', 'min', 'max'")
-        if not isinstance(help, str):
-            raise InvalidInputError(f"help={help!r} is not a string")
-        bounds, groups = check_bounds(buckets) if buckets else (), _tag_names(window_by)
+        description = checked_description(unit, help, merge, buckets, window_by)
         metric = self._metrics.get(name)
         if metric is not None and not self._metrics.is_known(metric):  # what made it was refused
             self._metrics.remove(name)
             metric = None
-        if metric is not None and groups != metric.window_by:
+        if metric is not None and metric.kind is kinds.GAUGE and description.window_by:
+            raise InvalidInputError(f"{name!r} is a gauge, whose windows are not kept by tags")
+        if metric is not None and metric.window_by != description.window_by:
             raise InvalidInputError(
-                f"{name!r} was recorded already, so window_by={list(groups)!r} comes too late:"
+                f"{name!r} was recorded already, so window_by={list(description.window_by)!r} comes too late:"
                 " describe it before its first record"
             )
-        self._commons.descriptions[name] = Description(unit, help, merge, bounds, groups)
+        self._commons.descriptions[name] = description
         if metric is not None:
-            metric.count_by(bounds)
+            metric.count_by(description.buckets)
 
     def description(self, name: str) -> Description:
         """Return what was said of a metric, or the defaults."""
@@ -445,16 +440,6 @@ def _reset_stores() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reset_stores)
-
-
-def _tag_names(window_by: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(window_by, str):
-        raise InvalidInputError(f"window_by={window_by!r} is one string; pass a list: [{window_by!r}]")
-    try:
-        names = tuple(window_by)
-    except TypeError:
-        raise InvalidInputError(f"window_by={window_by!r} is no list of tag names") from None
-    return tuple(check_name(name, "tag name") for name in names)
 
 
 def _check_duration(what: str, duration: timedelta) -> timedelta:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from metrics_framework.recording import Store
-from metrics_framework.recording.commons import MergeLaw
+from metrics_framework.recording.descriptions import MergeLaw
 from metrics_framework.recording.hot import Recorder
 from metrics_framework.recording.instruments import CounterSeries, GaugeSeries, HistogramSeries, TimerSeries
 from metrics_framework.values import MetricType, MetricUnit
