@@ -27,7 +27,7 @@ class Kind(NamedTuple):
         series: What is recorded into.
         of: Makes a trace of a batch.
         nothing: The trace of no records.
-        summarize: Makes a summary of a window; its trace is never ``None``.
+        summarize: Makes a summary of a window.
     """
 
     metric_type: MetricType

@@ -36,9 +36,6 @@ class Namespace:
         self._metrics: dict[str, Metric] = {}
         self.lookups = {kind.label: Lookup() for kind in kinds}
 
-    def __len__(self) -> int:
-        return len(self._metrics)
-
     def metrics(self) -> list[Metric]:
         """Return all that are there."""
         return list(self._metrics.values())
@@ -58,10 +55,6 @@ class Namespace:
             names = [other.name for other in self.metrics() if self.is_known(other)]
             raise UnknownMetricError(f"no {self._what} {name!r} was {self._done}.{nearest(name, names)}")
         return metric
-
-    def names(self) -> list[str]:
-        """Return the names of everything that is known."""
-        return [metric.name for metric in self.metrics() if self.is_known(metric)]
 
     def find(self, kind: Kind, name: object, tags: object) -> Series | None:
         """Return the series of a name and tags, a new one if need be: the slow path of a record.
