@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
 
 import psutil
 
+from metrics_framework.background import Background
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.logs import log_event
 from metrics_framework.protocols import MetricCollector
 from metrics_framework.resources import record_resources
 
@@ -33,7 +32,7 @@ class PsutilMonitor:
         self._start_ns = clock.monotonic_ns()
         self._start_cpu = self._cpu_seconds()
         self._lock = threading.Lock()
-        self._background: _Background | None = None
+        self._background: Background | None = None
         self._machine_cpu = _machine_cpu_seconds()
         # psutil's percentage is since the call before; the first call has none and answers 0.
         self._process.cpu_percent(interval=None)
@@ -112,7 +111,7 @@ class PsutilMonitor:
             raise InvalidInputError(f"interval={interval!r} is not a positive number of seconds")
         with self._lock:
             if self._background is None:
-                self._background = _Background(self._sample, interval)
+                self._background = Background(self._sample, interval, "resource reading")
 
     def stop_resource_monitoring(self) -> None:
         """Stop reading in the background; see `ResourceMonitor.stop_resource_monitoring`."""
@@ -140,35 +139,6 @@ class PsutilMonitor:
     def _cpu_seconds(self) -> float:
         times = self._process.cpu_times()
         return float(times.user + times.system)
-
-
-class _Background:
-    """A daemon thread that calls a function at an interval, and outlives its failures."""
-
-    def __init__(self, work: Callable[[], None], interval: float) -> None:
-        self._work = work
-        self._interval = interval
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="metrics-resource-monitor", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopped.set()
-        if self._thread is not threading.current_thread():
-            self._thread.join()
-
-    def _run(self) -> None:
-        failing = False
-        while True:
-            try:
-                self._work()
-                failing = False
-            except Exception as error:  # noqa: BLE001 - whatever a reading raises, the application goes on
-                if not failing:
-                    log_event("warning", "resource reading failed", error=repr(error))
-                failing = True
-            if self._stopped.wait(self._interval):
-                return
 
 
 def _machine_cpu_seconds() -> tuple[float, float]:

@@ -23,7 +23,7 @@ from metrics_framework.resources import CPU_GAUGES, MEMORY_GAUGES
 
 MEGABYTE = 1_000_000
 PATIENCE = 20.0
-THREAD = "metrics-resource-monitor"
+THREAD = "metrics-resource-reading"
 
 
 def background_threads() -> list[threading.Thread]:
