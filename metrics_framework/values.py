@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from metrics_framework.errors import InvalidInputError
 
+if TYPE_CHECKING:
+    pass
+
 
 class MetricType(Enum):
     """What kind of number a metric is."""
@@ -92,31 +95,46 @@ class TimingResult:
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            # Asked for what is not there: the datetimes of a fresh result.
-            end_ns = self.__dict__.get("end_ns")
-            if name not in ("start_time", "end_time") or end_ns is None:
+            # Asked for what is not there: something of a pending result.
+            self._finish()
+            if name not in self.__dict__:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            end = datetime.fromtimestamp(end_ns / 1e9, tz=UTC)
-            self.__dict__.setdefault("end_time", end)
-            self.__dict__.setdefault("start_time", end - timedelta(milliseconds=self.duration))
-            self.__dict__.pop("end_ns", None)
             return self.__dict__[name]
 
+        def __getstate__(self) -> dict[str, Any]:
+            self._finish()
+            return self.__dict__
 
-FreshTiming: Callable[[], Any]
-"""Makes a result whose datetimes are made when somebody looks at them.
+        def _finish(self) -> None:
+            fields = self.__dict__
+            pending = fields.get("pending")
+            if pending is None:
+                return
+            (_, operation_name, metadata, start_ns), stop_ns, success, clock = pending
+            # From where the monotonic clock stood then to where the wall clock stood.
+            end_ns = clock.time_ns() - (clock.monotonic_ns() - stop_ns)
+            end = datetime.fromtimestamp(end_ns / 1e9, tz=UTC)
+            milliseconds = (stop_ns - start_ns) / 1e6
+            fields.setdefault("operation_name", operation_name)
+            fields.setdefault("duration", milliseconds)
+            fields.setdefault("unit", MetricUnit.MILLISECONDS)
+            fields.setdefault("start_time", end - timedelta(milliseconds=milliseconds))
+            fields.setdefault("end_time", end)
+            fields.setdefault("success", success)
+            fields.setdefault("metadata", {} if metadata is None else metadata)
+            fields.pop("pending", None)  # last: another thread may be asking as well
 
-They would cost more than all the rest of a timing, and a constructor in Python as much as half. Set the other
-attributes and ``end_ns``, when it ended in nanoseconds since the epoch; then set ``__class__`` to
-`TimingResult`, which it is to everybody else.
+
+Begun = tuple[Any, str, dict[str, Any] | None, int]
+"""An operation that goes on: what its duration goes to, its name and metadata, and when it began (ns)."""
+
+
+new_timing: Callable[[Any], Any] = object.__new__
+"""Makes a result without its fields, which are worked out when somebody looks at them: most callers never do.
+
+To make them at once would cost more than all the rest of a timing. Set ``pending`` to what had begun, when it
+stopped (ns), whether it succeeded, and the clock of those times.
 """
-
-if not TYPE_CHECKING:
-
-    class FreshTiming(TimingResult):
-        """A result in the making."""
-
-        __init__ = object.__init__
 
 
 _MILLISECONDS_IN = {

@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple
 from metrics_framework.clock import Clock
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.logs import log_event
-from metrics_framework.recording import sums
 from metrics_framework.recording.descriptions import NOT_DESCRIBED, Description
 from metrics_framework.recording.instruments import CounterSeries, Series
 from metrics_framework.recording.ledger import Ledger
@@ -120,15 +119,14 @@ class Tally(CounterSeries):
     __slots__ = ()
 
     def __init__(self, clock: Clock) -> None:
-        ledger = Ledger(clock.monotonic_ns, CounterTrace.of, self._itself, _one_slot, _nothing)
+        ledger = Ledger(clock.monotonic_ns, CounterTrace.of, self._itself, _one_slot, _nothing, _no_matter)
         super().__init__(_ALONE, (), ledger)
 
     @property
     def total(self) -> int | float:
         """What was counted."""
-        return self.ledger.read(
-            lambda _: 0 if self.state.trace is None else sums.value_of(self.state.trace.total)
-        )
+        value: int | float = self.ledger.read(lambda _: 0 if self.state is None else self.state.value)
+        return value
 
     def _itself(self) -> Iterable[Series]:
         return (self,)
@@ -158,6 +156,10 @@ _ALONE = _Alone()
 
 def _nothing() -> None:
     """Ignore what does not happen: nobody holds the lock of an account for long."""
+
+
+def _no_matter(_: object) -> None:
+    """Ignore which account is busy: they are not looked up."""
 
 
 def _one_slot() -> int:

@@ -8,12 +8,15 @@ from typing import Any
 
 from metrics_framework.recording import ledger, sums
 from metrics_framework.recording.instruments import MAX, MIN, Step
-from metrics_framework.recording.ledger import NOTHING, Buffered, Ledger, State
+from metrics_framework.recording.ledger import UNCUT, Buffered, Ledger
 from metrics_framework.recording.traces import GaugeTrace
 from metrics_framework.recording.windows import SLOT_NS
 
 GONE = None
 """Stands in a buffer for a number: the series was removed."""
+
+FEW = 4
+"""Up to how many records a series are followed one by one."""
 
 ITEMS = 3
 """How many items of the buffer make a record: the series, what was recorded in it, and when."""
@@ -29,10 +32,11 @@ class GaugeLedger(Ledger):
         members: Returns the series of the name.
         retention_ns: Returns how long slots are kept.
         dropped: Called for each record that did not fit under the hard cap.
+        busy: Called with a series that has many records.
         law: Returns the merge law: ``latest``, ``sum``, ``min`` or ``max``.
     """
 
-    __slots__ = ("_law", "buffer", "state")
+    __slots__ = ("_last", "_law", "_of_series", "buffer", "state")
 
     def __init__(
         self,
@@ -40,16 +44,18 @@ class GaugeLedger(Ledger):
         members: Callable[[], Iterable[Buffered]],
         retention_ns: Callable[[], int],
         dropped: Callable[[], None],
+        busy: Callable[[Any], None],
         law: Callable[[], str],
     ) -> None:
-        super().__init__(now, _never, members, retention_ns, dropped)
+        super().__init__(now, _never, members, retention_ns, dropped, self._say_busy)
+        self._of_series = busy
         self._law = law
 
     def reset(self) -> None:
         """Begin anew, in a child process or at the start; nobody else may be at work."""
         super().reset()
-        self.buffer: list[Any] = [0]
-        self.state = NOTHING
+        self.buffer: list[Any] = [UNCUT]
+        self.state = None
 
     def share(self, members: int) -> None:
         """Hold back as much for many series as for one, since they have one buffer."""
@@ -62,9 +68,12 @@ class GaugeLedger(Ledger):
 
     def forget(self, series: Buffered) -> None:
         """Let a series begin at nothing; what it recorded stays in the windows. The lock is held."""
-        self.commit(self.journal.windows, [(series, NOTHING)])
+        super().forget(series)
         if self._law() != "latest":  # the others make another value from now on
             self.buffer += (series, GONE, self.now())
+
+    def _say_busy(self, _: Buffered) -> None:
+        self._of_series(self._last)
 
     def _shorten(self, series: Buffered) -> None:
         del series.buffer[1 + (ledger.HARD_CAP - 1) // ITEMS * ITEMS :]
@@ -72,12 +81,13 @@ class GaugeLedger(Ledger):
     def _absorb(
         self,
         series: Buffered,
-        state: State,
+        slot: int,
         batch: Sequence[Any],
+        states: list[tuple[Buffered, Any]],
         slots: dict[int, list[tuple[Sequence[Any], Any]]],
-    ) -> Sequence[tuple[Buffered, State]]:
+    ) -> int:
         members, values, times = batch[::ITEMS], batch[1::ITEMS], batch[2::ITEMS]
-        consumed = (self, State(state.consumed + len(batch)))
+        self._last = members[-1]
         law = self._law()
         try:
             sum(values)
@@ -89,26 +99,31 @@ class GaugeLedger(Ledger):
             values = list(_resolved(members, values))
         only = members[0]
         in_one_slot = _slot(times[0]) == _slot(times[-1])
-        if numbers and law == "latest" and in_one_slot and members.count(only) == len(members):
-            course = GaugeTrace.of(values, times)  # nearly always: one course serves both
+        if numbers and law == "latest" and in_one_slot:  # nearly always
+            course = GaugeTrace.of(values, times)
             slots[_slot(times[0])] = [((), course)]
-            return [consumed, _extended(only, course)]
+            if members.count(only) == len(members):
+                states.append(_extended(only, course))
+            else:
+                states += _by_series(members, values, times)
+            return slot
         wholes = self._combined(law, members, values)
-        for slot, events in groupby(zip(wholes, times, values, strict=True), lambda event: _slot(event[1])):
+        for start, events in groupby(zip(wholes, times, values, strict=True), lambda event: _slot(event[1])):
             part = [event for event in events if event[0] is not GONE]
             if part:
                 course = GaugeTrace.of(*zip(*(event[:2] for event in part), strict=True))
                 course = course._replace(records=sum(event[2] is not GONE for event in part))
-                before = slots.get(slot)
-                slots[slot] = [((), course if before is None else before[0][1].merge(course))]
-        return [consumed, *_by_series(members, values, times)]
+                before = slots.get(start)
+                slots[start] = [((), course if before is None else before[0][1].merge(course))]
+        states += _by_series(members, values, times)
+        return slot
 
     def _combined(self, law: str, members: Sequence[Any], values: Sequence[Any]) -> Iterable[Any]:
         """Return what all series together are after each record."""
         return values if law == "latest" else self._lawful(law, members, values)
 
     def _lawful(self, law: str, members: Sequence[Any], values: Sequence[Any]) -> Iterator[int | float]:
-        lasts = {one: one.state.trace.last for one in self._members() if one.state.trace is not None}
+        lasts = {one: one.state.last for one in self._members() if one.state is not None}
         total = (sums.sum_of(list(lasts.values())), 0.0)
         pick = {"min": min, "max": max}.get(law)
         for member, value in zip(members, values, strict=True):
@@ -129,7 +144,7 @@ def _resolved(members: Sequence[Any], values: Sequence[Any]) -> Iterator[Any]:
     for member, value in zip(members, values, strict=True):
         if value.__class__ is Step:
             if member not in lasts:
-                lasts[member] = 0 if member.state.trace is None else member.state.trace.last
+                lasts[member] = 0 if member.state is None else member.state.last
             value = _moved(lasts[member], value.by)
         lasts[member] = 0 if value is GONE else value
         yield value
@@ -137,22 +152,27 @@ def _resolved(members: Sequence[Any], values: Sequence[Any]) -> Iterator[Any]:
 
 def _by_series(
     members: Sequence[Any], values: Sequence[Any], times: Sequence[int]
-) -> Iterator[tuple[Buffered, State]]:
-    courses: dict[Any, tuple[list[int | float], list[int]]] = {}
+) -> Iterable[tuple[Buffered, GaugeTrace]]:
+    if len(set(members)) * FEW > len(members):
+        # Among many series each has few records, and going on is faster than gathering them.
+        courses: dict[Any, GaugeTrace] = {}
+        for member, value, time in zip(members, values, times, strict=True):
+            if value is not GONE:
+                course = courses.get(member) or member.state
+                courses[member] = (
+                    GaugeTrace.start(value, time) if course is None else course.go_on(value, time)
+                )
+        return courses.items()
+    gathered: dict[Any, tuple[list[int | float], list[int]]] = {}
     for member, value, time in zip(members, values, times, strict=True):
         if value is not GONE:
-            if member not in courses:
-                courses[member] = ([], [])
-            courses[member][0].append(value)
-            courses[member][1].append(time)
-    for member, (its_values, its_times) in courses.items():
-        if len(its_values) > 3:
-            yield _extended(member, GaugeTrace.of(its_values, its_times))
-            continue
-        course = member.state.trace  # among many series each has few records
-        for value, time in zip(its_values, its_times, strict=True):
-            course = GaugeTrace.start(value, time) if course is None else course.go_on(value, time)
-        yield member, State(0, its_times[-1], course)
+            its_values, its_times = gathered.get(member) or gathered.setdefault(member, ([], []))
+            its_values.append(value)
+            its_times.append(time)
+    return [
+        _extended(member, GaugeTrace.of(its_values, its_times))
+        for member, (its_values, its_times) in gathered.items()
+    ]
 
 
 def _moved(value: int | float, step: int | float) -> int | float:
@@ -164,9 +184,9 @@ def _moved(value: int | float, step: int | float) -> int | float:
     return min(max(moved, MIN), MAX)
 
 
-def _extended(series: Any, course: GaugeTrace) -> tuple[Buffered, State]:
-    before = series.state.trace
-    return series, State(0, course.last_ns, course if before is None else before.merge(course))
+def _extended(series: Any, course: GaugeTrace) -> tuple[Buffered, GaugeTrace]:
+    before = series.state
+    return series, course if before is None else before.merge(course)
 
 
 def _never(_: Sequence[Any]) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from metrics_framework.recording.instruments import MAX, MILLISECONDS, MIN, MINUS_SMALL, SMALL
+from metrics_framework.recording.instruments import MAX, MILLISECONDS, MINUS_SMALL, SMALL
 from metrics_framework.values import MetricType, MetricUnit
+
+ByNumber = dict[int, tuple[Callable[[Any], Any], Mapping[Any, Any]]]
 
 
 class Lookup:
@@ -22,14 +24,15 @@ class Lookup:
 
     Attributes:
         untagged: Name to series.
-        tagged: Name to number of tags to a getter of their values and the series by them.
+        tagged: Name to the tags and the series that were busy last, which are tried first; and, by number of
+            tags, a getter of their values and the series by them.
     """
 
     __slots__ = ("tagged", "untagged")
 
     def __init__(self) -> None:
         self.untagged: dict[str, Any] = {}
-        self.tagged: dict[str, dict[int, tuple[Callable[[Any], Any], Mapping[Any, Any]]]] = {}
+        self.tagged: dict[str, tuple[Mapping[str, str], Any, ByNumber]] = {}
 
 
 class Finder(Protocol):
@@ -63,12 +66,14 @@ class Recorder:
         try:
             if tags is None:
                 series = lookup.untagged[name]
-            elif tags.__class__ is dict:  # another mapping may make up what it is asked for
-                values_of, known = lookup.tagged[name][len(tags)]
-                series = known[values_of(tags)]
             else:
-                raise TypeError
-        except (KeyError, TypeError):
+                usual, series, by_number = lookup.tagged[name]
+                if tags != usual:
+                    if tags.__class__ is not dict:  # another mapping may make up what it is asked for
+                        raise TypeError
+                    values_of, known = by_number[len(tags)]
+                    series = known[values_of(tags)]
+        except (KeyError, TypeError, ValueError):
             series = self._finder.find(MetricType.COUNTER, name, tags)
             if series is None:
                 return
@@ -76,7 +81,8 @@ class Recorder:
             value.__class__ is float and 0.0 <= value <= MAX
         ):
             ledger = series.ledger
-            now = ledger.now()
+            clock = ledger.now  # what is called as a method is looked up as one: much slower for a slot
+            now = clock()
             if now < series.slot_end:
                 buffer = series.buffer
                 buffer.append(value)
@@ -93,20 +99,23 @@ class Recorder:
         try:
             if tags is None:
                 series = lookup.untagged[name]
-            elif tags.__class__ is dict:  # another mapping may make up what it is asked for
-                values_of, known = lookup.tagged[name][len(tags)]
-                series = known[values_of(tags)]
             else:
-                raise TypeError
-        except (KeyError, TypeError):
+                usual, series, by_number = lookup.tagged[name]
+                if tags != usual:
+                    if tags.__class__ is not dict:  # another mapping may make up what it is asked for
+                        raise TypeError
+                    values_of, known = by_number[len(tags)]
+                    series = known[values_of(tags)]
+        except (KeyError, TypeError, ValueError):
             series = self._finder.find(MetricType.GAUGE, name, tags)
             if series is None:
                 return
-        if (value.__class__ is float and MIN <= value <= MAX) or (
+        if (value.__class__ is float and value - value == 0.0) or (
             value.__class__ is int and MINUS_SMALL <= value <= SMALL
         ):
             ledger = series.ledger
-            now = ledger.now()
+            clock = ledger.now  # what is called as a method is looked up as one: much slower for a slot
+            now = clock()
             if now < series.slot_end:
                 buffer = ledger.buffer
                 buffer += (series, value, now)
@@ -123,20 +132,23 @@ class Recorder:
         try:
             if tags is None:
                 series = lookup.untagged[name]
-            elif tags.__class__ is dict:  # another mapping may make up what it is asked for
-                values_of, known = lookup.tagged[name][len(tags)]
-                series = known[values_of(tags)]
             else:
-                raise TypeError
-        except (KeyError, TypeError):
+                usual, series, by_number = lookup.tagged[name]
+                if tags != usual:
+                    if tags.__class__ is not dict:  # another mapping may make up what it is asked for
+                        raise TypeError
+                    values_of, known = by_number[len(tags)]
+                    series = known[values_of(tags)]
+        except (KeyError, TypeError, ValueError):
             series = self._finder.find(MetricType.HISTOGRAM, name, tags)
             if series is None:
                 return
-        if (value.__class__ is float and MIN <= value <= MAX) or (
+        if (value.__class__ is float and value - value == 0.0) or (
             value.__class__ is int and MINUS_SMALL <= value <= SMALL
         ):
             ledger = series.ledger
-            now = ledger.now()
+            clock = ledger.now  # what is called as a method is looked up as one: much slower for a slot
+            now = clock()
             if now < series.slot_end:
                 buffer = series.buffer
                 buffer.append(value)
@@ -159,18 +171,21 @@ class Recorder:
         try:
             if tags is None:
                 series = lookup.untagged[name]
-            elif tags.__class__ is dict:  # another mapping may make up what it is asked for
-                values_of, known = lookup.tagged[name][len(tags)]
-                series = known[values_of(tags)]
             else:
-                raise TypeError
-        except (KeyError, TypeError):
+                usual, series, by_number = lookup.tagged[name]
+                if tags != usual:
+                    if tags.__class__ is not dict:  # another mapping may make up what it is asked for
+                        raise TypeError
+                    values_of, known = by_number[len(tags)]
+                    series = known[values_of(tags)]
+        except (KeyError, TypeError, ValueError):
             series = self._finder.find(MetricType.TIMER, name, tags)
             if series is None:
                 return
         if duration.__class__ is float and 0.0 <= duration <= MAX and unit is MILLISECONDS:
             ledger = series.ledger
-            now = ledger.now()
+            clock = ledger.now  # what is called as a method is looked up as one: much slower for a slot
+            now = clock()
             if now < series.slot_end:
                 buffer = series.buffer
                 buffer.append(duration)

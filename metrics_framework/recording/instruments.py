@@ -12,13 +12,13 @@ from collections.abc import Container
 from typing import Any, NamedTuple, Protocol
 
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.recording.ledger import NOTHING, Ledger
+from metrics_framework.recording.ledger import MANY, UNCUT, Ledger
 from metrics_framework.recording.series import milliseconds, plain_number
-from metrics_framework.recording.windows import SLOT_NS
 from metrics_framework.values import MetricUnit
 
 MAX = sys.float_info.max
 MIN = -MAX
+# Of infinity and NaN, value - value is NaN: the fastest way to ask whether a float is finite.
 SMALL = (1 << 30) - 1
 """Integers up to here are compared fastest; larger ones take the slow path."""
 
@@ -68,9 +68,9 @@ class Series:
     """One series of a metric: the base of what is recorded into.
 
     Attributes:
-        buffer: How many records ever left it, then those that are in it. The first one of a slot is a pair
-            of itself and its time in nanoseconds.
-        state: What was published; see `Ledger`.
+        buffer: What stands for the records that left it (`Cut`), then those that are in it. The first one of
+            a slot is a pair of itself and its time in nanoseconds.
+        state: What was published: a trace, `Counted` or nothing.
         slot_end: When the slot of the last record ends; 0 where the next record has to look around first.
     """
 
@@ -86,8 +86,8 @@ class Series:
 
     def reset(self) -> None:
         """Begin anew, at the start or in a child process; nobody else may be at work."""
-        self.buffer: list[Any] = [0]
-        self.state = NOTHING
+        self.buffer: list[Any] = [UNCUT]
+        self.state: Any = None
         self.slot_end = 0
 
     @property
@@ -103,9 +103,14 @@ class Series:
                 live.enter(record, now)
             return
         self.buffer.append((record, now))
-        self.slot_end = now - now % SLOT_NS + SLOT_NS
+        ledger = self.ledger
+        self.slot_end = ledger.slot_end(now)
         if len(self.buffer) > FEW:
-            self.ledger.relieve(self)
+            ledger.relieve(self)
+            return
+        ledger.entered.append(self)
+        if len(ledger.entered) > MANY:
+            ledger.relieve_entered()
 
     def checked(self, value: object) -> int | float | None:
         """Return a number that is none of the usual ones, or ``None`` where it was refused and counted.
@@ -142,7 +147,8 @@ class CounterSeries(Series):
                 return
             value = checked
         ledger = self.ledger
-        now = ledger.now()
+        clock = ledger.now
+        now = clock()
         if now < self.slot_end:
             buffer = self.buffer
             buffer.append(value)
@@ -168,7 +174,7 @@ class HistogramSeries(Series):
         Raises:
             InvalidInputError: If it is anything else.
         """
-        if (value.__class__ is not float or not MIN <= value <= MAX) and (
+        if (value.__class__ is not float or value - value != 0.0) and (
             value.__class__ is not int or not MINUS_SMALL <= value <= SMALL
         ):
             checked = self.checked(value)
@@ -176,7 +182,8 @@ class HistogramSeries(Series):
                 return
             value = checked
         ledger = self.ledger
-        now = ledger.now()
+        clock = ledger.now
+        now = clock()
         if now < self.slot_end:
             buffer = self.buffer
             buffer.append(value)
@@ -207,7 +214,8 @@ class TimerSeries(Series):
                 return
             duration = checked
         ledger = self.ledger
-        now = ledger.now()
+        clock = ledger.now
+        now = clock()
         if now < self.slot_end:
             buffer = self.buffer
             buffer.append(duration)
@@ -258,7 +266,8 @@ class Stopwatch:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         series = self.series
         ledger = series.ledger
-        now = ledger.now()
+        clock = ledger.now
+        now = clock()
         if now < series.slot_end:
             buffer = series.buffer
             buffer.append((now - self._start_ns) / 1e6)
@@ -278,7 +287,8 @@ class OutcomeSeries(Series):
         if error_type is not None and error_type not in self.home.error_types:
             error_type = self.home.admit_error_type(error_type)
         ledger = self.ledger
-        now = ledger.now()
+        clock = ledger.now
+        now = clock()
         if now < self.slot_end:
             buffer = self.buffer
             buffer.append(error_type)
@@ -308,7 +318,7 @@ class GaugeSeries(Series):
         Raises:
             InvalidInputError: If it is anything else.
         """
-        if (value.__class__ is not float or not MIN <= value <= MAX) and (
+        if (value.__class__ is not float or value - value != 0.0) and (
             value.__class__ is not int or not MINUS_SMALL <= value <= SMALL
         ):
             checked = self.checked(value)
@@ -316,7 +326,8 @@ class GaugeSeries(Series):
                 return
             value = checked
         ledger: Any = self.ledger
-        now = ledger.now()
+        clock = ledger.now
+        now = clock()
         if now < self.slot_end:
             buffer = ledger.buffer
             buffer += (self, value, now)  # one call into C, like an append
@@ -359,7 +370,7 @@ class GaugeSeries(Series):
                 if live is not None:
                     live.enter(record, now)
                 return
-            self.slot_end = now - now % SLOT_NS + SLOT_NS
+            self.slot_end = self.ledger.slot_end(now)
         ledger: Any = self.ledger
         buffer = ledger.buffer
         buffer += (self, record, now)

@@ -8,8 +8,9 @@ the middle of it: another thread, a signal handler that records, reads or raises
    unless it is its own thread that folds further up the stack: then it sees what was published last.
 2. What is published never changes. A fold works out new traces on the side, and one assignment, of the
    ledger's ``journal``, makes all of them true at once.
-3. A fold that was broken off is done again by the next. The first item of a buffer is the number of records
-   that left it, and a series knows how many of its records its trace holds, so nothing counts twice.
+3. A fold that was broken off before that assignment never happened. One that was broken off after it is
+   finished by whoever comes next: the first item of a buffer is the `Cut` of the fold that emptied it last,
+   so what was done already is never done twice.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from itertools import islice
 from operator import itemgetter
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -35,41 +37,61 @@ MAX_PENDING = 512
 TOGETHER = 512
 """How many series a read folds at once."""
 
+MANY = 64
+"""How many series may have entered a slot before they are folded, lest a read find all of them waiting."""
+
 HARD_CAP = 1 << 20
 """How many items a buffer has at most, however long somebody else holds the lock."""
 
 
-class State(NamedTuple):
-    """What is published of a series.
+class Cut:
+    """The first item of a buffer: it stands for all the records that left it.
 
     Attributes:
-        consumed: How many records were ever taken out of its buffer.
         slot_ns: The slot of the last one; a record without a time belongs there too.
-        trace: What they amount to; ``None`` while there are none.
-        buckets: What is kept for the bounds of the metric's description, if it has any.
     """
 
-    consumed: int = 0
-    slot_ns: int = 0
-    trace: Any = None
-    buckets: BucketCounts | None = None
+    __slots__ = ("slot_ns",)
+
+    def __init__(self, slot_ns: int) -> None:
+        self.slot_ns = slot_ns
 
 
-NOTHING = State()
+UNCUT = Cut(0)
+"""The first item of a buffer that no record has left yet."""
+
+
+class Counted(NamedTuple):
+    """What is published of a series whose values are counted by bounds: elsewhere it is the trace alone."""
+
+    trace: Any
+    buckets: BucketCounts
+
+
+def parts(state: Any) -> tuple[Any, BucketCounts | None]:
+    """Return the trace and the bucket counts of what was published; ``None`` for what there is not."""
+    return state if state.__class__ is Counted else (state, None)
 
 
 class Buffered(Protocol):
     """What a ledger folds: a series, as a rule."""
 
     buffer: list[Any]
-    state: State
+    state: Any
 
 
 class Entry(NamedTuple):
-    """One committed fold: the windows from then on, and the states that came with them."""
+    """One committed fold: the windows from then on, and what came with them.
+
+    Attributes:
+        windows: The windows.
+        states: What is published of each series from then on.
+        cuts: The buffers, how many of their items were folded, and what takes their place.
+    """
 
     windows: Windows[Any]
-    states: Sequence[tuple[Buffered, State]]
+    states: Sequence[tuple[Buffered, Any]]
+    cuts: Sequence[tuple[list[Any], int, Cut]]
 
 
 class Ledger:
@@ -81,14 +103,29 @@ class Ledger:
         members: Returns the series that share the windows.
         retention_ns: Returns how long slots are kept.
         dropped: Called for each record that did not fit under `HARD_CAP`.
+        busy: Called with a series whose buffer was full.
 
     Attributes:
         limit: How many items a buffer may have before it is folded.
         bounds: Upper bounds that values are counted by, beside their traces.
         journal: What was published last.
+        entered: Series that entered a slot lately. No record depends on being listed: a read asks everybody.
     """
 
-    __slots__ = ("_dropped", "_members", "_of", "_retention_ns", "bounds", "journal", "limit", "lock", "now")
+    __slots__ = (
+        "_busy",
+        "_dropped",
+        "_members",
+        "_of",
+        "_retention_ns",
+        "_slot_end",
+        "bounds",
+        "entered",
+        "journal",
+        "limit",
+        "lock",
+        "now",
+    )
 
     def __init__(
         self,
@@ -97,6 +134,7 @@ class Ledger:
         members: Callable[[], Iterable[Buffered]],
         retention_ns: Callable[[], int],
         dropped: Callable[[], None],
+        busy: Callable[[Any], None],
     ) -> None:
         self.now = now
         self.limit = MAX_PENDING
@@ -104,32 +142,55 @@ class Ledger:
         self._of = of
         self._retention_ns = retention_ns
         self._dropped = dropped
+        self._busy = busy
+        self._slot_end = 0
         self._members = members
         self.reset()
 
     def reset(self) -> None:
         """Begin anew, in a child process or at the start; nobody else may be at work."""
         self.lock = threading.RLock()
-        self.journal = Entry(Windows(), ())
+        self.journal = Entry(Windows(), (), ())
+        self.entered: list[Buffered] = []
 
     def share(self, members: int) -> None:
         """Say how many series there are: the more, the less each may hold back."""
         self.limit = min(max(PENDING // max(members, 1), MIN_PENDING), MAX_PENDING)
 
+    def slot_end(self, now: int) -> int:
+        """Return when the slot of a moment ends: the same object for all series, as each keeps it."""
+        end = self._slot_end
+        if not end - SLOT_NS <= now < end:
+            end = self._slot_end = now - now % SLOT_NS + SLOT_NS
+        return end
+
     def relieve(self, series: Buffered) -> None:
         """Fold a series whose buffer is full, unless somebody holds the lock: then it stays as it is."""
-        lock = self.lock
-        if not _is_owned(lock):
-            try:
-                if lock.acquire(blocking=False):
-                    self.fold([series])
-                    lock.release()
-            except BaseException:
-                _heal(lock)
-                raise
-        if len(series.buffer) > HARD_CAP:
+        if self._fold_unless_held((series,)):
+            self._busy(series)
+        elif len(series.buffer) > HARD_CAP:
             self._shorten(series)
             self._dropped()
+
+    def relieve_entered(self) -> None:
+        """Fold the series that entered a slot lately, unless somebody holds the lock: they can wait."""
+        many = dict.fromkeys(self.entered)
+        self.entered.clear()
+        self._fold_unless_held([series for series in many if len(series.buffer) > 1])
+
+    def _fold_unless_held(self, many: Iterable[Buffered]) -> bool:
+        lock = self.lock
+        if _is_owned(lock):
+            return False
+        try:
+            if not lock.acquire(blocking=False):
+                return False
+            self.fold(many)
+            lock.release()
+        except BaseException:
+            _heal(lock)
+            raise
+        return True
 
     def read(self, question: Callable[[Windows[Any]], R]) -> R:
         """Answer a question about the windows and the states, once every finished record is in them."""
@@ -147,35 +208,39 @@ class Ledger:
 
     def fold_all(self) -> None:
         """Fold every series that has something in its buffer; the lock is held."""
-        # A removed series that came back is a member twice, and must not be folded twice at once.
-        pending = [series for series in dict.fromkeys(self._members()) if len(series.buffer) > 1]
-        for first in range(0, len(pending), TOGETHER):
-            self.fold(pending[first : first + TOGETHER])
+        members = iter(self._members())
+        while some := list(islice(members, TOGETHER)):
+            # A removed series that came back is a member twice, and must not be folded twice at once.
+            self.fold([series for series in dict.fromkeys(some) if len(series.buffer) > 1])
 
-    def fold(self, many: Sequence[Buffered]) -> None:
+    def fold(self, many: Iterable[Buffered]) -> None:
         """Move what is in the buffers of some series into their traces and the windows; the lock is held."""
         self._settle()
-        cuts: list[tuple[list[Any], int, int]] = []
-        states: list[tuple[Buffered, State]] = []
+        cuts: list[tuple[list[Any], int, Cut]] = []
+        states: list[tuple[Buffered, Any]] = []
         slots: dict[int, list[tuple[Sequence[Any], Any]]] = {}
+        by_slot: dict[int, Cut] = {}
         for series in many:
-            state, buffer = series.state, series.buffer
+            buffer = series.buffer
             size = len(buffer)
-            batch = buffer[1 + state.consumed - buffer[0] : size]
-            cuts.append((buffer, size, state.consumed + len(batch)))
-            if batch:
-                states += self._absorb(series, state, batch, slots)
-        if states:
-            self.commit(self._with_slots(slots), states)
-        for buffer, size, consumed in cuts:
-            # One assignment, so that records and what counts them leave together.
-            buffer[:size] = [consumed]
+            if size == 1:  # another thread was faster
+                continue
+            slot = self._absorb(series, buffer[0].slot_ns, buffer[1:size], states, slots)
+            cut = by_slot.get(slot) or by_slot.setdefault(slot, Cut(slot))
+            cuts.append((buffer, size, cut))
+        if cuts:
+            self.commit(self._with_slots(slots), states, cuts)
 
-    def commit(self, windows: Windows[Any], states: Sequence[tuple[Buffered, State]]) -> None:
+    def commit(
+        self,
+        windows: Windows[Any],
+        states: Sequence[tuple[Buffered, Any]],
+        cuts: Sequence[tuple[list[Any], int, Cut]] = (),
+    ) -> None:
         """Publish; the lock is held."""
-        self.journal = Entry(windows, states)
+        self.journal = Entry(windows, states, cuts)
         self._settle()
-        self.journal = Entry(windows, ())
+        self.journal = Entry(windows, (), ())
 
     def count_by(self, bounds: tuple[float, ...]) -> None:
         """Count values by bounds, from zero where they are others than before."""
@@ -184,7 +249,7 @@ class Ledger:
 
     def _recount(self, windows: Windows[Any], bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
-        self.commit(windows, [(one, one.state._replace(buckets=None)) for one in self._members()])
+        self.commit(windows, [(one, parts(one.state)[0]) for one in self._members()])
 
     def remove(self, series: Buffered) -> None:
         """Let a series begin at nothing; what it recorded stays in the windows."""
@@ -193,7 +258,7 @@ class Ledger:
 
     def forget(self, series: Buffered) -> None:
         """Let a series begin at nothing; the lock is held."""
-        self.commit(self.journal.windows, [(series, State(series.state.consumed, series.state.slot_ns))])
+        self.commit(self.journal.windows, [(series, None)])
 
     def _shorten(self, series: Buffered) -> None:
         """Take back what is too much; nothing, if somebody has folded meanwhile."""
@@ -201,26 +266,47 @@ class Ledger:
 
     def _settle(self) -> None:
         """Finish what was committed, which a fold that was broken off may have left to do."""
-        for target, state in self.journal.states:
-            target.state = state
+        _, states, cuts = self.journal
+        for series, state in states:
+            series.state = state
+        for buffer, size, cut in cuts:
+            if buffer[0] is not cut:
+                # One assignment, so that records and what stands for them change places at once.
+                buffer[:size] = [cut]
 
     def _absorb(
         self,
         series: Buffered,
-        state: State,
+        slot: int,
         batch: Sequence[Any],
+        states: list[tuple[Buffered, Any]],
         slots: dict[int, list[tuple[Sequence[Any], Any]]],
-    ) -> Sequence[tuple[Buffered, State]]:
-        """Return what a batch makes of the states, and add its records to those of their slots."""
-        trace, buckets, slot = state.trace, state.buckets, state.slot_ns
-        if self.bounds and (buckets is None or buckets.bounds != self.bounds):
+    ) -> int:
+        """Add what a batch makes of the states, and its records to those of their slots.
+
+        Args:
+            series: Whose records they are.
+            slot: The slot of the record before them.
+            batch: The records, at least one.
+            states: Where the states go.
+            slots: Where the records go, by slot.
+
+        Returns:
+            The slot of the last one.
+        """
+        trace, buckets = parts(series.state)
+        if not self.bounds:
+            buckets = None
+        elif buckets is None or buckets.bounds != self.bounds:
             buckets = BucketCounts.between(self.bounds)
-        for slot, values, part in _by_slot(batch, state.slot_ns, self._of):
+        by_slot = _by_slot(batch, slot, self._of)
+        for slot, values, part in by_slot:
             slots.setdefault(slot, []).append((values, part))
             trace = part if trace is None else trace.merge(part)
             if buckets is not None:
                 buckets = buckets.with_values(values)
-        return [(series, State(state.consumed + len(batch), slot, trace, buckets))]
+        states.append((series, trace if buckets is None else Counted(trace, buckets)))
+        return slot
 
     def _with_slots(self, slots: dict[int, list[tuple[Sequence[Any], Any]]]) -> Windows[Any]:
         windows, retention_ns = self.journal.windows, self._retention_ns()

@@ -9,12 +9,13 @@ from typing import Any
 
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.recording import kinds
+from metrics_framework.recording.bounds import BucketCounts
 from metrics_framework.recording.commons import Commons
 from metrics_framework.recording.gauges import GaugeLedger
 from metrics_framework.recording.hot import Lookup
 from metrics_framework.recording.instruments import Series
 from metrics_framework.recording.kinds import Kind
-from metrics_framework.recording.ledger import Ledger, State
+from metrics_framework.recording.ledger import Ledger, parts
 from metrics_framework.recording.windows import Window
 
 OTHER = "__other__"
@@ -143,7 +144,7 @@ class Metric:
         budgets = self.commons.budgets
         found = self.find(tags)
         if found is not None:
-            self._learn(self.shapes[tuple(tags)])
+            self._learn(self.shapes[tuple(tags)], found)
             return found
         if (
             self.series_count < budgets.series_per_name
@@ -160,7 +161,7 @@ class Metric:
         if successor is not self:
             return successor.find_or_make(series.tags)
         live = shape.known.setdefault(series.key, series)
-        self._learn(shape)
+        self._learn(shape, live)
         return live
 
     def remove(self, series: Series) -> None:
@@ -174,6 +175,9 @@ class Metric:
                 self._collapsed_series = max(self._collapsed_series - 1, 0)
         if not shape.names and self._lookup.untagged.get(self.name) is series:
             self._lookup.untagged.pop(self.name, None)
+        entry = self._lookup.tagged.get(self.name)
+        if entry is not None and entry[1] is series:
+            self._lookup.tagged[self.name] = (_NOBODY, None, entry[2])
         series.ledger.remove(series)
         series.slot_end = 0  # the next record into it, if there is one, has to look around
 
@@ -186,17 +190,29 @@ class Metric:
         series = shape.known.setdefault(key, self.kind.series(shape, key, ledger))
         self.commons.roughly_series += 1
         ledger.share(self.series_count)
-        self._learn(shape)
+        self._learn(shape, series)
         return series
 
-    def _learn(self, shape: Shape) -> None:
+    def _learn(self, shape: Shape, series: Series) -> None:
+        """Let a series be found fast."""
         if not shape.names:
-            series = shape.known.get(())
-            if series is not None:
+            if shape.known.get(()) is series:
                 self._lookup.untagged[self.name] = series
         else:
-            by_number = self._lookup.tagged.setdefault(self.name, {})
-            by_number.setdefault(len(shape.names), (shape.values_of, shape.known))
+            tagged = self._lookup.tagged
+            entry = tagged.get(self.name) or tagged.setdefault(self.name, (series.tags, series, {}))
+            entry[2].setdefault(len(shape.names), (shape.values_of, shape.known))
+        self._unlearn_if_gone()
+
+    def _favour(self, series: Series) -> None:
+        """Let a busy series be found fastest."""
+        tagged = self._lookup.tagged
+        entry = tagged.get(self.name)
+        if entry is not None and entry[1] is not series and series.key != ():
+            tagged[self.name] = (series.tags, series, entry[2])
+            self._unlearn_if_gone()
+
+    def _unlearn_if_gone(self) -> None:
         if not self._is_current():  # the name was removed meanwhile: nobody may find this metric any more
             self._lookup.untagged.pop(self.name, None)
             self._lookup.tagged.pop(self.name, None)
@@ -238,14 +254,14 @@ class Metric:
                 joined = joined.join(windows.since(window_ns, start, now, nothing))
         return joined
 
-    def states(self) -> Iterator[tuple[int, Series, State]]:
-        """Yield each series that has records with its state, and when that was read."""
+    def states(self) -> Iterator[tuple[int, Series, Any, BucketCounts | None]]:
+        """Yield each series that has records with its trace and bucket counts, and when those were read."""
         for ledger in self.ledgers:
             states = ledger.read(partial(self._states, ledger))
             now = self.commons.clock.monotonic_ns()
-            yield from ((now, series, state) for series, state in states if state.trace is not None)
+            yield from ((now, series, *parts(state)) for series, state in states if state is not None)
 
-    def _states(self, ledger: Ledger, _: object) -> list[tuple[Series, State]]:
+    def _states(self, ledger: Ledger, _: object) -> list[tuple[Series, Any]]:
         return [(series, series.state) for series in self.series() if series.ledger is ledger]
 
     def reset(self) -> None:
@@ -276,11 +292,21 @@ class Metric:
         ledger: Ledger
         if self.kind is kinds.GAUGE:
             ledger = GaugeLedger(
-                commons.clock.monotonic_ns, members, commons.retention, commons.drop, self._merge_law
+                commons.clock.monotonic_ns,
+                members,
+                commons.retention,
+                commons.drop,
+                self._favour,
+                self._merge_law,
             )
         else:
             ledger = Ledger(
-                commons.clock.monotonic_ns, self.kind.of, members, commons.retention, commons.drop
+                commons.clock.monotonic_ns,
+                self.kind.of,
+                members,
+                commons.retention,
+                commons.drop,
+                self._favour,
             )
             ledger.bounds = commons.describe(self.name).buckets
         return ledger
@@ -352,6 +378,10 @@ class Metric:
                 if name in values:
                     values[name].add(value)
         return max(names, key=lambda name: len(values[name]))
+
+
+_NOBODY: Any = object()
+"""Stands where no tags are tried first: nothing is equal to it."""
 
 
 def _no_values(_: object) -> tuple[()]:

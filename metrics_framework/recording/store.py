@@ -32,7 +32,6 @@ from metrics_framework.recording.metric import Metric
 from metrics_framework.recording.namespace import Namespace
 from metrics_framework.recording.readings import Failure, OutcomeReading, SeriesReading
 from metrics_framework.recording.series import check_name, plain_tags
-from metrics_framework.recording.sums import value_of
 from metrics_framework.recording.traces import Summary
 from metrics_framework.recording.windows import Window
 from metrics_framework.values import MetricType, MetricUnit
@@ -269,7 +268,7 @@ class Store:
             )
         summary = self._summarized(metric, window, wanted)
         if metric.kind is kinds.COUNTER:
-            summary["total"] = value_of(metric.window(None, wanted).trace.total)
+            summary["total"] = metric.window(None, wanted).trace.value
         return summary
 
     def timing_summary(self, operation: str, window: timedelta | None = None) -> Summary:
@@ -383,8 +382,8 @@ class Store:
     ) -> Iterator[tuple[Metric, Series, Window[Any], BucketCounts | None]]:
         self._tidy()
         for metric in names.metrics():
-            for now, series, state in metric.states():
-                yield metric, series, Window(state.trace, self.start_ns, now, None), state.buckets
+            for now, series, trace, buckets in metric.states():
+                yield metric, series, Window(trace, self.start_ns, now, None), buckets
 
     def _summarized(
         self, metric: Metric, window: timedelta | None, tags: Mapping[str, str] | None = None

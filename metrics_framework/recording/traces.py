@@ -15,7 +15,6 @@ from typing import NamedTuple, Protocol, Self
 
 from metrics_framework.recording import sums
 from metrics_framework.recording.distribution import Distribution
-from metrics_framework.recording.sums import Sum
 
 Summary = dict[str, float]
 QUANTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
@@ -30,10 +29,14 @@ class Trace(Protocol):
 
 
 class CounterTrace(NamedTuple):
-    """The additions to a counter."""
+    """The additions to a counter: a running sum (`sums`), and how many there were.
+
+    There may be a hundred thousand of these, so the sum is not a tuple of its own.
+    """
 
     records: int = 0
-    total: Sum = sums.ZERO
+    total: int | float = 0
+    compensation: float = 0.0
 
     @classmethod
     def of(cls, values: Sequence[int | float]) -> CounterTrace:
@@ -42,16 +45,29 @@ class CounterTrace(NamedTuple):
         Raises:
             TypeError: If something in ``values`` is no number.
         """
-        return cls(len(values), (sums.sum_of(values), 0.0))
+        return _counter((len(values), sums.sum_of(values), 0.0))
 
     def merge(self, later: CounterTrace) -> CounterTrace:
         """Return the sum of both."""
-        return CounterTrace(self.records + later.records, sums.merge(self.total, later.total))
+        records, total, compensation = self
+        more_records, more, more_compensation = later
+        if total.__class__ is int and more.__class__ is int:
+            return _counter((records + more_records, total + more, compensation))
+        total, compensation = sums.merge((total, compensation), (more, more_compensation))
+        return _counter((records + more_records, total, compensation))
+
+    @property
+    def value(self) -> int | float:
+        """The sum; an ``int`` as long as only integers were added."""
+        return sums.value_of((self.total, self.compensation))
 
     def summary(self, seconds: float) -> Summary:
         """Return ``count``, ``seconds``, ``sum`` and ``rate``."""
-        total = sums.value_of(self.total)
+        total = self.value
         return {"count": self.records, "seconds": seconds, "sum": total, "rate": per_second(total, seconds)}
+
+
+_counter = partial(tuple.__new__, CounterTrace)
 
 
 class GaugeTrace(NamedTuple):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.values import FreshTiming, MetricType, MetricUnit, TimingResult, to_milliseconds
+from metrics_framework.values import MetricType, MetricUnit, TimingResult, new_timing, to_milliseconds
 
 TIME_UNITS = {MetricUnit.SECONDS: 1e3, MetricUnit.MILLISECONDS: 1.0, MetricUnit.MICROSECONDS: 1e-3}
 
@@ -61,23 +62,39 @@ def test_a_unit_that_measures_no_time_is_refused(unit):
 # -- timings ---------------------------------------------------------------------------------------------
 
 
-def fresh_timing(end_ns: int, milliseconds: float) -> TimingResult:
-    """Return a result as a timer makes it."""
-    result = FreshTiming()
-    result.operation_name = "operation"
-    result.duration = milliseconds
-    result.unit = MetricUnit.MILLISECONDS
-    result.success = True
-    result.metadata = {}
-    result.end_ns = end_ns
-    result.__class__ = TimingResult
+class StandingClock:
+    """A clock whose two readings stand still."""
+
+    def __init__(self, monotonic_ns: int, time_ns: int) -> None:
+        self.readings = (monotonic_ns, time_ns)
+
+    def monotonic_ns(self) -> int:
+        """Return the first."""
+        return self.readings[0]
+
+    def time_ns(self) -> int:
+        """Return the second."""
+        return self.readings[1]
+
+
+def fresh_timing(end_ns: int, milliseconds: float, asked_later_ns: int = 0) -> TimingResult:
+    """Return a result as a timer makes it, which is looked at some time after the end."""
+    stop_ns = 10**18 + round(milliseconds * 1e6)
+    result: Any = new_timing(TimingResult)
+    clock = StandingClock(stop_ns + asked_later_ns, end_ns + asked_later_ns)
+    result.pending = ((None, "operation", None, 10**18), stop_ns, True, clock)
     return result
 
 
-@given(st.integers(0, 4 * 10**18), st.floats(0, 10**9), st.sampled_from([False, True]))
-def test_a_fresh_timing_has_its_datetimes_when_asked(end_ns, milliseconds, begin_first):
-    """The end is when the timer said, to the microsecond, the start the duration before it, both in UTC."""
-    result = fresh_timing(end_ns, milliseconds)
+@given(
+    st.integers(0, 4 * 10**18),
+    st.integers(0, 10**15).map(lambda ns: ns / 1e6),
+    st.sampled_from([False, True]),
+    st.integers(0, 10**17),
+)
+def test_a_fresh_timing_has_its_datetimes_when_asked(end_ns, milliseconds, begin_first, later):
+    """The end is when the timer stopped, to a microsecond, the start the duration before it, both in UTC."""
+    result = fresh_timing(end_ns, milliseconds, later)
     start, end = (result.start_time, result.end_time) if begin_first else (result.end_time, result.start_time)
     if not begin_first:
         start, end = end, start

@@ -334,3 +334,73 @@ def test_an_integer_of_too_many_digits_is_refused(collector, record, number):
         with pytest.raises(InvalidInputError):
             record(collector, value, tags)
     assert everything(collector) == before
+
+
+@every_type
+def test_the_tags_that_are_tried_first_are_no_shortcut_to_others(collector, record):
+    """Records like the last busy ones, but for a value, a name, a type or an order, go where they belong."""
+    record(collector, 1, {"a": "1", "b": "x"})
+    record(collector, 1, {"b": "x", "a": "1"})
+    record(collector, 1, {"a": "x", "b": "1"})
+    record(collector, 1, {"a": "1"})
+    record(collector, 1, {"a": "1", "b": "x", "c": ""})
+    record(collector, 1, {"a": 1, "b": "x"})  # a number becomes the string
+    assert counts(collector) == {
+        (("a", "1"), ("b", "x")): 3,
+        (("a", "x"), ("b", "1")): 1,
+        (("a", "1"),): 1,
+        (("a", "1"), ("b", "x"), ("c", "")): 1,
+    }
+
+
+@every_type
+def test_tags_that_are_changed_after_a_record_change_nothing(collector, record):
+    """A dict that is used again with other values is read anew each time, the first dict of a name too."""
+    tags = {"user": "1"}
+    for user in ("1", "2", "2", "1"):
+        tags["user"] = user
+        record(collector, 1, tags)
+    assert counts(collector) == {(("user", "1"),): 2, (("user", "2"),): 2}
+
+
+@every_type
+def test_the_busiest_series_is_tried_first(collector, record):
+    """The series whose records filled a buffer is the one that is looked for first from then on."""
+    for number in range(3):
+        record(collector, 1, {"number": str(number)})
+    for _ in range(1_000):
+        record(collector, 1, {"number": "1"})
+    tried = {
+        usual["number"] for each in collector.store.lookups.values() for usual, *_ in each.tagged.values()
+    }
+    assert tried == {"1"}
+    record(collector, 1, {"number": "2"})
+    assert counts(collector) == {
+        (("number", "0"),): 1,
+        (("number", "1"),): 1_001,
+        (("number", "2"),): 2,
+    }
+
+
+@every_type
+def test_a_removed_series_is_not_tried_first(collector, record):
+    """After a removal the same tags make a series that begins at nothing."""
+    for _ in range(1_000):
+        record(collector, 1, {"number": "1"})
+    collector.remove("name", {"number": "1"})
+    record(collector, 1, {"number": "1"})
+    assert counts(collector) == {(("number", "1"),): 1}
+
+
+def test_tags_whose_comparison_fails_are_one_clear_error(collector):
+    """What looks like tags and cannot even be compared is refused like all that is no mapping."""
+
+    class Strange:
+        def __ne__(self, other: object) -> bool:
+            raise ValueError("no truth in this")
+
+    collector.record_counter("name", 1, {"a": "1"})
+    strange: Any = Strange()
+    with pytest.raises(InvalidInputError, match="tags"):
+        collector.record_counter("name", 1, strange)
+    assert counts(collector) == {(("a", "1"),): 1}

@@ -438,7 +438,7 @@ def test_a_series_that_came_back_is_found_as_fast_as_before(collector, held, tag
     if tags is None:
         assert lookup.untagged["name"] is collector.counter("name")
     else:
-        values_of, known = lookup.tagged["name"][len(tags)]
+        values_of, known = lookup.tagged["name"][2][len(tags)]
         assert known[values_of(tags)] is collector.counter("name", tags)
 
 
