@@ -5,10 +5,10 @@ rest needs: `metrics_framework.testing.plugin`, a pytest plugin with a system fo
 `metrics_framework.testing.conformance`, which tests adapters.
 """
 
+from metrics_framework.testing.checking import expect
 from metrics_framework.testing.expectations import (
     Expectation,
     counter,
-    expect,
     failure,
     gauge,
     histogram,

@@ -7,13 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.protocols import MetricsAggregator, MetricsSystem
+from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.recording.series import shown
 from metrics_framework.recording.sums import sum_of
 from metrics_framework.values import MetricType, MetricValue
+
+
+class HasAggregator(Protocol):
+    """What is asked of a system: checks rely on its aggregator and on nothing else."""
+
+    @property
+    def aggregator(self) -> MetricsAggregator:
+        """Answers questions."""
+        ...
 
 
 class Series(NamedTuple):
@@ -57,7 +66,7 @@ Numbers = Mapping[str, int | float]
 State = Mapping[Series, Numbers]
 
 
-def aggregator_of(system: MetricsSystem | MetricsAggregator) -> MetricsAggregator:
+def aggregator_of(system: HasAggregator | MetricsAggregator) -> MetricsAggregator:
     """Return the aggregator of a system, or the aggregator that it is.
 
     Raises:
@@ -142,6 +151,7 @@ def _split(value: MetricValue) -> Iterator[tuple[Series, Numbers]]:
         )
     elif "success_rate" in metadata:  # any other rate is derived from what is listed already
         successes = metadata.get("successes", round(metadata["count"] * metadata["success_rate"]))
-        yield Series(value.name, "success", tags), {"count": successes}
+        if successes:  # what only ever failed has no successes to list, as what succeeded has no failures
+            yield Series(value.name, "success", tags), {"count": successes}
         for error_type, count in metadata.get("failures", {}).items():
             yield Series(value.name, "failure", tags, error_type), {"count": count}

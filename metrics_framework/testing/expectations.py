@@ -1,21 +1,13 @@
-"""Expectations: which metrics a block of code changes, and how.
-
-The numbers are compared before and after the block, so that what was recorded earlier makes no difference,
-nothing has to be reset, and blocks may nest.
-"""
+"""Expectations: which metrics a block of code changes, and how."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
 
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.protocols import MetricsAggregator, MetricsSystem
 from metrics_framework.recording.series import check_name, plain_tags, shown
-from metrics_framework.resources import RESOURCE_GAUGES
-from metrics_framework.testing.changes import Change, Series, State, aggregator_of, change, changed, read
+from metrics_framework.testing.changes import Change, Series, State, change
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +56,7 @@ def counter(
         name: The metric's name.
         change: By how much, all series with the tags together; 0 says that it does not move, or is unknown.
         tags: Tags that cannot be written as keywords, like ``{"http.route": "/", "tags": "x"}``.
-        **more_tags: The other tags.
+        **more_tags: The other tags; their values are strings.
 
     Raises:
         InvalidInputError: If an argument breaks its rule.
@@ -179,83 +171,6 @@ def failure(
     return _expectation("failure", operation, tags, more_tags, {"count": count}, error_type)
 
 
-def expect(
-    system: MetricsSystem | MetricsAggregator, *expectations: Expectation, only: bool = False
-) -> AbstractContextManager[None]:
-    """Check how a block of code changes the metrics.
-
-    What other threads record meanwhile counts, too. An exception of the block goes on unchanged, and then
-    nothing is checked.
-
-    Args:
-        system: What the code records into: a system, whose aggregator is asked, or an aggregator.
-        *expectations: What the block must change.
-        only: Whether nothing else may change; the gauges of a resource monitor always may.
-
-    Returns:
-        A context manager for one ``with`` block. Its end raises `AssertionError` with a table of what was
-        expected and everything that changed.
-
-    Raises:
-        InvalidInputError: If an argument breaks its rule, or nothing is expected.
-
-    Example:
-        >>> from metrics_framework import MetricsSystem
-        >>> metrics = MetricsSystem()
-        >>> with expect(metrics, counter("orders", +2, status="paid")):
-        ...     metrics.collector.record_counter("orders", 2, {"status": "paid"})
-    """
-    for each in (system, *expectations):
-        if isinstance(each, Expectation) == (each is system):
-            raise InvalidInputError(
-                f"{shown(each)} is out of place: expect(system, counter('orders'), …) takes the system first,"
-                " then what counter, gauge, histogram, timer, success and failure return"
-            )
-    if not expectations and not only:
-        raise InvalidInputError(
-            "nothing is expected: name a change, or pass only=True where nothing may change"
-        )
-    return _Block(aggregator_of(system), expectations, only)
-
-
-class _Block(AbstractContextManager[None]):
-    """What `expect` returns."""
-
-    def __init__(
-        self, aggregator: MetricsAggregator, expectations: tuple[Expectation, ...], only: bool
-    ) -> None:
-        self._aggregator = aggregator
-        self._expectations = expectations
-        self._only = only
-        self._before: State = {}
-
-    def __enter__(self) -> None:
-        self._before = read(self._aggregator)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        __tracebackhide__ = True  # pytest shows the test's own line
-        if error is not None:
-            return
-        before, after = self._before, read(self._aggregator)
-        failed = [each for each in self._expectations if not each.is_met(before, after)]
-        surprises = _surprises(self._expectations, changed(before, after)) if self._only else []
-        if failed or surprises:
-            from metrics_framework.testing.report import report  # only a failure needs it
-
-            raise AssertionError(report(self._expectations, failed, surprises, before, after))
-
-
-def _surprises(expectations: Iterable[Expectation], moved: Iterable[Series]) -> list[Series]:
-    wanted = list(expectations)
-    return [
-        series
-        for series in moved
-        if series.name not in RESOURCE_GAUGES and not any(each.covers(series) for each in wanted)
-    ]
-
-
 def _expectation(
     kind: str,
     name: str,
@@ -264,6 +179,12 @@ def _expectation(
     numbers: Mapping[str, object],
     error_type: str = "",
 ) -> Expectation:
+    for key, value in more_tags.items():
+        if not isinstance(value, str):  # counter("orders", change=3) must not wait for a tag "change"
+            raise InvalidInputError(
+                f"{key}={shown(value)} would be a tag, whose value is a string: give the expected number by"
+                f" its place, or write the tag as {key}={str(value)!r}"
+            )
     given, more = plain_tags(tags), plain_tags(more_tags)
     for key in given.keys() & more.keys():
         raise InvalidInputError(

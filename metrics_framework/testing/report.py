@@ -6,10 +6,19 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from metrics_framework.errors import nearest
-from metrics_framework.protocols import MetricsAggregator, MetricsSystem
+from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.recording.series import shown
 from metrics_framework.resources import RESOURCE_GAUGES
-from metrics_framework.testing.changes import Change, Series, State, aggregator_of, change, changed, read
+from metrics_framework.testing.changes import (
+    Change,
+    HasAggregator,
+    Series,
+    State,
+    aggregator_of,
+    change,
+    changed,
+    read,
+)
 from metrics_framework.testing.expectations import Expectation
 
 MAX_CHANGES = 100
@@ -67,7 +76,7 @@ def report(
     return "\n".join(lines)
 
 
-def recorded(system: MetricsSystem | MetricsAggregator) -> str:
+def recorded(system: HasAggregator | MetricsAggregator) -> str:
     """Return everything that was recorded as a table, a line for each series, to be printed.
 
     Args:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 from metrics_framework.system import MetricsSystem
-from metrics_framework.testing.expectations import Expectation, expect
+from metrics_framework.testing.checking import expect
+from metrics_framework.testing.expectations import Expectation
 from metrics_framework.testing.report import recorded
 
 

@@ -401,6 +401,7 @@ def test_each_side_of_a_fan_out_is_checked():
         (lambda: failure("op", ""), "error type ''"),
         (lambda: counter("orders", tags=["a"]), r"tags=\['a'\] is not a mapping"),
         (lambda: counter("orders", tags={"a": "1"}, a="2"), "tag 'a' is given twice, as '2' and"),
+        (lambda: counter("orders", change=3), "change=3 would be a tag, .* write the tag as change='3'"),
         (lambda: expect(counter("orders")), r"takes the system first"),
         (lambda: expect(MetricsSystem(), "orders"), "'orders' is out of place"),
         (lambda: expect(MetricsSystem()), "nothing is expected: name a change, or pass only=True"),
@@ -408,7 +409,7 @@ def test_each_side_of_a_fan_out_is_checked():
         (lambda: expect(InMemoryCollector(), counter("orders")), "pass a MetricsSystem or a Metrics"),
         (lambda: expect(NullAggregator, counter("orders")), "cannot be asked"),
     ],
-    ids=range(11),
+    ids=range(12),
 )  # fmt: skip
 def test_what_makes_no_sense_is_said_at_once(wrong, message):
     """Bad input is one clear error, before the block begins."""

@@ -135,7 +135,7 @@ def test_a_failure_shows_the_tests_own_line(tmp_path):
     assert code == 1
     assert '>       with metrics.expect(counter("orders")):' in output
     assert "Did you mean 'order'?" in output
-    assert "expectations.py" not in output
+    assert "checking.py" not in output
     assert "def __exit__" not in output
 
 

@@ -78,7 +78,7 @@ metrics: 7 of 9 expectations failed
      ↳ Recorded with status='failed', not 'ok'; no tag 'region' (its tags: country, status).
   ✗  counter    orders.cancelled                +1                     0
   ✗  gauge      pressure                        1                      none
-     ↳ No gauge 'pressure' was recorded. Did you mean 'temperature'?
+     ↳ No gauge 'pressure' was recorded. Known: 'queue.depth', 'temperature'.
 
 Everything that changed in the block:
 
