@@ -240,6 +240,19 @@ def test_a_removed_metric_is_a_change(metrics):
         metrics.collector.remove("queue.depth", {"queue": "a"})
 
 
+def test_what_a_removed_counter_had_is_missed(metrics):
+    """A counter that is gone did not stand still."""
+    with pytest.raises(AssertionError, match=r"orders +0 +-8"), metrics.expect(counter("orders", 0)):
+        metrics.collector.remove("orders")
+
+
+def test_a_timer_and_an_operation_of_one_name_are_added_up(metrics, clock):
+    """An operation's durations and a timer metric's are the same to `timer`."""
+    with metrics.expect(timer("render", count=2, sum=30), only=True):
+        metrics.collector.record_timer("render", 10)
+        metrics.timer.time_operation("render", lambda: clock.advance(0.02))
+
+
 def test_reading_disturbs_nothing(metrics):
     """Everything exported is the same before and after checks."""
     before = metrics.aggregator.export_metrics("jsonl")

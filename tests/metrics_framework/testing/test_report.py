@@ -163,6 +163,25 @@ def test_a_series_that_stood_still_is_told_from_the_one_that_moved(metrics):
     assert "↳ Recorded with status='ok', not 'lost'." in text
 
 
+def test_the_note_is_about_the_nearest_series(metrics):
+    """Of several series that moved, the one with the most tags in common is compared."""
+
+    def pay() -> None:
+        for country in ("BE", "NL", "PL"):
+            metrics.collector.increment("paid", {"card": country, "country": country, "status": "new"})
+
+    expected = counter("paid", country="NL", card="NL", status="ok")
+    with pytest.raises(AssertionError) as raised, metrics.expect(expected):
+        pay()
+    assert "↳ Recorded with status='new', not 'ok'." in str(raised.value)
+
+
+def test_what_only_failed_has_no_successes(metrics):
+    """An operation without a success is not listed with none."""
+    metrics.tracker.record_failure("render", "KeyError")
+    assert "success" not in metrics.recorded()
+
+
 def test_numbers_alone_need_no_note(metrics):
     """Where the series is right and only its number is wrong, the table says it all."""
     assert "↳" not in message(metrics, counter("order", 2), gauge("queue.depth", 2), timer("latency", 0))
@@ -171,8 +190,8 @@ def test_numbers_alone_need_no_note(metrics):
 def test_nothing_steers_the_terminal(metrics):
     """Names and tags that would be mistaken for something else are quoted."""
     with pytest.raises(AssertionError) as raised, metrics.expect(only=True):
-        metrics.collector.increment("a b", {"k{": "x\x1b[31m\ny", "empty": ""})
-    assert r"counter  'a b'{empty='', 'k{'='x\x1b[31m\ny'}  +1" in str(raised.value)
+        metrics.collector.increment("a b", {"k{": "x\ny", "empty": "", "red": "\x1b[31m"})
+    assert r"counter  'a b'{empty='', 'k{'='x\ny', red='\x1b[31m'}  +1" in str(raised.value)
 
 
 def test_a_flood_is_cut(metrics):
