@@ -1,0 +1,35 @@
+"""A pytest plugin with the fixtures ``metrics`` and ``metrics_clock``.
+
+It is loaded where it is asked for, in the topmost ``conftest.py``:
+
+    pytest_plugins = ["metrics_framework.testing.plugin"]
+
+or on the command line: ``pytest -p metrics_framework.testing.plugin``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from metrics_framework.clock import ManualClock
+from metrics_framework.testing.system import MetricsTestSystem
+
+__all__ = ["metrics", "metrics_clock"]
+
+
+@pytest.fixture
+def metrics(request: pytest.FixtureRequest) -> Iterator[MetricsTestSystem]:
+    """An in-memory metrics system of the test's own; with ``metrics_clock``, its time is that clock's."""
+    clock: ManualClock | None = None
+    if "metrics_clock" in request.fixturenames:
+        clock = request.getfixturevalue("metrics_clock")
+    with MetricsTestSystem(clock=clock) as system:
+        yield system
+
+
+@pytest.fixture
+def metrics_clock() -> ManualClock:
+    """The clock of ``metrics``, moved by hand: it starts at 2026-01-01T00:00:00 UTC."""
+    return ManualClock()
