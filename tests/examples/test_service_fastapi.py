@@ -20,7 +20,7 @@ def test_the_table_and_the_snapshot_agree(run_service, check_service):
 
 
 def test_a_test_hands_in_a_system_of_its_own(examples, clock):
-    """One line replaces what every handler is given; the answers say what is left, or that it is too little."""
+    """One line replaces what every handler is given; answers say what is left, or that it is too little."""
     service = importlib.import_module("service_fastapi")
     inside, outside = MetricsSystem(clock=clock), MetricsSystem(clock=clock)
     app = service.create_app(outside)

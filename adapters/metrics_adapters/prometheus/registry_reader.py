@@ -1,6 +1,7 @@
 """Reads what an application already counts with prometheus_client, as an aggregator.
 
-Nothing is recorded here and nothing is registered: each question collects the registry once.
+Nothing is recorded here and nothing is registered. Each question collects the registry, so what an
+application's own collectors do to answer, such as asking a database, they do each time.
 """
 
 from __future__ import annotations

@@ -7,6 +7,9 @@ import io
 import json
 import logging
 import math
+import os
+import subprocess
+import sys
 import threading
 import time
 from bisect import bisect_left
@@ -371,6 +374,30 @@ def test_the_default_is_the_default_registry():
     """Without arguments it reads what prometheus_client exposes by default."""
     names = {value.name for value in RegistryAggregator().get_metrics_by_tag({})}
     assert {"python_info", "python_gc_collections_total"} <= names
+
+
+def test_workers_of_a_server_are_added_up(tmp_path):
+    """In prometheus_client's multiprocess mode it reads what all processes counted."""
+    worker = (
+        "from prometheus_client import Counter, Histogram\n"
+        "Counter('requests', 'Help.').inc(2)\n"
+        "Histogram('latency_seconds', 'Help.').observe(0.25)\n"
+    )
+    reader = (
+        "from prometheus_client import CollectorRegistry\n"
+        "from prometheus_client.multiprocess import MultiProcessCollector\n"
+        "from metrics_adapters.prometheus import RegistryAggregator\n"
+        "registry = CollectorRegistry()\n"
+        "MultiProcessCollector(registry)\n"
+        "aggregator = RegistryAggregator(registry)\n"
+        "assert aggregator.get_metric_summary('requests_total') == {'sum': 6, 'total': 6}\n"
+        "latency = aggregator.get_metric_summary('latency_seconds')\n"
+        "assert (latency['count'], latency['avg']) == (3, 250), latency\n"
+        "assert 100 < latency['p50'] <= 250, latency\n"
+    )
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    for code in (worker, worker, worker, reader):
+        subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 
 # -- faults ------------------------------------------------------------------------------------------------
