@@ -125,9 +125,11 @@ class CombinedAggregator:
                 continue
             if new := hidden.keys() - self._shared:
                 self._shared |= new
-                aggregator = shown(member)
                 log_event(
-                    "warning", "names of an earlier aggregator", names=sorted(new), hidden_of=aggregator
+                    "warning",
+                    "an earlier aggregator has these names",
+                    names=sorted(name for name, _ in new),
+                    aggregator=shown(member),
                 )
             kept = [value for value in values if _name(value) not in hidden]
             taken.update(map(_name, kept))

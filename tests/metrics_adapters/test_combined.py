@@ -102,7 +102,7 @@ def test_the_first_that_has_a_name_wins(stores, both, caplog):
         assert [value.value for value in both.get_metrics_by_tag({})] == [1]
         assert [value.value for value in both.get_top_metrics(MetricType.COUNTER)] == [1]
     (message,) = messages(caplog, logging.WARNING)
-    assert "orders" in message
+    assert "['orders']" in message
 
 
 def test_what_is_hidden_costs_no_place_among_the_largest(stores, both):
