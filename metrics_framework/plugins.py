@@ -15,6 +15,7 @@ from metrics_framework.errors import UnknownAdapterError, nearest
 ENTRY_POINT_GROUP = "metrics_framework.adapters"
 
 BUILT_IN = {
+    "combined": "metrics_adapters.combined:CombinedAggregator",
     "fan_out": "metrics_adapters.fan_out:FanOutCollector",
     "in_memory.aggregator": "metrics_adapters.in_memory:InMemoryAggregator",
     "in_memory.collector": "metrics_adapters.in_memory:InMemoryCollector",
@@ -25,6 +26,7 @@ BUILT_IN = {
     "null.monitor": "metrics_adapters.null:NullMonitor",
     "null.timer": "metrics_adapters.null:NullTimer",
     "null.tracker": "metrics_adapters.null:NullTracker",
+    "prometheus.registry": "metrics_adapters.prometheus:RegistryAggregator",
     "resources": "metrics_adapters.resources:PsutilMonitor",
     "resources.command": "metrics_adapters.resources:CommandMonitor",
     "snapshot_writer": "metrics_adapters.snapshot_writer:SnapshotWriter",

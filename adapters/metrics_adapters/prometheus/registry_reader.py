@@ -1,0 +1,377 @@
+"""Reads what an application already counts with prometheus_client, as an aggregator.
+
+Nothing is recorded here and nothing is registered. Each question collects the registry, so what an
+application's own collectors do to answer, such as asking a database, they do each time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import accumulate
+from typing import Any, Protocol
+
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import REGISTRY
+
+from metrics_adapters.ranking import largest
+from metrics_framework import formats
+from metrics_framework.clock import SYSTEM_CLOCK, Clock, utc
+from metrics_framework.errors import InvalidInputError, UnknownMetricError, nearest
+from metrics_framework.logs import log_event
+from metrics_framework.recording.series import plain_tags, shown
+from metrics_framework.values import MetricType, MetricUnit, MetricValue, to_milliseconds
+
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+
+_UNITS = {
+    unit.value: unit
+    for unit in (
+        MetricUnit.SECONDS,
+        MetricUnit.MILLISECONDS,
+        MetricUnit.MICROSECONDS,
+        MetricUnit.BYTES,
+        MetricUnit.KILOBYTES,
+        MetricUnit.MEGABYTES,
+        MetricUnit.PERCENT,
+    )
+}
+_TIMES = (MetricUnit.SECONDS, MetricUnit.MILLISECONDS, MetricUnit.MICROSECONDS)
+_DISTRIBUTIONS = (MetricType.HISTOGRAM, MetricType.TIMER)
+_OWN_LABELS = {"histogram": "le", "gaugehistogram": "le", "summary": "quantile"}
+"""The label of a family's samples that names no series."""
+
+
+class Collects(Protocol):
+    """What is read: a `prometheus_client.CollectorRegistry`, or whatever else yields metric families."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the families with their samples."""
+        ...
+
+
+class RegistryAggregator:
+    """A `MetricsAggregator` over the metrics of a prometheus_client registry.
+
+    Names are those that a server scrapes: a counter ends in ``_total``. `get_metric_summary` finds it without
+    the ending too. Labels are tags, the help text is ``metadata["help"]``, and the unit is what the name ends
+    in. Info, enum and untyped metrics are gauges. The registry's target information is no metric and is left
+    out, as are numbers that are not finite.
+
+    A histogram or summary whose name ends in a unit of time is a timer: like every duration of this library
+    its values are milliseconds, though the name keeps its ``_seconds``. Counters and gauges keep the unit
+    that their name says.
+
+    What a registry does not know is left out of summaries:
+
+    - a counter has ``sum``, ``total``, ``rate`` and ``seconds``, but no ``count``: how often it was
+      incremented is not kept;
+    - a gauge has ``last`` alone, and not even that where it has several series: none of them speaks for all;
+    - a histogram has no ``min``, ``max`` and ``stddev``. Its quantiles are estimated as Prometheus'
+      ``histogram_quantile`` does: by linear interpolation within the bucket that the quantile falls in, whose
+      width bounds the error; past the highest finite bound they are that bound. Where bounds are below zero,
+      prometheus_client keeps no sum, and the series is in no list, only in the summary of its name;
+    - a summary has the quantiles that it exposes, where it is one series. One without a p95, such as
+      prometheus_client's own, is listed with its average as the value and never among the largest;
+    - ``seconds``, and with it ``rate``, is known unless ``_created`` samples are disabled. It is the time
+      since the oldest series was made.
+
+    A collector that raises costs its own metrics only; its first fault is logged. Values are read under
+    prometheus_client's own locks, so unlike the store this must not be asked in a signal handler.
+
+    Args:
+        registry: What to read; prometheus_client's default registry by default.
+        clock: What the age of a series is measured by.
+
+    Raises:
+        InvalidInputError: If ``registry`` is none.
+
+    Example:
+        >>> from prometheus_client import CollectorRegistry, Counter
+        >>> registry = CollectorRegistry()
+        >>> Counter("orders", "Orders taken.", registry=registry).inc(3)
+        >>> RegistryAggregator(registry).get_metric_summary("orders_total")["total"]
+        3.0
+    """
+
+    def __init__(self, registry: Collects = REGISTRY, clock: Clock = SYSTEM_CLOCK) -> None:
+        if isinstance(registry, type) or not callable(getattr(registry, "collect", None)):
+            raise InvalidInputError(
+                f"registry={shown(registry)} is no registry; pass one, like prometheus_client.REGISTRY"
+            )
+        self._registry = registry
+        self._clock = clock
+        self._faulty: set[int] = set()
+
+    def get_metric_summary(self, metric_name: str, time_window: timedelta | None = None) -> dict[str, float]:
+        """Summarize a metric since the start; see `MetricsAggregator.get_metric_summary`.
+
+        Raises:
+            UnknownMetricError: If the registry has no such metric.
+            InvalidInputError: If a window is asked for: a registry keeps totals and no history.
+        """
+        series = list(self._series())
+        found = [one for one in series if one.name == metric_name] or [
+            one for one in series if one.family == metric_name
+        ]
+        if not found:
+            raise UnknownMetricError(
+                f"the registry has no metric {shown(metric_name)}."
+                f"{nearest(str(metric_name), {one.name for one in series})}"
+            )
+        if time_window is not None:
+            raise InvalidInputError(
+                f"time_window={shown(time_window)} cannot be answered for {metric_name!r}: a registry keeps"
+                " totals and no history; pass None for since the start, or ask a Prometheus server"
+            )
+        return _summary([one for one in found if one.metric_type is found[0].metric_type], self._now())
+
+    def get_metrics_by_tag(self, tag_filter: dict[str, str]) -> list[MetricValue]:
+        """Return the matching series; see `MetricsAggregator.get_metrics_by_tag`.
+
+        A histogram or summary that nothing was observed with is not among them.
+        """
+        wanted = plain_tags(tag_filter).items()
+        now, timestamp = self._now(), utc(self._clock)
+        values = []
+        for one in self._series():
+            if not wanted <= one.tags.items():
+                continue
+            summary = _summary([one], now)
+            if one.metric_type in _DISTRIBUTIONS and "avg" not in summary:
+                continue
+            value = next(summary[key] for key in ("total", "last", "p95", "avg") if key in summary)
+            metadata: dict[str, Any] = {**summary, "help": one.help}
+            if one.buckets:
+                counts = {str(bound): _whole(count) for bound, count in sorted(one.buckets.items())}
+                metadata["buckets"] = {"counts": counts, "sum": one.total}
+            values.append(
+                MetricValue(one.name, value, one.metric_type, one.unit, timestamp, one.tags, metadata)
+            )
+        return values
+
+    def export_metrics(self, format: str = "json") -> str:
+        """Return everything in a text format; see `MetricsAggregator.export_metrics`.
+
+        Args:
+            format: ``json``, ``jsonl``, ``csv`` or ``prometheus`` (text format 0.0.4).
+        """
+        return formats.render(self.get_metrics_by_tag({}), format)
+
+    def get_top_metrics(self, metric_type: MetricType, limit: int = 10) -> list[MetricValue]:
+        """Return the largest of a type; see `MetricsAggregator.get_top_metrics`.
+
+        `MetricType.RATE` lists counters by what they grow by per second.
+        """
+        values = self.get_metrics_by_tag({})
+        ranked = (v for v in values if v.metric_type not in _DISTRIBUTIONS or "p95" in v.metadata)
+        return largest(ranked, metric_type, limit)
+
+    def _now(self) -> float:
+        return self._clock.time_ns() / 1e9
+
+    def _series(self) -> Iterator[_Series]:
+        # `collect` of a registry ends at the first collector that raises, so each is asked by itself. The
+        # attribute is private, but the same in prometheus_client 0.21 to 0.26. Copying it is one step, which
+        # needs no lock.
+        collectors = list(getattr(self._registry, "_collector_to_names", [self._registry]))
+        self._faulty.intersection_update(map(id, collectors))
+        for collector in collectors:
+            try:
+                found = [one for metric in collector.collect() for one in _series_of(metric)]
+            except Exception as error:  # noqa: BLE001 - an application's own collector may raise anything
+                if id(collector) not in self._faulty:
+                    self._faulty.add(id(collector))
+                    log_event("error", "collector failed", collector=shown(collector), error=shown(error))
+                continue
+            yield from found
+
+
+@dataclass
+class _Series:
+    """One series of a registry; what is ``None`` or empty is not known.
+
+    Attributes:
+        name: What it is exposed as.
+        family: What its family is called.
+        number: The total of a counter, the value of a gauge.
+        buckets: The number of values up to each bound, of a histogram.
+        quantiles: Share to value, of a summary.
+        created: When it was made, in seconds since the epoch.
+    """
+
+    name: str
+    family: str
+    metric_type: MetricType
+    unit: MetricUnit
+    help: str
+    tags: dict[str, str]
+    number: float = 0.0
+    count: float | None = None
+    total: float | None = None
+    buckets: dict[float, float] = field(default_factory=dict)
+    quantiles: dict[float, float] = field(default_factory=dict)
+    created: float | None = None
+
+
+# -- reading -----------------------------------------------------------------------------------------------
+
+
+def _series_of(metric: Metric) -> Iterable[_Series]:
+    if metric.type in _OWN_LABELS:
+        return _distributions(metric)
+    return _plain(metric, MetricType.COUNTER if metric.type == "counter" else MetricType.GAUGE)
+
+
+def _plain(metric: Metric, metric_type: MetricType) -> Iterable[_Series]:
+    is_counter = metric_type is MetricType.COUNTER
+    unit = _unit(metric.name.removesuffix("_total"))
+    found: list[_Series] = []
+    created: dict[frozenset[tuple[str, str]], float] = {}
+    for sample in metric.samples:
+        if not _is_finite(sample.value):
+            continue
+        if is_counter and sample.name.endswith("_created"):
+            created[frozenset(sample.labels.items())] = sample.value
+            continue
+        found.append(
+            _Series(
+                sample.name,
+                metric.name,
+                metric_type,
+                unit,
+                metric.documentation,
+                plain_tags(sample.labels),
+                sample.value,
+            )
+        )
+    for one in found:
+        one.created = created.get(frozenset(one.tags.items()))
+    return found
+
+
+def _distributions(metric: Metric) -> Iterable[_Series]:
+    own = _OWN_LABELS[metric.type]
+    unit = _unit(metric.name)
+    is_timer = unit in _TIMES
+    per_unit = to_milliseconds(1, unit) if is_timer else 1
+    metric_type = MetricType.TIMER if is_timer else MetricType.HISTOGRAM
+    found: dict[tuple[tuple[str, str], ...], _Series] = {}
+    for sample in metric.samples:
+        if not _is_finite(sample.value):
+            continue
+        tags = plain_tags({label: text for label, text in sample.labels.items() if label != own})
+        one = found.setdefault(
+            tuple(tags.items()),
+            _Series(
+                metric.name,
+                metric.name,
+                metric_type,
+                MetricUnit.MILLISECONDS if is_timer else unit,
+                metric.documentation,
+                tags,
+            ),
+        )
+        match sample.name.removeprefix(metric.name):
+            case "_bucket":
+                one.buckets[float(sample.labels[own]) * per_unit] = sample.value
+            case "_count" | "_gcount":
+                one.count = sample.value
+            case "_sum" | "_gsum":
+                one.total = sample.value * per_unit
+            case "_created":
+                one.created = sample.value
+            case "" if own in sample.labels:
+                one.quantiles[float(sample.labels[own])] = sample.value * per_unit
+    for one in found.values():
+        if one.count is None:
+            one.count = one.buckets.get(math.inf)
+    return [one for one in found.values() if one.count is not None]
+
+
+def _unit(name: str) -> MetricUnit:
+    return _UNITS.get(name.rpartition("_")[2], MetricUnit.COUNT)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _whole(count: float) -> int | float:
+    return int(count) if count == int(count) else count
+
+
+# -- summarizing -------------------------------------------------------------------------------------------
+
+
+def _summary(series: Sequence[_Series], now: float) -> dict[str, float]:
+    """Return what is known of series of one name and type together."""
+    metric_type = series[0].metric_type
+    if metric_type is MetricType.GAUGE:
+        return {"last": series[0].number} if len(series) == 1 else {}
+    if metric_type is MetricType.COUNTER:
+        total = math.fsum(one.number for one in series)
+        return {"sum": total, "total": total, **_pace(series, total, now)}
+    count = math.fsum(one.count or 0 for one in series)
+    summary: dict[str, float] = {"count": _whole(count), **_pace(series, count, now)}
+    totals = [one.total for one in series if one.total is not None]
+    if len(totals) == len(series):
+        summary["sum"] = math.fsum(totals)
+        if count:
+            summary["avg"] = summary["sum"] / count
+    return {**summary, **_quantiles(series)}
+
+
+def _pace(series: Sequence[_Series], events: float, now: float) -> dict[str, float]:
+    created = [one.created for one in series if one.created is not None]
+    if len(created) < len(series):
+        return {}
+    seconds = max(now - min(created), 0.0)
+    return {"seconds": seconds, "rate": events / seconds if seconds else 0.0}
+
+
+def _quantiles(series: Sequence[_Series]) -> dict[str, float]:
+    if len(series) == 1 and not series[0].buckets:
+        exposed = series[0].quantiles
+        return {key: exposed[share] for key, share in QUANTILES.items() if share in exposed}
+    bounds = set(series[0].buckets)
+    if any(set(one.buckets) != bounds for one in series):
+        return {}  # what fell between bounds that another series does not have is not known
+    cumulated = {bound: math.fsum(one.buckets[bound] for one in series) for bound in bounds}
+    estimates = {key: histogram_quantile(share, cumulated) for key, share in QUANTILES.items()}
+    return {key: value for key, value in estimates.items() if value is not None}
+
+
+def histogram_quantile(share: float, buckets: Mapping[float, float]) -> float | None:
+    """Estimate a quantile from classic buckets as Prometheus' function of that name does.
+
+    Values are taken to be spread evenly within a bucket; the first one begins at zero if its bound is above.
+
+    Args:
+        share: Which quantile: more than 0, at most 1.
+        buckets: The number of values up to each bound, infinity among them.
+
+    Returns:
+        ``None`` where there are no values or no finite bound.
+
+    Example:
+        >>> histogram_quantile(0.5, {1: 2, 2: 6, float("inf"): 8})
+        1.5
+    """
+    bounds = sorted(buckets)
+    # As there: counts that were read one after another may seem to fall, where a value came in between.
+    counts = list(accumulate((buckets[bound] for bound in bounds), max))
+    if len(bounds) < 2 or bounds[-1] != math.inf or not counts[-1]:
+        return None
+    rank = share * counts[-1]
+    place = next(index for index, count in enumerate(counts) if count >= rank)
+    if place == len(bounds) - 1:
+        return bounds[-2]
+    end = bounds[place]
+    if place == 0:
+        begin, before = (0.0, 0.0) if end > 0 else (end, 0.0)
+    else:
+        begin, before = bounds[place - 1], counts[place - 1]
+    return begin + (end - begin) * (rank - before) / (counts[place] - before)

@@ -1,0 +1,40 @@
+"""The largest of what an aggregator lists: how `get_top_metrics` chooses, for every aggregator alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from metrics_framework.errors import InvalidInputError
+from metrics_framework.recording.series import shown
+from metrics_framework.values import MetricType, MetricUnit, MetricValue
+
+
+def largest(values: Iterable[MetricValue], metric_type: MetricType, limit: int) -> list[MetricValue]:
+    """Return at most ``limit`` values of one type, the largest first.
+
+    Args:
+        values: What to choose from.
+        metric_type: Which type. `MetricType.RATE` also lists the counters whose metadata has a ``rate``.
+        limit: How many at most: 1 or more.
+
+    Raises:
+        InvalidInputError: If an argument breaks its rule.
+    """
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise InvalidInputError(f"limit={shown(limit)} is not a whole number of 1 or more")
+    if not isinstance(metric_type, MetricType):
+        raise InvalidInputError(
+            f"metric_type={shown(metric_type)} is not a MetricType, like MetricType.TIMER"
+        )
+    if metric_type is MetricType.RATE:
+        values = map(_as_rate, values)
+    chosen = (value for value in values if value.metric_type is metric_type)
+    return sorted(chosen, key=lambda value: value.value, reverse=True)[:limit]
+
+
+def _as_rate(value: MetricValue) -> MetricValue:
+    if value.metric_type is not MetricType.COUNTER or "rate" not in value.metadata:
+        return value
+    unit = MetricUnit.OPERATIONS_PER_SECOND
+    return replace(value, value=value.metadata["rate"], metric_type=MetricType.RATE, unit=unit)

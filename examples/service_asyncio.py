@@ -1,0 +1,27 @@
+"""The order service in plain asyncio: dependencies are passed to the constructor, and that is all.
+
+    python examples/service_asyncio.py
+
+It needs nothing but metrics-framework, and prints a table and the path of a snapshot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from orders import OrderService, full_stock, report, simulate
+
+from metrics_framework import MetricsSystem
+
+
+async def main() -> None:
+    """Put the service together, let customers in, and show what was measured."""
+    async with MetricsSystem() as metrics:
+        # The one place that knows which adapters there are. A test passes others.
+        service = OrderService(full_stock(), metrics.collector, metrics.timer, metrics.tracker)
+        await simulate(service.place)
+        report(metrics)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,83 @@
+"""The order service in FastAPI: its `Depends` hands the parts over.
+
+    pip install fastapi httpx
+    python examples/service_fastapi.py
+
+Customers talk to the application in the same process; it prints a table and the path of a snapshot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import httpx
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from orders import OrderService, OutOfStock, full_stock, report, simulate
+from pydantic import BaseModel
+
+from metrics_framework import MetricsSystem
+
+router = APIRouter()
+
+
+class Order(BaseModel):
+    """What a customer sends."""
+
+    item: str
+    quantity: int
+
+
+def get_metrics(request: Request) -> MetricsSystem:
+    """Return the application's system. In a test: ``app.dependency_overrides[get_metrics] = …``."""
+    metrics: MetricsSystem = request.app.state.metrics
+    return metrics
+
+
+def get_service(request: Request, metrics: Annotated[MetricsSystem, Depends(get_metrics)]) -> OrderService:
+    """Put the service together; it is cheap, so each request has its own."""
+    return OrderService(request.app.state.stock, metrics.collector, metrics.timer, metrics.tracker)
+
+
+@router.post("/orders")
+async def place_order(order: Order, service: Annotated[OrderService, Depends(get_service)]) -> dict[str, int]:
+    """Take an order."""
+    try:
+        return {"left": await service.place(order.item, order.quantity)}
+    except OutOfStock as error:
+        raise HTTPException(409, f"not enough of {error}") from error
+
+
+@router.get("/health")
+def health(metrics: Annotated[MetricsSystem, Depends(get_metrics)]) -> dict[str, float]:
+    """Say how the process is."""
+    return metrics.get_system_health()
+
+
+def create_app(metrics: MetricsSystem) -> FastAPI:
+    """Make the application; nothing is global, so that a test makes one of its own."""
+    app = FastAPI()
+    app.state.metrics = metrics
+    app.state.stock = full_stock()
+    app.include_router(router)
+    return app
+
+
+async def main() -> None:
+    """Start the application, let customers in, and show what was measured."""
+    async with MetricsSystem() as metrics:
+        transport = httpx.ASGITransport(create_app(metrics))
+        async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+
+            async def place(item: str, quantity: int) -> None:
+                response = await client.post("/orders", json={"item": item, "quantity": quantity})
+                if response.status_code == httpx.codes.CONFLICT:
+                    raise OutOfStock(item)
+                response.raise_for_status()
+
+            await simulate(place)
+        report(metrics)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,49 @@
+"""The order service with svcs: a registry knows how to make what is asked for by its type.
+
+    pip install svcs
+    python examples/service_svcs.py
+
+It prints a table and the path of a snapshot. https://svcs.hynek.me
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import svcs
+from orders import OrderService, full_stock, report, simulate
+
+from metrics_framework import MetricCollector, MetricsSystem, PerformanceTimer, SuccessFailureTracker
+
+
+def register(registry: svcs.Registry, metrics: MetricsSystem) -> None:
+    """Say what each Protocol is in this application. A test registers others under the same types."""
+    registry.register_value(MetricCollector, metrics.collector)
+    registry.register_value(PerformanceTimer, metrics.timer)
+    registry.register_value(SuccessFailureTracker, metrics.tracker)
+    stock = full_stock()
+
+    def make_service(services: svcs.Container) -> OrderService:
+        return OrderService(
+            stock, *services.get_abstract(MetricCollector, PerformanceTimer, SuccessFailureTracker)
+        )
+
+    registry.register_factory(OrderService, make_service)
+
+
+async def main() -> None:
+    """Fill the registry, let customers in, and show what was measured."""
+    async with MetricsSystem() as metrics, svcs.Registry() as registry:
+        register(registry, metrics)
+
+        async def place(item: str, quantity: int) -> None:
+            # A container is what one request gets; web frameworks make it for you.
+            async with svcs.Container(registry) as services:
+                await services.get(OrderService).place(item, quantity)
+
+        await simulate(place)
+        report(metrics)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
