@@ -34,7 +34,6 @@ class Background:
         self._name = name
         self._stopped = False
         self._start(0.0)
-        _RUNNING.add(self)
 
     @property
     def stopped(self) -> bool:
@@ -65,6 +64,7 @@ class Background:
         self._wake: SimpleQueue[None] = SimpleQueue()
         name = f"metrics-{self._name.replace(' ', '-')}"
         self._thread = threading.Thread(target=self._run, args=[wait], name=name, daemon=True)
+        _RUNNING.add(self)  # before its work, which may fork
         self._thread.start()
 
     def _run(self, wait: float) -> None:

@@ -8,6 +8,7 @@ table of all.
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
@@ -168,12 +169,15 @@ def _share_of_all(cpu: Mapping[str, float]) -> Mapping[str, float]:
 @cache
 def _runtime() -> Mapping[str, str]:
     """Return what the program runs on, by the names of the conventions' resource attributes."""
-    import platform  # slow to import
+    if sys.platform == "win32":
+        import platform  # slow to import, and an import that a fork interrupts never ends in the child
 
-    machine = platform.machine().lower()
+        machine = platform.machine().lower()
+    else:
+        machine = os.uname().machine
     return {
         "process.runtime.name": sys.implementation.name,
-        "process.runtime.version": platform.python_version(),
+        "process.runtime.version": sys.version.split()[0],
         "telemetry.sdk.name": "metrics-framework",
         "telemetry.sdk.version": __version__,
         "os.type": {"win32": "windows"}.get(sys.platform, sys.platform),

@@ -149,9 +149,9 @@ def test_the_work_may_stop_itself():
 
     def work() -> None:
         ready.wait(PATIENCE)
+        background.stop()
+        background.stop()
         calls.append(threading.current_thread())
-        background.stop()
-        background.stop()
 
     background = Background(work, 0.001, "test work")
     ready.set()
@@ -284,11 +284,13 @@ def test_a_child_made_in_the_middle_of_a_call_does_not_wait_for_it(begin):
 @forks
 def test_work_that_forks_has_one_thread_in_its_child():
     """The thread that forked is the child's only one: the work is not done twice there."""
-    answers: list[str] = []
+    calls, answers = [], []
 
     def work() -> None:
-        answers.append(in_a_child(lambda: (time.sleep(0.3), len(threads()), threading.active_count())[1:]))
-        done.set()
+        calls.append(threading.current_thread())
+        if len(calls) == 1:
+            answers.append(in_a_child(lambda: (time.sleep(0.3), len(calls), threading.active_count())[1:]))
+            done.set()
 
     done = threading.Event()
     background = Background(work, NEVER, "test work")
