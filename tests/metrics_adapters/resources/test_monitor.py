@@ -620,7 +620,7 @@ def test_a_failing_collector_does_not_end_the_monitoring(running, caplog):
     """A failure that goes on is one warning; when it is over, readings are recorded again."""
     collector = Watched(failures=5)
     running(collector, 0.001)
-    collector.wait(20)
+    collector.wait(100)  # more than a round
     warnings = [record for record in caplog.records if record.name == "metrics_framework"]
     assert len(warnings) == 1
     assert warnings[0].levelname == "WARNING"
@@ -637,7 +637,7 @@ def test_each_spell_of_failures_is_one_warning(running, caplog):
         assert collector.failed.acquire(timeout=PATIENCE)
     while collector.recorded.acquire(blocking=False):
         pass
-    collector.wait(20)
+    collector.wait(100)  # more than a round
     warnings = [record for record in caplog.records if record.name == "metrics_framework"]
     assert len(warnings) == 2
 
