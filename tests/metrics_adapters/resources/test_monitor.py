@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
+import select
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
+import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
 
 import psutil
 import pytest
@@ -18,12 +25,17 @@ import pytest
 from metrics_adapters.in_memory import InMemoryCollector
 from metrics_adapters.resources import PsutilMonitor
 from metrics_framework.clock import ManualClock
-from metrics_framework.errors import InvalidInputError
-from metrics_framework.resources import CPU_GAUGES, MEMORY_GAUGES
+from metrics_framework.errors import InvalidInputError, OutputError, UnknownMetricError
+from metrics_framework.recording import Store
+from metrics_framework.resources import RESOURCE_GAUGES
 
 MEGABYTE = 1_000_000
 PATIENCE = 20.0
 THREAD = "metrics-resource-reading"
+NAMES = RESOURCE_GAUGES - (
+    {"process.unix.file_descriptor.count" if os.name == "nt" else "process.windows.handle.count"}
+)
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
 
 def background_threads() -> list[threading.Thread]:
@@ -242,6 +254,30 @@ def test_network_has_every_key():
     assert all(after[key] >= before[key] for key in before)
 
 
+@pytest.mark.parametrize("disks", ["/", [""], [1]])
+def test_disks_are_paths(disks):
+    """What is no list of paths is refused with an error that quotes it."""
+    with pytest.raises(InvalidInputError, match="disks="):
+        PsutilMonitor(disks=disks)
+
+
+def test_each_disk_is_recorded_by_its_path(tmp_path, clock, caplog):
+    """The disks of the paths that were chosen are recorded, one that is not there is said once."""
+    collector = InMemoryCollector(Store(clock))
+    monitor = PsutilMonitor(collector, clock, disks=["/", str(tmp_path), "/", "/not/there"])
+    assert monitor.disks == ("/", str(tmp_path), "/not/there")
+    monitor.sample()
+    monitor.sample()
+    found = {
+        reading.tags["system.filesystem.mountpoint"]: reading.summary["last"]
+        for reading in collector.store.readings()
+        if reading.name == "system.filesystem.limit"
+    }
+    assert found == {"/": shutil.disk_usage("/").total, str(tmp_path): shutil.disk_usage(tmp_path).total}
+    assert len(caplog.records) == 1
+    assert "/not/there" in caplog.text
+
+
 def test_sent_and_received_are_not_mixed_up():
     """Each counter is the one that its name says."""
     before, found, after = (
@@ -261,16 +297,241 @@ def test_sent_and_received_are_not_mixed_up():
     assert before.dropout <= found["drops_out"] <= after.dropout
 
 
+# -- the process ---------------------------------------------------------------------------------------------
+
+
+def test_the_process_is_counted(tmp_path):
+    """Threads and open files are those of this process at that moment."""
+    monitor, release = PsutilMonitor(), threading.Event()
+    before = monitor.get_process_usage()
+    threads = [threading.Thread(target=release.wait) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    with (tmp_path / "a").open("w"), (tmp_path / "b").open("w"):
+        after = monitor.get_process_usage()
+    release.set()
+    for thread in threads:
+        thread.join()
+    held = "handles" if os.name == "nt" else "file_descriptors"
+    assert before.keys() == {"threads", held, "uptime"}
+    assert after["threads"] == before["threads"] + 3
+    assert after[held] >= before[held] + 2
+
+
+def test_the_uptime_goes_with_the_clock(clock):
+    """The process is as old as the system says, and ages by the clock that was passed in."""
+    monitor = PsutilMonitor(clock=clock)
+    age = time.time() - psutil.Process().create_time()
+    first = monitor.get_process_usage()["uptime"]
+    assert first == pytest.approx(age, abs=2.0)
+    clock.advance(3_600)
+    assert monitor.get_process_usage()["uptime"] == pytest.approx(first + 3_600)
+
+
+# -- what the system does not tell ---------------------------------------------------------------------------
+
+READINGS: dict[str, tuple[str, str]] = {
+    "get_memory_usage": ("virtual_memory", "memory"),
+    "get_cpu_usage": ("getloadavg", "CPU"),
+    "get_disk_usage": ("disk_usage", "disk of path '/'"),
+    "get_network_stats": ("net_io_counters", "network"),
+    "get_process_usage": ("Process.num_threads", "process"),
+}
+
+
+def refuse(monkeypatch, function: str, refused: Callable[[], bool], error: Exception) -> None:
+    """Let a function of psutil fail whenever it is refused."""
+    *owner, name = function.split(".")
+    target = getattr(psutil, *owner) if owner else psutil
+    real = getattr(target, name)
+
+    def refusing(*args: Any, **options: Any) -> Any:
+        if refused():
+            raise error
+        return real(*args, **options)
+
+    monkeypatch.setattr(target, name, refusing)
+
+
+@pytest.mark.parametrize("method", sorted(READINGS))
+@pytest.mark.parametrize("error", [psutil.AccessDenied(1), PermissionError("no"), NotImplementedError("no")])
+def test_what_the_system_refuses_is_an_error_of_ours(monkeypatch, method, error):
+    """Whatever psutil raises becomes an `OutputError` that says which reading it was and why."""
+    monitor, (function, what) = PsutilMonitor(), READINGS[method]
+    refuse(monkeypatch, function, lambda: True, error)
+    with pytest.raises(OutputError) as caught:
+        getattr(monitor, method)()
+    assert what in str(caught.value)
+    assert repr(error) in str(caught.value)
+
+
+def test_a_monitor_can_be_made_where_the_system_tells_nothing(monkeypatch):
+    """Making a monitor asks for nothing that may be refused."""
+    for function in ("cpu_times", "virtual_memory", "Process.__init__"):
+        refuse(monkeypatch, function, lambda: True, psutil.AccessDenied(1))
+    PsutilMonitor()
+
+
+def test_an_hour_with_failures_has_gaps_and_a_few_warnings(clock, monkeypatch, caplog):
+    """A reading that fails is missing at that moment, the others are there, and each spell is one warning."""
+    spells: dict[str, tuple[str, list[range], set[str]]] = {
+        "virtual_memory": (
+            "memory",
+            [range(100, 120), range(200, 201)],
+            {name for name in NAMES if ".memory." in name},
+        ),
+        "cpu_times": ("CPU", [range(50, 53)], {name for name in NAMES if ".cpu." in name}),
+        "disk_usage": ("disk", [range(300, 360)], {name for name in NAMES if ".filesystem." in name}),
+        "net_io_counters": (
+            "network",
+            [range(at, at + 1) for at in range(30, 360, 60)],
+            {name for name in NAMES if ".network." in name},
+        ),
+        "Process.num_threads": (
+            "process",
+            [range(10, 350)],
+            {"process.thread.count", "process.unix.file_descriptor.count", "process.uptime"} & NAMES,
+        ),
+    }
+    store = Store(clock)
+    monitor = PsutilMonitor(InMemoryCollector(store), clock)
+    step = 0
+
+    def fails(function: str) -> bool:
+        return any(step in spell for spell in spells[function][1])
+
+    for function in spells:
+        refuse(monkeypatch, function, lambda at=function: fails(at), psutil.AccessDenied(1, "a process"))
+
+    def recorded_just_now(name: str) -> bool:
+        try:
+            return store.summary(name, timedelta(seconds=5))["count"] > 0
+        except UnknownMetricError:
+            return False
+
+    for step in range(360):
+        clock.advance(10)
+        monitor.sample()
+        missing = set().union(*(names for function, (_, _, names) in spells.items() if fails(function)))
+        assert {name for name in NAMES if recorded_just_now(name)} == NAMES - missing, step
+
+    for kind, ranges, names in spells.values():
+        lost = sum(map(len, ranges))
+        for name in names:
+            series = sum(1 for reading in store.readings() if reading.name == name)
+            assert store.summary(name)["count"] == (360 - lost) * series, name
+        said = [record for record in caplog.records if f"no reading of the {kind}" in record.getMessage()]
+        assert len(said) == len(ranges), kind
+        assert all("AccessDenied" in record.getMessage() for record in said)
+    assert len(caplog.records) == sum(len(ranges) for _, ranges, _ in spells.values())
+
+
+# -- forks ---------------------------------------------------------------------------------------------------
+
+
+def in_a_child(work: Callable[[], Any]) -> Any:
+    """Return what ``work`` returns in a forked child, which is ended where it does not end."""
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that there are threads is what is tested
+        child = os.fork()
+    if child == 0:
+        try:
+            try:
+                answer = json.dumps(work())
+            except BaseException as error:  # noqa: BLE001 - the parent sees it
+                answer = json.dumps(repr(error))
+            os.write(writing, answer.encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    ready, _, _ = select.select([reading], [], [], PATIENCE)
+    if not ready:
+        os.kill(child, signal.SIGKILL)
+    answer = os.read(reading, 1 << 16)
+    os.close(reading)
+    os.waitpid(child, 0)
+    assert ready, "the child waits for ever"
+    return json.loads(answer)
+
+
+@forks
+def test_a_child_reads_its_own_memory():
+    """What a child takes is in its readings, and its peak begins at the fork."""
+    monitor = PsutilMonitor()
+    held = b"x" * 200 * MEGABYTE
+    monitor.get_memory_usage()
+    del held
+    parent = monitor.get_memory_usage()
+
+    def child() -> list[dict[str, float]]:
+        before = monitor.get_memory_usage()
+        held = b"x" * 100 * MEGABYTE
+        after = monitor.get_memory_usage()
+        del held
+        return [before, after, monitor.get_memory_usage()]
+
+    before, after, last = in_a_child(child)
+    assert before["process_peak_rss"] < parent["process_peak_rss"] - 100 * MEGABYTE
+    assert after["process_rss"] > before["process_rss"] + 90 * MEGABYTE
+    assert last["process_rss"] < after["process_rss"] - 90 * MEGABYTE
+    assert last["process_peak_rss"] >= after["process_rss"]
+
+
+@forks
+def test_a_child_begins_its_average_and_its_age_at_the_fork(clock):
+    """CPU and age of a child are what it used, by the time since the fork; the parent's go on."""
+    monitor = PsutilMonitor(clock=clock)
+    spend(0.3)
+    clock.advance(10)
+    monitor.get_cpu_usage()
+
+    def child() -> list[float]:
+        spend(0.2)
+        clock.advance(2)
+        cpu = monitor.get_cpu_usage()
+        uptime = monitor.get_process_usage()["uptime"]
+        return [cpu["process_average_percent"], cpu["process_percent"], uptime]
+
+    average, percent, uptime = in_a_child(child)
+    assert average == pytest.approx(10, rel=0.3)
+    assert percent == average
+    assert uptime == 2.0
+    assert monitor.get_cpu_usage()["process_average_percent"] == pytest.approx(3, rel=0.3)
+
+
+@forks
+def test_a_child_goes_on_monitoring_itself(running):
+    """The child of a monitoring process records its own readings and can stop, with every lock held."""
+    collector = Watched()
+    monitor = running(collector, 0.005)
+    collector.wait(len(NAMES))
+
+    def child() -> list[Any]:
+        collector.recorded = threading.Semaphore(0)
+        collector.wait(2 * len(NAMES))
+        own = psutil.Process().memory_info().rss
+        monitor.start_resource_monitoring(1)
+        monitor.stop_resource_monitoring()
+        last = collector.store.summary("process.memory.usage")["last"]
+        return [len(background_threads()), abs(last - own) < 20 * MEGABYTE]
+
+    with monitor._lock:
+        assert in_a_child(child) == [0, True]
+    assert len(background_threads()) == 1
+
+
 # -- in the background ---------------------------------------------------------------------------------------
 
 
 def test_background_monitoring_records_gauges(running):
-    """At once and at every interval each reading of memory and CPU is recorded as a gauge."""
+    """At once and at every interval each reading is recorded as a gauge."""
     collector = Watched()
-    running(collector, 0.01)
-    names = {*MEMORY_GAUGES.values(), *CPU_GAUGES.values()}
-    collector.wait(3 * len(names))
-    for name in names:
+    monitor = running(collector, 0.01)
+    collector.wait(200)  # three rounds are some 110
+    monitor.stop_resource_monitoring()
+    assert {reading.name for reading in collector.store.readings()} == NAMES
+    for name in NAMES:
         assert collector.store.summary(name)["count"] >= 2
     assert collector.store.summary("process.memory.usage")["last"] > 5 * MEGABYTE
 
@@ -279,7 +540,7 @@ def test_the_first_reading_does_not_wait_for_the_interval(running):
     """With an interval of an hour the first readings are there at once."""
     collector = Watched()
     running(collector, 3_600)
-    collector.wait(len(MEMORY_GAUGES) + len(CPU_GAUGES))
+    collector.wait(len(NAMES))
 
 
 def test_starting_twice_is_starting_once(running):
@@ -359,7 +620,7 @@ def test_a_failing_collector_does_not_end_the_monitoring(running, caplog):
     """A failure that goes on is one warning; when it is over, readings are recorded again."""
     collector = Watched(failures=5)
     running(collector, 0.001)
-    collector.wait(20)
+    collector.wait(100)  # more than a round
     warnings = [record for record in caplog.records if record.name == "metrics_framework"]
     assert len(warnings) == 1
     assert warnings[0].levelname == "WARNING"
@@ -370,13 +631,13 @@ def test_each_spell_of_failures_is_one_warning(running, caplog):
     """A collector that fails again after it had worked is warned of again."""
     collector = Watched(failures=3)
     running(collector, 0.001)
-    collector.wait(20)
+    collector.wait(100)  # more than a round
     collector.failures = 3
     for _ in range(6):
         assert collector.failed.acquire(timeout=PATIENCE)
     while collector.recorded.acquire(blocking=False):
         pass
-    collector.wait(20)
+    collector.wait(100)  # more than a round
     warnings = [record for record in caplog.records if record.name == "metrics_framework"]
     assert len(warnings) == 2
 
@@ -390,11 +651,25 @@ def test_an_interval_is_a_positive_number_of_seconds(interval):
     assert len(background_threads()) == before
 
 
+def test_a_monitor_that_nobody_uses_any_more_ends():
+    """Background monitoring ends with the last reference to its monitor."""
+    before, collector = set(background_threads()), Watched()
+    monitor = PsutilMonitor(collector)
+    monitor.start_resource_monitoring(3_600)
+    collector.wait(len(NAMES))
+    (thread,) = set(background_threads()) - before
+    del monitor
+    gc.collect()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
 def test_a_forgotten_monitor_does_not_keep_the_program_alive():
     """A program that never stops its monitor ends all the same."""
     code = (
         "from metrics_adapters.resources import PsutilMonitor\n"
-        "PsutilMonitor().start_resource_monitoring(3600)\n"
+        "monitor = PsutilMonitor()\n"
+        "monitor.start_resource_monitoring(3600)\n"
         "print('done')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
