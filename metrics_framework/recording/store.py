@@ -450,7 +450,8 @@ class Store:
     def _history(self, names: Namespace, name: str, window: timedelta | None, points: int) -> list[Stretch]:
         if points.__class__ is not int or points < 1:
             raise InvalidInputError(f"points={points!r} is not a whole number of 1 or more")
-        self._tidy()
+        # Not all of `_tidy`: a history does not depend on series, and a dashboard asks for dozens.
+        self._commons.say_notices()
         return history(names.known(name), self._back(window), points)
 
     def _tidy(self) -> None:
