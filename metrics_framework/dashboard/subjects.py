@@ -40,7 +40,7 @@ class Subject:
         known = [(value, mapping(value.metadata)) for value in self.values]
         if self.metric_type is MetricType.RATE:
             return _all_outcomes(known)
-        total = {key: _sum(metadata.get(key) for _, metadata in known) for key in ("count", "sum", "rate")}
+        total = {key: _sum(metadata.get(key) for _, metadata in known) for key in ("sum", "rate")}
         return {**total, "p95": max(_numbers(value.value for value, _ in known), default=None)}
 
 
