@@ -390,3 +390,30 @@ def test_windows_by_tag_are_one_history():
         clock.advance(30)
     history = store.history("orders", HOUR, 60)
     assert sum(each.summary["sum"] for each in history) == history[-1].summary["total"] == 6
+
+
+def stream(seconds, retention_seconds=86_400):
+    """Return windows with one record at each of some seconds, numbered by them."""
+    windows: Windows[Kept] = Windows()
+    for second in seconds:
+        windows = windows.add(second * SECOND, Kept((second,)), retention_seconds * SECOND)
+    return windows
+
+
+@pytest.mark.parametrize("points", range(2, 12))
+def test_there_are_never_more_stretches_than_points(points):
+    """Wherever both ends of the window lie between the edges of stretches, the limit holds."""
+    windows = stream(range(200))
+    for now in range(100, 200):
+        assert len(cut([windows], 40 * SECOND, points, 0, now * SECOND, Kept())) <= points
+
+
+def test_what_one_of_two_streams_has_forgotten_is_not_told_of_the_other():
+    """A history of both begins where both are still known, and splits no slot of either."""
+    for last in range(1_500, 3_000, 50):
+        lively, rare = stream(range(last + 1), 600), stream(range(0, last + 1, 7))
+        stretches = cut([lively, rare], None, 2, 0, last * SECOND, Kept())
+        begin = math.ceil(stretches[0].start_ns / SECOND)
+        assert lively.kept_from_ns <= stretches[0].start_ns
+        known = [*range(begin, last + 1), *(second for second in range(0, last + 1, 7) if second >= begin)]
+        assert sorted(number for each in stretches for number in each.trace.numbers) == sorted(known)
