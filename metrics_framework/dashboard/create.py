@@ -9,6 +9,7 @@ from typing import Any
 from metrics_framework.dashboard import panels
 from metrics_framework.dashboard.courses import Courses
 from metrics_framework.dashboard.panels import Panel
+from metrics_framework.dashboard.plain import number
 from metrics_framework.errors import InvalidInputError, nearest
 from metrics_framework.protocols import MetricsAggregator, ResourceMonitor
 
@@ -53,6 +54,9 @@ def create_dashboard(
         raise InvalidInputError(f"window={window!r} is not a positive duration")
     if points.__class__ is not int or points < 2:
         raise InvalidInputError(f"points={points!r} is not a whole number of 2 or more")
+    for what, threshold, most in (("error_rate", error_rate, 1), ("memory_percent", memory_percent, 100)):
+        if number(threshold) is None or not 0 <= threshold <= most:
+            raise InvalidInputError(f"{what}={threshold!r} is not between 0 and {most}")
     courses = Courses(aggregator, monitor, now, window, points)
     boards: dict[str, Callable[[], list[Panel]]] = {
         "overview": lambda: [

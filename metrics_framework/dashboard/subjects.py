@@ -103,7 +103,7 @@ def failures_per_second(summary: Summary) -> float | None:
     failed, per_second = error_percent(summary), rate(summary)
     if per_second is None:
         return None
-    return 0.0 if failed is None else per_second * failed / 100
+    return 0.0 if failed is None else per_second * (failed / 100)  # never more than all: it stays finite
 
 
 # -- adding up -------------------------------------------------------------------------------------------

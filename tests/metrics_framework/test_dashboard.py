@@ -416,9 +416,18 @@ def test_an_unknown_dashboard_is_an_error(aggregator, unknown):
 
 
 @pytest.mark.parametrize(
-    "options", [{"window": timedelta(0)}, {"window": 60}, {"points": 1}, {"points": 2.0}]
+    "options",
+    [
+        {"window": timedelta(0)},
+        {"window": 60},
+        {"points": 1},
+        {"points": 2.0},
+        {"error_rate": 5},
+        {"memory_percent": math.nan},
+        {"error_rate": "5 %"},
+    ],
 )
-def test_a_window_and_points_are_checked(aggregator, options):
+def test_a_window_points_and_thresholds_are_checked(aggregator, options):
     """The error quotes what was passed."""
     with pytest.raises(InvalidInputError, match=f"{next(iter(options))}="):
         create_dashboard("overview", aggregator, Monitor(), NOW, **options)
