@@ -6,6 +6,7 @@ Only adapters and the facade look in here; applications see the contracts.
 from metrics_framework.recording.commons import Budgets
 from metrics_framework.recording.descriptions import Description
 from metrics_framework.recording.distribution import Distribution
+from metrics_framework.recording.history import Stretch
 from metrics_framework.recording.readings import Failure, OutcomeReading, SeriesReading
 from metrics_framework.recording.store import Store
 
@@ -17,4 +18,5 @@ __all__ = [
     "OutcomeReading",
     "SeriesReading",
     "Store",
+    "Stretch",
 ]

@@ -26,6 +26,7 @@ from metrics_framework.recording.commons import (
 )
 from metrics_framework.recording.descriptions import Description, MergeLaw, checked_description
 from metrics_framework.recording.distribution import Distribution
+from metrics_framework.recording.history import Stretch, history
 from metrics_framework.recording.hot import Lookup
 from metrics_framework.recording.instruments import OutcomeSeries, Series, TimerSeries
 from metrics_framework.recording.metric import Metric
@@ -290,6 +291,46 @@ class Store:
         over = self._over(self._outcomes.known(operation), window)
         return OutcomeReading.of(operation, {}, over)
 
+    def history(self, name: str, window: timedelta | None, points: int) -> list[Stretch]:
+        """Return the course of a metric over all of its series: a time window in stretches.
+
+        Args:
+            name: The metric.
+            window: How far back; ``None`` is since the start, or as far as the retention.
+            points: How many stretches there may be; 1 is the window as a whole, as `summary` has it.
+
+        Returns:
+            Stretches without gaps between them, the oldest first, from the first record on; the first is the
+            one that the older edge of the window lies in. They lie on multiples of a power of two of
+            seconds and are equally wide, except that older ones are wider where time slots are. Each has a
+            summary with the keys of `summary`, whose ``total`` is the counter's at the end of the stretch.
+
+        Raises:
+            UnknownMetricError: If it was never recorded.
+            InvalidInputError: If the window is not positive or longer than the retention, or ``points`` is
+                not a whole number of 1 or more.
+        """
+        return self._history(self._metrics, name, window, points)
+
+    def timing_history(self, operation: str, window: timedelta | None, points: int) -> list[Stretch]:
+        """Return the course of an operation's durations in milliseconds; see `history`.
+
+        Raises:
+            UnknownMetricError: If it was never timed.
+        """
+        return self._history(self._timings, operation, window, points)
+
+    def outcome_history(self, operation: str, window: timedelta | None, points: int) -> list[Stretch]:
+        """Return the course of how an operation ended; see `history`.
+
+        A summary has ``count``, ``seconds``, ``rate``, ``successes``, ``failures`` by error type, and
+        ``success_rate``.
+
+        Raises:
+            UnknownMetricError: If it was never tracked.
+        """
+        return self._history(self._outcomes, operation, window, points)
+
     def recent_failures(self, operation: str) -> list[Failure]:
         """Return an operation's last failures, the newest last.
 
@@ -393,14 +434,24 @@ class Store:
     def _over(
         self, metric: Metric, window: timedelta | None, tags: Mapping[str, str] | None = None
     ) -> Window[Any]:
+        return metric.window(self._back(window), tags)
+
+    def _back(self, window: timedelta | None) -> int | None:
         if window is None:
-            return metric.window(None, tags)
+            return None
         if not isinstance(window, timedelta) or not timedelta(0) < window <= self.retention:
             raise InvalidInputError(
                 f"time_window={window!r} is not between zero and the retention of {self.retention!r};"
                 " pass None for all since the start"
             )
-        return metric.window(nanoseconds(window), tags)
+        return nanoseconds(window)
+
+    def _history(self, names: Namespace, name: str, window: timedelta | None, points: int) -> list[Stretch]:
+        if points.__class__ is not int or points < 1:
+            raise InvalidInputError(f"points={points!r} is not a whole number of 1 or more")
+        # Not all of `_tidy`: a history does not depend on series, and a dashboard asks for dozens.
+        self._commons.say_notices()
+        return history(names.known(name), self._back(window), points)
 
     def _tidy(self) -> None:
         """Do what records leave to reads: log what they had to say, and forget idle series."""

@@ -117,7 +117,7 @@ class Windows(NamedTuple, Generic[T]):
         start = max(edge, start_ns, self.kept_from_ns)
         recent: list[T] = []
         before = self.earlier
-        for slot_start, end, trace in self._slots():
+        for slot_start, end, trace in self.slots():
             if end <= edge:
                 before = trace
             else:
@@ -130,7 +130,7 @@ class Windows(NamedTuple, Generic[T]):
         """How many slots are kept."""
         return sum(map(len, self.levels)) + (self.open is not None)
 
-    def _slots(self) -> Iterator[tuple[int, int, T]]:
+    def slots(self) -> Iterator[tuple[int, int, T]]:
         """Yield the start, end and content of each slot, the oldest first."""
         for level in range(len(self.levels) - 1, -1, -1):
             width = SLOT_NS << level
@@ -143,7 +143,7 @@ class Windows(NamedTuple, Generic[T]):
     def _all(self) -> Iterator[T]:
         if self.earlier is not None:
             yield self.earlier
-        for _, _, trace in self._slots():
+        for _, _, trace in self.slots():
             yield trace
 
     def _add_late(self, start: int, trace: T) -> Windows[T]:

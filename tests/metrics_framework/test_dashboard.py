@@ -1,123 +1,254 @@
-"""Dashboards are plain data that shows what an aggregator and a monitor answer."""
+"""Dashboards are plain data that shows the course of what an aggregator and a monitor know."""
 
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+import math
+import sys
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import pairwise
 from types import SimpleNamespace
 
+import jsonschema
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTimer, InMemoryTracker
+from metrics_adapters.null import NullAggregator
 from metrics_adapters.resources import PsutilMonitor
-from metrics_framework.clock import ManualClock
-from metrics_framework.dashboard import create_dashboard, outcomes
+from metrics_framework.clock import ManualClock, utc
+from metrics_framework.dashboard import HistoryAggregator, create_dashboard, dashboard_schema, outcomes
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.recording import Store
+from metrics_framework.resources import CPU_GAUGES, MEMORY_GAUGES, record_resources
+from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TYPES = ["overview", "performance", "errors", "resources"]
+SCHEMA = dashboard_schema()
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+
+
+class Monitor:
+    """A monitor whose readings are always the same."""
+
+    def get_memory_usage(self):
+        """Return some memory."""
+        return {"percent": 97.0, "process_rss": 2.0, "process_peak_rss": 3.0, "total": 4.0}
+
+    def get_cpu_usage(self):
+        """Return some CPU."""
+        return {"percent": 50.0, "process_percent": 180.0, "count": 2.0, "load_1m": 3.0}
+
+    def get_disk_usage(self, path="/"):
+        """Return some disk."""
+        return {"percent": 80.0}
+
+    def get_network_stats(self):
+        """Return some network."""
+        return {"bytes_sent": 5, "errors_in": 1, "drops_out": 7}
+
+
+class Contract:
+    """An aggregator with the methods of the contract and no history: somebody else's."""
+
+    def __init__(self, values=(), summaries=None):
+        self.values, self.summaries, self.listings = list(values), summaries or {}, 0
+
+    def get_metrics_by_tag(self, tag_filter):
+        """Return what the test chose."""
+        self.listings += 1
+        return self.values
+
+    def get_metric_summary(self, metric_name, time_window=None):
+        """Return what the test chose."""
+        return self.summaries[metric_name]
 
 
 @pytest.fixture
 def aggregator(clock: ManualClock) -> InMemoryAggregator:
-    """Return an aggregator over a small application's numbers."""
+    """Return an aggregator over ten minutes of a small application."""
     store = Store(clock)
     collector, timer, tracker = InMemoryCollector(store), InMemoryTimer(store), InMemoryTracker(store)
-    collector.record_counter("requests", 30, {"endpoint": "/"})
-    collector.record_histogram("size", 500)
-    collector.record_gauge("level", 10**9)
-    collector.record_timer("query", 20)
-    timer.time_operation("checkout", lambda: clock.advance(10))
-    for _ in range(3):
-        tracker.record_success("checkout")
-    tracker.record_failure("checkout", "timeout")
+    collector.describe("size", unit=MetricUnit.BYTES)
+    for minute in range(10):
+        collector.record_counter("requests", 30, {"endpoint": "/"})
+        collector.record_counter("requests", 30, {"endpoint": "/status"})
+        collector.record_histogram("size", 500 + minute)
+        collector.record_timer("query", 20 + minute)
+        timer.time_operation("checkout", lambda: clock.advance(10))
+        for _ in range(3):
+            tracker.record_success("checkout")
+        tracker.record_failure("checkout", "timeout")
+        record_resources(Monitor(), collector)
+        clock.advance(50)
     tracker.record_failure("login", "auth")
     tracker.record_failure("login", "auth")
     tracker.record_success("search")
     return InMemoryAggregator(store)
 
 
-def panels(aggregator, dashboard_type, monitor=None):
-    """Return a dashboard's panels by their titles."""
-    dashboard = create_dashboard(dashboard_type, aggregator, monitor or PsutilMonitor(), NOW)
-    return {panel["title"]: panel for panel in dashboard["panels"]}
+def checked(dashboard):
+    """Return a dashboard that is valid, survives JSON, and has a panel of each id once."""
+    assert json.loads(json.dumps(dashboard, allow_nan=False)) == dashboard
+    json.dumps(dashboard, ensure_ascii=False).encode("utf-8")
+    VALIDATOR.validate(dashboard)
+    ids = [panel["id"] for panel in dashboard["panels"]]
+    assert len(set(ids)) == len(ids)
+    for panel in dashboard["panels"]:
+        for series in panel["series"]:
+            moments = [moment for moment, _ in series["points"]]
+            assert moments == sorted(set(moments))
+    return dashboard
 
 
-def series(panel):
+def panels(aggregator, dashboard_type, monitor=None, **options):
+    """Return a dashboard's panels by their ids."""
+    now = utc(aggregator.store.clock) if isinstance(aggregator, InMemoryAggregator) else NOW
+    dashboard = checked(create_dashboard(dashboard_type, aggregator, monitor or Monitor(), now, **options))
+    return {panel["id"]: panel for panel in dashboard["panels"]}
+
+
+def values(panel):
     """Return what a panel shows as tuples."""
     return [(each["name"], each["tags"], each["value"]) for each in panel["series"]]
 
 
+def test_the_schema_is_one():
+    """It is a valid schema of draft 2020-12, and each answer is a copy of its own."""
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    assert SCHEMA["$schema"].endswith("2020-12/schema")
+    dashboard_schema().clear()
+    assert dashboard_schema() == SCHEMA
+    assert set(SCHEMA["$defs"]["panel"]["properties"]["unit"]["enum"]) == {unit.value for unit in MetricUnit}
+    assert SCHEMA["properties"]["type"]["enum"] == TYPES
+
+
 @pytest.mark.parametrize("dashboard_type", TYPES)
-@pytest.mark.parametrize("filled", [True, False])
-def test_every_dashboard_has_one_shape(aggregator, dashboard_type, filled):
+@pytest.mark.parametrize("what", ["busy", "empty", "null"])
+def test_every_dashboard_has_one_shape(aggregator, dashboard_type, what):
     """A dashboard can be drawn and sent without knowing its type, also where nothing was recorded."""
-    dashboard = create_dashboard(
-        dashboard_type, aggregator if filled else InMemoryAggregator(), PsutilMonitor(), NOW
-    )
-    assert dashboard.keys() == {"type", "generated_at", "panels"}
+    asked = {"busy": aggregator, "empty": InMemoryAggregator(), "null": NullAggregator()}[what]
+    dashboard = checked(create_dashboard(dashboard_type, asked, PsutilMonitor(), NOW))
     assert (dashboard["type"], dashboard["generated_at"]) == (dashboard_type, "2026-01-01T00:00:00+00:00")
-    assert dashboard["panels"]
-    for panel in dashboard["panels"]:
-        assert panel.keys() == {"title", "kind", "unit", "series"}
-        for each in panel["series"]:
-            assert each.keys() == {"name", "tags", "value"}
-    assert json.loads(json.dumps(dashboard, allow_nan=False)) == dashboard
+    assert (dashboard["schema_version"], dashboard["window_seconds"]) == (1, 3600.0)
 
 
-def test_the_overview_shows_what_is_slow_what_fails_and_what_is_busy(aggregator):
-    """Three panels answer an operator's first three questions."""
-    slowest, failing, busiest = panels(aggregator, "overview").values()
-    assert series(slowest) == [("checkout", {}, 10_000.0), ("query", {}, 20.0)]
-    assert slowest["unit"] == "milliseconds"
-    assert series(failing) == [("login", {}, 100.0), ("checkout", {}, 25.0), ("search", {}, 0.0)]
-    assert failing["unit"] == "percent"
-    assert series(busiest)[:2] == [("requests", {"endpoint": "/"}, 3.0), ("checkout", {}, 0.4)]
-    assert busiest["unit"] == "ops/sec"
+def test_the_overview_begins_with_three_numbers_and_goes_on_with_three_lines(aggregator):
+    """First what a phone shows at a glance, then rate, errors and duration."""
+    shown = panels(aggregator, "overview")
+    assert [(panel["kind"], one) for one, panel in shown.items()] == [
+        ("stat", "errors-overall"),
+        ("stat", "cpu"),
+        ("stat", "memory"),
+        ("line", "throughput"),
+        ("line", "error-rate"),
+        ("line", "duration-p95"),
+    ]
+    assert values(shown["errors-overall"]) == [("all operations", {}, pytest.approx(100 * 12 / 43))]
+    assert values(shown["duration-p95"]) == [("checkout", {}, 10_000.0), ("query", {}, 29.0)]
+    assert values(shown["error-rate"]) == [("login", {}, 100.0), ("checkout", {}, 25.0), ("search", {}, 0.0)]
+    assert values(shown["throughput"])[:2] == [("requests", {}, 1.0), ("checkout", {}, pytest.approx(4 / 60))]
+    units = [panel["unit"] for panel in shown.values()]
+    assert units == ["percent", "percent", "percent", "ops/sec", "percent", "milliseconds"]
 
 
-def test_performance_shows_distributions_too(aggregator):
-    """Beside slow and busy operations there are the largest histograms."""
+def test_lines_have_the_points_of_the_window(aggregator):
+    """Each stretch of time is a point at its start, with what was recorded in it alone."""
+    checkout = panels(aggregator, "overview", window=timedelta(minutes=10), points=20)["error-rate"][
+        "series"
+    ][1]
+    assert checkout["name"] == "checkout"
+    assert {value for _, value in checkout["points"]} == {25.0}
+    assert len(checkout["points"]) == 10
+    requests = panels(aggregator, "performance", window=timedelta(minutes=10))["throughput"]["series"][0]
+    moments = [moment - NOW.timestamp() for moment, _ in requests["points"]]
+    widths = [end - start for start, end in pairwise([*moments, 600.0])]
+    assert set(widths[:-1]) == {16.0, 32.0}
+    counts = [value * width for (_, value), width in zip(requests["points"], widths, strict=True)]
+    assert counts == pytest.approx([60 * round(count / 60) for count in counts])
+    assert sum(counts) == pytest.approx(600)
+    assert 0.0 in {value for _, value in requests["points"]}
+
+
+def test_a_rate_is_not_shown_of_a_stretch_that_has_hardly_begun(clock):
+    """One event a millisecond after a stretch began is no thousand events a second."""
+    store = Store(clock)
+    for _ in range(64 * 5):
+        store.find(MetricType.COUNTER, "requests", None).add(1)
+        clock.advance(1)
+    store.find(MetricType.COUNTER, "requests", None).add(1)
+    clock.advance(0.001)
+    requests = panels(InMemoryAggregator(store), "overview")["throughput"]["series"][0]
+    assert {value for _, value in requests["points"]} == {1.0}
+
+
+def test_thresholds_are_the_callers(aggregator):
+    """A panel of something that can be too high says from where on, in its own unit."""
+    shown = panels(aggregator, "overview", error_rate=0.25, memory_percent=80)
+    critical = {"severity": "critical", "direction": "above"}
+    assert shown["error-rate"]["thresholds"] == [{"value": 25.0, **critical}]
+    assert shown["memory"]["thresholds"] == [{"value": 80, **critical}]
+    assert panels(aggregator, "errors")["errors-overall"]["thresholds"] == [{"value": 5.0, **critical}]
+
+
+def test_performance_shows_where_the_time_goes(aggregator):
+    """Beside throughput and durations: the time spent in all, and the largest values by unit."""
     shown = panels(aggregator, "performance")
-    assert series(shown["Largest distributions, p95"]) == [("size", {}, 500)]
-    assert len(shown) == 3
+    assert values(shown["time-spent"]) == [("checkout", {}, 100_000.0), ("query", {}, 245)]
+    assert values(shown["values-in-bytes-p95"]) == [("size", {}, 509.0)]
+    assert shown["values-in-bytes-p95"]["unit"] == "bytes"
+    assert len(shown) == 4
 
 
 def test_errors_are_shown_by_operation_and_by_kind(aggregator):
     """Each kind of failure is a row of its operation, the most frequent first."""
-    _, by_kind = panels(aggregator, "errors").values()
-    assert series(by_kind) == [
-        ("login", {"error_type": "auth"}, 2.0),
-        ("checkout", {"error_type": "timeout"}, 1.0),
+    shown = panels(aggregator, "errors")
+    assert values(shown["failures-by-kind"]) == [
+        ("checkout", {"error_type": "timeout"}, 10),
+        ("login", {"error_type": "auth"}, 2),
     ]
+    assert values(shown["failures"])[0] == ("checkout", {}, pytest.approx(10 / 600))
 
 
-def test_resources_show_memory_and_cpu(aggregator):
-    """What the monitor reads now is shown, memory in bytes and CPU in percent."""
-    monitor = SimpleNamespace(
-        get_memory_usage=lambda: {
-            "process_rss": 1.0,
-            "process_peak_rss": 2.0,
-            "used": 3.0,
-            "total": 4.0,
-            "x": 5.0,
-        },
-        get_cpu_usage=lambda: {"percent": 50.0, "count": 2.0},
-    )
-    memory, cpu = panels(aggregator, "resources", monitor).values()
-    assert series(memory) == [
-        ("process_rss", {}, 1.0),
-        ("process_peak_rss", {}, 2.0),
-        ("used", {}, 3.0),
-        ("total", {}, 4.0),
+def test_errors_before_the_window_are_not_shown_by_kind(aggregator, clock):
+    """The table counts the window, not the whole run."""
+    clock.advance(7_200)
+    assert values(panels(aggregator, "errors")["failures-by-kind"]) == []
+    assert panels(aggregator, "errors")["error-rate"]["series"] == []
+
+
+def test_resources_show_what_was_recorded(aggregator):
+    """Memory, CPU and load have lines out of their gauges, disk and network the monitor's readings."""
+    shown = panels(aggregator, "resources", SimpleNamespace())
+    assert values(shown["memory"]) == [(MEMORY_GAUGES["percent"], {}, 97.0)]
+    assert len(shown["memory"]["series"][0]["points"]) >= 10
+    assert values(shown["cpu"]) == [
+        (CPU_GAUGES["percent"], {}, 50.0),
+        (CPU_GAUGES["process_percent"], {}, 180.0),
     ]
-    assert series(cpu) == [("percent", {}, 50.0)]
-    assert (memory["unit"], cpu["unit"]) == ("bytes", "percent")
+    assert values(shown["process-memory"]) == [
+        (MEMORY_GAUGES["process_rss"], {}, 2.0),
+        (MEMORY_GAUGES["process_peak_rss"], {}, 3.0),
+    ]
+    assert shown["load"]["thresholds"] == [{"value": 2.0, "severity": "warning", "direction": "above"}]
+    assert shown["disk"]["series"] == shown["network-errors"]["series"] == []
 
 
-def test_a_panel_shows_ten_rows_at_most(clock):
-    """However many operations there are, a panel stays readable and shows the worst."""
+def test_resources_that_were_not_recorded_are_read_now():
+    """Without background monitoring there is one point, the monitor's current reading."""
+    shown = panels(InMemoryAggregator(Store(ManualClock())), "resources")
+    assert shown["memory"]["series"] == [
+        {"name": MEMORY_GAUGES["percent"], "tags": {}, "points": [[NOW.timestamp(), 97.0]], "value": 97.0}
+    ]
+    assert values(shown["disk"]) == [("/", {}, 80.0)]
+    assert values(shown["network-errors"]) == [("errors_in", {}, 1), ("drops_out", {}, 7)]
+
+
+def test_a_panel_stays_readable(clock):
+    """However many operations there are, a chart has five lines and a table ten rows: the worst."""
     store = Store(clock)
     tracker, collector = InMemoryTracker(store), InMemoryCollector(store)
     for number in range(25):
@@ -125,22 +256,181 @@ def test_a_panel_shows_ten_rows_at_most(clock):
             tracker.record_success(f"operation {number}")
         tracker.record_failure(f"operation {number}", f"error {number}")
         collector.record_timer(f"timer {number}", number)
+    clock.advance(10)
     aggregator = InMemoryAggregator(store)
-    for dashboard_type in ("overview", "errors"):
+    for dashboard_type in ("overview", "performance", "errors"):
         for panel in panels(aggregator, dashboard_type).values():
-            assert len(panel["series"]) == 10
-            values = [each["value"] for each in panel["series"]]
-            assert values == sorted(values, reverse=True)
-    assert panels(aggregator, "overview")["Failures by operation"]["series"][0]["name"] == "operation 0"
+            assert len(panel["series"]) <= (5 if panel["kind"] == "line" else 10)
+            shown = [each["value"] for each in panel["series"]]
+            assert shown == sorted(shown, reverse=True)
+    assert panels(aggregator, "overview")["error-rate"]["series"][0]["name"] == "operation 0"
+    assert len(panels(aggregator, "performance")["time-spent"]["series"]) == 10
 
 
-@pytest.mark.parametrize("unknown", ["overviews", "", None, 3])
+def test_an_operation_that_is_timed_and_tracked_is_one_line(aggregator):
+    """Its rate is that of its outcomes; what is only timed has that of its durations."""
+    names = [series["name"] for series in panels(aggregator, "overview")["throughput"]["series"]]
+    assert sorted(names) == ["checkout", "login", "query", "requests", "search"]
+
+
+@pytest.mark.parametrize("dashboard_type", TYPES)
+def test_everything_is_listed_once(aggregator, dashboard_type, monkeypatch):
+    """The most expensive question, for all series, is asked at most once for a dashboard."""
+    listing, asked = aggregator.get_metrics_by_tag, []
+    monkeypatch.setattr(aggregator, "get_metrics_by_tag", lambda tags: asked.append(tags) or listing(tags))
+    panels(aggregator, dashboard_type)
+    assert asked == ([] if dashboard_type == "resources" else [{}])
+
+
+# -- somebody else's parts -------------------------------------------------------------------------------
+
+
+def value(name, number, metric_type, unit=MetricUnit.COUNT, tags=None, **metadata):
+    """Return a metric's value."""
+    return MetricValue(name, number, metric_type, unit, NOW, tags or {}, metadata)
+
+
+def test_an_aggregator_without_history_has_one_point():
+    """The contract alone makes a dashboard: what its summary of the window says, now."""
+    foreign = Contract(
+        [
+            value("requests", 90, MetricType.COUNTER, rate=9.0),
+            value(
+                "op", 2.0, MetricType.RATE, tags={"a": "1"}, success_rate=0.5, count=30, failures={"x": 15}
+            ),
+            value("op", 1.0, MetricType.RATE, tags={"a": "2"}, success_rate=1.0, count=10, failures={}),
+        ],
+        {"requests": {"count": 5, "rate": 4.0}, MEMORY_GAUGES["percent"]: {"last": 12.0}},
+    )
+    assert not isinstance(foreign, HistoryAggregator)
+    shown = panels(foreign, "overview")
+    now = NOW.timestamp()
+    assert [each["points"] for each in shown["throughput"]["series"]] == [[[now, 4.0]], [[now, 3.0]]]
+    assert shown["error-rate"]["series"][0]["points"] == [[now, 37.5]]
+    assert values(shown["memory"]) == [(MEMORY_GAUGES["percent"], {}, 12.0)]
+    assert values(panels(foreign, "errors")["failures-by-kind"]) == [("op", {"error_type": "x"}, 15.0)]
+
+
+def test_the_in_memory_aggregator_has_a_history(aggregator):
+    """It offers what dashboards look for."""
+    assert isinstance(aggregator, HistoryAggregator)
+
+
+class Broken:
+    """Raises whatever it is asked."""
+
+    def __getattr__(self, name):
+        def fail(*_):
+            raise ZeroDivisionError(name)
+
+        return fail
+
+
+@pytest.mark.parametrize("dashboard_type", TYPES)
+def test_a_broken_part_takes_nothing_else_along(aggregator, dashboard_type, caplog):
+    """A monitor or an aggregator that raises is logged, and the other's panels are there."""
+    without_monitor = panels(aggregator, dashboard_type, Broken())
+    assert any(panel["series"] for panel in without_monitor.values())
+    caplog.clear()
+    without_aggregator = panels(Broken(), dashboard_type)
+    assert caplog.text.count("ZeroDivisionError") == 1
+    if dashboard_type in ("overview", "resources"):
+        assert without_aggregator["cpu"]["series"]
+
+
+HOSTILE_NUMBERS = (
+    st.floats()
+    | st.integers(-(10**400), 10**400)
+    | st.sampled_from([10**5000, Decimal("NaN"), Decimal(3), True, None, "5", "x", b"1", math.inf, [1]])
+)
+HOSTILE_TEXT = st.text(st.characters(), max_size=5) | st.sampled_from(["\ud800", "</script>", "\x00", ""])
+HOSTILE_VALUES = st.builds(
+    MetricValue,
+    HOSTILE_TEXT,
+    HOSTILE_NUMBERS,
+    st.sampled_from(MetricType),
+    st.sampled_from(MetricUnit),
+    st.just(NOW),
+    st.dictionaries(HOSTILE_TEXT, HOSTILE_TEXT, max_size=2) | st.none(),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "success_rate": HOSTILE_NUMBERS,
+            "count": HOSTILE_NUMBERS,
+            "rate": HOSTILE_NUMBERS,
+            "sum": HOSTILE_NUMBERS,
+            "operation": st.booleans(),
+            "failures": st.dictionaries(HOSTILE_TEXT, HOSTILE_NUMBERS, max_size=3) | HOSTILE_NUMBERS,
+        },
+    )
+    | st.none(),
+)
+
+
+@given(
+    st.lists(HOSTILE_VALUES, max_size=8),
+    st.dictionaries(st.sampled_from(["rate", "p95", "sum", "last", "avg", "count"]), HOSTILE_NUMBERS),
+    st.sampled_from(TYPES),
+)
+def test_whatever_a_foreign_aggregator_says_the_dashboard_is_valid(listed, summary, dashboard_type):
+    """No number, name or tag, however odd, makes a dashboard that JSON or its schema refuses."""
+    foreign = Contract(listed, {each.name: summary for each in listed})
+    now = NOW
+    checked(create_dashboard(dashboard_type, foreign, Monitor(), now))
+
+    def history(name, window, points):
+        return [(now - window / points, now, summary)]
+
+    for method in ("get_metric_history", "get_timing_history", "get_outcome_history"):
+        setattr(foreign, method, history)
+    assert isinstance(foreign, HistoryAggregator)
+    checked(create_dashboard(dashboard_type, foreign, Monitor(), now))
+
+
+def test_what_is_recorded_may_be_huge_or_hostile(clock):
+    """Numbers at the end of the floats and names out of any alphabet are drawn as far as they can be."""
+    store = Store(clock)
+    collector, tracker = InMemoryCollector(store), InMemoryTracker(store)
+    for _ in range(3):
+        collector.record_counter("<script>", sys.float_info.max, {"\u202e": "\U0001f600"})
+        collector.record_timer("t\n", sys.float_info.max)
+        collector.record_gauge(MEMORY_GAUGES["percent"], -sys.float_info.max)
+        tracker.record_failure("op", "'; DROP TABLE")
+        clock.advance(100)
+    aggregator = InMemoryAggregator(store)
+    assert panels(aggregator, "overview")["throughput"]["series"][0]["name"] == "<script>"
+    for dashboard_type in TYPES:
+        panels(aggregator, dashboard_type)
+
+
+# -- arguments -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unknown", ["overviews", "", None, 3, ["overview"]])
 def test_an_unknown_dashboard_is_an_error(aggregator, unknown):
     """The error quotes what was asked for and names dashboards that there are."""
     with pytest.raises(InvalidInputError) as caught:
         create_dashboard(unknown, aggregator, PsutilMonitor(), NOW)
     assert repr(unknown) in str(caught.value)
     assert "overview" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"window": timedelta(0)},
+        {"window": 60},
+        {"points": 1},
+        {"points": 2.0},
+        {"error_rate": 5},
+        {"memory_percent": math.nan},
+        {"error_rate": "5 %"},
+    ],
+)
+def test_a_window_points_and_thresholds_are_checked(aggregator, options):
+    """The error quotes what was passed."""
+    with pytest.raises(InvalidInputError, match=f"{next(iter(options))}="):
+        create_dashboard("overview", aggregator, Monitor(), NOW, **options)
 
 
 def test_outcomes_are_operations_only(aggregator):

@@ -11,7 +11,7 @@ from metrics_adapters.in_memory.tracker import InMemoryTracker
 from metrics_framework import formats
 from metrics_framework.clock import utc
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.recording import Store
+from metrics_framework.recording import Store, Stretch
 from metrics_framework.recording.bounds import BucketCounts
 from metrics_framework.recording.series import plain_tags
 from metrics_framework.recording.sums import value_of
@@ -26,7 +26,7 @@ _VALUE_KEY = {
 
 
 class InMemoryAggregator:
-    """A `MetricsAggregator` over a store.
+    """A `MetricsAggregator` over a store, and a `metrics_framework.dashboard.HistoryAggregator`.
 
     Operations are listed beside metrics, with ``metadata["operation"]`` true: their durations as a timer,
     their outcomes as a rate whose metadata holds ``successes``, ``failures`` and ``success_rate``.
@@ -41,6 +41,18 @@ class InMemoryAggregator:
     def get_metric_summary(self, metric_name: str, time_window: timedelta | None = None) -> dict[str, float]:
         """Summarize a metric; see `MetricsAggregator.get_metric_summary`."""
         return self.store.summary(metric_name, time_window)
+
+    def get_metric_history(self, metric_name: str, time_window: timedelta, points: int) -> list[Stretch]:
+        """Return a metric's course; see `metrics_framework.recording.Store.history`."""
+        return self.store.history(metric_name, time_window, points)
+
+    def get_timing_history(self, operation: str, time_window: timedelta, points: int) -> list[Stretch]:
+        """Return the course of an operation's durations; see `get_metric_history`."""
+        return self.store.timing_history(operation, time_window, points)
+
+    def get_outcome_history(self, operation: str, time_window: timedelta, points: int) -> list[Stretch]:
+        """Return the course of how an operation ended; see `get_metric_history`."""
+        return self.store.outcome_history(operation, time_window, points)
 
     def get_metrics_by_tag(self, tag_filter: dict[str, str]) -> list[MetricValue]:
         """Return the matching series; see `MetricsAggregator.get_metrics_by_tag`."""

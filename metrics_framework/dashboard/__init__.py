@@ -1,0 +1,23 @@
+"""Dashboards as plain data: panels that a page, a terminal or a test can draw."""
+
+from metrics_framework.dashboard.courses import HistoryAggregator
+from metrics_framework.dashboard.create import (
+    ERROR_RATE,
+    MEMORY_PERCENT,
+    POINTS,
+    WINDOW,
+    create_dashboard,
+    dashboard_schema,
+)
+from metrics_framework.dashboard.subjects import outcomes
+
+__all__ = [
+    "ERROR_RATE",
+    "MEMORY_PERCENT",
+    "POINTS",
+    "WINDOW",
+    "HistoryAggregator",
+    "create_dashboard",
+    "dashboard_schema",
+    "outcomes",
+]

@@ -1,0 +1,191 @@
+"""Asking for the course of a metric or an operation, of whoever can answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+from metrics_framework.dashboard.plain import mapping, number
+from metrics_framework.dashboard.subjects import Measure, Subject, Summary, subjects
+from metrics_framework.errors import UnknownNameError
+from metrics_framework.logs import log_event
+from metrics_framework.protocols import MetricsAggregator, ResourceMonitor
+from metrics_framework.values import MetricType
+
+R = TypeVar("R")
+
+History = Sequence[tuple[datetime, datetime, dict[str, Any]]]
+"""Stretches of time, the oldest first: where each starts and ends, and its summary."""
+
+
+@runtime_checkable
+class HistoryAggregator(Protocol):
+    """What an aggregator offers beyond its contract for lines instead of single points.
+
+    Dashboards rely on it where it is there. Each method cuts a time window into at most ``points`` stretches
+    without gaps; 1 is the window as a whole. A summary has the keys that a summary of that window has; of
+    outcomes it has ``count``, ``rate``, ``success_rate`` and ``failures`` by error type.
+    """
+
+    def get_metric_history(self, metric_name: str, time_window: timedelta, points: int) -> History:
+        """Return the course of a metric over all of its series.
+
+        Raises:
+            UnknownMetricError: If it was never recorded.
+        """
+        ...
+
+    def get_timing_history(self, operation: str, time_window: timedelta, points: int) -> History:
+        """Return the course of an operation's durations in milliseconds.
+
+        Raises:
+            UnknownMetricError: If it was never timed.
+        """
+        ...
+
+    def get_outcome_history(self, operation: str, time_window: timedelta, points: int) -> History:
+        """Return the course of how an operation ended.
+
+        Raises:
+            UnknownMetricError: If it was never tracked.
+        """
+        ...
+
+
+class Course(NamedTuple):
+    """What happened in the window: as a whole, and stretch by stretch.
+
+    Attributes:
+        whole: The summary of the window.
+        stretches: Where each starts and ends, in seconds since 1970, and its summary; the oldest first.
+    """
+
+    whole: Summary
+    stretches: Sequence[tuple[float, float, Summary]]
+
+    def points(self, measure: Measure, *, per_second: bool = False) -> list[list[int | float]]:
+        """Return where each stretch starts and its number, if it has one.
+
+        Args:
+            measure: Takes the number from a summary.
+            per_second: Whether it says little of a stretch that has hardly begun: then such a first or last
+                one is left out.
+        """
+        stretches = list(self.stretches)
+        if per_second:
+            if len(stretches) > 1 and _is_short(stretches[-1], stretches[-2]):
+                stretches.pop()
+            if len(stretches) > 1 and _is_short(stretches[0], stretches[1]):
+                stretches.pop(0)
+        measured = ((start, measure(summary)) for start, _, summary in stretches)
+        return [[moment, value] for moment, value in measured if value is not None]
+
+
+def _is_short(one: tuple[float, float, Summary], neighbour: tuple[float, float, Summary]) -> bool:
+    return (one[1] - one[0]) * 2 < neighbour[1] - neighbour[0]
+
+
+class Courses:
+    """Asks an aggregator and a monitor, once each for the same thing; what fails is logged and left out.
+
+    Args:
+        aggregator: Knows what was recorded.
+        monitor: Reads the machine where nothing of it was recorded.
+        now: The moment of the dashboard.
+        window: How far back.
+        points: How many points a line may have.
+    """
+
+    def __init__(
+        self,
+        aggregator: MetricsAggregator,
+        monitor: ResourceMonitor,
+        now: datetime,
+        window: timedelta,
+        points: int,
+    ) -> None:
+        self._aggregator = aggregator
+        self._monitor = monitor
+        self._now = now
+        self._window = window
+        self._points = points
+        self._subjects: list[Subject] | None = None
+        self._faulty: set[str] = set()
+        self._readings: dict[str, Mapping[str, float]] = {}
+
+    @property
+    def subjects(self) -> list[Subject]:
+        """All metrics and operations: the most expensive question there is, asked at most once."""
+        if self._subjects is None:
+            found = self._asked("aggregator", lambda: subjects(self._aggregator.get_metrics_by_tag({})))
+            self._subjects = found or []
+        return self._subjects
+
+    def of(self, subject: Subject) -> Course:
+        """Return the course of a metric or an operation; from the listing alone it is since the start."""
+        if isinstance(self._aggregator, HistoryAggregator):
+            ask: Callable[[str, timedelta, int], History]
+            if not subject.operation:
+                ask = self._aggregator.get_metric_history
+            elif subject.metric_type is MetricType.TIMER:
+                ask = self._aggregator.get_timing_history
+            else:
+                ask = self._aggregator.get_outcome_history
+            found = self._with_history(subject.name, ask)
+        else:
+            found = None if subject.operation else self._now_only(subject.name)
+        return found or self._at_present(subject.since_start)
+
+    def of_gauge(self, name: str) -> Course | None:
+        """Return the course of a gauge, or ``None`` where nothing was recorded."""
+        if isinstance(self._aggregator, HistoryAggregator):
+            return self._with_history(name, self._aggregator.get_metric_history)
+        return self._now_only(name)
+
+    def of_reading(self, value: float) -> Course:
+        """Return the course of what a monitor reads now."""
+        return self._at_present({"last": value})
+
+    def reading(self, question: str) -> Mapping[str, float]:
+        """Ask the monitor, by the name of a method of `ResourceMonitor`."""
+        if question not in self._readings:
+            answer = self._asked("resource monitor", getattr(self._monitor, question, dict))
+            self._readings[question] = answer if isinstance(answer, Mapping) else {}
+        return self._readings[question]
+
+    def _with_history(self, name: str, ask: Callable[[str, timedelta, int], History]) -> Course | None:
+        def course() -> Course:
+            whole = ask(name, self._window, 1)[-1][2]
+            stretches = ask(name, self._window, self._points)
+            return Course(
+                mapping(whole),
+                [(start.timestamp(), end.timestamp(), mapping(summary)) for start, end, summary in stretches],
+            )
+
+        return self._asked("aggregator", course)
+
+    def _now_only(self, name: str) -> Course | None:
+        summary = self._asked("aggregator", lambda: self._aggregator.get_metric_summary(name, self._window))
+        return None if summary is None else self._at_present(mapping(summary))
+
+    def _at_present(self, summary: Summary) -> Course:
+        now = self._now.timestamp()
+        return Course(summary, [(now, now, summary)])
+
+    def _asked(self, part: str, question: Callable[[], R]) -> R | None:
+        """Return a part's answer, or ``None`` where it has none; a dashboard logs one fault of each part."""
+        try:
+            return question()
+        except UnknownNameError:
+            return None
+        except Exception as error:  # noqa: BLE001 - a part of someone else's may raise anything
+            if part not in self._faulty:
+                self._faulty.add(part)
+                log_event("error", f"{part} did not answer a dashboard", error=repr(error))
+            return None
+
+
+def last(course: Course) -> int | float | None:
+    """Return what a gauge is now."""
+    return number(course.whole.get("last"))
