@@ -23,7 +23,9 @@ class Background:
         self._interval = interval
         self._name = name
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"metrics-{name.replace(' ', '-')}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, name=f"metrics-{name.replace(' ', '-')}", daemon=True
+        )
         self._thread.start()
 
     def stop(self) -> None:
