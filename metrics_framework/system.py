@@ -71,8 +71,8 @@ class MetricsSystem:
         InvalidInputError: If a part lacks a method of its Protocol, parts keep their numbers apart,
             ``custom_metrics`` is one string, or SIGTERM cannot be handled here.
 
-    The final snapshot is written by the process that made the system, never by a forked child, where what runs
-    at an interval does not go on either.
+    The process that made the system writes its final snapshot, a forked child never does; what runs at an
+    interval does not go on in a child.
 
     Example:
         >>> with MetricsSystem() as metrics:

@@ -299,8 +299,13 @@ def test_a_system_of_nothing_is_healthy(null):
         "healthy": True,
         "error_rate": 0.0,
         "series": 0,
+        "recorded": 0,
+        "rejected": 0,
+        "overflowed": 0,
+        "dropped": 0,
         "memory_percent": 0.0,
         "cpu_percent": 0.0,
+        "overhead_percent": 0.0,
     }
 
 

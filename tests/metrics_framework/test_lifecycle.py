@@ -263,31 +263,49 @@ def test_sigterm_during_the_exit_ends_the_process(run, script):
     assert program.orders() == [3]
 
 
-@pytest.mark.parametrize(
-    "busy",
-    [
-        "lock = threading.Lock()\n"
-        "class Mine(SnapshotWriter):\n"
-        "    def write(self, snapshot):\n"
-        "        with lock: return super().write(snapshot)\n"
-        "make(Mine); say('ready')\n"
-        "while True:\n"
-        "    with lock: time.sleep(0.01)\n",
-        "import logging; logging.basicConfig(level=0)\n"
-        "system = make(); system.collector.record_gauge('balance', -1); say('ready')\n"
-        "while True: logging.getLogger('metrics_framework').info('x' * 10_000)\n",
-        "system = make(); say('ready')\nwhile True: system.snapshot(); system.get_system_health()\n",
-        "system = make(); say('ready')\n"
-        "while True: system.initialize_metrics({'collection_interval': 0.01, 'max_custom': 5}); time.sleep(0)\n",
-        "say('ready')\nsystems = []\n"
-        "while True: systems.append(make(shutdown_on_sigterm=True)); systems.pop().shutdown_metrics()\n",
-    ],
-)
+BUSY = {
+    "an output's own lock": """
+lock = threading.Lock()
+class Mine(SnapshotWriter):
+    def write(self, snapshot):
+        with lock:
+            return super().write(snapshot)
+make(Mine); say("ready")
+while True:
+    with lock:
+        time.sleep(0.01)
+""",
+    "logging": """
+import logging
+logging.basicConfig(level=0)
+system = make(); system.collector.record_gauge("balance", -1); say("ready")
+while True:
+    logging.getLogger("metrics_framework").info("x" * 1_000)
+""",
+    "reading": """
+system = make(); say("ready")
+while True:
+    system.snapshot(); system.get_system_health()
+""",
+    "configuring": """
+system = make(); say("ready")
+for interval in range(1, sys.maxsize):
+    system.initialize_metrics({"collection_interval": interval, "max_custom": 5})
+""",
+    "shutting down": """
+say("ready")
+while True:
+    make().shutdown_metrics()
+""",
+}
+
+
+@pytest.mark.parametrize("busy", BUSY)
 @pytest.mark.heavy
-def test_sigterm_never_deadlocks(run, tmp_path, busy):
+def test_sigterm_never_deadlocks(run, busy):
     """Wherever the signal lands, also where the main thread holds a lock that the snapshot needs, it ends."""
     for delay in (0.0, 0.003, 0.01):
-        program = run(busy).after("ready")
+        program = run(BUSY[busy]).after("ready")
         threading.Event().wait(delay)
         assert program.terminate().end()[0] == -signal.SIGTERM
 
@@ -319,7 +337,7 @@ def test_a_handler_outside_of_python_is_not_replaced(monkeypatch):
     """What the signal could not be passed on to is left alone, and the error says what to do."""
     # Only a program that embeds Python can install a handler before Python looks.
     monkeypatch.setattr(signal, "getsignal", lambda number: None)
-    with pytest.raises(InvalidInputError, match="outside of Python.*call shutdown_metrics"):
+    with pytest.raises(InvalidInputError, match=r"outside of Python.*call shutdown_metrics"):
         MetricsSystem(shutdown_on_sigterm=True)
 
 
