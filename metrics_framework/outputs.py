@@ -65,7 +65,7 @@ class Outputs:
         written = dict.fromkeys((name for name, _ in chosen), False)
         if not chosen:
             return written
-        snapshot = faults.attempt("snapshot not built", build, outputs=list(written))
+        snapshot = faults.attempt("snapshot not written", build, outputs=list(written))
         for name, output in chosen if snapshot is not None else ():
             written[name] = (
                 faults.attempt("snapshot not written", _writing(output, snapshot), output=name) or False

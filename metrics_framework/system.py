@@ -13,7 +13,6 @@ from metrics_framework.composition import part_or_default, shared_store, store_o
 from metrics_framework.dashboard import create_dashboard
 from metrics_framework.errors import (
     ClosedError,
-    ConfigurationError,
     InvalidInputError,
     nearest,
 )
@@ -260,17 +259,12 @@ class MetricsSystem:
             # First whatever may be refused, then what has an effect.
             if settings.shutdown_on_sigterm:
                 check_sigterm()
-            if settings.retention is not None and self._store is None:
-                raise ConfigurationError(
-                    f"retention_days={settings.retention_days!r}: no part of this system is on a Store,"
-                    " which alone keeps time windows; bound them where the parts are made"
-                )
             # An endpoint and its folder may have been named by different calls.
             every = self._settings.updated(settings) if self._settings else settings
             outputs = every.outputs()
             self._settings = every
             self._outputs.configure(outputs)
-            if settings.retention is not None and self._store is not None:
+            if settings.retention is not None and self._store is not None:  # foreign parts keep their own
                 self._store.retention = settings.retention
             self._latency_metric = settings.latency_metric or self._latency_metric
             if settings.custom_metrics is not None:

@@ -75,7 +75,7 @@ class Tracker:
 
 
 class Aggregator:
-    """An aggregator of someone else's, with an answer of the test's choice, which counts how often it is asked."""
+    """An aggregator with an answer of the test's choice, which counts how often it is asked."""
 
     def __init__(self, answer=()):
         self.answer = answer

@@ -263,6 +263,27 @@ def test_sigterm_during_the_exit_ends_the_process(run, script):
     assert program.orders() == [3]
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        "make(); no_threads(); wait()",
+        "make(Slow); no_threads(); os.kill(os.getpid(), signal.SIGTERM); say('alive')",
+        "make(Slow); no_threads(); say('ready')",
+        "no_threads(); make(); atexit.register(wait)",
+    ],
+)
+def test_sigterm_where_no_thread_can_be_started(run, script):
+    """An interpreter on its way out starts no threads any more; the snapshot is written all the same."""
+    program = run(
+        "import _thread\n"
+        "def refuse(*_): raise RuntimeError('cannot start new thread at interpreter shutdown')\n"
+        "def no_threads(): _thread.start_new_thread = refuse\n" + script
+    )
+    program.after("writing" if "Slow" in script else "ready").terminate()
+    assert program.end()[:2] == (-signal.SIGTERM, "")
+    assert program.orders() == [3]
+
+
 BUSY = {
     "an output's own lock": """
 lock = threading.Lock()
