@@ -71,8 +71,10 @@ class Shutdown:
         """
         if on_sigterm and not self._on_sigterm:
             check_sigterm()
-            if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
-                self._before = signal.signal(signal.SIGTERM, self._handle)
+            before = signal.getsignal(signal.SIGTERM)
+            if before is not signal.SIG_IGN:
+                self._before = before  # known before the handler may be called
+                signal.signal(signal.SIGTERM, self._handle)
                 self._on_sigterm = True
         elif on_sigterm is False:
             self._on_sigterm = False

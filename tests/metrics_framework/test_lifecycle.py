@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from metrics_framework import InvalidInputError, MetricsSystem, read_snapshot
 from metrics_framework.lifecycle import Shutdown
 
 PATIENCE = 60
+FORKS = "ignore:This process:DeprecationWarning"
 
 PRELUDE = """
 import atexit, os, signal, sys, threading, time
@@ -49,10 +52,12 @@ class Program:
     def __init__(self, script: str, folder: Path) -> None:
         self.folder = folder
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", PRELUDE + script, str(folder)],
+            # Python 3.12 and newer warn of any fork beside a thread, which is what is tested here.
+            [sys.executable, "-W", "error", "-W", FORKS, "-c", PRELUDE + script, str(folder)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
 
     def after(self, word: str) -> Program:
@@ -73,8 +78,13 @@ class Program:
         try:
             out, err = self.process.communicate(timeout=PATIENCE)
         finally:
-            self.process.kill()
+            self.kill()
         return self.process.returncode, out, err
+
+    def kill(self) -> None:
+        """Kill it and whatever it forked."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def orders(self) -> list[float]:
         """Return what each of its snapshots holds."""
@@ -92,7 +102,7 @@ def run(tmp_path):
 
     yield start
     for program in programs:
-        program.process.kill()
+        program.kill()
         program.process.communicate()
 
 
