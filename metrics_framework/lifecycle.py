@@ -100,11 +100,11 @@ class Shutdown:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         # Owed first, looked second; whoever ends the work does it the other way round. So none gets lost.
-        was_owed, self._is_owed = self._is_owed, True
+        self._is_owed = True
         if not self._on_sigterm:
             self._is_owed = False
             self._pass_on(number, frame)
-        elif not was_owed and not self.begun:
+        elif not self.begun:
             try:
                 _thread.start_new_thread(self.run, ())
             except RuntimeError:  # the interpreter is on its way out and starts no more threads

@@ -192,6 +192,7 @@ def test_an_ignored_sigterm_stays_ignored(run):
     """A process that ignores SIGTERM goes on, and writes its snapshot when it ends."""
     program = run(
         "signal.signal(signal.SIGTERM, signal.SIG_IGN); make(); os.kill(os.getpid(), signal.SIGTERM)\n"
+        "assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN\n"
         "assert os.listdir(sys.argv[1]) == []"
     )
     assert program.end() == (0, "", "")
