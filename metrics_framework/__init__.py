@@ -4,6 +4,7 @@ Start with `MetricsSystem`; pass its parts on as the Protocols of `metrics_frame
 """
 
 from metrics_framework._version import __version__
+from metrics_framework.context import current, use
 from metrics_framework.errors import (
     ClosedError,
     ConfigurationError,
@@ -19,6 +20,7 @@ from metrics_framework.errors import (
     UnknownNameError,
     UnknownTimerError,
 )
+from metrics_framework.health import Thresholds
 from metrics_framework.protocols import (
     AsyncMetricsSystem,
     MetricCollector,
@@ -63,11 +65,14 @@ __all__ = [
     "SnapshotError",
     "SnapshotMetadata",
     "SuccessFailureTracker",
+    "Thresholds",
     "TimingResult",
     "UnknownAdapterError",
     "UnknownMetricError",
     "UnknownNameError",
     "UnknownTimerError",
     "__version__",
+    "current",
     "read_snapshot",
+    "use",
 ]

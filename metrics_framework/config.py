@@ -1,64 +1,314 @@
-"""The facade's configuration: which keys there are, and what their values may be."""
+"""The facade's configuration: which keys there are, what their values may be, and where they come from.
+
+Each key is declared once, as a field of `Settings`: by that, values of every source are read and checked,
+errors are worded, and the table in ``docs/configuration.md`` is tested.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metrics_framework.errors import ConfigurationError, nearest
+from metrics_framework.plugins import load_adapter
+
+if TYPE_CHECKING:
+    from metrics_framework.health import Thresholds
+    from metrics_framework.outputs import SnapshotOutput
+    from metrics_framework.recording import Store
 
 EXPORT_ENDPOINTS = ("snapshot_writer",)
 """The adapters that can be named as endpoints."""
+
+TABLE = "metrics_framework"
+"""The table of a TOML file; in a ``pyproject.toml`` it is in ``[tool]``."""
+
+PREFIX = "METRICS_FRAMEWORK_"
+"""What the names of environment variables begin with."""
+
+
+class Kind(NamedTuple):
+    """A kind of value.
+
+    Attributes:
+        says: What a value has to be, for errors and the documentation.
+        holds: Says whether a value is of this kind.
+        read: Makes one of the text of an environment variable; raises ``ValueError`` where it cannot.
+    """
+
+    says: str
+    holds: Callable[[Any], bool]
+    read: Callable[[str], object]
+
+
+class Key(NamedTuple):
+    """What is declared of a key.
+
+    Attributes:
+        kind: What its values are.
+        default: What holds without it, for the documentation.
+        meaning: What it does, for the documentation.
+        at_start: Whether it is decided when a system is made, and not later.
+    """
+
+    kind: Kind
+    default: str
+    meaning: str
+    at_start: bool = False
+
+
+def _is_number(value: object, least: float, most: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
+def _is_names(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(name, str) and name for name in value)
+
+
+def _read_flag(text: str) -> bool:
+    flags = {
+        "true": True,
+        "yes": True,
+        "on": True,
+        "1": True,
+        "false": False,
+        "no": False,
+        "off": False,
+        "0": False,
+    }
+    if text.lower() not in flags:
+        raise ValueError(text)
+    return flags[text.lower()]
+
+
+def _read_names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+# An upper bound that no one needs keeps `timedelta` from overflowing.
+_POSITIVE = Kind("a positive number", lambda value: _is_number(value, 1e-9, 1e8), float)
+_WHOLE = Kind(
+    "a whole number of 1 or more", lambda value: isinstance(value, int) and _is_number(value, 1, 1e12), int
+)
+_SHARE = Kind("a number from 0 to 1", lambda value: _is_number(value, 0, 1), float)
+_PERCENT = Kind("a number from 0 to 100", lambda value: _is_number(value, 0, 100), float)
+_FLAG = Kind("true or false", lambda value: isinstance(value, bool), _read_flag)
+_NAMES = Kind("a list of names", _is_names, _read_names)
+_TEXT = Kind("a text that is not empty", lambda value: isinstance(value, str) and value != "", str)
+_PATH = Kind("a path", lambda value: isinstance(value, str | os.PathLike) and str(value) != "", str)
+_ON_ERROR = Kind('"raise" or "log"', lambda value: value in ("raise", "log"), str)
+
+
+def _key(kind: Kind, default: str, meaning: str, *, at_start: bool = False) -> dict[str, Key]:
+    return {"key": Key(kind, default, meaning, at_start)}
 
 
 @dataclass(frozen=True)
 class Settings:
     """A configuration that was checked as a whole, before any of it is applied.
 
-    Attributes:
-        collection_interval: Seconds between two resource readings; ``None`` for none in the background.
-        retention: How far back a time window may reach; ``None`` to leave it as it is.
-        export_endpoints: Adapters that take the final snapshot.
+    Every field is a key, ``None`` where it was not given.
     """
 
-    collection_interval: float | None
-    retention: timedelta | None
-    export_endpoints: list[str]
+    collection_interval: float | None = field(
+        default=None,
+        metadata=_key(
+            _POSITIVE, "", "Seconds between two readings of the machine and two snapshots to each output."
+        ),
+    )
+    export_endpoints: list[str] | None = field(
+        default=None, metadata=_key(_NAMES, "", "Adapters that take snapshots: `snapshot_writer`.")
+    )
+    snapshot_directory: str | os.PathLike[str] | None = field(
+        default=None, metadata=_key(_PATH, "`snapshots`", "Where `snapshot_writer` puts its files.")
+    )
+    shutdown_on_exit: bool | None = field(
+        default=None, metadata=_key(_FLAG, "false", "Shut down at the interpreter's exit.")
+    )
+    shutdown_on_sigterm: bool | None = field(
+        default=None, metadata=_key(_FLAG, "false", "Shut down on SIGTERM, then pass it on.")
+    )
+    latency_metric: str | None = field(
+        default=None, metadata=_key(_TEXT, "the busiest", "The timer that becomes a snapshot's latency.")
+    )
+    custom_metrics: list[str] | None = field(
+        default=None,
+        metadata=_key(
+            _NAMES, "all", "Patterns like `http.*` of names that become custom keys of a snapshot."
+        ),
+    )
+    max_custom: int | None = field(
+        default=None, metadata=_key(_WHOLE, "200", "Custom keys of a snapshot at most.")
+    )
+    healthy_error_rate: float | None = field(
+        default=None, metadata=_key(_SHARE, "0.05", "Healthy up to this share of failures.")
+    )
+    healthy_memory_percent: float | None = field(
+        default=None, metadata=_key(_PERCENT, "95", "Healthy up to this use of the machine's memory.")
+    )
+    healthy_cpu_percent: float | None = field(
+        default=None, metadata=_key(_PERCENT, "", "Healthy up to this use of the machine's CPU.")
+    )
+    healthy_window: float | None = field(
+        default=None, metadata=_key(_POSITIVE, "300", "Seconds that the error rate looks back.")
+    )
+    retention_days: float | None = field(
+        default=None, metadata=_key(_POSITIVE, "30", "Days that a time window may reach back.")
+    )
+    on_error: str | None = field(
+        default=None,
+        metadata=_key(
+            _ON_ERROR, "raise", "Whether bad input raises, or is counted and logged.", at_start=True
+        ),
+    )
+    expire_after: float | None = field(
+        default=None,
+        metadata=_key(_POSITIVE, "", "Seconds after which an idle series is forgotten.", at_start=True),
+    )
+    max_series_per_name: int | None = field(
+        default=None, metadata=_key(_WHOLE, "10000", "Series of one metric or operation.", at_start=True)
+    )
+    max_series: int | None = field(
+        default=None, metadata=_key(_WHOLE, "100000", "Series in all.", at_start=True)
+    )
+    max_names: int | None = field(
+        default=None, metadata=_key(_WHOLE, "2000", "Metrics, and operations.", at_start=True)
+    )
+    max_error_types: int | None = field(
+        default=None, metadata=_key(_WHOLE, "100", "Error types of one operation.", at_start=True)
+    )
 
     @classmethod
     def parse(cls, config: Mapping[str, Any]) -> Settings:
-        """Check a configuration.
+        """Check a configuration for a system that exists.
 
         Raises:
-            ConfigurationError: If a key is unknown or a value is not allowed.
+            ConfigurationError: If a key is unknown, a value is not allowed, or a key comes too late.
         """
-        known = ("collection_interval", "retention_days", "export_endpoints")
-        for key in config:
-            if key not in known:
-                raise ConfigurationError(f"unknown configuration key {key!r}.{nearest(str(key), known)}")
-        endpoints = config.get("export_endpoints", [])
-        if not isinstance(endpoints, list) or not all(isinstance(name, str) for name in endpoints):
-            raise ConfigurationError(f"export_endpoints={endpoints!r} is not a list of names")
-        for name in endpoints:
-            if name not in EXPORT_ENDPOINTS:
+        settings = cls(**_checked(config))
+        for key, value in settings.given().items():
+            if KEYS[key].at_start:
                 raise ConfigurationError(
-                    f"export_endpoints: no adapter provides {name!r}.{nearest(name, EXPORT_ENDPOINTS)}"
+                    f"{key}={value!r} comes too late for this system: make one with"
+                    f" MetricsSystem.from_config({{{key!r}: {value!r}}})"
                 )
-        days = _positive(config, "retention_days")
-        return cls(
-            _positive(config, "collection_interval"),
-            timedelta(days=days) if days is not None else None,
-            endpoints,
+        return settings
+
+    @classmethod
+    def load(cls, config: Mapping[str, Any], file: str | Path | None, environ: Mapping[str, str]) -> Settings:
+        """Read and check the configuration of a new system, of three sources of which the later wins.
+
+        Raises:
+            ConfigurationError: If a key is unknown, a value is not allowed, or the file cannot be read.
+        """
+        from_file = {} if file is None else _checked(_read_file(Path(file)), f"{os.fspath(file)}: ")
+        return cls(**{**from_file, **_read_environ(environ), **_checked(config)})
+
+    def given(self) -> dict[str, Any]:
+        """Return the keys that were given."""
+        values = ((key, getattr(self, key)) for key in KEYS)
+        return {key: value for key, value in values if value is not None}
+
+    def updated(self, later: Settings) -> Settings:
+        """Return these settings with those of a later configuration in their place."""
+        return replace(self, **later.given())
+
+    @property
+    def retention(self) -> timedelta | None:
+        """How far back a time window may reach; ``None`` to leave it as it is."""
+        return None if self.retention_days is None else timedelta(days=self.retention_days)
+
+    def thresholds(self, before: Thresholds) -> Thresholds:
+        """Return thresholds with those that were given in place of what was before."""
+        given: dict[str, Any] = {
+            "error_rate": self.healthy_error_rate,
+            "memory_percent": self.healthy_memory_percent,
+            "cpu_percent": self.healthy_cpu_percent,
+            "window": None if self.healthy_window is None else timedelta(seconds=self.healthy_window),
+        }
+        return replace(before, **{name: limit for name, limit in given.items() if limit is not None})
+
+    def outputs(self) -> list[SnapshotOutput]:
+        """Make the outputs that are named as endpoints."""
+        options = {} if self.snapshot_directory is None else {"folder": self.snapshot_directory}
+        return [load_adapter(name)(**options) for name in dict.fromkeys(self.export_endpoints or ())]
+
+    def store(self) -> Store:
+        """Make the store of a new system."""
+        from metrics_framework.recording import Budgets, Store
+
+        budgets = {
+            "series_per_name": self.max_series_per_name,
+            "series": self.max_series,
+            "names": self.max_names,
+            "error_types": self.max_error_types,
+        }
+        return Store(
+            on_error="log" if self.on_error == "log" else "raise",
+            budgets=Budgets(**{name: budget for name, budget in budgets.items() if budget is not None}),
+            expire_after=None if self.expire_after is None else timedelta(seconds=self.expire_after),
         )
 
 
-def _positive(config: Mapping[str, Any], key: str) -> float | None:
-    value = config.get(key)
-    if value is None:
-        return None
-    # An upper bound that no one needs keeps `timedelta` from overflowing.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e8:
-        raise ConfigurationError(f"{key}={value!r} is not a positive number")
-    return value
+KEYS: Mapping[str, Key] = {setting.name: setting.metadata["key"] for setting in fields(Settings)}
+"""Every key and what is declared of it."""
+
+
+def _checked(config: Mapping[str, Any], source: str = "") -> dict[str, Any]:
+    """Return the keys that have a value, checked; ``source`` begins the errors."""
+    if not isinstance(config, Mapping):
+        raise ConfigurationError(f"{source}{config!r} is not a mapping of keys to values")
+    for key, value in config.items():
+        if key not in KEYS:
+            raise ConfigurationError(f"{source}unknown configuration key {key!r}.{nearest(str(key), KEYS)}")
+        kind = KEYS[key].kind
+        if value is not None and not kind.holds(value):
+            raise ConfigurationError(f"{source}{key}={value!r} is not {kind.says}")
+    for name in config.get("export_endpoints") or ():
+        if name not in EXPORT_ENDPOINTS:
+            raise ConfigurationError(
+                f"{source}export_endpoints: no adapter provides {name!r}.{nearest(name, EXPORT_ENDPOINTS)}"
+            )
+    return {key: value for key, value in config.items() if value is not None}
+
+
+def _read_environ(environ: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    known = {f"{PREFIX}{key.upper()}": key for key in KEYS}
+    for variable, text in environ.items():
+        if not variable.startswith(PREFIX):
+            continue
+        if variable not in known:
+            raise ConfigurationError(f"unknown environment variable {variable!r}.{nearest(variable, known)}")
+        key = known[variable]
+        kind = KEYS[key].kind
+        try:
+            value = kind.read(text)
+        except ValueError:
+            value = None
+        if not kind.holds(value):
+            raise ConfigurationError(f"{variable}={text!r} is not {kind.says}")
+        found |= _checked({key: value}, f"{variable}={text!r}: ")
+    return found
+
+
+def _read_file(path: Path) -> Any:
+    import tomllib  # slow to import
+
+    try:
+        with path.open("rb") as file:
+            document = tomllib.load(file)
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    except ValueError as error:  # no TOML, or no UTF-8
+        raise ConfigurationError(f"{str(path)!r} is no TOML: {error}") from error
+    place = f"tool.{TABLE}" if path.name == "pyproject.toml" else TABLE
+    for name in place.split("."):
+        if not isinstance(document, Mapping) or name not in document:
+            raise ConfigurationError(f"{str(path)!r} has no table [{place}]")
+        document = document[name]
+    return document

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -61,22 +61,31 @@ class StreamFilter:
         ]
 
 
-def stream_changes(aggregator: MetricsAggregator, chosen: StreamFilter) -> AsyncIterator[MetricValue]:
+def stream_changes(
+    aggregator: MetricsAggregator, chosen: StreamFilter, has_ended: Callable[[], bool] = lambda: False
+) -> AsyncIterator[MetricValue]:
     """Yield the new value of everything that matches and changes after this call.
 
-    What is there now is looked up now, so nothing is missed between the call and the first ``await``.
+    What is there now is looked up now, so nothing is missed between the call and the first ``await``. Once
+    ``has_ended`` says so, what has changed until then is yielded, and the stream ends.
     """
-    return _changes(aggregator, chosen, _by_series(chosen.select(aggregator)))
+    return _changes(aggregator, chosen, _by_series(chosen.select(aggregator)), has_ended)
 
 
 async def _changes(
-    aggregator: MetricsAggregator, chosen: StreamFilter, seen: dict[object, MetricValue]
+    aggregator: MetricsAggregator,
+    chosen: StreamFilter,
+    seen: dict[object, MetricValue],
+    has_ended: Callable[[], bool],
 ) -> AsyncIterator[MetricValue]:
     while True:
+        is_last = has_ended()  # asked first, so that the last look is later than the end
         found = _by_series(await asyncio.to_thread(chosen.select, aggregator))
         for series, value in found.items():
             if series not in seen or _has_changed(seen[series], value):
                 yield value
+        if is_last:
+            return
         seen = found
         await asyncio.sleep(STREAM_SECONDS)
 

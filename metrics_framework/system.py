@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterable, Mapping
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from metrics_framework.clock import SYSTEM_CLOCK, Clock, utc
-from metrics_framework.config import Settings
-from metrics_framework.dashboard import create_dashboard, outcomes
-from metrics_framework.errors import ClosedError, InvalidInputError, nearest
+from metrics_framework.composition import part_or_default, shared_store, store_of
+from metrics_framework.dashboard import create_dashboard
+from metrics_framework.errors import (
+    ClosedError,
+    InvalidInputError,
+    nearest,
+)
+from metrics_framework.faults import Faults
+from metrics_framework.health import THRESHOLDS, HealthCheck, Thresholds
 from metrics_framework.logs import log_event
+from metrics_framework.outputs import Outputs, SnapshotOutput
 from metrics_framework.plugins import load_adapter
 from metrics_framework.protocols import (
     MetricCollector,
@@ -26,26 +35,11 @@ from metrics_framework.snapshots.provenance import Provenance, find_provenance
 from metrics_framework.values import MetricValue
 
 if TYPE_CHECKING:
+    from metrics_framework.config import Settings
     from metrics_framework.measuring import Measurement, Meter
-    from metrics_framework.recording import Store
-
-P = TypeVar("P")
-
-HEALTHY_ERROR_RATE = 0.05
-HEALTHY_MEMORY_PERCENT = 95.0
 
 
-class SnapshotOutput(Protocol):
-    """Where snapshots go; the facade relies on it, and isolates one that fails from the others."""
-
-    @property
-    def name(self) -> str:
-        """What `MetricsSystem.export_metrics_async` calls it by."""
-        ...
-
-    def write(self, snapshot: PerformanceSnapshot) -> object:
-        """Keep a snapshot."""
-        ...
+__all__ = ["MetricsSystem", "SnapshotOutput"]
 
 
 class MetricsSystem:
@@ -61,15 +55,23 @@ class MetricsSystem:
         tracker: Counts how operations end.
         resource_monitor: Reads the machine and the process.
         aggregator: Answers questions.
-        outputs: Where the final snapshot goes at `shutdown_metrics`.
+        outputs: Where snapshots go: at every ``collection_interval``, if there is one, and at the end.
         latency_metric: The timer that becomes a snapshot's latency; the busiest by default.
         custom_metrics: Patterns of the names that become custom keys of a snapshot; all by default.
         max_custom: How many custom keys a snapshot holds at most.
+        thresholds: Up to where the system is healthy.
+        shutdown_on_exit: Whether the interpreter's exit shuts the system down, also after an exception that
+            nobody caught; `os._exit` and a crash do not.
+        shutdown_on_sigterm: Whether SIGTERM does. Then it is passed on to what handled it before, or ends the
+            process; where it is ignored, it stays ignored. Only in the main thread.
         clock: Where time comes from; the store's clock by default.
 
     Raises:
-        InvalidInputError: If a part lacks a method of its Protocol, parts keep their numbers apart, or
-            ``custom_metrics`` is one string.
+        InvalidInputError: If a part lacks a method of its Protocol, parts keep their numbers apart,
+            ``custom_metrics`` is one string, or SIGTERM cannot be handled here.
+
+    The process that made the system writes its final snapshot, a forked child never does; what runs at an
+    interval does not go on in a child.
 
     Example:
         >>> with MetricsSystem() as metrics:
@@ -91,17 +93,22 @@ class MetricsSystem:
         latency_metric: str | None = None,
         custom_metrics: Iterable[str] | None = None,
         max_custom: int = MAX_CUSTOM,
+        thresholds: Thresholds = THRESHOLDS,
+        shutdown_on_exit: bool = False,
+        shutdown_on_sigterm: bool = False,
         clock: Clock | None = None,
     ) -> None:
         given = {"collector": collector, "timer": timer, "tracker": tracker, "aggregator": aggregator}
-        self._store = _shared_store(given, clock)
-        self._clock = clock = clock or self._store.clock
-        self._collector = _part(collector, MetricCollector, "in_memory.collector", self._store)
-        self._timer = _part(timer, PerformanceTimer, "in_memory.timer", self._store)
-        self._tracker = _part(tracker, SuccessFailureTracker, "in_memory.tracker", self._store)
-        self._aggregator = _part(aggregator, MetricsAggregator, "in_memory.aggregator", self._store)
-        self._resource_monitor = _part(resource_monitor, ResourceMonitor, "resources", self._collector, clock)
-        self._outputs = list(outputs)
+        self._store = shared_store(given, clock)
+        self._clock = clock = clock or (self._store.clock if self._store else SYSTEM_CLOCK)
+        self._collector = part_or_default(collector, MetricCollector, "in_memory.collector", self._store)
+        self._timer = part_or_default(timer, PerformanceTimer, "in_memory.timer", self._store)
+        self._tracker = part_or_default(tracker, SuccessFailureTracker, "in_memory.tracker", self._store)
+        self._aggregator = part_or_default(aggregator, MetricsAggregator, "in_memory.aggregator", self._store)
+        self._resource_monitor = part_or_default(
+            resource_monitor, ResourceMonitor, "resources", self._collector, clock
+        )
+        self._outputs = Outputs(outputs)
         self._latency_metric = latency_metric
         if isinstance(custom_metrics, str):
             raise InvalidInputError(
@@ -109,10 +116,53 @@ class MetricsSystem:
             )
         self._custom_metrics = None if custom_metrics is None else tuple(custom_metrics)
         self._max_custom = max_custom
+        if not isinstance(thresholds, Thresholds):
+            raise InvalidInputError(f"thresholds={thresholds!r} are no Thresholds, like {THRESHOLDS!r}")
+        self._thresholds = thresholds
         self._start_ns = clock.monotonic_ns()
         self._provenance: Provenance | None = None
         self._meter: Meter | None = None
-        self._closed = False
+        self._settings: Settings | None = None
+        self._faults = Faults()
+
+        # Threads and signals are slow to import, and a program that only names the Protocols has neither.
+        from metrics_framework.collecting import Collection
+        from metrics_framework.lifecycle import Shutdown
+
+        self._collection = Collection(
+            lambda: record_resources(self._resource_monitor, self._collector),
+            lambda: self.build_snapshot()[0],  # what it leaves out is said with the final one
+            self._outputs,
+            self._faults,
+        )
+        self._shutdown = Shutdown(self._end, self._begin_in_child)
+        self._shutdown.watch(on_exit=shutdown_on_exit, on_sigterm=shutdown_on_sigterm)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Mapping[str, Any] | None = None,
+        *,
+        file: str | Path | None = None,
+        environ: Mapping[str, str] = os.environ,
+    ) -> Self:
+        """Make a system of default parts by a file, the environment and a mapping, of which the later wins.
+
+        Args:
+            config: Key to value; ``docs/configuration.md`` has them all.
+            file: A TOML file with a table ``[metrics_framework]``, or a ``pyproject.toml`` with
+                ``[tool.metrics_framework]``.
+            environ: Variables like ``METRICS_FRAMEWORK_COLLECTION_INTERVAL``; none with ``{}``.
+
+        Raises:
+            ConfigurationError: If a key is unknown, a value is not allowed, or the file cannot be read.
+        """
+        from metrics_framework.config import Settings  # only who configures needs it
+
+        settings = Settings.load(config or {}, file, environ)
+        system = cls(collector=load_adapter("in_memory.collector")(settings.store()))
+        system._apply(settings)
+        return system
 
     @property
     def collector(self) -> MetricCollector:
@@ -159,12 +209,9 @@ class MetricsSystem:
             >>> metrics.timer.get_timing_stats("db.query")["count"]
             1
         """
-        if self._meter is None:
-            from metrics_framework.measuring import meter_of  # inspect is slow to import
+        from metrics_framework.measuring import Measurement, meter_of  # inspect is slow to import
 
-            self._meter = meter_of(self._timer, self._tracker)
-        from metrics_framework.measuring import Measurement
-
+        self._meter = self._meter or meter_of(self._timer, self._tracker)
         return Measurement(self._meter, operation, tags)
 
     # -- life ------------------------------------------------------------------------------------------
@@ -190,34 +237,61 @@ class MetricsSystem:
     def initialize_metrics(self, config: dict[str, Any]) -> None:
         """Apply a configuration; see `metrics_framework.protocols.MetricsSystem.initialize_metrics`.
 
+        Keys that were applied before and are not in ``config`` stay as they are.
+
         Args:
-            config: ``collection_interval`` (seconds; starts resource monitoring), ``retention_days`` (how far
-                back a time window may reach), ``export_endpoints`` (names of adapters that take snapshots).
+            config: Key to value; ``docs/configuration.md`` has them all, and which `from_config` alone takes.
 
         Raises:
             ConfigurationError: If a key is unknown or a value is not allowed; then nothing was applied.
             ClosedError: After `shutdown_metrics`.
         """
-        if self._closed:
-            raise ClosedError("this MetricsSystem was shut down; make a new one")
-        settings = Settings.parse(config)
-        outputs = [load_adapter(name)() for name in settings.export_endpoints]
-        if settings.retention is not None:
-            self._store.retention = settings.retention
-        self._outputs.extend(outputs)
-        if settings.collection_interval is not None:
-            self._resource_monitor.start_resource_monitoring(settings.collection_interval)
+        from metrics_framework.config import Settings
+
+        self._apply(Settings.parse(config))
+
+    def _apply(self, settings: Settings) -> None:
+        from metrics_framework.lifecycle import check_sigterm
+
+        with self._shutdown.lock:
+            if self._shutdown.begun:
+                raise ClosedError("this MetricsSystem was shut down; make a new one")
+            # First whatever may be refused, then what has an effect.
+            if settings.shutdown_on_sigterm:
+                check_sigterm()
+            # An endpoint and its folder may have been named by different calls.
+            every = self._settings.updated(settings) if self._settings else settings
+            outputs = every.outputs()
+            self._settings = every
+            self._outputs.configure(outputs)
+            if settings.retention is not None and self._store is not None:  # foreign parts keep their own
+                self._store.retention = settings.retention
+            self._latency_metric = settings.latency_metric or self._latency_metric
+            if settings.custom_metrics is not None:
+                self._custom_metrics = tuple(settings.custom_metrics)
+            self._max_custom = settings.max_custom or self._max_custom
+            self._thresholds = settings.thresholds(self._thresholds)
+            self._shutdown.watch(on_exit=settings.shutdown_on_exit, on_sigterm=settings.shutdown_on_sigterm)
+            if settings.collection_interval is not None:
+                self._collection.start(settings.collection_interval)
 
     def shutdown_metrics(self) -> None:
-        """Stop background work and write a final snapshot to every output; a second call does nothing."""
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            self._resource_monitor.stop_resource_monitoring()
-        except Exception as error:  # noqa: BLE001 - a monitor of someone else's may raise anything
-            log_event("error", "resource monitoring not stopped", error=repr(error))
-        self._write(self._outputs)
+        """Stop background work, end streams, and write a final snapshot to every output.
+
+        It happens once: a second call does nothing, and waits where another thread is at it.
+        """
+        self._shutdown.run()
+
+    def _end(self) -> None:
+        self._collection.stop()
+        # Nobody here starts it, but its owner may have.
+        faults = Faults()
+        faults.attempt("resource monitoring not stopped", self._resource_monitor.stop_resource_monitoring)
+        self._outputs.write(self.snapshot, faults)
+
+    def _begin_in_child(self) -> None:
+        self._collection.begin_in_child()
+        self._start_ns = self._clock.monotonic_ns()
 
     # -- questions -------------------------------------------------------------------------------------
 
@@ -264,29 +338,17 @@ class MetricsSystem:
         ).build(metadata)
 
     def get_system_health(self) -> dict[str, bool | float | int]:
-        """Return whether all is well, and the readings that say so.
-
-        ``healthy`` is false where more than 5 % of all tracked operations failed or the machine's memory is
-        more than 95 % full.
-
-        Returns:
-            ``healthy``, ``error_rate`` (0.0 to 1.0), ``uptime_seconds``, ``series``, ``memory_percent``,
-            ``cpu_percent``.
-        """
-        tracked = outcomes(self._aggregator)
-        events = sum(value.metadata["count"] for value in tracked)
-        # Rounded to whole events: 1 - 0.95 is a little more than 5 %.
-        successes = sum(round(value.metadata["count"] * value.metadata["success_rate"]) for value in tracked)
-        error_rate = (events - successes) / events if events else 0.0
-        memory_percent = self._resource_monitor.get_memory_usage().get("percent", 0.0)
-        return {
-            "healthy": error_rate <= HEALTHY_ERROR_RATE and memory_percent <= HEALTHY_MEMORY_PERCENT,
-            "error_rate": error_rate,
-            "uptime_seconds": self._uptime_seconds(),
-            "series": len(self._aggregator.get_metrics_by_tag({})),
-            "memory_percent": memory_percent,
-            "cpu_percent": self._resource_monitor.get_cpu_usage().get("percent", 0.0),
-        }
+        """Return whether all is well, and the readings; see `metrics_framework.health.HealthCheck.read`."""
+        uptime_seconds = self._uptime_seconds()
+        overhead = self._collection.cpu_ns / 1e7 / uptime_seconds if uptime_seconds > 0 else 0.0
+        return HealthCheck(
+            thresholds=self._thresholds,
+            monitor=self._resource_monitor,
+            aggregator=self._aggregator,
+            store=self._store,
+            tracked=store_of(self._tracker),
+            faults=self._faults,
+        ).read(uptime_seconds, overhead)
 
     def create_dashboard_data(self, dashboard_type: str = "overview") -> dict[str, Any]:
         """Return a dashboard's panels; see `metrics_framework.dashboard.create_dashboard`."""
@@ -307,16 +369,15 @@ class MetricsSystem:
         """
         import asyncio
 
-        by_name = {output.name: output for output in self._outputs}
+        names = self._outputs.names
         for name in endpoints:
-            if name not in by_name:
-                log_event("warning", f"there is no output {name!r}.{nearest(name, by_name)}")
-        chosen = [by_name[name] for name in dict.fromkeys(endpoints) if name in by_name]
-        written = await asyncio.to_thread(self._write, chosen)
+            if name not in names:
+                log_event("warning", f"there is no output {name!r}.{nearest(name, names)}")
+        written = await asyncio.to_thread(self._outputs.write, self.snapshot, Faults(), endpoints)
         return {name: written.get(name, False) for name in endpoints}
 
     def metrics_stream(self, filters: dict[str, Any] | None = None) -> AsyncIterator[MetricValue]:
-        """Yield every metric that changes from now on, as its new value.
+        """Yield every metric that changes from now on, as its new value, until the system is shut down.
 
         Args:
             filters: ``name`` (a pattern like ``http.*``), ``type`` (a `MetricType` or its value) and ``tags``
@@ -327,48 +388,8 @@ class MetricsSystem:
         """
         from metrics_framework.streams import StreamFilter, stream_changes  # asyncio is slow to import
 
-        return stream_changes(self._aggregator, StreamFilter.parse(filters or {}))
-
-    def _write(self, outputs: Iterable[SnapshotOutput]) -> dict[str, bool]:
-        """Write one snapshot to each output; what fails is logged and reaches nobody else."""
-        written: dict[str, bool] = {}
-        snapshot = None
-        for output in outputs:
-            try:
-                snapshot = snapshot or self.snapshot()
-                output.write(snapshot)
-                written[output.name] = True
-            except Exception as error:  # noqa: BLE001 - an output of someone else's may raise anything
-                log_event("error", "snapshot not written", output=output.name, error=str(error))
-                written[output.name] = False
-        return written
+        chosen = StreamFilter.parse(filters or {})
+        return stream_changes(self._aggregator, chosen, lambda: self._shutdown.begun)
 
     def _uptime_seconds(self) -> float:
         return (self._clock.monotonic_ns() - self._start_ns) / 1e9
-
-
-def _shared_store(parts: Mapping[str, object], clock: Clock | None) -> Store:
-    from metrics_framework.recording import Store  # a program that only names the Protocols never needs it
-
-    found = ((name, getattr(part, "store", None)) for name, part in parts.items())
-    stores = {name: store for name, store in found if isinstance(store, Store)}
-    if len({id(store) for store in stores.values()}) > 1:
-        raise InvalidInputError(
-            f"{' and '.join(stores)} do not share one store, so that what one records another would not see:"
-            " make one Store and pass it to each as store="
-        )
-    return next(iter(stores.values()), None) or Store(clock or SYSTEM_CLOCK)
-
-
-def _part(given: P | None, protocol: type[Any], default: str, *arguments: object) -> P:
-    if given is None:
-        part: P = load_adapter(default)(*arguments)
-        return part
-    from typing_extensions import get_protocol_members
-
-    missing = sorted(
-        name for name in get_protocol_members(protocol) if not callable(getattr(given, name, None))
-    )
-    if missing:
-        raise InvalidInputError(f"{given!r} is no {protocol.__name__}: it lacks {', '.join(missing)}")
-    return given

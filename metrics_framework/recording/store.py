@@ -331,6 +331,18 @@ class Store:
         """
         return self._history(self._outcomes, operation, window, points)
 
+    def outcomes_by_operation(self, window: timedelta | None = None) -> list[OutcomeReading]:
+        """Return how each tracked operation ended, all of its tags together.
+
+        Raises:
+            InvalidInputError: If the window is not positive, or longer than the retention.
+        """
+        self._tidy()
+        return [
+            OutcomeReading.of(metric.name, {}, self._over(metric, window))
+            for metric in self._outcomes.metrics()
+        ]
+
     def recent_failures(self, operation: str) -> list[Failure]:
         """Return an operation's last failures, the newest last.
 

@@ -1,34 +1,128 @@
-"""Configurations are checked as a whole before any of them is applied."""
+"""Configurations are checked as a whole before any of them is applied, wherever their keys come from."""
 
 from __future__ import annotations
 
+import inspect
+import json
 import math
+from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from metrics_framework.config import EXPORT_ENDPOINTS, Settings
+from metrics_framework import MetricsSystem, Thresholds
+from metrics_framework.config import EXPORT_ENDPOINTS, KEYS, PREFIX, Settings
 from metrics_framework.errors import ConfigurationError
 from metrics_framework.plugins import load_adapter
+from metrics_framework.recording import Budgets, Store
+from metrics_framework.snapshots.build import MAX_CUSTOM
+
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "configuration.md"
+
+EXAMPLES = {
+    "collection_interval": (0.5, "0.5"),
+    "export_endpoints": (["snapshot_writer"], " snapshot_writer, "),
+    "snapshot_directory": ("kept here", "kept here"),
+    "shutdown_on_exit": (True, "yes"),
+    "shutdown_on_sigterm": (False, "FALSE"),
+    "latency_metric": ("checkout", "checkout"),
+    "custom_metrics": (["http.*", "db.*"], "http.*,db.*"),
+    "max_custom": (10, "10"),
+    "healthy_error_rate": (0.2, "0.2"),
+    "healthy_memory_percent": (80, "80"),
+    "healthy_cpu_percent": (70.5, "70.5"),
+    "healthy_window": (60, "60"),
+    "retention_days": (7, "7"),
+    "on_error": ("log", "log"),
+    "expire_after": (3600, "3600"),
+    "max_series_per_name": (10, "10"),
+    "max_series": (100, "100"),
+    "max_names": (20, "20"),
+    "max_error_types": (5, "5"),
+}
+"""A value of each key, and the text of an environment variable that says the same."""
+
+LATER = {key: value for key, (value, _) in EXAMPLES.items() if not KEYS[key].at_start}
+"""Those that a system that exists takes."""
+
+
+def variable(key: str) -> str:
+    """Return the name of a key's environment variable."""
+    return f"METRICS_FRAMEWORK_{key.upper()}"
+
+
+def toml(table: str, config: dict[str, object]) -> str:
+    """Return a table as TOML, whose plain values look like JSON."""
+    return "\n".join([f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in config.items())])
+
+
+# -- one declaration ---------------------------------------------------------------------------------------
+
+
+def test_the_documentation_has_every_key_as_it_is_declared():
+    """The one table of `docs/configuration.md` says of each key what its declaration says."""
+    rows = [
+        f"| `{name}` | {key.kind.says} | {key.default or '-'} | {key.meaning}"
+        + (" *At the start only.* |" if key.at_start else " |")
+        for name, key in KEYS.items()
+    ]
+    documented = [line for line in DOCUMENTATION.read_text().splitlines() if line.startswith("| `")]
+    assert documented == rows
+
+
+def test_the_defaults_are_those_of_the_parts():
+    """What the documentation calls a default is what a system does without the key."""
+    budgets, thresholds = Budgets(), Thresholds()
+    parameters = inspect.signature(MetricsSystem).parameters
+    assert {name: key.default for name, key in KEYS.items() if key.default[:1].isdigit()} == {
+        "max_custom": str(MAX_CUSTOM),
+        "healthy_error_rate": str(thresholds.error_rate),
+        "healthy_memory_percent": f"{thresholds.memory_percent:g}",
+        "healthy_window": f"{thresholds.window.total_seconds():g}",
+        "retention_days": str(Store().retention.days),
+        "max_series_per_name": str(budgets.series_per_name),
+        "max_series": str(budgets.series),
+        "max_names": str(budgets.names),
+        "max_error_types": str(budgets.error_types),
+    }
+    for key in ("shutdown_on_exit", "shutdown_on_sigterm"):
+        assert KEYS[key].default == str(parameters[key].default).lower()
+    assert KEYS["on_error"].default == inspect.signature(Store).parameters["on_error"].default
+    assert KEYS["snapshot_directory"].default == f"`{load_adapter('snapshot_writer')().folder}`"
+
+
+def test_every_key_has_an_example_here():
+    """A key that is added is tested from every source."""
+    assert EXAMPLES.keys() == KEYS.keys()
+
+
+# -- a mapping ---------------------------------------------------------------------------------------------
 
 
 def test_every_key_is_understood():
-    """The keys of the contract's example become settings."""
-    settings = Settings.parse(
-        {"collection_interval": 60, "retention_days": 30, "export_endpoints": ["snapshot_writer"]}
-    )
-    assert settings == Settings(60, timedelta(days=30), ["snapshot_writer"])
+    """Each key becomes a setting, and nothing else does."""
+    assert Settings.parse(LATER).given() == LATER
 
 
-@pytest.mark.parametrize("config", [{}, {"collection_interval": None, "retention_days": None}])
+@pytest.mark.parametrize("config", [{}, {"collection_interval": None, "export_endpoints": None}])
 def test_every_key_may_be_left_out(config):
     """What is not configured stays as it is; `None` is the same as nothing."""
-    assert Settings.parse(config) == Settings(None, None, [])
+    assert Settings.parse(config) == Settings()
+    assert Settings().given() == {}
 
 
 def test_parts_of_a_day_are_a_retention():
     """A retention may be shorter than a day."""
     assert Settings.parse({"retention_days": 0.5}).retention == timedelta(hours=12)
+
+
+def test_later_settings_replace_their_own_keys_only():
+    """What a later configuration does not name stays."""
+    before = Settings.parse({"max_custom": 5, "retention_days": 3})
+    assert before.updated(Settings.parse({"max_custom": 7})).given() == {"max_custom": 7, "retention_days": 3}
 
 
 @pytest.mark.parametrize(
@@ -37,38 +131,88 @@ def test_parts_of_a_day_are_a_retention():
         ("colection_interval", "collection_interval"),
         ("retention", "retention_days"),
         ("export_endpoint", "export_endpoints"),
+        ("max_serie", "max_series"),
     ],
 )
 def test_an_unknown_key_names_the_nearest(key, meant):
-    """A misspelled key is not ignored."""
-    with pytest.raises(ConfigurationError) as caught:
-        Settings.parse({key: 1})
-    assert repr(key) in str(caught.value)
-    assert f"Did you mean {meant!r}" in str(caught.value)
+    """A misspelled key is not ignored, in whatever source it stands."""
+    for parse in (
+        lambda: Settings.parse({key: 1}),
+        lambda: Settings.load({key: 1}, None, {}),
+        lambda: Settings.load({}, None, {variable(key): "1"}),
+    ):
+        with pytest.raises(ConfigurationError) as caught:
+            parse()
+        assert key in str(caught.value).lower()
+        assert "Did you mean" in str(caught.value)
+        assert meant in str(caught.value).lower()
 
 
-@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, -math.inf, True, False, "60", [60], 10**400])
-@pytest.mark.parametrize("key", ["collection_interval", "retention_days"])
+@pytest.mark.parametrize("config", [None, 3, "collection_interval", ["collection_interval"]])
+def test_a_configuration_is_a_mapping(config):
+    """Anything else is one clear error."""
+    with pytest.raises(ConfigurationError, match="is not a mapping"):
+        Settings.parse(config)
+
+
+WRONG = [0, -1, math.nan, math.inf, -math.inf, True, False, "60", [60], 10**400]
+
+
+@pytest.mark.parametrize("value", WRONG, ids=lambda value: str(value)[:6])
+@pytest.mark.parametrize("key", ["collection_interval", "retention_days", "healthy_window", "max_custom"])
 def test_numbers_are_positive(key, value):
-    """A duration that is no positive number is quoted in the error, with its key."""
+    """A number that is not positive is quoted in the error, with its key."""
     with pytest.raises(ConfigurationError) as caught:
         Settings.parse({key: value})
-    assert f"{key}={value!r}" in str(caught.value)
+    assert str(caught.value) == f"{key}={value!r} is not {KEYS[key].kind.says}"
 
 
 @pytest.mark.parametrize(
-    "value", ["snapshot_writer", None, 3, [3], [["snapshot_writer"]], {"snapshot_writer": 1}]
+    ("key", "value"),
+    [
+        ("healthy_error_rate", 1.1),
+        ("healthy_error_rate", -0.1),
+        ("healthy_error_rate", math.nan),
+        ("healthy_memory_percent", 101),
+        ("healthy_cpu_percent", True),
+        ("max_custom", 1.5),
+        ("shutdown_on_exit", 1),
+        ("shutdown_on_sigterm", "true"),
+        ("on_error", "ignore"),
+        ("on_error", True),
+        ("latency_metric", ""),
+        ("latency_metric", 3),
+        ("custom_metrics", "http.*"),
+        ("custom_metrics", [""]),
+        ("snapshot_directory", 3),
+        ("snapshot_directory", ""),
+        ("export_endpoints", "snapshot_writer"),
+        ("export_endpoints", 3),
+        ("export_endpoints", [3]),
+        ("export_endpoints", [["snapshot_writer"]]),
+        ("export_endpoints", {"snapshot_writer": 1}),
+    ],
 )
-def test_endpoints_are_a_list_of_names(value):
-    """A single name is no list."""
-    with pytest.raises(ConfigurationError, match="export_endpoints="):
-        Settings.parse({"export_endpoints": value})
+def test_a_value_of_another_kind_is_quoted(key, value):
+    """The error says what the key takes."""
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.load({key: value}, None, {})
+    assert str(caught.value) == f"{key}={value!r} is not {KEYS[key].kind.says}"
 
 
-def test_an_unknown_endpoint_names_the_nearest():
-    """A misspelled endpoint is an error also beside a known one."""
-    with pytest.raises(ConfigurationError, match=r"'snapshot_riter'.*Did you mean 'snapshot_writer'"):
-        Settings.parse({"export_endpoints": ["snapshot_writer", "snapshot_riter"]})
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["snapshot_writer", "snapshot_riter"], r"'snapshot_riter'.*Did you mean 'snapshot_writer'"),
+        (["pushgateway"], r"'pushgateway'.*Known: 'snapshot_writer'"),
+    ],
+)
+def test_an_unknown_endpoint_says_which_there_are(names, message):
+    """A name that no adapter provides is an error also beside a known one, and from every source."""
+    with pytest.raises(ConfigurationError, match=message):
+        Settings.parse({"export_endpoints": names})
+    with pytest.raises(ConfigurationError, match=f"METRICS_FRAMEWORK_EXPORT_ENDPOINTS=.*{message}"):
+        Settings.load({}, None, {variable("export_endpoints"): ",".join(names)})
 
 
 @pytest.mark.parametrize("name", EXPORT_ENDPOINTS)
@@ -77,3 +221,149 @@ def test_every_endpoint_is_an_adapter_that_takes_snapshots(name):
     output = load_adapter(name)()
     assert output.name == name
     assert callable(output.write)
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if KEYS[key].at_start])
+def test_what_is_decided_at_the_start_comes_too_late_afterwards(key):
+    """The error shows the call that takes the key."""
+    value = EXAMPLES[key][0]
+    with pytest.raises(ConfigurationError) as caught:
+        MetricsSystem().initialize_metrics({key: value, "retention_days": 3})
+    assert f"MetricsSystem.from_config({{{key!r}: {value!r}}})" in str(caught.value)
+    MetricsSystem.from_config({key: value}, environ={}).shutdown_metrics()
+
+
+# -- the environment ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", EXAMPLES)
+def test_every_key_is_read_from_the_environment(key):
+    """A variable says the same as the key in a mapping."""
+    value, text = EXAMPLES[key]
+    settings = Settings.load({}, None, {variable(key): text, "HOME": "/root", "metrics_framework_x": "1"})
+    assert settings.given() == {key: value}
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("collection_interval", "soon"),
+        ("collection_interval", ""),
+        ("collection_interval", "nan"),
+        ("collection_interval", "-1"),
+        ("max_custom", "1.5"),
+        ("shutdown_on_exit", "maybe"),
+        ("shutdown_on_exit", ""),
+        ("latency_metric", ""),
+        ("on_error", "ignore"),
+    ],
+)
+def test_a_bad_variable_is_quoted_with_its_value(key, text):
+    """The error names the variable, its value, and what it takes."""
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.load({}, None, {variable(key): text})
+    assert str(caught.value) == f"{variable(key)}={text!r} is not {KEYS[key].kind.says}"
+
+
+@given(st.sampled_from(sorted(KEYS)), st.text(max_size=20))
+def test_any_text_is_a_value_or_one_clear_error(key, text):
+    """No variable, whatever it holds, is anything else than a checked value or a `ConfigurationError`."""
+    with suppress(ConfigurationError):
+        settings = Settings.load({}, None, {variable(key): text})
+        assert KEYS[key].kind.holds(settings.given()[key])
+
+
+def test_variables_have_the_documented_prefix():
+    """Other programs' variables are left alone."""
+    assert PREFIX == "METRICS_FRAMEWORK_"
+    assert Settings.load({}, None, {"METRICS_COLLECTION_INTERVAL": "x"}) == Settings()
+
+
+# -- a file ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "table"), [("app.toml", "metrics_framework"), ("pyproject.toml", "tool.metrics_framework")]
+)
+def test_every_key_is_read_from_a_file(tmp_path, name, table):
+    """A table of a TOML file says the same as a mapping; in a `pyproject.toml` it is in `[tool]`."""
+    config = {key: value for key, (value, _) in EXAMPLES.items()}
+    path = tmp_path / name
+    path.write_text(toml(table, config) + "\n[tool.other]\nx = 1\n")
+    assert Settings.load({}, path, {}).given() == config
+    assert Settings.load({}, str(path), {}).given() == config
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.toml", "[metrics_framework]\ncollection_interval = 0", "collection_interval=0 is not a positive"),
+        ("a.toml", "[metrics_framework]\ncolection_interval = 1", "Did you mean 'collection_interval'"),
+        ("a.toml", "[metrics-framework]\ncollection_interval = 1", r"no table \[metrics_framework\]"),
+        ("a.toml", "metrics_framework = 3", "3 is not a mapping"),
+        ("a.toml", "[metrics_framework", "is no TOML"),
+        ("pyproject.toml", "[metrics_framework]", r"no table \[tool.metrics_framework\]"),
+        ("pyproject.toml", "tool = 3", r"no table \[tool.metrics_framework\]"),
+    ],
+)
+def test_a_bad_file_is_an_error_that_names_it(tmp_path, name, content, message):
+    """The error says which file, and what is wrong with it."""
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        Settings.load({}, path, {})
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_a_file_that_cannot_be_read_is_an_error_that_names_it(tmp_path, content):
+    """A file that is not there, or that holds no text, is not taken for an empty one."""
+    path = tmp_path / "a.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"a\.toml"):
+        Settings.load({}, path, {})
+
+
+# -- which one wins ----------------------------------------------------------------------------------------
+
+
+@given(st.sets(st.sampled_from(["file", "environment", "mapping"])))
+def test_the_later_source_wins(tmp_path_factory, sources):
+    """The mapping wins over the environment, and that over the file, key by key."""
+    path = tmp_path_factory.mktemp("settings") / "a.toml"
+    path.write_text(toml("metrics_framework", {"max_custom": 1, "retention_days": 1}))
+    settings = Settings.load(
+        {"max_custom": 3} if "mapping" in sources else {"max_custom": None},
+        path if "file" in sources else None,
+        {variable("max_custom"): "2"} if "environment" in sources else {},
+    )
+    expected = [n for n, source in enumerate(["file", "environment", "mapping"], 1) if source in sources]
+    assert settings.max_custom == (max(expected) if expected else None)
+    assert settings.retention_days == (1 if "file" in sources else None)
+
+
+def test_a_system_is_made_by_a_configuration(tmp_path, monkeypatch):
+    """Budgets, thresholds, outputs and all the rest hold in the system that comes out."""
+    monkeypatch.setenv(variable("max_series_per_name"), "2")
+    path = tmp_path / "app.toml"
+    path.write_text(toml("metrics_framework", {"on_error": "log", "retention_days": 2, "max_custom": 1}))
+    config = {
+        "export_endpoints": ["snapshot_writer"],
+        "snapshot_directory": tmp_path / "kept",
+        "healthy_memory_percent": 0,
+        "custom_metrics": ["orders"],
+        "expire_after": 60,
+    }
+    with MetricsSystem.from_config(config, file=path) as system:
+        system.collector.record_counter("orders", float("nan"))
+        for user in range(9):
+            system.collector.increment("orders", {"user": str(user)})
+        health = system.get_system_health()
+        assert (health["rejected"], health["healthy"]) == (1, False)
+        assert health["overflowed"] > 0
+        store = system.collector.store
+        assert store.retention == timedelta(days=2)
+        assert store is system.tracker.store
+    (written,) = (tmp_path / "kept").glob("*.json")
+    assert len(json.loads(written.read_text())["metrics"]["custom"]) == 1

@@ -31,6 +31,7 @@ from metrics_framework import (
     UnknownMetricError,
     protocols,
     read_snapshot,
+    streams,
 )
 from metrics_framework.clock import ManualClock
 from metrics_framework.recording import Store
@@ -250,9 +251,9 @@ def test_any_part_may_be_someone_elses(part):
         metrics.snapshot()
 
 
-def test_all_parts_may_be_someone_elses():
-    """A system of foreign parts alone answers every question by the Protocols."""
-    system = MetricsSystem(
+def foreign_system() -> MetricsSystem:
+    """Return a system of foreign parts alone."""
+    return MetricsSystem(
         collector=ForeignCollector(),
         timer=ForeignTimer(),
         tracker=ForeignTracker(),
@@ -263,6 +264,40 @@ def test_all_parts_may_be_someone_elses():
             metric("checkout", 1.0, MetricType.RATE, count=4, success_rate=0.75, operation=True),
         ),
     )
+
+
+def test_a_system_of_foreign_parts_makes_no_store(monkeypatch):
+    """Where nothing of ours keeps numbers, no store is made, and none of ours is needed for any answer."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a store was made")
+
+    monkeypatch.setattr(Store, "__init__", refuse)
+    system = foreign_system()
+    assert PerformanceSnapshot.from_dict(json.loads(json.dumps(system.snapshot().to_dict())))
+    assert system.create_dashboard_data("performance")["panels"]
+    health = system.get_system_health()
+    assert {key: value for key, value in health.items() if key != "uptime_seconds"} == {
+        "healthy": False,
+        "error_rate": 0.25,
+        "series": 3,
+        "recorded": 0,
+        "rejected": 0,
+        "overflowed": 0,
+        "dropped": 0,
+        "memory_percent": 40.0,
+        "cpu_percent": 30.0,
+        "overhead_percent": 0.0,
+    }
+    system.initialize_metrics({"collection_interval": 3_600})
+    system.shutdown_metrics()
+    with pytest.raises(AssertionError, match="a store was made"):
+        MetricsSystem()
+
+
+def test_all_parts_may_be_someone_elses():
+    """A system of foreign parts alone answers every question by the Protocols."""
+    system = foreign_system()
     snapshot = system.snapshot()
     assert snapshot.metrics.flat() == {
         "latency.mean": 5.0,
@@ -474,13 +509,233 @@ def test_numbers_can_be_asked_after_the_shutdown(clock):
     assert system.snapshot().metrics.custom["orders"] == 1
 
 
+def test_streams_end_with_the_system(system, monkeypatch):
+    """`async for` over a stream ends when the system is shut down, with what was recorded until then."""
+    monkeypatch.setattr(streams, "STREAM_SECONDS", 0.001)
+
+    async def main() -> list[str]:
+        stream = system.metrics_stream()
+        found = []
+        async with asyncio.timeout(PATIENCE):
+            system.collector.increment("first")
+            async for value in stream:
+                found.append(value.name)
+                system.collector.increment("last")
+                await asyncio.to_thread(system.shutdown_metrics)
+            found += [f"{value.name} after the end" async for value in system.metrics_stream()]
+        return found
+
+    assert asyncio.run(main()) == ["first", "last"]
+
+
+@pytest.mark.parametrize("wrong", [object(), Output(name=3), "snapshot_writer", SnapshotWriter], ids=type)
+def test_an_output_without_a_name_or_a_write_method_is_refused(wrong):
+    """What is no output is found when the system is made, not when it ends."""
+    if wrong is SnapshotWriter:
+        wrong = type("NoWrite", (), {"name": "x", "__repr__": lambda self: "<no write>"})()
+    with pytest.raises(InvalidInputError, match="is no output"):
+        MetricsSystem(outputs=[wrong])
+
+
+# -- at an interval ------------------------------------------------------------------------------------------
+
+
+class Counting(Output):
+    """An output that says when it has been written to a number of times, and fails when it is told to."""
+
+    def __init__(self, name="counting"):
+        super().__init__(name)
+        self.tries = 0
+        self.changed = threading.Condition()
+
+    def write(self, snapshot):
+        """Count, then write."""
+        with self.changed:
+            self.tries += 1
+            self.changed.notify_all()
+        super().write(snapshot)
+
+    def wait(self, tries):
+        """Wait until so many more writes were tried."""
+        with self.changed:
+            until = self.tries + tries
+            assert self.changed.wait_for(lambda: self.tries >= until, PATIENCE)
+
+
+def background_threads() -> list[threading.Thread]:
+    """Return the threads that the library has started."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("metrics-")]
+
+
+def test_an_interval_reads_the_machine_and_writes_snapshots(clock):
+    """At every interval the readings are gauges and each output has a snapshot, from one thread."""
+    output, other, monitor = Counting(), Counting("other"), ForeignMonitor()
+    with MetricsSystem(outputs=[output, other], resource_monitor=monitor, clock=clock) as system:
+        system.initialize_metrics({"collection_interval": 0.001})
+        output.wait(3)
+        assert len(background_threads()) == 1
+        assert system.aggregator.get_metric_summary("process.memory.usage")["last"] == 50e6
+        assert monitor.calls == []  # one thread reads, not two
+    assert background_threads() == []
+    tries = output.tries
+    assert len(output.written) == len(other.written) == tries
+    assert other.written == output.written
+    threading.Event().wait(0.02)
+    assert output.tries == tries
+    assert monitor.calls == ["stop"]
+
+
+def test_resources_are_read_at_once_and_the_first_snapshot_is_an_interval_later():
+    """Nothing was measured yet when the interval begins, so nothing is written."""
+    output, read = Output(), threading.Event()
+
+    class Monitor(ForeignMonitor):
+        def get_cpu_usage(self):
+            read.set()
+            return {"percent": 7.0}
+
+    system = MetricsSystem(outputs=[output], resource_monitor=Monitor())
+    system.initialize_metrics({"collection_interval": 3_600})
+    assert read.wait(PATIENCE)
+    system.shutdown_metrics()
+    assert len(output.written) == 1  # the final one
+
+
+def test_another_interval_takes_the_place_of_the_first(clock):
+    """A new interval holds at once, with one thread; the same interval changes nothing."""
+    output = Counting()
+    with MetricsSystem(outputs=[output], resource_monitor=ForeignMonitor(), clock=clock) as system:
+        system.initialize_metrics({"collection_interval": 3_600})
+        (first,) = background_threads()
+        system.initialize_metrics({"collection_interval": 3_600})
+        system.initialize_metrics({"max_custom": 5})
+        assert background_threads() == [first]
+        system.initialize_metrics({"collection_interval": 0.001})
+        assert len(background_threads()) == 1
+        assert background_threads() != [first]
+        output.wait(2)
+
+
+def test_a_failing_output_is_logged_once_until_it_works_again(clock, caplog):
+    """At intervals an output that fails costs the others nothing, and does not fill the log."""
+    failing, good = Counting("failing"), Counting("good")
+    failing.error = OSError("the disk is full")
+    with MetricsSystem(outputs=[failing, good], resource_monitor=ForeignMonitor(), clock=clock) as system:
+        system.initialize_metrics({"collection_interval": 0.001})
+        good.wait(5)
+        assert ["the disk is full" in record.getMessage() for record in caplog.records] == [True]
+        failing.error = None
+        failing.wait(2)
+        failing.error = OSError("the disk is full again")
+        failing.wait(5)
+        assert ["again" in record.getMessage() for record in caplog.records] == [False, True]
+        failing.error = None
+        failing.wait(2)
+    assert len(good.written) == good.tries
+
+
+def test_a_failing_monitor_costs_no_snapshot(clock, caplog):
+    """Snapshots are written although the machine cannot be read; the log says once that it cannot."""
+
+    class Broken(ForeignMonitor):
+        def get_memory_usage(self):
+            raise RuntimeError("no memory known")
+
+    output = Counting()
+    with MetricsSystem(outputs=[output], resource_monitor=Broken(), clock=clock) as system:
+        system.collector.increment("orders")
+        system.initialize_metrics({"collection_interval": 0.001})
+        output.wait(4)
+        warned = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+        assert len(warned) == 1
+    assert output.written[0].metrics.custom["orders"] == 1
+
+
+def test_nothing_measured_is_no_error_at_an_interval(clock, caplog):
+    """While there is nothing to put into a snapshot, none is written and nothing is said."""
+    asked = threading.Event()
+
+    class Monitor(ForeignMonitor):
+        calls_left = 5
+
+        def get_memory_usage(self):
+            self.calls_left -= 1
+            if self.calls_left == 0:
+                asked.set()
+            return {}
+
+    output = Counting()
+    system = MetricsSystem(outputs=[output], resource_monitor=Monitor(cpu={}), clock=clock)
+    system.initialize_metrics({"collection_interval": 0.001})
+    assert asked.wait(PATIENCE)
+    assert (output.tries, caplog.records) == (0, [])
+    system.collector.increment("orders")
+    output.wait(1)
+    system.shutdown_metrics()
+    assert caplog.records == []
+
+
+def test_an_output_may_shut_the_system_down(clock):
+    """The thread that collects does not wait for itself."""
+
+    class Last(Counting):
+        def write(self, snapshot):
+            super().write(snapshot)
+            system.shutdown_metrics()
+
+    output = Last()
+    system = MetricsSystem(outputs=[output], resource_monitor=ForeignMonitor(), clock=clock)
+    system.collector.increment("orders")
+    system.initialize_metrics({"collection_interval": 0.001})
+    output.wait(2)
+    for thread in background_threads():
+        thread.join(PATIENCE)
+    assert output.tries == 2
+
+
 # -- configuration -------------------------------------------------------------------------------------------
 
 
-def test_the_collection_interval_starts_the_monitor(system):
-    """The monitor reads in the background from then on, at that interval."""
-    system.initialize_metrics({"collection_interval": 30})
-    assert system.resource_monitor.calls == [30]
+def test_the_second_configuration_replaces_the_firsts_keys(tmp_path, clock):
+    """An endpoint that is named again is there once, in its last folder; keys that are not named stay."""
+    system = MetricsSystem(resource_monitor=ForeignMonitor(), clock=clock)
+    system.initialize_metrics({"export_endpoints": ["snapshot_writer"], "snapshot_directory": tmp_path / "a"})
+    system.initialize_metrics({"export_endpoints": ["snapshot_writer", "snapshot_writer"], "max_custom": 1})
+    system.initialize_metrics({"snapshot_directory": tmp_path / "b", "custom_metrics": ["kept.*"]})
+    for name in ("kept.a", "kept.b", "other"):
+        system.collector.increment(name)
+    system.shutdown_metrics()
+    (path,) = tmp_path.glob("*/*.json")
+    assert path.parent.name == "b"
+    assert list(read_snapshot(path).metrics.custom) == ["kept/a"]
+
+
+def test_a_given_output_stays_whatever_is_configured(tmp_path, monkeypatch, clock):
+    """Naming an output that was passed in adds nothing, and naming none takes nothing away."""
+    monkeypatch.chdir(tmp_path)
+    system = MetricsSystem(outputs=[SnapshotWriter("given")], resource_monitor=ForeignMonitor(), clock=clock)
+    system.initialize_metrics({"export_endpoints": ["snapshot_writer"]})
+    system.initialize_metrics({"export_endpoints": []})
+    system.shutdown_metrics()
+    assert [path.parent.name for path in tmp_path.glob("*/*.json")] == ["given"]
+
+
+def test_the_latency_metric_and_thresholds_are_configured(system):
+    """What the constructor takes a configuration can change later."""
+    system.collector.record_timer("busy", 1)
+    system.collector.record_timer("busy", 1)
+    system.collector.record_timer("slow", 500)
+    system.initialize_metrics({"latency_metric": "slow", "healthy_memory_percent": 39})
+    assert system.snapshot().metrics.latency.p50 == 500
+    assert system.get_system_health()["healthy"] is False
+    system.initialize_metrics({"healthy_memory_percent": 41, "healthy_error_rate": 0.5})
+    assert system.get_system_health()["healthy"] is True
+
+
+def test_a_retention_concerns_the_store_alone():
+    """Parts of someone else's have nothing that it could bound, and take the same configuration."""
+    with foreign_system() as system:
+        system.initialize_metrics({"retention_days": 3})
 
 
 def test_the_retention_bounds_windows(system):
@@ -506,7 +761,7 @@ def test_an_endpoint_takes_the_final_snapshot(system, tmp_path, monkeypatch):
 def test_an_empty_configuration_changes_nothing(system):
     """Nothing is started and nothing is required."""
     system.initialize_metrics({})
-    assert system.resource_monitor.calls == []
+    assert background_threads() == []
 
 
 @pytest.mark.parametrize(
@@ -528,7 +783,7 @@ def test_a_wrong_configuration_is_not_applied_in_parts(system, tmp_path, monkeyp
         system.initialize_metrics({**right, **wrong})
     system.collector.increment("orders")
     system.aggregator.get_metric_summary("orders", timedelta(days=20))
-    assert system.resource_monitor.calls == []
+    assert background_threads() == []
     system.shutdown_metrics()
     assert list(tmp_path.iterdir()) == []
 
@@ -541,85 +796,13 @@ def test_a_system_that_was_shut_down_is_not_configured(system):
     assert system.resource_monitor.calls == ["stop"]
 
 
-# -- health and dashboards -----------------------------------------------------------------------------------
-
-
-def track(system: MetricsSystem, successes: int, failures: int, operation: str = "work") -> None:
-    """Track outcomes of an operation."""
-    for _ in range(successes):
-        system.tracker.record_success(operation)
-    for _ in range(failures):
-        system.tracker.record_failure(operation, "timeout")
-
-
-def test_health_says_what_it_was_judged_by(system, clock):
-    """The answer has the readings beside the judgement."""
-    system.collector.increment("orders", {"region": "north"})
-    system.collector.increment("orders", {"region": "south"})
-    track(system, 3, 1)
-    clock.advance(12)
-    assert system.get_system_health() == {
-        "healthy": False,
-        "error_rate": 0.25,
-        "uptime_seconds": 12.0,
-        "series": 3,
-        "memory_percent": 40.0,
-        "cpu_percent": 30.0,
-    }
-
-
-def test_health_without_events_is_good(system):
-    """A system in which nothing was tracked has no errors."""
-    health = system.get_system_health()
-    assert (health["healthy"], health["error_rate"]) == (True, 0.0)
-
-
-@pytest.mark.parametrize(
-    ("successes", "failures", "healthy"),
-    [
-        (95, 5, True),
-        (94, 6, False),
-        (19, 1, True),
-        (190, 10, True),
-        (949, 51, False),
-        (0, 1, False),
-        (1, 0, True),
-    ],
-)
-def test_more_than_one_in_twenty_failures_is_unhealthy(system, successes, failures, healthy):
-    """Exactly 5 % is still healthy."""
-    track(system, successes, failures)
-    health = system.get_system_health()
-    assert (health["healthy"], health["error_rate"]) == (healthy, failures / (successes + failures))
-
-
-def test_the_error_rate_is_of_all_operations_together(system):
-    """A rare operation that always fails does not outweigh a frequent one that never does."""
-    track(system, 99, 0, "frequent")
-    track(system, 0, 1, "rare")
-    health = system.get_system_health()
-    assert (health["healthy"], health["error_rate"]) == (True, 0.01)
-
-
-@pytest.mark.parametrize(("percent", "healthy"), [(95.0, True), (95.1, False)])
-def test_a_full_machine_is_unhealthy(clock, percent, healthy):
-    """Above 95 % of the machine's memory the system is not healthy."""
-    system = MetricsSystem(resource_monitor=ForeignMonitor(memory={"percent": percent}), clock=clock)
-    assert system.get_system_health()["healthy"] is healthy
-
-
-def test_health_of_this_machine():
-    """With the default monitor the readings are this machine's."""
-    with MetricsSystem() as metrics:
-        health = metrics.get_system_health()
-    assert 0 < health["memory_percent"] <= 100
-    assert 0 <= health["cpu_percent"] <= 100
+# -- dashboards ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dashboard_type", ["overview", "performance", "errors", "resources"])
 def test_every_dashboard_is_there(system, dashboard_type):
     """Each type has panels and says when it was made."""
-    track(system, 3, 1)
+    system.tracker.record_failure("work", "timeout")
     dashboard = system.create_dashboard_data(dashboard_type)
     assert (dashboard["type"], dashboard["generated_at"]) == (dashboard_type, "2026-01-01T00:00:00+00:00")
     assert dashboard["panels"]

@@ -1,0 +1,218 @@
+"""The system in use: a default for a context, which nests, comes back, and never leaks into another one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import re
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+import metrics_framework
+from metrics_framework import InvalidInputError, MetricsSystem, current, use
+
+
+@pytest.fixture
+def systems(clock):
+    """Return three systems."""
+    made = [MetricsSystem(clock=clock) for _ in range(3)]
+    yield made
+    for system in made:
+        system.shutdown_metrics()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    """Check that a test leaves nothing in use."""
+    nothing = current()
+    yield
+    assert current() is nothing
+
+
+# -- outside of any use ------------------------------------------------------------------------------------
+
+
+def test_outside_of_any_use_everything_may_be_recorded_and_nothing_is_kept():
+    """A library may always record; the same system of nothing answers everywhere."""
+    nothing = current()
+    nothing.collector.record_counter("orders", 3)
+    nothing.timer.time_operation("checkout", lambda: None)
+    nothing.tracker.record_failure("checkout", "timeout")
+    with nothing.measure("checkout") as measurement:
+        measurement.tag("country", "NL")
+    assert nothing.aggregator.get_metrics_by_tag({}) == []
+    assert nothing.get_system_health()["healthy"] is True
+    assert current() is nothing
+
+
+def test_the_system_of_nothing_is_made_once_also_by_many_threads():
+    """Whoever is first, all of them get the same one."""
+    code = (
+        "import sys, threading\n"
+        "sys.setswitchinterval(1e-6)\n"
+        "from metrics_framework import current\n"
+        "found, together = [], threading.Barrier(8)\n"
+        "def ask(): together.wait(); found.append(current())\n"
+        "threads = [threading.Thread(target=ask) for _ in range(8)]\n"
+        "[t.start() for t in threads]; [t.join() for t in threads]\n"
+        "assert len(found) == 8 and len(set(map(id, found))) == 1\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_nothing_is_made_before_it_is_asked_for():
+    """Importing, and using a system, makes no system of nothing."""
+    code = (
+        "import sys, metrics_framework\n"
+        "assert 'metrics_adapters' not in sys.modules\n"
+        "with metrics_framework.use(metrics_framework.MetricsSystem()): metrics_framework.current()\n"
+        "assert 'metrics_adapters.null' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_nothing_in_the_library_asks_for_it():
+    """No module but its own mentions `current()`: who has a system passes it on."""
+    folder = Path(metrics_framework.__file__).parent
+    adapters = folder.parent / "adapters"
+    sources = [path for root in (folder, adapters) for path in root.rglob("*.py")]
+    asks = re.compile(r"(?<![.\w])current\(|\bcontext import|framework\.current")
+    asking = {path.name for path in sources if asks.search(path.read_text())}
+    assert asking == {"context.py", "__init__.py"}  # the one that has it, and the one that offers it
+
+
+# -- nesting -----------------------------------------------------------------------------------------------
+
+
+def test_uses_nest_and_what_was_before_comes_back(systems):
+    """Inside a block its system is the current one, after it the one around it, also the same one twice."""
+    a, b, _ = systems
+    before = current()
+    with use(a) as given:
+        assert given is current() is a
+        with use(b):
+            assert current() is b
+            with use(a), use(a):
+                assert current() is a
+            assert current() is b
+        assert current() is a
+    assert current() is before
+
+
+@pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt(), SystemExit(3)], ids=repr)
+def test_an_exception_ends_the_use_and_goes_on(systems, error):
+    """What was in use before is in use again, and the exception is the application's own."""
+    before = current()
+    with pytest.raises(type(error)) as caught, use(systems[0]), use(systems[1]):
+        raise error
+    assert caught.value is error
+    assert current() is before
+
+
+def test_uses_may_end_in_any_order(systems):
+    """Each use ends its own, so that the one that began last of those that remain is in use."""
+    a, b, c = systems
+    one, two, three = use(a), use(b), use(c)
+    for block in (one, two, three):
+        block.__enter__()
+    one.__exit__(None, None, None)
+    assert current() is c
+    three.__exit__(None, None, None)
+    assert current() is b
+    two.__exit__(None, None, None)
+
+
+def test_the_use_of_a_system_does_not_shut_it_down(systems):
+    """Who made it ends it."""
+    with use(systems[0]):
+        pass
+    systems[0].initialize_metrics({"max_custom": 3})
+
+
+@pytest.mark.parametrize("wrong", [None, MetricsSystem, "metrics", 3], ids=str)
+def test_only_a_system_can_be_used(wrong):
+    """Anything else is one clear error, and changes nothing."""
+    before = current()
+    with pytest.raises(InvalidInputError, match="is no MetricsSystem"), use(wrong):
+        pass
+    assert current() is before
+
+
+def test_a_use_that_ends_elsewhere_is_an_error(systems):
+    """A block that is left in another context than it was entered in says so, and harms neither."""
+    errors = []
+    stack = ExitStack()
+
+    def leave() -> None:
+        with pytest.raises(InvalidInputError, match="another context") as caught:
+            stack.close()
+        errors.append(caught.value)
+
+    def enter() -> None:
+        stack.enter_context(use(systems[0]))
+        thread = threading.Thread(target=leave)
+        thread.start()
+        thread.join()
+        assert current() is systems[0]
+
+    contextvars.copy_context().run(enter)
+    assert len(errors) == 1
+
+
+# -- threads and tasks -------------------------------------------------------------------------------------
+
+
+def test_a_plain_thread_starts_without_it_unless_it_is_handed_on(systems):
+    """A new thread has an empty context; a copy of one's own carries the system over."""
+    nothing, found = current(), []
+    with use(systems[0]):
+        own = contextvars.copy_context()
+        for target in (lambda: found.append(current()), lambda: own.run(lambda: found.append(current()))):
+            thread = threading.Thread(target=target)
+            thread.start()
+            thread.join()
+    assert found == [nothing, systems[0]]
+
+
+def test_threads_do_not_see_each_others_systems(systems):
+    """Each thread has its own while all of them are inside of their blocks at once."""
+    together, found = threading.Barrier(3, timeout=20), {}
+
+    def work(number: int) -> None:
+        with use(systems[number]):
+            together.wait()
+            found[number] = current()
+            together.wait()
+
+    threads = [threading.Thread(target=work, args=[number]) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == dict(enumerate(systems))
+
+
+def test_tasks_inherit_it_and_do_not_see_each_others(systems):
+    """A task starts with its creator's, `asyncio.to_thread` too, and what a task uses stays its own."""
+    a, b, c = systems
+
+    async def work(own: MetricsSystem) -> list[MetricsSystem]:
+        found = [current()]
+        with use(own):
+            await asyncio.sleep(0.01)
+            found += [current(), await asyncio.to_thread(current)]
+        return [*found, current()]
+
+    async def main() -> list[list[MetricsSystem]]:
+        with use(a):
+            tasks = [asyncio.create_task(work(own)) for own in (b, c)]
+            await asyncio.sleep(0)
+            assert current() is a
+        return await asyncio.gather(*tasks)
+
+    assert asyncio.run(main()) == [[a, b, b, a], [a, c, c, a]]
