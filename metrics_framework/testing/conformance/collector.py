@@ -157,11 +157,16 @@ class MetricCollectorContract(CollectorInput, ABC):
         assert self.series(parts, "c") == {(("a", "1"),): 2, (): 1}
 
     def test_names_are_apart(self, collector: MetricCollector, parts: Parts) -> None:
-        """Names that differ are different metrics, also where the backend has to spell them alike."""
-        names = ("a.b", "a_b", "a-b", "a.b_total")
-        for number, name in enumerate(names, start=1):
-            collector.record_counter(name, number)
-        for number, name in enumerate(names, start=1):
+        """A name that the backend spells like another is refused; two metrics never become one."""
+        recorded = {}
+        for number, name in enumerate(("a.b", "a_b", "a-b", "a.b_total"), start=1):
+            try:
+                collector.record_counter(name, number)
+            except InvalidInputError:
+                continue
+            recorded[name] = number
+        assert recorded
+        for name, number in recorded.items():
             self.known("counter", self.summary(parts, name), total=number)
             assert self.series(parts, name) == {(): number}
 
