@@ -66,6 +66,31 @@ class MetricsAggregatorContract(Contract, ABC):
         assert set(summary) == self.keys(metric_type)
         assert all(math.isfinite(value) for value in summary.values())
 
+    @pytest.mark.parametrize("metric_type", ["histogram", "timer"])
+    def test_a_distribution_is_of_all_series(
+        self, collector: MetricCollector, aggregator: MetricsAggregator, parts: Parts, metric_type: str
+    ) -> None:
+        """Every statistic is of all values together, whichever series they are in."""
+        for number, value in enumerate((1, 2, 10, 4, 8)):
+            getattr(collector, f"record_{metric_type}")("m", value, tags={"number": str(number % 2)})
+        self.settle(parts)
+        summary = aggregator.get_metric_summary("m")
+        self.known(metric_type, summary, count=5, sum=25, avg=5, min=1, max=10, stddev=12**0.5)
+        self.known(metric_type, summary, p50=4, p90=10, p95=10, p99=10)
+
+    def test_a_counter_is_of_all_series_in_the_window(
+        self, collector: MetricCollector, aggregator: MetricsAggregator, parts: Parts, clock: ManualClock
+    ) -> None:
+        """The sum is of the window, the total since the start."""
+        for number in range(4):
+            collector.record_counter("c", number, {"number": str(number)})
+            clock.advance(1_800)
+        self.settle(parts)
+        self.known("counter", aggregator.get_metric_summary("c"), count=4, sum=6, total=6)
+        self.need_windows()
+        window = timedelta(seconds=3_700)
+        self.known("counter", aggregator.get_metric_summary("c", window), count=2, sum=5, total=6)
+
     @pytest.mark.parametrize("metric_type", ALL)
     def test_an_empty_window_makes_nothing_up(
         self,
@@ -325,11 +350,11 @@ class MetricsAggregatorContract(Contract, ABC):
     def test_a_signal_handler_may_read(
         self, collector: MetricCollector, aggregator: MetricsAggregator, parts: Parts
     ) -> None:
-        """Reading everything in the middle of recording neither blocks nor loses anything."""
+        """Reading everything in the middle of recording or reading neither blocks nor loses anything."""
         self.need_reentry()
         collector.record_histogram("h", 1)
         done, _ = interrupted(
-            lambda: collector.record_histogram("h", 1),
+            lambda: (collector.record_histogram("h", 1), aggregator.get_metric_summary("h")),
             lambda: (aggregator.get_metric_summary("h"), aggregator.export_metrics()),
         )
         self.settle(parts)

@@ -242,16 +242,19 @@ def collected(
     Returns:
         How often each was done.
     """
-    finalized = 0
+    finalized, away = 0, False
 
     class Garbage:
         def __init__(self) -> None:
             self.itself = self
 
         def __del__(self) -> None:
-            nonlocal finalized
-            finalize()
-            finalized += 1
+            nonlocal finalized, away
+            if not away:
+                away = True  # and for ever, where it does not come back
+                finalize()
+                away = False
+                finalized += 1
 
     thresholds = gc.get_threshold()
     gc.set_threshold(3)

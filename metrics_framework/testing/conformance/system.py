@@ -142,7 +142,8 @@ class AsyncMetricsSystemContract(ABC):
         """It quotes the filter."""
 
         async def stream() -> None:
-            await anext(system.metrics_stream({"colour": "red"}))
+            async with asyncio.timeout(PATIENCE):
+                await anext(system.metrics_stream({"colour": "red"}))
 
         with pytest.raises(InvalidInputError, match="colour"):
             asyncio.run(stream())

@@ -3,6 +3,8 @@
 An append is one step, so that threads and signal handlers need no lock; reading goes over the whole list.
 """
 
+# ruff: noqa: D102, D103 - what the methods do is said by the Protocols
+
 import json
 import math
 import os

@@ -3,6 +3,8 @@
 Durations and outcomes of operations are one instrument each, apart by the attribute `operation`.
 """
 
+# ruff: noqa: D102, D103 - what the methods do is said by the Protocols
+
 import json
 import math
 import threading

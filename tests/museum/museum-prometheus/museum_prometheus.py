@@ -3,6 +3,8 @@
 What Prometheus does not keep (extremes, deviations, how often a counter moved, windows) is not made up.
 """
 
+# ruff: noqa: D102, D103 - what the methods do is said by the Protocols
+
 import json
 import math
 import re
@@ -18,6 +20,14 @@ from metrics_framework.values import MetricType, MetricUnit, MetricValue, Timing
 
 GROWTH = 1.2
 BUCKETS = [0.0, *(1e-3 * GROWTH**step for step in range(115))]
+
+
+MAKE = {
+    MetricType.COUNTER: Counter,
+    MetricType.GAUGE: Gauge,
+    MetricType.HISTOGRAM: lambda *args, **kwargs: Histogram(*args, buckets=BUCKETS, **kwargs),
+    MetricType.TIMER: Summary,
+}
 
 
 class PrometheusBackend:
@@ -72,13 +82,6 @@ class PrometheusBackend:
 class Family:
     """One metric: a prometheus_client object for each set of label names."""
 
-    MAKE = {
-        MetricType.COUNTER: Counter,
-        MetricType.GAUGE: Gauge,
-        MetricType.HISTOGRAM: lambda *args, **kwargs: Histogram(*args, buckets=BUCKETS, **kwargs),
-        MetricType.TIMER: Summary,
-    }
-
     def __init__(self, kind, name):
         self.kind, self.name = kind, name
         self.metrics = {}
@@ -89,7 +92,7 @@ class Family:
         try:
             metric = self.metrics.get(names)
             if metric is None:
-                metric = self.MAKE[self.kind](self.name, self.name, names, registry=None)
+                metric = MAKE[self.kind](self.name, self.name, names, registry=None)
                 self.metrics[names] = metric
             self.latest = tuple(labels.items())
             return metric.labels(*labels.values()) if names else metric
