@@ -37,6 +37,6 @@ def test_no_mutant_survives(module):
     for mutant, outcome in re.findall(r"::Test(\w+)::.* (PASSED|FAILED|ERROR|SKIPPED)", done.stdout):
         outcomes.setdefault(mutant, set()).add(outcome)
     survivors = [mutant for mutant, outcome in outcomes.items() if "FAILED" not in outcome]
-    print(f"{len(outcomes)} mutants, survivors: {', '.join(survivors) or 'none'}")
+    print(f"{len(outcomes)} mutants, survivors: {', '.join(survivors) or 'none'}")  # noqa: T201 - what lives is worth a look
     assert len(outcomes) >= 25, done.stdout + done.stderr
     assert len(survivors) <= 0.05 * len(outcomes), survivors
