@@ -11,7 +11,7 @@ from itertools import count
 from made import contracts_of
 
 from metrics_adapters.in_memory import InMemoryCollector
-from metrics_framework.errors import InvalidInputError
+from metrics_framework.errors import InvalidInputError, MetricTypeError
 from metrics_framework.values import MetricUnit, to_milliseconds
 
 MS = MetricUnit.MILLISECONDS
@@ -128,13 +128,8 @@ class TypesShareNames(InMemoryCollector):
     def record_histogram(self, name, value, tags=None):
         try:
             super().record_histogram(name, value, tags)
-        except InvalidInputError as error:
-            if "not" not in str(error) and isinstance(name, str):
-                super().record_histogram(f"{name}.histogram", value, tags)
-            elif isinstance(name, str) and name and isinstance(value, int) and not isinstance(value, bool):
-                super().record_histogram(f"{name}.histogram", value)
-            else:
-                raise
+        except MetricTypeError:
+            super().record_histogram(f"{name}.histogram", value, tags)
 
 
 class LosesTags(InMemoryCollector):
@@ -256,10 +251,9 @@ class DecrementsCounters(InMemoryCollector):
     def decrement(self, name, tags=None):
         try:
             super().decrement(name, tags)
-        except InvalidInputError:
-            if "counter" not in str(self.store.summary(name).get("total", "counter")):
-                return
-            raise
+        except MetricTypeError:
+            if "total" not in self.store.summary(name):
+                raise
 
 
 class IncrementResets(InMemoryCollector):
@@ -380,7 +374,7 @@ class LocksAgainstFinalizers(InMemoryCollector):
 
     def record_histogram(self, name, value, tags=None):
         with self.lock:
-            super().record_histogram(name, value, [[tags]][0][0])
+            super().record_histogram(name, value, tags)
 
 
 globals().update(contracts_of(globals()))
