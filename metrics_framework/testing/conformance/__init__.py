@@ -14,8 +14,24 @@ and give them one method, ``make``:
     class TestAcmeCollector(Acme, MetricCollectorContract):
         unknown_keys = {"max", "stddev"}  # what this backend cannot know
 
-pytest does the rest.
+pytest does the rest. `Contract` says what an adapter may declare that it cannot do.
 """
+
+# ruff: noqa: E402 - assertions show their values only in modules that pytest knows of before their import
+
+import pytest
+
+for _module in (
+    "aggregator",
+    "base",
+    "collector",
+    "collector_input",
+    "monitor",
+    "system",
+    "timer",
+    "tracker",
+):
+    pytest.register_assert_rewrite(f"{__name__}.{_module}")
 
 from metrics_framework.testing.conformance.aggregator import MetricsAggregatorContract
 from metrics_framework.testing.conformance.base import SUMMARY_KEYS, Contract, Parts

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gc
 import signal
+import sys
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -45,10 +48,16 @@ SUMMARY_KEYS: Mapping[str, frozenset[str]] = {
 
 BAD_NAMES = ["", None, 3]
 BAD_NUMBERS = [float("nan"), float("inf"), float("-inf"), "1", None, True, [1]]
+BAD_WINDOWS = [timedelta(0), timedelta(seconds=-1), 60]
 BAD_TAGS = ["branch", 5, [("branch", "main")], {"": "main"}, {1: "main"}]
+
+QUANTILES = ("p50", "p90", "p95", "p99")
 
 THREADS = 8
 PATIENCE = 30.0
+"""Seconds after which a call that does not come back has failed."""
+
+STUCK = "a call does not come back: it waits for ever"
 
 
 @dataclass
@@ -64,14 +73,25 @@ class Parts:
 class Contract(ABC):
     """A contract, as tests of whatever ``make`` returns.
 
+    What a backend honestly cannot do it declares, in as few words as these; all else is asked of it.
+
     Attributes:
-        unknown_keys: Keys of a summary that this backend cannot know. They are not asked for; being there,
-            they would be wrong.
-        keeps_windows: Whether it can answer for a window of time.
+        unknown_keys: Keys of a summary that this backend cannot know: ``"stddev"`` of every type of metric,
+            ``"gauge.avg"`` of one. They are not asked for; being there, they would be wrong.
+        keeps_windows: Whether it can answer for a window of time. One that cannot answers since the start
+            and says so by ``seconds``, or refuses the window with an `InvalidInputError`.
+        quantile_error: How far off its quantiles may be, relative to the value.
+        takes_negatives: Whether a histogram takes negative values. One that cannot refuses them with an
+            `InvalidInputError`, and never drops them.
+        reentrant: Whether a signal handler or a ``__del__`` may call it, also in the middle of a call. An
+            adapter that holds a lock while it records is not.
     """
 
     unknown_keys: frozenset[str] | set[str] = frozenset()
     keeps_windows: bool = True
+    quantile_error: float = 0.01
+    takes_negatives: bool = True
+    reentrant: bool = True
 
     @abstractmethod
     def make(self, clock: ManualClock) -> Parts:
@@ -95,20 +115,54 @@ class Contract(ABC):
         yield parts
         self.close(parts)
 
+    def knows(self, metric_type: str, key: str) -> bool:
+        """Say whether a summary of that type has that key."""
+        in_contract = key in SUMMARY_KEYS[metric_type]
+        return in_contract and not {key, f"{metric_type}.{key}"} & set(self.unknown_keys)
+
     def keys(self, metric_type: str) -> set[str]:
         """Return the keys that a summary of this backend has."""
-        return set(SUMMARY_KEYS[metric_type]) - set(self.unknown_keys)
+        return {key for key in SUMMARY_KEYS[metric_type] if self.knows(metric_type, key)}
 
-    def known(self, summary: Mapping[str, float], **expected: float) -> None:
+    def known(self, metric_type: str, summary: Mapping[str, float], **expected: float) -> None:
         """Assert the expected values of those keys that this backend knows."""
         for key, value in expected.items():
-            if key not in self.unknown_keys:
-                assert summary[key] == pytest.approx(value), key
+            if self.knows(metric_type, key):
+                error = self.quantile_error if key in QUANTILES else 1e-9
+                assert summary[key] == pytest.approx(value, rel=error, abs=1e-9), key
 
     def need_windows(self) -> None:
         """Skip a test about windows for a backend without them."""
         if not self.keeps_windows:
             pytest.skip("this backend declares that it keeps no windows")
+
+    def need_reentry(self) -> None:
+        """Skip a test about re-entry for a backend that cannot be called in the middle of a call."""
+        if not self.reentrant:
+            pytest.skip("this backend declares that it is not reentrant")
+
+
+@contextmanager
+def patience() -> Iterator[None]:
+    """Fail what waits for ever in this thread instead of waiting with it, where there are timer signals."""
+    stuck = False
+
+    def give_up(*_: object) -> None:
+        nonlocal stuck
+        stuck = True
+        raise AssertionError(STUCK)
+
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert not stuck, STUCK  # what a __del__ raises reaches nobody
 
 
 def in_threads(work: Callable[[int], None], threads: int = THREADS) -> None:
@@ -124,11 +178,17 @@ def in_threads(work: Callable[[int], None], threads: int = THREADS) -> None:
             errors.append(error)
 
     running = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(threads)]
-    for thread in running:
-        thread.start()
-    for thread in running:
-        thread.join(PATIENCE)
-        assert not thread.is_alive(), "a thread did not come back: a call waits for ever"
+    # Threads take turns as often as can be: what is not safe between two of them shows.
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in running:
+            thread.start()
+        for thread in running:
+            thread.join(PATIENCE)
+            assert not thread.is_alive(), STUCK
+    finally:
+        sys.setswitchinterval(interval)
     for error in errors:
         raise error
 
@@ -147,11 +207,17 @@ def interrupted(
     work()
     interrupt()
     interrupts = 1
+    inside = False
 
     def handle(*_: object) -> None:
-        nonlocal interrupts
+        nonlocal interrupts, inside
+        if inside:
+            raise AssertionError(STUCK)
+        inside = True
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE)
         interrupt()
         interrupts += 1
+        inside = False
         # One at a time: a handler that takes longer than the pause would interrupt itself for ever.
         signal.setitimer(signal.ITIMER_REAL, 0.0005 if time.monotonic() < end else 0)
 
@@ -176,23 +242,27 @@ def collected(
     Returns:
         How often each was done.
     """
-    finalized = 0
+    finalized, away = 0, False
 
     class Garbage:
         def __init__(self) -> None:
             self.itself = self
 
         def __del__(self) -> None:
-            nonlocal finalized
-            finalize()
-            finalized += 1
+            nonlocal finalized, away
+            if not away:
+                away = True  # and for ever, where it does not come back
+                finalize()
+                away = False
+                finalized += 1
 
     thresholds = gc.get_threshold()
     gc.set_threshold(3)
     try:
-        for _ in range(times):
-            Garbage()
-            work()
+        with patience():
+            for _ in range(times):
+                Garbage()
+                work()
     finally:
         gc.set_threshold(*thresholds)
     gc.collect()

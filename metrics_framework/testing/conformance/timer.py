@@ -62,6 +62,8 @@ class PerformanceTimerContract(Contract, ABC):
         metadata["rows"] = 4
         result = timer.stop_timer(timer_id)
         assert result.metadata == {"rows": 3}
+        timer.time_operation("op", lambda: None, metadata)
+        assert metadata == {"rows": 4}
         assert timer.stop_timer(timer.start_timer("op")).metadata == {}
 
     def test_timings_of_one_operation_overlap(self, timer: PerformanceTimer, clock: ManualClock) -> None:
@@ -82,7 +84,7 @@ class PerformanceTimerContract(Contract, ABC):
             with pytest.raises(UnknownTimerError) as caught:
                 timer.stop_timer(wrong)
             assert repr(wrong) in str(caught.value)
-        self.known(self.stats(parts, "op"), count=1)
+        self.known("timer", self.stats(parts, "op"), count=1)
 
     def test_a_call_is_timed(self, timer: PerformanceTimer, clock: ManualClock) -> None:
         """What the callable returned is in the metadata, beside what was given."""
@@ -95,21 +97,23 @@ class PerformanceTimerContract(Contract, ABC):
         assert result.duration == pytest.approx(500)
         assert result.metadata == {"rows": 3, "result": "done"}
         assert result.success is True
+        assert result.operation_name == "op"
+        assert timer.time_operation("op", lambda: None).metadata == {"result": None}
 
+    @pytest.mark.parametrize("error", [KeyError("missing"), KeyboardInterrupt("now")], ids=repr)
     def test_a_call_that_raises_is_timed(
-        self, timer: PerformanceTimer, parts: Parts, clock: ManualClock
+        self, timer: PerformanceTimer, parts: Parts, clock: ManualClock, error: BaseException
     ) -> None:
-        """The very exception goes on, and the time is recorded."""
-        error = KeyError("missing")
+        """The very exception goes on, whatever it is, and the time is recorded."""
 
         def fail() -> None:
             clock.advance(0.125)
             raise error
 
-        with pytest.raises(KeyError) as caught:
+        with pytest.raises(type(error)) as caught:
             timer.time_operation("op", fail)
         assert caught.value is error
-        self.known(self.stats(parts, "op"), count=1, sum=125)
+        self.known("timer", self.stats(parts, "op"), count=1, sum=125)
 
     def test_statistics_are_in_milliseconds(
         self, timer: PerformanceTimer, parts: Parts, clock: ManualClock
@@ -121,7 +125,18 @@ class PerformanceTimerContract(Contract, ABC):
             timer.stop_timer(timer_id)
         stats = self.stats(parts, "op")
         assert set(stats) == self.keys("timer")
-        self.known(stats, count=3, sum=90, avg=30, min=10, max=60, p50=20, p95=60, p99=60)
+        self.known("timer", stats, count=3, sum=90, avg=30, min=10, max=60, p50=20, p95=60, p99=60)
+        assert stats["seconds"] >= 0.09
+        self.known("timer", stats, stddev=(1400 / 3) ** 0.5, rate=3 / stats["seconds"])
+
+    def test_operations_are_apart(self, timer: PerformanceTimer, parts: Parts, clock: ManualClock) -> None:
+        """What one takes is not the other's; a failure takes time like a success."""
+        for operation, seconds in {"one": 1, "other": 2}.items():
+            timer_id = timer.start_timer(operation, {"user": operation})
+            clock.advance(seconds)
+            timer.stop_timer(timer_id, success=operation == "one")
+        self.known("timer", self.stats(parts, "one"), count=1, sum=1_000)
+        self.known("timer", self.stats(parts, "other"), count=1, sum=2_000)
 
     def test_an_operation_that_was_never_timed_is_unknown(
         self, timer: PerformanceTimer, parts: Parts
@@ -135,7 +150,7 @@ class PerformanceTimerContract(Contract, ABC):
         """Only what was stopped counts."""
         timer.stop_timer(timer.start_timer("op"))
         timer.start_timer("op")
-        self.known(self.stats(parts, "op"), count=1)
+        self.known("timer", self.stats(parts, "op"), count=1)
 
     @pytest.mark.parametrize("bad", BAD_NAMES, ids=repr)
     def test_an_operation_has_a_name(self, timer: PerformanceTimer, bad: Any) -> None:
@@ -157,12 +172,13 @@ class PerformanceTimerContract(Contract, ABC):
                 timer.stop_timer(timer.start_timer("op"))
 
         in_threads(work)
-        self.known(self.stats(parts, "op"), count=THREADS * times)
+        self.known("timer", self.stats(parts, "op"), count=THREADS * times)
 
     def test_a_signal_handler_may_time(self, timer: PerformanceTimer, parts: Parts) -> None:
         """Timing in the middle of timing neither blocks nor loses anything."""
+        self.need_reentry()
         done, interrupts = interrupted(
             lambda: timer.stop_timer(timer.start_timer("op")),
             lambda: timer.stop_timer(timer.start_timer("op")),
         )
-        self.known(self.stats(parts, "op"), count=done + interrupts)
+        self.known("timer", self.stats(parts, "op"), count=done + interrupts)

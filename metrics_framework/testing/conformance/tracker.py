@@ -14,6 +14,7 @@ from metrics_framework.errors import InvalidInputError, UnknownMetricError
 from metrics_framework.protocols import SuccessFailureTracker
 from metrics_framework.testing.conformance.base import (
     BAD_NAMES,
+    BAD_WINDOWS,
     THREADS,
     Contract,
     Parts,
@@ -73,6 +74,12 @@ class SuccessFailureTrackerContract(Contract, ABC):
         assert self.failures(parts, "one") == {}
         assert self.rate(parts, "one") == 1.0
 
+    def test_answers_are_the_callers(self, tracker: SuccessFailureTracker, parts: Parts) -> None:
+        """What is done to an answer changes nothing."""
+        tracker.record_failure("op", "timeout")
+        self.failures(parts, "op")["timeout"] = 5
+        assert self.failures(parts, "op") == {"timeout": 1}
+
     def test_metadata_makes_no_difference(self, tracker: SuccessFailureTracker, parts: Parts) -> None:
         """It describes an event and never keeps events apart."""
         tracker.record_success("op", {"user": "a"})
@@ -98,11 +105,12 @@ class SuccessFailureTrackerContract(Contract, ABC):
         tracker.record_failure("op", "timeout")
         clock.advance(3_600)
         tracker.record_success("op")
+        tracker.record_failure("op", "refused")
         clock.advance(30)
-        assert self.rate(parts, "op", timedelta(minutes=10)) == 1.0
-        assert self.failures(parts, "op", timedelta(minutes=10)) == {}
-        assert self.rate(parts, "op") == pytest.approx(0.5)
-        assert self.failures(parts, "op") == {"timeout": 1}
+        assert self.rate(parts, "op", timedelta(minutes=10)) == pytest.approx(0.5)
+        assert self.failures(parts, "op", timedelta(minutes=10)) == {"refused": 1}
+        assert self.rate(parts, "op") == pytest.approx(1 / 3)
+        assert self.failures(parts, "op") == {"timeout": 1, "refused": 1}
 
     def test_a_window_without_events_is_a_success(
         self, tracker: SuccessFailureTracker, parts: Parts, clock: ManualClock
@@ -114,7 +122,21 @@ class SuccessFailureTrackerContract(Contract, ABC):
         assert self.rate(parts, "op", timedelta(minutes=10)) == 1.0
         assert self.failures(parts, "op", timedelta(minutes=10)) == {}
 
-    @pytest.mark.parametrize("window", [timedelta(0), timedelta(seconds=-1), 60])
+    def test_without_windows_all_is_since_the_start(
+        self, tracker: SuccessFailureTracker, parts: Parts, clock: ManualClock
+    ) -> None:
+        """A backend that keeps none answers with everything, or refuses the window."""
+        if self.keeps_windows:
+            pytest.skip("this backend keeps windows")
+        tracker.record_failure("op", "timeout")
+        clock.advance(3_600)
+        try:
+            found = self.rate(parts, "op", timedelta(minutes=10)), self.failures(parts, "op", timedelta(1))
+        except InvalidInputError:
+            return
+        assert found == (0.0, {"timeout": 1})
+
+    @pytest.mark.parametrize("window", BAD_WINDOWS, ids=repr)
     def test_a_window_is_a_positive_duration(
         self, tracker: SuccessFailureTracker, parts: Parts, window: Any
     ) -> None:
@@ -140,6 +162,7 @@ class SuccessFailureTrackerContract(Contract, ABC):
                 call()
             assert repr(bad) in str(caught.value)
         assert self.rate(parts, "op") == 1.0
+        assert self.failures(parts, "op") == {}
 
     def test_threads_lose_nothing(self, tracker: SuccessFailureTracker, parts: Parts) -> None:
         """Whatever threads report at once is there to the last count."""
@@ -158,6 +181,7 @@ class SuccessFailureTrackerContract(Contract, ABC):
 
     def test_a_signal_handler_may_report(self, tracker: SuccessFailureTracker, parts: Parts) -> None:
         """Reporting in the middle of reporting neither blocks nor loses anything."""
+        self.need_reentry()
         done, interrupts = interrupted(
             lambda: tracker.record_success("op"), lambda: tracker.record_failure("op", "signal")
         )
