@@ -7,19 +7,19 @@ errors are worded, and the table in ``docs/configuration.md`` is tested.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from metrics_framework.errors import ConfigurationError, nearest
+from metrics_framework.errors import ConfigurationError, InvalidInputError, nearest
 from metrics_framework.plugins import load_adapter
 
 if TYPE_CHECKING:
     from metrics_framework.health import Thresholds
     from metrics_framework.outputs import SnapshotOutput
-    from metrics_framework.recording import Store
+    from metrics_framework.recording import Rule, Store
 
 EXPORT_ENDPOINTS = ("snapshot_writer",)
 """The adapters that can be named as endpoints."""
@@ -69,6 +69,25 @@ def _is_names(value: object) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(name, str) and name for name in value)
 
 
+def _is_tags(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(tag, str) and tag and isinstance(text, str) for tag, text in value.items()
+    )
+
+
+def _is_tables(value: object) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def _read_tags(text: str) -> dict[str, str]:
+    pairs = (pair.partition("=") for pair in text.split(",") if pair.strip())
+    return {tag.strip(): value.strip() for tag, _, value in pairs}
+
+
+def _read_tables(text: str) -> None:
+    raise ValueError(text)
+
+
 def _read_flag(text: str) -> bool:
     flags = {
         "true": True,
@@ -100,6 +119,8 @@ _FLAG = Kind("true or false", lambda value: isinstance(value, bool), _read_flag)
 _NAMES = Kind("a list of names", _is_names, _read_names)
 _TEXT = Kind("a text that is not empty", lambda value: isinstance(value, str) and value != "", str)
 _PATH = Kind("a path", lambda value: isinstance(value, str | os.PathLike) and str(value) != "", str)
+_TAGS = Kind("a table of tag to text, like service=shop", _is_tags, _read_tags)
+_RULES = Kind("an array of tables, which a variable cannot hold", _is_tables, _read_tables)
 _ON_ERROR = Kind('"raise" or "log"', lambda value: value in ("raise", "log"), str)
 
 
@@ -158,6 +179,14 @@ class Settings:
     )
     retention_days: float | None = field(
         default=None, metadata=_key(_POSITIVE, "30", "Days that a time window may reach back.")
+    )
+    tags: Mapping[str, str] | None = field(
+        default=None,
+        metadata=_key(_TAGS, "", "Constant tags of every metric, such as the service's name.", at_start=True),
+    )
+    rules: list[Mapping[str, Any] | Rule] | None = field(
+        default=None,
+        metadata=_key(_RULES, "", "What is done to names and tags before they are recorded.", at_start=True),
     )
     on_error: str | None = field(
         default=None,
@@ -251,6 +280,8 @@ class Settings:
             on_error="log" if self.on_error == "log" else "raise",
             budgets=Budgets(**{name: budget for name, budget in budgets.items() if budget is not None}),
             expire_after=None if self.expire_after is None else timedelta(seconds=self.expire_after),
+            tags=self.tags,
+            rules=_parsed_rules(self.rules or ()),
         )
 
 
@@ -274,6 +305,15 @@ def _checked(config: Mapping[str, Any], source: str = "") -> dict[str, Any]:
                 f"{source}export_endpoints: no adapter provides {name!r}.{nearest(name, EXPORT_ENDPOINTS)}"
             )
     return {key: value for key, value in config.items() if value is not None}
+
+
+def _parsed_rules(tables: Iterable[Mapping[str, Any] | Rule]) -> list[Rule]:
+    from metrics_framework.recording import Rule
+
+    try:
+        return [table if isinstance(table, Rule) else Rule.parse(table) for table in tables]
+    except InvalidInputError as error:
+        raise ConfigurationError(f"rules: {error}") from error
 
 
 def _read_environ(environ: Mapping[str, str]) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from metrics_framework.values import MetricValue
 if TYPE_CHECKING:
     from metrics_framework.config import Settings
     from metrics_framework.measuring import Measurement, Meter
+    from metrics_framework.recording import Rule
 
 
 __all__ = ["MetricsSystem", "SnapshotOutput"]
@@ -59,6 +60,9 @@ class MetricsSystem:
         latency_metric: The timer that becomes a snapshot's latency; the busiest by default.
         custom_metrics: Patterns of the names that become custom keys of a snapshot; all by default.
         max_custom: How many custom keys a snapshot holds at most.
+        tags: Constant tags, such as the service's name: every metric bears them where it is read, and a
+            snapshot in its metadata.
+        rules: What is done to the names and tags that anybody records, in this order.
         thresholds: Up to where the system is healthy.
         shutdown_on_exit: Whether the interpreter's exit shuts the system down, also after an exception that
             nobody caught; `os._exit` and a crash do not.
@@ -93,13 +97,15 @@ class MetricsSystem:
         latency_metric: str | None = None,
         custom_metrics: Iterable[str] | None = None,
         max_custom: int = MAX_CUSTOM,
+        tags: Mapping[str, str] | None = None,
+        rules: Iterable[Rule] = (),
         thresholds: Thresholds = THRESHOLDS,
         shutdown_on_exit: bool = False,
         shutdown_on_sigterm: bool = False,
         clock: Clock | None = None,
     ) -> None:
         given = {"collector": collector, "timer": timer, "tracker": tracker, "aggregator": aggregator}
-        self._store = shared_store(given, clock)
+        self._store = shared_store(given, clock, tags, rules)
         self._clock = clock = clock or (self._store.clock if self._store else SYSTEM_CLOCK)
         self._collector = part_or_default(collector, MetricCollector, "in_memory.collector", self._store)
         self._timer = part_or_default(timer, PerformanceTimer, "in_memory.timer", self._store)
@@ -213,6 +219,24 @@ class MetricsSystem:
 
         self._meter = self._meter or meter_of(self._timer, self._tracker)
         return Measurement(self._meter, operation, tags)
+
+    def with_tags(self, tags: Mapping[str, str]) -> MetricCollector:
+        """Return a collector that adds tags to what is recorded through it: one to keep, not for one record.
+
+        Raises:
+            InvalidInputError: If ``tags`` is no mapping of strings.
+
+        Example:
+            >>> metrics = MetricsSystem()
+            >>> metrics.with_tags({"tenant": "acme"}).increment("orders")
+        """
+        own = getattr(self._collector, "with_tags", None)
+        if own is not None:
+            collector: MetricCollector = own(tags)
+            return collector
+        from metrics_framework.scoped import ScopedCollector
+
+        return ScopedCollector(self._collector, tags)
 
     # -- life ------------------------------------------------------------------------------------------
 
@@ -335,6 +359,7 @@ class MetricsSystem:
             latency_metric=self._latency_metric,
             custom_metrics=self._custom_metrics,
             max_custom=self._max_custom,
+            constant_tags=self._store.tags if self._store else {},
         ).build(metadata)
 
     def get_system_health(self) -> dict[str, bool | float | int]:

@@ -8,6 +8,7 @@ from metrics_framework.recording.descriptions import Description
 from metrics_framework.recording.distribution import Distribution
 from metrics_framework.recording.history import Stretch
 from metrics_framework.recording.readings import Failure, OutcomeReading, SeriesReading
+from metrics_framework.recording.rules import Rule
 from metrics_framework.recording.store import Store
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Distribution",
     "Failure",
     "OutcomeReading",
+    "Rule",
     "SeriesReading",
     "Store",
     "Stretch",

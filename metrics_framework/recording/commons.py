@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Literal, NamedTuple
 
@@ -12,6 +13,7 @@ from metrics_framework.logs import log_event
 from metrics_framework.recording.descriptions import NOT_DESCRIBED, Description
 from metrics_framework.recording.instruments import CounterSeries, Series
 from metrics_framework.recording.ledger import Ledger
+from metrics_framework.recording.rules import Ruled
 from metrics_framework.recording.traces import CounterTrace
 from metrics_framework.recording.windows import SLOT_NS
 
@@ -48,6 +50,7 @@ class Commons:
         start_ns: When the store began, on the monotonic clock.
         budgets: How much is kept.
         descriptions: Name to description.
+        ruled: Name to what the application's rules say of it.
         rejected: Counts the input that was refused where errors are not raised.
         overflowed: Counts the records that lost a tag, a name or an error type to a budget.
         dropped: Counts the records that found a buffer full.
@@ -60,6 +63,7 @@ class Commons:
         self.budgets = budgets
         self.retention_ns = nanoseconds(retention)
         self.descriptions: dict[str, Description] = {}
+        self.ruled: dict[str, Ruled] = {}
         self.roughly_series = 0
         self._on_error = on_error
         self._notices: dict[str, dict[str, Any]] = {}
@@ -109,8 +113,14 @@ class Commons:
                 log_event("warning", **fields)
 
     def describe(self, name: str) -> Description:
-        """Return the description of a name."""
-        return self.descriptions.get(name, NOT_DESCRIBED)
+        """Return the description of a name; its buckets are those of the application's rules, if they say."""
+        description, ruled = self.descriptions.get(name, NOT_DESCRIBED), self.ruled.get(name)
+        return replace(description, buckets=ruled.buckets) if ruled and ruled.buckets else description
+
+    def max_series(self, name: str) -> int:
+        """Return how many series a name may have."""
+        ruled = self.ruled.get(name)
+        return (ruled and ruled.max_series) or self.budgets.series_per_name
 
 
 class Tally(CounterSeries):

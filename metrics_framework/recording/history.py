@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from functools import reduce
 from typing import Any, NamedTuple, TypeVar
 
-from metrics_framework.recording import kinds, sums
+from metrics_framework.recording import kinds
 from metrics_framework.recording.metric import Metric
 from metrics_framework.recording.traces import CounterTrace, OutcomeTrace, Trace, per_second
 from metrics_framework.recording.windows import COARSENESS, SLOT_NS, Window, Windows
@@ -148,12 +148,12 @@ def _with_totals(
     streams: Sequence[Windows[CounterTrace]], stretches: Sequence[Window[CounterTrace]]
 ) -> Iterator[dict[str, Any]]:
     """Give each stretch the ``total`` of the counter at its end, counted since the start."""
-    total = sums.ZERO
+    total = CounterTrace()
     for stream in streams:
-        total = sums.merge(total, stream.since(None, 0, 0, CounterTrace()).trace.total)
+        total = total.merge(stream.since(None, 0, 0, CounterTrace()).trace)
     for stretch in stretches:
-        amount, compensation = stretch.trace.total
-        total = sums.merge(total, (-amount, -compensation))
+        records, amount, compensation = stretch.trace
+        total = total.merge(CounterTrace(-records, -amount, -compensation))
     for stretch in stretches:
-        total = sums.merge(total, stretch.trace.total)
-        yield {**stretch.trace.summary(stretch.seconds), "total": sums.value_of(total)}
+        total = total.merge(stretch.trace)
+        yield {**stretch.trace.summary(stretch.seconds), "total": total.value}

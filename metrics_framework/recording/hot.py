@@ -15,6 +15,10 @@ from metrics_framework.values import MetricType, MetricUnit
 ByNumber = dict[int, tuple[Callable[[Any], Any], Mapping[Any, Any]]]
 
 
+NOBODY: Any = object()
+"""Stands where no tags are tried first: nothing is equal to it."""
+
+
 class Lookup:
     """Finds the series of one kind by name and tags, as fast as Python can.
 

@@ -196,7 +196,7 @@ class Ledger:
         """Answer a question about the windows and the states, once every finished record is in them."""
         lock = self.lock
         if _is_owned(lock):
-            self._settle()
+            self._settle_states()  # and no cuts: one of them may be half done further up the stack
             return question(self.journal.windows)
         try:
             with lock:
@@ -266,13 +266,15 @@ class Ledger:
 
     def _settle(self) -> None:
         """Finish what was committed, which a fold that was broken off may have left to do."""
-        _, states, cuts = self.journal
-        for series, state in states:
-            series.state = state
-        for buffer, size, cut in cuts:
+        self._settle_states()
+        for buffer, size, cut in self.journal.cuts:
             if buffer[0] is not cut:
                 # One assignment, so that records and what stands for them change places at once.
                 buffer[:size] = [cut]
+
+    def _settle_states(self) -> None:
+        for series, state in self.journal.states:
+            series.state = state
 
     def _absorb(
         self,

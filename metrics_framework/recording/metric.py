@@ -12,7 +12,7 @@ from metrics_framework.recording import kinds
 from metrics_framework.recording.bounds import BucketCounts
 from metrics_framework.recording.commons import Commons
 from metrics_framework.recording.gauges import GaugeLedger
-from metrics_framework.recording.hot import Lookup
+from metrics_framework.recording.hot import NOBODY, Lookup
 from metrics_framework.recording.instruments import Series
 from metrics_framework.recording.kinds import Kind
 from metrics_framework.recording.ledger import Ledger, parts
@@ -141,14 +141,14 @@ class Metric:
         Args:
             tags: Tags as `plain_tags` returns them.
         """
-        budgets = self.commons.budgets
+        budgets, max_series = self.commons.budgets, self.commons.max_series(self.name)
         found = self.find(tags)
         if found is not None:
             self._learn(self.shapes[tuple(tags)], found)
             return found
         if (
-            self.series_count < budgets.series_per_name
-            and len(self.shapes) < budgets.series_per_name
+            self.series_count < max_series
+            and len(self.shapes) < max_series
             and self.commons.roughly_series < budgets.series
         ):
             return self._make(tags)
@@ -177,7 +177,7 @@ class Metric:
             self._lookup.untagged.pop(self.name, None)
         entry = self._lookup.tagged.get(self.name)
         if entry is not None and entry[1] is series:
-            self._lookup.tagged[self.name] = (_NOBODY, None, entry[2])
+            self._lookup.tagged[self.name] = (NOBODY, None, entry[2])
         series.ledger.remove(series)
         series.slot_end = 0  # the next record into it, if there is one, has to look around
 
@@ -345,7 +345,7 @@ class Metric:
         series that are left over by that grow as well, the next worst tag follows. A single series is last.
         """
         budgets = self.commons.budgets
-        room = max(budgets.series_per_name // 10, 1)
+        room = max(self.commons.max_series(self.name) // 10, 1)
         if self.commons.roughly_series >= budgets.series + budgets.series // 10:
             room = 0
         while True:
@@ -378,10 +378,6 @@ class Metric:
                 if name in values:
                     values[name].add(value)
         return max(names, key=lambda name: len(values[name]))
-
-
-_NOBODY: Any = object()
-"""Stands where no tags are tried first: nothing is equal to it."""
 
 
 def _no_values(_: object) -> tuple[()]:

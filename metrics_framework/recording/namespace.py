@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from metrics_framework.errors import InvalidInputError, MetricTypeError, UnknownMetricError, nearest
 from metrics_framework.recording.commons import Commons
@@ -10,7 +11,9 @@ from metrics_framework.recording.hot import Lookup
 from metrics_framework.recording.instruments import Series
 from metrics_framework.recording.kinds import Kind
 from metrics_framework.recording.metric import OTHER, Metric
+from metrics_framework.recording.rules import Rule, Ruled, apply
 from metrics_framework.recording.series import check_name, plain_tags
+from metrics_framework.recording.views import MAX_NAMES, is_void, learn, void
 
 
 class Namespace:
@@ -21,6 +24,10 @@ class Namespace:
         what: What a name is called in an error.
         done: What was not done to an unknown name.
         kinds: The kinds that a name may be of.
+        rules: What is done to names and tags before anything is recorded.
+
+    Attributes:
+        lookups: Series by names and tags as they are given, for each kind.
     """
 
     def __init__(
@@ -29,12 +36,16 @@ class Namespace:
         what: str,
         done: str,
         kinds: Iterable[Kind],
+        rules: Sequence[Rule] = (),
     ) -> None:
         self._commons = commons
         self._what = what
         self._done = done
         self._metrics: dict[str, Metric] = {}
-        self.lookups = {kind.label: Lookup() for kind in kinds}
+        self._rules = rules
+        self._kept = {kind.label: Lookup() for kind in kinds}
+        # Without rules, what is given is what is kept.
+        self.lookups = {label: Lookup() for label in self._kept} if rules else self._kept
 
     def metrics(self) -> list[Metric]:
         """Return all that are there."""
@@ -66,10 +77,41 @@ class Namespace:
             InvalidInputError: If an argument breaks its rule, or the name is of another kind.
         """
         try:
-            return self.metric(kind, check_name(name, f"{self._what} name")).find_or_make(plain_tags(tags))
+            return self._found(kind, name, tags)
         except InvalidInputError as error:
             self._commons.refuse(error)
             return None
+
+    def bind(self, kind: Kind, name: object, tags: object) -> Any:
+        """Return the series of a name and tags for good: the name is known from now on.
+
+        Raises:
+            InvalidInputError: If an argument breaks its rule, or the name is of another kind.
+        """
+        series: Any = self._found(kind, name, tags)
+        if not is_void(series):
+            series.home.metric.declared = True
+        return series
+
+    def _found(self, kind: Kind, name: object, tags: object) -> Series:
+        given, plain = check_name(name, f"{self._what} name"), plain_tags(tags)
+        if not self._rules:
+            return self.metric(kind, given).find_or_make(plain)
+        ruled = self.ruled(given)
+        series: Series
+        if ruled is None:
+            series = void(kind, self._commons.clock, self._commons.refuse)
+        else:
+            series = self.metric(kind, ruled.name).find_or_make(ruled.keep(plain))
+        learn(self.lookups[kind.label], given, plain, series)
+        return series
+
+    def ruled(self, name: str) -> Ruled | None:
+        """Return what the rules make of a name; ``None`` where they deny it."""
+        ruled = apply(self._rules, name)
+        if ruled and (ruled.buckets or ruled.max_series) and len(self._commons.ruled) < MAX_NAMES:
+            self._commons.ruled[ruled.name] = ruled
+        return ruled
 
     def metric(self, kind: Kind, name: str) -> Metric:
         """Return the metric of a name, a new one if need be.
@@ -112,7 +154,7 @@ class Namespace:
         self._metrics.pop(name, None)
         for series in metric.series():
             metric.remove(series)
-        lookup = self.lookups[metric.kind.label]
+        lookup = self._kept[metric.kind.label]
         lookup.untagged.pop(name, None)
         lookup.tagged.pop(name, None)
         return True
@@ -127,4 +169,4 @@ class Namespace:
         )
 
     def _new(self, kind: Kind, name: str) -> Metric:
-        return Metric(self._commons, name, kind, self.lookups[kind.label], lambda: self.metric(kind, name))
+        return Metric(self._commons, name, kind, self._kept[kind.label], lambda: self.metric(kind, name))

@@ -32,8 +32,10 @@ from metrics_framework.recording.instruments import OutcomeSeries, Series, Timer
 from metrics_framework.recording.metric import Metric
 from metrics_framework.recording.namespace import Namespace
 from metrics_framework.recording.readings import Failure, OutcomeReading, SeriesReading
+from metrics_framework.recording.rules import Rule
 from metrics_framework.recording.series import check_name, plain_tags
 from metrics_framework.recording.traces import Summary
+from metrics_framework.recording.views import is_void
 from metrics_framework.recording.windows import Window
 from metrics_framework.values import MetricType, MetricUnit
 
@@ -55,6 +57,9 @@ class Store:
         budgets: How many series, names and error types are kept apart.
         expire_after: How long a series may be idle before it is forgotten; for ever by default. Totals of
             its name stay.
+        tags: Constant tags that every series bears where it is read, such as the service's name. They cost a
+            record nothing; a series' own tag of the same name counts.
+        rules: What is done to names and tags before anything is recorded, in this order.
     """
 
     def __init__(
@@ -65,6 +70,8 @@ class Store:
         on_error: OnError = "raise",
         budgets: Budgets = BUDGETS,
         expire_after: timedelta | None = None,
+        tags: Mapping[str, str] | None = None,
+        rules: Iterable[Rule] = (),
     ) -> None:
         if on_error not in ("raise", "log"):
             raise InvalidInputError(f"on_error={on_error!r} is not 'raise' or 'log'")
@@ -81,9 +88,11 @@ class Store:
         self.clock = clock
         self._expire_ns = None if expire_after is None else nanoseconds(expire_after)
         self._commons = commons = Commons(clock, retention, on_error, budgets)
-        self._metrics = Namespace(commons, "metric", "recorded", _KINDS.values())
-        self._timings = Namespace(commons, "operation", "timed", [kinds.TIMER])
-        self._outcomes = Namespace(commons, "operation", "tracked", [kinds.OUTCOMES])
+        self.tags: Mapping[str, str] = plain_tags(tags)
+        rules = _checked_rules(rules)
+        self._metrics = Namespace(commons, "metric", "recorded", _KINDS.values(), rules)
+        self._timings = Namespace(commons, "operation", "timed", [kinds.TIMER], rules)
+        self._outcomes = Namespace(commons, "operation", "tracked", [kinds.OUTCOMES], rules)
         self._recent: dict[str, deque[_RawFailure]] = {}
         self.lookups: Mapping[MetricType, Lookup] = {
             metric_type: self._metrics.lookups[kind.label] for metric_type, kind in _KINDS.items()
@@ -120,10 +129,7 @@ class Store:
         Raises:
             InvalidInputError: If an argument breaks its rule, or the name is of another type.
         """
-        metric = self._metrics.metric(_KINDS[metric_type], check_name(name))
-        series = metric.find_or_make(plain_tags(tags))
-        metric.declared = True
-        return series
+        return self._metrics.bind(_KINDS[metric_type], name, tags)
 
     def find_timing(self, operation: object, tags: object = None) -> TimerSeries | None:
         """Return the durations of an operation, in milliseconds; see `find`."""
@@ -142,7 +148,8 @@ class Store:
         Raises:
             MetricTypeError: If the name is a histogram or timer, or a counter is to go down.
         """
-        metric = self._metrics.get(name) if isinstance(name, str) else None
+        ruled = self._metrics.ruled(name) if isinstance(name, str) else None
+        metric = self._metrics.get(ruled.name) if ruled else None
         if (
             metric is not None
             and metric.kind is kinds.COUNTER
@@ -177,7 +184,7 @@ class Store:
             self._commons.refuse(error)
             return
         series = self.find_outcomes(operation, tags)
-        if series is None:
+        if series is None or is_void(series):
             return
         series.finish(error_type)
         name = series.home.name
@@ -212,8 +219,11 @@ class Store:
         Raises:
             InvalidInputError: If an argument breaks its rule.
         """
-        check_name(name)
+        ruled = self._metrics.ruled(check_name(name))
         description = checked_description(unit, help, merge, buckets, window_by)
+        if ruled is None:  # it is never recorded
+            return
+        name = ruled.name
         metric = self._metrics.get(name)
         if metric is not None and not self._metrics.is_known(metric):  # what made it was refused
             self._metrics.remove(name)
@@ -227,7 +237,7 @@ class Store:
             )
         self._commons.descriptions[name] = description
         if metric is not None:
-            metric.count_by(description.buckets)
+            metric.count_by(self.description(name).buckets)
 
     def description(self, name: str) -> Description:
         """Return what was said of a metric, or the defaults."""
@@ -367,7 +377,7 @@ class Store:
     def outcome_readings(self) -> list[OutcomeReading]:
         """Return the outcomes of every operation since the start, by tags."""
         return [
-            OutcomeReading.of(metric.name, series.tags, window)
+            OutcomeReading.of(metric.name, {**self.tags, **series.tags}, window)
             for metric, series, window, _ in self._every_series(self._outcomes)
         ]
 
@@ -422,7 +432,7 @@ class Store:
             SeriesReading(
                 metric.name,
                 metric.kind.metric_type,
-                series.tags,
+                {**self.tags, **series.tags},
                 metric.kind.summarize(window),
                 window.trace if isinstance(window.trace, Distribution) else None,
                 buckets,
@@ -502,6 +512,14 @@ def _reset_stores() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reset_stores)
+
+
+def _checked_rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    checked = tuple(rules)
+    for rule in checked:
+        if not isinstance(rule, Rule):
+            raise InvalidInputError(f"rule {rule!r} is no Rule, like Rule('http.*', drop_tags=('user',))")
+    return checked
 
 
 def _check_duration(what: str, duration: timedelta) -> timedelta:

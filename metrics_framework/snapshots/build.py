@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import TypeVar
@@ -74,6 +74,7 @@ class SnapshotBuilder:
         custom_metrics: Patterns like ``http.*``: only metrics and operations whose names match become
             custom keys; all by default.
         max_custom: How many custom keys to hold at most.
+        constant_tags: What every series bears: it goes into the metadata, and not into every key.
     """
 
     timer: PerformanceTimer
@@ -84,6 +85,7 @@ class SnapshotBuilder:
     latency_metric: str | None = None
     custom_metrics: Iterable[str] | None = None
     max_custom: int = MAX_CUSTOM
+    constant_tags: Mapping[str, str] = field(default_factory=dict)
     _left_out: list[LeftOut] = field(default_factory=list, init=False)
 
     def build(self, metadata: SnapshotMetadata) -> tuple[PerformanceSnapshot, BuildReport]:
@@ -96,14 +98,14 @@ class SnapshotBuilder:
             SnapshotError: If there is nothing at all to put into it.
         """
         self._left_out.clear()
-        values = self._ask("metrics", lambda: self.aggregator.get_metrics_by_tag({})) or []
+        values = self._ask("metrics", self._values) or []
         timers = [value for value in values if value.metric_type is MetricType.TIMER]
         latency = self._ask("latency", lambda: self._latency(timers))
         custom = dict(self._custom(values, latency))
         kept = dict(sorted(custom.items())[: self.max_custom])
         beyond = (key for key in custom if key not in kept)
         self._leave_out(beyond, f"over the limit of {self.max_custom} custom keys")
-        tags = dict(metadata.tags)
+        tags = {**self.constant_tags, **metadata.tags}
         if latency is not None:
             tags[LATENCY_TAG] = latency.name
         snapshot = PerformanceSnapshot(
@@ -124,6 +126,18 @@ class SnapshotBuilder:
             ),
         )
         return snapshot, BuildReport(tuple(self._left_out))
+
+    def _values(self) -> list[MetricValue]:
+        values = self.aggregator.get_metrics_by_tag({})
+        if not self.constant_tags:
+            return values
+        constant = self.constant_tags.items()
+        return [
+            replace(
+                value, tags={tag: text for tag, text in value.tags.items() if (tag, text) not in constant}
+            )
+            for value in values
+        ]
 
     # -- latency ---------------------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@ from metrics_framework.recording import Store
 from metrics_framework.recording.descriptions import MergeLaw
 from metrics_framework.recording.hot import Recorder
 from metrics_framework.recording.instruments import CounterSeries, GaugeSeries, HistogramSeries, TimerSeries
+from metrics_framework.recording.series import plain_tags
+from metrics_framework.recording.views import Scope
 from metrics_framework.values import MetricType, MetricUnit
 
 
@@ -19,22 +21,43 @@ class InMemoryCollector(Recorder):
 
     Args:
         store: Where to keep it; a store of its own by default.
+        tags: Tags that every record bears by itself; a record's own of the same name counts.
 
     Example:
         >>> collector = InMemoryCollector()
         >>> collector.record_counter("git.commits.created", 1, {"branch": "main"})
     """
 
-    def __init__(self, store: Store | None = None) -> None:
+    def __init__(self, store: Store | None = None, tags: Mapping[str, str] | None = None) -> None:
         self.store = Store() if store is None else store
-        super().__init__(self.store)
+        self._scope = Scope(self.store, tags) if tags else self.store
+        super().__init__(self._scope)
+
+    def with_tags(self, tags: Mapping[str, str]) -> InMemoryCollector:
+        """Return a collector into the same store that adds tags to what is recorded through it.
+
+        It costs something for the first record of a series only, so keep the collector: it is not for one
+        record.
+
+        Raises:
+            InvalidInputError: If ``tags`` is no mapping of strings.
+
+        Example:
+            >>> collector = InMemoryCollector()
+            >>> for_tenant = collector.with_tags({"tenant": "acme"})
+            >>> for_tenant.increment("orders", {"status": "paid"})
+            >>> collector.store.readings()[0].tags
+            {'status': 'paid', 'tenant': 'acme'}
+        """
+        before = self._scope.tags if isinstance(self._scope, Scope) else {}
+        return InMemoryCollector(self.store, {**before, **plain_tags(tags)})
 
     def increment(self, name: str, tags: dict[str, str] | None = None) -> None:
         """Add 1 to a counter or gauge; see `MetricCollector.increment`."""
         if isinstance(name, str) and (name in self._counters.untagged or name in self._counters.tagged):
             self.record_counter(name, 1, tags)  # nearly always: found fast
             return
-        series = self.store.find_shifting(name, 1, tags)
+        series = self._scope.find_shifting(name, 1, tags)
         if isinstance(series, GaugeSeries):
             series.increment()
         elif series is not None:
@@ -42,7 +65,7 @@ class InMemoryCollector(Recorder):
 
     def decrement(self, name: str, tags: dict[str, str] | None = None) -> None:
         """Take 1 from a gauge; see `MetricCollector.decrement`."""
-        series = self.store.find_shifting(name, -1, tags)
+        series = self._scope.find_shifting(name, -1, tags)
         if series is not None:
             series.decrement()
 
@@ -54,7 +77,7 @@ class InMemoryCollector(Recorder):
         Raises:
             InvalidInputError: If an argument breaks its rule, or the name is another type of metric.
         """
-        series: CounterSeries = self.store.bind(MetricType.COUNTER, name, tags)
+        series: CounterSeries = self._scope.bind(MetricType.COUNTER, name, tags)
         return series
 
     def gauge(self, name: str, tags: Mapping[str, str] | None = None) -> GaugeSeries:
@@ -63,7 +86,7 @@ class InMemoryCollector(Recorder):
         Raises:
             InvalidInputError: If an argument breaks its rule, or the name is another type of metric.
         """
-        series: GaugeSeries = self.store.bind(MetricType.GAUGE, name, tags)
+        series: GaugeSeries = self._scope.bind(MetricType.GAUGE, name, tags)
         return series
 
     def histogram(self, name: str, tags: Mapping[str, str] | None = None) -> HistogramSeries:
@@ -72,7 +95,7 @@ class InMemoryCollector(Recorder):
         Raises:
             InvalidInputError: If an argument breaks its rule, or the name is another type of metric.
         """
-        series: HistogramSeries = self.store.bind(MetricType.HISTOGRAM, name, tags)
+        series: HistogramSeries = self._scope.bind(MetricType.HISTOGRAM, name, tags)
         return series
 
     def timer(self, name: str, tags: Mapping[str, str] | None = None) -> TimerSeries:
@@ -81,7 +104,7 @@ class InMemoryCollector(Recorder):
         Raises:
             InvalidInputError: If an argument breaks its rule, or the name is another type of metric.
         """
-        series: TimerSeries = self.store.bind(MetricType.TIMER, name, tags)
+        series: TimerSeries = self._scope.bind(MetricType.TIMER, name, tags)
         return series
 
     def describe(
