@@ -3,6 +3,10 @@
 Start with `MetricsSystem`; pass its parts on as the Protocols of `metrics_framework.protocols`.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from metrics_framework._version import __version__
 from metrics_framework.context import current, use
 from metrics_framework.errors import (
@@ -40,6 +44,9 @@ from metrics_framework.snapshots import (
 from metrics_framework.system import MetricsSystem
 from metrics_framework.values import MetricType, MetricUnit, MetricValue, TimingResult
 
+if TYPE_CHECKING:
+    from metrics_framework.recording import Rule
+
 __all__ = [
     "AsyncMetricsSystem",
     "ClosedError",
@@ -61,6 +68,7 @@ __all__ = [
     "PerformanceSnapshot",
     "PerformanceTimer",
     "ResourceMonitor",
+    "Rule",
     "SchemaVersionError",
     "SnapshotError",
     "SnapshotMetadata",
@@ -76,3 +84,13 @@ __all__ = [
     "read_snapshot",
     "use",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if (
+        name == "Rule"
+    ):  # what records is slow to import, and a program that names the Protocols needs none of it
+        from metrics_framework.recording import Rule
+
+        return Rule
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

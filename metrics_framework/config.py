@@ -76,16 +76,24 @@ def _is_tags(value: object) -> bool:
 
 
 def _is_tables(value: object) -> bool:
-    return isinstance(value, list | tuple)
+    # Without a `Rule` to compare with, as what records is slow to import: each is read when a store is made.
+    return isinstance(value, list | tuple) and not any(isinstance(table, str | int) for table in value)
 
 
 def _read_tags(text: str) -> dict[str, str]:
-    pairs = (pair.partition("=") for pair in text.split(",") if pair.strip())
-    return {tag.strip(): value.strip() for tag, _, value in pairs}
+    tags = {}
+    for pair in text.split(","):
+        tag, separator, value = pair.partition("=")
+        if not separator:
+            raise ValueError(text)
+        tags[tag.strip()] = value.strip()
+    return tags
 
 
-def _read_tables(text: str) -> None:
-    raise ValueError(text)
+def _read_tables(text: str) -> object:
+    import json
+
+    return json.loads(text)
 
 
 def _read_flag(text: str) -> bool:
@@ -120,7 +128,7 @@ _NAMES = Kind("a list of names", _is_names, _read_names)
 _TEXT = Kind("a text that is not empty", lambda value: isinstance(value, str) and value != "", str)
 _PATH = Kind("a path", lambda value: isinstance(value, str | os.PathLike) and str(value) != "", str)
 _TAGS = Kind("a table of tag to text, like service=shop", _is_tags, _read_tags)
-_RULES = Kind("an array of tables, which a variable cannot hold", _is_tables, _read_tables)
+_RULES = Kind("an array of tables (JSON in a variable)", _is_tables, _read_tables)
 _ON_ERROR = Kind('"raise" or "log"', lambda value: value in ("raise", "log"), str)
 
 

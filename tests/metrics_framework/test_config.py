@@ -17,7 +17,7 @@ from metrics_framework import MetricsSystem, Thresholds
 from metrics_framework.config import EXPORT_ENDPOINTS, KEYS, PREFIX, Settings
 from metrics_framework.errors import ConfigurationError
 from metrics_framework.plugins import load_adapter
-from metrics_framework.recording import Budgets, Store
+from metrics_framework.recording import Budgets, Rule, Store
 from metrics_framework.snapshots.build import MAX_CUSTOM
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -36,6 +36,8 @@ EXAMPLES = {
     "healthy_cpu_percent": (70.5, "70.5"),
     "healthy_window": (60, "60"),
     "retention_days": (7, "7"),
+    "tags": ({"service": "shop", "environment": "test"}, "service=shop, environment = test"),
+    "rules": ([{"names": "http.*", "drop_tags": ["user"]}], '[{"names": "http.*", "drop_tags": ["user"]}]'),
     "on_error": ("log", "log"),
     "expire_after": (3600, "3600"),
     "max_series_per_name": (10, "10"),
@@ -56,7 +58,16 @@ def variable(key: str) -> str:
 
 def toml(table: str, config: dict[str, object]) -> str:
     """Return a table as TOML, whose plain values look like JSON."""
-    return "\n".join([f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in config.items())])
+    return "\n".join([f"[{table}]", *(f"{key} = {inline(value)}" for key, value in config.items())])
+
+
+def inline(value: object) -> str:
+    """Return a value as TOML writes it on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {inline(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(inline, value))}]"
+    return json.dumps(value)
 
 
 # -- one declaration ---------------------------------------------------------------------------------------
@@ -184,6 +195,11 @@ def test_numbers_are_positive(key, value):
         ("latency_metric", 3),
         ("custom_metrics", "http.*"),
         ("custom_metrics", [""]),
+        ("tags", ["service"]),
+        ("tags", {"service": 3}),
+        ("tags", {"": "shop"}),
+        ("rules", {"names": "a"}),
+        ("rules", ["http.*"]),
         ("snapshot_directory", 3),
         ("snapshot_directory", ""),
         ("export_endpoints", "snapshot_writer"),
@@ -233,6 +249,30 @@ def test_what_is_decided_at_the_start_comes_too_late_afterwards(key):
     MetricsSystem.from_config({key: value}, environ={}).shutdown_metrics()
 
 
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ([{"names": "a", "drop": ["user"]}], r"rules: unknown key 'drop' of a rule.*'drop_tags'"),
+        ([{"deny": True}], "rules: the rule .* has no pattern"),
+        ([{"names": "a"}], "rules: the rule for names='a' does nothing"),
+    ],
+)
+def test_a_wrong_rule_says_what_is_wrong_with_it(rules, message):
+    """Rules of a configuration are checked as those that are made by hand."""
+    with pytest.raises(ConfigurationError, match=message):
+        MetricsSystem.from_config({"rules": rules}, environ={})
+
+
+def test_configured_tags_and_rules_are_those_of_the_system():
+    """What a configuration says of tags and rules holds for what is recorded."""
+    config = {"tags": {"service": "shop"}, "rules": [{"names": "noise", "deny": True}, Rule("a", rename="b")]}
+    with MetricsSystem.from_config(config, environ={}) as metrics:
+        metrics.collector.increment("a")
+        metrics.collector.increment("noise")
+        (found,) = metrics.aggregator.get_metrics_by_tag({})
+    assert (found.name, found.tags) == ("b", {"service": "shop"})
+
+
 # -- the environment ---------------------------------------------------------------------------------------
 
 
@@ -256,6 +296,10 @@ def test_every_key_is_read_from_the_environment(key):
         ("shutdown_on_exit", ""),
         ("latency_metric", ""),
         ("on_error", "ignore"),
+        ("tags", "service"),
+        ("tags", "=shop"),
+        ("rules", "http.*"),
+        ("rules", "3"),
     ],
 )
 def test_a_bad_variable_is_quoted_with_its_value(key, text):

@@ -1,0 +1,128 @@
+"""What the facade adds: to a record, by itself and by rules and tags; and what its answers cost.
+
+The ways to record take turns within one process, a short stretch each, many times: a machine that slows down
+slows all of them. A ratio is the median of the ratios of neighbouring stretches.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks.peers import TAGS
+from benchmarks.tables import Report
+from metrics_adapters.in_memory import InMemoryCollector
+from metrics_framework import MetricsSystem
+from metrics_framework.recording import Budgets, Rule, Store
+
+STRETCHES = 60
+CALLS = 5_000
+SERIES = 10_000
+ANSWERS = 7
+
+MORE_TAGS = {**TAGS, "user": "7"}
+RULES = [
+    Rule("lib.*", rename="vendor.{name}"),
+    Rule("noise.*", deny=True),
+    Rule("measured", drop_tags=("user",)),
+]
+
+
+def main() -> Report:
+    """Measure, print, and return the tables."""
+    report = Report()
+    _recording(report)
+    _answers(report)
+    report.show()
+    return report
+
+
+def _recording(report: Report) -> None:
+    bare = InMemoryCollector(Store())
+    system = MetricsSystem()
+    tagged = MetricsSystem(tags={"service": "shop", "environment": "test"})
+    ruled = MetricsSystem(rules=RULES)
+    scoped = system.with_tags({"tenant": "acme"})
+    ways: dict[str, Callable[[int], None]] = {
+        "the collector alone": lambda calls: _record(bare, "measured", TAGS, calls),
+        "metrics.collector, looked up each time": lambda calls: _record_through(system, calls),
+        "with constant tags": lambda calls: _record(tagged.collector, "measured", TAGS, calls),
+        "with_tags": lambda calls: _record(scoped, "measured", TAGS, calls),
+        "with rules that leave it alone": lambda calls: _record(ruled.collector, "other", TAGS, calls),
+        "a rule renames it": lambda calls: _record(ruled.collector, "lib.calls", TAGS, calls),
+        "a rule drops a tag (3 given)": lambda calls: _record(ruled.collector, "measured", MORE_TAGS, calls),
+        "a rule denies it": lambda calls: _record(ruled.collector, "noise.calls", TAGS, calls),
+    }
+    took: dict[str, list[float]] = {way: [] for way in ways}
+    for record in ways.values():
+        record(CALLS)
+    for _ in track(range(STRETCHES), "the facade's path", console=Console(stderr=True)):
+        for way, record in ways.items():
+            begin = time.perf_counter()
+            record(CALLS)
+            took[way].append((time.perf_counter() - begin) / CALLS * 1e9)
+    base = took["the collector alone"]
+    report.say(f"Medians of {STRETCHES} turns; ratios within a turn.")
+    report.table("A counter with 2 tags", ["ns", "of the collector alone"])
+    for way, each in took.items():
+        ratio = statistics.median(one / other for one, other in zip(each, base, strict=True))
+        report.row(way, [f"{statistics.median(each):.0f}", f"{ratio:.2f}"])
+
+
+def _record(collector: object, name: str, tags: Mapping[str, str], calls: int) -> None:
+    record = collector.record_counter  # type: ignore[attr-defined]
+    for _ in range(calls):
+        record(name, 1, tags)
+
+
+def _record_through(system: MetricsSystem, calls: int) -> None:
+    tags = TAGS
+    for _ in range(calls):
+        system.collector.record_counter("measured", 1, tags)
+
+
+def _answers(report: Report) -> None:
+    store = Store(budgets=Budgets(series_per_name=SERIES, series=2 * SERIES))
+    system = MetricsSystem(collector=InMemoryCollector(store), max_custom=200)
+    for number in range(SERIES):
+        kind = number % 4
+        name, tags = f"metric.{kind}.{number % 80}", {"series": str(number // 80), "kind": "a"}
+        if kind == 0:
+            system.collector.record_counter(name, number, tags)
+        elif kind == 1:
+            system.collector.record_gauge(name, number, tags)
+        elif kind == 2:
+            for value in range(5):
+                system.collector.record_histogram(name, number + value, tags)
+        else:
+            for value in range(5):
+                system.collector.record_timer(name, number + value, tags=tags)
+    with system.measure("operation"):
+        pass
+    answers: dict[str, Callable[[], object]] = {
+        "snapshot, 200 custom keys": system.build_snapshot,
+        "dashboard: overview": lambda: system.create_dashboard_data("overview"),
+        "dashboard: performance": lambda: system.create_dashboard_data("performance"),
+        "dashboard: errors": lambda: system.create_dashboard_data("errors"),
+        "dashboard: resources": lambda: system.create_dashboard_data("resources"),
+        "health": system.get_system_health,
+        "export, prometheus text": lambda: system.aggregator.export_metrics("prometheus"),
+    }
+    report.table(f"An answer of a system with {SERIES} series, in milliseconds", ["median", "fastest"])
+    for what, ask in answers.items():
+        took = []
+        for _ in range(ANSWERS):
+            gc.collect()
+            begin = time.perf_counter()
+            ask()
+            took.append((time.perf_counter() - begin) * 1e3)
+        report.row(what, [f"{statistics.median(took):.0f}", f"{min(took):.0f}"])
+
+
+if __name__ == "__main__":
+    main()

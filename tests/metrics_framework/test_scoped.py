@@ -1,0 +1,171 @@
+"""Tags that a system or a scope adds are on everything that is recorded there, and nowhere else."""
+
+from __future__ import annotations
+
+import pytest
+
+from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTimer, InMemoryTracker
+from metrics_adapters.null import NullMonitor
+from metrics_framework import InvalidInputError, MetricsSystem, MetricUnit, Rule
+from metrics_framework.protocols import MetricCollector
+from metrics_framework.recording import Store
+from metrics_framework.scoped import ScopedCollector
+
+TENANT = {"tenant": "acme"}
+
+
+class Foreign:
+    """A collector of someone else's: it knows the Protocol and nothing more."""
+
+    def __init__(self) -> None:
+        own = InMemoryCollector()
+        self.aggregator = InMemoryAggregator(own.store)
+        for name in ("record_counter", "record_gauge", "record_histogram", "record_timer"):
+            setattr(self, name, getattr(own, name))
+        self.increment, self.decrement = own.increment, own.decrement
+
+
+def record_everything(collector: MetricCollector, tags: dict[str, str] | None) -> None:
+    """Record by each method of the Protocol."""
+    collector.record_counter("counter", 2, tags)
+    collector.record_gauge("gauge", 3, tags)
+    collector.record_histogram("histogram", 4, tags)
+    collector.record_timer("timer", 5, MetricUnit.SECONDS, tags)
+    collector.increment("counter", tags)
+    collector.decrement("gauge", tags)
+
+
+def found(aggregator: InMemoryAggregator) -> dict[str, tuple[dict[str, str], float]]:
+    """Return tags and value by name."""
+    return {value.name: (value.tags, value.value) for value in aggregator.get_metrics_by_tag({})}
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+@pytest.mark.parametrize("tags", [None, {"b": "2"}, {"z": "3", "a": "1"}])
+def test_a_scope_adds_its_tags_to_every_kind_of_record(foreign, tags):
+    """All six methods record as without a scope, the tags of the scope added, again and again."""
+    collector = Foreign() if foreign else InMemoryCollector()
+    aggregator = (
+        collector.aggregator if isinstance(collector, Foreign) else InMemoryAggregator(collector.store)
+    )
+    scoped = (
+        ScopedCollector(collector, TENANT) if isinstance(collector, Foreign) else collector.with_tags(TENANT)
+    )
+    for _ in range(3):
+        record_everything(scoped, tags)
+    expected = {**(tags or {}), **TENANT}
+    assert found(aggregator) == {
+        "counter": (expected, 9),
+        "gauge": (expected, 2),
+        "histogram": (expected, 4),
+        "timer": (expected, 5_000),
+    }
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_scopes_nest_and_the_narrower_tag_counts(foreign):
+    """A scope in a scope has the tags of both; of one that both have, the inner; before that, the record's."""
+    collector = Foreign() if foreign else InMemoryCollector()
+    outer = (
+        ScopedCollector(collector, {"a": "outer", "b": "outer", "c": "outer"})
+        if isinstance(collector, Foreign)
+        else collector.with_tags({"a": "outer", "b": "outer", "c": "outer"})
+    )
+    inner = outer.with_tags({"b": "inner", "c": "inner"})
+    inner.record_counter("name", 1, {"c": "record"})
+    outer.record_counter("other", 1)
+    aggregator = (
+        collector.aggregator if isinstance(collector, Foreign) else InMemoryAggregator(collector.store)
+    )
+    assert found(aggregator) == {
+        "name": ({"a": "outer", "b": "inner", "c": "record"}, 1),
+        "other": ({"a": "outer", "b": "outer", "c": "outer"}, 1),
+    }
+
+
+def test_a_systems_scope_is_that_of_its_collector():
+    """`MetricsSystem.with_tags` works over collectors of this library and of others."""
+    foreign = Foreign()
+    systems = [MetricsSystem(), MetricsSystem(collector=foreign, aggregator=foreign.aggregator)]  # type: ignore[arg-type]
+    for system in systems:
+        system.with_tags(TENANT).increment("orders", {"status": "paid"})
+        (value,) = system.aggregator.get_metrics_by_tag({})
+        assert value.tags == {"status": "paid", "tenant": "acme"}
+
+
+@pytest.mark.parametrize("tags", ["tenant", {"": "acme"}, {1: "acme"}, [("tenant", "acme")]])
+def test_bad_tags_of_a_scope_are_refused_when_it_is_made(tags):
+    """No record has to find out."""
+    for make in (MetricsSystem().with_tags, lambda tags: ScopedCollector(InMemoryCollector(), tags)):
+        with pytest.raises(InvalidInputError):
+            make(tags)
+
+
+def test_bad_tags_of_a_record_in_a_scope_are_refused_as_ever():
+    """A scope changes nothing about bad input."""
+    scoped = InMemoryCollector().with_tags(TENANT)
+    for tags in ("x", {"": "y"}, 5):
+        with pytest.raises(InvalidInputError):
+            scoped.record_counter("name", 1, tags)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError):
+        scoped.record_counter("", 1)
+
+
+def test_bound_instruments_of_a_scope_have_its_tags():
+    """What is looked up once through a scope is a series of it."""
+    collector = InMemoryCollector()
+    collector.with_tags(TENANT).counter("orders", {"status": "paid"}).add(2)
+    assert found(InMemoryAggregator(collector.store)) == {"orders": ({"status": "paid", "tenant": "acme"}, 2)}
+
+
+# -- constant tags ---------------------------------------------------------------------------------------
+
+
+def test_constant_tags_are_on_everything_that_is_read():
+    """Metrics, timed and tracked operations bear them, are found by them, and keep their own of that name."""
+    metrics = MetricsSystem(tags={"service": "shop", "zone": "1"})
+    metrics.collector.increment("orders", {"zone": "2"})
+    with metrics.measure("checkout"):
+        pass
+    values = metrics.aggregator.get_metrics_by_tag({"service": "shop"})
+    assert sorted((value.name, value.metric_type.value, value.tags["zone"]) for value in values) == [
+        ("checkout", "rate", "1"),
+        ("checkout", "timer", "1"),
+        ("orders", "counter", "2"),
+    ]
+    assert 'service="shop"' in metrics.aggregator.export_metrics("prometheus")
+
+
+def test_a_snapshot_has_constant_tags_in_its_metadata():
+    """Custom keys stay what they are without constant tags, and those of one call win over them."""
+    metrics = MetricsSystem(tags={"service": "shop", "zone": "1"})
+    metrics.collector.increment("orders", {"status": "paid"})
+    metrics.collector.increment("visits", {"zone": "2"})
+    with metrics.measure("checkout"):
+        pass
+    snapshot = metrics.snapshot(tags={"zone": "9"})
+    assert snapshot.metadata.tags == {"service": "shop", "zone": "9", "latency_metric": "checkout"}
+    assert {"orders[status:paid]", "visits[zone:2]", "operation:checkout/success_rate"} <= set(
+        snapshot.metrics.custom
+    )
+
+
+@pytest.mark.parametrize("more", [{"tags": {"service": "shop"}}, {"rules": [Rule("a", deny=True)]}])
+def test_tags_and_rules_of_a_store_that_exists_come_too_late(more):
+    """A system that makes no store says where its tags and rules belong."""
+    store = Store()
+    parts = {
+        "collector": InMemoryCollector(store),
+        "timer": InMemoryTimer(store),
+        "tracker": InMemoryTracker(store),
+        "aggregator": InMemoryAggregator(store),
+        "resource_monitor": NullMonitor(),
+    }
+    with pytest.raises(InvalidInputError, match=r"pass them to that of the given parts, as in Store\(tags=…"):
+        MetricsSystem(**parts, **more)  # type: ignore[arg-type]
+
+
+def test_constant_tags_are_checked_when_the_system_is_made():
+    """Tags that cannot be are refused before anything is recorded."""
+    with pytest.raises(InvalidInputError):
+        MetricsSystem(tags={"": "shop"})
