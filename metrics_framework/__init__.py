@@ -3,9 +3,7 @@
 Start with `MetricsSystem`; pass its parts on as the Protocols of `metrics_framework.protocols`.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+import typing
 
 from metrics_framework._version import __version__
 from metrics_framework.context import current, use
@@ -44,7 +42,7 @@ from metrics_framework.snapshots import (
 from metrics_framework.system import MetricsSystem
 from metrics_framework.values import MetricType, MetricUnit, MetricValue, TimingResult
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from metrics_framework.recording import Rule
 
 __all__ = [
@@ -87,9 +85,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if (
-        name == "Rule"
-    ):  # what records is slow to import, and a program that names the Protocols needs none of it
+    if name == "Rule":  # what records is slow to import, and who only names the Protocols never needs it
         from metrics_framework.recording import Rule
 
         return Rule

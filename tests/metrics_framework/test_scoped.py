@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTimer, InMemoryTracker
@@ -40,17 +42,20 @@ def found(aggregator: InMemoryAggregator) -> dict[str, tuple[dict[str, str], flo
     return {value.name: (value.tags, value.value) for value in aggregator.get_metrics_by_tag({})}
 
 
+def scope(foreign: bool, tags: dict[str, str]) -> tuple[Any, InMemoryAggregator]:
+    """Return a scope over a collector of this library or another one, and what shows what it records."""
+    if foreign:
+        collector = Foreign()
+        return ScopedCollector(collector, tags), collector.aggregator  # type: ignore[arg-type]
+    own = InMemoryCollector()
+    return own.with_tags(tags), InMemoryAggregator(own.store)
+
+
 @pytest.mark.parametrize("foreign", [False, True])
 @pytest.mark.parametrize("tags", [None, {"b": "2"}, {"z": "3", "a": "1"}])
 def test_a_scope_adds_its_tags_to_every_kind_of_record(foreign, tags):
     """All six methods record as without a scope, the tags of the scope added, again and again."""
-    collector = Foreign() if foreign else InMemoryCollector()
-    aggregator = (
-        collector.aggregator if isinstance(collector, Foreign) else InMemoryAggregator(collector.store)
-    )
-    scoped = (
-        ScopedCollector(collector, TENANT) if isinstance(collector, Foreign) else collector.with_tags(TENANT)
-    )
+    scoped, aggregator = scope(foreign, TENANT)
     for _ in range(3):
         record_everything(scoped, tags)
     expected = {**(tags or {}), **TENANT}
@@ -64,19 +69,10 @@ def test_a_scope_adds_its_tags_to_every_kind_of_record(foreign, tags):
 
 @pytest.mark.parametrize("foreign", [False, True])
 def test_scopes_nest_and_the_narrower_tag_counts(foreign):
-    """A scope in a scope has the tags of both; of one that both have, the inner; before that, the record's."""
-    collector = Foreign() if foreign else InMemoryCollector()
-    outer = (
-        ScopedCollector(collector, {"a": "outer", "b": "outer", "c": "outer"})
-        if isinstance(collector, Foreign)
-        else collector.with_tags({"a": "outer", "b": "outer", "c": "outer"})
-    )
-    inner = outer.with_tags({"b": "inner", "c": "inner"})
-    inner.record_counter("name", 1, {"c": "record"})
+    """Of a tag that two scopes and a record have, the record's counts, then the inner scope's."""
+    outer, aggregator = scope(foreign, {"a": "outer", "b": "outer", "c": "outer"})
+    outer.with_tags({"b": "inner", "c": "inner"}).record_counter("name", 1, {"c": "record"})
     outer.record_counter("other", 1)
-    aggregator = (
-        collector.aggregator if isinstance(collector, Foreign) else InMemoryAggregator(collector.store)
-    )
     assert found(aggregator) == {
         "name": ({"a": "outer", "b": "inner", "c": "record"}, 1),
         "other": ({"a": "outer", "b": "outer", "c": "outer"}, 1),
