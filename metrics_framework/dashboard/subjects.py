@@ -90,6 +90,12 @@ def level(summary: Summary) -> int | float | None:
     return number(summary.get("avg", summary.get("last")))
 
 
+def percent_level(summary: Summary) -> int | float | None:
+    """Return the same of a gauge that is a share between 0 and 1, in percent."""
+    share = level(summary)
+    return None if share is None else number(100 * share)
+
+
 def error_percent(summary: Summary) -> float | None:
     """Return the share of failures in percent; there is none of no events."""
     success_rate = number(summary.get("success_rate"))
