@@ -150,10 +150,10 @@ def _with_totals(
     """Give each stretch the ``total`` of the counter at its end, counted since the start."""
     total = sums.ZERO
     for stream in streams:
-        total = sums.merge(total, stream.since(None, 0, 0, CounterTrace()).trace.total)
+        since_start = stream.since(None, 0, 0, CounterTrace()).trace
+        total = sums.merge(total, (since_start.total, since_start.compensation))
     for stretch in stretches:
-        amount, compensation = stretch.trace.total
-        total = sums.merge(total, (-amount, -compensation))
+        total = sums.merge(total, (-stretch.trace.total, -stretch.trace.compensation))
     for stretch in stretches:
-        total = sums.merge(total, stretch.trace.total)
+        total = sums.merge(total, (stretch.trace.total, stretch.trace.compensation))
         yield {**stretch.trace.summary(stretch.seconds), "total": sums.value_of(total)}
