@@ -189,9 +189,9 @@ def readings(monitor: ResourceMonitor) -> Iterator[Reading]:
     yield Reading("runtime", lambda: {"info": 1}, _RUNTIME, _runtime())
 
 
-def _tell_merge(collector: Any, gauge: Gauge) -> None:
+def _tell_merge(collector: MetricCollector, gauge: Gauge) -> None:
     """Say what the gauge's series are together, unless somebody said so already."""
-    store = getattr(collector, "store", None)
+    store: Any = getattr(collector, "store", None)
     if callable(getattr(store, "description", None)):
         said = store.description(gauge.name)
         if said.merge == "latest":

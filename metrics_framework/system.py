@@ -301,8 +301,8 @@ class MetricsSystem:
         """
         snapshot, report = self.build_snapshot(environment=environment, tags=tags)
         if report.left_out:
-            left_out = [f"{item.what}: {item.reason}" for item in report.left_out]
-            log_event("info", "left out of the snapshot", left_out=left_out)
+            first = [f"{item.what}: {item.reason}" for item in report.left_out[:10]]
+            log_event("info", "left out of the snapshot", left_out=len(report.left_out), first=first)
         return snapshot
 
     def build_snapshot(

@@ -355,7 +355,7 @@ def _gauges(
             continue
         for tags, value in courses.present(name):
             course = courses.of_reading(value)
-            told = {by: tags[by]} if by in tags else {}
+            told = {by: tags[by]} if by is not None and by in tags else {}
             shown.append(_series(name, told, course.points(measure), measure(course.whole)))
     return shown[:ROWS]
 

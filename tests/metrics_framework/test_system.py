@@ -922,6 +922,18 @@ def test_what_a_snapshot_cannot_hold_is_logged(system, caplog):
 # -- async ---------------------------------------------------------------------------------------------------
 
 
+def test_the_log_says_how_much_a_snapshot_left_out(system, caplog):
+    """However many series do not fit, it is one short line: their number and the first ten."""
+    caplog.set_level(logging.INFO, "metrics_framework")
+    for number in range(500):
+        system.collector.increment("orders", {"shop": str(number)})
+    system.initialize_metrics({"max_custom": 100})
+    assert len(system.snapshot().metrics.custom) == 100
+    (record,) = caplog.records
+    assert "left_out=400" in record.getMessage()
+    assert record.getMessage().count("over the limit of 100") == 10
+
+
 def test_dashboards_are_those_of_the_systems_thresholds_and_retention(clock):
     """What is unhealthy is past the line, and a short retention makes a short window, not an error."""
     limits = Thresholds(error_rate=0.2, memory_percent=70, cpu_percent=60)
