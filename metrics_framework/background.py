@@ -18,20 +18,23 @@ _AFTER_FORK_SECONDS = 0.1
 class Background:
     """A daemon thread that calls a function at an interval, and outlives its failures.
 
-    It goes on in a forked child, in a thread of the child. It ends by itself when the object whose method is
-    the work is no longer used by anyone else.
+    It ends by itself when the object whose method is the work is no longer used by anyone else.
 
     Args:
         work: What to do, at once and then at every interval. What it raises is logged, once until it
             succeeds again. A bound method does not keep its object alive; a plain function is kept.
         interval: Seconds between two calls.
         name: What the thread and the log call it.
+        in_child: Whether it goes on in a forked child, in a thread of the child; else it is stopped there.
     """
 
-    def __init__(self, work: Callable[[], object], interval: float, name: str) -> None:
+    def __init__(
+        self, work: Callable[[], object], interval: float, name: str, *, in_child: bool = True
+    ) -> None:
         self._work = self._reference(work)
         self._interval = interval
         self._name = name
+        self._in_child = in_child
         self._stopped = False
         self._start(0.0)
 
@@ -90,6 +93,8 @@ class Background:
         return self._stopped
 
     def _begin_in_child(self) -> None:
+        if not self._in_child:
+            self._stopped = True
         # Where the work itself forked, its thread is the one that the child has, and goes on.
         if self._stopped or self._thread is threading.current_thread():
             return

@@ -1,4 +1,8 @@
-"""What a system does by itself: at an interval it reads the machine and writes snapshots, in one thread."""
+"""What a system does by itself: at an interval it reads the machine and writes snapshots, in one thread.
+
+A forked child does neither until it configures an interval of its own: it would write files that nobody asked
+it for, and a pool of workers would read the same machine many times.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from metrics_framework.snapshots import PerformanceSnapshot
 
 
 class Collection:
-    """Collects at an interval, in a thread of its own.
+    """Collects at an interval, in a thread of its own, which ends when nobody has the collection any more.
 
     Args:
         read: Reads the machine and records the readings.
@@ -37,6 +41,7 @@ class Collection:
         self._outputs = outputs
         self._faults = faults
         self._interval: float | None = None
+        self._is_first = True
         self._background: Background | None = None
         self.cpu_ns = 0
 
@@ -47,8 +52,9 @@ class Collection:
         """
         if interval != self._interval:
             self.stop()
-            self._interval = interval
-            self._background = Background(self._work(), interval, "metrics collection")
+            self._interval, self._is_first = interval, True
+            # A bound method, which keeps neither this nor the system alive.
+            self._background = Background(self._work, interval, "metrics collection", in_child=False)
 
     def stop(self) -> None:
         """Stop, and wait until nothing runs any more; a second call does nothing."""
@@ -60,21 +66,15 @@ class Collection:
         """Forget the thread, which a forked child does not have."""
         self._background, self._interval, self.cpu_ns = None, None, 0
 
-    def _work(self) -> Callable[[], None]:
-        is_first = True
-
-        def work() -> None:
-            nonlocal is_first
-            start_ns = time.thread_time_ns()
-            try:
-                self._faults.attempt("resources not read", self._read)
-                if not is_first:
-                    self._write()
-                is_first = False
-            finally:
-                self.cpu_ns += time.thread_time_ns() - start_ns
-
-        return work
+    def _work(self) -> None:
+        start_ns = time.thread_time_ns()
+        try:
+            self._faults.attempt("resources not read", self._read)
+            if not self._is_first:
+                self._write()
+            self._is_first = False
+        finally:
+            self.cpu_ns += time.thread_time_ns() - start_ns
 
     def _write(self) -> None:
         if not self._outputs.names:

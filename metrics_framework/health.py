@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from metrics_framework.dashboard import outcomes
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.faults import Faults
 from metrics_framework.protocols import MetricsAggregator, ResourceMonitor
@@ -121,6 +120,8 @@ class HealthCheck:
             events = sum(reading.count for reading in readings)
             successes = sum(reading.successes for reading in readings)
         else:
+            from metrics_framework.dashboard import outcomes  # slow to import
+
             found = [value.metadata for value in outcomes(self.aggregator)]
             events = sum(outcome["count"] for outcome in found)
             # Rounded to whole events: 1 - 0.95 is a little more than 5 %.

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from metrics_framework._version import __version__
 from metrics_framework.logs import log_event
@@ -33,67 +33,80 @@ class DetailedMonitor(ResourceMonitor, Protocol):
         ...
 
 
-class _Gauge(NamedTuple):
+class Gauge(NamedTuple):
+    """What a key of a reading is recorded as.
+
+    Attributes:
+        key: The key.
+        name: The gauge's name.
+        tags: Its tags, beside those that the reading as a whole has.
+        divisor: What the number is divided by.
+        merge: What its series are together, on a collector that can be told; a number that all of them have
+            in turn says nothing.
+    """
+
     key: str
     name: str
     tags: Mapping[str, str] = {}
     divisor: int = 1
+    merge: Literal["latest", "sum", "max"] = "latest"
 
 
 _USED = {"system.memory.state": "used"}
 _SENT, _RECEIVED = ({"network.io.direction": direction} for direction in ("transmit", "receive"))
-_MOUNTPOINT = "system.filesystem.mountpoint"
 _DISK_STATE = "system.filesystem.state"
 _GENERATION = "cpython.gc.generation"
+MOUNTPOINT = "system.filesystem.mountpoint"
+"""The tag that tells disks apart."""
 
-_MEMORY = (
-    _Gauge("used", "system.memory.usage", _USED),
-    _Gauge("percent", "system.memory.utilization", _USED, 100),
-    _Gauge("available", "system.memory.available"),
-    _Gauge("total", "system.memory.limit"),
-    _Gauge("process_rss", "process.memory.usage"),
-    _Gauge("process_peak_rss", "process.memory.peak"),
+MEMORY_GAUGES = (
+    Gauge("used", "system.memory.usage", _USED),
+    Gauge("percent", "system.memory.utilization", _USED, 100),
+    Gauge("available", "system.memory.available"),
+    Gauge("total", "system.memory.limit"),
+    Gauge("process_rss", "process.memory.usage"),
+    Gauge("process_peak_rss", "process.memory.peak"),
 )
-_CPU = (
-    _Gauge("percent", "system.cpu.utilization", divisor=100),
-    _Gauge("process_percent_of_all", "process.cpu.utilization", divisor=100),
-    _Gauge("load_1m", "system.cpu.load_average.1m"),
-    _Gauge("load_5m", "system.cpu.load_average.5m"),
-    _Gauge("load_15m", "system.cpu.load_average.15m"),
-    _Gauge("count", "system.cpu.logical.count"),
+CPU_GAUGES = (
+    Gauge("percent", "system.cpu.utilization", divisor=100),
+    Gauge("process_percent_of_all", "process.cpu.utilization", divisor=100),
+    Gauge("load_1m", "system.cpu.load_average.1m"),
+    Gauge("load_5m", "system.cpu.load_average.5m"),
+    Gauge("load_15m", "system.cpu.load_average.15m"),
+    Gauge("count", "system.cpu.logical.count"),
 )
-_DISK = (
-    _Gauge("used", "system.filesystem.usage", {_DISK_STATE: "used"}),
-    _Gauge("free", "system.filesystem.usage", {_DISK_STATE: "free"}),
-    _Gauge("percent", "system.filesystem.utilization", {_DISK_STATE: "used"}, 100),
-    _Gauge("total", "system.filesystem.limit"),
+DISK_GAUGES = (
+    Gauge("used", "system.filesystem.usage", {_DISK_STATE: "used"}),
+    Gauge("free", "system.filesystem.usage", {_DISK_STATE: "free"}),
+    Gauge("percent", "system.filesystem.utilization", {_DISK_STATE: "used"}, 100, "max"),
+    Gauge("total", "system.filesystem.limit"),
 )
-_NETWORK = (
-    _Gauge("bytes_sent", "system.network.io", _SENT),
-    _Gauge("bytes_received", "system.network.io", _RECEIVED),
-    _Gauge("packets_sent", "system.network.packet.count", _SENT),
-    _Gauge("packets_received", "system.network.packet.count", _RECEIVED),
-    _Gauge("errors_out", "system.network.errors", _SENT),
-    _Gauge("errors_in", "system.network.errors", _RECEIVED),
-    _Gauge("drops_out", "system.network.packet.dropped", _SENT),
-    _Gauge("drops_in", "system.network.packet.dropped", _RECEIVED),
+NETWORK_GAUGES = (
+    Gauge("bytes_sent", "system.network.io", _SENT, merge="sum"),
+    Gauge("bytes_received", "system.network.io", _RECEIVED, merge="sum"),
+    Gauge("packets_sent", "system.network.packet.count", _SENT, merge="sum"),
+    Gauge("packets_received", "system.network.packet.count", _RECEIVED, merge="sum"),
+    Gauge("errors_out", "system.network.errors", _SENT, merge="sum"),
+    Gauge("errors_in", "system.network.errors", _RECEIVED, merge="sum"),
+    Gauge("drops_out", "system.network.packet.dropped", _SENT, merge="sum"),
+    Gauge("drops_in", "system.network.packet.dropped", _RECEIVED, merge="sum"),
 )
 _PROCESS = (
-    _Gauge("threads", "process.thread.count"),
-    _Gauge("file_descriptors", "process.unix.file_descriptor.count"),
-    _Gauge("handles", "process.windows.handle.count"),
-    _Gauge("uptime", "process.uptime"),
+    Gauge("threads", "process.thread.count"),
+    Gauge("file_descriptors", "process.unix.file_descriptor.count"),
+    Gauge("handles", "process.windows.handle.count"),
+    Gauge("uptime", "process.uptime"),
 )
 _GARBAGE = (
-    _Gauge("collections", "cpython.gc.collections"),
-    _Gauge("collected", "cpython.gc.collected_objects"),
-    _Gauge("uncollectable", "cpython.gc.uncollectable_objects"),
+    Gauge("collections", "cpython.gc.collections", merge="sum"),
+    Gauge("collected", "cpython.gc.collected_objects", merge="sum"),
+    Gauge("uncollectable", "cpython.gc.uncollectable_objects", merge="sum"),
 )
-_RUNTIME = (_Gauge("info", "process.runtime.info"),)
+_RUNTIME = (Gauge("info", "process.runtime.info"),)
 
 RESOURCE_GAUGES = frozenset(
     gauge.name
-    for gauges in (_MEMORY, _CPU, _DISK, _NETWORK, _PROCESS, _GARBAGE, _RUNTIME)
+    for gauges in (MEMORY_GAUGES, CPU_GAUGES, DISK_GAUGES, NETWORK_GAUGES, _PROCESS, _GARBAGE, _RUNTIME)
     for gauge in gauges
 )
 """Every name that `record_resources` records."""
@@ -114,10 +127,10 @@ def record_resources(
     """
     failing = set() if failing is None else failing
     refused: dict[str, Exception] = {}
-    for kind, read, gauges, tags in _readings(monitor):
+    for reading in readings(monitor):
+        kind, tags = reading.kind, reading.tags
         try:
-            reading = read()
-            found = [(gauge, reading[gauge.key]) for gauge in gauges if gauge.key in reading]
+            found = reading.take()
         except Exception as error:  # noqa: BLE001 - a monitor of someone else's may raise anything
             _say_once(failing, kind, f"no reading of the {kind}", error=repr(error))
             continue
@@ -125,6 +138,8 @@ def record_resources(
         for gauge, value in found:
             try:
                 scaled = value if gauge.divisor == 1 else value / gauge.divisor
+                if gauge.merge != "latest":
+                    _tell_merge(collector, gauge)
                 collector.record_gauge(gauge.name, scaled, {**gauge.tags, **tags} or None)
             except Exception as error:  # noqa: BLE001 - and so may a collector, or it refuses the value
                 refused.setdefault(gauge.name, error)
@@ -135,28 +150,52 @@ def record_resources(
         failing.discard("gauges")
 
 
-class _Reading(NamedTuple):
+class Reading(NamedTuple):
+    """Something to be read.
+
+    Attributes:
+        kind: What the log calls it.
+        read: Reads it.
+        gauges: What its keys are.
+        tags: Tags of all of them.
+    """
+
     kind: str
     read: Callable[[], Mapping[str, float]]
-    gauges: Sequence[_Gauge]
+    gauges: Sequence[Gauge]
     tags: Mapping[str, str] = {}
 
+    def take(self) -> list[tuple[Gauge, float]]:
+        """Read, and return each gauge with its number before it is divided."""
+        reading = self.read()
+        return [(gauge, reading[gauge.key]) for gauge in self.gauges if gauge.key in reading]
 
-def _readings(monitor: ResourceMonitor) -> Iterator[_Reading]:
-    yield _Reading("memory", monitor.get_memory_usage, _MEMORY)
-    yield _Reading("CPU", lambda: _share_of_all(monitor.get_cpu_usage()), _CPU)
+
+def readings(monitor: ResourceMonitor) -> Iterator[Reading]:
+    """Yield all that can be read of the machine, the process and the interpreter."""
+    yield Reading("memory", monitor.get_memory_usage, MEMORY_GAUGES)
+    yield Reading("CPU", lambda: _share_of_all(monitor.get_cpu_usage()), CPU_GAUGES)
     detailed = monitor if isinstance(monitor, DetailedMonitor) else None
     for path in detailed.disks if detailed else ("/",):
         read = partial(monitor.get_disk_usage, path)
-        yield _Reading(f"disk {path!r}", read, _DISK, {_MOUNTPOINT: path})
-    yield _Reading("network", monitor.get_network_stats, _NETWORK)
+        yield Reading(f"disk {path!r}", read, DISK_GAUGES, {MOUNTPOINT: path})
+    yield Reading("network", monitor.get_network_stats, NETWORK_GAUGES)
     if detailed:
-        yield _Reading("process", detailed.get_process_usage, _PROCESS)
+        yield Reading("process", detailed.get_process_usage, _PROCESS)
     if sys.implementation.name == "cpython":
         for generation, counts in enumerate(gc.get_stats()):
             read = partial(dict[str, float], counts)
-            yield _Reading("garbage collector", read, _GARBAGE, {_GENERATION: str(generation)})
-    yield _Reading("runtime", lambda: {"info": 1}, _RUNTIME, _runtime())
+            yield Reading("garbage collector", read, _GARBAGE, {_GENERATION: str(generation)})
+    yield Reading("runtime", lambda: {"info": 1}, _RUNTIME, _runtime())
+
+
+def _tell_merge(collector: MetricCollector, gauge: Gauge) -> None:
+    """Say what the gauge's series are together, unless somebody said so already."""
+    store: Any = getattr(collector, "store", None)
+    if callable(getattr(store, "description", None)):
+        said = store.description(gauge.name)
+        if said.merge == "latest":
+            store.describe(gauge.name, unit=said.unit, help=said.help, merge=gauge.merge)
 
 
 def _share_of_all(cpu: Mapping[str, float]) -> Mapping[str, float]:

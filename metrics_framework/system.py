@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from metrics_framework.clock import SYSTEM_CLOCK, Clock, utc
 from metrics_framework.composition import part_or_default, shared_store, store_of
-from metrics_framework.dashboard import create_dashboard
-from metrics_framework.errors import (
-    ClosedError,
-    InvalidInputError,
-    nearest,
-)
+from metrics_framework.errors import ClosedError, InvalidInputError, nearest
 from metrics_framework.faults import Faults
 from metrics_framework.health import THRESHOLDS, HealthCheck, Thresholds
 from metrics_framework.logs import log_event
@@ -38,7 +33,6 @@ if TYPE_CHECKING:
     from metrics_framework.config import Settings
     from metrics_framework.measuring import Measurement, Meter
     from metrics_framework.recording import Rule
-
 
 __all__ = ["MetricsSystem", "SnapshotOutput"]
 
@@ -74,8 +68,8 @@ class MetricsSystem:
         InvalidInputError: If a part lacks a method of its Protocol, parts keep their numbers apart,
             ``custom_metrics`` is one string, or SIGTERM cannot be handled here.
 
-    The process that made the system writes its final snapshot, a forked child never does; what runs at an
-    interval does not go on in a child.
+    The process that made the system writes its final snapshot, a forked child never does. A child collects
+    and writes nothing at an interval either, until it configures a ``collection_interval`` itself.
 
     Example:
         >>> with MetricsSystem() as metrics:
@@ -130,13 +124,15 @@ class MetricsSystem:
         self._meter: Meter | None = None
         self._settings: Settings | None = None
         self._faults = Faults()
+        # One set for good, so that a reading that goes on failing is logged once.
+        self._record_resources = partial(record_resources, self._resource_monitor, self._collector, set())
 
         # Threads and signals are slow to import, and a program that only names the Protocols has neither.
         from metrics_framework.collecting import Collection
         from metrics_framework.lifecycle import Shutdown
 
         self._collection = Collection(
-            lambda: record_resources(self._resource_monitor, self._collector),
+            self._record_resources,
             lambda: self.build_snapshot()[0],  # what it leaves out is said with the final one
             self._outputs,
             self._faults,
@@ -243,17 +239,13 @@ class MetricsSystem:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.shutdown_metrics()
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         import asyncio  # slow to import, and only async code needs it
 
         await asyncio.to_thread(self.shutdown_metrics)
@@ -333,8 +325,8 @@ class MetricsSystem:
         """
         snapshot, report = self.build_snapshot(environment=environment, tags=tags)
         if report.left_out:
-            left_out = [f"{item.what}: {item.reason}" for item in report.left_out]
-            log_event("info", "left out of the snapshot", left_out=left_out)
+            first = [f"{item.what}: {item.reason}" for item in report.left_out[:10]]
+            log_event("info", "left out of the snapshot", left_out=len(report.left_out), first=first)
         return snapshot
 
     def build_snapshot(
@@ -377,7 +369,18 @@ class MetricsSystem:
 
     def create_dashboard_data(self, dashboard_type: str = "overview") -> dict[str, Any]:
         """Return a dashboard's panels; see `metrics_framework.dashboard.create_dashboard`."""
-        return create_dashboard(dashboard_type, self._aggregator, self._resource_monitor, utc(self._clock))
+        from metrics_framework.dashboard import WINDOW, create_dashboard  # not every program draws
+
+        return create_dashboard(
+            dashboard_type,
+            self._aggregator,
+            self._resource_monitor,
+            utc(self._clock),
+            window=min(WINDOW, self._store.retention) if self._store else WINDOW,
+            error_rate=self._thresholds.error_rate,
+            memory_percent=self._thresholds.memory_percent,
+            cpu_percent=self._thresholds.cpu_percent,
+        )
 
     # -- async -----------------------------------------------------------------------------------------
 
@@ -385,7 +388,7 @@ class MetricsSystem:
         """Read the machine's resources off the event loop and record them as gauges."""
         import asyncio
 
-        await asyncio.to_thread(record_resources, self._resource_monitor, self._collector)
+        await asyncio.to_thread(self._record_resources)
 
     async def export_metrics_async(self, endpoints: list[str]) -> dict[str, bool]:
         """Write a snapshot to the outputs of those names, off the event loop, each on its own.

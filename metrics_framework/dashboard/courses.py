@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from metrics_framework.dashboard.plain import mapping, number
-from metrics_framework.dashboard.subjects import Measure, Subject, Summary, subjects
+from metrics_framework.dashboard.subjects import Measure, Subject, Summary, level, subjects
 from metrics_framework.errors import UnknownNameError
 from metrics_framework.logs import log_event
 from metrics_framework.protocols import MetricsAggregator, ResourceMonitor
+from metrics_framework.resources import readings
 from metrics_framework.values import MetricType
 
 R = TypeVar("R")
@@ -81,6 +83,26 @@ class Course(NamedTuple):
         measured = ((start, measure(summary)) for start, _, summary in stretches)
         return [[moment, value] for moment, value in measured if value is not None]
 
+    def changes(self) -> list[list[int | float]]:
+        """Return where each stretch starts, and how fast a gauge that is a running total grew up to it.
+
+        Per second, between the averages of two stretches: their last values depend on how many readings a
+        stretch happens to have. A total that fell began anew, and says nothing.
+        """
+        # The first average may be of a part of its stretch only.
+        averages = [
+            (start, (start + end) / 2, value)
+            for start, end, summary in self.stretches[1:]
+            if (value := level(summary)) is not None
+        ]
+        return [
+            [start, found]
+            for (_, before, low), (start, middle, high) in pairwise(averages)
+            if high >= low
+            and middle > before
+            and (found := number((high - low) / (middle - before))) is not None
+        ]
+
 
 def _is_short(one: tuple[float, float, Summary], neighbour: tuple[float, float, Summary]) -> bool:
     return (one[1] - one[0]) * 2 < neighbour[1] - neighbour[0]
@@ -112,7 +134,7 @@ class Courses:
         self._points = points
         self._subjects: list[Subject] | None = None
         self._faulty: set[str] = set()
-        self._readings: dict[str, Mapping[str, float]] = {}
+        self._present: dict[str, list[tuple[Mapping[str, str], float]]] | None = None
 
     @property
     def subjects(self) -> list[Subject]:
@@ -147,12 +169,17 @@ class Courses:
         """Return the course of what a monitor reads now."""
         return self._at_present({"last": value})
 
-    def reading(self, question: str) -> Mapping[str, float]:
-        """Ask the monitor, by the name of a method of `ResourceMonitor`."""
-        if question not in self._readings:
-            answer = self._asked("resource monitor", getattr(self._monitor, question, dict))
-            self._readings[question] = answer if isinstance(answer, Mapping) else {}
-        return self._readings[question]
+    def present(self, name: str) -> list[tuple[Mapping[str, str], float]]:
+        """Return the tags and the number of each gauge of a name that the monitor reads now."""
+        if self._present is None:
+            self._present = {}
+            for reading in self._asked("resource monitor", lambda: list(readings(self._monitor))) or ():
+                for gauge, value in self._asked("resource monitor", reading.take) or ():
+                    read = number(value)
+                    if read is not None:
+                        tagged = ({**gauge.tags, **reading.tags}, read / gauge.divisor)
+                        self._present.setdefault(gauge.name, []).append(tagged)
+        return self._present.get(name, [])
 
     def _with_history(self, name: str, ask: Callable[[str, timedelta, int], History]) -> Course | None:
         def course() -> Course:

@@ -31,6 +31,7 @@ def create_dashboard(
     points: int = POINTS,
     error_rate: float = ERROR_RATE,
     memory_percent: float = MEMORY_PERCENT,
+    cpu_percent: float | None = None,
 ) -> dict[str, Any]:
     """Return a dashboard as plain data, whose form `dashboard_schema` says.
 
@@ -46,6 +47,7 @@ def create_dashboard(
         points: How many points a line may have: 2 or more.
         error_rate: The share of failures (0.0 to 1.0) above which something is wrong.
         memory_percent: The same for the machine's memory, in percent.
+        cpu_percent: The same for all of its CPUs together; ``None`` where that is no fault.
 
     Raises:
         InvalidInputError: If there is no such dashboard, or an argument breaks its rule.
@@ -54,14 +56,18 @@ def create_dashboard(
         raise InvalidInputError(f"window={window!r} is not a positive duration")
     if points.__class__ is not int or points < 2:
         raise InvalidInputError(f"points={points!r} is not a whole number of 2 or more")
-    for what, threshold, most in (("error_rate", error_rate, 1), ("memory_percent", memory_percent, 100)):
+    for what, threshold, most in (
+        ("error_rate", error_rate, 1),
+        ("memory_percent", memory_percent, 100),
+        ("cpu_percent", 0 if cpu_percent is None else cpu_percent, 100),
+    ):
         if number(threshold) is None or not 0 <= threshold <= most:
             raise InvalidInputError(f"{what}={threshold!r} is not between 0 and {most}")
     courses = Courses(aggregator, monitor, now, window, points)
     boards: dict[str, Callable[[], list[Panel]]] = {
         "overview": lambda: [
             panels.overall_error_rate(courses, 100 * error_rate),
-            panels.cpu(courses, "stat"),
+            panels.cpu(courses, cpu_percent, "stat"),
             panels.memory(courses, memory_percent, "stat"),
             panels.throughput(courses),
             panels.error_rates(courses, 100 * error_rate),
@@ -80,11 +86,13 @@ def create_dashboard(
             panels.failures_by_kind(courses),
         ],
         "resources": lambda: [
-            panels.cpu(courses),
+            panels.cpu(courses, cpu_percent),
             panels.load(courses),
             panels.memory(courses, memory_percent),
             panels.memory_in_bytes(courses),
             panels.disk(courses),
+            panels.network(courses),
+            panels.network_totals(courses),
             panels.network_errors(courses),
         ],
     }

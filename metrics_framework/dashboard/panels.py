@@ -5,10 +5,10 @@ Rate, errors, duration is Tom Wilkie's RED method; utilization, saturation, erro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Literal
 
-from metrics_framework.dashboard.courses import Course, Courses, last
+from metrics_framework.dashboard.courses import Courses, last
 from metrics_framework.dashboard.plain import labels, mapping, number, text
 from metrics_framework.dashboard.subjects import (
     Measure,
@@ -17,10 +17,11 @@ from metrics_framework.dashboard.subjects import (
     failures_per_second,
     level,
     p95,
+    percent_level,
     rate,
     total,
 )
-from metrics_framework.resources import CPU_GAUGES, MEMORY_GAUGES
+from metrics_framework.resources import CPU_GAUGES, DISK_GAUGES, MEMORY_GAUGES, MOUNTPOINT, NETWORK_GAUGES
 from metrics_framework.values import MetricType, MetricUnit
 
 LINES = 5
@@ -33,13 +34,13 @@ Panel = dict[str, Any]
 Series = dict[str, Any]
 Kind = Literal["stat", "line", "bar", "table"]
 
-_READINGS = {
-    **{name: ("get_memory_usage", key) for key, name in MEMORY_GAUGES.items()},
-    **{name: ("get_cpu_usage", key) for key, name in CPU_GAUGES.items()},
-}
-"""Which reading of a monitor a gauge records."""
+DISK_PERCENT = 90.0
+"""Above which a disk is soon full."""
 
-_NETWORK_ERRORS = ("errors_in", "errors_out", "drops_in", "drops_out")
+_MEMORY, _CPU, _DISK, _NETWORK = (
+    {gauge.key: gauge.name for gauge in gauges}
+    for gauges in (MEMORY_GAUGES, CPU_GAUGES, DISK_GAUGES, NETWORK_GAUGES)
+)
 
 
 def panel(
@@ -188,16 +189,19 @@ def distributions(courses: Courses) -> list[Panel]:
 # -- the machine and the process -------------------------------------------------------------------------
 
 
-def cpu(courses: Courses, kind: Kind = "line") -> Panel:
-    """Return how busy the machine is, and in a chart also the process."""
-    readings = ["percent"] if kind == "stat" else ["percent", "process_percent"]
+def cpu(courses: Courses, threshold: float | None, kind: Kind = "line") -> Panel:
+    """Return how busy the machine is, and in a chart also how much of that is the process."""
+    shown = ["percent"] if kind == "stat" else ["percent", "process_percent_of_all"]
     return panel(
         "CPU",
-        "Use of the whole machine." if kind == "stat" else "Use of the machine; a process has 100 a core.",
+        "Use of all CPUs together."
+        if kind == "stat"
+        else "Use of all CPUs together: all of it, the process'.",
         kind,
         MetricUnit.PERCENT,
-        _gauges(courses, [CPU_GAUGES[key] for key in readings]),
-        maximum=100 if kind == "stat" else None,
+        _gauges(courses, [_CPU[key] for key in shown], percent_level),
+        maximum=100,
+        thresholds=[] if threshold is None else [above(threshold)],
     )
 
 
@@ -208,7 +212,7 @@ def memory(courses: Courses, threshold: float, kind: Kind = "line") -> Panel:
         "How full the machine's memory is.",
         kind,
         MetricUnit.PERCENT,
-        _gauges(courses, [MEMORY_GAUGES["percent"]]),
+        _gauges(courses, [_MEMORY["percent"]], percent_level),
         maximum=100,
         thresholds=[above(threshold)],
     )
@@ -221,45 +225,69 @@ def memory_in_bytes(courses: Courses) -> Panel:
         "Resident memory now, and the most there was.",
         "line",
         MetricUnit.BYTES,
-        _gauges(courses, [MEMORY_GAUGES[key] for key in ("process_rss", "process_peak_rss")]),
+        _gauges(courses, [_MEMORY[key] for key in ("process_rss", "process_peak_rss")]),
     )
 
 
 def load(courses: Courses) -> Panel:
     """Return how many tasks run or wait: more than there are CPUs means that they queue."""
-    cpus = _gauges(courses, [CPU_GAUGES["count"]])
+    cpus = _gauges(courses, [_CPU["count"]])
     return panel(
         "Load",
         "Tasks that run or wait for a CPU; above the number of CPUs they queue.",
         "line",
         MetricUnit.COUNT,
-        _gauges(courses, [CPU_GAUGES[key] for key in ("load_1m", "load_5m", "load_15m")]),
+        _gauges(courses, [_CPU[key] for key in ("load_1m", "load_5m", "load_15m")]),
         thresholds=[above(one["value"], "warning") for one in cpus if one["value"]],
     )
 
 
 def disk(courses: Courses) -> Panel:
-    """Return how full the disk is."""
-    percent = number(courses.reading("get_disk_usage").get("percent"))
+    """Return how full the fullest disk was, or where nothing was recorded, each of them."""
     return panel(
         "Disk",
-        "How full the disk is that holds the root folder, now.",
-        "stat",
+        "How full the fullest of the recorded disks is.",
+        "line",
         MetricUnit.PERCENT,
-        [] if percent is None else [_series("/", {}, [], percent)],
+        _gauges(courses, [_DISK["percent"]], percent_level, by=MOUNTPOINT),
         maximum=100,
+        thresholds=[above(DISK_PERCENT, "warning")],
+    )
+
+
+def network(courses: Courses) -> Panel:
+    """Return how much passes the network."""
+    recorded = courses.of_gauge(_NETWORK["bytes_sent"])
+    changes = recorded.changes() if recorded is not None else []
+    whole = sum(value for _, value in changes) / len(changes) if changes else None
+    return panel(
+        "Network",
+        "Bytes per second that all interfaces sent and received together.",
+        "line",
+        MetricUnit.BYTES,
+        [_series(_NETWORK["bytes_sent"], {}, changes, number(whole))] if changes else [],
+    )
+
+
+def network_totals(courses: Courses) -> Panel:
+    """Return what passed the network so far."""
+    return panel(
+        "Network totals",
+        "What all interfaces sent and received since they came up, now.",
+        "table",
+        MetricUnit.BYTES,
+        _present(courses, [_NETWORK["bytes_sent"]]),
     )
 
 
 def network_errors(courses: Courses) -> Panel:
     """Return what the network interfaces lost."""
-    stats = courses.reading("get_network_stats")
     return panel(
         "Network errors",
-        "Packets with errors and packets that were dropped since the interfaces came up.",
+        "Packets with errors and packets that were dropped since the interfaces came up, now.",
         "table",
         MetricUnit.COUNT,
-        [_series(key, {}, [], number(stats[key])) for key in _NETWORK_ERRORS if key in stats],
+        _present(courses, [_NETWORK["errors_in"], _NETWORK["drops_in"]]),
     )
 
 
@@ -307,19 +335,30 @@ def _descending(series: Iterable[Series]) -> list[Series]:
     return sorted(series, key=lambda one: (one["value"] is None, -(one["value"] or 0)))
 
 
-def _gauges(courses: Courses, names: Iterable[str]) -> list[Series]:
-    return [
-        _series(name, {}, course.points(level), last(course))
-        for name in names
-        if (course := _gauge(courses, name)) is not None
-    ]
+def _gauges(
+    courses: Courses, names: Iterable[str], measure: Measure = level, *, by: str | None = None
+) -> list[Series]:
+    """Return what was recorded of each gauge, or where nothing was, what the monitor reads now.
+
+    Args:
+        courses: Knows both.
+        names: The gauges.
+        measure: What is shown of them.
+        by: The tag by which what is read now is told apart.
+    """
+    shown: list[Series] = []
+    for name in names:
+        recorded = courses.of_gauge(name)
+        if recorded is not None and last(recorded) is not None:
+            latest = measure({"last": last(recorded)})
+            shown.append(_series(name, {}, recorded.points(measure), latest))
+            continue
+        for tags, value in courses.present(name):
+            course = courses.of_reading(value)
+            told = {by: tags[by]} if by is not None and by in tags else {}
+            shown.append(_series(name, told, course.points(measure), measure(course.whole)))
+    return shown[:ROWS]
 
 
-def _gauge(courses: Courses, name: str) -> Course | None:
-    """Return what was recorded, or where nothing was, what the monitor reads now."""
-    recorded = courses.of_gauge(name)
-    if recorded is not None and last(recorded) is not None:
-        return recorded
-    question, key = _READINGS[name]
-    reading: Mapping[str, float] = courses.reading(question)
-    return courses.of_reading(reading[key]) if number(reading.get(key)) is not None else None
+def _present(courses: Courses, names: Iterable[str]) -> list[Series]:
+    return [_series(name, tags, [], value) for name in names for tags, value in courses.present(name)]

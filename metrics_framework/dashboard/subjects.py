@@ -47,15 +47,24 @@ class Subject:
 def subjects(values: Iterable[MetricValue]) -> list[Subject]:
     """Group series by what they are of, in their order."""
     found: dict[tuple[str, MetricType, bool], Subject] = {}
+    one: Subject | None = None
     for value in values:
         metadata = mapping(value.metadata)
         if value.metric_type is MetricType.RATE and "success_rate" not in metadata:
             continue  # derived from something that is in the list as well
         operation = value.metric_type is MetricType.RATE or metadata.get("operation") is True
-        key = (value.name, value.metric_type, operation)
-        if key not in found:
-            found[key] = Subject(value.name, value.metric_type, value.unit, operation)
-        found[key].values.append(value)
+        # Mostly the series of one metric come one after another, and comparing is quicker than hashing.
+        if (
+            one is None
+            or one.name != value.name
+            or one.metric_type is not value.metric_type
+            or one.operation is not operation
+        ):
+            key = (value.name, value.metric_type, operation)
+            one = found.get(key)
+            if one is None:
+                one = found[key] = Subject(value.name, value.metric_type, value.unit, operation)
+        one.values.append(value)
     return list(found.values())
 
 
@@ -88,6 +97,12 @@ def total(summary: Summary) -> int | float | None:
 def level(summary: Summary) -> int | float | None:
     """Return a gauge's average over time, or where it stayed."""
     return number(summary.get("avg", summary.get("last")))
+
+
+def percent_level(summary: Summary) -> int | float | None:
+    """Return the same of a gauge that is a share between 0 and 1, in percent."""
+    share = level(summary)
+    return None if share is None else number(100 * share)
 
 
 def error_percent(summary: Summary) -> float | None:

@@ -17,7 +17,7 @@ from metrics_framework.protocols import (
     SuccessFailureTracker,
 )
 from metrics_framework.resources import RESOURCE_GAUGES
-from metrics_framework.snapshots.keys import STATISTICS, SUCCESS_RATE, custom_key
+from metrics_framework.snapshots.keys import STATISTICS, SUCCESS_RATE, custom_key, key_stem
 from metrics_framework.snapshots.rules import LATENCY_FIELDS, is_measurement
 from metrics_framework.snapshots.v1 import LatencyMetrics, Metrics, PerformanceSnapshot, SnapshotMetadata
 from metrics_framework.values import MetricType, MetricValue, to_milliseconds
@@ -208,12 +208,13 @@ class SnapshotBuilder:
     def _numbers(self, value: MetricValue) -> Iterable[tuple[str, float]]:
         name, tags, operation = value.name, value.tags, _is_operation(value)
         if value.metric_type in (MetricType.HISTOGRAM, MetricType.TIMER):
+            stem = key_stem(name, tags, operation)
             for statistic, source in STATISTICS.items():
                 if source in value.metadata:
                     number = value.metadata[source]
                     if value.metric_type is MetricType.TIMER and statistic != "count":
                         number = to_milliseconds(number, value.unit)
-                    yield custom_key(name, tags, statistic=statistic, operation=operation), number
+                    yield f"{stem}/{statistic}", number
         elif value.metric_type is not MetricType.RATE:
             yield custom_key(name, tags), value.value
         elif operation:

@@ -17,6 +17,9 @@ SUCCESS_RATE = "success_rate"
 
 _SUFFIXES = frozenset({*STATISTICS, SUCCESS_RATE})
 
+_IN_TAG = {ord(char): f"%{ord(char):02X}" for char in ".%=,:[]"}
+_IN_NAME = {**_IN_TAG, ord("/"): "%2F", ord("."): "/"}
+
 
 def custom_key(
     name: str, tags: Mapping[str, str] | None = None, *, statistic: str | None = None, operation: bool = False
@@ -35,19 +38,21 @@ def custom_key(
         >>> custom_key("http.requests", {"endpoint": "/status"}, statistic="p95")
         'http/requests[endpoint:/status]/p95'
     """
-    key = _encode(name, "/%=,:[]").replace(".", "/")
-    if tags:
-        pairs = sorted((_encode(tag, ".%=,:[]"), _encode(value, ".%=,:[]")) for tag, value in tags.items())
-        key += f"[{','.join(f'{tag}:{value}' for tag, value in pairs)}]"
-    elif statistic is None:
+    key = key_stem(name, tags, operation)
+    if statistic is not None:
+        return f"{key}/{statistic}"
+    if not tags:
         # A plain metric named "x.p95" is not the p95 of a distribution named "x".
         head, dot, last = key.rpartition("/")
         if dot and last in _SUFFIXES:
-            key = f"{head}%2E{last}"
-    if statistic is not None:
-        key += f"/{statistic}"
+            return f"{head}%2E{last}"
+    return key
+
+
+def key_stem(name: str, tags: Mapping[str, str] | None, operation: bool) -> str:
+    """Return what the custom keys of a distribution's statistics have in common, up to the last slash."""
+    key = name.translate(_IN_NAME)
+    if tags:
+        pairs = sorted((tag.translate(_IN_TAG), value.translate(_IN_TAG)) for tag, value in tags.items())
+        key += f"[{','.join(f'{tag}:{value}' for tag, value in pairs)}]"
     return f"operation:{key}" if operation else key
-
-
-def _encode(text: str, characters: str) -> str:
-    return "".join(f"%{ord(char):02X}" if char in characters else char for char in text)

@@ -246,6 +246,25 @@ def test_it_goes_on_in_a_child(begin):
 
 
 @forks
+def test_it_may_end_in_a_child():
+    """Work that is the parent's alone is stopped in a child and goes on in the parent."""
+    worker = Worker()
+    background = Background(worker.work, 0.005, "test work", in_child=False)
+    worker.wait()
+
+    def child() -> object:
+        worker.threads.clear()
+        time.sleep(0.3)
+        background.stop()
+        return background.stopped, threads(), worker.threads
+
+    assert in_a_child(child) == "(True, [], [])"
+    assert not background.stopped
+    worker.wait(3)
+    background.stop()
+
+
+@forks
 def test_what_was_stopped_stays_so_in_a_child():
     """A child of a process whose work was stopped has no thread, and a stop there does nothing."""
     worker = Worker()

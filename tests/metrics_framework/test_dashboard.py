@@ -22,9 +22,10 @@ from metrics_framework.clock import ManualClock, utc
 from metrics_framework.dashboard import HistoryAggregator, create_dashboard, dashboard_schema, outcomes
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.recording import Store
-from metrics_framework.resources import CPU_GAUGES, MEMORY_GAUGES, record_resources
+from metrics_framework.resources import record_resources
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
+MEMORY, DISK, NETWORK = "system.memory.utilization", "system.filesystem.utilization", "system.network.io"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TYPES = ["overview", "performance", "errors", "resources"]
 SCHEMA = dashboard_schema()
@@ -221,30 +222,157 @@ def test_errors_before_the_window_are_not_shown_by_kind(aggregator, clock):
 
 
 def test_resources_show_what_was_recorded(aggregator):
-    """Memory, CPU and load have lines out of their gauges, disk and network the monitor's readings."""
-    shown = panels(aggregator, "resources", SimpleNamespace())
-    assert values(shown["memory"]) == [(MEMORY_GAUGES["percent"], {}, 97.0)]
+    """Memory, CPU, load and disk have lines out of their gauges, shares of the machine in percent."""
+    shown = panels(aggregator, "resources", SimpleNamespace(), memory_percent=80, cpu_percent=90)
+    assert values(shown["memory"]) == [(MEMORY, {}, 97.0)]
     assert len(shown["memory"]["series"][0]["points"]) >= 10
     assert values(shown["cpu"]) == [
-        (CPU_GAUGES["percent"], {}, 50.0),
-        (CPU_GAUGES["process_percent"], {}, 180.0),
+        ("system.cpu.utilization", {}, 50.0),
+        ("process.cpu.utilization", {}, 90.0),
     ]
     assert values(shown["process-memory"]) == [
-        (MEMORY_GAUGES["process_rss"], {}, 2.0),
-        (MEMORY_GAUGES["process_peak_rss"], {}, 3.0),
+        ("process.memory.usage", {}, 2.0),
+        ("process.memory.peak", {}, 3.0),
     ]
-    assert shown["load"]["thresholds"] == [{"value": 2.0, "severity": "warning", "direction": "above"}]
-    assert shown["disk"]["series"] == shown["network-errors"]["series"] == []
+    assert values(shown["disk"]) == [(DISK, {}, 80.0)]
+    assert len(shown["disk"]["series"][0]["points"]) >= 10
+    limits = {one: [(each["value"], each["severity"]) for each in shown[one]["thresholds"]] for one in shown}
+    assert limits == {
+        "cpu": [(90, "critical")],
+        "load": [(2.0, "warning")],
+        "memory": [(80, "critical")],
+        "process-memory": [],
+        "disk": [(90.0, "warning")],
+        "network": [],
+        "network-totals": [],
+        "network-errors": [],
+    }
+    assert shown["network-totals"]["series"] == shown["network-errors"]["series"] == []
 
 
 def test_resources_that_were_not_recorded_are_read_now():
     """Without background monitoring there is one point, the monitor's current reading."""
     shown = panels(InMemoryAggregator(Store(ManualClock())), "resources")
     assert shown["memory"]["series"] == [
-        {"name": MEMORY_GAUGES["percent"], "tags": {}, "points": [[NOW.timestamp(), 97.0]], "value": 97.0}
+        {"name": MEMORY, "tags": {}, "points": [[NOW.timestamp(), 97.0]], "value": 97.0}
     ]
-    assert values(shown["disk"]) == [("/", {}, 80.0)]
-    assert values(shown["network-errors"]) == [("errors_in", {}, 1), ("drops_out", {}, 7)]
+    assert values(shown["disk"]) == [(DISK, {"system.filesystem.mountpoint": "/"}, 80.0)]
+    assert shown["network"]["series"] == []  # one reading is no rate
+    sent, received = ({"network.io.direction": way} for way in ("transmit", "receive"))
+    assert values(shown["network-totals"]) == [(NETWORK, sent, 5)]
+    assert values(shown["network-errors"]) == [
+        ("system.network.errors", received, 1),
+        ("system.network.packet.dropped", sent, 7),
+    ]
+
+
+@pytest.mark.parametrize("interval", [10, 60])
+def test_the_networks_rate_comes_from_its_totals(clock, interval):
+    """However often the totals are read, the line is what passed in both directions per second."""
+    store, monitor = Store(clock), Monitor()
+    sent = 0
+    monitor.get_network_stats = lambda: {"bytes_sent": sent, "bytes_received": 10**9 + 3 * sent}
+    for second in range(3_000):
+        if second % interval == 0:
+            record_resources(monitor, InMemoryCollector(store))
+        clock.advance(1)
+        sent += 100
+    (line,) = panels(InMemoryAggregator(store), "resources", monitor)["network"]["series"]
+    assert (line["name"], line["value"]) == (NETWORK, pytest.approx(400, rel=0.1))
+    assert len(line["points"]) > 30
+    assert [value for _, value in line["points"][2:-2]] == pytest.approx(
+        [400] * (len(line["points"]) - 4), rel=0.3
+    )
+
+
+def test_a_total_that_begins_anew_is_a_gap(clock):
+    """Where the interfaces' counters fell there is no rate, and none is negative."""
+    store, monitor = Store(clock), Monitor()
+    total = 0
+    monitor.get_network_stats = lambda: {"bytes_sent": total}
+    for second in range(600):
+        total = 0 if second == 300 else total + 50
+        record_resources(monitor, InMemoryCollector(store))
+        clock.advance(1)
+    (line,) = panels(InMemoryAggregator(store), "resources", monitor)["network"]["series"]
+    assert all(0 <= value <= 51 for _, value in line["points"])
+
+
+def test_the_disk_line_is_the_fullest_disk(clock):
+    """Of several disks the line is the one that is full first, whichever was read last."""
+
+    class Disks(Monitor):
+        disks = ("/", "/data", "/tmp")
+
+        def get_disk_usage(self, path="/"):
+            return {"percent": {"/": 40.0, "/data": 95.0, "/tmp": 10.0}[path]}
+
+        def get_process_usage(self):
+            return {}
+
+        def start_resource_monitoring(self, interval=60.0):
+            pass
+
+        def stop_resource_monitoring(self):
+            pass
+
+    store = Store(clock)
+    unread = panels(InMemoryAggregator(store), "resources", Disks())["disk"]
+    assert {one["tags"]["system.filesystem.mountpoint"]: one["value"] for one in unread["series"]} == {
+        "/": 40.0,
+        "/data": 95.0,
+        "/tmp": 10.0,
+    }
+    record_resources(Disks(), InMemoryCollector(store))
+    clock.advance(10)
+    assert values(panels(InMemoryAggregator(store), "resources", Disks())["disk"]) == [(DISK, {}, 95.0)]
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["read now", "recorded"])
+def test_the_real_monitor_fills_the_resources(clock, recorded):
+    """Of this machine and this process every panel has something to show, in its own unit."""
+    store, monitor = Store(clock), PsutilMonitor()
+    for _ in range(5 if recorded else 0):
+        record_resources(monitor, InMemoryCollector(store))
+        clock.advance(30)
+    shown = panels(InMemoryAggregator(store), "resources", monitor)
+    filled = {one for one, panel in shown.items() if panel["series"]}
+    assert filled | {"network"} == set(shown)
+    assert ("network" in filled) == recorded
+    for one in ("cpu", "memory", "disk"):
+        assert all(0 <= series["value"] <= 100 for series in shown[one]["series"])
+    assert shown["memory"]["series"][0]["value"] > 1  # percent, no share
+    process, peak = shown["process-memory"]["series"]
+    assert 1e6 < process["value"] <= peak["value"]
+    assert shown["load"]["thresholds"][0]["value"] >= 1
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["read now", "recorded"])
+def test_a_monitor_that_lacks_keys_leaves_its_panels_empty(clock, caplog, recorded):
+    """What a foreign monitor does not know, or says in no number, is missing, and nothing else."""
+
+    class Poor(Monitor):
+        def get_memory_usage(self):
+            return {"percent": 30}
+
+        def get_cpu_usage(self):
+            return {"percent": "a lot", "process_percent": 10.0}
+
+        def get_disk_usage(self, path="/"):
+            return {}
+
+        def get_network_stats(self):
+            return {}
+
+    store = Store(clock)
+    if recorded:
+        record_resources(Poor(), InMemoryCollector(store))
+        caplog.clear()
+    shown = panels(InMemoryAggregator(store), "resources", Poor())
+    assert {one: values(panel) for one, panel in shown.items() if panel["series"]} == {
+        "memory": [(MEMORY, {}, 30.0)]
+    }
+    assert caplog.records == []
 
 
 def test_a_panel_stays_readable(clock):
@@ -300,14 +428,14 @@ def test_an_aggregator_without_history_has_one_point():
             ),
             value("op", 1.0, MetricType.RATE, tags={"a": "2"}, success_rate=1.0, count=10, failures={}),
         ],
-        {"requests": {"count": 5, "rate": 4.0}, MEMORY_GAUGES["percent"]: {"last": 12.0}},
+        {"requests": {"count": 5, "rate": 4.0}, MEMORY: {"last": 0.12}},
     )
     assert not isinstance(foreign, HistoryAggregator)
     shown = panels(foreign, "overview")
     now = NOW.timestamp()
     assert [each["points"] for each in shown["throughput"]["series"]] == [[[now, 4.0]], [[now, 3.0]]]
     assert shown["error-rate"]["series"][0]["points"] == [[now, 37.5]]
-    assert values(shown["memory"]) == [(MEMORY_GAUGES["percent"], {}, 12.0)]
+    assert values(shown["memory"]) == [(MEMORY, {}, 12.0)]
     assert values(panels(foreign, "errors")["failures-by-kind"]) == [("op", {"error_type": "x"}, 15.0)]
 
 
@@ -394,7 +522,7 @@ def test_what_is_recorded_may_be_huge_or_hostile(clock):
     for _ in range(3):
         collector.record_counter("<script>", sys.float_info.max, {"\u202e": "\U0001f600"})
         collector.record_timer("t\n", sys.float_info.max)
-        collector.record_gauge(MEMORY_GAUGES["percent"], -sys.float_info.max)
+        collector.record_gauge(MEMORY, -sys.float_info.max)
         tracker.record_failure("op", "'; DROP TABLE")
         clock.advance(100)
     aggregator = InMemoryAggregator(store)
@@ -425,6 +553,7 @@ def test_an_unknown_dashboard_is_an_error(aggregator, unknown):
         {"error_rate": 5},
         {"memory_percent": math.nan},
         {"error_rate": "5 %"},
+        {"cpu_percent": 101},
     ],
 )
 def test_a_window_points_and_thresholds_are_checked(aggregator, options):

@@ -429,21 +429,35 @@ def test_a_fork_in_the_middle_of_a_shutdown_does_not_hang_the_child(run):
 
 
 def test_background_work_does_not_go_on_in_a_child_and_can_be_started_there(run):
-    """A child has no thread of its parent's; its own configuration starts one, and leaving ends it."""
+    """A child neither reads nor writes by itself; its own configuration makes it do both, in one thread."""
     program = run(
         "system = make()\n"
-        "system.initialize_metrics({'collection_interval': 3600})\n"
+        "system.initialize_metrics({'collection_interval': 0.005})\n"
+        "files = lambda: len(os.listdir(sys.argv[1]))\n"
         "names = lambda: [t.name for t in threading.enumerate() if t.name.startswith('metrics-')]\n"
-        "assert len(names()) == 1\n"
-        "if os.fork() == 0:\n"
+        "system.resource_monitor.start_resource_monitoring(3600)\n"
+        "while files() < 3: time.sleep(0.01)\n"
+        "system.initialize_metrics({'collection_interval': 3600})\n"
+        "written = files()\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    assert names() == ['metrics-resource-reading'], names()\n"  # who started it alone wants it
+        "    system.resource_monitor.stop_resource_monitoring()\n"
+        "    time.sleep(0.3)\n"
+        "    recorded = lambda: len(system.aggregator.get_metrics_by_tag({}))\n"
+        "    assert (names(), recorded(), files()) == ([], 0, written)\n"
+        "    system.initialize_metrics({'max_custom': 5})\n"
         "    assert names() == []\n"
-        "    system.initialize_metrics({'collection_interval': 3600})\n"
-        "    assert len(names()) == 1\n"
+        "    system.initialize_metrics({'collection_interval': 0.005})\n"
+        "    assert names() == ['metrics-metrics-collection']\n"
+        "    while not recorded() or files() == written: time.sleep(0.01)\n"
+        "    system.shutdown_metrics()\n"
         "else:\n"
-        "    assert os.wait()[1] == 0\n"
+        "    assert os.waitpid(child, 0)[1] == 0\n"
+        "    assert sorted(names()) == ['metrics-metrics-collection', 'metrics-resource-reading']\n"
+        "    os._exit(0)\n"
     )
     assert program.end() == (0, "", "")
-    assert program.orders() == [3]
 
 
 # -- once --------------------------------------------------------------------------------------------------

@@ -253,3 +253,27 @@ def test_the_page_lists_every_gauge_with_its_tags(store):
     for value in InMemoryAggregator(store).get_metrics_by_tag({}):
         assert listed[value.name] == value.tags.keys(), value.name
     assert all(unit.strip() and what.strip() for _, _, unit, what in rows)
+
+
+def test_series_of_one_gauge_make_sense_together(clock):
+    """Running totals add up and of several disks the fullest counts, unless the user said otherwise."""
+    store = Store(clock)
+    collector = InMemoryCollector(store)
+    collector.describe("system.network.io", merge="max", help="mine")
+    collector.describe("system.network.errors", help="mine as well")
+
+    class Disks(Monitor):
+        disks = ("/data", "/")
+
+        def get_disk_usage(self, path="/"):
+            return {"percent": {"/": 20.0, "/data": 90.0}[path]}
+
+        def get_process_usage(self):
+            return {}
+
+    record_resources(Disks(), collector)
+    assert store.summary("system.network.io")["last"] == 2
+    assert store.summary("system.network.packet.count")["last"] == 7
+    assert store.summary("system.network.errors")["last"] == 11
+    assert store.summary("system.filesystem.utilization")["last"] == 0.9
+    assert store.description("system.network.errors").help == "mine as well"

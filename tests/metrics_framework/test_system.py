@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import math
 import threading
+import weakref
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -27,6 +29,7 @@ from metrics_framework import (
     MetricValue,
     PerformanceSnapshot,
     SnapshotError,
+    Thresholds,
     TimingResult,
     UnknownMetricError,
     protocols,
@@ -601,6 +604,23 @@ def test_resources_are_read_at_once_and_the_first_snapshot_is_an_interval_later(
     assert len(output.written) == 1  # the final one
 
 
+def test_a_system_that_nobody_has_any_more_stops_collecting(clock):
+    """The thread goes on while the system is used, and ends with it, also with an interval of an hour."""
+    output = Counting()
+    system = MetricsSystem(outputs=[output], resource_monitor=ForeignMonitor(), clock=clock)
+    system.initialize_metrics({"collection_interval": 0.001})
+    gc.collect()
+    output.wait(3)
+    system.initialize_metrics({"collection_interval": 3_600})
+    (thread,) = background_threads()
+    gone = weakref.ref(system)
+    del system
+    gc.collect()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    assert gone() is None
+
+
 def test_another_interval_takes_the_place_of_the_first(clock):
     """A new interval holds at once, with one thread; the same interval changes nothing."""
     output = Counting()
@@ -646,8 +666,9 @@ def test_a_failing_monitor_costs_no_snapshot(clock, caplog):
         system.collector.increment("orders")
         system.initialize_metrics({"collection_interval": 0.001})
         output.wait(4)
-        warned = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-        assert len(warned) == 1
+        asyncio.run(system.collect_metrics_async())
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert "no memory known" in caplog.text
     assert output.written[0].metrics.custom["orders"] == 1
 
 
@@ -901,15 +922,45 @@ def test_what_a_snapshot_cannot_hold_is_logged(system, caplog):
 # -- async ---------------------------------------------------------------------------------------------------
 
 
+def test_the_log_says_how_much_a_snapshot_left_out(system, caplog):
+    """However many series do not fit, it is one short line: their number and the first ten."""
+    caplog.set_level(logging.INFO, "metrics_framework")
+    for number in range(500):
+        system.collector.increment("orders", {"shop": str(number)})
+    system.initialize_metrics({"max_custom": 100})
+    assert len(system.snapshot().metrics.custom) == 100
+    (record,) = caplog.records
+    assert "left_out=400" in record.getMessage()
+    assert record.getMessage().count("over the limit of 100") == 10
+
+
+def test_dashboards_are_those_of_the_systems_thresholds_and_retention(clock):
+    """What is unhealthy is past the line, and a short retention makes a short window, not an error."""
+    limits = Thresholds(error_rate=0.2, memory_percent=70, cpu_percent=60)
+    store = Store(clock, retention=timedelta(minutes=5))
+    collector = InMemoryCollector(store)
+    with MetricsSystem(collector=collector, resource_monitor=ForeignMonitor(), thresholds=limits) as system:
+        system.tracker.record_failure("checkout", "timeout")
+        dashboard = system.create_dashboard_data()
+        shown = {panel["id"]: [one["value"] for one in panel["thresholds"]] for panel in dashboard["panels"]}
+        assert (shown["error-rate"], shown["memory"], shown["cpu"]) == ([20.0], [70], [60])
+        assert dashboard["window_seconds"] == 300
+        assert dashboard["panels"][0]["series"][0]["value"] == 100
+        system.initialize_metrics({"retention_days": 1})
+        assert system.create_dashboard_data()["window_seconds"] == 3600
+
+
 def test_collecting_records_the_machines_resources(system):
     """One call reads memory and CPU and records each as a gauge."""
     asyncio.run(system.collect_metrics_async())
     found = {value.name: value.value for value in system.aggregator.get_metrics_by_tag({})}
-    assert found == {
-        "system.memory.percent": 40.0,
+    assert {
+        name: value for name, value in found.items() if name.startswith(("system.", "process.m", "process.c"))
+    } == {
+        "system.memory.utilization": 0.4,
         "process.memory.usage": 50e6,
-        "system.cpu.percent": 30.0,
-        "process.cpu.percent": 80.0,
+        "system.cpu.utilization": 0.3,
+        "process.cpu.utilization": 0.2,
         "system.cpu.logical.count": 4.0,
     }
 

@@ -58,11 +58,8 @@ class InMemoryAggregator:
         """Return the matching series; see `MetricsAggregator.get_metrics_by_tag`."""
         wanted = plain_tags(tag_filter).items()
         now = utc(self.store.clock)
-        return [
-            value
-            for value in (*self._metrics(now), *self._timed(now), *self._tracked(now))
-            if wanted <= value.tags.items()
-        ]
+        values = [*self._metrics(now), *self._timed(now), *self._tracked(now)]
+        return [value for value in values if wanted <= value.tags.items()] if wanted else values
 
     def export_metrics(self, format: str = "json") -> str:
         """Return everything in a text format; see `MetricsAggregator.export_metrics`.
@@ -113,7 +110,7 @@ class InMemoryAggregator:
     def _metrics(self, now: datetime) -> Iterator[MetricValue]:
         for reading in self.store.readings():
             description = self.store.description(reading.name)
-            metadata: dict[str, Any] = dict(reading.summary)
+            metadata: dict[str, Any] = reading.summary  # nobody else has it
             if description.help:
                 metadata["help"] = description.help
             if description.buckets and reading.distribution is not None:
