@@ -211,7 +211,7 @@ class MetricsSystem:
         """
         from metrics_framework.measuring import Measurement, meter_of  # inspect is slow to import
 
-        self._meter = self._meter or meter_of(self._timer, self._tracker)
+        self._meter = self._meter or meter_of(self._timer, self._tracker, self._clock)
         return Measurement(self._meter, operation, tags)
 
     # -- life ------------------------------------------------------------------------------------------
