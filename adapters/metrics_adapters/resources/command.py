@@ -85,7 +85,7 @@ class CommandMonitor(PsutilMonitor):
         }
 
     def get_process_usage(self) -> dict[str, float]:
-        """Return nothing: what a command held ends with it, and what this process holds is not its own."""
+        """Return nothing: what a command holds ends with it, and this process is another."""
         return {}
 
 
