@@ -104,8 +104,6 @@ class InMemoryAggregator:
         for reading in self.store.readings():
             description = self.store.description(reading.name)
             metadata: dict[str, Any] = dict(reading.summary)
-            if reading.metric_type is MetricType.COUNTER:
-                metadata["total"] = metadata["sum"]  # a reading is since the start
             if description.help:
                 metadata["help"] = description.help
             if description.buckets and reading.distribution is not None:
@@ -117,6 +115,8 @@ class InMemoryAggregator:
             unit = description.unit or MetricUnit.COUNT
             if reading.metric_type is MetricType.TIMER:
                 unit = MetricUnit.MILLISECONDS
+            elif reading.metric_type is MetricType.COUNTER:
+                metadata["total"] = metadata["sum"]  # a reading is since the start
             value = reading.summary[_VALUE_KEY[reading.metric_type]]
             yield MetricValue(reading.name, value, reading.metric_type, unit, now, reading.tags, metadata)
 
