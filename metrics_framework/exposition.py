@@ -54,7 +54,8 @@ def to_prometheus(values: Iterable[MetricValue]) -> str:
 
     Two names that become the same are not mixed: the first keeps it, the other is left out with a comment
     that names both; and so it is with two series whose tags become the same labels. Operations end in
-    ``_duration_seconds`` and ``_operations_total``.
+    ``_duration_seconds`` and ``_operations_total``. A sum or a count that an adapter does not know is left
+    out.
     """
     families: dict[str, _Family] = {}
     taken: dict[str, _Family] = {}
@@ -147,8 +148,12 @@ def _samples(
 ) -> Iterator[tuple[str, Sequence[tuple[str, str]], int | float]]:
     metadata, scaled = value.metadata, _Scale(family.per_unit)
     if value.metric_type is MetricType.RATE:
-        yield "", [("outcome", "success"), ("error_type", "")], metadata["successes"]
-        for error_type, number in metadata["failures"].items():
+        successes, failures = metadata.get("successes"), metadata.get("failures")
+        if successes is None or failures is None:  # the contract asks for no more than these two
+            successes = round(metadata["count"] * metadata["success_rate"])
+            failures = {"": metadata["count"] - successes}
+        yield "", [("outcome", "success"), ("error_type", "")], successes
+        for error_type, number in failures.items():
             yield "", [("outcome", "failure"), ("error_type", error_type)], number
     elif family.type in ("counter", "gauge"):
         yield "", [], scaled(value.value)
@@ -156,13 +161,16 @@ def _samples(
         for key, share in QUANTILES.items():
             if key in metadata:
                 yield "", [("quantile", share)], scaled(metadata[key])
-        yield "_sum", [], scaled(metadata["sum"])
-        yield "_count", [], metadata["count"]
+        if "sum" in metadata:
+            yield "_sum", [], scaled(metadata["sum"])
+        if "count" in metadata:
+            yield "_count", [], metadata["count"]
     else:
         counts: Mapping[str, int] = metadata["buckets"]["counts"]
         for bound, number in counts.items():
             yield "_bucket", [("le", _number(scaled(float(bound))))], number
-        yield "_sum", [], scaled(metadata["buckets"]["sum"])
+        if "sum" in metadata["buckets"]:
+            yield "_sum", [], scaled(metadata["buckets"]["sum"])
         yield "_count", [], max(counts.values())
 
 

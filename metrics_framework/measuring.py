@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, ParamSpec, Protocol, Self, TypeVar, cast
 
-from metrics_framework.clock import SYSTEM_CLOCK
+from metrics_framework.clock import Clock
 from metrics_framework.protocols import PerformanceTimer, SuccessFailureTracker
 from metrics_framework.recording import Store
 from metrics_framework.recording.series import check_name, plain_tags
@@ -70,10 +70,10 @@ class StoreMeter:
 class ProtocolMeter:
     """Measures by any timer and tracker, which know no tags of operations: these become metadata."""
 
-    def __init__(self, timer: PerformanceTimer, tracker: SuccessFailureTracker) -> None:
+    def __init__(self, timer: PerformanceTimer, tracker: SuccessFailureTracker, clock: Clock) -> None:
         self._timer = timer
         self._tracker = tracker
-        self.now_ns = SYSTEM_CLOCK.monotonic_ns
+        self.now_ns = clock.monotonic_ns
 
     def begin(self, operation: str, tags: dict[str, str]) -> str:
         """Start a timer."""
@@ -90,13 +90,13 @@ class ProtocolMeter:
             self._tracker.record_failure(operation, error_type, dict(tags))
 
 
-def meter_of(timer: PerformanceTimer, tracker: SuccessFailureTracker) -> Meter:
-    """Return a meter that feeds both: their store where they share one, else the two of them."""
+def meter_of(timer: PerformanceTimer, tracker: SuccessFailureTracker, clock: Clock) -> Meter:
+    """Return a meter that feeds both: their store, which has its clock, or else the two of them."""
     store = getattr(timer, "store", None)
     shared = store is getattr(tracker, "store", None)
     if shared and isinstance(store, Store):
         return StoreMeter(store)
-    return ProtocolMeter(timer, tracker)
+    return ProtocolMeter(timer, tracker, clock)
 
 
 class Measurement:

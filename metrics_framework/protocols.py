@@ -5,8 +5,13 @@ else connects the two. They are frozen: names, parameters, defaults and return t
 an adapter written today works with every later release. What the library offers beyond them lives on the
 concrete classes.
 
-Tags are ``str`` to ``str`` and choose a series within a metric. Metadata describes one event and never
-becomes a tag. Times are milliseconds unless a unit says otherwise.
+Names are strings, and not empty. Tags are ``str`` to ``str`` and choose a series within a metric. Metadata
+describes one event and never becomes a tag. Times are milliseconds unless a unit says otherwise.
+
+Bad input is an `InvalidInputError` that quotes it and changes nothing, also of timers and trackers. Any
+thread may call any method, also in a signal handler or a ``__del__``: nothing blocks and nothing is lost.
+What a backend cannot know it leaves out. ``docs/adapters.md`` shows an adapter, and
+`metrics_framework.testing.conformance` tests one.
 """
 
 from __future__ import annotations
@@ -161,6 +166,9 @@ class PerformanceTimer(Protocol):
 
         Returns:
             The duration in milliseconds; ``metadata["result"]`` is what ``operation`` returned.
+
+        Raises:
+            InvalidInputError: If an argument breaks its rule; then ``operation`` was not called.
         """
         ...
 
@@ -201,7 +209,7 @@ class SuccessFailureTracker(Protocol):
 
         Args:
             operation: What failed.
-            error_type: The kind of failure.
+            error_type: The kind of failure: a name.
             metadata: What is known about this event.
         """
         ...
@@ -219,6 +227,7 @@ class SuccessFailureTracker(Protocol):
 
         Raises:
             UnknownMetricError: If the operation was never tracked.
+            InvalidInputError: If the window is not positive, or the backend keeps none.
         """
         ...
 
@@ -235,6 +244,7 @@ class SuccessFailureTracker(Protocol):
 
         Raises:
             UnknownMetricError: If the operation was never tracked.
+            InvalidInputError: If the window is not positive, or the backend keeps none.
         """
         ...
 
@@ -276,7 +286,7 @@ class ResourceMonitor(Protocol):
 
     @abstractmethod
     def start_resource_monitoring(self, interval: float = 60.0) -> None:
-        """Read memory and CPU in the background every ``interval`` seconds; a second start does nothing."""
+        """Record memory, CPU, disks and network every ``interval`` seconds; a second start does nothing."""
         ...
 
     @abstractmethod
@@ -299,18 +309,26 @@ class MetricsAggregator(Protocol):
 
         Returns:
             Always ``count`` and ``seconds`` (what the summary really covers). A counter adds ``sum``,
-            ``rate`` and ``total``; a gauge ``last``, ``avg``, ``min``, ``max``; a histogram or timer
-            ``sum``, ``rate``, ``avg``, ``min``, ``max``, ``stddev``, ``p50``, ``p90``, ``p95``, ``p99``.
-            Without records in the window there are no averages, extremes or quantiles.
+            ``rate`` and ``total`` (since the start); a gauge ``last``, ``avg``, ``min``, ``max``; a
+            histogram or timer ``sum``, ``rate``, ``avg``, ``min``, ``max``, ``stddev``, ``p50``, ``p90``,
+            ``p95``, ``p99``. Without records in the window there are no averages, extremes or quantiles.
+            ``rate`` is a counter's ``sum``, or a distribution's ``count``, per second. A quantile is the
+            nearest rank: a value that was recorded, within the backend's error.
 
         Raises:
             UnknownMetricError: If the metric was never recorded.
+            InvalidInputError: If the window is not positive, or the backend keeps none.
         """
         ...
 
     @abstractmethod
     def get_metrics_by_tag(self, tag_filter: dict[str, str]) -> list[MetricValue]:
-        """Return every series that carries all the tags of ``tag_filter``; an empty filter matches all."""
+        """Return every series that carries all the tags of ``tag_filter``; an empty filter matches all.
+
+        Operations are listed beside metrics, which may share a name, with ``metadata["operation"]`` true:
+        their durations as a timer, their outcomes as a rate whose metadata holds ``count`` and
+        ``success_rate``. Health checks and dashboards find operations by these.
+        """
         ...
 
     @abstractmethod
@@ -327,7 +345,7 @@ class MetricsAggregator(Protocol):
 
     @abstractmethod
     def get_top_metrics(self, metric_type: MetricType, limit: int = 10) -> list[MetricValue]:
-        """Return at most ``limit`` series of one type, those of the largest value first."""
+        """Return at most ``limit`` series of one type, the largest first; a rate is also a counter's."""
         ...
 
 

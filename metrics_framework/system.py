@@ -213,7 +213,7 @@ class MetricsSystem:
         """
         from metrics_framework.measuring import Measurement, meter_of  # inspect is slow to import
 
-        self._meter = self._meter or meter_of(self._timer, self._tracker)
+        self._meter = self._meter or meter_of(self._timer, self._tracker, self._clock)
         return Measurement(self._meter, operation, tags)
 
     def with_tags(self, tags: Mapping[str, str]) -> MetricCollector:

@@ -587,6 +587,33 @@ def test_quantiles_that_are_not_known_are_left_out():
     }
 
 
+def test_sums_and_counts_that_are_not_known_are_left_out():
+    """An adapter may know the quantiles or the bounds of a distribution alone; the rest is exposed."""
+    summary = value("x", 2, MetricType.HISTOGRAM, count=3, p50=2)
+    uncounted = value("y", 2, MetricType.HISTOGRAM, sum=6, p50=2)
+    histogram = value("z", 2, MetricType.HISTOGRAM, count=3, buckets={"counts": {"-1.0": 1, "inf": 3}})
+    text = to_prometheus([summary, uncounted, histogram])
+    assert types(text) == {"x": "summary", "y": "summary", "z": "histogram"}
+    assert samples(text) == {
+        ("x", ("quantile", "0.5")): 2,
+        ("x_count",): 3,
+        ("y", ("quantile", "0.5")): 2,
+        ("y_sum",): 6,
+        ("z_bucket", ("le", "-1.0")): 1,
+        ("z_bucket", ("le", "+Inf")): 3,
+        ("z_count",): 3,
+    }
+
+
+def test_outcomes_of_an_adapter_that_knows_no_kinds_of_failures():
+    """The contract asks for the count and the success rate alone: the failures are then of no kind."""
+    outcomes = value("push", 1, MetricType.RATE, operation=True, count=4, success_rate=0.75)
+    assert samples(to_prometheus([outcomes])) == {
+        ("push_operations_total", ("error_type", ""), ("outcome", "success")): 3,
+        ("push_operations_total", ("error_type", ""), ("outcome", "failure")): 1,
+    }
+
+
 OWN_LABELS = ("le", "quantile", "outcome", "error_type")
 
 

@@ -17,8 +17,9 @@ from typing import NamedTuple
 import pytest
 
 from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTimer, InMemoryTracker
-from metrics_adapters.null import NullTimer, NullTracker
+from metrics_adapters.null import NullAggregator, NullCollector, NullTimer, NullTracker
 from metrics_framework import MetricsSystem
+from metrics_framework.clock import ManualClock
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.measuring import Measurement, ProtocolMeter, StoreMeter, meter_of
 from metrics_framework.protocols import PerformanceTimer, SuccessFailureTracker
@@ -1285,6 +1286,30 @@ def test_every_kind_of_code_asks_foreign_parts_once(foreign, use):
     assert foreign.tracker.calls == [("success", "work", {})]
 
 
+def test_foreign_parts_are_measured_by_the_systems_clock():
+    """The clock that the system was given is read, once at the start and once at the end."""
+
+    class Watched(ManualClock):
+        readings = 0
+
+        def monotonic_ns(self):
+            self.readings += 1
+            return super().monotonic_ns()
+
+    clock = Watched()
+    metrics = MetricsSystem(
+        collector=NullCollector(),
+        timer=ForeignTimer(),
+        tracker=ForeignTracker(),
+        aggregator=NullAggregator(),
+        clock=clock,
+    )
+    before = clock.readings
+    with metrics.measure("work"):
+        assert clock.readings == before + 1
+    assert clock.readings == before + 2
+
+
 def test_a_generator_never_started_asks_no_foreign_part(foreign):
     """Where nothing runs no foreign timer is left running."""
 
@@ -1316,7 +1341,7 @@ def test_parts_on_one_store_take_tags_as_series(clock):
     """Our own timer and tracker, where they share a store, keep durations and outcomes by tags."""
     store = Store(clock)
     timer, tracker = InMemoryTimer(store), InMemoryTracker(store)
-    assert isinstance(meter_of(timer, tracker), StoreMeter)
+    assert isinstance(meter_of(timer, tracker, clock), StoreMeter)
     metrics = MetricsSystem(timer=timer, tracker=tracker)
     with metrics.measure("work", {"a": "1"}):
         clock.advance(1)
@@ -1328,9 +1353,9 @@ def test_one_part_on_a_store_and_one_elsewhere(clock):
     """Our timer beside a foreign tracker, or the other way round, are both told."""
     store = Store(clock)
     tracker, timer = ForeignTracker(), ForeignTimer()
-    assert isinstance(meter_of(InMemoryTimer(store), tracker), ProtocolMeter)
-    assert isinstance(meter_of(timer, InMemoryTracker(store)), ProtocolMeter)
-    assert isinstance(meter_of(InMemoryTimer(), InMemoryTracker()), ProtocolMeter)
+    assert isinstance(meter_of(InMemoryTimer(store), tracker, clock), ProtocolMeter)
+    assert isinstance(meter_of(timer, InMemoryTracker(store), clock), ProtocolMeter)
+    assert isinstance(meter_of(InMemoryTimer(), InMemoryTracker(), clock), ProtocolMeter)
     with MetricsSystem(timer=InMemoryTimer(store), tracker=tracker).measure("work"):
         clock.advance(2)
     assert InMemoryTimer(store).get_timing_stats("work")["sum"] == 2000.0

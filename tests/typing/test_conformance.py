@@ -11,11 +11,14 @@ from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any
 
+from metrics_adapters.combined import CombinedAggregator
 from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTimer, InMemoryTracker
+from metrics_adapters.prometheus import RegistryAggregator
 from metrics_adapters.resources import CommandMonitor, PsutilMonitor
 from metrics_adapters.snapshot_writer import SnapshotWriter
 from metrics_framework import MetricsSystem, PerformanceSnapshot, protocols
 from metrics_framework.clock import SYSTEM_CLOCK, Clock, ManualClock, SystemClock
+from metrics_framework.dashboard import HistoryAggregator
 from metrics_framework.protocols import (
     AsyncMetricsSystem,
     MetricCollector,
@@ -26,6 +29,7 @@ from metrics_framework.protocols import (
 )
 from metrics_framework.recording import Store
 from metrics_framework.system import SnapshotOutput
+from metrics_framework.testing import counter, expect
 from metrics_framework.values import MetricType, MetricUnit, MetricValue, TimingResult
 
 
@@ -39,6 +43,16 @@ def test_in_memory_adapters_fit() -> None:
     assert isinstance(timer(), PerformanceTimer)
     assert isinstance(tracker(), SuccessFailureTracker)
     assert isinstance(aggregator(), MetricsAggregator)
+
+
+def test_other_aggregators_fit() -> None:
+    """What reads a registry, and several as one, are aggregators; ours knows histories beyond that."""
+    registry: type[MetricsAggregator] = RegistryAggregator
+    history: type[HistoryAggregator] = InMemoryAggregator
+    combined: MetricsAggregator = CombinedAggregator(InMemoryAggregator(), RegistryAggregator())
+    assert isinstance(registry(), MetricsAggregator)
+    assert issubclass(history, InMemoryAggregator)
+    assert isinstance(combined, MetricsAggregator)
 
 
 def test_monitors_fit() -> None:
@@ -58,6 +72,15 @@ def test_the_facade_fits_both_contracts() -> None:
         as_asynchronous: AsyncMetricsSystem = made
         assert isinstance(as_system, system)
         assert isinstance(as_asynchronous, asynchronous)
+
+
+def test_expect_takes_any_system() -> None:
+    """What code changes can be checked of whatever satisfies a Protocol, a system or an aggregator."""
+    with MetricsSystem() as made:
+        system: protocols.MetricsSystem = made
+        aggregator: MetricsAggregator = made.aggregator
+        with expect(system, counter("orders", 2)), expect(aggregator, counter("orders", 2)):
+            system.collector.record_counter("orders", 2)
 
 
 def test_outputs_fit() -> None:

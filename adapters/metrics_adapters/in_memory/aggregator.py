@@ -8,9 +8,9 @@ from typing import Any
 
 from metrics_adapters.in_memory.timer import InMemoryTimer
 from metrics_adapters.in_memory.tracker import InMemoryTracker
+from metrics_adapters.ranking import largest
 from metrics_framework import formats
 from metrics_framework.clock import utc
-from metrics_framework.errors import InvalidInputError
 from metrics_framework.recording import Store, Stretch
 from metrics_framework.recording.bounds import BucketCounts
 from metrics_framework.recording.series import plain_tags
@@ -76,17 +76,7 @@ class InMemoryAggregator:
 
         `MetricType.RATE` lists counters and operations by events per second.
         """
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise InvalidInputError(f"limit={limit!r} is not a whole number of 1 or more")
-        if not isinstance(metric_type, MetricType):
-            raise InvalidInputError(f"metric_type={metric_type!r} is not a MetricType, like MetricType.TIMER")
-        values = self.get_metrics_by_tag({})
-        if metric_type is MetricType.RATE:
-            values = [
-                _as_rate(value) if value.metric_type is MetricType.COUNTER else value for value in values
-            ]
-        chosen = [value for value in values if value.metric_type is metric_type]
-        return sorted(chosen, key=lambda value: value.value, reverse=True)[:limit]
+        return largest(self.get_metrics_by_tag({}), metric_type, limit)
 
     def _to_snapshot(self, _: object) -> str:
         from metrics_framework.snapshots import Environment, SnapshotBuilder, SnapshotMetadata, dump_snapshot
@@ -122,6 +112,8 @@ class InMemoryAggregator:
             unit = description.unit or MetricUnit.COUNT
             if reading.metric_type is MetricType.TIMER:
                 unit = MetricUnit.MILLISECONDS
+            elif reading.metric_type is MetricType.COUNTER:
+                metadata["total"] = metadata["sum"]  # a reading is since the start
             value = reading.summary[_VALUE_KEY[reading.metric_type]]
             yield MetricValue(reading.name, value, reading.metric_type, unit, now, reading.tags, metadata)
 
@@ -158,15 +150,3 @@ class InMemoryAggregator:
                 reading.tags,
                 metadata,
             )
-
-
-def _as_rate(counter: MetricValue) -> MetricValue:
-    return MetricValue(
-        counter.name,
-        counter.metadata["rate"],
-        MetricType.RATE,
-        MetricUnit.OPERATIONS_PER_SECOND,
-        counter.timestamp,
-        counter.tags,
-        counter.metadata,
-    )

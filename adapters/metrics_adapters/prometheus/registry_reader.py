@@ -72,7 +72,7 @@ class RegistryAggregator:
     - a histogram has no ``min``, ``max`` and ``stddev``. Its quantiles are estimated as Prometheus'
       ``histogram_quantile`` does: by linear interpolation within the bucket that the quantile falls in, whose
       width bounds the error; past the highest finite bound they are that bound. Where bounds are below zero,
-      prometheus_client keeps no sum, and the series is in no list, only in the summary of its name;
+      prometheus_client keeps no sum, and there is neither ``sum`` nor ``avg``;
     - a summary has the quantiles that it exposes, where it is one series. One without a p95, such as
       prometheus_client's own, is listed with its average as the value and never among the largest;
     - ``seconds``, and with it ``rate``, is known unless ``_created`` samples are disabled. It is the time
@@ -140,13 +140,14 @@ class RegistryAggregator:
             if not wanted <= one.tags.items():
                 continue
             summary = _summary([one], now)
-            if one.metric_type in _DISTRIBUTIONS and "avg" not in summary:
+            value = next((summary[key] for key in ("total", "last", "p95", "avg") if key in summary), None)
+            if value is None or (one.metric_type in _DISTRIBUTIONS and not summary["count"]):
                 continue
-            value = next(summary[key] for key in ("total", "last", "p95", "avg") if key in summary)
             metadata: dict[str, Any] = {**summary, "help": one.help}
             if one.buckets:
                 counts = {str(bound): _whole(count) for bound, count in sorted(one.buckets.items())}
-                metadata["buckets"] = {"counts": counts, "sum": one.total}
+                known = {} if one.total is None else {"sum": one.total}
+                metadata["buckets"] = {"counts": counts, **known}
             values.append(
                 MetricValue(one.name, value, one.metric_type, one.unit, timestamp, one.tags, metadata)
             )

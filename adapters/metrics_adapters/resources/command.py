@@ -84,6 +84,10 @@ class CommandMonitor(PsutilMonitor):
             "process_average_percent": _percent(self._runs),
         }
 
+    def get_process_usage(self) -> dict[str, float]:
+        """Return nothing: what a command holds ends with it, and this process is another."""
+        return {}
+
 
 def _percent(runs: list[CommandRun]) -> float:
     seconds = sum(run.seconds for run in runs)

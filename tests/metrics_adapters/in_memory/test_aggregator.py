@@ -86,7 +86,7 @@ def test_a_value_carries_its_summary(views):
     views.collector.record_counter("requests", 5, {"endpoint": "/status"})
     views.clock.advance(10)
     found = {value.tags["endpoint"]: value for value in views.aggregator.get_metrics_by_tag({})}
-    assert found["/"].metadata == {"count": 1, "seconds": 10.0, "sum": 3, "rate": 0.3}
+    assert found["/"].metadata == {"count": 1, "seconds": 10.0, "sum": 3, "rate": 0.3, "total": 3}
     assert found["/status"].value == 5
     assert found["/"].timestamp == datetime(2026, 1, 1, 0, 0, 10, tzinfo=UTC)
     assert "operation" not in found["/"].metadata

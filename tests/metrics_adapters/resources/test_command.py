@@ -15,9 +15,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from metrics_adapters.in_memory import InMemoryCollector
 from metrics_adapters.resources import CommandMonitor
 from metrics_adapters.resources.command import run_command
 from metrics_framework.errors import InvalidInputError
+from metrics_framework.resources import record_resources
 
 MB = 1_000_000
 LITTLE = 8 * MB
@@ -370,6 +372,17 @@ def test_the_monitor_tells_the_last_run_from_all_runs() -> None:
         100 * (busy.cpu_seconds + idle.cpu_seconds) / (busy.seconds + idle.seconds)
     )
     assert cpu["process_percent"] < cpu["process_average_percent"]
+
+
+def test_nothing_of_the_measuring_process_is_said_of_the_command() -> None:
+    """Its threads, open files and uptime are not the command's: they are not read and not recorded."""
+    monitor, collector = CommandMonitor(), InMemoryCollector()
+    monitor.run(["true"])
+    assert monitor.get_process_usage() == {}
+    record_resources(monitor, collector)
+    recorded = {reading.name for reading in collector.store.readings()}
+    assert {"process.memory.usage", "process.cpu.utilization", "system.memory.limit"} <= recorded
+    assert not {name for name in recorded if name.endswith((".uptime", ".thread.count", "descriptor.count"))}
 
 
 # -- what it leaves behind -----------------------------------------------------------------------------
