@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from metrics_framework.clock import SYSTEM_CLOCK, Clock, utc
 from metrics_framework.composition import part_or_default, shared_store, store_of
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 __all__ = ["MetricsSystem", "SnapshotOutput"]
 
 
+PARTS = ("collector", "timer", "tracker", "resource_monitor", "aggregator")
+
+
 class MetricsSystem:
     """Collecting, timing, tracking, monitoring and aggregating, behind one object.
 
@@ -63,6 +66,13 @@ class MetricsSystem:
         shutdown_on_sigterm: Whether SIGTERM does. Then it is passed on to what handled it before, or ends the
             process; where it is ignored, it stays ignored. Only in the main thread.
         clock: Where time comes from; the store's clock by default.
+
+    Attributes:
+        collector: Takes numbers in.
+        timer: Measures operations.
+        tracker: Counts how operations end.
+        resource_monitor: Reads the machine and the process.
+        aggregator: Answers questions.
 
     Raises:
         InvalidInputError: If a part lacks a method of its Protocol, parts keep their numbers apart,
@@ -101,12 +111,14 @@ class MetricsSystem:
         given = {"collector": collector, "timer": timer, "tracker": tracker, "aggregator": aggregator}
         self._store = shared_store(given, clock, tags, rules)
         self._clock = clock = clock or (self._store.clock if self._store else SYSTEM_CLOCK)
-        self._collector = part_or_default(collector, MetricCollector, "in_memory.collector", self._store)
-        self._timer = part_or_default(timer, PerformanceTimer, "in_memory.timer", self._store)
-        self._tracker = part_or_default(tracker, SuccessFailureTracker, "in_memory.tracker", self._store)
-        self._aggregator = part_or_default(aggregator, MetricsAggregator, "in_memory.aggregator", self._store)
-        self._resource_monitor = part_or_default(
-            resource_monitor, ResourceMonitor, "resources", self._collector, clock
+        store = self._store
+        # Plain attributes: a property would cost a record through `system.collector` a tenth more.
+        self.collector: Final = part_or_default(collector, MetricCollector, "in_memory.collector", store)
+        self.timer: Final = part_or_default(timer, PerformanceTimer, "in_memory.timer", store)
+        self.tracker: Final = part_or_default(tracker, SuccessFailureTracker, "in_memory.tracker", store)
+        self.aggregator: Final = part_or_default(aggregator, MetricsAggregator, "in_memory.aggregator", store)
+        self.resource_monitor: Final = part_or_default(
+            resource_monitor, ResourceMonitor, "resources", self.collector, clock
         )
         self._outputs = Outputs(outputs)
         self._latency_metric = latency_metric
@@ -125,7 +137,7 @@ class MetricsSystem:
         self._settings: Settings | None = None
         self._faults = Faults()
         # One set for good, so that a reading that goes on failing is logged once.
-        self._record_resources = partial(record_resources, self._resource_monitor, self._collector, set())
+        self._record_resources = partial(record_resources, self.resource_monitor, self.collector, set())
 
         # Threads and signals are slow to import, and a program that only names the Protocols has neither.
         from metrics_framework.collecting import Collection
@@ -139,6 +151,11 @@ class MetricsSystem:
         )
         self._shutdown = Shutdown(self._end, self._begin_in_child)
         self._shutdown.watch(on_exit=shutdown_on_exit, on_sigterm=shutdown_on_sigterm)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in PARTS and name in self.__dict__:
+            raise AttributeError(f"a system's {name} is decided when it is made: MetricsSystem({name}=…)")
+        super().__setattr__(name, value)
 
     @classmethod
     def from_config(
@@ -166,31 +183,6 @@ class MetricsSystem:
         system._apply(settings)
         return system
 
-    @property
-    def collector(self) -> MetricCollector:
-        """Takes numbers in."""
-        return self._collector
-
-    @property
-    def timer(self) -> PerformanceTimer:
-        """Measures operations."""
-        return self._timer
-
-    @property
-    def tracker(self) -> SuccessFailureTracker:
-        """Counts how operations end."""
-        return self._tracker
-
-    @property
-    def resource_monitor(self) -> ResourceMonitor:
-        """Reads the machine and the process."""
-        return self._resource_monitor
-
-    @property
-    def aggregator(self) -> MetricsAggregator:
-        """Answers questions."""
-        return self._aggregator
-
     def measure(self, operation: str, tags: Mapping[str, str] | None = None) -> Measurement:
         """Measure a block or a function: how long it takes and how it ends.
 
@@ -213,7 +205,7 @@ class MetricsSystem:
         """
         from metrics_framework.measuring import Measurement, meter_of  # inspect is slow to import
 
-        self._meter = self._meter or meter_of(self._timer, self._tracker, self._clock)
+        self._meter = self._meter or meter_of(self.timer, self.tracker, self._clock)
         return Measurement(self._meter, operation, tags)
 
     def with_tags(self, tags: Mapping[str, str]) -> MetricCollector:
@@ -226,13 +218,13 @@ class MetricsSystem:
             >>> metrics = MetricsSystem()
             >>> metrics.with_tags({"tenant": "acme"}).increment("orders")
         """
-        own = getattr(self._collector, "with_tags", None)
+        own = getattr(self.collector, "with_tags", None)
         if own is not None:
             collector: MetricCollector = own(tags)
             return collector
         from metrics_framework.scoped import ScopedCollector
 
-        return ScopedCollector(self._collector, tags)
+        return ScopedCollector(self.collector, tags)
 
     # -- life ------------------------------------------------------------------------------------------
 
@@ -302,7 +294,7 @@ class MetricsSystem:
         self._collection.stop()
         # Nobody here starts it, but its owner may have.
         faults = Faults()
-        faults.attempt("resource monitoring not stopped", self._resource_monitor.stop_resource_monitoring)
+        faults.attempt("resource monitoring not stopped", self.resource_monitor.stop_resource_monitoring)
         self._outputs.write(self.snapshot, faults)
 
     def _begin_in_child(self) -> None:
@@ -343,10 +335,10 @@ class MetricsSystem:
             tags=dict(tags or {}),
         )
         return SnapshotBuilder(
-            timer=self._timer,
-            tracker=self._tracker,
-            resource_monitor=self._resource_monitor,
-            aggregator=self._aggregator,
+            timer=self.timer,
+            tracker=self.tracker,
+            resource_monitor=self.resource_monitor,
+            aggregator=self.aggregator,
             seconds=self._uptime_seconds(),
             latency_metric=self._latency_metric,
             custom_metrics=self._custom_metrics,
@@ -360,10 +352,10 @@ class MetricsSystem:
         overhead = self._collection.cpu_ns / 1e7 / uptime_seconds if uptime_seconds > 0 else 0.0
         return HealthCheck(
             thresholds=self._thresholds,
-            monitor=self._resource_monitor,
-            aggregator=self._aggregator,
+            monitor=self.resource_monitor,
+            aggregator=self.aggregator,
             store=self._store,
-            tracked=store_of(self._tracker),
+            tracked=store_of(self.tracker),
             faults=self._faults,
         ).read(uptime_seconds, overhead)
 
@@ -373,8 +365,8 @@ class MetricsSystem:
 
         return create_dashboard(
             dashboard_type,
-            self._aggregator,
-            self._resource_monitor,
+            self.aggregator,
+            self.resource_monitor,
             utc(self._clock),
             window=min(WINDOW, self._store.retention) if self._store else WINDOW,
             error_rate=self._thresholds.error_rate,
@@ -417,7 +409,7 @@ class MetricsSystem:
         from metrics_framework.streams import StreamFilter, stream_changes  # asyncio is slow to import
 
         chosen = StreamFilter.parse(filters or {})
-        return stream_changes(self._aggregator, chosen, lambda: self._shutdown.begun)
+        return stream_changes(self.aggregator, chosen, lambda: self._shutdown.begun)
 
     def _uptime_seconds(self) -> float:
         return (self._clock.monotonic_ns() - self._start_ns) / 1e9

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from metrics_framework.recording.bounds import BucketCounts
 from metrics_framework.recording.distribution import Distribution
@@ -20,6 +20,14 @@ class Failure:
     error_type: str
     metadata: dict[str, Any]
     timestamp: datetime
+
+
+class RawFailure(NamedTuple):
+    """A failure as it is kept: making its `Failure` is left to who asks."""
+
+    error_type: str
+    metadata: dict[str, Any]
+    time_ns: int
 
 
 @dataclass(frozen=True)
