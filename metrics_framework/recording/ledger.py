@@ -27,7 +27,7 @@ from metrics_framework.recording.windows import SLOT_NS, Windows
 
 R = TypeVar("R")
 
-PENDING = 4_096
+PENDING = 8_192
 """How many records all series of a ledger may have in their buffers, or the next two where that is more."""
 
 MIN_PENDING = 32

@@ -115,6 +115,7 @@ class Metric:
         self._successor = successor
         self._ledgers: dict[tuple[str, ...], Ledger] = {}
         self._leaving: dict[Series, int] = {}
+        self._busy: Series | None = None
         self._collapsed: tuple[str, ...] = ()
         self._collapsed_series = 0
 
@@ -205,7 +206,10 @@ class Metric:
         self._unlearn_if_gone()
 
     def _favour(self, series: Series) -> None:
-        """Let a busy series be found fastest."""
+        """Let a series be found fastest that filled its buffer twice, and no other one in between."""
+        if series is not self._busy:
+            self._busy = series
+            return
         tagged = self._lookup.tagged
         entry = tagged.get(self.name)
         if entry is not None and entry[1] is not series and series.key != ():
