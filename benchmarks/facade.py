@@ -49,7 +49,7 @@ def _recording(report: Report) -> None:
     system = MetricsSystem()
     tagged = MetricsSystem(tags={"service": "shop", "environment": "test"})
     ruled = MetricsSystem(rules=RULES)
-    scoped = system.with_tags({"tenant": "acme"})
+    scoped = MetricsSystem().with_tags({"tenant": "acme"})
     ways: dict[str, Callable[[int], None]] = {
         "the collector alone": lambda calls: _record(bare, "measured", TAGS, calls),
         "metrics.collector, looked up each time": lambda calls: _record_through(system, calls),
