@@ -86,9 +86,10 @@ class InMemoryTimer:
                     series.ledger.relieve(series)
             else:
                 series.enter((now - start) / 1e6, now)
-        result: Any = new_timing(TimingResult)
-        result.pending = (begun, now, success, self._clock)
-        return result  # type: ignore[no-any-return]
+        pending: Any = new_timing(TimingResult)
+        pending.pending = (begun, now, success, self._clock)
+        result: TimingResult = pending
+        return result
 
     def time_operation(
         self, operation_name: str, operation: Callable[[], Any], metadata: dict[str, Any] | None = None
