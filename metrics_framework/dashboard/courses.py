@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from metrics_framework.dashboard.plain import mapping, number
 from metrics_framework.dashboard.subjects import Measure, Subject, Summary, level, subjects
-from metrics_framework.errors import UnknownNameError
+from metrics_framework.errors import InvalidInputError, UnknownNameError
 from metrics_framework.logs import log_event
 from metrics_framework.protocols import MetricsAggregator, ResourceMonitor
 from metrics_framework.resources import readings
@@ -193,8 +193,14 @@ class Courses:
         return self._asked("aggregator", course)
 
     def _now_only(self, name: str) -> Course | None:
-        summary = self._asked("aggregator", lambda: self._aggregator.get_metric_summary(name, self._window))
-        return None if summary is None else self._at_present(mapping(summary))
+        def ask() -> Summary | None:
+            try:
+                return mapping(self._aggregator.get_metric_summary(name, self._window))
+            except InvalidInputError:  # it keeps no windows, which the contract allows
+                return None
+
+        summary = self._asked("aggregator", ask)
+        return None if summary is None else self._at_present(summary)
 
     def _at_present(self, summary: Summary) -> Course:
         now = self._now.timestamp()

@@ -444,6 +444,19 @@ def test_the_in_memory_aggregator_has_a_history(aggregator):
     assert isinstance(aggregator, HistoryAggregator)
 
 
+def test_an_aggregator_without_windows_is_no_fault(caplog):
+    """Where a window is refused, as it may be, the present numbers are shown and nothing is logged."""
+    foreign = Contract([value("requests", 90, MetricType.COUNTER, rate=9.0)], {})
+
+    def refuse(metric_name, time_window=None):
+        raise InvalidInputError(f"time_window={time_window!r}: no windows are kept")
+
+    foreign.get_metric_summary = refuse
+    (shown,) = panels(foreign, "overview")["throughput"]["series"]
+    assert shown["value"] == 9.0
+    assert caplog.records == []
+
+
 class Broken:
     """Raises whatever it is asked."""
 
