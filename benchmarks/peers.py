@@ -24,6 +24,10 @@ class Peer(Protocol):
         """Return what sets a gauge, given its tags."""
         ...
 
+    def gauge_step(self, name: str) -> Call | None:
+        """Return what moves a gauge up by 1, given its tags."""
+        ...
+
     def histogram(self, name: str) -> Call:
         """Return what adds a value to a histogram, given its tags."""
         ...
@@ -64,6 +68,11 @@ class Ours:
         record = self.collector.record_gauge
         return lambda tags: record(name, 1.5, tags)
 
+    def gauge_step(self, name: str) -> Call:
+        self.collector.record_gauge(name, 0, TAGS)
+        increment = self.collector.increment
+        return lambda tags: increment(name, tags)
+
     def histogram(self, name: str) -> Call:
         record, value = self.collector.record_histogram, values()
         return lambda tags: record(name, value(), tags)
@@ -79,6 +88,17 @@ class Ours:
 
         def call() -> None:
             with timer.time():
+                pass
+
+        return call
+
+    def measure(self) -> Callable[[], object]:
+        from metrics_framework import MetricsSystem
+
+        measure = MetricsSystem(collector=self.collector).measure
+
+        def call() -> None:
+            with measure("operation"):
                 pass
 
         return call
@@ -109,6 +129,10 @@ class PrometheusClient:
     def gauge(self, name: str) -> Call:
         metric = self._Gauge(name, "help", list(TAGS), registry=self._registry)
         return lambda tags: metric.labels(**tags).set(1.5)
+
+    def gauge_step(self, name: str) -> Call:
+        metric = self._Gauge(name, "help", list(TAGS), registry=self._registry)
+        return lambda tags: metric.labels(**tags).inc()
 
     def histogram(self, name: str) -> Call:
         metric, value = self._Histogram(name, "help", list(TAGS), registry=self._registry), values()
@@ -155,6 +179,10 @@ class OpenTelemetry:
         metric = self._meter.create_gauge(name)
         return lambda tags: metric.set(1.5, tags)
 
+    def gauge_step(self, name: str) -> Call:
+        metric = self._meter.create_up_down_counter(name)
+        return lambda tags: metric.add(1, tags)
+
     def histogram(self, name: str) -> Call:
         metric, value = self._meter.create_histogram(name), values()
         return lambda tags: metric.record(value(), tags)
@@ -187,6 +215,9 @@ class Pyformance:
     def gauge(self, name: str) -> Call:
         gauge = self._registry.gauge
         return lambda tags: gauge(f"{name}{tags['method']}{tags['status']}").set_value(1.5)
+
+    def gauge_step(self, name: str) -> None:
+        return None
 
     def histogram(self, name: str) -> Call:
         histogram, value = self._registry.histogram, values()

@@ -28,12 +28,14 @@ CALLS = [
     "counter, bound",
     "gauge, 2 tags",
     "gauge, random series",
+    "gauge step, 2 tags",
     "histogram, 2 tags",
     "histogram, fresh strings",
     "histogram, random series",
     "histogram, bound",
     "timer, bound",
     "timer, by id",
+    "timer, measure",
 ]
 MEMORY = ["counter, 100000", "histogram, 10000"]
 VALUES = ["histogram of 1", "histogram of 128", "histogram of 10000", "histogram of 1000000"]
@@ -62,7 +64,7 @@ def main(rounds: int = ROUNDS) -> Report:
         "Recording: nanoseconds a call (ratio to prometheus_client; multiple of an empty call)", list(PEERS)
     )
     for measure, case in [*(("calls", case) for case in CALLS), ("threads", "8 threads, 100 counters")]:
-        base_case = "timer, bound" if case == "timer, by id" else case
+        base_case = "timer, bound" if case in ("timer, by id", "timer, measure") else case
         base = _median(found.get((BASE, measure, base_case)), "ns")
         report.row(case, [_cell(found.get((peer, measure, case)), "ns", base, empty) for peer in PEERS])
     report.table(

@@ -34,13 +34,14 @@ def measure_calls(peer: str, case: str) -> dict[str, float] | None:
         value = values()
         arguments = [] if kind == "counter" else [value() for _ in range(CALLS)]
     elif kind == "timer":
-        if how == "by id":
-            call = library.timer_by_id() if peer == "metrics_framework" else None
+        if how in ("by id", "measure"):
+            ways = {"by id": "timer_by_id", "measure": "measure"}
+            call = getattr(library, ways[how])() if peer == "metrics_framework" else None
         else:
             call = library.timer()
         arguments = []
     else:
-        call = getattr(library, kind)("measured")
+        call = getattr(library, kind.replace(" ", "_"))("measured")
         if how == "no tags":
             arguments = [None] * CALLS
             if peer == "prometheus_client":

@@ -11,8 +11,7 @@ import functools
 import inspect
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping
-from contextlib import ExitStack
-from types import TracebackType
+from types import CoroutineType, TracebackType
 from typing import Any, ParamSpec, Protocol, Self, TypeVar, cast
 
 from metrics_framework.clock import Clock
@@ -56,13 +55,14 @@ class StoreMeter:
         self, begun: object, operation: str, tags: dict[str, str], spent_ns: int, error_type: str | None
     ) -> None:
         """Record how long an operation took and how it ended."""
-        timing = self._store.find_timing(operation, tags)
+        store, given = self._store, tags or None
+        timing = store.timing_lookup.get(operation, given) or store.find_timing(operation, tags)
         if timing is not None:
             timing.observe(spent_ns / 1e6)
         if error_type is not None:
-            self._store.fail(operation, error_type, tags, tags)
+            store.fail(operation, error_type, tags, given)
             return
-        outcomes = self._store.find_outcomes(operation, tags)
+        outcomes = store.outcome_lookup.get(operation, given) or store.find_outcomes(operation, tags)
         if outcomes is not None:
             outcomes.finish(None)
 
@@ -147,8 +147,9 @@ class Measurement:
                 f"this measurement of {self._operation!r} is running already; call measure() for each use"
             )
         self._tags, self._spent_ns, self._error_type = self._given, 0, None
-        self._begun = self._meter.begin(self._operation, self._tags)
-        self._resume()
+        meter = self._meter
+        self._begun = meter.begin(self._operation, self._tags)
+        self._since_ns = meter.now_ns()
         return self
 
     def __exit__(
@@ -196,16 +197,24 @@ class Measurement:
         return cast(Callable[P, R], functools.wraps(function)(wrapped))
 
     def _again(self) -> Measurement:
-        return Measurement(self._meter, self._operation, self._given)
+        again = Measurement.__new__(Measurement)  # what was checked once is right
+        again._meter, again._operation, again._given = self._meter, self._operation, self._given
+        again._since_ns = None
+        return again
 
     def _function(self, function: Callable[..., R]) -> Callable[..., R]:
         def measured(*args: Any, **kwargs: Any) -> R:
-            with ExitStack() as stack:
-                stack.enter_context(self._again())
+            measurement = self._again()
+            measurement.__enter__()
+            try:
                 result = function(*args, **kwargs)
-                if inspect.iscoroutine(result):  # a plain function that hands out another's coroutine
-                    return cast(R, _awaited(result, stack.pop_all()))
-                return result
+            except BaseException as error:
+                measurement.__exit__(type(error), error, None)
+                raise
+            if isinstance(result, CoroutineType):  # a plain function that hands out another's coroutine
+                return cast(R, _awaited(result, measurement))
+            measurement.__exit__(None, None, None)
+            return result
 
         return measured
 
@@ -285,6 +294,11 @@ def _first(generator: AsyncGenerator[Any, Any]) -> Awaitable[Any]:
         sys.set_asyncgen_hooks(*hooks)
 
 
-async def _awaited(coroutine: Coroutine[Any, Any, R], measurement: ExitStack) -> R:
-    with measurement:
-        return await coroutine
+async def _awaited(coroutine: Coroutine[Any, Any, R], measurement: Measurement) -> R:
+    try:
+        result = await coroutine
+    except BaseException as error:
+        measurement.__exit__(type(error), error, None)
+        raise
+    measurement.__exit__(None, None, None)
+    return result

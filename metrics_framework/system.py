@@ -31,7 +31,7 @@ from metrics_framework.values import MetricValue
 
 if TYPE_CHECKING:
     from metrics_framework.config import Settings
-    from metrics_framework.measuring import Measurement, Meter
+    from metrics_framework.measuring import Measurement
     from metrics_framework.recording import Rule
 
 __all__ = ["MetricsSystem", "SnapshotOutput"]
@@ -133,7 +133,7 @@ class MetricsSystem:
         self._thresholds = thresholds
         self._start_ns = clock.monotonic_ns()
         self._provenance: Provenance | None = None
-        self._meter: Meter | None = None
+        self._measure: partial[Measurement] | None = None
         self._settings: Settings | None = None
         self._faults = Faults()
         # One set for good, so that a reading that goes on failing is logged once.
@@ -204,10 +204,11 @@ class MetricsSystem:
             >>> metrics.timer.get_timing_stats("db.query")["count"]
             1
         """
-        from metrics_framework.measuring import Measurement, meter_of  # inspect is slow to import
+        if self._measure is None:
+            from metrics_framework.measuring import Measurement, meter_of  # inspect is slow to import
 
-        self._meter = self._meter or meter_of(self.timer, self.tracker, self._clock)
-        return Measurement(self._meter, operation, tags)
+            self._measure = partial(Measurement, meter_of(self.timer, self.tracker, self._clock))
+        return self._measure(operation, tags)
 
     def with_tags(self, tags: Mapping[str, str]) -> MetricCollector:
         """Return a collector that adds tags to what is recorded through it: one to keep, not for one record.

@@ -95,8 +95,8 @@ class GaugeLedger(Ledger):
         except OverflowError:
             numbers = True
         except TypeError:  # there are steps among them, or series that are gone
-            numbers = False
             values = list(_resolved(members, values))
+            numbers = GONE not in values
         only = members[0]
         in_one_slot = _slot(times[0]) == _slot(times[-1])
         if numbers and law == "latest" and in_one_slot:  # nearly always

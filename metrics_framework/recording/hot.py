@@ -38,6 +38,26 @@ class Lookup:
         self.untagged: dict[str, Any] = {}
         self.tagged: dict[str, tuple[Mapping[str, str], Any, ByNumber]] = {}
 
+    def get(self, name: Any, tags: Any) -> Any:
+        """Return the series of a name and tags, or ``None`` where it is not known yet: for what is less hot.
+
+        Args:
+            name: The name; anything at all.
+            tags: The tags as they were given; what is no dict is not known.
+        """
+        try:
+            if tags is None:
+                return self.untagged[name]
+            usual, series, by_number = self.tagged[name]
+            if tags != usual:
+                if tags.__class__ is not dict:
+                    return None
+                values_of, known = by_number[len(tags)]
+                series = known[values_of(tags)]
+            return series
+        except (KeyError, TypeError, ValueError):
+            return None
+
 
 class Finder(Protocol):
     """Where a `Recorder` finds series, and where it asks for those that are not found."""

@@ -345,9 +345,7 @@ class GaugeSeries(Series):
         Raises:
             InvalidInputError: If it is anything else.
         """
-        checked = self.checked(step)
-        if checked is not None:
-            self.enter(Step(checked), self.ledger.now())
+        self._move(UP if step.__class__ is int and step == 1 else step, 1)
 
     def decrement(self, step: int | float = 1) -> None:
         """Move the gauge down.
@@ -358,12 +356,27 @@ class GaugeSeries(Series):
         Raises:
             InvalidInputError: If it is anything else.
         """
-        checked = self.checked(step)
-        if checked is not None:
-            self.enter(Step(-checked), self.ledger.now())
+        self._move(DOWN if step.__class__ is int and step == 1 else step, -1)
+
+    def _move(self, step: Any, sign: int) -> None:
+        if step.__class__ is not Step:
+            checked = self.checked(step)
+            if checked is None:
+                return
+            step = Step(sign * checked)
+        ledger: Any = self.ledger
+        clock = ledger.now
+        now = clock()
+        if now < self.slot_end:
+            buffer = ledger.buffer
+            buffer += (self, step, now)
+            if len(buffer) > ledger.limit:
+                ledger.relieve(ledger)
+        else:
+            self.enter(step, now)
 
     def enter(self, record: Any, now: int) -> None:
-        """Append a record that is not like the last one: of a new slot, or a step."""
+        """Append the first record of a slot."""
         if now >= self.slot_end:
             live = self.home.admit(self)
             if live is not self:
@@ -382,3 +395,6 @@ class Step(NamedTuple):
     """A gauge's move from wherever it is."""
 
     by: int | float
+
+
+UP, DOWN = Step(1), Step(-1)

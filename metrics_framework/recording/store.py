@@ -163,7 +163,7 @@ class Store(Reader):
         except InvalidInputError as error:
             self._commons.refuse(error)
             return
-        series = self.find_outcomes(operation, tags)
+        series = self.outcome_lookup.get(operation, tags) or self.find_outcomes(operation, tags)
         if series is None or is_void(series):
             return
         series.finish(error_type)

@@ -54,10 +54,9 @@ class InMemoryCollector(Recorder):
 
     def increment(self, name: str, tags: dict[str, str] | None = None) -> None:
         """Add 1 to a counter or gauge; see `MetricCollector.increment`."""
-        if isinstance(name, str) and (name in self._counters.untagged or name in self._counters.tagged):
-            self.record_counter(name, 1, tags)  # nearly always: found fast
-            return
-        series = self._scope.find_shifting(name, 1, tags)
+        series = self._counters.get(name, tags) or self._gauges.get(name, tags)
+        if series is None:
+            series = self._scope.find_shifting(name, 1, tags)
         if isinstance(series, GaugeSeries):
             series.increment()
         elif series is not None:
@@ -65,7 +64,7 @@ class InMemoryCollector(Recorder):
 
     def decrement(self, name: str, tags: dict[str, str] | None = None) -> None:
         """Take 1 from a gauge; see `MetricCollector.decrement`."""
-        series = self._scope.find_shifting(name, -1, tags)
+        series = self._gauges.get(name, tags) or self._scope.find_shifting(name, -1, tags)
         if series is not None:
             series.decrement()
 
