@@ -8,7 +8,7 @@ FLAMEIQ := .venvs/flameiq
 # The benchmarks' peers are nobody else's business either.
 BENCH := .venvs/bench
 
-.PHONY: run test quick check format lint types imports bench docs lock clean
+.PHONY: run test servers quick check format lint types imports bench docs lock clean
 
 run: $(VENV)/.installed
 	$(BIN)/python examples/parse_stdlib.py
@@ -19,6 +19,10 @@ test: $(VENV)/.installed $(FLAMEIQ)/.installed
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 	$(BIN)/pytest -m heavy -n 2 --dist loadfile $(ARGS)
+
+# The real servers that heavy tests start, from Debian's packages into .servers; nobody needs to be root.
+servers:
+	$(PYTHON) tests/servers/programs.py
 
 quick: $(VENV)/.installed
 	$(BIN)/pytest -m "not heavy" -n 2 --dist loadfile $(ARGS)
@@ -57,7 +61,7 @@ lock: $(VENV)/.installed
 	  --group bench --no-annotate --custom-compile-command "make lock" -o requirements/bench.txt pyproject.toml
 
 clean:
-	rm -rf $(VENV) .venvs dist docs/_build .coverage .coverage.* htmlcov
+	rm -rf $(VENV) .venvs .servers dist docs/_build .coverage .coverage.* htmlcov
 
 $(VENV)/.installed: requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else 'metrics-framework needs Python 3.11 or newer: make PYTHON=/path/to/python3.11')"

@@ -53,7 +53,8 @@ def to_prometheus(values: Iterable[MetricValue]) -> str:
     """Return values as text for Prometheus.
 
     Two names that become the same are not mixed: the first keeps it, the other is left out with a comment
-    that names both; and so it is with two series whose tags become the same labels. Operations end in
+    that names both; and so it is with two series whose tags become the same labels, of which one without a
+    text is none. What UTF-8 cannot hold is written as Python's escape. Operations end in
     ``_duration_seconds`` and ``_operations_total``. A sum or a count that an adapter does not know is left
     out.
     """
@@ -90,7 +91,7 @@ def metric_name(name: str, unit: MetricUnit = MetricUnit.COUNT, *, counter: bool
     if result[0].isdigit():
         result = f"_{result}"
     if counter:
-        result = result.removesuffix("_total")
+        result = result.removesuffix("_total") or "_"
     suffix = _SUFFIXES.get(unit, ("", 1.0))[0]
     if suffix and not result.endswith(f"_{suffix}"):
         result = f"{result}_{suffix}"
@@ -134,7 +135,7 @@ def _lines(family: _Family, comments: dict[str, None]) -> Iterator[str]:
     shown: set[str] = set()
     for value in family.values:
         tags = _tag_labels(value.tags, family)
-        series = _labels(tags.items())
+        series = _labels((name, text) for name, text in tags.items() if text)  # without a text it is no label
         if series in shown:
             comments[f"{value.tags} of {family.recorded} is left out: another series has its labels"] = None
             continue
@@ -199,8 +200,13 @@ def _labels(labels: Iterable[tuple[str, str]]) -> str:
 
 
 def _escape(text: str, *, quotes: bool = False) -> str:
-    escaped = text.replace("\\", r"\\").replace("\n", r"\n")
+    escaped = _utf8(text).replace("\\", r"\\").replace("\n", r"\n")
     return escaped.replace('"', r"\"") if quotes else escaped
+
+
+def _utf8(text: str) -> str:
+    # A lone surrogate, as in the name of a file that is no UTF-8, would keep the whole text from being sent.
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _number(number: Any) -> str:

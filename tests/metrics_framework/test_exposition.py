@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from datetime import UTC, datetime
 
@@ -352,6 +353,7 @@ def test_units_are_base_units(metrics, unit, number, name, read):
         ("²", MetricUnit.COUNT, False, "_"),
         ("٣x", MetricUnit.COUNT, False, "_x"),
         ("x!", MetricUnit.COUNT, True, "x_total"),
+        (";total", MetricUnit.COUNT, True, "__total"),
         ("a\nb{c}", MetricUnit.COUNT, False, "a_b_c"),
     ],
 )
@@ -395,6 +397,32 @@ def test_every_tag_becomes_a_valid_label(tag):
     made = label_name(tag)
     assert VALID_LABEL.fullmatch(made)
     assert label_name(made) == made
+
+
+def test_a_label_without_a_text_is_no_label():
+    """To a server a series whose tag is empty is the one without the tag, so only the first is exposed."""
+    values = [
+        value("level", 1, tags={"place": ""}),
+        value("level", 2),
+        value("level", 3, tags={"x": "", "y": "z"}),
+    ]
+    text = to_prometheus(values)
+    assert samples(text) == {("level", ("place", "")): 1, ("level", ("x", ""), ("y", "z")): 3}
+    assert text.endswith("# {} of 'level' is left out: another series has its labels\n")
+
+
+def test_what_utf8_cannot_hold_is_escaped(metrics):
+    """Text from a file name that is no UTF-8 can be sent and told apart, as a value and as a help text."""
+    name = os.fsdecode(b"caf\xe9")
+    metrics.collector.describe("size", help=name)
+    metrics.collector.record_gauge("size", 1, {"file": name, name: "x"})
+    metrics.collector.record_gauge("size", 2, {"file": r"caf\udce9", name: "x"})
+    metrics.tracker.record_failure("read", name)
+    text = exposed(metrics).encode().decode()
+    assert "# HELP size caf\\\\udce9\n" in text
+    found = samples(text)
+    assert found["size", ("caf_", "x"), ("file", r"caf\udce9")] == 1
+    assert found["read_operations_total", ("error_type", r"caf\udce9"), ("outcome", "failure")] == 1
 
 
 def test_tags_that_become_one_label_share_it(metrics):

@@ -1,0 +1,77 @@
+"""Starts a server for tests, and ends it whatever becomes of them."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+LOOPBACK = "127.0.0.1:0"
+"""Where a server listens: on a free port that it chooses itself, so that no two can want the same one."""
+
+_LISTENING = re.compile(r'msg="Listening on" address=(127\.0\.0\.1:\d+)')
+_STARTING = 15.0
+_ENDING = 10.0
+
+
+@contextmanager
+def running(command: Sequence[str], folder: Path) -> Iterator[str]:
+    """Run a server of the Prometheus project in ``folder`` and give its address once it is ready.
+
+    Args:
+        command: The program and its arguments; it listens at `LOOPBACK`.
+        folder: Where it works and where its log goes.
+
+    Raises:
+        RuntimeError: If it is not ready within 15 seconds; the message has its log.
+    """
+    log = folder / "server.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        yield _ready(process, log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(_ENDING)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def request(method: str, address: str, path: str, body: str | None = None) -> tuple[int, str]:
+    """Send a request and return the status and body of what comes back.
+
+    Args:
+        method: ``GET``, ``PUT`` and so on.
+        address: Host and port.
+        path: The path and query.
+        body: What to send, if anything.
+
+    Raises:
+        OSError: If nobody answers within ten seconds.
+    """
+    # Not urllib.request: it would ask a proxy of the environment.
+    connection = http.client.HTTPConnection(address, timeout=10)
+    try:
+        connection.request(method, path, None if body is None else body.encode())
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    finally:
+        connection.close()
+
+
+def _ready(process: subprocess.Popen[bytes], log: Path) -> str:
+    end = time.monotonic() + _STARTING
+    while process.poll() is None and time.monotonic() < end:
+        listening = _LISTENING.search(log.read_text())
+        if listening and request("GET", listening[1], "/-/ready")[0] == http.client.OK:
+            return listening[1]
+        time.sleep(0.05)
+    raise RuntimeError(f"{process.args!r} is not ready (exit status {process.poll()}):\n{log.read_text()}")
