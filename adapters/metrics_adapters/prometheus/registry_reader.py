@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import REGISTRY
 
+from metrics_adapters.prometheus.collector import StoreExposition
 from metrics_adapters.ranking import largest
 from metrics_framework import formats
 from metrics_framework.clock import SYSTEM_CLOCK, Clock, utc
@@ -78,7 +79,8 @@ class RegistryAggregator:
     - ``seconds``, and with it ``rate``, is known unless ``_created`` samples are disabled. It is the time
       since the oldest series was made.
 
-    A collector that raises costs its own metrics only; its first fault is logged. Values are read under
+    What a `PrometheusCollector` exposes is left out: its store answers that itself. A collector that raises
+    costs its own metrics only; its first fault is logged. Values are read under
     prometheus_client's own locks, so unlike the store this must not be asked in a signal handler.
 
     Args:
@@ -180,6 +182,8 @@ class RegistryAggregator:
         collectors = list(getattr(self._registry, "_collector_to_names", [self._registry]))
         self._faulty.intersection_update(map(id, collectors))
         for collector in collectors:
+            if isinstance(collector, StoreExposition):  # what a store can answer exactly itself
+                continue
             try:
                 found = [one for metric in collector.collect() for one in _series_of(metric)]
             except Exception as error:  # noqa: BLE001 - an application's own collector may raise anything
