@@ -51,10 +51,8 @@ class PrometheusCollector(InMemoryCollector):
         >>> registry = CollectorRegistry()
         >>> collector = PrometheusCollector(registry)
         >>> collector.increment("http.requests", {"route": "/"})
-        >>> print(generate_latest(registry).decode(), end="")
-        # HELP http_requests_total
-        # TYPE http_requests_total counter
-        http_requests_total{route="/"} 1.0
+        >>> generate_latest(registry).decode().splitlines()[-1]
+        'http_requests_total{route="/"} 1.0'
     """
 
     def __init__(self, registry: CollectorRegistry | None = None, store: Store | None = None) -> None:

@@ -200,9 +200,10 @@ def _samples(reading: Reading, labels: dict[str, str], unit: MetricUnit) -> Iter
         counts = {bound_text(bound, unit): count for bound, count in buckets.cumulated().items()}
         for le, count in counts.items():
             yield Sample("_bucket", {**labels, "le": le}, count)
-        yield Sample("_count", labels, counts["+Inf"])
-        # A sum that may fall would be taken for a counter that was reset (OpenMetrics 1.0, "Histogram").
+        # A sum that may fall would be taken for a counter that was reset, and without it there is no count
+        # either (OpenMetrics 1.0, "Histogram").
         if reading.distribution.min >= 0 and not (buckets.bounds and buckets.bounds[0] < 0):
+            yield Sample("_count", labels, counts["+Inf"])
             yield Sample("_sum", labels, in_base_unit(sums.value_of(buckets.total), unit))
 
 
