@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from decimal import Decimal
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -57,6 +56,8 @@ def seconds_as(unit: MetricUnit | None, bounds: Iterable[float]) -> tuple[float,
 
     It is exact as people write numbers: 0.0333 s is 33.3 ms, not what floats make of 0.0333 * 1000.
     """
+    from decimal import Decimal  # only who counts by default buckets needs it
+
     per_second = {MetricUnit.MILLISECONDS: 1_000, MetricUnit.MICROSECONDS: 1_000_000}.get(unit, 1)  # type: ignore[arg-type]
     return tuple(float(Decimal(repr(bound)) * per_second) for bound in bounds)
 

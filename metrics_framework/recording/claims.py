@@ -39,7 +39,7 @@ class Claims:
     """
 
     def __init__(self, exposed_names: ExposedNames, forget_unused: Callable[[Named], bool]) -> None:
-        self._exposed_names = exposed_names
+        self.exposed_names = exposed_names
         self._forget_unused = forget_unused
         self._owners: dict[str, Named] = {}
         self._names: dict[Named, frozenset[str]] = {}
@@ -50,7 +50,7 @@ class Claims:
         Raises:
             InvalidInputError: If something else has one of them; the message names both.
         """
-        before, names = self._names.get(named, frozenset()), frozenset(self._exposed_names(named, unit))
+        before, names = self._names.get(named, frozenset()), frozenset(self.exposed_names(named, unit))
         taken: set[str] = set()
         # In one order, so that of two threads that want the same names one gets them all.
         for name in sorted(names - before):

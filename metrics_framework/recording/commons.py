@@ -129,8 +129,10 @@ class Commons:
         if metric_type not in (MetricType.HISTOGRAM, MetricType.TIMER):
             return ()
         description = self.describe(name)
+        if description.buckets or not self.default_buckets:
+            return description.buckets
         unit = MetricUnit.MILLISECONDS if metric_type is MetricType.TIMER else description.unit
-        return description.buckets or seconds_as(unit, self.default_buckets)
+        return seconds_as(unit, self.default_buckets)
 
     def max_series(self, name: str) -> int:
         """Return how many series a name may have."""

@@ -249,14 +249,23 @@ class Store(Reader):
         Args:
             exposed_names: Returns all names that something takes up in the backend.
 
+        Returns:
+            Which name is whose.
+
         Raises:
             InvalidInputError: If two names that were recorded already collide.
         """
-        claims = Claims(exposed_names, self._forget_unused)
-        for names in self._namespaces:
-            for metric in names.metrics():
-                claims.claim(names.named(metric.kind, metric.name), self.description(metric.name).unit)
-        self._commons.claims = claims
+        before = self._commons.claims
+        if before is not None and before.exposed_names is exposed_names:
+            return before
+        claims = self._commons.claims = Claims(exposed_names, self._forget_unused)
+        try:
+            for names in self._namespaces:
+                for metric in names.metrics():
+                    names.claim(metric.kind, metric.name)
+        except InvalidInputError:
+            self._commons.claims = before
+            raise
         return claims
 
     def remove(self, name: str, tags: Mapping[str, str] | None = None) -> bool:

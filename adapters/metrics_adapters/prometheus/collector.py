@@ -62,9 +62,9 @@ class PrometheusCollector(InMemoryCollector):
             raise InvalidInputError(
                 f"registry={shown(registry)} is no registry; pass one, like prometheus_client.REGISTRY"
             )
+        self._claims = self.store.expose(exposed_names)
         if not self.store.default_buckets:
             self.store.default_buckets = Histogram.DEFAULT_BUCKETS
-        self._claims = self.store.expose(exposed_names)
         self._registry = registry
         self._exposed: StoreExposition | None = StoreExposition(self.store, registry)
         registry.register(self._exposed)

@@ -10,10 +10,11 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
-from typing import NamedTuple, Protocol
+from functools import partial
+from typing import NamedTuple
 
 from metrics_framework.exposition import BASE_UNITS, metric_name, tag_labels
-from metrics_framework.recording import Description, OutcomeReading, SeriesReading, sums
+from metrics_framework.recording import Description, OutcomeReading, SeriesReading, Store, sums
 from metrics_framework.recording.bounds import BucketCounts
 from metrics_framework.recording.claims import Named
 from metrics_framework.values import MetricType, MetricUnit
@@ -67,26 +68,6 @@ class Family(NamedTuple):
     samples: list[Sample]
 
 
-class Readable(Protocol):
-    """What families are made of: a store."""
-
-    def description(self, name: str) -> Description:
-        """Return what was said of a metric."""
-        ...
-
-    def readings(self) -> list[SeriesReading]:
-        """Return every series of every metric."""
-        ...
-
-    def timing_readings(self) -> list[SeriesReading]:
-        """Return the durations of every operation."""
-        ...
-
-    def outcome_readings(self) -> list[OutcomeReading]:
-        """Return the outcomes of every operation."""
-        ...
-
-
 Reading = SeriesReading | OutcomeReading
 
 Attempt = Callable[[Named, Callable[[], Family]], Family | None]
@@ -120,7 +101,7 @@ def family_name(named: Named, unit: MetricUnit | None) -> str:
     return exposed.removesuffix("_total") if _TYPES[metric_type] == "counter" else exposed
 
 
-def families(store: Readable, attempt: Attempt, warn: Warn) -> Iterator[Family]:
+def families(store: Store, attempt: Attempt, warn: Warn) -> Iterator[Family]:
     """Yield what a store holds at this moment; the series of one metric are of the same moment.
 
     Args:
@@ -139,8 +120,7 @@ def families(store: Readable, attempt: Attempt, warn: Warn) -> Iterator[Family]:
             metric_type = reading.metric_type if isinstance(reading, SeriesReading) else MetricType.RATE
             by_name.setdefault(Named(reading.name, metric_type, is_operation), []).append(reading)
         for named, series in by_name.items():
-            description = store.description(named.name)
-            made = attempt(named, lambda n=named, s=series, d=description: family(n, s, d, warn))  # type: ignore[misc]
+            made = attempt(named, partial(family, named, series, store.description(named.name), warn))
             if made is not None:
                 yield made
 
