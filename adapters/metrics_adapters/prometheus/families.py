@@ -95,8 +95,11 @@ def family_name(named: Named, unit: MetricUnit | None) -> str:
         name, unit = f"{name}_operations", None
     elif metric_type is MetricType.TIMER:
         name, unit = f"{name}_duration" if is_operation else name, MetricUnit.MILLISECONDS
+    # Colons are for recording rules, and prometheus_client writes them in one of two ways.
     exposed = metric_name(
-        name, unit or MetricUnit.COUNT, counter=metric_type in (MetricType.COUNTER, MetricType.RATE)
+        name.replace(":", "_"),
+        unit or MetricUnit.COUNT,
+        counter=metric_type in (MetricType.COUNTER, MetricType.RATE),
     )
     return exposed.removesuffix("_total") if _TYPES[metric_type] == "counter" else exposed
 

@@ -379,4 +379,5 @@ def histogram_quantile(share: float, buckets: Mapping[float, float]) -> float | 
         begin, before = (0.0, 0.0) if end > 0 else (end, 0.0)
     else:
         begin, before = bounds[place - 1], counts[place - 1]
-    return begin + (end - begin) * (rank - before) / (counts[place] - before)
+    # Rounding may lead an ulp past the end.
+    return min(begin + (end - begin) * (rank - before) / (counts[place] - before), end)

@@ -23,6 +23,7 @@ from metrics_framework.values import MetricType, MetricUnit
         (Named("sent", MetricType.COUNTER, False), MetricUnit.MEGABYTES, "sent_bytes"),
         (Named("sent_bytes", MetricType.GAUGE, False), MetricUnit.KILOBYTES, "sent_bytes"),
         (Named("9 lives", MetricType.GAUGE, False), MetricUnit.OPERATIONS_PER_SECOND, "_9_lives"),
+        (Named("job:rate::5m", MetricType.GAUGE, False), None, "job_rate_5m"),
         (Named("wait", MetricType.HISTOGRAM, False), MetricUnit.MICROSECONDS, "wait_seconds"),
         (Named("wait", MetricType.TIMER, False), MetricUnit.BYTES, "wait_seconds"),
         (Named("job", MetricType.TIMER, True), None, "job_duration_seconds"),
@@ -31,7 +32,7 @@ from metrics_framework.values import MetricType, MetricUnit
     ids=lambda value: value.name if isinstance(value, Named) else None,
 )
 def test_names_follow_opentelemetry(named, unit, family):
-    """The base unit is the ending, operations say what of them is meant, and a counter's family has no total."""
+    """The base unit is the ending, an operation has one for each half, and a counter's family has no total."""
     assert family_name(named, unit) == family
     assert family in exposed_names(named, unit)
 
