@@ -32,7 +32,7 @@ from metrics_framework.values import MetricType, MetricUnit
     ids=lambda value: value.name if isinstance(value, Named) else None,
 )
 def test_names_follow_opentelemetry(named, unit, family):
-    """The base unit is the ending, an operation has one for each half, and a counter's family has no total."""
+    """The base unit is the ending, an operation has one for each half, a counter's family has no total."""
     assert family_name(named, unit) == family
     assert family in exposed_names(named, unit)
 
