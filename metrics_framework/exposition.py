@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
 QUANTILES = {"p50": "0.5", "p90": "0.9", "p95": "0.95", "p99": "0.99"}
 
-_SUFFIXES = {
+BASE_UNITS = {
     MetricUnit.SECONDS: ("seconds", 1.0),
     MetricUnit.MILLISECONDS: ("seconds", 1e3),
     MetricUnit.MICROSECONDS: ("seconds", 1e6),
@@ -27,7 +27,7 @@ _SUFFIXES = {
     MetricUnit.MEGABYTES: ("bytes", 1e-6),
     MetricUnit.PERCENT: ("percent", 1.0),
 }
-"""A unit's suffix, and what its numbers are divided by."""
+"""A unit's base unit, which is the suffix of a name, and how many of the unit make one of it."""
 
 _SAMPLES = {
     "counter": (),
@@ -92,7 +92,7 @@ def metric_name(name: str, unit: MetricUnit = MetricUnit.COUNT, *, counter: bool
         result = f"_{result}"
     if counter:
         result = result.removesuffix("_total") or "_"
-    suffix = _SUFFIXES.get(unit, ("", 1.0))[0]
+    suffix = BASE_UNITS.get(unit, ("", 1.0))[0]
     if suffix and not result.endswith(f"_{suffix}"):
         result = f"{result}_{suffix}"
     return f"{result}_total" if counter else result
@@ -102,6 +102,27 @@ def label_name(tag: str) -> str:
     """Return what a tag is called in Prometheus, where names with two underscores in front are reserved."""
     result = re.sub(r"[^a-zA-Z0-9_]", "_", tag)
     return f"key_{result.lstrip('_')}" if result[0].isdigit() or result.startswith("__") else result
+
+
+def tag_labels(tags: Mapping[str, str], own_labels: Container[str] = ()) -> dict[str, str]:
+    """Return tags as labels of Prometheus.
+
+    Args:
+        tags: Tag to value.
+        own_labels: Labels that the format itself gives to the samples, such as ``le``.
+
+    Example:
+        >>> tag_labels({"http.route": "/", "le": "here"}, {"le"})
+        {'http_route': '/', 'exported_le': 'here'}
+    """
+    labels: dict[str, str] = {}
+    for tag, text in tags.items():
+        name = label_name(tag)
+        if name in own_labels:  # as Prometheus itself does where a target's label is one of its own
+            name = f"exported_{name}"
+        # Two tags that become the same label share it, as OpenTelemetry has it.
+        labels[name] = f"{labels[name]};{text}" if name in labels else text
+    return labels
 
 
 def _family(value: MetricValue) -> _Family | None:
@@ -114,7 +135,7 @@ def _family(value: MetricValue) -> _Family | None:
         labels = frozenset({"outcome", "error_type"})
         return _Family(exposed, type_, f"operation {name!r}", "How the operation ended.", 1.0, labels)
     help_text = str(value.metadata.get("help", ""))
-    per_unit = _SUFFIXES.get(unit, ("", 1.0))[1]
+    per_unit = BASE_UNITS.get(unit, ("", 1.0))[1]
     if kind is MetricType.COUNTER:
         return _Family(metric_name(name, unit, counter=True), "counter", repr(name), help_text, per_unit)
     if kind is MetricType.GAUGE:
@@ -134,7 +155,7 @@ def _lines(family: _Family, comments: dict[str, None]) -> Iterator[str]:
     yield f"# TYPE {family.name} {family.type}"
     shown: set[str] = set()
     for value in family.values:
-        tags = _tag_labels(value.tags, family)
+        tags = tag_labels(value.tags, family.own_labels)
         series = _labels((name, text) for name, text in tags.items() if text)  # without a text it is no label
         if series in shown:
             comments[f"{value.tags} of {family.recorded} is left out: another series has its labels"] = None
@@ -181,17 +202,6 @@ class _Scale:
 
     def __call__(self, number: int | float) -> int | float:
         return number if self.per_unit == 1 else number / self.per_unit
-
-
-def _tag_labels(tags: Mapping[str, str], family: _Family) -> dict[str, str]:
-    labels: dict[str, str] = {}
-    for tag, text in tags.items():
-        name = label_name(tag)
-        if name in family.own_labels:  # as Prometheus itself does where a target's label is one of its own
-            name = f"exported_{name}"
-        # Two tags that become the same label share it, as OpenTelemetry has it.
-        labels[name] = f"{labels[name]};{text}" if name in labels else text
-    return labels
 
 
 def _labels(labels: Iterable[tuple[str, str]]) -> str:

@@ -26,6 +26,7 @@ BUILT_IN = {
     "null.monitor": "metrics_adapters.null:NullMonitor",
     "null.timer": "metrics_adapters.null:NullTimer",
     "null.tracker": "metrics_adapters.null:NullTracker",
+    "prometheus.collector": "metrics_adapters.prometheus:PrometheusCollector",
     "prometheus.registry": "metrics_adapters.prometheus:RegistryAggregator",
     "resources": "metrics_adapters.resources:PsutilMonitor",
     "resources.command": "metrics_adapters.resources:CommandMonitor",

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.recording import sums
 from metrics_framework.recording.sums import Sum
+from metrics_framework.values import MetricUnit
 
 
 class BucketCounts(NamedTuple):
@@ -48,6 +49,17 @@ class BucketCounts(NamedTuple):
             passed += count
             result[bound] = passed
         return result
+
+
+def seconds_as(unit: MetricUnit | None, bounds: Iterable[float]) -> tuple[float, ...]:
+    """Return bounds in a unit of time, given in seconds; as they are where the unit is none of time.
+
+    It is exact as people write numbers: 0.0333 s is 33.3 ms, not what floats make of 0.0333 * 1000.
+    """
+    from decimal import Decimal  # only who counts by default buckets needs it
+
+    per_second = {MetricUnit.MILLISECONDS: 1_000, MetricUnit.MICROSECONDS: 1_000_000}.get(unit, 1)  # type: ignore[arg-type]
+    return tuple(float(Decimal(repr(bound)) * per_second) for bound in bounds)
 
 
 def check_bounds(bounds: Iterable[float]) -> tuple[float, ...]:

@@ -10,12 +10,15 @@ from typing import Any, Literal, NamedTuple
 from metrics_framework.clock import Clock
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.logs import log_event
+from metrics_framework.recording.bounds import seconds_as
+from metrics_framework.recording.claims import Claims
 from metrics_framework.recording.descriptions import NOT_DESCRIBED, Description
 from metrics_framework.recording.instruments import CounterSeries, Series
 from metrics_framework.recording.ledger import Ledger
 from metrics_framework.recording.rules import Ruled
 from metrics_framework.recording.traces import CounterTrace
 from metrics_framework.recording.windows import SLOT_NS
+from metrics_framework.values import MetricType, MetricUnit
 
 OnError = Literal["raise", "log"]
 
@@ -51,6 +54,8 @@ class Commons:
         budgets: How much is kept.
         descriptions: Name to description.
         ruled: Name to what the application's rules say of it.
+        default_buckets: Upper bounds where nobody says any; in seconds where they are times.
+        claims: The names that metrics are exposed by, where they must differ.
         rejected: Counts the input that was refused where errors are not raised.
         overflowed: Counts the records that lost a tag, a name or an error type to a budget.
         dropped: Counts the records that found a buffer full.
@@ -64,6 +69,8 @@ class Commons:
         self.retention_ns = nanoseconds(retention)
         self.descriptions: dict[str, Description] = {}
         self.ruled: dict[str, Ruled] = {}
+        self.default_buckets: tuple[float, ...] = ()
+        self.claims: Claims | None = None
         self.roughly_series = 0
         self._on_error = on_error
         self._notices: dict[str, dict[str, Any]] = {}
@@ -116,6 +123,16 @@ class Commons:
         """Return the description of a name; its buckets are those of the application's rules, if they say."""
         description, ruled = self.descriptions.get(name, NOT_DESCRIBED), self.ruled.get(name)
         return replace(description, buckets=ruled.buckets) if ruled and ruled.buckets else description
+
+    def bounds(self, name: str, metric_type: MetricType) -> tuple[float, ...]:
+        """Return the upper bounds that values are counted by; none where there is no distribution."""
+        if metric_type not in (MetricType.HISTOGRAM, MetricType.TIMER):
+            return ()
+        description = self.describe(name)
+        if description.buckets or not self.default_buckets:
+            return description.buckets
+        unit = MetricUnit.MILLISECONDS if metric_type is MetricType.TIMER else description.unit
+        return seconds_as(unit, self.default_buckets)
 
     def max_series(self, name: str) -> int:
         """Return how many series a name may have."""

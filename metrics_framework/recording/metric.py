@@ -312,7 +312,7 @@ class Metric:
                 commons.drop,
                 self._favour,
             )
-            ledger.bounds = commons.describe(self.name).buckets
+            ledger.bounds = commons.bounds(self.name, self.kind.metric_type)
         return ledger
 
     def _members(self, group: tuple[str, ...]) -> Iterator[Series]:

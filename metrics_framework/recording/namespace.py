@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from metrics_framework.errors import InvalidInputError, MetricTypeError, UnknownMetricError, nearest
+from metrics_framework.recording.claims import Named
 from metrics_framework.recording.commons import Commons
 from metrics_framework.recording.hot import Lookup
 from metrics_framework.recording.instruments import Series
@@ -118,6 +119,7 @@ class Namespace:
 
         Raises:
             MetricTypeError: If the name is of another kind.
+            InvalidInputError: If it would be exposed by another's name.
         """
         metric = self._metrics.get(name)
         if metric is None:
@@ -152,6 +154,8 @@ class Namespace:
                 metric.remove(series)
             return series is not None
         self._metrics.pop(name, None)
+        if self._commons.claims is not None:
+            self._commons.claims.release(self.named(metric.kind, name))
         for series in metric.series():
             metric.remove(series)
         lookup = self._kept[metric.kind.label]
@@ -168,5 +172,19 @@ class Namespace:
             or any(series.slot_end for series in metric.series())
         )
 
+    def claim(self, kind: Kind, name: str) -> None:
+        """Take the names that a metric is exposed by.
+
+        Raises:
+            InvalidInputError: If another has one of them.
+        """
+        if self._commons.claims is not None:
+            self._commons.claims.claim(self.named(kind, name), self._commons.describe(name).unit)
+
+    def named(self, kind: Kind, name: str) -> Named:
+        """Return what a metric's claim is known by."""
+        return Named(name, kind.metric_type, self._what == "operation")
+
     def _new(self, kind: Kind, name: str) -> Metric:
+        self.claim(kind, name)
         return Metric(self._commons, name, kind, self._kept[kind.label], lambda: self.metric(kind, name))

@@ -239,10 +239,15 @@ class Reader:
                 {**self.tags, **series.tags},
                 metric.kind.summarize(window),
                 window.trace if isinstance(window.trace, Distribution) else None,
-                buckets,
+                buckets or self._no_counts(metric),
             )
             for metric, series, window, buckets in self._every_series(names)
         ]
+
+    def _no_counts(self, metric: Metric) -> BucketCounts | None:
+        """Return what is counted of a series that recorded nothing since its bounds were changed."""
+        bounds = self._commons.bounds(metric.name, metric.kind.metric_type)
+        return BucketCounts.between(bounds) if bounds else None
 
     def _every_series(
         self, names: Namespace

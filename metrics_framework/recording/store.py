@@ -16,6 +16,8 @@ from typing import Any, cast
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import InvalidInputError, MetricTypeError
 from metrics_framework.recording import kinds
+from metrics_framework.recording.bounds import check_bounds
+from metrics_framework.recording.claims import Claims, ExposedNames, Named
 from metrics_framework.recording.commons import (
     BUDGETS,
     Budgets,
@@ -23,9 +25,10 @@ from metrics_framework.recording.commons import (
     OnError,
     nanoseconds,
 )
-from metrics_framework.recording.descriptions import MergeLaw, checked_description
+from metrics_framework.recording.descriptions import NOT_DESCRIBED, MergeLaw, checked_description
 from metrics_framework.recording.hot import Lookup
 from metrics_framework.recording.instruments import OutcomeSeries, TimerSeries
+from metrics_framework.recording.metric import Metric
 from metrics_framework.recording.reader import KINDS, Reader, check_duration
 from metrics_framework.recording.readings import RawFailure
 from metrics_framework.recording.rules import Rule
@@ -52,6 +55,8 @@ class Store(Reader):
         tags: Constant tags that every series bears where it is read, such as the service's name. They cost a
             record nothing; a series' own tag of the same name counts.
         rules: What is done to names and tags before anything is recorded, in this order.
+        default_buckets: Upper bounds that the values of histograms and timers are counted by where neither a
+            description nor a rule says any; in seconds where they are times. None by default.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class Store(Reader):
         expire_after: timedelta | None = None,
         tags: Mapping[str, str] | None = None,
         rules: Iterable[Rule] = (),
+        default_buckets: Iterable[float] = (),
     ) -> None:
         if on_error not in ("raise", "log"):
             raise InvalidInputError(f"on_error={on_error!r} is not 'raise' or 'log'")
@@ -83,6 +89,8 @@ class Store(Reader):
             plain_tags(tags),
             _checked_rules(rules),
         )
+        if default_buckets:
+            self.default_buckets = default_buckets
         self.lookups: Mapping[MetricType, Lookup] = {
             metric_type: self._metrics.lookups[kind.label] for metric_type, kind in KINDS.items()
         }
@@ -215,9 +223,50 @@ class Store(Reader):
                 f"{name!r} was recorded already, so window_by={list(description.window_by)!r} comes too late:"
                 " describe it before its first record"
             )
+        before = self._commons.descriptions.get(name, NOT_DESCRIBED)
         self._commons.descriptions[name] = description
         if metric is not None:
-            metric.count_by(self.description(name).buckets)
+            try:
+                self._metrics.claim(metric.kind, name)
+            except InvalidInputError:
+                self._commons.descriptions[name] = before
+                raise
+        self._count_by_bounds(one for names in self._namespaces if (one := names.get(name)))
+
+    @property
+    def default_buckets(self) -> tuple[float, ...]:
+        """Upper bounds where nobody says any; where new ones are others, counting begins now, from zero."""
+        return self._commons.default_buckets
+
+    @default_buckets.setter
+    def default_buckets(self, buckets: Iterable[float]) -> None:
+        self._commons.default_buckets = check_bounds(buckets)
+        self._count_by_bounds(metric for names in self._namespaces for metric in names.metrics())
+
+    def expose(self, exposed_names: ExposedNames) -> Claims:
+        """Refuse from now on what would be exposed by the name of something else: at its first record.
+
+        Args:
+            exposed_names: Returns all names that something takes up in the backend.
+
+        Returns:
+            Which name is whose.
+
+        Raises:
+            InvalidInputError: If two names that were recorded already collide.
+        """
+        before = self._commons.claims
+        if before is not None and before.exposed_names is exposed_names:
+            return before
+        claims = self._commons.claims = Claims(exposed_names, self._forget_unused)
+        try:
+            for names in self._namespaces:
+                for metric in names.metrics():
+                    names.claim(metric.kind, metric.name)
+        except InvalidInputError:
+            self._commons.claims = before
+            raise
+        return claims
 
     def remove(self, name: str, tags: Mapping[str, str] | None = None) -> bool:
         """Forget a metric, or one of its series; the totals of the name outlive its series.
@@ -230,6 +279,18 @@ class Store(Reader):
     def abandon(self) -> None:
         """Count a timer that was given up."""
         self._commons.abandoned.add(1)
+
+    def _count_by_bounds(self, metrics: Iterable[Metric]) -> None:
+        for metric in metrics:
+            if metric.kind is not kinds.GAUGE:
+                metric.count_by(self._commons.bounds(metric.name, metric.kind.metric_type))
+
+    def _forget_unused(self, named: Named) -> bool:
+        for names in self._namespaces:
+            metric = names.get(named.name)
+            if metric is not None and names.named(metric.kind, metric.name) == named:
+                return not names.is_known(metric) and names.remove(named.name)
+        return False  # another thread is just making it
 
     def _begin_in_child(self) -> None:
         self._commons.begin()

@@ -11,9 +11,11 @@ from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+
 from metrics_adapters.combined import CombinedAggregator
 from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTimer, InMemoryTracker
-from metrics_adapters.prometheus import RegistryAggregator
+from metrics_adapters.prometheus import PrometheusCollector, RegistryAggregator
 from metrics_adapters.resources import CommandMonitor, PsutilMonitor
 from metrics_adapters.snapshot_writer import SnapshotWriter
 from metrics_framework import MetricsSystem, PerformanceSnapshot, protocols
@@ -43,6 +45,15 @@ def test_in_memory_adapters_fit() -> None:
     assert isinstance(timer(), PerformanceTimer)
     assert isinstance(tracker(), SuccessFailureTracker)
     assert isinstance(aggregator(), MetricsAggregator)
+
+
+def test_the_prometheus_adapter_fits() -> None:
+    """The Prometheus collector is a collector, and gives a system its store."""
+    collector: type[MetricCollector] = PrometheusCollector
+    made: MetricCollector = PrometheusCollector(CollectorRegistry(), Store())
+    assert isinstance(made, collector)
+    with MetricsSystem(collector=made) as metrics:
+        assert metrics.collector is made
 
 
 def test_other_aggregators_fit() -> None:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import REGISTRY
 
+from metrics_adapters.prometheus.collector import StoreExposition
 from metrics_adapters.ranking import largest
 from metrics_framework import formats
 from metrics_framework.clock import SYSTEM_CLOCK, Clock, utc
@@ -78,7 +79,8 @@ class RegistryAggregator:
     - ``seconds``, and with it ``rate``, is known unless ``_created`` samples are disabled. It is the time
       since the oldest series was made.
 
-    A collector that raises costs its own metrics only; its first fault is logged. Values are read under
+    What a `PrometheusCollector` exposes is left out: its store answers that itself. A collector that raises
+    costs its own metrics only; its first fault is logged. Values are read under
     prometheus_client's own locks, so unlike the store this must not be asked in a signal handler.
 
     Args:
@@ -180,6 +182,8 @@ class RegistryAggregator:
         collectors = list(getattr(self._registry, "_collector_to_names", [self._registry]))
         self._faulty.intersection_update(map(id, collectors))
         for collector in collectors:
+            if isinstance(collector, StoreExposition):  # what a store can answer exactly itself
+                continue
             try:
                 found = [one for metric in collector.collect() for one in _series_of(metric)]
             except Exception as error:  # noqa: BLE001 - an application's own collector may raise anything
@@ -375,4 +379,5 @@ def histogram_quantile(share: float, buckets: Mapping[float, float]) -> float | 
         begin, before = (0.0, 0.0) if end > 0 else (end, 0.0)
     else:
         begin, before = bounds[place - 1], counts[place - 1]
-    return begin + (end - begin) * (rank - before) / (counts[place] - before)
+    # Rounding may lead an ulp past the end.
+    return min(begin + (end - begin) * (rank - before) / (counts[place] - before), end)

@@ -1,0 +1,148 @@
+"""The Prometheus collector: records into a store whose series come out of a prometheus_client registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client.metrics import Histogram
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import REGISTRY, CollectorRegistry
+
+from metrics_adapters.in_memory import InMemoryCollector
+from metrics_adapters.prometheus.families import SUFFIXES, Family, exposed_names, families
+from metrics_framework.errors import InvalidInputError, UnknownMetricError, nearest
+from metrics_framework.faults import Faults
+from metrics_framework.logs import log_event
+from metrics_framework.recording import Store
+from metrics_framework.recording.claims import Named
+from metrics_framework.recording.series import shown
+
+MAX_WARNINGS = 1_000
+"""How many warnings are logged at most."""
+
+
+class PrometheusCollector(InMemoryCollector):
+    """A `MetricCollector` whose numbers Prometheus scrapes, beside those that prometheus_client counts.
+
+    It records as the in-memory one does, into a store; a registry that is collected reads the store. So the
+    numbers come out of everything that prometheus_client has: ``generate_latest``, ``start_http_server``,
+    ``make_asgi_app``, ``make_wsgi_app``, ``push_to_gateway``, ``write_to_textfile``. Whatever else records
+    into the store is exposed as well, such as the timer and the tracker of a `MetricsSystem`.
+
+    Histograms and timers are counted by the bounds of their description or of a `Rule`, and without either by
+    prometheus_client's default buckets, which are seconds where they are times; a store that has default
+    buckets keeps its own. If a name would be exposed by a name of another, its first record is an
+    `InvalidInputError` that names both. A name that the application registered with prometheus_client itself
+    is left out, and the log says so once.
+
+    A registry that is asked for some names only, as by ``?name[]=``, finds none of these: it knows names
+    that do not change.
+
+    Args:
+        registry: Where to be collected; prometheus_client's default registry by default, as for its own
+            metrics.
+        store: Where to keep numbers; a store of its own by default.
+
+    Raises:
+        InvalidInputError: If ``registry`` is none, or two names in ``store`` collide.
+
+    Example:
+        >>> from prometheus_client import CollectorRegistry, generate_latest
+        >>> registry = CollectorRegistry()
+        >>> collector = PrometheusCollector(registry)
+        >>> collector.increment("http.requests", {"route": "/"})
+        >>> generate_latest(registry).decode().splitlines()[-1]
+        'http_requests_total{route="/"} 1.0'
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None, store: Store | None = None) -> None:
+        super().__init__(store)
+        registry = REGISTRY if registry is None else registry
+        if not isinstance(registry, CollectorRegistry):
+            raise InvalidInputError(
+                f"registry={shown(registry)} is no registry; pass one, like prometheus_client.REGISTRY"
+            )
+        self._claims = self.store.expose(exposed_names)
+        if not self.store.default_buckets:
+            self.store.default_buckets = Histogram.DEFAULT_BUCKETS
+        self._registry = registry
+        self._exposed: StoreExposition | None = StoreExposition(self.store, registry)
+        registry.register(self._exposed)
+
+    def unregister(self) -> None:
+        """Take the numbers out of the registry; they are recorded on, and calling it again does nothing."""
+        exposed, self._exposed = self._exposed, None
+        if exposed is not None:
+            self._registry.unregister(exposed)
+
+    def recorded_name(self, exposed_name: str) -> str:
+        """Return the name that was recorded, of a metric or an operation, by one that Prometheus knows.
+
+        Args:
+            exposed_name: The name of a family or of one of its samples.
+
+        Raises:
+            UnknownMetricError: If nothing that was recorded is exposed by that name.
+
+        Example:
+            >>> collector = PrometheusCollector(CollectorRegistry())
+            >>> collector.increment("http.requests")
+            >>> collector.recorded_name("http_requests_total")
+            'http.requests'
+        """
+        named = self._claims.owner(exposed_name)
+        if named is None:
+            raise UnknownMetricError(
+                f"nothing is exposed as {shown(exposed_name)}."
+                f"{nearest(str(exposed_name), self._claims.names())}"
+            )
+        return named.name
+
+
+class StoreExposition:
+    """What is registered with a registry: a store as prometheus_client's metric families.
+
+    Args:
+        store: What is read.
+        registry: Where it is registered, whose other names are left alone.
+    """
+
+    def __init__(self, store: Store, registry: CollectorRegistry) -> None:
+        self._store = store
+        self._registry = registry
+        self._faults = Faults()
+        self._said: set[str] = set()
+
+    def describe(self) -> Iterable[Metric]:
+        """Say nothing beforehand: names come with their first records."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield what the store holds now."""
+        for family in families(self._store, self._attempt, self._warn):
+            if self._is_free(family):
+                yield _metric(family)
+
+    def _attempt(self, named: Named, make: Callable[[], Family]) -> Family | None:
+        return self._faults.attempt("metric cannot be exposed", make, metric=str(named))
+
+    def _is_free(self, family: Family) -> bool:
+        # The attribute is private, but the same in prometheus_client 0.21 to 0.26.
+        taken = getattr(self._registry, "_names_to_collectors", {})
+        name = next((name for end in SUFFIXES[family.type] if (name := f"{family.name}{end}") in taken), None)
+        if name is not None:
+            self._warn("a metric is not exposed: prometheus_client has its name already", name=name)
+        return name is None
+
+    def _warn(self, event: str, **fields: object) -> None:
+        key = f"{event} {fields}"
+        if key not in self._said and len(self._said) < MAX_WARNINGS:
+            self._said.add(key)
+            log_event("warning", event, **fields)
+
+
+def _metric(family: Family) -> Metric:
+    metric = Metric(family.name, family.help, family.type, family.unit)
+    for suffix, labels, value in family.samples:
+        metric.add_sample(f"{family.name}{suffix}", labels, value)
+    return metric

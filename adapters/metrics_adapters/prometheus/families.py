@@ -1,0 +1,235 @@
+"""What a store holds, as metric families of Prometheus: names, units, labels and samples, in no format yet.
+
+Names and units follow OpenTelemetry's rules ("Prometheus and OpenMetrics Compatibility"); see
+`metrics_framework.exposition`. Histograms and timers are histograms, by bounds.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from decimal import Decimal
+from functools import partial
+from typing import NamedTuple
+
+from metrics_framework.exposition import BASE_UNITS, metric_name, tag_labels
+from metrics_framework.recording import Description, OutcomeReading, SeriesReading, Store, sums
+from metrics_framework.recording.bounds import BucketCounts
+from metrics_framework.recording.claims import Named
+from metrics_framework.values import MetricType, MetricUnit
+
+SUFFIXES = {
+    "counter": ("", "_total", "_created"),
+    "gauge": ("",),
+    "histogram": ("", "_bucket", "_sum", "_count", "_created"),
+}
+"""What the names end in that a family takes up: by OpenMetrics 1.0 no other one may have any of them."""
+
+_TYPES = {
+    MetricType.COUNTER: "counter",
+    MetricType.GAUGE: "gauge",
+    MetricType.HISTOGRAM: "histogram",
+    MetricType.TIMER: "histogram",
+    MetricType.RATE: "counter",
+}
+_OWN_LABELS = {MetricType.RATE: ("outcome", "error_type")}
+_OPERATION_HELP = {
+    MetricType.TIMER: "How long the operation took.",
+    MetricType.RATE: "How the operation ended.",
+}
+_NO_TEXT = re.compile("[\x00\ud800-\udfff]")
+"""What UTF-8 cannot say, and what Prometheus takes for the end."""
+
+
+class Sample(NamedTuple):
+    """One number: what its name ends in beside the family's, its labels, and the number in base units."""
+
+    suffix: str
+    labels: dict[str, str]
+    value: float
+
+
+class Family(NamedTuple):
+    """All samples of one name.
+
+    Attributes:
+        name: As OpenMetrics has it: a counter's is without ``_total``.
+        type: ``counter``, ``gauge`` or ``histogram``.
+        help: What it is; may be empty.
+        unit: The base unit that the name ends in, or empty.
+        samples: The samples, series by series.
+    """
+
+    name: str
+    type: str
+    help: str
+    unit: str
+    samples: list[Sample]
+
+
+Reading = SeriesReading | OutcomeReading
+
+Attempt = Callable[[Named, Callable[[], Family]], Family | None]
+"""Makes a family; ``None`` where that failed, which is logged."""
+
+Warn = Callable[..., None]
+"""Logs a warning, an event and its details, unless it was said before."""
+
+
+def exposed_names(named: Named, unit: MetricUnit | None) -> list[str]:
+    """Return every name that a metric or operation takes up.
+
+    Example:
+        >>> exposed_names(Named("cache.size", MetricType.GAUGE, False), MetricUnit.KILOBYTES)
+        ['cache_size_bytes']
+    """
+    name = family_name(named, unit)
+    return [f"{name}{suffix}" for suffix in SUFFIXES[_TYPES[named.metric_type]]]
+
+
+def family_name(named: Named, unit: MetricUnit | None) -> str:
+    """Return what the family of a metric or operation is called."""
+    name, metric_type, is_operation = named
+    if metric_type is MetricType.RATE:
+        name, unit = f"{name}_operations", None
+    elif metric_type is MetricType.TIMER:
+        name, unit = f"{name}_duration" if is_operation else name, MetricUnit.MILLISECONDS
+    # Colons are for recording rules, and prometheus_client writes them in one of two ways.
+    exposed = metric_name(
+        name.replace(":", "_"),
+        unit or MetricUnit.COUNT,
+        counter=metric_type in (MetricType.COUNTER, MetricType.RATE),
+    )
+    return exposed.removesuffix("_total") if _TYPES[metric_type] == "counter" else exposed
+
+
+def families(store: Store, attempt: Attempt, warn: Warn) -> Iterator[Family]:
+    """Yield what a store holds at this moment; the series of one metric are of the same moment.
+
+    Args:
+        store: What to read.
+        attempt: Makes each family, so that one that fails costs itself only.
+        warn: Is told what is odd: a name with different tags, two series with the same labels.
+    """
+    for is_operation, read in (
+        (False, store.readings),
+        (True, store.timing_readings),
+        (True, store.outcome_readings),
+    ):
+        by_name: dict[Named, list[Reading]] = {}
+        readings: Iterable[Reading] = read()
+        for reading in readings:
+            metric_type = reading.metric_type if isinstance(reading, SeriesReading) else MetricType.RATE
+            by_name.setdefault(Named(reading.name, metric_type, is_operation), []).append(reading)
+        for named, series in by_name.items():
+            made = attempt(named, partial(family, named, series, store.description(named.name), warn))
+            if made is not None:
+                yield made
+
+
+def family(named: Named, series: Iterable[Reading], description: Description, warn: Warn) -> Family:
+    """Return the family of a metric or operation.
+
+    Args:
+        named: What it is.
+        series: All of its series.
+        description: What was said of it.
+        warn: Is told what is odd.
+    """
+    type_ = _TYPES[named.metric_type]
+    unit = description.unit or MetricUnit.COUNT
+    if named.metric_type is MetricType.TIMER:
+        unit = MetricUnit.MILLISECONDS
+    elif named.metric_type is MetricType.RATE:
+        unit = MetricUnit.COUNT
+    own = ("le",) if type_ == "histogram" else _OWN_LABELS.get(named.metric_type, ())
+    known: set[frozenset[tuple[str, str]]] = set()
+    keys: set[frozenset[str]] = set()
+    samples: list[Sample] = []
+    for reading in series:
+        labels = {name: _text(value) for name, value in tag_labels(reading.tags, own).items()}
+        keys.add(frozenset(labels))
+        if (identity := frozenset(labels.items())) in known:
+            warn("a series is not exposed: another one has its labels", metric=str(named), labels=labels)
+            continue
+        known.add(identity)
+        samples += _samples(reading, labels, unit)
+    if len(keys) > 1:
+        warn("the series of one name have different tags", metric=str(named))
+    help_text = _OPERATION_HELP.get(named.metric_type, "") if named.is_operation else ""
+    return Family(
+        family_name(named, description.unit),
+        type_,
+        _text(description.help or help_text),
+        BASE_UNITS.get(unit, ("", 1.0))[0],
+        samples,
+    )
+
+
+def _samples(reading: Reading, labels: dict[str, str], unit: MetricUnit) -> Iterator[Sample]:
+    if isinstance(reading, OutcomeReading):
+        yield Sample("_total", {**labels, "outcome": "success", "error_type": ""}, reading.successes)
+        for error_type, number in _failures(reading).items():
+            yield Sample("_total", {**labels, "outcome": "failure", "error_type": error_type}, number)
+    elif reading.metric_type is MetricType.COUNTER:
+        yield Sample("_total", labels, in_base_unit(reading.summary["sum"], unit))
+    elif reading.metric_type is MetricType.GAUGE:
+        yield Sample("", labels, in_base_unit(reading.summary["last"], unit))
+    elif reading.distribution is not None:
+        whole = BucketCounts((), (reading.distribution.count,), (reading.distribution.sum, 0.0))
+        buckets = reading.buckets or whole
+        # Two bounds that are one in the base unit are one bucket, up to the higher one.
+        counts = {bound_text(bound, unit): count for bound, count in buckets.cumulated().items()}
+        for le, count in counts.items():
+            yield Sample("_bucket", {**labels, "le": le}, count)
+        # A sum that may fall would be taken for a counter that was reset, and without it there is no count
+        # either (OpenMetrics 1.0, "Histogram").
+        if reading.distribution.min >= 0 and not (buckets.bounds and buckets.bounds[0] < 0):
+            yield Sample("_count", labels, counts["+Inf"])
+            yield Sample("_sum", labels, in_base_unit(sums.value_of(buckets.total), unit))
+
+
+def _failures(reading: OutcomeReading) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for error_type, number in reading.failures.items():
+        text = _text(error_type)
+        counts[text] = counts.get(text, 0) + number
+    return counts
+
+
+def in_base_unit(number: float, unit: MetricUnit) -> float:
+    """Return a number of a unit in its base unit; infinite beyond the largest float.
+
+    Example:
+        >>> in_base_unit(250, MetricUnit.MILLISECONDS)
+        0.25
+    """
+    try:
+        return number / BASE_UNITS[unit][1] if unit in BASE_UNITS else float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
+
+
+def bound_text(bound: float, unit: MetricUnit) -> str:
+    """Return a bucket's bound as it stands in ``le``: in the base unit, exactly, as Go writes numbers.
+
+    Example:
+        >>> bound_text(33.3, MetricUnit.MILLISECONDS), bound_text(5, MetricUnit.MEGABYTES)
+        ('0.0333', '5e+06')
+    """
+    if math.isfinite(bound):
+        bound = float(Decimal(repr(bound)) / Decimal(repr(BASE_UNITS.get(unit, ("", 1.0))[1])))
+    if math.isinf(bound):
+        return "+Inf" if bound > 0 else "-Inf"
+    text = repr(bound)
+    whole, point, rest = text.partition(".")
+    # Go changes to exponents sooner than Python, and a number must be written in one way only.
+    if bound > 0 and point and len(whole) > 6 and "e" not in rest:
+        mantissa = f"{whole[0]}.{whole[1:]}{rest}".rstrip("0").rstrip(".")
+        return f"{mantissa}e+{len(whole) - 1:02d}"
+    return text
+
+
+def _text(text: str) -> str:
+    return _NO_TEXT.sub("\ufffd", text)
