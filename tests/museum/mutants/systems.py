@@ -130,7 +130,7 @@ class ConfigurationUnquoted(System):
 
 class ShutsDownOnce(System):
     def shutdown_metrics(self):
-        if self._closed:
+        if self._shutdown.begun:
             raise RuntimeError("closed")
         super().shutdown_metrics()
 
@@ -166,9 +166,9 @@ class AnyDashboard(System):
 
 
 class PartsApart(System):
-    @property
-    def aggregator(self):
-        return InMemoryAggregator()
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.__dict__["aggregator"] = InMemoryAggregator()
 
 
 class AsyncSystem(MetricsSystem):
