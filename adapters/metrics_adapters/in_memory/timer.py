@@ -46,8 +46,7 @@ class InMemoryTimer:
         """How many timers on this store were started, never stopped, and given up."""
         return self.store.abandoned
 
-    # Both are written out: a call to a helper costs a tenth of them. What is called as a method is looked up
-    # as one, which is slow for an attribute; hence the local names.
+    # What is called as a method is looked up as one, which is slow for an attribute; hence the local names.
 
     def start_timer(self, operation_name: str, metadata: dict[str, Any] | None = None) -> str:
         """Start timing; see `PerformanceTimer.start_timer`."""
@@ -77,41 +76,38 @@ class InMemoryTimer:
                 f"no timer {timer_id!r} is running: it was stopped already, never started, or given up"
                 f" when {MAX_RUNNING} newer ones ran"
             ) from None
-        series, _, _, start = begun
-        if series is not None:  # None where a bad name was counted instead of raised
-            if now < series.slot_end:
-                buffer = series.buffer
-                buffer.append((now - start) / 1e6)
-                if len(buffer) > series.ledger.limit:
-                    series.ledger.relieve(series)
-            else:
-                series.enter((now - start) / 1e6, now)
-        pending: Any = new_timing(TimingResult)
-        pending.pending = (begun, now, success, self._clock)
-        result: TimingResult = pending
-        return result
+        return self._finish(begun, now, success)
 
     def time_operation(
         self, operation_name: str, operation: Callable[[], Any], metadata: dict[str, Any] | None = None
     ) -> TimingResult:
         """Call ``operation`` and record its duration; see `PerformanceTimer.time_operation`."""
-        timer_id = self.start_timer(operation_name, metadata)
-        # Not among the running timers: however many of those are given up meanwhile, this one ends well.
-        begun = self._running.pop(timer_id)
+        # Never among the running timers: those that are never stopped can neither end it nor be ended by it.
+        series = self._known.get(operation_name) if isinstance(operation_name, str) else None
+        if series is None:
+            series = self.store.find_timing(operation_name)
+        begun = (series, operation_name, dict(metadata) if metadata else None, self._now())
         try:
             outcome = operation()
         except BaseException:
-            self._running[timer_id] = begun
-            self.stop_timer(timer_id, success=False)
+            self._finish(begun, self._now(), success=False)
             raise
-        self._running[timer_id] = begun
-        result = self.stop_timer(timer_id)
+        result = self._finish(begun, self._now(), success=True)
         result.metadata["result"] = outcome
         return result
 
     def get_timing_stats(self, operation_name: str) -> dict[str, float]:
         """Summarize durations in milliseconds; see `PerformanceTimer.get_timing_stats`."""
         return self.store.timing_summary(operation_name)
+
+    def _finish(self, begun: Begun, now: int, success: bool) -> TimingResult:
+        series, _, _, start = begun
+        if series is not None:  # None where a bad name was counted instead of raised
+            series.elapse((now - start) / 1e6, now)
+        pending: Any = new_timing(TimingResult)
+        pending.pending = (begun, now, success, self._clock)
+        result: TimingResult = pending
+        return result
 
     def _more_ids(self) -> str:
         """Return the first of the next sixteen million ids."""

@@ -362,3 +362,11 @@ def test_a_result_keeps_the_time_at_which_it_ended(timer, clock):
     assert result.start_time == datetime(2026, 5, 17, 12, 30, 15, 123_456, tzinfo=UTC)
     assert result.start_time.tzinfo is result.end_time.tzinfo is UTC
     assert result.end_time is result.end_time
+
+
+def test_timing_an_operation_gives_no_running_timer_up(timer):
+    """However many timers run, timing a callable ends none of them."""
+    ids = [timer.start_timer("operation") for _ in range(MAX_RUNNING)]
+    timer.time_operation("operation", lambda: None)
+    assert timer.abandoned == 0
+    assert timer.stop_timer(ids[0]).success
