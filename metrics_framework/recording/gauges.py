@@ -63,8 +63,11 @@ class GaugeLedger(Ledger):
 
     def fold_all(self) -> None:
         """Fold what is in the buffer; the lock is held."""
-        if len(self.buffer) > 1:
-            self.fold([self])
+        self.fold_some(())
+
+    def fold_some(self, many: Iterable[Buffered]) -> None:
+        """Fold what is in the buffer, whosever it is: all series have one; the lock is held."""
+        super().fold_some((self,))
 
     def forget(self, series: Buffered) -> None:
         """Let a series begin at nothing; what it recorded stays in the windows. The lock is held."""

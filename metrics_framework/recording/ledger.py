@@ -206,12 +206,32 @@ class Ledger:
             _heal(lock)
             raise
 
+    def catch_up(self, many: Iterable[Buffered]) -> None:
+        """Publish every finished record of some series: what a read does for all of them.
+
+        Where its own thread is in the middle of a fold further up the stack, nothing is added.
+        """
+        lock = self.lock
+        if _is_owned(lock):
+            self._settle_states()
+            return
+        try:
+            with lock:
+                self.fold_some(many)
+        except BaseException:
+            _heal(lock)
+            raise
+
     def fold_all(self) -> None:
         """Fold every series that has something in its buffer; the lock is held."""
         members = iter(self._members())
         while some := list(islice(members, TOGETHER)):
             # A removed series that came back is a member twice, and must not be folded twice at once.
-            self.fold([series for series in dict.fromkeys(some) if len(series.buffer) > 1])
+            self.fold_some(dict.fromkeys(some))
+
+    def fold_some(self, many: Iterable[Buffered]) -> None:
+        """Fold those of some series that have something in their buffers; the lock is held."""
+        self.fold([series for series in many if len(series.buffer) > 1])
 
     def fold(self, many: Iterable[Buffered]) -> None:
         """Move what is in the buffers of some series into their traces and the windows; the lock is held."""
@@ -253,8 +273,16 @@ class Ledger:
 
     def remove(self, series: Buffered) -> None:
         """Let a series begin at nothing; what it recorded stays in the windows."""
-        if not _is_owned(self.lock):
-            self.read(lambda _: self.forget(series))
+        lock = self.lock
+        if _is_owned(lock):
+            return
+        try:
+            with lock:
+                self.fold_some((series,))
+                self.forget(series)
+        except BaseException:
+            _heal(lock)
+            raise
 
     def forget(self, series: Buffered) -> None:
         """Let a series begin at nothing; the lock is held."""

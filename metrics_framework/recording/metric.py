@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from operator import itemgetter
 from typing import Any
@@ -98,6 +98,7 @@ class Metric:
     Attributes:
         shapes: Series by the set of their tag names.
         declared: Whether it is known without any record.
+        version: Another object each time that a series came or went.
         error_types: Those that an operation has seen, as far as its budget goes.
     """
 
@@ -109,6 +110,7 @@ class Metric:
         self.kind = kind
         self.shapes: dict[tuple[str, ...], Shape] = {}
         self.declared = False
+        self.version = object()
         self.error_types: dict[str, None] = {}
         self.window_by = commons.describe(name).window_by if kind is not kinds.GAUGE else ()
         self._lookup = lookup
@@ -162,6 +164,7 @@ class Metric:
         if successor is not self:
             return successor.find_or_make(series.tags)
         live = shape.known.setdefault(series.key, series)
+        self.version = object()
         self._learn(shape, live)
         return live
 
@@ -172,6 +175,7 @@ class Metric:
         self._leaving[series] = self.commons.clock.monotonic_ns()
         if shape.known.get(series.key) is series:
             shape.known.pop(series.key, None)
+            self.version = object()
             if OTHER in series.tags.values():
                 self._collapsed_series = max(self._collapsed_series - 1, 0)
         if not shape.names and self._lookup.untagged.get(self.name) is series:
@@ -182,6 +186,12 @@ class Metric:
         series.ledger.remove(series)
         series.slot_end = 0  # the next record into it, if there is one, has to look around
 
+    def expire(self, many: Iterable[Series], before_ns: int) -> None:
+        """Remove those of some series whose last record is older than a moment."""
+        for series in many:
+            if 0 < series.slot_end < before_ns:
+                self.remove(series)
+
     def _make(self, tags: Mapping[str, str]) -> Series:
         names = tuple(tags)
         shape = self.shapes.get(names) or self.shapes.setdefault(names, Shape(self, names))
@@ -189,6 +199,7 @@ class Metric:
         ledger = self._ledger(tags)
         # setdefault is one step: of two threads that get here at once, both get the same series.
         series = shape.known.setdefault(key, self.kind.series(shape, key, ledger))
+        self.version = object()
         self.commons.roughly_series += 1
         ledger.share(self.series_count)
         self._learn(shape, series)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.recording import kinds
 from metrics_framework.recording.bounds import BucketCounts
+from metrics_framework.recording.claims import Named
 from metrics_framework.recording.commons import Commons, nanoseconds
 from metrics_framework.recording.descriptions import Description
 from metrics_framework.recording.distribution import Distribution
@@ -189,6 +190,24 @@ class Reader:
             for metric, series, window, _ in self._every_series(self._outcomes)
         ]
 
+    def metrics(self) -> list[tuple[Named, Metric]]:
+        """Return every metric and both halves of every operation, for who reads them series by series.
+
+        Unlike the other questions it folds nothing and forgets nothing: see `Ledger.catch_up` and `expire`.
+        """
+        self._commons.say_notices()
+        self._commons.roughly_series = self.series_count
+        return [
+            (names.named(metric.kind, metric.name), metric)
+            for names in self._namespaces
+            for metric in names.metrics()
+        ]
+
+    def expire(self, metric: Metric, many: Iterable[Series]) -> None:
+        """Forget those of a metric's series that have been idle for too long."""
+        if self._expire_ns is not None:
+            metric.expire(many, self.clock.monotonic_ns() - self._expire_ns)
+
     @property
     def start_ns(self) -> int:
         """When the store began, on the monotonic clock."""
@@ -287,13 +306,9 @@ class Reader:
     def _tidy(self) -> None:
         """Do what records leave to reads: log what they had to say, and forget idle series."""
         self._commons.say_notices()
-        if self._expire_ns is not None:
-            long_ago = self.clock.monotonic_ns() - self._expire_ns
-            for names in self._namespaces:
-                for metric in names.metrics():
-                    for series in metric.series():
-                        if 0 < series.slot_end < long_ago:
-                            metric.remove(series)
+        for names in self._namespaces:
+            for metric in names.metrics():
+                self.expire(metric, metric.series())
         self._commons.roughly_series = self.series_count
 
 

@@ -2,5 +2,7 @@
 
 from metrics_adapters.prometheus.collector import PrometheusCollector
 from metrics_adapters.prometheus.registry_reader import RegistryAggregator
+from metrics_adapters.prometheus.rendering import Exposition
+from metrics_adapters.prometheus.text import Format
 
-__all__ = ["PrometheusCollector", "RegistryAggregator"]
+__all__ = ["Exposition", "Format", "PrometheusCollector", "RegistryAggregator"]

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from prometheus_client.metrics import Histogram
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import REGISTRY, CollectorRegistry
 
 from metrics_adapters.in_memory import InMemoryCollector
-from metrics_adapters.prometheus.families import SUFFIXES, Family, exposed_names, families
+from metrics_adapters.prometheus.families import exposed_names, families
+from metrics_adapters.prometheus.notices import Notices
 from metrics_framework.errors import InvalidInputError, UnknownMetricError, nearest
-from metrics_framework.faults import Faults
-from metrics_framework.logs import log_event
 from metrics_framework.recording import Store
-from metrics_framework.recording.claims import Named
 from metrics_framework.recording.series import shown
-
-MAX_WARNINGS = 1_000
-"""How many warnings are logged at most."""
 
 
 class PrometheusCollector(InMemoryCollector):
@@ -108,10 +103,9 @@ class StoreExposition:
     """
 
     def __init__(self, store: Store, registry: CollectorRegistry) -> None:
-        self._store = store
+        self.store = store
         self._registry = registry
-        self._faults = Faults()
-        self._said: set[str] = set()
+        self._notices = Notices()
 
     def describe(self) -> Iterable[Metric]:
         """Say nothing beforehand: names come with their first records."""
@@ -119,30 +113,9 @@ class StoreExposition:
 
     def collect(self) -> Iterator[Metric]:
         """Yield what the store holds now."""
-        for family in families(self._store, self._attempt, self._warn):
-            if self._is_free(family):
-                yield _metric(family)
-
-    def _attempt(self, named: Named, make: Callable[[], Family]) -> Family | None:
-        return self._faults.attempt("metric cannot be exposed", make, metric=str(named))
-
-    def _is_free(self, family: Family) -> bool:
-        # The attribute is private, but the same in prometheus_client 0.21 to 0.26.
-        taken = getattr(self._registry, "_names_to_collectors", {})
-        name = next((name for end in SUFFIXES[family.type] if (name := f"{family.name}{end}") in taken), None)
-        if name is not None:
-            self._warn("a metric is not exposed: prometheus_client has its name already", name=name)
-        return name is None
-
-    def _warn(self, event: str, **fields: object) -> None:
-        key = f"{event} {fields}"
-        if key not in self._said and len(self._said) < MAX_WARNINGS:
-            self._said.add(key)
-            log_event("warning", event, **fields)
-
-
-def _metric(family: Family) -> Metric:
-    metric = Metric(family.name, family.help, family.type, family.unit)
-    for suffix, labels, value in family.samples:
-        metric.add_sample(f"{family.name}{suffix}", labels, value)
-    return metric
+        for heading, samples in families(self.store, self._notices.attempt, self._notices.warn):
+            if self._notices.is_free(heading, self._registry):
+                metric = Metric(heading.name, heading.help, heading.type, heading.unit)
+                for suffix, labels, value in samples:
+                    metric.add_sample(f"{heading.name}{suffix}", labels, value)
+                yield metric

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from decimal import Decimal
 from functools import partial
 from typing import NamedTuple
@@ -38,7 +38,7 @@ _OPERATION_HELP = {
     MetricType.TIMER: "How long the operation took.",
     MetricType.RATE: "How the operation ended.",
 }
-_NO_TEXT = re.compile("[\x00\ud800-\udfff]")
+NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 """What UTF-8 cannot say, and what Prometheus takes for the end."""
 
 
@@ -50,21 +50,30 @@ class Sample(NamedTuple):
     value: float
 
 
-class Family(NamedTuple):
-    """All samples of one name.
+class Heading(NamedTuple):
+    """What all samples of one name have in common.
 
     Attributes:
         name: As OpenMetrics has it: a counter's is without ``_total``.
         type: ``counter``, ``gauge`` or ``histogram``.
         help: What it is; may be empty.
         unit: The base unit that the name ends in, or empty.
-        samples: The samples, series by series.
+        recorded_unit: The unit that the numbers are recorded in.
+        own_labels: Labels that no tag may have the name of.
     """
 
     name: str
     type: str
     help: str
     unit: str
+    recorded_unit: MetricUnit
+    own_labels: tuple[str, ...]
+
+
+class Family(NamedTuple):
+    """All samples of one name, series by series."""
+
+    heading: Heading
     samples: list[Sample]
 
 
@@ -137,40 +146,82 @@ def family(named: Named, series: Iterable[Reading], description: Description, wa
         description: What was said of it.
         warn: Is told what is odd.
     """
+    head = heading(named, description)
+    apart = Apart(named, warn)
+    samples: list[Sample] = []
+    for reading in series:
+        labels = labels_of(reading.tags, head.own_labels)
+        if apart.admit(labels):
+            samples += _samples(reading, labels, head.recorded_unit)
+    return Family(head, samples)
+
+
+def heading(named: Named, description: Description) -> Heading:
+    """Return what all samples of a metric or operation have in common.
+
+    Args:
+        named: What it is.
+        description: What was said of it.
+    """
     type_ = _TYPES[named.metric_type]
     unit = description.unit or MetricUnit.COUNT
     if named.metric_type is MetricType.TIMER:
         unit = MetricUnit.MILLISECONDS
     elif named.metric_type is MetricType.RATE:
         unit = MetricUnit.COUNT
-    own = ("le",) if type_ == "histogram" else _OWN_LABELS.get(named.metric_type, ())
-    known: set[frozenset[tuple[str, str]]] = set()
-    keys: set[frozenset[str]] = set()
-    samples: list[Sample] = []
-    for reading in series:
-        labels = {name: _text(value) for name, value in tag_labels(reading.tags, own).items()}
-        keys.add(frozenset(labels))
-        if (identity := frozenset(labels.items())) in known:
-            warn("a series is not exposed: another one has its labels", metric=str(named), labels=labels)
-            continue
-        known.add(identity)
-        samples += _samples(reading, labels, unit)
-    if len(keys) > 1:
-        warn("the series of one name have different tags", metric=str(named))
     help_text = _OPERATION_HELP.get(named.metric_type, "") if named.is_operation else ""
-    return Family(
+    return Heading(
         family_name(named, description.unit),
         type_,
-        _text(description.help or help_text),
+        plain_text(description.help or help_text),
         BASE_UNITS.get(unit, ("", 1.0))[0],
-        samples,
+        unit,
+        ("le",) if type_ == "histogram" else _OWN_LABELS.get(named.metric_type, ()),
     )
+
+
+class Apart:
+    """Keeps the series of one name apart: of two that a server could not tell apart, one comes out.
+
+    Args:
+        named: Whose series they are.
+        warn: Is told what is odd.
+    """
+
+    def __init__(self, named: Named, warn: Warn) -> None:
+        self._named = named
+        self._warn = warn
+        self._known: set[frozenset[tuple[str, str]]] = set()
+        self._names: set[frozenset[str]] = set()
+
+    def admit(self, labels: Mapping[str, str]) -> bool:
+        """Say whether no series before had these labels; one without a text is none for a server."""
+        identity = frozenset(item for item in labels.items() if item[1])
+        if identity in self._known:
+            self._warn(
+                "a series is not exposed: another one has its labels", metric=str(self._named), labels=labels
+            )
+            return False
+        self._known.add(identity)
+        self.see(labels)
+        return True
+
+    def see(self, names: Iterable[str]) -> None:
+        """Take note of the names of a series' labels: queries expect them to be the same in all series."""
+        self._names.add(frozenset(names))
+        if len(self._names) > 1:
+            self._warn("the series of one name have different tags", metric=str(self._named))
+
+
+def labels_of(tags: Mapping[str, str], own_labels: Container[str]) -> dict[str, str]:
+    """Return the labels that tags become, with texts that a server can read."""
+    return {name: plain_text(text) for name, text in tag_labels(tags, own_labels).items()}
 
 
 def _samples(reading: Reading, labels: dict[str, str], unit: MetricUnit) -> Iterator[Sample]:
     if isinstance(reading, OutcomeReading):
         yield Sample("_total", {**labels, "outcome": "success", "error_type": ""}, reading.successes)
-        for error_type, number in _failures(reading).items():
+        for error_type, number in failures_of(reading.failures).items():
             yield Sample("_total", {**labels, "outcome": "failure", "error_type": error_type}, number)
     elif reading.metric_type is MetricType.COUNTER:
         yield Sample("_total", labels, in_base_unit(reading.summary["sum"], unit))
@@ -190,10 +241,11 @@ def _samples(reading: Reading, labels: dict[str, str], unit: MetricUnit) -> Iter
             yield Sample("_sum", labels, in_base_unit(sums.value_of(buckets.total), unit))
 
 
-def _failures(reading: OutcomeReading) -> dict[str, int]:
+def failures_of(failures: Mapping[str, int]) -> dict[str, int]:
+    """Return failures by error type, with texts that a server can read."""
     counts: dict[str, int] = {}
-    for error_type, number in reading.failures.items():
-        text = _text(error_type)
+    for error_type, number in failures.items():
+        text = plain_text(error_type)
         counts[text] = counts.get(text, 0) + number
     return counts
 
@@ -231,5 +283,6 @@ def bound_text(bound: float, unit: MetricUnit) -> str:
     return text
 
 
-def _text(text: str) -> str:
-    return _NO_TEXT.sub("\ufffd", text)
+def plain_text(text: str) -> str:
+    """Return a text with a replacement character for each one that a server cannot read."""
+    return NO_TEXT.sub("\ufffd", text)

@@ -1,53 +1,104 @@
-"""What a store holds, as text for Prometheus."""
+"""What a store holds, as text for Prometheus: written anew only where it changed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from time import perf_counter
 
 from prometheus_client.registry import CollectorRegistry
 
-from metrics_adapters.prometheus.families import Family, families
-from metrics_adapters.prometheus.text import Format, label_pairs
-from metrics_framework.faults import Faults
-from metrics_framework.logs import log_event
+from metrics_adapters.prometheus.foreign import render_registry
+from metrics_adapters.prometheus.metric_text import MetricText
+from metrics_adapters.prometheus.notices import Notices
+from metrics_adapters.prometheus.text import Format
 from metrics_framework.recording import Store
 from metrics_framework.recording.claims import Named
+from metrics_framework.recording.metric import Metric
+
+CHUNK_BYTES = 65_536
+CHUNK_SECONDS = 0.0005
+"""How much is handed on at once, whichever is reached first."""
 
 
 class Exposition:
-    """A store as text for Prometheus, and with it what a prometheus_client registry holds.
+    """A store as text for Prometheus, and behind it what a prometheus_client registry holds.
+
+    The text is that of `PrometheusCollector` on a registry, in a fraction of the time. What never changes of
+    a line is made once, and lines whose numbers did not change since the last time are not written again. It
+    holds nobody up who records, and may be asked by several threads at once. Each series is as it is at the
+    moment when its line is written.
 
     Args:
         store: What is exposed.
-        registry: Whose metrics are appended; none by default.
+        registry: Whose metrics are appended; none by default. Where a store has the same name, that is left
+            out, and the log says so.
+
+    Example:
+        >>> from metrics_framework import MetricsSystem
+        >>> metrics = MetricsSystem()
+        >>> metrics.collector.increment("http.requests", {"route": "/"})
+        >>> print(Exposition(metrics.collector.store).render().decode(), end="")
+        # TYPE http_requests_total counter
+        http_requests_total{route="/"} 1
     """
 
     def __init__(self, store: Store, registry: CollectorRegistry | None = None) -> None:
         self.store = store
         self.registry = registry
-        self._faults = Faults()
+        self._notices = Notices()
+        self._texts: dict[Named, MetricText] = {}
 
     def render(self, format: Format = Format.TEXT) -> bytes:
         """Return all of it."""
         return b"".join(self.chunks(format))
 
     def chunks(self, format: Format = Format.TEXT, foreign: bytes | None = None) -> Iterator[bytes]:
-        """Yield it in pieces, each of which takes about a millisecond to make.
+        """Yield it in chunks, each of which takes half a millisecond to make, or little more.
+
+        A chunk may be empty: that is no more than an opportunity to do something else.
 
         Args:
             format: The format.
-            foreign: What `foreign` returned, where that was called before: it may take its time.
+            foreign: What `foreign` returned, where that was asked before: it may take its time.
         """
-        for family in families(self.store, self._attempt, lambda event, **fields: None):
-            yield format.header(*family[:4]).encode()
-            for suffix, labels, value in family.samples:
-                yield f"{family.name}{suffix}{{{label_pairs(labels.items())}}} {value!r}\n".encode()
-        yield self.foreign(format) if foreign is None else foreign
-        yield format.end
+        pieces: list[bytes] = []
+        size, end = 0, perf_counter() + CHUNK_SECONDS
+        for piece in self._pieces(format):
+            pieces.append(piece)
+            size += len(piece)
+            if size >= CHUNK_BYTES or perf_counter() >= end:
+                yield b"".join(pieces)
+                pieces.clear()
+                size, end = 0, perf_counter() + CHUNK_SECONDS
+        yield b"".join([*pieces, self.foreign(format) if foreign is None else foreign, format.end])
 
     def foreign(self, format: Format = Format.TEXT) -> bytes:
-        """Return the registry's own metrics in a format; empty where there is no registry."""
-        return b""
+        """Return the registry's own metrics, by prometheus_client; empty where there is no registry."""
+        if self.registry is None:
+            return b""
+        return render_registry(self.registry, self.store, format, self._notices)
 
-    def _attempt(self, named: Named, make: Callable[[], Family]) -> Family | None:
-        return self._faults.attempt("metric cannot be exposed", make, metric=str(named))
+    def _pieces(self, format: Format) -> Iterator[bytes]:
+        metrics = self.store.metrics()
+        for named, metric in metrics:
+            try:
+                text = self._text(named, metric)
+                if self.registry is not None and not self._notices.is_free(text.heading, self.registry):
+                    continue
+                header = text.header(format)
+                for piece in text.pieces(self.store.expire):
+                    if piece and header:
+                        yield header
+                        header = b""
+                    yield piece
+            except Exception as error:  # noqa: BLE001 - the others must come out
+                self._notices.fail(named, error)
+        for gone in self._texts.keys() - {named for named, _ in metrics}:
+            self._texts.pop(gone, None)
+
+    def _text(self, named: Named, metric: Metric) -> MetricText:
+        text, description = self._texts.get(named), self.store.description(named.name)
+        if text is None or text.metric is not metric or text.description != description:
+            text = MetricText(named, metric, description, self.store.tags, self._notices.warn)
+            self._texts[named] = text
+        return text

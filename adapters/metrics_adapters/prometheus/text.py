@@ -23,35 +23,35 @@ class Format(Enum):
         """What the text ends in."""
         return b"# EOF\n" if self is Format.OPENMETRICS else b""
 
-    def header(self, name: str, type: str, help: str, unit: str) -> str:
+    def header(self, name: str, type_: str, help: str, unit: str) -> str:
         """Return the lines before the samples of a family.
 
         Args:
             name: As OpenMetrics has it: a counter's is without ``_total``.
-            type: ``counter``, ``gauge`` or ``histogram``.
+            type_: ``counter``, ``gauge`` or ``histogram``.
             help: What it is; may be empty.
             unit: The base unit that the name ends in, or empty.
         """
         if self is Format.TEXT:
-            name = f"{name}_total" if type == "counter" else name
-            lines = [f"# HELP {name} {_escaped(help)}" if help else "", f"# TYPE {name} {type}"]
+            name = f"{name}_total" if type_ == "counter" else name
+            lines = [f"# HELP {name} {_escaped(help)}" if help else "", f"# TYPE {name} {type_}"]
         else:
             lines = [
-                f"# TYPE {name} {type}",
+                f"# TYPE {name} {type_}",
                 f"# UNIT {name} {unit}" if unit else "",
-                f"# HELP {name} {_quotable(help)}" if help else "",
+                f"# HELP {name} {quotable(help)}" if help else "",
             ]
         return "".join(f"{line}\n" for line in lines if line)
 
 
 def label_pairs(labels: Iterable[tuple[str, str]]) -> str:
-    """Return labels as they stand between braces.
+    r"""Return labels as they stand between braces.
 
     Example:
         >>> label_pairs([("route", "/"), ("quoted", 'a "b"')])
-        'route="/",quoted="a \\\\"b\\\\""'
+        'route="/",quoted="a \\"b\\""'
     """
-    return ",".join([f'{name}="{_quotable(text)}"' for name, text in labels])
+    return ",".join([f'{name}="{quotable(text)}"' for name, text in labels])
 
 
 _SPECIAL = re.compile(r'[\\\n"]')
@@ -61,5 +61,6 @@ def _escaped(text: str) -> str:
     return text.replace("\\", r"\\").replace("\n", r"\n")
 
 
-def _quotable(text: str) -> str:
+def quotable(text: str) -> str:
+    """Return a text as it stands between quotation marks."""
     return _escaped(text).replace('"', r"\"") if _SPECIAL.search(text) else text

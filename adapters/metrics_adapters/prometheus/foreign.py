@@ -1,0 +1,68 @@
+"""A prometheus_client registry's own metrics, as text by prometheus_client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+from prometheus_client import exposition
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import CollectorRegistry
+
+from metrics_adapters.prometheus.collector import StoreExposition
+from metrics_adapters.prometheus.notices import Notices
+from metrics_adapters.prometheus.text import Format
+from metrics_framework.recording import Store
+
+
+def render_registry(registry: CollectorRegistry, store: Store, format: Format, notices: Notices) -> bytes:
+    """Return a registry's metrics; a collector that fails costs its own.
+
+    Args:
+        registry: The registry.
+        store: What is exposed otherwise, and left out here.
+        format: The format.
+        notices: Is told what failed.
+    """
+    parts: list[bytes] = []
+    for collector in _collectors(registry):
+        if isinstance(collector, StoreExposition) and collector.store is store:
+            continue
+        try:
+            parts.append(_render(collector, format))
+        except Exception as error:  # noqa: BLE001 - a collector of somebody else's may raise anything
+            notices.fail(collector, error)
+    return b"".join(parts)
+
+
+class _Collecting(Protocol):
+    def collect(self) -> Iterable[Metric]: ...
+
+
+class _Target:
+    """What a registry says of the target as a whole."""
+
+    def __init__(self, labels: dict[str, str]) -> None:
+        self._labels = labels
+
+    def collect(self) -> Iterator[Metric]:
+        metric = Metric("target", "Target metadata", "info")
+        metric.add_sample("target_info", self._labels, 1)
+        yield metric
+
+
+def _collectors(registry: CollectorRegistry) -> Iterator[_Collecting]:
+    target = registry.get_target_info()
+    if target:
+        yield _Target(target)
+    # The attribute is private, but the same in prometheus_client 0.21 to 0.26.
+    yield from list(getattr(registry, "_collector_to_names", (registry,)))
+
+
+def _render(collector: _Collecting, format: Format) -> bytes:
+    one: Any = collector  # what is asked of a registry here is that it collects
+    if format is Format.OPENMETRICS:
+        text: bytes = openmetrics.generate_latest(one)  # type: ignore[no-untyped-call]
+        return text.removesuffix(format.end)
+    return exposition.generate_latest(one)
