@@ -149,7 +149,7 @@ def test_a_large_push_arrives_whole(gateway):
 
 def test_what_has_no_store_is_refused(gateway):
     """A part of someone else's is an error that says what to pass."""
-    with pytest.raises(InvalidInputError, match="NullCollector.*has no store.*pass a MetricsSystem"):
+    with pytest.raises(InvalidInputError, match=r"NullCollector.*has no store.*pass a MetricsSystem"):
         Pushgateway(gateway.url, "j").replace(NullCollector())
     assert gateway.taken == []
 
@@ -375,7 +375,7 @@ def test_a_gateway_that_is_not_there_is_an_output_error(collector):
 
 def test_a_host_that_nobody_knows_is_an_output_error(collector):
     """A name that is not found is an error like any other."""
-    with pytest.raises(OutputError, match="cannot push to http://nobody.invalid/metrics/job/j: "):
+    with pytest.raises(OutputError, match=r"cannot push to http://nobody.invalid/metrics/job/j: "):
         Pushgateway("http://nobody.invalid", "j").replace(collector)
 
 
@@ -402,7 +402,7 @@ def test_who_speaks_no_http_is_an_output_error(collector, said, reason):
 
 def test_a_certificate_that_is_not_there_is_an_output_error(gateway, collector):
     """A server without TLS under an https address is an error that says so."""
-    with pytest.raises(OutputError, match="cannot push to https://.*(?i:ssl)"):
+    with pytest.raises(OutputError, match=r"cannot push to https://.*(?i:ssl)"):
         Pushgateway(gateway.url.replace("http:", "https:"), "j", tls=ssl.create_default_context()).replace(
             collector
         )

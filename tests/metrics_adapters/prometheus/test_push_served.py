@@ -213,7 +213,7 @@ def test_a_gateway_that_hangs_is_given_up(tmp_path, job):
         process.suspend()
         try:
             collector.increment("orders")
-            with pytest.raises(OutputError, match="no answer within 0.3 s"):
+            with pytest.raises(OutputError, match=r"no answer within 0.3 s"):
                 own.replace(collector)
             collector.increment("orders")
         finally:
