@@ -59,12 +59,14 @@ def test_a_stricter_umask_holds(tmp_path, collector):
 
 
 def test_a_file_is_replaced(tmp_path, collector):
-    """The next writing takes the place of the one before."""
+    """The next writing takes the place of the one before; who reads that one reads it to its end."""
     path = tmp_path / "orders.prom"
-    for number in (1, 2):
-        write_textfile(path, collector)
-        assert orders(path) == number
+    write_textfile(path, collector)
+    with path.open() as before:
         collector.increment("orders")
+        write_textfile(path, collector)
+        assert orders(path) == 2
+        assert before.read().endswith("1.0\n")
 
 
 def test_a_reader_never_sees_a_part(tmp_path):
