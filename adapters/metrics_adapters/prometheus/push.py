@@ -113,7 +113,7 @@ class Pushgateway:
         self._push("POST", metrics)
 
     def delete(self) -> None:
-        """Remove the group from the gateway; one that is not there is no error.
+        """Remove the group from the gateway, which does it soon after its answer; no group is no error.
 
         Raises:
             RefusedError: If the gateway will not do it.
