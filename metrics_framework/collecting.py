@@ -71,16 +71,13 @@ class Collection:
         try:
             self._faults.attempt("resources not read", self._read)
             if not self._is_first:
-                self._write()
+                self._outputs.write(self._snapshot, self._faults)
             self._is_first = False
         finally:
             self.cpu_ns += time.thread_time_ns() - start_ns
 
-    def _write(self) -> None:
-        if not self._outputs.names:
-            return
+    def _snapshot(self) -> PerformanceSnapshot | None:
         try:
-            snapshot = self._build()
+            return self._build()
         except SnapshotError:
-            return  # nothing was measured yet
-        self._outputs.write(lambda: snapshot, self._faults)
+            return None  # nothing was measured yet

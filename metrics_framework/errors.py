@@ -14,6 +14,7 @@ The tree is drawn by what a caller can do about an error::
     │   └── UnknownAdapterError           no adapter provides it
     ├── ClosedError         (RuntimeError) the call came too late: the object was shut down
     ├── OutputError         (OSError)     a disk or a server refused: try again, or elsewhere
+    │   └── RefusedError                  a server will not have what was sent: send something else
     └── MissingExtraError   (ImportError) an optional dependency is not installed
 
 Adapters translate the errors of the libraries that they stand on into these.
@@ -83,6 +84,10 @@ class ClosedError(MetricsError, RuntimeError):
 
 class OutputError(MetricsError, OSError):
     """Something outside the process (a disk, a server) refused; what was to be written still exists."""
+
+
+class RefusedError(OutputError):
+    """A server answered that it will not have what was sent: the same again would be refused again."""
 
 
 class MissingExtraError(MetricsError, ImportError):

@@ -14,7 +14,7 @@ from metrics_framework.errors import ClosedError, InvalidInputError, nearest
 from metrics_framework.faults import Faults
 from metrics_framework.health import THRESHOLDS, HealthCheck, Thresholds
 from metrics_framework.logs import log_event
-from metrics_framework.outputs import Outputs, SnapshotOutput
+from metrics_framework.outputs import Output, Outputs, SnapshotOutput, SystemOutput
 from metrics_framework.plugins import load_adapter
 from metrics_framework.protocols import (
     MetricCollector,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from metrics_framework.measuring import Measurement
     from metrics_framework.recording import Rule
 
-__all__ = ["MetricsSystem", "SnapshotOutput"]
+__all__ = ["MetricsSystem", "SnapshotOutput", "SystemOutput"]
 
 
 PARTS = ("collector", "timer", "tracker", "resource_monitor", "aggregator")
@@ -53,7 +53,8 @@ class MetricsSystem:
         tracker: Counts how operations end.
         resource_monitor: Reads the machine and the process.
         aggregator: Answers questions.
-        outputs: Where snapshots go: at every ``collection_interval``, if there is one, and at the end.
+        outputs: Where snapshots and numbers go, each a `SnapshotOutput` or a `SystemOutput`: at every
+            ``collection_interval``, if there is one, and at the end.
         latency_metric: The timer that becomes a snapshot's latency; the busiest by default.
         custom_metrics: Patterns of the names that become custom keys of a snapshot; all by default.
         max_custom: How many custom keys a snapshot holds at most.
@@ -97,7 +98,7 @@ class MetricsSystem:
         tracker: SuccessFailureTracker | None = None,
         resource_monitor: ResourceMonitor | None = None,
         aggregator: MetricsAggregator | None = None,
-        outputs: Iterable[SnapshotOutput] = (),
+        outputs: Iterable[Output] = (),
         latency_metric: str | None = None,
         custom_metrics: Iterable[str] | None = None,
         max_custom: int = MAX_CUSTOM,
@@ -120,7 +121,7 @@ class MetricsSystem:
         self.resource_monitor: Final = part_or_default(
             resource_monitor, ResourceMonitor, "resources", self.collector, clock
         )
-        self._outputs = Outputs(outputs)
+        self._outputs = Outputs(self, outputs)
         self._latency_metric = latency_metric
         if isinstance(custom_metrics, str):
             raise InvalidInputError(
@@ -286,7 +287,7 @@ class MetricsSystem:
                 self._collection.start(settings.collection_interval)
 
     def shutdown_metrics(self) -> None:
-        """Stop background work, end streams, and write a final snapshot to every output.
+        """Stop background work, end streams, and write to every output for the last time.
 
         It happens once: a second call does nothing, and waits where another thread is at it.
         """
@@ -385,7 +386,7 @@ class MetricsSystem:
         await asyncio.to_thread(self._record_resources)
 
     async def export_metrics_async(self, endpoints: list[str]) -> dict[str, bool]:
-        """Write a snapshot to the outputs of those names, off the event loop, each on its own.
+        """Write to the outputs of those names, off the event loop, each on its own.
 
         A name that no output has, and an output that fails, is ``False`` in the answer and said in the log.
         """

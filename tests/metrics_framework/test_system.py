@@ -531,6 +531,53 @@ def test_streams_end_with_the_system(system, monkeypatch):
     assert asyncio.run(main()) == ["first", "last"]
 
 
+class Exporter:
+    """An output that is given the system, or fails."""
+
+    name = "exporter"
+
+    def __init__(self, error=None):
+        self.error = error
+        self.systems = []
+
+    def export(self, system):
+        """Keep the system, or fail."""
+        if self.error is not None:
+            raise self.error
+        self.systems.append(system)
+
+
+def test_an_output_may_take_the_system():
+    """What has `export` is given the system itself at the end, also where there is no snapshot to be made."""
+    exporter, output = Exporter(), Output()
+    made = MetricsSystem(resource_monitor=ForeignMonitor(), outputs=[exporter, output])
+    with made:
+        assert exporter.systems == []
+    assert (exporter.systems, output.written) == ([made], [])
+
+
+def test_no_snapshot_is_made_for_those_that_take_the_system(monkeypatch):
+    """Building a snapshot costs what only outputs of snapshots need."""
+    exporter = Exporter()
+    made = MetricsSystem(resource_monitor=ForeignMonitor(), outputs=[exporter])
+    monkeypatch.setattr(made, "snapshot", lambda: pytest.fail("a snapshot was made"))
+    assert asyncio.run(made.export_metrics_async(["exporter"])) == {"exporter": True}
+
+
+def test_outputs_of_both_kinds_fail_on_their_own(caplog):
+    """One that fails is logged and `False`; the other kind is written to all the same."""
+    exporter, output = Exporter(RuntimeError("full")), Output()
+    made = MetricsSystem(resource_monitor=ForeignMonitor(), outputs=[exporter, output])
+    made.timer.time_operation("load", lambda: None)
+    answer = asyncio.run(made.export_metrics_async(["exporter", "output"]))
+    assert answer == {"exporter": False, "output": True}
+    assert len(output.written) == 1
+    assert "event='metrics not exported' output='exporter' error=\"RuntimeError('full')\"" in caplog.text
+    output.error, exporter.error = OSError("lost"), None
+    answer = asyncio.run(made.export_metrics_async(["output", "exporter"]))
+    assert answer == {"exporter": True, "output": False}
+
+
 @pytest.mark.parametrize("wrong", [object(), Output(name=3), "snapshot_writer", SnapshotWriter], ids=type)
 def test_an_output_without_a_name_or_a_write_method_is_refused(wrong):
     """What is no output is found when the system is made, not when it ends."""

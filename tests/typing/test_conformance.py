@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from metrics_adapters.combined import CombinedAggregator
 from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTimer, InMemoryTracker
-from metrics_adapters.prometheus import PrometheusCollector, RegistryAggregator
+from metrics_adapters.prometheus import PrometheusCollector, Pushgateway, RegistryAggregator, Textfile
 from metrics_adapters.resources import CommandMonitor, PsutilMonitor
 from metrics_adapters.snapshot_writer import SnapshotWriter
 from metrics_framework import MetricsSystem, PerformanceSnapshot, protocols
@@ -30,7 +30,7 @@ from metrics_framework.protocols import (
     SuccessFailureTracker,
 )
 from metrics_framework.recording import Store
-from metrics_framework.system import SnapshotOutput
+from metrics_framework.system import SnapshotOutput, SystemOutput
 from metrics_framework.testing import counter, expect
 from metrics_framework.values import MetricType, MetricUnit, MetricValue, TimingResult
 
@@ -95,10 +95,14 @@ def test_expect_takes_any_system() -> None:
 
 
 def test_outputs_fit() -> None:
-    """The snapshot writer is an output of the facade."""
+    """The snapshot writer is an output of the facade, and so is what exports the system itself."""
     output: type[SnapshotOutput] = SnapshotWriter
     instance: SnapshotOutput = SnapshotWriter("snapshots")
     assert isinstance(instance, output)
+    pushing: type[SystemOutput] = Pushgateway
+    writing: SystemOutput = Textfile("all.prom")
+    MetricsSystem(outputs=[instance, writing, Pushgateway("http://pushgateway:9091", "job")])
+    assert not isinstance(writing, pushing)
 
 
 def test_clocks_fit() -> None:

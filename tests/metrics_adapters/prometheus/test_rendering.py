@@ -245,7 +245,7 @@ def test_a_removed_series_is_gone_and_costs_its_block_only(collector, written):
 @settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_series_may_come_and_go(data):
-    """Whatever is added, removed, brought back and scraped in between, the text is that of a new exposition."""
+    """Whatever is added, removed, brought back and scraped in between, it is a new exposition's text."""
     store = Store(ManualClock())
     collector = PrometheusCollector(CollectorRegistry(), store)
     exposition = Exposition(store)

@@ -1,0 +1,79 @@
+"""A file that node_exporter's textfile collector reads: whole at every moment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from uuid import uuid4
+
+from prometheus_client.registry import CollectorRegistry
+
+from metrics_adapters.prometheus.untimed import Exposable, UntimedText
+from metrics_framework.errors import InvalidInputError, OutputError
+from metrics_framework.protocols import MetricsSystem
+
+
+def write_textfile(
+    path: str | os.PathLike[str], metrics: Exposable, registry: CollectorRegistry | None = None
+) -> None:
+    """Write metrics into a file, in place of the one that is there.
+
+    Who reads it sees the old file or the new one, never a part. It is written under a hidden name beside it
+    first, which a process that is killed meanwhile leaves there; node_exporter does not read it.
+
+    Args:
+        path: The file; its name ends in ``.prom``, as node_exporter reads no others.
+        metrics: A `MetricsSystem`, a collector, a `Store`, or an `Exposition` of it and of a registry.
+        registry: A prometheus_client registry whose metrics are written too.
+
+    Raises:
+        InvalidInputError: If the name ends otherwise, ``metrics`` has no store, or two names in it collide.
+        OutputError: If the disk refuses; the old file is still there then.
+    """
+    _write(_checked(path), UntimedText(registry).of(metrics))
+
+
+class Textfile:
+    """`write_textfile` as an output of a `MetricsSystem`: at every ``collection_interval`` and at the end.
+
+    Args:
+        path: The file; its name ends in ``.prom``.
+        registry: A prometheus_client registry whose metrics are written too.
+
+    Raises:
+        InvalidInputError: If the name ends otherwise.
+    """
+
+    name = "textfile"
+
+    def __init__(self, path: str | os.PathLike[str], registry: CollectorRegistry | None = None) -> None:
+        self.path = _checked(path)
+        self._text = UntimedText(registry)
+
+    def export(self, system: MetricsSystem) -> None:
+        """Write what a system holds; takes and raises what `write_textfile` does."""
+        _write(self.path, self._text.of(system))
+
+
+def _checked(path: str | os.PathLike[str]) -> Path:
+    found = Path(path)
+    if found.suffix != ".prom":
+        raise InvalidInputError(f"{str(found)!r} does not end in .prom: node_exporter would not read it")
+    return found
+
+
+def _write(path: Path, text: bytes) -> None:
+    temporary = path.with_name(f".{uuid4().hex}.tmp")
+    try:
+        try:
+            descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor has no path
+                file.write(text)
+                file.flush()
+                os.fsync(descriptor)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:  # a ValueError for a path that no system can have
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise OutputError(f"cannot write {str(path)!r}: {reason}") from error

@@ -1,0 +1,172 @@
+"""A textfile is whole at every moment, and what node_exporter reads."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from metrics_adapters.in_memory import InMemoryCollector
+from metrics_adapters.prometheus import Textfile, write_textfile
+from metrics_adapters.prometheus import textfile as module
+from metrics_framework import InvalidInputError, MetricsSystem, OutputError
+
+
+@pytest.fixture
+def collector():
+    """Return a collector with one counter."""
+    made = InMemoryCollector()
+    made.increment("orders")
+    return made
+
+
+def names(folder):
+    """Return what is in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def orders(path):
+    """Return what a file says of orders, if it is one that can be read to its end."""
+    (family,) = text_string_to_metric_families(path.read_text())
+    return {sample.name: sample.value for sample in family.samples}["orders_total"]
+
+
+def test_a_file_has_what_was_recorded(tmp_path, collector):
+    """The text format, in a file that everybody may read; nothing else is left in the folder."""
+    path = tmp_path / "orders.prom"
+    before = os.umask(0o022)
+    try:
+        write_textfile(str(path), collector)
+    finally:
+        os.umask(before)
+    assert orders(path) == 1
+    assert path.read_bytes().endswith(b"\n")
+    assert names(tmp_path) == ["orders.prom"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_a_stricter_umask_holds(tmp_path, collector):
+    """Who keeps files from others keeps this one from them too."""
+    before = os.umask(0o077)
+    try:
+        write_textfile(tmp_path / "orders.prom", collector)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "orders.prom").stat().st_mode) == 0o600
+
+
+def test_a_file_is_replaced(tmp_path, collector):
+    """The next writing takes the place of the one before; who reads that one reads it to its end."""
+    path = tmp_path / "orders.prom"
+    write_textfile(path, collector)
+    with path.open() as before:
+        collector.increment("orders")
+        write_textfile(path, collector)
+        assert orders(path) == 2
+        assert before.read().endswith(" 1\n")
+
+
+def test_a_reader_never_sees_a_part(tmp_path):
+    """Whoever reads while others write finds a whole file each time."""
+    path = tmp_path / "orders.prom"
+    collector = InMemoryCollector()
+    for number in range(500):
+        collector.increment("orders", {"number": str(number)})
+    write_textfile(path, collector)
+    ended = threading.Event()
+
+    def write():
+        while not ended.is_set():
+            write_textfile(path, collector)
+
+    threads = [threading.Thread(target=write) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        lengths = {len(path.read_bytes()) for _ in range(300)}
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+    assert len(lengths) == 1
+    assert names(tmp_path) == ["orders.prom"]
+
+
+@pytest.mark.parametrize("name", ["orders.txt", "orders", "orders.prom.tmp", ".prom", "orders.PROM"])
+def test_a_name_that_node_exporter_skips_is_refused(tmp_path, collector, name):
+    """A file that nobody would read is an error, of the function and of the output."""
+    with pytest.raises(InvalidInputError, match=rf"{name}' does not end in .prom: node_exporter"):
+        write_textfile(tmp_path / name, collector)
+    with pytest.raises(InvalidInputError, match="does not end in"):
+        Textfile(tmp_path / name)
+    assert names(tmp_path) == []
+
+
+def test_a_failed_writing_leaves_the_old_file(tmp_path, collector, monkeypatch):
+    """Where the disk gives up in the middle, the old file is there, and nothing beside it."""
+    path = tmp_path / "orders.prom"
+    write_textfile(path, collector)
+    collector.increment("orders")
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.os, "fsync", full)
+    with pytest.raises(OutputError, match=r"^cannot write '.*orders.prom': No space left on device$"):
+        write_textfile(path, collector)
+    assert orders(path) == 1
+    assert names(tmp_path) == ["orders.prom"]
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("missing/orders.prom", "No such file or directory"),
+        ("file/orders.prom", "Not a directory"),
+        ("folder.prom", "Is a directory"),
+        ("\0.prom", "embedded null byte"),
+    ],
+)
+def test_a_place_that_cannot_be_written_to_is_one_error(tmp_path, collector, place, reason):
+    """The error names the file and the system's reason."""
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.prom").mkdir()
+    with pytest.raises(OutputError, match=rf"^cannot write '.*\.prom': {reason}$"):
+        write_textfile(tmp_path / place, collector)
+    assert names(tmp_path) == ["file", "folder.prom"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written_to_is_one_error(tmp_path, collector):
+    """A lack of permission is said as such."""
+    tmp_path.chmod(0o500)
+    with pytest.raises(OutputError, match=r"cannot write '.*orders.prom': Permission denied"):
+        write_textfile(tmp_path / "orders.prom", collector)
+
+
+def test_a_system_writes_at_its_end(tmp_path):
+    """As an output the file is written when the system is shut down."""
+    path = tmp_path / "orders.prom"
+    with MetricsSystem(outputs=[Textfile(path)]) as metrics:
+        metrics.collector.increment("orders")
+        assert not path.exists()
+    assert orders(path) == 1
+
+
+@pytest.mark.heavy
+def test_promtool_finds_nothing_wrong(tmp_path, promtool):
+    """Prometheus' own checker reads every type without a complaint."""
+    metrics = MetricsSystem()
+    metrics.collector.describe("orders", help='Orders, "all" of\nthem.')
+    metrics.collector.describe("level", help="The level.")
+    metrics.collector.describe("size", help="The sizes.", buckets=(1, 10))
+    metrics.collector.increment("orders", {"kind": 'a "b"\n\\'})
+    metrics.collector.record_gauge("level", -1.5)
+    metrics.collector.record_histogram("size", 3)
+    with metrics.measure("load"):
+        pass
+    write_textfile(tmp_path / "all.prom", metrics)
+    assert promtool((tmp_path / "all.prom").read_text()) == (0, "")
