@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import asyncio
 
+_SIGNAL_SECONDS = 0.1
+"""How late Ctrl-C may be noticed: Python misses a signal that comes just before a lock begins to wait."""
+
 
 class Work:
     """Something to be called, and how it went.
@@ -104,7 +107,8 @@ class Evaluation:
             over = threading.Lock()
             over.acquire()
             self.then(over.release)
-            over.acquire(timeout=self.seconds_left)
+            while not over.acquire(timeout=min(self.seconds_left, _SIGNAL_SECONDS)) and self.seconds_left:
+                pass
 
     def end(self) -> None:
         """Say to all who wait that it is over."""
