@@ -1,7 +1,7 @@
-"""What a system does by itself: at an interval it reads the machine and writes snapshots, in one thread.
+"""What a system does by itself at an interval, in one thread: read the machine, call gauge callbacks, write.
 
-A forked child does neither until it configures an interval of its own: it would write files that nobody asked
-it for, and a pool of workers would read the same machine many times.
+A forked child does none of it until it configures an interval of its own: it would write files that nobody
+asked it for, and a pool of workers would read the same machine many times.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ class Collection:
 
     Args:
         read: Reads the machine and records the readings.
+        call: Calls the gauge callbacks.
         build: Makes a snapshot.
         outputs: Where snapshots go.
         faults: Logs what fails; what fails costs nothing else.
@@ -32,11 +33,13 @@ class Collection:
     def __init__(
         self,
         read: Callable[[], object],
+        call: Callable[[], object],
         build: Callable[[], PerformanceSnapshot],
         outputs: Outputs,
         faults: Faults,
     ) -> None:
         self._read = read
+        self._call = call
         self._build = build
         self._outputs = outputs
         self._faults = faults
@@ -46,7 +49,7 @@ class Collection:
         self.cpu_ns = 0
 
     def start(self, interval: float) -> None:
-        """Read the machine at once, and read it and write snapshots every ``interval`` seconds from now on.
+        """Read all at once, and read all and write snapshots every ``interval`` seconds from now on.
 
         Nothing happens where the interval is that already.
         """
@@ -70,6 +73,7 @@ class Collection:
         start_ns = time.thread_time_ns()
         try:
             self._faults.attempt("resources not read", self._read)
+            self._faults.attempt("gauge callbacks not called", self._call)
             if not self._is_first:
                 self._outputs.write(self._snapshot, self._faults)
             self._is_first = False

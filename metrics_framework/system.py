@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 __all__ = ["MetricsSystem", "SnapshotOutput", "SystemOutput"]
 
 
+RESOURCES_DEADLINE = 10.0
+"""How many seconds `MetricsSystem.collect_metrics_async` waits for the machine's resources."""
+
 PARTS = ("collector", "timer", "tracker", "resource_monitor", "aggregator")
 
 
@@ -74,6 +77,8 @@ class MetricsSystem:
         tracker: Counts how operations end.
         resource_monitor: Reads the machine and the process.
         aggregator: Answers questions.
+        callbacks: Calls functions for the values of gauges: at every ``collection_interval``, if there is
+            one, and whenever somebody collects.
 
     Raises:
         InvalidInputError: If a part lacks a method of its Protocol, parts keep their numbers apart,
@@ -141,11 +146,17 @@ class MetricsSystem:
         self._record_resources = partial(record_resources, self.resource_monitor, self.collector, set())
 
         # Threads and signals are slow to import, and a program that only names the Protocols has neither.
+        from metrics_framework.callbacks import GaugeCallbacks
         from metrics_framework.collecting import Collection
         from metrics_framework.lifecycle import Shutdown
 
+        self.callbacks: Final = GaugeCallbacks(self.collector, clock=clock)
+        self._resources = self.callbacks.work(
+            "resources", self._record_resources, deadline=RESOURCES_DEADLINE
+        )
         self._collection = Collection(
             self._record_resources,
+            self.callbacks.collect,
             lambda: self.build_snapshot()[0],  # what it leaves out is said with the final one
             self._outputs,
             self._faults,
@@ -295,6 +306,7 @@ class MetricsSystem:
 
     def _end(self) -> None:
         self._collection.stop()
+        self.callbacks.close()
         # Nobody here starts it, but its owner may have.
         faults = Faults()
         faults.attempt("resource monitoring not stopped", self.resource_monitor.stop_resource_monitoring)
@@ -380,10 +392,12 @@ class MetricsSystem:
     # -- async -----------------------------------------------------------------------------------------
 
     async def collect_metrics_async(self) -> None:
-        """Read the machine's resources off the event loop and record them as gauges."""
-        import asyncio
+        """Read the machine's resources and call all gauge callbacks, at once, and record them as gauges.
 
-        await asyncio.to_thread(self._record_resources)
+        What may block is done in other threads, async callbacks on this loop, which may be one of asyncio or
+        of trio. Each has a deadline: a callback its own, the resources 10 seconds.
+        """
+        await self.callbacks.collect_async(beside=[self._resources])
 
     async def export_metrics_async(self, endpoints: list[str]) -> dict[str, bool]:
         """Write to the outputs of those names, off the event loop, each on its own.
