@@ -550,7 +550,7 @@ class Exporter:
 def test_an_output_may_take_the_system():
     """What has `export` is given the system itself at the end, also where there is no snapshot to be made."""
     exporter, output = Exporter(), Output()
-    made = MetricsSystem(resource_monitor=ForeignMonitor(), outputs=[exporter, output])
+    made = MetricsSystem(resource_monitor=ForeignMonitor({}, {}), outputs=[exporter, output])
     with made:
         assert exporter.systems == []
     assert (exporter.systems, output.written) == ([made], [])
