@@ -1,0 +1,173 @@
+"""The exposition of our own: a real Prometheus scrapes it, and knows what the process says."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+
+from metrics_adapters.prometheus import Exposition, Format, PrometheusCollector, serve
+from metrics_framework import MetricsSystem
+from metrics_framework.recording import Store
+from metrics_framework.values import MetricUnit
+from tests.metrics_adapters.prometheus.test_rendering import parsed
+from tests.metrics_framework.test_exposition_scraped import NASTY, NUMBERS, Read, read, selected, series
+from tests.servers.fixtures import Promtool
+from tests.servers.prometheus import Prometheus
+
+pytestmark = pytest.mark.heavy
+
+
+def shown(exposition: Exposition) -> Read:
+    """Return what an exposition says, by the keys of `read`."""
+    found: Read = {}
+    for family in parsed(exposition.render(), Format.TEXT).values():
+        for (name, labels), value in family[3].items():
+            found[series(name, **dict(labels))] = value
+    return found
+
+
+@pytest.fixture(scope="module")
+def shop() -> MetricsSystem:
+    """Return a system with metrics of every kind, described."""
+    metrics = MetricsSystem(collector=PrometheusCollector(CollectorRegistry()), tags={"service": "shop"})
+    collector = metrics.collector
+    collector.describe("http.requests", help='Requests, by\n"page" and \\ — all.')
+    collector.describe("cache.size", unit=MetricUnit.MEGABYTES, help="The size of the cache.")
+    collector.describe("payload", unit=MetricUnit.BYTES, help="Payloads.", buckets=[10, 100, 1000])
+    collector.describe("level", help="The level.")
+    collector.record_counter("http.requests", 3, {"page": 'a "b"\n\\c', "größe": "日本"})
+    collector.record_counter("http.requests", 0.5)
+    collector.record_gauge("cache.size", 1.5)
+    for place, number in enumerate(NUMBERS):
+        collector.record_gauge("level", number, {"place": str(place)})
+    chosen = random.Random(1)
+    for _ in range(1_000):
+        collector.record_histogram("payload", chosen.lognormvariate(4, 1), {"kind": chosen.choice("ab")})
+        series = metrics.timer.store.find_timing("order")
+        series.observe(chosen.lognormvariate(4, 1))
+    metrics.tracker.record_success("push")
+    metrics.tracker.record_failure("push", 'time"out\n')
+    return metrics
+
+
+@pytest.fixture(scope="module")
+def hostile() -> Store:
+    """Return a store in which every nasty text is a name, a tag, a tag's value and a help text."""
+    store = Store(on_error="log")
+    collector = PrometheusCollector(CollectorRegistry(), store)
+    for place, text in enumerate(NASTY):
+        collector.describe(f"g{place}{text}", help=text)
+        collector.record_gauge(f"g{place}{text}", place, {f"t{text}": text, "same": "x"})
+        collector.increment(f"c{place}", {"text": text, "le": text})
+        collector.record_histogram(f"h{place}", place, {"text": text, "le": text})
+        if text:
+            collector.record_gauge(text, place, {"recorded_as": text, text: "x"})
+    return store
+
+
+@pytest.fixture(scope="module")
+def growing() -> MetricsSystem:
+    """Return a system that is recorded into while it is scraped."""
+    return MetricsSystem(collector=PrometheusCollector(CollectorRegistry()))
+
+
+@pytest.fixture(scope="module")
+def scraped(prometheus, shop, hostile, growing) -> Iterator[Prometheus]:
+    """Return a Prometheus that scrapes all of them, and an application's own metrics behind the first."""
+    registry = CollectorRegistry()
+    Counter("own", "Theirs.", registry=registry).inc(7)
+    with ExitStack() as servers:
+        for job, metrics, own in (
+            ("shop", shop, registry), ("hostile exposition", hostile, None), ("growing exposition", growing, None)
+        ):  # fmt: skip
+            server = servers.enter_context(serve(0, metrics=metrics, registry=own))
+            prometheus.add_target(job, f"127.0.0.1:{server.port}")
+        yield prometheus
+
+
+def test_prometheus_has_every_number_of_the_process(scraped, shop):
+    """Each series of each kind is in the server's database as the process says it, and nothing else is."""
+    expected = shown(Exposition(shop.collector.store))
+    found = read(scraped.wait_until(selected("shop"), bool))
+    assert found.pop(series("own_total")) == 7
+    found = {key: value for key, value in found.items() if not key[0].endswith("_created")}
+    assert found == expected
+    assert found[series("http_requests_total", page='a "b"\n\\c', gr__e="日本", service="shop")] == 3
+    assert found[series("cache_size_bytes", service="shop")] == 1_500_000
+    assert found[series("order_duration_seconds_count", service="shop")] == 1_000
+
+
+def test_quantiles_are_those_of_the_process_within_a_bucket(scraped, shop):
+    """What Prometheus works out of the buckets lies in the bucket of the exact quantile."""
+    scraped.wait_until(selected("shop"), bool)
+    stats = shop.timer.get_timing_stats("order")
+    bounds = shop.collector.store.default_buckets
+    for key, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99)):
+        query = f'histogram_quantile({share}, order_duration_seconds_bucket{{job="shop"}})'
+        ((_, found),) = scraped.query(query)
+        place = bisect_left(bounds, stats[key] / 1000)
+        lower = bounds[place - 1] if place else 0
+        assert lower <= found <= bounds[place]
+
+
+def test_rates_are_those_of_the_process(scraped, growing):
+    """While a thread records at a steady rate, both say the same rate, and at the end the same total."""
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.wait(0.01):
+            growing.collector.increment("steady")
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        query = 'rate(steady_total{job="growing exposition"}[4s])'
+        scraped.wait_until(query, bool, 30)
+        time.sleep(6)
+        ((_, found),) = scraped.query(query)
+        own = growing.aggregator.get_metric_summary("steady", timedelta(seconds=4))["rate"]
+    finally:
+        stop.set()
+        worker.join()
+    assert found == pytest.approx(own, rel=0.3)
+    total = growing.aggregator.get_metric_summary("steady")["total"]
+    query = 'steady_total{job="growing exposition"}'
+    scraped.wait_until(query, lambda found: [value for _, value in found] == [total])
+
+
+def test_hostile_texts_arrive_and_cost_nothing_else(scraped, hostile):
+    """Names, tags, values and help texts that break formats are series like any other."""
+    expected = shown(Exposition(hostile))
+    found = read(scraped.wait_until(selected("hostile exposition"), bool))
+    assert found == expected
+    assert {f"c{place}_total" for place in range(len(NASTY))} <= {name for name, _ in found}
+
+
+def test_types_units_and_help_are_known(scraped):
+    """A server that asks for OpenMetrics is told the type, the unit and the help text."""
+    scraped.wait_until(selected("shop"), bool)
+    known = {one["metric"]: one for one in scraped.api("targets/metadata", match_target='{job="shop"}')}
+    assert known["payload_bytes"]["type"] == "histogram"
+    assert known["payload_bytes"]["unit"] == "bytes"
+    assert known["order_duration_seconds"]["unit"] == "seconds"
+    assert known["http_requests"]["type"] == "counter"
+    assert known["http_requests"]["help"] == 'Requests, by\n"page" and \\ — all.'
+
+
+def test_promtool_finds_nothing_in_described_metrics(promtool: Promtool, shop):
+    """Metrics with help texts and plain names are without fault, and without advice."""
+    assert promtool(Exposition(shop.collector.store).render().decode()) == (0, "")
+
+
+def test_promtool_reads_hostile_texts(promtool: Promtool, hostile):
+    """The text is not broken: all that the tool says is advice."""
+    status, output = promtool(Exposition(hostile).render().decode())
+    assert status == 3, output
