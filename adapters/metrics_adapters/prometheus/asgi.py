@@ -15,6 +15,7 @@ from metrics_adapters.prometheus.scraping import (
     TIMEOUT,
     Answer,
     Endpoint,
+    Pace,
     Request,
     Scrape,
 )
@@ -114,9 +115,11 @@ class ScrapeApp:
     async def _answer(self, scrape: Scrape) -> Answer:
         for future, seconds in scrape.waiting(self._call_back()):
             await event_loop.wait(future, seconds)
-        pace = event_loop.Pace()
+        pace = Pace()
         for _ in scrape.making():
-            await pace.keep()
+            if pace.is_due():
+                await event_loop.checkpoint()
+                pace.begin()
         return scrape.answer
 
     def _call_back(self) -> Start[object] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_in_thread
@@ -12,8 +11,6 @@ from functools import partial
 from typing import Any
 
 from metrics_adapters.prometheus.shared_call import Start
-
-_TURN = 0.0005  # seconds of work without a pause; a step that takes a millisecond may come on top
 
 
 def trio() -> Any:
@@ -27,20 +24,9 @@ def trio() -> Any:
     return module
 
 
-class Pace:
-    """Lets others go on as often as they need it."""
-
-    def __init__(self) -> None:
-        self._checkpoint = (
-            partial(asyncio.sleep, 0) if (module := trio()) is None else module.lowlevel.checkpoint
-        )
-        self._end = time.perf_counter() + _TURN
-
-    async def keep(self) -> None:
-        """Let others go on if it is time."""
-        if time.perf_counter() >= self._end:
-            await self._checkpoint()
-            self._end = time.perf_counter() + _TURN
+async def checkpoint() -> None:
+    """Let others go on."""
+    await (asyncio.sleep(0) if (module := trio()) is None else module.lowlevel.checkpoint())
 
 
 async def wait(future: Future[Any], seconds: float) -> None:
