@@ -12,7 +12,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
 
-from metrics_adapters.prometheus.scraping import PIECE, Answer, Endpoint, Request
+from metrics_adapters.prometheus.scraping import PIECE, Answer, Endpoint, Request, short_answer
 
 MAX_REQUEST = 1 << 16
 """How many bytes a request may have."""
@@ -95,8 +95,6 @@ class Conversation(BaseHTTPRequestHandler):
     """
 
     protocol_version = default_request_version = "HTTP/1.1"
-    error_content_type = "text/plain; charset=utf-8"
-    error_message_format = "%(message)s\n"
 
     def __init__(self, sock: socket.socket, endpoint: Endpoint) -> None:
         # Not that of the base, which would answer everything before it returned.
@@ -161,7 +159,6 @@ class Conversation(BaseHTTPRequestHandler):
         except ValueError:
             path = ""
         if self.headers.defects or not path:
-            self.close_connection = True
             self.send_error(HTTPStatus.BAD_REQUEST)
             return
         if "Transfer-Encoding" in self.headers or self.headers.get("Content-Length", "0") != "0":
@@ -198,6 +195,11 @@ class Conversation(BaseHTTPRequestHandler):
             self._sock.settimeout(seconds)
             if not socket.socket.recv(self._sock, PIECE):
                 return
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answer by what the status says, and close: the base's words quote the request."""
+        self.close_connection = True
+        self._send(short_answer(HTTPStatus(code), HTTPStatus(code).phrase))
 
     def version_string(self) -> str:
         """Return what ``Server`` says: no version, which is nobody's business."""

@@ -143,11 +143,11 @@ class Endpoint:
         if not self._access.allows(request.authorization):
             challenges = [("WWW-Authenticate", challenge) for challenge in self._access.challenges]
             return short_answer(HTTPStatus.UNAUTHORIZED, "credentials are missing or wrong", *challenges)
-        if path.rstrip("/") != self.path.rstrip("/"):
-            return short_answer(HTTPStatus.NOT_FOUND, f"the metrics are at {self.path}")
         if request.method not in METHODS:
             allowed = ("Allow", ", ".join(METHODS))
             return short_answer(HTTPStatus.METHOD_NOT_ALLOWED, "metrics can only be read", allowed)
+        if path.rstrip("/") != self.path.rstrip("/"):
+            return short_answer(HTTPStatus.NOT_FOUND, f"the metrics are at {self.path}")
         places = self._places
         if not places.acquire(blocking=False):
             busy = "as many scrapes as may be are under way"
