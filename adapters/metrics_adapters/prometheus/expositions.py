@@ -30,7 +30,7 @@ def exposition_of(metrics: object, registry: CollectorRegistry | None = None) ->
     """Return the exposition of a store, or of what records into one.
 
     From then on the store refuses names that collide, and one without default buckets has those of
-    prometheus_client, as with a `PrometheusCollector`.
+    prometheus_client, as with a `PrometheusCollector`: histograms count by them what is recorded from now on.
 
     Args:
         metrics: A `MetricsSystem`, a collector or anything else with a store, a `Store`, or an `Exposition`,

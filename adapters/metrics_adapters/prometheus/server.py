@@ -122,8 +122,9 @@ class MetricsServer:
         self._listener = listener
         self._endpoint = endpoint
         self._certificates = certificates
-        host, self.port = listener.getsockname()[:2]
-        host = _ANY.get(host, host)
+        address: str = listener.getsockname()[0]
+        host = _ANY.get(address, address)
+        self.port: int = listener.getsockname()[1]
         scheme = "http" if certificates is None else "https"
         self.url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}{endpoint.path}"
         self._faults = Faults()
