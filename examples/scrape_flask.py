@@ -1,12 +1,13 @@
 """A greeting in Flask, with ``/metrics`` for Prometheus.
 
-    pip install flask
-    flask --app examples/scrape_flask run
+pip install flask
+flask --app examples/scrape_flask run
 """
 
 from __future__ import annotations
 
-from flask import Flask, Response, request
+from flask import Flask, request
+from werkzeug import Response
 
 from metrics_adapters.prometheus import make_wsgi_app
 from metrics_framework import MetricsSystem

@@ -8,6 +8,7 @@ import ssl
 import time
 from contextlib import suppress
 from email.message import Message
+from html import escape
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
@@ -21,7 +22,7 @@ IDLE_SECONDS = 120.0
 """How long a connection is kept for the next scrape."""
 
 _LINGER_SECONDS = 1.0
-_HINT = b'<!doctype html><title>Metrics</title><p>The metrics are at <a href="%b">%b</a>.\n'
+_HINT = '<!doctype html><title>Metrics</title><p>The metrics are at <a href="{0}">{0}</a>.\n'
 
 
 class RequestTooLongError(Exception):
@@ -224,6 +225,6 @@ def _request(method: str, headers: Message) -> Request:
 
 
 def _hint(path: str) -> Answer:
-    body = _HINT.replace(b"%b", path.encode())
+    body = _HINT.format(escape(path)).encode()
     headers = [("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(body)))]
     return Answer(HTTPStatus.OK, headers, [body])

@@ -158,8 +158,10 @@ class Endpoint:
         """Have the callbacks called, or share in a call that is under way."""
         return self._collecting.call(start)
 
-    def foreign(self, format: Format) -> Call[bytes]:
-        """Have the registry rendered, or share in a rendering that is under way."""
+    def foreign(self, format: Format) -> Call[bytes] | None:
+        """Have the registry rendered, or share in a rendering that is under way; ``None`` without one."""
+        if self.exposition.registry is None:
+            return None
         return self._foreign[format].call(in_thread(partial(self.exposition.foreign, format)))
 
     def begin_in_child(self) -> None:
@@ -222,8 +224,9 @@ class Scrape:
         self._foreign = self._endpoint.foreign(self._format)
         if call_back is not None:
             self._callbacks = self._endpoint.collect(call_back)
-            yield self._callbacks.future, self._patience(self._callbacks)
-        yield self._foreign.future, self._patience(self._foreign)
+        for call in (self._callbacks, self._foreign):
+            if call is not None:
+                yield call.future, self._patience(call)
 
     def making(self) -> Iterator[None]:
         """Make the answer, and yield about every millisecond, for others to go on."""

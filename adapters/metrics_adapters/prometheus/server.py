@@ -30,7 +30,7 @@ MAX_CONNECTIONS = 100
 _GRACE_SECONDS = 2.0  # for scrapes that are under way when a server is closed
 _CUT_SECONDS = 1.0
 _PAUSE_SECONDS = 0.2  # where no connection can be accepted, as there are no more descriptors
-_ANY = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what is there, by where it listens
+_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what is there, by where it listens
 
 
 def serve(
@@ -253,19 +253,15 @@ def _listen(addr: str, port: int) -> socket.socket:
     Raises:
         OutputError: If that is refused; the message says what to do.
     """
-    remedy = ""
     try:
         if addr == "::" and socket.has_dualstack_ipv6():
             return socket.create_server((addr, port), family=socket.AF_INET6, dualstack_ipv6=True)
-        family = socket.getaddrinfo(addr or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][
-            0
-        ]
-        return socket.create_server((addr, port), family=family)
+        found = socket.getaddrinfo(addr or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return socket.create_server((addr, port), family=found[0][0])
     except (OSError, UnicodeError) as error:
         number = getattr(error, "errno", None)
         reason = os.strerror(number) if isinstance(error, OSError) and number and number > 0 else str(error)
-        if number == errno.EADDRINUSE:
-            remedy = "; pass another port, or 0 for a free one"
+        remedy = "; pass another port, or 0 for a free one" if number == errno.EADDRINUSE else ""
         raise OutputError(f"cannot listen on {shown(addr)}, port {port}: {reason}{remedy}") from error
 
 

@@ -62,13 +62,20 @@ class SharedCall(Generic[T]):
     def call(self, start: Start[T]) -> Call[T]:
         """Return the call that runs, or else a new one."""
         with self._lock:
-            if self._call is None or self._call.future.done():
-                self._call = Call(self._patience)
+            call = self._call
+            if call is None or call.future.done():
+                call = self._call = Call(self._patience)
+                call.future.add_done_callback(self._forget)
                 try:
-                    start(self._call.future)
+                    start(call.future)
                 except Exception as error:  # noqa: BLE001 - such as that there are no more threads to be had
-                    self._call.future.set_exception(error)
-            return self._call
+                    call.future.set_exception(error)
+            return call
+
+    def _forget(self, done: Future[T]) -> None:
+        call = self._call
+        if call is not None and call.future is done:
+            self._call = None  # its result may be large
 
 
 def in_thread(work: Callable[[], T]) -> Start[T]:

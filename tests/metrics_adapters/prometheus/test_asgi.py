@@ -13,6 +13,7 @@ from contextlib import closing
 import httpx
 import pytest
 import trio
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 
@@ -55,7 +56,7 @@ class Scripted(Exposition):
     """An exposition of the chunks that a test wants."""
 
     def __init__(self, *chunks, foreign=lambda: b""):
-        super().__init__(Store())
+        super().__init__(Store(), CollectorRegistry())
         self.script = chunks
         self.foreign_script = foreign
 

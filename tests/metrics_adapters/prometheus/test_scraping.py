@@ -9,6 +9,7 @@ import time
 import warnings
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from metrics_adapters.prometheus.rendering import Exposition
 from metrics_adapters.prometheus.scraping import PIECE, Answer, Endpoint, Request
@@ -25,7 +26,7 @@ class Scripted(Exposition):
     """An exposition whose text is what a test wants, made of chunks that may do anything."""
 
     def __init__(self, *chunks, foreign=lambda: b""):
-        super().__init__(Store())
+        super().__init__(Store(), CollectorRegistry())
         self.script = chunks
         self.foreign_script = foreign
         self.rendered = 0
