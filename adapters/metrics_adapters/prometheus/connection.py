@@ -119,7 +119,8 @@ class Conversation(BaseHTTPRequestHandler):
         except OSError:
             pass  # the other side is gone, too slow, or speaks no TLS
         finally:
-            self._sock.close()
+            self.cut()  # a forked child may have a copy of the socket
+            self.close()
 
     def leave(self) -> None:
         """End before the next request; at once where that is waited for."""

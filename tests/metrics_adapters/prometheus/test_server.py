@@ -204,7 +204,7 @@ def test_a_connection_is_used_again(start):
         (b"GET /metrics HTTP/1.1\r\nContent-Length : 5\r\n\r\nhello", b"400"),
         (b"GET /metrics HTTP/1.1\r\nno header\r\n\r\n", b"400"),
         (b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\n\r\n", b"431"),
-        (b"GET /metrics HTTP/1.1\r\nx: " + b"a" * 200_000 + b"\r\n\r\n", b"431"),
+        (b"GET /metrics HTTP/1.1\r\nx: " + b"a" * 5_000_000 + b"\r\n\r\n", b"431"),
         (b"GET /metrics HTTP/1.1\r\n" + b"x: y\r\n" * 50_000 + b"\r\n", b"431"),
     ],
 )
@@ -426,14 +426,17 @@ def test_it_listens_where_it_is_told(start):
             assert ask(both)[0] == 200
 
 
-def test_closing_ends_all_threads_and_connections(start):
+def test_closing_ends_all_threads_and_connections(start, monkeypatch):
     """Afterwards nobody listens, who waits is told, and the port is free; once more does nothing."""
+    monkeypatch.setattr(server_module, "_GRACE_SECONDS", 3_600)  # who only waits is given none
     server = start()
     connection = connect(server)
     connection.request("GET", "/metrics")
     connection.getresponse().read()
     with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as silent:
-        server.close()
+        closing = threading.Thread(target=server.close)
+        closing.start()
+        closing.join(PATIENCE)
         assert server.closed
         assert threads() == []
         assert read_all(silent) == b""
@@ -507,6 +510,8 @@ def test_a_forked_child_holds_nothing_open(start, metrics):
     idle = connect(server)
     idle.request("GET", "/metrics")
     idle.getresponse().read()
+    held = [conversation._sock.fileno() for conversation in server._conversations]
+    assert held
     reading, writing = os.pipe()
     holding, letting_go = os.pipe()
     with warnings.catch_warnings():
@@ -515,6 +520,9 @@ def test_a_forked_child_holds_nothing_open(start, metrics):
     if child == 0:
         try:
             os.close(letting_go)
+            for descriptor in held:
+                with pytest.raises(OSError, match="Bad file"):
+                    os.fstat(descriptor)
             server.close()
             with serve(0, metrics=metrics) as own:
                 os.write(writing, f"{server.closed} {ask(own)[0]}".encode())
