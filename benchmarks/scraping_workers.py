@@ -47,7 +47,7 @@ class Ours:
     def app(self) -> App:
         from metrics_adapters.prometheus import make_asgi_app
 
-        return make_asgi_app(self._exposition)  # type: ignore[return-value]
+        return make_asgi_app(self._exposition)
 
 
 class PrometheusClient:
@@ -56,7 +56,7 @@ class PrometheusClient:
     def __init__(self) -> None:
         import prometheus_client
 
-        prometheus_client.disable_created_metrics()
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = prometheus_client.CollectorRegistry()
 
     def counter(self) -> Record:
@@ -79,7 +79,7 @@ class PrometheusClient:
     def app(self) -> App:
         from prometheus_client import make_asgi_app
 
-        app: App = make_asgi_app(self._registry)  # type: ignore[no-untyped-call]
+        app: App = make_asgi_app(self._registry)
         return app
 
 

@@ -10,7 +10,6 @@ from metrics_framework import MetricsSystem
 
 metrics = MetricsSystem()
 queue: list[str] = []
-metrics.collector.describe("items.sold", help="Items that were sold.")
 metrics.callbacks.add("queue.size", lambda: len(queue))
 
 

@@ -77,10 +77,16 @@ class Prometheus:
 
 
 @contextmanager
-def running_prometheus(program: str, folder: Path) -> Iterator[Prometheus]:
-    """Run a Prometheus without targets in an empty folder."""
+def running_prometheus(program: str, folder: Path, jobs: str = "") -> Iterator[Prometheus]:
+    """Run a Prometheus in an empty folder.
+
+    Args:
+        program: Its path.
+        folder: Where it works.
+        jobs: More entries of ``scrape_configs`` in YAML, beside the targets that are added later.
+    """
     (folder / "targets").mkdir()
-    (folder / "prometheus.yml").write_text(_CONFIGURATION)
+    (folder / "prometheus.yml").write_text(_CONFIGURATION + jobs)
     arguments = ("--config.file=prometheus.yml", "--storage.tsdb.path=data")
     with running([program, *arguments, f"--web.listen-address={LOOPBACK}"], folder) as address:
         yield Prometheus(address, folder)

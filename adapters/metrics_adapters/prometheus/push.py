@@ -11,9 +11,10 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from prometheus_client.registry import CollectorRegistry
 
+from metrics_adapters.prometheus.expositions import Exposable
 from metrics_adapters.prometheus.http_exchange import Address, exchange
 from metrics_adapters.prometheus.text import Format
-from metrics_adapters.prometheus.untimed import Exposable, UntimedText
+from metrics_adapters.prometheus.untimed import UntimedText
 from metrics_framework.errors import InvalidInputError, OutputError, RefusedError
 from metrics_framework.logs import log_event
 from metrics_framework.protocols import MetricsSystem

@@ -8,7 +8,8 @@ from uuid import uuid4
 
 from prometheus_client.registry import CollectorRegistry
 
-from metrics_adapters.prometheus.untimed import Exposable, UntimedText
+from metrics_adapters.prometheus.expositions import Exposable
+from metrics_adapters.prometheus.untimed import UntimedText
 from metrics_framework.errors import InvalidInputError, OutputError
 from metrics_framework.protocols import MetricsSystem
 

@@ -3,60 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Protocol
 
 from prometheus_client.registry import CollectorRegistry
 
-from metrics_adapters.prometheus.families import exposed_names
+from metrics_adapters.prometheus.expositions import Exposable, exposition_of
 from metrics_adapters.prometheus.rendering import Exposition
 from metrics_adapters.prometheus.text import Format
-from metrics_framework.composition import store_of
-from metrics_framework.errors import InvalidInputError
-from metrics_framework.protocols import MetricsSystem
-from metrics_framework.recording import Store
-from metrics_framework.recording.series import shown
 
 _TIMESTAMP = re.compile(rb'(?m)^([^\s#{]+(?:\{.*\})? [^\s"}]+) -?\d+$')
-
-
-class OnStore(Protocol):
-    """A part of the library, such as a collector."""
-
-    @property
-    def store(self) -> Store:
-        """Where it keeps its numbers."""
-        ...
-
-
-Exposable = Exposition | Store | OnStore | MetricsSystem
-"""What can be exposed."""
-
-
-def exposition_of(metrics: Exposable, registry: CollectorRegistry | None = None) -> Exposition:
-    """Return what exposes some metrics.
-
-    Args:
-        metrics: A system whose collector is on a `Store`, a collector or another part on one, a store, or an
-            `Exposition`, which stays as it is.
-        registry: A prometheus_client registry to be exposed as well.
-
-    Raises:
-        InvalidInputError: If there is no store, two names in it collide, or an `Exposition` comes with a
-            registry.
-    """
-    if isinstance(metrics, Exposition):
-        if registry is not None:
-            raise InvalidInputError("registry= is for what has none; an Exposition says itself what it is of")
-        return metrics
-    store = metrics if isinstance(metrics, Store) else store_of(metrics)
-    store = store or store_of(getattr(metrics, "collector", None))
-    if store is None:
-        raise InvalidInputError(
-            f"{shown(metrics)} has no store to expose: pass a MetricsSystem, a collector like"
-            " PrometheusCollector, or a Store"
-        )
-    store.expose(exposed_names)
-    return Exposition(store, registry)
 
 
 class UntimedText:

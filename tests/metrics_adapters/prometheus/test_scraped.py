@@ -86,8 +86,10 @@ def scraped(prometheus, shop, hostile, growing) -> Iterator[Prometheus]:
     Counter("own", "Theirs.", registry=registry).inc(7)
     with ExitStack() as servers:
         for job, metrics, own in (
-            ("shop", shop, registry), ("hostile exposition", hostile, None), ("growing exposition", growing, None)
-        ):  # fmt: skip
+            ("shop", shop, registry),
+            ("hostile exposition", hostile, None),
+            ("growing exposition", growing, None),
+        ):
             server = servers.enter_context(serve(0, metrics=metrics, registry=own))
             prometheus.add_target(job, f"127.0.0.1:{server.port}")
         yield prometheus

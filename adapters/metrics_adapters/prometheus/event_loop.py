@@ -1,0 +1,77 @@
+"""What an endpoint asks of the event loop that it runs on: asyncio's, or trio's where trio runs."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_in_thread
+from functools import partial
+from typing import Any
+
+from metrics_adapters.prometheus.shared_call import Start
+
+
+def trio() -> Any:
+    """Return the module ``trio`` where it runs this task, ``None`` where asyncio does."""
+    module = sys.modules.get("trio")
+    try:
+        if module is not None:
+            module.lowlevel.current_task()
+    except RuntimeError:
+        return None
+    return module
+
+
+async def checkpoint() -> None:
+    """Let others go on."""
+    await (asyncio.sleep(0) if (module := trio()) is None else module.lowlevel.checkpoint())
+
+
+async def wait(future: Future[Any], seconds: float) -> None:
+    """Wait until a future is done, or for so many seconds."""
+    if (module := trio()) is None:
+        mirror = asyncio.wrap_future(future)
+        mirror.add_done_callback(lambda done: done.cancelled() or done.exception())  # it is seen to elsewhere
+        await asyncio.wait([mirror], timeout=seconds)
+    else:
+        await module.to_thread.run_sync(wait_in_thread, [future], seconds, abandon_on_cancel=True)
+
+
+async def done_within(seconds: float, work: Callable[[], Awaitable[None]]) -> bool:
+    """Do some work, and return whether it came to its end in so many seconds; else it was cancelled."""
+    if (module := trio()) is None:
+        try:
+            async with asyncio.timeout(seconds):
+                await work()
+        except TimeoutError:
+            return False
+        return True
+    with module.move_on_after(seconds) as scope:
+        await work()
+    return not scope.cancelled_caught
+
+
+def in_task(work: Callable[[], Awaitable[object]]) -> Start[object]:
+    """Return what makes a call in a task of asyncio."""
+
+    def start(future: Future[object]) -> None:
+        task = asyncio.ensure_future(work())
+        _TASKS.add(task)
+        task.add_done_callback(partial(_settle, future))
+
+    return start
+
+
+_TASKS: set[asyncio.Future[object]] = set()  # the event loop itself keeps none of them alive
+
+
+def _settle(future: Future[object], task: asyncio.Future[object]) -> None:
+    _TASKS.discard(task)
+    if task.cancelled():
+        future.set_exception(RuntimeError("its event loop came to its end"))
+    elif (error := task.exception()) is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(task.result())

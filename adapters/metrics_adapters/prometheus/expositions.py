@@ -1,0 +1,106 @@
+"""What is exposed, of whatever is passed in."""
+
+from __future__ import annotations
+
+from typing import Protocol, cast
+
+from prometheus_client.metrics import Histogram
+from prometheus_client.registry import CollectorRegistry
+
+from metrics_adapters.prometheus.families import exposed_names
+from metrics_adapters.prometheus.rendering import Exposition
+from metrics_framework.composition import store_of
+from metrics_framework.errors import InvalidInputError
+from metrics_framework.protocols import MetricsSystem
+from metrics_framework.recording import Store
+from metrics_framework.recording.series import shown
+
+
+class Callbacks(Protocol):
+    """What brings gauges up to date before they are exposed.
+
+    Where it has a coroutine function ``collect_async`` too, that one is called under asyncio.
+    """
+
+    def collect(self) -> object:
+        """Call all that has to be called."""
+        ...
+
+
+class OnStore(Protocol):
+    """A part of the library, such as a collector."""
+
+    @property
+    def store(self) -> Store:
+        """Where it keeps its numbers."""
+        ...
+
+
+Exposable = Exposition | Store | OnStore | MetricsSystem
+"""What can be exposed: a system whose collector is on a store, too."""
+
+
+def exposition_of(metrics: Exposable, registry: CollectorRegistry | None = None) -> Exposition:
+    """Return the exposition of a store, or of what records into one.
+
+    From then on the store refuses names that collide.
+
+    Args:
+        metrics: A `MetricsSystem`, a collector or anything else with a store, a `Store`, or an `Exposition`,
+            which is returned as it is.
+        registry: Whose metrics are appended.
+
+    Raises:
+        InvalidInputError: If there is no store, ``registry`` is none, or names collide already.
+    """
+    if registry is not None and not isinstance(registry, CollectorRegistry):
+        raise InvalidInputError(
+            f"registry={shown(registry)} is no registry; pass one, like prometheus_client.REGISTRY"
+        )
+    if isinstance(metrics, Exposition):
+        if registry is not None:
+            raise InvalidInputError("an Exposition has its registry already: Exposition(store, registry)")
+        return metrics
+    store = _store(metrics)
+    store.expose(exposed_names)
+    return Exposition(store, registry)
+
+
+def count_by_default(store: Store) -> None:
+    """Have histograms counted by prometheus_client's bounds, where a store has no default ones.
+
+    They count what is recorded from now on.
+    """
+    if not store.default_buckets:
+        store.default_buckets = Histogram.DEFAULT_BUCKETS
+
+
+def callbacks_of(metrics: object, given: Callbacks | None = None) -> Callbacks | None:
+    """Return what is to be called before metrics are exposed, ``None`` for nothing.
+
+    Args:
+        metrics: Whose ``callbacks`` they are where none are given.
+        given: Callbacks that were passed in.
+
+    Raises:
+        InvalidInputError: If ``given`` cannot be called.
+    """
+    callbacks = getattr(metrics, "callbacks", None) if given is None else given
+    if callable(getattr(callbacks, "collect", None)):
+        return cast("Callbacks", callbacks)
+    if given is not None:
+        raise InvalidInputError(f"callbacks={shown(given)} cannot be called: they have no collect()")
+    return None
+
+
+def _store(metrics: object) -> Store:
+    if isinstance(metrics, Store):
+        return metrics
+    for owner in (metrics, getattr(metrics, "collector", None)):
+        store = store_of(owner)
+        if store is not None:
+            return store
+    raise InvalidInputError(
+        f"metrics={shown(metrics)} cannot be exposed: pass a MetricsSystem or a collector that has a store,"
+        " a Store, or an Exposition; metrics of prometheus_client go to registry="
+    )

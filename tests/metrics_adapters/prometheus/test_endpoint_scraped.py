@@ -1,0 +1,81 @@
+"""A real Prometheus scrapes the endpoints, with TLS, certificates, passwords and tokens."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+import trustme
+
+from metrics_adapters.prometheus import serve
+from metrics_framework import MetricsSystem
+from tests.servers.fixtures import required
+from tests.servers.prometheus import running_prometheus
+
+JOBS = """
+- job_name: mutual
+  scheme: https
+  static_configs: [{{targets: ["127.0.0.1:{mutual}"]}}]
+  tls_config: {{ca_file: ca.pem, cert_file: client.pem, key_file: client.key}}
+  basic_auth: {{username: prometheus, password: "open: sesame"}}
+- job_name: token
+  scheme: https
+  static_configs: [{{targets: ["127.0.0.1:{token}"]}}]
+  tls_config: {{ca_file: ca.pem}}
+  authorization: {{credentials: s3cret}}
+- job_name: stranger
+  scheme: https
+  static_configs: [{{targets: ["127.0.0.1:{mutual}"]}}]
+  tls_config: {{ca_file: ca.pem}}
+  basic_auth: {{username: prometheus, password: "open: sesame"}}
+- job_name: guess
+  scheme: https
+  static_configs: [{{targets: ["127.0.0.1:{token}"]}}]
+  tls_config: {{ca_file: ca.pem}}
+  authorization: {{credentials: guess}}
+- job_name: plain
+  static_configs: [{{targets: ["127.0.0.1:{plain}"]}}]
+"""
+
+
+@pytest.mark.heavy
+def test_prometheus_scrapes_who_lets_it_in(tmp_path, caplog):
+    """By client certificate and password, by token, and plainly; without them its targets are down."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    for name, identity in (("server", "127.0.0.1"), ("client", "prometheus@example.org")):
+        issued = authority.issue_cert(identity)
+        issued.private_key_pem.write_to_path(str(tmp_path / f"{name}.key"))
+        issued.cert_chain_pems[0].write_to_path(str(tmp_path / f"{name}.pem"))
+    metrics = MetricsSystem()
+    metrics.collector.record_counter("orders", 3, {"item": 'a "book"'})
+    tls = {"metrics": metrics, "certfile": tmp_path / "server.pem", "keyfile": tmp_path / "server.key"}
+    with ExitStack() as running:
+        mutual = running.enter_context(
+            serve(0, client_cafile=tmp_path / "ca.pem", basic_auth=("prometheus", "open: sesame"), **tls)
+        )
+        token = running.enter_context(serve(0, bearer_token="s3cret", **tls))
+        plain = running.enter_context(serve(0, metrics=metrics))
+        with metrics.measure("order.place"):
+            pass
+        jobs = JOBS.format(mutual=mutual.port, token=token.port, plain=plain.port)
+        prometheus = running.enter_context(running_prometheus(required("prometheus"), tmp_path, jobs))
+        prometheus.wait_until("count(up)", lambda found: found and found[0][1] == 5)
+        allowed = {"mutual", "token", "plain"}
+        up = {labels["job"]: value for labels, value in prometheus.query("up")}
+        assert {job for job, value in up.items() if value == 1} == allowed
+        orders = prometheus.wait_until("orders_total", lambda found: len(found) == 3)
+        assert {(labels["job"], labels["item"], value) for labels, value in orders} == {
+            (job, 'a "book"', 3) for job in allowed
+        }
+        metrics.collector.increment("orders", {"item": 'a "book"'})
+        prometheus.wait_until("sum(orders_total)", lambda found: found[0][1] == 12)
+        counts = prometheus.query("order_place_duration_seconds_count")
+        assert [value for _, value in counts] == [1, 1, 1]
+        problems = {
+            target["labels"]["job"]: target["lastError"]
+            for target in prometheus.api("targets", state="active")["activeTargets"]
+        }
+    assert "certificate required" in problems["stranger"] or "bad certificate" in problems["stranger"]
+    assert "401 Unauthorized" in problems["guess"]
+    assert caplog.records == []
