@@ -40,8 +40,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     try:
         assert application.stdout is not None
         assert application.stdout.readline() == f"metrics at http://127.0.0.1:{port}/metrics\n"
-        command = [program, "--config.file=prometheus.yml", f"--web.listen-address={LOOPBACK}"]
-        with running(command, folder) as address:
+        arguments = ("--config.file=prometheus.yml", "--storage.tsdb.path=data")
+        with running([program, *arguments, f"--web.listen-address={LOOPBACK}"], folder) as address:
             yield Prometheus(address, folder)
     finally:
         application.kill()

@@ -51,7 +51,8 @@ def exposition_of(metrics: Exposable, registry: CollectorRegistry | None = None)
         registry: Whose metrics are appended.
 
     Raises:
-        InvalidInputError: If there is no store, ``registry`` is none, or names collide already.
+        InvalidInputError: If there is no store, ``registry`` is none or comes with an `Exposition`, or names
+            collide already.
     """
     if registry is not None and not isinstance(registry, CollectorRegistry):
         raise InvalidInputError(

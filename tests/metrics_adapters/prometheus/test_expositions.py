@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from metrics_adapters.in_memory import InMemoryCollector, InMemoryTimer
 from metrics_adapters.null import NullCollector
 from metrics_adapters.prometheus import PrometheusCollector
-from metrics_adapters.prometheus.expositions import callbacks_of, exposition_of
+from metrics_adapters.prometheus.expositions import callbacks_of, count_by_default, exposition_of
 from metrics_adapters.prometheus.rendering import Exposition
 from metrics_framework import MetricsSystem
 from metrics_framework.errors import InvalidInputError
@@ -43,7 +43,9 @@ def test_an_exposition_is_exposed_as_it_is(clock):
 
 
 @pytest.mark.parametrize(
-    "metrics", [None, "metrics", 9100, CollectorRegistry(), NullCollector(), MetricsSystem], ids=repr
+    "metrics",
+    [None, "metrics", 9100, CollectorRegistry(), NullCollector(), MetricsSystem],
+    ids=["nothing", "text", "number", "registry", "null collector", "class"],
 )
 def test_what_has_no_store_is_one_error(metrics):
     """It quotes what was passed in, and says what to pass."""
@@ -61,13 +63,14 @@ def test_histograms_have_buckets_and_names_one_owner(clock):
     """Also a store that no Prometheus collector has seen is fit for Prometheus; buckets of its own stay."""
     collector = InMemoryCollector(Store(clock))
     exposition = exposition_of(collector)
+    count_by_default(exposition.store)
     collector.record_timer("latency", 70)
     assert b'le="0.1"' in exposition.render()
     collector.increment("a.b")
     with pytest.raises(InvalidInputError, match="would be exposed"):
         collector.increment("a_b")
     own = Store(clock, default_buckets=[7])
-    exposition_of(own)
+    count_by_default(own)
     assert own.default_buckets == (7,)
 
 

@@ -150,7 +150,7 @@ def test_a_large_push_arrives_whole(gateway):
 
 def test_what_has_no_store_is_refused(gateway):
     """A part of someone else's is an error that says what to pass."""
-    with pytest.raises(InvalidInputError, match=r"NullCollector.*has no store.*pass a MetricsSystem"):
+    with pytest.raises(InvalidInputError, match=r"NullCollector.*cannot be exposed: pass a MetricsSystem"):
         Pushgateway(gateway.url, "j").replace(NullCollector())
     assert gateway.taken == []
 
@@ -158,7 +158,7 @@ def test_what_has_no_store_is_refused(gateway):
 def test_an_exposition_has_its_own_registry(gateway, collector):
     """A registry that would be left out in silence is an error."""
     own = Pushgateway(gateway.url, "j", registry=CollectorRegistry())
-    with pytest.raises(InvalidInputError, match="an Exposition says itself"):
+    with pytest.raises(InvalidInputError, match="an Exposition has its registry already"):
         own.replace(Exposition(collector.store))
 
 

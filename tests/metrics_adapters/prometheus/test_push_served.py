@@ -190,7 +190,8 @@ def test_a_whole_system_arrives(pushgateway, gateway, job):
 @contextmanager
 def gateway_in(folder):
     """Run a gateway of the test's own, which remembers nothing."""
-    with running([required("prometheus-pushgateway"), f"--web.listen-address={LOOPBACK}"], folder) as address:
+    arguments = (f"--web.listen-address={LOOPBACK}", "--persistence.file=")
+    with running([required("prometheus-pushgateway"), *arguments], folder) as address:
         yield address
 
 

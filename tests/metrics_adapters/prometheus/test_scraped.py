@@ -37,7 +37,9 @@ def shown(exposition: Exposition) -> Read:
 @pytest.fixture(scope="module")
 def shop() -> MetricsSystem:
     """Return a system with metrics of every kind, described."""
-    metrics = MetricsSystem(collector=PrometheusCollector(CollectorRegistry()), tags={"service": "shop"})
+    metrics = MetricsSystem(
+        collector=PrometheusCollector(CollectorRegistry(), Store(tags={"service": "shop"}))
+    )
     collector = metrics.collector
     collector.describe("http.requests", help='Requests, by\n"page" and \\ — all.')
     collector.describe("cache.size", unit=MetricUnit.MEGABYTES, help="The size of the cache.")
@@ -66,7 +68,7 @@ def hostile() -> Store:
     for place, text in enumerate(NASTY):
         collector.describe(f"g{place}{text}", help=text)
         collector.record_gauge(f"g{place}{text}", place, {f"t{text}": text, "same": "x"})
-        collector.increment(f"c{place}", {"text": text, "le": text})
+        collector.increment(f"c{place}", {"text": text, "place": text})
         collector.record_histogram(f"h{place}", place, {"text": text, "le": text})
         if text:
             collector.record_gauge(text, place, {"recorded_as": text, text: "x"})
