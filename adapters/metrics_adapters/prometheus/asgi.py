@@ -127,9 +127,7 @@ class ScrapeApp:
         if callbacks is None:
             return None
         collect_async = getattr(callbacks, "collect_async", None)
-        if collect_async is not None and event_loop.trio() is None:
-            return event_loop.in_task(collect_async)
-        return in_thread(callbacks.collect)
+        return in_thread(callbacks.collect) if collect_async is None else event_loop.in_task(collect_async)
 
 
 def _request(scope: Scope) -> Request:

@@ -54,9 +54,12 @@ async def done_within(seconds: float, work: Callable[[], Awaitable[None]]) -> bo
 
 
 def in_task(work: Callable[[], Awaitable[object]]) -> Start[object]:
-    """Return what makes a call in a task of asyncio."""
+    """Return what makes a call in a task of its own."""
 
     def start(future: Future[object]) -> None:
+        if (module := trio()) is not None:
+            module.lowlevel.spawn_system_task(_settled, future, work)
+            return
         task = asyncio.ensure_future(work())
         _TASKS.add(task)
         task.add_done_callback(partial(_settle, future))
@@ -64,13 +67,26 @@ def in_task(work: Callable[[], Awaitable[object]]) -> Start[object]:
     return start
 
 
+_ENDED = "its event loop came to its end"
 _TASKS: set[asyncio.Future[object]] = set()  # the event loop itself keeps none of them alive
+
+
+async def _settled(future: Future[object], work: Callable[[], Awaitable[object]]) -> None:
+    try:
+        result = await work()
+    except Exception as error:  # noqa: BLE001 - who waits is told; it would end the event loop
+        future.set_exception(error)
+    except BaseException:
+        future.set_exception(RuntimeError(_ENDED))
+        raise
+    else:
+        future.set_result(result)
 
 
 def _settle(future: Future[object], task: asyncio.Future[object]) -> None:
     _TASKS.discard(task)
     if task.cancelled():
-        future.set_exception(RuntimeError("its event loop came to its end"))
+        future.set_exception(RuntimeError(_ENDED))
     elif (error := task.exception()) is not None:
         future.set_exception(error)
     else:

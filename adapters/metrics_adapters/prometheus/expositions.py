@@ -19,7 +19,7 @@ from metrics_framework.recording.series import shown
 class Callbacks(Protocol):
     """What brings gauges up to date before they are exposed.
 
-    Where it has a coroutine function ``collect_async`` too, that one is called under asyncio.
+    Where it has a coroutine function ``collect_async`` too, that one is called on an event loop.
     """
 
     def collect(self) -> object:
