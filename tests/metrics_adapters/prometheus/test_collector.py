@@ -39,6 +39,7 @@ from metrics_framework.errors import InvalidInputError, UnknownMetricError
 from metrics_framework.recording import Store
 from metrics_framework.testing.conformance import (
     MetricCollectorContract,
+    MetricsAggregatorContract,
     Parts,
     PerformanceTimerContract,
     SuccessFailureTrackerContract,
@@ -96,6 +97,10 @@ class TestTimer(Exposed, PerformanceTimerContract):
 
 class TestTracker(Exposed, SuccessFailureTrackerContract):
     """A tracker on its store is a `SuccessFailureTracker` as ever."""
+
+
+class TestAggregator(Exposed, MetricsAggregatorContract):
+    """An aggregator of its store is a `MetricsAggregator` as ever."""
 
 
 # -- names, units and values -------------------------------------------------------------------------------
