@@ -11,6 +11,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 from rich.console import Console
 from rich.progress import track
@@ -39,6 +40,7 @@ def main() -> Report:
     """Measure, print, and return the tables."""
     report = Report()
     _recording(report)
+    _adapter(report)
     _answers(report)
     report.show()
     return report
@@ -60,21 +62,56 @@ def _recording(report: Report) -> None:
         "a rule drops a tag (3 given)": lambda calls: _record(ruled.collector, "measured", MORE_TAGS, calls),
         "a rule denies it": lambda calls: _record(ruled.collector, "noise.calls", TAGS, calls),
     }
+    took = _in_turns(ways, "the facade's path")
+    report.say(f"Medians of {STRETCHES} turns; ratios within a turn.")
+    report.table("A counter with 2 tags", ["ns", "of the collector alone"])
+    for way in ways:
+        report.row(way, _cells(took, way, "the collector alone"))
+
+
+def _adapter(report: Report) -> None:
+    from prometheus_client import CollectorRegistry
+
+    from metrics_adapters.prometheus import PrometheusCollector
+
+    bare, exposed = InMemoryCollector(Store()), PrometheusCollector(CollectorRegistry())
+    kinds: dict[str, Callable[[InMemoryCollector, float], None]] = {
+        "a counter": lambda collector, number: collector.record_counter("c", 1, TAGS),
+        "a gauge": lambda collector, number: collector.record_gauge("g", number, TAGS),
+        "a histogram, counted by 15 bounds": lambda collector, number: collector.record_histogram(
+            "h", number, TAGS
+        ),
+    }
+    report.table("Recording through PrometheusCollector", ["ns", "of the in-memory one"])
+    for what, record in kinds.items():
+        ways: dict[str, Callable[[int], None]] = {
+            "in memory": partial(_repeat, record, bare),
+            what: partial(_repeat, record, exposed),
+        }
+        report.row(what, _cells(_in_turns(ways, what), what, "in memory"))
+
+
+def _repeat(record: Callable[[InMemoryCollector, float], None], to: InMemoryCollector, calls: int) -> None:
+    for number in range(calls):
+        record(to, number % 100 / 10)
+
+
+def _in_turns(ways: dict[str, Callable[[int], None]], what: str) -> dict[str, list[float]]:
     took: dict[str, list[float]] = {way: [] for way in ways}
     chosen = random.Random(1)  # who comes first in a turn is at a disadvantage
     for record in ways.values():
         record(CALLS)
-    for _ in track(range(STRETCHES), "the facade's path", console=Console(stderr=True)):
+    for _ in track(range(STRETCHES), what, console=Console(stderr=True)):
         for way, record in chosen.sample(list(ways.items()), len(ways)):
             begin = time.perf_counter()
             record(CALLS)
             took[way].append((time.perf_counter() - begin) / CALLS * 1e9)
-    base = took["the collector alone"]
-    report.say(f"Medians of {STRETCHES} turns; ratios within a turn.")
-    report.table("A counter with 2 tags", ["ns", "of the collector alone"])
-    for way, each in took.items():
-        ratio = statistics.median(one / other for one, other in zip(each, base, strict=True))
-        report.row(way, [f"{statistics.median(each):.0f}", f"{ratio:.2f}"])
+    return took
+
+
+def _cells(took: dict[str, list[float]], way: str, base: str) -> list[str]:
+    ratio = statistics.median(one / other for one, other in zip(took[way], took[base], strict=True))
+    return [f"{statistics.median(took[way]):.0f}", f"{ratio:.2f}"]
 
 
 def _record(collector: MetricCollector, name: str, tags: dict[str, str], calls: int) -> None:

@@ -32,14 +32,20 @@ class BucketCounts(NamedTuple):
         """Return the counts of no values."""
         return cls(bounds, (0,) * (len(bounds) + 1))
 
-    def with_values(self, values: Sequence[int | float]) -> BucketCounts:
-        """Return the counts with some more values."""
+    def with_values(self, values: Sequence[int | float], total: int | float | None = None) -> BucketCounts:
+        """Return the counts with some more values.
+
+        Args:
+            values: The values.
+            total: Their sum, where it is known already.
+        """
         ordered = sorted(values)
         ends = [*(bisect_right(ordered, bound) for bound in self.bounds), len(ordered)]
         counts = (
             count + end - begin for count, begin, end in zip(self.counts, [0, *ends], ends, strict=False)
         )
-        return BucketCounts(self.bounds, tuple(counts), sums.add(self.total, sums.sum_of(values)))
+        total = sums.sum_of(values) if total is None else total
+        return BucketCounts(self.bounds, tuple(counts), sums.add(self.total, total))
 
     def cumulated(self) -> dict[float, int]:
         """Return the number of values up to each bound, infinity last."""

@@ -334,7 +334,7 @@ class Ledger:
             slots.setdefault(slot, []).append((values, part))
             trace = part if trace is None else trace.merge(part)
             if buckets is not None:
-                buckets = buckets.with_values(values)
+                buckets = buckets.with_values(values, part.sum)
         states.append((series, trace if buckets is None else Counted(trace, buckets)))
         return slot
 
