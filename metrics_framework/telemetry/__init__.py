@@ -1,5 +1,12 @@
 """Telemetry events of memory trackers and GPUs: projected into one envelope, read, followed and recorded."""
 
+from metrics_framework.telemetry.following import TelemetryFollower
+from metrics_framework.telemetry.manifests import (
+    TelemetryManifest,
+    TelemetrySession,
+    read_telemetry_manifest,
+    telemetry_files,
+)
 from metrics_framework.telemetry.projection import (
     TELEMETRY_PROJECTION_SCHEMA_VERSION,
     ProjectedTelemetryRecord,
@@ -8,12 +15,21 @@ from metrics_framework.telemetry.projection import (
     unique_projected_correlations,
     unique_projected_resources,
 )
+from metrics_framework.telemetry.reading import Flaw, read_projected_telemetry, read_telemetry
 
 __all__ = [
     "TELEMETRY_PROJECTION_SCHEMA_VERSION",
+    "Flaw",
     "ProjectedTelemetryRecord",
+    "TelemetryFollower",
+    "TelemetryManifest",
+    "TelemetrySession",
     "project_telemetry_mapping",
     "projected_record_to_dict",
+    "read_projected_telemetry",
+    "read_telemetry",
+    "read_telemetry_manifest",
+    "telemetry_files",
     "unique_projected_correlations",
     "unique_projected_resources",
 ]
