@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import uuid4
@@ -85,16 +85,13 @@ class TelemetryIdentity:
         job_id = next((value for name in _JOBS if (value := environ.get(name, "").strip())), None)
         for rank, local_rank, world_size in _RANKS:
             if rank in environ and world_size in environ:
-                given = {
-                    "rank": environ[rank],
-                    "local_rank": environ.get(local_rank, "").strip() or environ[rank],
-                    "world_size": environ[world_size],
-                }
+                local = environ.get(local_rank, "").strip() or environ[rank]
+                given = (environ[rank], local, environ[world_size])
                 try:
-                    numbers = {name: int(value) for name, value in given.items()}
+                    numbers = [int(value) for value in given]
                 except ValueError as error:
                     raise InvalidInputError(f"{rank} and its like are no numbers: {given}") from error
-                return cls(job_id=job_id, **numbers)
+                return cls(job_id=job_id, rank=numbers[0], local_rank=numbers[1], world_size=numbers[2])
         return cls(job_id=job_id)
 
     def event(
@@ -158,7 +155,7 @@ class TelemetryIdentity:
 class EventSource(Protocol):
     """Something that is read as events; `TelemetryLog` relies on it."""
 
-    def events(self, event_type: str, *, interval_ms: int = 0) -> Iterable[dict[str, Any]]:
+    def events(self, event_type: str, *, interval_ms: int = 0) -> Sequence[dict[str, Any]]:
         """Read once, and return an event for each device."""
         ...
 

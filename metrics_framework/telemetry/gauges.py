@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 from metrics_framework.protocols import MetricCollector
 from metrics_framework.telemetry.projection import ProjectedTelemetryRecord
@@ -121,7 +121,7 @@ def _tags(record: ProjectedTelemetryRecord) -> dict[str, str]:
     return tags
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float]:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     try:

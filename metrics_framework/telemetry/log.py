@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,7 +17,7 @@ from metrics_framework.telemetry.events import EventSource
 
 
 class TelemetryLog:
-    """Appends what sources read to a file of telemetry events, which Stormlog loads and `TelemetryFollower` reads.
+    """Appends what sources read to a file of telemetry events, which Stormlog loads.
 
     As a context manager it writes an event ``start`` of each source and at the end an event ``stop``: from
     these Stormlog tells a session that was completed. A line is written at once and in one piece.
@@ -74,11 +75,8 @@ class TelemetryLog:
             ClosedError: After `close`.
         """
         for source in self._sources:
-            events = self._faults.attempt(
-                "telemetry not read",
-                lambda source=source: list(source.events(event_type, interval_ms=self._interval_ms)),  # type: ignore[misc]
-                source=type(source).__name__,
-            )
+            read = partial(source.events, event_type, interval_ms=self._interval_ms)
+            events = self._faults.attempt("telemetry not read", read, source=type(source).__name__)
             for event in events or ():
                 self.write(event)
 

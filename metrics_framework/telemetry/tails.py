@@ -20,8 +20,8 @@ class Tail:
     """Reads the lines of a file as they become whole.
 
     The position is always the end of a whole line, so a half-written one is read again. The bytes before it,
-    the mark, come along with every read: where they are others, the file was written anew. At the beginning of
-    the file the first line can be pinned instead.
+    the mark, come along with every read: where they are others, the file was written anew. At the beginning
+    of the file the first line can be pinned instead.
 
     Args:
         path: The file.

@@ -21,19 +21,32 @@ from tests.metrics_framework.telemetry.peers import later_stormlog
 NVML = r"""
 #include <string.h>
 typedef struct { unsigned long long total, free, used; } memory_t;
-typedef struct { unsigned int gpu, memory; } utilization_t;
+typedef struct { unsigned int gpu, memory; } rates_t;
 int nvmlInitWithFlags(unsigned int flags) { return 0; }
 int nvmlShutdown(void) { return 0; }
 int nvmlDeviceGetCount_v2(unsigned int *count) { *count = 2; return 0; }
-int nvmlDeviceGetHandleByIndex_v2(unsigned int index, void **device) { *device = (void *)(long)(index + 1); return 0; }
-int nvmlDeviceGetName(void *device, char *name, unsigned int length) { strncpy(name, "Test GPU", length); return 0; }
-int nvmlDeviceGetMemoryInfo(void *device, memory_t *memory) {
-    memory->total = 80000000000; memory->used = 1000 * (long)device; memory->free = memory->total - memory->used;
+int nvmlDeviceGetHandleByIndex_v2(unsigned int index, void **device) {
+    *device = (void *)(long)(index + 1);
     return 0;
 }
-int nvmlDeviceGetUtilizationRates(void *device, utilization_t *rates) { rates->gpu = 37; rates->memory = 5; return 0; }
+int nvmlDeviceGetName(void *device, char *name, unsigned int length) {
+    strncpy(name, "Test GPU", length);
+    return 0;
+}
+int nvmlDeviceGetMemoryInfo(void *device, memory_t *memory) {
+    memory->total = 80000000000;
+    memory->used = 1000 * (long)device;
+    memory->free = memory->total - memory->used;
+    return 0;
+}
+int nvmlDeviceGetUtilizationRates(void *device, rates_t *rates) {
+    rates->gpu = 37;
+    rates->memory = 5;
+    return 0;
+}
 int nvmlDeviceGetPowerUsage(void *device, unsigned int *milliwatts) {
-    *milliwatts = 250500; return device == (void *)2 ? 3 /* not supported */ : 0;
+    *milliwatts = 250500;
+    return device == (void *)2 ? 3 /* not supported */ : 0;
 }
 int nvmlDeviceGetTemperature(void *device, int sensor, unsigned int *celsius) { *celsius = 41; return 0; }
 """

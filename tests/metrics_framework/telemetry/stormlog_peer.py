@@ -13,6 +13,7 @@ from stormlog.telemetry_model import project_telemetry_mapping, projected_record
 
 
 def answer(case: dict) -> dict:
+    """Return what Stormlog makes of a case."""
     record = case["json"] if "json" in case else ast.literal_eval(case["literal"])
     try:
         projected = project_telemetry_mapping(record, observed_timestamp_ns=case.get("observed"))
@@ -22,4 +23,5 @@ def answer(case: dict) -> dict:
 
 
 for line in sys.stdin:
-    print(json.dumps(answer(json.loads(line))), flush=True)
+    sys.stdout.write(json.dumps(answer(json.loads(line))) + "\n")
+    sys.stdout.flush()

@@ -77,7 +77,7 @@ def test_what_is_damaged_in_a_manifest_is_left_out(tmp_path):
 
 @pytest.mark.heavy
 def test_a_folder_that_stormlog_wrote_is_read(tmp_path: Path):
-    """With its rollover and its retention, which has removed the oldest segments; following it gives the same."""
+    """With its rollover and its retention, which has removed the oldest; following it gives the same."""
     later_stormlog(WRITE, tmp_path)
     manifest = read_telemetry_manifest(tmp_path)
     assert manifest is not None

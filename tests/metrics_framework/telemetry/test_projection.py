@@ -167,7 +167,7 @@ def test_a_time_of_observation_that_is_none_is_an_error(observed, word):
     ],
 )
 def test_the_kind_of_a_source_is_found(changes, kind):
-    """One of five backends, by metadata and then by the collector's name; else by whether there is a device."""
+    """One of five backends, by metadata, then by the collector's name; else whether it has a device."""
     assert project_telemetry_mapping(event(**changes)).source_kind == kind
 
 
@@ -306,7 +306,7 @@ def ours(record: Mapping[str, Any], observed: Any = None) -> dict[str, str]:
     """Return what `Projector.ask` does, of ours."""
     try:
         projected = project_telemetry_mapping(record, observed_timestamp_ns=observed)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - which one it is, is the answer
         kind = "ValueError" if isinstance(error, InvalidInputError) else type(error).__name__
         return {"error": kind, "message": str(error)}
     return {"repr": repr(projected), "plain": repr(projected_record_to_dict(projected))}
