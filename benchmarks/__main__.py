@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from benchmarks import facade, import_time, recording
+from benchmarks import facade, import_time, recording, telemetry
 from benchmarks.tables import Report
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -21,6 +21,7 @@ def main() -> None:
     write("import", import_time.main())
     write("facade", facade.main())
     write("recording", recording.main(rounds))
+    write("telemetry", telemetry.main())
 
 
 def write(what: str, report: Report) -> None:

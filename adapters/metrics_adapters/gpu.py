@@ -161,15 +161,15 @@ class GpuMonitor:
 
 def _read(index: int, handle: Any) -> GpuReading:
     memory = _told(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle))
-    utilization = _told(lambda: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
-    milliwatts = _told(lambda: pynvml.nvmlDeviceGetPowerUsage(handle))
+    percent = _told(lambda: int(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu))
+    milliwatts = _told(lambda: int(pynvml.nvmlDeviceGetPowerUsage(handle)))
     return GpuReading(
         index,
         name=_told(lambda: pynvml.nvmlDeviceGetName(handle)),
         memory_used=None if memory is None else int(memory.used),
         memory_free=None if memory is None else int(memory.free),
         memory_total=None if memory is None else int(memory.total),
-        utilization=None if utilization is None else utilization / 100,
+        utilization=None if percent is None else percent / 100,
         power_watts=None if milliwatts is None else milliwatts / 1e3,
         temperature_celsius=_told(
             lambda: float(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))
