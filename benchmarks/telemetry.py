@@ -120,7 +120,10 @@ def _events() -> list[dict[str, Any]]:
     """Return events as they come from a file."""
     chosen = random.Random(1)
     flags = dict.fromkeys(
-        [f"supports_{what}" for what in ("allocated", "reserved", "active", "used", "free", "total", "history")],
+        [
+            f"supports_{what}"
+            for what in ("allocated", "reserved", "active", "used", "free", "total", "history")
+        ],
         True,
     )
     lines = [

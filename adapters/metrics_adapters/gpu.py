@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from metrics_framework.background import Background, check_interval
@@ -50,24 +50,6 @@ class GpuReading:
     temperature_celsius: float | None = None
 
 
-@dataclass
-class _Devices:
-    """The handles of the GPUs, as one process has them."""
-
-    handles: list[Any] = field(default_factory=list)
-    problem: str | None = None
-
-    def __post_init__(self) -> None:
-        try:
-            pynvml.nvmlInit()
-            count = pynvml.nvmlDeviceGetCount()
-            self.handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
-        except pynvml.NVMLError as error:
-            self.problem = str(error)
-        else:
-            self.problem = None if self.handles else "NVML finds no device"
-
-
 class GpuMonitor:
     """Reads the machine's NVIDIA GPUs, as gauges and as telemetry events.
 
@@ -78,6 +60,9 @@ class GpuMonitor:
             are those of `TelemetryRecorder`.
         identity: Who reads, for events.
         clock: Where the time of an event comes from.
+
+    Attributes:
+        problem: Why there are no readings; ``None`` where there are some.
 
     Raises:
         MissingExtraError: On import, if nvidia-ml-py is not installed.
@@ -99,18 +84,13 @@ class GpuMonitor:
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._devices = _Devices()
-
-    @property
-    def problem(self) -> str | None:
-        """Why there are no readings; ``None`` where there are some."""
-        return self._devices.problem
+        self._handles, self.problem = _find_devices()
 
     def readings(self) -> list[GpuReading]:
         """Read every GPU once; none where there is none."""
         if self._pid != os.getpid():  # NVML has to be started anew in a forked child
             self._begin()
-        return [_read(index, handle) for index, handle in enumerate(self._devices.handles)]
+        return [_read(index, handle) for index, handle in enumerate(self._handles)]
 
     def events(self, event_type: str, *, interval_ms: int = 0) -> list[dict[str, Any]]:
         """Read every GPU once, as events of schema 4; see `metrics_framework.telemetry.EventSource`."""
@@ -157,6 +137,16 @@ class GpuMonitor:
         background, self._background = self._background, None
         if background is not None:
             background.stop()
+
+
+def _find_devices() -> tuple[list[Any], str | None]:
+    """Return NVML's handles of the devices, or why there are none."""
+    try:
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError as error:
+        return [], str(error)
+    return handles, None if handles else "NVML finds no device"
 
 
 def _read(index: int, handle: Any) -> GpuReading:

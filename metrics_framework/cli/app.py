@@ -9,9 +9,10 @@ from pathlib import Path
 import click
 
 from metrics_framework._version import __version__
+from metrics_framework.cli.exit_codes import INTERRUPTED
 from metrics_framework.cli.measure import Measurement, measure
 from metrics_framework.cli.tables import print_measurement, print_snapshot
-from metrics_framework.cli.telemetry import INTERRUPTED, telemetry
+from metrics_framework.cli.telemetry import telemetry
 from metrics_framework.errors import InvalidInputError, MetricsError, OutputError, SnapshotError
 from metrics_framework.plugins import load_adapter
 from metrics_framework.snapshots import Environment, read_snapshot

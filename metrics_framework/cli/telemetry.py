@@ -11,6 +11,7 @@ from typing import IO
 
 import click
 
+from metrics_framework.cli.exit_codes import INTERRUPTED
 from metrics_framework.cli.tables import print_telemetry, visible
 from metrics_framework.errors import MetricsError
 from metrics_framework.plugins import load_adapter
@@ -25,9 +26,6 @@ from metrics_framework.telemetry import (
     read_telemetry_manifest,
 )
 from metrics_framework.telemetry.summary import TelemetrySummary
-
-INTERRUPTED = 130
-"""What a shell calls a program that Ctrl-C ended."""
 
 FILE = click.argument("file", type=click.Path(allow_dash=True))
 

@@ -43,7 +43,8 @@ class TelemetryFollower:
         self, path: str | Path, on_flaw: OnFlaw | None = None, *, clock: Clock = SYSTEM_CLOCK
     ) -> None:
         self._path = Path(path)
-        self._on_flaw = on_flaw or FlawLog().add
+        self._log = FlawLog()
+        self._on_flaw = on_flaw or self._log.add
         self._clock = clock
         self._rotations: Rotations | None = None
         self._tails: list[Tail] = []  # in the order they were written; the last one is the present
@@ -75,6 +76,10 @@ class TelemetryFollower:
 
     def close(self) -> None:
         """Close the files; a later `poll` would begin anew."""
+        self._forget()
+        self._log.close()
+
+    def _forget(self) -> None:
         for tail in self._tails:
             tail.close()
         self._tails, self._segment, self._rotations = [], "", None
@@ -85,7 +90,7 @@ class TelemetryFollower:
         segments = [path for path in segments_in(self._path) if path.suffix != ".gz"]
         newest = segments[-1] if segments else None
         if self._segment and (newest is None or segment_order(newest.name) < segment_order(self._segment)):
-            self.close()  # the newest one is never removed, so the folder was begun anew
+            self._forget()  # the newest one is never removed, so the folder was begun anew
         for tail in list(self._tails):
             if not tail.is_at(tail.path):
                 tail.close()
@@ -97,6 +102,8 @@ class TelemetryFollower:
                 continue
             for tail in self._tails:  # whatever has a successor is complete
                 yield from self._records(tail)
+            complete, self._tails = self._tails, []
+            for tail in complete:
                 yield from self._end(tail)
             self._tails = [opened] if (opened := open_tail(path)) else []
             self._segment = path.name
@@ -137,8 +144,8 @@ class TelemetryFollower:
         now = self._clock.monotonic_ns()
         for tail in self._tails[:-1]:
             if tail.replaced_ns is not None and now - tail.replaced_ns >= GRACE_SECONDS * 1e9:
-                yield from self._end(tail)
                 self._tails.remove(tail)
+                yield from self._end(tail)
 
     # -- lines -----------------------------------------------------------------------------------------
 

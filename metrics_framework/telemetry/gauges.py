@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple, TypeGuard
+from dataclasses import dataclass
+from typing import Any, Literal, TypeGuard
 
 from metrics_framework.protocols import MetricCollector
 from metrics_framework.telemetry.projection import ProjectedTelemetryRecord
@@ -17,7 +18,8 @@ MAX_SOURCES = 10_000
 """Of how many sources the time of the last event is remembered."""
 
 
-class TelemetryGauge(NamedTuple):
+@dataclass(frozen=True)
+class TelemetryGauge:
     """What an attribute of a record is recorded as.
 
     Attributes:

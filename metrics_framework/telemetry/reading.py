@@ -134,9 +134,10 @@ class FlawLog:
             log_event("warning", "no telemetry event", source=flaw.source, line=flaw.line, reason=flaw.reason)
 
     def close(self) -> None:
-        """Say how many flaws were not logged."""
+        """Say how many flaws were not logged, and begin anew."""
         if self._count > LOGGED_FLAWS:
             log_event("warning", "more lines are no telemetry events", lines=self._count - LOGGED_FLAWS)
+        self._count = 0
 
 
 def _read(

@@ -64,6 +64,8 @@ class Rotations:
         found: list[Tail] = []
         newest: _Known | None = None
         for tail in tails:
+            if not tail.head():  # empty, or its copying has just begun
+                continue
             if _is_of(tail, present):
                 # It is rotated just now. What is newer still is for the next look.
                 _close(found)
@@ -107,9 +109,9 @@ class Rotations:
 
 
 def _is_of(tail: Tail, present: Tail) -> bool:
-    """Return whether a rotated file is the present one or a copy of what that holds, or still empty."""
+    """Return whether a rotated file is the present one, or a copy of what that holds."""
     # The copy was opened first: if the present file is truncated in between, it is a copy of the past.
-    return tail.identity == present.identity or tail.head() in (b"", present.pin, present.head())
+    return tail.identity == present.identity or tail.head() in (present.pin, present.head())
 
 
 def _close(tails: Iterable[Tail]) -> None:

@@ -77,7 +77,8 @@ class Tail:
     def head(self) -> bytes:
         """Return the first line, as far as it is written and not too long."""
         self._stream.seek(0)
-        return self._stream.readline(_HEAD_BYTES)
+        head = self._stream.read(_HEAD_BYTES)
+        return head[: head.find(b"\n") + 1] or head
 
     def was_rewritten(self) -> bool:
         """Return whether what was read is no longer there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -210,6 +211,20 @@ def test_a_file_that_was_rotated_before_it_was_found_is_read(path, follower, cop
     assert numbers(follower) == [3]
 
 
+@pytest.mark.parametrize("copy", [False, True])
+def test_an_empty_rotated_file_hides_nothing(path, follower, copy):
+    """Whoever rotates at an interval also rotates what is empty."""
+    append(path, line(1))
+    assert numbers(follower) == [1]
+    for number in (2, None, 3, None, 4):
+        if number is not None:
+            append(path, line(number))
+        rotate(path, copy=copy)
+        append(path, b"")
+    append(path, line(5))
+    assert numbers(follower) == [2, 3, 4, 5]
+
+
 def test_a_copy_of_what_is_still_there_is_not_read(path, follower):
     """A look between the copying and the truncating finds each line once."""
     append(path, b"")
@@ -303,6 +318,26 @@ def test_segments_are_followed_in_their_order(tmp_path, flaws):
         append(tmp_path / "segment-1000000.jsonl", line(6))
         assert numbers(follower) == [6]
     assert flaws == []
+
+
+def test_the_end_of_a_segment_can_be_left_to_the_next_look(tmp_path):
+    """So can anything else: a consumer may stop wherever it likes."""
+    for number in (1, 2, 3):
+        append(tmp_path / f"segment-00000{number}.jsonl", line(10 * number), line(10 * number + 1)[:-1])
+    seen = []
+    with TelemetryFollower(tmp_path) as follower:
+        while (record := next(follower.poll(), None)) is not None:
+            seen.append(record.timestamp_ns)
+    assert seen == [10, 11, 20, 21, 30]
+
+
+def test_flaws_that_nobody_asks_for_are_logged(path, caplog):
+    """The first ones as they come, the number of the others at the end."""
+    append(path, b"x\n" * 15)
+    with caplog.at_level(logging.WARNING, logger="metrics_framework"), TelemetryFollower(path) as follower:
+        assert numbers(follower) == []
+        assert len(caplog.records) == 10
+    assert "lines=5" in caplog.text
 
 
 def test_a_folder_that_is_begun_anew_is_read_anew(tmp_path):
