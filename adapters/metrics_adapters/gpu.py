@@ -19,6 +19,8 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError("the GPU monitor", "gpu") from error
 
+__all__ = ["GpuMonitor", "GpuReading"]
+
 T = TypeVar("T")
 
 COLLECTOR = "metrics_framework.cuda_monitor"

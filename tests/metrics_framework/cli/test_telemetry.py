@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 
 from metrics_framework.cli.app import app
 from metrics_framework.telemetry import project_telemetry_mapping, projected_record_to_dict
-from tests.metrics_framework.telemetry.test_projection import event
+from tests.metrics_framework.telemetry.made import event
 
 SAMPLE = Path(__file__).parents[1] / "telemetry" / "data" / "telemetry_sample.jsonl"
 

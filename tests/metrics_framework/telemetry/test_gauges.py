@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
 from metrics_adapters.in_memory import InMemoryCollector
@@ -21,7 +23,7 @@ from metrics_framework.telemetry import (
 )
 from metrics_framework.telemetry import gauges as gauges_module
 from metrics_framework.values import MetricUnit
-from tests.metrics_framework.telemetry.test_projection import event
+from tests.metrics_framework.telemetry.made import event
 
 SAMPLE = Path(__file__).parent / "data" / "telemetry_sample.jsonl"
 TAGS = {"source_kind": "cuda", "host": "node-1", "rank": "1", "device": "0"}
@@ -153,6 +155,27 @@ def test_a_file_reaches_prometheus():
             == count
         )
     assert b"# HELP telemetry_events_total Telemetry events." in generate_latest(registry)
+
+
+odd = st.text(max_size=5) | st.integers() | st.floats() | st.none() | st.booleans() | st.lists(st.none())
+
+
+@settings(max_examples=100)
+@given(
+    kind=st.text(min_size=1, max_size=5).filter(str.strip),
+    changes=st.fixed_dictionaries(
+        {}, optional=dict.fromkeys(("host", "rank", "device_id", "device_used_bytes", "collector"), odd)
+    ),
+    severity=odd,
+)
+def test_any_event_can_be_recorded_and_scraped(kind, changes, severity):
+    """Whatever its names and numbers are."""
+    registry = CollectorRegistry()
+    recorder = TelemetryRecorder(PrometheusCollector(registry))
+    recorder.record(
+        project_telemetry_mapping(event(event_type=kind, metadata={"severity": severity}, **changes))
+    )
+    assert b"telemetry_events_total{" in generate_latest(registry)
 
 
 def test_an_event_reaches_a_snapshot(metrics, recorder):

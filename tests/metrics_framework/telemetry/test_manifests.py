@@ -14,8 +14,8 @@ from metrics_framework.telemetry import (
     read_telemetry_manifest,
     telemetry_files,
 )
+from tests.metrics_framework.telemetry.made import line
 from tests.metrics_framework.telemetry.peers import later_stormlog
-from tests.metrics_framework.telemetry.test_following import line
 
 WRITE = """
 import json, sys

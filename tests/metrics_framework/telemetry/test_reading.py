@@ -14,7 +14,7 @@ import pytest
 from metrics_framework.errors import OutputError
 from metrics_framework.telemetry import Flaw, read_projected_telemetry, read_telemetry
 from metrics_framework.telemetry import reading as reading_module
-from tests.metrics_framework.telemetry.test_following import line
+from tests.metrics_framework.telemetry.made import line
 
 SAMPLE = Path(__file__).parent / "data" / "telemetry_sample.jsonl"
 
