@@ -9,7 +9,7 @@ from typing import Self
 
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.telemetry.manifests import segment_order, segments_in
+from metrics_framework.telemetry.manifests import is_growing_segment, segment_order, segments_in
 from metrics_framework.telemetry.projection import ProjectedTelemetryRecord
 from metrics_framework.telemetry.reading import Flaw, FlawLog, OnFlaw, project_line
 from metrics_framework.telemetry.rotations import Rotations
@@ -87,7 +87,7 @@ class TelemetryFollower:
     # -- a folder --------------------------------------------------------------------------------------
 
     def _poll_folder(self) -> Iterator[ProjectedTelemetryRecord]:
-        segments = [path for path in segments_in(self._path) if path.suffix != ".gz"]
+        segments = [path for path in segments_in(self._path) if is_growing_segment(path.name)]
         newest = segments[-1] if segments else None
         if self._segment and (newest is None or segment_order(newest.name) < segment_order(self._segment)):
             self._forget()  # the newest one is never removed, so the folder was begun anew

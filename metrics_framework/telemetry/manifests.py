@@ -118,6 +118,11 @@ def segment_order(name: str) -> tuple[float, str]:
     return (int(found[1]) if found else float("inf"), name)
 
 
+def is_growing_segment(name: str) -> bool:
+    """Return whether a file is called as a sink calls the segments that it writes."""
+    return _SEGMENT.fullmatch(name) is not None and not name.endswith(".gz")
+
+
 def cannot_read(path: Path, error: Exception) -> OutputError:
     """Return the error for a file that the system refuses."""
     reason = (error.strerror if isinstance(error, OSError) else None) or error

@@ -172,11 +172,8 @@ def _events(
                         continue
                     if event is not None:
                         yield event
-        except (
-            OSError,
-            EOFError,
-            zlib.error,
-        ) as error:  # a segment that is gone, a gzip file that is cut off
+        # A segment that is gone, a gzip file that is cut off.
+        except (OSError, EOFError, zlib.error) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or error
             say(Flaw(name, None, f"cannot be read on after line {number}: {reason}"))
     log.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import logging
 import os
 import shutil
@@ -308,6 +309,16 @@ def test_segments_are_followed_in_their_order(tmp_path, flaws):
         append(tmp_path / "segment-1000000.jsonl", line(6))
         assert numbers(follower) == [6]
     assert flaws == []
+
+
+def test_other_files_of_a_manifest_hold_nothing_up(tmp_path):
+    """Only what is called as segments are is followed, whatever a manifest says."""
+    append(tmp_path / "other", line(9))
+    (tmp_path / "manifest.json").write_text(json.dumps({"segments": [{"filename": "other"}]}))
+    with TelemetryFollower(tmp_path) as follower:
+        for number in (1, 2):
+            append(tmp_path / f"segment-00000{number}.jsonl", line(number))
+            assert numbers(follower) == [number]
 
 
 def test_the_end_of_a_segment_can_be_left_to_the_next_look(tmp_path):
