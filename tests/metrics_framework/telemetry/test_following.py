@@ -23,6 +23,8 @@ from metrics_framework.errors import InvalidInputError, OutputError
 from metrics_framework.telemetry import Flaw, TelemetryFollower
 from metrics_framework.telemetry import tails as tails_module
 from metrics_framework.telemetry.following import GRACE_SECONDS
+from metrics_framework.telemetry.rotations import Rotations
+from metrics_framework.telemetry.tails import Tail
 from tests.metrics_framework.telemetry.made import line
 from tests.metrics_framework.telemetry.peers import LATER, PYTHON, require
 
@@ -227,6 +229,62 @@ def test_a_copy_of_what_is_still_there_is_not_read(path, follower):
     assert numbers(follower) == []
     append(path, line(2))
     assert numbers(follower) == [2]
+
+
+def test_a_copy_that_has_just_begun_is_not_read(path, follower):
+    """Nor what comes into it until the file is truncated: the file itself has it."""
+    append(path, b"")
+    assert numbers(follower) == []
+    append(path, line(1))
+    copied = path.with_name("events.jsonl.1")
+    copied.touch()
+    assert numbers(follower) == [1]
+    shutil.copyfile(path, copied)
+    assert numbers(follower) == []
+    os.truncate(path, 0)
+    append(path, line(2))
+    assert numbers(follower) == [2]
+
+
+def test_a_file_that_was_written_anew_and_then_renamed_is_read(path, follower):
+    """From its beginning, before the one that took its place."""
+    append(path, line(1), line(2))
+    assert numbers(follower) == [1, 2]
+    path.write_bytes(line(3))
+    rotate(path)
+    append(path, line(4))
+    assert numbers(follower) == [3, 4]
+
+
+@pytest.mark.parametrize("copy", [False, True])
+@pytest.mark.parametrize("begin", [0, 9])
+@pytest.mark.parametrize("moment", [("pin_head", "before"), ("pin_head", "after"), ("since", "after")])
+def test_a_rotation_at_any_moment_of_a_look_loses_nothing(path, follower, monkeypatch, copy, begin, moment):
+    """Between any two glances at the folder, the file may be ended, rotated, written and rotated again."""
+    name, when = moment
+    append(path, b"")
+    assert numbers(follower) == []
+    append(path, line(1)[:begin] if begin else line(1))
+    owner = Tail if name == "pin_head" else Rotations
+    glance = getattr(owner, name)
+    turns = iter(
+        [lambda: (append(path, line(1)[begin:] if begin else b""), turn(2), turn(3), append(path, line(4)))]
+    )
+
+    def turn(number: int) -> None:
+        rotate(path, copy=copy)
+        append(path, line(number))
+
+    def disturbed(*arguments):
+        if when == "before":
+            next(turns, lambda: None)()
+        result = glance(*arguments)
+        if when == "after":
+            next(turns, lambda: None)()
+        return result
+
+    monkeypatch.setattr(owner, name, disturbed)
+    assert [number for _ in range(4) for number in numbers(follower)] == [1, 2, 3, 4]
 
 
 def test_old_files_beside_it_are_none_of_its(path, follower):

@@ -88,8 +88,9 @@ def test_ranks_and_devices_are_kept_apart_and_merged(metrics, recorder):
 
 def test_an_older_event_moves_no_gauge(metrics, recorder):
     """It is counted: files of several writers come in any order."""
-    for at, used in ((2, 20), (1, 10), (2, 21)):
+    for at, used, shown in ((2, 20, 20), (1, 10, 20), (2, 21, 21)):
         recorder.record(project_telemetry_mapping(event(timestamp_ns=at, device_used_bytes=used)))
+        assert last(metrics, "memory.device.used") == {("1", "0"): shown}
     recorder.record(project_telemetry_mapping(event(timestamp_ns=1, device_used_bytes=5, rank=0)))
     assert last(metrics, "memory.device.used") == {("1", "0"): 21, ("0", "0"): 5}
     assert metrics.aggregator.get_metric_summary("telemetry.events")["total"] == 4
