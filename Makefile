@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # FlameIQ brings scipy, so the tests that run it find it in an environment of its own.
 FLAMEIQ := .venvs/flameiq
+# Programs that the tests compare ours with, and a later one of the same name in a folder within.
+PEERS := .venvs/peers
 # The benchmarks' peers are nobody else's business either.
 BENCH := .venvs/bench
 
@@ -13,7 +15,7 @@ BENCH := .venvs/bench
 run: $(VENV)/.installed
 	$(BIN)/python examples/parse_stdlib.py
 
-test: $(VENV)/.installed $(FLAMEIQ)/.installed
+test: $(VENV)/.installed $(FLAMEIQ)/.installed $(PEERS)/.installed
 	rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest -m "not heavy" -n 2 --dist loadfile $(ARGS)
 	$(BIN)/coverage combine -q
@@ -56,7 +58,7 @@ docs: $(VENV)/.installed
 lock: $(VENV)/.installed
 	$(BIN)/pip install -q uv
 	$(BIN)/uv pip compile --universal --python-version 3.11 --upgrade \
-	  --extra cli --extra testing --group dev --no-annotate --custom-compile-command "make lock" -o requirements/dev.txt pyproject.toml
+	  --extra cli --extra gpu --extra testing --group dev --no-annotate --custom-compile-command "make lock" -o requirements/dev.txt pyproject.toml
 	$(BIN)/uv pip compile --universal --python-version 3.11 --upgrade \
 	  --group bench --no-annotate --custom-compile-command "make lock" -o requirements/bench.txt pyproject.toml
 
@@ -70,13 +72,21 @@ $(VENV)/.installed: requirements/dev.txt pyproject.toml
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
 	touch $@
 
-$(BENCH)/.installed: requirements/bench.txt pyproject.toml
+$(BENCH)/.installed: requirements/bench.txt requirements/peers.txt pyproject.toml
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/pip install -q --disable-pip-version-check -r requirements/bench.txt
+	$(BENCH)/bin/pip install -q --disable-pip-version-check --no-deps -r requirements/peers.txt
 	$(BENCH)/bin/pip install -q --disable-pip-version-check --no-deps -e .
 	touch $@
 
 $(FLAMEIQ)/.installed: requirements/flameiq.txt
 	$(PYTHON) -m venv $(FLAMEIQ)
 	$(FLAMEIQ)/bin/pip install -q --disable-pip-version-check -r requirements/flameiq.txt
+	touch $@
+
+$(PEERS)/.installed: requirements/peers.txt requirements/peers-later.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install -q --disable-pip-version-check --no-deps -r requirements/peers.txt
+	rm -rf $(PEERS)/later
+	$(PEERS)/bin/pip install -q --disable-pip-version-check --no-deps -r requirements/peers-later.txt --target $(PEERS)/later
 	touch $@

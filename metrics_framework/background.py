@@ -9,10 +9,25 @@ from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
+from metrics_framework.errors import InvalidInputError
 from metrics_framework.logs import log_event
 
 _AFTER_FORK_SECONDS = 0.1
 """How long a child's thread lets the others begin anew: until then, locks may be those of a lost thread."""
+
+
+def check_interval(interval: object) -> None:
+    """Check that a thread can wait that long.
+
+    Raises:
+        InvalidInputError: If ``interval`` is not a positive number of seconds.
+    """
+    if (
+        isinstance(interval, bool)
+        or not isinstance(interval, (int, float))
+        or not 0 < interval <= threading.TIMEOUT_MAX
+    ):
+        raise InvalidInputError(f"interval={interval!r} is not a positive number of seconds")
 
 
 class Background:

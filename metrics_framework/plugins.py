@@ -17,6 +17,7 @@ ENTRY_POINT_GROUP = "metrics_framework.adapters"
 BUILT_IN = {
     "combined": "metrics_adapters.combined:CombinedAggregator",
     "fan_out": "metrics_adapters.fan_out:FanOutCollector",
+    "gpu": "metrics_adapters.gpu:GpuMonitor",
     "in_memory.aggregator": "metrics_adapters.in_memory:InMemoryAggregator",
     "in_memory.collector": "metrics_adapters.in_memory:InMemoryCollector",
     "in_memory.timer": "metrics_adapters.in_memory:InMemoryTimer",
@@ -28,6 +29,7 @@ BUILT_IN = {
     "null.tracker": "metrics_adapters.null:NullTracker",
     "prometheus.collector": "metrics_adapters.prometheus:PrometheusCollector",
     "prometheus.pushgateway": "metrics_adapters.prometheus:Pushgateway",
+    "prometheus.server": "metrics_adapters.prometheus:serve",
     "prometheus.registry": "metrics_adapters.prometheus:RegistryAggregator",
     "prometheus.textfile": "metrics_adapters.prometheus:Textfile",
     "resources": "metrics_adapters.resources:PsutilMonitor",

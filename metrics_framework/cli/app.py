@@ -9,16 +9,15 @@ from pathlib import Path
 import click
 
 from metrics_framework._version import __version__
+from metrics_framework.cli.exit_codes import INTERRUPTED
 from metrics_framework.cli.measure import Measurement, measure
 from metrics_framework.cli.tables import print_measurement, print_snapshot
+from metrics_framework.cli.telemetry import telemetry
 from metrics_framework.errors import InvalidInputError, MetricsError, OutputError, SnapshotError
 from metrics_framework.plugins import load_adapter
 from metrics_framework.snapshots import Environment, read_snapshot
 from metrics_framework.snapshots.build import LATENCY_TAG
 from metrics_framework.snapshots.rules import MAX_TAGS
-
-INTERRUPTED = 130
-"""What a shell calls a program that Ctrl-C ended."""
 
 INTERRUPTED_TAG = "interrupted"
 """The metadata tag of a snapshot that does not hold all the runs that were asked for."""
@@ -27,7 +26,10 @@ INTERRUPTED_TAG = "interrupted"
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def app() -> None:
-    """Measure commands, and check and show performance snapshots."""
+    """Measure commands, check and show performance snapshots, and read telemetry."""
+
+
+app.add_command(telemetry)
 
 
 @app.command(context_settings={"allow_interspersed_args": False})

@@ -36,6 +36,20 @@ def plain(number: float) -> str:
     return f"{number:#.3g}"
 
 
+def size(number: float) -> str:
+    """Return a number of bytes with three digits that count; 1 MB is 10^6 bytes.
+
+    Example:
+        >>> size(512), size(26_377_000), size(80e9)
+        ('512 B', '26.4 MB', '80 GB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if _to_three_digits(number) < 1e3:
+            return f"{plain(number)} {unit}"
+        number /= 1e3
+    return f"{plain(number)} TB"
+
+
 def sparkline(values: Sequence[float], width: int = 40) -> str:
     """Draw values as a row of bars, each as high as its share of the largest.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from rich import box
 from rich.console import Console
@@ -10,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from metrics_framework.cli.measure import Measurement
-from metrics_framework.cli.numbers import duration, plain, sparkline
+from metrics_framework.cli.numbers import duration, plain, size, sparkline
 from metrics_framework.snapshots import PerformanceSnapshot
+from metrics_framework.telemetry.summary import PartSummary, TelemetrySummary
 
 # Control characters, and bytes that are no text.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -67,9 +69,94 @@ def print_snapshot(snapshot: PerformanceSnapshot) -> None:
     Console().print(table)
 
 
+def print_telemetry(name: str, summary: TelemetrySummary, statuses: Mapping[str, str]) -> None:
+    """Print what telemetry events say: their sessions, their memory over time, and how many of which kind.
+
+    Args:
+        name: The file.
+        summary: What they say.
+        statuses: Session to status, as far as a manifest says so.
+    """
+    console = Console()
+    sessions = summary.sessions()
+    short = _shortened(sessions)
+    records = f"{plain(summary.records)} {'event' if summary.records == 1 else 'events'}"
+    # Not a title, which would be broken at the width of its table.
+    console.print(Text(visible(f"{name}, {records}"), style="bold"), soft_wrap=True)
+    if not sessions:
+        return
+    table = _columns("sessions", ["session", "status", "source"], ["events", "time"])
+    for session, parts in sessions.items():
+        status = statuses.get(session) or ("completed" if summary.was_stopped(session) else "incomplete")
+        sources = ", ".join(sorted(set().union(*(part.source_kinds for part in parts))))
+        begin, end = min(part.first_ns for part in parts), max(part.last_ns for part in parts)
+        count = plain(sum(part.records for part in parts))
+        _cells(table, session, status, sources, count, duration((end - begin) / 1e6))
+    console.print(table)
+    table = _columns(
+        "memory", ["session", "rank", "stage"], ["events", "time", "lowest", "peak", "over time"]
+    )
+    order = list(sessions)
+    for part, found in sorted(  # stages stay in the order in which they came
+        summary.parts.items(), key=lambda item: (order.index(item[0].session_id), item[0].rank or 0)
+    ):
+        _cells(
+            table,
+            short[part.session_id],
+            "none" if part.rank is None else str(part.rank),
+            part.stage or "none",
+            plain(found.records),
+            duration((found.last_ns - found.first_ns) / 1e6),
+            *_course(found),
+        )
+    console.print(table)
+    table = _columns("events", ["session", "type", "severity"], ["events"])
+    for (session, event_type, severity), number in sorted(
+        summary.events.items(), key=lambda item: (order.index(item[0][0]), -item[1], item[0][1])
+    ):
+        _cells(table, short[session], event_type, severity or "none", plain(number))
+    console.print(table)
+
+
+def _shortened(sessions: Mapping[str, object]) -> dict[str, str]:
+    """Return each session's first characters, as many as it takes to tell them apart."""
+    length = 8
+    while len({session[:length] for session in sessions}) < len(sessions):
+        length += 4
+    return {session: session[:length] for session in sessions}
+
+
+def _course(part: PartSummary) -> tuple[str, str, str]:
+    values = part.memory.values()
+    if part.peak is None:
+        return "none", "none", ""
+    lowest = min(values)
+    return size(lowest), size(part.peak), sparkline([value - lowest for value in values], width=14)
+
+
+def _columns(title: str, left: list[str], right: list[str]) -> Table:
+    """Return a table with a heading for each column, as narrow as can be: the first one is never broken."""
+    table = Table(
+        title=Text(visible(title), style="bold not italic"),
+        title_justify="left",
+        box=box.SIMPLE,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for column in left:
+        table.add_column(column, overflow="fold", no_wrap=column == "session")
+    for column in right:
+        table.add_column(column, justify="left" if column == "over time" else "right", no_wrap=True)
+    return table
+
+
+def _cells(table: Table, *cells: str) -> None:
+    table.add_row(*(Text(visible(cell)) for cell in cells))
+
+
 def _table(title: str) -> Table:
     # Text, not str: a name like "http[get]" is no markup.
-    title_text = Text(_visible(title), style="bold not italic")
+    title_text = Text(visible(title), style="bold not italic")
     table = Table(title=title_text, show_header=False, title_justify="left", box=box.SIMPLE)
     table.add_column(overflow="fold")
     table.add_column(justify="right", overflow="fold")
@@ -77,9 +164,9 @@ def _table(title: str) -> Table:
 
 
 def _row(table: Table, label: str, value: str, style: str = "") -> None:
-    table.add_row(Text(_visible(label), style=style), Text(_visible(value), style=style or "cyan"))
+    table.add_row(Text(visible(label), style=style), Text(visible(value), style=style or "cyan"))
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """Return a text in which nothing steers the terminal: names and tags come from files, too."""
     return _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)

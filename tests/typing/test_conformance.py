@@ -14,6 +14,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from metrics_adapters.combined import CombinedAggregator
+from metrics_adapters.gpu import GpuMonitor
 from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTimer, InMemoryTracker
 from metrics_adapters.prometheus import PrometheusCollector, Pushgateway, RegistryAggregator, Textfile
 from metrics_adapters.resources import CommandMonitor, PsutilMonitor
@@ -31,6 +32,7 @@ from metrics_framework.protocols import (
 )
 from metrics_framework.recording import Store
 from metrics_framework.system import SnapshotOutput, SystemOutput
+from metrics_framework.telemetry import EventSource, ResourceEvents
 from metrics_framework.testing import counter, expect
 from metrics_framework.values import MetricType, MetricUnit, MetricValue, TimingResult
 
@@ -45,6 +47,12 @@ def test_in_memory_adapters_fit() -> None:
     assert isinstance(timer(), PerformanceTimer)
     assert isinstance(tracker(), SuccessFailureTracker)
     assert isinstance(aggregator(), MetricsAggregator)
+
+
+def test_sources_of_events_fit() -> None:
+    """What a telemetry log writes can be read of the machine and of its GPUs."""
+    sources: list[type[EventSource]] = [ResourceEvents, GpuMonitor]
+    assert [source.__name__ for source in sources] == ["ResourceEvents", "GpuMonitor"]
 
 
 def test_the_prometheus_adapter_fits() -> None:

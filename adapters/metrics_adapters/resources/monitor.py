@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 
 import psutil
 
-from metrics_framework.background import Background
+from metrics_framework.background import Background, check_interval
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import InvalidInputError, OutputError
 from metrics_framework.protocols import MetricCollector
@@ -166,12 +166,7 @@ class PsutilMonitor:
         Raises:
             InvalidInputError: If ``interval`` is not a positive number of seconds.
         """
-        if (
-            isinstance(interval, bool)
-            or not isinstance(interval, (int, float))
-            or not 0 < interval <= threading.TIMEOUT_MAX
-        ):
-            raise InvalidInputError(f"interval={interval!r} is not a positive number of seconds")
+        check_interval(interval)
         with self._lock:
             if self._background is None or self._background.stopped:
                 self._background = Background(self.sample, interval, "resource reading")

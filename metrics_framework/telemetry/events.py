@@ -1,0 +1,222 @@
+"""Events of our own: readings of the machine as telemetry events of schema 4, which Stormlog loads."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from uuid import uuid4
+
+from metrics_framework.clock import SYSTEM_CLOCK, Clock
+from metrics_framework.errors import InvalidInputError
+from metrics_framework.protocols import ResourceMonitor
+
+SCHEMA_VERSION = 4
+
+_RANKS = (
+    ("RANK", "LOCAL_RANK", "WORLD_SIZE"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS"),
+)
+_JOBS = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID")
+
+_COUNTERS = {
+    "allocator_allocated_bytes": "supports_allocator_allocated",
+    "allocator_reserved_bytes": "supports_allocator_reserved",
+    "allocator_active_bytes": "supports_allocator_active",
+    "allocator_inactive_bytes": "supports_allocator_inactive",
+    "device_used_bytes": "supports_device_used",
+    "device_free_bytes": "supports_device_free",
+    "device_total_bytes": "supports_device_total",
+}
+_CAPABILITIES_WE_LACK = (
+    "supports_native_allocator_history",
+    "supports_fragmentation_analysis",
+    "supports_allocator_attribution",
+    "supports_bounded_profiling",
+)
+
+
+@dataclass(frozen=True)
+class TelemetryIdentity:
+    """Who writes events: one session of one process, which may be one rank of a job.
+
+    Attributes:
+        session_id: The name of the session; a new one by default.
+        host: The machine.
+        pid: The process.
+        job_id: The job, if there is one.
+        rank: Which of the job's processes this is, from 0.
+        local_rank: Which of those on this machine.
+        world_size: How many processes the job has.
+
+    Raises:
+        InvalidInputError: If a rank is not below ``world_size``, or a name is empty.
+    """
+
+    session_id: str = field(default_factory=lambda: str(uuid4()))
+    host: str = field(default_factory=socket.gethostname)
+    pid: int = field(default_factory=os.getpid)
+    job_id: str | None = None
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the rules that every reader of such events checks."""
+        for name in ("session_id", "host"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value.strip():
+                raise InvalidInputError(f"{name}={value!r} is no name")
+        for name in ("rank", "local_rank"):
+            value = getattr(self, name)
+            if value.__class__ is not int or not 0 <= value < self.world_size:
+                raise InvalidInputError(f"{name}={value!r} is not from 0 to {self.world_size - 1}")
+
+    @classmethod
+    def find(cls, environ: Mapping[str, str] = os.environ) -> TelemetryIdentity:
+        """Return the identity of this process: rank and job are those of torchrun, Open MPI or Slurm.
+
+        Raises:
+            InvalidInputError: If their variables contradict each other.
+        """
+        job_id = next((value for name in _JOBS if (value := environ.get(name, "").strip())), None)
+        for rank, local_rank, world_size in _RANKS:
+            if rank in environ and world_size in environ:
+                local = environ.get(local_rank, "").strip() or environ[rank]
+                given = (environ[rank], local, environ[world_size])
+                try:
+                    numbers = [int(value) for value in given]
+                except ValueError as error:
+                    raise InvalidInputError(f"{rank} and its like are no numbers: {given}") from error
+                return cls(job_id=job_id, rank=numbers[0], local_rank=numbers[1], world_size=numbers[2])
+        return cls(job_id=job_id)
+
+    def event(
+        self,
+        event_type: str,
+        timestamp_ns: int,
+        *,
+        collector: str,
+        backend: str,
+        device_id: int = -1,
+        counters: Mapping[str, int | None],
+        change: int | None = None,
+        interval_ms: int = 0,
+        context: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Return an event of schema 4.
+
+        Args:
+            event_type: Such as ``sample``, ``start`` or ``stop``.
+            timestamp_ns: When, in nanoseconds since 1970.
+            collector: Who measured.
+            backend: What kind of memory it is, such as ``cpu`` or ``cuda``.
+            device_id: Which device; -1 for the CPU.
+            counters: Bytes, by keys like ``allocator_allocated_bytes`` and ``device_used_bytes``; what is
+                missing could not be measured.
+            change: By how many bytes the allocated memory changed.
+            interval_ms: How often samples are taken.
+            context: A sentence for people.
+            metadata: Whatever else is known; JSON.
+        """
+        known = {name: counters.get(name) for name in _COUNTERS}
+        capabilities: dict[str, Any] = {
+            "backend": backend,
+            "telemetry_collector": collector,
+            "sampling_source": "metrics_framework",
+        }
+        capabilities |= {_COUNTERS[name]: value is not None for name, value in known.items()}
+        capabilities |= dict.fromkeys(_CAPABILITIES_WE_LACK, False)
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "session_id": self.session_id,
+            "timestamp_ns": timestamp_ns,
+            "event_type": event_type,
+            "collector": collector,
+            "sampling_interval_ms": interval_ms,
+            "pid": self.pid,
+            "host": self.host,
+            "job_id": self.job_id,
+            "rank": self.rank,
+            "local_rank": self.local_rank,
+            "world_size": self.world_size,
+            "device_id": device_id,
+            **known,
+            "allocator_change_bytes": change,
+            "context": context,
+            "metadata": {"backend": backend, **(metadata or {}), "memory_capabilities": capabilities},
+        }
+
+
+class EventSource(Protocol):
+    """Something that is read as events; `TelemetryLog` relies on it."""
+
+    def events(self, event_type: str, *, interval_ms: int = 0) -> Sequence[dict[str, Any]]:
+        """Read once, and return an event for each device."""
+        ...
+
+
+class ResourceEvents:
+    """A `ResourceMonitor` as events of a CPU: the process is the allocator, the machine is the device.
+
+    Allocated is the resident memory of the process; used, free and total are the machine's used, available
+    and total memory. The CPU reading is in the metadata, as ``cpu.percent`` and so on.
+
+    Args:
+        monitor: What is read.
+        identity: Who writes.
+        clock: Where the time of an event comes from.
+    """
+
+    collector = "metrics_framework.cpu_monitor"
+
+    def __init__(
+        self,
+        monitor: ResourceMonitor,
+        identity: TelemetryIdentity | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._monitor = monitor
+        self._identity = identity or TelemetryIdentity.find()
+        self._clock = clock
+        self._before: int | None = None
+
+    def events(self, event_type: str, *, interval_ms: int = 0) -> list[dict[str, Any]]:
+        """Read once; see `EventSource.events`."""
+        memory = self._monitor.get_memory_usage()
+        allocated = _bytes(memory, "process_rss")
+        change = (
+            None if allocated is None else allocated - (allocated if self._before is None else self._before)
+        )
+        self._before = allocated
+        total = _bytes(memory, "total")
+        counters = {
+            "allocator_allocated_bytes": allocated,
+            "device_used_bytes": _at_most(_bytes(memory, "used"), total),
+            "device_free_bytes": _at_most(_bytes(memory, "available"), total),
+            "device_total_bytes": total,
+        }
+        return [
+            self._identity.event(
+                event_type,
+                self._clock.time_ns(),
+                collector=self.collector,
+                backend="cpu",
+                counters=counters,
+                change=change,
+                interval_ms=interval_ms,
+                metadata={f"cpu.{key}": value for key, value in self._monitor.get_cpu_usage().items()},
+            )
+        ]
+
+
+def _bytes(reading: Mapping[str, float], key: str) -> int | None:
+    return int(reading[key]) if key in reading else None
+
+
+def _at_most(value: int | None, limit: int | None) -> int | None:
+    return value if value is None or limit is None else min(value, limit)

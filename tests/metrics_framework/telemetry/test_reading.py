@@ -1,0 +1,204 @@
+"""Reading telemetry files: every event once, a bad line by its number, whatever the file is packed in."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import logging
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from metrics_framework.errors import OutputError
+from metrics_framework.telemetry import Flaw, read_projected_telemetry, read_telemetry
+from metrics_framework.telemetry import reading as reading_module
+from tests.metrics_framework.telemetry.made import line
+
+SAMPLE = Path(__file__).parent / "data" / "telemetry_sample.jsonl"
+
+
+@pytest.fixture
+def flaws() -> list[Flaw]:
+    """Return the flaws that are found."""
+    return []
+
+
+def write(path: Path, *lines: bytes) -> Path:
+    """Write lines to a file."""
+    path.write_bytes(b"".join(lines))
+    return path
+
+
+def test_a_file_is_read_as_it_is_written(flaws):
+    """Each line is an event, in the file's order."""
+    assert list(read_telemetry(SAMPLE, flaws.append)) == [
+        json.loads(one) for one in SAMPLE.read_text().splitlines()
+    ]
+    assert [record.timestamp_ns for record in read_projected_telemetry(str(SAMPLE), flaws.append)] == [
+        event["timestamp_ns"] for event in read_telemetry(SAMPLE)
+    ]
+    assert flaws == []
+
+
+def test_a_bad_line_is_reported_and_the_rest_is_read(tmp_path, flaws):
+    """By its number in the file, empty lines counted, and with what is wrong with it."""
+    lines = [
+        line(1),
+        b"\n",
+        b"{no\n",
+        b"[1]\n",
+        b"\xff\n",
+        b"{}\n",
+        b" \r\n",
+        line(8),
+        b'{"session_id": "s", "ti',
+    ]
+    path = write(tmp_path / "events", *lines)
+    assert [record.timestamp_ns for record in read_projected_telemetry(path, flaws.append)] == [1, 8]
+    assert [(flaw.line, flaw.reason.partition(": ")[0]) for flaw in flaws] == [
+        (3, "is not JSON"),
+        (4, "is no JSON object but [1]"),
+        (5, "is not UTF-8"),
+        (6, "projected telemetry record requires session_id"),
+        (9, "is not JSON"),
+    ]
+    assert flaws[-1].reason.endswith("and is cut off")
+    assert str(flaws[0]).startswith(f"{path}, line 3: is not JSON: ")
+    assert len(list(read_telemetry(path, lambda flaw: None))) == 3
+
+
+def test_what_json_allows_is_read(tmp_path, flaws):
+    """A byte order mark, carriage returns, line separators within a text, and a last line without its end."""
+    event = {"session_id": "s", "timestamp_ns": 1, "event_type": "x", "context": "a\u2028b\x85c"}
+    text = json.dumps(event, ensure_ascii=False).encode()
+    path = write(tmp_path / "events", b"\xef\xbb\xbf", text, b"\r\n", text)
+    assert list(read_telemetry(path, flaws.append)) == [event, event]
+    assert flaws == []
+
+
+def test_numbers_and_depths_without_end_are_flaws(tmp_path, flaws):
+    """Nobody's line takes the reader down."""
+    deep = b'{"a": ' * 100_000
+    digits = b'{"a": ' + b"1" * 5_000 + b"}"
+    nested = b'{"session_id": "s", "timestamp_ns": 1, "event_type": "x", "metadata": {"a": %s}}' % (
+        b"[" * 480 + b"]" * 480
+    )
+    path = write(tmp_path / "events", deep, b"\n", digits, b"\n", nested, b"\n", line(4))
+    assert [record.timestamp_ns for record in read_projected_telemetry(path, flaws.append)][-1] == 4
+    assert {flaw.line for flaw in flaws} >= {1, 2}
+
+
+def test_an_endless_line_takes_no_memory(tmp_path, flaws, monkeypatch):
+    """A line beyond the limit is skipped and reported once."""
+    monkeypatch.setattr(reading_module, "MAX_LINE_BYTES", 1_000)
+    path = write(tmp_path / "events", line(1), b"x" * 10_000, b"\n", line(3))
+    assert [record.timestamp_ns for record in read_projected_telemetry(path, flaws.append)] == [1, 3]
+    assert [str(flaw) for flaw in flaws] == [f"{path}, line 2: is longer than 1,000 bytes"]
+
+
+@pytest.mark.parametrize("name", ["events.jsonl.gz", "events.jsonl"])
+def test_a_packed_file_is_unpacked(tmp_path, flaws, name):
+    """By what it holds, not by its name; several parts one after the other are one file."""
+    path = write(tmp_path / name, gzip.compress(line(1)), gzip.compress(line(2)))
+    assert [record.timestamp_ns for record in read_projected_telemetry(path, flaws.append)] == [1, 2]
+    assert flaws == []
+
+
+def test_a_packed_file_that_is_cut_off_is_read_as_far_as_it_goes(tmp_path, flaws):
+    """Then it is reported after which line it ends."""
+    packed = gzip.compress(b"".join(line(number) for number in range(2_000)))
+    path = write(tmp_path / "events.gz", packed[: len(packed) // 2])
+    read = [record.timestamp_ns for record in read_projected_telemetry(path, flaws.append)]
+    assert 0 < len(read) < 2_000
+    assert read == list(range(len(read)))
+    assert flaws[-1].line is None
+    assert f"cannot be read on after line {len(read)}" in str(flaws[-1])
+
+
+def test_a_stream_is_read_and_left_open():
+    """So a pipe can be read, packed or not."""
+    for data in (line(1), gzip.compress(line(1))):
+        stream = io.BytesIO(data)
+        assert [record.timestamp_ns for record in read_projected_telemetry(stream)] == [1]
+        assert not stream.closed
+
+
+def test_an_empty_file_holds_no_events(tmp_path, flaws):
+    """It is no error either."""
+    assert list(read_telemetry(write(tmp_path / "events"), flaws.append)) == []
+    assert flaws == []
+
+
+@pytest.mark.parametrize("name", ["missing", "a\0b"])
+def test_a_file_that_is_not_there_is_an_error_at_once(tmp_path, name):
+    """Before the first event is asked for, and it names the path."""
+    with pytest.raises(OutputError, match="cannot read"):
+        read_telemetry(tmp_path / name)
+
+
+def test_a_folder_without_segments_is_an_error(tmp_path):
+    """It says what was looked for."""
+    with pytest.raises(OutputError, match=r"holds no telemetry segments \(segment-\*\.jsonl\)"):
+        read_telemetry(tmp_path)
+
+
+def test_a_folder_is_its_segments_in_their_order(tmp_path, flaws):
+    """Those of the manifest and those that it does not know yet; a name that leads out of it is nobody's."""
+    outside = write(tmp_path / "segment-000009.jsonl", line(9))
+    folder = tmp_path / "telemetry"
+    folder.mkdir()
+    write(folder / "segment-000002.jsonl", line(2))
+    write(folder / "segment-000001.jsonl.gz", gzip.compress(line(1)))
+    write(folder / "segment-1000000.jsonl", line(4), line(5)[:20])
+    write(folder / "segment-000003.jsonl", line(3))
+    write(folder / "segment-000003.jsonl.gz", gzip.compress(line(3)))
+    write(folder / "other.jsonl", line(7))
+    names = ["segment-000001.jsonl", "segment-000002.jsonl", "../segment-000009.jsonl", str(outside), 3, ""]
+    manifest = {"schema_version": 2, "segments": [{"filename": name} for name in names]}
+    for manifested in (True, False):
+        if manifested:
+            (folder / "manifest.json").write_text(json.dumps(manifest))
+        flaws.clear()
+        read = [record.timestamp_ns for record in read_projected_telemetry(folder, flaws.append)]
+        assert read == [1, 2, 3, 4]
+        assert [flaw.line for flaw in flaws] == [2]
+        if manifested:
+            assert len(list(read_telemetry(folder / "manifest.json", flaws.append))) == 4
+            (folder / "manifest.json").write_text("{half")
+
+
+def test_a_segment_that_is_removed_meanwhile_is_reported(tmp_path, flaws):
+    """And the others are read."""
+    for number in (1, 2, 3):
+        write(tmp_path / f"segment-00000{number}.jsonl", line(number))
+    records = read_projected_telemetry(tmp_path, flaws.append)
+    assert next(records).timestamp_ns == 1
+    (tmp_path / "segment-000002.jsonl").unlink()
+    assert [record.timestamp_ns for record in records] == [3]
+    assert "No such file" in str(flaws[0])
+
+
+def test_flaws_that_nobody_asks_for_are_logged(tmp_path, caplog):
+    """The first of them one by one, then how many more there were."""
+    path = write(tmp_path / "events", b"x\n" * 15)
+    with caplog.at_level(logging.WARNING, logger="metrics_framework"):
+        assert list(read_telemetry(path)) == []
+    assert len(caplog.records) == reading_module.LOGGED_FLAWS + 1
+    assert "line=1 " in caplog.text
+    assert "lines=5" in caplog.text
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path):
+    """A file of many megabytes takes less than one."""
+    path = write(tmp_path / "events", SAMPLE.read_bytes() * 60)
+    assert path.stat().st_size > 6_000_000
+    tracemalloc.start()
+    try:
+        count = sum(1 for _ in read_telemetry(path))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert count == 6_060
+    assert peak < 1_000_000
