@@ -39,7 +39,7 @@ BUILT_IN = {
 
 
 def load_adapter(name: str) -> Any:
-    """Return the class that provides the adapter ``name``.
+    """Return the class or function that provides the adapter ``name``.
 
     Raises:
         UnknownAdapterError: If neither the table nor an installed package provides it.

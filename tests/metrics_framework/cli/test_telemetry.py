@@ -208,7 +208,7 @@ def test_follow_serves_what_was_measured(tmp_path):
             sample = (
                 'telemetry_memory_device_used_bytes{device="0",host="node-1",rank="1",source_kind="cuda"}'
             )
-            assert eventually(address, f"{sample} {float(value)}\n")
+            assert eventually(address, f"{sample} {value}\n")
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 130
 
@@ -232,7 +232,7 @@ def test_a_port_that_is_taken_is_an_error(tmp_path):
         port = taken.getsockname()[1]
         done = run("follow", write(tmp_path / "run.jsonl"), "--serve", port)
     assert done.exit_code == 1
-    assert done.stderr == f"Error: cannot serve on port {port}: {os.strerror(98)}\n"
+    assert f"port {port}: {os.strerror(98)}" in done.stderr
 
 
 def test_a_file_that_cannot_be_followed_is_an_error(tmp_path):
