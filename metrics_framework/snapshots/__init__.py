@@ -2,7 +2,7 @@
 
 from metrics_framework.snapshots.build import BuildReport, LeftOut, SnapshotBuilder
 from metrics_framework.snapshots.files import dump_snapshot, read_snapshot
-from metrics_framework.snapshots.keys import custom_key
+from metrics_framework.snapshots.keys import CustomSeries, custom_key, parse_custom_key
 from metrics_framework.snapshots.rules import document_violations, json_schema
 from metrics_framework.snapshots.v1 import (
     Environment,
@@ -14,6 +14,7 @@ from metrics_framework.snapshots.v1 import (
 
 __all__ = [
     "BuildReport",
+    "CustomSeries",
     "Environment",
     "LatencyMetrics",
     "LeftOut",
@@ -25,5 +26,6 @@ __all__ = [
     "document_violations",
     "dump_snapshot",
     "json_schema",
+    "parse_custom_key",
     "read_snapshot",
 ]
