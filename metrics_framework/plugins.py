@@ -31,6 +31,7 @@ BUILT_IN = {
     "resources": "metrics_adapters.resources:PsutilMonitor",
     "resources.command": "metrics_adapters.resources:CommandMonitor",
     "snapshot_writer": "metrics_adapters.snapshot_writer:SnapshotWriter",
+    "snapshot_writer.aggregator": "metrics_adapters.snapshot_writer:SnapshotAggregator",
 }
 
 
