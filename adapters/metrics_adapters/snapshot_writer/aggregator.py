@@ -197,7 +197,7 @@ class SnapshotAggregator:
                     f"{nearest(str(operation), known)}"
                 )
         in_window = [rate for moment, rate in rates if edge is None or moment >= edge]
-        return math.fsum(in_window) / len(in_window) if in_window else 1.0
+        return _mean(in_window) if in_window else 1.0
 
     def get_metrics_by_tag(self, tag_filter: dict[str, str]) -> list[MetricValue]:
         """Return the matching series over runs; see `MetricsAggregator.get_metrics_by_tag`.
@@ -332,10 +332,14 @@ def _summary(
         "avg": average,
         "min": values[0],
         "max": values[-1],
-        "stddev": math.sqrt(_mean([(value - average) ** 2 for value in values])),
+        # Not by squares, which are too large to hold long before the values are.
+        "stddev": math.hypot(*[(value - average) / math.sqrt(number) for value in values]),
     }
     return summary | {name: values[-(-number * share // 100) - 1] for name, share in QUANTILES.items()}
 
 
 def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
+    try:
+        return math.fsum(values) / len(values)
+    except OverflowError:  # the sum is more than a float holds; the mean never is
+        return math.fsum(value / len(values) for value in values)
