@@ -69,7 +69,7 @@ def print_snapshot(snapshot: PerformanceSnapshot) -> None:
 
 def _table(title: str) -> Table:
     # Text, not str: a name like "http[get]" is no markup.
-    title_text = Text(_visible(title), style="bold not italic")
+    title_text = Text(visible(title), style="bold not italic")
     table = Table(title=title_text, show_header=False, title_justify="left", box=box.SIMPLE)
     table.add_column(overflow="fold")
     table.add_column(justify="right", overflow="fold")
@@ -77,9 +77,9 @@ def _table(title: str) -> Table:
 
 
 def _row(table: Table, label: str, value: str, style: str = "") -> None:
-    table.add_row(Text(_visible(label), style=style), Text(_visible(value), style=style or "cyan"))
+    table.add_row(Text(visible(label), style=style), Text(visible(value), style=style or "cyan"))
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """Return a text in which nothing steers the terminal: names and tags come from files, too."""
     return _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)
