@@ -26,7 +26,7 @@ def chart(
     that no outlier is lost.
 
     Args:
-        values: At least one, in their order; every step to the right is as wide as the others.
+        values: At least one of 0 or more, in their order; every step to the right is as wide as the others.
         label: How to write a value beside the axis.
         ends: What is at the left and the right end.
         width: How many columns the lines may have.
@@ -36,21 +36,20 @@ def chart(
         >>> for line in chart([1, 2, 3], str, ("Monday", "Friday"), width=20, plain=True):
         ...     print(line)
         3.0 |              *
-            |             *
-            |           **
-            |          *
+            |            **
+            |          **
             |        **
-        2.0 |       *
-            |     **
+            |       *
+        2.0 |     **
             |    *
-            |  **
-        1.0 |**
+            |   *
+            | **
+        1.0 |*
             +---------------
              Monday   Friday
     """
     low, high = float(min(values)), float(max(values))
-    # Halves first: the sum of two huge numbers is more than a float holds.
-    labels = {0: label(high), HEIGHT // 2: label(low / 2 + high / 2), HEIGHT - 1: label(low)}
+    labels = {0: label(high), HEIGHT // 2: label(low + (high - low) / 2), HEIGHT - 1: label(low)}
     if low == high:
         labels = {HEIGHT // 2: label(low)}
     margin = max(map(len, labels.values()))
@@ -91,7 +90,8 @@ def _braille(values: Sequence[float], columns: int) -> Iterator[str]:
 
 def _dots(values: Sequence[float], width: int, height: int) -> set[tuple[int, int]]:
     """Return the column and row, from the top left, of each dot of the line through the values."""
-    points = [(column, _row(value, values, height)) for column, value in _spread(values, width)]
+    low, high = min(values), max(values)
+    points = [(column, _row(value, low, high, height)) for column, value in _spread(values, width)]
     dots = set(points)
     for (column, row), (next_column, next_row) in pairwise(points):
         steps = max(abs(next_column - column), abs(next_row - row))
@@ -117,9 +117,6 @@ def _spread(values: Sequence[float], width: int) -> Iterator[tuple[int, float]]:
         yield from ((column, value) for value in sorted({min(stretch), max(stretch)}, key=stretch.index))
 
 
-def _row(value: float, values: Sequence[float], height: int) -> int:
-    low, high = min(values), max(values)
-    if low == high:
-        return height // 2
-    # The top row is 0. Halves, as a difference of two huge numbers may be more than a float holds.
-    return round((height - 1) * (1 - (value / 2 - low / 2) / (high / 2 - low / 2)))
+def _row(value: float, low: float, high: float, height: int) -> int:
+    """Return the row of a value; the top one is 0."""
+    return round((height - 1) * ((high - value) / (high - low))) if low < high else height // 2
