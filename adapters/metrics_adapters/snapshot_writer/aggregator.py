@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -209,16 +210,23 @@ class SnapshotAggregator:
         """
         wanted = plain_tags(tag_filter).items()
         now = self._now()
-        points: dict[str, list[_Point]] = {}
-        common: dict[str, frozenset[tuple[str, str]]] = {}
+        points: defaultdict[str, list[_Point]] = defaultdict(list)
+        # Thousands of runs have the same few sets of tags: they are looked at once for each key.
+        bears: dict[tuple[frozenset[tuple[str, str]], str], frozenset[tuple[str, str]]] = {}
         with self._opened() as view:
             for row, measured in view.measurements():
-                of_run = view.run(row).tags
+                of_run = frozenset(view.tags(row).items())
                 for key, value in measured.items():
-                    tags = frozenset({**of_run, **parse_flat_key(key).tags}.items())
+                    tags = bears.get((of_run, key))
+                    if tags is None:
+                        tags = frozenset({**dict(of_run), **parse_flat_key(key).tags}.items())
+                        bears[of_run, key] = tags
                     if wanted <= tags:
-                        points.setdefault(key, []).append((row.moment, value))
-                        common[key] = common.get(key, tags) & tags
+                        points[key].append((row.moment, value))
+        common: dict[str, frozenset[tuple[str, str]]] = {}
+        for (_, key), tags in bears.items():
+            if wanted <= tags:
+                common[key] = common.get(key, tags) & tags
         return [_metric_value(key, points[key], dict(sorted(common[key])), now) for key in sorted(points)]
 
     def export_metrics(self, format: str = "json") -> str:

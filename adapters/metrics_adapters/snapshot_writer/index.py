@@ -219,10 +219,12 @@ def _listed(entries: Iterable[os.DirEntry[str]]) -> Iterator[tuple[str, _File]]:
     for entry in entries:
         name = entry.name
         if (name[-5:] == ".json" and name[0] != ".") or name == FLAMEIQ_HISTORY:
-            with suppress(OSError):  # removed while the folder was listed
+            try:
                 status = entry.stat()
-                if stat.S_ISREG(status.st_mode):
-                    yield name, _File(status.st_size, status.st_mtime_ns)
+            except OSError:  # removed while the folder was listed
+                continue
+            if stat.S_ISREG(status.st_mode):
+                yield name, _File(status.st_size, status.st_mtime_ns)
 
 
 def _replace(home: Path, content: bytes) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sqlite3
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,12 @@ from typing import NamedTuple
 from metrics_adapters.snapshot_writer.entries import timestamp_of
 from metrics_adapters.snapshot_writer.index import SourceIndex, restored, stored
 from metrics_framework.snapshots import Environment, LeftOutFile, Run
+
+_ROWS = """
+SELECT moment, ?, length(name), name, line, runs.id, digest, context FROM runs JOIN files ON files.id = file
+"""
+_FEW = 100
+"""Up to how many runs are looked up one by one."""
 
 _ABBREVIATED = re.compile(r"[0-9a-f]{7,}")
 
@@ -37,10 +44,13 @@ class Selection:
     tags: dict[str, str] = field(default_factory=dict)
     last: int | None = None
 
+    @property
+    def is_choosy(self) -> bool:
+        """Whether there may be runs that it does not take."""
+        return bool(self.tags) or (self.branch, self.commit, self.environment) != (None, None, None)
+
     def takes(self, context: str) -> bool:
         """Say whether a run is one of those, by its context as the index holds it."""
-        if self.branch is None and self.commit is None and self.environment is None and not self.tags:
-            return True
         _, commit, branch, environment, tags = json.loads(context)
         return (
             self.branch in (None, branch)
@@ -104,13 +114,20 @@ class View:
         Args:
             keys: Flat keys; all by default.
         """
-        found: dict[tuple[int, int], dict[str, float]] = {}
+        found: list[defaultdict[int, dict[str, float]]] = []
         for source, connection in enumerate(self._connections):
-            for key, run, value in _measurements(connection, keys):
-                found.setdefault((source, run), {})[key] = value
+            of_source: defaultdict[int, dict[str, float]] = defaultdict(dict)
+            for key, run, value in _measurements(connection, keys, self._few(source)):
+                of_source[run][key] = value
+            found.append(of_source)
         for row in self.rows:
-            if (row.source, row.id) in found:
-                yield row, found[row.source, row.id]
+            if row.id in found[row.source]:
+                yield row, found[row.source][row.id]
+
+    def tags(self, row: Row) -> dict[str, str]:
+        """Return the tags of a run."""
+        tags: dict[str, str] = json.loads(row.context)[-1]
+        return tags
 
     def run(self, row: Row) -> Run:
         """Return what is known of a run."""
@@ -128,13 +145,16 @@ class View:
             found |= {index.folder / name: problem for name, problem in index.unread.items()}
         return [LeftOutFile(path, reason) for path, reason in sorted(found.items())]
 
+    def _few(self, source: int) -> str:
+        """Return a condition that leaves the rest of the runs unread, where it is short."""
+        if len(self.rows) > _FEW:
+            return ""
+        return f"AND run IN ({','.join(str(row.id) for row in self.rows if row.source == source)})"
+
     def _taken(self, selection: Selection) -> Iterator[Row]:
         for source, connection in enumerate(self._connections):
-            for name, line, run, digest, moment, context in connection.execute(
-                "SELECT name, line, runs.id, digest, moment, context FROM runs JOIN files ON files.id = file"
-            ):
-                if selection.takes(context):
-                    yield Row(moment, source, len(name), name, line, run, digest, context)
+            rows = map(Row._make, connection.execute(_ROWS, [source]))
+            yield from (row for row in rows if selection.takes(row.context)) if selection.is_choosy else rows
 
 
 @contextmanager
@@ -150,16 +170,15 @@ def opened(indexes: Sequence[SourceIndex], selection: Selection) -> Iterator[Vie
 
 
 def _measurements(
-    connection: sqlite3.Connection, keys: Iterable[str] | None
+    connection: sqlite3.Connection, keys: Iterable[str] | None, condition: str
 ) -> Iterator[tuple[str, int, float]]:
-    names = {
-        number: restored(key)
-        for number, key in connection.execute("SELECT id, key FROM keys")
-        if keys is None or key in {stored(key) for key in keys}
-    }
-    for number, key in names.items():
-        for run, value in connection.execute("SELECT run, value FROM measurements WHERE key = ?", [number]):
-            yield key, run, value
+    wanted = None if keys is None else {stored(key) for key in keys}
+    statement = f"SELECT run, value FROM measurements WHERE key = ? {condition}"  # noqa: S608 - numbers alone
+    for number, key in connection.execute("SELECT id, key FROM keys").fetchall():
+        if wanted is None or key in wanted:
+            name = restored(key)
+            for run, value in connection.execute(statement, [number]):
+                yield name, run, value
 
 
 def _is_commit(wanted: str, commit: str | None) -> bool:
