@@ -238,7 +238,7 @@ def history(
         )
         runs = show_runs(chosen, format) if metric is None else show_metric(chosen, metric, format)
     except MetricsError as error:
-        click.echo(f"{source}: {error}", err=True)
+        click.echo(f"Error: {error}", err=True)
         sys.exit(1)
     if not runs:
         click.echo(f"{source}: no such runs" if asked.runs() else f"{source}: holds no snapshot", err=True)

@@ -28,6 +28,7 @@ from metrics_framework.snapshots.build import LATENCY_TAG
 MAX_RUNS = 20
 """How many runs a table lists at most; the other formats list them all."""
 
+_SILENCE = logging.NullHandler()
 _CHART_WIDTH = 100
 _SUMMARY = ("last", "min", "p50", "avg", "p95", "max", "stddev")
 
@@ -70,7 +71,7 @@ class History(Protocol):
 
 def open_history(source: Path) -> History:
     """Return the history of a folder or a file; what is wrong with files is asked of it, and not logged."""
-    logging.getLogger("metrics_framework").addHandler(logging.NullHandler())
+    logging.getLogger("metrics_framework").addHandler(_SILENCE)
     return cast(History, load_adapter("snapshot_writer.aggregator")(source))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 from metrics_framework.snapshots.keys import SUCCESS_RATE, CustomSeries, parse_custom_key
 from metrics_framework.values import MetricUnit
@@ -40,7 +39,6 @@ class Measured:
     operation: bool = False
 
 
-@lru_cache(maxsize=4096)
 def parse_flat_key(key: str) -> Measured:
     """Return what a flat key stands for.
 

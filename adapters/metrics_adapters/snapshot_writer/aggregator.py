@@ -184,18 +184,17 @@ class SnapshotAggregator:
         """
         edge = self._edge(time_window)
         with self._opened() as view:
-            parsed = {key: parse_flat_key(key) for key in view.keys()}  # noqa: SIM118 - no mapping
             known = {
-                one.name.removesuffix(f".{SUCCESS_RATE}"): key
-                for key, one in parsed.items()
+                key: one.name.removesuffix(f".{SUCCESS_RATE}")
+                for key, one in ((key, parse_flat_key(key)) for key in view.known_keys())
                 if one.operation and one.statistic == SUCCESS_RATE
             }
-            keys = [key for name, key in known.items() if name == operation]
+            keys = [key for key, name in known.items() if name == operation]
             rates = [(row.moment, rate) for row, found in view.measurements(keys) for rate in found.values()]
             if not rates:
                 raise UnknownMetricError(
                     f"no success rate of {shown(operation)} in {self._described(view)}."
-                    f"{nearest(str(operation), known)}"
+                    f"{nearest(str(operation), {*known.values()} - {operation})}"
                 )
         in_window = [rate for moment, rate in rates if edge is None or moment >= edge]
         return _mean(in_window) if in_window else 1.0
@@ -267,9 +266,11 @@ class SnapshotAggregator:
         Raises:
             UnknownMetricError: If there are none.
         """
-        known = view.keys()
+        known = view.known_keys()
         keys = find_keys(metric, known) if isinstance(metric, str) else []
         found = list(view.measurements(keys))
+        if keys and not found:
+            raise UnknownMetricError(f"no metric {shown(metric)} in {self._described(view)}; others have it")
         if not found:
             names = {parse_flat_key(key).name for key in known} | known
             raise UnknownMetricError(

@@ -16,6 +16,7 @@ LINES = ".jsonl"
 """The ending of a file with a snapshot a line, such as FlameIQ's ``history.jsonl``."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _NAMED_PROBLEMS = 3
 
@@ -48,10 +49,12 @@ def read_entries(content: bytes, name: str, written_ns: int) -> tuple[list[Entry
     """
     found: list[Entry] = []
     problems: list[str] = []
+    # A file system may know years that `datetime` does not.
+    written = min(max(written_ns // 1_000, moment_of(_FIRST)), moment_of(_LAST))
     is_lines = name.endswith(LINES)
     for number, text in _lines(content) if is_lines else [(0, content)]:
         try:
-            found.append(_entry(parse_document(text), number, written_ns // 1_000))
+            found.append(_entry(parse_document(text), number, written))
         except SnapshotError as error:
             place = f"line {number}: " if is_lines else ""
             problems.append(place + "; ".join(_few(error.violations)))

@@ -233,7 +233,8 @@ def _replace(home: Path, content: bytes) -> None:
     Raises:
         OSError: If the disk refuses.
     """
-    home.parent.mkdir(parents=True, exist_ok=True)
+    if home.name != INDEX_NAME:  # what is in the cache is nobody else's business
+        home.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     _remove_abandoned(home.parent)
     temporary = home.with_name(_TEMPORARY.format(uuid4().hex))
     try:

@@ -100,7 +100,7 @@ class View:
         if selection.last is not None:
             self.rows = self.rows[-selection.last :]
 
-    def keys(self) -> set[str]:
+    def known_keys(self) -> set[str]:
         """Return the flat keys of all measurements, also of runs that are not selected."""
         return {
             restored(key)
