@@ -7,6 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -106,8 +107,7 @@ class SnapshotAggregator:
             known = ", ".join(Environment)
             raise InvalidInputError(f"environment={shown(environment)} is none of {known}")
         before = self._selection
-        narrowed = SnapshotAggregator.__new__(SnapshotAggregator)
-        narrowed.__dict__ |= self.__dict__
+        narrowed = copy(self)
         narrowed._selection = Selection(
             before.branch if branch is None else branch,
             before.commit if commit is None else commit,

@@ -44,6 +44,9 @@ CREATE TABLE measurements (key INTEGER, run INTEGER, value REAL, PRIMARY KEY (ke
 _VERSION = b"metrics-framework history 1\n"
 """What follows the database in an index, with its checksum; another layout is another version."""
 
+_KEEPS = hasattr(sqlite3.Connection, "serialize")
+"""Whether an index can be kept; where SQLite was built without that, files are read with each question."""
+
 _TRAILER = len(_VERSION) + 4
 _TEMPORARY = ".history-{}.tmp"
 _ABANDONED_SECONDS = 3600.0
@@ -136,6 +139,8 @@ class SourceIndex:
 
     def _find(self, seen: dict[str, _File]) -> tuple[sqlite3.Connection | None, bytes | None]:
         """Return a connection to an index that is up to date, or else the content of one that is not."""
+        if not _KEEPS:
+            return None, None
         stale = self._in_memory
         if stale is not None and (connection := _if_fresh(_loaded(stale), seen)):
             return connection, None
@@ -200,7 +205,7 @@ class SourceIndex:
         return changed
 
     def _save(self, connection: sqlite3.Connection) -> None:
-        if not hasattr(connection, "serialize"):  # an SQLite without it: the files are read each time
+        if not _KEEPS:
             return
         database = connection.serialize()
         content = database + _VERSION + zlib.crc32(database).to_bytes(4, "big")

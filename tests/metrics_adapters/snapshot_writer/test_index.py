@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -78,11 +79,32 @@ def test_only_what_changed_is_opened(folder: Path, opened: list[str]) -> None:
     assert sorted(opened) == ["5.json", "new.json"]
 
 
-def test_a_change_within_a_tick_of_the_disks_clock_is_noticed(folder: Path) -> None:
-    """A file that is as long as before and bears the same time is read again while it is that new."""
-    for number in range(20):
-        (folder / "5.json").write_text(json.dumps(document(5, "5", hits=100 + number)))
-        assert hits(folder)[5] == 100 + number
+def test_a_change_within_a_tick_of_the_disks_clock_is_noticed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, opened: list[str]
+) -> None:
+    """A file that is as long as before and bears the same time is read again for as long as it is new."""
+    monkeypatch.setattr(index, "_UNSETTLED_NS", 60_000_000_000)
+    now = time.time_ns()
+    for hit in (100, 101, 102):
+        (folder / "5.json").write_text(json.dumps(document(5, "5", hits=hit)))
+        os.utime(folder / "5.json", ns=(now, now))
+        assert hits(folder)[5] == hit
+    monkeypatch.setattr(index, "_UNSETTLED_NS", 0)
+    for _ in range(2):
+        hits(folder)
+    assert opened.count("5.json") == 4
+
+
+def test_an_sqlite_that_keeps_nothing_is_asked_all_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no index can be kept, the answers are those of the files."""
+    monkeypatch.setattr(index, "_KEEPS", False)
+    aggregator = SnapshotAggregator(folder)
+    assert len(aggregator.runs()) == 10
+    (folder / "3.json").unlink()
+    assert len(aggregator.runs()) == 9
+    assert not (folder / INDEX_NAME).exists()
 
 
 @pytest.mark.parametrize(
