@@ -22,7 +22,7 @@ from rich.progress import track
 from benchmarks.tables import Report
 
 FILES = 5_000
-ROUNDS = 5
+ROUNDS = 11
 INDEX = ".history.sqlite"
 ASK = """
 import glob, json, sys, time

@@ -18,7 +18,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from hashlib import blake2b, sha256
 from pathlib import Path
-from typing import NamedTuple
 from uuid import uuid4
 
 from metrics_adapters.snapshot_writer.entries import LINES, read_entries
@@ -58,16 +57,8 @@ _UNSETTLED = ""
 """The stamp of a file that was changed just now: it is read once more."""
 
 
-class _File(NamedTuple):
-    """What the file system says of a file."""
-
-    size: int
-    changed_ns: int
-
-    @property
-    def stamp(self) -> str:
-        """What differs where the file does."""
-        return f"{self.size} {self.changed_ns}"
+_File = tuple[int, int]
+"""What the file system says of a file: its size, and when it was changed, in nanoseconds since 1970."""
 
 
 class SourceIndex:
@@ -117,7 +108,7 @@ class SourceIndex:
         try:
             if self._is_file():
                 status = self.source.stat()
-                return {self.source.name: _File(status.st_size, status.st_mtime_ns)}
+                return {self.source.name: (status.st_size, status.st_mtime_ns)}
             with os.scandir(self.source) as entries:
                 return dict(_listed(entries))
         except FileNotFoundError:
@@ -178,7 +169,7 @@ class SourceIndex:
     def _update(self, connection: sqlite3.Connection, seen: dict[str, _File]) -> bool:
         """Make the index say what the files say, and return whether anything had changed."""
         known = _stamps(connection)
-        outdated = {name for name, stamp in known.items() if name not in seen or seen[name].stamp != stamp}
+        outdated = {name for name, stamp in known.items() if name not in seen or _stamp(seen[name]) != stamp}
         if outdated:
             _remove(connection, outdated)
         adding = _Adding(connection)
@@ -186,7 +177,7 @@ class SourceIndex:
         is_complete, changed = True, bool(outdated)
         for name in seen.keys() - (known.keys() - outdated):
             file = seen[name]
-            is_settled = abs(time.time_ns() - file.changed_ns) >= _UNSETTLED_NS
+            is_settled = abs(time.time_ns() - file[1]) >= _UNSETTLED_NS
             try:
                 content = read_content(self.folder / name)
             except OutputError as error:
@@ -194,7 +185,7 @@ class SourceIndex:
                 if not isinstance(error.__cause__, FileNotFoundError):  # removed since it was listed
                     unread[name] = str(error)
                 continue
-            adding.add(name, file, file.stamp if is_settled else _UNSETTLED, content)
+            adding.add(name, file, _stamp(file) if is_settled else _UNSETTLED, content)
             is_complete, changed = is_complete and is_settled, True
         adding.finish()
         connection.execute("DELETE FROM listing")
@@ -229,7 +220,7 @@ def _listed(entries: Iterable[os.DirEntry[str]]) -> Iterator[tuple[str, _File]]:
             except OSError:  # removed while the folder was listed
                 continue
             if stat.S_ISREG(status.st_mode):
-                yield name, _File(status.st_size, status.st_mtime_ns)
+                yield name, (status.st_size, status.st_mtime_ns)
 
 
 def _replace(home: Path, content: bytes) -> None:
@@ -294,6 +285,12 @@ def _if_fresh(connection: sqlite3.Connection, seen: dict[str, _File]) -> sqlite3
     return None
 
 
+def _stamp(file: _File) -> str:
+    """Return what differs where a file does."""
+    size, changed_ns = file
+    return f"{size} {changed_ns}"
+
+
 def _digest(files: dict[str, _File]) -> bytes:
     """Return what differs where any file does."""
     listed = "/".join([f"{name}/{size}/{changed}" for name, (size, changed) in sorted(files.items())])
@@ -330,7 +327,7 @@ class _Adding:
 
     def add(self, name: str, file: _File, stamp: str, content: bytes) -> None:
         """Put one file into it."""
-        entries, problem = read_entries(content, name, file.changed_ns)
+        entries, problem = read_entries(content, name, file[1])
         file_id = self._insert(
             "INSERT INTO files (name, stamp, problem) VALUES (?, ?, ?)", os.fsencode(name), stamp, problem
         )
