@@ -35,6 +35,7 @@ BUILT_IN = {
     "resources": "metrics_adapters.resources:PsutilMonitor",
     "resources.command": "metrics_adapters.resources:CommandMonitor",
     "snapshot_writer": "metrics_adapters.snapshot_writer:SnapshotWriter",
+    "snapshot_writer.aggregator": "metrics_adapters.snapshot_writer:SnapshotAggregator",
 }
 
 

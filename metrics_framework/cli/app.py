@@ -9,7 +9,9 @@ from pathlib import Path
 import click
 
 from metrics_framework._version import __version__
+from metrics_framework.cli.diff import Side, read_side, show_diff
 from metrics_framework.cli.exit_codes import INTERRUPTED
+from metrics_framework.cli.history import mixed_timers, open_history, show_metric, show_runs
 from metrics_framework.cli.measure import Measurement, measure
 from metrics_framework.cli.tables import print_measurement, print_snapshot
 from metrics_framework.cli.telemetry import telemetry
@@ -26,7 +28,7 @@ INTERRUPTED_TAG = "interrupted"
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def app() -> None:
-    """Measure commands, check and show performance snapshots, and read telemetry."""
+    """Measure commands, check, show and compare performance snapshots, and read telemetry."""
 
 
 app.add_command(telemetry)
@@ -118,13 +120,18 @@ def _finish(measurement: Measurement, output: Path, environment: str | None, tag
     return True
 
 
-def _parse_tags(pairs: tuple[str, ...]) -> dict[str, str]:
+def _pairs(pairs: tuple[str, ...]) -> dict[str, str]:
     tags: dict[str, str] = {}
     for pair in pairs:
         key, separator, value = pair.partition("=")
         if not separator or not key:
             raise click.BadParameter(f"{pair!r} is not of the form KEY=VALUE", param_hint="'--tag'")
         tags[key] = value
+    return tags
+
+
+def _parse_tags(pairs: tuple[str, ...]) -> dict[str, str]:
+    tags = _pairs(pairs)
     if len({*tags, LATENCY_TAG, INTERRUPTED_TAG}) > MAX_TAGS:
         raise click.BadParameter(
             f"{len(tags)} are too many: a snapshot holds {MAX_TAGS}, with"
@@ -174,6 +181,105 @@ def show(file: Path, as_json: bool) -> None:
         click.echo(json.dumps(snapshot.to_dict(), indent=2))
     else:
         print_snapshot(snapshot)
+
+
+@app.command()
+@click.argument("source", metavar="DIR", type=click.Path(exists=True, path_type=Path))
+@click.argument("metric", required=False)
+@click.option("--branch", help="Runs of this branch.")
+@click.option("--commit", help="Runs of this commit; seven digits are enough.")
+@click.option(
+    "--environment",
+    type=click.Choice([environment.value for environment in Environment]),
+    help="Runs that took place there.",
+)
+@click.option(
+    "--tag",
+    "tags",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Runs with this tag in their metadata; repeatable.",
+)
+@click.option("--last", type=click.IntRange(1), metavar="N", help="The newest N of those.")
+@click.option(
+    "--format",
+    type=click.Choice(["table", "json", "csv"]),
+    default="table",
+    show_default=True,
+    help="How to print it.",
+)
+def history(
+    source: Path,
+    metric: str | None,
+    branch: str | None,
+    commit: str | None,
+    environment: str | None,
+    tags: tuple[str, ...],
+    last: int | None,
+    format: str,
+) -> None:
+    """Show the snapshots in DIR run by run: METRIC as a chart, or which runs and metrics there are.
+
+    DIR may also be a file with a snapshot a line, such as FlameIQ's history.jsonl. METRIC is a key like
+    latency.p95 or custom.payload/size/mean, or a name as it was recorded. Without a terminal the chart is a
+    line for each run. Files that are no snapshots are named on standard error and left alone.
+
+    \b
+    Exit codes:
+      0  something was shown
+      1  there is no such run or metric
+
+    Example: metrics-framework history snapshots latency.p95 --branch main --last 50
+    """  # noqa: D301 - as above
+    asked = open_history(source)
+    try:
+        for file in asked.left_out():
+            click.echo(f"{file.path}: left out: {file.reason}", err=True)
+        chosen = asked.where(
+            branch=branch, commit=commit, environment=environment, tags=_pairs(tags), last=last
+        )
+        runs = show_runs(chosen, format) if metric is None else show_metric(chosen, metric, format)
+    except MetricsError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    if not runs:
+        click.echo(f"{source}: no such runs" if asked.runs() else f"{source}: holds no snapshot", err=True)
+        sys.exit(1)
+    is_of_timer = metric is None or metric.startswith("latency.") or metric == "throughput"
+    if is_of_timer and (note := mixed_timers(runs)):
+        click.echo(f"Note: {note}; --tag {LATENCY_TAG}=… chooses one", err=True)
+
+
+@app.command()
+@click.argument("a", type=click.Path(exists=True, path_type=Path))
+@click.argument("b", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--format",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="How to print it.",
+)
+def diff(a: Path, b: Path, format: str) -> None:
+    """Show the snapshots A and B side by side, and how far each measurement moved, in percent of A.
+
+    Each is a file, or a folder, whose newest snapshot is taken. There is no verdict.
+
+    \b
+    Exit codes:
+      0  both were shown
+      1  one is no valid snapshot
+    """  # noqa: D301 - as above
+    show_diff(_side(a), _side(b), format)
+
+
+def _side(path: Path) -> Side:
+    try:
+        return read_side(path)
+    except MetricsError as error:
+        for line in _lines(error):
+            click.echo(f"{path}: {line}", err=True)
+        sys.exit(1)
 
 
 def _lines(error: MetricsError) -> tuple[str, ...]:

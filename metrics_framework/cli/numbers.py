@@ -6,6 +6,15 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+from metrics_framework.snapshots import parse_flat_key
+from metrics_framework.values import MetricUnit
+
+_UNITS = {
+    MetricUnit.MEGABYTES: " MB",
+    MetricUnit.PERCENT: " %",
+    MetricUnit.OPERATIONS_PER_SECOND: "/s",
+}
+
 
 def duration(milliseconds: float) -> str:
     """Return a duration with three digits that count and the unit that suits it.
@@ -48,6 +57,17 @@ def size(number: float) -> str:
             return f"{plain(number)} {unit}"
         number /= 1e3
     return f"{plain(number)} TB"
+
+
+def measured(key: str, number: float) -> str:
+    """Return a measurement of a snapshot with its unit, which its flat key tells.
+
+    Example:
+        >>> measured("latency.p95", 12.34), measured("memory_mb", 512), measured("custom.jobs", 3)
+        ('12.3 ms', '512 MB', '3')
+    """
+    unit = parse_flat_key(key).unit
+    return duration(number) if unit is MetricUnit.MILLISECONDS else plain(number) + _UNITS.get(unit, "")
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:

@@ -2,8 +2,10 @@
 
 from metrics_framework.snapshots.build import BuildReport, LeftOut, SnapshotBuilder
 from metrics_framework.snapshots.files import dump_snapshot, read_snapshot
-from metrics_framework.snapshots.keys import custom_key
+from metrics_framework.snapshots.flat import Measured, find_keys, parse_flat_key
+from metrics_framework.snapshots.keys import CustomSeries, custom_key, parse_custom_key
 from metrics_framework.snapshots.rules import document_violations, json_schema
+from metrics_framework.snapshots.runs import LeftOutFile, Run, RunValue
 from metrics_framework.snapshots.v1 import (
     Environment,
     LatencyMetrics,
@@ -14,16 +16,24 @@ from metrics_framework.snapshots.v1 import (
 
 __all__ = [
     "BuildReport",
+    "CustomSeries",
     "Environment",
     "LatencyMetrics",
     "LeftOut",
+    "LeftOutFile",
+    "Measured",
     "Metrics",
     "PerformanceSnapshot",
+    "Run",
+    "RunValue",
     "SnapshotBuilder",
     "SnapshotMetadata",
     "custom_key",
     "document_violations",
     "dump_snapshot",
+    "find_keys",
     "json_schema",
+    "parse_custom_key",
+    "parse_flat_key",
     "read_snapshot",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from metrics_framework.errors import OutputError, SnapshotError
 from metrics_framework.snapshots.v1 import PerformanceSnapshot
@@ -16,17 +17,33 @@ def read_snapshot(path: str | Path) -> PerformanceSnapshot:
         OutputError: If the file cannot be read.
         SnapshotError: If it is not a valid v1 snapshot; every violation is listed.
     """
+    return PerformanceSnapshot.from_dict(parse_document(read_content(path)))
+
+
+def read_content(path: str | Path) -> bytes:
+    """Return what a file holds.
+
+    Raises:
+        OutputError: If the file cannot be read.
+    """
     try:
-        text = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except (OSError, ValueError) as error:  # a ValueError for a path that no system can have
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise OutputError(f"cannot read {str(path)!r}: {reason}") from error
+
+
+def parse_document(content: bytes) -> Any:
+    """Return the JSON document that a file holds, whatever it says.
+
+    Raises:
+        SnapshotError: If it is no JSON.
+    """
     try:
         # bytes: JSON may be UTF-8, UTF-16 or UTF-32, with or without a byte order mark
-        document = json.loads(text)
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise SnapshotError([f"document: is not JSON: {error}"]) from error
-    return PerformanceSnapshot.from_dict(document)
 
 
 def dump_snapshot(snapshot: PerformanceSnapshot) -> str:

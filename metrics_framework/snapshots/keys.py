@@ -9,6 +9,8 @@ a namespace of its own, is marked by ``operation:`` in front.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
+from urllib.parse import unquote
 
 STATISTICS = {"count": "count", "mean": "avg", "p95": "p95", "p99": "p99"}
 """Each statistic of a distribution that becomes a key, and where a summary has it."""
@@ -56,3 +58,46 @@ def key_stem(name: str, tags: Mapping[str, str] | None, operation: bool) -> str:
         pairs = sorted((tag.translate(_IN_TAG), value.translate(_IN_TAG)) for tag, value in tags.items())
         key += f"[{','.join(f'{tag}:{value}' for tag, value in pairs)}]"
     return f"operation:{key}" if operation else key
+
+
+class CustomSeries(NamedTuple):
+    """What a custom key stands for.
+
+    Attributes:
+        name: The metric's or operation's name, as recorded.
+        tags: The series' tags.
+        statistic: Which statistic of it; ``None`` for its one value.
+        operation: Whether the name is an operation's.
+    """
+
+    name: str
+    tags: dict[str, str]
+    statistic: str | None = None
+    operation: bool = False
+
+
+def parse_custom_key(key: str) -> CustomSeries:
+    """Return the series that `custom_key` made a key of; of a key by another rule the name is the key.
+
+    Example:
+        >>> parse_custom_key("http/requests[endpoint:/status]/p95")
+        CustomSeries(name='http.requests', tags={'endpoint': '/status'}, statistic='p95', operation=False)
+        >>> parse_custom_key("100% mine").name
+        '100% mine'
+    """
+    stem = key.removeprefix("operation:")
+    head, slash, last = stem.rpartition("/")
+    statistic = last if slash and last in _SUFFIXES else None
+    if statistic is not None:
+        stem = head
+    name, bracket, listed = stem.removesuffix("]").partition("[")
+    tags = dict(_pair(pair) for pair in listed.split(",")) if bracket else {}
+    # What another tool calls a "[" or a "%" may be anything: only what leads back to the key is ours.
+    series = CustomSeries(unquote(name.replace("/", ".")), tags, statistic, key.startswith("operation:"))
+    made = custom_key(series.name, series.tags, statistic=series.statistic, operation=series.operation)
+    return series if made == key and series.name else CustomSeries(key, {})
+
+
+def _pair(text: str) -> tuple[str, str]:
+    tag, _, value = text.partition(":")
+    return unquote(tag), unquote(value)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -50,7 +50,7 @@ class LatencyMetrics:
     p99: float | None = None
 
     def __post_init__(self) -> None:
-        _refuse(rules.latency_violations(asdict(self), "latency"))
+        _refuse(rules.latency_violations(vars(self), "latency"))
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,7 @@ class Metrics:
     def _to_dict(self) -> dict[str, Any]:
         plain: dict[str, Any] = {}
         if self.latency is not None:
-            plain["latency"] = {
-                key: value for key, value in asdict(self.latency).items() if value is not None
-            }
+            plain["latency"] = {key: value for key, value in vars(self.latency).items() if value is not None}
         for key in ("throughput", "memory_mb", "cpu_percent"):
             if getattr(self, key) is not None:
                 plain[key] = getattr(self, key)

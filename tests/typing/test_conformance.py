@@ -18,7 +18,7 @@ from metrics_adapters.gpu import GpuMonitor
 from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTimer, InMemoryTracker
 from metrics_adapters.prometheus import PrometheusCollector, Pushgateway, RegistryAggregator, Textfile
 from metrics_adapters.resources import CommandMonitor, PsutilMonitor
-from metrics_adapters.snapshot_writer import SnapshotWriter
+from metrics_adapters.snapshot_writer import SnapshotAggregator, SnapshotWriter
 from metrics_framework import MetricsSystem, PerformanceSnapshot, protocols
 from metrics_framework.clock import SYSTEM_CLOCK, Clock, ManualClock, SystemClock
 from metrics_framework.dashboard import HistoryAggregator
@@ -65,11 +65,13 @@ def test_the_prometheus_adapter_fits() -> None:
 
 
 def test_other_aggregators_fit() -> None:
-    """What reads a registry, and several as one, are aggregators; ours knows histories beyond that."""
+    """What reads a registry, snapshots, and several as one, are aggregators; ours knows histories, too."""
     registry: type[MetricsAggregator] = RegistryAggregator
+    snapshots: type[MetricsAggregator] = SnapshotAggregator
     history: type[HistoryAggregator] = InMemoryAggregator
     combined: MetricsAggregator = CombinedAggregator(InMemoryAggregator(), RegistryAggregator())
     assert isinstance(registry(), MetricsAggregator)
+    assert isinstance(snapshots(), MetricsAggregator)
     assert issubclass(history, InMemoryAggregator)
     assert isinstance(combined, MetricsAggregator)
 

@@ -60,6 +60,7 @@ class MetricsAggregatorContract(Contract, ABC):
         self, collector: MetricCollector, aggregator: MetricsAggregator, parts: Parts, metric_type: str
     ) -> None:
         """Each type of metric has its own, whatever was recorded, and each is a finite number."""
+        self.need_type(metric_type)
         getattr(collector, f"record_{metric_type}")("m", 2)
         self.settle(parts)
         summary = aggregator.get_metric_summary("m")
@@ -71,6 +72,7 @@ class MetricsAggregatorContract(Contract, ABC):
         self, collector: MetricCollector, aggregator: MetricsAggregator, parts: Parts, metric_type: str
     ) -> None:
         """Every statistic is of all values together, whichever series they are in."""
+        self.need_type(metric_type)
         for number, value in enumerate((1, 2, 10, 4, 8)):
             getattr(collector, f"record_{metric_type}")("m", value, tags={"number": str(number % 2)})
         self.settle(parts)
@@ -82,6 +84,7 @@ class MetricsAggregatorContract(Contract, ABC):
         self, collector: MetricCollector, aggregator: MetricsAggregator, parts: Parts, clock: ManualClock
     ) -> None:
         """The sum is of the window, the total since the start."""
+        self.need_type("counter")
         for number in range(4):
             collector.record_counter("c", number, {"number": str(number)})
             clock.advance(1_800)
@@ -101,6 +104,7 @@ class MetricsAggregatorContract(Contract, ABC):
         metric_type: str,
     ) -> None:
         """Without records there are no averages, extremes or quantiles; a gauge is still what it was."""
+        self.need_type(metric_type)
         self.need_windows()
         getattr(collector, f"record_{metric_type}")("m", 2)
         clock.advance(3_600)
@@ -119,6 +123,7 @@ class MetricsAggregatorContract(Contract, ABC):
         self, collector: MetricCollector, aggregator: MetricsAggregator, parts: Parts, clock: ManualClock
     ) -> None:
         """`seconds` is at least what was asked, is true, and is what rates are divided by."""
+        self.need_type("counter")
         self.need_windows()
         for _ in range(600):
             collector.record_counter("c", 3)
@@ -150,6 +155,7 @@ class MetricsAggregatorContract(Contract, ABC):
         self, collector: MetricCollector, aggregator: MetricsAggregator, parts: Parts
     ) -> None:
         """The minimum, the quantiles and the maximum never pass one another."""
+        self.need_type("histogram")
         for index in range(1_000):
             collector.record_histogram("h", (index * 7919) % 1_000 + 0.5)
         self.settle(parts)
@@ -213,6 +219,7 @@ class MetricsAggregatorContract(Contract, ABC):
         metric_type: str,
     ) -> None:
         """The value is a total, a last value or p95; the summary is in the metadata, durations in ms."""
+        self.need_type(metric_type)
         for number in (1, 3, 2):
             getattr(collector, f"record_{metric_type}")("m", number, tags={"x": "1"})
         getattr(collector, f"record_{metric_type}")("m", 70, tags={"x": "2"})
@@ -243,7 +250,7 @@ class MetricsAggregatorContract(Contract, ABC):
             assert value.tags == {"x": "1"}
             self.known("counter", value.metadata, sum=1)
             summary = aggregator.get_metric_summary("c")
-            assert summary["sum"] == 1
+            self.known("counter", summary, sum=1)
             for answer in (value.tags, value.metadata, summary):
                 answer.clear()
 
@@ -307,6 +314,7 @@ class MetricsAggregatorContract(Contract, ABC):
         self, collector: MetricCollector, aggregator: MetricsAggregator, parts: Parts
     ) -> None:
         """Of one type, in descending order, at most as many as asked for."""
+        self.need_type("counter")
         for number in (3, 9, 1, 7):
             collector.record_counter(f"c{number}", number)
             collector.record_gauge(f"g{number}", 100 + number)
@@ -324,6 +332,7 @@ class MetricsAggregatorContract(Contract, ABC):
         self, collector: MetricCollector, aggregator: MetricsAggregator, parts: Parts, clock: ManualClock
     ) -> None:
         """The top rates are those of counters, in events per second."""
+        self.need_type("counter")
         collector.record_counter("slow", 10)
         collector.record_counter("fast", 90)
         clock.advance(10)

@@ -81,6 +81,8 @@ class Contract(ABC):
     Attributes:
         unknown_keys: Keys of a summary that this backend cannot know: ``"stddev"`` of every type of metric,
             ``"gauge.avg"`` of one. They are not asked for; being there, they would be wrong.
+        more_keys: Keys that each of its summaries with records has beyond those of the contract.
+        metric_types: The types of metric that it tells apart. Tests about another one are skipped.
         keeps_windows: Whether it can answer for a window of time. One that cannot answers since the start
             and says so by ``seconds``, or refuses the window with an `InvalidInputError`.
         quantile_error: How far off its quantiles may be, relative to the value.
@@ -91,6 +93,8 @@ class Contract(ABC):
     """
 
     unknown_keys: frozenset[str] | set[str] = frozenset()
+    more_keys: frozenset[str] | set[str] = frozenset()
+    metric_types: frozenset[str] | set[str] = frozenset(SUMMARY_KEYS)
     keeps_windows: bool = True
     quantile_error: float = 0.01
     takes_negatives: bool = True
@@ -120,12 +124,12 @@ class Contract(ABC):
 
     def knows(self, metric_type: str, key: str) -> bool:
         """Say whether a summary of that type has that key."""
-        in_contract = key in SUMMARY_KEYS[metric_type]
+        in_contract = metric_type in self.metric_types and key in SUMMARY_KEYS[metric_type]
         return in_contract and not {key, f"{metric_type}.{key}"} & set(self.unknown_keys)
 
     def keys(self, metric_type: str) -> set[str]:
         """Return the keys that a summary of this backend has."""
-        return {key for key in SUMMARY_KEYS[metric_type] if self.knows(metric_type, key)}
+        return {key for key in SUMMARY_KEYS[metric_type] if self.knows(metric_type, key)} | self.more_keys
 
     def known(self, metric_type: str, summary: Mapping[str, float], **expected: float) -> None:
         """Assert the expected values of those keys that this backend knows."""
@@ -138,6 +142,11 @@ class Contract(ABC):
         """Skip a test about windows for a backend without them."""
         if not self.keeps_windows:
             pytest.skip("this backend declares that it keeps no windows")
+
+    def need_type(self, metric_type: str) -> None:
+        """Skip a test about a type of metric that a backend does not tell apart from others."""
+        if metric_type not in self.metric_types:
+            pytest.skip(f"this backend declares that it knows no {metric_type}")
 
     def need_reentry(self) -> None:
         """Skip a test about re-entry for a backend that cannot be called in the middle of a call."""

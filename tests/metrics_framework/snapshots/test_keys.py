@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from metrics_framework.snapshots import Metrics, custom_key
+from metrics_framework.snapshots import CustomSeries, Metrics, custom_key, parse_custom_key
 from metrics_framework.snapshots.keys import STATISTICS, SUCCESS_RATE
 
 
@@ -167,6 +167,40 @@ def test_keys_are_what_the_documentation_says(
 ) -> None:
     """Thresholds in people's configuration depend on these, so they never change."""
     assert custom_key(name, tags, statistic=statistic, operation=operation) == key
+
+
+@given(SERIES)
+@example(_plain("x.p95"))
+@example(_plain("operation:x.count"))
+@example(_Series("x", (("a", ""),), "p95", False))
+@example(_plain("\ud800.%41"))
+def test_a_key_leads_back_to_its_series(series: _Series) -> None:
+    """Name, tags, statistic and namespace are all in the key."""
+    assert parse_custom_key(series.key) == (
+        series.name,
+        dict(series.tags),
+        series.statistic,
+        series.operation,
+    )
+
+
+@given(st.lists(WORDS, min_size=1, max_size=8).map("".join) | st.text(min_size=1))
+@example("p95")
+@example("/p95")
+@example("operation:")
+@example("x[a:b")
+@example("x[]")
+@example("x[a:1,a:2]")
+@example("x[b:1,a:2]")
+@example("100%")
+@example("%2e")
+@example("a%FFb")
+def test_a_key_by_another_rule_is_a_name(key: str) -> None:
+    """What a key is said to stand for makes that key; of a key that nothing makes, the name is the key."""
+    series = parse_custom_key(key)
+    if series != CustomSeries(key, {}):
+        made = custom_key(series.name, series.tags, statistic=series.statistic, operation=series.operation)
+        assert made == key
 
 
 def test_statistics_are_those_of_a_summary() -> None:
