@@ -1,6 +1,8 @@
 """Version 1 performance snapshots: the models, their rules, and how a system becomes one."""
 
-from metrics_framework.snapshots.build import BuildReport, LeftOut, SnapshotBuilder
+import typing
+
+from metrics_framework.snapshots.build import BuildReport, DistributionAggregator, LeftOut, SnapshotBuilder
 from metrics_framework.snapshots.files import dump_snapshot, read_snapshot
 from metrics_framework.snapshots.keys import custom_key
 from metrics_framework.snapshots.rules import document_violations, json_schema
@@ -12,8 +14,12 @@ from metrics_framework.snapshots.v1 import (
     SnapshotMetadata,
 )
 
+if typing.TYPE_CHECKING:
+    from metrics_framework.snapshots.distributions import read_distributions
+
 __all__ = [
     "BuildReport",
+    "DistributionAggregator",
     "Environment",
     "LatencyMetrics",
     "LeftOut",
@@ -25,5 +31,14 @@ __all__ = [
     "document_violations",
     "dump_snapshot",
     "json_schema",
+    "read_distributions",
     "read_snapshot",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name == "read_distributions":  # what keeps numbers is slow to import
+        from metrics_framework.snapshots.distributions import read_distributions
+
+        return read_distributions
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
