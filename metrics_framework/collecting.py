@@ -12,8 +12,7 @@ from collections.abc import Callable
 from metrics_framework.background import Background
 from metrics_framework.errors import SnapshotError
 from metrics_framework.faults import Faults
-from metrics_framework.outputs import Outputs
-from metrics_framework.snapshots import PerformanceSnapshot
+from metrics_framework.outputs import Outputs, Run
 
 
 class Collection:
@@ -21,7 +20,7 @@ class Collection:
 
     Args:
         read: Reads the machine and records the readings.
-        build: Makes a snapshot.
+        build: Makes what is written.
         outputs: Where snapshots go.
         faults: Logs what fails; what fails costs nothing else.
 
@@ -32,7 +31,7 @@ class Collection:
     def __init__(
         self,
         read: Callable[[], object],
-        build: Callable[[], PerformanceSnapshot],
+        build: Callable[[], Run],
         outputs: Outputs,
         faults: Faults,
     ) -> None:
@@ -44,6 +43,11 @@ class Collection:
         self._is_first = True
         self._background: Background | None = None
         self.cpu_ns = 0
+
+    @property
+    def interval(self) -> float | None:
+        """Seconds between two collections; ``None`` while there are none."""
+        return self._interval
 
     def start(self, interval: float) -> None:
         """Read the machine at once, and read it and write snapshots every ``interval`` seconds from now on.
@@ -80,7 +84,7 @@ class Collection:
         if not self._outputs.names:
             return
         try:
-            snapshot = self._build()
+            run = self._build()
         except SnapshotError:
             return  # nothing was measured yet
-        self._outputs.write(lambda: snapshot, self._faults)
+        self._outputs.write(lambda: run, self._faults, owe=True)

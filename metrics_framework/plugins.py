@@ -31,6 +31,9 @@ BUILT_IN = {
     "resources": "metrics_adapters.resources:PsutilMonitor",
     "resources.command": "metrics_adapters.resources:CommandMonitor",
     "snapshot_writer": "metrics_adapters.snapshot_writer:SnapshotWriter",
+    "snapshot_writer.collector": "metrics_adapters.snapshot_writer:SnapshotCollector",
+    "snapshot_writer.timer": "metrics_adapters.snapshot_writer:SnapshotTimer",
+    "snapshot_writer.tracker": "metrics_adapters.snapshot_writer:SnapshotTracker",
 }
 
 

@@ -12,6 +12,7 @@ import math
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from math import ceil, inf, log2
 from typing import NamedTuple
@@ -39,7 +40,8 @@ class Buckets(NamedTuple):
     positive: Lanes
 
 
-class State(NamedTuple):
+@dataclass(frozen=True)
+class State:
     """All that a distribution is, for who keeps it elsewhere; `Distribution.of_state` takes it back.
 
     Attributes:
@@ -136,9 +138,7 @@ class Distribution:
     def state(self) -> State:
         """All that it is."""
         exact = None if self._exact is None else tuple(self._exact)
-        return State(
-            self.count, self.min, self.max, self._sum, self._mean, self.stddev, exact, self._buckets
-        )
+        return State(self.count, self.min, self.max, self._sum, self._mean, self.stddev, exact, self._buckets)
 
     def merge(self, other: Distribution) -> Distribution:
         """Return the distribution of the values of both."""

@@ -221,7 +221,7 @@ class _Checked:
         return tuple(values)
 
     def _buckets(self) -> Buckets:
-        scale = self._plain.get("scale")
+        scale: Any = self._plain.get("scale")
         if scale.__class__ is not int or not _LOWEST_SCALE <= scale <= SCALE:
             raise self._error(
                 ".scale", f"must be an integer from {_LOWEST_SCALE} to {SCALE}, got {quote(scale)}"
@@ -234,7 +234,8 @@ class _Checked:
             return lanes.EMPTY
         if not isinstance(plain, dict):
             raise self._error(f".{sign}", f"must be an object, got {quote(plain)}")
-        offset, counts = plain.get("offset"), plain.get("counts")
+        offset: Any = plain.get("offset")
+        counts: Any = plain.get("counts")
         if offset.__class__ is not int or not -(2**20) < offset < 2**20:
             raise self._error(f".{sign}.offset", f"must be the index of a bucket, got {quote(offset)}")
         if (
@@ -260,17 +261,18 @@ class _Checked:
         return parts[0], parts[1]
 
     def _number(self, key: str) -> float:
-        value = self._plain.get(key)
+        value: Any = self._plain.get(key)
         if not _is_number(value):
             raise self._error(f".{key}", f"must be a finite number, got {quote(value)}")
         number: float = value
         return number
 
     def _whole(self, key: str) -> int:
-        value = self._plain.get(key)
+        value: Any = self._plain.get(key)
         if value.__class__ is not int or not 0 <= value <= _MOST:
             raise self._error(f".{key}", f"must be an integer of 0 or more, got {quote(value)}")
-        return value
+        whole: int = value
+        return whole
 
     def _error(self, place: str, problem: str) -> DistributionsError:
         return DistributionsError(f"{self._path}{place}: {problem}")

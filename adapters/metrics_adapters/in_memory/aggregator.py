@@ -66,7 +66,7 @@ class InMemoryAggregator:
         return [value for value in values if wanted <= value.tags.items()] if wanted else values
 
     def get_distributions(self) -> list[SeriesDistribution]:
-        """Return the values behind every distribution; see `metrics_framework.recording.Store.distributions`."""
+        """Return the values of every distribution; see `metrics_framework.recording.Store.distributions`."""
         return self.store.distributions()
 
     def get_distribution(self, name: str, *, operation: bool = False) -> Distribution:

@@ -23,8 +23,9 @@ ORPHAN_SECONDS = 3_600.0
 
 SNAPSHOT = ".json"
 
-_MOMENT = "20260101T100000.000000"
-_STEM = re.compile(r"(\d{8}T\d{6}\.\d{6})Z-([0-9A-Za-z]+)(?:-(\d+))?")
+_FILE = re.compile(
+    r"(?P<stem>(?P<moment>\d{8}T\d{6}\.\d{6})Z-(?P<run>[0-9A-Za-z]+)(?:-(?P<number>\d+))?)(?P<ending>\.\w+)"
+)
 
 
 def moment_text(moment: datetime) -> str:
@@ -119,15 +120,14 @@ class Pruner:
 
     def _kept(self, entries: dict[str, os.DirEntry[str]]) -> Iterable[_Kept]:
         for name in entries:
-            stem, ending = os.path.splitext(name)
-            parts = _STEM.fullmatch(stem)
-            if ending != SNAPSHOT or parts is None:
+            named = _FILE.fullmatch(name)
+            if named is None or named["ending"] != SNAPSHOT:
                 continue
-            size = sum(
-                _size(entries[file]) for file in (name, f"{stem}{SIDECAR}") if file in entries
-            )
-            moment, run, number = parts.groups()
-            yield _Kept(moment, run, int(number or 1), stem, size, f"{stem}{BASELINE}" in entries)
+            stem = named["stem"]
+            size = sum(_size(entries[file]) for file in (name, f"{stem}{SIDECAR}") if file in entries)
+            number = int(named["number"] or 1)
+            is_baseline = f"{stem}{BASELINE}" in entries
+            yield _Kept(named["moment"], named["run"], number, stem, size, is_baseline)
 
     def _remove(self, stem: str) -> None:
         if (self._folder / f"{stem}{BASELINE}").exists():
@@ -139,8 +139,8 @@ class Pruner:
     def _remove_orphans(self, entries: dict[str, os.DirEntry[str]]) -> None:
         now = self._clock.time_ns() / 1e9
         for name, entry in entries.items():
-            stem, ending = os.path.splitext(name)
-            if ending != SIDECAR or f"{stem}{SNAPSHOT}" in entries or not _STEM.fullmatch(stem):
+            named = _FILE.fullmatch(name)
+            if named is None or named["ending"] != SIDECAR or f"{named['stem']}{SNAPSHOT}" in entries:
                 continue
             if now - _modified(entry) > ORPHAN_SECONDS:
                 path = self._folder / name

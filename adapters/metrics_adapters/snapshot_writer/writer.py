@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -74,8 +75,8 @@ class SnapshotWriter:
 
         Args:
             snapshot: The snapshot.
-            distributions: What goes into its sidecar, by the keys of `read_distributions`. The snapshot gets a
-                tag that names the sidecar; where it has all the tags that v1 allows, there is none.
+            distributions: What goes into its sidecar, by the keys of `read_distributions`. The snapshot gets
+                a tag that names the sidecar; where it has all the tags that v1 allows, there is none.
 
         Returns:
             The path of the new file: its name begins with the snapshot's time, so that names sort by age.
@@ -102,7 +103,7 @@ class SnapshotWriter:
         return path
 
     def _publish(self, files: Mapping[str, Draft], stem: str) -> Path:
-        """Give the files their final names, which differ in their endings; one that is taken gets a number."""
+        """Give the files final names, which differ in their endings; one that is taken gets a number."""
         for number in count(1):
             path = self.folder / (f"{stem}{SNAPSHOT}" if number == 1 else f"{stem}-{number}{SNAPSHOT}")
             if self._publish_as(path, files):
@@ -110,6 +111,8 @@ class SnapshotWriter:
         raise AssertionError("the numbers have no end")
 
     def _publish_as(self, path: Path, files: Mapping[str, Draft]) -> bool:
+        if os.path.lexists(path):
+            return False
         published: list[Path] = []
         done = False
         try:
@@ -127,9 +130,7 @@ class SnapshotWriter:
         return True
 
 
-def _contents(
-    snapshot: PerformanceSnapshot, distributions: Mapping[str, Distribution]
-) -> dict[str, bytes]:
+def _contents(snapshot: PerformanceSnapshot, distributions: Mapping[str, Distribution]) -> dict[str, bytes]:
     """Return the files of a snapshot by their endings, in the order in which they get their names."""
     files = {}
     metadata = snapshot.metadata
