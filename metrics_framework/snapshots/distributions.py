@@ -12,8 +12,8 @@ A sidecar is JSON, compressed by gzip::
 
 A key is that of the snapshot's measurements (`Metrics.flat`) without the statistic: the values behind
 ``custom.payload/size/p95`` are those of ``custom.payload/size``. Each distribution has ``count``, ``min``,
-``max``, ``mean``, ``stddev`` and ``sum``, which is the sum and the rounding error still to be added to it, or
-``null`` where it is beyond the largest float. Up to 128 values are there as they are, as ``values``. More of
+``max``, ``mean``, ``stddev`` and ``sum``, which is the sum and the rounding error still to be added to it;
+``stddev`` and ``sum`` are ``null`` where they are beyond the largest float. Up to 128 values are there as they are, as ``values``. More of
 them are counted in base-2 exponential buckets, as those of OpenTelemetry: ``scale``, ``zeros``, and of either
 sign ``offset`` and ``counts``, where count ``i`` is that of the magnitudes in
 ``(base**(offset+i), base**(offset+i+1)]`` with ``base = 2**(2**-scale)``. A quantile is off by half a bucket
@@ -169,7 +169,7 @@ def _to_plain(state: State) -> dict[str, Any]:
         "min": state.min,
         "max": state.max,
         "mean": state.mean,
-        "stddev": state.stddev,
+        "stddev": state.stddev if math.isfinite(state.stddev) else None,
         "sum": [total, compensation] if math.isfinite(total) else None,
     }
     if state.exact is not None:
@@ -200,9 +200,9 @@ class _Checked:
         if not count:
             return Distribution()
         low, high, mean = self._number("min"), self._number("max"), self._number("mean")
-        if not low <= mean <= high:
-            raise self._error("", f"min, mean and max must ascend, got {low!r}, {mean!r} and {high!r}")
-        stddev = self._number("stddev")
+        if low > high:
+            raise self._error(".min", f"is above max: {low!r} and {high!r}")
+        stddev = math.inf if self._plain.get("stddev", 0) is None else self._number("stddev")
         if stddev < 0:
             raise self._error(".stddev", f"must be 0 or more, got {stddev!r}")
         exact = self._values(low, high) if "values" in self._plain else None
@@ -216,7 +216,8 @@ class _Checked:
         values = self._plain["values"]
         if not isinstance(values, list) or len(values) > EXACT_VALUES:
             raise self._error(".values", f"must be a list of at most {EXACT_VALUES} numbers")
-        if not all(_is_number(value) and low <= value <= high for value in values):
+        # Whole numbers beyond 2**53 are kept as floats here, and as they are in min and max.
+        if not all(_is_number(value) and float(low) <= value <= float(high) for value in values):
             raise self._error(".values", "must be finite numbers from min to max")
         return tuple(values)
 
