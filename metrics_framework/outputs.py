@@ -200,8 +200,9 @@ class _Target:
         while len(self.owed) and faults.attempt("snapshot not written", self._put_owed, output=self.name):
             late += 1
         if late:
-            log_event("info", "snapshots written late", output=self.name, written=late, lost=self._given_up)
-            self._given_up = 0
+            lost, self._given_up = self._given_up, 0
+            level = "warning" if lost else "info"
+            log_event(level, "snapshots written late", output=self.name, written=late, lost=lost)
 
     def give_up(self) -> None:
         """Say what is lost for good."""
@@ -225,5 +226,8 @@ class _Target:
             self._put(run)
         except OSError:
             self.owed.append(run)
+            raise
+        except Exception:
+            self._given_up += 1
             raise
         return True

@@ -13,11 +13,11 @@ A sidecar is JSON, compressed by gzip::
 A key is that of the snapshot's measurements (`Metrics.flat`) without the statistic: the values behind
 ``custom.payload/size/p95`` are those of ``custom.payload/size``. Each distribution has ``count``, ``min``,
 ``max``, ``mean``, ``stddev`` and ``sum``, which is the sum and the rounding error still to be added to it;
-``stddev`` and ``sum`` are ``null`` where they are beyond the largest float. Up to 128 values are there as they are, as ``values``. More of
-them are counted in base-2 exponential buckets, as those of OpenTelemetry: ``scale``, ``zeros``, and of either
-sign ``offset`` and ``counts``, where count ``i`` is that of the magnitudes in
-``(base**(offset+i), base**(offset+i+1)]`` with ``base = 2**(2**-scale)``. A quantile is off by half a bucket
-at most: ``(base - 1) / 2`` of its value.
+``stddev`` and ``sum`` are ``null`` where they are beyond the largest float. Up to 128 values are there as
+they are, as ``values``. More of them are counted in base-2 exponential buckets, as those of OpenTelemetry:
+``scale``, ``zeros``, and of either sign ``offset`` and ``counts``, where count ``i`` is that of the
+magnitudes in ``(base**(offset+i), base**(offset+i+1)]`` with ``base = 2**(2**-scale)``. A quantile is off by
+half a bucket at most: ``(base - 1) / 2`` of its value.
 """
 
 from __future__ import annotations
