@@ -15,6 +15,7 @@ from metrics_framework.errors import InvalidInputError, MetricsError, OutputErro
 from metrics_framework.plugins import load_adapter
 from metrics_framework.snapshots import Environment, read_snapshot
 from metrics_framework.snapshots.build import LATENCY_TAG
+from metrics_framework.snapshots.distributions import DISTRIBUTIONS_TAG
 from metrics_framework.snapshots.rules import MAX_TAGS
 
 INTERRUPTED = 130
@@ -100,10 +101,10 @@ def _measure(command: tuple[str, ...], name: str, runs: int, warmup: int, output
 def _finish(measurement: Measurement, output: Path, environment: str | None, tags: dict[str, str]) -> bool:
     if measurement.interrupted:
         tags = {**tags, INTERRUPTED_TAG: "true"}
-    snapshot = measurement.system.snapshot(environment=environment, tags=tags)
+    snapshot, report = measurement.system.build_snapshot(environment=environment, tags=tags)
     # Written before anything is printed: whoever reads the output may stop reading.
     try:
-        path, problem = load_adapter("snapshot_writer")(output).write(snapshot), None
+        path, problem = load_adapter("snapshot_writer")(output).write(snapshot, report.distributions), None
     except OutputError as error:
         path, problem = None, error
     print_measurement(measurement, snapshot)
@@ -123,10 +124,11 @@ def _parse_tags(pairs: tuple[str, ...]) -> dict[str, str]:
         if not separator or not key:
             raise click.BadParameter(f"{pair!r} is not of the form KEY=VALUE", param_hint="'--tag'")
         tags[key] = value
-    if len({*tags, LATENCY_TAG, INTERRUPTED_TAG}) > MAX_TAGS:
+    own = {LATENCY_TAG, INTERRUPTED_TAG, DISTRIBUTIONS_TAG}
+    if len({*tags, *own}) > MAX_TAGS:
         raise click.BadParameter(
             f"{len(tags)} are too many: a snapshot holds {MAX_TAGS}, with"
-            f" {LATENCY_TAG!r} and {INTERRUPTED_TAG!r} among them",
+            f" {', '.join(map(repr, sorted(own)))} among them",
             param_hint="'--tag'",
         )
     return tags

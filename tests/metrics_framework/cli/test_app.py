@@ -107,8 +107,11 @@ def rows(text: str) -> dict[str, str]:
 
 
 def written(folder: str | Path = "snapshots") -> list[Path]:
-    """Return everything that is in a folder for snapshots."""
-    return sorted(Path(folder).iterdir()) if Path(folder).exists() else []
+    """Return the snapshots in a folder, where beside each there is its sidecar and nothing else."""
+    found = sorted(Path(folder).iterdir()) if Path(folder).exists() else []
+    snapshots = [path for path in found if path.suffix == ".json"]
+    assert found == sorted([*snapshots, *(path.with_suffix(".dist") for path in snapshots)])
+    return snapshots
 
 
 def snapshot_of(output: str) -> PerformanceSnapshot:
@@ -408,7 +411,7 @@ def test_wrong_usage_runs_nothing(arguments: list[str]) -> None:
     assert list(Path.cwd().iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [49, 50, 51, 200])
+@pytest.mark.parametrize("number", [48, 49, 50, 51, 200])
 def test_more_tags_than_a_snapshot_holds_are_refused(number: int) -> None:
     """Tags that a snapshot has no room for, beside its own, are wrong usage before anything runs."""
     done = invoke("run", *(f"--tag=k{index}=v" for index in range(number)), "--", "touch", "ran")
@@ -419,7 +422,7 @@ def test_more_tags_than_a_snapshot_holds_are_refused(number: int) -> None:
 
 def test_as_many_tags_as_a_snapshot_holds_are_written() -> None:
     """The greatest number of tags that is accepted is in the snapshot; one given twice counts once."""
-    tags = [f"--tag=k{index}=v" for index in range(48)]
+    tags = [f"--tag=k{index}=v" for index in range(47)]
     done = invoke("run", "-n", "1", *tags, "--tag=k0=again", "--", "true")
     assert done.exit_code == 0
     written_tags = snapshot_of(done.stdout).metadata.tags
