@@ -43,25 +43,7 @@ _WRITINGS: WeakValueDictionary[int, _Writing] = WeakValueDictionary()
 
 
 class _Written:
-    """What the views have in common: the numbers of their store become files.
-
-    The final snapshot is written by `close`, at the end of a ``with`` block, or at the interpreter's exit,
-    also after an exception that nobody caught. `os._exit` and a signal that kills leave what an interval has
-    written.
-
-    All views of one store write it together, once. A `MetricsSystem` that is made of one goes on with it: it
-    writes at its interval and its end, and at the interpreter's exit, and `close` is left to it.
-
-    Args:
-        folder: Where the files go, or the `SnapshotWriter` that writes them.
-        store: Where to keep numbers; a store of its own by default.
-        collection_interval: Seconds between two readings of the machine, and two snapshots; by default there
-            is the final one alone.
-
-    Raises:
-        InvalidInputError: If the store is written into another folder already.
-        ConfigurationError: If the interval is not positive.
-    """
+    """What the views have in common: the numbers of their store become files."""
 
     store: Store
 
@@ -115,8 +97,22 @@ class _Written:
 class SnapshotCollector(_Written, InMemoryCollector):
     """A `MetricCollector` whose numbers end in v1 snapshots.
 
-    It records as the in-memory one does. For a timer, a tracker and settings beside it, pass it to a
-    `MetricsSystem`.
+    It records as the in-memory one does. The final snapshot is written by `close`, at the end of a ``with``
+    block, or at the interpreter's exit, also after an exception that nobody caught. `os._exit` and a signal
+    that kills leave what an interval has written.
+
+    All views of one store write it together, once. A `MetricsSystem` that is made of one goes on with it: it
+    writes at the interval and its end, and at the interpreter's exit, and `close` is left to it.
+
+    Args:
+        folder: Where the files go, or the `SnapshotWriter` that writes them.
+        store: Where to keep numbers; a store of its own by default.
+        collection_interval: Seconds between two readings of the machine, and two snapshots; by default there
+            is the final one alone.
+
+    Raises:
+        InvalidInputError: If the store is written into another folder already.
+        ConfigurationError: If the interval is not positive.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -129,8 +125,14 @@ class SnapshotCollector(_Written, InMemoryCollector):
 
 
 class SnapshotTimer(_Written, InMemoryTimer):
-    """A `PerformanceTimer` whose durations end in v1 snapshots: the busiest operation is their latency."""
+    """A `PerformanceTimer` whose durations end in v1 snapshots: the busiest operation is their latency.
+
+    Arguments, and when files are written, are those of `SnapshotCollector`.
+    """
 
 
 class SnapshotTracker(_Written, InMemoryTracker):
-    """A `SuccessFailureTracker` whose success rates end in v1 snapshots."""
+    """A `SuccessFailureTracker` whose success rates end in v1 snapshots.
+
+    Arguments, and when files are written, are those of `SnapshotCollector`.
+    """
