@@ -81,11 +81,11 @@ class Draft:
             os.close(descriptor)
 
     def _discard(self) -> None:
-        # Closing flushes what a full disk refused before, and fails again.
-        with suppress(OSError):
-            self._temporary.unlink()
+        # Closing flushes what a full disk refused before, and fails again. Windows removes no open file.
         with suppress(OSError):
             self._file.close()
+        with suppress(OSError):
+            self._temporary.unlink()
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 from typing import Self
 from weakref import WeakValueDictionary
 
 from metrics_adapters.in_memory import InMemoryCollector, InMemoryTimer, InMemoryTracker
 from metrics_adapters.snapshot_writer.writer import DEFAULT_FOLDER, SnapshotWriter
+from metrics_framework.config import Settings
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.recording import Store
 from metrics_framework.snapshots import PerformanceSnapshot
@@ -27,9 +30,10 @@ class _Writing:
     @classmethod
     def of(cls, store: Store, folder: str | Path | SnapshotWriter) -> _Writing:
         writer = folder if isinstance(folder, SnapshotWriter) else SnapshotWriter(folder, clock=store.clock)
-        writing = _WRITINGS.get(id(store))
-        if writing is None:
-            writing = _WRITINGS.setdefault(id(store), cls(store, writer))
+        with _MAKING:
+            writing = _WRITINGS.get(id(store))
+            if writing is None:
+                writing = _WRITINGS[id(store)] = cls(store, writer)
         if writing.writer != writer:
             raise InvalidInputError(
                 f"this store is written into {str(writing.writer.folder)!r} already, and not into"
@@ -40,6 +44,16 @@ class _Writing:
 
 # By identity, as a system keeps its store alive: a dictionary of stores would never be rid of one.
 _WRITINGS: WeakValueDictionary[int, _Writing] = WeakValueDictionary()
+_MAKING = threading.Lock()
+
+
+def _begin_in_child() -> None:
+    global _MAKING  # noqa: PLW0603 - another thread of the parent may have held it
+    _MAKING = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_in_child)
 
 
 class _Written:
@@ -55,9 +69,10 @@ class _Written:
         collection_interval: float | None = None,
     ) -> None:
         super().__init__(store)  # type: ignore[call-arg] # that of the view, which is beside this class
+        config = {"collection_interval": collection_interval}
+        Settings.parse(config)  # whoever is refused leaves nothing behind that would write at the exit
         self._writing = _Writing.of(self.store, folder)
-        if collection_interval is not None:
-            self._writing.system.initialize_metrics({"collection_interval": collection_interval})
+        self._writing.system.initialize_metrics(config)
 
     def snapshot(self) -> PerformanceSnapshot:
         """Return what was recorded since the start; see `MetricsSystem.snapshot`."""

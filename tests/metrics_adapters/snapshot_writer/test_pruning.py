@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -170,6 +169,7 @@ def test_an_orphan_is_removed_after_an_hour(tmp_path, clock):
 
 def test_an_orphan_whose_writer_lives_stays(tmp_path, clock):
     """A writer that hangs between the two files holds the first one until it has finished the second."""
+    fcntl = pytest.importorskip("fcntl")
     path = orphan(tmp_path, clock, 10 * ORPHAN_SECONDS)
     with path.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)

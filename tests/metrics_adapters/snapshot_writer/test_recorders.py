@@ -20,7 +20,13 @@ from metrics_adapters.snapshot_writer import (
     SnapshotTracker,
     SnapshotWriter,
 )
-from metrics_framework import InvalidInputError, MetricsSystem, OutputError, read_snapshot
+from metrics_framework import (
+    ConfigurationError,
+    InvalidInputError,
+    MetricsSystem,
+    OutputError,
+    read_snapshot,
+)
 from metrics_framework.recording import Store
 from metrics_framework.snapshots import PerformanceSnapshot, read_distributions
 from metrics_framework.values import MetricUnit
@@ -187,6 +193,45 @@ def test_a_store_is_written_into_one_folder(tmp_path):
         with pytest.raises(InvalidInputError, match=r"'[^']*a' already, and not into '[^']*b'"):
             SnapshotTimer(tmp_path / "b", metrics.store)
         metrics.increment("rows")
+
+
+def test_a_refused_interval_leaves_nothing_behind(tmp_path):
+    """An interval that is none is an error, and the store is free for the next attempt."""
+    store = Store()
+    with pytest.raises(ConfigurationError, match="collection_interval=0"):
+        SnapshotCollector(tmp_path / "a", store, collection_interval=0)
+    with SnapshotCollector(tmp_path / "b", store) as metrics:
+        metrics.increment("rows")
+    assert not (tmp_path / "a").exists()
+
+
+def test_threads_that_make_views_share_one_run(tmp_path):
+    """However many threads make the first view of a store at once, the store is written once."""
+    store, views = Store(), []
+    begin = threading.Barrier(8)
+
+    def make() -> None:
+        begin.wait(PATIENCE)
+        views.append(SnapshotTracker(tmp_path, store))
+
+    threads = [threading.Thread(target=make) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for view in views:
+        view.record_success("sync")
+        view.close()
+    assert len(files(tmp_path)) == 1
+
+
+def test_a_view_may_be_the_part_of_one_system_after_another(tmp_path):
+    """Each system writes its end, and none of them twice."""
+    collector = SnapshotCollector(tmp_path)
+    for _ in range(2):
+        with MetricsSystem(collector=collector) as metrics:
+            metrics.collector.increment("rows")
+    assert [read_snapshot(path).metrics.custom["rows"] for path in files(tmp_path)] == [1, 2]
 
 
 def test_scoped_collectors_record_into_the_same_run(tmp_path):
