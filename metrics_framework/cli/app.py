@@ -15,7 +15,7 @@ from metrics_framework.errors import InvalidInputError, MetricsError, OutputErro
 from metrics_framework.plugins import load_adapter
 from metrics_framework.snapshots import Environment, read_snapshot
 from metrics_framework.snapshots.build import LATENCY_TAG
-from metrics_framework.snapshots.distributions import DISTRIBUTIONS_TAG
+from metrics_framework.snapshots.distributions import DISTRIBUTIONS_TAG, SUFFIX, read_sidecar
 from metrics_framework.snapshots.rules import MAX_TAGS
 
 INTERRUPTED = 130
@@ -139,21 +139,26 @@ def _parse_tags(pairs: tuple[str, ...]) -> dict[str, str]:
 def validate(files: tuple[Path, ...]) -> None:
     """Check FILES against the v1 schema: a line for each rule that is broken.
 
+    Sidecars, whose names end in .dist, are checked as what they are.
+
     \b
     Exit codes:
-      0  every file is a valid v1 snapshot
+      0  every file is a valid v1 snapshot or sidecar
       1  at least one is not, or cannot be read
     """  # noqa: D301 - as above
     failed = False
     for file in files:
         try:
-            measurements = len(read_snapshot(file).metrics.flat())
+            if file.suffix == SUFFIX:
+                held = f"{len(read_sidecar(file))} distributions"
+            else:
+                held = f"{len(read_snapshot(file).metrics.flat())} measurements"
         except MetricsError as error:
             failed = True
             for line in _lines(error):
                 click.echo(f"{file}: {line}", err=True)
         else:
-            click.echo(f"{file}: valid, {measurements} measurements")
+            click.echo(f"{file}: valid, {held}")
     sys.exit(1 if failed else 0)
 
 

@@ -94,10 +94,7 @@ def read_distributions(path: str | Path) -> dict[str, Distribution]:
     if named is None:
         return {}
     sidecar = sidecar_path(path)
-    try:
-        content = sidecar.read_bytes()
-    except OSError as error:
-        raise OutputError(f"cannot read {str(sidecar)!r}: {error.strerror or error}") from error
+    content = _content(sidecar)
     if content_name(content) != named:
         raise DistributionsError(
             f"{str(sidecar)!r} is not the sidecar of {str(path)!r}, which names {quote(named)}:"
@@ -107,6 +104,16 @@ def read_distributions(path: str | Path) -> dict[str, Distribution]:
         return load_distributions(content)
     except DistributionsError as error:
         raise DistributionsError(f"{str(sidecar)!r}: {error}") from error
+
+
+def read_sidecar(path: str | Path) -> dict[str, Distribution]:
+    """Read a sidecar by its own path, whatever snapshot it belongs to.
+
+    Raises:
+        OutputError: If it cannot be read.
+        DistributionsError: If it is not valid.
+    """
+    return load_distributions(_content(Path(path)))
 
 
 def content_name(content: bytes) -> str:
@@ -142,6 +149,14 @@ def load_distributions(content: bytes) -> dict[str, Distribution]:
     if not isinstance(distributions, dict):
         raise DistributionsError(f"distributions: must be an object, got {quote(distributions)}")
     return {key: _Checked(plain, key).distribution() for key, plain in distributions.items()}
+
+
+def _content(sidecar: Path) -> bytes:
+    try:
+        return sidecar.read_bytes()
+    except (OSError, ValueError) as error:  # a ValueError for a path that no system can have
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise OutputError(f"cannot read {str(sidecar)!r}: {reason}") from error
 
 
 def _unpacked(content: bytes) -> Any:

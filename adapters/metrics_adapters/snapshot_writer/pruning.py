@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
 
 from metrics_adapters.snapshot_writer.drafts import remove_abandoned
 from metrics_framework.clock import Clock, utc
@@ -23,9 +23,7 @@ ORPHAN_SECONDS = 3_600.0
 
 SNAPSHOT = ".json"
 
-_FILE = re.compile(
-    r"(?P<stem>(?P<moment>\d{8}T\d{6}\.\d{6})Z-(?P<run>[0-9A-Za-z]+)(?:-(?P<number>\d+))?)(?P<ending>\.\w+)"
-)
+_STEM = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[0-9A-Za-z]+(-\d+)?")
 
 
 def moment_text(moment: datetime) -> str:
@@ -38,17 +36,6 @@ def stem_of(snapshot: PerformanceSnapshot) -> str:
     """Return the name of a snapshot's file without its ending: its time and the start of its run's id."""
     run = re.sub(r"[^0-9A-Za-z]", "", snapshot.metadata.run_id)[:8] or "run"
     return f"{moment_text(snapshot.metadata.timestamp)}Z-{run}"
-
-
-class _Kept(NamedTuple):
-    """A snapshot in the folder; they sort by age."""
-
-    moment: str
-    run: str
-    number: int
-    stem: str
-    bytes: int
-    is_baseline: bool
 
 
 class Pruner:
@@ -93,18 +80,19 @@ class Pruner:
         self._remove_orphans(entries)
         if self._retention_days is None and self._max_bytes is None:
             return
-        kept = sorted(self._kept(entries))
-        total = sum(one.bytes for one in kept)
+        stems = sorted(_stems(entries, SNAPSHOT))  # by age, as their names begin with the time
+        total = 0 if self._max_bytes is None else sum(_size(entries, stem) for stem in stems)
         oldest = self._oldest_moment()
         problem: OSError | None = None
-        for one in kept[:-1]:
-            is_too_old = one.moment < oldest
+        for stem in stems[:-1]:
             is_too_much = self._max_bytes is not None and total > self._max_bytes
-            if one.is_baseline or one.stem == written.stem or not (is_too_old or is_too_much):
+            if not is_too_much and stem >= oldest:
+                break  # nor is any later one
+            if f"{stem}{BASELINE}" in entries or stem == written.stem:
                 continue
             try:
-                self._remove(one.stem)
-                total -= one.bytes
+                self._remove(stem)
+                total -= _size(entries, stem)
             except OSError as error:
                 problem = error
         if problem is not None:
@@ -118,17 +106,6 @@ class Pruner:
         except OverflowError:  # before the first year
             return ""
 
-    def _kept(self, entries: dict[str, os.DirEntry[str]]) -> Iterable[_Kept]:
-        for name in entries:
-            named = _FILE.fullmatch(name)
-            if named is None or named["ending"] != SNAPSHOT:
-                continue
-            stem = named["stem"]
-            size = sum(_size(entries[file]) for file in (name, f"{stem}{SIDECAR}") if file in entries)
-            number = int(named["number"] or 1)
-            is_baseline = f"{stem}{BASELINE}" in entries
-            yield _Kept(named["moment"], named["run"], number, stem, size, is_baseline)
-
     def _remove(self, stem: str) -> None:
         if (self._folder / f"{stem}{BASELINE}").exists():
             return  # it was made one just now
@@ -136,22 +113,30 @@ class Pruner:
         (self._folder / f"{stem}{SNAPSHOT}").unlink(missing_ok=True)
         (self._folder / f"{stem}{SIDECAR}").unlink(missing_ok=True)
 
-    def _remove_orphans(self, entries: dict[str, os.DirEntry[str]]) -> None:
+    def _remove_orphans(self, entries: Mapping[str, os.DirEntry[str]]) -> None:
         now = self._clock.time_ns() / 1e9
-        for name, entry in entries.items():
-            named = _FILE.fullmatch(name)
-            if named is None or named["ending"] != SIDECAR or f"{named['stem']}{SNAPSHOT}" in entries:
-                continue
-            if now - _modified(entry) > ORPHAN_SECONDS:
-                path = self._folder / name
-                remove_abandoned(path, unless=path.with_suffix(SNAPSHOT))
+        for stem in _stems(entries, SIDECAR):
+            name = f"{stem}{SIDECAR}"
+            if f"{stem}{SNAPSHOT}" not in entries and now - _modified(entries[name]) > ORPHAN_SECONDS:
+                remove_abandoned(self._folder / name, unless=self._folder / f"{stem}{SNAPSHOT}")
 
 
-def _size(entry: os.DirEntry[str]) -> int:
-    try:
-        return entry.stat(follow_symlinks=False).st_size
-    except OSError:  # another writer removed it
-        return 0
+def _stems(names: Iterable[str], ending: str) -> Iterator[str]:
+    """Yield the names with that ending, without it, of files that are named as a writer names them."""
+    for name in names:
+        stem = name.removesuffix(ending)
+        if stem != name and _STEM.fullmatch(stem):
+            yield stem
+
+
+def _size(entries: Mapping[str, os.DirEntry[str]], stem: str) -> int:
+    """Return the bytes of a snapshot and its sidecar."""
+    size = 0
+    for name in (f"{stem}{SNAPSHOT}", f"{stem}{SIDECAR}"):
+        if name in entries:
+            with suppress(OSError):  # another writer removed it
+                size += entries[name].stat(follow_symlinks=False).st_size
+    return size
 
 
 def _modified(entry: os.DirEntry[str]) -> float:

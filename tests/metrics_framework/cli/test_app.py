@@ -739,6 +739,23 @@ def test_validate_and_show_need_a_file() -> None:
     assert invoke("show", "good.json", "good.json").exit_code == 2
 
 
+def test_a_folder_of_snapshots_is_validated_with_its_sidecars() -> None:
+    """Whoever names every file of a folder is told of the sidecars too, and of the one that is broken."""
+    assert invoke("run", "-n", "2", "--", "true").exit_code == 0
+    (path,) = written()
+    files = sorted(map(str, Path("snapshots").iterdir()))
+    done = invoke("validate", *files)
+    assert done.exit_code == 0
+    sidecar, snapshot = done.stdout.splitlines()
+    assert sidecar == f"{path.with_suffix('.dist')}: valid, 1 distributions"
+    assert snapshot.startswith(f"{path}: valid, ")
+    path.with_suffix(".dist").write_bytes(b"half")
+    done = invoke("validate", *files, "snapshots/none.dist")
+    assert done.exit_code == 1
+    assert f"{path.with_suffix('.dist')}: document: is not compressed by gzip" in done.stderr
+    assert "cannot read 'snapshots/none.dist': No such file" in done.stderr
+
+
 # -- show ----------------------------------------------------------------------------------------------
 
 
