@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from benchmarks import facade, history, import_time, recording, scraping, telemetry
+from benchmarks import facade, history, import_time, recording, scraping, snapshots, telemetry
 from benchmarks.tables import Report
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -21,6 +21,7 @@ def main() -> None:
     write("import", import_time.main())
     write("facade", facade.main())
     write("history", history.main())
+    write("snapshots", snapshots.main())
     write("recording", recording.main(rounds))
     write("scraping", scraping.main(rounds))
     write("telemetry", telemetry.main())

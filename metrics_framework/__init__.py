@@ -10,6 +10,7 @@ from metrics_framework.context import current, use
 from metrics_framework.errors import (
     ClosedError,
     ConfigurationError,
+    DistributionsError,
     InvalidInputError,
     MetricsError,
     MetricTypeError,
@@ -50,6 +51,7 @@ __all__ = [
     "AsyncMetricsSystem",
     "ClosedError",
     "ConfigurationError",
+    "DistributionsError",
     "Environment",
     "InvalidInputError",
     "LatencyMetrics",

@@ -12,8 +12,7 @@ from collections.abc import Callable
 from metrics_framework.background import Background
 from metrics_framework.errors import SnapshotError
 from metrics_framework.faults import Faults
-from metrics_framework.outputs import Outputs
-from metrics_framework.snapshots import PerformanceSnapshot
+from metrics_framework.outputs import FullSnapshot, Outputs
 
 
 class Collection:
@@ -22,7 +21,7 @@ class Collection:
     Args:
         read: Reads the machine and records the readings.
         call: Calls the gauge callbacks.
-        build: Makes a snapshot.
+        build: Makes what is written.
         outputs: Where snapshots go.
         faults: Logs what fails; what fails costs nothing else.
 
@@ -34,7 +33,7 @@ class Collection:
         self,
         read: Callable[[], object],
         call: Callable[[], object],
-        build: Callable[[], PerformanceSnapshot],
+        build: Callable[[], FullSnapshot],
         outputs: Outputs,
         faults: Faults,
     ) -> None:
@@ -47,6 +46,11 @@ class Collection:
         self._is_first = True
         self._background: Background | None = None
         self.cpu_ns = 0
+
+    @property
+    def interval(self) -> float | None:
+        """Seconds between two collections; ``None`` while there are none."""
+        return self._interval
 
     def start(self, interval: float) -> None:
         """Read all at once, and read all and write snapshots every ``interval`` seconds from now on.
@@ -75,12 +79,12 @@ class Collection:
             self._faults.attempt("resources not read", self._read)
             self._faults.attempt("gauge callbacks not called", self._call)
             if not self._is_first:
-                self._outputs.write(self._snapshot, self._faults)
+                self._outputs.write(self._snapshot, self._faults, owe=True)
             self._is_first = False
         finally:
             self.cpu_ns += time.thread_time_ns() - start_ns
 
-    def _snapshot(self) -> PerformanceSnapshot | None:
+    def _snapshot(self) -> FullSnapshot | None:
         try:
             return self._build()
         except SnapshotError:

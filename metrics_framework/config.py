@@ -155,6 +155,10 @@ class Settings:
     snapshot_directory: str | os.PathLike[str] | None = field(
         default=None, metadata=_key(_PATH, "`snapshots`", "Where `snapshot_writer` puts its files.")
     )
+    snapshot_max_bytes: int | None = field(
+        default=None,
+        metadata=_key(_WHOLE, "", "Bytes that the files of `snapshot_writer` take up, before the oldest go."),
+    )
     shutdown_on_exit: bool | None = field(
         default=None, metadata=_key(_FLAG, "false", "Shut down at the interpreter's exit.")
     )
@@ -186,7 +190,13 @@ class Settings:
         default=None, metadata=_key(_POSITIVE, "300", "Seconds that the error rate looks back.")
     )
     retention_days: float | None = field(
-        default=None, metadata=_key(_POSITIVE, "30", "Days that a time window may reach back.")
+        default=None,
+        metadata=_key(
+            _POSITIVE,
+            "30",
+            "Days that a time window may reach back; where it is given, also days that `snapshot_writer`"
+            " keeps its files.",
+        ),
     )
     tags: Mapping[str, str] | None = field(
         default=None,
@@ -271,7 +281,12 @@ class Settings:
 
     def outputs(self) -> list[SnapshotOutput]:
         """Make the outputs that are named as endpoints."""
-        options = {} if self.snapshot_directory is None else {"folder": self.snapshot_directory}
+        options = {
+            "folder": self.snapshot_directory,
+            "retention_days": self.retention_days,
+            "max_bytes": self.snapshot_max_bytes,
+        }
+        options = {name: value for name, value in options.items() if value is not None}
         return [load_adapter(name)(**options) for name in dict.fromkeys(self.export_endpoints or ())]
 
     def store(self) -> Store:

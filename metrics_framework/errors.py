@@ -6,6 +6,7 @@ The tree is drawn by what a caller can do about an error::
     ├── InvalidInputError   (ValueError)  a value breaks a rule: pass another value
     │   ├── MetricTypeError               the name is already a metric of another type
     │   ├── ConfigurationError            a configuration key or value is wrong
+    │   ├── DistributionsError            a file is not that of a snapshot's distributions
     │   └── SnapshotError                 a document is not a valid v1 snapshot
     │       └── SchemaVersionError        its schema version is not the integer 1
     ├── UnknownNameError    (LookupError) nothing goes by that name: ask for another one
@@ -39,6 +40,10 @@ class MetricTypeError(InvalidInputError):
 
 class ConfigurationError(InvalidInputError):
     """A configuration key is unknown, or its value is not allowed."""
+
+
+class DistributionsError(InvalidInputError):
+    """A file is not a valid sidecar, or that of another snapshot."""
 
 
 class SnapshotError(InvalidInputError):

@@ -45,6 +45,11 @@ class Shutdown:
         self._before: Any = signal.SIG_DFL
         _SHUTDOWNS.add(self)
 
+    @property
+    def on_exit(self) -> bool:
+        """Whether the interpreter's exit is watched."""
+        return self._on_exit
+
     def run(self) -> None:
         """Do the work, or wait until another thread has done it."""
         with self.lock:

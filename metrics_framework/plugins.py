@@ -36,6 +36,9 @@ BUILT_IN = {
     "resources.command": "metrics_adapters.resources:CommandMonitor",
     "snapshot_writer": "metrics_adapters.snapshot_writer:SnapshotWriter",
     "snapshot_writer.aggregator": "metrics_adapters.snapshot_writer:SnapshotAggregator",
+    "snapshot_writer.collector": "metrics_adapters.snapshot_writer:SnapshotCollector",
+    "snapshot_writer.timer": "metrics_adapters.snapshot_writer:SnapshotTimer",
+    "snapshot_writer.tracker": "metrics_adapters.snapshot_writer:SnapshotTracker",
 }
 
 

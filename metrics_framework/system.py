@@ -14,7 +14,14 @@ from metrics_framework.errors import ClosedError, InvalidInputError, nearest
 from metrics_framework.faults import Faults
 from metrics_framework.health import THRESHOLDS, HealthCheck, Thresholds
 from metrics_framework.logs import log_event
-from metrics_framework.outputs import Output, Outputs, SnapshotOutput, SystemOutput
+from metrics_framework.outputs import (
+    DistributionOutput,
+    FullSnapshot,
+    Output,
+    Outputs,
+    SnapshotOutput,
+    SystemOutput,
+)
 from metrics_framework.plugins import load_adapter
 from metrics_framework.protocols import (
     MetricCollector,
@@ -34,7 +41,7 @@ if TYPE_CHECKING:
     from metrics_framework.measuring import Measurement
     from metrics_framework.recording import Rule
 
-__all__ = ["MetricsSystem", "SnapshotOutput", "SystemOutput"]
+__all__ = ["DistributionOutput", "MetricsSystem", "SnapshotOutput", "SystemOutput"]
 
 
 RESOURCES_DEADLINE = 10.0
@@ -157,12 +164,16 @@ class MetricsSystem:
         self._collection = Collection(
             self._record_resources,
             self.callbacks.collect,
-            lambda: self.build_snapshot()[0],  # what it leaves out is said with the final one
+            self._full_snapshot,  # what it leaves out is said with the final one
             self._outputs,
             self._faults,
         )
         self._shutdown = Shutdown(self._end, self._begin_in_child)
         self._shutdown.watch(on_exit=shutdown_on_exit, on_sigterm=shutdown_on_sigterm)
+        for part in given.values():
+            join = getattr(part, "join_system", None)
+            if join is not None:
+                join(self)
 
     def __setattr__(self, name: str, value: object) -> None:
         # Not `name in self.__dict__`: who looks at that makes every attribute slower from then on.
@@ -310,9 +321,28 @@ class MetricsSystem:
         # Nobody here starts it, but its owner may have.
         faults = Faults()
         faults.attempt("resource monitoring not stopped", self.resource_monitor.stop_resource_monitoring)
-        self._outputs.write(self.snapshot, faults)
+        self._outputs.write_last(self._final_snapshot, faults)
+
+    def take_over(self, other: MetricsSystem) -> None:
+        """Write from now on what another system on the same store would have written.
+
+        Its outputs, its ``collection_interval`` if this system has none, and its watch over the interpreter's
+        exit become those of this system; it is shut down without a final snapshot. A part that has a system
+        of its own calls this in its method ``join_system``, which a system calls with itself where it has
+        one.
+        """
+        interval, on_exit = other._collection.interval, other._shutdown.on_exit
+        other._outputs.move_to(self._outputs)
+        other.shutdown_metrics()
+        self._start_ns = min(self._start_ns, other._start_ns)
+        with self._shutdown.lock:
+            if on_exit:
+                self._shutdown.watch(on_exit=True)
+            if interval is not None and self._collection.interval is None:
+                self._collection.start(interval)
 
     def _begin_in_child(self) -> None:
+        self._outputs.begin_in_child()
         self._collection.begin_in_child()
         self._start_ns = self._clock.monotonic_ns()
 
@@ -325,15 +355,14 @@ class MetricsSystem:
 
         Args:
             environment: Where the run takes place; found out by default.
-            tags: The run's own context: at most 49, as the name of the latency's timer is the 50th.
+            tags: The run's own context: at most 48, as the name of the latency's timer and the sidecar of a
+                `SnapshotWriter` are two more; with 49 there is no sidecar.
 
         Raises:
             SnapshotError: If nothing was measured, or a tag breaks a rule of the schema.
         """
         snapshot, report = self.build_snapshot(environment=environment, tags=tags)
-        if report.left_out:
-            first = [f"{item.what}: {item.reason}" for item in report.left_out[:10]]
-            log_event("info", "left out of the snapshot", left_out=len(report.left_out), first=first)
+        _say_what_is_left_out(report)
         return snapshot
 
     def build_snapshot(
@@ -360,6 +389,15 @@ class MetricsSystem:
             max_custom=self._max_custom,
             constant_tags=self._store.tags if self._store else {},
         ).build(metadata)
+
+    def _full_snapshot(self) -> FullSnapshot:
+        snapshot, report = self.build_snapshot()
+        return FullSnapshot(snapshot, report.distributions)
+
+    def _final_snapshot(self) -> FullSnapshot:
+        snapshot, report = self.build_snapshot()
+        _say_what_is_left_out(report)
+        return FullSnapshot(snapshot, report.distributions)
 
     def get_system_health(self) -> dict[str, bool | float | int]:
         """Return whether all is well, and the readings; see `metrics_framework.health.HealthCheck.read`."""
@@ -410,7 +448,7 @@ class MetricsSystem:
         for name in endpoints:
             if name not in names:
                 log_event("warning", f"there is no output {name!r}.{nearest(name, names)}")
-        written = await asyncio.to_thread(self._outputs.write, self.snapshot, Faults(), endpoints)
+        written = await asyncio.to_thread(self._outputs.write, self._final_snapshot, Faults(), endpoints)
         return {name: written.get(name, False) for name in endpoints}
 
     def metrics_stream(self, filters: dict[str, Any] | None = None) -> AsyncIterator[MetricValue]:
@@ -430,3 +468,9 @@ class MetricsSystem:
 
     def _uptime_seconds(self) -> float:
         return (self._clock.monotonic_ns() - self._start_ns) / 1e9
+
+
+def _say_what_is_left_out(report: BuildReport) -> None:
+    if report.left_out:
+        first = [f"{item.what}: {item.reason}" for item in report.left_out[:10]]
+        log_event("info", "left out of the snapshot", left_out=len(report.left_out), first=first)

@@ -19,6 +19,7 @@ from metrics_framework.errors import InvalidInputError, MetricsError, OutputErro
 from metrics_framework.plugins import load_adapter
 from metrics_framework.snapshots import Environment, read_snapshot
 from metrics_framework.snapshots.build import LATENCY_TAG
+from metrics_framework.snapshots.distributions import DISTRIBUTIONS_TAG, SUFFIX, read_sidecar
 from metrics_framework.snapshots.rules import MAX_TAGS
 
 INTERRUPTED_TAG = "interrupted"
@@ -104,10 +105,10 @@ def _measure(command: tuple[str, ...], name: str, runs: int, warmup: int, output
 def _finish(measurement: Measurement, output: Path, environment: str | None, tags: dict[str, str]) -> bool:
     if measurement.interrupted:
         tags = {**tags, INTERRUPTED_TAG: "true"}
-    snapshot = measurement.system.snapshot(environment=environment, tags=tags)
+    snapshot, report = measurement.system.build_snapshot(environment=environment, tags=tags)
     # Written before anything is printed: whoever reads the output may stop reading.
     try:
-        path, problem = load_adapter("snapshot_writer")(output).write(snapshot), None
+        path, problem = load_adapter("snapshot_writer")(output).write(snapshot, report.distributions), None
     except OutputError as error:
         path, problem = None, error
     print_measurement(measurement, snapshot)
@@ -132,10 +133,11 @@ def _pairs(pairs: tuple[str, ...]) -> dict[str, str]:
 
 def _parse_tags(pairs: tuple[str, ...]) -> dict[str, str]:
     tags = _pairs(pairs)
-    if len({*tags, LATENCY_TAG, INTERRUPTED_TAG}) > MAX_TAGS:
+    own = {LATENCY_TAG, INTERRUPTED_TAG, DISTRIBUTIONS_TAG}
+    if len({*tags, *own}) > MAX_TAGS:
         raise click.BadParameter(
             f"{len(tags)} are too many: a snapshot holds {MAX_TAGS}, with"
-            f" {LATENCY_TAG!r} and {INTERRUPTED_TAG!r} among them",
+            f" {', '.join(map(repr, sorted(own)))} among them",
             param_hint="'--tag'",
         )
     return tags
@@ -146,21 +148,26 @@ def _parse_tags(pairs: tuple[str, ...]) -> dict[str, str]:
 def validate(files: tuple[Path, ...]) -> None:
     """Check FILES against the v1 schema: a line for each rule that is broken.
 
+    Sidecars, whose names end in .dist, are checked as what they are.
+
     \b
     Exit codes:
-      0  every file is a valid v1 snapshot
+      0  every file is a valid v1 snapshot or sidecar
       1  at least one is not, or cannot be read
     """  # noqa: D301 - as above
     failed = False
     for file in files:
         try:
-            measurements = len(read_snapshot(file).metrics.flat())
+            if file.suffix == SUFFIX:
+                held = f"{len(read_sidecar(file))} distributions"
+            else:
+                held = f"{len(read_snapshot(file).metrics.flat())} measurements"
         except MetricsError as error:
             failed = True
             for line in _lines(error):
                 click.echo(f"{file}: {line}", err=True)
         else:
-            click.echo(f"{file}: valid, {measurements} measurements")
+            click.echo(f"{file}: valid, {held}")
     sys.exit(1 if failed else 0)
 
 

@@ -12,6 +12,7 @@ import math
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from math import ceil, inf, log2
 from typing import NamedTuple
@@ -37,6 +38,31 @@ class Buckets(NamedTuple):
     negative: Lanes
     zeros: int
     positive: Lanes
+
+
+@dataclass(frozen=True)
+class State:
+    """All that a distribution is, for who keeps it elsewhere; `Distribution.of_state` takes it back.
+
+    Attributes:
+        count: How many values there are.
+        min: The smallest value.
+        max: The largest value.
+        sum: The sum of all values, and the rounding error that is still to be added to it.
+        mean: The arithmetic mean.
+        stddev: The standard deviation, of the population.
+        exact: The values as they are, or ``None`` where they are counted in ``buckets``.
+        buckets: The counts; none where the values are exact.
+    """
+
+    count: int
+    min: int | float
+    max: int | float
+    sum: Sum
+    mean: float
+    stddev: float
+    exact: tuple[float, ...] | None
+    buckets: Buckets
 
 
 _PER_OCTAVE = 2.0**SCALE
@@ -97,6 +123,22 @@ class Distribution:
             result._exact = None
             result._buckets = _count(values, result.min, result.max)
         return result
+
+    @classmethod
+    def of_state(cls, state: State) -> Distribution:
+        """Return the distribution that a state was taken from; nothing is checked."""
+        result = cls()
+        result.count, result.min, result.max = state.count, state.min, state.max
+        result._sum, result._mean, result.stddev = state.sum, state.mean, state.stddev
+        result._exact = None if state.exact is None else array("d", state.exact)
+        result._buckets = state.buckets
+        return result
+
+    @property
+    def state(self) -> State:
+        """All that it is."""
+        exact = None if self._exact is None else tuple(self._exact)
+        return State(self.count, self.min, self.max, self._sum, self._mean, self.stddev, exact, self._buckets)
 
     def merge(self, other: Distribution) -> Distribution:
         """Return the distribution of the values of both."""

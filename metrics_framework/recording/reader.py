@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from metrics_framework.errors import InvalidInputError
+from metrics_framework.errors import InvalidInputError, MetricTypeError
 from metrics_framework.recording import kinds
 from metrics_framework.recording.bounds import BucketCounts
 from metrics_framework.recording.claims import Named
@@ -18,7 +18,13 @@ from metrics_framework.recording.history import Stretch, history
 from metrics_framework.recording.instruments import Series
 from metrics_framework.recording.metric import Metric
 from metrics_framework.recording.namespace import Namespace
-from metrics_framework.recording.readings import Failure, OutcomeReading, RawFailure, SeriesReading
+from metrics_framework.recording.readings import (
+    Failure,
+    OutcomeReading,
+    RawFailure,
+    SeriesDistribution,
+    SeriesReading,
+)
 from metrics_framework.recording.rules import Rule
 from metrics_framework.recording.series import plain_tags
 from metrics_framework.recording.traces import Summary
@@ -207,6 +213,30 @@ class Reader:
         """Forget those of a metric's series that have been idle for too long."""
         if self._expire_ns is not None:
             metric.expire(many, self.clock.monotonic_ns() - self._expire_ns)
+
+    def distributions(self) -> list[SeriesDistribution]:
+        """Return the values of every histogram, timer and timed operation since the start, by series."""
+        return [
+            SeriesDistribution(
+                metric.name, {**self.tags, **series.tags}, names is self._timings, window.trace
+            )
+            for names in (self._metrics, self._timings)
+            for metric, series, window, _ in self._every_series(names)
+            if isinstance(window.trace, Distribution)
+        ]
+
+    def distribution(self, name: str, *, operation: bool = False) -> Distribution:
+        """Return the values of a histogram, timer or timed operation since the start, of all series together.
+
+        Raises:
+            UnknownMetricError: If it was never recorded.
+            MetricTypeError: If it is a counter or a gauge.
+        """
+        self._tidy()
+        trace = (self._timings if operation else self._metrics).known(name).window(None).trace
+        if not isinstance(trace, Distribution):
+            raise MetricTypeError(f"{name!r} is a counter or a gauge, and has no distribution")
+        return trace
 
     @property
     def start_ns(self) -> int:

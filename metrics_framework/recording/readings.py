@@ -51,6 +51,22 @@ class SeriesReading:
     buckets: BucketCounts | None = None
 
 
+class SeriesDistribution(NamedTuple):
+    """The values of one series since the start.
+
+    Attributes:
+        name: The metric's or operation's name.
+        tags: The tags of the series.
+        operation: Whether the name is an operation's.
+        distribution: The values; times are in milliseconds.
+    """
+
+    name: str
+    tags: dict[str, str]
+    operation: bool
+    distribution: Distribution
+
+
 @dataclass(frozen=True)
 class OutcomeReading:
     """How an operation ended in a stretch of time, in all or for one set of tags."""

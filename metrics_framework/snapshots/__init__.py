@@ -1,6 +1,8 @@
 """Version 1 performance snapshots: the models, their rules, and how a system becomes one."""
 
-from metrics_framework.snapshots.build import BuildReport, LeftOut, SnapshotBuilder
+import typing
+
+from metrics_framework.snapshots.build import BuildReport, DistributionAggregator, LeftOut, SnapshotBuilder
 from metrics_framework.snapshots.files import dump_snapshot, read_snapshot
 from metrics_framework.snapshots.flat import Measured, find_keys, parse_flat_key
 from metrics_framework.snapshots.keys import CustomSeries, custom_key, parse_custom_key
@@ -14,9 +16,13 @@ from metrics_framework.snapshots.v1 import (
     SnapshotMetadata,
 )
 
+if typing.TYPE_CHECKING:
+    from metrics_framework.snapshots.distributions import read_distributions
+
 __all__ = [
     "BuildReport",
     "CustomSeries",
+    "DistributionAggregator",
     "Environment",
     "LatencyMetrics",
     "LeftOut",
@@ -35,5 +41,14 @@ __all__ = [
     "json_schema",
     "parse_custom_key",
     "parse_flat_key",
+    "read_distributions",
     "read_snapshot",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name == "read_distributions":  # what keeps numbers is slow to import
+        from metrics_framework.snapshots.distributions import read_distributions
+
+        return read_distributions
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

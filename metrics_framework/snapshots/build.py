@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from metrics_framework.errors import UnknownNameError
 from metrics_framework.protocols import (
@@ -22,6 +23,10 @@ from metrics_framework.snapshots.rules import LATENCY_FIELDS, is_measurement
 from metrics_framework.snapshots.v1 import LatencyMetrics, Metrics, PerformanceSnapshot, SnapshotMetadata
 from metrics_framework.values import MetricType, MetricValue, to_milliseconds
 
+if TYPE_CHECKING:
+    from metrics_framework.recording import Distribution
+    from metrics_framework.recording.readings import SeriesDistribution
+
 T = TypeVar("T")
 
 MAX_CUSTOM = 200
@@ -31,6 +36,19 @@ LATENCY_TAG = "latency_metric"
 """The metadata tag that names the timer which ``latency`` was taken from."""
 
 _BYTES_IN_MEGABYTE = 1_000_000
+
+
+@runtime_checkable
+class DistributionAggregator(Protocol):
+    """An aggregator that knows the values behind its statistics; a builder relies on it."""
+
+    def get_distributions(self) -> Iterable[SeriesDistribution]:
+        """Return those of every series of a histogram, timer or timed operation, since the start."""
+        ...
+
+    def get_distribution(self, name: str, *, operation: bool = False) -> Distribution:
+        """Return those of all series of one together."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -43,9 +61,17 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a snapshot could not hold."""
+    """What a snapshot could not hold.
+
+    Attributes:
+        left_out: What was recorded and is not in it.
+        distributions: The values behind the statistics that are in it, where the aggregator knows them: by
+            the flat keys of those without the statistic, such as ``latency`` or ``custom.payload/size``. They
+            are read a moment after the statistics, so a running application may have recorded more.
+    """
 
     left_out: tuple[LeftOut, ...]
+    distributions: Mapping[str, Distribution] = field(default_factory=dict, compare=False)
 
 
 @dataclass
@@ -105,6 +131,7 @@ class SnapshotBuilder:
         kept = dict(sorted(custom.items())[: self.max_custom])
         beyond = (key for key in custom if key not in kept)
         self._leave_out(beyond, f"over the limit of {self.max_custom} custom keys")
+        distributions = self._ask("distributions", lambda: dict(self._distributions(kept, latency))) or {}
         tags = {**self.constant_tags, **metadata.tags}
         if latency is not None:
             tags[LATENCY_TAG] = latency.name
@@ -125,19 +152,18 @@ class SnapshotBuilder:
                 tags,
             ),
         )
-        return snapshot, BuildReport(tuple(self._left_out))
+        return snapshot, BuildReport(tuple(self._left_out), distributions)
 
     def _values(self) -> list[MetricValue]:
         values = self.aggregator.get_metrics_by_tag({})
         if not self.constant_tags:
             return values
+        return [replace(value, tags=self._own(value.tags)) for value in values]
+
+    def _own(self, tags: Mapping[str, str]) -> dict[str, str]:
+        """Return the tags without those that every series bears."""
         constant = self.constant_tags.items()
-        return [
-            replace(
-                value, tags={tag: text for tag, text in value.tags.items() if (tag, text) not in constant}
-            )
-            for value in values
-        ]
+        return {tag: text for tag, text in tags.items() if (tag, text) not in constant}
 
     # -- latency ---------------------------------------------------------------------------------------
 
@@ -225,6 +251,23 @@ class SnapshotBuilder:
                 rate = self._ask(key, lambda: self.tracker.get_success_rate(name))
             if rate is not None:
                 yield key, rate
+
+    # -- distributions ---------------------------------------------------------------------------------
+
+    def _distributions(
+        self, kept: Mapping[str, float], latency: _Latency | None
+    ) -> Iterable[tuple[str, Distribution]]:
+        if not isinstance(self.aggregator, DistributionAggregator):
+            return
+        if latency is not None:
+            with suppress(UnknownNameError):  # a timer of someone else keeps its own
+                yield "latency", self.aggregator.get_distribution(latency.name, operation=latency.operation)
+        statistics = (key.rpartition("/") for key in kept)
+        stems = {stem for stem, _, statistic in statistics if statistic in STATISTICS}
+        for series in self.aggregator.get_distributions():
+            stem = key_stem(series.name, self._own(series.tags), series.operation)
+            if stem in stems:
+                yield f"custom.{stem}", series.distribution
 
     # -- resources -------------------------------------------------------------------------------------
 

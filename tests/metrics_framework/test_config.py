@@ -26,6 +26,7 @@ EXAMPLES = {
     "collection_interval": (0.5, "0.5"),
     "export_endpoints": (["snapshot_writer"], " snapshot_writer, "),
     "snapshot_directory": ("kept here", "kept here"),
+    "snapshot_max_bytes": (1_000_000, "1000000"),
     "shutdown_on_exit": (True, "yes"),
     "shutdown_on_sigterm": (False, "FALSE"),
     "latency_metric": ("checkout", "checkout"),

@@ -24,10 +24,10 @@ from metrics_adapters.snapshot_writer import SnapshotWriter
 from metrics_framework import MetricsSystem
 
 class Slow(SnapshotWriter):
-    def write(self, snapshot):
+    def write(self, *run):
         say("writing")
         time.sleep(0.5)
-        return super().write(snapshot)
+        return super().write(*run)
 
 def say(word):
     os.write(1, word.encode() + b"\\n")

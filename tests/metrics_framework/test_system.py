@@ -36,6 +36,9 @@ from metrics_framework import (
     read_snapshot,
     streams,
 )
+from metrics_framework import (
+    outputs as metrics_outputs,
+)
 from metrics_framework.clock import ManualClock
 from metrics_framework.recording import Store
 
@@ -470,14 +473,16 @@ def test_shutting_down_twice_is_shutting_down_once(clock):
 
 
 @pytest.mark.parametrize("error", [OSError("the disk is full"), RuntimeError("a bug")])
-def test_a_failing_output_does_not_harm_another(clock, caplog, error):
+def test_a_failing_output_does_not_harm_another(clock, caplog, monkeypatch, error):
     """An output that fails is an error in the log; the application and other outputs do not notice."""
+    monkeypatch.setattr(metrics_outputs, "LAST_PAUSE", 0)
     before, after = Output("before"), Output("after")
     outputs = [before, Output("failing", error), after]
     MetricsSystem(outputs=outputs, clock=clock).shutdown_metrics()
     assert (len(before.written), len(after.written)) == (1, 1)
-    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    record, *lost = [record for record in caplog.records if record.levelname == "ERROR"]
     assert "failing" in record.getMessage()
+    assert ["snapshots lost" in record.getMessage() for record in lost] == [True] * isinstance(error, OSError)
     assert str(error) in record.getMessage()
 
 

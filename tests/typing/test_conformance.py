@@ -18,7 +18,13 @@ from metrics_adapters.gpu import GpuMonitor
 from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTimer, InMemoryTracker
 from metrics_adapters.prometheus import PrometheusCollector, Pushgateway, RegistryAggregator, Textfile
 from metrics_adapters.resources import CommandMonitor, PsutilMonitor
-from metrics_adapters.snapshot_writer import SnapshotAggregator, SnapshotWriter
+from metrics_adapters.snapshot_writer import (
+    SnapshotAggregator,
+    SnapshotCollector,
+    SnapshotTimer,
+    SnapshotTracker,
+    SnapshotWriter,
+)
 from metrics_framework import MetricsSystem, PerformanceSnapshot, protocols
 from metrics_framework.clock import SYSTEM_CLOCK, Clock, ManualClock, SystemClock
 from metrics_framework.dashboard import HistoryAggregator
@@ -31,7 +37,8 @@ from metrics_framework.protocols import (
     SuccessFailureTracker,
 )
 from metrics_framework.recording import Store
-from metrics_framework.system import SnapshotOutput, SystemOutput
+from metrics_framework.snapshots import DistributionAggregator
+from metrics_framework.system import DistributionOutput, SnapshotOutput, SystemOutput
 from metrics_framework.telemetry import EventSource, ResourceEvents
 from metrics_framework.testing import counter, expect
 from metrics_framework.values import MetricType, MetricUnit, MetricValue, TimingResult
@@ -62,6 +69,21 @@ def test_the_prometheus_adapter_fits() -> None:
     assert isinstance(made, collector)
     with MetricsSystem(collector=made) as metrics:
         assert metrics.collector is made
+
+
+def test_the_snapshot_adapter_fits() -> None:
+    """Collector, timer and tracker whose numbers end in files are what their names say."""
+    collector: type[MetricCollector] = SnapshotCollector
+    timer: type[PerformanceTimer] = SnapshotTimer
+    tracker: type[SuccessFailureTracker] = SnapshotTracker
+    distributions: type[DistributionAggregator] = InMemoryAggregator
+    for view, protocol in (
+        (collector, MetricCollector),
+        (timer, PerformanceTimer),
+        (tracker, SuccessFailureTracker),
+        (distributions, DistributionAggregator),
+    ):
+        assert issubclass(view, protocol)
 
 
 def test_other_aggregators_fit() -> None:
@@ -105,7 +127,9 @@ def test_expect_takes_any_system() -> None:
 
 
 def test_outputs_fit() -> None:
-    """The snapshot writer is an output of the facade, and so is what exports the system itself."""
+    """The snapshot writer is an output that keeps distributions; so is what exports the system itself."""
+    keeping: type[DistributionOutput] = SnapshotWriter
+    assert keeping is SnapshotWriter
     output: type[SnapshotOutput] = SnapshotWriter
     instance: SnapshotOutput = SnapshotWriter("snapshots")
     assert isinstance(instance, output)

@@ -11,8 +11,9 @@ from metrics_adapters.in_memory.tracker import InMemoryTracker
 from metrics_adapters.ranking import largest
 from metrics_framework import formats
 from metrics_framework.clock import utc
-from metrics_framework.recording import Store, Stretch
+from metrics_framework.recording import Distribution, Store, Stretch
 from metrics_framework.recording.bounds import BucketCounts
+from metrics_framework.recording.readings import SeriesDistribution
 from metrics_framework.recording.series import plain_tags
 from metrics_framework.recording.sums import value_of
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
@@ -26,7 +27,10 @@ _VALUE_KEY = {
 
 
 class InMemoryAggregator:
-    """A `MetricsAggregator` over a store, and a `metrics_framework.dashboard.HistoryAggregator`.
+    """A `MetricsAggregator` over a store, which knows histories and distributions as well.
+
+    It is a `metrics_framework.dashboard.HistoryAggregator` and a
+    `metrics_framework.snapshots.DistributionAggregator`.
 
     Operations are listed beside metrics, with ``metadata["operation"]`` true: their durations as a timer,
     their outcomes as a rate whose metadata holds ``successes``, ``failures`` and ``success_rate``.
@@ -60,6 +64,14 @@ class InMemoryAggregator:
         now = utc(self.store.clock)
         values = [*self._metrics(now), *self._timed(now), *self._tracked(now)]
         return [value for value in values if wanted <= value.tags.items()] if wanted else values
+
+    def get_distributions(self) -> list[SeriesDistribution]:
+        """Return the values of every distribution; see `metrics_framework.recording.Store.distributions`."""
+        return self.store.distributions()
+
+    def get_distribution(self, name: str, *, operation: bool = False) -> Distribution:
+        """Return the values of one; see `metrics_framework.recording.Store.distribution`."""
+        return self.store.distribution(name, operation=operation)
 
     def export_metrics(self, format: str = "json") -> str:
         """Return everything in a text format; see `MetricsAggregator.export_metrics`.

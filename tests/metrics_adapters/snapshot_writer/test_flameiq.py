@@ -14,6 +14,7 @@ import pytest
 from metrics_adapters.snapshot_writer import SnapshotWriter
 from metrics_framework import MetricsSystem
 from metrics_framework.clock import ManualClock
+from metrics_framework.recording import Distribution
 from metrics_framework.snapshots import LatencyMetrics, PerformanceSnapshot, read_snapshot
 
 pytestmark = pytest.mark.heavy
@@ -119,6 +120,16 @@ def test_it_finds_our_snapshots_valid(tmp_path: Path, snapshot: PerformanceSnaps
         "schema_version": 1,
         "metrics_count": len(snapshot.metrics.flat()),
     }
+
+
+def test_a_sidecar_is_nobody_elses_business(project: Path, snapshot: PerformanceSnapshot) -> None:
+    """A snapshot with distributions beside it is valid, compared, and a baseline like any other."""
+    values = {"latency": Distribution.of([float(value) for value in range(1, 101)])}
+    path = SnapshotWriter(project / "snapshots").write(snapshot, values)
+    assert path.with_suffix(".dist").exists()
+    for arguments in (("validate",), ("compare", "-m"), ("baseline", "set", "-m"), ("compare", "-m")):
+        done = _flameiq(project, *arguments, path)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_it_writes_what_we_read(tmp_path: Path, snapshot: PerformanceSnapshot) -> None:

@@ -23,7 +23,9 @@ from hypothesis import strategies as st
 from metrics_adapters.snapshot_writer import SnapshotWriter
 from metrics_adapters.snapshot_writer.writer import DEFAULT_FOLDER
 from metrics_framework.errors import OutputError
+from metrics_framework.recording import Distribution
 from metrics_framework.snapshots import Metrics, PerformanceSnapshot, SnapshotMetadata, read_snapshot
+from metrics_framework.snapshots.distributions import DISTRIBUTIONS_TAG, read_distributions
 
 MOMENT = datetime(2026, 1, 1, 10, 0, 0, 250_000, tzinfo=UTC)
 
@@ -49,6 +51,10 @@ def _temporary(folder: Path) -> list[str]:
 def _environ() -> dict[str, str]:
     """Return the variables of a child process that nobody measures: it would write files of its own."""
     return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+
+
+def _refuse_links(*_: object) -> None:
+    raise PermissionError(1, "Operation not permitted")
 
 
 @contextmanager
@@ -177,6 +183,83 @@ def test_any_text_in_a_snapshot_is_written(
     shutil.rmtree(folder)
 
 
+# -- distributions beside it -------------------------------------------------------------------------------
+
+VALUES = {"latency": Distribution.of([1.0, 2.0, 3.5]), "custom.payload": Distribution.of(range(1, 1_001))}
+
+
+def test_distributions_are_beside_their_snapshot(tmp_path: Path) -> None:
+    """The sidecar has the snapshot's name, the snapshot a tag with its content's hash; v1 stays as it is."""
+    path = SnapshotWriter(tmp_path).write(_snapshot(hits=3), VALUES)
+    assert _names(tmp_path) == [path.with_suffix(".dist").name, path.name]
+    read = read_snapshot(path)
+    assert read.metrics == _snapshot(hits=3).metrics
+    assert list(read.metadata.tags) == [DISTRIBUTIONS_TAG]
+    found = read_distributions(path)
+    assert {key: one.state for key, one in found.items()} == {key: one.state for key, one in VALUES.items()}
+    assert stat.S_IMODE(path.with_suffix(".dist").stat().st_mode) == stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_snapshot_without_distributions_has_no_sidecar(tmp_path: Path) -> None:
+    """Nothing is beside it, and nothing in it says that there is."""
+    path = SnapshotWriter(tmp_path).write(_snapshot(), {})
+    assert _names(tmp_path) == [path.name]
+    assert read_snapshot(path) == _snapshot()
+
+
+@pytest.mark.parametrize("tags", [49, 50])
+def test_the_sidecars_tag_keeps_the_schemas_limit(tmp_path: Path, tags: int) -> None:
+    """v1 has 50 tags at most: where all are taken, the snapshot goes without its sidecar."""
+    metadata = SnapshotMetadata(
+        "run", timestamp=MOMENT, tags={f"tag {number}": "x" for number in range(tags)}
+    )
+    path = SnapshotWriter(tmp_path).write(
+        PerformanceSnapshot(Metrics(throughput=1), metadata=metadata), VALUES
+    )
+    assert len(read_snapshot(path).metadata.tags) == 50
+    assert path.with_suffix(".dist").exists() == (tags == 49)
+
+
+def test_a_snapshot_that_was_read_is_written_with_other_distributions(tmp_path: Path) -> None:
+    """The tag of the sidecar that it had is replaced, also where all tags are taken."""
+    metadata = SnapshotMetadata("run", timestamp=MOMENT, tags={f"tag {number}": "x" for number in range(49)})
+    writer = SnapshotWriter(tmp_path)
+    first = writer.write(PerformanceSnapshot(Metrics(throughput=1), metadata=metadata), VALUES)
+    second = writer.write(read_snapshot(first), {"latency": Distribution.of([9.0])})
+    assert read_distributions(first)["latency"].count == 3
+    assert read_distributions(second)["latency"].count == 1
+
+
+def test_pairs_of_the_same_run_and_moment_stay_pairs(tmp_path: Path) -> None:
+    """Where either name is taken, both files get the same number."""
+    writer = SnapshotWriter(tmp_path)
+    stem = "20260101T100000.250000Z-550e8400"
+    (tmp_path / f"{stem}.dist").write_text("a stranger's")
+    (tmp_path / f"{stem}-2.json").write_text("a stranger's")
+    paths = [writer.write(_snapshot(), {"latency": Distribution.of([float(number)])}) for number in range(3)]
+    assert [path.name.removeprefix(stem) for path in paths] == ["-3.json", "-4.json", "-5.json"]
+    assert [read_distributions(path)["latency"].min for path in paths] == [0, 1, 2]
+    assert len(_names(tmp_path)) == 8
+
+
+def test_a_pair_on_a_disk_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where files are renamed instead, both are there, whole, under one name."""
+    monkeypatch.setattr(os, "link", _refuse_links)
+    writer = SnapshotWriter(tmp_path)
+    paths = [writer.write(_snapshot(), VALUES) for _ in range(2)]
+    assert [read_distributions(path)["latency"].count for path in paths] == [3, 3]
+    assert len(_names(tmp_path)) == 4
+
+
+def test_writers_into_one_folder_are_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a system that is given two of them writes each snapshot once."""
+    monkeypatch.chdir(tmp_path)
+    assert SnapshotWriter("runs") == SnapshotWriter(tmp_path / "runs", max_bytes=5)
+    assert len({SnapshotWriter("runs"), SnapshotWriter(tmp_path / "runs")}) == 1
+    assert SnapshotWriter("runs") != SnapshotWriter("other")
+    assert SnapshotWriter("runs") != "runs"
+
+
 # -- the folder --------------------------------------------------------------------------------------------
 
 
@@ -271,11 +354,7 @@ def test_a_file_is_one_link_to_one_file(tmp_path: Path) -> None:
 
 def test_a_disk_without_hard_links_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a file system has no hard links, as FAT has none, files are renamed, and none is overwritten."""
-
-    def _refuse(*_: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", _refuse)
+    monkeypatch.setattr(os, "link", _refuse_links)
     writer = SnapshotWriter(tmp_path)
     paths = [writer.write(_snapshot(number=float(number))) for number in range(3)]
     assert [read_snapshot(path).metrics.custom["number"] for path in paths] == [0, 1, 2]

@@ -620,6 +620,42 @@ THREADS = 8
 ROUNDS = 400
 
 
+def test_distributions_are_those_of_every_series(views):
+    """Histograms, timers and timed operations are told apart; what has no distribution is not among them."""
+    store = views.store
+    collector, timer = InMemoryCollector(store), InMemoryTimer(store)
+    collector.record_histogram("size", 1, {"route": "/a"})
+    collector.record_histogram("size", 3, {"route": "/b"})
+    collector.record_timer("wait", 2, MetricUnit.SECONDS)
+    collector.increment("orders")
+    collector.record_gauge("open", 4)
+    timer.time_operation("size", lambda: None)
+    found = [(one.name, one.tags, one.operation, one.distribution.max) for one in store.distributions()]
+    assert found[:3] == [
+        ("size", {"route": "/a"}, False, 1),
+        ("size", {"route": "/b"}, False, 3),
+        ("wait", {}, False, 2_000),
+    ]
+    assert [one[:3] for one in found[3:]] == [("size", {}, True)]
+
+
+def test_a_distribution_is_that_of_all_series_together(views):
+    """Also of those that were removed, as totals outlive their series; a counter has none."""
+    store = views.store
+    collector = InMemoryCollector(store)
+    for number in (1, 2, 3):
+        collector.record_histogram("size", number, {"route": str(number)})
+    store.remove("size", {"route": "3"})
+    assert store.distribution("size").quantiles(1.0) == [3]
+    InMemoryTimer(store).time_operation("size", lambda: None)
+    assert store.distribution("size", operation=True).count == 1
+    collector.increment("orders")
+    with pytest.raises(MetricTypeError, match="has no distribution"):
+        store.distribution("orders")
+    with pytest.raises(UnknownMetricError, match="size"):
+        store.distribution("sise")
+
+
 @pytest.fixture
 def switching():
     """Let the interpreter switch threads as often as it can."""

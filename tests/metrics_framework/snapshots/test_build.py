@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector
 from metrics_framework import MetricsSystem
 from metrics_framework.clock import ManualClock
 from metrics_framework.errors import SnapshotError, UnknownMetricError
@@ -21,6 +22,7 @@ from metrics_framework.protocols import (
     ResourceMonitor,
     SuccessFailureTracker,
 )
+from metrics_framework.recording import Store
 from metrics_framework.resources import RESOURCE_GAUGES
 from metrics_framework.snapshots import (
     BuildReport,
@@ -896,3 +898,90 @@ def test_an_operation_with_and_without_tags_has_a_rate_of_each(clock: ManualCloc
     custom = metrics.snapshot().metrics.custom
     assert custom["operation:op/success_rate"] == 1.0
     assert custom["operation:op[a:1]/success_rate"] == 0.0
+
+
+# -- the values behind the statistics -----------------------------------------------------------------------
+
+
+def _measured(**options: Any) -> MetricsSystem:
+    """Return a system with distributions of every kind and what is none."""
+    system = MetricsSystem(clock=ManualClock(), **options)
+    for number in range(1, 201):
+        system.collector.record_timer("http.request", number, tags={"route": "/a" if number % 2 else "/b"})
+        system.collector.record_timer("http.request", number)
+    for number in range(5):
+        system.collector.record_histogram("payload.size", number)
+        system.timer.time_operation("db.query", lambda: None)
+    system.collector.increment("payload.size.p95")
+    system.collector.increment("orders")
+    system.tracker.record_success("db.query")
+    return system
+
+
+def test_the_report_holds_the_values_behind_what_is_in_the_snapshot() -> None:
+    """Each key is that of statistics without the statistic, and has as many values as those speak of."""
+    snapshot, report = _measured().build_snapshot()
+    assert {key: distribution.count for key, distribution in report.distributions.items()} == {
+        "latency": 400,
+        "custom.http/request[route:/a]": 100,
+        "custom.http/request[route:/b]": 100,
+        "custom.payload/size": 5,
+        "custom.operation:db/query": 5,
+    }
+    for key, distribution in report.distributions.items():
+        flat = snapshot.metrics.flat()
+        separator = "." if key == "latency" else "/"
+        assert flat.get(f"{key}/count", 400) == distribution.count
+        assert flat[f"{key}{separator}mean"] == pytest.approx(distribution.mean)
+        assert [flat[f"{key}{separator}{statistic}"] for statistic in ("p95", "p99")] == pytest.approx(
+            distribution.quantiles(0.95, 0.99)
+        )
+
+
+def test_latency_may_be_an_operation() -> None:
+    """The values are those of the timer that was chosen, not of a metric of the same name."""
+    system = _measured(latency_metric="db.query")
+    system.collector.record_histogram("db.query", 1)
+    _, report = system.build_snapshot()
+    assert report.distributions["latency"].count == 5
+    assert report.distributions["custom.db/query"].count == 1
+
+
+def test_what_is_not_in_the_snapshot_is_not_in_the_report() -> None:
+    """Choice and cap hold for distributions too, so that a sidecar is bounded as its snapshot is."""
+    _, report = _measured(custom_metrics=["payload.*"]).build_snapshot()
+    assert set(report.distributions) == {"latency", "custom.payload/size"}
+    _, report = _measured(max_custom=1).build_snapshot()
+    assert set(report.distributions) == {"latency", "custom.http/request[route:/a]"}
+
+
+def test_constant_tags_are_in_no_key_of_the_report() -> None:
+    """As in the snapshot, what every series bears keeps none apart."""
+    _, report = _measured(tags={"service": "shop"}).build_snapshot()
+    assert "custom.http/request[route:/a]" in report.distributions
+
+
+def test_an_aggregator_of_someone_else_narrows_the_report() -> None:
+    """One that knows no distributions, or fails to tell them, costs those alone."""
+
+    class Broken(InMemoryAggregator):
+        def get_distributions(self) -> Any:
+            raise RuntimeError("a bug")
+
+    store = Store(ManualClock())
+    for aggregator in (_Aggregator({}, []), Broken(store)):
+        system = MetricsSystem(collector=InMemoryCollector(store), aggregator=aggregator)
+        system.collector.record_timer("http.request", 5)
+        _, report = system.build_snapshot()
+        assert report.distributions == {}
+    assert [item.what for item in report.left_out] == ["distributions"]
+
+
+def test_a_timer_of_someone_else_keeps_its_values() -> None:
+    """Where the aggregator does not know the operation, the rest is in the report."""
+    stats = {"far.away": {"count": 3.0, "avg": 1.0}}
+    system = MetricsSystem(timer=_Timer(stats), clock=ManualClock(), latency_metric="far.away")
+    system.collector.record_histogram("payload", 1)
+    snapshot, report = system.build_snapshot()
+    assert snapshot.metrics.latency == LatencyMetrics(mean=1.0)
+    assert set(report.distributions) == {"custom.payload"}

@@ -1,0 +1,307 @@
+"""Distributions beside a snapshot: what v1 has no room for, in a file of its own.
+
+A snapshot holds statistics; the values behind them are in its sidecar, ``NAME.dist`` beside ``NAME.json``.
+The snapshot names its sidecar by a hash of the content, in the metadata tag `DISTRIBUTIONS_TAG`, so that
+neither is ever taken for that of another run. v1 itself stays as it is: who does not know sidecars reads the
+snapshot, and ignores them.
+
+A sidecar is JSON, compressed by gzip::
+
+    {"format": "metrics-framework distributions", "version": 1,
+     "distributions": {"latency": {...}, "custom.payload/size": {...}}}
+
+A key is that of the snapshot's measurements (`Metrics.flat`) without the statistic: the values behind
+``custom.payload/size/p95`` are those of ``custom.payload/size``. Each distribution has ``count``, ``min``,
+``max``, ``mean``, ``stddev`` and ``sum``, which is the sum and the rounding error still to be added to it;
+``stddev`` and ``sum`` are ``null`` where they are beyond the largest float. Up to 128 values are there as
+they are, as ``values``. More of them are counted in base-2 exponential buckets, as those of OpenTelemetry:
+``scale``, ``zeros``, and of either sign ``offset`` and ``counts``, where count ``i`` is that of the
+magnitudes in ``(base**(offset+i), base**(offset+i+1)]`` with ``base = 2**(2**-scale)``. A quantile is off by
+half a bucket at most: ``(base - 1) / 2`` of its value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from metrics_framework.errors import DistributionsError, OutputError
+from metrics_framework.recording import lanes
+from metrics_framework.recording.distribution import (
+    EXACT_VALUES,
+    MAX_INDEXES,
+    SCALE,
+    Buckets,
+    Distribution,
+    State,
+)
+from metrics_framework.recording.lanes import Lanes
+from metrics_framework.snapshots.files import read_snapshot
+from metrics_framework.snapshots.rules import quote
+
+DISTRIBUTIONS_TAG = "distributions"
+"""The metadata tag of a snapshot that names its sidecar: ``sha256:`` and the hash of the file's content."""
+
+SUFFIX = ".dist"
+"""What ends the name of a sidecar, where that of its snapshot ends in ``.json``."""
+
+FORMAT = "metrics-framework distributions"
+VERSION = 1
+
+MAX_BYTES = 256 * 2**20
+"""How large a sidecar may be when it is unpacked; a file may claim to hold anything."""
+
+_LOWEST_SCALE = -10
+"""At this scale one bucket spans more octaves than there are floats."""
+
+_MOST = 2**64 - 1
+"""No bucket holds more."""
+
+_GZIP = 16 + zlib.MAX_WBITS
+"""Says to zlib that the data has gzip's frame."""
+
+
+def sidecar_path(path: str | Path) -> Path:
+    """Return where the sidecar of the snapshot at ``path`` is.
+
+    Example:
+        >>> sidecar_path("snapshots/run.json").name
+        'run.dist'
+    """
+    return Path(path).with_suffix(SUFFIX)
+
+
+def read_distributions(path: str | Path) -> dict[str, Distribution]:
+    """Read the distributions of a snapshot.
+
+    Args:
+        path: The snapshot's file; its sidecar is beside it.
+
+    Returns:
+        Key to distribution; none where the snapshot names no sidecar.
+
+    Raises:
+        OutputError: If a file cannot be read; a sidecar that was named may have been left behind.
+        SnapshotError: If the snapshot is not valid.
+        DistributionsError: If the sidecar is that of another snapshot, or not valid.
+    """
+    named = read_snapshot(path).metadata.tags.get(DISTRIBUTIONS_TAG)
+    if named is None:
+        return {}
+    sidecar = sidecar_path(path)
+    content = _content(sidecar)
+    if content_name(content) != named:
+        raise DistributionsError(
+            f"{str(sidecar)!r} is not the sidecar of {str(path)!r}, which names {quote(named)}:"
+            f" this is {content_name(content)!r}"
+        )
+    try:
+        return load_distributions(content)
+    except DistributionsError as error:
+        raise DistributionsError(f"{str(sidecar)!r}: {error}") from error
+
+
+def read_sidecar(path: str | Path) -> dict[str, Distribution]:
+    """Read a sidecar by its own path, whatever snapshot it belongs to.
+
+    Raises:
+        OutputError: If it cannot be read.
+        DistributionsError: If it is not valid.
+    """
+    return load_distributions(_content(Path(path)))
+
+
+def content_name(content: bytes) -> str:
+    """Return what a snapshot names its sidecar by."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def dump_distributions(distributions: Mapping[str, Distribution]) -> bytes:
+    """Return distributions as the content of a sidecar; equal ones as equal content."""
+    document = {
+        "format": FORMAT,
+        "version": VERSION,
+        "distributions": {key: _to_plain(distribution.state) for key, distribution in distributions.items()},
+    }
+    text = json.dumps(document, separators=(",", ":"), allow_nan=False)
+    packer = zlib.compressobj(wbits=_GZIP)  # unlike gzip's own functions it stamps no time on it
+    return packer.compress(text.encode("ascii")) + packer.flush()
+
+
+def load_distributions(content: bytes) -> dict[str, Distribution]:
+    """Read what `dump_distributions` returned.
+
+    Raises:
+        DistributionsError: If it is anything else; the message says where and what.
+    """
+    document = _unpacked(content)
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise DistributionsError(f"format: must be {FORMAT!r}")
+    version = document.get("version")
+    if version != VERSION or version.__class__ is not int:
+        raise DistributionsError(f"version: must be the integer {VERSION}, got {quote(version)}")
+    distributions = document.get("distributions")
+    if not isinstance(distributions, dict):
+        raise DistributionsError(f"distributions: must be an object, got {quote(distributions)}")
+    return {key: _Checked(plain, key).distribution() for key, plain in distributions.items()}
+
+
+def _content(sidecar: Path) -> bytes:
+    try:
+        return sidecar.read_bytes()
+    except (OSError, ValueError) as error:  # a ValueError for a path that no system can have
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise OutputError(f"cannot read {str(sidecar)!r}: {reason}") from error
+
+
+def _unpacked(content: bytes) -> Any:
+    unpacker = zlib.decompressobj(wbits=_GZIP)
+    try:
+        text = unpacker.decompress(content, MAX_BYTES)
+    except zlib.error as error:
+        raise DistributionsError(f"document: is not compressed by gzip: {error}") from error
+    if unpacker.unconsumed_tail:
+        raise DistributionsError(f"document: is larger than {MAX_BYTES} bytes")
+    if not unpacker.eof:
+        raise DistributionsError("document: is cut short")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DistributionsError(f"document: is not JSON: {error}") from error
+
+
+def _to_plain(state: State) -> dict[str, Any]:
+    plain: dict[str, Any] = {"count": state.count}
+    if not state.count:
+        return plain
+    total, compensation = state.sum
+    plain |= {
+        "min": state.min,
+        "max": state.max,
+        "mean": state.mean,
+        "stddev": state.stddev if math.isfinite(state.stddev) else None,
+        "sum": [total, compensation] if math.isfinite(total) else None,
+    }
+    if state.exact is not None:
+        return {**plain, "values": state.exact}
+    plain |= {"scale": state.buckets.scale, "zeros": state.buckets.zeros}
+    for sign, cells in (("negative", state.buckets.negative), ("positive", state.buckets.positive)):
+        if cells.packed:
+            plain[sign] = {"offset": cells.low, "counts": cells.counts()}
+    return plain
+
+
+class _Checked:
+    """One distribution of a document, read with every rule checked.
+
+    Args:
+        plain: What the document has.
+        key: Where it has it.
+    """
+
+    def __init__(self, plain: object, key: str) -> None:
+        self._path = f"distributions[{quote(key)}]"
+        if not isinstance(plain, dict):
+            raise self._error("", f"must be an object, got {quote(plain)}")
+        self._plain: dict[str, Any] = plain
+
+    def distribution(self) -> Distribution:
+        count = self._whole("count")
+        if not count:
+            return Distribution()
+        low, high, mean = self._number("min"), self._number("max"), self._number("mean")
+        if low > high:
+            raise self._error(".min", f"is above max: {low!r} and {high!r}")
+        stddev = math.inf if self._plain.get("stddev", 0) is None else self._number("stddev")
+        if stddev < 0:
+            raise self._error(".stddev", f"must be 0 or more, got {stddev!r}")
+        exact = self._values(low, high) if "values" in self._plain else None
+        buckets = Distribution().state.buckets if exact is not None else self._buckets()
+        held = len(exact) if exact is not None else _held(buckets)
+        if held != count:
+            raise self._error(".count", f"is {count}, but there are {held} values")
+        return Distribution.of_state(State(count, low, high, self._sum(mean), mean, stddev, exact, buckets))
+
+    def _values(self, low: float, high: float) -> tuple[float, ...]:
+        values = self._plain["values"]
+        if not isinstance(values, list) or len(values) > EXACT_VALUES:
+            raise self._error(".values", f"must be a list of at most {EXACT_VALUES} numbers")
+        # Whole numbers beyond 2**53 are kept as floats here, and as they are in min and max.
+        if not all(_is_number(value) and float(low) <= value <= float(high) for value in values):
+            raise self._error(".values", "must be finite numbers from min to max")
+        return tuple(values)
+
+    def _buckets(self) -> Buckets:
+        scale: Any = self._plain.get("scale")
+        if scale.__class__ is not int or not _LOWEST_SCALE <= scale <= SCALE:
+            raise self._error(
+                ".scale", f"must be an integer from {_LOWEST_SCALE} to {SCALE}, got {quote(scale)}"
+            )
+        return Buckets(scale, self._cells("negative"), self._whole("zeros"), self._cells("positive"))
+
+    def _cells(self, sign: str) -> Lanes:
+        plain = self._plain.get(sign)
+        if plain is None:
+            return lanes.EMPTY
+        if not isinstance(plain, dict):
+            raise self._error(f".{sign}", f"must be an object, got {quote(plain)}")
+        offset: Any = plain.get("offset")
+        counts: Any = plain.get("counts")
+        if offset.__class__ is not int or not -(2**20) < offset < 2**20:
+            raise self._error(f".{sign}.offset", f"must be the index of a bucket, got {quote(offset)}")
+        if (
+            not isinstance(counts, list)
+            or not 0 < len(counts) <= MAX_INDEXES
+            or not all(count.__class__ is int and 0 <= count <= _MOST for count in counts)
+            or not counts[0]
+            or not counts[-1]
+        ):
+            raise self._error(
+                f".{sign}.counts",
+                f"must be 1 to {MAX_INDEXES} integers of 0 or more, of which neither the first nor the last"
+                " is 0",
+            )
+        return Lanes.pack(offset, counts)
+
+    def _sum(self, mean: float) -> tuple[int | float, float]:
+        parts = self._plain.get("sum")
+        if parts is None:
+            return math.copysign(math.inf, mean), 0.0
+        if not isinstance(parts, list) or len(parts) != 2 or not all(map(_is_number, parts)):
+            raise self._error(".sum", f"must be a list of two numbers or null, got {quote(parts)}")
+        return parts[0], parts[1]
+
+    def _number(self, key: str) -> float:
+        value: Any = self._plain.get(key)
+        if not _is_number(value):
+            raise self._error(f".{key}", f"must be a finite number, got {quote(value)}")
+        number: float = value
+        return number
+
+    def _whole(self, key: str) -> int:
+        value: Any = self._plain.get(key)
+        if value.__class__ is not int or not 0 <= value <= _MOST:
+            raise self._error(f".{key}", f"must be an integer of 0 or more, got {quote(value)}")
+        whole: int = value
+        return whole
+
+    def _error(self, place: str, problem: str) -> DistributionsError:
+        return DistributionsError(f"{self._path}{place}: {problem}")
+
+
+def _held(buckets: Buckets) -> int:
+    return buckets.zeros + sum(buckets.negative.counts()) + sum(buckets.positive.counts())
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond the largest float
+        return False
