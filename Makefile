@@ -7,13 +7,15 @@ BIN := $(VENV)/bin
 FLAMEIQ := .venvs/flameiq
 # The benchmarks' peers are nobody else's business either.
 BENCH := .venvs/bench
+# Peers whose results ours must equal; without what they need for everything else.
+PEERS := .venvs/peers
 
 .PHONY: run test servers quick check format lint types imports bench docs lock clean
 
 run: $(VENV)/.installed
 	$(BIN)/python examples/parse_stdlib.py
 
-test: $(VENV)/.installed $(FLAMEIQ)/.installed
+test: $(VENV)/.installed $(FLAMEIQ)/.installed $(PEERS)/.installed
 	rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest -m "not heavy" -n 2 --dist loadfile $(ARGS)
 	$(BIN)/coverage combine -q
@@ -45,7 +47,7 @@ imports: $(VENV)/.installed
 	$(BIN)/lint-imports
 
 # Takes a quarter of an hour: many processes, one after the other. The tables go into the documentation.
-bench: $(BENCH)/.installed
+bench: $(BENCH)/.installed $(PEERS)/.installed
 	$(BENCH)/bin/python -m benchmarks $(ARGS)
 
 docs: $(VENV)/.installed
@@ -79,4 +81,9 @@ $(BENCH)/.installed: requirements/bench.txt pyproject.toml
 $(FLAMEIQ)/.installed: requirements/flameiq.txt
 	$(PYTHON) -m venv $(FLAMEIQ)
 	$(FLAMEIQ)/bin/pip install -q --disable-pip-version-check -r requirements/flameiq.txt
+	touch $@
+
+$(PEERS)/.installed: requirements/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install -q --disable-pip-version-check --no-deps --ignore-requires-python -r requirements/peers.txt
 	touch $@

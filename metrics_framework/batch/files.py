@@ -1,0 +1,101 @@
+"""One file that is being processed: how long it takes, how it ends, and the memory that it needs."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self
+
+from metrics_framework.batch.peaks import PEAKS, Peak
+
+if TYPE_CHECKING:
+    from metrics_framework.batch.metrics import BatchMetrics
+
+Policy = Literal["continue", "raise"]
+"""What happens to an error once it is recorded."""
+
+
+class FileRun:
+    """The use of `BatchMetrics.file`.
+
+    Attributes:
+        name: The file's name.
+        samples: How many samples were processed; for whoever processes the file to set.
+        measurements: How many measurements were computed; likewise.
+        memory_peak: The most memory that it took, in bytes; likewise, unless the batch looks itself.
+    """
+
+    def __init__(self, batch: BatchMetrics, name: str) -> None:
+        self.name = name
+        self.samples = 0
+        self.measurements = 0
+        self.memory_peak: int | None = None
+        self._batch = batch
+        self._reason: str | None = None
+        self._peak: Peak | None = None
+        self._begin_ns = 0
+
+    def skip(self, reason: str = "") -> None:
+        """Let the file count as skipped, if the block ends without an error."""
+        self._reason = reason
+
+    def __enter__(self) -> Self:
+        if self._batch.track_memory:
+            self._peak = PEAKS.begin()
+        self._begin_ns = self._batch.clock.monotonic_ns()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        batch = self._batch
+        duration = (batch.clock.monotonic_ns() - self._begin_ns) / 1e9
+        if self._peak is not None:
+            self.memory_peak = PEAKS.end(self._peak)
+        if error is None:
+            if self._reason is None:
+                batch.record_file(
+                    self.name,
+                    duration=duration,
+                    samples=self.samples,
+                    measurements=self.measurements,
+                    memory_peak=self.memory_peak,
+                )
+            else:
+                batch.record_skip(self.name, self._reason)
+            return False
+        if not isinstance(error, Exception):
+            return False
+        if isinstance(error, batch.skip_on):
+            batch.record_skip(self.name, reason_of(error))
+            return True
+        batch.record_file(
+            self.name,
+            duration=duration,
+            status="error",
+            error_type=type(error).__name__,
+            error_message=message_of(error),
+            memory_peak=self.memory_peak,
+        )
+        return batch.on_error == "continue"
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        return self.__exit__(kind, error, trace)
+
+
+def message_of(error: Exception) -> str:
+    """Return what an error says; nothing where it cannot be said."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - somebody else's error
+        return ""
+
+
+def reason_of(error: Exception) -> str:
+    """Return why an error skips a file."""
+    message = message_of(error)
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
