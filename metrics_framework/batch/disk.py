@@ -19,7 +19,10 @@ from metrics_framework.errors import InvalidInputError, OutputError
 if sys.platform != "win32":
     import fcntl
 
-_READ_BYTES = 1 << 20
+CHUNK = 1_000
+"""How many rows are written or read at a time."""
+
+_READ_BYTES = 1 << 18
 
 
 class Disk(Protocol):
@@ -62,8 +65,12 @@ class Spill:
             with tempfile.TemporaryFile(prefix="batch-", dir=self._folder) as file:
                 self._file = _File(os.dup(file.fileno()))
         # marshal takes a twentieth of the time of JSON, and nobody else can have written here.
-        content = marshal.dumps(list(plain(rows)))
-        return self._file.write(len(content).to_bytes(4, "little") + content, place)
+        rows = plain(rows)
+        frames = b""
+        for begin in range(0, len(rows), CHUNK):
+            content = marshal.dumps(list(rows[begin : begin + CHUNK]))
+            frames += len(content).to_bytes(4, "little") + content
+        return self._file.write(frames, place)
 
     def read(self, end: int) -> Iterator[Sequence[Row]]:
         """Yield all rows before a place; see `Disk`."""

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any, TextIO
 from uuid import uuid4
 
 from metrics_framework.batch.models import format_timestamp
-from metrics_framework.batch.rows import Row
+from metrics_framework.batch.rows import Row, is_plain
 
 COLUMNS = (
     "filename",
@@ -47,7 +45,7 @@ def write_json(path: Path, summary: Mapping[str, Any], chunks: Iterable[Sequence
         file.write(f'{{\n  "summary": {text},\n  "files": [')
         separator = "\n"
         for rows in chunks:
-            file.write(separator + ",\n".join(map(_object, rows)))
+            file.write(separator + ",\n".join(_objects(rows)))
             separator = ",\n"
         file.write("]\n}" if separator == "\n" else "\n  ]\n}")
 
@@ -88,25 +86,23 @@ def _cells(row: Row) -> tuple[Any, ...]:
 _OBJECT = "    {{\n{}\n    }}".format(",\n".join(f'      "{column}": %s' for column in COLUMNS))
 
 
-def _object(row: Row) -> str:
-    return _OBJECT % tuple([_LITERALS.get(type(cell), _literal)(cell) for cell in _cells(row)])
+# What the module json does in Python wherever it indents is a tenth of the time in C. It is given a separator
+# that no text holds, as control characters are escaped.
+_SEPARATOR = "\0"
+_encode = json.JSONEncoder(separators=(_SEPARATOR, ": "), check_circular=False).encode
 
 
-def _float(value: float) -> str:
-    return float.__repr__(value) if math.isfinite(value) else json.dumps(value)
+def _objects(rows: Sequence[Row]) -> Iterable[str]:
+    """Return each row as the JSON object that stands in the list of files."""
+    cells = map(_cells, rows)
+    if not is_plain(rows):
+        return (_OBJECT % tuple(map(_literal, row)) for row in cells)
+    text = _encode(list(cells))
+    return (_OBJECT % tuple(row.split(_SEPARATOR)) for row in text[2:-2].split(f"]{_SEPARATOR}["))
 
 
 def _literal(value: Any) -> str:
     return json.dumps(value, indent=2, default=str).replace("\n", "\n      ")
-
-
-# What the module json does in Python wherever it indents is a third of the time in C.
-_LITERALS: dict[type, Callable[[Any], str]] = {
-    str: encode_basestring_ascii,
-    int: int.__repr__,
-    float: _float,
-    type(None): lambda _: "null",
-}
 
 
 @contextmanager

@@ -12,12 +12,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from metrics_framework.batch.disk import Disk, Journal
+from metrics_framework.batch.disk import CHUNK, Disk, Journal
 from metrics_framework.batch.rows import NOTHING, Row, Totals
 from metrics_framework.logs import log_event
-
-CHUNK = 1_000
-"""How many rows go to the disk at a time, once they do."""
 
 
 class _State(NamedTuple):
@@ -110,8 +107,8 @@ class Records:
         if state.totals.counts.files:
             yield from self._disk.read(state.place)
             rows = rows[state.written :]
-        if rows:
-            yield rows
+        for begin in range(0, len(rows), CHUNK):
+            yield rows[begin : begin + CHUNK]
 
     def close(self) -> None:
         """Let go of the disk; what is not in memory can no longer be read."""

@@ -34,9 +34,14 @@ def to_metrics(row: Row) -> FileMetrics:
     return FileMetrics(filename, end - duration, end, duration, *rest)
 
 
+def is_plain(rows: Sequence[Row]) -> bool:
+    """Say whether rows hold nothing but numbers and text, of Python's own types."""
+    return set(map(type, chain.from_iterable(rows))) <= _PLAIN
+
+
 def plain(rows: Sequence[Row]) -> Sequence[Row]:
     """Return rows that a disk can hold: numbers and text. What is neither becomes its text."""
-    if set(map(type, chain.from_iterable(rows))) <= _PLAIN:
+    if is_plain(rows):
         return rows
     return [tuple(map(_plain, row)) for row in rows]
 

@@ -1,7 +1,7 @@
 """Does to a `BatchMetrics`, ours or tracekit's, what a case says, and tells all that it answers.
 
-A case is a list of steps, each ``[method, *arguments]`` with Python expressions as arguments; ``clock`` sets the
-time. This runs in the peer's interpreter too, which has nothing of ours.
+A case is a list of steps, each ``[method, *arguments]`` with Python expressions as arguments; ``clock`` sets
+the time. This runs in the peer's interpreter too, which has nothing of ours.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import fractions
 import pathlib
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 NAMES = {
@@ -32,7 +33,7 @@ def replay(module: Any, make: Callable[[str], Any], set_clock: Callable[[int], N
             set_clock(values[0])
             continue
         keywords = values.pop() if values and isinstance(values[-1], dict) else {}
-        told.append(tell(lambda: getattr(batch, method)(*values, **keywords)))
+        told.append(tell(partial(getattr(batch, method), *values, **keywords)))
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "out")
         told += [
@@ -60,6 +61,6 @@ def tell(ask: Callable[[], Any]) -> list[Any]:
     """Return the answer, or which of Python's own errors it was and what it said."""
     try:
         return ["answer", ask()]
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it raises is the answer
         own = next(kind for kind in type(error).__mro__ if kind.__module__ == "builtins")
         return ["error", own.__name__, str(error)]

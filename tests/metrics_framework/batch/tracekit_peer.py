@@ -43,4 +43,5 @@ if __name__ == "__main__":
     for line in sys.stdin:
         clock.ns = 0
         told = replay(metrics, metrics.BatchMetrics, lambda ns: setattr(clock, "ns", ns), json.loads(line))
-        print(json.dumps(told), flush=True)
+        sys.stdout.write(json.dumps(told) + "\n")
+        sys.stdout.flush()
