@@ -1,7 +1,8 @@
 """One library recording and exporting a batch, in a process of its own: numbers on standard output.
 
 ``python benchmarks/batch_worker.py LIBRARY FILES`` prints one JSON object: seconds of each stage, and
-resident bytes at the end of each, above what there was before the first. It runs in an environment of the library.
+resident bytes at the end of each, above what there was before the first. It runs in the environment of the
+library.
 """
 
 from __future__ import annotations

@@ -3,15 +3,47 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Protocol, Self
 
 from metrics_framework.batch.peaks import PEAKS, Peak
-
-if TYPE_CHECKING:
-    from metrics_framework.batch.metrics import BatchMetrics
+from metrics_framework.batch.rows import Counts
+from metrics_framework.clock import Clock
 
 Policy = Literal["continue", "raise"]
 """What happens to an error once it is recorded."""
+
+
+class Batch(Protocol):
+    """What a file, a loop and a pool need of the `BatchMetrics` that they record into."""
+
+    clock: Clock
+    on_error: Policy
+    skip_on: tuple[type[Exception], ...]
+    track_memory: bool
+
+    @property
+    def counts(self) -> Counts:
+        """How many files were recorded, and how they ended."""
+        ...
+
+    def record_file(
+        self,
+        filename: str,
+        *,
+        duration: float,
+        samples: int = 0,
+        measurements: int = 0,
+        status: str = "success",
+        error_type: str | None = None,
+        error_message: str | None = None,
+        memory_peak: int | None = None,
+    ) -> None:
+        """Record a file that was processed."""
+        ...
+
+    def record_skip(self, filename: str, reason: str = "") -> None:
+        """Record a file that was skipped."""
+        ...
 
 
 class FileRun:
@@ -24,7 +56,7 @@ class FileRun:
         memory_peak: The most memory that it took, in bytes; likewise, unless the batch looks itself.
     """
 
-    def __init__(self, batch: BatchMetrics, name: str) -> None:
+    def __init__(self, batch: Batch, name: str) -> None:
         self.name = name
         self.samples = 0
         self.measurements = 0

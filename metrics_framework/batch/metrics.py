@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 from metrics_framework.batch.disk import Journal, Spill
 from metrics_framework.batch.export import write_csv, write_json
+from metrics_framework.batch.feed import Feed
 from metrics_framework.batch.files import FileRun, Policy
 from metrics_framework.batch.models import BatchMetricsSummary, FileMetrics
 from metrics_framework.batch.records import Records
@@ -18,10 +19,8 @@ from metrics_framework.batch.summary import summarize
 from metrics_framework.batch.track import Track
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.faults import Faults
 from metrics_framework.logs import log_event
 from metrics_framework.protocols import MetricsSystem
-from metrics_framework.values import MetricUnit
 
 if TYPE_CHECKING:
     from metrics_framework.batch.pool import FileResult
@@ -100,13 +99,11 @@ class BatchMetrics:
     ) -> None:
         if on_error not in ("continue", "raise"):
             raise InvalidInputError(f"on_error={on_error!r} is unknown; use 'continue' or 'raise'")
-        self.on_error = on_error
+        self.on_error: Policy = on_error
         self.skip_on = skip_on
         self.track_memory = track_memory
         self.clock = clock
-        self._system = system
-        self._operation = operation
-        self._faults = Faults()
+        self._feed = None if system is None else Feed(system, operation)
         self._process = os.getpid()
         self._earlier = Earlier()
         if journal is None:
@@ -211,7 +208,7 @@ class BatchMetrics:
                 " use batch.map(function, items, processes=…)"
             )
         now = self.clock.time_ns() / 1e9
-        now - duration  # what is no number is said here, not when it is read
+        _ = now - duration  # what is no number is said here, not when it is read
         self._records.append(
             (
                 filename,
@@ -227,8 +224,8 @@ class BatchMetrics:
         )
         if status == "error" and error_type:
             hash(error_type)
-        if self._system is not None:
-            self._feed(duration, samples, measurements, status, error_type)
+        if self._feed is not None:
+            self._feed.file(duration, samples, measurements, status, error_type)
 
     def record_error(self, filename: str, error_type: str, error_message: str, duration: float = 0.0) -> None:
         """Record a file that failed.
@@ -342,26 +339,6 @@ class BatchMetrics:
         """
         done = self._earlier.done
         return (item for item in items if name(item) not in done)
-
-    def _feed(
-        self, duration: float, samples: int, measurements: int, status: str, error_type: str | None
-    ) -> None:
-        assert self._system is not None
-        collector, tracker, operation = self._system.collector, self._system.tracker, self._operation
-        attempt = self._faults.attempt
-        event = "batch not recorded into its system"
-        if status == "skipped":
-            attempt(event, lambda: collector.record_counter(f"{operation}.skipped"))
-            return
-        attempt(event, lambda: collector.record_timer(operation, duration, MetricUnit.SECONDS))
-        if status == "error":
-            attempt(event, lambda: tracker.record_failure(operation, error_type or "unknown"))
-        elif status == "success":
-            attempt(event, lambda: tracker.record_success(operation))
-            if samples:
-                attempt(event, lambda: collector.record_counter(f"{operation}.samples", samples))
-            if measurements:
-                attempt(event, lambda: collector.record_counter(f"{operation}.measurements", measurements))
 
     # -- questions -------------------------------------------------------------------------------------
 

@@ -16,15 +16,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from metrics_framework.batch.files import message_of, reason_of
+from metrics_framework.batch.files import Batch, message_of, reason_of
 from metrics_framework.batch.peaks import PEAKS
 from metrics_framework.clock import SYSTEM_CLOCK
 from metrics_framework.errors import InvalidInputError
-
-if TYPE_CHECKING:
-    from metrics_framework.batch.metrics import BatchMetrics
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -98,7 +95,7 @@ class Task:
 
 
 def run_pool(
-    batch: BatchMetrics,
+    batch: Batch,
     function: Callable[[T], R],
     items: Iterable[T],
     *,
@@ -119,7 +116,7 @@ def run_pool(
 
 
 def _results(
-    batch: BatchMetrics,
+    batch: Batch,
     pool: Pool,
     items: Iterable[T],
     name: Callable[[T], str],

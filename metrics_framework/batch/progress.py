@@ -79,7 +79,7 @@ class Lines:
         self._pace = Pace(total, clock)
         self._next_line = LINE_SECONDS
         self._last = (0, 0)
-        self._shown: tuple[int, int] | None = None
+        self._shown = (0, 0)
 
     def update(self, done: int, errors: int) -> None:
         """Say how many are done, and how many of them failed."""

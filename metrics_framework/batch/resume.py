@@ -21,6 +21,11 @@ VERSION = 1
 _BEGIN = b'{"batch_journal":1,"batch_id":"'
 
 
+def is_journal(journal: Journal) -> bool:
+    """Say whether an open file is a journal, or has the beginning of one."""
+    return journal.begins_with(_BEGIN)
+
+
 def journal_head(batch_id: str) -> dict[str, Any]:
     """Return the first line of a journal."""
     return {"batch_journal": VERSION, "batch_id": batch_id, "fields": FIELDS}
@@ -98,7 +103,7 @@ class Earlier:
             InvalidInputError: If it is that of another batch, or no journal.
             OutputError: If it cannot be written anew.
         """
-        if not journal.begins_with(_BEGIN):
+        if not is_journal(journal):
             raise InvalidInputError(f"{str(journal.path)!r} is not the journal of a batch")
         if retry_failed:
             journal.cut_out(lambda row: row[5] == "error")

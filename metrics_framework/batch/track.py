@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sized
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
+from metrics_framework.batch.files import Batch
 from metrics_framework.batch.progress import Progress, make_progress
-
-if TYPE_CHECKING:
-    from metrics_framework.batch.metrics import BatchMetrics
 
 T = TypeVar("T")
 
@@ -19,7 +17,7 @@ class Track(Generic[T]):
     """The use of `BatchMetrics.track`: an item is done when the next one is asked for."""
 
     def __init__(
-        self, batch: BatchMetrics, items: Iterable[T] | AsyncIterable[T], total: int | None, title: str
+        self, batch: Batch, items: Iterable[T] | AsyncIterable[T], total: int | None, title: str
     ) -> None:
         self._batch = batch
         self._items = items

@@ -9,25 +9,21 @@ from pathlib import Path
 import click
 
 from metrics_framework._version import __version__
+from metrics_framework.cli.batch import batch
 from metrics_framework.cli.measure import Measurement, measure
+from metrics_framework.cli.snapshots import INTERRUPTED, INTERRUPTED_TAG, parse_tags, save
 from metrics_framework.cli.tables import print_measurement, print_snapshot
-from metrics_framework.errors import InvalidInputError, MetricsError, OutputError, SnapshotError
-from metrics_framework.plugins import load_adapter
+from metrics_framework.errors import InvalidInputError, MetricsError, SnapshotError
 from metrics_framework.snapshots import Environment, read_snapshot
-from metrics_framework.snapshots.build import LATENCY_TAG
-from metrics_framework.snapshots.rules import MAX_TAGS
-
-INTERRUPTED = 130
-"""What a shell calls a program that Ctrl-C ended."""
-
-INTERRUPTED_TAG = "interrupted"
-"""The metadata tag of a snapshot that does not hold all the runs that were asked for."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def app() -> None:
     """Measure commands, and check and show performance snapshots."""
+
+
+app.add_command(batch)
 
 
 @app.command(context_settings={"allow_interspersed_args": False})
@@ -76,7 +72,7 @@ def run(
 
     Example: metrics-framework run -n 20 --warmup 2 -- python -c "import json"
     """  # noqa: D301 - click looks for the character, which keeps it from filling the paragraph
-    context = _parse_tags(tags)
+    context = parse_tags(tags)
     try:
         measurement = _measure(command, name or Path(command[0]).name, runs, warmup, output)
         written = measurement.runs > 0 and _finish(measurement, output, environment, context)
@@ -101,35 +97,9 @@ def _finish(measurement: Measurement, output: Path, environment: str | None, tag
     if measurement.interrupted:
         tags = {**tags, INTERRUPTED_TAG: "true"}
     snapshot = measurement.system.snapshot(environment=environment, tags=tags)
-    # Written before anything is printed: whoever reads the output may stop reading.
-    try:
-        path, problem = load_adapter("snapshot_writer")(output).write(snapshot), None
-    except OutputError as error:
-        path, problem = None, error
+    saved = save(snapshot, output)
     print_measurement(measurement, snapshot)
-    if problem is not None:
-        # What was measured is not lost with the disk.
-        click.echo(json.dumps(snapshot.to_dict()))
-        click.echo(f"Error: {problem}", err=True)
-        return False
-    click.echo(path)
-    return True
-
-
-def _parse_tags(pairs: tuple[str, ...]) -> dict[str, str]:
-    tags: dict[str, str] = {}
-    for pair in pairs:
-        key, separator, value = pair.partition("=")
-        if not separator or not key:
-            raise click.BadParameter(f"{pair!r} is not of the form KEY=VALUE", param_hint="'--tag'")
-        tags[key] = value
-    if len({*tags, LATENCY_TAG, INTERRUPTED_TAG}) > MAX_TAGS:
-        raise click.BadParameter(
-            f"{len(tags)} are too many: a snapshot holds {MAX_TAGS}, with"
-            f" {LATENCY_TAG!r} and {INTERRUPTED_TAG!r} among them",
-            param_hint="'--tag'",
-        )
-    return tags
+    return saved.say()
 
 
 @app.command()

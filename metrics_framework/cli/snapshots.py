@@ -1,0 +1,71 @@
+"""The snapshot that a command leaves behind: its tags, and where it goes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from metrics_framework.errors import OutputError
+from metrics_framework.plugins import load_adapter
+from metrics_framework.snapshots import PerformanceSnapshot
+from metrics_framework.snapshots.build import LATENCY_TAG
+from metrics_framework.snapshots.rules import MAX_TAGS
+
+INTERRUPTED = 130
+"""What a shell calls a program that Ctrl-C ended."""
+
+INTERRUPTED_TAG = "interrupted"
+"""The metadata tag of a snapshot that does not hold all that was asked for."""
+
+
+def parse_tags(pairs: tuple[str, ...], *own: str) -> dict[str, str]:
+    """Return tags that were given as ``KEY=VALUE``.
+
+    Args:
+        pairs: What was given.
+        *own: Tags that the command adds, besides those that every command may.
+    """
+    tags: dict[str, str] = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise click.BadParameter(f"{pair!r} is not of the form KEY=VALUE", param_hint="'--tag'")
+        tags[key] = value
+    own = (LATENCY_TAG, INTERRUPTED_TAG, *own)
+    if len({*tags, *own}) > MAX_TAGS:
+        raise click.BadParameter(
+            f"{len(tags)} are too many: a snapshot holds {MAX_TAGS}, with"
+            f" {', '.join(map(repr, own[:-1]))} and {own[-1]!r} among them",
+            param_hint="'--tag'",
+        )
+    return tags
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A snapshot that was written, or was to be."""
+
+    snapshot: PerformanceSnapshot
+    path: Path | None
+    problem: OutputError | None
+
+    def say(self) -> bool:
+        """Print where it is, or all of it where the disk refused; say whether it is anywhere."""
+        if self.problem is not None:
+            # What was measured is not lost with the disk.
+            click.echo(json.dumps(self.snapshot.to_dict()))
+            click.echo(f"Error: {self.problem}", err=True)
+            return False
+        click.echo(self.path)
+        return True
+
+
+def save(snapshot: PerformanceSnapshot, folder: Path) -> Saved:
+    """Write a snapshot into a folder; before anything is printed, as whoever reads that may stop reading."""
+    try:
+        return Saved(snapshot, load_adapter("snapshot_writer")(folder).write(snapshot), None)
+    except OutputError as error:
+        return Saved(snapshot, None, error)
