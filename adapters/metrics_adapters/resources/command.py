@@ -62,10 +62,10 @@ class CommandMonitor(PsutilMonitor):
 
     def __init__(self) -> None:
         super().__init__()
-        self._last: CommandRun | None = None
-        self._peak_rss = 0
-        self._seconds = self._cpu_seconds = 0.0
-        self._lock = threading.Lock()
+        self._last_run: CommandRun | None = None
+        self._largest_rss = 0
+        self._run_seconds = self._run_cpu_seconds = 0.0
+        self._runs_lock = threading.Lock()
 
     def run(
         self, command: Sequence[str], *, timeout: float | None = None, cancelled: Event | None = None
@@ -85,25 +85,25 @@ class CommandMonitor(PsutilMonitor):
             InterruptedError: If it was cancelled.
         """
         run = run_command(command, timeout=timeout, cancelled=cancelled)
-        with self._lock:
-            self._last = run
-            self._peak_rss = max(self._peak_rss, run.peak_rss)
-            self._seconds += run.seconds
-            self._cpu_seconds += run.cpu_seconds
+        with self._runs_lock:
+            self._last_run = run
+            self._largest_rss = max(self._largest_rss, run.peak_rss)
+            self._run_seconds += run.seconds
+            self._run_cpu_seconds += run.cpu_seconds
         return run
 
     def get_memory_usage(self) -> dict[str, float]:
         """Return memory in bytes; ``process_rss`` is the peak of the last run."""
-        last = self._last.peak_rss if self._last else 0
-        return {**super().get_memory_usage(), "process_rss": last, "process_peak_rss": self._peak_rss}
+        last = self._last_run.peak_rss if self._last_run else 0
+        return {**super().get_memory_usage(), "process_rss": last, "process_peak_rss": self._largest_rss}
 
     def get_cpu_usage(self) -> dict[str, float]:
         """Return CPU usage; ``process_percent`` is the average of the last run."""
-        last = self._last
+        last = self._last_run
         return {
             **super().get_cpu_usage(),
             "process_percent": _percent(last.cpu_seconds, last.seconds) if last else 0.0,
-            "process_average_percent": _percent(self._cpu_seconds, self._seconds),
+            "process_average_percent": _percent(self._run_cpu_seconds, self._run_seconds),
         }
 
     def get_process_usage(self) -> dict[str, float]:
