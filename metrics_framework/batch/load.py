@@ -29,10 +29,10 @@ def load_stats(path: str | Path, in_memory: int = 10_000) -> dict[str, Any]:
     A batch that was interrupted ends with the last file that its journal holds.
     """
     journal = Journal(path, writable=False)
-    if is_journal(journal):
-        earlier = Earlier.read(journal, None, in_memory)
+    earlier = Earlier.read(journal, None, in_memory) if is_journal(journal) else Earlier()
+    if earlier.batch_id is not None:
         return summarize(
-            str(earlier.batch_id),
+            earlier.batch_id,
             earlier.totals,
             earlier.rows,
             start=earlier.start,

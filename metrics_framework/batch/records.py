@@ -140,6 +140,8 @@ class Records:
             try:
                 place = self._disk.write(fresh, state.place)
             except (OSError, ValueError) as error:  # a ValueError for an integer that has no decimal form
+                if isinstance(error, OSError) and error.errno is None:
+                    raise  # not the disk's but a signal handler's: a TimeoutError, say
                 self._say(error)
                 return False
             self._state = state._replace(place=place, written=state.written + len(fresh))

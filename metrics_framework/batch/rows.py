@@ -117,7 +117,8 @@ class Totals(NamedTuple):
                 self.measurements + sum(row[4] for row in rows if row[5] == "success"),
                 self.fault,
             )
-        except Exception as error:  # noqa: BLE001 - rows hold whatever was passed in
+        except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
+            # Rows hold whatever was passed in. What a signal handler raises is none of these, and goes on.
             return self._replace(counts=counts, error_types=error_types, fault=self.fault or error)
 
 
