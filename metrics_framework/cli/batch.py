@@ -158,6 +158,8 @@ def run(
             problems.append("no snapshot")
     except KeyboardInterrupt:  # before the first file, after the last one, or a second time
         sys.exit(INTERRUPTED)
+    finally:
+        metrics.close()
     if not finished:
         left = len(paths) - stats["total_files"]
         click.echo(
