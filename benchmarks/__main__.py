@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from benchmarks import facade, import_time, recording
+from benchmarks import batch, facade, import_time, recording
 from benchmarks.tables import Report
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -20,6 +20,7 @@ def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else recording.ROUNDS
     write("import", import_time.main())
     write("facade", facade.main())
+    write("batch", batch.main())
     write("recording", recording.main(rounds))
 
 

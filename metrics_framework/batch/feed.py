@@ -10,8 +10,9 @@ _EVENT = "batch not recorded into its system"
 
 
 class Feed:
-    """Records files into a system: as an operation, and as counters whose names begin with the operation's.
+    """Records files into a system: as a timer, as outcomes of an operation, and as counters.
 
+    All have the operation's name, or one that begins with it.
     What the system refuses is logged and does not disturb the batch.
 
     Args:

@@ -54,6 +54,7 @@ class FileRun:
         samples: How many samples were processed; for whoever processes the file to set.
         measurements: How many measurements were computed; likewise.
         memory_peak: The most memory that it took, in bytes; likewise, unless the batch looks itself.
+        duration: Once the block has ended, how long it took, in seconds.
     """
 
     def __init__(self, batch: Batch, name: str) -> None:
@@ -61,6 +62,7 @@ class FileRun:
         self.samples = 0
         self.measurements = 0
         self.memory_peak: int | None = None
+        self.duration = 0.0
         self._batch = batch
         self._reason: str | None = None
         self._peak: Peak | None = None
@@ -80,7 +82,7 @@ class FileRun:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         batch = self._batch
-        duration = (batch.clock.monotonic_ns() - self._begin_ns) / 1e9
+        duration = self.duration = (batch.clock.monotonic_ns() - self._begin_ns) / 1e9
         if self._peak is not None:
             self.memory_peak = PEAKS.end(self._peak)
         if error is None:

@@ -43,9 +43,9 @@ class BatchMetrics:
 
     Args:
         batch_id: What the batch is called; made up by default.
-        system: Where every file is recorded, too, so that the batch ends in a snapshot: as an operation,
-            timed and counted by how it ended, and as counters of samples, measurements and skipped files.
-        operation: The operation's name, with which those counters' names begin.
+        system: Where every file is recorded, too, so that the batch ends in a snapshot: in a timer, as a
+            success or failure of an operation, and in counters of samples, measurements and skipped files.
+        operation: The name of the timer and the operation, with which those of the counters begin.
         on_error: What `file` does with an error once it is recorded: ``"continue"`` keeps it from going on,
             ``"raise"`` does not.
         skip_on: Errors for which a file is skipped and has not failed.
