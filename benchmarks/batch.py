@@ -35,7 +35,8 @@ def main(rounds: int = ROUNDS, files: int = FILES) -> Report:
     for library in track(turns, "batches", console=Console(stderr=True)):
         results[library].append(_run(library, files))
     report = Report()
-    report.say(f"A batch of {files:,} files, 1 % of which fail. Medians of {rounds} rounds.")
+    runs = "one run of each" if rounds == 1 else f"medians of {rounds} runs of each"
+    report.say(f"Python {sys.version.split()[0]}. A batch of {files:,} files, 1 % of which fail; {runs}.")
     _table(report, "seconds", results, "seconds", 1.0)
     _table(report, "MB that it grew by so far", results, "bytes", 1e6)
     report.show()
@@ -56,7 +57,7 @@ def _table(
 
 
 def _run(library: str, files: int) -> dict[str, dict[str, float]]:
-    # Our own environment finds us as it is installed there; tracekit's has nothing of ours, and needs nothing.
+    # tracekit's environment has nothing of ours, and needs nothing.
     command = [LIBRARIES[library], str(ROOT / "benchmarks" / "batch_worker.py"), library, str(files)]
     path = os.pathsep.join([str(ROOT), str(ROOT / "adapters")])
     environment = {**os.environ, "PYTHONPATH": path} if library != "tracekit" else None

@@ -86,7 +86,7 @@ def show(console: Console, metrics: MetricsSystem, batch: BatchMetrics, folder: 
     for label, key in (("mean", "avg"), ("p50", "p50"), ("p95", "p95"), ("p99", "p99"), ("max", "max")):
         table.add_row(label, f"{stats[key]:.2f} ms")
     table.add_row("throughput", f"{summary.throughput.files_per_second:.0f} files/s")
-    table.add_row("", f"{summary.throughput.samples_per_second:,.0f} lines/s")
+    table.add_row("lines", f"{summary.throughput.samples_per_second:,.0f} lines/s")
     table.add_row("memory, average and most", f"{memory['avg'] / 1e6:.0f} / {memory['max'] / 1e6:.0f} MB")
     table.add_row("success rate", f"{1 - summary.errors.rate:.2%}")
     for error_type, number in sorted(summary.errors.by_type.items()):

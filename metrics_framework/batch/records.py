@@ -65,7 +65,8 @@ class Records:
         self._state = _State(totals, place, written=len(rows))
         self._lock = threading.RLock()
         self._busy = False
-        self._refused = False
+        self._is_refused = False
+        self._unsaid: str | None = None
 
     def append(self, row: Row) -> None:
         """Add the details of a file."""
@@ -76,6 +77,7 @@ class Records:
                     self._write()
                 if alone and len(self._rows) > self._limit:
                     self._relieve()
+            self._say()
 
     def note(self, fact: dict[str, object]) -> None:
         """Write something about the batch itself, where there is a journal."""
@@ -88,8 +90,9 @@ class Records:
             try:
                 self._state = self._state._replace(place=self._disk.note(fact, self._state.place))
             except OSError as error:
-                self._say(error)
+                self._refuse(error)
             self._disk.flush()
+        self._say()
 
     @property
     def lost(self) -> int:
@@ -142,10 +145,10 @@ class Records:
             except (OSError, ValueError) as error:  # a ValueError for an integer that has no decimal form
                 if isinstance(error, OSError) and error.errno is None:
                     raise  # not the disk's but a signal handler's: a TimeoutError, say
-                self._say(error)
+                self._refuse(error)
                 return False
             self._state = state._replace(place=place, written=state.written + len(fresh))
-        self._refused = False
+        self._is_refused = False
         return True
 
     def _relieve(self) -> None:
@@ -165,10 +168,16 @@ class Records:
         del rows[: begin + len(gone)]
         self._limit = min(self._in_memory, CHUNK)
 
-    def _say(self, error: Exception) -> None:
-        if not self._refused:
-            log_event("error", "details of a batch not written; its totals stay right", error=str(error))
-        self._refused = True
+    def _refuse(self, error: Exception) -> None:
+        if not self._is_refused:
+            self._unsaid = str(error)
+        self._is_refused = True
+
+    def _say(self) -> None:
+        """Log what the disk refused; not while others are kept out, as a log may be anybody's."""
+        if self._unsaid is not None:
+            error, self._unsaid = self._unsaid, None
+            log_event("error", "details of a batch not written; its totals stay right", error=error)
 
 
 def _cut(state: _State, rows: list[Row]) -> int:

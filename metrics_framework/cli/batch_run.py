@@ -80,7 +80,7 @@ def run_files(batch: BatchMetrics, monitor: Any, job: Job, paths: Sequence[str],
         Whether nothing interrupted it: Ctrl-C, SIGTERM, or a command that Ctrl-C ended.
 
     Raises:
-        InvalidInputError: If the command cannot be started, whatever the file.
+        InvalidInputError: If the command of the first file cannot be started; of another one, it has failed.
     """
     cancelled = Event()
     progress = make_progress(title, len(paths), SYSTEM_CLOCK)
@@ -90,7 +90,9 @@ def run_files(batch: BatchMetrics, monitor: Any, job: Job, paths: Sequence[str],
         with Pool(task, job.workers, in_processes=False) as pool:
             try:
                 for done, (path, outcome) in enumerate(pool.run(paths), 1):
-                    failed = _record(batch, job, shown_name(path), outcome)
+                    if done == 1 and outcome.error_type == _COMMAND_IS_WRONG:
+                        raise InvalidInputError(outcome.error_message)
+                    failed = _record(batch, shown_name(path), outcome)
                     if failed:
                         failures += 1
                         if failures <= _SHOWN_FAILURES:
@@ -136,13 +138,11 @@ class _Failure:
     message: str
 
 
-def _record(batch: BatchMetrics, job: Job, name: str, outcome: Outcome) -> _Failure | None:
+def _record(batch: BatchMetrics, name: str, outcome: Outcome) -> _Failure | None:
     """Record how a command went, and return how it failed."""
     if outcome.status == "error":
         if outcome.error_type == InterruptedError.__name__:
             raise KeyboardInterrupt
-        if outcome.error_type == _COMMAND_IS_WRONG and PLACEHOLDER not in job.command[0]:
-            raise InvalidInputError(outcome.error_message)
         failure = _Failure(name, str(outcome.error_type), str(outcome.error_message))
         batch.record_error(name, failure.error_type, failure.message, outcome.duration)
         return failure
