@@ -230,7 +230,8 @@ class _File:
             os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """Close it; a second call does nothing."""
+        """Close it; a second call does nothing, and from then on everything fails."""
+        self._descriptor = -1  # the number may soon be another file's
         self._close()
 
 

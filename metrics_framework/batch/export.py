@@ -118,8 +118,6 @@ def _replacing(path: Path, newline: str | None = None) -> Iterator[TextIO]:
         try:
             with temporary.open("x", newline=newline) as file:
                 yield file
-                file.flush()
-                os.fsync(file.fileno())
             with suppress(OSError):
                 shutil.copymode(path, temporary)
         except FileNotFoundError as error:

@@ -16,6 +16,8 @@ from metrics_framework.batch.disk import CHUNK, Disk, Journal
 from metrics_framework.batch.rows import NOTHING, Row, Totals
 from metrics_framework.logs import log_event
 
+_PATIENCE = 100
+
 
 class _State(NamedTuple):
     """What is no longer in the list.
@@ -73,7 +75,8 @@ class Records:
         self._rows.append(row)
         if self._at_once or len(self._rows) > self._limit:
             with self._alone() as alone:
-                if alone and self._at_once:
+                # A disk that is full is not asked again for every file.
+                if alone and self._at_once and not (self._is_refused and len(self._rows) % _PATIENCE):
                     self._write()
                 if alone and len(self._rows) > self._limit:
                     self._relieve()
@@ -153,19 +156,20 @@ class Records:
 
     def _relieve(self) -> None:
         """Cut off the rows that are in the list, whether the disk takes them or not."""
+        rows = self._rows
+        del rows[: _cut(self._state, rows)]  # where the last cutting off was interrupted
         is_whole = self._write()
-        state, rows = self._state, self._rows
-        begin = _cut(state, rows)
-        gone = rows[begin : begin + state.written] if is_whole else rows[begin:]
+        state = self._state
+        gone = rows[: state.written] if is_whole else rows[:]
         self._state = _State(
             state.totals.plus(gone),
             state.place,
             written=0,
-            cut=begin + len(gone),
-            last=gone[-1],
+            cut=len(gone),
+            last=gone[-1] if gone else None,
             lost=state.lost + len(gone) - state.written,
         )
-        del rows[: begin + len(gone)]
+        del rows[: len(gone)]
         self._limit = min(self._in_memory, CHUNK)
 
     def _refuse(self, error: Exception) -> None:

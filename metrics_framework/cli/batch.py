@@ -143,6 +143,7 @@ def run(
     system = MetricsSystem(resource_monitor=monitor, latency_metric=name)
     metrics = _open(system, name, state, batch_id, resume=resume or retry_failed, retry_failed=retry_failed)
     try:
+        before = metrics.counts.files
         todo = list(not_done(metrics, paths))
         finished = _run(metrics, monitor, job, todo, name, state)
         problems = _export(metrics, json_file, csv_file)
@@ -161,7 +162,7 @@ def run(
     finally:
         metrics.close()
     if not finished:
-        left = len(paths) - stats["total_files"]
+        left = len(todo) - (stats["total_files"] - before)
         click.echo(
             f"interrupted with {left} of {len(paths)} files left; the same command goes on with"
             f" --id {metrics.batch_id} --resume",

@@ -215,6 +215,21 @@ def test_a_disk_that_takes_again_is_used_again(tmp_path: Path) -> None:
     assert sum(1 for _ in batch.files()) == 100 - lost
 
 
+def test_a_batch_that_was_closed_writes_nowhere(tmp_path: Path) -> None:
+    """Its totals go on, its details do not, and a file that was opened since is nobody's disk."""
+    batch = BatchMetrics(in_memory=5, journal=tmp_path / "journal")
+    fill(batch, 20)
+    batch.close()
+    batch.close()
+    with (tmp_path / "other").open("w+b") as other:
+        fill(batch, 20)
+        assert other.read() == b""
+    assert batch.counts.files == 40
+    assert (tmp_path / "journal").read_bytes().count(b"\n[") == 20
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        list(batch.files())
+
+
 # -- exports -------------------------------------------------------------------------------------------
 
 
