@@ -161,7 +161,7 @@ class Journal:
         Raises:
             OutputError: If the disk refuses; then it is what it was.
         """
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        temporary = self.path.with_name(f".{self.path.name}.tmp")  # nobody else writes it: ours is locked
         try:
             with suppress(FileNotFoundError):
                 temporary.unlink()
@@ -179,10 +179,14 @@ class Journal:
             with suppress(OSError):
                 temporary.unlink()
             raise OutputError(
-                f"cannot write the journal {str(self.path)!r} anew: {error.strerror}"
+                f"cannot write the journal {str(self.path)!r} anew: {error.strerror or error}"
             ) from error
         self._file.close()
         self._file = anew
+
+    def cut_off(self, place: int) -> None:
+        """Let it end at a place."""
+        self._file.cut_off(place)
 
     def flush(self) -> None:
         """Wait until the disk has it."""
@@ -219,10 +223,14 @@ class _File:
                     size = os.write(self._descriptor, content)
                 content, end = content[size:], end + size
         except BaseException:
-            with suppress(OSError):
-                os.ftruncate(self._descriptor, place)
+            self.cut_off(place)
             raise
         return end
+
+    def cut_off(self, place: int) -> None:
+        """Let it end at a place."""
+        with suppress(OSError):  # what is no file on a disk has no end
+            os.ftruncate(self._descriptor, place)
 
     def flush(self) -> None:
         """Wait until the disk has it."""
@@ -245,15 +253,25 @@ def _open(path: Path, writable: bool) -> _File:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise OutputError(f"cannot open the journal {str(path)!r}: {reason}") from error
     file = _File(descriptor)
-    if writable and sys.platform != "win32":
+    if writable and not _is_ours(descriptor, path):
+        file.close()
+        raise InvalidInputError(f"the journal {str(path)!r} is in use by another batch")
+    return file
+
+
+def _is_ours(descriptor: int, path: Path) -> bool:
+    """Lock an open file until it is closed, by whatever ends the process; say whether nobody else has it."""
+    if sys.platform != "win32":
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.close()
-            raise InvalidInputError(f"the journal {str(path)!r} is in use by another batch") from None
+            return False
         except OSError:  # a file system without locks
-            pass
-    return file
+            return True
+    try:  # whoever wrote it anew meanwhile had it
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False
 
 
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode

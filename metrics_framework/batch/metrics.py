@@ -105,12 +105,14 @@ class BatchMetrics:
         self.clock = clock
         self._feed = None if system is None else Feed(system, operation)
         self._process = os.getpid()
+        self._time_ns = clock.time_ns
         self._earlier = Earlier()
         if journal is None:
             self._records = Records(in_memory, Spill(spill_folder))
         else:
             opened = Journal(journal)
             self._earlier = Earlier.read(opened, batch_id, in_memory, retry_failed=retry_failed)
+            opened.cut_off(self._earlier.place)  # a line that was not finished
             self._records = Records(
                 in_memory, opened, self._earlier.place, self._earlier.totals, self._earlier.rows
             )
@@ -207,7 +209,7 @@ class BatchMetrics:
                 f"this batch belongs to process {self._process}, which would not see what is recorded here;"
                 " use batch.map(function, items, processes=…)"
             )
-        now = self.clock.time_ns() / 1e9
+        now = self._time_ns() / 1e9
         _ = now - duration  # what is no number is said here, not when it is read
         self._records.append(
             (
@@ -410,7 +412,7 @@ class BatchMetrics:
             log_event("warning", "export lacks the details of files that the disk refused", files=self.lost)
 
     def _now(self) -> float:
-        return self.clock.time_ns() / 1e9
+        return self._time_ns() / 1e9
 
 
 def _new_id() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from numbers import Integral, Real
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from metrics_framework.batch.models import FileMetrics
@@ -108,13 +109,14 @@ class Totals(NamedTuple):
         """Return what they are with some rows added; nothing is raised."""
         counts = self.counts.plus(rows)
         error_types = count_error_types(rows, dict(self.error_types))
+        good = [row for row in rows if row[5] == "success"]
         try:
             return Totals(
                 counts,
                 error_types,
-                self.durations.merge(Distribution.of(durations_of(rows))),
-                self.samples + sum(row[3] for row in rows if row[5] == "success"),
-                self.measurements + sum(row[4] for row in rows if row[5] == "success"),
+                self.durations.merge(Distribution.of([row[2] for row in good if row[2] > 0])),
+                self.samples + sum(map(itemgetter(3), good)),
+                self.measurements + sum(map(itemgetter(4), good)),
                 self.fault,
             )
         except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
@@ -126,17 +128,12 @@ NOTHING = Totals()
 """What no rows amount to."""
 
 
-def durations_of(rows: Iterable[Row]) -> list[Any]:
-    """Return the seconds of the files that succeeded and took any time."""
-    return [row[2] for row in rows if row[5] == "success" and row[2] > 0]
-
-
 def count_error_types(rows: Iterable[Row], counted: dict[str, int]) -> dict[str, int]:
     """Add the failures of some rows to a count by type, and return it."""
-    for row in rows:
-        if row[5] == "error" and row[6]:
-            try:
-                counted[row[6]] = counted.get(row[6], 0) + 1
-            except TypeError:  # it is no key: the one who recorded it was told
-                continue
+    for error_type in [row[6] for row in rows if row[5] == "error"]:
+        try:
+            if error_type:
+                counted[error_type] = counted.get(error_type, 0) + 1
+        except TypeError:  # it is no key: the one who recorded it was told
+            continue
     return counted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 from metrics_framework.batch.models import (
@@ -12,7 +13,7 @@ from metrics_framework.batch.models import (
     TimingStats,
     format_timestamp,
 )
-from metrics_framework.batch.rows import Row, Totals, count_error_types, durations_of
+from metrics_framework.batch.rows import Row, Totals, count_error_types
 from metrics_framework.recording import Distribution
 
 
@@ -44,9 +45,10 @@ def summarize(
         samples, measurements = totals.samples, totals.measurements
     else:
         counts, error_types = totals.counts.plus(rows), count_error_types(rows, {})
-        timing = _exact_timing(durations_of(rows))
-        samples = sum(row[3] for row in rows if row[5] == "success")
-        measurements = sum(row[4] for row in rows if row[5] == "success")
+        good = [row for row in rows if row[5] == "success"]
+        timing = _exact_timing([row[2] for row in good if row[2] > 0])
+        samples = sum(map(itemgetter(3), good))
+        measurements = sum(map(itemgetter(4), good))
     if start and end:
         timing.total_duration = end - start - paused
     seconds = timing.total_duration

@@ -86,6 +86,7 @@ def test_a_line_that_was_not_finished_is_written_over(journal: Path, clock: Manu
         batch.record_file("new", duration=1.0)
         batch.close()
         assert load_stats(journal)["total_files"] == len(rows) + 1
+        assert journal.read_bytes().endswith(b"null]\n")
 
 
 def test_a_line_that_nobody_can_read_costs_its_file_only(
