@@ -13,7 +13,7 @@ from metrics_framework.batch.feed import Feed
 from metrics_framework.batch.files import FileRun, Policy
 from metrics_framework.batch.models import BatchMetricsSummary, FileMetrics
 from metrics_framework.batch.records import Records
-from metrics_framework.batch.resume import Earlier, journal_head
+from metrics_framework.batch.resume import Earlier
 from metrics_framework.batch.rows import Counts, to_metrics
 from metrics_framework.batch.summary import summarize
 from metrics_framework.batch.track import Track
@@ -67,7 +67,7 @@ class BatchMetrics:
     Raises:
         InvalidInputError: If ``on_error`` is unknown, the journal is that of another batch or no journal, or
             it is in use.
-        OutputError: If the journal cannot be opened.
+        OutputError: If the journal cannot be opened or begun.
 
     Example:
         >>> batch = BatchMetrics(batch_id="job-001")
@@ -106,22 +106,21 @@ class BatchMetrics:
         self._feed = None if system is None else Feed(system, operation)
         self._process = os.getpid()
         self._time_ns = clock.time_ns
-        self._earlier = Earlier()
         if journal is None:
+            earlier = Earlier(batch_id or _new_id())
             self._records = Records(in_memory, Spill(spill_folder))
         else:
             opened = Journal(journal)
-            self._earlier = Earlier.read(opened, batch_id, in_memory, retry_failed=retry_failed)
-            opened.cut_off(self._earlier.place)  # a line that was not finished
-            self._records = Records(
-                in_memory, opened, self._earlier.place, self._earlier.totals, self._earlier.rows
-            )
-        self.batch_id = batch_id or self._earlier.batch_id or _new_id()
-        self._paused = self._earlier.paused
-        self._start_time = self._earlier.start
-        self._end_time = self._earlier.end
-        if journal is not None and not self._earlier.batch_id:
-            self._records.note(journal_head(self.batch_id))
+            earlier = Earlier.read(opened, batch_id, in_memory, retry_failed=retry_failed)
+            opened.cut_off(earlier.place)  # a line that was not finished
+            if earlier.batch_id is None:
+                earlier.begin(opened, batch_id or _new_id())
+            self._records = Records(in_memory, opened, earlier.place, earlier.totals, earlier.rows)
+        self.batch_id = batch_id or str(earlier.batch_id)
+        self._earlier = earlier
+        self._paused = earlier.paused
+        self._start_time = earlier.start
+        self._end_time = earlier.end
 
     # -- life ------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from metrics_framework.batch.disk import Journal
 from metrics_framework.batch.rows import FIELDS, NOTHING, Row, Totals
-from metrics_framework.errors import InvalidInputError
+from metrics_framework.errors import InvalidInputError, OutputError
 from metrics_framework.logs import log_event
 
 VERSION = 1
@@ -24,11 +24,6 @@ _BEGIN = b'{"batch_journal":1,"batch_id":"'
 def is_journal(journal: Journal) -> bool:
     """Say whether an open file is a journal, or has the beginning of one."""
     return journal.begins_with(_BEGIN)
-
-
-def journal_head(batch_id: str) -> dict[str, Any]:
-    """Return the first line of a journal."""
-    return {"batch_journal": VERSION, "batch_id": batch_id, "fields": FIELDS}
 
 
 class Names:
@@ -134,6 +129,19 @@ class Earlier:
                 lines=earlier.unreadable,
             )
         return earlier
+
+    def begin(self, journal: Journal, batch_id: str) -> None:
+        """Begin a journal that is new.
+
+        Raises:
+            OutputError: If the disk refuses.
+        """
+        head = {"batch_journal": VERSION, "batch_id": batch_id, "fields": FIELDS}
+        try:
+            self.place = journal.note(head, 0)
+        except OSError as error:
+            raise OutputError(f"cannot begin the journal {str(journal.path)!r}: {error.strerror}") from error
+        self.batch_id = batch_id
 
     def _learn(self, fact: dict[str, Any]) -> None:
         if "batch_id" in fact:

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from metrics_framework.batch import BatchMetrics
 from metrics_framework.batch.load import load_stats
+from metrics_framework.errors import OutputError
 
 pytestmark = pytest.mark.heavy
 
@@ -131,6 +133,15 @@ def test_a_journal_on_a_full_disk_is_right_as_far_as_it_goes(small_disk: Path) -
     left = list(again.remaining(f"file-{number:05}" for number in range(3_000)))
     assert len(left) == 3_000 - done
     assert names(small_disk / "journal") == [file.filename for file in again.files()]
+
+
+def test_a_journal_that_cannot_be_begun_is_an_error(small_disk: Path) -> None:
+    """It is said before the work begins, not after it."""
+    with (small_disk / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
+        while True:
+            ballast.write(bytes(4096))
+    with pytest.raises(OutputError, match=r"cannot begin the journal .* No space left on device"):
+        BatchMetrics(journal=small_disk / "journal")
 
 
 def test_an_export_to_a_full_disk_is_an_error_that_leaves_what_was_there(small_disk: Path) -> None:
