@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # FlameIQ brings scipy, so the tests that run it find it in an environment of its own.
 FLAMEIQ := .venvs/flameiq
-# Programs that the tests compare ours with, and a later one of the same name in a folder within.
+# Peers whose results ours must equal, without what they need for everything else; a later release of one of
+# them is in a folder within.
 PEERS := .venvs/peers
 # The benchmarks' peers are nobody else's business either.
 BENCH := .venvs/bench
@@ -47,7 +48,7 @@ imports: $(VENV)/.installed
 	$(BIN)/lint-imports
 
 # Takes a quarter of an hour: many processes, one after the other. The tables go into the documentation.
-bench: $(BENCH)/.installed
+bench: $(BENCH)/.installed $(PEERS)/.installed
 	$(BENCH)/bin/python -m benchmarks $(ARGS)
 
 docs: $(VENV)/.installed
@@ -75,7 +76,7 @@ $(VENV)/.installed: requirements/dev.txt pyproject.toml
 $(BENCH)/.installed: requirements/bench.txt requirements/peers.txt pyproject.toml
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/pip install -q --disable-pip-version-check -r requirements/bench.txt
-	$(BENCH)/bin/pip install -q --disable-pip-version-check --no-deps -r requirements/peers.txt
+	$(BENCH)/bin/pip install -q --disable-pip-version-check --no-deps --ignore-requires-python -r requirements/peers.txt
 	$(BENCH)/bin/pip install -q --disable-pip-version-check --no-deps -e .
 	touch $@
 
@@ -86,7 +87,7 @@ $(FLAMEIQ)/.installed: requirements/flameiq.txt
 
 $(PEERS)/.installed: requirements/peers.txt requirements/peers-later.txt
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/pip install -q --disable-pip-version-check --no-deps -r requirements/peers.txt
+	$(PEERS)/bin/pip install -q --disable-pip-version-check --no-deps --ignore-requires-python -r requirements/peers.txt
 	rm -rf $(PEERS)/later
 	$(PEERS)/bin/pip install -q --disable-pip-version-check --no-deps -r requirements/peers-later.txt --target $(PEERS)/later
 	touch $@

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from benchmarks import facade, history, import_time, recording, scraping, snapshots, telemetry
+from benchmarks import batch, facade, history, import_time, recording, scraping, snapshots, telemetry
 from benchmarks.tables import Report
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -22,6 +22,7 @@ def main() -> None:
     write("facade", facade.main())
     write("history", history.main())
     write("snapshots", snapshots.main())
+    write("batch", batch.main())
     write("recording", recording.main(rounds))
     write("scraping", scraping.main(rounds))
     write("telemetry", telemetry.main())

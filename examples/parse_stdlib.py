@@ -1,7 +1,7 @@
 """Measures a real piece of work: parsing every module of the running interpreter's standard library.
 
-Each file is one timed operation. It shows what an application does with the library: it takes a
-`MetricsSystem`, passes the Protocols on, and ends with a table and a v1 snapshot.
+Each file is one of a batch. It shows what a job does with the library: it makes a `MetricsSystem` and a batch
+that records into it, passes the Protocols on, and ends with a table and a v1 snapshot.
 
     python examples/parse_stdlib.py [FOLDER]
 """
@@ -14,52 +14,37 @@ import sys
 import sysconfig
 import tokenize
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from metrics_adapters.snapshot_writer import SnapshotWriter
-from metrics_framework import (
-    MetricCollector,
-    MetricsSystem,
-    MetricType,
-    PerformanceTimer,
-    SuccessFailureTracker,
-    TimingResult,
-)
+from metrics_framework import MetricCollector, MetricsSystem, MetricType, MetricUnit
+from metrics_framework.batch import BatchMetrics
 
 OPERATION = "stdlib.parse"
 
 
 class Parser:
-    """Parses Python files; it knows the Protocols and no adapter."""
+    """Parses Python files; it knows the batch, the Protocols and no adapter."""
 
-    def __init__(
-        self, collector: MetricCollector, timer: PerformanceTimer, tracker: SuccessFailureTracker
-    ) -> None:
+    def __init__(self, batch: BatchMetrics, collector: MetricCollector) -> None:
+        self._batch = batch
         self._collector = collector
-        self._timer = timer
-        self._tracker = tracker
 
-    def parse(self, path: Path, package: str) -> TimingResult | None:
-        """Parse one file; return how long it took, or nothing if it cannot be parsed."""
-        try:
-            with tokenize.open(path) as file:
-                source = file.read()
-            timing = self._timer.time_operation(OPERATION, lambda: ast.parse(source), {"file": str(path)})
-        except (SyntaxError, UnicodeDecodeError, ValueError, RecursionError) as error:
-            self._tracker.record_failure(OPERATION, type(error).__name__, {"file": str(path)})
-            return None
-        self._tracker.record_success(OPERATION)
-        tags = {"package": package}
-        self._collector.record_timer("package.parse", timing.duration, tags=tags)
-        self._collector.record_counter("lines.parsed", source.count("\n"), tags)
-        nodes = sum(1 for _ in ast.walk(timing.metadata.pop("result")))
-        self._collector.record_histogram("file.nodes", nodes)
-        return timing
+    def parse(self, path: Path, package: str) -> None:
+        """Parse one file; what cannot be parsed is counted, and the batch goes on."""
+        tree = None
+        with self._batch.file(path) as file:
+            with tokenize.open(path) as text:
+                source = text.read()
+            tree = ast.parse(source)
+            file.samples = source.count("\n")
+        if tree is not None:
+            tags = {"package": package}
+            self._collector.record_timer("package.parse", file.duration, MetricUnit.SECONDS, tags)
+            self._collector.record_histogram("file.nodes", sum(1 for _ in ast.walk(tree)))
 
 
 def sources(folder: Path) -> list[tuple[Path, str]]:
@@ -79,36 +64,39 @@ def main(folder: Path) -> None:
     warnings.simplefilter("ignore")  # the library's own tests hold odd code
     with MetricsSystem(latency_metric=OPERATION, custom_metrics=["stdlib.*", "file.*"]) as metrics:
         metrics.resource_monitor.start_resource_monitoring(interval=0.25)
-        parser = Parser(metrics.collector, metrics.timer, metrics.tracker)
-        progress = track(files, "parsing the standard library", console=Console(stderr=True))
-        timings = [timing for path, package in progress if (timing := parser.parse(path, package))]
+        with BatchMetrics("stdlib", system=metrics, operation=OPERATION) as batch:
+            parser = Parser(batch, metrics.collector)
+            for path, package in batch.track(files, title="parsing the standard library"):
+                parser.parse(path, package)
         snapshot = metrics.snapshot(tags={"python": sys.version.split()[0]})
-        show(console, metrics, heapq.nlargest(5, timings, key=lambda timing: timing.duration), folder)
+        show(console, metrics, batch, folder)
     console.print(str(SnapshotWriter("snapshots").write(snapshot)), highlight=False, soft_wrap=True)
 
 
-def show(console: Console, metrics: MetricsSystem, slowest: Iterable[TimingResult], folder: Path) -> None:
+def show(console: Console, metrics: MetricsSystem, batch: BatchMetrics, folder: Path) -> None:
     """Print the numbers that a person wants to see."""
-    stats = metrics.timer.get_timing_stats(OPERATION)
+    summary = batch.summary()
+    stats = metrics.aggregator.get_metric_summary(OPERATION)
     memory = metrics.aggregator.get_metric_summary("process.memory.usage")
-    failures = metrics.tracker.get_failure_breakdown(OPERATION)
 
     table = Table(title="Parsing the standard library", title_justify="left", show_header=False)
     table.add_column()
     table.add_column(justify="right")
-    table.add_row("files", f"{stats['count']:,.0f}")
+    table.add_row("files", f"{summary.total_files:,}")
     for label, key in (("mean", "avg"), ("p50", "p50"), ("p95", "p95"), ("p99", "p99"), ("max", "max")):
         table.add_row(label, f"{stats[key]:.2f} ms")
-    table.add_row("throughput", f"{stats['rate']:.0f} files/s")
+    table.add_row("throughput", f"{summary.throughput.files_per_second:.0f} files/s")
+    table.add_row("lines", f"{summary.throughput.samples_per_second:,.0f} lines/s")
     table.add_row("memory, average and most", f"{memory['avg'] / 1e6:.0f} / {memory['max'] / 1e6:.0f} MB")
-    table.add_row("success rate", f"{metrics.tracker.get_success_rate(OPERATION):.2%}")
-    for error_type, number in sorted(failures.items()):
+    table.add_row("success rate", f"{1 - summary.errors.rate:.2%}")
+    for error_type, number in sorted(summary.errors.by_type.items()):
         table.add_row(f"  {error_type}", str(number))
     console.print(table)
 
     table = Table(title="Slowest files", title_justify="left", show_header=False)
-    for timing in slowest:
-        table.add_row(str(Path(timing.metadata["file"]).relative_to(folder)), f"{timing.duration:.1f} ms")
+    parsed = (file for file in batch.files() if file.status == "success")
+    for file in heapq.nlargest(5, parsed, key=lambda file: file.duration):
+        table.add_row(str(Path(file.filename).relative_to(folder)), f"{file.duration * 1e3:.1f} ms")
     console.print(table)
 
     table = Table(title="Slowest sub-packages, p95", title_justify="left", show_header=False)

@@ -9,29 +9,27 @@ from pathlib import Path
 import click
 
 from metrics_framework._version import __version__
+from metrics_framework.cli.batch import batch
 from metrics_framework.cli.diff import Side, read_side, show_diff
 from metrics_framework.cli.exit_codes import INTERRUPTED
 from metrics_framework.cli.history import mixed_timers, open_history, show_metric, show_runs
 from metrics_framework.cli.measure import Measurement, measure
+from metrics_framework.cli.snapshots import INTERRUPTED_TAG, parse_pairs, parse_tags, save
 from metrics_framework.cli.tables import print_measurement, print_snapshot
 from metrics_framework.cli.telemetry import telemetry
-from metrics_framework.errors import InvalidInputError, MetricsError, OutputError, SnapshotError
-from metrics_framework.plugins import load_adapter
+from metrics_framework.errors import InvalidInputError, MetricsError, SnapshotError
 from metrics_framework.snapshots import Environment, read_snapshot
 from metrics_framework.snapshots.build import LATENCY_TAG
-from metrics_framework.snapshots.distributions import DISTRIBUTIONS_TAG, SUFFIX, read_sidecar
-from metrics_framework.snapshots.rules import MAX_TAGS
-
-INTERRUPTED_TAG = "interrupted"
-"""The metadata tag of a snapshot that does not hold all the runs that were asked for."""
+from metrics_framework.snapshots.distributions import SUFFIX, read_sidecar
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def app() -> None:
-    """Measure commands, check, show and compare performance snapshots, and read telemetry."""
+    """Measure commands, check, show and compare performance snapshots, run batches, and read telemetry."""
 
 
+app.add_command(batch)
 app.add_command(telemetry)
 
 
@@ -81,7 +79,7 @@ def run(
 
     Example: metrics-framework run -n 20 --warmup 2 -- python -c "import json"
     """  # noqa: D301 - click looks for the character, which keeps it from filling the paragraph
-    context = _parse_tags(tags)
+    context = parse_tags(tags)
     try:
         measurement = _measure(command, name or Path(command[0]).name, runs, warmup, output)
         written = measurement.runs > 0 and _finish(measurement, output, environment, context)
@@ -106,41 +104,9 @@ def _finish(measurement: Measurement, output: Path, environment: str | None, tag
     if measurement.interrupted:
         tags = {**tags, INTERRUPTED_TAG: "true"}
     snapshot, report = measurement.system.build_snapshot(environment=environment, tags=tags)
-    # Written before anything is printed: whoever reads the output may stop reading.
-    try:
-        path, problem = load_adapter("snapshot_writer")(output).write(snapshot, report.distributions), None
-    except OutputError as error:
-        path, problem = None, error
+    saved = save(snapshot, output, report.distributions)
     print_measurement(measurement, snapshot)
-    if problem is not None:
-        # What was measured is not lost with the disk.
-        click.echo(json.dumps(snapshot.to_dict()))
-        click.echo(f"Error: {problem}", err=True)
-        return False
-    click.echo(path)
-    return True
-
-
-def _pairs(pairs: tuple[str, ...]) -> dict[str, str]:
-    tags: dict[str, str] = {}
-    for pair in pairs:
-        key, separator, value = pair.partition("=")
-        if not separator or not key:
-            raise click.BadParameter(f"{pair!r} is not of the form KEY=VALUE", param_hint="'--tag'")
-        tags[key] = value
-    return tags
-
-
-def _parse_tags(pairs: tuple[str, ...]) -> dict[str, str]:
-    tags = _pairs(pairs)
-    own = {LATENCY_TAG, INTERRUPTED_TAG, DISTRIBUTIONS_TAG}
-    if len({*tags, *own}) > MAX_TAGS:
-        raise click.BadParameter(
-            f"{len(tags)} are too many: a snapshot holds {MAX_TAGS}, with"
-            f" {', '.join(map(repr, sorted(own)))} among them",
-            param_hint="'--tag'",
-        )
-    return tags
+    return saved.say()
 
 
 @app.command()
@@ -243,7 +209,7 @@ def history(
         for file in asked.left_out():
             click.echo(f"{file.path}: left out: {file.reason}", err=True)
         chosen = asked.where(
-            branch=branch, commit=commit, environment=environment, tags=_pairs(tags), last=last
+            branch=branch, commit=commit, environment=environment, tags=parse_pairs(tags), last=last
         )
         runs = show_runs(chosen, format) if metric is None else show_metric(chosen, metric, format)
     except MetricsError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -152,6 +153,29 @@ def _columns(title: str, left: list[str], right: list[str]) -> Table:
 
 def _cells(table: Table, *cells: str) -> None:
     table.add_row(*(Text(visible(cell)) for cell in cells))
+
+
+def print_batch(stats: Mapping[str, Any]) -> None:
+    """Print the summary of a batch, given as plain data."""
+    timing, throughput, errors = stats["timing"], stats["throughput"], stats["errors"]
+    table = _table(f"batch {stats['batch_id']}")
+    _row(table, "files", plain(stats["total_files"]))
+    _row(table, "succeeded", f"{plain(stats['processed_count'])}, {stats['success_rate_percent']:.2f} %")
+    if stats["skip_count"]:
+        _row(table, "skipped", plain(stats["skip_count"]))
+    _row(table, "failed", plain(stats["error_count"]), "bold red" if stats["error_count"] else "")
+    for error_type, number in sorted(errors["by_type"].items()):
+        _row(table, f"  {error_type}", plain(number), "red")
+    _row(table, "time", duration(timing["total_duration_seconds"] * 1e3))
+    labels = {"mean": "average", "median": "median", "stddev": "stddev", "min": "min", "max": "max"}
+    for label, key in labels.items() if stats["processed_count"] else ():
+        _row(table, f"  a file, {label}", duration(timing[f"{key}_per_file_seconds"] * 1e3))
+    _row(table, "throughput", f"{plain(throughput['files_per_second'])} files/s")
+    if throughput["samples_per_second"]:
+        _row(table, "", f"{plain(throughput['samples_per_second'])} samples/s")
+    _row(table, "started", stats["start_time"] or "not yet")
+    _row(table, "finished", stats["end_time"] or "not yet")
+    Console().print(table)
 
 
 def _table(title: str) -> Table:

@@ -7,10 +7,13 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
+from threading import Event
 from time import monotonic
 
 import psutil
@@ -59,29 +62,48 @@ class CommandMonitor(PsutilMonitor):
 
     def __init__(self) -> None:
         super().__init__()
-        self._runs: list[CommandRun] = []
+        self._last_run: CommandRun | None = None
+        self._largest_rss = 0
+        self._run_seconds = self._run_cpu_seconds = 0.0
+        self._runs_lock = threading.Lock()
 
-    def run(self, command: Sequence[str]) -> CommandRun:
+    def run(
+        self, command: Sequence[str], *, timeout: float | None = None, cancelled: Event | None = None
+    ) -> CommandRun:
         """Run a command to its end and measure it; its standard output is discarded, its input is empty.
+
+        May be called from several threads at once.
+
+        Args:
+            command: The program and its arguments.
+            timeout: After how many seconds to end it, and all that it started.
+            cancelled: What another thread sets to end it.
 
         Raises:
             InvalidInputError: If it cannot be started.
+            TimeoutError: If it did not end in time.
+            InterruptedError: If it was cancelled.
         """
-        run = run_command(command)
-        self._runs.append(run)
+        run = run_command(command, timeout=timeout, cancelled=cancelled)
+        with self._runs_lock:
+            self._last_run = run
+            self._largest_rss = max(self._largest_rss, run.peak_rss)
+            self._run_seconds += run.seconds
+            self._run_cpu_seconds += run.cpu_seconds
         return run
 
     def get_memory_usage(self) -> dict[str, float]:
         """Return memory in bytes; ``process_rss`` is the peak of the last run."""
-        peaks = [run.peak_rss for run in self._runs] or [0]
-        return {**super().get_memory_usage(), "process_rss": peaks[-1], "process_peak_rss": max(peaks)}
+        last = self._last_run.peak_rss if self._last_run else 0
+        return {**super().get_memory_usage(), "process_rss": last, "process_peak_rss": self._largest_rss}
 
     def get_cpu_usage(self) -> dict[str, float]:
         """Return CPU usage; ``process_percent`` is the average of the last run."""
+        last = self._last_run
         return {
             **super().get_cpu_usage(),
-            "process_percent": _percent(self._runs[-1:]),
-            "process_average_percent": _percent(self._runs),
+            "process_percent": _percent(last.cpu_seconds, last.seconds) if last else 0.0,
+            "process_average_percent": _percent(self._run_cpu_seconds, self._run_seconds),
         }
 
     def get_process_usage(self) -> dict[str, float]:
@@ -89,12 +111,13 @@ class CommandMonitor(PsutilMonitor):
         return {}
 
 
-def _percent(runs: list[CommandRun]) -> float:
-    seconds = sum(run.seconds for run in runs)
-    return 100 * sum(run.cpu_seconds for run in runs) / seconds if seconds else 0.0
+def _percent(cpu_seconds: float, seconds: float) -> float:
+    return 100 * cpu_seconds / seconds if seconds else 0.0
 
 
-def run_command(command: Sequence[str]) -> CommandRun:
+def run_command(
+    command: Sequence[str], *, timeout: float | None = None, cancelled: Event | None = None
+) -> CommandRun:
     """Run a command to its end and measure it; see `CommandMonitor.run`."""
     if not command:
         raise InvalidInputError("there is no command to measure")
@@ -116,7 +139,7 @@ def run_command(command: Sequence[str]) -> CommandRun:
     finally:
         os.close(report_end)
     assert launcher.stderr is not None
-    watch = _Watch(report, launcher.stderr.fileno())
+    watch = _Watch(report, launcher.stderr.fileno(), timeout, cancelled)
     try:
         watch.until_ended()
     finally:
@@ -165,7 +188,12 @@ def _freeze(launcher: subprocess.Popen[bytes]) -> set[psutil.Process]:
 class _Watch:
     """Follows one run: reads the launcher's report and the command's errors, and samples its processes."""
 
-    def __init__(self, report: int, errors: int) -> None:
+    def __init__(
+        self, report: int, errors: int, timeout: float | None = None, cancelled: Event | None = None
+    ) -> None:
+        self._timeout = timeout
+        self._deadline = inf if timeout is None else monotonic() + timeout
+        self._cancelled = cancelled
         self.ended: list[int] | None = None
         self._failed: int | None = None
         self._report = report
@@ -182,7 +210,8 @@ class _Watch:
             selector.register(self._report, selectors.EVENT_READ)
             selector.register(self._errors, selectors.EVENT_READ)
             while self._report in selector.get_map():
-                for key, _ in selector.select(max(0.0, next_sample - monotonic()) if self._process else None):
+                self._check()
+                for key, _ in selector.select(self._patience(next_sample)):
                     chunk = os.read(key.fd, 65_536)
                     if not chunk:
                         selector.unregister(key.fd)
@@ -194,6 +223,20 @@ class _Watch:
                     self._sample()
                     next_sample = monotonic() + interval
                     interval = min(2 * interval, SAMPLE_SECONDS)
+
+    def _check(self) -> None:
+        if self._cancelled is not None and self._cancelled.is_set():
+            raise InterruptedError("cancelled")
+        if monotonic() >= self._deadline:
+            raise TimeoutError(f"did not end within {self._timeout:g} s")
+
+    def _patience(self, next_sample: float) -> float | None:
+        """Return for how long to wait for the command to say something."""
+        until = next_sample if self._process else inf
+        if self._cancelled is not None:
+            until = min(until, monotonic() + SAMPLE_SECONDS)
+        until = min(until, self._deadline)
+        return None if until == inf else max(0.0, until - monotonic())
 
     def result(self, command: Sequence[str]) -> CommandRun:
         if self._failed is not None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event, Timer
 
 import psutil
 import pytest
@@ -383,6 +384,47 @@ def test_nothing_of_the_measuring_process_is_said_of_the_command() -> None:
     recorded = {reading.name for reading in collector.store.readings()}
     assert {"process.memory.usage", "process.cpu.utilization", "system.memory.limit"} <= recorded
     assert not {name for name in recorded if name.endswith((".uptime", ".thread.count", "descriptor.count"))}
+
+
+# -- its end, when somebody wants it -------------------------------------------------------------------
+
+
+@pytest.mark.heavy
+def test_a_command_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    """After the time-out nothing of it runs any more, and the error says how long it had."""
+    with pytest.raises(TimeoutError, match=r"did not end within 0\.2 s"):
+        run_command(sh(f"sleep 60 & echo $! > {tmp_path}/pid; wait"), timeout=0.2)
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+
+
+def test_a_command_that_ends_in_time_knows_nothing_of_it() -> None:
+    """A time-out that is not reached changes nothing."""
+    assert run_command(["true"], timeout=60, cancelled=Event()).exit_code == 0
+
+
+@pytest.mark.heavy
+def test_another_thread_may_cancel_a_command(tmp_path: Path) -> None:
+    """It is ended soon, whatever it waits for; one that was cancelled before it began does not run on."""
+    cancelled = Event()
+    timer = Timer(0.3, cancelled.set)
+    timer.start()
+    with pytest.raises(InterruptedError):
+        run_command(sh(f"echo $$ > {tmp_path}/pid; exec sleep 60"), cancelled=cancelled)
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+    with pytest.raises(InterruptedError):
+        run_command(["sleep", "60"], cancelled=cancelled)
+    timer.join()
+
+
+def test_a_monitor_runs_several_commands_at_a_time() -> None:
+    """Its averages and peaks are over all of them."""
+    monitor = CommandMonitor()
+    with ThreadPoolExecutor(4) as threads:
+        runs = list(threads.map(lambda _: monitor.run(["sleep", "0.05"]), range(8)))
+    assert monitor.get_memory_usage()["process_peak_rss"] == max(run.peak_rss for run in runs)
+    assert monitor.get_cpu_usage()["process_average_percent"] == pytest.approx(
+        100 * sum(run.cpu_seconds for run in runs) / sum(run.seconds for run in runs)
+    )
 
 
 # -- what it leaves behind -----------------------------------------------------------------------------

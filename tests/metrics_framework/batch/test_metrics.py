@@ -1,0 +1,416 @@
+"""`BatchMetrics`: what it keeps, where, and what it answers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pickle
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metrics_framework import MetricsSystem
+from metrics_framework.batch import BatchMetrics, FileMetrics, get_batch_stats
+from metrics_framework.batch.models import format_timestamp
+from metrics_framework.clock import ManualClock
+from metrics_framework.errors import InvalidInputError
+
+
+@pytest.fixture
+def batch(clock: ManualClock) -> BatchMetrics:
+    """Return a batch with a file of each kind, which took ten seconds."""
+    batch = BatchMetrics("nightly", clock=clock)
+    batch.start()
+    batch.record_file("a.wfm", duration=1.0, samples=100, measurements=2, memory_peak=5)
+    batch.record_file("b.wfm", duration=3.0, samples=300)
+    batch.record_error("c.wfm", "ValueError", "too short", 0.5)
+    batch.record_skip("d.wfm", "empty")
+    clock.advance(10)
+    batch.finish()
+    return batch
+
+
+def fill(batch: BatchMetrics, files: int) -> None:
+    """Record files of which every tenth fails."""
+    for number in range(files):
+        if number % 10 == 9:
+            batch.record_error(f"{number}", f"Error{number % 3}", "broken", 9.0)
+        else:
+            batch.record_file(f"{number}", duration=0.001 * (number + 1), samples=number)
+
+
+def test_a_summary_adds_everything_up(batch: BatchMetrics) -> None:
+    """Counts, times, rates and errors are those of the files, by the names that tracekit gives them."""
+    assert batch.summary().to_dict() == {
+        "batch_id": "nightly",
+        "total_files": 4,
+        "processed_count": 2,
+        "error_count": 1,
+        "skip_count": 1,
+        "success_rate_percent": 50.0,
+        "timing": {
+            "total_duration_seconds": 10.0,
+            "average_per_file_seconds": 2.0,
+            "min_per_file_seconds": 1.0,
+            "max_per_file_seconds": 3.0,
+            "median_per_file_seconds": 2.0,
+            "stddev_per_file_seconds": 1.414,
+        },
+        "throughput": {
+            "files_per_second": 0.2,
+            "samples_per_second": 40.0,
+            "measurements_per_second": 0.0,
+            "bytes_per_second": 0.0,
+        },
+        "errors": {"by_type": {"ValueError": 1}, "total": 1, "rate_percent": 25.0},
+        "start_time": "2026-01-01T00:00:00.000000Z",
+        "end_time": "2026-01-01T00:00:10.000000Z",
+    }
+
+
+def test_details_are_those_that_were_recorded(batch: BatchMetrics) -> None:
+    """Each file comes as an object, in the order of recording, its start counted back from its end."""
+    first, *_, last = batch.files()
+    now = 1767225600.0
+    assert first == FileMetrics("a.wfm", now - 1, now, 1.0, 100, 2, "success", None, None, 5)
+    assert last == FileMetrics("d.wfm", now, now, 0.0, 0, 0, "skipped", None, "empty", None)
+    assert batch.get_file_metrics() == [file.to_dict() for file in batch.files()]
+
+
+def test_stats_are_the_summary_of_that_very_batch(batch: BatchMetrics) -> None:
+    """Asked by another id, they are an error that names both."""
+    assert get_batch_stats("nightly", batch) == batch.summary().to_dict()
+    with pytest.raises(InvalidInputError, match="Batch ID mismatch: expected daily, got nightly"):
+        get_batch_stats("daily", batch)
+
+
+def test_a_batch_without_a_name_gets_one_of_its_own() -> None:
+    """Two batches without an id have different ones."""
+    assert BatchMetrics().batch_id != BatchMetrics().batch_id
+
+
+@given(st.floats(min_value=-6e10, max_value=2e11, allow_nan=False))
+def test_timestamps_are_those_of_strftime(seconds: float) -> None:
+    """However they are made, they are ISO 8601 in UTC with six decimals, rounded to the nearest even."""
+    from datetime import UTC, datetime
+
+    moment = datetime.fromtimestamp(seconds, tz=UTC)
+    assert format_timestamp(seconds) == moment.strftime("%Y-%m-%dT%H:%M:%S.%f") + "Z"
+
+
+# -- memory and disk -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("in_memory", [0, 1, 7, 999, 1_000])
+@pytest.mark.parametrize("journaled", [False, True])
+def test_what_memory_has_no_place_for_is_on_the_disk(
+    tmp_path: Path, clock: ManualClock, in_memory: int, journaled: bool
+) -> None:
+    """Details, counts, sums and extremes are the same; the median is within 1 %."""
+    whole = BatchMetrics("b", clock=clock)
+    journal = tmp_path / "journal" if journaled else None
+    spilled = BatchMetrics("b", clock=clock, in_memory=in_memory, journal=journal)
+    for each in (whole, spilled):
+        fill(each, 2_500)
+    assert list(spilled.files()) == list(whole.files())
+    expected, summary = whole.summary(), spilled.summary()
+    assert summary.throughput.samples_per_second == pytest.approx(expected.throughput.samples_per_second)
+    timing, exact = summary.timing, expected.timing
+    assert (timing.min_per_file, timing.max_per_file) == (exact.min_per_file, exact.max_per_file)
+    assert timing.total_duration == pytest.approx(exact.total_duration, rel=1e-12)
+    assert timing.average_per_file == pytest.approx(exact.average_per_file, rel=1e-12)
+    assert timing.stddev_per_file == pytest.approx(exact.stddev_per_file, rel=1e-9)
+    assert timing.median_per_file == pytest.approx(exact.median_per_file, rel=0.01)
+    assert summary.errors == expected.errors
+    assert spilled.counts == whole.counts == (2_500, 2_250, 250, 0)
+    assert spilled.lost == 0
+
+
+def test_what_a_disk_cannot_hold_is_its_text() -> None:
+    """A path becomes text and a number of another library a number; JSON and CSV are as before."""
+    from fractions import Fraction
+
+    files = [BatchMetrics(in_memory=size) for size in (0, 10)]
+    for batch in files:
+        batch.record_file(Path("a/b"), duration=Fraction(1, 2), error_message=(1, 2))  # type: ignore[arg-type]
+    (spilled,) = files[0].files()
+    assert (spilled.filename, spilled.duration, spilled.error_message) == ("a/b", 0.5, "(1, 2)")
+    (kept,) = files[1].files()
+    assert kept.filename == Path("a/b")
+
+
+def test_a_summary_that_cannot_be_is_an_error_wherever_the_file_is() -> None:
+    """Samples that cannot be added are said by the summary, not by the record, and nothing else is lost."""
+    for in_memory in (0, 10):
+        batch = BatchMetrics(in_memory=in_memory)
+        batch.record_file("a", duration=1.0, samples="many")  # type: ignore[arg-type]
+        batch.record_file("b", duration=1.0, samples=2)
+        with pytest.raises(TypeError, match="unsupported operand"):
+            batch.summary()
+        assert batch.counts.files == 2
+
+
+def test_recording_from_threads_loses_nothing() -> None:
+    """Eight threads that record while another one reads are counted to the last file, each in its order."""
+    batch = BatchMetrics(in_memory=50)
+    stop = threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            counts = batch.counts
+            assert counts.files == counts.processed + counts.errors
+            assert sum(1 for _ in batch.files()) >= counts.files
+
+    def record(thread: int) -> None:
+        for number in range(1_000):
+            batch.record_file(f"{thread}/{number}", duration=1.0, samples=1)
+
+    reader = threading.Thread(target=read)
+    writers = [threading.Thread(target=record, args=[thread]) for thread in range(8)]
+    for thread in (reader, *writers):
+        thread.start()
+    for thread in writers:
+        thread.join()
+    stop.set()
+    reader.join()
+    assert batch.counts == (8_000, 8_000, 0, 0)
+    assert batch.summary().timing.total_duration == 8_000.0
+    names = [file.filename for file in batch.files()]
+    assert len(set(names)) == 8_000
+    for thread in range(8):
+        own = [name for name in names if name.startswith(f"{thread}/")]
+        assert own == [f"{thread}/{number}" for number in range(1_000)]
+
+
+def test_a_disk_that_refuses_costs_details_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, clock: ManualClock
+) -> None:
+    """The batch goes on, its totals are right, and it is said once, and at the export, what is lost."""
+    batch = BatchMetrics("b", clock=clock, in_memory=10, spill_folder=tmp_path / "missing")
+    fill(batch, 100)
+    assert batch.counts == (100, 90, 10, 0)
+    assert batch.summary().timing.max_per_file == 0.099
+    assert batch.lost == 100 - sum(1 for _ in batch.files()) > 80
+    assert [record.levelname for record in caplog.records].count("ERROR") == 1
+    batch.export_csv(tmp_path / "out.csv")
+    assert f"files={batch.lost}" in caplog.text
+
+
+def test_a_disk_that_takes_again_is_used_again(tmp_path: Path) -> None:
+    """What comes after the disk has room again is kept."""
+    folder = tmp_path / "later"
+    batch = BatchMetrics(in_memory=10, spill_folder=folder)
+    fill(batch, 50)
+    lost = batch.lost
+    folder.mkdir()
+    fill(batch, 50)
+    assert 0 < lost < 50
+    assert batch.lost == lost
+    assert sum(1 for _ in batch.files()) == 100 - lost
+
+
+def test_a_batch_that_was_closed_writes_nowhere(tmp_path: Path) -> None:
+    """Its totals go on, its details do not, and a file that was opened since is nobody's disk."""
+    batch = BatchMetrics(in_memory=5, journal=tmp_path / "journal")
+    fill(batch, 20)
+    batch.close()
+    batch.close()
+    with (tmp_path / "other").open("w+b") as other:
+        fill(batch, 20)
+        assert other.read() == b""
+    assert batch.counts.files == 40
+    assert (tmp_path / "journal").read_bytes().count(b"\n[") == 20
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        list(batch.files())
+
+
+# -- exports -------------------------------------------------------------------------------------------
+
+
+def test_an_export_is_whole_or_not_there(batch: BatchMetrics, tmp_path: Path) -> None:
+    """An export that fails leaves what was there, and nothing else; one that succeeds keeps its mode."""
+    path = tmp_path / "out.json"
+    path.write_text("before")
+    path.chmod(0o640)
+    batch.record_file("odd", duration=1.0, error_message={(1,): 2})  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        batch.export_json(path)
+    assert path.read_text() == "before"
+    batch.export_csv(path)
+    assert path.read_text().startswith("filename,")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_export_goes_through_links_and_pipes(batch: BatchMetrics, tmp_path: Path) -> None:
+    """A link stays one, and what is no file, a pipe say, is written into."""
+    target, link, pipe = tmp_path / "target", tmp_path / "link", tmp_path / "pipe"
+    link.symlink_to(target)
+    batch.export_json(link)
+    assert link.is_symlink()
+    assert json.loads(target.read_text())["summary"]["total_files"] == 4
+    os.mkfifo(pipe)
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    batch.export_json(pipe)
+    reader.join()
+    assert read == [target.read_text()]
+
+
+def test_a_folder_that_is_missing_is_the_systems_error(batch: BatchMetrics, tmp_path: Path) -> None:
+    """As with any file, a path that cannot be opened is a FileNotFoundError of that path."""
+    with pytest.raises(FileNotFoundError) as caught:
+        batch.export_json(tmp_path / "missing" / "out.json")
+    assert caught.value.filename == str(tmp_path / "missing" / "out.json")
+
+
+def test_an_empty_batch_has_json_and_no_csv(tmp_path: Path) -> None:
+    """Its JSON has an empty list, and no CSV is written."""
+    batch = BatchMetrics("b")
+    batch.export_json(tmp_path / "out.json")
+    batch.export_csv(tmp_path / "out.csv")
+    document = json.loads((tmp_path / "out.json").read_text())
+    assert (document["summary"]["total_files"], document["files"]) == (0, [])
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_csv_and_json_hold_the_same_files(batch: BatchMetrics, tmp_path: Path) -> None:
+    """Every file is in both, under the same names."""
+    batch.export_json(tmp_path / "out.json")
+    batch.export_csv(tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    files = json.loads((tmp_path / "out.json").read_text())["files"]
+    assert rows == [
+        {key: "" if value is None else str(value) for key, value in file.items()} for file in files
+    ]
+
+
+# -- the system ----------------------------------------------------------------------------------------
+
+
+def test_a_batch_ends_in_a_snapshot(clock: ManualClock) -> None:
+    """Time, outcomes and counters of the files are in the snapshot of the system that was given."""
+    system = MetricsSystem(clock=clock)
+    batch = BatchMetrics("b", system=system, clock=clock)
+    batch.record_file("a", duration=0.2, samples=10, measurements=3)
+    batch.record_error("b", "ValueError", "", 0.4)
+    batch.record_skip("c")
+    clock.advance(2)
+    metrics = system.snapshot(tags={"batch": "b"}).metrics
+    assert metrics.latency is not None
+    assert (metrics.latency.p50, metrics.latency.p99) == (200.0, 400.0)
+    assert metrics.throughput == 1.0
+    custom = metrics.custom
+    assert custom["operation:batch/file/success_rate"] == 0.5
+    assert (custom["batch/file/samples"], custom["batch/file/measurements"]) == (10, 3)
+    assert custom["batch/file/skipped"] == 1
+
+
+def test_what_the_system_refuses_does_not_disturb_the_batch(caplog: pytest.LogCaptureFixture) -> None:
+    """A duration that no timer takes is in the batch all the same, and in the log."""
+    batch = BatchMetrics(system=MetricsSystem())
+    batch.record_file("a", duration=float("nan"))
+    assert batch.counts.processed == 1
+    assert "batch not recorded into its system" in caplog.text
+
+
+# -- processes -----------------------------------------------------------------------------------------
+
+
+def test_a_batch_stays_in_its_process() -> None:
+    """It cannot be pickled, and the error says what to use instead."""
+    with pytest.raises(TypeError, match=r"use batch\.map"):
+        pickle.dumps(BatchMetrics())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_is_told_that_nobody_would_see_it() -> None:
+    """Recording in a child of the process that owns the batch is an error there."""
+    batch = BatchMetrics()
+    child = os.fork()
+    if child == 0:
+        try:
+            batch.record_file("a", duration=1.0)
+        except InvalidInputError:
+            os._exit(7)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert batch.counts.files == 0
+
+
+def test_a_signal_handler_may_record_and_read_at_any_time() -> None:
+    """A handler that records and asks while rows go to the disk neither waits nor loses any."""
+    import signal
+
+    batch = BatchMetrics(in_memory=3)
+    handled = 0
+
+    def handle(*_: object) -> None:
+        nonlocal handled
+        handled += 1
+        batch.record_skip(f"handler {handled}")
+        assert batch.counts.skipped == handled
+        assert batch.summary().skip_count == handled
+        signal.setitimer(signal.ITIMER_REAL, 0.0005)
+
+    before = signal.signal(signal.SIGALRM, handle)
+    batch.record_file("first", duration=1.0)
+    batch.summary()  # whatever is imported late is imported now
+    signal.setitimer(signal.ITIMER_REAL, 0.0005)
+    try:
+        fill(batch, 3_000)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert handled > 10
+    assert batch.counts == (3_001 + handled, 2_701, 300, handled)
+    assert sum(1 for _ in batch.files()) == 3_001 + handled
+
+
+def test_an_exception_from_a_signal_handler_tears_nothing(tmp_path: Path) -> None:
+    """Wherever Ctrl-C interrupts a record, its file is in once or not at all, and all others are."""
+    import signal
+
+    class Stopped(Exception):
+        pass
+
+    def handle(*_: object) -> None:
+        raise Stopped
+
+    def interrupted(batch: BatchMetrics) -> Iterator[int]:
+        for number in range(2_000):
+            try:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 1e-6 * (1 + number % 60))
+                    batch.record_file(f"{number}", duration=1.0)
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except Stopped:
+                yield number
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        for journal in (None, tmp_path / "journal"):
+            batch = BatchMetrics(in_memory=2, journal=journal)
+            for number in range(-5, 0):
+                batch.record_file(f"{number}", duration=1.0)  # from then on the temporary file is there
+            stopped = set()
+            try:
+                stopped = set(interrupted(batch))
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            names = [file.filename for file in batch.files()]
+            assert len(names) == len(set(names)) == batch.counts.files
+            assert {str(number) for number in range(2_000) if number not in stopped} <= set(names)
+            assert batch.summary().timing.total_duration == len(names)
+            assert len(stopped) > 20
+    finally:
+        signal.signal(signal.SIGALRM, before)

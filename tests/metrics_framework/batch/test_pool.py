@@ -1,0 +1,202 @@
+"""`BatchMetrics.map`: pools of threads and processes, and their deaths."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from metrics_framework.batch import BatchMetrics
+from metrics_framework.errors import InvalidInputError
+
+
+def work(number: int) -> int:
+    """Do what some numbers do not survive."""
+    if number % 10 == 9:
+        raise ValueError(f"{number} is no good")
+    if number % 10 == 8:
+        raise FileNotFoundError(number)
+    return number * 2
+
+
+def test_threads_record_every_item() -> None:
+    """Each item is a file with its own outcome and details, and its result comes with it."""
+    batch = BatchMetrics(skip_on=(FileNotFoundError,))
+    results = list(batch.map(work, range(100), threads=4, details=lambda value: {"samples": value}))
+    assert batch.counts == (100, 80, 10, 10)
+    assert sorted(result.item for result in results) == list(range(100))
+    assert all(result.value == 2 * result.item for result in results if result.status == "success")
+    assert {result.error_type for result in results if result.status == "error"} == {"ValueError"}
+    files = {file.filename: file for file in batch.files()}
+    assert files["7"].samples == 14
+    assert files["9"].error_message == "9 is no good"
+    assert files["8"].error_message == "FileNotFoundError: 8"
+
+
+def test_an_item_is_tried_again() -> None:
+    """With retries, only an item that fails every time has failed."""
+    tries: dict[int, int] = {}
+
+    def flaky(number: int) -> int:
+        tries[number] = tries.get(number, 0) + 1
+        if tries[number] <= number:
+            raise ValueError
+        return number
+
+    batch = BatchMetrics()
+    results = {result.item: result.status for result in batch.map(flaky, range(4), threads=1, retries=2)}
+    assert results == {0: "success", 1: "success", 2: "success", 3: "error"}
+    assert tries == {0: 1, 1: 2, 2: 3, 3: 3}
+    assert batch.counts.files == 4
+
+
+def test_only_a_few_items_are_taken_ahead() -> None:
+    """Items that come from a generator without an end are taken as they are needed."""
+    taken = 0
+
+    def endless():
+        nonlocal taken
+        while True:
+            taken += 1
+            yield 1
+
+    results = BatchMetrics().map(work, endless(), threads=2)
+    for _ in range(5):
+        next(results)
+    results.close()  # type: ignore[attr-defined]
+    assert taken <= 5 + 8
+
+
+@pytest.mark.parametrize("how", [{}, {"threads": 0}, {"processes": 0}, {"threads": 1, "processes": 1}])
+def test_a_pool_is_of_one_kind(how: dict[str, int]) -> None:
+    """Neither kind, both, or no worker is an error at once."""
+    with pytest.raises(InvalidInputError, match="say how many there are of one of them"):
+        BatchMetrics().map(work, [], **how)
+
+
+def test_what_cannot_go_to_another_process_is_said_at_once() -> None:
+    """A lambda, say; nothing is recorded as if every file had failed."""
+    batch = BatchMetrics()
+    with pytest.raises(InvalidInputError, match="cannot go to another process"):
+        batch.map(lambda _: None, [1], processes=1)
+    assert batch.counts.files == 0
+
+
+SCRIPT = '''
+import os, signal, sys, time
+from metrics_framework.batch import BatchMetrics
+
+def work(path):
+    """Read a file; some are bad, one kills its process the first time, one always."""
+    with open(path) as file:
+        text = file.read()
+    number = int(text)
+    if number % 100 == 13:
+        raise ValueError(f"bad file {number}")
+    if number == 7_000 and not os.path.exists("killed"):
+        open("killed", "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if number == 9_000:
+        os._exit(3)
+    return number
+
+def main():
+    paths = [f"in/{number % 50}/{number}" for number in range(int(sys.argv[1]))]
+    batch = BatchMetrics("b", journal="journal", in_memory=1_000)
+    todo = batch.remaining(paths)
+    with batch:
+        for result in batch.map(work, todo, processes=4, details=lambda number: {"samples": number}):
+            pass
+    batch.export_json("out.json")
+
+if __name__ == "__main__":
+    main()
+'''
+
+
+def make_files(folder: Path, number: int) -> None:
+    """Write small files."""
+    for part in range(50):
+        (folder / "in" / str(part)).mkdir(parents=True)
+    for name in range(number):
+        (folder / "in" / str(name % 50) / str(name)).write_text(str(name))
+
+
+def count_lines(path: Path) -> int:
+    """Return how many lines a file has."""
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+@pytest.mark.heavy
+def test_a_pool_outlives_its_workers_and_a_batch_its_process(tmp_path: Path) -> None:
+    """Of 20 000 files each is counted once, with killed workers and a killed batch that is gone on with.
+
+    1 % fail; a file that kills its worker is done again, and has failed if it does so a second time.
+    """
+    files = 20_000
+    make_files(tmp_path, files)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, "script.py", str(files)]
+    first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while count_lines(tmp_path / "journal") < 3_000:
+        assert first.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    done_before = count_lines(tmp_path / "journal")
+    second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
+    assert second.returncode == 0, second.stderr
+    document = json.loads((tmp_path / "out.json").read_text())
+    summary = document["summary"]
+    assert (tmp_path / "killed").exists()
+    assert summary["total_files"] == files
+    assert summary["errors"]["by_type"] == {"ValueError": files // 100, "WorkerDied": 1}
+    assert summary["processed_count"] == files - files // 100 - 1
+    names = [file["filename"] for file in document["files"]]
+    assert len(set(names)) == len(names) == files
+    assert 3_000 <= done_before < files
+    bad = {file["samples"] for file in document["files"] if file["status"] == "error"}
+    good = sum(number for number in range(files) if number % 100 != 13) - 9_000
+    assert bad == {0}
+    assert sum(file["samples"] for file in document["files"]) == good
+
+
+@pytest.mark.heavy
+def test_workers_end_with_their_batch(tmp_path: Path) -> None:
+    """When the process that owns a pool is killed, no worker stays behind."""
+    (tmp_path / "script.py").write_text(
+        "import os, time\n"
+        "from metrics_framework.batch import BatchMetrics\n"
+        "def work(number):\n"
+        "    with open(f'pid-{os.getpid()}', 'w'): pass\n"
+        "    time.sleep(0.1)\n"
+        "if __name__ == '__main__':\n"
+        "    for _ in BatchMetrics().map(work, range(10_000), processes=2): pass\n"
+    )
+    owner = subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while len(workers := [int(path.name[4:]) for path in tmp_path.glob("pid-*")]) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    owner.kill()
+    owner.wait()
+    while any(map(is_alive, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether a process runs."""
+    try:
+        os.kill(pid, 0)
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False

@@ -1,0 +1,245 @@
+"""``batch run`` and ``batch stats`` as a user runs them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from click.testing import CliRunner, Result
+
+from metrics_framework.cli.app import app
+from metrics_framework.cli.batch_run import find_files, shown_name
+from metrics_framework.snapshots import PerformanceSnapshot, read_snapshot
+
+
+@pytest.fixture(autouse=True)
+def workplace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Work in a folder with six files, that is in no repository, and on no terminal."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    for name in ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for name in ("a.txt", "b c.txt", "[d].txt", "größe.txt", "e.txt", "deep/f.txt"):
+        (tmp_path / "in" / name).write_text(name)
+    return tmp_path
+
+
+def invoke(*arguments: str) -> Result:
+    """Run the command line in this process."""
+    return CliRunner().invoke(app, ["batch", *arguments], prog_name="metrics-framework")
+
+
+def rows(text: str) -> dict[str, str]:
+    """Return a printed table's rows."""
+    cells = [re.split(r"\s{2,}", line.strip()) for line in text.splitlines()]
+    return {row[0]: row[1] for row in cells if len(row) == 2}
+
+
+def snapshot_of(result: Result) -> PerformanceSnapshot:
+    """Return the snapshot whose path is on the last line."""
+    return read_snapshot(result.stdout.splitlines()[-1])
+
+
+FAILING = ["sh", "-c", 'case "$1" in *e.txt) echo "oops: $1" >&2; exit 3;; esac', "sh", "{}"]
+
+
+def test_every_file_is_processed(workplace: Path) -> None:
+    """The table, JSON, CSV and the snapshot tell the same of the files that the patterns found."""
+    result = invoke(
+        *("run", "--jobs", "2", "--id", "b", "--json", "out.json", "--csv", "out.csv", "--tag", "k=v"),
+        *("in/**/*.txt", "--", *FAILING),
+    )
+    assert result.exit_code == 1, result.output
+    table = rows(result.stdout)
+    assert (table["files"], table["succeeded"], table["failed"]) == ("6", "4, 66.67 %", "2")
+    assert table["exit code 3"] == "2"
+    document = json.loads(Path("out.json").read_text())
+    names = {"in/a.txt", "in/b c.txt", "in/[d].txt", "in/größe.txt", "in/e.txt", "in/deep/f.txt"}
+    assert {file["filename"] for file in document["files"]} == names
+    with Path("out.csv").open(newline="") as file:
+        failed = {row["filename"]: row["error_message"] for row in csv.DictReader(file) if row["error_type"]}
+    assert failed == {"in/größe.txt": "oops: in/größe.txt", "in/e.txt": "oops: in/e.txt"}
+    assert all(file["memory_peak_bytes"] > 0 for file in document["files"])
+    snapshot = snapshot_of(result)
+    assert snapshot.metadata.tags == {"k": "v", "batch": "b", "latency_metric": "sh"}
+    assert snapshot.metrics.latency is not None
+    assert snapshot.metrics.custom["operation:sh/success_rate"] == pytest.approx(4 / 6)
+    assert "in/e.txt: exit code 3\n  oops: in/e.txt\n" in result.stderr
+    assert "sh: 6 of 6 done, 2 errors" in result.stderr
+
+
+def test_stats_are_shown_by_id_journal_or_export() -> None:
+    """All three ways show the same batch."""
+    invoke("run", "--id", "b", "--json", "out.json", "in/*.txt", "--", "true", "{}")
+    shown = [invoke("stats", which) for which in ("b", "batches/b.jsonl", "out.json")]
+    assert {result.exit_code for result in shown} == {0}
+    assert all(rows(result.stdout)["files"] == "5" for result in shown)
+    assert shown[0].stdout == shown[1].stdout
+    printed = json.loads(invoke("stats", "--json", "b").stdout)
+    assert printed == json.loads(Path("out.json").read_text())["summary"]
+
+
+def test_stats_of_an_unknown_batch_name_the_nearest() -> None:
+    """It is an error on one line."""
+    invoke("run", "--id", "nightly", "in/*.txt", "--", "true", "{}")
+    result = invoke("stats", "nihgtly")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "Error: there is no batch 'nihgtly'. Did you mean 'nightly'?\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["in/*.txt"], "there is no command: put it behind --"),
+        (["in/*.txt", "--"], "there is no command"),
+        (["in/*.txt", "--", "cat"], "no part of the command is {}"),
+        (["in/*.nope", "--", "cat", "{}"], "no file is found by 'in/*.nope'"),
+        (["--", "cat", "{}"], "Missing argument"),
+        (["--resume", "in/*.txt", "--", "cat", "{}"], "--resume needs the --id"),
+        (["--resume", "--id", "x", "in/*.txt", "--", "cat", "{}"], "there is no batch 'x' to go on with"),
+        (["--id", "../x", "in/*.txt", "--", "cat", "{}"], "only letters, digits"),
+        (["--tag", "k", "in/*.txt", "--", "cat", "{}"], "is not of the form KEY=VALUE"),
+        (["in/*.txt", "--", "no-such-program", "{}"], "cannot run 'no-such-program'"),
+        (["--state", "in/a.txt/x", "in/*.txt", "--", "cat", "{}"], "cannot open the journal"),
+    ],
+)
+def test_wrong_usage_is_said_and_leaves_nothing(arguments: list[str], message: str) -> None:
+    """The message says what is wrong; neither a journal nor a snapshot is left."""
+    result = invoke("run", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not list(Path().glob("batches/*"))
+    assert not Path("snapshots").exists()
+
+
+def test_a_batch_is_not_begun_twice() -> None:
+    """A second batch of the same id is refused; with --resume what is done is not done again."""
+    command = ["--", "sh", "-c", 'echo "$1" >> done', "sh", "{}"]
+    assert invoke("run", "--id", "b", "in/[ab]*.txt", *command).exit_code == 0
+    refused = invoke("run", "--id", "b", "in/*.txt", *command)
+    assert refused.exit_code == 2
+    assert "--resume goes on with it" in refused.stderr
+    assert invoke("run", "--id", "b", "--resume", "in/*.txt", *command).exit_code == 0
+    assert sorted(Path("done").read_text().splitlines()) == sorted(find_files(["in/*.txt"]))
+    nothing = invoke("run", "--id", "b", "--resume", "in/*.txt", *command)
+    assert (nothing.exit_code, nothing.stderr) == (0, "nothing is left to do\n")
+    assert rows(nothing.stdout)["files"] == "5"
+
+
+def test_what_failed_is_done_again_when_asked() -> None:
+    """With --retry-failed a file that failed gets another chance, and counts once."""
+    command = ["--", "sh", "-c", "test -e ready", "sh", "{}"]
+    assert invoke("run", "--id", "b", "in/*.txt", *command).exit_code == 1
+    assert invoke("run", "--id", "b", "--resume", "in/*.txt", *command).exit_code == 1
+    Path("ready").touch()
+    again = invoke("run", "--id", "b", "--retry-failed", "in/*.txt", *command)
+    assert again.exit_code == 0
+    assert (rows(again.stdout)["files"], rows(again.stdout)["failed"]) == ("5", "0")
+
+
+def test_a_file_is_tried_as_often_as_asked() -> None:
+    """With --retries a command that fails is run again; it counts once, as it ended."""
+    script = 'echo x >> "$1.tries"; test "$(wc -l < "$1.tries")" -ge 3'
+    result = invoke("run", "--retries", "2", "in/a.txt", "--", "sh", "-c", script, "sh", "{}")
+    assert result.exit_code == 0
+    assert Path("in/a.txt.tries").read_text().count("x") == 3
+
+
+@pytest.mark.heavy
+def test_a_command_that_takes_too_long_is_ended() -> None:
+    """With --timeout it and all that it started are gone, and its file has failed."""
+    script = "sleep 60 & echo $! > pid; wait"
+    result = invoke("run", "--timeout", "0.3", "in/a.txt", "--", "sh", "-c", script, "{}")
+    assert result.exit_code == 1
+    assert rows(result.stdout)["TimeoutError"] == "1"
+    assert "did not end within 0.3 s" in result.stderr
+    assert not psutil.pid_exists(int(Path("pid").read_text()))
+
+
+def test_a_disk_that_refuses_is_said(workplace: Path) -> None:
+    """Exports that cannot be written are errors at the end, and the table is there all the same."""
+    result = invoke("run", "--json", "missing/out.json", "in/a.txt", "--", "true", "{}")
+    assert result.exit_code == 1
+    assert rows(result.stdout)["files"] == "1"
+    assert "Error: cannot write 'missing/out.json': No such file or directory" in result.stderr
+
+
+def test_names_that_are_no_text_are_processed(workplace: Path) -> None:
+    """A name that is no UTF-8 is given to the command as it is, and recorded so that anybody can read it."""
+    path = os.fsdecode(b"in/\xff.dat")
+    Path(path).write_bytes(b"")
+    result = invoke("run", "--id", "b", "--csv", "out.csv", "in/*.dat", "--", "test", "-e", "{}")
+    assert result.exit_code == 0, result.output
+    assert "in/\\udcff.dat" in Path("out.csv").read_text()
+    assert shown_name(path) == "in/\\udcff.dat"
+    assert (
+        invoke("run", "--id", "b", "--resume", "in/*.dat", "--", "true", "{}").stderr
+        == "nothing is left to do\n"
+    )
+
+
+def test_files_are_found_once_and_folders_never() -> None:
+    """A path that exists is itself, whatever characters it holds; a pattern is sorted; ``**`` goes deep."""
+    assert find_files(["in/[d].txt", "in/?.txt", "in/a.txt", "in"]) == ["in/[d].txt", "in/a.txt", "in/e.txt"]
+    assert "in/deep/f.txt" in find_files(["in/**"])
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_batch_goes_on(workplace: Path, number: int) -> None:
+    """What was done is kept, what ran is ended and left to do, and the same command goes on with --resume."""
+    for name in range(30):
+        Path(f"in/{name:02}.dat").touch()
+    script = 'sleep 0.2; echo "$1" >> done'
+    command = [
+        *(sys.executable, "-m", "metrics_framework", "batch", "run", "--id", "b", "--jobs", "3", "in/*.dat"),
+        *("--", "sh", "-c", script, "sh", "{}"),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 30
+    while not Path("done").exists() or Path("done").read_text().count("\n") < 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    done = int(rows(output)["files"])
+    assert 2 <= done < 20
+    assert f"interrupted with {30 - done} of 30 files left" in errors
+    assert read_snapshot(output.splitlines()[-1]).metadata.tags["interrupted"] == "true"
+    command[5:5] = ["--resume"]
+    rest = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert rest.returncode == 0, rest.stderr
+    assert rows(rest.stdout)["files"] == "30"
+    lines = Path("done").read_text().splitlines()
+    assert len(set(lines)) == 30
+    assert len(lines) <= 36  # what ran when it was interrupted may have got that far
+
+
+@pytest.mark.heavy
+def test_a_batch_that_is_killed_goes_on(workplace: Path) -> None:
+    """Also SIGKILL loses no file that was done."""
+    for name in range(20):
+        Path(f"in/{name:02}.dat").touch()
+    command = [sys.executable, "-m", "metrics_framework", "batch", "run", "--id", "b", "in/*.dat"]
+    process = subprocess.Popen([*command, "--", "sh", "-c", "sleep 0.1", "{}"], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while not Path("batches/b.jsonl").exists() or Path("batches/b.jsonl").read_bytes().count(b"\n[") < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    done = json.loads(invoke("stats", "--json", "b").stdout)["total_files"]
+    assert done >= 4
+    rest = invoke("run", "--id", "b", "--resume", "in/*.dat", "--", "true", "{}")
+    assert (rest.exit_code, rows(rest.stdout)["files"]) == (0, "20")
