@@ -251,9 +251,14 @@ async def _stall(app: App, change: Callable[[], None]) -> dict[str, float]:
             await asyncio.sleep(0)
             longest = max(longest, time.perf_counter() - begin)
 
+    asked = False
+
     async def receive() -> dict[str, Any]:
-        await asyncio.sleep(3600)
-        return {"type": "http.disconnect"}
+        nonlocal asked
+        if asked:
+            await asyncio.sleep(3600)
+        asked = True
+        return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message: dict[str, Any]) -> None:
         parts.append(len(message.get("body", b"")))
@@ -268,7 +273,7 @@ async def _stall(app: App, change: Callable[[], None]) -> dict[str, float]:
         change()
         gc.collect()
         parts.clear()
-        longest, done = 0.0, False
+        longest, done, asked = 0.0, False, False
         ticker = asyncio.ensure_future(tick())
         await asyncio.sleep(0)
         await app(scope, receive, send)
@@ -277,6 +282,7 @@ async def _stall(app: App, change: Callable[[], None]) -> dict[str, float]:
         assert sum(parts) > 1_000_000
         stalls.append(longest * 1e3)
     change()
+    asked = False
     begin = time.thread_time()
     await app(scope, receive, send)
     return {
