@@ -68,6 +68,7 @@ class LoopLag:
 
     def _on_asyncio(self) -> Any:
         loop = asyncio.get_running_loop()
+        handle: asyncio.TimerHandle
 
         def look(due: float) -> None:
             nonlocal handle

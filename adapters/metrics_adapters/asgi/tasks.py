@@ -88,14 +88,7 @@ class TaskMetrics:
         tag = check_name(_name_of(function) if name is None else name, "task name")
 
         async def run(*args: P.args, **kwargs: P.kwargs) -> T:
-            measurement = _Task(self, tag)
-            try:
-                result = await function(*args, **kwargs)
-            except BaseException as error:
-                measurement.end(error_type_of(error))
-                raise
-            measurement.end(None)
-            return result
+            return await _run(function(*args, **kwargs), _Task(self, tag))
 
         functools.update_wrapper(run, function, updated=())
         return run
@@ -135,11 +128,11 @@ class TaskMetrics:
             setattr(wrapped, attribute, getattr(coroutine, attribute, type(coroutine).__name__))
         try:
             task = start(wrapped)
-        except BaseException as error:  # a group that takes no more tasks
+        except BaseException:  # a group that takes no more tasks
             wrapped.close()
             coroutine.close()
-            measurement.end(error_type_of(error))
             raise
+        measurement.begin()
         task.add_done_callback(functools.partial(_never_begun, coroutine, measurement))
         return task
 
@@ -165,14 +158,21 @@ class _Task:
     def __init__(self, metrics: TaskMetrics, name: str) -> None:
         self._metrics = metrics
         self._tags = {NAME: name}
+        self._begun: object = None
+        self._since_ns: int | None = None
         self._has_ended = False
-        metrics._active.up(self._tags)
-        self._begun = metrics._meter.begin(metrics._name, self._tags)
-        self._since_ns = metrics._meter.now_ns()
+
+    def begin(self) -> None:
+        """Begin, once: an eager task takes its first step before it is there."""
+        if self._since_ns is None:
+            metrics = self._metrics
+            metrics._active.up(self._tags)
+            self._begun = metrics._meter.begin(metrics._name, self._tags)
+            self._since_ns = metrics._meter.now_ns()
 
     def end(self, error_type: str | None) -> None:
         """Record how it ended, once."""
-        if self._has_ended:
+        if self._has_ended or self._since_ns is None:
             return
         self._has_ended = True
         metrics = self._metrics
@@ -181,7 +181,8 @@ class _Task:
         metrics._meter.end(self._begun, metrics._name, self._tags, spent_ns, error_type)
 
 
-async def _run(coroutine: Coroutine[Any, Any, T], measurement: _Task) -> T:
+async def _run(coroutine: Awaitable[T], measurement: _Task) -> T:
+    measurement.begin()
     try:
         result = await coroutine
     except BaseException as error:
