@@ -98,10 +98,12 @@ class _Request:
             self.end(error_type_of(error))
 
     def answered(self, response: httpx.Response) -> None:
-        """Take note of the status."""
+        """Take note of the status; a response that is read already, such as one of a cache, is its end."""
         self._tags[STATUS_CLASS] = status_class(response.status_code)
         if response.status_code >= CLIENT_ERROR:
             self._error_type = str(response.status_code)
+        if response.is_closed:
+            self.end()
 
     def end(self, error_type: str | None = None) -> None:
         """Record how it ended, once."""

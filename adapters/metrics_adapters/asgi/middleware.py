@@ -244,8 +244,12 @@ class _Connection:
         return message
 
     async def send(self, message: Message) -> None:
-        """Send, and notice when the application accepts or closes the connection."""
-        await self._send(message)
+        """Send, and notice when the application accepts or closes the connection, or finds it lost."""
+        try:
+            await self._send(message)
+        except OSError:
+            self._end(CLIENT_DISCONNECT)
+            raise
         if message["type"] == "websocket.accept":
             self._is_accepted = True
         elif message["type"] == "websocket.close":
@@ -253,7 +257,7 @@ class _Connection:
 
     def fail(self, error: BaseException) -> None:
         """End with what the application raised."""
-        self._end(CLIENT_DISCONNECT if isinstance(error, OSError) else error_type_of(error))
+        self._end(error_type_of(error))
 
     def leave(self) -> None:
         """End, as the application has come to its end."""
