@@ -19,8 +19,11 @@ PATIENCE = 20.0
 def served(app: ASGIApp) -> Iterator[str]:
     """Serve an application with uvicorn on a free port, and yield its host and port."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="websockets-sansio"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    config = uvicorn.Config(
+        app, log_level="critical", ws="websockets-sansio", timeout_graceful_shutdown=int(PATIENCE / 4)
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:
         wait_until(lambda: server.started or not thread.is_alive())

@@ -28,7 +28,7 @@ from tests.servers.prometheus import running_prometheus
 pytestmark = pytest.mark.heavy
 
 REQUEST, CONNECTION = "http.server.request", "websocket.server.connection"
-CLIENTS, REQUESTS, HISTOGRAMS = 8, 250, 2_000
+CLIENTS, REQUESTS, HISTOGRAMS = 8, 100, 2_000
 
 # What the clients do: a path, the template and the class of status that it has to be counted by.
 ACTIONS = [
@@ -63,7 +63,9 @@ def counted(metrics, name=REQUEST, metric_type=MetricType.TIMER) -> Counter:
 def scraped(text: str) -> tuple[Counter, Counter]:
     """Return how many requests a scrape has counted: by their durations, and by their outcomes."""
     durations, outcomes = Counter(), Counter()
-    for family in text_string_to_metric_families(text):
+    # The parser takes longer than everything else here: it gets what is looked at only.
+    requests = "\n".join(line for line in text.splitlines() if "http_server_request_" in line)
+    for family in text_string_to_metric_families(requests + "\n"):
         for sample in family.samples:
             key = sample.labels.get("http_route"), sample.labels.get("http_response_status_class")
             if sample.name == "http_server_request_duration_seconds_count":
@@ -93,7 +95,7 @@ async def load(address: str) -> tuple[Counter, list[int]]:
         async with httpx.AsyncClient(base_url=f"http://{address}", timeout=20) as client:
             while True:
                 totals.append(scraped((await client.get("/metrics")).text)[0].total())
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(0.5)
 
     scraping = asyncio.ensure_future(scraper())
     await asyncio.gather(*map(customer, range(CLIENTS)))
@@ -102,7 +104,7 @@ async def load(address: str) -> tuple[Counter, list[int]]:
 
 
 def test_under_load_every_total_agrees_with_the_load_generator(monkeypatch, tmp_path):
-    """2 000 requests beside 2 000 histograms: in the process, scraped and in Prometheus alike."""
+    """800 requests beside 2 000 histograms: in the process, scraped and in Prometheus alike."""
     monkeypatch.syspath_prepend(Path(__file__).parents[3] / "examples")
     program = required("prometheus")
     metrics = MetricsSystem()
