@@ -1,31 +1,52 @@
-"""Runs every benchmark, prints its tables, and writes them into the documentation.
+"""Runs benchmarks, prints their tables, and writes them into the documentation.
 
-``python -m benchmarks [ROUNDS]``
+``python -m benchmarks [ROUNDS] [NAME…]``, by default all of them.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import batch, facade, history, import_time, recording, scraping, snapshots, telemetry
+from benchmarks import (
+    batch,
+    facade,
+    history,
+    import_time,
+    middleware,
+    recording,
+    scraping,
+    snapshots,
+    telemetry,
+)
 from benchmarks.tables import Report
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- measured: {} -->\n", "<!-- end -->\n"
 
+BENCHMARKS: dict[str, Callable[[int], Report]] = {
+    "import": lambda _: import_time.main(),
+    "recording": recording.main,
+    "facade": lambda _: facade.main(),
+    "scraping": scraping.main,
+    "middleware": lambda _: middleware.main(),
+    "snapshots": lambda _: snapshots.main(),
+    "history": lambda _: history.main(),
+    "batch": lambda _: batch.main(),
+    "telemetry": lambda _: telemetry.main(),
+}
+
 
 def main() -> None:
     """Run them one after the other: side by side they would slow each other down."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else recording.ROUNDS
-    write("import", import_time.main())
-    write("facade", facade.main())
-    write("history", history.main())
-    write("snapshots", snapshots.main())
-    write("batch", batch.main())
-    write("recording", recording.main(rounds))
-    write("scraping", scraping.main(rounds))
-    write("telemetry", telemetry.main())
+    arguments = sys.argv[1:]
+    rounds = int(arguments.pop(0)) if arguments and arguments[0].isdigit() else recording.ROUNDS
+    unknown = [name for name in arguments if name not in BENCHMARKS]
+    if unknown:
+        sys.exit(f"there is no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
+    for name in arguments or BENCHMARKS:
+        write(name, BENCHMARKS[name](rounds))
 
 
 def write(what: str, report: Report) -> None:
