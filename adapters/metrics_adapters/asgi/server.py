@@ -40,7 +40,7 @@ def serve_app(
         port: Where to listen; 0 for a free port, which ``port`` of the result says.
         addr: The address to listen on, that of this machine alone by default.
         timeout: How many seconds an answer may take, and how many a client may take to read it; where the
-            system can (Linux), the connection of one that does not is broken after as many.
+            system can (Linux), the connection of one that does not is broken after twice as many.
         **options: The other arguments of `make_app`.
 
     Raises:
@@ -59,10 +59,10 @@ def serve_app(
     server = _server(app)
     listener = listen(addr, port)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # Connections take it over. Without it, one whose client reads no more stays as long as that lives.
-        listener.setsockopt(
-            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(round(timeout * 1000), 2**31 - 1)
-        )
+        # Connections take it over. Without it, one whose client reads no more stays as long as that lives; it
+        # is twice the time, so that the application, which knows more, is usually the first to give it up.
+        milliseconds = min(round(2 * timeout * 1000), 2**31 - 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
     return AppServer(server, listener)
 
 

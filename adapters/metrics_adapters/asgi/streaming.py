@@ -62,6 +62,9 @@ class Subscription(Protocol):
     def dropped(self) -> int:
         """How many events were lost in all."""
 
+    def close(self) -> None:
+        """End it."""
+
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *error: object) -> None: ...
@@ -142,17 +145,17 @@ class Streams:
         except ClosedError as error:
             await send_answer(_unavailable(str(error)), method, send)
             return
-        with subscription:
-            if method == "HEAD":
-                await send_answer(Answer(HTTPStatus.OK, _HEADERS, []), method, send)
-                return
-            opening = retry_frame(RETRY_SECONDS) + (RESTARTED if resumed.restarted else b"")
-            client = _Client(subscription, mark, opening, send, self._heartbeat, self._timeout)
-            self._clients.add(client)
-            try:
-                await client.serve(receive)
-            finally:
-                self._clients.discard(client)
+        if method == "HEAD":
+            subscription.close()
+            await send_answer(Answer(HTTPStatus.OK, _HEADERS, []), method, send)
+            return
+        opening = retry_frame(RETRY_SECONDS) + (RESTARTED if resumed.restarted else b"")
+        client = _Client(subscription, mark, opening, send, self._heartbeat, self._timeout)
+        self._clients.add(client)
+        try:
+            await client.serve(receive)
+        finally:
+            self._clients.discard(client)
 
 
 class _Client:
@@ -180,6 +183,7 @@ class _Client:
         self._filled = new_event()
         self._emptied = new_event()
         self._over = False
+        self._in_time = True
 
     def end(self) -> None:
         """Have the stream end after what waits."""
@@ -188,17 +192,13 @@ class _Client:
 
     async def serve(self, receive: Receive) -> None:
         """Talk until one side ends it."""
-        in_time = True
-
-        async def talk() -> None:
-            nonlocal in_time
-            in_time = await self._talk()
-
         try:
-            await first_of(partial(_gone, receive), self._take, talk)
+            with self._subscription:
+                await first_of(partial(_gone, receive), self._take, self._talk)
         finally:
+            # Now that the subscription is closed, it is the last word.
             dropped = self._subscription.dropped
-            if not in_time:
+            if not self._in_time:
                 log_event("warning", "a stream was not read in time", seconds=self._timeout, dropped=dropped)
             elif dropped:
                 log_event("info", "a stream lost events: it was read too slowly", dropped=dropped)
@@ -223,12 +223,12 @@ class _Client:
         self._waiting += frame
         self._filled.set()
 
-    async def _talk(self) -> bool:
-        """Send what comes, and return whether all of it was read in time."""
+    async def _talk(self) -> None:
+        """Send what comes, until there is no more or nobody takes it."""
         try:
-            if not await self._sent({"type": "http.response.start", "status": 200, "headers": _RAW_HEADERS}):
-                return False
-            while True:
+            await self._send_in_time({"type": "http.response.start", "status": 200, "headers": _RAW_HEADERS})
+            over = False
+            while self._in_time and not over:
                 if not self._waiting and not self._over:
                     self._filled = new_event()
                     if not await done_within(self._heartbeat, self._filled.wait):
@@ -236,17 +236,15 @@ class _Client:
                 data, over = bytes(self._waiting), self._over
                 self._waiting.clear()
                 self._emptied.set()
-                if data and not await self._sent(
-                    {"type": "http.response.body", "body": data, "more_body": True}
-                ):
-                    return False
-                if over:
-                    return await self._sent({"type": "http.response.body", "body": b""})
+                if data:
+                    await self._send_in_time({"type": "http.response.body", "body": data, "more_body": True})
+            if self._in_time:
+                await self._send_in_time({"type": "http.response.body", "body": b""})
         except OSError:
-            return True  # the client is gone
+            pass  # the client is gone
 
-    async def _sent(self, message: dict[str, Any]) -> bool:
-        return await done_within(self._timeout, lambda: self._send(message))
+    async def _send_in_time(self, message: dict[str, Any]) -> None:
+        self._in_time = await done_within(self._timeout, lambda: self._send(message))
 
 
 _RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in _HEADERS]
