@@ -202,7 +202,7 @@ class WebApp:
             allowed = ("Allow", ", ".join(METHODS))
             return short_answer(HTTPStatus.METHOD_NOT_ALLOWED, "this can only be read", allowed)
         if _path(scope) not in self._paths:
-            return short_answer(HTTPStatus.NOT_FOUND, f"there is {', '.join(self._paths)}")
+            return short_answer(HTTPStatus.NOT_FOUND, f"served here: {', '.join(self._paths)}")
         return None
 
     def _allowed_origin(self, origin: str | None) -> str | None:

@@ -46,13 +46,16 @@ class StreamEvent(Protocol):
     @property
     def sequence(self) -> int:
         """The number of the event; later ones have higher numbers."""
+        ...
 
     @property
     def dropped(self) -> int:
         """How many events were lost just before this one."""
+        ...
 
     def json(self) -> bytes:
         """Return the event as JSON on one line."""
+        ...
 
 
 class Subscription(Protocol):
@@ -61,9 +64,11 @@ class Subscription(Protocol):
     @property
     def dropped(self) -> int:
         """How many events were lost in all."""
+        ...
 
     def close(self) -> None:
         """End it."""
+        ...
 
     def __enter__(self) -> Self: ...
 
@@ -79,6 +84,7 @@ class Source(Protocol):
         self, filters: dict[str, Any] | None = None, *, buffer: int = ..., after: int | None = None
     ) -> Subscription:
         """Return the events that match from now on, or from after the one of that number."""
+        ...
 
 
 class Streams:
@@ -105,7 +111,6 @@ class Streams:
 
     def begin_anew(self) -> None:
         """Forget the clients: in a forked child they are the parent's."""
-        self._lock = threading.Lock()
         self._clients: set[_Client] = set()
         self._places = threading.BoundedSemaphore(self._max_clients)
 

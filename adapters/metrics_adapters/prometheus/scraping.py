@@ -92,7 +92,7 @@ def refusal(access: Access) -> Answer:
     return short_answer(HTTPStatus.UNAUTHORIZED, "credentials are missing or wrong", *challenges)
 
 
-def check_count(what: str, count: object) -> None:
+def check_count(what: str, count: int) -> None:
     """Check how many of something there may be.
 
     Raises:
@@ -102,7 +102,7 @@ def check_count(what: str, count: object) -> None:
         raise InvalidInputError(f"{what}={shown(count)} is not a whole number of 1 or more")
 
 
-def check_seconds(what: str, seconds: object) -> None:
+def check_seconds(what: str, seconds: float) -> None:
     """Check for how long something may take.
 
     Raises:

@@ -241,7 +241,7 @@ class MetricsServer:
         self._conversations = {}
 
 
-def check_address(addr: object, port: object) -> None:
+def check_address(addr: str, port: int) -> None:
     """Check where to listen.
 
     Raises:
@@ -255,7 +255,8 @@ def check_address(addr: object, port: object) -> None:
 
 def url_of(listener: socket.socket, scheme: str = "http") -> str:
     """Return the address of a socket that listens, for a client on this machine."""
-    address, port = listener.getsockname()[:2]
+    address: str = listener.getsockname()[0]
+    port: int = listener.getsockname()[1]
     host = _ANY.get(address, address)
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 

@@ -217,7 +217,7 @@ def test_only_chosen_endpoints_are_served(system):
     app = make_app(system, endpoints=["health"])
     assert asyncio.run(get(app, "/health")).status_code == 200
     missing = asyncio.run(get(app, "/stream"))
-    assert (missing.status_code, missing.text) == (404, "there is /health\n")
+    assert (missing.status_code, missing.text) == (404, "served here: /health\n")
 
 
 def test_it_can_only_be_read(system):

@@ -138,6 +138,20 @@ def test_the_logging_of_the_application_stays_as_it_is(system):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_it_does_not_put_off_the_end_of_the_program():
+    """A program that forgets its server, with a client in the middle of a stream, ends without a word."""
+    code = (
+        "import socket; from metrics_framework import MetricsSystem;"
+        "from metrics_adapters.asgi import serve_app\n"
+        "server = serve_app(MetricsSystem(), 0)\n"
+        "client = socket.create_connection(('127.0.0.1', server.port))\n"
+        "client.sendall(b'GET /health HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n')\n"
+        "assert client.recv(9) == b'HTTP/1.1 '"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_events_come_as_they_happen(system):
     """Over a real connection, each at once."""
     with serve_app(system, 0) as server, stream(server.url) as events:
