@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections import deque
 from fnmatch import fnmatchcase
 
@@ -33,16 +34,19 @@ class Subscription:
         self.events = deque()
         self.dropped = self.lost = 0
         self.closed = False
+        self.lock = threading.Lock()
         self.wake = None
 
     def offer(self, event):
         """Take an event in."""
-        if fnmatchcase(event.name, self.chosen.name) and self.chosen.tags.items() <= event.tags.items():
-            self.events.append(Event(event.sequence, event.name, event.value, event.tags))
-            while len(self.events) > self.buffer:
-                self.events.popleft()
-                self.dropped += 1
-                self.lost += 1
+        matches = fnmatchcase(event.name, self.chosen.name)
+        with self.lock:
+            if matches and self.chosen.tags.items() <= event.tags.items() and not self.closed:
+                self.events.append(Event(event.sequence, event.name, event.value, event.tags))
+                while len(self.events) > self.buffer:
+                    self.events.popleft()
+                    self.dropped += 1
+                    self.lost += 1
         self.notify()
 
     def notify(self):
@@ -52,7 +56,8 @@ class Subscription:
 
     def close(self):
         """Take nothing more."""
-        self.closed = True
+        with self.lock:
+            self.closed = True
         self.system.subscriptions.discard(self)
         self.notify()
 
@@ -70,8 +75,9 @@ class Subscription:
             if self.closed or self.system.over:
                 raise StopAsyncIteration
             await self.wait()
-        event = self.events.popleft()
-        event.dropped, self.lost = self.lost, 0
+        with self.lock:
+            event = self.events.popleft()
+            event.dropped, self.lost = self.lost, 0
         return event
 
     async def wait(self):
