@@ -16,7 +16,8 @@ def test_every_declared_name_exists():
 def test_an_application_is_made_without_a_framework_or_a_server():
     """Neither uvicorn nor starlette is imported for it."""
     code = (
-        "import sys; from metrics_framework import MetricsSystem; from metrics_adapters.asgi import make_app\n"
+        "import sys; from metrics_framework import MetricsSystem\n"
+        "from metrics_adapters.asgi import make_app\n"
         "make_app(MetricsSystem())\n"
         "assert not {'uvicorn', 'starlette', 'trio', 'anyio', 'sse_starlette'} & set(sys.modules)"
     )
