@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
-
 from prometheus_client.registry import CollectorRegistry
 
 from metrics_adapters.prometheus import event_loop
+from metrics_adapters.prometheus.asgi_exchange import (
+    Receive,
+    Scope,
+    Send,
+    headers_of,
+    inner_path,
+    live,
+    send_answer,
+)
 from metrics_adapters.prometheus.expositions import Callbacks, Exposable
 from metrics_adapters.prometheus.scraping import (
     MAX_SCRAPES,
@@ -22,11 +28,6 @@ from metrics_adapters.prometheus.scraping import (
 from metrics_adapters.prometheus.shared_call import Start, in_thread
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.logs import log_event
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 
 
 def make_asgi_app(
@@ -94,7 +95,7 @@ class ScrapeApp:
         if kind == "http":
             await self._respond(scope, send)
         elif kind == "lifespan":
-            await _live(receive, send)
+            await live(receive, send)
         elif kind == "websocket":
             await send({"type": "websocket.close"})
         else:
@@ -102,14 +103,14 @@ class ScrapeApp:
 
     async def _respond(self, scope: Scope, send: Send) -> None:
         request = _request(scope)
-        admitted = self._endpoint.admit(request, _path(scope).rstrip("/") or self._endpoint.path)
+        admitted = self._endpoint.admit(request, inner_path(scope).rstrip("/") or self._endpoint.path)
         if isinstance(admitted, Answer):
-            await _send(admitted, request, send)
+            await send_answer(admitted, request.method, send)
             return
         with admitted:
             answer = await self._answer(admitted)
             seconds = self._endpoint.timeout
-            if not await event_loop.done_within(seconds, lambda: _send(answer, request, send)):
+            if not await event_loop.done_within(seconds, lambda: send_answer(answer, request.method, send)):
                 log_event("warning", "a scrape was not read in time", seconds=seconds)
 
     async def _answer(self, scrape: Scrape) -> Answer:
@@ -131,37 +132,5 @@ class ScrapeApp:
 
 
 def _request(scope: Scope) -> Request:
-    headers: dict[bytes, str] = {}
-    for name, value in scope["headers"]:
-        text = value.decode("latin-1")
-        headers[name] = f"{headers[name]}, {text}" if name in headers else text
-    names = (b"authorization", b"accept", b"accept-encoding", b"x-prometheus-scrape-timeout-seconds")
-    return Request(scope["method"], *map(headers.get, names))
-
-
-def _path(scope: Scope) -> str:
-    """Return the path without that of the mount; by the specification it is in there, but not by all."""
-    path: str = scope["path"]
-    root = scope.get("root_path", "").rstrip("/")
-    inside = path.removeprefix(root)
-    return inside if not inside or inside.startswith("/") else path
-
-
-async def _send(answer: Answer, request: Request, send: Send) -> None:
-    headers = [(name.lower().encode(), value.encode()) for name, value in answer.headers]
-    body = [] if request.method == "HEAD" else answer.body
-    try:
-        await send({"type": "http.response.start", "status": answer.status.value, "headers": headers})
-        for piece in body:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-    except OSError:
-        pass  # the client is gone
-
-
-async def _live(receive: Receive, send: Send) -> None:
-    while True:
-        event = (await receive())["type"]
-        await send({"type": f"{event}.complete"})
-        if event == "lifespan.shutdown":
-            return
+    names = ("authorization", "accept", "accept-encoding", "x-prometheus-scrape-timeout-seconds")
+    return Request(scope["method"], *map(headers_of(scope).get, names))

@@ -53,6 +53,38 @@ async def done_within(seconds: float, work: Callable[[], Awaitable[None]]) -> bo
     return not scope.cancelled_caught
 
 
+def new_event() -> Any:
+    """Return an event of the loop, which has ``set()`` and ``wait()``."""
+    return asyncio.Event() if (module := trio()) is None else module.Event()
+
+
+async def first_of(*works: Callable[[], Awaitable[None]]) -> None:
+    """Do several works at a time until one of them ends, and cancel the others.
+
+    Raises:
+        Exception: What it ended with.
+    """
+    if (module := trio()) is not None:
+        async with module.open_nursery() as nursery:
+
+            async def do(work: Callable[[], Awaitable[None]]) -> None:
+                await work()
+                nursery.cancel_scope.cancel()
+
+            for work in works:
+                nursery.start_soon(do, work)
+        return
+    tasks = [asyncio.ensure_future(work()) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
 def in_task(work: Callable[[], Awaitable[object]]) -> Start[object]:
     """Return what makes a call in a task of its own."""
 

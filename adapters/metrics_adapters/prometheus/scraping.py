@@ -86,6 +86,32 @@ def short_answer(status: HTTPStatus, text: str, *headers: tuple[str, str]) -> An
     return Answer(status, [*own, *headers], [body])
 
 
+def refusal(access: Access) -> Answer:
+    """Return the answer to a request that access was not given to."""
+    challenges = [("WWW-Authenticate", challenge) for challenge in access.challenges]
+    return short_answer(HTTPStatus.UNAUTHORIZED, "credentials are missing or wrong", *challenges)
+
+
+def check_count(what: str, count: int) -> None:
+    """Check how many of something there may be.
+
+    Raises:
+        InvalidInputError: If it is no whole number of 1 or more.
+    """
+    if count.__class__ is not int or count < 1:
+        raise InvalidInputError(f"{what}={shown(count)} is not a whole number of 1 or more")
+
+
+def check_seconds(what: str, seconds: float) -> None:
+    """Check for how long something may take.
+
+    Raises:
+        InvalidInputError: If it is no number above 0 that can be waited for.
+    """
+    if seconds.__class__ not in (int, float) or not 0 < seconds <= threading.TIMEOUT_MAX:
+        raise InvalidInputError(f"{what}={shown(seconds)} is no number of seconds above 0")
+
+
 _FAILED = short_answer(HTTPStatus.INTERNAL_SERVER_ERROR, "the metrics could not be rendered; see the log")
 
 
@@ -121,10 +147,8 @@ class Endpoint:
     ) -> None:
         if not isinstance(path, str) or not path.startswith("/"):
             raise InvalidInputError(f"path={shown(path)} is no path that begins with a slash")
-        if max_scrapes.__class__ is not int or max_scrapes < 1:
-            raise InvalidInputError(f"max_scrapes={shown(max_scrapes)} is not a whole number of 1 or more")
-        if timeout.__class__ not in (int, float) or not 0 < timeout <= threading.TIMEOUT_MAX:
-            raise InvalidInputError(f"timeout={shown(timeout)} is no number of seconds above 0")
+        check_count("max_scrapes", max_scrapes)
+        check_seconds("timeout", timeout)
         self.exposition = exposition_of(metrics, registry)
         if self.exposition is not metrics:
             count_by_default(self.exposition.store)
@@ -149,8 +173,7 @@ class Endpoint:
             path: Where it is asked for, without the path of a mount.
         """
         if not self._access.allows(request.authorization):
-            challenges = [("WWW-Authenticate", challenge) for challenge in self._access.challenges]
-            return short_answer(HTTPStatus.UNAUTHORIZED, "credentials are missing or wrong", *challenges)
+            return refusal(self._access)
         if request.method not in METHODS:
             allowed = ("Allow", ", ".join(METHODS))
             return short_answer(HTTPStatus.METHOD_NOT_ALLOWED, "metrics can only be read", allowed)

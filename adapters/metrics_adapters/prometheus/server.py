@@ -80,10 +80,7 @@ def serve(
         ...     server.url == f"http://127.0.0.1:{server.port}/metrics"
         True
     """
-    if port.__class__ is not int or not 0 <= port <= 65_535:
-        raise InvalidInputError(f"port={shown(port)} is no whole number from 0 to 65535")
-    if not isinstance(addr, str):
-        raise InvalidInputError(f"addr={shown(addr)} is no address, like '127.0.0.1'")
+    check_address(addr, port)
     endpoint = Endpoint(
         metrics,
         registry=registry,
@@ -99,7 +96,7 @@ def serve(
         certificates = Certificates(certfile, keyfile, client_cafile)
     elif keyfile is not None or client_cafile is not None:
         raise InvalidInputError("keyfile= and client_cafile= need certfile=, the server's own certificate")
-    return MetricsServer(_listen(addr, port), endpoint, certificates)
+    return MetricsServer(listen(addr, port), endpoint, certificates)
 
 
 class MetricsServer:
@@ -122,11 +119,8 @@ class MetricsServer:
         self._listener = listener
         self._endpoint = endpoint
         self._certificates = certificates
-        address: str = listener.getsockname()[0]
-        host = _ANY.get(address, address)
         self.port: int = listener.getsockname()[1]
-        scheme = "http" if certificates is None else "https"
-        self.url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}{endpoint.path}"
+        self.url = f"{url_of(listener, 'http' if certificates is None else 'https')}{endpoint.path}"
         self._faults = Faults()
         self._lock = threading.RLock()  # a signal handler may close in the middle of a close
         self._closed = False
@@ -247,7 +241,27 @@ class MetricsServer:
         self._conversations = {}
 
 
-def _listen(addr: str, port: int) -> socket.socket:
+def check_address(addr: str, port: int) -> None:
+    """Check where to listen.
+
+    Raises:
+        InvalidInputError: If it is no address, or no port.
+    """
+    if port.__class__ is not int or not 0 <= port <= 65_535:
+        raise InvalidInputError(f"port={shown(port)} is no whole number from 0 to 65535")
+    if not isinstance(addr, str):
+        raise InvalidInputError(f"addr={shown(addr)} is no address, like '127.0.0.1'")
+
+
+def url_of(listener: socket.socket, scheme: str = "http") -> str:
+    """Return the address of a socket that listens, for a client on this machine."""
+    address: str = listener.getsockname()[0]
+    port: int = listener.getsockname()[1]
+    host = _ANY.get(address, address)
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def listen(addr: str, port: int) -> socket.socket:
     """Return a socket that listens.
 
     Raises:

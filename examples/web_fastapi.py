@@ -1,0 +1,31 @@
+"""The order service in FastAPI, with its numbers at ``/internal``: metrics, snapshot, health and a stream.
+
+    pip install fastapi httpx uvicorn
+    METRICS_TOKEN=s3cret uvicorn --app-dir examples --timeout-graceful-shutdown 3 web_fastapi:app
+
+    curl -H 'Authorization: Bearer s3cret' http://127.0.0.1:8000/internal/health
+    curl -NH 'Authorization: Bearer s3cret' 'http://127.0.0.1:8000/internal/stream?name=orders*'
+
+Without a token everybody may read them. Open streams would hold the end of uvicorn up for ever but for the
+timeout.
+"""
+
+from __future__ import annotations
+
+import os
+
+from fastapi import FastAPI
+from service_fastapi import create_app
+
+from metrics_adapters.asgi import make_app
+from metrics_framework import MetricsSystem
+
+
+def create_watched_app(metrics: MetricsSystem, token: str | None = None) -> FastAPI:
+    """Make the application of the service, and mount what tells of it."""
+    service = create_app(metrics)
+    service.mount("/internal", make_app(metrics, bearer_token=token))
+    return service
+
+
+app = create_watched_app(MetricsSystem(), os.environ.get("METRICS_TOKEN"))

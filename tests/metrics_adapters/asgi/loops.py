@@ -1,0 +1,102 @@
+"""Clients in the same process, on each event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+
+import httpx
+import trio
+
+from metrics_adapters.prometheus.event_loop import checkpoint, first_of, new_event
+
+PATIENCE = 20.0
+RUNNERS = {"asyncio": asyncio.run, "trio": lambda main: trio.run(lambda: main)}
+
+
+async def until(holds):
+    """Let others go on until something holds."""
+    end = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < end, "it never came to hold"
+        await checkpoint()
+
+
+async def get(app, path, method="GET", root_path="", **headers) -> httpx.Response:
+    """Return what a client of the application receives."""
+    transport = httpx.ASGITransport(app, root_path=root_path)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        headers = {name.replace("_", "-"): text for name, text in headers.items()}
+        return await client.request(method, path, headers=headers)
+
+
+class StreamClient:
+    """A client of a stream."""
+
+    def __init__(self, app, query="", path="/stream", method="GET", **headers):
+        self.app = app
+        self.scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "query_string": query.encode(),
+            "headers": [(name.replace("_", "-").encode(), text.encode()) for name, text in headers.items()],
+        }
+        self.messages = []
+        self.reads = True
+        self.left = False
+        self.served = False
+
+    async def serve(self):
+        """Be served."""
+        await self.app(self.scope, self.receive, self.send)
+        self.served = True
+
+    async def receive(self):
+        """Say that the client has left, when it has."""
+        await until(lambda: self.left)
+        return {"type": "http.disconnect"}
+
+    async def send(self, message):
+        """Take in what is sent, when the client reads."""
+        await until(lambda: self.reads)
+        self.messages.append(message)
+
+    @property
+    def status(self):
+        """What the answer begins with."""
+        return self.messages[0]["status"]
+
+    @property
+    def headers(self):
+        """What the answer begins with, too."""
+        return {name.decode(): text.decode() for name, text in self.messages[0]["headers"]}
+
+    @property
+    def text(self):
+        """All that was sent until now."""
+        return b"".join(message.get("body", b"") for message in self.messages).decode()
+
+    @property
+    def blocks(self):
+        """All events and comments that were sent until now, after the first one."""
+        return self.text.split("\n\n")[1:-1]
+
+    async def read(self, count):
+        """Return so many events and comments, when they have come."""
+        await until(lambda: len(self.blocks) >= count)
+        return self.blocks
+
+
+def talk(run, script, *clients):
+    """Serve clients until a script is at its end."""
+
+    async def stay(client):
+        await client.serve()
+        await new_event().wait()
+
+    async def main():
+        await first_of(script, *(partial(stay, client) for client in clients))
+
+    run(main())

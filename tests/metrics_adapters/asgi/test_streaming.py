@@ -1,0 +1,372 @@
+"""The stream: each client gets its events, and one that does not read harms nobody else."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from metrics_adapters.asgi import make_app
+from metrics_adapters.prometheus.event_loop import checkpoint
+from tests.metrics_adapters.asgi.loops import RUNNERS, StreamClient, talk, until
+from tests.metrics_adapters.asgi.stand_in import ScriptedSystem
+
+
+@pytest.fixture(params=RUNNERS)
+def run(request):
+    """Return what runs a coroutine, on each event loop."""
+    return RUNNERS[request.param]
+
+
+@pytest.fixture
+def system(clock):
+    """Return a system that streams what it is told."""
+    return ScriptedSystem(clock=clock)
+
+
+def metric(block):
+    """Return the number, the mark and the data of an event."""
+    number, event, data = block.split("\n")
+    assert (number[:4], event, data[:6]) == ("id: ", "event: metric", "data: ")
+    sequence, _, mark = number[4:].partition("-")
+    return int(sequence), mark, json.loads(data[6:])
+
+
+def sequences(blocks):
+    """Return the numbers of the metrics among what was sent."""
+    return [metric(block)[0] for block in blocks if block.startswith("id:")]
+
+
+def test_what_changes_is_sent(run, system):
+    """Each event with its number, as JSON; text of any language stays what it is."""
+    client = StreamClient(make_app(system))
+
+    async def script():
+        await until(lambda: client.messages)
+        system.publish("orders", 2, {"item": "Bücher\nund\r\u2028mehr"})
+        system.publish("stock", 3)
+        first, second = await client.read(2)
+        assert metric(first)[0] == 1
+        assert metric(first)[2] == {"name": "orders", "value": 2, "tags": {"item": "Bücher\nund\r\u2028mehr"}}
+        assert metric(second)[::2] == (2, {"name": "stock", "value": 3, "tags": {}})
+
+    talk(run, script, client)
+    assert client.status == 200
+    assert client.text.startswith("retry: 2000\n\n")
+    assert client.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert client.headers["cache-control"] == "no-store"
+    assert client.headers["x-accel-buffering"] == "no"
+
+
+def test_filters_choose(run, system):
+    """By the name, the type and any number of tags of the query."""
+    query = "name=http.*&type=counter&tag=route:/a%20b:c&tag=method:GET"
+    client = StreamClient(make_app(system), query)
+    tags = {"route": "/a b:c", "method": "GET"}
+
+    async def script():
+        await until(lambda: client.messages)
+        (subscription,) = system.subscriptions
+        assert subscription.chosen.metric_type.value == "counter"
+        system.publish("http.requests", 1, tags)
+        system.publish("orders", 1, tags)
+        system.publish("http.requests", 1, {"route": "/"})
+        system.publish("http.requests", 1, {**tags, "status": "200"})
+        assert sequences(await client.read(2)) == [1, 4]
+
+    talk(run, script, client)
+
+
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [
+        ("type=conter", "filter type='conter' is not one of 'counter'"),
+        ("nmae=x", "unknown field 'nmae'. Did you mean 'name'?"),
+        ("name=a&name=b", "field 'name' is there twice"),
+        ("tag=route", "tag='route' is no key and value like 'route:/'"),
+        ("tag=a:1&tag=a:2", "tag 'a' is there twice"),
+        ("&".join(["tag=a:1"] * 101), "the query has more than 100 fields"),
+    ],
+)
+def test_a_wrong_filter_is_said(run, system, query, text):
+    """The status is 400, and the body says what is wrong."""
+    client = StreamClient(make_app(system), query)
+    run(client.serve())
+    assert client.status == 400
+    assert text in client.text
+
+
+def test_silence_is_broken_by_comments(run, system):
+    """So that nobody between takes the stream for dead."""
+    client = StreamClient(make_app(system, heartbeat=0.01))
+
+    async def script():
+        assert (await client.read(2))[:2] == [": heartbeat"] * 2
+        system.publish("orders")
+        await until(lambda: sequences(client.blocks) == [1])
+
+    talk(run, script, client)
+
+
+def test_a_client_goes_on_where_it_was(run, system):
+    """`Last-Event-ID` brings what it missed, once; so does the query, for who cannot send headers."""
+    app = make_app(system)
+    first = StreamClient(app)
+
+    async def meet():
+        await until(lambda: first.messages)
+        for _ in range(3):
+            system.publish("orders")
+        await first.read(3)
+
+    talk(run, meet, first)
+    system.publish("orders")
+    _, mark, _ = metric(first.blocks[1])
+    for last in (
+        {"last_event_id": f"2-{mark}"},
+        {"query": f"last_event_id=2-{mark}"},
+        {"last_event_id": "2"},
+    ):
+        again = StreamClient(app, **last)
+
+        async def resume(again=again):
+            assert sequences(await again.read(2)) == [3, 4]
+
+        talk(run, resume, again)
+
+
+@pytest.mark.parametrize("last", ["1-0badcafe", "nonsense", "-1", "9" * 30])
+def test_an_event_of_another_process_is_none_to_go_on_from(run, system, last):
+    """Where the numbers began anew, the client is told so, and gets what comes from now on."""
+    system.publish("orders")
+    client = StreamClient(make_app(system), last_event_id=last)
+
+    async def script():
+        await until(lambda: client.messages)
+        system.publish("orders")
+        blocks = await client.read(2)
+        assert blocks[0] == "event: restarted\ndata: {}"
+        assert sequences(blocks) == [2]
+
+    talk(run, script, client)
+
+
+def test_what_is_lost_is_counted(run, system):
+    """A client that stops reading loses the oldest events; all others get theirs, and it learns how many."""
+    app = make_app(system, buffer=10)
+    slow, quick = StreamClient(app), StreamClient(app)
+    count = 500
+
+    async def script():
+        await until(lambda: slow.messages and quick.messages)
+        slow.reads = False
+        for sequence in range(1, count + 1):
+            system.publish("orders", sequence)
+            await until(lambda: len(quick.blocks) == sequence)  # noqa: B023 - it is waited for here
+        assert sequences(quick.blocks) == list(range(1, count + 1))
+        stuck = [one for one in system.subscriptions if one.dropped]
+        assert len(stuck) == 1
+        assert len(stuck[0].events) == 10
+        slow.reads = True
+        await until(lambda: count in sequences(slow.blocks))
+        lost = [
+            json.loads(block.split("data: ")[1])["dropped"] for block in slow.blocks if "dropped" in block
+        ]
+        assert sum(lost) == stuck[0].dropped == count - len(sequences(slow.blocks))
+        # Where it is said is where they are missing.
+        before, after = (
+            sequences([slow.blocks[slow.blocks.index(block) + step]])[0]
+            for block in slow.blocks
+            if "dropped" in block
+            for step in (-1, 1)
+        )
+        assert after - before - 1 == lost[0]
+
+    talk(run, script, slow, quick)
+
+
+def test_what_waits_for_a_client_is_bounded(run, system):
+    """Beside its subscription only some KiB wait, however large the buffer."""
+    app = make_app(system)
+    client = StreamClient(app)
+
+    async def script():
+        await until(lambda: client.messages)
+        client.reads = False
+        for _ in range(200):
+            system.publish("orders", "x" * 1000)
+        for _ in range(100):
+            await checkpoint()
+        (subscription,) = system.subscriptions
+        assert len(subscription.events) > 150
+        client.reads = True
+        await until(lambda: len(sequences(client.blocks)) == 200)
+        assert max(len(message.get("body", b"")) for message in client.messages) < 1 << 15
+
+    talk(run, script, client)
+
+
+def test_a_client_that_does_not_read_is_cut_off(run, system, caplog):
+    """After its time; its place is free again, and the log says what it lost."""
+    app = make_app(system, buffer=1, timeout=0.05, max_clients=1)
+    client = StreamClient(app)
+
+    async def script():
+        await until(lambda: client.messages)
+        client.reads = False
+        for _ in range(1_000):
+            system.publish("orders", "x" * 100)
+        await until(lambda: client.served)
+
+    talk(run, script, client)
+    assert system.subscriptions == set()
+    assert app.clients == 0
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "a stream was not read in time" in message
+    assert "dropped=999" in message
+    assert not any(message.get("more_body") is False for message in client.messages)
+    again = StreamClient(app)
+    talk(run, lambda: until(lambda: again.messages), again)
+    assert again.status == 200
+
+
+def test_a_client_that_leaves_is_forgotten_at_once(run, system):
+    """Without anything having to be sent to it."""
+    app = make_app(system)
+    client = StreamClient(app)
+
+    async def script():
+        await until(lambda: client.messages)
+        assert (app.clients, len(system.subscriptions)) == (1, 1)
+        client.left = True
+        await until(lambda: client.served)
+        assert (app.clients, system.subscriptions) == (0, set())
+
+    talk(run, script, client)
+
+
+def test_a_client_that_is_found_gone_is_no_fault(run, system, caplog):
+    """A server that cannot send raises `OSError`."""
+    client = StreamClient(make_app(system))
+
+    async def gone(message):
+        raise BrokenPipeError
+
+    client.send = gone
+    run(client.serve())
+    assert client.served
+    assert system.subscriptions == set()
+    assert caplog.records == []
+
+
+def test_a_client_that_is_cancelled_is_forgotten(run, system):
+    """As a server does with what is under way at its end."""
+    app = make_app(system, max_clients=1)
+    for _ in range(2):
+        client = StreamClient(app)
+        talk(run, lambda client=client: until(lambda: client.messages), client)
+        assert client.status == 200
+    assert (app.clients, system.subscriptions) == (0, set())
+
+
+def test_one_client_too_many_is_told_to_come_again(run, system):
+    """The others go on; a place is free again when one leaves."""
+    app = make_app(system, max_clients=2)
+    first, second, third, fourth = (StreamClient(app) for _ in range(4))
+
+    async def script():
+        await until(lambda: first.messages and second.messages)
+        await third.serve()
+        assert third.status == 503
+        assert third.headers["retry-after"] == "2"
+        assert "as many clients as may be" in third.text
+        system.publish("orders")
+        await first.read(1)
+        second.left = True
+        await until(lambda: second.served)
+
+    talk(run, script, first, second)
+    talk(run, lambda: until(lambda: fourth.messages), fourth)
+    assert fourth.status == 200
+
+
+def test_the_end_of_the_system_is_the_end_of_the_stream(run, system):
+    """What waits is sent first, with the last drops; who comes later gets the status 503."""
+    app = make_app(system, buffer=2)
+    client, late = StreamClient(app), StreamClient(app)
+
+    async def script():
+        await until(lambda: client.messages)
+        (subscription,) = system.subscriptions
+        for _ in range(5):
+            system.publish("orders")
+        await until(lambda: len(sequences(client.blocks)) == 2)
+        subscription.dropped += 4  # after the last event that there is
+        system.shutdown_metrics()
+        await until(lambda: client.served)
+        assert client.blocks[-1] == 'event: dropped\ndata: {"dropped": 4}'
+        assert client.messages[-1] == {"type": "http.response.body", "body": b""}
+        await late.serve()
+
+    talk(run, script, client)
+    assert late.status == 503
+    assert "was shut down" in late.text
+
+
+def test_the_end_of_the_server_is_the_end_of_the_stream(run, system):
+    """Its shutdown, or a call, ends what a server would wait for without end."""
+    app = make_app(system)
+    client, other = StreamClient(app), StreamClient(app)
+    coming = ["lifespan.startup", "lifespan.shutdown"]
+
+    async def receive():
+        return {"type": coming.pop(0)}
+
+    async def send(message):
+        pass
+
+    async def script():
+        await until(lambda: client.messages)
+        system.publish("orders")
+        await client.read(1)
+        await app({"type": "lifespan"}, receive, send)
+        await until(lambda: client.served)
+        assert client.messages[-1] == {"type": "http.response.body", "body": b""}
+
+    async def call():
+        await until(lambda: other.messages)
+        app.end_streams()
+        await until(lambda: other.served)
+
+    talk(run, script, client)
+    talk(run, call, other)
+
+
+def test_head_has_no_stream(run, system):
+    """The headers alone, and the end."""
+    client = StreamClient(make_app(system), method="HEAD")
+    run(client.serve())
+    assert (client.status, client.text) == (200, "")
+    assert client.headers["content-type"].startswith("text/event-stream")
+
+
+def test_a_body_is_left_unread(run, system):
+    """A request that comes with one is no request that has left."""
+    client = StreamClient(make_app(system))
+    coming = [
+        {"type": "http.request", "body": b"x", "more_body": True},
+        {"type": "http.request", "body": b""},
+    ]
+    leave = client.receive
+
+    async def receive():
+        return coming.pop(0) if coming else await leave()
+
+    client.receive = receive
+
+    async def script():
+        await until(lambda: not coming)
+        system.publish("orders")
+        await client.read(1)
+
+    talk(run, script, client)
