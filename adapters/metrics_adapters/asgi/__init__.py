@@ -1,4 +1,4 @@
-"""What an async service needs: what it serves and shows, what it asks others for, its tasks, its event loop."""
+"""What an async service needs: what it serves, what it asks others for, its tasks, its event loop."""
 
 from typing import TYPE_CHECKING
 
