@@ -21,6 +21,7 @@ from metrics_framework.recording.namespace import Namespace
 from metrics_framework.recording.readings import Failure, OutcomeReading, RawFailure, SeriesReading
 from metrics_framework.recording.rules import Rule
 from metrics_framework.recording.series import plain_tags
+from metrics_framework.recording.taps import Tap
 from metrics_framework.recording.traces import Summary
 from metrics_framework.recording.windows import Window
 
@@ -207,6 +208,17 @@ class Reader:
         """Forget those of a metric's series that have been idle for too long."""
         if self._expire_ns is not None:
             metric.expire(many, self.clock.monotonic_ns() - self._expire_ns)
+
+    def catch_up(self) -> None:
+        """Publish every finished record, and hand it to those who listen at the `tap`."""
+        for names in self._namespaces:
+            for metric in names.metrics():
+                metric.catch_up()
+
+    @property
+    def tap(self) -> Tap:
+        """Where those are who listen to what is recorded."""
+        return self._commons.tap
 
     @property
     def start_ns(self) -> int:
