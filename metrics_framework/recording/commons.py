@@ -83,6 +83,7 @@ class Commons:
     def begin(self) -> None:
         """Start from zero, at first or in a child process."""
         self.start_ns = self.clock.monotonic_ns()
+        self.tap.begin()
         self.rejected = Tally(self.clock)
         self.overflowed = Tally(self.clock)
         self.dropped = Tally(self.clock)

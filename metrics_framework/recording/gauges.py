@@ -194,7 +194,9 @@ def _folded(
     for member, value in zip(members, values, strict=True):
         if value is not GONE:
             gathered.setdefault(member, []).append(value)
-    return [Folded(member, its_values, member.state, after[member]) for member, its_values in gathered.items()]
+    return [
+        Folded(member, its_values, member.state, after[member]) for member, its_values in gathered.items()
+    ]
 
 
 def _moved(value: int | float, step: int | float) -> int | float:

@@ -8,6 +8,7 @@ knows by `Folding.taken` what it has heard already.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -36,7 +37,7 @@ class Folding:
 
     Attributes:
         parts: What was folded, by series.
-        taken: Those of the listeners who have dealt with it; kept by themselves.
+        taken: By whom it was dealt with; kept by the listeners, in one step each.
     """
 
     __slots__ = ("_sinks", "parts", "taken")
@@ -44,7 +45,7 @@ class Folding:
     def __init__(self, sinks: Sequence[Sink]) -> None:
         self._sinks = sinks
         self.parts: list[Folded] = []
-        self.taken: set[object] = set()
+        self.taken: dict[object, object] = {}
 
     def say(self) -> None:
         """Hand it to all who listen, maybe not for the first time."""
@@ -53,7 +54,7 @@ class Folding:
 
 
 Sink = Callable[[Folding], object]
-"""Takes in a fold. It may run in the middle of any record, and in any thread: it must neither wait nor raise."""
+"""Takes in a fold. It may run in the middle of any record, in any thread: it must neither wait nor raise."""
 
 
 class Tap:
@@ -63,18 +64,26 @@ class Tap:
         sinks: Who listens; another tuple each time.
     """
 
-    __slots__ = ("sinks",)
+    __slots__ = ("_lock", "sinks")
 
     def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin without listeners, at first or in a child process."""
+        self._lock = threading.RLock()
         self.sinks: tuple[Sink, ...] = ()
 
     def add(self, sink: Sink) -> None:
-        """Hand folds to a sink from now on; each that is under way may or may not be among them."""
-        self.sinks = (*self.sinks, sink)
+        """Hand folds to a sink from now on; one that is under way may or may not be among them."""
+        with self._lock:
+            if sink not in self.sinks:
+                self.sinks = (*self.sinks, sink)
 
     def remove(self, sink: Sink) -> None:
         """Hand no more folds to a sink, but those that are under way."""
-        self.sinks = tuple(other for other in self.sinks if other != sink)
+        with self._lock:
+            self.sinks = tuple(other for other in self.sinks if other != sink)
 
 
 NO_TAP = Tap()
