@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -27,13 +27,12 @@ from metrics_framework.resources import record_resources
 from metrics_framework.snapshots import Environment, PerformanceSnapshot, SnapshotBuilder, SnapshotMetadata
 from metrics_framework.snapshots.build import MAX_CUSTOM, BuildReport
 from metrics_framework.snapshots.provenance import Provenance, find_provenance
-from metrics_framework.values import MetricValue
 
 if TYPE_CHECKING:
     from metrics_framework.config import Settings
     from metrics_framework.measuring import Measurement
     from metrics_framework.recording import Rule
-    from metrics_framework.streams import Subscription
+    from metrics_framework.streams import Deltas, Subscription, ValueStream
 
 __all__ = ["MetricsSystem", "SnapshotOutput", "SystemOutput"]
 
@@ -437,7 +436,7 @@ class MetricsSystem:
         """
         return self._streams.subscribe(filters, buffer=buffer, after=after)
 
-    def metrics_stream(self, filters: dict[str, Any] | None = None) -> AsyncIterator[MetricValue]:
+    def metrics_stream(self, filters: dict[str, Any] | None = None) -> ValueStream:
         """Yield every record from now on, as its metric is with it, until the system is shut down.
 
         Args:
@@ -448,9 +447,7 @@ class MetricsSystem:
         """
         return self._streams.values(filters)
 
-    def deltas(
-        self, every: float = 1.0, filters: Mapping[str, Any] | None = None
-    ) -> AsyncIterator[list[MetricValue]]:
+    def deltas(self, every: float = 1.0, filters: Mapping[str, Any] | None = None) -> Deltas:
         """Yield what has changed: one value for each series that was recorded into, every so many seconds.
 
         Args:

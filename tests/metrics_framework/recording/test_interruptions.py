@@ -440,7 +440,7 @@ class Ear:
         bench.store.tap.add(self._foldings.append)
 
     def check(self, where: str) -> None:
-        """Check that each record that is there was heard, and those that may be said twice are known by it."""
+        """Check that each record that is there was heard, once but for folds that were said again."""
 
         def look() -> None:
             found = self._bench.found()
