@@ -4,6 +4,8 @@ A store's folds are listened to while somebody subscribes; parts of other makers
 their Protocols alone. One thread publishes, and each subscriber has a bounded buffer of its own.
 """
 
+from typing import Any
+
 from metrics_framework.plugins import load_adapter
 from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.streams.deltas import Deltas
@@ -34,5 +36,6 @@ def streams_of(aggregator: MetricsAggregator) -> Streams:
     to; any other one is asked for changes.
     """
     if isinstance(aggregator, load_adapter("in_memory.aggregator")):
-        return Streams(Recorded(aggregator.store))
+        in_memory: Any = aggregator
+        return Streams(Recorded(in_memory.store))
     return Streams(Polled(aggregator))

@@ -43,19 +43,21 @@ class Recorded:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._subjects: dict[Any, Subject] = {}
-        self._offset: int | None = None
-        self.forget()
+        self._begin()
 
     def forget(self) -> None:
-        """Begin anew, in a child process or at the start; nobody else may be at work."""
-        self._store.tap.remove(self._take_in)
+        """Begin anew in a child process, where nobody listens to the store any more."""
+        self._store.tap.begin()  # whose lock may have been held by a thread that is not here
+        self._begin()
+
+    def _begin(self) -> None:
         self._waiting: deque[Folding] = deque()
         self._weight = 0  # roughly: of two threads that add to it, one may be lost
         self._lost = Tally(self._store.clock)
         self._lost_before = 0
         self._due = 0.0
         self._subjects.clear()
-        self._offset = None
+        self._offset: int | None = None  # how many records there were before the first event
 
     def start(self, sequence: int) -> int:
         """Begin to listen; what was recorded before is left out.
@@ -196,22 +198,24 @@ class RecordedRun:
         unit = self._unit()
         numbers = self._numbers(recorded, after)
         read_at = self._read_at
-        if metric_type is MetricType.RATE:
-            before = parts(folded.before)[0]
-            successes = list(
-                accumulate((ending is None for ending in recorded), initial=before.successes if before else 0)
-            )
+        successes = self._successes(recorded) if metric_type is MetricType.RATE else ()
 
         def make(index: int) -> MetricValue:
             count = counted + index + 1
-            metadata = {"count": count, "recorded": recorded[index]}
-            if metric_type is MetricType.RATE:
-                metadata["success_rate"] = successes[index + 1] / count
+            metadata: dict[str, Any] = {"count": count, "recorded": recorded[index]}
+            if successes:
+                metadata["success_rate"] = successes[index] / count
             if subject.is_operation:
                 metadata["operation"] = True
             return MetricValue(name, numbers[index], metric_type, unit, read_at, tags, metadata)
 
         return make
+
+    def _successes(self, recorded: Sequence[Any]) -> Sequence[int]:
+        """Return how many endings were successes with each one."""
+        before = parts(self._folded.before)[0]
+        start = before.successes if before else 0
+        return list(accumulate((ending is None for ending in recorded), initial=start))[1:]
 
     def _unit(self) -> MetricUnit:
         if self.subject.metric_type is MetricType.TIMER:
@@ -231,7 +235,8 @@ class RecordedRun:
             seconds = (self._now_ns - self._store.start_ns) / 1e9
             last = records(after)
             return [per_second(count, seconds) for count in range(last - len(recorded) + 1, last + 1)]
-        return after.quantiles(0.95) * len(recorded)  # type: ignore[no-any-return]
+        p95: list[float] = after.quantiles(0.95)
+        return p95 * len(recorded)
 
     def _totals(self, recorded: Sequence[Any], after: Any) -> Sequence[int | float]:
         before = parts(self._folded.before)[0]

@@ -81,8 +81,8 @@ class Subscription:
 
     def close(self) -> None:
         """Get nothing any more; whoever waits for it is woken. A second call does nothing."""
-        self._is_closed = True
         with self._lock:
+            self._is_closed = True
             self._items.clear()
             self._waiting = 0
         self._bell.ring()
@@ -141,21 +141,31 @@ class Subscription:
 
     def _take(self) -> StreamEvent | None:
         with self._lock:
-            while self._items and isinstance(self._items[0], int):
-                self._lost += self._items.popleft()  # type: ignore[operator]
-            if not self._items:
+            found = self._next()
+            if found is None:
                 if self._has_ended and self._error is not None and not self._is_closed:
                     raise self._error
                 return None
-            events, index = self._items[0]  # type: ignore[misc]
+            self._waiting -= 1
+            lost, self._lost = self._lost, 0
+        events, index = found
+        event = events[index]  # making it may take a while
+        return event.after_loss(lost) if lost else event
+
+    def _next(self) -> Item | None:
+        while self._items and not self._is_closed:
+            item = self._items[0]
+            if isinstance(item, int):
+                self._items.popleft()
+                self._lost += item
+                continue
+            events, index = item
             if index + 1 < len(events):
                 self._items[0] = (events, index + 1)
             else:
                 self._items.popleft()
-            self._waiting -= 1
-            lost, self._lost = self._lost, 0
-        event: StreamEvent = events[index]  # making it may take a while
-        return event.after_loss(lost) if lost else event
+            return item
+        return None
 
     # -- for who publishes -----------------------------------------------------------------------------
 
@@ -167,9 +177,11 @@ class Subscription:
             after: The sequence number up to which they are left out.
         """
         items = [item for run in runs if (item := self._chosen_of(run, after)) is not None]
-        if not items or self._is_closed:
+        if not items:
             return
         with self._lock:
+            if self._is_closed:
+                return
             self._items += items
             self._waiting += sum(len(events) - index for events, index in items)
             if self._waiting > self._buffer:
@@ -178,8 +190,8 @@ class Subscription:
 
     def miss(self, number: int) -> None:
         """Take in that some events cannot be had any more; they count, whichever the filter takes."""
-        if number and not self._is_closed:
-            with self._lock:
+        with self._lock:
+            if number and not self._is_closed:
                 self._items.append(number)
                 self._dropped += number
 

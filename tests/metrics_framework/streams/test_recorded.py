@@ -197,6 +197,21 @@ def test_what_nobody_publishes_in_time_is_counted(views, monkeypatch):
     assert events[-1].sequence == 20_000
 
 
+def test_a_fold_that_is_said_again_is_streamed_once(views):
+    """A fold that was broken off after its commit is said by whoever finishes it, and is known then."""
+    said = []
+    views.store.tap.add(said.append)
+    subscription = views.streams.subscribe()
+    for _ in range(3):
+        views.collector.increment("requests")
+        views.store.catch_up()
+        said[-1].say()
+        views.streams.subscribe().close()
+        said[-1].say()
+    views.streams.close()
+    assert [event.value.value for event in subscription] == [1, 2, 3]
+
+
 @pytest.mark.heavy
 def test_threads_that_record_lose_nothing(views):
     """Records of several threads, with readers between, are streamed once, each series' in order."""
