@@ -18,6 +18,7 @@ from benchmarks import (
     recording,
     scraping,
     snapshots,
+    streaming,
     telemetry,
 )
 from benchmarks.tables import Report
@@ -30,6 +31,7 @@ BENCHMARKS: dict[str, Callable[[int], Report]] = {
     "recording": recording.main,
     "facade": lambda _: facade.main(),
     "scraping": scraping.main,
+    "streaming": streaming.main,
     "middleware": lambda _: middleware.main(),
     "snapshots": lambda _: snapshots.main(),
     "history": lambda _: history.main(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -34,12 +34,12 @@ from metrics_framework.resources import record_resources
 from metrics_framework.snapshots import Environment, PerformanceSnapshot, SnapshotBuilder, SnapshotMetadata
 from metrics_framework.snapshots.build import MAX_CUSTOM, BuildReport
 from metrics_framework.snapshots.provenance import Provenance, find_provenance
-from metrics_framework.values import MetricValue
 
 if TYPE_CHECKING:
     from metrics_framework.config import Settings
     from metrics_framework.measuring import Measurement
     from metrics_framework.recording import Rule
+    from metrics_framework.streams import Deltas, Subscription, ValueStream
 
 __all__ = ["DistributionOutput", "MetricsSystem", "SnapshotOutput", "SystemOutput"]
 
@@ -156,6 +156,7 @@ class MetricsSystem:
         from metrics_framework.callbacks import GaugeCallbacks
         from metrics_framework.collecting import Collection
         from metrics_framework.lifecycle import Shutdown
+        from metrics_framework.streams import streams_of
 
         self.callbacks: Final = GaugeCallbacks(self.collector, clock=clock)
         self._resources = self.callbacks.work(
@@ -168,6 +169,7 @@ class MetricsSystem:
             self._outputs,
             self._faults,
         )
+        self._streams = streams_of(self.aggregator)
         self._shutdown = Shutdown(self._end, self._begin_in_child)
         self._shutdown.watch(on_exit=shutdown_on_exit, on_sigterm=shutdown_on_sigterm)
         for part in given.values():
@@ -318,6 +320,7 @@ class MetricsSystem:
     def _end(self) -> None:
         self._collection.stop()
         self.callbacks.close()
+        self._streams.close()
         # Nobody here starts it, but its owner may have.
         faults = Faults()
         faults.attempt("resource monitoring not stopped", self.resource_monitor.stop_resource_monitoring)
@@ -344,6 +347,7 @@ class MetricsSystem:
     def _begin_in_child(self) -> None:
         self._outputs.begin_in_child()
         self._collection.begin_in_child()
+        self._streams.begin_in_child()
         self._start_ns = self._clock.monotonic_ns()
 
     # -- questions -------------------------------------------------------------------------------------
@@ -451,20 +455,47 @@ class MetricsSystem:
         written = await asyncio.to_thread(self._outputs.write, self._final_snapshot, Faults(), endpoints)
         return {name: written.get(name, False) for name in endpoints}
 
-    def metrics_stream(self, filters: dict[str, Any] | None = None) -> AsyncIterator[MetricValue]:
-        """Yield every metric that changes from now on, as its new value, until the system is shut down.
+    def subscribe(
+        self, filters: Mapping[str, Any] | None = None, *, buffer: int = 10_000, after: int | None = None
+    ) -> Subscription:
+        """Subscribe to every record from now on, until the system is shut down.
 
         Args:
-            filters: ``name`` (a pattern like ``http.*``), ``type`` (a `MetricType` or its value) and ``tags``
-                (all of them must match).
+            filters: ``name`` (a name, or a pattern like ``http.*``), ``type`` (a `MetricType` or its value),
+                ``tags`` (all of them must match) and ``sample_rate`` (above 0 and up to 1).
+            buffer: How many events wait for the subscriber at most; past it the oldest is dropped and
+                counted.
+            after: The sequence number of the last event that a former subscription had: it goes on from
+                there, as far back as events are kept; what is not counts as dropped, whatever the filters.
+
+        Raises:
+            InvalidInputError: If an argument breaks its rule.
+            ClosedError: After `shutdown_metrics`.
+        """
+        return self._streams.subscribe(filters, buffer=buffer, after=after)
+
+    def metrics_stream(self, filters: dict[str, Any] | None = None) -> ValueStream:
+        """Yield every record from now on, as its metric is with it, until the system is shut down.
+
+        Args:
+            filters: As `subscribe` takes them.
 
         Raises:
             InvalidInputError: If a filter is unknown or its value is not allowed.
         """
-        from metrics_framework.streams import StreamFilter, stream_changes  # asyncio is slow to import
+        return self._streams.values(filters)
 
-        chosen = StreamFilter.parse(filters or {})
-        return stream_changes(self.aggregator, chosen, lambda: self._shutdown.begun)
+    def deltas(self, every: float = 1.0, filters: Mapping[str, Any] | None = None) -> Deltas:
+        """Yield what has changed: one value for each series that was recorded into, every so many seconds.
+
+        Args:
+            every: Seconds from one list to the next; there is none where nothing has changed.
+            filters: As `subscribe` takes them, but for ``sample_rate``.
+
+        Raises:
+            InvalidInputError: If an argument breaks its rule.
+        """
+        return self._streams.deltas(every, filters)
 
     def _uptime_seconds(self) -> float:
         return (self._clock.monotonic_ns() - self._start_ns) / 1e9

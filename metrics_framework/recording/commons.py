@@ -16,6 +16,7 @@ from metrics_framework.recording.descriptions import NOT_DESCRIBED, Description
 from metrics_framework.recording.instruments import CounterSeries, Series
 from metrics_framework.recording.ledger import Ledger
 from metrics_framework.recording.rules import Ruled
+from metrics_framework.recording.taps import Tap
 from metrics_framework.recording.traces import CounterTrace
 from metrics_framework.recording.windows import SLOT_NS
 from metrics_framework.values import MetricType, MetricUnit
@@ -61,6 +62,7 @@ class Commons:
         dropped: Counts the records that found a buffer full.
         abandoned: Counts the timers that were started, never stopped, and given up.
         roughly_series: About how many series there are; exact after each read.
+        tap: Where those are who listen to what is recorded.
     """
 
     def __init__(self, clock: Clock, retention: timedelta, on_error: OnError, budgets: Budgets) -> None:
@@ -72,6 +74,7 @@ class Commons:
         self.default_buckets: tuple[float, ...] = ()
         self.claims: Claims | None = None
         self.roughly_series = 0
+        self.tap = Tap()
         self._on_error = on_error
         self._notices: dict[str, dict[str, Any]] = {}
         self._said: dict[str, set[str]] = {}
@@ -80,6 +83,7 @@ class Commons:
     def begin(self) -> None:
         """Start from zero, at first or in a child process."""
         self.start_ns = self.clock.monotonic_ns()
+        self.tap.begin()
         self.rejected = Tally(self.clock)
         self.overflowed = Tally(self.clock)
         self.dropped = Tally(self.clock)

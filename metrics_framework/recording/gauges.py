@@ -9,6 +9,7 @@ from typing import Any
 from metrics_framework.recording import ledger, sums
 from metrics_framework.recording.instruments import MAX, MIN, Step
 from metrics_framework.recording.ledger import UNCUT, Buffered, Ledger
+from metrics_framework.recording.taps import Folded, Folding, Tap
 from metrics_framework.recording.traces import GaugeTrace
 from metrics_framework.recording.windows import SLOT_NS
 
@@ -34,6 +35,7 @@ class GaugeLedger(Ledger):
         dropped: Called for each record that did not fit under the hard cap.
         busy: Called with a series that has many records.
         law: Returns the merge law: ``latest``, ``sum``, ``min`` or ``max``.
+        tap: Where those are who listen.
     """
 
     __slots__ = ("_last", "_law", "_of_series", "buffer", "state")
@@ -46,8 +48,9 @@ class GaugeLedger(Ledger):
         dropped: Callable[[], None],
         busy: Callable[[Any], None],
         law: Callable[[], str],
+        tap: Tap,
     ) -> None:
-        super().__init__(now, _never, members, retention_ns, dropped, self._say_busy)
+        super().__init__(now, _never, members, retention_ns, dropped, self._say_busy, tap)
         self._of_series = busy
         self._law = law
 
@@ -88,6 +91,7 @@ class GaugeLedger(Ledger):
         batch: Sequence[Any],
         states: list[tuple[Buffered, Any]],
         slots: dict[int, list[tuple[Sequence[Any], Any]]],
+        folding: Folding | None,
     ) -> int:
         members, values, times = batch[::ITEMS], batch[1::ITEMS], batch[2::ITEMS]
         self._last = members[-1]
@@ -109,6 +113,8 @@ class GaugeLedger(Ledger):
                 states.append(_extended(only, course))
             else:
                 states += _by_series(members, values, times)
+            if folding is not None:
+                folding.parts += _folded(members, values, states)
             return slot
         wholes = self._combined(law, members, values)
         for start, events in groupby(zip(wholes, times, values, strict=True), lambda event: _slot(event[1])):
@@ -119,6 +125,8 @@ class GaugeLedger(Ledger):
                 before = slots.get(start)
                 slots[start] = [((), course if before is None else before[0][1].merge(course))]
         states += _by_series(members, values, times)
+        if folding is not None:
+            folding.parts += _folded(members, values, states)
         return slot
 
     def _combined(self, law: str, members: Sequence[Any], values: Sequence[Any]) -> Iterable[Any]:
@@ -175,6 +183,19 @@ def _by_series(
     return [
         _extended(member, GaugeTrace.of(its_values, its_times))
         for member, (its_values, its_times) in gathered.items()
+    ]
+
+
+def _folded(
+    members: Sequence[Any], values: Sequence[Any], states: Iterable[tuple[Buffered, Any]]
+) -> Iterable[Folded]:
+    after: dict[Any, Any] = dict(states)
+    gathered: dict[Any, list[int | float]] = {}
+    for member, value in zip(members, values, strict=True):
+        if value is not GONE:
+            gathered.setdefault(member, []).append(value)
+    return [
+        Folded(member, its_values, member.state, after[member]) for member, its_values in gathered.items()
     ]
 
 

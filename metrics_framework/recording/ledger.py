@@ -23,6 +23,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from metrics_framework.recording.bounds import BucketCounts
+from metrics_framework.recording.taps import NO_TAP, Folded, Folding, Tap
 from metrics_framework.recording.windows import SLOT_NS, Windows
 
 R = TypeVar("R")
@@ -87,11 +88,13 @@ class Entry(NamedTuple):
         windows: The windows.
         states: What is published of each series from then on.
         cuts: The buffers, how many of their items were folded, and what takes their place.
+        folding: What is said of it to those who listen, if there are any.
     """
 
     windows: Windows[Any]
     states: Sequence[tuple[Buffered, Any]]
     cuts: Sequence[tuple[list[Any], int, Cut]]
+    folding: Folding | None = None
 
 
 class Ledger:
@@ -104,6 +107,7 @@ class Ledger:
         retention_ns: Returns how long slots are kept.
         dropped: Called for each record that did not fit under `HARD_CAP`.
         busy: Called with a series whose buffer was full.
+        tap: Where those are who listen.
 
     Attributes:
         limit: How many items a buffer may have before it is folded.
@@ -119,6 +123,7 @@ class Ledger:
         "_of",
         "_retention_ns",
         "_slot_end",
+        "_tap",
         "bounds",
         "entered",
         "journal",
@@ -135,6 +140,7 @@ class Ledger:
         retention_ns: Callable[[], int],
         dropped: Callable[[], None],
         busy: Callable[[Any], None],
+        tap: Tap = NO_TAP,
     ) -> None:
         self.now = now
         self.limit = MAX_PENDING
@@ -143,6 +149,7 @@ class Ledger:
         self._retention_ns = retention_ns
         self._dropped = dropped
         self._busy = busy
+        self._tap = tap
         self._slot_end = 0
         self._members = members
         self.reset()
@@ -240,25 +247,28 @@ class Ledger:
         states: list[tuple[Buffered, Any]] = []
         slots: dict[int, list[tuple[Sequence[Any], Any]]] = {}
         by_slot: dict[int, Cut] = {}
+        sinks = self._tap.sinks
+        folding = Folding(sinks) if sinks else None
         for series in many:
             buffer = series.buffer
             size = len(buffer)
             if size == 1:  # another thread was faster
                 continue
-            slot = self._absorb(series, buffer[0].slot_ns, buffer[1:size], states, slots)
+            slot = self._absorb(series, buffer[0].slot_ns, buffer[1:size], states, slots, folding)
             cut = by_slot.get(slot) or by_slot.setdefault(slot, Cut(slot))
             cuts.append((buffer, size, cut))
         if cuts:
-            self.commit(self._with_slots(slots), states, cuts)
+            self.commit(self._with_slots(slots), states, cuts, folding)
 
     def commit(
         self,
         windows: Windows[Any],
         states: Sequence[tuple[Buffered, Any]],
         cuts: Sequence[tuple[list[Any], int, Cut]] = (),
+        folding: Folding | None = None,
     ) -> None:
         """Publish; the lock is held."""
-        self.journal = Entry(windows, states, cuts)
+        self.journal = Entry(windows, states, cuts, folding)
         self._settle()
         self.journal = Entry(windows, (), ())
 
@@ -294,6 +304,9 @@ class Ledger:
 
     def _settle(self) -> None:
         """Finish what was committed, which a fold that was broken off may have left to do."""
+        folding = self.journal.folding
+        if folding is not None:  # first: until the buffers are cut, somebody will come and finish
+            folding.say()
         self._settle_states()
         for buffer, size, cut in self.journal.cuts:
             if buffer[0] is not cut:
@@ -311,6 +324,7 @@ class Ledger:
         batch: Sequence[Any],
         states: list[tuple[Buffered, Any]],
         slots: dict[int, list[tuple[Sequence[Any], Any]]],
+        folding: Folding | None,
     ) -> int:
         """Add what a batch makes of the states, and its records to those of their slots.
 
@@ -320,6 +334,7 @@ class Ledger:
             batch: The records, at least one.
             states: Where the states go.
             slots: Where the records go, by slot.
+            folding: Where they go for those who listen, if there are any.
 
         Returns:
             The slot of the last one.
@@ -335,7 +350,10 @@ class Ledger:
             trace = part if trace is None else trace.merge(part)
             if buckets is not None:
                 buckets = buckets.with_values(values, part.sum)
-        states.append((series, trace if buckets is None else Counted(trace, buckets)))
+        state = trace if buckets is None else Counted(trace, buckets)
+        states.append((series, state))
+        if folding is not None:
+            folding.parts.append(Folded(series, batch, series.state, state))
         return slot
 
     def _with_slots(self, slots: dict[int, list[tuple[Sequence[Any], Any]]]) -> Windows[Any]:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from operator import itemgetter
 from typing import Any
 
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.recording import kinds
 from metrics_framework.recording.bounds import BucketCounts
+from metrics_framework.recording.claims import Named
 from metrics_framework.recording.commons import Commons
 from metrics_framework.recording.gauges import GaugeLedger
 from metrics_framework.recording.hot import NOBODY, Lookup
 from metrics_framework.recording.instruments import Series
 from metrics_framework.recording.kinds import Kind
-from metrics_framework.recording.ledger import Ledger, parts
+from metrics_framework.recording.ledger import TOGETHER, Ledger, parts
 from metrics_framework.recording.windows import Window
 
 OTHER = "__other__"
@@ -90,7 +92,7 @@ class Metric:
 
     Args:
         commons: What it shares with the rest of the store.
-        name: Its name.
+        named: Its name, and whether it is an operation.
         kind: What is kept of it.
         lookup: Where its series can be found fast.
         successor: Returns the metric that has the name now, a new one if need be.
@@ -103,10 +105,16 @@ class Metric:
     """
 
     def __init__(
-        self, commons: Commons, name: str, kind: Kind, lookup: Lookup, successor: Callable[[], Metric]
+        self,
+        commons: Commons,
+        named: Named,
+        kind: Kind,
+        lookup: Lookup,
+        successor: Callable[[], Metric],
     ) -> None:
         self.commons = commons
-        self.name = name
+        self.name = name = named.name
+        self.named = named
         self.kind = kind
         self.shapes: dict[tuple[str, ...], Shape] = {}
         self.declared = False
@@ -276,6 +284,20 @@ class Metric:
             now = self.commons.clock.monotonic_ns()
             yield from ((now, series, *parts(state)) for series, state in states if state is not None)
 
+    def catch_up(self) -> None:
+        """Publish every finished record; a series that has none waiting costs a look at its buffer."""
+        # A removed series that came back is listed twice, and must not be folded twice at once.
+        waiting: dict[Ledger, dict[Series, None]] = {}
+        for series in (*self.series(), *list(self._leaving)):
+            if len(series.buffer) > 1:
+                waiting.setdefault(series.ledger, {})[series] = None
+        for ledger in self.ledgers:
+            if ledger in waiting or isinstance(ledger, GaugeLedger):  # whose series share one buffer
+                many = iter(waiting.get(ledger, ()))
+                ledger.catch_up(islice(many, TOGETHER))
+                while some := list(islice(many, TOGETHER)):
+                    ledger.catch_up(some)
+
     def _states(self, ledger: Ledger, _: object) -> list[tuple[Series, Any]]:
         return [(series, series.state) for series in self.series() if series.ledger is ledger]
 
@@ -313,6 +335,7 @@ class Metric:
                 commons.drop,
                 self._favour,
                 self._merge_law,
+                commons.tap,
             )
         else:
             ledger = Ledger(
@@ -322,6 +345,7 @@ class Metric:
                 commons.retention,
                 commons.drop,
                 self._favour,
+                commons.tap,
             )
             ledger.bounds = commons.bounds(self.name, self.kind.metric_type)
         return ledger

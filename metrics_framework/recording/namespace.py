@@ -187,4 +187,10 @@ class Namespace:
 
     def _new(self, kind: Kind, name: str) -> Metric:
         self.claim(kind, name)
-        return Metric(self._commons, name, kind, self._kept[kind.label], lambda: self.metric(kind, name))
+        return Metric(
+            self._commons,
+            self.named(kind, name),
+            kind,
+            self._kept[kind.label],
+            lambda: self.metric(kind, name),
+        )

@@ -27,6 +27,7 @@ from metrics_framework.recording.readings import (
 )
 from metrics_framework.recording.rules import Rule
 from metrics_framework.recording.series import plain_tags
+from metrics_framework.recording.taps import Tap
 from metrics_framework.recording.traces import Summary
 from metrics_framework.recording.windows import Window
 
@@ -237,6 +238,17 @@ class Reader:
         if not isinstance(trace, Distribution):
             raise MetricTypeError(f"{name!r} is a counter or a gauge, and has no distribution")
         return trace
+
+    def catch_up(self) -> None:
+        """Publish every finished record, and hand it to those who listen at the `tap`."""
+        for names in self._namespaces:
+            for metric in names.metrics():
+                metric.catch_up()
+
+    @property
+    def tap(self) -> Tap:
+        """Where those are who listen to what is recorded."""
+        return self._commons.tap
 
     @property
     def start_ns(self) -> int:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
 from metrics_adapters.fan_out import FanOutCollector
 from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector
 from metrics_adapters.resources import PsutilMonitor
-from metrics_framework import MetricsSystem, streams
+from metrics_framework import MetricsSystem
 from metrics_framework.recording import Store
 from metrics_framework.testing.conformance import (
     AsyncMetricsSystemContract,
@@ -20,11 +18,6 @@ from metrics_framework.testing.conformance import (
 
 class Facade:
     """Makes the facade with its defaults."""
-
-    @pytest.fixture(autouse=True)
-    def quick(self, monkeypatch):
-        """Let streams look for changes all the time."""
-        monkeypatch.setattr(streams, "STREAM_SECONDS", 0.001)
 
     def make_system(self, clock):
         """Make it."""

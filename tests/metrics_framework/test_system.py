@@ -34,7 +34,6 @@ from metrics_framework import (
     UnknownMetricError,
     protocols,
     read_snapshot,
-    streams,
 )
 from metrics_framework import (
     outputs as metrics_outputs,
@@ -517,9 +516,8 @@ def test_numbers_can_be_asked_after_the_shutdown(clock):
     assert system.snapshot().metrics.custom["orders"] == 1
 
 
-def test_streams_end_with_the_system(system, monkeypatch):
+def test_streams_end_with_the_system(system):
     """`async for` over a stream ends when the system is shut down, with what was recorded until then."""
-    monkeypatch.setattr(streams, "STREAM_SECONDS", 0.001)
 
     async def main() -> list[str]:
         stream = system.metrics_stream()

@@ -21,7 +21,9 @@ import pytest
 from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTracker
 from metrics_framework import recording
 from metrics_framework.clock import ManualClock
-from metrics_framework.recording import Store, instruments
+from metrics_framework.recording import Store, instruments, kinds
+from metrics_framework.recording.ledger import parts as parts_of
+from metrics_framework.recording.taps import Folding
 from metrics_framework.values import MetricType
 
 PACKAGE = str(Path(recording.__file__).parent)
@@ -284,9 +286,9 @@ MANY = 100_000
 """More bytecodes than any block here has."""
 
 
-def events(kind: type[Bench], act: Callable[[Bench], None]) -> Iterator[tuple[Bench, AtEvent]]:
-    """Yield a bench, and a block to run, for each bytecode of it, until it has no more."""
-    for number in range(1, MANY):
+def events(kind: type[Bench], act: Callable[[Bench], None], step: int = 1) -> Iterator[tuple[Bench, AtEvent]]:
+    """Yield a bench, and a block to run, for each bytecode of it, or every few, until it has no more."""
+    for number in range(1, MANY, step):
         bench = kind()
         event = AtEvent(number, lambda bench=bench: act(bench))
         yield bench, event
@@ -423,6 +425,72 @@ def test_records_in_the_middle_of_a_first_record(kind):
         bench.record_under(event, new)
         assert bench.store.series_count == 3
         check_after(bench, set(range(bench.next)), set(), event.where)
+
+
+# -- those who listen --------------------------------------------------------------------------------------
+
+
+class Ear:
+    """Listens at the tap of a bench."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._foldings: list[Folding] = []
+        self._before = bench.next - 3  # those that wait in the buffers now will be heard
+        bench.store.tap.add(self._foldings.append)
+
+    def check(self, where: str) -> None:
+        """Check that each record that is there was heard, once but for folds that were said again."""
+
+        def look() -> None:
+            found = self._bench.found()
+            parts = [part for folding in dict.fromkeys(self._foldings) for part in folding.parts]
+            values = [value for part in parts for value in part.values]
+            plain = [value[0] if isinstance(value, tuple) else value for value in values]
+            assert len(plain) == len(found) - self._before, where
+            if isinstance(self._bench, CounterBench):
+                assert sum(2**number for number in found if number >= self._before) == sum(plain), where
+            for part in parts:
+                before, after = parts_of(part.before)[0], parts_of(part.after)[0]
+                assert kinds.records(after) == (kinds.records(before) if before else 0) + len(part.values)
+
+        in_a_thread(look, where)
+
+
+of_each_ledger = pytest.mark.parametrize("kind", [CounterBench, StepBench])
+
+
+@pytest.mark.heavy
+@of_each_ledger
+def test_who_listens_hears_each_record_once_wherever_a_fold_is_broken_off(kind, monkeypatch):
+    """An exception at any bytecode of a record that folds: what is there was heard, and nothing else."""
+    monkeypatch.setattr(instruments, "FEW", 2)
+    for bench, event in events(kind, raise_it):
+        ear, sure = Ear(bench), set(range(bench.next))
+        bench.clock.advance(1.5)
+        bench.fill()
+        try:
+            with event:
+                bench.record(bench.tags[0])
+        except Interrupted:
+            unsure = {bench.next - 1}
+        else:
+            sure, unsure = sure | {bench.next - 1}, set()
+        check_after(bench, sure, unsure, event.where)
+        ear.check(event.where)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("act", [record_and_read, record_elsewhere])
+@of_each_ledger
+def test_who_listens_hears_each_record_once_whoever_records_meanwhile(kind, act):
+    """In the middle of a look at what waits others may record and read; all is heard, once."""
+    for bench, event in events(kind, act, step=5):
+        ear = Ear(bench)
+        with event:
+            bench.store.catch_up()
+        check_after(bench, set(range(bench.next)), set(), event.where)
+        ear.check(event.where)
 
 
 # -- signals and garbage ----------------------------------------------------------------------------------

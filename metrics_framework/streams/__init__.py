@@ -1,0 +1,41 @@
+"""Streams: what is recorded reaches any number of subscribers, in any thread and on any event loop.
+
+A store's folds are listened to while somebody subscribes; parts of other makers are asked again and again, by
+their Protocols alone. One thread publishes, and each subscriber has a bounded buffer of its own.
+"""
+
+from typing import Any
+
+from metrics_framework.plugins import load_adapter
+from metrics_framework.protocols import MetricsAggregator
+from metrics_framework.streams.deltas import Deltas
+from metrics_framework.streams.events import StreamEvent
+from metrics_framework.streams.filters import StreamFilter
+from metrics_framework.streams.hub import Streams
+from metrics_framework.streams.polled import Polled
+from metrics_framework.streams.recorded import Recorded
+from metrics_framework.streams.subscription import Subscription, ValueStream
+
+__all__ = [
+    "Deltas",
+    "Polled",
+    "Recorded",
+    "StreamEvent",
+    "StreamFilter",
+    "Streams",
+    "Subscription",
+    "ValueStream",
+    "streams_of",
+]
+
+
+def streams_of(aggregator: MetricsAggregator) -> Streams:
+    """Return the streams of what an aggregator answers about.
+
+    Only of the in-memory one is it known that all its numbers are in its store, whose records can be listened
+    to; any other one is asked for changes.
+    """
+    if isinstance(aggregator, load_adapter("in_memory.aggregator")):
+        in_memory: Any = aggregator
+        return Streams(Recorded(in_memory.store))
+    return Streams(Polled(aggregator))

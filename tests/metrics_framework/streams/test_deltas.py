@@ -1,0 +1,155 @@
+"""Deltas coalesce: one value a series and period, whatever the pace of records and reader."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+import trio
+
+from metrics_adapters.in_memory import InMemoryCollector, InMemoryTimer
+from metrics_framework.errors import InvalidInputError
+from metrics_framework.recording import Store
+from metrics_framework.streams import Recorded, Streams
+
+SOON = 20.0
+
+
+@pytest.fixture
+def streams():
+    """Return the streams of an empty store, and end them."""
+    streams = Streams(Recorded(Store()))
+    yield streams
+    streams.close()
+
+
+@pytest.fixture
+def collector(streams):
+    """Return what records into them."""
+    return InMemoryCollector(streams._source._store)
+
+
+def on_asyncio(function):
+    """Run an async function on asyncio."""
+    return asyncio.run(asyncio.wait_for(function(), SOON), debug=True)
+
+
+def on_trio(function):
+    """Run an async function on trio."""
+
+    async def main():
+        with trio.fail_after(SOON):
+            return await function()
+
+    return trio.run(main)
+
+
+@pytest.mark.parametrize("run", [on_asyncio, on_trio])
+def test_a_period_has_one_value_for_each_series_that_changed(streams, collector, run):
+    """The value is the last one, and says of how many records; a series without records is not there."""
+    collector.increment("still")
+
+    async def main():
+        deltas = streams.deltas(0.2)
+        for level in range(1_000):
+            collector.increment("requests", {"path": "/"})
+            collector.increment("requests", {"path": "/status"})
+            collector.record_gauge("level", level)
+        first = await anext(deltas)
+        collector.increment("requests", {"path": "/"})
+        second = await anext(deltas)
+        await deltas.aclose()
+        assert [some async for some in deltas] == []
+        return first, second
+
+    first, second = run(main)
+    assert sorted((v.name, v.value, v.metadata["records"]) for v in first) == [
+        ("level", 999, 1_000),
+        ("requests", 1_000, 1_000),
+        ("requests", 1_000, 1_000),
+    ]
+    assert [(v.value, v.metadata["records"], v.tags) for v in second] == [(1_001, 1, {"path": "/"})]
+
+
+def test_lists_are_a_period_apart_and_none_is_empty(streams, collector):
+    """Where nothing changes there is nothing to say; a change after a long pause is said at once."""
+
+    async def main():
+        begin = time.monotonic()
+        deltas = streams.deltas(0.3)
+        collector.increment("requests")
+        await anext(deltas)
+        first = time.monotonic() - begin
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(deltas), 0.6)
+        collector.increment("requests")
+        assert [value.value for value in await anext(deltas)] == [2]
+        return first
+
+    assert on_asyncio(main) >= 0.3
+
+
+def test_a_slow_reader_loses_no_series_and_no_count(streams, collector):
+    """Whatever was recorded while nobody asked is in the next list, with all of its records."""
+    deltas = streams.deltas(0.01)
+    stop = threading.Event()
+
+    def record():
+        while not stop.is_set():
+            for each in range(100):
+                collector.increment(f"requests.{each % 10}")
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=record)
+    thread.start()
+
+    async def main():
+        records = {}
+        for pause in (0, 0.2, 0, 0.1, 0):
+            await asyncio.sleep(pause)
+            for value in await anext(deltas):
+                records[value.name] = records.get(value.name, 0) + value.metadata["records"]
+                assert records[value.name] == value.value == value.metadata["count"]
+        stop.set()
+        await asyncio.to_thread(thread.join)
+        await asyncio.to_thread(streams.close)
+        async for values in deltas:
+            for value in values:
+                records[value.name] += value.metadata["records"]
+        return records
+
+    records = on_asyncio(main)
+    assert sum(records.values()) == streams._source._store.recorded
+
+
+def test_operations_and_metrics_of_one_name_are_told_apart(streams, collector):
+    """A timer that is a metric and an operation that is timed are two series."""
+    deltas = streams.deltas(0.01, {"name": "work"})
+    collector.record_timer("work", 5)
+    collector.increment("other")
+    InMemoryTimer(streams._source._store).time_operation("work", lambda: None)
+    streams.close()
+
+    async def main():
+        return [[value.metadata.get("operation", False) for value in some] async for some in deltas]
+
+    assert on_asyncio(main) == [[False, True]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"every": 0}, "every=0"),
+        ({"every": -1.0}, r"every=-1\.0"),
+        ({"every": float("inf")}, "every=inf"),
+        ({"every": "1"}, "every='1'"),
+        ({"every": 1, "filters": {"sample_rate": 0.5}}, "sample_rate=0.5"),
+        ({"every": 1, "filters": {"names": "a"}}, "Did you mean 'name'"),
+    ],
+)
+def test_bad_arguments_are_errors(streams, arguments, message):
+    """A period is a positive time, and a sample of coalesced changes is none."""
+    with pytest.raises(InvalidInputError, match=message):
+        streams.deltas(**arguments)

@@ -1,0 +1,284 @@
+"""There is a thread and a tap while somebody listens, and never a trace of them afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import threading
+import time
+import tracemalloc
+import weakref
+from pathlib import Path
+
+import pytest
+
+from metrics_adapters.in_memory import InMemoryCollector
+from metrics_framework import MetricsSystem
+from metrics_framework.errors import ClosedError
+from metrics_framework.recording import Store
+from metrics_framework.streams import Polled, Recorded, Streams, hub, streams_of
+
+SOON = 20.0
+
+
+@pytest.fixture
+def store():
+    """Return an empty store."""
+    return Store()
+
+
+@pytest.fixture
+def streams(store):
+    """Return its streams, which rest at once where nobody listens."""
+    streams = Streams(Recorded(store))
+    yield streams
+    streams.close()
+
+
+def threads() -> int:
+    """Count the threads of streams."""
+    return sum(thread.name.startswith("metrics-metrics-stream") for thread in threading.enumerate())
+
+
+def wait_for(condition) -> None:
+    """Wait until something is so."""
+    until = time.monotonic() + SOON
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
+@pytest.fixture
+def restless(monkeypatch):
+    """Let streams rest at once."""
+    monkeypatch.setattr(hub, "LINGER_SECONDS", 0.0)
+    monkeypatch.setattr(hub, "TICK_SECONDS", 0.001)
+
+
+def test_nobody_is_told_of_records_while_nobody_listens(store, streams, restless):
+    """Before the first subscriber and after the last one there is neither a tap nor a thread."""
+    assert (store.tap.sinks, threads()) == ((), 0)
+    with streams.subscribe(), streams.subscribe():
+        assert (len(store.tap.sinks), threads()) == (1, 1)
+    wait_for(lambda: not threads())
+    assert store.tap.sinks == ()
+
+
+def test_a_subscription_that_nobody_holds_is_gone(store, streams, restless):
+    """Who forgets to close a subscription leaves nothing behind once it is garbage."""
+    subscription = streams.subscribe()
+    wait_for(threads)
+    gone = weakref.ref(subscription)
+    del subscription
+    wait_for(lambda: not threads())
+    assert gone() is None
+    assert store.tap.sinks == ()
+
+
+def test_a_system_that_nobody_holds_is_gone():
+    """A system and its subscriptions that are dropped without an end leave neither a tap nor a thread."""
+    store = Store()
+    streams = Streams(Recorded(store))
+    subscription = streams.subscribe()
+    wait_for(threads)
+    del streams, subscription
+    gc.collect()
+    wait_for(lambda: not threads())
+    assert store.tap.sinks == ()
+
+
+def test_a_subscription_keeps_its_stream_alive(store):
+    """As long as somebody reads, records arrive."""
+    subscription = Streams(Recorded(store)).subscribe()
+    gc.collect()
+    InMemoryCollector(store).increment("requests")
+    assert subscription.get(SOON).sequence == 1
+    subscription.close()
+
+
+def test_two_systems_may_share_a_store(store):
+    """Each has a stream of its own, and one that ends does not end the other."""
+    one, other = Streams(Recorded(store)), Streams(Recorded(store))
+    first, second = one.subscribe(), other.subscribe()
+    collector = InMemoryCollector(store)
+    collector.increment("requests")
+    one.close()
+    collector.increment("requests")
+    other.close()
+    assert [event.sequence for event in first] == [1]
+    assert [event.sequence for event in second] == [1, 2]
+    assert store.tap.sinks == ()
+
+
+@pytest.mark.heavy
+def test_a_thousand_subscribers_come_and_go(store, streams, restless):
+    """In waves, closed or just dropped, in threads and on loops: no memory, thread, file or tap is left."""
+    collector = InMemoryCollector(store)
+
+    async def on_a_loop(number):
+        async with streams.subscribe() as subscription:
+            for _ in range(number):
+                await anext(subscription)
+
+    async def wave():
+        tasks = [asyncio.create_task(on_a_loop(1 + each % 3)) for each in range(100)]
+        tasks += [asyncio.create_task(on_a_loop(10_000)) for _ in range(25)]
+        kept = [streams.subscribe(buffer=1 + each) for each in range(125)]
+        await asyncio.sleep(0)
+        for each in range(300):
+            collector.increment(f"requests.{each % 7}")
+        await asyncio.wait(tasks[:100])
+        for task in tasks[100:]:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for subscription in kept[:60]:
+            subscription.close()
+
+    asyncio.run(wave())
+    wait_for(lambda: not threads())
+    gc.collect()
+    files = open_files()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for _ in range(4):
+        asyncio.run(wave())
+    wait_for(lambda: not threads())
+    gc.collect()
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert grown < 300_000
+    assert store.tap.sinks == ()
+    assert open_files() == files
+
+
+@pytest.mark.heavy
+def test_memory_is_bounded_however_much_is_recorded(store, streams):
+    """One that never reads and the replay hold so many events, not more, also for a small sample."""
+    collector = InMemoryCollector(store)
+    kept = [streams.subscribe(buffer=1_000), streams.subscribe({"sample_rate": 0.001}, buffer=1_000)]
+    counter = collector.counter("requests", {"a": "b"})
+
+    def record(number):
+        for _ in range(number):
+            counter.add(1.5)
+        streams.subscribe().close()
+
+    record(25_000)
+    gc.collect()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for _ in range(3):
+        record(25_000)
+    gc.collect()
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert grown < 2_000_000
+    assert kept[0].dropped == 99_000
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_child_has_streams_of_its_own():
+    """A forked child's inherited subscriptions are over, new ones get its records, and the parent's go on."""
+    with MetricsSystem() as metrics:
+        inherited = metrics.subscribe()
+        metrics.collector.increment("requests")
+        child = os.fork()
+        if child == 0:
+            try:
+                over = inherited.get(SOON) is None and inherited.is_over
+                own = metrics.subscribe()
+                metrics.collector.increment("requests")
+                event = own.get(SOON)
+                os._exit(0 if over and (event.sequence, event.value.value) == (1, 1) else 1)
+            finally:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        metrics.collector.increment("requests")
+        assert [inherited.get(SOON).value.value for _ in range(2)] == [1, 2]
+
+
+def test_the_end_of_a_system_ends_its_streams():
+    """Streams end with what was recorded until then; afterwards there is no thread, and no subscribing."""
+    metrics = MetricsSystem()
+    subscription, stream, deltas = metrics.subscribe(), metrics.metrics_stream(), metrics.deltas(3_600)
+    metrics.collector.increment("requests")
+    metrics.shutdown_metrics()
+
+    async def rest():
+        return [value.value async for value in stream], [[v.value for v in some] async for some in deltas]
+
+    assert [event.value.value for event in subscription] == [1]
+    assert asyncio.run(rest()) == ([1], [[1]])
+    assert threads() == 0
+    with pytest.raises(ClosedError):
+        metrics.subscribe()
+    assert asyncio.run(everything(metrics.metrics_stream())) == []
+    assert asyncio.run(everything(metrics.deltas())) == []
+
+
+def open_files() -> int:
+    """Count the open files of this process, where the system says."""
+    folder = Path("/proc/self/fd")
+    return len(list(folder.iterdir())) if folder.is_dir() else 0
+
+
+async def everything(stream):
+    """Return all that a stream yields."""
+    return [each async for each in stream]
+
+
+def test_a_signal_handler_may_end_a_system_that_is_being_subscribed_to(store, streams, monkeypatch):
+    """The end of a system in the middle of a subscription, on its own thread, waits for nobody."""
+    source = streams._source
+    start = source.start
+
+    def start_and_end(sequence):
+        streams.close()
+        return start(sequence)
+
+    monkeypatch.setattr(source, "start", start_and_end)
+    subscription = streams.subscribe()
+    assert subscription.get(0) is None
+    streams.close()
+    assert subscription.get(SOON) is None
+
+
+def test_values_say_what_was_lost(store, streams, monkeypatch):
+    """A value of `metrics_stream` after some that were dropped has their number in its metadata."""
+    monkeypatch.setattr(hub, "BUFFER", 2)
+    values = streams.values()
+    for _ in range(5):
+        InMemoryCollector(store).increment("requests")
+    streams.close()
+    found = asyncio.run(everything(values))
+    assert [(value.value, value.metadata.get("dropped")) for value in found] == [(4, 3), (5, None)]
+
+
+def test_a_stream_of_values_is_closed_and_left(store, streams, restless):
+    """Closing a stream, or leaving its loop and dropping it, ends it without a trace."""
+
+    async def main():
+        stream = streams.values()
+        InMemoryCollector(store).increment("requests")
+        assert (await anext(stream)).value == 1
+        await stream.aclose()
+        assert await everything(stream) == []
+        waiting = asyncio.create_task(everything(streams.values()))
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(main(), debug=True)
+    wait_for(lambda: not threads())
+
+
+def test_only_a_store_that_all_numbers_are_in_is_listened_to():
+    """Any aggregator but the in-memory one is asked, also where it has a store among others."""
+    from metrics_adapters.combined import CombinedAggregator
+    from metrics_adapters.in_memory import InMemoryAggregator
+
+    assert isinstance(streams_of(InMemoryAggregator())._source, Recorded)
+    assert isinstance(streams_of(CombinedAggregator(InMemoryAggregator()))._source, Polled)

@@ -1,0 +1,238 @@
+"""Every record becomes an event that says what its metric is with it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTimer, InMemoryTracker
+from metrics_framework.clock import ManualClock
+from metrics_framework.recording import Store
+from metrics_framework.streams import Recorded, StreamEvent, Streams, recorded
+from metrics_framework.values import MetricType, MetricUnit, MetricValue
+
+SOON = 20.0
+
+
+class Views:
+    """The parts on one store with a clock that the test moves, and its streams."""
+
+    def __init__(self, **options: object) -> None:
+        self.clock = ManualClock()
+        self.store = Store(self.clock, **options)
+        self.collector = InMemoryCollector(self.store)
+        self.timer = InMemoryTimer(self.store)
+        self.tracker = InMemoryTracker(self.store)
+        self.streams = Streams(Recorded(self.store))
+
+    def value_now(self, event: StreamEvent) -> MetricValue:
+        """Return what the aggregator says of an event's series."""
+        (found,) = (
+            value
+            for value in InMemoryAggregator(self.store).get_metrics_by_tag(event.value.tags)
+            if (value.name, value.metric_type, value.tags, value.metadata.get("operation"))
+            == (
+                event.value.name,
+                event.value.metric_type,
+                event.value.tags,
+                event.value.metadata.get("operation"),
+            )
+        )
+        return found
+
+
+@pytest.fixture
+def views():
+    """Return the parts on an empty store, and end the streams."""
+    views = Views()
+    yield views
+    views.streams.close()
+
+
+def test_an_event_says_what_the_aggregator_says(views):
+    """Of each kind, the last event of a series has the value, unit and count that a reading has."""
+    views.collector.describe("size", unit=MetricUnit.BYTES)
+    views.clock.advance(2)
+    for before in (True, False):
+        subscription = None if before else views.streams.subscribe()
+        for step in range(3):
+            views.collector.record_counter("requests", 2, {"one": "a"})
+            views.collector.record_counter("seconds", 0.1 * step)
+            views.collector.record_gauge("level", step)
+            views.collector.gauge("moved").increment(3)
+            views.collector.record_histogram("size", 10.0 * step)
+            views.collector.record_timer("wait", step, MetricUnit.SECONDS)
+            views.timer.time_operation("work", lambda: views.clock.advance(0.2))
+            views.tracker.record_success("work")
+            views.tracker.record_failure("work", "TimeoutError")
+            views.clock.advance(0.7)
+    views.streams.close()
+    events = list(subscription)
+    assert [event.sequence for event in events] == list(range(1, 28))
+    assert all(event.dropped == 0 for event in events)
+    for event in {(e.value.name, e.value.metric_type): e for e in events}.values():
+        now, value = views.value_now(event), event.value
+        assert (value.value, value.unit, value.timestamp) == (now.value, now.unit, now.timestamp)
+        assert value.metadata["count"] == now.metadata["count"]
+        if value.metric_type is MetricType.RATE:
+            assert value.metadata["success_rate"] == now.metadata["success_rate"]
+
+
+def test_each_event_says_what_was_recorded(views):
+    """Beside what the metric is, there is what this record said: a step, a level, a value, an ending."""
+    views.collector.record_counter("requests", 5)
+    with views.streams.subscribe() as subscription:
+        for value in (2, 3):
+            views.collector.record_counter("requests", value)
+        views.collector.gauge("level").decrement(4)
+        views.collector.record_timer("wait", 2, MetricUnit.SECONDS)
+        views.tracker.record_failure("work", "OSError")
+        views.tracker.record_success("work")
+        found = [subscription.get(SOON).value for _ in range(6)]
+    assert [(value.name, value.value, value.metadata["recorded"]) for value in found[:4]] == [
+        ("requests", 7, 2),
+        ("requests", 10, 3),
+        ("level", -4, -4),
+        ("wait", 2_000.0, 2_000.0),
+    ]
+    assert [value.metadata["count"] for value in found] == [2, 3, 1, 1, 1, 2]
+    assert [value.metadata["recorded"] for value in found[4:]] == ["OSError", None]
+    assert [value.metadata["success_rate"] for value in found[4:]] == [0.0, 0.5]
+    assert all(value.metadata["operation"] for value in found[4:])
+
+
+@given(st.lists(st.one_of(st.integers(0, 10**18), st.floats(0, 1e300)), min_size=1, max_size=40))
+def test_totals_are_those_of_the_store(numbers):
+    """A counter's running total ends where the store's does, and falls by no more than rounding."""
+    views = Views()
+    subscription = views.streams.subscribe()
+    for number in numbers:
+        views.collector.record_counter("sum", number)
+    views.streams.close()
+    totals = [event.value.value for event in subscription]
+    assert len(totals) == len(numbers)
+    assert totals[-1] == views.store.summary("sum")["total"]
+    assert all(later >= earlier * (1 - 1e-12) for earlier, later in pairwise(totals))
+
+
+def test_slots_and_removed_series_cost_no_event(views):
+    """Records of several time slots, and of series that are removed and come back, are all there, once."""
+    views.collector.describe("level", merge="sum")
+    counter, gauge = views.collector.counter("requests", {"a": "b"}), views.collector.gauge("level")
+    subscription = views.streams.subscribe()
+    for _ in range(5):
+        for _ in range(40):
+            counter.add(1)
+            gauge.set(2)
+            views.clock.advance(0.3)
+        views.store.remove("requests", {"a": "b"})
+        views.store.remove("level", {})
+    views.streams.close()
+    events = list(subscription)
+    assert len(events) == 400
+    assert [e.value.value for e in events if e.value.name == "requests"] == [*range(1, 41)] * 5
+
+
+def test_constant_tags_and_rules_are_those_of_a_reading():
+    """A series has the tags and the name that it has where it is read."""
+    from metrics_framework.recording import Rule
+
+    views = Views(tags={"service": "shop"}, rules=[Rule("old.*", rename="new")])
+    with views.streams.subscribe({"tags": {"service": "shop"}}) as subscription:
+        views.collector.increment("old.orders", {"size": "xl"})
+        value = subscription.get(SOON).value
+    views.streams.close()
+    assert (value.name, value.tags) == ("new", {"service": "shop", "size": "xl"})
+
+
+def test_an_event_is_encoded_once(views):
+    """All subscribers get the same bytes, whichever of them lost events before it."""
+    quick, slow = views.streams.subscribe(), views.streams.subscribe(buffer=1)
+    for _ in range(3):
+        views.collector.increment("requests", {"path": "/\udcff é"})
+    views.streams.close()
+    *_, last = quick
+    late = slow.get(SOON)
+    assert (late.sequence, late.dropped, last.dropped) == (3, 2, 0)
+    assert late.json() is last.json()
+    assert json.loads(last.json()) == {
+        "name": "requests",
+        "type": "counter",
+        "value": 3,
+        "unit": "count",
+        "timestamp": "2026-01-01T00:00:00+00:00",
+        "tags": {"path": "/\udcff é"},
+        "metadata": {"count": 3, "recorded": 1},
+        "sequence": 3,
+    }
+    assert "sequence=3" in repr(last)
+
+
+def test_what_is_no_number_in_json_is_null(views):
+    """A total beyond the largest float is null, and the rest of the event is as it is."""
+    subscription = views.streams.subscribe()
+    for _ in range(2):
+        views.collector.record_counter("large", 1.7e308)
+    views.streams.close()
+    assert [json.loads(event.json())["value"] for event in subscription] == [1.7e308, None]
+
+
+def test_what_nobody_publishes_in_time_is_counted(views, monkeypatch):
+    """Where the publishing thread does not come only so many records wait; the others count as dropped."""
+    monkeypatch.setattr(recorded, "MAX_WAITING", 1_000)
+    subscription = views.streams.subscribe(buffer=100_000)
+    with views.streams._lock:  # the thread waits for it
+        for each in range(20_000):
+            views.collector.increment(f"requests.{each % 3}")
+    views.streams.close()
+    events = list(subscription)
+    assert len(events) + subscription.dropped == 20_000
+    assert len(events) < 4_000
+    assert events[0].dropped == subscription.dropped == events[0].sequence - 1
+    assert events[-1].sequence == 20_000
+
+
+def test_a_fold_that_is_said_again_is_streamed_once(views):
+    """A fold that was broken off after its commit is said by whoever finishes it, and is known then."""
+    said = []
+    views.store.tap.add(said.append)
+    subscription = views.streams.subscribe()
+    for _ in range(3):
+        views.collector.increment("requests")
+        views.store.catch_up()
+        said[-1].say()
+        views.streams.subscribe().close()
+        said[-1].say()
+    views.streams.close()
+    assert [event.value.value for event in subscription] == [1, 2, 3]
+
+
+@pytest.mark.heavy
+def test_threads_that_record_lose_nothing(views):
+    """Records of several threads, with readers between, are streamed once, each series' in order."""
+    subscription = views.streams.subscribe(buffer=1_000_000)
+    rounds = 10_000
+
+    def record(which: int) -> None:
+        for _ in range(rounds):
+            views.collector.increment("requests", {"thread": str(which)})
+            views.collector.record_gauge("level", which, {"thread": str(which)})
+
+    threads = [threading.Thread(target=record, args=[which]) for which in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        views.store.readings()
+    views.streams.close()
+    counts: dict[tuple[str, str], list[int]] = {}
+    for event in subscription:
+        counts.setdefault((event.value.name, event.value.tags["thread"]), []).append(
+            event.value.metadata["count"]
+        )
+    assert len(counts) == 8
+    assert all(found == list(range(1, rounds + 1)) for found in counts.values())
