@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from datetime import UTC, datetime
 
 import pytest
 import trio
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 from metrics_adapters.in_memory import InMemoryCollector
 from metrics_framework.errors import ClosedError, InvalidInputError
 from metrics_framework.recording import Store
-from metrics_framework.streams import Recorded, StreamFilter, Streams, hub
+from metrics_framework.streams import Recorded, StreamFilter, Streams, Subscription, hub
+from metrics_framework.streams.polled import PolledRun
+from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
 SOON = 20.0
 
@@ -159,6 +162,26 @@ def test_what_was_delivered_and_dropped_is_what_was_recorded(buffers, steps):
             at += event.dropped
             assert event.sequence == expected[at]
             at += 1
+
+
+@pytest.mark.parametrize(
+    ("buffer", "expected"), [(4, [(1, 0), (7, 5), (8, 0), (9, 0)]), (2, [(8, 7), (9, 0)])]
+)
+def test_what_is_missing_is_said_where_it_is_missing(buffer, expected):
+    """What nobody has any more counts before the event after it, also where that one was dropped as well."""
+    now = datetime.now(tz=UTC)
+    runs = {}
+    for sequence in (1, 7, 8, 9):
+        runs[sequence] = PolledRun(MetricValue("a", 1, MetricType.GAUGE, MetricUnit.COUNT, now, {}, {}))
+        runs[sequence].first = sequence
+    subscription = Subscription(StreamFilter(), buffer, None)
+    subscription.offer([runs[1]])
+    subscription.miss(5)
+    subscription.offer([runs[7], runs[8], runs[9]])
+    subscription.end()
+    events = list(subscription)
+    assert [(event.sequence, event.dropped) for event in events] == expected
+    assert subscription.dropped == sum(dropped for _, dropped in expected)
 
 
 @pytest.mark.heavy
