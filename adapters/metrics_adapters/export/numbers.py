@@ -61,12 +61,14 @@ def _all_of(value: MetricValue) -> Iterator[Number]:
         if "p95" not in metadata and metadata.get("count") != 0:
             yield Number("p95", value.value, False)
     elif value.metric_type is MetricType.RATE and "count" in metadata and "success_rate" in metadata:
-        count = metadata["count"]
-        successes = metadata.get("successes", round(count * metadata["success_rate"]))
+        count, rate = metadata["count"], metadata["success_rate"]
         yield Number("count", count, True)
-        yield Number("successes", successes, True)
-        yield Number("failures", count - successes, True)
-        yield Number("success_rate", metadata["success_rate"], False)
+        if _is_finite(count) and _is_finite(rate) and 0 <= rate <= 1:
+            known = metadata.get("successes")
+            successes = known if _is_finite(known) else round(count * rate)
+            yield Number("successes", successes, True)
+            yield Number("failures", count - successes, True)
+        yield Number("success_rate", rate, False)
     else:
         yield Number("", value.value, value.metric_type is MetricType.COUNTER)
 
