@@ -65,7 +65,7 @@ def _all_of(value: MetricValue) -> Iterator[Number]:
         yield Number("count", count, True)
         if _is_finite(count) and _is_finite(rate) and 0 <= rate <= 1:
             known = metadata.get("successes")
-            successes = known if _is_finite(known) else round(count * rate)
+            successes = round(count * rate) if known is None or not _is_finite(known) else known
             yield Number("successes", successes, True)
             yield Number("failures", count - successes, True)
         yield Number("success_rate", rate, False)

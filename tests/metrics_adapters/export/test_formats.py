@@ -72,7 +72,7 @@ def test_nothing_breaks_a_line_of_graphite(values, tags):
 @settings(max_examples=40)
 @given(VALUES, st.sampled_from(["none", "datadog", "influx"]), st.integers(100, 300))
 def test_nothing_breaks_a_datagram_of_statsd(values, tags, mtu):
-    """Every datagram is within its size, and of lines of safe characters; a negative gauge comes after its zero."""
+    """Every datagram is within its size, and of lines of safe characters; a negative gauge follows a zero."""
     found = endpoint(f"statsd://h?tags={tags}&mtu={mtu}")
     for datagram in found.datagrams(found.lines(values)):
         text = "\n".join(line.text for line in datagram)
