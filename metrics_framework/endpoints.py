@@ -132,6 +132,8 @@ class EndpointUrl:
             pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
         except ValueError:
             raise ConfigurationError(f"endpoint {scheme}: its host, port or query cannot be read") from None
+        if "@" in parts.path and not parts.netloc and parts.path[:1] != "/":
+            raise ConfigurationError(f"endpoint {scheme}: two slashes go before a host; in a path, @ is %40")
         if "@" in parts.path and parts.netloc:
             raise ConfigurationError(f"endpoint {scheme}: an @ is in its path; a slash in a password is %2F")
         if parts.fragment:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakValueDictionary
 
 from metrics_framework.clock import Clock
 from metrics_framework.errors import MetricsError
@@ -72,7 +72,7 @@ class Destination:
         self.failures, self.reason = 0, None
 
     def fail(self, reason: str, now_ns: int) -> None:
-        """Note that an export failed, and pause: longer each time, and never as long as others do."""
+        """Note that an export failed, and pause: longer each time, by a random part less."""
         import random  # slow to import, and all may be well
 
         # The exponent is bounded too, as a float's is.
@@ -106,7 +106,8 @@ class Outputs:
         self._on_demand: dict[str, Destination] = {}
         self._unmade: dict[str, str] = {}
         self._evaluator: Evaluator | None = None
-        self._of_works: WeakKeyDictionary[Work, Destination] = WeakKeyDictionary()
+        # Weak, as one that is forgotten may be at an export yet.
+        self._of_works: WeakValueDictionary[Work, Destination] = WeakValueDictionary()
 
     @property
     def failures(self) -> dict[str, str]:
@@ -193,11 +194,13 @@ class Outputs:
         from metrics_framework.callbacks.looking import looking
 
         snapshot = _Once(build)
-        works = {endpoint: self._work(endpoint, urls, snapshot, timeout) for endpoint in endpoints}
-        chosen = list(dict.fromkeys(work for work in works.values() if work is not None))
-        if chosen:
-            await looking()(self._all_at_once(), chosen)
-        return {endpoint: work is not None and work.failure is None for endpoint, work in works.items()}
+        found = {endpoint: self._find(endpoint, urls) for endpoint in endpoints}
+        works = {each: self._work(each, snapshot, timeout) for each in found.values() if each is not None}
+        if works:
+            await looking()(self._all_at_once(), works.values())
+        return {
+            endpoint: each is not None and works[each].failure is None for endpoint, each in found.items()
+        }
 
     def _existing(self, url: str) -> Destination | None:
         known = {each.key: each for each in self._configured} | self._on_demand
@@ -216,8 +219,6 @@ class Outputs:
 
     def _find(self, endpoint: str, urls: Mapping[str, str]) -> Destination | None:
         """Return the output that is meant; one that is not there yet is made, and remembered."""
-        from metrics_framework.endpoints import hide_urls
-
         every = [*self._given, *self._configured]
         found = next((each for each in every if each.name == endpoint), None)
         url = urls.get(endpoint, endpoint)
@@ -231,18 +232,17 @@ class Outputs:
                 str(error) if isinstance(error, MetricsError) else f"cannot be made ({type(error).__name__})"
             )
             log_event("warning", f"no export: {reason}", outputs=[each.name for each in every])
-            _keep(self._unmade, hide_urls(endpoint), reason)
+            _keep(self._unmade, _without_secrets(endpoint), reason)
             return None
+        self._unmade.pop(_without_secrets(endpoint), None)
         _keep(self._on_demand, url, found)
         return found
 
-    def _work(self, endpoint: str, urls: Mapping[str, str], snapshot: _Once, timeout: float) -> Work | None:
+    def _work(self, destination: Destination, snapshot: _Once, timeout: float) -> Work:
         from metrics_framework.callbacks.work import Work
 
-        destination = self._find(endpoint, urls)
-        if destination is None:
-            return None
-        work = destination.work = destination.work or Work(endpoint, _nothing, timeout, {}, records=False)
+        work = destination.work or Work(destination.name, _nothing, timeout, {}, records=False)
+        destination.work = work
         self._of_works[work] = destination
         # A call that has not returned yet goes on with what it had; it is joined, and given up again.
         work.function, work.deadline = partial(self._export, destination.output, snapshot), timeout
@@ -262,13 +262,16 @@ class Outputs:
         return self._evaluator
 
     def _take(self, work: Work, _: object) -> None:
-        self._of_works[work].succeed()
+        destination = self._of_works.get(work)
+        if destination is not None:
+            destination.succeed()
 
     def _failed(self, work: Work, _: str, reason: str) -> None:
-        destination = self._of_works[work]
-        destination.fail(reason, self._clock.monotonic_ns())
-        work.failure = destination.reason
-        destination.log()
+        destination = self._of_works.get(work)
+        work.failure = "failed"  # why is for the destination to say, without secrets
+        if destination is not None:
+            destination.fail(reason, self._clock.monotonic_ns())
+            destination.log()
 
 
 class _Once:
@@ -296,6 +299,12 @@ def _keep(kept: dict[str, T], key: str, value: T) -> None:
     kept[key] = value
     while len(kept) > MOST_ON_DEMAND:
         kept.pop(next(iter(kept)))
+
+
+def _without_secrets(endpoint: object) -> str:
+    text = endpoint if isinstance(endpoint, str) else repr(endpoint)
+    scheme, colon, _ = text.partition(":")
+    return f"{scheme}:…" if colon else text
 
 
 def _numbered(name: str, number: int) -> str:

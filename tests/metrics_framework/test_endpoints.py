@@ -122,6 +122,7 @@ def test_a_url_is_taken_apart():
         ("influx+http://h?word", "its host, port or query cannot be read"),
         ("influx+http://h:word?db=x", "its host, port or query cannot be read"),
         ("influx+http://me:a/word@h?db=x", "a slash in a password is %2F|cannot be read"),
+        ("influx+http:me:word@h?db=x", "two slashes go before a host"),
         ("influx+http://me:a word@h?db=x", "a space or a control character"),
         ("influx+http://me:#word@h?db=x", "in a password it is written %23|cannot be read"),
         ("influx+http://me:word@h", "it needs db=… for version 1 of InfluxDB, or org=… and bucket=…"),

@@ -122,7 +122,7 @@ def test_an_unknown_endpoint_is_false_and_its_secret_stays_one(caplog):
     url = "influks+http://me:geheim@host?db=x"
     assert export(system, url) == {url: False}
     assert "Did you mean 'influx+http'" in caplog.text
-    assert list(system.export_failures) == ["influks+http://…"]
+    assert list(system.export_failures) == ["influks+http:…"]
     assert "geheim" not in caplog.text + str(system.export_failures)
 
 
