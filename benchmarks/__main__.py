@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks import (
     batch,
+    exporting,
     facade,
     history,
     import_time,
@@ -32,6 +33,7 @@ BENCHMARKS: dict[str, Callable[[int], Report]] = {
     "facade": lambda _: facade.main(),
     "scraping": scraping.main,
     "streaming": streaming.main,
+    "exporting": exporting.main,
     "middleware": lambda _: middleware.main(),
     "snapshots": lambda _: snapshots.main(),
     "history": lambda _: history.main(),

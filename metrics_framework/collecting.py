@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 from metrics_framework.background import Background
 from metrics_framework.errors import SnapshotError
+from metrics_framework.exporting import Outputs
 from metrics_framework.faults import Faults
-from metrics_framework.outputs import FullSnapshot, Outputs
+from metrics_framework.outputs import FullSnapshot
 
 
 class Collection:
@@ -79,7 +80,7 @@ class Collection:
             self._faults.attempt("resources not read", self._read)
             self._faults.attempt("gauge callbacks not called", self._call)
             if not self._is_first:
-                self._outputs.write(self._snapshot, self._faults, owe=True)
+                self._outputs.write(self._snapshot, self._faults, patiently=True)
             self._is_first = False
         finally:
             self.cpu_ns += time.thread_time_ns() - start_ns

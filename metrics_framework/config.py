@@ -14,15 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metrics_framework.errors import ConfigurationError, InvalidInputError, nearest
-from metrics_framework.plugins import load_adapter
 
 if TYPE_CHECKING:
     from metrics_framework.health import Thresholds
-    from metrics_framework.outputs import SnapshotOutput
     from metrics_framework.recording import Rule, Store
-
-EXPORT_ENDPOINTS = ("snapshot_writer",)
-"""The adapters that can be named as endpoints."""
 
 TABLE = "metrics_framework"
 """The table of a TOML file; in a ``pyproject.toml`` it is in ``[tool]``."""
@@ -53,12 +48,22 @@ class Key(NamedTuple):
         default: What holds without it, for the documentation.
         meaning: What it does, for the documentation.
         at_start: Whether it is decided when a system is made, and not later.
+        secret: Whether values may have secrets, so that errors do not quote what may be a URL.
     """
 
     kind: Kind
     default: str
     meaning: str
     at_start: bool = False
+    secret: bool = False
+
+    def quoted(self, value: object) -> str:
+        """Return a value as errors quote it."""
+        if not self.secret:
+            return repr(value)
+        from metrics_framework.endpoints import hide_urls
+
+        return hide_urls(repr(value))
 
 
 def _is_number(value: object, least: float, most: float) -> bool:
@@ -132,8 +137,10 @@ _RULES = Kind("an array of tables (JSON in a variable)", _is_tables, _read_table
 _ON_ERROR = Kind('"raise" or "log"', lambda value: value in ("raise", "log"), str)
 
 
-def _key(kind: Kind, default: str, meaning: str, *, at_start: bool = False) -> dict[str, Key]:
-    return {"key": Key(kind, default, meaning, at_start)}
+def _key(
+    kind: Kind, default: str, meaning: str, *, at_start: bool = False, secret: bool = False
+) -> dict[str, Key]:
+    return {"key": Key(kind, default, meaning, at_start, secret)}
 
 
 @dataclass(frozen=True)
@@ -150,7 +157,23 @@ class Settings:
         ),
     )
     export_endpoints: list[str] | None = field(
-        default=None, metadata=_key(_NAMES, "", "Adapters that take snapshots: `snapshot_writer`.")
+        default=None,
+        metadata=_key(
+            _NAMES, "", "Where to export to: names and URLs of [endpoints](exporting.md).", secret=True
+        ),
+    )
+    export_timeout: float | None = field(
+        default=None,
+        metadata=_key(_POSITIVE, "30", "Seconds that `export_metrics_async` waits for an endpoint."),
+    )
+    prometheus_target: str | os.PathLike[str] | None = field(
+        default=None,
+        metadata=_key(
+            _PATH,
+            "`metrics.prom`",
+            "Where the endpoint `prometheus` goes: a file, or a `pushgateway+http://…`.",
+            secret=True,
+        ),
     )
     snapshot_directory: str | os.PathLike[str] | None = field(
         default=None, metadata=_key(_PATH, "`snapshots`", "Where `snapshot_writer` puts its files.")
@@ -279,15 +302,28 @@ class Settings:
         }
         return replace(before, **{name: limit for name, limit in given.items() if limit is not None})
 
-    def outputs(self) -> list[SnapshotOutput]:
-        """Make the outputs that are named as endpoints."""
-        options = {
-            "folder": self.snapshot_directory,
-            "retention_days": self.retention_days,
-            "max_bytes": self.snapshot_max_bytes,
-        }
-        options = {name: value for name, value in options.items() if value is not None}
-        return [load_adapter(name)(**options) for name in dict.fromkeys(self.export_endpoints or ())]
+    def urls(self) -> dict[str, str]:
+        """Return the names of endpoints that stand for a URL, with the URL that is configured."""
+        from urllib.parse import quote
+
+        from metrics_framework.endpoints import NAMES
+
+        urls = dict(NAMES)
+        folder = "snapshots" if self.snapshot_directory is None else os.fspath(self.snapshot_directory)
+        limits = {"retention_days": self.retention_days, "max_bytes": self.snapshot_max_bytes}
+        query = "&".join(f"{name}={limit}" for name, limit in limits.items() if limit is not None)
+        urls["snapshot_writer"] = f"snapshot:{quote(folder)}{'?' if query else ''}{query}"
+        if self.prometheus_target is not None:
+            target = os.fspath(self.prometheus_target)
+            urls["prometheus"] = target if "://" in target else f"textfile:{quote(target)}"
+        return urls
+
+    def endpoints(self) -> dict[str, str]:
+        """Return what is to be exported to: each name or URL as it was given, with the URL that it means."""
+        if not self.export_endpoints:
+            return {}
+        urls = self.urls()
+        return {endpoint: urls.get(endpoint, endpoint) for endpoint in self.export_endpoints}
 
     def store(self) -> Store:
         """Make the store of a new system."""
@@ -321,13 +357,23 @@ def _checked(config: Mapping[str, Any], source: str = "") -> dict[str, Any]:
             raise ConfigurationError(f"{source}unknown configuration key {key!r}.{nearest(str(key), KEYS)}")
         kind = KEYS[key].kind
         if value is not None and not kind.holds(value):
-            raise ConfigurationError(f"{source}{key}={value!r} is not {kind.says}")
-    for name in config.get("export_endpoints") or ():
-        if name not in EXPORT_ENDPOINTS:
-            raise ConfigurationError(
-                f"{source}export_endpoints: no adapter provides {name!r}.{nearest(name, EXPORT_ENDPOINTS)}"
-            )
+            raise ConfigurationError(f"{source}{key}={KEYS[key].quoted(value)} is not {kind.says}")
+    _check_endpoints(config, source)
     return {key: value for key, value in config.items() if value is not None}
+
+
+def _check_endpoints(config: Mapping[str, Any], source: str) -> None:
+    endpoints = [("export_endpoints: ", name) for name in config.get("export_endpoints") or ()]
+    target = config.get("prometheus_target")
+    if target is not None and "://" in os.fspath(target):
+        endpoints.append(("prometheus_target: ", os.fspath(target)))
+    for key, endpoint in endpoints:
+        from metrics_framework.endpoints import make_endpoint
+
+        try:
+            make_endpoint(endpoint)  # which sends nothing
+        except InvalidInputError as error:
+            raise ConfigurationError(f"{source}{key}{error}") from None
 
 
 def _parsed_rules(tables: Iterable[Mapping[str, Any] | Rule]) -> list[Rule]:
@@ -354,8 +400,8 @@ def _read_environ(environ: Mapping[str, str]) -> dict[str, Any]:
         except ValueError:
             value = None
         if not kind.holds(value):
-            raise ConfigurationError(f"{variable}={text!r} is not {kind.says}")
-        found |= _checked({key: value}, f"{variable}={text!r}: ")
+            raise ConfigurationError(f"{variable}={KEYS[key].quoted(text)} is not {kind.says}")
+        found |= _checked({key: value}, f"{variable}={KEYS[key].quoted(text)}: ")
     return found
 
 

@@ -7,6 +7,7 @@ application, and cost nothing until they are asked for. Any other name is looked
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -48,15 +49,24 @@ def load_adapter(name: str) -> Any:
     Raises:
         UnknownAdapterError: If neither the table nor an installed package provides it.
     """
-    if name in BUILT_IN:
-        module, _, attribute = BUILT_IN[name].partition(":")
+    return load_from(BUILT_IN, ENTRY_POINT_GROUP, name)
+
+
+def load_from(built_in: Mapping[str, str], group: str, name: str) -> Any:
+    """Return what goes by ``name`` in a table of module paths, or else in a group of entry points.
+
+    Raises:
+        UnknownAdapterError: If it is in neither.
+    """
+    if name in built_in:
+        module, _, attribute = built_in[name].partition(":")
         return getattr(import_module(module), attribute)
     from importlib.metadata import entry_points  # slow to import, and only third parties need it
 
-    installed = entry_points(group=ENTRY_POINT_GROUP)
+    installed = entry_points(group=group)
     for entry_point in installed:
         if entry_point.name == name:
             return entry_point.load()
     raise UnknownAdapterError(
-        f"no adapter {name!r} is installed.{nearest(name, {*BUILT_IN, *installed.names})}"
+        f"no adapter {name!r} is installed.{nearest(name, {*built_in, *installed.names})}"
     )

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from metrics_framework.clock import SYSTEM_CLOCK, Clock, utc
 from metrics_framework.composition import part_or_default, shared_store, store_of
-from metrics_framework.errors import ClosedError, InvalidInputError, nearest
+from metrics_framework.errors import ClosedError, InvalidInputError
+from metrics_framework.exporting import EXPORT_TIMEOUT, Outputs
 from metrics_framework.faults import Faults
 from metrics_framework.health import THRESHOLDS, HealthCheck, Thresholds
 from metrics_framework.logs import log_event
@@ -18,7 +19,6 @@ from metrics_framework.outputs import (
     DistributionOutput,
     FullSnapshot,
     Output,
-    Outputs,
     SnapshotOutput,
     SystemOutput,
 )
@@ -133,7 +133,7 @@ class MetricsSystem:
         self.resource_monitor: Final = part_or_default(
             resource_monitor, ResourceMonitor, "resources", self.collector, clock
         )
-        self._outputs = Outputs(self, outputs)
+        self._outputs = Outputs(self, outputs, clock)
         self._latency_metric = latency_metric
         if isinstance(custom_metrics, str):
             raise InvalidInputError(
@@ -296,7 +296,7 @@ class MetricsSystem:
                 check_sigterm()
             # An endpoint and its folder may have been named by different calls.
             every = self._settings.updated(settings) if self._settings else settings
-            outputs = every.outputs()
+            outputs = self._outputs.prepare(every.endpoints())
             self._settings = every
             self._outputs.configure(outputs)
             if settings.retention is not None and self._store is not None:  # foreign parts keep their own
@@ -442,18 +442,31 @@ class MetricsSystem:
         await self.callbacks.collect_async(beside=[self._resources])
 
     async def export_metrics_async(self, endpoints: list[str]) -> dict[str, bool]:
-        """Write to the outputs of those names, off the event loop, each on its own.
+        """Export to outputs and endpoints, all at once and off the event loop, each on its own.
 
-        A name that no output has, and an output that fails, is ``False`` in the answer and said in the log.
+        On asyncio or trio. Each has `export_timeout` seconds, 30 by default; none is exported to twice at a
+        time. Whether or not an output is left alone for a while at the interval, here it is tried.
+
+        Args:
+            endpoints: Names of outputs, and names or URLs of endpoints, as ``docs/exporting.md`` lists them;
+                also such as were never configured.
+
+        Returns:
+            Endpoint to whether the export succeeded. Nothing is raised for one that is dead, slow or unknown:
+            why it failed is in the log, and in `export_failures`.
         """
-        import asyncio
+        settings = self._settings
+        urls = settings.urls() if settings else {}
+        timeout = (settings.export_timeout if settings else None) or EXPORT_TIMEOUT
+        return await self._outputs.export(endpoints, self._final_snapshot, urls, timeout)
 
-        names = self._outputs.names
-        for name in endpoints:
-            if name not in names:
-                log_event("warning", f"there is no output {name!r}.{nearest(name, names)}")
-        written = await asyncio.to_thread(self._outputs.write, self._final_snapshot, Faults(), endpoints)
-        return {name: written.get(name, False) for name in endpoints}
+    @property
+    def export_failures(self) -> dict[str, str]:
+        """Why the last export to an output or endpoint failed, by its name, for those that are not well.
+
+        No user, password or secret of a URL is in it.
+        """
+        return self._outputs.failures
 
     def subscribe(
         self, filters: Mapping[str, Any] | None = None, *, buffer: int = 10_000, after: int | None = None

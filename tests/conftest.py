@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from metrics_framework.clock import ManualClock
-from tests.servers.fixtures import prometheus, promtool, pushgateway
+from tests.servers.fixtures import influx, prometheus, promtool, pushgateway, statsd, victoria_metrics
 
-__all__ = ["clock", "prometheus", "promtool", "pushgateway"]
+__all__ = ["clock", "influx", "prometheus", "promtool", "pushgateway", "statsd", "victoria_metrics"]
 
 # One profile for people, one for CI: there nothing is random from run to run. A slow machine fails nothing.
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from inspect import iscoroutine
 from typing import Any, NamedTuple, TypeVar, overload
 
 from metrics_framework.callbacks.evaluator import Evaluator
+from metrics_framework.callbacks.looking import looking
 from metrics_framework.callbacks.on_threads import ThreadLooks
 from metrics_framework.callbacks.work import Work
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
@@ -177,7 +177,7 @@ class GaugeCallbacks:
             InvalidInputError: On a loop of another kind.
         """
         works = list(self._works.values())
-        await _looking()(self._evaluator, [*works, *beside])
+        await looking()(self._evaluator, [*works, *beside])
         self._record_ages(works)
 
     def work(self, name: str, function: Callable[[], object], *, deadline: float) -> Work:
@@ -254,26 +254,6 @@ class GaugeCallbacks:
         if callable(remove):
             for name, tags in ((work.name, work.tags), (AGE, _account(work))):
                 self._faults.attempt("gauge not removed", partial(remove, name, tags), gauge=name)
-
-
-def _looking() -> Callable[[Evaluator, Iterable[Work]], Awaitable[None]]:
-    """Return the way of looking from the running loop."""
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_task():  # asked first: it may be a guest of asyncio's loop
-        from metrics_framework.callbacks import on_trio
-
-        return on_trio.collect
-    import asyncio
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        raise InvalidInputError(
-            "callbacks can be awaited in asyncio and in trio; elsewhere call collect() in a thread"
-        ) from None
-    from metrics_framework.callbacks import on_asyncio
-
-    return on_asyncio.collect
 
 
 def _key(name: str, tags: Mapping[str, str]) -> Key:

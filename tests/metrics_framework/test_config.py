@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics_framework import MetricsSystem, Thresholds
-from metrics_framework.config import EXPORT_ENDPOINTS, KEYS, PREFIX, Settings
+from metrics_framework.config import KEYS, PREFIX, Settings
+from metrics_framework.endpoints import NAMES
 from metrics_framework.errors import ConfigurationError
+from metrics_framework.exporting import EXPORT_TIMEOUT
 from metrics_framework.plugins import load_adapter
 from metrics_framework.recording import Budgets, Rule, Store
 from metrics_framework.snapshots.build import MAX_CUSTOM
@@ -25,6 +27,8 @@ DOCUMENTATION = Path(__file__).parents[2] / "docs" / "configuration.md"
 EXAMPLES = {
     "collection_interval": (0.5, "0.5"),
     "export_endpoints": (["snapshot_writer"], " snapshot_writer, "),
+    "export_timeout": (5, "5"),
+    "prometheus_target": ("app.prom", "app.prom"),
     "snapshot_directory": ("kept here", "kept here"),
     "snapshot_max_bytes": (1_000_000, "1000000"),
     "shutdown_on_exit": (True, "yes"),
@@ -90,6 +94,7 @@ def test_the_defaults_are_those_of_the_parts():
     budgets, thresholds = Budgets(), Thresholds()
     parameters = inspect.signature(MetricsSystem).parameters
     assert {name: key.default for name, key in KEYS.items() if key.default[:1].isdigit()} == {
+        "export_timeout": f"{EXPORT_TIMEOUT:g}",
         "max_custom": str(MAX_CUSTOM),
         "healthy_error_rate": str(thresholds.error_rate),
         "healthy_memory_percent": f"{thresholds.memory_percent:g}",
@@ -104,6 +109,8 @@ def test_the_defaults_are_those_of_the_parts():
         assert KEYS[key].default == str(parameters[key].default).lower()
     assert KEYS["on_error"].default == inspect.signature(Store).parameters["on_error"].default
     assert KEYS["snapshot_directory"].default == f"`{load_adapter('snapshot_writer')().folder}`"
+    assert NAMES["snapshot_writer"] == f"snapshot:{load_adapter('snapshot_writer')().folder}"
+    assert NAMES["prometheus"] == f"textfile:{KEYS['prometheus_target'].default.strip('`')}"
 
 
 def test_every_key_has_an_example_here():
@@ -221,7 +228,7 @@ def test_a_value_of_another_kind_is_quoted(key, value):
     ("names", "message"),
     [
         (["snapshot_writer", "snapshot_riter"], r"'snapshot_riter'.*Did you mean 'snapshot_writer'"),
-        (["pushgateway"], r"'pushgateway'.*Known: 'snapshot_writer'"),
+        (["newrelic"], r"'newrelic'. Known: .*influx\+http.*prometheus.*statsd.*webhook\+https"),
     ],
 )
 def test_an_unknown_endpoint_says_which_there_are(names, message):
@@ -232,12 +239,32 @@ def test_an_unknown_endpoint_says_which_there_are(names, message):
         Settings.load({}, None, {variable("export_endpoints"): ",".join(names)})
 
 
-@pytest.mark.parametrize("name", EXPORT_ENDPOINTS)
-def test_every_endpoint_is_an_adapter_that_takes_snapshots(name):
-    """What a configuration may name can be made without arguments and written to."""
-    output = load_adapter(name)()
-    assert output.name == name
-    assert callable(output.write)
+@pytest.mark.parametrize("key", ["export_endpoints", "prometheus_target"])
+def test_no_error_quotes_a_secret(key):
+    """A URL that is wrong, or in the wrong place, is not quoted, from whatever source."""
+    url = "influx+http://me:geheim@host?tokn=geheim2"
+    wrong = [url] if key == "export_endpoints" else url
+    for parse in (
+        lambda: Settings.parse({key: wrong}),
+        lambda: Settings.parse({"export_endpoints": url}),
+        lambda: Settings.load({}, None, {variable(key): url}),
+    ):
+        with pytest.raises(ConfigurationError) as caught:
+            parse()
+        assert "geheim" not in str(caught.value)
+        assert "influx+http" in str(caught.value)
+
+
+def test_names_stand_for_what_is_configured():
+    """`prometheus` is a file or a Pushgateway, and `snapshot_writer` a folder, as the keys say."""
+    assert Settings().urls() == NAMES
+    pushed = "pushgateway+http://gateway:9091?job=nightly"
+    config = {"prometheus_target": pushed, "snapshot_directory": "kept here"}
+    assert Settings.parse(config).urls() == {"prometheus": pushed, "snapshot_writer": "snapshot:kept%20here"}
+    settings = Settings.parse(
+        {"prometheus_target": Path("/tmp/a b.prom"), "export_endpoints": ["prometheus"]}
+    )
+    assert settings.endpoints() == {"prometheus": "textfile:/tmp/a%20b.prom"}
 
 
 @pytest.mark.parametrize("key", [key for key in KEYS if KEYS[key].at_start])

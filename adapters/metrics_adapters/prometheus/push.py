@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 import re
 import ssl
-from base64 import b64encode, urlsafe_b64encode
+from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from prometheus_client.registry import CollectorRegistry
 
+from metrics_adapters.http_exchange import Address, basic_authorization, deliver
 from metrics_adapters.prometheus.expositions import Exposable
-from metrics_adapters.prometheus.http_exchange import Address, exchange
 from metrics_adapters.prometheus.text import Format
 from metrics_adapters.prometheus.untimed import UntimedText
-from metrics_framework.errors import InvalidInputError, OutputError, RefusedError
+from metrics_framework.errors import InvalidInputError
 from metrics_framework.logs import log_event
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.recording.series import check_name, plain_tags, shown
@@ -23,8 +23,6 @@ from metrics_framework.recording.series import check_name, plain_tags, shown
 _LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
 _LABEL = re.compile(rb'[{,]([a-zA-Z_][a-zA-Z0-9_]*)="(?:[^"\\]|\\.)*"')
 _FORMATS_OWN = {"le", "quantile"}
-_TRY_AGAIN = {408, 425, 429}
-"""Statuses below 500 that say nothing against what was sent."""
 
 
 class Pushgateway:
@@ -104,14 +102,14 @@ class Pushgateway:
             RefusedError: If the gateway will not have it; the message quotes why.
             OutputError: If the gateway is not to be reached or fails: push again later.
         """
-        self._push("PUT", metrics)
+        self._push("PUT", self._text.of(metrics))
 
     def add(self, metrics: Exposable) -> None:
         """Send everything; the group keeps those metrics of before that have other names.
 
         Takes and raises what `replace` does.
         """
-        self._push("POST", metrics)
+        self._push("POST", self._text.of(metrics))
 
     def delete(self) -> None:
         """Remove the group from the gateway, which does it soon after its answer; no group is no error.
@@ -123,11 +121,10 @@ class Pushgateway:
         self._send("DELETE", None)
 
     def export(self, system: MetricsSystem) -> None:
-        """Do as `replace` does."""
-        self.replace(system)
+        """Do as `replace` does; a system of somebody else's parts is sent as its aggregator answers."""
+        self._push("PUT", self._text.of_system(system))
 
-    def _push(self, method: str, metrics: Exposable) -> None:
-        body = self._text.of(metrics)
+    def _push(self, method: str, body: bytes) -> None:
         self._warn_of_overwritten(body)
         self._send(method, body)
 
@@ -143,20 +140,7 @@ class Pushgateway:
 
     def _send(self, method: str, body: bytes | None) -> None:
         what = f"cannot {'delete' if body is None else 'push to'} {self._address}"
-        try:
-            answer = exchange(self._address, method, body, self._headers, self._timeout)
-        except OSError as error:
-            raise OutputError(f"{what}: {error}") from error
-        if 200 <= answer.status < 300:
-            return
-        message = f"{what}: the answer is {answer.status}"
-        if 300 <= answer.status < 400:
-            target = f" to {answer.location}" if answer.location else ""
-            raise RefusedError(f"{message}, a redirect{target}; it is not followed, so change url")
-        message += f": {answer.text}" if answer.text else ""
-        if answer.status >= 500 or answer.status in _TRY_AGAIN:
-            raise OutputError(message)
-        raise RefusedError(message)
+        deliver(self._address, method, body, self._headers, self._timeout, what=what)
 
 
 def _split(url: str) -> SplitResult:
@@ -215,8 +199,7 @@ def _credentials(parts: SplitResult, auth: tuple[str, str] | None) -> dict[str, 
         return {}
     match auth:
         case (str(user), str(password)) if ":" not in user:
-            secret = f"{user}:{password}".encode(errors="surrogatepass")
-            return {"Authorization": f"Basic {b64encode(secret).decode()}"}
+            return {"Authorization": basic_authorization(user, password)}
     raise InvalidInputError("auth is not a pair of a user, without a colon, and a password")
 
 

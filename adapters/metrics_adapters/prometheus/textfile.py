@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from uuid import uuid4
 
 from prometheus_client.registry import CollectorRegistry
 
 from metrics_adapters.prometheus.expositions import Exposable
 from metrics_adapters.prometheus.untimed import UntimedText
-from metrics_framework.errors import InvalidInputError, OutputError
+from metrics_adapters.whole_files import write_whole
+from metrics_framework.errors import InvalidInputError
 from metrics_framework.protocols import MetricsSystem
 
 
@@ -31,7 +31,7 @@ def write_textfile(
         InvalidInputError: If the name ends otherwise, ``metrics`` has no store, or two names in it collide.
         OutputError: If the disk refuses; the old file is still there then.
     """
-    _write(_checked(path), UntimedText(registry).of(metrics))
+    write_whole(_checked(path), UntimedText(registry).of(metrics))
 
 
 class Textfile:
@@ -52,8 +52,8 @@ class Textfile:
         self._text = UntimedText(registry)
 
     def export(self, system: MetricsSystem) -> None:
-        """Write what a system holds; takes and raises what `write_textfile` does."""
-        _write(self.path, self._text.of(system))
+        """Write what a system holds, or what its aggregator answers; raises what `write_textfile` does."""
+        write_whole(self.path, self._text.of_system(system))
 
 
 def _checked(path: str | os.PathLike[str]) -> Path:
@@ -61,20 +61,3 @@ def _checked(path: str | os.PathLike[str]) -> Path:
     if found.suffix != ".prom":
         raise InvalidInputError(f"{str(found)!r} does not end in .prom: node_exporter would not read it")
     return found
-
-
-def _write(path: Path, text: bytes) -> None:
-    temporary = path.with_name(f".{uuid4().hex}.tmp")
-    try:
-        try:
-            descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-            with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor has no path
-                file.write(text)
-                file.flush()
-                os.fsync(descriptor)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except (OSError, ValueError) as error:  # a ValueError for a path that no system can have
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise OutputError(f"cannot write {str(path)!r}: {reason}") from error

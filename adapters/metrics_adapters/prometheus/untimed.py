@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 
+from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import CollectorRegistry
 
 from metrics_adapters.prometheus.expositions import Exposable, exposition_of
 from metrics_adapters.prometheus.rendering import Exposition
 from metrics_adapters.prometheus.text import Format
+from metrics_framework.composition import store_of
+from metrics_framework.exposition import to_prometheus
+from metrics_framework.protocols import MetricsSystem
 
 _TIMESTAMP = re.compile(rb'(?m)^([^\s#{]+(?:\{.*\})? [^\s"}]+) -?\d+$')
 
@@ -33,6 +37,19 @@ class UntimedText:
         exposition = self._exposition_of(metrics)
         foreign = _TIMESTAMP.sub(rb"\1", exposition.foreign(Format.TEXT))
         return b"".join(exposition.chunks(Format.TEXT, foreign))
+
+    def of_system(self, system: MetricsSystem) -> bytes:
+        """Return what a system holds; where its collector has no store, what its aggregator answers.
+
+        Raises:
+            InvalidInputError: As `exposition_of` does.
+        """
+        if store_of(system.collector) is not None:
+            return self.of(system)
+        own = to_prometheus(system.aggregator.get_metrics_by_tag({})).encode()
+        if self._registry is None:
+            return own
+        return own + _TIMESTAMP.sub(rb"\1", generate_latest(self._registry))
 
     def _exposition_of(self, metrics: Exposable) -> Exposition:
         exposition = exposition_of(metrics, self._registry)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,8 +33,8 @@ class Gateway:
 
 
 @contextmanager
-def answering() -> Iterator[Gateway]:
-    """Run a gateway that answers what its attributes say at the time."""
+def answering(tls: ssl.SSLContext | None = None) -> Iterator[Gateway]:
+    """Run a gateway that answers what its attributes say at the time, behind TLS where it is given that."""
     gateway = Gateway()
 
     class Handler(BaseHTTPRequestHandler):
@@ -53,7 +54,10 @@ def answering() -> Iterator[Gateway]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        gateway.url = f"http://127.0.0.1:{server.server_port}"
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
+            server.handle_error = lambda *_: None  # clients that do not trust it
+        gateway.url = f"http{'' if tls is None else 's'}://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:

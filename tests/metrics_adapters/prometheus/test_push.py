@@ -17,10 +17,10 @@ from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 
+from metrics_adapters.http_exchange import Address, exchange
 from metrics_adapters.in_memory import InMemoryCollector
 from metrics_adapters.null import NullCollector
 from metrics_adapters.prometheus import PrometheusCollector, Pushgateway
-from metrics_adapters.prometheus.http_exchange import Address, exchange
 from metrics_adapters.prometheus.rendering import Exposition
 from metrics_framework import InvalidInputError, MetricsSystem, OutputError, RefusedError
 from metrics_framework.recording import Store

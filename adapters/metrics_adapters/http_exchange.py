@@ -8,14 +8,19 @@ import re
 import socket
 import ssl
 import time
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
+from metrics_framework.errors import OutputError, RefusedError
+
 _PIECE = 65_536
 _MAX_TEXT = 500
 """How many characters of an answer are quoted."""
+_TRY_AGAIN = {408, 425, 429}
+"""Statuses below 500 that say nothing against what was sent."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,51 @@ class Answer:
     status: int
     text: str
     location: str
+
+
+def deliver(
+    address: Address,
+    method: str,
+    body: bytes | None,
+    headers: Mapping[str, str],
+    timeout: float,
+    *,
+    what: str,
+) -> None:
+    """Send a request, and raise unless it was taken; redirects are not followed.
+
+    Args:
+        address: Where it goes.
+        method: ``PUT``, ``POST``, ``DELETE``, …
+        body: What is sent.
+        headers: All headers but those of the connection and the length.
+        timeout: Seconds that all of it may take.
+        what: What could not be done, for messages: it begins them.
+
+    Raises:
+        RefusedError: If the server will not have it; the message quotes why.
+        OutputError: If the server is not to be reached or fails: try again later.
+    """
+    try:
+        answer = exchange(address, method, body, headers, timeout)
+    except OSError as error:
+        raise OutputError(f"{what}: {error}") from error
+    if 200 <= answer.status < 300:
+        return
+    message = f"{what}: the answer is {answer.status}"
+    if 300 <= answer.status < 400:
+        target = f" to {answer.location}" if answer.location else ""
+        raise RefusedError(f"{message}, a redirect{target}; it is not followed, so change url")
+    message += f": {answer.text}" if answer.text else ""
+    if answer.status >= 500 or answer.status in _TRY_AGAIN:
+        raise OutputError(message)
+    raise RefusedError(message)
+
+
+def basic_authorization(user: str, password: str) -> str:
+    """Return the header ``Authorization`` of a user without a colon and a password."""
+    secret = f"{user}:{password}".encode(errors="surrogatepass")
+    return f"Basic {b64encode(secret).decode()}"
 
 
 def exchange(

@@ -1,0 +1,72 @@
+"""Endpoints that are files, and folders of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+from metrics_adapters.null import NullCollector
+from metrics_framework import MetricsSystem, OutputError
+from metrics_framework.endpoints import make_endpoint
+
+
+@pytest.fixture
+def system():
+    """Return a system with two series."""
+    made = MetricsSystem()
+    made.collector.increment("orders", {"kind": 'a,"b"\n\ud800'})
+    made.collector.record_gauge("level", 2.5)
+    return made
+
+
+def export(system, url):
+    """Export to a URL."""
+    make_endpoint(url)[1].export(system)
+
+
+def test_json_and_csv_take_the_place_of_the_old_file(system, tmp_path):
+    """The file has the last export alone, and nothing lies beside it."""
+    for _ in range(2):
+        export(system, f"file://{tmp_path}/all.json")
+        export(system, f"file://{tmp_path}/all.csv")
+    assert len(json.loads((tmp_path / "all.json").read_text())["metrics"]) == 2
+    with (tmp_path / "all.csv").open(newline="") as file:
+        assert [row["name"] for row in csv.DictReader(file)] == ["orders", "level"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all.csv", "all.json"]
+
+
+def test_jsonl_is_added_to(system, tmp_path):
+    """Each export adds a line for each series; a line that was torn off does not spoil the next."""
+    path = tmp_path / "all.log"
+    export(system, f"file://{path}?format=jsonl")
+    with path.open("a") as file:
+        file.write('{"name": "to')
+    export(system, f"file://{path}?format=jsonl")
+    lines = path.read_text().splitlines()
+    assert [json.loads(line)["name"] for line in (*lines[:2], *lines[3:])] == ["orders", "level"] * 2
+
+
+def test_relative_paths_are_those_of_the_working_directory(system, tmp_path, monkeypatch):
+    """A path without a slash in front is relative; `prometheus` and `snapshot_writer` are so by default."""
+    monkeypatch.chdir(tmp_path)
+    export(system, "file:all.json")
+    export(system, "prometheus")
+    make_endpoint("snapshot_writer")[1].write(system.snapshot())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all.json", "metrics.prom", "snapshots"]
+    assert "orders_total{" in (tmp_path / "metrics.prom").read_text()
+
+
+@pytest.mark.parametrize("name", ["all.json", "all.jsonl", "all.csv"])
+def test_a_disk_that_refuses_is_an_output_error(system, tmp_path, name):
+    """The message names the file and the reason."""
+    with pytest.raises(OutputError, match=f"{name}.*No such file"):
+        export(system, f"file://{tmp_path}/nowhere/{name}")
+
+
+def test_parts_of_others_are_exported_too(system, tmp_path):
+    """Where the collector has no store, the textfile has what the aggregator answers."""
+    foreign = MetricsSystem(collector=NullCollector(), aggregator=system.aggregator)
+    export(foreign, f"textfile://{tmp_path}/all.prom")
+    assert "level 2.5" in (tmp_path / "all.prom").read_text()

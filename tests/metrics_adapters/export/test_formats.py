@@ -1,0 +1,202 @@
+"""Lines and datagrams of every format: whole, whatever names, tags and values are."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metrics_adapters.export.numbers import numbers_of, series_name
+from metrics_framework import MetricsSystem, MetricType, MetricUnit, MetricValue, OutputError
+from metrics_framework.endpoints import make_endpoint
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+NASTY = st.one_of(
+    st.text(max_size=8),
+    st.text(st.sampled_from('.,:;=|#@/\\ \n\r\t"\x00\x85\u2028é~!^_a1'), max_size=8),
+    st.text(st.characters(categories=["Cs", "Cc", "Zl"]), max_size=4),
+)
+NUMBER = st.one_of(st.integers(), st.floats(), st.integers(10**300, 10**400), st.booleans(), st.none())
+
+
+@st.composite
+def metric_values(draw):
+    """Return values that a foreign adapter might answer."""
+    keys = ("count", "sum", "p50", "p95", "success_rate", "operation", "successes")
+    return MetricValue(
+        draw(NASTY.filter(bool)),
+        draw(NUMBER),
+        draw(st.sampled_from(MetricType)),
+        MetricUnit.COUNT,
+        NOW,
+        draw(st.dictionaries(NASTY.filter(bool), NASTY, max_size=3)),
+        draw(st.dictionaries(st.sampled_from(keys), st.one_of(st.integers(-9, 9), st.floats()), max_size=5)),
+    )
+
+
+VALUES = st.lists(metric_values(), max_size=3)
+GRAPHITE = re.compile(
+    r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(;[!-~]+=[!-~]+)* -?\d+(\.\d+)?(e[+-]\d+)? 1767225600\n", re.ASCII
+)
+STATSD = re.compile(
+    r"[A-Za-z0-9_.-]+(,[A-Za-z0-9_-]+=[A-Za-z0-9_./-]+)*:-?\d+(\.\d+)?\|[cg](\|#[A-Za-z0-9_-]+:[A-Za-z0-9_./:,-]+)?",
+    re.ASCII,
+)
+NAME = r"(?:[^\x00-\x20\x7f\\,=]|\\[,= ])+"
+INFLUX = re.compile(
+    rf"(?![#_])(?:[^\x00-\x20\x7f\\,]|\\[, ])+(?:,{NAME}={NAME})* "
+    r"[a-z0-9_]+=-?\d+(\.\d+)?(e[+-]\d+)?(,[a-z0-9_]+=-?\d+(\.\d+)?(e[+-]\d+)?)* 1767225600000000000\n"
+)
+
+
+def endpoint(url):
+    """Return the endpoint of a URL."""
+    return make_endpoint(url)[1]
+
+
+@settings(max_examples=40)
+@given(VALUES, st.sampled_from(["none", "graphite"]))
+def test_nothing_breaks_a_line_of_graphite(values, tags):
+    """Every line is a path of safe characters, a number and a moment; no path is there twice."""
+    lines = list(endpoint(f"graphite://h?tags={tags}").lines(values))
+    assert all(GRAPHITE.fullmatch(line) for line in lines)
+    paths = [line.split(" ")[0] for line in lines]
+    assert all(path.count(";name=") == 0 for path in paths)
+
+
+@settings(max_examples=40)
+@given(VALUES, st.sampled_from(["none", "datadog", "influx"]), st.integers(100, 300))
+def test_nothing_breaks_a_datagram_of_statsd(values, tags, mtu):
+    """Every datagram is within its size, and of lines of safe characters; a negative gauge follows a zero."""
+    found = endpoint(f"statsd://h?tags={tags}&mtu={mtu}")
+    for datagram in found.datagrams(found.lines(values)):
+        text = "\n".join(line.text for line in datagram)
+        assert len(text.encode("ascii")) <= mtu
+        lines = text.split("\n")
+        assert all(STATSD.fullmatch(line) for line in lines)
+        for before, line in zip(["", *lines], lines, strict=False):
+            if re.search(r":-", line.split("|")[0].rpartition(",")[2]):
+                assert before == re.sub(r":-[\d.]+\|", ":0|", line)
+
+
+@settings(max_examples=40)
+@given(VALUES)
+def test_nothing_breaks_a_line_of_influx(values):
+    """Every line is a measurement, tags that are not empty, numbers and a moment, and none is a comment."""
+    for line in endpoint("influx+http://h?db=x").lines(values):
+        assert INFLUX.fullmatch(line), line
+        line.encode()
+
+
+@settings(max_examples=40)
+@given(VALUES)
+def test_every_number_is_finite_and_plain(values):
+    """What no format can hold, and what is no number at all, is left out."""
+    for value in values:
+        assert all(type(number.value) in (int, float) for number in numbers_of(value))
+        assert series_name(value).startswith(value.name)
+
+
+def value(name, number, **tags):
+    """Return a gauge."""
+    return MetricValue(name, number, MetricType.GAUGE, MetricUnit.COUNT, NOW, tags, {})
+
+
+@pytest.mark.parametrize(
+    ("url", "one", "other"),
+    [
+        ("graphite://h", value("a", 1, k="x y"), value("a", 2, k="x/y")),
+        ("statsd://h?tags=datadog", value("a b", 1), value("a/b", 2)),
+        ("influx+http://h?db=x", value("a\n", 1), value("a ", 2)),
+    ],
+)
+def test_of_two_that_become_the_same_the_first_is_sent(url, one, other, caplog):
+    """Nothing is mixed: the second is left out, and the log says so once."""
+    found = endpoint(url)
+    for _ in range(2):
+        assert len(list(found.lines([one, other]))) == 1
+    assert caplog.text.count("a series is left out of an export") == 1
+
+
+def test_a_line_that_no_datagram_holds_is_left_out(caplog):
+    """The others are sent; the log says so once."""
+    found = endpoint("statsd://h?mtu=100")
+    datagrams = list(found.datagrams(found.lines([value("a" * 200, 1), value("b", 1)])))
+    assert [[line.text for line in datagram] for datagram in datagrams] == [["b:1|g"]]
+    assert "it is longer than 100 bytes" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(1e-7, "0.0000001"), (1e21, "1000000000000000000000"), (2.0, "2"), (10**20, "1" + "0" * 20)],
+)
+def test_statsd_has_no_exponents(number, text):
+    """Numbers are written out, as not every daemon reads an exponent, and some take its sign for theirs."""
+    assert [line.text for line in endpoint("statsd://h").lines([value("a", number)])] == [f"a:{text}|g"]
+
+
+# -- increments ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def daemon():
+    """Return a socket that takes datagrams."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.settimeout(20)
+        yield taken
+
+
+def test_a_counter_is_sent_as_what_was_added(daemon):
+    """Increments add up to the total; no change sends nothing; a counter that begins anew begins at zero."""
+    found = endpoint(f"statsd://127.0.0.1:{daemon.getsockname()[1]}")
+    system = MetricsSystem()
+    for added, sent in ((5, b"orders:5|c"), (2, b"orders:2|c"), (0.5, b"orders:0.5|c")):
+        system.collector.record_counter("orders", added)
+        found.export(system)
+        found.export(system)
+        assert daemon.recv(9_999) == sent
+    system.collector.store.remove("orders")
+    found.export(system)
+    system.collector.record_counter("orders", 9)
+    found.export(system)
+    assert daemon.recv(9_999) == b"orders:9|c"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_begins_at_zero(daemon):
+    """A child sends what it counted itself, also while its parent exports."""
+    found = endpoint(f"statsd://127.0.0.1:{daemon.getsockname()[1]}")
+    system = MetricsSystem()
+    system.collector.record_counter("orders", 5)
+    found.export(system)
+    assert daemon.recv(9_999) == b"orders:5|c"
+    with found._lock:
+        child = os.fork()
+        if child == 0:
+            system.collector.record_counter("orders", 7)
+            found.export(system)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+    assert daemon.recv(9_999) == b"orders:7|c"
+
+
+def test_two_exports_at_once_do_not_count_twice():
+    """One that finds another under way waits, and gives up after the time-out."""
+    found = endpoint("statsd://127.0.0.1:1?timeout=0.01")
+    with found._lock, pytest.raises(OutputError, match="another export to it is under way"):
+        found.export(MetricsSystem())
+
+
+def test_a_host_that_nobody_knows_is_an_output_error():
+    """A name that cannot be looked up is a failure as any other."""
+    system = MetricsSystem()
+    system.collector.increment("orders")
+    for url in ("statsd://host.invalid", "graphite://host.invalid", "influx+http://host.invalid?db=x"):
+        with pytest.raises(OutputError, match=r"cannot export to .*host\.invalid"):
+            endpoint(url).export(system)

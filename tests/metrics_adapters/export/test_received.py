@@ -1,0 +1,306 @@
+"""What real servers make of an export, and what is lost when they die in the middle of one: nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+
+import pytest
+
+from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector
+from metrics_framework import MetricsSystem
+from tests.servers.fixtures import required
+from tests.servers.process import request
+from tests.servers.receivers import Receiver, free_ports, started
+
+pytestmark = pytest.mark.heavy
+
+HOSTILE = {"route": '/a b,c=d;e|f"g\\', "é\n": "ü:#\r\n", "empty": "", "time": "~x"}
+
+
+class Interrupting(InMemoryAggregator):
+    """An aggregator that does something in the middle of being read, once."""
+
+    def __init__(self, store):
+        super().__init__(store)
+        self.interrupt = None
+
+    def get_metrics_by_tag(self, tag_filter):
+        """Return the series, of which something happens before the middle one."""
+        return Interrupted(super().get_metrics_by_tag(tag_filter), self)
+
+
+class Interrupted(list):
+    """A list that is interrupted when it is read to its middle."""
+
+    def __init__(self, values, owner):
+        super().__init__(values)
+        self.owner = owner
+
+    def __iter__(self):
+        for number, value in enumerate(super().__iter__()):
+            if number == len(self) // 2 and self.owner.interrupt is not None:
+                interrupt, self.owner.interrupt = self.owner.interrupt, None
+                interrupt()
+            yield value
+
+
+@pytest.fixture
+def metrics():
+    """Return a system with 40 counters and an aggregator that can be interrupted."""
+    collector = InMemoryCollector()
+    made = MetricsSystem(collector=collector, aggregator=Interrupting(collector.store))
+    count(made)
+    return made
+
+
+def count(metrics):
+    """Add 1 to each of 40 counters."""
+    for number in range(40):
+        metrics.collector.increment(f"orders.n{number:02d}", {"kind": "a"})
+
+
+def export(metrics, url):
+    """Export once; return whether it succeeded."""
+    answer = asyncio.run(metrics.export_metrics_async([url]))
+    assert answer.keys() == {url}
+    return answer[url]
+
+
+def everything():
+    """Return a system with a metric of each type and an operation, under names and tags of all kinds."""
+    system = MetricsSystem()
+    system.collector.record_counter("http.requests", 5, HOSTILE)
+    system.collector.record_counter("http.requests", 2.5, {"route": "/"})
+    system.collector.record_gauge("level", -2.5, {"room": "1"})
+    for value in (1, 2, 3):
+        system.collector.record_histogram("size", value)
+    system.collector.increment('#odd "name", with\n=every/thing\\')
+    with system.measure("load", {"from": "disk"}):
+        pass
+    return system
+
+
+# -- StatsD ----------------------------------------------------------------------------------------------
+
+
+def wait_for(read, wanted):
+    """Wait until the answer is what is wanted, and return the last one."""
+    end = time.monotonic() + 5
+    while (found := read()) != wanted and time.monotonic() < end:
+        time.sleep(0.02)
+    return found
+
+
+def test_statsd_adds_up_what_was_counted(statsd):
+    """Counters arrive as increments, gauges as they stand, a negative one too; no line is bad."""
+    system = everything()
+    url = f"statsd://{statsd.address}?prefix=app"
+    for _ in range(2):
+        assert export(system, url)
+    system.collector.record_counter("http.requests", 1, {"route": "/"})
+    system.collector.record_gauge("level", 3, {"room": "1"})
+    assert export(system, url)
+    assert wait_for(lambda: statsd.counters.get("app.http.requests.route._"), 3.5) == 3.5
+    assert statsd.counters["app.size.count"] == 3
+    assert statsd.counters["app.load.operations.from.disk.successes"] == 1
+    assert statsd.gauges["app.level.room.1"] == 3
+    system.collector.record_gauge("level", -7, {"room": "1"})
+    assert export(system, url)
+    assert wait_for(lambda: statsd.gauges["app.level.room.1"], -7) == -7
+    assert statsd.gauges["app.size.p95"] == 3
+    assert statsd.bad_lines == 0
+    assert sum("http.requests" in name for name in statsd.counters) == 2
+
+
+@pytest.mark.parametrize("tags", ["datadog", "influx"])
+def test_statsd_takes_tags_without_bad_lines(statsd, tags):
+    """The switch for tags makes lines that the daemon reads, whatever is in the tags."""
+    assert export(everything(), f"statsd://{statsd.address}?tags={tags}")
+    assert wait_for(lambda: statsd.counters != {}, True)
+    assert statsd.bad_lines == 0
+
+
+def test_nothing_is_lost_when_a_statsd_daemon_dies(statsd, metrics):
+    """What the daemon had counted before it died, and what the next one counts, is everything, once."""
+    before = {}
+
+    def die():
+        while statsd.counters != before or not before:  # until it has read all that was sent
+            before.update(statsd.counters)
+            time.sleep(0.1)
+        statsd.kill()
+
+    url = f"statsd://{statsd.address}?mtu=100"
+    assert export(metrics, url)
+    assert len(wait_for(lambda: statsd.counters, dict.fromkeys(statsd.counters, 1.0))) == 40
+    statsd.kill()
+    statsd.start()
+    count(metrics)
+    metrics.aggregator.interrupt = die
+    assert not export(metrics, url)
+    assert "Connection refused" in metrics.export_failures[f"statsd://{statsd.address}?mtu=100"]
+    assert 0 < len(before) < 40
+    count(metrics)
+    statsd.start()
+    assert export(metrics, url)
+    assert metrics.export_failures == {}
+    names = [f"orders.n{number:02d}.kind.a" for number in range(40)]
+
+    def totals():
+        after = statsd.counters
+        return [before.get(name, 0) + after.get(name, 0) for name in names]
+
+    assert wait_for(totals, [2.0] * 40) == [2.0] * 40
+
+
+# -- InfluxDB --------------------------------------------------------------------------------------------
+
+
+def test_influxdb_takes_every_line(influx):
+    """Names and tags of all kinds are points; numbers, tags and moments are those that were recorded."""
+    assert export(everything(), f"influx+http://{influx.address}?db=app")
+    (size,) = influx.query("SELECT * FROM size", "app")
+    assert {name: size[name] for name in ("count", "sum", "p50", "max")} == {
+        "count": 3,
+        "sum": 6,
+        "p50": 2,
+        "max": 3,
+    }
+    (level,) = influx.query("SELECT * FROM level", "app")
+    assert (level["value"], level["room"]) == (-2.5, "1")
+    hostile, plain = sorted(
+        influx.query('SELECT * FROM "http.requests"', "app"), key=lambda row: -row["value"]
+    )
+    assert (hostile["value"], plain["value"], plain["route"]) == (5, 2.5, "/")
+    assert hostile["route"] == '/a b,c=d;e|f"g/'
+    assert (hostile["é "], hostile["time_"]) == ("ü:#  ", "~x")
+    (load,) = influx.query('SELECT * FROM "load.operations"', "app")
+    assert (load["successes"], load["failures"], load["from"]) == (1, 0, "disk")
+    assert len(influx.query("SHOW MEASUREMENTS", "app")) == 6
+
+
+def test_influxdb_refuses_in_its_own_words(influx, caplog):
+    """A database that is not there is a failure, with the server's reason in the log and on the system."""
+    system = everything()
+    url = f"influx+http://me:geheim@{influx.address}?db=nowhere"
+    assert not export(system, url)
+    (reason,) = system.export_failures.values()
+    assert "RefusedError" in reason
+    assert "database not found" in reason
+    assert "database not found" in caplog.text
+    assert "geheim" not in reason + caplog.text
+
+
+@pytest.mark.parametrize("compressed", ["yes", "no"])
+def test_nothing_is_lost_when_an_influxdb_dies(influx, metrics, compressed):
+    """A server that dies between two requests misses nothing after the next export: totals are sent."""
+    url = f"influx+http://{influx.address}?db=app&batch=1&gzip={compressed}"
+    metrics.aggregator.interrupt = influx.kill
+    assert not export(metrics, url)
+    count(metrics)
+    assert not export(metrics, url)
+    influx.start()
+    count(metrics)
+    assert export(metrics, url)
+    rows = influx.query("SELECT last(value) FROM /orders/", "app")
+    assert [row["last"] for row in rows] == [3] * 40
+
+
+def test_victoriametrics_takes_every_influx_line(victoria_metrics):
+    """The lines that InfluxDB takes are series of VictoriaMetrics."""
+    assert export(everything(), f"influx+http://{victoria_metrics.address}?db=app")
+    found = victoria_metrics.series('{db="app"}', least=28)
+    names = {json.loads(labels)["__name__"]: value for labels, value in found.items()}
+    assert names["size_p50"] == 2
+    assert names["level_value"] == -2.5
+    assert names["load.operations_successes"] == 1
+
+
+def test_version_2_of_influxdb_is_asked_by_its_address(victoria_metrics):
+    """A bucket is written through `/api/v2/write`."""
+    assert export(everything(), f"influx+http://:token@{victoria_metrics.address}?org=me&bucket=app")
+    assert victoria_metrics.series('{__name__="size_count"}') == {'{"__name__": "size_count"}': 3}
+
+
+# -- Graphite --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tags", "labels"),
+    [
+        ("none", {"__name__": "app.http.requests.route._"}),
+        ("graphite", {"__name__": "app.http.requests", "route": "/"}),
+    ],
+)
+def test_graphite_lines_are_read(victoria_metrics, tags, labels):
+    """Every number arrives under its path, with tags in it or behind it, whatever is in them."""
+    assert export(everything(), f"graphite://{victoria_metrics.graphite}?prefix=app&tags={tags}")
+    found = victoria_metrics.series('{__name__=~"app.*"}', least=24)
+    assert found[json.dumps(labels, sort_keys=True)] == 2.5
+    assert found['{"__name__": "app.size.p50"}'] == 2
+    names = [json.loads(labels)["__name__"] for labels in found]
+    assert all(name.replace(".", "").replace("_", "").replace("-", "").isalnum() for name in names)
+    assert sum(name.startswith("app.http.requests") for name in names) == 2
+
+
+def test_nothing_is_lost_when_a_graphite_server_dies(victoria_metrics, metrics):
+    """A server that dies with an export half read makes it a failure; the next one has the totals."""
+    url = f"graphite://{victoria_metrics.graphite}"
+    assert export(metrics, url)
+    count(metrics)
+    assert not export_while_killed(victoria_metrics, metrics, url)
+    count(metrics)
+    assert not export(metrics, url)
+    victoria_metrics.start()
+    time.sleep(1)  # Graphite's moments are whole seconds
+    assert export(metrics, url)
+    found = victoria_metrics.series('{__name__=~"orders.*"}', least=40)
+    assert list(found.values()) == [3] * 40
+
+
+def export_while_killed(server, metrics, url):
+    """Export to a server that reads nothing and is killed meanwhile."""
+    server.suspend()
+    killer = threading.Timer(0.3, server.kill)
+    killer.start()
+    try:
+        return export(metrics, url)
+    finally:
+        killer.join()
+
+
+def test_a_server_that_hangs_is_given_up(victoria_metrics, metrics):
+    """A server that takes the connection and reads nothing costs the time-out, in either protocol."""
+    influx = f"influx+http://{victoria_metrics.address}?db=app&timeout=0.2"
+    graphite = f"graphite://{victoria_metrics.graphite}?timeout=0.2"
+    victoria_metrics.suspend()
+    answer = asyncio.run(metrics.export_metrics_async([influx, graphite]))
+    assert answer == {influx: False, graphite: False}
+    assert all("within 0.2 s" in reason for reason in metrics.export_failures.values())
+
+
+# -- the Pushgateway -------------------------------------------------------------------------------------
+
+
+def test_nothing_is_lost_when_a_pushgateway_dies_in_the_middle(tmp_path, metrics):
+    """A push that the gateway did not answer failed; the next one to its successor has the totals."""
+    (port,) = free_ports(socket.SOCK_STREAM, 1)
+    address = f"127.0.0.1:{port}"
+    command = [required("prometheus-pushgateway"), f"--web.listen-address={address}", "--persistence.file="]
+    gateway = Receiver(command, tmp_path, lambda: request("GET", address, "/-/ready")[0] == 200)
+    url = f"pushgateway+http://{address}?job=nightly&grouping=shard:3"
+    with started(gateway):
+        assert export(metrics, url)
+        count(metrics)
+        assert not export_while_killed(gateway, metrics, url)
+        count(metrics)
+        gateway.start()
+        assert export(metrics, url)
+        (group,) = json.loads(request("GET", address, "/api/v1/metrics")[1])["data"]
+    assert group["labels"] == {"job": "nightly", "shard": "3"}
+    values = [family["metrics"][0]["value"] for name, family in group.items() if name.startswith("orders")]
+    assert values == ["3"] * 40
