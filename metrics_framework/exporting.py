@@ -80,10 +80,18 @@ class Outputs:
         return prepared
 
     def configure(self, prepared: list[Destination]) -> None:
-        """Use these in place of those that were configured before."""
+        """Use these in place of those that were configured before.
+
+        What is owed to one is owed to that which has its name now, or given up where none has.
+        """
+        gone = {each.name: each for each in self._configured if each not in prepared}
         self._configured = prepared
         for each in prepared:
             self._on_demand.pop(each.key, None)
+            if each.name in gone:
+                each.owed.extend(gone.pop(each.name).owed)
+        for other in gone.values():
+            other.give_up()
 
     def move_to(self, other: Outputs) -> None:
         """Leave all of them to another system, which gets none twice."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Protocol, Self, cast
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from metrics_adapters.asgi.frames import (
@@ -27,6 +27,7 @@ from metrics_adapters.prometheus.event_loop import done_within, first_of, new_ev
 from metrics_adapters.prometheus.scraping import Answer, short_answer
 from metrics_framework.errors import ClosedError, InvalidInputError
 from metrics_framework.logs import log_event
+from metrics_framework.streams import Subscription
 from metrics_framework.system import MetricsSystem
 
 RETRY_SECONDS = 2.0
@@ -38,53 +39,6 @@ _HEADERS = [
     ("Cache-Control", "no-store"),
     ("X-Accel-Buffering", "no"),  # nginx would keep events back until it has a page of them
 ]
-
-
-class StreamEvent(Protocol):
-    """What a subscription yields; streams rely on it."""
-
-    @property
-    def sequence(self) -> int:
-        """The number of the event; later ones have higher numbers."""
-        ...
-
-    @property
-    def dropped(self) -> int:
-        """How many events were lost just before this one."""
-        ...
-
-    def json(self) -> bytes:
-        """Return the event as JSON on one line."""
-        ...
-
-
-class Subscription(Protocol):
-    """What `Source.subscribe` returns."""
-
-    @property
-    def dropped(self) -> int:
-        """How many events were lost in all."""
-        ...
-
-    def close(self) -> None:
-        """End it."""
-        ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *error: object) -> None: ...
-
-    def __aiter__(self) -> AsyncIterator[StreamEvent]: ...
-
-
-class Source(Protocol):
-    """A system that can be subscribed to."""
-
-    def subscribe(
-        self, filters: dict[str, Any] | None = None, *, buffer: int = ..., after: int | None = None
-    ) -> Subscription:
-        """Return the events that match from now on, or from after the one of that number."""
-        ...
 
 
 class Streams:
@@ -102,7 +56,6 @@ class Streams:
         self, system: MetricsSystem, *, max_clients: int, buffer: int, heartbeat: float, timeout: float
     ) -> None:
         self._system = system
-        self._source = cast("Source", system)
         self._max_clients = max_clients
         self._buffer = buffer
         self._heartbeat = heartbeat
@@ -143,7 +96,7 @@ class Streams:
         try:
             filters, last = filters_of(fields_of(scope.get("query_string", b"")))
             resumed = resumption(headers.get("last-event-id") or last, mark)
-            subscription = self._source.subscribe(filters, buffer=self._buffer, after=resumed.after)
+            subscription = self._system.subscribe(filters, buffer=self._buffer, after=resumed.after)
         except InvalidInputError as error:
             await send_answer(short_answer(HTTPStatus.BAD_REQUEST, str(error)), method, send)
             return

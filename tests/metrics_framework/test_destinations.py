@@ -1,15 +1,19 @@
-"""What an output refuses is owed to it: tried again, bounded, and said where it is lost."""
+"""Where exports go: what an output refuses is owed to it, bounded, and said where it is lost."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import pytest
 
-from metrics_framework import outputs as outputs_module
+from metrics_framework import exporting
+from metrics_framework.clock import ManualClock
+from metrics_framework.destinations import OWED, Destination
 from metrics_framework.errors import InvalidInputError, OutputError
+from metrics_framework.exporting import Outputs
 from metrics_framework.faults import Faults
-from metrics_framework.outputs import OWED, FullSnapshot, Outputs
+from metrics_framework.outputs import FullSnapshot
 from metrics_framework.recording import Distribution
 from metrics_framework.snapshots import Metrics, PerformanceSnapshot
 from metrics_framework.system import MetricsSystem
@@ -47,7 +51,7 @@ class Keeping(Output):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch) -> None:
     """Try the final snapshot again at once."""
-    monkeypatch.setattr(outputs_module, "LAST_PAUSE", 0)
+    monkeypatch.setattr(exporting, "LAST_PAUSE", 0)
 
 
 @pytest.fixture
@@ -72,13 +76,15 @@ def test_what_was_refused_comes_with_the_next_that_is_taken(faults, caplog):
     """The next snapshot comes first, then what is owed; the log says that it failed and recovered."""
     caplog.set_level("INFO")
     output = Output(OutputError("the disk is full"))
-    outputs = Outputs(SYSTEM, [output])
+    outputs = Outputs(SYSTEM, [output], ManualClock())
     for number in (1, 2, 3):
-        assert outputs.write(lambda number=number: run(number), faults, owe=True) == {"output": False}
+        outputs.write(lambda number=number: run(number), faults, patiently=True)
+        assert "full" in outputs.failures["output"]
     output.error = None
-    assert outputs.write(lambda: run(4), faults, owe=True) == {"output": True}
+    outputs.write(lambda: run(4), faults, patiently=True)
+    assert outputs.failures == {}
     assert output.written == [4, 3, 2, 1]
-    outputs.write(lambda: run(5), faults, owe=True)
+    outputs.write(lambda: run(5), faults, patiently=True)
     assert output.written == [4, 3, 2, 1, 5]
     first, second = said(caplog)
     assert "snapshot not written" in first
@@ -90,11 +96,11 @@ def test_what_was_refused_comes_with_the_next_that_is_taken(faults, caplog):
 def test_what_is_owed_is_bounded(faults, caplog):
     """However long a disk is full, the newest ten are owed, and the log says how many are lost."""
     output = Output(OSError("full"))
-    outputs = Outputs(SYSTEM, [output])
+    outputs = Outputs(SYSTEM, [output], ManualClock())
     for number in range(1, OWED + 6):
-        outputs.write(lambda number=number: run(number), faults, owe=True)
+        outputs.write(lambda number=number: run(number), faults, patiently=True)
     output.error = None
-    outputs.write(lambda: run(100), faults, owe=True)
+    outputs.write(lambda: run(100), faults, patiently=True)
     assert output.written == [100, *range(OWED + 5, 5, -1)]
     assert f"written={OWED} lost=5" in said(caplog)[-1]
 
@@ -102,21 +108,23 @@ def test_what_is_owed_is_bounded(faults, caplog):
 def test_what_would_be_refused_again_is_not_owed(faults):
     """An `OSError` says that it may be tried again; a bug does not."""
     output = Output(RuntimeError("a bug"))
-    outputs = Outputs(SYSTEM, [output])
-    outputs.write(lambda: run(1), faults, owe=True)
+    outputs = Outputs(SYSTEM, [output], ManualClock())
+    outputs.write(lambda: run(1), faults, patiently=True)
     output.error = None
-    outputs.write(lambda: run(2), faults, owe=True)
+    outputs.write(lambda: run(2), faults, patiently=True)
     assert output.written == [2]
 
 
 def test_who_asks_is_answered_and_owed_nothing(faults):
-    """A snapshot on demand that fails is the caller's to try again."""
+    """A snapshot on demand that fails is the caller's to try again; one that is taken brings what is owed."""
     output = Output(OSError("full"))
-    outputs = Outputs(SYSTEM, [output])
-    assert outputs.write(lambda: run(1), faults) == {"output": False}
+    outputs = Outputs(SYSTEM, [output], ManualClock())
+    outputs.write(lambda: run(1), faults, patiently=True)
+    asked = asyncio.run(outputs.export(["output"], lambda: run(2), {}, 5.0))
+    assert asked == {"output": False}
     output.error = None
-    outputs.write(lambda: run(2), faults)
-    assert output.written == [2]
+    assert asyncio.run(outputs.export(["output"], lambda: run(3), {}, 5.0)) == {"output": True}
+    assert output.written == [3, 1]
 
 
 def test_a_disk_that_fills_up_again_loses_nothing(faults):
@@ -132,10 +140,10 @@ def test_a_disk_that_fills_up_again_loses_nothing(faults):
             super().write(snapshot)
 
     output = Filling()
-    outputs = Outputs(SYSTEM, [output])
+    outputs = Outputs(SYSTEM, [output], ManualClock())
     for number, room in enumerate((0, 0, 2, 0, 9), 1):
         output.room = room
-        outputs.write(lambda number=number: run(number), faults, owe=True)
+        outputs.write(lambda number=number: run(number), faults, patiently=True)
     assert output.written == [3, 2, 5, 4, 1]
 
 
@@ -152,8 +160,8 @@ def test_the_final_snapshot_is_tried_again(faults, caplog):
             super().write(snapshot)
 
     output = Late()
-    outputs = Outputs(SYSTEM, [output])
-    outputs.write(lambda: run(1), faults, owe=True)
+    outputs = Outputs(SYSTEM, [output], ManualClock())
+    outputs.write(lambda: run(1), faults, patiently=True)
     outputs.write_last(lambda: run(2), faults)
     assert output.written == [2, 1]
     assert "snapshots lost" not in " ".join(said(caplog))
@@ -162,8 +170,8 @@ def test_the_final_snapshot_is_tried_again(faults, caplog):
 def test_what_is_lost_at_the_end_is_said(faults, caplog):
     """After a few tries the final snapshot is given up, and the log says how many went with it."""
     output = Output(OSError("full"))
-    outputs = Outputs(SYSTEM, [output])
-    outputs.write(lambda: run(1), faults, owe=True)
+    outputs = Outputs(SYSTEM, [output], ManualClock())
+    outputs.write(lambda: run(1), faults, patiently=True)
     outputs.write_last(lambda: run(2), faults)
     assert output.written == []
     lost = said(caplog)[-1]
@@ -175,29 +183,33 @@ def test_what_is_lost_at_the_end_is_said(faults, caplog):
 
 def test_an_output_that_works_ends_at_once(faults, monkeypatch):
     """Nobody waits at the end where nothing is owed."""
-    monkeypatch.setattr(outputs_module, "LAST_PAUSE", 3_600)
+    monkeypatch.setattr(exporting, "LAST_PAUSE", 3_600)
     output = Output()
-    Outputs(SYSTEM, [output]).write_last(lambda: run(1), faults)
+    Outputs(SYSTEM, [output], ManualClock()).write_last(lambda: run(1), faults)
     assert output.written == [1]
 
 
 def test_distributions_go_to_those_that_keep_them(faults):
     """An output that says so gets them; any other is written to as ever."""
     plain, keeping = Output(), Keeping()
-    Outputs(SYSTEM, [plain, keeping]).write(lambda: run(7), faults)
+    Outputs(SYSTEM, [plain, keeping], ManualClock()).write(lambda: run(7), faults)
     assert plain.written == keeping.written == [7]
     assert keeping.kept["latency"].count == 1
 
 
-def test_what_is_owed_outlives_a_configuration(faults):
-    """An output that is configured anew takes what the one before it was owed."""
+def test_what_is_owed_outlives_a_configuration(faults, caplog):
+    """An output that is configured anew takes what the one before was owed; else it is lost, and said."""
     first, second = Output(OSError("full")), Output()
-    outputs = Outputs(SYSTEM, [])
-    outputs.configure([first])
-    outputs.write(lambda: run(1), faults, owe=True)
-    outputs.configure([second])
-    outputs.write(lambda: run(2), faults, owe=True)
+    outputs = Outputs(SYSTEM, [], ManualClock())
+    outputs.configure([Destination("output", first)])
+    outputs.write(lambda: run(1), faults, patiently=True)
+    outputs.configure([Destination("output", second)])
+    outputs.write(lambda: run(2), faults, patiently=True)
     assert (first.written, second.written) == ([], [2, 1])
+    second.error = OSError("full")
+    outputs.write(lambda: run(3), faults, patiently=True)
+    outputs.configure([])
+    assert "snapshots lost" in said(caplog)[-1]
 
 
 def test_outputs_move_to_another_system_once(faults):
@@ -210,10 +222,10 @@ def test_outputs_move_to_another_system_once(faults):
         __hash__ = None
 
     mine, theirs, other = Equal(), Equal(), Output()
-    source, target = Outputs(SYSTEM, [theirs, other]), Outputs(SYSTEM, [mine])
+    source, target = Outputs(SYSTEM, [theirs, other], ManualClock()), Outputs(SYSTEM, [mine], ManualClock())
     source.move_to(target)
     target.write(lambda: run(1), faults)
-    assert source.names == []
+    source.write(lambda: run(2), faults)
     assert (mine.written, theirs.written, other.written) == ([1], [], [1])
 
 
@@ -221,11 +233,11 @@ def test_outputs_move_to_another_system_once(faults):
 def test_a_child_owes_nothing(faults):
     """What is owed is the parent's to write."""
     output = Output(OSError("full"))
-    outputs = Outputs(SYSTEM, [output])
-    outputs.write(lambda: run(1), faults, owe=True)
+    outputs = Outputs(SYSTEM, [output], ManualClock())
+    outputs.write(lambda: run(1), faults, patiently=True)
     outputs.begin_in_child()
     output.error = None
-    outputs.write(lambda: run(2), faults, owe=True)
+    outputs.write(lambda: run(2), faults, patiently=True)
     assert output.written == [2]
 
 
@@ -233,4 +245,4 @@ def test_a_child_owes_nothing(faults):
 def test_what_is_no_output_is_refused(wrong):
     """An output has a name and a method to write; the error says so."""
     with pytest.raises(InvalidInputError, match="needs a name and a method"):
-        Outputs(SYSTEM, [wrong])
+        Outputs(SYSTEM, [wrong], ManualClock())
