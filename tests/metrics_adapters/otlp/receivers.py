@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
@@ -50,6 +50,7 @@ class Script:
     taken: list[Taken] = field(default_factory=list)
 
     def response(self) -> ExportMetricsServiceResponse:
+        """Return what is answered where all is well."""
         response = ExportMetricsServiceResponse()
         if self.rejects:
             response.partial_success.rejected_data_points = self.rejects
@@ -60,17 +61,6 @@ class Script:
         """Return the metrics of a message by name."""
         (resource,) = self.taken[number].message.resource_metrics
         return {metric.name: metric for scope in resource.scope_metrics for metric in scope.metrics}
-
-
-class Receiver(Protocol):
-    """A receiver that can be ended and come back at the same address."""
-
-    script: Script
-    port: int
-
-    def start(self) -> None: ...
-
-    def stop(self) -> None: ...
 
 
 class HttpReceiver:
@@ -84,6 +74,7 @@ class HttpReceiver:
         self._server: ThreadingHTTPServer | None = None
 
     def start(self) -> None:
+        """Listen, at the same address as before."""
         script = self.script
 
         class Handler(BaseHTTPRequestHandler):
@@ -117,6 +108,7 @@ class HttpReceiver:
         self._thread.start()
 
     def stop(self) -> None:
+        """End, whatever goes on."""
         if self._server is not None:
             self._server.shutdown()
             self._thread.join()
@@ -135,6 +127,7 @@ class GrpcReceiver(MetricsServiceServicer):
         self._server: Any = None
 
     def Export(self, request: ExportMetricsServiceRequest, context: Any) -> ExportMetricsServiceResponse:
+        """Answer as the script says."""
         if self.script.answers:
             code = self.script.answers.pop(0)
             if code is None:
@@ -146,12 +139,14 @@ class GrpcReceiver(MetricsServiceServicer):
         return self.script.response()
 
     def start(self) -> None:
+        """Listen, at the same address as before."""
         self._server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
         add_MetricsServiceServicer_to_server(self, self._server)
         assert self._server.add_insecure_port(f"127.0.0.1:{self.port}") == self.port
         self._server.start()
 
     def stop(self) -> None:
+        """End, whatever goes on."""
         if self._server is not None:
             self._server.stop(None).wait()
             self._server = None
@@ -164,7 +159,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def receiving(kind: type[HttpReceiver | GrpcReceiver], **arguments: Any) -> Iterator[tuple[Any, OtlpExporter]]:
+def receiving(
+    kind: type[HttpReceiver | GrpcReceiver], **arguments: Any
+) -> Iterator[tuple[Any, OtlpExporter]]:
     """Run a receiver, with an exporter that sends to it."""
     receiver = kind()
     receiver.start()
