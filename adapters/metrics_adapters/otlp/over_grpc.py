@@ -78,7 +78,8 @@ class _Exporter(OTLPMetricExporter):
 
     def _initialize_channel_and_stub(self) -> None:
         # Private, but where the stub is made. A version that never calls it has every error tried again.
-        super()._initialize_channel_and_stub()  # type: ignore[no-untyped-call]
+        connect: Any = super()._initialize_channel_and_stub
+        connect()
         self._client: Any = _Stub(self._client, self)
 
 

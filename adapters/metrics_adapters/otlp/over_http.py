@@ -102,11 +102,10 @@ def _reason(error: BaseException | None, timeout: float) -> str:
     """Return why there was no answer, without the URL, which the texts of requests have."""
     if isinstance(error, requests.Timeout) or error is None:
         return f"no answer within {timeout:g} s"
-    last, found = error, type(error).__name__
-    seen: set[int] = set()
-    while last is not None and id(last) not in seen:
-        seen.add(id(last))
+    found = type(error).__name__
+    last: BaseException | None = error
+    while last is not None:
         if isinstance(last, OSError) and last.strerror:
             found = last.strerror
-        last = last.__cause__ or last.__context__  # type: ignore[assignment]
+        last = last.__cause__ or last.__context__
     return found
