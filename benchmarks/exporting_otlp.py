@@ -3,8 +3,8 @@
 Each measurement is a process of its own, the libraries take turns, and all send to the same receiver on
 loopback, which reads and forgets. Times are the CPU time of the exporting process.
 
-``python -m benchmarks.exporting_otlp ROUNDS`` measures; with ``PEER CASE URL`` it is such a process and prints
-one JSON object.
+``python -m benchmarks.exporting_otlp ROUNDS`` measures; with ``PEER CASE URL`` it is such a process and
+prints one JSON object.
 """
 
 from __future__ import annotations

@@ -154,7 +154,7 @@ class OtlpExporter:
             if points:
                 sent = message(points, now_ns, self._resource, self._temporality)
                 rejected = self._client.send(sent) or rejected
-            self._sent.commit(batch, points, now_ns)
+                self._sent.commit(points, now_ns)
         self._sent.complete(readings, now_ns)
         if rejected:  # all the rest was taken, so it is not to be sent again
             raise RefusedError(f"{self.name} rejected {rejected}")

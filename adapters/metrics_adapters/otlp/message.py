@@ -27,7 +27,6 @@ from metrics_adapters.otlp.contents import Counted, Exponential, as_double
 from metrics_adapters.otlp.readings import Stream
 from metrics_adapters.otlp.sent import Point, Temporality
 from metrics_framework._version import __version__
-from metrics_framework.recording.lanes import Lanes
 
 # Two scopes, since an operation may have the name of a metric.
 _SCOPES = {
@@ -56,7 +55,7 @@ def message(
     """
     by_stream: dict[Stream, list[Point]] = {}
     for point in points:
-        by_stream.setdefault(point.stream, []).append(point)
+        by_stream.setdefault(point.reading.key.stream, []).append(point)
     scopes: dict[bool, list[Metric]] = {}
     for stream, many in by_stream.items():
         metric = _metric(stream, many, now_ns, _TEMPORALITIES[temporality])
@@ -90,14 +89,14 @@ def _number(point: Point, now_ns: int) -> NumberDataPoint:
     assert isinstance(number, int | float)
     if not isinstance(number, int) or number not in _INT64:
         number = as_double(number)
-    return NumberDataPoint(point.attributes, point.start_ns, now_ns, number)
+    return NumberDataPoint(dict(point.reading.key.attributes), point.start_ns, now_ns, number)
 
 
 def _counted(point: Point, now_ns: int) -> HistogramDataPoint:
     part = point.part
     assert isinstance(part, Counted)
     return HistogramDataPoint(
-        point.attributes,
+        dict(point.reading.key.attributes),
         point.start_ns,
         now_ns,
         sum(part.counts),
@@ -113,20 +112,16 @@ def _exponential(point: Point, now_ns: int) -> ExponentialHistogramDataPoint:
     part = point.part
     assert isinstance(part, Exponential)
     return ExponentialHistogramDataPoint(
-        attributes=point.attributes,
+        attributes=dict(point.reading.key.attributes),
         start_time_unix_nano=point.start_ns,
         time_unix_nano=now_ns,
         count=part.number,
         sum=_UNKNOWN if part.sum is None else part.sum,
-        scale=part.buckets.scale,
-        zero_count=part.buckets.zeros,
-        positive=_buckets(part.buckets.positive),
-        negative=_buckets(part.buckets.negative),
+        scale=part.scale,
+        zero_count=part.zeros,
+        positive=SentBuckets(*part.positive),
+        negative=SentBuckets(*part.negative),
         flags=0,
         min=_UNKNOWN if part.min is None else part.min,
         max=_UNKNOWN if part.max is None else part.max,
     )
-
-
-def _buckets(lanes: Lanes) -> SentBuckets:
-    return SentBuckets(lanes.low, lanes.counts())

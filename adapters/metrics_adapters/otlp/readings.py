@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
-from metrics_adapters.otlp.contents import Content, Counted, as_double
+from metrics_adapters.otlp.contents import Content, Counted, Held, as_double
 from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.recording import Store
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
@@ -26,6 +26,8 @@ UNITS = {
 OWN_ATTRIBUTES = ("outcome", "error.type")
 """Attributes of an operation's outcomes, which no tag may have the name of."""
 
+Kind = Literal["counter", "gauge", "histogram"]
+
 _DURATION_HELP = "How long the operation took."
 _OUTCOME_HELP = "How the operation ended."
 
@@ -43,40 +45,55 @@ class Stream(NamedTuple):
 
     is_operation: bool
     name: str
-    kind: Literal["counter", "gauge", "histogram"]
+    kind: Kind
     unit: str
     help: str
 
 
-class Reading(NamedTuple):
-    """One series: what it is, what tells it from the others of its name, and what it holds."""
+class Key(NamedTuple):
+    """What tells a series from all others."""
 
     stream: Stream
-    attributes: dict[str, str]
+    attributes: frozenset[tuple[str, str]]
+
+
+class Reading(NamedTuple):
+    """One series, and what it holds."""
+
+    key: Key
     content: Content
+
+    @classmethod
+    def of(cls, stream: Stream, attributes: Mapping[str, str], content: Content) -> Reading:
+        """Return the reading of a series."""
+        return cls(Key(stream, frozenset(attributes.items())), content)
 
 
 def read_store(store: Store) -> Iterator[Reading]:
     """Yield what a store holds now; constant tags are left out, as they describe the resource."""
-    constant = store.tags.items()
+    streams: dict[tuple[str, str], Stream] = {}
     for reading in store.readings():
-        description = store.description(reading.name)
-        unit = MetricUnit.MILLISECONDS if reading.metric_type is MetricType.TIMER else description.unit
         content: Content
         if reading.distribution is not None:
-            kind: Literal["counter", "gauge", "histogram"] = "histogram"
-            content = reading.distribution
+            kind: Kind = "histogram"
+            content = Held(reading.distribution)
         elif reading.metric_type is MetricType.COUNTER:
             kind, content = "counter", reading.summary["sum"]
         else:
             kind, content = "gauge", reading.summary["last"]
-        stream = _stream(reading.name, kind, UNITS[unit] if unit else "", description.help)
-        yield Reading(stream, _attributes(reading.tags, constant), content)
+        stream = streams.get((reading.name, kind))
+        if stream is None:
+            description = store.description(reading.name)
+            unit = MetricUnit.MILLISECONDS if reading.metric_type is MetricType.TIMER else description.unit
+            stream = _stream(reading.name, kind, UNITS[unit] if unit else "", description.help)
+            streams[reading.name, kind] = stream
+        yield Reading.of(stream, _attributes(reading.tags, store.tags), content)
     for reading in store.timing_readings():
         if reading.distribution is not None:
-            yield Reading(_durations(reading.name), _attributes(reading.tags, constant), reading.distribution)
+            attributes = _attributes(reading.tags, store.tags)
+            yield Reading.of(_durations(reading.name), attributes, Held(reading.distribution))
     for outcome in store.outcome_readings():
-        attributes = _attributes(outcome.tags, constant, OWN_ATTRIBUTES)
+        attributes = _attributes(outcome.tags, store.tags, OWN_ATTRIBUTES)
         yield from _outcomes(outcome.name, attributes, outcome.successes, outcome.failures)
 
 
@@ -90,31 +107,29 @@ def read_values(aggregator: MetricsAggregator) -> Iterator[Reading]:
         is_operation = bool(value.metadata.get("operation"))
         if value.metric_type is MetricType.RATE:
             if is_operation:
-                attributes = _attributes(value.tags, (), OWN_ATTRIBUTES)
+                attributes = _attributes(value.tags, {}, OWN_ATTRIBUTES)
                 yield from _outcomes(value.name, attributes, *_ends(value.metadata))
             continue  # whoever receives a counter works its rate out
         unit = UNITS[value.unit]
-        attributes = _attributes(value.tags, ())
+        attributes = _attributes(value.tags, {})
         if value.metric_type in (MetricType.COUNTER, MetricType.GAUGE):
-            kind: Literal["counter", "gauge"] = (
-                "counter" if value.metric_type is MetricType.COUNTER else "gauge"
-            )
+            kind: Kind = "counter" if value.metric_type is MetricType.COUNTER else "gauge"
             help_text = str(value.metadata.get("help", ""))
-            yield Reading(_stream(value.name, kind, unit, help_text), attributes, value.value)
+            yield Reading.of(_stream(value.name, kind, unit, help_text), attributes, value.value)
         elif (counted := _counted(value)) is not None:
             help_text = str(value.metadata.get("help", ""))
             stream = (
                 _durations(value.name) if is_operation else _stream(value.name, "histogram", unit, help_text)
             )
-            yield Reading(stream, attributes, counted)
+            yield Reading.of(stream, attributes, counted)
 
 
 def text(recorded: str) -> str:
     """Return a text that UTF-8 can say: a lone surrogate is written as Python's escape."""
-    return recorded.encode(errors="backslashreplace").decode()
+    return recorded if recorded.isascii() else recorded.encode(errors="backslashreplace").decode()
 
 
-def _stream(name: str, kind: Literal["counter", "gauge", "histogram"], unit: str, help_text: str) -> Stream:
+def _stream(name: str, kind: Kind, unit: str, help_text: str) -> Stream:
     return Stream(False, text(name), kind, unit, text(help_text))
 
 
@@ -127,22 +142,21 @@ def _outcomes(
     operation: str, attributes: dict[str, str], successes: int, failures: Mapping[str, int]
 ) -> Iterator[Reading]:
     stream = Stream(True, f"{text(operation)}.operations", "counter", "{operation}", _OUTCOME_HELP)
-    yield Reading(stream, {**attributes, "outcome": "success"}, successes)
+    yield Reading.of(stream, {**attributes, "outcome": "success"}, successes)
     for error_type, number in failures.items():
         failed = {**attributes, "outcome": "failure"}
         if error_type:
             failed["error.type"] = text(error_type)
-        yield Reading(stream, failed, number)
+        yield Reading.of(stream, failed, number)
 
 
 def _attributes(
-    tags: Mapping[str, str], constant: Iterable[tuple[str, str]], own: tuple[str, ...] = ()
+    tags: Mapping[str, str], constant: Mapping[str, str], own: tuple[str, ...] = ()
 ) -> dict[str, str]:
-    known = set(constant)
     return {
         text(f"exported_{tag}" if tag in own else tag): text(value)
         for tag, value in tags.items()
-        if (tag, value) not in known
+        if not constant or constant.get(tag) != value
     }
 
 

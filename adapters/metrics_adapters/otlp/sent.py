@@ -5,26 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-from metrics_adapters.otlp.contents import Content, Part, is_empty, since, whole
-from metrics_adapters.otlp.readings import Reading, Stream
+from metrics_adapters.otlp.contents import Content, Part, began_anew, is_empty, since, whole
+from metrics_adapters.otlp.readings import Key, Reading
 
 Temporality = Literal["cumulative", "delta"]
-
-_Key = tuple[Stream, frozenset[tuple[str, str]]]
 
 
 class Point(NamedTuple):
     """What is sent of a series.
 
     Attributes:
-        stream: What all series of its name have in common.
-        attributes: What tells it from the others.
-        start_ns: When it began to count what it holds, in nanoseconds since the epoch.
-        part: What it holds.
+        reading: The series, and all that it holds.
+        start_ns: When it began to count what is sent, in nanoseconds since the epoch.
+        part: What is sent.
     """
 
-    stream: Stream
-    attributes: dict[str, str]
+    reading: Reading
     start_ns: int
     part: Part
 
@@ -49,46 +45,41 @@ class Sent:
     def __init__(self, start_ns: int, temporality: Temporality) -> None:
         self._since_ns = start_ns
         self._is_delta = temporality == "delta"
-        self._entries: dict[_Key, _Entry] = {}
+        self._entries: dict[Key, _Entry] = {}
 
     def points(self, readings: Iterable[Reading]) -> list[Point]:
         """Return what is to be sent of some series; as deltas, those without anything new are left out."""
-        points = []
-        for reading in readings:
-            stream, attributes, content = reading
-            entry = self._entries.get(_key(reading))
-            start_ns, part = self._since_ns, None
-            if entry is not None and stream.kind != "gauge":
-                part = since(content, entry.content)
-                # One that holds less than before was removed, or is another process's: it began anew.
-                start_ns = entry.sent_ns if self._is_delta or part is None else entry.start_ns
-            if stream.kind == "gauge" or part is None or not self._is_delta:
-                part = whole(content)
-            if self._is_delta and stream.kind != "gauge" and is_empty(part):
-                continue
-            points.append(Point(stream, attributes, start_ns, part))
-        return points
+        found = self._delta if self._is_delta else self._cumulative
+        return [point for reading in readings if (point := found(reading)) is not None]
 
-    def commit(self, readings: Iterable[Reading], points: Iterable[Point], now_ns: int) -> None:
-        """Take note that some series were received.
-
-        Args:
-            readings: What was read of them.
-            points: What was sent of them.
-            now_ns: When they were read.
-        """
-        starts = {(point.stream, frozenset(point.attributes.items())): point.start_ns for point in points}
-        for reading in readings:
-            if reading.stream.kind != "gauge":
-                key = _key(reading)
-                self._entries[key] = _Entry(starts.get(key, self._since_ns), now_ns, reading.content)
+    def commit(self, points: Iterable[Point], now_ns: int) -> None:
+        """Take note that some points, which were read at that time, were received."""
+        for reading, start_ns, _ in points:
+            if reading.key.stream.kind != "gauge":
+                self._entries[reading.key] = _Entry(start_ns, now_ns, reading.content)
 
     def complete(self, readings: Iterable[Reading], now_ns: int) -> None:
         """Take note that everything was received; what is there no more is forgotten."""
-        present = {_key(reading) for reading in readings}
-        self._entries = {key: entry for key, entry in self._entries.items() if key in present}
+        present = {reading.key for reading in readings}
+        for key in [key for key in self._entries if key not in present]:
+            del self._entries[key]
         self._since_ns = now_ns
 
+    def _cumulative(self, reading: Reading) -> Point:
+        entry = self._entries.get(reading.key)
+        start_ns = self._since_ns
+        if entry is not None:
+            # What holds less than before was removed, and began anew after it was sent last.
+            start_ns = entry.sent_ns if began_anew(reading.content, entry.content) else entry.start_ns
+        return Point(reading, start_ns, whole(reading.content))
 
-def _key(reading: Reading) -> _Key:
-    return reading.stream, frozenset(reading.attributes.items())
+    def _delta(self, reading: Reading) -> Point | None:
+        if reading.key.stream.kind == "gauge":
+            return Point(reading, self._since_ns, whole(reading.content))
+        entry = self._entries.get(reading.key)
+        start_ns, part = self._since_ns, None
+        if entry is not None:
+            start_ns, part = max(start_ns, entry.sent_ns), since(reading.content, entry.content)
+        if part is None:
+            part = whole(reading.content)
+        return None if is_empty(part) else Point(reading, start_ns, part)
