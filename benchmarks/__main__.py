@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from benchmarks import facade, import_time, recording, scraping
+from benchmarks import exporting_otlp, facade, import_time, recording, scraping
 from benchmarks.tables import Report
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -22,6 +22,7 @@ def main() -> None:
     write("facade", facade.main())
     write("recording", recording.main(rounds))
     write("scraping", scraping.main(rounds))
+    write("exporting-otlp", exporting_otlp.main(rounds))
 
 
 def write(what: str, report: Report) -> None:

@@ -19,6 +19,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks.tables import Report
+
 ROUNDS = 3
 BASE = "OpenTelemetry SDK"
 SERIES = 10_000
@@ -35,13 +40,8 @@ Record = Callable[[str, str, float], object]
 """Records a number under two tags."""
 
 
-def main(rounds: int = ROUNDS) -> object:
+def main(rounds: int = ROUNDS) -> Report:
     """Measure everything, print it, and return it."""
-    from rich.console import Console
-    from rich.progress import track
-
-    from benchmarks.tables import Report
-
     jobs = [(peer, case) for case in CASES for peer in PEERS]
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     with _receiver() as url:
