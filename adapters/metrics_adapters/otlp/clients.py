@@ -15,6 +15,8 @@ _LOGGERS = (
     "opentelemetry.exporter.otlp.proto.http.metric_exporter",
     "opentelemetry.exporter.otlp.proto.grpc.exporter",
 )
+_MAX_TEXT = 500
+"""How many characters of an answer are quoted."""
 _QUIET = ContextVar("quiet", default=False)
 
 
@@ -60,5 +62,11 @@ def rejected(partial: ExportMetricsPartialSuccess) -> str:
     """Return what was rejected of a message that was received, in words."""
     if not partial.rejected_data_points:
         return ""
-    said = f": {partial.error_message}" if partial.error_message else ""
+    said = f": {one_line(partial.error_message)}" if partial.error_message else ""
     return f"{partial.rejected_data_points} points{said}"
+
+
+def one_line(said: str) -> str:
+    """Return what a receiver said as a message may quote it: printable, in one line, and not too long."""
+    line = " ".join("".join(one if one.isprintable() else " " for one in said).split())
+    return line if len(line) <= _MAX_TEXT else f"{line[:_MAX_TEXT]}…"

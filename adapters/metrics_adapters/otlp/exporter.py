@@ -7,7 +7,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 from urllib.parse import SplitResult, urlsplit
 
@@ -96,8 +96,8 @@ class OtlpExporter:
         self._timeout = float(timeout)
         self._is_compressed = compression == "gzip"
         self._created_ns = time.time_ns()
+        self._connect = _client_type(protocol)
         self._begin()
-        self._client = self._connect()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
@@ -111,42 +111,34 @@ class OtlpExporter:
         """
         if self._process != os.getpid():  # connections and locks of a parent process are of no use
             self._begin()
-            self._client = self._connect()
         with self._lock:
             self._export(system)
 
     def close(self) -> None:
-        """Close the connection; the exporter is of no use then."""
-        self._client.close()
+        """Close the connection; another export would open it again."""
+        with self._lock:
+            if self._client is not None:
+                self._client.close()
+                self._client = None
 
     def _begin(self) -> None:
         self._process = os.getpid()
         self._lock = threading.Lock()
-        self._source: tuple[object, int] | None = None
+        self._client: Client | None = None
+        self._source: object = None
+        self._source_start_ns = 0
         self._sent = Sent(self._created_ns, self._temporality)
         self._resource = Resource({})
         self._last_ns = 0
-
-    def _connect(self) -> Client:
-        arguments = (self._url, self.name, self._headers, self._timeout, self._is_compressed)
-        if self._is_grpc:
-            try:
-                from metrics_adapters.otlp.over_grpc import GrpcClient
-            except ImportError as error:
-                raise MissingExtraError("export by OTLP over gRPC", "otlp") from error
-
-            return GrpcClient(*arguments)
-        try:
-            from metrics_adapters.otlp.over_http import HttpClient
-        except ImportError as error:
-            raise MissingExtraError("export by OTLP over HTTP", "otlp") from error
-
-        return HttpClient(*arguments)
 
     def _export(self, system: MetricsSystem) -> None:
         store = store_of(system.aggregator)
         readings = list(read_values(system.aggregator) if store is None else read_store(store))
         now_ns = self._now(store, system.aggregator)
+        if self._client is None:  # not before the first export, which a forked worker may do
+            self._client = self._connect(
+                self._url, self.name, self._headers, self._timeout, self._is_compressed
+            )
         rejected = ""
         for start in range(0, len(readings), BATCH):
             batch = readings[start : start + BATCH]
@@ -162,12 +154,12 @@ class OtlpExporter:
     def _now(self, store: Store | None, aggregator: object) -> int:
         """Return the time, which never runs backwards; a source that is new begins a new account."""
         clock: Clock = SYSTEM_CLOCK if store is None else store.clock
-        source = (aggregator, 0) if store is None else (store, store.start_ns)
-        if source != self._source:
+        source, source_start_ns = (aggregator, 0) if store is None else (store, store.start_ns)
+        if source is not self._source or source_start_ns != self._source_start_ns:
             start_ns = self._created_ns
             if store is not None:
                 start_ns = clock.time_ns() - (clock.monotonic_ns() - store.start_ns)
-            self._source, self._last_ns = source, start_ns
+            self._source, self._source_start_ns, self._last_ns = source, source_start_ns, start_ns
             self._sent = Sent(start_ns, self._temporality)
             self._resource = self._described(store)
         self._last_ns = max(self._last_ns, clock.time_ns())
@@ -180,6 +172,18 @@ class OtlpExporter:
         own = {"telemetry.sdk.name": "metrics_framework", "telemetry.sdk.version": __version__}
         known = {**own, **tags, **self._about}
         return Resource.create({text(name): text(value) for name, value in known.items()})
+
+
+def _client_type(protocol: Protocol) -> Callable[[str, str, Mapping[str, str], float, bool], Client]:
+    try:
+        if protocol == "grpc":
+            from metrics_adapters.otlp.over_grpc import GrpcClient
+
+            return GrpcClient
+        from metrics_adapters.otlp.over_http import HttpClient
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"export by OTLP over {protocol}", "otlp") from error
+    return HttpClient
 
 
 def _check_choice(name: str, given: object, choice: object) -> None:

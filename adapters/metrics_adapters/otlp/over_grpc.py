@@ -9,7 +9,7 @@ import grpc
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
 
-from metrics_adapters.otlp.clients import quiet, rejected
+from metrics_adapters.otlp.clients import one_line, quiet, rejected
 from metrics_framework.errors import OutputError, RefusedError
 
 _REFUSALS = {
@@ -57,7 +57,7 @@ class GrpcClient:
             return rejected(answer.partial_success) if answer is not None else ""
         if error is None:
             raise OutputError(f"{what}: no answer within {self._timeout:g} s")
-        said = f" ({error.details()})" if error.details() else ""
+        said = f" ({one_line(error.details())})" if error.details() else ""
         kind = RefusedError if error.code() in _REFUSALS else OutputError
         raise kind(f"{what}: the answer is {error.code().name}{said}")
 

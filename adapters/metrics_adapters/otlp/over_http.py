@@ -12,7 +12,7 @@ from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExp
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
 
-from metrics_adapters.otlp.clients import quiet, rejected
+from metrics_adapters.otlp.clients import one_line, quiet, rejected
 from metrics_framework.errors import OutputError, RefusedError
 
 _TRY_AGAIN = {408, 425, 429}
@@ -50,9 +50,11 @@ class HttpClient:
         what = f"cannot export to {self._shown}"
         response = self._session.response
         if response is None:
-            if result is not MetricExportResult.SUCCESS:
-                raise OutputError(f"{what}: {_reason(self._session.error, self._timeout)}")
-            return ""
+            if result is MetricExportResult.SUCCESS:
+                return ""
+            if self._session.error is None:
+                raise RefusedError(f"{what}: the message is too large, or cannot be encoded")
+            raise OutputError(f"{what}: {_reason(self._session.error, self._timeout)}")
         status = response.status_code
         if 200 <= status < 300:
             return _rejected(response)
@@ -60,7 +62,7 @@ class HttpClient:
         if 300 <= status < 400:  # which the official exporter takes for a success
             raise RefusedError(f"{message}, a redirect; it is not followed, so change the endpoint")
         later = response.headers.get("Retry-After")
-        message += f", to be tried again after {later}" if later else ""
+        message += f", to be tried again after {one_line(later)}" if later else ""
         if status >= 500 or status in _TRY_AGAIN:
             raise OutputError(message)
         raise RefusedError(message)
@@ -98,9 +100,9 @@ def _rejected(response: requests.Response) -> str:
         return ""  # a receiver that answers in words has taken it all the same
 
 
-def _reason(error: BaseException | None, timeout: float) -> str:
+def _reason(error: Exception, timeout: float) -> str:
     """Return why there was no answer, without the URL, which the texts of requests have."""
-    if isinstance(error, requests.Timeout) or error is None:
+    if isinstance(error, requests.Timeout | ValueError):  # a ValueError where no time was left
         return f"no answer within {timeout:g} s"
     found = type(error).__name__
     last: BaseException | None = error

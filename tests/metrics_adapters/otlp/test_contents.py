@@ -51,7 +51,7 @@ def at(value: float, scale: int) -> tuple[str, int]:
     return "+" if value > 0 else "-", index
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(VALUES)
 def test_every_value_is_in_its_bucket(values):
     """Each value is counted in the bucket that the data model names, in at most 160 buckets a sign."""
@@ -67,7 +67,7 @@ def test_every_value_is_in_its_bucket(values):
     assert (part.min, part.max) == (min(values), max(values))
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(VALUES, VALUES)
 def test_what_is_new_is_what_came_after(first, second):
     """The part since some values is the distribution of the later ones, at a scale that both fit into."""

@@ -263,6 +263,30 @@ def test_points_that_were_rejected_are_told_and_not_sent_again(kind):
         assert len(receiver.script.taken) == 1
 
 
+@pytest.mark.heavy
+def test_a_message_that_is_too_large_is_refused():
+    """What the official exporter does not even send is not to be tried again."""
+    metrics = MetricsSystem()
+    metrics.collector.record_gauge("depth", 1, {"text": "x" * (65 * 1024 * 1024)})
+    with receiving(HttpReceiver) as (receiver, exporter):
+        with pytest.raises(RefusedError, match="too large"):
+            exporter.export(metrics)
+        assert receiver.script.taken == []
+
+
+def test_what_a_receiver_says_is_quoted_in_one_line():
+    """A long answer of several lines becomes a short one."""
+    metrics = MetricsSystem()
+    metrics.collector.increment("orders")
+    with receiving(HttpReceiver) as (receiver, exporter):
+        receiver.script.answers = [(500, {}), (413, {"Retry-After": "x" * 1000})]
+        with pytest.raises(OutputError, match="the answer is 500"):
+            exporter.export(metrics)
+        with pytest.raises(OutputError) as caught:
+            exporter.export(metrics)
+    assert len(str(caught.value)) < 700
+
+
 def test_the_application_hears_opentelemetry_of_its_own(caplog):
     """The loggers of the official exporters are quiet during our exports alone."""
     with receiving(HttpReceiver) as (_, exporter):
