@@ -97,6 +97,7 @@ class OtlpExporter:
         self._is_compressed = compression == "gzip"
         self._created_ns = time.time_ns()
         self._connect = _client_type(protocol)
+        self._client: Client | None = None
         self._begin()
 
     def __repr__(self) -> str:
@@ -124,7 +125,7 @@ class OtlpExporter:
     def _begin(self) -> None:
         self._process = os.getpid()
         self._lock = threading.Lock()
-        self._client: Client | None = None
+        self._client = None
         self._source: object = None
         self._source_start_ns = 0
         self._sent = Sent(self._created_ns, self._temporality)
