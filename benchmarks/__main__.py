@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks import (
     batch,
     exporting,
+    exporting_otlp,
     facade,
     history,
     import_time,
@@ -34,6 +35,7 @@ BENCHMARKS: dict[str, Callable[[int], Report]] = {
     "scraping": scraping.main,
     "streaming": streaming.main,
     "exporting": exporting.main,
+    "otlp": exporting_otlp.main,
     "middleware": lambda _: middleware.main(),
     "snapshots": lambda _: snapshots.main(),
     "history": lambda _: history.main(),

@@ -22,9 +22,16 @@ ENTRY_POINT_GROUP = "metrics_framework.endpoints"
 
 BUILT_IN = {
     "file": "metrics_adapters.export:FileEndpoint",
+    "grafana": "metrics_adapters.export:GrafanaEndpoint",
+    "grafana+http": "metrics_adapters.export:GrafanaEndpoint",
+    "grafana+https": "metrics_adapters.export:GrafanaEndpoint",
     "graphite": "metrics_adapters.export:GraphiteEndpoint",
     "influx+http": "metrics_adapters.export:InfluxEndpoint",
     "influx+https": "metrics_adapters.export:InfluxEndpoint",
+    "otlp+http": "metrics_adapters.export:OtlpEndpoint",
+    "otlp+https": "metrics_adapters.export:OtlpEndpoint",
+    "otlp+grpc": "metrics_adapters.export:OtlpEndpoint",
+    "otlp+grpcs": "metrics_adapters.export:OtlpEndpoint",
     "pushgateway+http": "metrics_adapters.export:PushgatewayEndpoint",
     "pushgateway+https": "metrics_adapters.export:PushgatewayEndpoint",
     "snapshot": "metrics_adapters.export:SnapshotEndpoint",

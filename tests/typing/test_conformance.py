@@ -15,7 +15,9 @@ from prometheus_client import CollectorRegistry
 
 from metrics_adapters.combined import CombinedAggregator
 from metrics_adapters.gpu import GpuMonitor
+from metrics_adapters.grafana import GrafanaDashboard
 from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTimer, InMemoryTracker
+from metrics_adapters.otlp import OtlpExporter
 from metrics_adapters.prometheus import PrometheusCollector, Pushgateway, RegistryAggregator, Textfile
 from metrics_adapters.resources import CommandMonitor, PsutilMonitor
 from metrics_adapters.snapshot_writer import (
@@ -135,7 +137,10 @@ def test_outputs_fit() -> None:
     assert isinstance(instance, output)
     pushing: type[SystemOutput] = Pushgateway
     writing: SystemOutput = Textfile("all.prom")
-    MetricsSystem(outputs=[instance, writing, Pushgateway("http://pushgateway:9091", "job")])
+    drawing: SystemOutput = GrafanaDashboard("shop.json")
+    exporting: SystemOutput = OtlpExporter("http://collector:4318")
+    pushed = Pushgateway("http://pushgateway:9091", "job")
+    MetricsSystem(outputs=[instance, writing, pushed, drawing, exporting])
     assert not isinstance(writing, pushing)
 
 

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from metrics_adapters.export.file import FileEndpoint
+    from metrics_adapters.export.grafana import GrafanaEndpoint
     from metrics_adapters.export.graphite import GraphiteEndpoint
     from metrics_adapters.export.influx import InfluxEndpoint
+    from metrics_adapters.export.otlp import OtlpEndpoint
     from metrics_adapters.export.prometheus import PushgatewayEndpoint, TextfileEndpoint
     from metrics_adapters.export.snapshot import SnapshotEndpoint
     from metrics_adapters.export.statsd import StatsdEndpoint
@@ -14,8 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FileEndpoint",
+    "GrafanaEndpoint",
     "GraphiteEndpoint",
     "InfluxEndpoint",
+    "OtlpEndpoint",
     "PushgatewayEndpoint",
     "SnapshotEndpoint",
     "StatsdEndpoint",
@@ -26,8 +30,10 @@ __all__ = [
 # Each is imported by itself: sockets and TLS are slow to import, and who writes a file needs neither.
 _MODULES = {
     "FileEndpoint": "file",
+    "GrafanaEndpoint": "grafana",
     "GraphiteEndpoint": "graphite",
     "InfluxEndpoint": "influx",
+    "OtlpEndpoint": "otlp",
     "PushgatewayEndpoint": "prometheus",
     "SnapshotEndpoint": "snapshot",
     "StatsdEndpoint": "statsd",

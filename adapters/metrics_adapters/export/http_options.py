@@ -40,6 +40,19 @@ def address_of(url: EndpointUrl, path: str, query: str = "") -> Address:
     return Address(scheme, url.host, url.port, target, _tls(url, scheme))
 
 
+def plain_address_of(url: EndpointUrl, scheme: str) -> str:
+    """Return where requests go as a URL without credentials and options.
+
+    Raises:
+        ConfigurationError: If there is no host.
+    """
+    if not url.host:
+        raise ConfigurationError(f"endpoint {url}: it names no host")
+    host = f"[{url.host}]" if ":" in url.host else url.host
+    port = "" if url.port is None else f":{url.port}"
+    return f"{scheme}://{host}{port}{quote(url.path, safe='/~')}"
+
+
 def authorization_of(url: EndpointUrl, bearer: str = "Bearer") -> dict[str, str]:
     """Return the header of the credentials: a user and a password, or a token, which is a password alone."""
     if url.username is None and url.password is None:

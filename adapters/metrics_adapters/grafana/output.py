@@ -1,0 +1,190 @@
+"""A dashboard as an output of a system: into a file, or into a Grafana."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import threading
+from hashlib import sha256
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from metrics_adapters.grafana.model import dashboard_json
+from metrics_adapters.grafana.panels import rows
+from metrics_adapters.grafana.subjects import subjects
+from metrics_adapters.http_exchange import Address, deliver
+from metrics_adapters.whole_files import write_whole
+from metrics_framework.errors import InvalidInputError
+from metrics_framework.protocols import MetricsSystem
+from metrics_framework.recording.series import shown
+
+_API = "/api/dashboards/db"
+
+
+class GrafanaDashboard:
+    """Keeps a dashboard of the metrics that exist, by the names that Prometheus scrapes them by.
+
+    Each operation has a row with its rate, its error ratio and its latency; counters are shown per second by
+    their labels, gauges as they are, histograms and timers as p50, p95 and p99. The queries ask for the
+    constant tags of the system, so that another service with the same names is not mixed in. Quantiles need
+    buckets, which a store that is exposed to Prometheus has by default.
+
+    The dashboard changes only where metrics or tags come or go, and only then it is written or sent again:
+    each time that it is sent Grafana keeps a version.
+
+    Args:
+        target: A file, or the address of a Grafana, like ``http://grafana:3000``.
+        title: What the dashboard is called.
+        uid: What Grafana knows it by; made of the title by default. A dashboard that has it is replaced.
+        datasource: The uid of the Prometheus data source that is chosen at first; Grafana's default if
+            ``None``.
+        token: The token of a service account of Grafana that may write dashboards.
+        timeout: Seconds after which Grafana is given up.
+
+    Raises:
+        InvalidInputError: If an argument breaks its rule; no message has the token.
+        MissingExtraError: If the foundation SDK is not installed.
+    """
+
+    def __init__(
+        self,
+        target: str | os.PathLike[str],
+        *,
+        title: str = "Metrics",
+        uid: str | None = None,
+        datasource: str | None = None,
+        token: str | None = None,
+        timeout: float = 10.0,
+    ) -> None:
+        if not isinstance(title, str) or not title.strip():
+            raise InvalidInputError(f"title={shown(title)} is not a text")
+        if uid is not None and not (isinstance(uid, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,40}", uid)):
+            raise InvalidInputError(
+                f"uid={shown(uid)} is not 1 to 40 letters, digits, dashes and underscores"
+            )
+        if datasource is not None and not isinstance(datasource, str):
+            raise InvalidInputError(f"datasource={shown(datasource)} is not the uid of a data source")
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
+            raise InvalidInputError(f"timeout={shown(timeout)} is not a positive number of seconds")
+        self.title = _text(title)
+        self.uid = uid or _uid_of(self.title)
+        self._datasource = None if datasource is None else _text(datasource)
+        self._timeout = timeout
+        self._headers = _headers(token)
+        self._file: Path | None = None
+        self._address: Address | None = None
+        if isinstance(target, str) and re.match("https?://", target):
+            self._address = _address(target)
+            self.name = f"grafana+{self._address}".removesuffix(_API)
+        elif token is not None:
+            raise InvalidInputError("token= is of use for a target that begins with http:// or https:// only")
+        else:
+            self._file = _path(target)
+            self.name = f"grafana:{self._file}"
+        self._sent = ""
+        self._begin()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+    def render(self, system: MetricsSystem) -> str:
+        """Return the dashboard of what a system holds now, as JSON that Grafana imports."""
+        return dashboard_json(self.title, self.uid, rows(subjects(system.aggregator)), self._datasource)
+
+    def export(self, system: MetricsSystem) -> None:
+        """Write or send the dashboard, unless it is what was written or sent last.
+
+        Raises:
+            OutputError: If the disk refuses, or Grafana is not to be reached or fails: export again later.
+            RefusedError: If Grafana will not have it; the message quotes why.
+        """
+        if self._process != os.getpid():  # a lock of a parent process may be held for ever
+            self._begin()
+        with self._lock:
+            dashboard = self.render(system)
+            if self._file is not None:
+                if not _holds(self._file, dashboard.encode()):
+                    write_whole(self._file, dashboard.encode())
+            elif self._address is not None and dashboard != self._sent:
+                self._send(self._address, dashboard)
+                self._sent = dashboard
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+
+    def _send(self, address: Address, dashboard: str) -> None:
+        body = {
+            "dashboard": json.loads(dashboard),
+            "overwrite": True,
+            "message": "Exported by metrics-framework",
+        }
+        content = json.dumps(body).encode()
+        deliver(
+            address,
+            "POST",
+            content,
+            self._headers,
+            self._timeout,
+            what=f"cannot send a dashboard to {self.name}",
+        )
+
+
+def _headers(token: str | None) -> dict[str, str]:
+    headers = {"Content-Type": "application/json", "Accept": "application/json"}
+    if token is None:
+        return headers
+    if not isinstance(token, str) or not re.fullmatch(r"[\x21-\x7e]+", token):
+        raise InvalidInputError("token is not a line of ASCII without spaces")
+    return {**headers, "Authorization": f"Bearer {token}"}
+
+
+def _address(url: str) -> Address:
+    # Nothing of a URL that cannot be understood is quoted: who knows where in it a password is.
+    wrong = "target is not the address of a Grafana, like http://grafana:3000"
+    try:
+        parts = urlsplit(url)
+        host, port = (parts.hostname or "").encode("idna"), parts.port
+    except ValueError:
+        raise InvalidInputError(f"{wrong}: its host or port cannot be read") from None
+    if not host or re.search(rb"[\x00-\x20\x7f]", host):
+        raise InvalidInputError(f"{wrong}: it names no host")
+    if "@" in parts.netloc or "@" in parts.path:
+        raise InvalidInputError(f"{wrong}: a user has no place in it; pass token=")
+    if parts.query or parts.fragment:
+        raise InvalidInputError(f"{wrong}: a query or a fragment has no place in it")
+    path = quote(parts.path.rstrip("/"), safe="/%~:!$&'()*+,;=")
+    return Address(parts.scheme, parts.hostname or "", port, f"{path}{_API}")
+
+
+def _path(target: object) -> Path:
+    if not isinstance(target, str | os.PathLike) or not str(target):
+        raise InvalidInputError(f"target={shown(target)} is neither a file nor the address of a Grafana")
+    if isinstance(target, str) and "://" in target:
+        raise InvalidInputError(
+            "target is neither a file nor an address that begins with http:// or https://"
+        )
+    path = Path(target)
+    if path.suffix != ".json":
+        raise InvalidInputError(f"{str(path)!r} does not end in .json: Grafana would not read it")
+    return path
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    try:
+        return path.read_bytes() == content
+    except (OSError, ValueError):
+        return False
+
+
+def _text(given: str) -> str:
+    """Return a text that UTF-8 can say."""
+    return given.encode(errors="backslashreplace").decode()
+
+
+def _uid_of(title: str) -> str:
+    """Return a uid that is the same for the same title, and another one for another."""
+    words = re.sub("[^a-z0-9]+", "-", title.lower()).strip("-")[:27].strip("-")
+    return f"{words or 'metrics'}-{sha256(title.encode()).hexdigest()[:12]}"

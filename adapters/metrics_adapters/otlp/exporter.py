@@ -1,0 +1,232 @@
+"""The OTLP exporter: an output of a system."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Literal, get_args
+from urllib.parse import SplitResult, urlsplit
+
+from opentelemetry.sdk.resources import Resource
+
+from metrics_adapters.otlp.clients import Client
+from metrics_adapters.otlp.message import message
+from metrics_adapters.otlp.readings import read_store, read_values, text
+from metrics_adapters.otlp.sent import Sent, Temporality
+from metrics_framework._version import __version__
+from metrics_framework.clock import SYSTEM_CLOCK, Clock
+from metrics_framework.composition import store_of
+from metrics_framework.errors import InvalidInputError, MissingExtraError, RefusedError
+from metrics_framework.protocols import MetricsSystem
+from metrics_framework.recording import Store
+from metrics_framework.recording.series import plain_tags, shown
+
+Protocol = Literal["http", "grpc"]
+Compression = Literal["gzip", "none"]
+
+BATCH = 5_000
+"""How many series a request has at most: gRPC's receivers take 4 MiB."""
+
+_PATH = "/v1/metrics"
+_OWN_HEADERS = {"content-type", "content-encoding", "content-length", "transfer-encoding"}
+
+
+class OtlpExporter:
+    """Sends all that a system holds to an OTLP receiver, such as OpenTelemetry's collector.
+
+    Counters are monotonic sums, gauges are gauges, histograms and timers are exponential histograms with the
+    buckets that the store counts in. An operation is ``<name>.duration`` and ``<name>.operations``. Names
+    stay as they were recorded, constant tags describe the resource, other tags are attributes.
+
+    An export that fails loses nothing: cumulative numbers count since the start, and a delta that was not
+    received is part of the next one. Where an answer was lost, a delta may arrive twice.
+
+    The official exporters send, which read the environment variables of OpenTelemetry for certificates. Use
+    one exporter for one system.
+
+    Args:
+        endpoint: The receiver, like ``http://collector:4318``; for HTTP ``/v1/metrics`` is added where there
+            is no path. ``https`` is with TLS.
+        protocol: ``http`` or ``grpc``.
+        temporality: ``cumulative``, or ``delta`` for receivers that want only what is new.
+        headers: Further headers, such as ``{"Authorization": "Bearer …"}``.
+        resource: What describes the process, beside the constant tags; ``service.name`` is that of
+            ``resource``, else of the tags ``service.name`` or ``service``, else of ``OTEL_SERVICE_NAME``.
+        timeout: Seconds that a request may take, its repetitions included. There is a request for each 5 000
+            series.
+        compression: ``gzip`` or ``none``.
+
+    Raises:
+        InvalidInputError: If an argument breaks its rule; no message has a header's value.
+        MissingExtraError: If what the protocol needs is not installed.
+
+    Example:
+        >>> OtlpExporter("http://collector:4318").name
+        'otlp+http://collector:4318/v1/metrics'
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        protocol: Protocol = "http",
+        temporality: Temporality = "cumulative",
+        headers: Mapping[str, str] | None = None,
+        resource: Mapping[str, str] | None = None,
+        timeout: float = 10.0,
+        compression: Compression = "gzip",
+    ) -> None:
+        _check_choice("protocol", protocol, Protocol)
+        _check_choice("temporality", temporality, Temporality)
+        _check_choice("compression", compression, Compression)
+        parts = _split(endpoint, protocol)
+        secure = "s" if protocol == "http" and parts.scheme == "https" else ""
+        self.name = f"otlp+{protocol}{secure}://{parts.netloc}{parts.path}"
+        self._url = parts.geturl()
+        self._is_grpc = protocol == "grpc"
+        self._headers = _checked_headers(headers or {}, is_grpc=self._is_grpc)
+        self._temporality: Temporality = temporality
+        self._about = plain_tags(resource)
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
+            raise InvalidInputError(f"timeout={shown(timeout)} is not a positive number of seconds")
+        self._timeout = float(timeout)
+        self._is_compressed = compression == "gzip"
+        self._created_ns = time.time_ns()
+        self._connect = _client_type(protocol)
+        self._client: Client | None = None
+        self._begin()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+    def export(self, system: MetricsSystem) -> None:
+        """Send what a system holds now; nothing is sent where there is nothing.
+
+        Raises:
+            OutputError: If the receiver is not to be reached or fails: export again later.
+            RefusedError: If it will not have what was sent.
+        """
+        if self._process != os.getpid():  # connections and locks of a parent process are of no use
+            self._begin()
+        with self._lock:
+            self._export(system)
+
+    def close(self) -> None:
+        """Close the connection; another export would open it again."""
+        with self._lock:
+            if self._client is not None:
+                self._client.close()
+                self._client = None
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._client = None
+        self._source: object = None
+        self._source_start_ns = 0
+        self._sent = Sent(self._created_ns, self._temporality)
+        self._resource = Resource({})
+        self._last_ns = 0
+
+    def _export(self, system: MetricsSystem) -> None:
+        store = store_of(system.aggregator)
+        readings = list(read_values(system.aggregator) if store is None else read_store(store))
+        now_ns = self._now(store, system.aggregator)
+        if self._client is None:  # not before the first export, which a forked worker may do
+            self._client = self._connect(
+                self._url, self.name, self._headers, self._timeout, self._is_compressed
+            )
+        rejected = ""
+        for start in range(0, len(readings), BATCH):
+            batch = readings[start : start + BATCH]
+            points = self._sent.points(batch)
+            if points:
+                sent = message(points, now_ns, self._resource, self._temporality)
+                rejected = self._client.send(sent) or rejected
+                self._sent.commit(points, now_ns)
+        self._sent.complete(readings, now_ns)
+        if rejected:  # all the rest was taken, so it is not to be sent again
+            raise RefusedError(f"{self.name} rejected {rejected}")
+
+    def _now(self, store: Store | None, aggregator: object) -> int:
+        """Return the time, which never runs backwards; a source that is new begins a new account."""
+        clock: Clock = SYSTEM_CLOCK if store is None else store.clock
+        source, source_start_ns = (aggregator, 0) if store is None else (store, store.start_ns)
+        if source is not self._source or source_start_ns != self._source_start_ns:
+            start_ns = self._created_ns
+            if store is not None:
+                start_ns = clock.time_ns() - (clock.monotonic_ns() - store.start_ns)
+            self._source, self._source_start_ns, self._last_ns = source, source_start_ns, start_ns
+            self._sent = Sent(start_ns, self._temporality)
+            self._resource = self._described(store)
+        self._last_ns = max(self._last_ns, clock.time_ns())
+        return self._last_ns
+
+    def _described(self, store: Store | None) -> Resource:
+        tags = dict(store.tags) if store is not None else {}
+        if "service" in tags:
+            tags.setdefault("service.name", tags["service"])
+        own = {"telemetry.sdk.name": "metrics_framework", "telemetry.sdk.version": __version__}
+        known = {**own, **tags, **self._about}
+        return Resource.create({text(name): text(value) for name, value in known.items()})
+
+
+def _client_type(protocol: Protocol) -> Callable[[str, str, Mapping[str, str], float, bool], Client]:
+    try:
+        if protocol == "grpc":
+            from metrics_adapters.otlp.over_grpc import GrpcClient
+
+            return GrpcClient
+        from metrics_adapters.otlp.over_http import HttpClient
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"export by OTLP over {protocol}", "otlp") from error
+    return HttpClient
+
+
+def _check_choice(name: str, given: object, choice: object) -> None:
+    if given not in get_args(choice):
+        allowed = " or ".join(map(repr, get_args(choice)))
+        raise InvalidInputError(f"{name}={shown(given)} is not {allowed}")
+
+
+def _split(endpoint: str, protocol: Protocol) -> SplitResult:
+    # Nothing of a URL that cannot be understood is quoted: who knows where in it a password is.
+    port = "4318" if protocol == "http" else "4317"
+    wrong = f"endpoint is not the address of an OTLP receiver, like http://collector:{port}"
+    try:
+        parts = urlsplit(endpoint)
+        host, _ = parts.hostname, parts.port
+    except (ValueError, AttributeError, TypeError):
+        raise InvalidInputError(f"{wrong}: its host or port cannot be read") from None
+    if not isinstance(endpoint, str) or parts.scheme not in ("http", "https"):
+        raise InvalidInputError(f"{wrong}: it does not begin with http:// or https://")
+    if not host or re.search(r"[\x00-\x20\x7f]", endpoint):
+        raise InvalidInputError(f"{wrong}: it names no host")
+    if "@" in parts.netloc:
+        raise InvalidInputError(f"{wrong}: a user has no place in it; pass headers={{'Authorization': …}}")
+    if parts.fragment:
+        raise InvalidInputError(f"{wrong}: a fragment has no place in it")
+    path = parts.path.rstrip("/")
+    if protocol == "http":
+        return parts._replace(path=path or _PATH)
+    if path or parts.query:
+        raise InvalidInputError(f"{wrong}: gRPC has no paths")
+    return parts._replace(path="")
+
+
+def _checked_headers(headers: Mapping[str, str], *, is_grpc: bool) -> dict[str, str]:
+    """Return headers that can be sent; a message about one never has its value, which may be a secret."""
+    names = r"[0-9A-Za-z_.-]+" if is_grpc else r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+    values, what = (r"[\x20-\x7e]*", "ASCII") if is_grpc else (r"[\t\x20-\x7e\xa0-\xff]*", "Latin-1")
+    for name, value in headers.items():
+        if not isinstance(name, str) or not re.fullmatch(names, name):
+            raise InvalidInputError(f"headers: {shown(name)} is not the name of a header")
+        if name.lower() in _OWN_HEADERS:
+            raise InvalidInputError(f"headers: {name!r} is made of the other arguments; leave it out")
+        if not isinstance(value, str) or not re.fullmatch(values, value):
+            raise InvalidInputError(f"headers: the value of {name!r} is not a line of {what} text")
+    return dict(headers)

@@ -1,0 +1,177 @@
+"""Receivers of OTLP on loopback, which decode with the official classes and answer as they are told."""
+
+from __future__ import annotations
+
+import gzip
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import grpc
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import (
+    MetricsServiceServicer,
+    add_MetricsServiceServicer_to_server,
+)
+
+from metrics_adapters.otlp import OtlpExporter
+
+
+@dataclass
+class Taken:
+    """A message that was accepted."""
+
+    headers: dict[str, str]
+    path: str
+    message: ExportMetricsServiceRequest
+
+
+@dataclass
+class Script:
+    """What a receiver answers next, and what it took.
+
+    Attributes:
+        answers: For HTTP a status and headers, for gRPC a code; ``None`` breaks the connection off in the
+            middle of the request. All is well where nothing is left.
+        rejects: How many points it says it rejected.
+        taken: What it accepted.
+    """
+
+    answers: list[Any] = field(default_factory=list)
+    rejects: int = 0
+    taken: list[Taken] = field(default_factory=list)
+
+    def response(self) -> ExportMetricsServiceResponse:
+        """Return what is answered where all is well."""
+        response = ExportMetricsServiceResponse()
+        if self.rejects:
+            response.partial_success.rejected_data_points = self.rejects
+            response.partial_success.error_message = "too old"
+        return response
+
+    def metrics(self, number: int = -1) -> dict[str, Any]:
+        """Return the metrics of a message by name."""
+        (resource,) = self.taken[number].message.resource_metrics
+        return {metric.name: metric for scope in resource.scope_metrics for metric in scope.metrics}
+
+
+class HttpReceiver:
+    """OTLP over HTTP."""
+
+    protocol: Any = "http"
+
+    def __init__(self) -> None:
+        self.script = Script()
+        self.port = free_port()
+        self._server: ThreadingHTTPServer | None = None
+
+    def start(self) -> None:
+        """Listen, at the same address as before."""
+        script = self.script
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                if script.answers and script.answers[0] is None:
+                    script.answers.pop(0)
+                    self.rfile.read(1)
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                    return
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                status, headers = script.answers.pop(0) if script.answers else (200, {})
+                answer = b""
+                if status == 200:
+                    if self.headers.get("Content-Encoding") == "gzip":
+                        body = gzip.decompress(body)
+                    message = ExportMetricsServiceRequest.FromString(body)
+                    names = {name.lower(): value for name, value in self.headers.items()}
+                    script.taken.append(Taken(names, self.path, message))
+                    answer = script.response().SerializeToString()
+                self.send_response(status)
+                for name, value in {**headers, "Content-Length": str(len(answer))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, whatever goes on."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._thread.join()
+            self._server.server_close()
+            self._server = None
+
+
+class GrpcReceiver(MetricsServiceServicer):
+    """OTLP over gRPC."""
+
+    protocol: Any = "grpc"
+
+    def __init__(self) -> None:
+        self.script = Script()
+        self.port = free_port()
+        self._server: Any = None
+
+    def Export(self, request: ExportMetricsServiceRequest, context: Any) -> ExportMetricsServiceResponse:
+        """Answer as the script says."""
+        if self.script.answers:
+            code = self.script.answers.pop(0)
+            if code is None:
+                self._server.stop(None)
+                threading.Event().wait(5)
+            context.abort(code, "as told")
+        headers = dict(context.invocation_metadata())
+        self.script.taken.append(Taken(headers, "", request))
+        return self.script.response()
+
+    def start(self) -> None:
+        """Listen, at the same address as before."""
+        self._server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
+        add_MetricsServiceServicer_to_server(self, self._server)
+        assert self._server.add_insecure_port(f"127.0.0.1:{self.port}") == self.port
+        self._server.start()
+
+    def stop(self) -> None:
+        """End, whatever goes on."""
+        if self._server is not None:
+            self._server.stop(None).wait()
+            self._server = None
+
+
+def free_port() -> int:
+    """Return a port that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def receiving(
+    kind: type[HttpReceiver | GrpcReceiver], **arguments: Any
+) -> Iterator[tuple[Any, OtlpExporter]]:
+    """Run a receiver, with an exporter that sends to it."""
+    receiver = kind()
+    receiver.start()
+    try:
+        exporter = OtlpExporter(
+            f"http://127.0.0.1:{receiver.port}", protocol=receiver.protocol, **{"timeout": 5.0, **arguments}
+        )
+        try:
+            yield receiver, exporter
+        finally:
+            exporter.close()
+    finally:
+        receiver.stop()
