@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -34,12 +34,13 @@ from metrics_framework.resources import record_resources
 from metrics_framework.snapshots import Environment, PerformanceSnapshot, SnapshotBuilder, SnapshotMetadata
 from metrics_framework.snapshots.build import MAX_CUSTOM, BuildReport
 from metrics_framework.snapshots.provenance import Provenance, find_provenance
+from metrics_framework.values import MetricValue
 
 if TYPE_CHECKING:
     from metrics_framework.config import Settings
     from metrics_framework.measuring import Measurement
     from metrics_framework.recording import Rule
-    from metrics_framework.streams import Deltas, Subscription, ValueStream
+    from metrics_framework.streams import Deltas, Subscription
 
 __all__ = ["DistributionOutput", "MetricsSystem", "SnapshotOutput", "SystemOutput"]
 
@@ -487,7 +488,7 @@ class MetricsSystem:
         """
         return self._streams.subscribe(filters, buffer=buffer, after=after)
 
-    def metrics_stream(self, filters: dict[str, Any] | None = None) -> ValueStream:
+    def metrics_stream(self, filters: dict[str, Any] | None = None) -> AsyncIterator[MetricValue]:
         """Yield every record from now on, as its metric is with it, until the system is shut down.
 
         Args:

@@ -25,9 +25,16 @@ from metrics_framework.plugins import load_from
 
 URLS = {
     "file": "file:///var/metrics.json",
+    "grafana": "grafana:///var/dashboard.json?title=Shop",
+    "grafana+http": "grafana+http://:token@grafana:3000",
+    "grafana+https": "grafana+https://:token@grafana/base?datasource=prom",
     "graphite": "graphite://carbon",
     "influx+http": "influx+http://influx:8086?db=app",
     "influx+https": "influx+https://:token@influx?org=me&bucket=app",
+    "otlp+http": "otlp+http://me:word@collector:4318",
+    "otlp+https": "otlp+https://:token@collector/base/v1/metrics?temporality=delta",
+    "otlp+grpc": "otlp+grpc://collector:4317?compression=none",
+    "otlp+grpcs": "otlp+grpcs://[::1]:4317",
     "pushgateway+http": "pushgateway+http://gateway:9091/base?job=nightly",
     "pushgateway+https": "pushgateway+https://me:word@gateway?job=nightly&grouping=shard:3,zone:a",
     "snapshot": "snapshot:///var/runs",

@@ -11,7 +11,8 @@ import pytest
 import trio
 
 from metrics_framework import MetricsSystem, RefusedError, exporting
-from metrics_framework.exporting import FIRST_PAUSE, LONGEST_PAUSE, Outputs
+from metrics_framework.destinations import FIRST_PAUSE, LONGEST_PAUSE
+from metrics_framework.exporting import Outputs
 from metrics_framework.faults import Faults
 
 PATIENCE = 20.0

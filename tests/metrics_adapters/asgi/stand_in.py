@@ -6,13 +6,13 @@ import asyncio
 import json
 import threading
 from collections import deque
-from fnmatch import fnmatchcase
 
 import trio
 
 from metrics_framework import MetricsSystem
 from metrics_framework.errors import ClosedError
 from metrics_framework.streams import StreamFilter
+from metrics_framework.values import MetricType
 
 
 class Event:
@@ -39,9 +39,9 @@ class Subscription:
 
     def offer(self, event):
         """Take an event in."""
-        matches = fnmatchcase(event.name, self.chosen.name)
+        metric_type = self.chosen.metric_type or MetricType.COUNTER
         with self.lock:
-            if matches and self.chosen.tags.items() <= event.tags.items() and not self.closed:
+            if self.chosen.matches(event.name, metric_type, event.tags) and not self.closed:
                 self.events.append(Event(event.sequence, event.name, event.value, event.tags))
                 while len(self.events) > self.buffer:
                     self.events.popleft()
