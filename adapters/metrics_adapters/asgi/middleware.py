@@ -70,7 +70,7 @@ class MetricsMiddleware:
         name: What a request is called.
         route: Returns the template for a scope that the application has dealt with, or ``None``; for
             frameworks whose routes are not those of Starlette and FastAPI.
-        exclude: Paths that are not measured, such as ``/metrics``.
+        exclude: Paths that are not measured, such as ``/metrics``, nor what is below them.
         exact_status: Whether the tag is ``http.response.status_code``, each one, instead of the class.
 
     Raises:
@@ -102,12 +102,14 @@ class MetricsMiddleware:
         self.exact_status = exact_status
         self._route_of = route
         self._exclude = frozenset([exclude] if isinstance(exclude, str) else exclude)
+        self._below = tuple(f"{path.rstrip('/')}/" for path in self._exclude if path.strip("/"))
         self._faults = Faults()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection, as ASGI 3 has it; what is neither HTTP nor WebSocket passes through."""
         measured = _MEASURED.get(scope["type"])
-        if measured is None or scope["path"] in self._exclude:
+        path: str = scope.get("path", "")
+        if measured is None or path in self._exclude or path.startswith(self._below):
             await self.app(scope, receive, send)
             return
         exchange = measured(self, scope, receive, send)
