@@ -375,6 +375,7 @@ def test_a_signal_handler_may_record_and_read_at_any_time() -> None:
     assert sum(1 for _ in batch.files()) == 3_001 + handled
 
 
+@pytest.mark.heavy  # and so never under coverage, whose own lock such an exception may leave held
 def test_an_exception_from_a_signal_handler_tears_nothing(tmp_path: Path) -> None:
     """Wherever Ctrl-C interrupts a record, its file is in once or not at all, and all others are."""
     import signal
