@@ -346,6 +346,7 @@ def test_a_forked_child_is_told_that_nobody_would_see_it() -> None:
     assert batch.counts.files == 0
 
 
+@pytest.mark.heavy  # as the next one
 def test_a_signal_handler_may_record_and_read_at_any_time() -> None:
     """A handler that records and asks while rows go to the disk neither waits nor loses any."""
     import signal
