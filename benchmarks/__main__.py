@@ -35,7 +35,7 @@ BENCHMARKS: dict[str, Callable[[int], Report]] = {
     "scraping": scraping.main,
     "streaming": streaming.main,
     "exporting": exporting.main,
-    "otlp": exporting_otlp.main,
+    "exporting-otlp": exporting_otlp.main,
     "middleware": lambda _: middleware.main(),
     "snapshots": lambda _: snapshots.main(),
     "history": lambda _: history.main(),
