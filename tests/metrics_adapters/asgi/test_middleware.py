@@ -466,6 +466,15 @@ def test_excluded_paths_are_not_measured(metrics, exclude):
     assert only(metrics)["http.route"] == "/files/{path}"
 
 
+def test_what_is_below_an_excluded_path_is_not_measured(metrics):
+    """A mounted application is left out as a whole, and no path that only begins alike."""
+    app = MetricsMiddleware(fastapi_app(), metrics, exclude=["/files/a", "/"])
+    for path in ("/files/a/b", "/files/a", "/files/ab"):
+        asyncio.run(get(app, path))
+    assert metrics.timer.get_timing_stats("http.server.request")["count"] == 1
+    assert only(metrics)["http.route"] == "/files/{path}"
+
+
 # -- WebSockets ---------------------------------------------------------------------------------------------
 
 
