@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import metrics_adapters
 import metrics_framework
 from metrics_framework import InvalidInputError, MetricsSystem, current, use
 
@@ -78,9 +79,8 @@ def test_nothing_is_made_before_it_is_asked_for():
 
 def test_nothing_in_the_library_asks_for_it():
     """No module but its own, and the one for FastAPI, mentions `current()`: who has a system passes it on."""
-    folder = Path(metrics_framework.__file__).parent
-    adapters = folder.parent / "adapters"
-    sources = [path for root in (folder, adapters) for path in root.rglob("*.py")]
+    packages = (metrics_framework, metrics_adapters)
+    sources = [path for package in packages for path in Path(package.__file__).parent.rglob("*.py")]
     asks = re.compile(r"(?<![.\w])current\(|\bcontext import|framework\.current")
     asking = {path.name for path in sources if asks.search(path.read_text())}
     # The one that has it, the one that offers it, and one that falls back on it.

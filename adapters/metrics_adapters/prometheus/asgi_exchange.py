@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from metrics_adapters.prometheus.scraping import Answer
@@ -33,7 +33,7 @@ def inner_path(scope: Scope) -> str:
 async def send_answer(answer: Answer, method: str, send: Send) -> None:
     """Send an answer, to ``HEAD`` without its body; a client that is gone is no error."""
     headers = [(name.lower().encode(), value.encode()) for name, value in answer.headers]
-    body = [] if method == "HEAD" else answer.body
+    body: Iterable[bytes] = [] if method == "HEAD" else answer.body
     try:
         await send({"type": "http.response.start", "status": answer.status.value, "headers": headers})
         for piece in body:

@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
 from functools import partial
 from http import HTTPStatus
@@ -76,7 +76,7 @@ class Answer(NamedTuple):
 
     status: HTTPStatus
     headers: list[tuple[str, str]]
-    body: list[bytes]
+    body: Iterable[bytes]
 
 
 def short_answer(status: HTTPStatus, text: str, *headers: tuple[str, str]) -> Answer:
@@ -219,6 +219,7 @@ class Scrape:
         self._gzip = wants_gzip(request.accept_encoding)
         self._is_head = request.method == "HEAD"
         self._leave = leave
+        self._has_place = True
         self._callbacks: Call[object] | None = None
         self._foreign: Call[bytes] | None = None
         self.answer = _FAILED
@@ -229,7 +230,12 @@ class Scrape:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._leave()
+        self._give_place_back()
+
+    def _give_place_back(self) -> None:
+        if self._has_place:
+            self._has_place = False
+            self._leave()
 
     def run(self) -> Answer:
         """Return the answer, in a thread that may wait."""
@@ -293,9 +299,16 @@ class Scrape:
         if self._gzip:
             headers.append(("Content-Encoding", "gzip"))
         if self._is_head:  # it is made for nobody, so that nobody knows its length
+            self._give_place_back()
             return Answer(HTTPStatus.OK, headers, [])
         headers.append(("Content-Length", str(sum(map(len, pieces)))))
-        return Answer(HTTPStatus.OK, headers, pieces)
+        return Answer(HTTPStatus.OK, headers, self._sending(pieces))
+
+    def _sending(self, pieces: list[bytes]) -> Iterator[bytes]:
+        yield from pieces[:-1]
+        # Who has all of an answer may come again at once, and finds the place free.
+        self._give_place_back()
+        yield from pieces[-1:]
 
     def _patience(self, call: Call[Any]) -> float:
         own = self._begun + self.seconds * _FOR_OTHERS - time.monotonic()

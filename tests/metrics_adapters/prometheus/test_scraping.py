@@ -310,6 +310,21 @@ def test_more_scrapes_than_may_be_are_told_to_come_again():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_who_has_all_of_an_answer_may_come_again_at_once(method):
+    """A place is free before the last piece of an answer is sent, and not earlier."""
+    endpoint = Endpoint(Scripted(b"a" * PIECE + b"b 1\n"), max_scrapes=1)
+    for _ in range(3):
+        admitted = endpoint.admit(Request(method), "/metrics")
+        with admitted:
+            pieces = iter(admitted.run().body)
+            if method == "GET":
+                assert next(pieces) == b"a" * PIECE
+                assert scrape(endpoint).status == 503
+                assert next(pieces) == b"b 1\n"
+            assert scrape(endpoint).status == 200
+
+
 def test_a_forked_child_has_all_places_and_calls_anew(gate):
     """What the parent was at when it forked holds nothing up in the child."""
     callbacks = Callbacks(lambda: gate.wait(PATIENCE))
