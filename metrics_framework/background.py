@@ -11,6 +11,7 @@ from queue import Empty, SimpleQueue
 
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.logs import log_event
+from metrics_framework.turns import in_turns
 
 _AFTER_FORK_SECONDS = 0.1
 """How long a child's thread lets the others begin anew: until then, locks may be those of a lost thread."""
@@ -92,7 +93,8 @@ class Background:
             if work is None:
                 return
             try:
-                work()
+                with in_turns():
+                    work()
                 failing = False
             except Exception as error:  # noqa: BLE001 - whatever the work raises, the application goes on
                 if not failing:

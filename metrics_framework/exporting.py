@@ -54,6 +54,7 @@ class Outputs:
         self._on_demand: dict[str, Destination] = {}
         self._unmade: dict[str, str] = {}
         self._evaluator: Evaluator | None = None
+        self._making = threading.Lock()  # two exports at once make an endpoint once
         # Weak, as one that is forgotten may be at an export yet.
         self._of_works: WeakValueDictionary[Work, Destination] = WeakValueDictionary()
 
@@ -102,6 +103,7 @@ class Outputs:
 
     def begin_in_child(self) -> None:
         """Leave what is owed to the parent."""
+        self._making = threading.Lock()
         for each in (*self._given, *self._configured):
             each.owed.clear()
 
@@ -173,7 +175,8 @@ class Outputs:
         from metrics_framework.callbacks.looking import looking
 
         snapshot = _Once(build)
-        found = {endpoint: self._find(endpoint, urls) for endpoint in endpoints}
+        known = {endpoint: self._known(endpoint, urls) for endpoint in endpoints}
+        found = known if all(known.values()) else await self._found(known, urls, timeout)
         works = {each: self._work(each, snapshot, timeout) for each in found.values() if each is not None}
         if works:
             await looking()(self._all_at_once(), works.values())
@@ -196,26 +199,54 @@ class Outputs:
         number = next(number for number in count(1) if _numbered(shown, number) not in taken)
         return Destination(_numbered(shown, number), output, url, parsed)
 
-    def _find(self, endpoint: str, urls: Mapping[str, str]) -> Destination | None:
-        """Return the output that is meant; one that is not there yet is made, and remembered."""
+    def _known(self, endpoint: str, urls: Mapping[str, str]) -> Destination | None:
+        """Return the output that is meant, if it is there already."""
         every = [*self._given, *self._configured]
         found = next((each for each in every if each.name == endpoint), None)
-        url = urls.get(endpoint, endpoint)
-        found = found or self._existing(url)
+        return found or self._existing(urls.get(endpoint, endpoint))
+
+    async def _found(
+        self, known: Mapping[str, Destination | None], urls: Mapping[str, str], timeout: float
+    ) -> dict[str, Destination | None]:
+        """Return the outputs that are meant; making one may have modules imported, which takes its time."""
+        from metrics_framework.callbacks.looking import looking
+        from metrics_framework.callbacks.work import Work
+
+        found: dict[str, Destination | None] = {}
+
+        def find() -> None:
+            with self._making:
+                for endpoint in known:
+                    found[endpoint] = self._find(endpoint, urls)
+
+        await looking()(self._all_at_once(), [Work("endpoints", find, timeout, {}, records=False)])
+        in_time = dict(found)
+        for endpoint in known.keys() - in_time.keys():
+            self._do_without(endpoint, f"not made within {timeout:g} s")
+        return {endpoint: in_time.get(endpoint) for endpoint in known}
+
+    def _find(self, endpoint: str, urls: Mapping[str, str]) -> Destination | None:
+        """Return the output that is meant; one that is not there yet is made, and remembered."""
+        found = self._known(endpoint, urls)
         if found is not None:
             return found
+        url = urls.get(endpoint, endpoint)
         try:
             found = self._make(endpoint, url, [*self._configured, *self._on_demand.values()])
         except Exception as error:  # noqa: BLE001 - a third party's endpoint may raise anything
             reason = (
                 str(error) if isinstance(error, MetricsError) else f"cannot be made ({type(error).__name__})"
             )
-            log_event("warning", f"no export: {reason}", outputs=[each.name for each in every])
-            _keep(self._unmade, _without_secrets(endpoint), reason)
+            self._do_without(endpoint, reason)
             return None
         self._unmade.pop(_without_secrets(endpoint), None)
         _keep(self._on_demand, url, found)
         return found
+
+    def _do_without(self, endpoint: str, reason: str) -> None:
+        names = [each.name for each in (*self._given, *self._configured)]
+        log_event("warning", f"no export: {reason}", outputs=names)
+        _keep(self._unmade, _without_secrets(endpoint), reason)
 
     def _work(self, destination: Destination, snapshot: _Once, timeout: float) -> Work:
         from metrics_framework.callbacks.work import Work

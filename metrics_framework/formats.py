@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.exposition import to_prometheus
+from metrics_framework.protocols import MetricsAggregator
+from metrics_framework.turns import rest
 from metrics_framework.values import MetricValue
 
 
@@ -26,9 +28,21 @@ def to_plain(value: MetricValue) -> dict[str, Any]:
     }
 
 
+def each_value(aggregator: MetricsAggregator) -> Iterator[MetricValue]:
+    """Yield what an aggregator answers, in turns, and one at a time where it can: see `turns`.
+
+    One that can has a method ``iter_metrics``.
+    """
+    one_by_one = getattr(aggregator, "iter_metrics", None)
+    for value in aggregator.get_metrics_by_tag({}) if one_by_one is None else one_by_one():
+        rest()
+        yield value
+
+
 def to_json(values: Iterable[MetricValue]) -> str:
-    """Return one JSON document: ``{"metrics": [...]}``."""
-    return json.dumps({"metrics": [to_plain(value) for value in values]}, indent=2) + "\n"
+    """Return one JSON document: ``{"metrics": [...]}``, each value on a line."""
+    lines = ",\n".join(json.dumps(to_plain(value)) for value in values)
+    return f'{{"metrics": [\n{lines}\n]}}\n' if lines else '{"metrics": []}\n'
 
 
 def to_jsonl(values: Iterable[MetricValue]) -> str:

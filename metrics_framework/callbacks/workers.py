@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from metrics_framework.callbacks.work import Evaluation
+from metrics_framework.turns import in_turns
 
 MOST_THREADS = 32
 """How many calls run at once, beside those whose deadline went by: these keep no other waiting."""
@@ -81,7 +82,8 @@ class Workers:
                     return
                 evaluation = self._pending.popleft()
                 self._busy[evaluation] = place
-            self._call(evaluation)
+            with in_turns():
+                self._call(evaluation)
             with self._lock:
                 if evaluation not in self._busy:  # given up: another thread may have this one's place
                     return

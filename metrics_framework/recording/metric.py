@@ -19,6 +19,7 @@ from metrics_framework.recording.instruments import Series
 from metrics_framework.recording.kinds import Kind
 from metrics_framework.recording.ledger import TOGETHER, Ledger, parts
 from metrics_framework.recording.windows import Window
+from metrics_framework.turns import rest
 
 OTHER = "__other__"
 """What stands for a tag's value, a name or an error type past its budget."""
@@ -282,7 +283,9 @@ class Metric:
         for ledger in self.ledgers:
             states = ledger.read(partial(self._states, ledger))
             now = self.commons.clock.monotonic_ns()
-            yield from ((now, series, *parts(state)) for series, state in states if state is not None)
+            for series, state in zip(*states, strict=True):
+                if state is not None:
+                    yield now, series, *parts(state)
 
     def catch_up(self) -> None:
         """Publish every finished record; a series that has none waiting costs a look at its buffer."""
@@ -296,10 +299,13 @@ class Metric:
                 many = iter(waiting.get(ledger, ()))
                 ledger.catch_up(islice(many, TOGETHER))
                 while some := list(islice(many, TOGETHER)):
+                    rest()
                     ledger.catch_up(some)
 
-    def _states(self, ledger: Ledger, _: object) -> list[tuple[Series, Any]]:
-        return [(series, series.state) for series in self.series() if series.ledger is ledger]
+    def _states(self, ledger: Ledger, _: object) -> tuple[list[Series], list[Any]]:
+        # No pair of each: a hundred thousand would have the garbage collector look at all that there is.
+        many = [series for series in self.series() if series.ledger is ledger]
+        return many, [series.state for series in many]
 
     def reset(self) -> None:
         """Begin anew in a child process: what is held stays valid, what was recorded is the parent's."""

@@ -30,6 +30,7 @@ from metrics_framework.recording.series import plain_tags
 from metrics_framework.recording.taps import Tap
 from metrics_framework.recording.traces import Summary
 from metrics_framework.recording.windows import Window
+from metrics_framework.turns import rest
 
 KINDS = {kind.metric_type: kind for kind in (kinds.COUNTER, kinds.GAUGE, kinds.HISTOGRAM, kinds.TIMER)}
 
@@ -184,18 +185,28 @@ class Reader:
 
     def readings(self) -> list[SeriesReading]:
         """Return every series of every metric since the start; those of one metric at the same moment."""
+        return list(self.iter_readings())
+
+    def iter_readings(self) -> Iterator[SeriesReading]:
+        """Yield what `readings` returns, one at a time, which keeps the garbage collector out of it."""
         return self._series_readings(self._metrics)
 
     def timing_readings(self) -> list[SeriesReading]:
         """Return the durations of every operation since the start, by tags."""
+        return list(self.iter_timing_readings())
+
+    def iter_timing_readings(self) -> Iterator[SeriesReading]:
+        """Yield what `timing_readings` returns, one at a time."""
         return self._series_readings(self._timings)
 
     def outcome_readings(self) -> list[OutcomeReading]:
         """Return the outcomes of every operation since the start, by tags."""
-        return [
-            OutcomeReading.of(metric.name, {**self.tags, **series.tags}, window)
-            for metric, series, window, _ in self._every_series(self._outcomes)
-        ]
+        return list(self.iter_outcome_readings())
+
+    def iter_outcome_readings(self) -> Iterator[OutcomeReading]:
+        """Yield what `outcome_readings` returns, one at a time."""
+        for metric, series, window, _ in self._every_series(self._outcomes):
+            yield OutcomeReading.of(metric.name, {**self.tags, **series.tags}, window)
 
     def metrics(self) -> list[tuple[Named, Metric]]:
         """Return every metric and both halves of every operation, for who reads them series by series.
@@ -292,9 +303,9 @@ class Reader:
     def _namespaces(self) -> tuple[Namespace, ...]:
         return (self._metrics, self._timings, self._outcomes)
 
-    def _series_readings(self, names: Namespace) -> list[SeriesReading]:
-        return [
-            SeriesReading(
+    def _series_readings(self, names: Namespace) -> Iterator[SeriesReading]:
+        for metric, series, window, buckets in self._every_series(names):
+            yield SeriesReading(
                 metric.name,
                 metric.kind.metric_type,
                 {**self.tags, **series.tags},
@@ -302,8 +313,6 @@ class Reader:
                 window.trace if isinstance(window.trace, Distribution) else None,
                 buckets or self._no_counts(metric),
             )
-            for metric, series, window, buckets in self._every_series(names)
-        ]
 
     def _no_counts(self, metric: Metric) -> BucketCounts | None:
         """Return what is counted of a series that recorded nothing since its bounds were changed."""
@@ -315,7 +324,9 @@ class Reader:
     ) -> Iterator[tuple[Metric, Series, Window[Any], BucketCounts | None]]:
         self._tidy()
         for metric in names.metrics():
+            metric.catch_up()
             for now, series, trace, buckets in metric.states():
+                rest()
                 yield metric, series, Window(trace, self.start_ns, now, None), buckets
 
     def _summarized(

@@ -107,6 +107,55 @@ def test_a_url_that_was_never_configured_is_exported_to(tmp_path):
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
 
 
+def made_slowly(monkeypatch):
+    """Return an event that making an endpoint waits for, and the threads that made one."""
+    from metrics_framework import endpoints
+
+    go_on, threads, make = threading.Event(), [], endpoints.make_endpoint
+
+    def slowly(url):
+        threads.append(threading.current_thread())
+        assert go_on.wait(PATIENCE)
+        return make(url)
+
+    monkeypatch.setattr(endpoints, "make_endpoint", slowly)
+    return go_on, threads
+
+
+def test_an_endpoint_is_made_off_the_loop_and_once(monkeypatch, tmp_path):
+    """Importing what an endpoint needs holds no loop up, and of two exports at once one makes it."""
+    go_on, threads = made_slowly(monkeypatch)
+    system = MetricsSystem()
+    url = f"file://{tmp_path}/metrics.jsonl"
+
+    async def twice():
+        exports = [asyncio.ensure_future(system.export_metrics_async([url])) for _ in range(2)]
+        while not threads:
+            await asyncio.sleep(0.001)
+        go_on.set()
+        return await asyncio.gather(*exports)
+
+    assert asyncio.run(twice()) == [{url: True}] * 2
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
+
+
+def test_an_endpoint_that_takes_for_ever_to_make_is_false(monkeypatch, tmp_path, caplog):
+    """The time-out is for making it, too; the others that are asked for have to do without as little."""
+    go_on, _ = made_slowly(monkeypatch)
+    system = MetricsSystem(outputs=[Output("good")])
+    system.initialize_metrics({"export_timeout": 0.1})
+    url = f"file://{tmp_path}/metrics.jsonl"
+    assert export(system, "good", url) == {"good": True, url: False}
+    assert system.export_failures == {"file:…": "not made within 0.1 s"}
+    assert "not made within 0.1 s" in caplog.text
+    go_on.set()
+    end = time.monotonic() + PATIENCE
+    while not export(system, url)[url]:
+        assert time.monotonic() < end
+    assert system.export_failures == {}
+
+
 def test_what_was_never_configured_is_remembered_within_bounds(tmp_path, monkeypatch):
     """An application that makes up URLs does not fill the memory."""
     monkeypatch.setattr(exporting, "MOST_ON_DEMAND", 3)

@@ -23,8 +23,9 @@ from metrics_adapters.asgi.frames import (
     retry_frame,
 )
 from metrics_adapters.prometheus.asgi_exchange import Receive, Scope, Send, send_answer
-from metrics_adapters.prometheus.event_loop import done_within, first_of, new_event
+from metrics_adapters.prometheus.event_loop import done_within, first_of, new_event, wait
 from metrics_adapters.prometheus.scraping import Answer, short_answer
+from metrics_adapters.prometheus.shared_call import Call, in_thread
 from metrics_framework.errors import ClosedError, InvalidInputError
 from metrics_framework.logs import log_event
 from metrics_framework.streams import Subscription
@@ -96,11 +97,11 @@ class Streams:
         try:
             filters, last = filters_of(fields_of(scope.get("query_string", b"")))
             resumed = resumption(headers.get("last-event-id") or last, mark)
-            subscription = self._system.subscribe(filters, buffer=self._buffer, after=resumed.after)
+            subscription = await self._subscribed(filters, resumed.after)
         except InvalidInputError as error:
             await send_answer(short_answer(HTTPStatus.BAD_REQUEST, str(error)), method, send)
             return
-        except ClosedError as error:
+        except (ClosedError, TimeoutError, RuntimeError) as error:  # the last where there are no more threads
             await send_answer(_unavailable(str(error)), method, send)
             return
         if method == "HEAD":
@@ -114,6 +115,14 @@ class Streams:
             await client.serve(receive)
         finally:
             self._clients.discard(client)
+
+    async def _subscribed(self, filters: dict[str, Any], after: int | None) -> Subscription:
+        # In a thread: for the first one, every series there is is looked at.
+        call = Call[Subscription](self._timeout)
+        subscribe = partial(self._system.subscribe, filters, buffer=self._buffer, after=after)
+        in_thread(subscribe)(call.future)
+        await wait(call.future, call.seconds_left())
+        return call.outcome()
 
 
 class _Client:

@@ -10,7 +10,7 @@ from typing import ClassVar
 from metrics_adapters.whole_files import write_whole
 from metrics_framework.endpoints import EndpointUrl, Option, choice_option
 from metrics_framework.errors import ConfigurationError, OutputError
-from metrics_framework.formats import render
+from metrics_framework.formats import each_value, render
 from metrics_framework.protocols import MetricsSystem
 
 _FORMATS = ("json", "jsonl", "csv")
@@ -50,9 +50,7 @@ class FileEndpoint:
         Raises:
             OutputError: If the disk refuses.
         """
-        content = render(system.aggregator.get_metrics_by_tag({}), self.format).encode(
-            errors="backslashreplace"
-        )
+        content = render(each_value(system.aggregator), self.format).encode(errors="backslashreplace")
         if self.format == "jsonl":
             _append(self.path, content)
         else:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import ClassVar
 
 from metrics_adapters.export.numbers import numbers_of, series_name
 from metrics_adapters.export.paths import Notices, plain_path, safe_name
 from metrics_framework.endpoints import EndpointUrl, Option, choice_option, seconds_option, text_option
 from metrics_framework.errors import ConfigurationError, OutputError
+from metrics_framework.formats import each_value
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.values import MetricValue
 
@@ -59,7 +60,7 @@ class GraphiteEndpoint:
         Raises:
             OutputError: If the server is not to be reached, or does not read to the end in time.
         """
-        content = "".join(self.lines(system.aggregator.get_metrics_by_tag({}))).encode("ascii")
+        content = "".join(self.lines(each_value(system.aggregator))).encode("ascii")
         try:
             self._send(content)
         except OSError as error:
@@ -68,7 +69,7 @@ class GraphiteEndpoint:
                 reason = f"not read to the end within {self._timeout:g} s"
             raise OutputError(f"cannot export to {self.name}: {reason}") from error
 
-    def lines(self, values: list[MetricValue]) -> Iterator[str]:
+    def lines(self, values: Iterable[MetricValue]) -> Iterator[str]:
         """Yield a line for each number; of two series that have the same path, the first has it."""
         taken: set[str] = set()
         for value in values:

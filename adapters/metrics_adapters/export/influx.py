@@ -15,6 +15,7 @@ from metrics_adapters.export.paths import Notices
 from metrics_adapters.http_exchange import deliver
 from metrics_framework.endpoints import EndpointUrl, Option, flag_option, text_option, whole_option
 from metrics_framework.errors import ConfigurationError
+from metrics_framework.formats import each_value
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.values import MetricValue
 
@@ -63,13 +64,15 @@ class InfluxEndpoint:
         Raises:
             OutputError: If the server is not to be reached or fails; a `RefusedError` if it refuses.
         """
-        lines = self.lines(system.aggregator.get_metrics_by_tag({}))
-        while batch := "".join(islice(lines, self._batch)):
-            body = batch.encode()
-            if self._gzip:
-                body = gzip.compress(body, 1)
+        for body in list(self._bodies(system)):  # all are read before the first is sent, which may take long
             what = f"cannot export to {self.name}"
             deliver(self._address, "POST", body, self._headers, self._timeout, what=what)
+
+    def _bodies(self, system: MetricsSystem) -> Iterator[bytes]:
+        lines = self.lines(each_value(system.aggregator))
+        while batch := "".join(islice(lines, self._batch)):
+            body = batch.encode()
+            yield gzip.compress(body, 1) if self._gzip else body
 
     def lines(self, values: Iterable[MetricValue]) -> Iterator[str]:
         """Yield a line for each series; of two that become the same, the first is sent."""

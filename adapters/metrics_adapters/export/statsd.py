@@ -6,7 +6,7 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from decimal import Decimal
 from typing import ClassVar, NamedTuple
@@ -22,6 +22,7 @@ from metrics_framework.endpoints import (
     whole_option,
 )
 from metrics_framework.errors import ConfigurationError, OutputError
+from metrics_framework.formats import each_value
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.values import MetricValue
 
@@ -102,8 +103,7 @@ class StatsdEndpoint:
         if not self._lock.acquire(timeout=self._timeout):
             raise OutputError(f"cannot export to {self.name}: another export to it is under way")
         try:
-            values = system.aggregator.get_metrics_by_tag({})
-            self._send(self.datagrams(self.lines(values)))
+            self._send(self.datagrams(self.lines(each_value(system.aggregator))))
         except OSError as error:
             if isinstance(error, OutputError):
                 raise
@@ -111,7 +111,7 @@ class StatsdEndpoint:
         finally:
             self._lock.release()
 
-    def lines(self, values: list[MetricValue]) -> Iterator[Line]:
+    def lines(self, values: Iterable[MetricValue]) -> Iterator[Line]:
         """Yield what there is to send; of two series that have the same name and tags, the first is sent."""
         taken: set[str] = set()
         for value in values:

@@ -12,7 +12,7 @@ from metrics_adapters.export.http_options import HTTP_OPTIONS, address_of, autho
 from metrics_adapters.http_exchange import deliver
 from metrics_framework.endpoints import EndpointUrl, Option, text_option
 from metrics_framework.errors import ConfigurationError
-from metrics_framework.formats import to_plain
+from metrics_framework.formats import each_value, to_plain
 from metrics_framework.protocols import MetricsSystem
 
 
@@ -50,8 +50,8 @@ class WebhookEndpoint:
         Raises:
             OutputError: If the server is not to be reached or fails; a `RefusedError` if it refuses.
         """
-        metrics = [to_plain(value) for value in system.aggregator.get_metrics_by_tag({})]
-        body = json.dumps({"metrics": metrics}, default=str).encode()
+        metrics = [json.dumps(to_plain(value), default=str) for value in each_value(system.aggregator)]
+        body = f'{{"metrics": [{", ".join(metrics)}]}}'.encode()
         what = f"cannot post to {self.name}"
         deliver(self._address, "POST", body, self._headers, self._timeout, what=what)
 

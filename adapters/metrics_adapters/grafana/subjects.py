@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import NamedTuple
 
 from metrics_adapters.prometheus.families import Heading, heading, labels_of
@@ -55,10 +56,10 @@ def _labels(head: Heading, tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def _of_store(store: Store) -> Iterator[tuple[Named, Description, Iterable[str]]]:
-    readings: Iterable[tuple[bool, SeriesReading | OutcomeReading]] = (
-        *((False, reading) for reading in store.readings()),
-        *((True, reading) for reading in store.timing_readings()),
-        *((True, reading) for reading in store.outcome_readings()),
+    readings: Iterable[tuple[bool, SeriesReading | OutcomeReading]] = chain(
+        ((False, reading) for reading in store.iter_readings()),
+        ((True, reading) for reading in store.iter_timing_readings()),
+        ((True, reading) for reading in store.iter_outcome_readings()),
     )
     for is_operation, reading in readings:
         metric_type = reading.metric_type if isinstance(reading, SeriesReading) else MetricType.RATE

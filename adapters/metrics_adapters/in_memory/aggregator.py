@@ -61,9 +61,14 @@ class InMemoryAggregator:
     def get_metrics_by_tag(self, tag_filter: dict[str, str]) -> list[MetricValue]:
         """Return the matching series; see `MetricsAggregator.get_metrics_by_tag`."""
         wanted = plain_tags(tag_filter).items()
+        return [value for value in self.iter_metrics() if wanted <= value.tags.items()]
+
+    def iter_metrics(self) -> Iterator[MetricValue]:
+        """Yield every series, one at a time, so that many of them are never there at once."""
         now = utc(self.store.clock)
-        values = [*self._metrics(now), *self._timed(now), *self._tracked(now)]
-        return [value for value in values if wanted <= value.tags.items()] if wanted else values
+        yield from self._metrics(now)
+        yield from self._timed(now)
+        yield from self._tracked(now)
 
     def get_distributions(self) -> list[SeriesDistribution]:
         """Return the values of every distribution; see `metrics_framework.recording.Store.distributions`."""
@@ -81,7 +86,7 @@ class InMemoryAggregator:
                 performance snapshot, without what only a resource monitor knows).
         """
         known = {**formats.FORMATS, "snapshot": self._to_snapshot}
-        return formats.render(self.get_metrics_by_tag({}), format, known)
+        return formats.render(self.iter_metrics(), format, known)
 
     def get_top_metrics(self, metric_type: MetricType, limit: int = 10) -> list[MetricValue]:
         """Return the largest of a type; see `MetricsAggregator.get_top_metrics`.
@@ -110,7 +115,7 @@ class InMemoryAggregator:
         return dump_snapshot(snapshot)
 
     def _metrics(self, now: datetime) -> Iterator[MetricValue]:
-        for reading in self.store.readings():
+        for reading in self.store.iter_readings():
             description = self.store.description(reading.name)
             metadata: dict[str, Any] = reading.summary  # nobody else has it
             if description.help:
@@ -130,7 +135,7 @@ class InMemoryAggregator:
             yield MetricValue(reading.name, value, reading.metric_type, unit, now, reading.tags, metadata)
 
     def _timed(self, now: datetime) -> Iterator[MetricValue]:
-        for reading in self.store.timing_readings():
+        for reading in self.store.iter_timing_readings():
             metadata = {**reading.summary, "operation": True}
             yield MetricValue(
                 reading.name,
@@ -143,7 +148,7 @@ class InMemoryAggregator:
             )
 
     def _tracked(self, now: datetime) -> Iterator[MetricValue]:
-        for reading in self.store.outcome_readings():
+        for reading in self.store.iter_outcome_readings():
             rate = reading.count / reading.seconds if reading.seconds > 0 else 0.0
             metadata: dict[str, Any] = {
                 "operation": True,

@@ -72,7 +72,7 @@ class Reading(NamedTuple):
 def read_store(store: Store) -> Iterator[Reading]:
     """Yield what a store holds now; constant tags are left out, as they describe the resource."""
     streams: dict[tuple[str, str], Stream] = {}
-    for reading in store.readings():
+    for reading in store.iter_readings():
         content: Content
         if reading.distribution is not None:
             kind: Kind = "histogram"
@@ -88,11 +88,11 @@ def read_store(store: Store) -> Iterator[Reading]:
             stream = _stream(reading.name, kind, UNITS[unit] if unit else "", description.help)
             streams[reading.name, kind] = stream
         yield Reading.of(stream, _attributes(reading.tags, store.tags), content)
-    for reading in store.timing_readings():
+    for reading in store.iter_timing_readings():
         if reading.distribution is not None:
             attributes = _attributes(reading.tags, store.tags)
             yield Reading.of(_durations(reading.name), attributes, Held(reading.distribution))
-    for outcome in store.outcome_readings():
+    for outcome in store.iter_outcome_readings():
         attributes = _attributes(outcome.tags, store.tags, OWN_ATTRIBUTES)
         yield from _outcomes(outcome.name, attributes, outcome.successes, outcome.failures)
 

@@ -21,13 +21,13 @@ from metrics_adapters.prometheus.scraping import (
     TIMEOUT,
     Answer,
     Endpoint,
-    Pace,
     Request,
     Scrape,
 )
 from metrics_adapters.prometheus.shared_call import Start, in_thread
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.logs import log_event
+from metrics_framework.turns import Pace
 
 
 def make_asgi_app(

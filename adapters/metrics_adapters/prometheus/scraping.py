@@ -30,6 +30,7 @@ from metrics_adapters.prometheus.text import Format
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.faults import Faults
 from metrics_framework.recording.series import shown
+from metrics_framework.turns import in_turns, rest
 
 PATH = "/metrics"
 """Where metrics are by default."""
@@ -44,9 +45,6 @@ PIECE = 1 << 16
 """How many bytes of a body are handled at a time: to compress them takes a quarter of a millisecond."""
 
 METHODS = ("GET", "HEAD")
-
-_TURN_SECONDS = 0.0002
-_PAUSE_SECONDS = 0.00005
 
 _FOR_OTHERS = 0.5  # of a scrape's time is what callbacks and foreign metrics are waited for
 _COMPRESSION = 1  # leaves a 27th of the bytes; level 6, a 38th, takes twice the time
@@ -242,12 +240,9 @@ class Scrape:
         callbacks = self._endpoint.callbacks
         for future, seconds in self.waiting(None if callbacks is None else in_thread(callbacks.collect)):
             wait([future], seconds)
-        pace = Pace()
-        for _ in self.making():
-            if pace.is_due():
-                # Without it an event loop in another thread would wait five milliseconds for each turn.
-                time.sleep(_PAUSE_SECONDS)
-                pace.begin()
+        with in_turns():
+            for _ in self.making():
+                rest()
         return self.answer
 
     def waiting(self, call_back: Start[object] | None) -> Iterator[tuple[Future[Any], float]]:
@@ -317,21 +312,6 @@ class Scrape:
     def _check_time(self) -> None:
         if time.monotonic() > self._begun + self.seconds:
             raise TimeoutError(f"it took more than {self.seconds} seconds")
-
-
-class Pace:
-    """Tells who does much work when to let others go on."""
-
-    def __init__(self) -> None:
-        self.begin()
-
-    def begin(self) -> None:
-        """Begin a turn."""
-        self._end = time.perf_counter() + _TURN_SECONDS
-
-    def is_due(self) -> bool:
-        """Return whether the turn is at its end."""
-        return time.perf_counter() >= self._end
 
 
 class _Body:

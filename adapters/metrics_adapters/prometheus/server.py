@@ -179,7 +179,6 @@ class MetricsServer:
         except (BlockingIOError, ConnectionError):
             return True  # who came has gone again
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._certificates is not None:
                 # The handshake is for the connection's own thread.
                 sock = self._certificates.context().wrap_socket(
@@ -269,14 +268,19 @@ def listen(addr: str, port: int) -> socket.socket:
     """
     try:
         if addr == "::" and socket.has_dualstack_ipv6():
-            return socket.create_server((addr, port), family=socket.AF_INET6, dualstack_ipv6=True)
-        found = socket.getaddrinfo(addr or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        return socket.create_server((addr, port), family=found[0][0])
+            listener = socket.create_server((addr, port), family=socket.AF_INET6, dualstack_ipv6=True)
+        else:
+            found = socket.getaddrinfo(addr or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            listener = socket.create_server((addr, port), family=found[0][0])
     except (OSError, UnicodeError) as error:
         number = getattr(error, "errno", None)
         reason = os.strerror(number) if isinstance(error, OSError) and number and number > 0 else str(error)
         remedy = "; pass another port, or 0 for a free one" if number == errno.EADDRINUSE else ""
         raise OutputError(f"cannot listen on {shown(addr)}, port {port}: {reason}{remedy}") from error
+    # Its connections have it from here; without it, a second write waits up to 40 ms for the first to be
+    # acknowledged. asyncio would see to it only for sockets that were made with a protocol's number.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _join(threads: Iterable[threading.Thread], seconds: float) -> int:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
+from metrics_framework.turns import in_turns
+
 T = TypeVar("T")
 
 Start = Callable[["Future[T]"], None]
@@ -86,7 +88,8 @@ def in_thread(work: Callable[[], T]) -> Start[T]:
 
     def run(future: Future[T]) -> None:
         try:
-            result = work()
+            with in_turns():
+                result = work()
         except BaseException as error:  # noqa: BLE001 - those who wait are told, whatever it is
             future.set_exception(error)
         else:

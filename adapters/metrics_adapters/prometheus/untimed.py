@@ -12,7 +12,9 @@ from metrics_adapters.prometheus.rendering import Exposition
 from metrics_adapters.prometheus.text import Format
 from metrics_framework.composition import store_of
 from metrics_framework.exposition import to_prometheus
+from metrics_framework.formats import each_value
 from metrics_framework.protocols import MetricsSystem
+from metrics_framework.turns import rest
 
 _TIMESTAMP = re.compile(rb'(?m)^([^\s#{]+(?:\{.*\})? [^\s"}]+) -?\d+$')
 
@@ -36,7 +38,11 @@ class UntimedText:
         """
         exposition = self._exposition_of(metrics)
         foreign = _TIMESTAMP.sub(rb"\1", exposition.foreign(Format.TEXT))
-        return b"".join(exposition.chunks(Format.TEXT, foreign))
+        chunks = []
+        for chunk in exposition.chunks(Format.TEXT, foreign):
+            chunks.append(chunk)
+            rest()
+        return b"".join(chunks)
 
     def of_system(self, system: MetricsSystem) -> bytes:
         """Return what a system holds; where its collector has no store, what its aggregator answers.
@@ -46,7 +52,7 @@ class UntimedText:
         """
         if store_of(system.collector) is not None:
             return self.of(system)
-        own = to_prometheus(system.aggregator.get_metrics_by_tag({})).encode()
+        own = to_prometheus(each_value(system.aggregator)).encode()
         if self._registry is None:
             return own
         return own + _TIMESTAMP.sub(rb"\1", generate_latest(self._registry))

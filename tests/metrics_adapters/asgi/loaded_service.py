@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +11,7 @@ import uvicorn
 from fastapi import FastAPI, HTTPException
 
 from metrics_adapters.asgi import LoopLag, MetricsMiddleware, make_app
+from metrics_adapters.prometheus.server import listen
 from metrics_framework import MetricsSystem
 
 HISTOGRAMS = 2_000
@@ -59,7 +59,7 @@ def main() -> None:
     """Serve on a free port, which is printed."""
     for number in range(HISTOGRAMS):
         metrics.collector.record_histogram("ballast", number, {"number": str(number)})
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = listen("127.0.0.1", 0)
     sys.stdout.write(f"{listener.getsockname()[1]}\n")
     sys.stdout.flush()
     uvicorn.Server(uvicorn.Config(app, log_level="critical")).run(sockets=[listener])

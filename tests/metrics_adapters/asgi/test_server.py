@@ -163,6 +163,21 @@ def test_events_come_as_they_happen(system):
             assert json.loads(block[2].removeprefix("data: "))["value"] == number
 
 
+def test_no_answer_waits_for_an_acknowledgement(system):
+    """Connections send at once: else each answer, which is sent in pieces, would be late by 40 ms."""
+    with serve_app(system, 0) as server, socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n")
+        assert client.recv(1)
+        (ours,) = [
+            one
+            for one in psutil.Process().net_connections("tcp")
+            if one.status == "ESTABLISHED" and one.laddr.port == server.port
+        ]
+        accepted = socket.socket(fileno=os.dup(ours.fd))
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_a_client_that_comes_back_misses_nothing(system):
     """It goes on after the last event that it has; also at another server of the same system."""
     with serve_app(system, 0) as server:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
 
@@ -56,6 +57,40 @@ def test_what_changes_is_sent(run, system):
     assert client.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert client.headers["cache-control"] == "no-store"
     assert client.headers["x-accel-buffering"] == "no"
+
+
+def test_subscribing_holds_no_loop_up(run, system, monkeypatch):
+    """It is done in another thread: for the first client every series is looked at."""
+    threads, subscribe = [], system.subscribe
+
+    def subscribing(*args, **options):
+        threads.append(threading.current_thread())
+        return subscribe(*args, **options)
+
+    monkeypatch.setattr(system, "subscribe", subscribing)
+    client = StreamClient(make_app(system))
+
+    async def script():
+        await until(lambda: client.messages)
+
+    talk(run, script, client)
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
+
+
+def test_who_cannot_be_subscribed_in_time_is_told_to_come_again(run, system, monkeypatch):
+    """A system that hangs holds up neither the loop nor its client."""
+    go_on = threading.Event()
+    monkeypatch.setattr(system, "subscribe", lambda *args, **options: go_on.wait(20))
+    client = StreamClient(make_app(system, timeout=0.05))
+
+    async def script():
+        await until(lambda: client.messages)
+
+    talk(run, script, client)
+    go_on.set()
+    assert client.status == 503
+    assert client.headers["retry-after"] == "2"
 
 
 def test_filters_choose(run, system):

@@ -385,7 +385,8 @@ def test_merging_in_any_grouping_is_recording_together(parts, source):
         assert merged.stddev == pytest.approx(together.stddev, rel=1e-9, abs=1e-9 * largest)
 
 
-@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=300), st.data())
+# Half of the smallest number there is has no float, so deviations of such numbers are right to no digit.
+@given(st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=2, max_size=300), st.data())
 def test_merged_deviations_are_that_of_everything(values, data):
     """The deviation of two merged parts is that of the whole, also where their means differ."""
     cut = data.draw(st.integers(0, len(values)))
