@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -12,6 +12,9 @@ from metrics_framework.errors import InvalidInputError
 from metrics_framework.recording import sums
 from metrics_framework.recording.sums import Sum
 from metrics_framework.values import MetricUnit
+
+_SEVERAL = 3
+"""For how many values a bound it is faster to sort them, and to look for the bounds among them."""
 
 
 class BucketCounts(NamedTuple):
@@ -39,11 +42,18 @@ class BucketCounts(NamedTuple):
             values: The values.
             total: Their sum, where it is known already.
         """
-        ordered = sorted(values)
-        ends = [*(bisect_right(ordered, bound) for bound in self.bounds), len(ordered)]
-        counts = (
-            count + end - begin for count, begin, end in zip(self.counts, [0, *ends], ends, strict=False)
-        )
+        bounds = self.bounds
+        if len(values) < _SEVERAL * len(bounds):
+            counts = [*self.counts]
+            for value in values:
+                counts[bisect_left(bounds, value)] += 1
+        else:
+            ordered = sorted(values)
+            ends = [*[bisect_right(ordered, bound) for bound in bounds], len(ordered)]
+            begins = [0, *ends]
+            counts = [
+                count + end - begin for count, begin, end in zip(self.counts, begins, ends, strict=False)
+            ]
         total = sums.sum_of(values) if total is None else total
         return BucketCounts(self.bounds, tuple(counts), sums.add(self.total, total))
 

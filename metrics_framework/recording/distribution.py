@@ -110,6 +110,11 @@ class Distribution:
         count = result.count = len(values)
         if not count:
             return result
+        if count == 1 and values[0].__class__ is float:  # what most series have between two looks at them
+            value = result.min = result.max = result._mean = values[0]
+            result._sum = (value, 0.0)
+            result._exact = array("d", values)
+            return result
         total = sums.sum_of(values)
         result._sum = (total, 0.0)
         result.min, result.max = min(values), max(values)
@@ -251,6 +256,8 @@ def _scaled_deviation(values: Sequence[int | float], mean: float) -> float:
 
 def _count(values: Sequence[int | float], lowest: int | float, highest: int | float) -> Buckets:
     if lowest > 0:
+        if len(values) == 1:
+            return Buckets(SCALE, lanes.EMPTY, 0, Lanes.of_one(ceil(log2(lowest) * _PER_OCTAVE) - 1))
         return _bounded(Buckets(SCALE, lanes.EMPTY, 0, _lanes(values, lowest, highest)))
     positive = [value for value in values if value > 0]
     negative = [-value for value in values if value < 0]

@@ -36,6 +36,11 @@ class Lanes(NamedTuple):
         bits = _width(peak)
         return cls(low, bits, peak, _pack(counts, bits))
 
+    @classmethod
+    def of_one(cls, index: int) -> Lanes:
+        """Pack one value, in the bucket of that index."""
+        return cls(index, 8, 1, 1)
+
     @property
     def high(self) -> int:
         """The index of the highest bucket that is not empty."""
@@ -90,7 +95,8 @@ class Lanes(NamedTuple):
     def _in_bits(self, bits: int) -> Lanes:
         if bits == self.bits:
             return self
-        return Lanes(self.low, bits, self.peak, _pack(self.counts(), bits))
+        is_one = self.packed >> self.bits == 0  # which is the same in any width
+        return Lanes(self.low, bits, self.peak, self.packed if is_one else _pack(self.counts(), bits))
 
 
 EMPTY = Lanes(0, 8, 0, 0)

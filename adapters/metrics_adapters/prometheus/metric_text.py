@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from metrics_adapters.prometheus.families import Apart, Heading, Warn, heading, labels_of
@@ -70,13 +72,11 @@ class Group(NamedTuple):
     Attributes:
         shape: The shape.
         pattern: How its series are labelled.
-        members: Its series, in the order in which they came.
-        blocks: The same in blocks.
+        blocks: Its series, in the order in which they came.
     """
 
     shape: Shape
     pattern: LabelPattern
-    members: list[Series]
     blocks: list[Block]
 
 
@@ -168,33 +168,53 @@ class MetricText:
         self, shape: Shape, pattern: LabelPattern, before: Arrangement
     ) -> Generator[bytes, None, Group | None]:
         """Return a shape's series in blocks, those of before as far as they are right."""
-        members = list(shape.known.values())
         known = before.groups.get(shape.names) if before.is_simple else None
+        earlier = [] if known is None else known.blocks
+        if len(earlier) > 2 * (len(shape.known) // self._size + 1):  # they became too small
+            earlier = []
+        version, blocks = self.metric.version, None
+        with suppress(RuntimeError):  # a dict that changes meanwhile
+            blocks = yield from self._blocks(iter(shape.known.values()), pattern, earlier)
+        if blocks is None or self.metric.version is not version:
+            # Series came and went. A list is not the first choice: while it is new, the garbage collector
+            # looks at all that is in it, which holds an event loop up where that is much.
+            blocks = yield from self._blocks(iter(list(shape.known.values())), pattern, earlier)
+        return None if blocks is None else Group(shape, pattern, blocks)
+
+    def _blocks(
+        self, members: Iterator[Series], pattern: LabelPattern, earlier: Iterable[Block]
+    ) -> Generator[bytes, None, list[Block] | None]:
+        """Return some series in blocks.
+
+        Args:
+            members: The series, in the order in which they came.
+            pattern: How they are labelled.
+            earlier: Blocks of the same series, without those that came since, and with those that went.
+        """
         blocks: list[Block] = []
-        fresh = members
-        if known is not None and members[: len(known.members)] == known.members:
-            blocks, fresh = list(known.blocks), members[len(known.members) :]
-        elif known is not None:
-            kept: set[Series] = set()
-            for block in known.blocks:
-                alive = [one for one in block.series if shape.known.get(one.key) is one]
-                kept.update(alive)
-                changed = block if len(alive) == len(block.series) else self._block(alive, pattern)
-                if changed is not None:
+        held: list[Series] = []
+        for block in earlier:
+            size = len(block.series)
+            some = [*held, *islice(members, max(size - len(held), 0))]
+            there, held = some[:size], some[size:]
+            if there == block.series:
+                blocks.append(block)
+            else:
+                left = set(there).intersection(block.series)
+                there, held = there[: len(left)], [*there[len(left) :], *held]
+                if there and (changed := self._block(there, pattern)) is not None:
                     blocks.append(changed)
-                yield b""
-            fresh = [one for one in members if one not in kept]
-            if len(blocks) > 2 * (len(members) // self._size + 1):  # they became too small
-                blocks, fresh = [], members
-        if blocks and fresh and len(blocks[-1].series) < self._size:
-            fresh = [*blocks.pop().series, *fresh]
-        for start in range(0, len(fresh), self._size):
-            made = self._block(fresh[start : start + self._size], pattern)
+            yield b""
+        if blocks and len(blocks[-1].series) < self._size:
+            held = [*blocks.pop().series, *held]
+        fresh = chain(held, members)
+        while some := [*islice(fresh, self._size)]:
+            made = self._block(some, pattern)
             if made is None:
                 return None
             blocks.append(made)
             yield b""
-        return Group(shape, pattern, members, blocks)
+        return blocks
 
     def _block(self, series: Sequence[Series], pattern: LabelPattern) -> Block | None:
         labels = pattern.texts([one.key for one in series])
@@ -221,5 +241,5 @@ class MetricText:
                     series, labels = zip(*admitted, strict=True)
                     blocks.append(Block(series, labels, self._lines))
                 yield b""
-            groups[names] = Group(shape, patterns[names], members, blocks)
+            groups[names] = Group(shape, patterns[names], blocks)
         return groups

@@ -16,7 +16,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from metrics_adapters.in_memory import InMemoryCollector, InMemoryTimer, InMemoryTracker
-from metrics_adapters.prometheus import PrometheusCollector
+from metrics_adapters.prometheus import PrometheusCollector, rendering
 from metrics_adapters.prometheus.metric_text import LINES, Block
 from metrics_adapters.prometheus.rendering import Exposition
 from metrics_adapters.prometheus.text import Format
@@ -396,6 +396,27 @@ def test_chunks_are_small_also_the_first_time(collector):
     chunks = list(Exposition(collector.store).chunks())
     assert max(map(len, chunks)) < 200_000
     assert len(chunks) > 2
+
+
+@pytest.mark.parametrize("change", ["come", "go", "come and go"])
+def test_series_may_change_in_the_middle_of_a_first_scrape(collector, monkeypatch, change):
+    """Each series that stays comes out once, in that scrape and in the next."""
+    monkeypatch.setattr(rendering, "CHUNK_SECONDS", 0.0)
+    for number in range(3 * LINES):
+        collector.increment("hits", {"user": str(number)})
+    exposition = Exposition(collector.store)
+    chunks = exposition.chunks()
+    text = [next(chunks), next(chunks)]
+    for number in range(LINES):
+        if "go" in change:
+            collector.remove("hits", {"user": str(number)})
+        if "come" in change:
+            collector.increment("hits", {"user": f"new {number}"})
+    text += chunks
+    samples = parsed(b"".join(text), Format.TEXT)["hits"][3]
+    stayed = {("hits_total", frozenset({("user", str(number))})) for number in range(LINES, 3 * LINES)}
+    assert samples.keys() >= stayed
+    assert ours(exposition) == theirs(collector.store, Format.TEXT)
 
 
 def test_a_scrape_that_is_left_off_harms_nobody(collector):
