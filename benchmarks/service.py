@@ -49,7 +49,7 @@ def main(rounds: int = ROUNDS) -> Report:
 
 
 def _run(way: str) -> tuple[float, float, float]:
-    """Return for how many milliseconds the loop was held up, at most and usually, and the requests a second."""
+    """Return how long the loop was held up in milliseconds, at most and usually, and requests a second."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "metrics.json")
         command = [sys.executable, "-m", "benchmarks.service_workers", way, str(file)]

@@ -1,7 +1,7 @@
 """What runs in a process of its own: a service of FastAPI that holds 2 000 histograms.
 
-``python -m benchmarks.service_workers WAY FILE`` serves on a free port, which it prints. ``/held-up`` tells how
-late the event loop was, each time that it was looked at.
+``python -m benchmarks.service_workers WAY FILE`` serves on a free port, which it prints. ``/held-up`` tells
+how late the event loop was, each time that it was looked at.
 """
 
 from __future__ import annotations
