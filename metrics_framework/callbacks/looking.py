@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Awaitable, Callable, Iterable
 
 from metrics_framework.callbacks.evaluator import Evaluator
 from metrics_framework.callbacks.work import Work
 from metrics_framework.errors import InvalidInputError
+from metrics_framework.event_loops import running_trio
 
 
 def looking() -> Callable[[Evaluator, Iterable[Work]], Awaitable[None]]:
@@ -16,8 +16,7 @@ def looking() -> Callable[[Evaluator, Iterable[Work]], Awaitable[None]]:
     Raises:
         InvalidInputError: Where no loop of asyncio or trio runs.
     """
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_task():  # asked first: it may be a guest of asyncio's loop
+    if running_trio() is not None:
         from metrics_framework.callbacks import on_trio
 
         return on_trio.collect

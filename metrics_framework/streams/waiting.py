@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from metrics_framework.errors import InvalidInputError
+from metrics_framework.event_loops import running_trio
 
 _SIGNAL_SECONDS = 0.1
 """How late Ctrl-C may be noticed: Python misses a signal that comes just before a lock begins to wait."""
@@ -124,8 +124,7 @@ class _Trio:
 
 
 def _loop() -> type[_Asyncio] | type[_Trio]:
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_task():  # asked first: it may be a guest of asyncio's loop
+    if running_trio() is not None:
         return _Trio
     import asyncio
 

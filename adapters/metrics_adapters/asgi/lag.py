@@ -7,9 +7,9 @@ import math
 from types import TracebackType
 from typing import Any, Self
 
-from metrics_adapters.asgi.loops import trio
 from metrics_adapters.asgi.sinks import Metrics, collector_of
 from metrics_framework.errors import InvalidInputError
+from metrics_framework.event_loops import running_trio
 from metrics_framework.faults import Faults
 
 LAG = "event_loop.lag"
@@ -57,7 +57,7 @@ class LoopLag:
     async def __aenter__(self) -> Self:
         if self._stop is not None:
             raise RuntimeError("this LoopLag is at work already; make one for each event loop")
-        self._stop = self._on_asyncio() if (module := trio()) is None else self._on_trio(module)
+        self._stop = self._on_asyncio() if (module := running_trio()) is None else self._on_trio(module)
         return self
 
     async def __aexit__(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_in_thread
@@ -11,27 +10,17 @@ from functools import partial
 from typing import Any
 
 from metrics_adapters.prometheus.shared_call import Start
-
-
-def trio() -> Any:
-    """Return the module ``trio`` where it runs this task, ``None`` where asyncio does."""
-    module = sys.modules.get("trio")
-    try:
-        if module is not None:
-            module.lowlevel.current_task()
-    except RuntimeError:
-        return None
-    return module
+from metrics_framework.event_loops import running_trio
 
 
 async def checkpoint() -> None:
     """Let others go on."""
-    await (asyncio.sleep(0) if (module := trio()) is None else module.lowlevel.checkpoint())
+    await (asyncio.sleep(0) if (module := running_trio()) is None else module.lowlevel.checkpoint())
 
 
 async def wait(future: Future[Any], seconds: float) -> None:
     """Wait until a future is done, or for so many seconds."""
-    if (module := trio()) is None:
+    if (module := running_trio()) is None:
         mirror = asyncio.wrap_future(future)
         mirror.add_done_callback(lambda done: done.cancelled() or done.exception())  # it is seen to elsewhere
         await asyncio.wait([mirror], timeout=seconds)
@@ -41,7 +30,7 @@ async def wait(future: Future[Any], seconds: float) -> None:
 
 async def done_within(seconds: float, work: Callable[[], Awaitable[None]]) -> bool:
     """Do some work, and return whether it came to its end in so many seconds; else it was cancelled."""
-    if (module := trio()) is None:
+    if (module := running_trio()) is None:
         try:
             async with asyncio.timeout(seconds):
                 await work()
@@ -55,7 +44,7 @@ async def done_within(seconds: float, work: Callable[[], Awaitable[None]]) -> bo
 
 def new_event() -> Any:
     """Return an event of the loop, which has ``set()`` and ``wait()``."""
-    return asyncio.Event() if (module := trio()) is None else module.Event()
+    return asyncio.Event() if (module := running_trio()) is None else module.Event()
 
 
 async def first_of(*works: Callable[[], Awaitable[None]]) -> None:
@@ -64,7 +53,7 @@ async def first_of(*works: Callable[[], Awaitable[None]]) -> None:
     Raises:
         Exception: What it ended with.
     """
-    if (module := trio()) is not None:
+    if (module := running_trio()) is not None:
         async with module.open_nursery() as nursery:
 
             async def do(work: Callable[[], Awaitable[None]]) -> None:
@@ -89,7 +78,7 @@ def in_task(work: Callable[[], Awaitable[object]]) -> Start[object]:
     """Return what makes a call in a task of its own."""
 
     def start(future: Future[object]) -> None:
-        if (module := trio()) is not None:
+        if (module := running_trio()) is not None:
             module.lowlevel.spawn_system_task(_settled, future, work)
             return
         task = asyncio.ensure_future(work())
