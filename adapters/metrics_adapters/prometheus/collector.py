@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from prometheus_client.metrics import Histogram
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import REGISTRY, CollectorRegistry
 
 from metrics_adapters.in_memory import InMemoryCollector
-from metrics_adapters.prometheus.families import exposed_names, families
+from metrics_adapters.prometheus.families import count_by_default, exposed_names, families
 from metrics_adapters.prometheus.notices import Notices
 from metrics_framework.errors import InvalidInputError, UnknownMetricError, nearest
 from metrics_framework.recording import Store
@@ -58,8 +57,7 @@ class PrometheusCollector(InMemoryCollector):
                 f"registry={shown(registry)} is no registry; pass one, like prometheus_client.REGISTRY"
             )
         self._claims = self.store.expose(exposed_names)
-        if not self.store.default_buckets:
-            self.store.default_buckets = Histogram.DEFAULT_BUCKETS
+        count_by_default(self.store)
         self._registry = registry
         self._exposed: StoreExposition | None = StoreExposition(self.store, registry)
         registry.register(self._exposed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol, cast
 
-from prometheus_client.metrics import Histogram
 from prometheus_client.registry import CollectorRegistry
 
 from metrics_adapters.prometheus.families import exposed_names
@@ -65,15 +64,6 @@ def exposition_of(metrics: Exposable, registry: CollectorRegistry | None = None)
     store = _store(metrics)
     store.expose(exposed_names)
     return Exposition(store, registry)
-
-
-def count_by_default(store: Store) -> None:
-    """Have histograms counted by prometheus_client's bounds, where a store has no default ones.
-
-    They count what is recorded from now on.
-    """
-    if not store.default_buckets:
-        store.default_buckets = Histogram.DEFAULT_BUCKETS
 
 
 def callbacks_of(metrics: object, given: Callbacks | None = None) -> Callbacks | None:

@@ -13,6 +13,8 @@ from decimal import Decimal
 from functools import partial
 from typing import NamedTuple
 
+from prometheus_client.metrics import Histogram
+
 from metrics_framework.exposition import BASE_UNITS, metric_name, tag_labels
 from metrics_framework.recording import Description, OutcomeReading, SeriesReading, Store, sums
 from metrics_framework.recording.bounds import BucketCounts
@@ -84,6 +86,15 @@ Attempt = Callable[[Named, Callable[[], Family]], Family | None]
 
 Warn = Callable[..., None]
 """Logs a warning, an event and its details, unless it was said before."""
+
+
+def count_by_default(store: Store) -> None:
+    """Have histograms counted by prometheus_client's bounds, where a store has no default ones.
+
+    They count what is recorded from now on.
+    """
+    if not store.default_buckets:
+        store.default_buckets = Histogram.DEFAULT_BUCKETS
 
 
 def exposed_names(named: Named, unit: MetricUnit | None) -> list[str]:

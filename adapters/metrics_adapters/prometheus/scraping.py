@@ -21,9 +21,9 @@ from metrics_adapters.prometheus.expositions import (
     Callbacks,
     Exposable,
     callbacks_of,
-    count_by_default,
     exposition_of,
 )
+from metrics_adapters.prometheus.families import count_by_default
 from metrics_adapters.prometheus.negotiation import choose_format, wants_gzip
 from metrics_adapters.prometheus.shared_call import Call, SharedCall, Start, in_thread
 from metrics_adapters.prometheus.text import Format

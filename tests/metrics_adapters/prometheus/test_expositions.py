@@ -8,7 +8,8 @@ from prometheus_client import CollectorRegistry
 from metrics_adapters.in_memory import InMemoryCollector, InMemoryTimer
 from metrics_adapters.null import NullCollector
 from metrics_adapters.prometheus import PrometheusCollector
-from metrics_adapters.prometheus.expositions import callbacks_of, count_by_default, exposition_of
+from metrics_adapters.prometheus.expositions import callbacks_of, exposition_of
+from metrics_adapters.prometheus.families import count_by_default
 from metrics_adapters.prometheus.rendering import Exposition
 from metrics_framework import MetricsSystem
 from metrics_framework.errors import InvalidInputError
