@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
 
 from metrics_adapters.otlp import OtlpExporter
-from metrics_adapters.otlp.contents import Held, whole
+from metrics_adapters.otlp.contents import whole
 from metrics_adapters.otlp.exporter import BATCH
 from metrics_framework import MetricsSystem
 from metrics_framework.clock import ManualClock
@@ -98,7 +98,7 @@ def test_every_kind_arrives_as_what_it_is(kind, clock):
     assert (payload.count, payload.sum, payload.min, payload.max) == (4, sum(values), 0.0, 1e6)
     assert payload.zero_count == 1
     assert found["payload"].unit == ""
-    part = whole(Held(Distribution.of(values)))
+    part = whole(Distribution.of(values))
     assert payload.scale == part.scale
     assert payload.positive.offset == part.positive.low
     assert tuple(payload.positive.bucket_counts) == tuple(part.positive.counts)
