@@ -16,7 +16,9 @@ import grpc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
+from opentelemetry.sdk.metrics.export import MetricExportResult
 
 from metrics_adapters.otlp import OtlpExporter
 from metrics_adapters.otlp.contents import whole
@@ -272,6 +274,19 @@ def test_a_message_that_is_too_large_is_refused():
         with pytest.raises(RefusedError, match="too large"):
             exporter.export(metrics)
         assert receiver.script.taken == []
+
+
+def test_a_message_that_was_not_sent_is_not_taken_for_received(monkeypatch):
+    """Where the official exporter says that all went well and asked no receiver, it is sent again."""
+    metrics = MetricsSystem()
+    metrics.collector.increment("orders")
+    with receiving(HttpReceiver, temporality="delta") as (receiver, exporter):
+        with monkeypatch.context() as patch:
+            patch.setattr(OTLPMetricExporter, "export", lambda *_: MetricExportResult.SUCCESS)
+            with pytest.raises(OutputError, match="has sent nothing"):
+                exporter.export(metrics)
+        exporter.export(metrics)
+        assert only(receiver.script.metrics()["orders"]).as_int == 1
 
 
 def test_what_a_receiver_says_is_quoted_in_one_line():
