@@ -15,7 +15,7 @@ def test_what_is_kept_of_a_series_ends_with_it(clock):
     reader, collector = StoreReader(store), InMemoryCollector(store)
     for user in ("1", "2"):
         collector.increment("orders", {"user": user})
-        clock.advance(40)
+        clock.advance(25)
     first = {reading.attributes: reading for reading in reader.read()}
     clock.advance(30)
     second = {reading.attributes: reading for reading in reader.read()}
