@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from metrics_adapters.otlp.exponential import MAX_BUCKETS, Cells, new_of, whole_of
@@ -72,6 +72,11 @@ def test_of_many_values_those_that_are_new_are_told(first, second):
 
 @settings(max_examples=50, deadline=None)
 @given(MANY, MANY)
+@example({1: 1, 4: 100}, {1: 1, 4: 99, 5: 300})
+@example({1: 1, 4: 300}, {1: 1, 4: 2, 5: 300})
+@example({-1: 1, -4: 100}, {-1: 1, -5: 100})
+@example({1: 2}, {1: 1})
+@example({0: 2}, {0: 1})
 def test_a_bucket_that_shrank_is_seen(first, second):
     """There is nothing new of a distribution that has fewer values in any bucket than it had."""
     before, now = distribution(FILL | first), distribution(FILL | second)
