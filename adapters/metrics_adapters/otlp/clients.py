@@ -20,11 +20,18 @@ _MAX_TEXT = 500
 _QUIET = ContextVar("quiet", default=False)
 
 
+NOTHING = MetricsData([])
+"""What the official exporters are given, in whose place they send ours: their own way to bytes is slow."""
+
+
 class Client(Protocol):
     """Sends messages to one receiver."""
 
-    def send(self, data: MetricsData) -> str:
+    def send(self, message: bytes) -> str:
         """Send a message; the official exporter repeats it as often as the time limit lets it.
+
+        Args:
+            message: An ``ExportMetricsServiceRequest``.
 
         Returns:
             What of it was received and rejected, in words; empty where all was taken.

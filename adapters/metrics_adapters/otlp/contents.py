@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from functools import cached_property
 from typing import NamedTuple
 
-from metrics_framework.recording.distribution import Buckets, Distribution
-from metrics_framework.recording.lanes import Lanes
-
-MAX_BUCKETS = 160
-"""How many buckets a sign may have, as in OpenTelemetry's SDKs; more lower the scale."""
+from metrics_adapters.otlp.exponential import Exponential, new_of, whole_of
+from metrics_framework.recording.distribution import Distribution
 
 
 class Counted(NamedTuple):
@@ -32,50 +26,7 @@ class Counted(NamedTuple):
     max: float | None
 
 
-class Held:
-    """A distribution of ours, whose values are counted in buckets once, however often they are asked for."""
-
-    def __init__(self, distribution: Distribution) -> None:
-        self.distribution = distribution
-
-    @cached_property
-    def buckets(self) -> Buckets:
-        """The values, counted."""
-        return self.distribution.buckets
-
-
-class Cells(NamedTuple):
-    """Counts of consecutive buckets, from the one with the index ``low`` on."""
-
-    low: int
-    counts: Sequence[int]
-
-
-class Exponential(NamedTuple):
-    """A distribution as an exponential histogram of at most `MAX_BUCKETS` buckets a sign.
-
-    Attributes:
-        number: How many values there are.
-        sum: Their sum; ``None`` where some are negative, as the protocol wants it, or where it has none.
-        min: The smallest of them, ``None`` where nobody knows.
-        max: The largest of them, ``None`` where nobody knows.
-        scale: How fine the buckets are.
-        zeros: How many values are zero.
-        positive: Those above it, counted.
-        negative: Those below it, counted by their magnitude.
-    """
-
-    number: int
-    sum: float | None
-    min: float | None
-    max: float | None
-    scale: int
-    zeros: int
-    positive: Cells
-    negative: Cells
-
-
-Content = int | float | Held | Counted
+Content = int | float | Distribution | Counted
 """What a series is read as: a counter's total, a gauge's value, or a distribution."""
 
 Part = int | float | Exponential | Counted
@@ -84,23 +35,13 @@ Part = int | float | Exponential | Counted
 
 def whole(content: Content) -> Part:
     """Return all that a series holds."""
-    if not isinstance(content, Held):
-        return content
-    values, buckets = content.distribution, content.buckets
-    return Exponential(
-        values.count,
-        as_double(values.sum) if values.min >= 0 else None,
-        as_double(values.min),
-        as_double(values.max),
-        *_bounded(buckets.scale, buckets.zeros, _cells(buckets.positive), _cells(buckets.negative)),
-    )
+    return whole_of(content) if isinstance(content, Distribution) else content
 
 
 def began_anew(content: Content, before: Content) -> bool:
     """Say whether a series holds less than it held before, by what costs little to know."""
-    if isinstance(content, Held) and isinstance(before, Held):
-        now, then = content.distribution, before.distribution
-        return now.count < then.count or now.min > then.min or now.max < then.max
+    if isinstance(content, Distribution) and isinstance(before, Distribution):
+        return content.count < before.count or content.min > before.min or content.max < before.max
     return since(content, before) is None
 
 
@@ -112,8 +53,8 @@ def since(content: Content, before: Content) -> Part | None:
     Returns:
         ``None`` if what it held before is no part of what it holds now: it began anew.
     """
-    if isinstance(content, Held) and isinstance(before, Held):
-        return _since(content, before)
+    if isinstance(content, Distribution) and isinstance(before, Distribution):
+        return new_of(content, before)
     if isinstance(content, Counted) and isinstance(before, Counted):
         if content.bounds != before.bounds:
             return None
@@ -131,79 +72,3 @@ def is_empty(part: Part) -> bool:
     if isinstance(part, Counted):
         return not any(part.counts)
     return not (part.number if isinstance(part, Exponential) else part)
-
-
-def as_double(number: int | float) -> float:
-    """Return a number as a float; infinite beyond the largest one."""
-    try:
-        return float(number)
-    except OverflowError:
-        return math.inf if number > 0 else -math.inf
-
-
-def _since(content: Held, before: Held) -> Exponential | None:
-    now, then, new, old = content.distribution, before.distribution, content.buckets, before.buckets
-    scale = min(new.scale, old.scale)
-    zeros = new.zeros - old.zeros
-    positive, negative = (
-        _less(_coarser(_cells(one), new.scale - scale), _coarser(_cells(other), old.scale - scale))
-        for one, other in ((new.positive, old.positive), (new.negative, old.negative))
-    )
-    if zeros < 0 or positive is None or negative is None:
-        return None
-    total = as_double(now.sum) - as_double(then.sum)
-    return Exponential(
-        now.count - then.count,
-        total if now.min >= 0 and math.isfinite(total) else None,
-        None,
-        None,
-        *_bounded(scale, zeros, positive, negative),
-    )
-
-
-def _cells(lanes: Lanes) -> Cells:
-    return Cells(lanes.low, lanes.counts())
-
-
-def _less(now: Cells, before: Cells) -> Cells | None:
-    """Return how much each bucket grew, ``None`` if one shrank."""
-    if not before.counts:
-        return now
-    start = before.low - now.low
-    if start < 0 or start + len(before.counts) > len(now.counts):
-        return None
-    grown = list(now.counts)
-    for place, count in enumerate(before.counts, start):
-        if count:
-            grown[place] -= count
-            if grown[place] < 0:
-                return None
-    places = [place for place, count in enumerate(grown) if count]
-    if not places:
-        return Cells(0, ())
-    return Cells(now.low + places[0], grown[places[0] : places[-1] + 1])
-
-
-def _bounded(scale: int, zeros: int, positive: Cells, negative: Cells) -> tuple[int, int, Cells, Cells]:
-    """Return buckets at the finest scale at which there are few enough."""
-    steps = max(_steps(positive), _steps(negative))
-    return scale - steps, zeros, _coarser(positive, steps), _coarser(negative, steps)
-
-
-def _steps(cells: Cells) -> int:
-    steps, high = 0, cells.low + len(cells.counts) - 1
-    while (high >> steps) - (cells.low >> steps) >= MAX_BUCKETS:
-        steps += 1
-    return steps
-
-
-def _coarser(cells: Cells, steps: int) -> Cells:
-    """Return the counts at a scale that is lower by ``steps``: two buckets become one at each."""
-    if not steps or not cells.counts:
-        return cells
-    low = cells.low >> steps
-    counts = [0] * (((cells.low + len(cells.counts) - 1) >> steps) - low + 1)
-    for index, count in enumerate(cells.counts, cells.low):
-        if count:
-            counts[(index >> steps) - low] += count
-    return Cells(low, counts)

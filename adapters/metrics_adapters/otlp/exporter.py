@@ -14,8 +14,8 @@ from urllib.parse import SplitResult, urlsplit
 from opentelemetry.sdk.resources import Resource
 
 from metrics_adapters.otlp.clients import Client
-from metrics_adapters.otlp.message import message
-from metrics_adapters.otlp.readings import read_store, read_values, text
+from metrics_adapters.otlp.message import described, message
+from metrics_adapters.otlp.readings import StoreReader, read_values, text
 from metrics_adapters.otlp.sent import Sent, Temporality
 from metrics_framework._version import __version__
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
@@ -129,13 +129,17 @@ class OtlpExporter:
         self._source: object = None
         self._source_start_ns = 0
         self._sent = Sent(self._created_ns, self._temporality)
-        self._resource = Resource({})
-        self._last_ns = 0
+        self._resource = b""
+        self._clock: Clock = SYSTEM_CLOCK
+        self._reader: StoreReader | None = None
+        self._last_ns = 0  # time never runs backwards
 
     def _export(self, system: MetricsSystem) -> None:
         store = store_of(system.aggregator)
-        readings = list(read_values(system.aggregator) if store is None else read_store(store))
-        now_ns = self._now(store, system.aggregator)
+        self._attend(store, system.aggregator)
+        reader = self._reader
+        readings = list(read_values(system.aggregator) if reader is None else reader.read())
+        now_ns = self._last_ns = max(self._last_ns, self._clock.time_ns())
         if self._client is None:  # not before the first export, which a forked worker may do
             self._client = self._connect(
                 self._url, self.name, self._headers, self._timeout, self._is_compressed
@@ -152,19 +156,20 @@ class OtlpExporter:
         if rejected:  # all the rest was taken, so it is not to be sent again
             raise RefusedError(f"{self.name} rejected {rejected}")
 
-    def _now(self, store: Store | None, aggregator: object) -> int:
-        """Return the time, which never runs backwards; a source that is new begins a new account."""
-        clock: Clock = SYSTEM_CLOCK if store is None else store.clock
+    def _attend(self, store: Store | None, aggregator: object) -> None:
+        """Begin a new account where the source is another one than before."""
         source, source_start_ns = (aggregator, 0) if store is None else (store, store.start_ns)
-        if source is not self._source or source_start_ns != self._source_start_ns:
-            start_ns = self._created_ns
-            if store is not None:
-                start_ns = clock.time_ns() - (clock.monotonic_ns() - store.start_ns)
-            self._source, self._source_start_ns, self._last_ns = source, source_start_ns, start_ns
-            self._sent = Sent(start_ns, self._temporality)
-            self._resource = self._described(store)
-        self._last_ns = max(self._last_ns, clock.time_ns())
-        return self._last_ns
+        if source is self._source and source_start_ns == self._source_start_ns:
+            return
+        start_ns = self._created_ns
+        clock: Clock = SYSTEM_CLOCK
+        if store is not None:
+            clock = store.clock
+            start_ns = clock.time_ns() - (clock.monotonic_ns() - store.start_ns)
+        self._source, self._source_start_ns, self._last_ns = source, source_start_ns, start_ns
+        self._clock, self._reader = clock, None if store is None else StoreReader(store)
+        self._sent = Sent(start_ns, self._temporality)
+        self._resource = described(self._described(store))
 
     def _described(self, store: Store | None) -> Resource:
         tags = dict(store.tags) if store is not None else {}

@@ -7,9 +7,10 @@ from typing import Any
 
 import grpc
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
 
-from metrics_adapters.otlp.clients import one_line, quiet, rejected
+from metrics_adapters.otlp.clients import NOTHING, one_line, quiet, rejected
 from metrics_framework.errors import OutputError, RefusedError
 
 _REFUSALS = {
@@ -46,11 +47,12 @@ class GrpcClient:
             compression=grpc.Compression.Gzip if gzip else grpc.Compression.NoCompression,
         )
 
-    def send(self, data: MetricsData) -> str:
+    def send(self, message: bytes) -> str:
         """Send a message; see `Client.send`."""
         self._exporter.forget()
+        self._exporter.message = ExportMetricsServiceRequest.FromString(message)
         with quiet():
-            result = self._exporter.export(data)
+            result = self._exporter.export(NOTHING)
         what = f"cannot export to {self._shown}"
         answer, error = self._exporter.answer, self._exporter.error
         if result is MetricExportResult.SUCCESS:
@@ -68,10 +70,14 @@ class GrpcClient:
 
 
 class _Exporter(OTLPMetricExporter):
-    """Remembers how the last request ended."""
+    """Sends a message of ours, and remembers how the last request ended."""
 
+    message: ExportMetricsServiceRequest
     answer: Any = None
     error: Any = None
+
+    def _translate_data(self, data: MetricsData) -> ExportMetricsServiceRequest:
+        return self.message
 
     def forget(self) -> None:
         self.answer = self.error = None

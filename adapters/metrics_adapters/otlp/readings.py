@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
-from metrics_adapters.otlp.contents import Content, Counted, Held, as_double
+from opentelemetry.proto.metrics.v1.metrics_pb2 import (
+    ExponentialHistogramDataPoint,
+    HistogramDataPoint,
+    NumberDataPoint,
+)
+
+from metrics_adapters.otlp.contents import Content, Counted
+from metrics_adapters.otlp.exponential import as_double
+from metrics_adapters.otlp.wire import attribute
 from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.recording import Store
+from metrics_framework.recording.claims import Named
+from metrics_framework.recording.instruments import Series
+from metrics_framework.turns import rest
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
 UNITS = {
@@ -26,7 +37,23 @@ UNITS = {
 OWN_ATTRIBUTES = ("outcome", "error.type")
 """Attributes of an operation's outcomes, which no tag may have the name of."""
 
-Kind = Literal["counter", "gauge", "histogram"]
+Kind = Literal["counter", "gauge", "histogram", "exponential"]
+
+_KINDS: dict[MetricType, Kind] = {
+    MetricType.COUNTER: "counter",
+    MetricType.GAUGE: "gauge",
+    MetricType.HISTOGRAM: "exponential",
+    MetricType.TIMER: "exponential",
+}
+"""What a store's metrics of each type are."""
+
+_ATTRIBUTES: dict[Kind, int] = {
+    "counter": NumberDataPoint.ATTRIBUTES_FIELD_NUMBER,
+    "gauge": NumberDataPoint.ATTRIBUTES_FIELD_NUMBER,
+    "histogram": HistogramDataPoint.ATTRIBUTES_FIELD_NUMBER,
+    "exponential": ExponentialHistogramDataPoint.ATTRIBUTES_FIELD_NUMBER,
+}
+"""The field of a point that its attributes are in."""
 
 _DURATION_HELP = "How long the operation took."
 _OUTCOME_HELP = "How the operation ended."
@@ -50,51 +77,70 @@ class Stream(NamedTuple):
     help: str
 
 
-class Key(NamedTuple):
-    """What tells a series from all others."""
+class Reading(NamedTuple):
+    """One series, and what it holds.
+
+    Attributes:
+        stream: What it has in common with others.
+        key: What tells it from all others.
+        attributes: Its attributes, as the fields of a point.
+        content: What it holds.
+    """
 
     stream: Stream
-    attributes: frozenset[tuple[str, str]]
-
-
-class Reading(NamedTuple):
-    """One series, and what it holds."""
-
-    key: Key
+    key: Hashable
+    attributes: bytes
     content: Content
 
     @classmethod
     def of(cls, stream: Stream, attributes: Mapping[str, str], content: Content) -> Reading:
-        """Return the reading of a series."""
-        return cls(Key(stream, frozenset(attributes.items())), content)
+        """Return the reading of a series that is told from others by its attributes."""
+        key = stream, frozenset(attributes.items())
+        return cls(stream, key, _written(stream.kind, attributes), content)
 
 
-def read_store(store: Store) -> Iterator[Reading]:
-    """Yield what a store holds now; constant tags are left out, as they describe the resource."""
-    streams: dict[tuple[str, str], Stream] = {}
-    for reading in store.iter_readings():
-        content: Content
-        if reading.distribution is not None:
-            kind: Kind = "histogram"
-            content = Held(reading.distribution)
-        elif reading.metric_type is MetricType.COUNTER:
-            kind, content = "counter", reading.summary["sum"]
-        else:
-            kind, content = "gauge", reading.summary["last"]
-        stream = streams.get((reading.name, kind))
-        if stream is None:
-            description = store.description(reading.name)
-            unit = MetricUnit.MILLISECONDS if reading.metric_type is MetricType.TIMER else description.unit
-            stream = _stream(reading.name, kind, UNITS[unit] if unit else "", description.help)
-            streams[reading.name, kind] = stream
-        yield Reading.of(stream, _attributes(reading.tags, store.tags), content)
-    for reading in store.iter_timing_readings():
-        if reading.distribution is not None:
-            attributes = _attributes(reading.tags, store.tags)
-            yield Reading.of(_durations(reading.name), attributes, Held(reading.distribution))
-    for outcome in store.iter_outcome_readings():
-        attributes = _attributes(outcome.tags, store.tags, OWN_ATTRIBUTES)
-        yield from _outcomes(outcome.name, attributes, outcome.successes, outcome.failures)
+class StoreReader:
+    """Reads a store, and keeps the attributes of its series, which never change."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._attributes: dict[Series, bytes] = {}
+
+    def read(self) -> Iterator[Reading]:
+        """Yield what the store holds now; constant tags are left out, as they describe the resource."""
+        store, known, present = self._store, self._attributes, {}
+        for named, metric in store.metrics():
+            store.expire(metric, metric.series())
+            metric.catch_up()
+            stream = self._stream(named)
+            own = OWN_ATTRIBUTES if named.metric_type is MetricType.RATE else ()
+            for _, series, trace, _ in metric.states():
+                rest()
+                attributes = known.get(series)
+                if attributes is None:
+                    attributes = _written(stream.kind, _attributes(series.tags, store.tags, own))
+                present[series] = attributes
+                if stream.kind == "exponential":
+                    yield Reading(stream, series, attributes, trace)
+                elif stream.kind == "gauge":
+                    yield Reading(stream, series, attributes, trace.last)
+                elif named.metric_type is MetricType.COUNTER:
+                    yield Reading(stream, series, attributes, trace.value)
+                else:
+                    for error_type, number in _endings(trace.successes, trace.failures):
+                        ending = _written(stream.kind, _ending(error_type))
+                        yield Reading(stream, (series, error_type), attributes + ending, number)
+        self._attributes = present
+
+    def _stream(self, named: Named) -> Stream:
+        if named.metric_type is MetricType.RATE:
+            return _outcomes(named.name)
+        if named.is_operation:
+            return _durations(named.name, "exponential")
+        description = self._store.description(named.name)
+        unit = MetricUnit.MILLISECONDS if named.metric_type is MetricType.TIMER else description.unit
+        kind = _KINDS[named.metric_type]
+        return _stream(named.name, kind, UNITS[unit] if unit else "", description.help)
 
 
 def read_values(aggregator: MetricsAggregator) -> Iterator[Reading]:
@@ -108,7 +154,9 @@ def read_values(aggregator: MetricsAggregator) -> Iterator[Reading]:
         if value.metric_type is MetricType.RATE:
             if is_operation:
                 attributes = _attributes(value.tags, {}, OWN_ATTRIBUTES)
-                yield from _outcomes(value.name, attributes, *_ends(value.metadata))
+                for error_type, number in _endings(*_ends(value.metadata)):
+                    ended = {**attributes, **_ending(error_type)}
+                    yield Reading.of(_outcomes(value.name), ended, number)
             continue  # whoever receives a counter works its rate out
         unit = UNITS[value.unit]
         attributes = _attributes(value.tags, {})
@@ -119,7 +167,9 @@ def read_values(aggregator: MetricsAggregator) -> Iterator[Reading]:
         elif (counted := _counted(value)) is not None:
             help_text = str(value.metadata.get("help", ""))
             stream = (
-                _durations(value.name) if is_operation else _stream(value.name, "histogram", unit, help_text)
+                _durations(value.name, "histogram")
+                if is_operation
+                else _stream(value.name, "histogram", unit, help_text)
             )
             yield Reading.of(stream, attributes, counted)
 
@@ -133,31 +183,41 @@ def _stream(name: str, kind: Kind, unit: str, help_text: str) -> Stream:
     return Stream(False, text(name), kind, unit, text(help_text))
 
 
-def _durations(operation: str) -> Stream:
+def _durations(operation: str, kind: Kind) -> Stream:
     unit = UNITS[MetricUnit.MILLISECONDS]
-    return Stream(True, f"{text(operation)}.duration", "histogram", unit, _DURATION_HELP)
+    return Stream(True, f"{text(operation)}.duration", kind, unit, _DURATION_HELP)
 
 
-def _outcomes(
-    operation: str, attributes: dict[str, str], successes: int, failures: Mapping[str, int]
-) -> Iterator[Reading]:
-    stream = Stream(True, f"{text(operation)}.operations", "counter", "{operation}", _OUTCOME_HELP)
-    yield Reading.of(stream, {**attributes, "outcome": "success"}, successes)
-    for error_type, number in failures.items():
-        failed = {**attributes, "outcome": "failure"}
-        if error_type:
-            failed["error.type"] = text(error_type)
-        yield Reading.of(stream, failed, number)
+def _outcomes(operation: str) -> Stream:
+    return Stream(True, f"{text(operation)}.operations", "counter", "{operation}", _OUTCOME_HELP)
+
+
+def _endings(successes: int, failures: Mapping[str, int]) -> Iterator[tuple[str | None, int]]:
+    """Yield the number of successes, as that of no error, and of failures by error type."""
+    yield None, successes
+    yield from failures.items()
+
+
+def _ending(error_type: str | None) -> dict[str, str]:
+    """Return the attributes that tell how an operation ended; an error may be without a type."""
+    if error_type is None:
+        return {"outcome": "success"}
+    return {"outcome": "failure", "error.type": error_type} if error_type else {"outcome": "failure"}
 
 
 def _attributes(
     tags: Mapping[str, str], constant: Mapping[str, str], own: tuple[str, ...] = ()
 ) -> dict[str, str]:
     return {
-        text(f"exported_{tag}" if tag in own else tag): text(value)
+        f"exported_{tag}" if tag in own else tag: value
         for tag, value in tags.items()
         if not constant or constant.get(tag) != value
     }
+
+
+def _written(kind: Kind, attributes: Mapping[str, str]) -> bytes:
+    number = _ATTRIBUTES[kind]
+    return b"".join([attribute(number, name, value) for name, value in attributes.items()])
 
 
 def _ends(metadata: Mapping[str, Any]) -> tuple[int, dict[str, int]]:

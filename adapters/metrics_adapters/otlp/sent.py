@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Literal, NamedTuple
 
 from metrics_adapters.otlp.contents import Content, Part, began_anew, is_empty, since, whole
-from metrics_adapters.otlp.readings import Key, Reading
+from metrics_adapters.otlp.readings import Reading
 
 Temporality = Literal["cumulative", "delta"]
 
@@ -45,7 +45,7 @@ class Sent:
     def __init__(self, start_ns: int, temporality: Temporality) -> None:
         self._since_ns = start_ns
         self._is_delta = temporality == "delta"
-        self._entries: dict[Key, _Entry] = {}
+        self._entries: dict[Hashable, _Entry] = {}
 
     def points(self, readings: Iterable[Reading]) -> list[Point]:
         """Return what is to be sent of some series; as deltas, those without anything new are left out."""
@@ -55,7 +55,7 @@ class Sent:
     def commit(self, points: Iterable[Point], now_ns: int) -> None:
         """Take note that some points, which were read at that time, were received."""
         for reading, start_ns, _ in points:
-            if reading.key.stream.kind != "gauge":
+            if reading.stream.kind != "gauge":
                 self._entries[reading.key] = _Entry(start_ns, now_ns, reading.content)
 
     def complete(self, readings: Iterable[Reading], now_ns: int) -> None:
@@ -74,11 +74,13 @@ class Sent:
         return Point(reading, start_ns, whole(reading.content))
 
     def _delta(self, reading: Reading) -> Point | None:
-        if reading.key.stream.kind == "gauge":
+        if reading.stream.kind == "gauge":
             return Point(reading, self._since_ns, whole(reading.content))
         entry = self._entries.get(reading.key)
         start_ns, part = self._since_ns, None
         if entry is not None:
+            if entry.content is reading.content:
+                return None
             start_ns, part = max(start_ns, entry.sent_ns), since(reading.content, entry.content)
         if part is None:
             part = whole(reading.content)

@@ -8,25 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics_adapters.otlp.contents import (
-    MAX_BUCKETS,
-    Counted,
-    Exponential,
-    Held,
-    began_anew,
-    is_empty,
-    since,
-    whole,
-)
+from metrics_adapters.otlp.contents import Counted, began_anew, is_empty, since, whole
+from metrics_adapters.otlp.exponential import MAX_BUCKETS, Exponential
 from metrics_framework.recording.distribution import Distribution
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 VALUES = st.lists(FINITE | st.integers(-(10**6), 10**6), min_size=1, max_size=400)
 
 
-def held(values) -> Held:
-    """Return what a series of some values holds."""
-    return Held(Distribution.of(values))
+held = Distribution.of
+"""Returns what a series of some values holds."""
 
 
 def counted(part) -> dict[int | str, int]:
@@ -72,7 +63,7 @@ def test_every_value_is_in_its_bucket(values):
 def test_what_is_new_is_what_came_after(first, second):
     """The part since some values is the distribution of the later ones, at a scale that both fit into."""
     before = held(first)
-    now = Held(before.distribution.merge(held(second).distribution))
+    now = before.merge(held(second))
     part = since(now, before)
     assert isinstance(part, Exponential)
     later = whole(held(second))
@@ -97,7 +88,7 @@ def test_a_sum_beyond_the_floats_is_infinite():
     """Values whose sum leaves the floats are counted all the same; of what is new there is no sum then."""
     large = held([1.7e308, 1.7e308])
     assert whole(large).sum == math.inf
-    assert since(Held(large.distribution.merge(large.distribution)), large).sum is None
+    assert since(large.merge(large), large).sum is None
 
 
 @pytest.mark.parametrize(

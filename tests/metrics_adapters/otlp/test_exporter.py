@@ -16,10 +16,12 @@ import grpc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
+from opentelemetry.sdk.metrics.export import MetricExportResult
 
 from metrics_adapters.otlp import OtlpExporter
-from metrics_adapters.otlp.contents import Held, whole
+from metrics_adapters.otlp.contents import whole
 from metrics_adapters.otlp.exporter import BATCH
 from metrics_framework import MetricsSystem
 from metrics_framework.clock import ManualClock
@@ -98,7 +100,7 @@ def test_every_kind_arrives_as_what_it_is(kind, clock):
     assert (payload.count, payload.sum, payload.min, payload.max) == (4, sum(values), 0.0, 1e6)
     assert payload.zero_count == 1
     assert found["payload"].unit == ""
-    part = whole(Held(Distribution.of(values)))
+    part = whole(Distribution.of(values))
     assert payload.scale == part.scale
     assert payload.positive.offset == part.positive.low
     assert tuple(payload.positive.bucket_counts) == tuple(part.positive.counts)
@@ -272,6 +274,19 @@ def test_a_message_that_is_too_large_is_refused():
         with pytest.raises(RefusedError, match="too large"):
             exporter.export(metrics)
         assert receiver.script.taken == []
+
+
+def test_a_message_that_was_not_sent_is_not_taken_for_received(monkeypatch):
+    """Where the official exporter says that all went well and asked no receiver, it is sent again."""
+    metrics = MetricsSystem()
+    metrics.collector.increment("orders")
+    with receiving(HttpReceiver, temporality="delta") as (receiver, exporter):
+        with monkeypatch.context() as patch:
+            patch.setattr(OTLPMetricExporter, "export", lambda *_: MetricExportResult.SUCCESS)
+            with pytest.raises(OutputError, match="has sent nothing"):
+                exporter.export(metrics)
+        exporter.export(metrics)
+        assert only(receiver.script.metrics()["orders"]).as_int == 1
 
 
 def test_what_a_receiver_says_is_quoted_in_one_line():
