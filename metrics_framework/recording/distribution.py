@@ -256,8 +256,6 @@ def _scaled_deviation(values: Sequence[int | float], mean: float) -> float:
 
 def _count(values: Sequence[int | float], lowest: int | float, highest: int | float) -> Buckets:
     if lowest > 0:
-        if len(values) == 1:
-            return Buckets(SCALE, lanes.EMPTY, 0, Lanes.of_one(ceil(log2(lowest) * _PER_OCTAVE) - 1))
         return _bounded(Buckets(SCALE, lanes.EMPTY, 0, _lanes(values, lowest, highest)))
     positive = [value for value in values if value > 0]
     negative = [-value for value in values if value < 0]
@@ -271,14 +269,20 @@ def _count(values: Sequence[int | float], lowest: int | float, highest: int | fl
     )
 
 
-def _lanes(values: Iterable[int | float], lowest: int | float, highest: int | float) -> Lanes:
+def _lanes(values: Sequence[int | float], lowest: int | float, highest: int | float) -> Lanes:
     """Count positive values by the index of their bucket.
 
     The upper bound of a bucket is inclusive, so an index is rounded up, less one. This loop is most of what
     a histogram costs.
     """
     low = ceil(log2(lowest) * _PER_OCTAVE)
-    counts = [0] * (ceil(log2(highest) * _PER_OCTAVE) - low + 1)
+    span = ceil(log2(highest) * _PER_OCTAVE) - low + 1
+    if len(values) < 256:  # no bucket has more than a byte holds
+        cells = bytearray(span)
+        for value in values:
+            cells[ceil(log2(value) * _PER_OCTAVE) - low] += 1
+        return Lanes.of_bytes(low - 1, cells, len(values))
+    counts = [0] * span
     for value in values:
         counts[ceil(log2(value) * _PER_OCTAVE) - low] += 1
     return Lanes.pack(low - 1, counts)

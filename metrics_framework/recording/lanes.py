@@ -37,9 +37,9 @@ class Lanes(NamedTuple):
         return cls(low, bits, peak, _pack(counts, bits))
 
     @classmethod
-    def of_one(cls, index: int) -> Lanes:
-        """Pack one value, in the bucket of that index."""
-        return cls(index, 8, 1, 1)
+    def of_bytes(cls, low: int, counts: bytearray, peak: int) -> Lanes:
+        """Pack the counts of consecutive buckets from ``low`` on, each a byte; none exceeds ``peak``."""
+        return cls(low, 8, peak, int.from_bytes(counts, "little"))
 
     @property
     def high(self) -> int:
