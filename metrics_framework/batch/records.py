@@ -18,6 +18,8 @@ from metrics_framework.logs import log_event
 
 _PATIENCE = 100
 
+_FEW = CHUNK - 1  # one more, and there is a chunk to write
+
 
 class _State(NamedTuple):
     """What is no longer in the list.
@@ -60,7 +62,7 @@ class Records:
     ) -> None:
         self._in_memory = self._limit = in_memory
         if totals.counts.files:
-            self._limit = min(in_memory, CHUNK)
+            self._limit = min(in_memory, _FEW)
         self._disk = disk
         self._at_once = isinstance(disk, Journal)
         self._rows = list(rows)
@@ -72,15 +74,20 @@ class Records:
 
     def append(self, row: Row) -> None:
         """Add the details of a file."""
-        self._rows.append(row)
-        if self._at_once or len(self._rows) > self._limit:
-            with self._alone() as alone:
-                # A disk that is full is not asked again for every file.
-                if alone and self._at_once and not (self._is_refused and len(self._rows) % _PATIENCE):
-                    self._write()
-                if alone and len(self._rows) > self._limit:
-                    self._relieve()
-            self._say()
+        rows = self._rows
+        rows.append(row)
+        if len(rows) > self._limit or self._at_once:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Write what has to be written, and cut off what is too much."""
+        with self._alone() as alone:
+            # A disk that is full is not asked again for every file.
+            if alone and self._at_once and not (self._is_refused and len(self._rows) % _PATIENCE):
+                self._write()
+            if alone and len(self._rows) > self._limit:
+                self._relieve()
+        self._say()
 
     def note(self, fact: dict[str, object]) -> None:
         """Write something about the batch itself, where there is a journal."""
@@ -170,7 +177,7 @@ class Records:
             lost=state.lost + len(gone) - state.written,
         )
         del rows[: len(gone)]
-        self._limit = min(self._in_memory, CHUNK)
+        self._limit = min(self._in_memory, _FEW)
 
     def _refuse(self, error: Exception) -> None:
         if not self._is_refused:
