@@ -221,9 +221,12 @@ class BatchMetrics:
             )
         now = self._time_ns() / 1e9
         _ = now - duration  # what is no number is said here, not when it is read
-        self._records.append(
+        records = self._records
+        records.rows.append(
             (filename, now, duration, samples, measurements, status, error_type, error_message, memory_peak)
         )
+        if len(records.rows) > records.due:
+            records.settle()
         if status == "error" and error_type:
             hash(error_type)
         if self._feed is not None:
