@@ -19,7 +19,7 @@ from benchmarks.batch_worker import STAGES
 from benchmarks.tables import Report
 
 FILES = 1_000_000
-ROUNDS = 1
+ROUNDS = 3
 
 ROOT = Path(__file__).parent.parent
 PEERS = ROOT / ".venvs" / "peers" / "bin" / "python"
@@ -37,7 +37,7 @@ def main(rounds: int = ROUNDS, files: int = FILES) -> Report:
     report = Report()
     runs = "one run of each" if rounds == 1 else f"medians of {rounds} runs of each"
     report.say(f"Python {sys.version.split()[0]}. A batch of {files:,} files, 1 % of which fail; {runs}.")
-    _table(report, "seconds", results, "seconds", 1.0)
+    _table(report, "seconds of the processor", results, "seconds", 1.0)
     _table(report, "MB that it grew by so far", results, "bytes", 1e6)
     report.show()
     return report

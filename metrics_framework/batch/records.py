@@ -18,6 +18,8 @@ from metrics_framework.logs import log_event
 
 _PATIENCE = 100
 
+_FEW = CHUNK - 1  # one more, and there is a chunk to write
+
 
 class _State(NamedTuple):
     """What is no longer in the list.
@@ -48,6 +50,11 @@ class Records:
         place: Up to where the disk holds rows already.
         totals: What those amount to.
         rows: Rows that the disk holds and the totals do not.
+
+    Attributes:
+        rows: Those in memory. Who adds one settles when there are more than are ``due``: a method that did
+            both would be a tenth of what recording a file takes.
+        due: How many rows may be there unsettled.
     """
 
     def __init__(
@@ -58,29 +65,26 @@ class Records:
         totals: Totals = NOTHING,
         rows: Sequence[Row] = (),
     ) -> None:
-        self._in_memory = self._limit = in_memory
-        if totals.counts.files:
-            self._limit = min(in_memory, CHUNK)
+        self._in_memory = in_memory
         self._disk = disk
         self._at_once = isinstance(disk, Journal)
-        self._rows = list(rows)
+        self._set_limit(min(in_memory, _FEW) if totals.counts.files else in_memory)
+        self.rows = list(rows)
         self._state = _State(totals, place, written=len(rows))
         self._lock = threading.RLock()
         self._busy = False
         self._is_refused = False
         self._unsaid: str | None = None
 
-    def append(self, row: Row) -> None:
-        """Add the details of a file."""
-        self._rows.append(row)
-        if self._at_once or len(self._rows) > self._limit:
-            with self._alone() as alone:
-                # A disk that is full is not asked again for every file.
-                if alone and self._at_once and not (self._is_refused and len(self._rows) % _PATIENCE):
-                    self._write()
-                if alone and len(self._rows) > self._limit:
-                    self._relieve()
-            self._say()
+    def settle(self) -> None:
+        """Write what has to be written, and cut off what memory has no place for."""
+        with self._alone() as alone:
+            # A disk that is full is not asked again for every file.
+            if alone and self._at_once and not (self._is_refused and len(self.rows) % _PATIENCE):
+                self._write()
+            if alone and len(self.rows) > self._limit:
+                self._relieve()
+        self._say()
 
     def note(self, fact: dict[str, object]) -> None:
         """Write something about the batch itself, where there is a journal."""
@@ -122,7 +126,7 @@ class Records:
 
     def _now(self) -> tuple[_State, list[Row]]:
         with self._lock:
-            state, rows = self._state, list(self._rows)
+            state, rows = self._state, list(self.rows)
         return state, rows[_cut(state, rows) :]
 
     @contextmanager
@@ -141,7 +145,7 @@ class Records:
     def _write(self) -> bool:
         """Write what the disk does not hold yet, and say whether it holds everything now."""
         state = self._state
-        fresh = self._rows[_cut(state, self._rows) + state.written :]
+        fresh = self.rows[_cut(state, self.rows) + state.written :]
         if fresh:
             try:
                 place = self._disk.write(fresh, state.place)
@@ -156,7 +160,7 @@ class Records:
 
     def _relieve(self) -> None:
         """Cut off the rows that are in the list, whether the disk takes them or not."""
-        rows = self._rows
+        rows = self.rows
         del rows[: _cut(self._state, rows)]  # where the last cutting off was interrupted
         is_whole = self._write()
         state = self._state
@@ -170,7 +174,11 @@ class Records:
             lost=state.lost + len(gone) - state.written,
         )
         del rows[: len(gone)]
-        self._limit = min(self._in_memory, CHUNK)
+        self._set_limit(min(self._in_memory, _FEW))
+
+    def _set_limit(self, limit: int) -> None:
+        self._limit = limit
+        self.due = 0 if self._at_once else limit
 
     def _refuse(self, error: Exception) -> None:
         if not self._is_refused:

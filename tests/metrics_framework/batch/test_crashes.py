@@ -167,7 +167,8 @@ def test_a_device_that_is_always_full_loses_details_only(caplog: pytest.LogCaptu
     spill._file = _File(os.open("/dev/full", os.O_RDWR))
     records = Records(10, spill)
     for number in range(100):
-        records.append((str(number), 1.0, 1.0, 1, 0, "success", None, None, None))
+        records.rows.append((str(number), 1.0, 1.0, 1, 0, "success", None, None, None))
+        records.settle()
     totals, rows = records.seen()
     assert totals.counts.files + len(rows) == 100
     assert records.lost == totals.counts.files
