@@ -206,6 +206,8 @@ def _await_refusal(connection: socket.socket) -> None:
 
 def _plain(number: int | float) -> str:
     """Return a number without an exponent, which not every daemon can read."""
+    if not number:
+        return "0"  # a negative zero has a sign, and would change nothing
     if isinstance(number, int):
         return repr(number)
     return f"{Decimal(repr(number)):f}".removesuffix(".0")

@@ -69,6 +69,13 @@ def test_nothing_breaks_a_line_of_graphite(values, tags):
     assert all(path.count(";name=") == 0 for path in paths)
 
 
+def test_a_negative_zero_is_sent_to_statsd_without_its_sign():
+    """A sign would make it a change by nothing, and the gauge would stay what it was."""
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    zero = MetricValue("load", -0.0, MetricType.GAUGE, MetricUnit.COUNT, now, {}, {})
+    assert [line.text for line in endpoint("statsd://h").lines([zero])] == ["load:0|g"]
+
+
 @settings(max_examples=40)
 @given(VALUES, st.sampled_from(["none", "datadog", "influx"]), st.integers(100, 300))
 def test_nothing_breaks_a_datagram_of_statsd(values, tags, mtu):

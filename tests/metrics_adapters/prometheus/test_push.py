@@ -383,7 +383,7 @@ def test_a_host_that_nobody_knows_is_an_output_error(collector):
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
-        (b"", "Remote end closed connection without response"),
+        (b"", "Remote end closed connection without response|Connection reset by peer"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", r"the answer is no HTTP \(BadStatusLine\('SSH-2.0-OpenSSH_9.2"),
         (b"HTTP/1.1 " + b"2" * 70_000, "the answer is no HTTP"),
     ],
