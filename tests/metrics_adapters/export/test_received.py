@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from metrics_adapters import http_exchange
+from metrics_adapters.export import influx as influx_module
 from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector
 from metrics_framework import MetricsSystem
 from tests.servers.fixtures import required
@@ -28,22 +30,12 @@ class Interrupting(InMemoryAggregator):
         super().__init__(store)
         self.interrupt = None
 
-    def get_metrics_by_tag(self, tag_filter):
-        """Return the series, of which something happens before the middle one."""
-        return Interrupted(super().get_metrics_by_tag(tag_filter), self)
-
-
-class Interrupted(list):
-    """A list that is interrupted when it is read to its middle."""
-
-    def __init__(self, values, owner):
-        super().__init__(values)
-        self.owner = owner
-
-    def __iter__(self):
-        for number, value in enumerate(super().__iter__()):
-            if number == len(self) // 2 and self.owner.interrupt is not None:
-                interrupt, self.owner.interrupt = self.owner.interrupt, None
+    def iter_metrics(self):
+        """Yield the series, of which something happens before the middle one."""
+        values = list(super().iter_metrics())
+        for number, value in enumerate(values):
+            if number == len(values) // 2 and self.interrupt is not None:
+                interrupt, self.interrupt = self.interrupt, None
                 interrupt()
             yield value
 
@@ -196,11 +188,20 @@ def test_influxdb_refuses_in_its_own_words(influx, caplog):
 
 
 @pytest.mark.parametrize("compressed", ["yes", "no"])
-def test_nothing_is_lost_when_an_influxdb_dies(influx, metrics, compressed):
+def test_nothing_is_lost_when_an_influxdb_dies(influx, metrics, compressed, monkeypatch):
     """A server that dies between two requests misses nothing after the next export: totals are sent."""
     url = f"influx+http://{influx.address}?db=app&batch=1&gzip={compressed}"
-    metrics.aggregator.interrupt = influx.kill
+    requests = []
+
+    def deliver(*request, **options):
+        requests.append(request)
+        if len(requests) == 20:
+            influx.kill()
+        http_exchange.deliver(*request, **options)
+
+    monkeypatch.setattr(influx_module, "deliver", deliver)
     assert not export(metrics, url)
+    assert len(requests) == 20
     count(metrics)
     assert not export(metrics, url)
     influx.start()
