@@ -175,14 +175,14 @@ class _Client:
         async for event in self._subscription:
             if event.dropped:
                 said += event.dropped
-                self._add(dropped_frame(event.dropped))
+                self._add(dropped_frame(event.dropped, event.sequence - 1, self._mark))
             self._add(metric_frame(event.sequence, self._mark, event.json()))
             while len(self._waiting) >= _PIECE:
                 self._emptied = new_event()
                 await self._emptied.wait()
         unsaid = self._subscription.dropped - said
         if unsaid > 0:
-            self._add(dropped_frame(unsaid))
+            self._add(dropped_frame(unsaid, None, self._mark))
         self.end()
         await new_event().wait()  # for ever: who sends comes to the end
 

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from metrics_adapters.asgi import make_app
-from metrics_adapters.prometheus.event_loop import checkpoint
+from metrics_adapters.prometheus.event_loop import checkpoint, first_of
 from tests.metrics_adapters.asgi.loops import RUNNERS, StreamClient, publish, subscriptions, talk, until
 
 
@@ -230,6 +230,28 @@ def test_what_is_lost_is_counted(run, system):
         assert after - before - 1 == lost[0]
 
     talk(run, script, slow, quick)
+
+
+def test_who_is_cut_off_after_it_learned_of_a_loss_does_not_learn_of_it_twice(run, system):
+    """What tells of a loss has an id, too, with which a client goes on after what was lost."""
+    app = make_app(system, buffer=1)
+    client = StreamClient(app)
+
+    async def script():
+        await until(lambda: client.messages)
+        for _ in range(5):
+            system.collector.increment("orders")
+        publish(system)
+        number, event, data = (await client.read(2))[0].split("\n")
+        assert (event, data) == ("event: dropped", 'data: {"dropped": 4}')
+        again = StreamClient(app, last_event_id=number.removeprefix("id: "))
+
+        async def resume():
+            assert sequences(await again.read(1)) == [5]
+
+        await first_of(again.serve, resume)
+
+    talk(run, script, client)
 
 
 def test_what_waits_for_a_client_is_bounded(run, system):
