@@ -34,7 +34,7 @@ MAX_WAITING = 200_000
 MAX_SUBJECTS = 100_000
 
 COUNT_SECONDS = 0.2
-"""For how long what came before is counted again, where other threads record too much meanwhile to be exact."""
+"""How long what came before is counted again where other threads record too much meanwhile to be exact."""
 
 
 class Recorded:

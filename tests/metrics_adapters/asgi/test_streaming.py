@@ -8,7 +8,10 @@ import threading
 import pytest
 
 from metrics_adapters.asgi import make_app
+from metrics_adapters.combined import CombinedAggregator
+from metrics_adapters.in_memory import InMemoryAggregator
 from metrics_adapters.prometheus.event_loop import checkpoint, first_of
+from metrics_framework import MetricsSystem
 from tests.metrics_adapters.asgi.loops import RUNNERS, StreamClient, publish, subscriptions, talk, until
 
 
@@ -383,6 +386,35 @@ def test_the_end_of_the_system_is_the_end_of_the_stream(run, system):
     talk(run, script, client)
     assert late.status == 503
     assert "was shut down" in late.text
+
+
+def test_a_part_that_fails_reaches_neither_the_server_nor_a_client(run, caplog):
+    """The streams end, who comes then gets the status 500, and the log says why, once."""
+
+    class Failing(CombinedAggregator):
+        fails = False
+
+        def get_metrics_by_tag(self, tags):
+            if self.fails:
+                raise OSError("no backend")
+            return super().get_metrics_by_tag(tags)
+
+    aggregator = Failing(InMemoryAggregator())
+    app = make_app(MetricsSystem(aggregator=aggregator), endpoints=["stream"])
+    clients = [StreamClient(app) for _ in range(3)]
+
+    async def script():
+        await until(lambda: all(client.messages for client in clients))
+        aggregator.fails = True
+        await until(lambda: all(client.served for client in clients))
+
+    talk(run, script, *clients)
+    assert all(client.messages[-1] == {"type": "http.response.body", "body": b""} for client in clients)
+    late = StreamClient(app)
+    run(late.serve())
+    assert (late.status, late.text) == (500, "the stream failed; see the log\n")
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "no backend" in message
 
 
 def test_the_end_of_the_server_is_the_end_of_the_stream(run, system):
