@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from functools import partial
 
@@ -100,6 +101,19 @@ class StreamClient:
         """Return so many events and comments, when they have come."""
         await until(lambda: len(self.blocks) >= count)
         return self.blocks
+
+
+def metric(block):
+    """Return the number, the mark and the data of an event."""
+    number, event, data = block.split("\n")
+    assert (number[:4], event, data[:6]) == ("id: ", "event: metric", "data: ")
+    sequence, _, mark = number[4:].partition("-")
+    return int(sequence), mark, json.loads(data[6:])
+
+
+def sequences(blocks):
+    """Return the numbers of the metrics among what was sent."""
+    return [metric(block)[0] for block in blocks if "event: metric" in block]
 
 
 def talk(run, script, *clients):
