@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -31,6 +32,9 @@ MAX_WAITING = 200_000
 """How many records may have been folded and not be published yet."""
 
 MAX_SUBJECTS = 100_000
+
+COUNT_SECONDS = 0.2
+"""How long what came before is counted again where other threads record too much meanwhile to be exact."""
 
 
 class Recorded:
@@ -68,13 +72,36 @@ class Recorded:
         Returns:
             How many records there were since then.
         """
-        self._store.tap.add(self._take_in)
-        recorded = self._store.recorded  # folds all there is
-        self._waiting.clear()
-        self._weight = 0
+        recorded = self._count()
         if self._offset is None:
             self._offset = recorded - sequence
         return max(recorded - self._offset - sequence, 0)
+
+    def _count(self) -> int:
+        """Begin to listen, and return how many records came before what is listened to."""
+        here, tap = threading.get_ident(), self._store.tap
+        elsewhere: list[int] = []
+
+        def notice(_: Folding) -> None:
+            if (thread := threading.get_ident()) != here:
+                elsewhere.append(thread)
+
+        tap.add(notice)  # first: what waits has been noticed
+        tap.add(self._take_in)
+        try:
+            until = time.monotonic() + COUNT_SECONDS
+            while True:
+                elsewhere.clear()
+                recorded = self._store.recorded  # folds all there is
+                waiting = len(self._waiting)
+                # Of a fold of another thread nobody knows whether it was counted.
+                if not elsewhere or time.monotonic() > until:
+                    break
+        finally:
+            tap.remove(notice)
+        for _ in range(waiting):
+            self._next()
+        return recorded
 
     def stop(self) -> None:
         """Listen no more."""

@@ -39,9 +39,18 @@ def metric_frame(sequence: int, mark: str, data: bytes) -> bytes:
     return b"id: %d-%b\nevent: metric\ndata: %b\n\n" % (sequence, mark.encode(), data)
 
 
-def dropped_frame(count: int) -> bytes:
-    """Return what tells how many events were lost here. It has no id: the last event stays the last one."""
-    return b'event: dropped\ndata: {"dropped": %d}\n\n' % count
+def dropped_frame(count: int, last: int | None, mark: str) -> bytes:
+    """Return what tells how many events were lost here.
+
+    Args:
+        count: How many.
+        last: The number of the last one of them: who is cut off after this goes on from there, and neither
+            learns of them again nor gets those that are still kept. ``None`` where it is not known, at the
+            end of all events.
+        mark: As for `metric_frame`.
+    """
+    number = b"" if last is None else b"id: %d-%b\n" % (last, mark.encode())
+    return b'%bevent: dropped\ndata: {"dropped": %d}\n\n' % (number, count)
 
 
 def retry_frame(seconds: float) -> bytes:

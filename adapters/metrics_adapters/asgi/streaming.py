@@ -27,6 +27,7 @@ from metrics_adapters.prometheus.event_loop import done_within, first_of, new_ev
 from metrics_adapters.prometheus.scraping import Answer, short_answer
 from metrics_adapters.prometheus.shared_call import Call, in_thread
 from metrics_framework.errors import ClosedError, InvalidInputError
+from metrics_framework.faults import Faults
 from metrics_framework.logs import log_event
 from metrics_framework.streams import Subscription
 from metrics_framework.system import MetricsSystem
@@ -35,6 +36,7 @@ RETRY_SECONDS = 2.0
 """After how many seconds a client comes back that was cut off."""
 
 _PIECE = 1 << 14  # how many bytes wait for a client beside its subscription, and are sent at once
+_FAILED = "a stream failed"  # in the log
 _HEADERS = [
     ("Content-Type", CONTENT_TYPE),
     ("Cache-Control", "no-store"),
@@ -61,6 +63,7 @@ class Streams:
         self._buffer = buffer
         self._heartbeat = heartbeat
         self._timeout = timeout
+        self._faults = Faults()
         self.begin_anew()
 
     def begin_anew(self) -> None:
@@ -104,12 +107,17 @@ class Streams:
         except (ClosedError, TimeoutError, RuntimeError) as error:  # the last where there are no more threads
             await send_answer(_unavailable(str(error)), method, send)
             return
+        except Exception as error:  # noqa: BLE001 - a part of someone else's may raise anything
+            self._faults.attempt(_FAILED, partial(_raise, error))
+            failed = short_answer(HTTPStatus.INTERNAL_SERVER_ERROR, "the stream failed; see the log")
+            await send_answer(failed, method, send)
+            return
         if method == "HEAD":
             subscription.close()
             await send_answer(Answer(HTTPStatus.OK, _HEADERS, []), method, send)
             return
         opening = retry_frame(RETRY_SECONDS) + (RESTARTED if resumed.restarted else b"")
-        client = _Client(subscription, mark, opening, send, self._heartbeat, self._timeout)
+        client = _Client(subscription, mark, opening, send, self._heartbeat, self._timeout, self._faults)
         self._clients.add(client)
         try:
             await client.serve(receive)
@@ -140,6 +148,7 @@ class _Client:
         send: Send,
         heartbeat: float,
         timeout: float,
+        faults: Faults,
     ) -> None:
         self._subscription = subscription
         self._mark = mark
@@ -147,6 +156,7 @@ class _Client:
         self._send = send
         self._heartbeat = heartbeat
         self._timeout = timeout
+        self._faults = faults
         self._filled = new_event()
         self._emptied = new_event()
         self._over = False
@@ -171,20 +181,26 @@ class _Client:
                 log_event("info", "a stream lost events: it was read too slowly", dropped=dropped)
 
     async def _take(self) -> None:
+        try:
+            await self._take_all()
+        except Exception as error:  # noqa: BLE001 - a part of someone else's may raise anything
+            self._faults.attempt(_FAILED, partial(_raise, error))
+        self.end()
+        await new_event().wait()  # for ever: who sends comes to the end
+
+    async def _take_all(self) -> None:
         said = 0
         async for event in self._subscription:
             if event.dropped:
                 said += event.dropped
-                self._add(dropped_frame(event.dropped))
+                self._add(dropped_frame(event.dropped, event.sequence - 1, self._mark))
             self._add(metric_frame(event.sequence, self._mark, event.json()))
             while len(self._waiting) >= _PIECE:
                 self._emptied = new_event()
                 await self._emptied.wait()
         unsaid = self._subscription.dropped - said
         if unsaid > 0:
-            self._add(dropped_frame(unsaid))
-        self.end()
-        await new_event().wait()  # for ever: who sends comes to the end
+            self._add(dropped_frame(unsaid, None, self._mark))
 
     def _add(self, frame: bytes) -> None:
         self._waiting += frame
@@ -220,6 +236,10 @@ _RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in _HEAD
 async def _gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass  # a body, which says nothing here
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def _unavailable(text: str) -> Answer:

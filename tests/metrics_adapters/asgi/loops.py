@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from functools import partial
 
+import anyio
 import httpx
 import trio
 
-from metrics_adapters.prometheus.event_loop import checkpoint, first_of, new_event
+from metrics_adapters.prometheus.event_loop import first_of, new_event
 
 PATIENCE = 20.0
 RUNNERS = {"asyncio": asyncio.run, "trio": lambda main: trio.run(lambda: main)}
@@ -20,7 +22,19 @@ async def until(holds):
     end = time.monotonic() + PATIENCE
     while not holds():
         assert time.monotonic() < end, "it never came to hold"
-        await checkpoint()
+        await anyio.sleep(0.001)  # the thread that publishes must have its turn, too
+
+
+def subscriptions(system):
+    """Return the subscriptions of a system that are open."""
+    streams = system._streams
+    with streams._lock:
+        return [each for each in streams._listeners if not each.is_closed]
+
+
+def publish(system):
+    """Have published what was recorded until now, as each tick does."""
+    system.subscribe().close()
 
 
 async def get(app, path, method="GET", root_path="", **headers) -> httpx.Response:
@@ -87,6 +101,19 @@ class StreamClient:
         """Return so many events and comments, when they have come."""
         await until(lambda: len(self.blocks) >= count)
         return self.blocks
+
+
+def metric(block):
+    """Return the number, the mark and the data of an event."""
+    number, event, data = block.split("\n")
+    assert (number[:4], event, data[:6]) == ("id: ", "event: metric", "data: ")
+    sequence, _, mark = number[4:].partition("-")
+    return int(sequence), mark, json.loads(data[6:])
+
+
+def sequences(blocks):
+    """Return the numbers of the metrics among what was sent."""
+    return [metric(block)[0] for block in blocks if "event: metric" in block]
 
 
 def talk(run, script, *clients):

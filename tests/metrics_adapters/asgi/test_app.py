@@ -19,7 +19,6 @@ from metrics_framework import MetricsSystem, Thresholds
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.snapshots.rules import document_violations
 from tests.metrics_adapters.asgi.loops import PATIENCE, RUNNERS, StreamClient, get, talk, until
-from tests.metrics_adapters.asgi.stand_in import ScriptedSystem
 
 PATHS = ("/metrics", "/snapshot", "/health", "/stream")
 
@@ -31,9 +30,8 @@ def run(request):
 
 
 @pytest.fixture
-def system(clock):
+def system(system):
     """Return a system that has counted an order."""
-    system = ScriptedSystem(clock=clock)
     system.collector.increment("orders", {"item": "book"})
     return system
 
@@ -206,7 +204,7 @@ def test_starlette_mounts_it(system):
 
     async def script():
         await until(lambda: client.messages)
-        system.publish("orders")
+        system.collector.increment("orders")
         await client.read(1)
 
     talk(asyncio.run, script, client)
@@ -355,6 +353,7 @@ def test_who_reads_nothing_is_given_up(run, system, caplog):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_forked_child_begins_anew(system):
     """It has none of the parent's clients, and its events are of another process."""
     app = make_app(system, max_clients=1)
@@ -363,7 +362,7 @@ def test_a_forked_child_begins_anew(system):
 
     async def script():
         await until(lambda: client.messages)
-        system.publish("orders")
+        system.collector.increment("orders")
         first = (await client.read(1))[0].split("\n")[0].removeprefix("id: ")
         pid = os.fork()
         if pid == 0:

@@ -15,8 +15,8 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Mount, Route
 
 from metrics_adapters.asgi import make_app
-from tests.metrics_adapters.asgi.loops import PATIENCE
-from tests.metrics_adapters.asgi.stand_in import ScriptedSystem
+from metrics_framework import MetricsSystem
+from tests.metrics_adapters.asgi.loops import PATIENCE, subscriptions
 from tests.servers.programs import PACKAGES, find, missing
 
 uvicorn = pytest.importorskip("uvicorn")
@@ -121,19 +121,18 @@ class Site:
 
 
 @pytest.mark.heavy
-def test_a_page_comes_back_for_what_it_missed(clock, browse):
+def test_a_page_comes_back_for_what_it_missed(system, browse):
     """Its browser sends the last event by itself; nothing is there twice, and nothing is missing."""
-    system = ScriptedSystem(clock=clock)
     with Site(system) as site:
         browse(site.url)
         site.wait_until(lambda: ["open"] in site.seen)
         for value in range(3):
-            system.publish("orders", value, {"item": "Bücher\n"})
+            system.collector.record_gauge("orders", value, {"item": "Bücher\n"})
         site.wait_until(lambda: len(site.seen) == 4)
         site.cut()
         site.wait_until(lambda: ["error", 0] in site.seen)  # it tries again
         for value in range(3, 6):
-            system.publish("orders", value, {"item": "Bücher\n"})
+            system.collector.record_gauge("orders", value, {"item": "Bücher\n"})
         site.wait_until(lambda: site.seen[-1][0] == "metric" and site.seen[-1][1]["value"] == 5)
         metrics = [what[1] for what in site.seen if what[0] == "metric"]
         assert [metric["value"] for metric in metrics] == list(range(6))
@@ -144,20 +143,19 @@ def test_a_page_comes_back_for_what_it_missed(clock, browse):
 
 
 @pytest.mark.heavy
-def test_a_page_learns_what_is_lost(clock, browse):
+def test_a_page_learns_what_is_lost(system, clock, browse):
     """Events that are no longer there when it comes back are counted, and so is a restart of the numbers."""
-    system = ScriptedSystem(clock=clock)
     with Site(system) as site:
         browse(site.url)
         site.wait_until(lambda: ["open"] in site.seen)
-        system.publish("orders", 0)
+        system.collector.record_gauge("orders", 0)
         site.wait_until(lambda: site.seen[-1][0] == "metric")
-        (subscription,) = system.subscriptions
-        subscription.lost = subscription.dropped = 3
-        system.publish("orders", 1)
+        (subscription,) = subscriptions(system)
+        subscription.miss(3)
+        system.collector.record_gauge("orders", 1)
         site.wait_until(lambda: site.seen[-1][0] == "metric" and site.seen[-1][1]["value"] == 1)
         assert site.seen[-2] == ["dropped", 3]
-        site.app = make_app(ScriptedSystem(clock=clock))  # what a restart comes down to
-        for client in list(system.subscriptions):
+        site.app = make_app(MetricsSystem(clock=clock))  # what a restart comes down to
+        for client in subscriptions(system):
             client.close()
         site.wait_until(lambda: ["restarted"] in site.seen)

@@ -22,7 +22,7 @@ from metrics_framework.errors import InvalidInputError
 def test_frames_are_those_of_the_standard():
     """A line for each field, and an empty line at the end."""
     assert metric_frame(7, "a1", b'{"a": "%d"}') == b'id: 7-a1\nevent: metric\ndata: {"a": "%d"}\n\n'
-    assert dropped_frame(3) == b'event: dropped\ndata: {"dropped": 3}\n\n'
+    assert dropped_frame(3, 6, "a1") == b'id: 6-a1\nevent: dropped\ndata: {"dropped": 3}\n\n'
     assert retry_frame(2.5) == b"retry: 2500\n\n"
 
 

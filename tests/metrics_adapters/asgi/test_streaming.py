@@ -8,9 +8,17 @@ import threading
 import pytest
 
 from metrics_adapters.asgi import make_app
-from metrics_adapters.prometheus.event_loop import checkpoint
-from tests.metrics_adapters.asgi.loops import RUNNERS, StreamClient, talk, until
-from tests.metrics_adapters.asgi.stand_in import ScriptedSystem
+from metrics_adapters.prometheus.event_loop import checkpoint, first_of
+from tests.metrics_adapters.asgi.loops import (
+    RUNNERS,
+    StreamClient,
+    metric,
+    publish,
+    sequences,
+    subscriptions,
+    talk,
+    until,
+)
 
 
 @pytest.fixture(params=RUNNERS)
@@ -19,37 +27,32 @@ def run(request):
     return RUNNERS[request.param]
 
 
-@pytest.fixture
-def system(clock):
-    """Return a system that streams what it is told."""
-    return ScriptedSystem(clock=clock)
-
-
-def metric(block):
-    """Return the number, the mark and the data of an event."""
-    number, event, data = block.split("\n")
-    assert (number[:4], event, data[:6]) == ("id: ", "event: metric", "data: ")
-    sequence, _, mark = number[4:].partition("-")
-    return int(sequence), mark, json.loads(data[6:])
-
-
-def sequences(blocks):
-    """Return the numbers of the metrics among what was sent."""
-    return [metric(block)[0] for block in blocks if block.startswith("id:")]
-
-
 def test_what_changes_is_sent(run, system):
     """Each event with its number, as JSON; text of any language stays what it is."""
     client = StreamClient(make_app(system))
+    tags = {"item": "Bücher\nund\r\u2028mehr"}
 
     async def script():
         await until(lambda: client.messages)
-        system.publish("orders", 2, {"item": "Bücher\nund\r\u2028mehr"})
-        system.publish("stock", 3)
-        first, second = await client.read(2)
-        assert metric(first)[0] == 1
-        assert metric(first)[2] == {"name": "orders", "value": 2, "tags": {"item": "Bücher\nund\r\u2028mehr"}}
-        assert metric(second)[::2] == (2, {"name": "stock", "value": 3, "tags": {}})
+        system.collector.record_counter("orders", 2, tags)
+        (first,) = await client.read(1)
+        system.collector.record_gauge("stock", 3)
+        _, second = await client.read(2)
+        assert metric(first)[::2] == (
+            1,
+            {
+                "name": "orders",
+                "type": "counter",
+                "value": 2,
+                "unit": "count",
+                "timestamp": "2026-01-01T00:00:00+00:00",
+                "tags": tags,
+                "metadata": {"count": 1, "recorded": 2},
+                "sequence": 1,
+            },
+        )
+        sequence, _, data = metric(second)
+        assert (sequence, data["name"], data["type"], data["value"]) == (2, "stock", "gauge", 3)
 
     talk(run, script, client)
     assert client.status == 200
@@ -101,13 +104,17 @@ def test_filters_choose(run, system):
 
     async def script():
         await until(lambda: client.messages)
-        (subscription,) = system.subscriptions
-        assert subscription.chosen.metric_type.value == "counter"
-        system.publish("http.requests", 1, tags)
-        system.publish("orders", 1, tags)
-        system.publish("http.requests", 1, {"route": "/"})
-        system.publish("http.requests", 1, {**tags, "status": "200"})
-        assert sequences(await client.read(2)) == [1, 4]
+        system.collector.increment("http.requests", tags)
+        system.collector.increment("orders", tags)
+        system.collector.increment("http.requests", {"route": "/"})
+        system.collector.record_gauge("http.active", 1, tags)
+        system.collector.increment("http.requests", {**tags, "status": "200"})
+        system.shutdown_metrics()
+        await until(lambda: client.served)
+        data = [metric(block)[2] for block in client.blocks]
+        assert {each["name"] for each in data} == {"http.requests"}
+        found = sorted((each["tags"] for each in data), key=len)
+        assert found == [tags, {**tags, "status": "200"}]
 
     talk(run, script, client)
 
@@ -137,7 +144,7 @@ def test_silence_is_broken_by_comments(run, system):
 
     async def script():
         assert (await client.read(2))[:2] == [": heartbeat"] * 2
-        system.publish("orders")
+        system.collector.increment("orders")
         await until(lambda: sequences(client.blocks) == [1])
 
     talk(run, script, client)
@@ -151,11 +158,11 @@ def test_a_client_goes_on_where_it_was(run, system):
     async def meet():
         await until(lambda: first.messages)
         for _ in range(3):
-            system.publish("orders")
+            system.collector.increment("orders")
         await first.read(3)
 
     talk(run, meet, first)
-    system.publish("orders")
+    system.collector.increment("orders")
     _, mark, _ = metric(first.blocks[1])
     for last in (
         {"last_event_id": f"2-{mark}"},
@@ -173,12 +180,13 @@ def test_a_client_goes_on_where_it_was(run, system):
 @pytest.mark.parametrize("last", ["1-0badcafe", "nonsense", "-1", "9" * 30])
 def test_an_event_of_another_process_is_none_to_go_on_from(run, system, last):
     """Where the numbers began anew, the client is told so, and gets what comes from now on."""
-    system.publish("orders")
+    publish(system)
+    system.collector.increment("orders")
     client = StreamClient(make_app(system), last_event_id=last)
 
     async def script():
         await until(lambda: client.messages)
-        system.publish("orders")
+        system.collector.increment("orders")
         blocks = await client.read(2)
         assert blocks[0] == "event: restarted\ndata: {}"
         assert sequences(blocks) == [2]
@@ -190,18 +198,18 @@ def test_what_is_lost_is_counted(run, system):
     """A client that stops reading loses the oldest events; all others get theirs, and it learns how many."""
     app = make_app(system, buffer=10)
     slow, quick = StreamClient(app), StreamClient(app)
-    count = 500
+    count = 300
 
     async def script():
         await until(lambda: slow.messages and quick.messages)
         slow.reads = False
         for sequence in range(1, count + 1):
-            system.publish("orders", sequence)
+            system.collector.increment("orders")
             await until(lambda: len(quick.blocks) == sequence)  # noqa: B023 - it is waited for here
         assert sequences(quick.blocks) == list(range(1, count + 1))
-        stuck = [one for one in system.subscriptions if one.dropped]
+        stuck = [one for one in subscriptions(system) if one.dropped]
         assert len(stuck) == 1
-        assert len(stuck[0].events) == 10
+        assert stuck[0]._waiting == 10
         slow.reads = True
         await until(lambda: count in sequences(slow.blocks))
         lost = [
@@ -220,6 +228,28 @@ def test_what_is_lost_is_counted(run, system):
     talk(run, script, slow, quick)
 
 
+def test_who_is_cut_off_after_it_learned_of_a_loss_does_not_learn_of_it_twice(run, system):
+    """What tells of a loss has an id, too, with which a client goes on after what was lost."""
+    app = make_app(system, buffer=1)
+    client = StreamClient(app)
+
+    async def script():
+        await until(lambda: client.messages)
+        for _ in range(5):
+            system.collector.increment("orders")
+        publish(system)
+        number, event, data = (await client.read(2))[0].split("\n")
+        assert (event, data) == ("event: dropped", 'data: {"dropped": 4}')
+        again = StreamClient(app, last_event_id=number.removeprefix("id: "))
+
+        async def resume():
+            assert sequences(await again.read(1)) == [5]
+
+        await first_of(again.serve, resume)
+
+    talk(run, script, client)
+
+
 def test_what_waits_for_a_client_is_bounded(run, system):
     """Beside its subscription only some KiB wait, however large the buffer."""
     app = make_app(system)
@@ -229,11 +259,12 @@ def test_what_waits_for_a_client_is_bounded(run, system):
         await until(lambda: client.messages)
         client.reads = False
         for _ in range(200):
-            system.publish("orders", "x" * 1000)
+            system.collector.increment("orders", {"item": "x" * 1000})
+        publish(system)
         for _ in range(100):
             await checkpoint()
-        (subscription,) = system.subscriptions
-        assert len(subscription.events) > 150
+        (subscription,) = subscriptions(system)
+        assert subscription._waiting > 150
         client.reads = True
         await until(lambda: len(sequences(client.blocks)) == 200)
         assert max(len(message.get("body", b"")) for message in client.messages) < 1 << 15
@@ -250,11 +281,12 @@ def test_a_client_that_does_not_read_is_cut_off(run, system, caplog):
         await until(lambda: client.messages)
         client.reads = False
         for _ in range(1_000):
-            system.publish("orders", "x" * 100)
+            system.collector.increment("orders", {"item": "x" * 100})
+        publish(system)
         await until(lambda: client.served)
 
     talk(run, script, client)
-    assert system.subscriptions == set()
+    assert subscriptions(system) == []
     assert app.clients == 0
     (message,) = [record.getMessage() for record in caplog.records]
     assert "a stream was not read in time" in message
@@ -263,118 +295,6 @@ def test_a_client_that_does_not_read_is_cut_off(run, system, caplog):
     again = StreamClient(app)
     talk(run, lambda: until(lambda: again.messages), again)
     assert again.status == 200
-
-
-def test_a_client_that_leaves_is_forgotten_at_once(run, system):
-    """Without anything having to be sent to it."""
-    app = make_app(system)
-    client = StreamClient(app)
-
-    async def script():
-        await until(lambda: client.messages)
-        assert (app.clients, len(system.subscriptions)) == (1, 1)
-        client.left = True
-        await until(lambda: client.served)
-        assert (app.clients, system.subscriptions) == (0, set())
-
-    talk(run, script, client)
-
-
-def test_a_client_that_is_found_gone_is_no_fault(run, system, caplog):
-    """A server that cannot send raises `OSError`."""
-    client = StreamClient(make_app(system))
-
-    async def gone(message):
-        raise BrokenPipeError
-
-    client.send = gone
-    run(client.serve())
-    assert client.served
-    assert system.subscriptions == set()
-    assert caplog.records == []
-
-
-def test_a_client_that_is_cancelled_is_forgotten(run, system):
-    """As a server does with what is under way at its end."""
-    app = make_app(system, max_clients=1)
-    for _ in range(2):
-        client = StreamClient(app)
-        talk(run, lambda client=client: until(lambda: client.messages), client)
-        assert client.status == 200
-    assert (app.clients, system.subscriptions) == (0, set())
-
-
-def test_one_client_too_many_is_told_to_come_again(run, system):
-    """The others go on; a place is free again when one leaves."""
-    app = make_app(system, max_clients=2)
-    first, second, third, fourth = (StreamClient(app) for _ in range(4))
-
-    async def script():
-        await until(lambda: first.messages and second.messages)
-        await third.serve()
-        assert third.status == 503
-        assert third.headers["retry-after"] == "2"
-        assert "as many clients as may be" in third.text
-        system.publish("orders")
-        await first.read(1)
-        second.left = True
-        await until(lambda: second.served)
-
-    talk(run, script, first, second)
-    talk(run, lambda: until(lambda: fourth.messages), fourth)
-    assert fourth.status == 200
-
-
-def test_the_end_of_the_system_is_the_end_of_the_stream(run, system):
-    """What waits is sent first, with the last drops; who comes later gets the status 503."""
-    app = make_app(system, buffer=2)
-    client, late = StreamClient(app), StreamClient(app)
-
-    async def script():
-        await until(lambda: client.messages)
-        (subscription,) = system.subscriptions
-        for _ in range(5):
-            system.publish("orders")
-        await until(lambda: len(sequences(client.blocks)) == 2)
-        subscription.dropped += 4  # after the last event that there is
-        system.shutdown_metrics()
-        await until(lambda: client.served)
-        assert client.blocks[-1] == 'event: dropped\ndata: {"dropped": 4}'
-        assert client.messages[-1] == {"type": "http.response.body", "body": b""}
-        await late.serve()
-
-    talk(run, script, client)
-    assert late.status == 503
-    assert "was shut down" in late.text
-
-
-def test_the_end_of_the_server_is_the_end_of_the_stream(run, system):
-    """Its shutdown, or a call, ends what a server would wait for without end."""
-    app = make_app(system)
-    client, other = StreamClient(app), StreamClient(app)
-    coming = ["lifespan.startup", "lifespan.shutdown"]
-
-    async def receive():
-        return {"type": coming.pop(0)}
-
-    async def send(message):
-        pass
-
-    async def script():
-        await until(lambda: client.messages)
-        system.publish("orders")
-        await client.read(1)
-        await app({"type": "lifespan"}, receive, send)
-        await until(lambda: client.served)
-        assert client.messages[-1] == {"type": "http.response.body", "body": b""}
-
-    async def call():
-        await until(lambda: other.messages)
-        app.end_streams()
-        await until(lambda: other.served)
-
-    talk(run, script, client)
-    talk(run, call, other)
 
 
 def test_head_has_no_stream(run, system):
@@ -401,7 +321,7 @@ def test_a_body_is_left_unread(run, system):
 
     async def script():
         await until(lambda: not coming)
-        system.publish("orders")
+        system.collector.increment("orders")
         await client.read(1)
 
     talk(run, script, client)

@@ -152,6 +152,47 @@ def test_a_thousand_subscribers_come_and_go(store, streams, restless):
     assert open_files() == files
 
 
+class BusyStore(Store):
+    """A store into which another thread records while all records are counted."""
+
+    others = 0
+
+    @property
+    def recorded(self):
+        """Count them, and only then let the other thread have its turn."""
+        counted = super().recorded
+        others, self.others = self.others, 0
+        thread = threading.Thread(target=self.record, args=[others])
+        thread.start()
+        thread.join()
+        return counted
+
+    def record(self, number):
+        """Record, and have it folded, as it is where a buffer is full."""
+        for _ in range(number):
+            InMemoryCollector(self).increment("requests")
+        self.catch_up()
+
+
+def test_what_is_recorded_while_a_stream_begins_is_not_forgotten(restless):
+    """What another thread records just then is delivered, or counted as missed by who comes back."""
+    store = BusyStore()
+    store.others = 10
+    streams = Streams(Recorded(store))
+    with streams.subscribe() as subscription:
+        store.record(1)
+        last = subscription.get(SOON).sequence
+    wait_for(lambda: store.tap.sinks == ())
+    store.record(5)
+    store.others = 100
+    again = streams.subscribe(after=last)
+    store.record(1)
+    streams.close()
+    events = list(again)
+    assert [(event.sequence, event.dropped) for event in events] == [(107, 105)]
+    assert events[-1].value.value == 10 + 107
+
+
 @pytest.mark.heavy
 def test_memory_is_bounded_however_much_is_recorded(store, streams):
     """One that never reads and the replay hold so many events, not more, also for a small sample."""

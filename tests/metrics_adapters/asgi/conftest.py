@@ -1,0 +1,16 @@
+"""What the tests of the endpoints may ask for."""
+
+from __future__ import annotations
+
+import pytest
+
+from metrics_framework import MetricsSystem
+from metrics_framework.streams import hub
+
+
+@pytest.fixture
+def system(clock, monkeypatch):
+    """Return a system that publishes a millisecond after a record; it is shut down at the end."""
+    monkeypatch.setattr(hub, "TICK_SECONDS", 0.001)
+    with MetricsSystem(clock=clock) as system:
+        yield system
