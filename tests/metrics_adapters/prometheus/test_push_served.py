@@ -221,6 +221,8 @@ def test_a_gateway_that_hangs_is_given_up(tmp_path, job):
         own = Pushgateway(f"http://{address}", job, timeout=0.3)
         own.replace(collector)
         process.suspend()
+        while process.status() != psutil.STATUS_STOPPED:  # its other threads go on for a moment
+            time.sleep(0.001)
         try:
             collector.increment("orders")
             with pytest.raises(OutputError, match=r"no answer within 0.3 s"):
