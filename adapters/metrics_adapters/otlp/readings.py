@@ -14,6 +14,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 from metrics_adapters.otlp.contents import Content, Counted
 from metrics_adapters.otlp.exponential import as_double
 from metrics_adapters.otlp.wire import attribute
+from metrics_framework.formats import each_value
 from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.recording import Store
 from metrics_framework.recording.claims import Named
@@ -149,7 +150,7 @@ def read_values(aggregator: MetricsAggregator) -> Iterator[Reading]:
     A distribution is a histogram by the bounds that it was counted by, where its metadata has ``buckets``;
     else one of a single bucket: count, sum and extremes. Its quantiles cannot be sent.
     """
-    for value in aggregator.get_metrics_by_tag({}):
+    for value in each_value(aggregator):
         is_operation = bool(value.metadata.get("operation"))
         if value.metric_type is MetricType.RATE:
             if is_operation:
