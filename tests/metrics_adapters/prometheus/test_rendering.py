@@ -16,7 +16,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from metrics_adapters.in_memory import InMemoryCollector, InMemoryTimer, InMemoryTracker
-from metrics_adapters.prometheus import PrometheusCollector, rendering
+from metrics_adapters.prometheus import PrometheusCollector, metric_text, rendering
 from metrics_adapters.prometheus.metric_text import LINES, Block
 from metrics_adapters.prometheus.rendering import Exposition
 from metrics_adapters.prometheus.text import Format
@@ -396,6 +396,24 @@ def test_chunks_are_small_also_the_first_time(collector):
     chunks = list(Exposition(collector.store).chunks())
     assert max(map(len, chunks)) < 200_000
     assert len(chunks) > 2
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_new_blocks_are_seen_to_a_few_at_a_time(collector, monkeypatch, is_on):
+    """The garbage collector never has to look at all series at once; where it is off, it stays off."""
+    monkeypatch.setattr(metric_text, "YOUNG", 2)
+    for number in range(5 * LINES):
+        collector.increment("hits", {"user": str(number)})
+    seen = []
+    gc.collect()
+    (gc.enable if is_on else gc.disable)()
+    gc.callbacks.append(lambda phase, info: seen.append(info["generation"]))
+    try:
+        assert Exposition(collector.store).render().count(b"hits_total{") == 5 * LINES
+    finally:
+        gc.callbacks.pop()
+        gc.enable()
+    assert seen.count(1) == (4 if is_on else 0)  # two collections, each with a begin and an end
 
 
 @pytest.mark.parametrize("change", ["come", "go", "come and go"])
