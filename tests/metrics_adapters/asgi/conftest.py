@@ -6,6 +6,13 @@ import pytest
 
 from metrics_framework import MetricsSystem
 from metrics_framework.streams import hub
+from tests.metrics_adapters.asgi.loops import RUNNERS
+
+
+@pytest.fixture(params=RUNNERS)
+def run(request):
+    """Return what runs a coroutine, on each event loop."""
+    return RUNNERS[request.param]
 
 
 @pytest.fixture

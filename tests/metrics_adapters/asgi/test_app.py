@@ -18,15 +18,9 @@ from metrics_adapters.prometheus.event_loop import checkpoint, first_of
 from metrics_framework import MetricsSystem, Thresholds
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.snapshots.rules import document_violations
-from tests.metrics_adapters.asgi.loops import PATIENCE, RUNNERS, StreamClient, get, talk, until
+from tests.metrics_adapters.asgi.loops import PATIENCE, StreamClient, get, talk, until
 
 PATHS = ("/metrics", "/snapshot", "/health", "/stream")
-
-
-@pytest.fixture(params=RUNNERS)
-def run(request):
-    """Return what runs a coroutine, on each event loop."""
-    return RUNNERS[request.param]
 
 
 @pytest.fixture

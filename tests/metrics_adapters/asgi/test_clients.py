@@ -7,7 +7,6 @@ import asyncio
 import anyio
 import httpx
 import pytest
-import trio
 
 from metrics_adapters.asgi import measured_transport
 from metrics_framework import MetricsSystem
@@ -15,13 +14,6 @@ from metrics_framework.errors import InvalidInputError
 from metrics_framework.values import MetricType
 
 REQUEST = "http.client.request"
-RUNNERS = {"asyncio": asyncio.run, "trio": lambda main: trio.run(lambda: main)}
-
-
-@pytest.fixture(params=RUNNERS)
-def run(request):
-    """Return what runs a coroutine, on each event loop."""
-    return RUNNERS[request.param]
 
 
 @pytest.fixture

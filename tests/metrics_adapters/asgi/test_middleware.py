@@ -24,15 +24,8 @@ from metrics_framework.recording import Store
 from metrics_framework.scoped import ScopedCollector
 from metrics_framework.values import MetricType
 
-RUNNERS = {"asyncio": asyncio.run, "trio": lambda main: trio.run(lambda: main)}
 REQUEST = "http.server.request"
 CONNECTION = "websocket.server.connection"
-
-
-@pytest.fixture(params=RUNNERS)
-def run(request):
-    """Return what runs a coroutine, on each event loop."""
-    return RUNNERS[request.param]
 
 
 @pytest.fixture

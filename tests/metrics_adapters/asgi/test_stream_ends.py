@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-
 from metrics_adapters.asgi import make_app
 from metrics_adapters.combined import CombinedAggregator
 from metrics_adapters.in_memory import InMemoryAggregator
 from metrics_framework import MetricsSystem
 from tests.metrics_adapters.asgi.loops import (
-    RUNNERS,
     StreamClient,
     publish,
     sequences,
@@ -17,12 +14,6 @@ from tests.metrics_adapters.asgi.loops import (
     talk,
     until,
 )
-
-
-@pytest.fixture(params=RUNNERS)
-def run(request):
-    """Return what runs a coroutine, on each event loop."""
-    return RUNNERS[request.param]
 
 
 def test_a_client_that_leaves_is_forgotten_at_once(run, system):

@@ -10,7 +10,6 @@ import pytest
 from metrics_adapters.asgi import make_app
 from metrics_adapters.prometheus.event_loop import checkpoint, first_of
 from tests.metrics_adapters.asgi.loops import (
-    RUNNERS,
     StreamClient,
     metric,
     publish,
@@ -19,12 +18,6 @@ from tests.metrics_adapters.asgi.loops import (
     talk,
     until,
 )
-
-
-@pytest.fixture(params=RUNNERS)
-def run(request):
-    """Return what runs a coroutine, on each event loop."""
-    return RUNNERS[request.param]
 
 
 def test_what_changes_is_sent(run, system):
