@@ -10,13 +10,21 @@ FLAMEIQ := .venvs/flameiq
 PEERS := .venvs/peers
 # The benchmarks' peers are nobody else's business either.
 BENCH := .venvs/bench
+# The compiled engine, beside its source.
+CORE := metrics_framework/recording/_core.abi3.so
+# A copy of the package whose engine checks every access to memory.
+SANITIZED := build/sanitize
 
-.PHONY: run test servers quick check format lint types imports bench docs lock clean
+.PHONY: run build test soak sanitize servers quick check format lint types imports bench docs lock clean
 
-run: $(VENV)/.installed
+run: $(VENV)/.installed $(CORE)
 	$(BIN)/python examples/parse_stdlib.py
 
-test: $(VENV)/.installed $(FLAMEIQ)/.installed $(PEERS)/.installed
+# Fails if the machine cannot compile. All other targets then go on with the pure engine.
+build: export METRICS_FRAMEWORK_COMPILED = 1
+build: $(CORE)
+
+test: $(VENV)/.installed $(CORE) $(FLAMEIQ)/.installed $(PEERS)/.installed
 	rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest -m "not heavy" -n 2 --dist loadfile $(ARGS)
 	$(BIN)/coverage combine -q
@@ -27,8 +35,26 @@ test: $(VENV)/.installed $(FLAMEIQ)/.installed $(PEERS)/.installed
 servers:
 	$(PYTHON) tests/servers/programs.py
 
-quick: $(VENV)/.installed
+quick: $(VENV)/.installed $(CORE)
 	$(BIN)/pytest -m "not heavy" -n 2 --dist loadfile $(ARGS)
+
+# The long proofs at full length; `make test` and CI run a tenth of each. One of them: make soak ARGS="-k NAME".
+soak: $(VENV)/.installed $(CORE)
+	METRICS_FRAMEWORK_SOAK=1 $(BIN)/pytest -m soak --timeout 7200 $(ARGS)
+
+# The recording tests on a debug build under AddressSanitizer and UndefinedBehaviorSanitizer. CPython frees some
+# objects only at its end, so leaks are not looked for.
+sanitize: $(VENV)/.installed
+	rm -rf $(SANITIZED)
+	mkdir -p $(SANITIZED)
+	cp -R metrics_framework $(SANITIZED)
+	CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer" \
+	  METRICS_FRAMEWORK_COMPILED=1 METRICS_FRAMEWORK_DEBUG_CORE=1 \
+	  $(BIN)/python hatch_build.py $(SANITIZED)/metrics_framework/recording
+	PYTHONPATH=$(CURDIR)/$(SANITIZED) PYTHONMALLOC=malloc LD_PRELOAD="$$($(CC) -print-file-name=libasan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0:log_path=$(CURDIR)/$(SANITIZED)/report UBSAN_OPTIONS=print_stacktrace=1 \
+	  $(BIN)/pytest tests/metrics_framework/recording -p no:faulthandler -m "not heavy" $(ARGS); \
+	  status=$$?; ! cat $(SANITIZED)/report.* 2>/dev/null && exit $$status
 
 check: lint types imports
 
@@ -40,9 +66,11 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types: $(VENV)/.installed
+# The stub of the compiled engine is compared with the engine itself.
+types: $(VENV)/.installed $(CORE)
 	$(BIN)/mypy
 	$(BIN)/pyright
+	! test -e $(CORE) || $(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml metrics_framework.recording._core
 
 imports: $(VENV)/.installed
 	$(BIN)/lint-imports
@@ -64,7 +92,7 @@ lock: $(VENV)/.installed
 	  --group bench --no-annotate --custom-compile-command "make lock" -o requirements/bench.txt pyproject.toml
 
 clean:
-	rm -rf $(VENV) .venvs .servers dist docs/_build .coverage .coverage.* htmlcov
+	rm -rf $(VENV) .venvs .servers build dist docs/_build .coverage .coverage.* htmlcov $(CORE)
 
 $(VENV)/.installed: requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else 'metrics-framework needs Python 3.11 or newer: make PYTHON=/path/to/python3.11')"
@@ -72,6 +100,10 @@ $(VENV)/.installed: requirements/dev.txt pyproject.toml
 	$(BIN)/pip install -q --disable-pip-version-check -r requirements/dev.txt
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
 	touch $@
+
+# A compiler that fails on the source is an error; a machine that cannot compile gets a line instead of the file.
+$(CORE): metrics_framework/recording/_core.c hatch_build.py | $(VENV)/.installed
+	@$(BIN)/python hatch_build.py
 
 $(BENCH)/.installed: requirements/bench.txt requirements/peers.txt pyproject.toml
 	$(PYTHON) -m venv $(BENCH)

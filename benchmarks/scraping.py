@@ -14,6 +14,7 @@ import sys
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.peers import environment
 from benchmarks.scraping_workers import PEERS
 from benchmarks.tables import Report
 
@@ -24,7 +25,8 @@ IN_A_LOOP = {"histogram, 2000": "2 000 histograms", "counter, 100000": "100 000 
 MOMENTS = {
     "first": "first scrape",
     "changed": "every value changed since the last one",
-    "crowded": "every value changed three times within a second",
+    "crowded": "every value changed three times just before",
+    "rested": "every value changed three times, a second before",
     "unchanged": "nothing changed",
 }
 
@@ -45,6 +47,9 @@ def main(rounds: int = ROUNDS) -> Report:
     for case, what in SERIES.items():
         for key, moment in MOMENTS.items():
             report.row(f"{what}, {moment}", _cells(found, "scrape", case, key))
+    report.table("A scrape just after three records a series, relative to one a second later", list(PEERS))
+    for case, what in SERIES.items():
+        report.row(what, _against(found, case, "crowded", "rested"))
     report.table("Through the ASGI application: milliseconds of CPU (ratio)", list(PEERS))
     for case, what in IN_A_LOOP.items():
         report.row(f"{what}, {MOMENTS['changed']}", _cells(found, "stall", case, "changed"))
@@ -65,7 +70,7 @@ def main(rounds: int = ROUNDS) -> Report:
 
 def _run(peer: str, measure: str, case: str) -> dict[str, float] | None:
     command = [sys.executable, "-m", "benchmarks.scraping_workers", peer, measure, case]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment(peer), capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{peer}: {measure} {case}: {done.stderr}")
     result: dict[str, float] | None = json.loads(done.stdout)
@@ -82,6 +87,15 @@ def _cells(
     }
     return [
         f"{values[peer]:.1f} ({values[peer] / values[BASE]:.3f})" if peer in values else "–" for peer in PEERS
+    ]
+
+
+def _against(
+    found: dict[tuple[str, str, str], list[dict[str, float]]], case: str, key: str, other: str
+) -> list[str]:
+    return [
+        f"{statistics.median(result[key] / result[other] for result in found[peer, 'scrape', case]):.2f}"
+        for peer in PEERS
     ]
 
 

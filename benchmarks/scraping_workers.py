@@ -15,6 +15,8 @@ import tracemalloc
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from benchmarks.peers import OURS, PURE
+
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """prometheus_client's, for everybody."""
 
@@ -163,7 +165,8 @@ class Aioprometheus:
 
 PEERS: dict[str, Callable[[], Any]] = {
     "prometheus_client": PrometheusClient,
-    "metrics_framework": Ours,
+    OURS: Ours,
+    PURE: Ours,
     "OpenTelemetry SDK": OpenTelemetry,
     "aioprometheus": Aioprometheus,
 }
@@ -189,7 +192,7 @@ def measure_scrape(peer: str, case: str) -> dict[str, float]:
     library, change = filled(peer, case)
     gc.collect()
     first = _cpu_ms(library.scrape)
-    changed, crowded = [], []
+    changed, crowded, rested = [], [], []
     for _ in range(3):
         time.sleep(1)  # scrapes are seconds apart
         change()
@@ -198,10 +201,16 @@ def measure_scrape(peer: str, case: str) -> dict[str, float]:
         for _ in range(3):
             change()
         crowded.append(_cpu_ms(library.scrape))
+    for _ in range(3):
+        for _ in range(3):
+            change()
+        time.sleep(1.1)
+        rested.append(_cpu_ms(library.scrape))
     return {
         "first": first,
         "changed": statistics.median(changed),
         "crowded": statistics.median(crowded),
+        "rested": statistics.median(rested),
         "unchanged": statistics.median(_cpu_ms(library.scrape) for _ in range(3)),
     }
 

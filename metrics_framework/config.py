@@ -25,6 +25,9 @@ TABLE = "metrics_framework"
 PREFIX = "METRICS_FRAMEWORK_"
 """What the names of environment variables begin with."""
 
+ENGINE_VARIABLES = frozenset(f"{PREFIX}{name}" for name in ("PURE", "COMPILED", "DEBUG_CORE"))
+"""Environment variables that choose or build the recording engine and are no configuration keys."""
+
 
 class Kind(NamedTuple):
     """A kind of value.
@@ -389,7 +392,7 @@ def _read_environ(environ: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     known = {f"{PREFIX}{key.upper()}": key for key in KEYS}
     for variable, text in environ.items():
-        if not variable.startswith(PREFIX):
+        if not variable.startswith(PREFIX) or variable in ENGINE_VARIABLES:
             continue
         if variable not in known:
             raise ConfigurationError(f"unknown environment variable {variable!r}.{nearest(variable, known)}")

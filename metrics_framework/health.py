@@ -78,8 +78,9 @@ class HealthCheck:
         Returns:
             ``healthy``; ``error_rate``, the share of tracked operations that failed in the window of the
             thresholds (since the start where the tracker is someone else's); ``uptime_seconds``; ``series``;
-            ``recorded``, ``rejected``, ``overflowed`` and ``dropped``, numbers of records since the start (0
-            where no part is on a `Store`); ``memory_percent`` and ``cpu_percent`` of the machine;
+            ``recorded``, ``rejected`` and ``overflowed``, numbers of records since the start (0
+            where no part is on a `Store`); ``compiled``, whether they are recorded by the compiled engine;
+            ``memory_percent`` and ``cpu_percent`` of the machine;
             ``overhead_percent``.
         """
         limits, store = self.thresholds, self.store
@@ -100,7 +101,7 @@ class HealthCheck:
             "recorded": store.recorded if store else 0,
             "rejected": store.rejected if store else 0,
             "overflowed": store.overflowed if store else 0,
-            "dropped": store.dropped if store else 0,
+            "compiled": store.is_compiled if store else False,
             "memory_percent": memory or 0.0,
             "cpu_percent": cpu or 0.0,
             "overhead_percent": overhead_percent,

@@ -1,8 +1,8 @@
-"""Measuring a block or a function: how long it takes and how it ends, in one go.
+"""Measuring a block or a function: its duration and its outcome.
 
-One decorator is right for four kinds of function. A coroutine is timed until it returns, not until it is
-made. A generator, sync or async, is timed from the first item that is asked for to its end, without the time
-in which its consumer does something else.
+One decorator serves four kinds of function. A coroutine is timed until it returns, not until it is created. A
+generator, sync or async, is timed from the first requested item to its end, without the time that its consumer
+takes between two items.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any, ParamSpec, Protocol, Self, TypeVar, cast
 from metrics_framework.clock import Clock
 from metrics_framework.protocols import PerformanceTimer, SuccessFailureTracker
 from metrics_framework.recording import Store
-from metrics_framework.recording.series import check_name, plain_tags
+from metrics_framework.validation import check_name, plain_tags
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class Meter(Protocol):
-    """Where measurements go."""
+    """Records measurements; `measure` and the middleware rely on it."""
 
     def begin(self, operation: str, tags: dict[str, str]) -> object:
-        """Begin to time an operation; what is returned comes back at its end."""
+        """Begin to time an operation; the result is passed to `end`."""
         ...
 
     def end(
@@ -42,38 +42,44 @@ class Meter(Protocol):
 
 
 class StoreMeter:
-    """Measures into a store: durations and outcomes are series by their tags."""
+    """Measures into a store: durations and outcomes are series by their tags.
+
+    Args:
+        store: The store.
+    """
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        self._record = store.record_operation
+        self.find = store.timings.get
+        """Returns anything but ``None`` for a valid operation and tags that were recorded before."""
         self.now_ns = store.clock.monotonic_ns
 
     def begin(self, operation: str, tags: dict[str, str]) -> None:
-        """Begin; there is nothing to keep."""
+        """Do nothing."""
 
     def end(
         self, begun: object, operation: str, tags: dict[str, str], spent_ns: int, error_type: str | None
     ) -> None:
         """Record how long an operation took and how it ended."""
-        store, given = self._store, tags or None
-        timing = store.timing_lookup.get(operation, given) or store.find_timing(operation, tags)
-        if timing is not None:
-            timing.observe(spent_ns / 1e6)
-        if error_type is not None:
-            store.fail(operation, error_type, tags, given)
-            return
-        outcomes = store.outcome_lookup.get(operation, given) or store.find_outcomes(operation, tags)
-        if outcomes is not None:
-            outcomes.finish(None)
+        self._record(operation, tags or None, spent_ns, error_type)
 
 
 class ProtocolMeter:
-    """Measures by any timer and tracker, which know no tags of operations: these become metadata."""
+    """Measures with any timer and tracker, which have no tags of operations: the tags become metadata.
+
+    Args:
+        timer: Measures the duration.
+        tracker: Counts the outcome.
+        clock: The source of time.
+    """
 
     def __init__(self, timer: PerformanceTimer, tracker: SuccessFailureTracker, clock: Clock) -> None:
         self._timer = timer
         self._tracker = tracker
         self.now_ns = clock.monotonic_ns
+
+    def find(self, operation: object, tags: object) -> None:
+        """Return ``None``: every operation is checked."""
 
     def begin(self, operation: str, tags: dict[str, str]) -> str:
         """Start a timer."""
@@ -82,7 +88,7 @@ class ProtocolMeter:
     def end(
         self, begun: object, operation: str, tags: dict[str, str], spent_ns: int, error_type: str | None
     ) -> None:
-        """Stop the timer, whatever time went by, and track the outcome."""
+        """Stop the timer, however long the operation took, and track the outcome."""
         self._timer.stop_timer(cast(str, begun), error_type is None)
         if error_type is None:
             self._tracker.record_success(operation, dict(tags))
@@ -90,8 +96,10 @@ class ProtocolMeter:
             self._tracker.record_failure(operation, error_type, dict(tags))
 
 
-def meter_of(timer: PerformanceTimer, tracker: SuccessFailureTracker, clock: Clock) -> Meter:
-    """Return a meter that feeds both: their store, which has its clock, or else the two of them."""
+def meter_of(
+    timer: PerformanceTimer, tracker: SuccessFailureTracker, clock: Clock
+) -> StoreMeter | ProtocolMeter:
+    """Return a meter that feeds both: through their store, which has its own clock, if they share one."""
     store = getattr(timer, "store", None)
     shared = store is getattr(tracker, "store", None)
     if shared and isinstance(store, Store):
@@ -102,6 +110,14 @@ def meter_of(timer: PerformanceTimer, tracker: SuccessFailureTracker, clock: Clo
 class Measurement:
     """One use of `measure`: a context manager, also an async one, and a decorator.
 
+    Args:
+        meter: Records the measurement.
+        operation: The operation.
+        tags: The tags of its series.
+
+    Raises:
+        InvalidInputError: If an argument breaks its rule.
+
     Example:
         >>> from metrics_framework import MetricsSystem
         >>> metrics = MetricsSystem()
@@ -111,20 +127,40 @@ class Measurement:
         1.0
     """
 
-    def __init__(self, meter: Meter, operation: str, tags: Mapping[str, str] | None = None) -> None:
+    __slots__ = (
+        "__weakref__",
+        "_begun",
+        "_error_type",
+        "_given",
+        "_meter",
+        "_operation",
+        "_since_ns",
+        "_spent_ns",
+        "_tags",
+    )
+
+    def __init__(
+        self,
+        meter: StoreMeter | ProtocolMeter,
+        operation: str,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
         self._meter = meter
-        # Bad input is said here, where it stands, and never at the end of somebody's work.
-        self._operation = check_name(operation, "operation name")
-        self._given = plain_tags(tags)
+        # Bad input raises here, where it is passed, and not at the end of the measured code. An operation and
+        # tags that were recorded before are valid: checking them would cost half of a measurement.
+        if meter.find(operation, tags) is None:
+            self._operation = check_name(operation, "operation name")
+            self._given = plain_tags(tags)
+        else:
+            self._operation = operation
+            self._given = {**tags} if tags else {}
         self._tags = self._given
-        self._begun: object = None
         self._since_ns: int | None = None
-        self._spent_ns = 0
         self._error_type: str | None = None
 
     @property
     def error_type(self) -> str | None:
-        """How it ends although nothing is raised, where that is no success; set it before the end."""
+        """The error type of a failure that raises nothing; ``None`` is success. Set it before the end."""
         return self._error_type
 
     @error_type.setter
@@ -146,18 +182,23 @@ class Measurement:
             raise RuntimeError(
                 f"this measurement of {self._operation!r} is running already; call measure() for each use"
             )
-        self._tags, self._spent_ns, self._error_type = self._given, 0, None
+        self._tags = self._given
+        self._error_type = None
+        self._spent_ns = 0
         meter = self._meter
-        self._begun = meter.begin(self._operation, self._tags)
+        self._begun: object = meter.begin(self._operation, self._given)
         self._since_ns = meter.now_ns()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pause()
+        meter, since_ns, spent_ns = self._meter, self._since_ns, self._spent_ns
+        if since_ns is not None:  # else it is paused
+            spent_ns += meter.now_ns() - since_ns
+            self._since_ns = None
         error_type = self._error_type if error is None else type(error).__name__
-        self._meter.end(self._begun, self._operation, self._tags, self._spent_ns, error_type)
+        meter.end(self._begun, self._operation, self._tags, spent_ns, error_type)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -181,7 +222,7 @@ class Measurement:
         """Return ``function``, measured at each call.
 
         Raises:
-            TypeError: If it is no function but a class or static method: measure what is inside of it.
+            TypeError: If it is a class or static method: put the measuring decorator below.
         """
         if isinstance(function, (classmethod, staticmethod)):
             raise TypeError(f"put @{type(function).__name__} above the measuring decorator, not below it")
@@ -197,7 +238,7 @@ class Measurement:
         return cast(Callable[P, R], functools.wraps(function)(wrapped))
 
     def _again(self) -> Measurement:
-        again = Measurement.__new__(Measurement)  # what was checked once is right
+        again = Measurement.__new__(Measurement)  # without checking its arguments again
         again._meter, again._operation, again._given = self._meter, self._operation, self._given
         again._since_ns = None
         return again
@@ -211,7 +252,7 @@ class Measurement:
             except BaseException as error:
                 measurement.__exit__(type(error), error, None)
                 raise
-            if isinstance(result, CoroutineType):  # a plain function that hands out another's coroutine
+            if isinstance(result, CoroutineType):  # a plain function that returns a coroutine
                 return cast(R, _awaited(result, measurement))
             measurement.__exit__(None, None, None)
             return result
@@ -240,11 +281,11 @@ class Measurement:
                     measurement._pause()
                     try:
                         sent = yield item
-                    except GeneratorExit:  # who stops asking does not make it fail
+                    except GeneratorExit:  # the consumer stops, which is not a failure
                         measurement._resume()
                         generator.close()
                         break
-                    except BaseException as error:  # noqa: BLE001 - it goes where the consumer sent it
+                    except BaseException as error:  # noqa: BLE001 - the consumer threw it into the generator
                         measurement._resume()
                         step = functools.partial(generator.throw, error)
                     else:
@@ -273,7 +314,7 @@ class Measurement:
                         measurement._resume()
                         await generator.aclose()
                         break
-                    except BaseException as error:  # noqa: BLE001 - it goes where the consumer sent it
+                    except BaseException as error:  # noqa: BLE001 - the consumer threw it into the generator
                         measurement._resume()
                         step = functools.partial(generator.athrow, error)
                     else:
@@ -285,7 +326,7 @@ class Measurement:
 
 
 def _first(generator: AsyncGenerator[Any, Any]) -> Awaitable[Any]:
-    """Ask for the first item, unseen by the event loop: at its end it closes all that it has seen at once."""
+    """Request the first item, hidden from the event loop, which closes all generators it knows at its end."""
     hooks = sys.get_asyncgen_hooks()
     sys.set_asyncgen_hooks(None, None)
     try:

@@ -48,7 +48,7 @@ class MetricCollector(Protocol):
 
         Args:
             name: The metric's name.
-            value: Its value from now on: finite.
+            value: Its value from now on: finite. ``True`` and ``False`` are 1 and 0.
             tags: Which series of the metric.
 
         Raises:

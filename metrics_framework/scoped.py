@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from metrics_framework.protocols import MetricCollector
-from metrics_framework.recording.series import plain_tags
+from metrics_framework.validation import plain_tags
 from metrics_framework.values import MetricUnit
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from metrics_framework.clock import ManualClock
 from tests.servers.fixtures import influx, prometheus, promtool, pushgateway, statsd, victoria_metrics
 
-__all__ = ["clock", "influx", "prometheus", "promtool", "pushgateway", "statsd", "victoria_metrics"]
+__all__ = ["clock", "influx", "prometheus", "promtool", "pushgateway", "soak", "statsd", "victoria_metrics"]
 
 # One profile for people, one for CI: there nothing is random from run to run. A slow machine fails nothing.
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -22,3 +23,18 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 def clock() -> ManualClock:
     """Return a clock that the test moves by hand; it starts at 2026-01-01T00:00:00 UTC."""
     return ManualClock()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark long proofs as heavy."""
+    for item in items:
+        if item.get_closest_marker("soak"):
+            item.add_marker("heavy")
+
+
+@pytest.fixture
+def soak() -> Callable[[int], int]:
+    """Return a function that scales a number of iterations or seconds by `METRICS_FRAMEWORK_SOAK` (0.1)."""
+    factor = float(os.environ.get("METRICS_FRAMEWORK_SOAK", "0.1"))
+    return lambda count: max(1, round(count * factor))

@@ -11,7 +11,7 @@ from metrics_framework import formats
 from metrics_framework.errors import InvalidInputError, UnknownMetricError, UnknownNameError, nearest
 from metrics_framework.logs import log_event
 from metrics_framework.protocols import MetricsAggregator
-from metrics_framework.recording.series import plain_tags, shown
+from metrics_framework.validation import plain_tags, safe_repr
 from metrics_framework.values import MetricType, MetricValue
 
 __all__ = ["CombinedAggregator"]
@@ -56,7 +56,7 @@ class CombinedAggregator:
                 )
             if not isinstance(member, MetricsAggregator):
                 raise InvalidInputError(
-                    f"{shown(member)} is no MetricsAggregator: it lacks a method of the Protocol"
+                    f"{safe_repr(member)} is no MetricsAggregator: it lacks a method of the Protocol"
                 )
         stores = (getattr(member, "store", None) for member in members)
         self.store = next((store for store in stores if store is not None), None)
@@ -77,7 +77,7 @@ class CombinedAggregator:
                 self._report(place, error)
         known = {value.name for value in self.get_metrics_by_tag({}) if not _is_operation(value)}
         raise UnknownMetricError(
-            f"no metric {shown(metric_name)} was recorded.{nearest(str(metric_name), known)}"
+            f"no metric {safe_repr(metric_name)} was recorded.{nearest(str(metric_name), known)}"
         )
 
     def get_metrics_by_tag(self, tag_filter: dict[str, str]) -> list[MetricValue]:
@@ -129,7 +129,7 @@ class CombinedAggregator:
                     "warning",
                     "an earlier aggregator has these names",
                     names=sorted(name for name, _ in new),
-                    aggregator=shown(member),
+                    aggregator=safe_repr(member),
                 )
             kept = [value for value in values if _name(value) not in hidden]
             taken.update(map(_name, kept))
@@ -138,8 +138,8 @@ class CombinedAggregator:
     def _report(self, place: int, error: Exception) -> None:
         if place not in self._faulty:
             self._faulty.add(place)
-            member = shown(self._members[place])
-            log_event("error", "an aggregator failed", aggregator=member, error=shown(error))
+            member = safe_repr(self._members[place])
+            log_event("error", "an aggregator failed", aggregator=member, error=safe_repr(error))
 
 
 def _name(value: MetricValue) -> _Name:

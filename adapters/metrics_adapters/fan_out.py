@@ -13,7 +13,7 @@ from typing import Any
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.logs import log_event
 from metrics_framework.protocols import MetricCollector
-from metrics_framework.recording.series import shown
+from metrics_framework.validation import safe_repr
 from metrics_framework.values import MetricUnit
 
 __all__ = ["FanOutCollector"]
@@ -48,7 +48,7 @@ class FanOutCollector:
                 )
             if not isinstance(member, MetricCollector):
                 raise InvalidInputError(
-                    f"{shown(member)} is no MetricCollector: it lacks a method of the Protocol"
+                    f"{safe_repr(member)} is no MetricCollector: it lacks a method of the Protocol"
                 )
         self._members = members
         self.faults: Counter[int] = Counter()
@@ -93,7 +93,9 @@ class FanOutCollector:
             except Exception as error:  # noqa: BLE001 - a member of somebody else's may raise anything
                 self.faults[place] += 1
                 if self.faults[place] == 1:
-                    log_event("error", "a collector failed", collector=shown(member), error=shown(error))
+                    log_event(
+                        "error", "a collector failed", collector=safe_repr(member), error=safe_repr(error)
+                    )
         if refused is not None:
             raise refused
 

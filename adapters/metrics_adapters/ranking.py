@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.recording.series import shown
+from metrics_framework.validation import safe_repr
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
 
@@ -22,10 +22,10 @@ def largest(values: Iterable[MetricValue], metric_type: MetricType, limit: int) 
         InvalidInputError: If an argument breaks its rule.
     """
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        raise InvalidInputError(f"limit={shown(limit)} is not a whole number of 1 or more")
+        raise InvalidInputError(f"limit={safe_repr(limit)} is not a whole number of 1 or more")
     if not isinstance(metric_type, MetricType):
         raise InvalidInputError(
-            f"metric_type={shown(metric_type)} is not a MetricType, like MetricType.TIMER"
+            f"metric_type={safe_repr(metric_type)} is not a MetricType, like MetricType.TIMER"
         )
     if metric_type is MetricType.RATE:
         values = map(_as_rate, values)

@@ -118,7 +118,7 @@ class GaugeCallbacks:
         Raises:
             InvalidInputError: If an argument breaks its rule.
         """
-        from metrics_framework.recording.series import check_name, plain_tags
+        from metrics_framework.validation import check_name, plain_tags
 
         name, plain = check_name(name), plain_tags(tags)
         _check_deadline(name, deadline)
@@ -146,7 +146,7 @@ class GaugeCallbacks:
         Returns:
             Whether there was one.
         """
-        from metrics_framework.recording.series import plain_tags
+        from metrics_framework.validation import plain_tags
 
         work = self._works.pop(_key(name, plain_tags(tags)), None)
         if work is None:
@@ -200,9 +200,9 @@ class GaugeCallbacks:
     def _take(self, work: Work, value: object) -> None:
         if not work.records or work.is_removed:
             return
-        from metrics_framework.recording.series import plain_number
+        from metrics_framework.validation import plain_number
 
-        number = plain_number(work.name, value, signed=True)
+        number = plain_number(work.name, value, signed=True, boolean=True)
         self._collector.record_gauge(work.name, number, work.tags or None)
         work.good_ns = self._clock.monotonic_ns()
         if work.is_removed and _key(work.name, work.tags) not in self._works:  # in the meantime

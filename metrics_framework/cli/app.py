@@ -18,13 +18,14 @@ from metrics_framework.cli.snapshots import INTERRUPTED_TAG, parse_pairs, parse_
 from metrics_framework.cli.tables import print_measurement, print_snapshot
 from metrics_framework.cli.telemetry import telemetry
 from metrics_framework.errors import InvalidInputError, MetricsError, SnapshotError
+from metrics_framework.recording.engine import ENGINE
 from metrics_framework.snapshots import Environment, read_snapshot
 from metrics_framework.snapshots.build import LATENCY_TAG
 from metrics_framework.snapshots.distributions import SUFFIX, read_sidecar
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__)
+@click.version_option(__version__, message=f"%(prog)s, version %(version)s, {ENGINE} engine")
 def app() -> None:
     """Measure commands, check, show and compare performance snapshots, run batches, and read telemetry."""
 

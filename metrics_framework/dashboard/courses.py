@@ -18,14 +18,14 @@ from metrics_framework.values import MetricType
 R = TypeVar("R")
 
 History = Sequence[tuple[datetime, datetime, dict[str, Any]]]
-"""Stretches of time, the oldest first: where each starts and ends, and its summary."""
+"""Intervals, the oldest first: where each starts and ends, and its summary."""
 
 
 @runtime_checkable
 class HistoryAggregator(Protocol):
     """What an aggregator offers beyond its contract for lines instead of single points.
 
-    Dashboards rely on it where it is there. Each method cuts a time window into at most ``points`` stretches
+    Dashboards rely on it where it is there. Each method cuts a time window into at most ``points`` intervals
     without gaps; 1 is the window as a whole. A summary has the keys that a summary of that window has; of
     outcomes it has ``count``, ``rate``, ``success_rate`` and ``failures`` by error type.
     """
@@ -56,43 +56,43 @@ class HistoryAggregator(Protocol):
 
 
 class Course(NamedTuple):
-    """What happened in the window: as a whole, and stretch by stretch.
+    """What happened in the window: as a whole, and interval by interval.
 
     Attributes:
         whole: The summary of the window.
-        stretches: Where each starts and ends, in seconds since 1970, and its summary; the oldest first.
+        intervals: Where each starts and ends, in seconds since 1970, and its summary; the oldest first.
     """
 
     whole: Summary
-    stretches: Sequence[tuple[float, float, Summary]]
+    intervals: Sequence[tuple[float, float, Summary]]
 
     def points(self, measure: Measure, *, per_second: bool = False) -> list[list[int | float]]:
-        """Return where each stretch starts and its number, if it has one.
+        """Return where each interval starts and its number, if it has one.
 
         Args:
             measure: Takes the number from a summary.
-            per_second: Whether it says little of a stretch that has hardly begun: then such a first or last
+            per_second: Whether it says little of an interval that has hardly begun: then such a first or last
                 one is left out.
         """
-        stretches = list(self.stretches)
+        intervals = list(self.intervals)
         if per_second:
-            if len(stretches) > 1 and _is_short(stretches[-1], stretches[-2]):
-                stretches.pop()
-            if len(stretches) > 1 and _is_short(stretches[0], stretches[1]):
-                stretches.pop(0)
-        measured = ((start, measure(summary)) for start, _, summary in stretches)
+            if len(intervals) > 1 and _is_short(intervals[-1], intervals[-2]):
+                intervals.pop()
+            if len(intervals) > 1 and _is_short(intervals[0], intervals[1]):
+                intervals.pop(0)
+        measured = ((start, measure(summary)) for start, _, summary in intervals)
         return [[moment, value] for moment, value in measured if value is not None]
 
     def changes(self) -> list[list[int | float]]:
-        """Return where each stretch starts, and how fast a gauge that is a running total grew up to it.
+        """Return where each interval starts, and how fast a gauge that is a running total grew up to it.
 
-        Per second, between the averages of two stretches: their last values depend on how many readings a
-        stretch happens to have. A total that fell began anew, and says nothing.
+        Per second, between the averages of two intervals: their last values depend on how many readings a
+        interval happens to have. A total that fell began anew, and says nothing.
         """
-        # The first average may be of a part of its stretch only.
+        # The first average may be of a part of its interval only.
         averages = [
             (start, (start + end) / 2, value)
-            for start, end, summary in self.stretches[1:]
+            for start, end, summary in self.intervals[1:]
             if (value := level(summary)) is not None
         ]
         return [
@@ -184,10 +184,10 @@ class Courses:
     def _with_history(self, name: str, ask: Callable[[str, timedelta, int], History]) -> Course | None:
         def course() -> Course:
             whole = ask(name, self._window, 1)[-1][2]
-            stretches = ask(name, self._window, self._points)
+            intervals = ask(name, self._window, self._points)
             return Course(
                 mapping(whole),
-                [(start.timestamp(), end.timestamp(), mapping(summary)) for start, end, summary in stretches],
+                [(start.timestamp(), end.timestamp(), mapping(summary)) for start, end, summary in intervals],
             )
 
         return self._asked("aggregator", course)

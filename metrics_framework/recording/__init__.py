@@ -1,24 +1,24 @@
-"""How numbers are kept: keys of series, distributions, time windows, buffers and ledgers, the store.
+"""How numbers are kept: the store, its metrics and series, aggregates, and time windows.
 
-Only adapters and the facade look in here; applications see the contracts.
+Only adapters and the facade use this package; applications use the contracts.
 """
 
-from metrics_framework.recording.commons import Budgets
-from metrics_framework.recording.descriptions import Description
-from metrics_framework.recording.distribution import Distribution
-from metrics_framework.recording.history import Stretch
-from metrics_framework.recording.readings import Failure, OutcomeReading, SeriesReading
+from metrics_framework.recording.cardinality import Budgets
+from metrics_framework.recording.engine import Distribution
+from metrics_framework.recording.metric import Description
+from metrics_framework.recording.results import Failure, OutcomeReading, SeriesReading
 from metrics_framework.recording.rules import Rule
 from metrics_framework.recording.store import Store
+from metrics_framework.recording.windows import Interval
 
 __all__ = [
     "Budgets",
     "Description",
     "Distribution",
     "Failure",
+    "Interval",
     "OutcomeReading",
     "Rule",
     "SeriesReading",
     "Store",
-    "Stretch",
 ]

@@ -1,429 +1,670 @@
-"""One metric: its series by their tags, within a budget, and the ledgers that fold them."""
+"""One metric: what is said of it, its series by their tags, and its windows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
-from itertools import islice
-from operator import itemgetter
-from typing import Any
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.recording import kinds
-from metrics_framework.recording.bounds import BucketCounts
-from metrics_framework.recording.claims import Named
-from metrics_framework.recording.commons import Commons
-from metrics_framework.recording.gauges import GaugeLedger
-from metrics_framework.recording.hot import NOBODY, Lookup
-from metrics_framework.recording.instruments import Series
-from metrics_framework.recording.kinds import Kind
-from metrics_framework.recording.ledger import TOGETHER, Ledger, parts
-from metrics_framework.recording.windows import Window
-from metrics_framework.turns import rest
+from metrics_framework.recording import engine
+from metrics_framework.recording.aggregates import (
+    Summary,
+    summarize_counter,
+    summarize_distribution,
+    summarize_gauge,
+)
+from metrics_framework.recording.buckets import BucketCounts, check_bounds
+from metrics_framework.recording.cardinality import OTHER, SeriesLimiter
+from metrics_framework.recording.engine import ErrorTypes, GaugeSeries, Series, Slot, TagSet
+from metrics_framework.recording.windows import (
+    RECENT_SLOT_NS,
+    SLOT_NS,
+    RecentWindows,
+    Window,
+    Windows,
+    merge_all,
+)
+from metrics_framework.validation import check_name, milliseconds, plain_number
+from metrics_framework.values import MetricType, MetricUnit
 
-OTHER = "__other__"
-"""What stands for a tag's value, a name or an error type past its budget."""
-
-LINGER_NS = 60_000_000_000
-"""How long a removed series is still folded: a thread may have been about to record into it."""
-
-MAX_COLLAPSED = 16
-"""How many tags of a metric may lose their values before all of them do."""
+if TYPE_CHECKING:
+    from metrics_framework.recording.namespaces import Named
+    from metrics_framework.recording.store import StoreState
 
 MAX_WINDOW_GROUPS = 100
 """How many groups of series a metric may keep windows apart for."""
 
+_NO_WINDOWS: Windows[Any] = Windows()
+_NO_RECENT_WINDOWS: RecentWindows[Any] = RecentWindows()
 
-class Shape:
-    """The series of a metric that have the same tag names, and their home.
+# -- descriptions ----------------------------------------------------------------------------------------
+
+MergeLaw = Literal["latest", "sum", "min", "max"]
+
+
+class NotGiven(Enum):
+    """The type of `NOT_GIVEN`, the default of arguments that change nothing."""
+
+    NOT_GIVEN = "not given"
+
+    def __repr__(self) -> str:
+        return "NOT_GIVEN"
+
+
+NOT_GIVEN: Final = NotGiven.NOT_GIVEN
+
+
+@dataclass(frozen=True)
+class Description:
+    """What an application says of a metric.
 
     Attributes:
-        metric: The metric.
-        names: The tag names, sorted.
-        known: Series by the values of those tags: a tuple, or the value itself where there is one name.
-        values_of: Gets that key out of tags.
+        unit: The unit of its numbers; a timer's are milliseconds whatever this says.
+        help: What it measures, in a sentence.
+        merge: What a gauge of several series is as a whole.
+        buckets: Ascending upper bounds that values of a histogram or timer are counted by.
+        window_by: Tags that time windows are kept apart for.
+        expires: Whether idle series may be forgotten.
     """
 
-    __slots__ = ("known", "metric", "names", "values_of")
+    unit: MetricUnit | None = None
+    help: str = ""
+    merge: MergeLaw = "latest"
+    buckets: tuple[float, ...] = ()
+    window_by: tuple[str, ...] = ()
+    expires: bool = True
 
-    def __init__(self, metric: Metric, names: tuple[str, ...]) -> None:
-        self.metric = metric
-        self.names = names
-        self.known: dict[Any, Series] = {}
-        self.values_of: Callable[[Any], Any] = itemgetter(*names) if names else _no_values
 
-    @property
-    def name(self) -> str:
-        """The metric's name."""
-        return self.metric.name
+NOT_DESCRIBED = Description()
 
-    @property
-    def error_types(self) -> dict[str, None]:
-        """The error types that an operation has seen, as far as its budget goes."""
-        return self.metric.error_types
 
-    def tags_of(self, key: Any) -> dict[str, str]:
-        """Return the tags that a key stands for."""
-        return dict(zip(self.names, (key,) if len(self.names) == 1 else key, strict=True))
+def checked_fields(
+    unit: object,
+    help: object,
+    merge: object,
+    buckets: Iterable[float] | NotGiven,
+    window_by: Iterable[str] | NotGiven,
+    expires: object,
+) -> dict[str, Any]:
+    """Return the fields of a `Description` that are given.
 
-    def admit(self, series: Series) -> Series | None:
-        """Return the series to record into in place of ``series``: itself, unless it was removed."""
-        if self.known.get(series.key) is series:
-            return series
-        try:
-            return self.metric.readmit(self, series)
-        except InvalidInputError as error:
-            self.refuse(error)
-            return None
+    Raises:
+        InvalidInputError: If an argument breaks its rule.
+    """
+    fields: dict[str, Any] = {"unit": unit, "help": help, "merge": merge, "expires": expires}
+    fields = {name: value for name, value in fields.items() if value is not NOT_GIVEN}
+    if not isinstance(fields.get("unit"), MetricUnit | None):
+        raise InvalidInputError(f"unit={unit!r} is not a MetricUnit, like MetricUnit.BYTES")
+    if not isinstance(fields.get("help", ""), str):
+        raise InvalidInputError(f"help={help!r} is not a string")
+    if "merge" in fields and merge not in ("latest", "sum", "min", "max"):
+        raise InvalidInputError(f"merge={merge!r} is not one of 'latest', 'sum', 'min', 'max'")
+    if not isinstance(fields.get("expires", True), bool):
+        raise InvalidInputError(f"expires={expires!r} is not true or false")
+    if buckets is not NOT_GIVEN:
+        fields["buckets"] = check_bounds(buckets) if buckets else ()
+    if window_by is not NOT_GIVEN:
+        fields["window_by"] = _tag_names(window_by)
+    return fields
 
-    def admit_error_type(self, error_type: str) -> str:
-        """Return what a new error type is counted as."""
-        return self.metric.admit_error_type(error_type)
 
-    def refuse(self, error: InvalidInputError) -> None:
-        """Raise an error, or count it."""
-        self.metric.commons.refuse(error)
+def _tag_names(window_by: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(window_by, str):
+        raise InvalidInputError(f"window_by={window_by!r} is one string; pass a list: [{window_by!r}]")
+    try:
+        names = tuple(window_by)
+    except TypeError:
+        raise InvalidInputError(f"window_by={window_by!r} is not a list of tag names") from None
+    return tuple(check_name(name, "tag name") for name in names)
+
+
+# -- kinds -----------------------------------------------------------------------------------------------
+
+
+class Kind(NamedTuple):
+    """One kind of number.
+
+    Attributes:
+        metric_type: What users know it as; outcomes are a rate.
+        label: What errors call it.
+        slot_kind: What the engine calls it.
+        series: The class of its series.
+        nothing: The aggregate of no records.
+        summarize: Summarizes a window.
+    """
+
+    metric_type: MetricType
+    label: str
+    slot_kind: str
+    series: type[Series]
+    nothing: Any
+    summarize: Callable[[Window[Any]], Summary]
+
+
+COUNTER = Kind(
+    MetricType.COUNTER,
+    "counter",
+    "counter",
+    engine.CounterSeries,
+    engine.CounterAggregate(),
+    lambda window: summarize_counter(window.aggregate, window.seconds),
+)
+GAUGE = Kind(
+    MetricType.GAUGE,
+    "gauge",
+    "gauge",
+    engine.GaugeSeries,
+    engine.GaugeAggregate(),
+    lambda window: summarize_gauge(window.aggregate, window.start_ns, window.end_ns, window.before),
+)
+HISTOGRAM = Kind(
+    MetricType.HISTOGRAM,
+    "histogram",
+    "distribution",
+    engine.HistogramSeries,
+    engine.Distribution.of(()),
+    lambda window: summarize_distribution(window.aggregate, window.seconds),
+)
+TIMER = HISTOGRAM._replace(metric_type=MetricType.TIMER, label="timer", series=engine.TimerSeries)
+OUTCOMES = Kind(
+    MetricType.RATE,
+    "operation",
+    "outcome",
+    engine.OutcomeSeries,
+    engine.OutcomeAggregate.of(()),
+    lambda window: {"count": window.aggregate.records, "seconds": window.seconds},
+)
+KINDS = {kind.label: kind for kind in (COUNTER, GAUGE, HISTOGRAM, TIMER)}
+"""The kinds of metrics by label."""
+
+
+def check_number(kind: Kind, name: str, value: object, signed: bool) -> int | float:
+    """Return a number that a series of a kind can record; gauges take ``True`` and ``False`` as 1 and 0.
+
+    Raises:
+        InvalidInputError: If it is anything else.
+    """
+    return plain_number(name, value, signed=signed, boolean=kind is GAUGE)
+
+
+def check_milliseconds(name: str, value: object, unit: Any) -> float:
+    """Return a duration in milliseconds.
+
+    Raises:
+        InvalidInputError: If it is not a duration that can be recorded, or ``unit`` does not measure time.
+    """
+    return milliseconds(name, plain_number(name, value, signed=False), unit)
+
+
+# -- the metric ------------------------------------------------------------------------------------------
 
 
 class Metric:
-    """A name with its series.
+    """A name with its series: the owner that the engine asks about everything that is not a number.
 
-    Windows are kept by ledger. A metric has one, unless its description asks for windows by tag: then it
-    has one for each combination of those tags' values.
+    Windows are kept once for all series, or once for each combination of the values of the tags in
+    ``window_by`` of its description. Each series has its own recent windows, as far as the budget goes.
 
     Args:
-        commons: What it shares with the rest of the store.
-        named: Its name, and whether it is an operation.
-        kind: What is kept of it.
-        lookup: Where its series can be found fast.
+        state: Shared by all metrics of the store.
+        named: Its name, and whether it belongs to an operation.
+        kind: The kind of its numbers.
         successor: Returns the metric that has the name now, a new one if need be.
 
     Attributes:
-        shapes: Series by the set of their tag names.
+        tag_sets: Series by the names of their tags.
         declared: Whether it is known without any record.
-        version: Another object each time that a series came or went.
-        error_types: Those that an operation has seen, as far as its budget goes.
+        exposed: Whether a consumer has exposed bucket counts. Bounds that are described before start from
+            the values so far; later ones start from zero.
+        bounds: Upper bounds that values are counted by.
+        version: Another object each time a series came or went.
+        error_types: The error types of an operation, as far as the budget goes.
+        window_by: The tags that windows are kept apart for.
+        removed_ns: About when a removed series was recorded into last; -1 if none was removed.
     """
 
-    def __init__(
-        self,
-        commons: Commons,
-        named: Named,
-        kind: Kind,
-        lookup: Lookup,
-        successor: Callable[[], Metric],
-    ) -> None:
-        self.commons = commons
+    def __init__(self, state: StoreState, named: Named, kind: Kind, successor: Callable[[], Metric]) -> None:
+        self.state = state
         self.name = name = named.name
         self.named = named
         self.kind = kind
-        self.shapes: dict[tuple[str, ...], Shape] = {}
+        self.tag_sets: dict[tuple[str, ...], TagSet] = {}
         self.declared = False
+        self.exposed = False
         self.version = object()
-        self.error_types: dict[str, None] = {}
-        self.window_by = commons.describe(name).window_by if kind is not kinds.GAUGE else ()
-        self._lookup = lookup
+        self.error_types = ErrorTypes()
+        self.window_by = () if kind is GAUGE else state.describe(name).window_by
+        self.bounds = state.bounds(name, kind.metric_type)
+        self.limiter = SeriesLimiter(state.cardinality, self, lambda: state.max_series(name))
         self._successor = successor
-        self._ledgers: dict[tuple[str, ...], Ledger] = {}
-        self._leaving: dict[Series, int] = {}
-        self._busy: Series | None = None
-        self._collapsed: tuple[str, ...] = ()
-        self._collapsed_series = 0
+        self._slots: dict[tuple[str, ...], Slot] = {}
+        self._next_expiry_ns = 0
+        self.removed_ns = -1
+        self._was_recorded = False
 
     # -- series ----------------------------------------------------------------------------------------
 
     def series(self) -> Iterator[Series]:
         """Yield all series as they are now."""
-        for shape in list(self.shapes.values()):
-            yield from list(shape.known.values())
+        for tag_set in list(self.tag_sets.values()):
+            yield from tag_set
 
     @property
     def series_count(self) -> int:
-        """How many series there are."""
-        return sum(len(shape.known) for shape in list(self.shapes.values()))
+        """The number of series."""
+        return sum(map(len, list(self.tag_sets.values())))
+
+    @property
+    def is_known(self) -> bool:
+        """Whether anything was recorded, now or before its series expired, or it was declared."""
+        if not self.declared and not self._was_recorded:
+            self._was_recorded = any(map(_has_records, self.series())) or any(
+                slot.windows is not None or slot.peek()[2] is not None for slot in self.slots
+            )
+        return self.declared or self._was_recorded
 
     def find(self, tags: Mapping[str, str]) -> Series | None:
         """Return the series of these tags if there is one."""
-        shape = self.shapes.get(tuple(tags))
-        return None if shape is None else shape.known.get(shape.values_of(tags))
+        tag_set = self.tag_sets.get(tuple(tags))
+        return None if tag_set is None else tag_set.get(tuple(tags.values()))
 
     def find_or_make(self, tags: Mapping[str, str]) -> Series:
-        """Return the series of these tags: a new one while the budget lasts, else one that shares them.
+        """Return the series of these tags: a new one within the budget, else one that others share.
 
         Args:
             tags: Tags as `plain_tags` returns them.
         """
-        budgets, max_series = self.commons.budgets, self.commons.max_series(self.name)
         found = self.find(tags)
         if found is not None:
-            self._learn(self.shapes[tuple(tags)], found)
             return found
-        if (
-            self.series_count < max_series
-            and len(self.shapes) < max_series
-            and self.commons.roughly_series < budgets.series
-        ):
-            return self._make(tags)
-        self.commons.overflowed.add(1)
-        return self._collapse(dict(tags))
+        if self.limiter.has_room() or (self._expire_to_make_room() and self.limiter.has_room()):
+            return self.make(tags)
+        return self.limiter.collapse(tags)
 
-    def readmit(self, shape: Shape, series: Series) -> Series:
-        """Take a removed series that somebody holds on to back in, or return the one in its place."""
-        successor = self._successor()
-        if successor is not self:
-            return successor.find_or_make(series.tags)
-        live = shape.known.setdefault(series.key, series)
+    def make(self, tags: Mapping[str, str]) -> Series:
+        """Return the series of these tags, a new one if need be, whatever the budget."""
+        names, values = tuple(tags), tuple(tags.values())
+        tag_set = self.tag_sets.get(names)
+        if tag_set is None:
+            tag_set = self.tag_sets.setdefault(names, TagSet(self, names))
+        # Of two threads that get here at once, both get the same series.
+        return self._admit(self.kind.series(tag_set, values, self._slot(tags)))
+
+    def _admit(self, series: Series) -> Series:
+        live = series.tag_set.add(series)
         self.version = object()
-        self._learn(shape, live)
+        self.state.cardinality.series_count += 1
         return live
 
     def remove(self, series: Series) -> None:
-        """Forget a series; what it recorded stays in the metric's windows and totals."""
-        shape = self.shapes[tuple(series.tags)]
-        # First into the one place, then out of the other: a read in between must not miss it.
-        self._leaving[series] = self.commons.clock.monotonic_ns()
-        if shape.known.get(series.key) is series:
-            shape.known.pop(series.key, None)
-            self.version = object()
-            if OTHER in series.tags.values():
-                self._collapsed_series = max(self._collapsed_series - 1, 0)
-        if not shape.names and self._lookup.untagged.get(self.name) is series:
-            self._lookup.untagged.pop(self.name, None)
-        entry = self._lookup.tagged.get(self.name)
-        if entry is not None and entry[1] is series:
-            self._lookup.tagged[self.name] = (NOBODY, None, entry[2])
-        series.ledger.remove(series)
-        series.slot_end = 0  # the next record into it, if there is one, has to look around
+        """Forget a series; its records stay in the metric's windows and totals."""
+        if not series.is_live:
+            return
+        self.state.cardinality.recent.forget(series)
+        self.limiter.forget(series)
+        last_ns = series.last_ns
+        final = series.tag_set.remove(series)
+        self.version = object()
+        self.state.cardinality.series_count -= 1
+        if final is not None:
+            self.removed_ns = max(self.removed_ns, last_ns)
+            for listener in self.state.on_removed:
+                listener(self.named, series, final)
 
     def expire(self, many: Iterable[Series], before_ns: int) -> None:
-        """Remove those of some series whose last record is older than a moment."""
+        """Remove those of some series whose last record is older than a moment.
+
+        A gauge that is counted up and down stays while its level is not 0: its next step would lead from 0 to
+        a wrong level.
+        """
+        before_ns -= before_ns % SLOT_NS  # a series may know the second of its last record only
         for series in many:
-            if 0 < series.slot_end < before_ns:
+            if series.last_ns < before_ns and _has_records(series) and not _has_level(series):
                 self.remove(series)
 
-    def _make(self, tags: Mapping[str, str]) -> Series:
-        names = tuple(tags)
-        shape = self.shapes.get(names) or self.shapes.setdefault(names, Shape(self, names))
-        key = shape.values_of(tags)
-        ledger = self._ledger(tags)
-        # setdefault is one step: of two threads that get here at once, both get the same series.
-        series = shape.known.setdefault(key, self.kind.series(shape, key, ledger))
-        self.version = object()
-        self.commons.roughly_series += 1
-        ledger.share(self.series_count)
-        self._learn(shape, series)
-        return series
-
-    def _learn(self, shape: Shape, series: Series) -> None:
-        """Let a series be found fast."""
-        if not shape.names:
-            if shape.known.get(()) is series:
-                self._lookup.untagged[self.name] = series
-        else:
-            tagged = self._lookup.tagged
-            entry = tagged.get(self.name) or tagged.setdefault(self.name, (series.tags, series, {}))
-            entry[2].setdefault(len(shape.names), (shape.values_of, shape.known))
-        self._unlearn_if_gone()
-
-    def _favour(self, series: Series) -> None:
-        """Let a series be found fastest that filled its buffer twice, and no other one in between."""
-        if series is not self._busy:
-            self._busy = series
-            return
-        tagged = self._lookup.tagged
-        entry = tagged.get(self.name)
-        if entry is not None and entry[1] is not series and series.key != ():
-            tagged[self.name] = (series.tags, series, entry[2])
-            self._unlearn_if_gone()
-
-    def _unlearn_if_gone(self) -> None:
-        if not self._is_current():  # the name was removed meanwhile: nobody may find this metric any more
-            self._lookup.untagged.pop(self.name, None)
-            self._lookup.tagged.pop(self.name, None)
-
-    def _is_current(self) -> bool:
-        try:
-            return self._successor() is self
-        except InvalidInputError:  # it is another kind of metric now
+    def _expire_to_make_room(self) -> bool:
+        """Forget idle series where the budget is used up, once in a while; return whether it was time."""
+        state, now = self.state, self.state.core.now()
+        if state.expire_ns is None or now < self._next_expiry_ns or not state.describe(self.name).expires:
             return False
-
-    def count_by(self, bounds: tuple[float, ...]) -> None:
-        """Count values by bounds, from zero where they are others than before."""
-        for ledger in self.ledgers:
-            ledger.count_by(bounds)
-
-    # -- reading ---------------------------------------------------------------------------------------
-
-    @property
-    def ledgers(self) -> list[Ledger]:
-        """All ledgers."""
-        return list(self._ledgers.values())
-
-    def window(self, window_ns: int | None, tags: Mapping[str, str] | None = None) -> Window[Any]:
-        """Return what all series recorded in a window, or those in the groups that carry ``tags``."""
-        asked, start = set((tags or {}).items()), self.commons.start_ns
-        now, nothing = self.commons.clock.monotonic_ns(), self.kind.nothing
-        edge = start if window_ns is None else max(now - window_ns, start)
-        joined = Window(nothing, edge, now, None)
-        groups = [dict(zip(self.window_by, group, strict=True)) for group in list(self._ledgers)]
-        if asked and {OTHER} in (set(group.values()) for group in groups) and dict(asked) not in groups:
-            raise InvalidInputError(
-                f"{self.name!r} has more than {MAX_WINDOW_GROUPS} combinations of {list(self.window_by)!r},"
-                f" so those of {dict(asked)!r} cannot be told apart any more"
-            )
-        for group, ledger in list(self._ledgers.items()):
-            if asked <= set(zip(self.window_by, group, strict=True)):
-                windows = ledger.read(lambda windows: windows)
-                now = self.commons.clock.monotonic_ns()
-                joined = joined.join(windows.since(window_ns, start, now, nothing))
-        return joined
-
-    def states(self) -> Iterator[tuple[int, Series, Any, BucketCounts | None]]:
-        """Yield each series that has records with its trace and bucket counts, and when those were read."""
-        for ledger in self.ledgers:
-            states = ledger.read(partial(self._states, ledger))
-            now = self.commons.clock.monotonic_ns()
-            for series, state in zip(*states, strict=True):
-                if state is not None:
-                    yield now, series, *parts(state)
-
-    def catch_up(self) -> None:
-        """Publish every finished record; a series that has none waiting costs a look at its buffer."""
-        # A removed series that came back is listed twice, and must not be folded twice at once.
-        waiting: dict[Ledger, dict[Series, None]] = {}
-        for series in (*self.series(), *list(self._leaving)):
-            if len(series.buffer) > 1:
-                waiting.setdefault(series.ledger, {})[series] = None
-        for ledger in self.ledgers:
-            if ledger in waiting or isinstance(ledger, GaugeLedger):  # whose series share one buffer
-                many = iter(waiting.get(ledger, ()))
-                ledger.catch_up(islice(many, TOGETHER))
-                while some := list(islice(many, TOGETHER)):
-                    rest()
-                    ledger.catch_up(some)
-
-    def _states(self, ledger: Ledger, _: object) -> tuple[list[Series], list[Any]]:
-        # No pair of each: a hundred thousand would have the garbage collector look at all that there is.
-        many = [series for series in self.series() if series.ledger is ledger]
-        return many, [series.state for series in many]
+        self._next_expiry_ns = now + max(state.expire_ns // 10, SLOT_NS)
+        self.expire(self.series(), now - state.expire_ns)
+        return True
 
     def reset(self) -> None:
-        """Begin anew in a child process: what is held stays valid, what was recorded is the parent's."""
-        for ledger in self.ledgers:
-            ledger.reset()
-        for series in (*self.series(), *self._leaving):
-            series.reset()
-        self.error_types.clear()
+        """Start from zero in a child process, after the engine's core did."""
+        self._was_recorded = False
+        self._next_expiry_ns = 0
+        self.removed_ns = -1
 
-    # -- ledgers ---------------------------------------------------------------------------------------
+    # -- what the engine asks of the owner of a series -------------------------------------------------
 
-    def _ledger(self, tags: Mapping[str, str]) -> Ledger:
+    def number(self, value: object, signed: bool) -> int | float | None:
+        """Return a number that the engine does not know; ``None`` if it was refused and counted.
+
+        Raises:
+            InvalidInputError: If it is not a number that can be recorded.
+        """
+        return self.state.checked(check_number, self.kind, self.name, value, signed)
+
+    def milliseconds(self, value: object, unit: object) -> float | None:
+        """Return a duration in milliseconds; ``None`` if it was refused and counted.
+
+        Raises:
+            InvalidInputError: If it is not a duration that can be recorded.
+        """
+        return self.state.checked(check_milliseconds, self.name, value, unit)
+
+    def error_type(self, error_type: object) -> str | None:
+        """Return what a new error type is counted as; ``None`` if it was refused and counted.
+
+        Raises:
+            InvalidInputError: If it is not a non-empty string.
+        """
+        name = self.state.checked(check_name, error_type, "error type")
+        if name is None or name in self.error_types:
+            return name
+        return self.state.cardinality.admit_error_type(self.error_types, name, self.name)
+
+    def readmit(self, series: Series) -> Series | None:
+        """Take back a removed series that is recorded into, or return the series in its place.
+
+        Returns:
+            ``None`` if another kind of metric has the name now, and that was counted.
+
+        Raises:
+            InvalidInputError: If another kind of metric has the name now.
+        """
+        successor = self.state.checked(self._successor)
+        if successor is None:
+            return None
+        return self._admit(series) if successor is self else successor.find_or_make(series.tags)
+
+    # -- slots -----------------------------------------------------------------------------------------
+
+    @property
+    def slots(self) -> list[Slot]:
+        """The open slots of all groups."""
+        return list(self._slots.values())
+
+    def _slot(self, tags: Mapping[str, str]) -> Slot:
         group = tuple(tags.get(name, "") for name in self.window_by)
-        if group not in self._ledgers and len(self._ledgers) >= MAX_WINDOW_GROUPS:
-            self.commons.notice(
+        if group not in self._slots and len(self._slots) >= MAX_WINDOW_GROUPS:
+            self.state.notice(
                 "too many groups of one name; windows of new ones are kept together", metric=self.name
             )
             group = (OTHER,) * len(group)
-        ledger = self._ledgers.get(group)
-        if ledger is None:
-            ledger = self._ledgers.setdefault(group, self._new_ledger(group))
-        return ledger
+        slot = self._slots.get(group)
+        if slot is None:
+            error_types = self.error_types if self.kind is OUTCOMES else None
+            slot = Slot(self.state.core, self.kind.slot_kind, self.publish, error_types)
+            slot.law = self.state.describe(self.name).merge
+            slot = self._slots.setdefault(group, slot)
+            slot.count_by(self.bounds, seed=True)
+        return slot
 
-    def _new_ledger(self, group: tuple[str, ...]) -> Ledger:
-        commons = self.commons
-        members = partial(self._members, group)
-        ledger: Ledger
-        if self.kind is kinds.GAUGE:
-            ledger = GaugeLedger(
-                commons.clock.monotonic_ns,
-                members,
-                commons.retention,
-                commons.drop,
-                self._favour,
-                self._merge_law,
-                commons.tap,
-            )
-        else:
-            ledger = Ledger(
-                commons.clock.monotonic_ns,
-                self.kind.of,
-                members,
-                commons.retention,
-                commons.drop,
-                self._favour,
-                commons.tap,
-            )
-            ledger.bounds = commons.bounds(self.name, self.kind.metric_type)
-        return ledger
-
-    def _members(self, group: tuple[str, ...]) -> Iterator[Series]:
-        ledger = self._ledgers[group]
-        for series in self.series():
-            if series.ledger is ledger:
-                yield series
-        if self._leaving:
-            long_ago = self.commons.clock.monotonic_ns() - LINGER_NS
-            leaving = [item for item in list(self._leaving.items()) if item[0].ledger is ledger]
-            yield from (series for series, _ in leaving)
-            for series, since in leaving:
-                if since < long_ago and len(series.buffer) <= 1:
-                    self._leaving.pop(series, None)
-
-    def _merge_law(self) -> str:
-        return self.commons.describe(self.name).merge
-
-    # -- budgets ---------------------------------------------------------------------------------------
-
-    def admit_error_type(self, error_type: str) -> str:
-        """Return what an error type that was not seen before is counted as: itself while the budget lasts."""
-        if len(self.error_types) < self.commons.budgets.error_types:
-            self.error_types[error_type] = None
-            return error_type
-        self.commons.overflowed.add(1)
-        self.commons.notice("too many error types of one operation", operation=self.name, kept_as=OTHER)
-        return OTHER
-
-    def _collapse(self, tags: dict[str, str]) -> Series:
-        """Return the series that stands for these tags once there is no room for one of their own.
-
-        Only the tag that grew loses its value, so that a filter on any other tag stays exact. Where the
-        series that are left over by that grow as well, the next worst tag follows. A single series is last.
-        """
-        budgets = self.commons.budgets
-        room = max(self.commons.max_series(self.name) // 10, 1)
-        if self.commons.roughly_series >= budgets.series + budgets.series // 10:
-            room = 0
+    def publish(self, slot: Slot) -> None:
+        """Move the closed slots of a group into its windows; the engine calls it after a record."""
+        retention_ns = self.state.retention_ns
         while True:
-            shared = {name: OTHER if name in self._collapsed else value for name, value in tags.items()}
-            if shared != tags:
-                found = self.find(shared)
-                if found is not None:
-                    return found
-                if self._collapsed_series < room:
-                    self._collapsed_series += 1
-                    return self._make(shared)
-            growing = [name for name in tags if name not in self._collapsed]
-            if not growing or len(self._collapsed) >= MAX_COLLAPSED:
-                last = {OTHER: OTHER}
-                return self.find(last) or self._make(last)
-            worst = self._most_varied(growing)
-            self._collapsed = (*self._collapsed, worst)
-            self._collapsed_series = 0
-            self.commons.notice(
-                "too many series of one name; a tag's new values are counted together",
-                metric=self.name,
-                tag=worst,
-                counted_as=OTHER,
+            windows, closed, _ = slot.peek()
+            if not closed:
+                return
+            after = _NO_WINDOWS if windows is None else windows
+            for start_ns, aggregate in closed:
+                after = after.add(start_ns, aggregate, retention_ns)
+            if slot.commit(windows, after, len(closed)):
+                return
+
+    def apply_description(self) -> None:
+        """Follow a change of the description, of the rules or of the default buckets."""
+        law, bounds = (
+            self.state.describe(self.name).merge,
+            self.state.bounds(self.name, self.kind.metric_type),
+        )
+        for slot in self.slots:
+            slot.law = law
+        if bounds == self.bounds:
+            return
+        if self.exposed:
+            self.state.notice(
+                "buckets of an exposed metric changed; counts start from zero", metric=self.name
             )
+        self.bounds = bounds
+        for slot in self.slots:
+            slot.count_by(bounds, seed=not self.exposed)
 
-    def _most_varied(self, names: list[str]) -> str:
-        values: dict[str, set[str]] = {name: set() for name in names}
+    # -- reading ---------------------------------------------------------------------------------------
+
+    def states(self) -> Iterator[tuple[int, Series, Any, BucketCounts | None]]:
+        """Yield each series that has records with its aggregate and bucket counts, and when it was read."""
+        read = _counted if self.kind.slot_kind == "distribution" else _plain
         for series in self.series():
-            for name, value in series.tags.items():
-                if name in values:
-                    values[name].add(value)
-        return max(names, key=lambda name: len(values[name]))
+            found = read(series)
+            if found is not None:
+                yield self.state.core.now(), series, *found
+
+    def streams(self) -> list[Windows[Any]]:
+        """Return the windows of all groups, with all records so far."""
+        return [_read(slot, _NO_WINDOWS, self.state.retention_ns) for slot in self.slots]
+
+    def window(self, window_ns: int | None, tags: Mapping[str, str] | None = None) -> Window[Any]:
+        """Return the records of a window: those of all series, or of the series that carry some tags.
+
+        By tag, a window is exact. It reaches back over the whole retention if ``window_by`` of the
+        description has the tags. Else it is put together from the recent windows of single series: it begins
+        at an edge that all of them have in common, and may cover more or less than requested.
+
+        Args:
+            window_ns: How far back; ``None`` is since the start.
+            tags: Tags of series, as `plain_tags` returns them.
+
+        Raises:
+            InvalidInputError: If the window by these tags is not known.
+        """
+        wanted = dict(tags or {})
+        if wanted.keys() <= set(self.window_by):
+            return self._window_of_groups(window_ns, wanted)
+        return _WindowByTags(self, wanted).read(window_ns)
+
+    def _window_of_groups(self, window_ns: int | None, wanted: Mapping[str, str]) -> Window[Any]:
+        start_ns, nothing = self.state.start_ns, self.kind.nothing
+        groups = {group: dict(zip(self.window_by, group, strict=True)) for group in list(self._slots)}
+        if wanted and any({OTHER} == set(group) for group in groups) and wanted not in groups.values():
+            raise InvalidInputError(
+                f"{self.name!r} has more than {MAX_WINDOW_GROUPS} combinations of {list(self.window_by)!r}:"
+                f" the windows of {dict(wanted)!r} are kept together with those of others"
+            )
+        windows = [
+            _read(self._slots[group], _NO_WINDOWS, self.state.retention_ns)
+            for group, tags in groups.items()
+            if wanted.items() <= tags.items()
+        ]
+        now_ns = self.state.core.now()
+        edge = start_ns if window_ns is None else max(now_ns - window_ns, start_ns)
+        joined = Window(nothing, edge, now_ns)
+        for each in windows:
+            joined = joined.join(each.since(window_ns, start_ns, now_ns, nothing))
+        return joined
 
 
-def _no_values(_: object) -> tuple[()]:
-    return ()
+class _Part(NamedTuple):
+    """A series of a window by tags.
+
+    Attributes:
+        series: The series.
+        first_ns: Start of the 16-second slot of its first record.
+        last_ns: Start of the 16-second slot of its last record.
+        windows: Its recent windows; ``None`` if it has none.
+        complete_ns: The moment from which on its windows are complete.
+    """
+
+    series: Series
+    first_ns: int
+    last_ns: int
+    windows: RecentWindows[Any] | None
+    complete_ns: int
+
+    def is_split_by(self, edge_ns: int) -> bool:
+        """Return whether it has records before and after a moment."""
+        return self.first_ns < edge_ns <= self.last_ns
+
+
+class _WindowByTags:
+    """Puts a window by tags together from the series that carry them.
+
+    Args:
+        metric: The metric.
+        wanted: The tags.
+    """
+
+    def __init__(self, metric: Metric, wanted: Mapping[str, str]) -> None:
+        self._metric = metric
+        self._wanted = wanted
+
+    def read(self, window_ns: int | None) -> Window[Any]:
+        """Return the window.
+
+        Raises:
+            InvalidInputError: If it is not known.
+        """
+        metric, state = self._metric, self._metric.state
+        if metric.limiter.loses(self._wanted):
+            raise self._refused(
+                "is past its budget of series, and records with these tags are counted together with others:"
+                " raise Budgets(series_per_name=…)"
+            )
+        matching = list(filter(_has_records, self._matching()))
+        if metric.kind is GAUGE and len(matching) > 1:
+            raise InvalidInputError(
+                f"{metric.name!r} is a gauge and has {len(matching)} series with tags={dict(self._wanted)!r}:"
+                " pass all tags of one series, or none for all series together"
+            )
+        if window_ns is None:
+            states = [aggregate for series in matching if (aggregate := series.state()) is not None]
+            now_ns = state.core.now()
+            return Window(merge_all(states, metric.kind.nothing), state.start_ns, now_ns)
+        parts = [self._part(series) for series in matching]
+        now_ns = state.core.now()
+        edge_ns = self._edge(parts, max(now_ns - window_ns, 0), now_ns)
+        start_ns = max(edge_ns, state.start_ns)
+        inside: list[Any] = []
+        before: Any = None
+        for part in parts:
+            if part.first_ns >= edge_ns:
+                inside.append(part.series.state() or metric.kind.nothing)
+            elif not part.is_split_by(edge_ns):
+                before = part.series.state()
+            else:
+                assert part.windows is not None
+                for slot_start_ns, _, aggregate in part.windows.slots():
+                    if slot_start_ns >= edge_ns:
+                        inside.append(aggregate)
+                    else:
+                        before = aggregate
+        return Window(merge_all(inside, metric.kind.nothing), start_ns, now_ns, before)
+
+    def _edge(self, parts: Iterable[_Part], edge_ns: int, now_ns: int) -> int:
+        """Return the start of the window: the edge nearest to the requested one at which no slot is split."""
+        edge_ns -= edge_ns % RECENT_SLOT_NS
+        removed_ns = self._metric.removed_ns
+        lowest_ns = removed_ns - removed_ns % RECENT_SLOT_NS + RECENT_SLOT_NS if removed_ns >= 0 else 0
+        is_rising = False  # past what is known the window gets shorter, and else longer
+        while True:
+            split = [part for part in parts if part.is_split_by(edge_ns)]
+            if any(part.windows is None for part in split):
+                raise self._refused("has series with these tags whose windows are not kept")
+            lowest_ns = max([lowest_ns, *(part.complete_ns for part in split)])
+            if edge_ns < lowest_ns:
+                edge_ns, is_rising = lowest_ns, True
+                continue
+            edges = [
+                part.windows.round_up(edge_ns) if is_rising else part.windows.round_down(edge_ns)
+                for part in split
+                if part.windows is not None
+            ]
+            rounded = (max if is_rising else min)(edges, default=edge_ns)
+            if edge_ns > now_ns:
+                wait = (edge_ns - now_ns) / 1e9
+                raise self._refused(f"has windows by these tags only from {wait:.0f} seconds from now on")
+            if rounded == edge_ns:
+                return edge_ns
+            edge_ns = rounded
+
+    def _matching(self) -> Iterator[Series]:
+        """Yield the series that carry the tags; constant tags of the store count where they have no own."""
+        constant = self._metric.state.tags
+        for names, tag_set in list(self._metric.tag_sets.items()):
+            places: list[tuple[int, str]] = []
+            for name, value in self._wanted.items():
+                if name in names:
+                    places.append((names.index(name), value))
+                elif constant.get(name) != value:
+                    break
+            else:
+                for series in tag_set:
+                    values = series.values
+                    if all(values[place] == value for place, value in places):
+                        yield series
+
+    def _part(self, series: Series) -> _Part:
+        # The last record first: then the windows, which are read after it, have this record.
+        last_ns = series.last_ns - series.last_ns % RECENT_SLOT_NS
+        first_ns = series.created_ns - series.created_ns % RECENT_SLOT_NS
+        slot, windows, complete_ns = series.recent, None, 0
+        if slot is not None:
+            windows = _read(slot, _NO_RECENT_WINDOWS)
+            complete_ns = max(windows.kept_from_ns, series.recent_from_ns if series.recent_missed else 0)
+            if self._metric.kind is GAUGE:  # the level before the first slot is not known
+                complete_ns = max(complete_ns, next((end for _, end, _ in windows.slots()), 0))
+        elif not series.recent_missed:
+            windows = _NO_RECENT_WINDOWS
+        return _Part(series, first_ns, last_ns, windows, complete_ns)
+
+    def _refused(self, reason: str) -> InvalidInputError:
+        name, tags = self._metric.name, list(self._wanted)
+        return InvalidInputError(
+            f"{name!r} {reason}. describe({name!r}, window_by={tags!r}) before its first record keeps windows"
+            f" by {' and '.join(map(repr, tags))}"
+        )
+
+
+def _read(slot: Slot, nothing: Any, *retention_ns: int) -> Any:
+    """Return the windows of a slot with all records so far; nothing is published."""
+    windows, closed, opened = slot.peek()
+    read = nothing if windows is None else windows
+    for start_ns, aggregate in (*closed, *(() if opened is None else (opened,))):
+        read = read.add(start_ns, aggregate, *retention_ns)
+    return read
+
+
+def _counted(series: Any) -> tuple[Any, BucketCounts | None] | None:
+    while True:
+        bounds = series.slot.bounds
+        found = series.counted()
+        if found is None:
+            return None
+        aggregate, counts, total = found
+        if counts is None:
+            return aggregate, None
+        if len(counts) == len(bounds) + 1:  # else other bounds were described in between
+            return aggregate, BucketCounts(bounds, counts, total)
+
+
+def _plain(series: Series) -> tuple[Any, None] | None:
+    aggregate = series.state()
+    return None if aggregate is None else (aggregate, None)
+
+
+def _has_records(series: Series) -> bool:
+    # A clock that starts at 0 has a first record at 0, which is also the time of no record.
+    return series.last_ns != 0 or series.state() is not None
+
+
+def _has_level(series: Series) -> bool:
+    if isinstance(series, GaugeSeries) and series.is_stepped:
+        aggregate = series.state()
+        return aggregate is not None and aggregate.last != 0
+    return False

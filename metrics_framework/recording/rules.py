@@ -1,30 +1,39 @@
-"""What an application decides over the names and tags that its libraries record."""
+"""Rules for the names and tags that libraries record, and scopes that add tags.
+
+A rule or scope changes a record once for each series. From then on the name and the tags, as they are given,
+lead to the series in one lookup.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from metrics_framework.errors import InvalidInputError, nearest
-from metrics_framework.recording.bounds import check_bounds
-from metrics_framework.recording.series import check_name
+from metrics_framework.recording.buckets import check_bounds
+from metrics_framework.recording.cardinality import OTHER
+from metrics_framework.recording.engine import GaugeSeries, Series, SeriesIndex
+from metrics_framework.validation import check_name, plain_tags
+
+MAX_RULED_NAMES = 10_000
+"""How many names keep the buckets and the budget that rules give them."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What is done to the metrics and operations whose names match.
+    """Changes the metrics and operations whose names match.
 
-    Rules are tried in their order, each on what those before it made of a name.
+    Rules are tried in order, each on the name that the rules before it returned.
 
     Attributes:
         names: A pattern like ``http.*`` (`fnmatch`).
-        rename: What the name becomes; ``{name}`` in it stands for the name.
+        rename: The new name; ``{name}`` in it stands for the old one.
         drop_tags: Tags that are left out, so that their values share a series.
         deny: Whether nothing is recorded at all.
-        buckets: Upper bounds that values are counted by, in place of those that a library describes.
-        max_series: How many series a name may have, in place of the store's budget.
+        buckets: Upper bounds that values are counted by, instead of those that a library describes.
+        max_series: How many series a name may have, instead of the store's budget.
 
     Raises:
         InvalidInputError: If a value is not allowed, or the rule does nothing.
@@ -75,13 +84,13 @@ _EFFECTS = tuple(field.name for field in fields(Rule) if field.name != "names")
 
 
 class Ruled(NamedTuple):
-    """What the rules made of a name.
+    """The effect of all rules on one name.
 
     Attributes:
-        name: What it is now.
+        name: The new name.
         drop_tags: Tags to leave out.
-        buckets: Upper bounds to count values by; none where no rule says so.
-        max_series: The budget of series; ``None`` where no rule says so.
+        buckets: Upper bounds to count values by; empty if no rule sets them.
+        max_series: The budget of series; ``None`` if no rule sets it.
     """
 
     name: str
@@ -90,12 +99,12 @@ class Ruled(NamedTuple):
     max_series: int | None
 
     def keep(self, tags: Mapping[str, str]) -> dict[str, str]:
-        """Return the tags that are not to be left out."""
+        """Return tags without those that are left out."""
         return {tag: value for tag, value in tags.items() if tag not in self.drop_tags}
 
 
 def apply(rules: Iterable[Rule], name: str) -> Ruled | None:
-    """Return what rules make of a name; ``None`` where one of them denies it."""
+    """Return the effect of rules on a name; ``None`` if one of them denies it."""
     ruled = Ruled(name, frozenset(), (), None)
     for rule in rules:
         if not fnmatchcase(ruled.name, rule.names):
@@ -109,3 +118,84 @@ def apply(rules: Iterable[Rule], name: str) -> Ruled | None:
             rule.max_series or ruled.max_series,
         )
     return ruled
+
+
+# -- scopes ----------------------------------------------------------------------------------------------
+
+
+def learn(index: SeriesIndex, name: str, given: Mapping[str, str], series: Series) -> None:
+    """Let records of a name and tags, as they are given, find a series in one lookup.
+
+    A series past a budget is not learned: each of its records is counted as an overflow, and later there may
+    be room for a series of its own.
+
+    Args:
+        index: The index of the records.
+        name: The name as it is given.
+        given: The tags as they are given, in plain strings.
+        series: The series.
+    """
+    if series.is_null or not any(
+        value == OTHER and given.get(tag) != OTHER for tag, value in series.tags.items()
+    ):
+        index.learn(name, given, series)
+
+
+class Source(Protocol):
+    """What `Scope` adds tags to: the store."""
+
+    def find(self, kind: str, name: object, tags: object) -> Any:
+        """Return the series of a metric; ``None`` if the input was refused and counted."""
+        ...
+
+    def find_step(self, name: object, step: int, tags: object) -> Any:
+        """Return the series that a step up or down moves."""
+        ...
+
+    def bind(self, kind: str, name: object, tags: object) -> Any:
+        """Return the series of a metric for good."""
+        ...
+
+
+class Scope:
+    """Adds tags to all records of a collector.
+
+    Args:
+        store: The store.
+        tags: The tags; a record's own tag of the same name wins.
+        kinds: The labels of the kinds of metrics.
+    """
+
+    def __init__(self, store: Source, tags: Mapping[str, str], kinds: Iterable[str]) -> None:
+        self._store = store
+        self.tags = plain_tags(tags)
+        self._indexes = {kind: SeriesIndex() for kind in kinds}
+
+    def index(self, kind: str) -> SeriesIndex:
+        """Return the index of a kind of metric."""
+        return self._indexes[kind]
+
+    def find(self, kind: str, name: object, tags: object) -> Any:
+        """Return the series of a metric; see `Store.find`."""
+        return self._learned(kind, name, tags, self._store.find(kind, name, self._with(tags)))
+
+    def find_step(self, name: object, step: int, tags: object) -> Any:
+        """Return the series that a step moves; see `Store.find_step`."""
+        series = self._store.find_step(name, step, self._with(tags))
+        kind = "gauge" if isinstance(series, GaugeSeries) else "counter"
+        return self._learned(kind, name, tags, series)
+
+    def bind(self, kind: str, name: object, tags: object) -> Any:
+        """Return the series of a metric for good; see `Store.bind`."""
+        return self._store.bind(kind, name, self._with(tags))
+
+    def _learned(self, kind: str, name: object, tags: object, series: Any) -> Any:
+        if series is not None and (series.is_null or series.owner.name != f"{OTHER}{kind}"):
+            learn(self._indexes[kind], check_name(name), plain_tags(tags), series)
+        return series
+
+    def _with(self, tags: object) -> object:
+        try:
+            return {**self.tags, **plain_tags(tags)}
+        except InvalidInputError:
+            return tags  # the store reports what is wrong with them

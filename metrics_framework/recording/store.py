@@ -1,7 +1,7 @@
 """The store: the one place where numbers are kept, which collectors, timers and trackers are views of.
 
-Metrics and operations are two namespaces. A series keeps its state since the start; time windows are kept
-once for each name, so that they cost nothing as the number of series grows.
+Metrics and operations are two namespaces. A series keeps its state since the start. Time windows are kept once
+for each name, so that they cost nothing as the number of series grows.
 """
 
 from __future__ import annotations
@@ -9,54 +9,198 @@ from __future__ import annotations
 import os
 import weakref
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any, Literal, ParamSpec, TypeVar
 
-from metrics_framework.clock import SYSTEM_CLOCK, Clock
+from metrics_framework.clock import SYSTEM_CLOCK, Clock, SystemClock
 from metrics_framework.errors import InvalidInputError, MetricTypeError
-from metrics_framework.recording import kinds
-from metrics_framework.recording.bounds import check_bounds
-from metrics_framework.recording.claims import Claims, ExposedNames, Named
-from metrics_framework.recording.commons import (
-    BUDGETS,
-    Budgets,
-    Commons,
-    OnError,
-    nanoseconds,
+from metrics_framework.logs import log_event
+from metrics_framework.recording import engine
+from metrics_framework.recording.buckets import check_bounds, default_bounds, seconds_as
+from metrics_framework.recording.cardinality import BUDGETS, Budgets, Cardinality, check_budgets
+from metrics_framework.recording.engine import (
+    InternalCounter,
+    OperationRecorder,
+    OutcomeSeries,
+    Series,
+    SeriesIndex,
+    TimerSeries,
 )
-from metrics_framework.recording.descriptions import NOT_DESCRIBED, MergeLaw, checked_description
-from metrics_framework.recording.hot import Lookup
-from metrics_framework.recording.instruments import OutcomeSeries, TimerSeries
-from metrics_framework.recording.metric import Metric
-from metrics_framework.recording.reader import KINDS, Reader, check_duration
-from metrics_framework.recording.readings import RawFailure
-from metrics_framework.recording.rules import Rule
-from metrics_framework.recording.series import check_name, plain_tags
-from metrics_framework.recording.views import is_void
+from metrics_framework.recording.metric import (
+    COUNTER,
+    GAUGE,
+    KINDS,
+    NOT_DESCRIBED,
+    NOT_GIVEN,
+    OUTCOMES,
+    TIMER,
+    Description,
+    MergeLaw,
+    Metric,
+    NotGiven,
+    checked_fields,
+)
+from metrics_framework.recording.namespaces import ExposedNames, Named, NameRegistry
+from metrics_framework.recording.queries import Queries, check_duration, nanoseconds
+from metrics_framework.recording.results import RawFailure
+from metrics_framework.recording.rules import Rule, Ruled
+from metrics_framework.validation import check_name, plain_tags
 from metrics_framework.values import MetricType, MetricUnit
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+OnError = Literal["raise", "log"]
+DefaultBuckets = Iterable[float] | Literal["by_unit"]
+
 RETENTION = timedelta(days=30)
-RECENT_FAILURES = 20
+MAX_RECENT_FAILURES = 20
 """How many of an operation's last failures are kept with their metadata."""
 
+MAX_NOTICES = 100
+"""How many warnings of one event are logged at most."""
 
-class Store(Reader):
-    """Keeps every number that one application records.
+# The engine reads its own clock. With one function, times of Python and of the engine share one time line.
+SystemClock.monotonic_ns = staticmethod(engine.monotonic_ns)
+
+
+class StoreState:
+    """What all parts of a store share: time, budgets, descriptions and internal counters.
+
+    Attributes:
+        core: The numeric state.
+        clock: The source of time.
+        start_ns: When the store began, on the monotonic clock.
+        tags: Constant tags.
+        retention_ns: How far back a window may reach.
+        expire_ns: How long a series may be idle before it is forgotten; ``None`` for ever.
+        cardinality: The budgets.
+        descriptions: Name to description.
+        ruled: Name to the buckets and budget that rules set.
+        default_buckets: Upper bounds without a description; times are in seconds. ``"by_unit"`` chooses them
+            by the unit of the metric.
+        registry: The names that metrics are exposed by, if they must differ.
+        on_removed: Called with each series that is removed: its owner's `Named`, the series, and its final
+            aggregate.
+        rejected: Counts the refused input, if errors are not raised.
+        abandoned: Counts the timers that were started, never stopped, and given up.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        retention: timedelta,
+        on_error: OnError,
+        budgets: Budgets,
+        expire_after: timedelta | None,
+        tags: Mapping[str, str] | None,
+    ) -> None:
+        self.clock = clock
+        self.core = engine.Core(None if clock is SYSTEM_CLOCK else clock.monotonic_ns)
+        self.start_ns = self.core.now()
+        self.tags = plain_tags(tags)
+        self.retention_ns = nanoseconds(retention)
+        self.expire_ns = None if expire_after is None else nanoseconds(expire_after)
+        self.cardinality = Cardinality(budgets, self.core, self.notice)
+        self.descriptions: dict[str, Description] = {}
+        self.ruled: dict[str, Ruled] = {}
+        self.default_buckets: tuple[float, ...] | Literal["by_unit"] = ()
+        self.registry: NameRegistry | None = None
+        self.on_removed: list[Callable[[Named, Series, Any], object]] = []
+        self.rejected = InternalCounter()
+        self.abandoned = InternalCounter()
+        self._on_error = on_error
+        self._notices: dict[str, dict[str, Any]] = {}
+        self._noticed: dict[str, set[str]] = {}
+
+    def reset(self) -> None:
+        """Start from zero in a child process."""
+        self.core.reset()
+        self.start_ns = self.core.now()
+        self.cardinality.reset()
+        self.rejected.reset()
+        self.abandoned.reset()
+
+    def refuse(self, error: InvalidInputError) -> None:
+        """Raise an error, or count it and have the next read log it.
+
+        Raises:
+            InvalidInputError: ``error``, unless the store logs errors.
+        """
+        if self._on_error == "raise":
+            raise error
+        self.rejected.add(1)
+        self.notice("input refused", error=str(error))
+
+    def checked(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
+        """Return the result of a function; ``None`` if it refused its input and that was counted.
+
+        Raises:
+            InvalidInputError: If it refused its input, unless the store logs errors.
+        """
+        try:
+            return function(*args, **kwargs)
+        except InvalidInputError as error:
+            self.refuse(error)
+            return None
+
+    def notice(self, event: str, **fields: Any) -> None:
+        """Have the next read log a warning, once for the same fields: a record never logs."""
+        key = f"{event} {fields}"
+        noticed = self._noticed.setdefault(event, set())
+        if key not in noticed and len(noticed) < MAX_NOTICES:
+            noticed.add(key)
+            self._notices[key] = {"event": event, **fields}
+
+    def log_notices(self) -> None:
+        """Log the warnings of records."""
+        for key in list(self._notices):
+            fields = self._notices.pop(key, None)
+            if fields is not None:  # else another thread was faster
+                log_event("warning", **fields)
+
+    def describe(self, name: str) -> Description:
+        """Return the description of a name; buckets that a rule sets win."""
+        description, ruled = self.descriptions.get(name, NOT_DESCRIBED), self.ruled.get(name)
+        return replace(description, buckets=ruled.buckets) if ruled and ruled.buckets else description
+
+    def bounds(self, name: str, metric_type: MetricType) -> tuple[float, ...]:
+        """Return the upper bounds that values are counted by; empty for anything but distributions."""
+        if metric_type not in (MetricType.HISTOGRAM, MetricType.TIMER):
+            return ()
+        description = self.describe(name)
+        if description.buckets:
+            return description.buckets
+        unit = MetricUnit.MILLISECONDS if metric_type is MetricType.TIMER else description.unit
+        if self.default_buckets == "by_unit":
+            return default_bounds(unit, name)
+        return seconds_as(unit, self.default_buckets) if self.default_buckets else ()
+
+    def max_series(self, name: str) -> int:
+        """Return how many series a name may have."""
+        ruled = self.ruled.get(name)
+        return (ruled and ruled.max_series) or self.cardinality.budgets.series_per_name
+
+
+class Store(Queries):
+    """Keeps every number that one application records. Thread-safe.
 
     Args:
-        clock: Where time comes from.
+        clock: The source of time.
         retention: How far back a time window may reach.
-        on_error: Whether a record of bad input raises its error, or counts it in ``rejected`` and leaves it
-            to the next read to log it.
-        budgets: How many series, names and error types are kept apart.
+        on_error: ``"raise"`` raises the error of bad input. ``"log"`` counts it in ``rejected`` and lets the
+            next read log it.
+        budgets: How many series, names and error types are kept apart, and the memory of windows by tag.
         expire_after: How long a series may be idle before it is forgotten; for ever by default. Totals of
             its name stay.
-        tags: Constant tags that every series bears where it is read, such as the service's name. They cost a
-            record nothing; a series' own tag of the same name counts.
-        rules: What is done to names and tags before anything is recorded, in this order.
-        default_buckets: Upper bounds that the values of histograms and timers are counted by where neither a
-            description nor a rule says any; in seconds where they are times. None by default.
+        tags: Constant tags of every series, such as the service's name. They cost a record nothing; a
+            series' own tag of the same name wins.
+        rules: Change names and tags before anything is recorded, in this order.
+        default_buckets: Upper bounds that the values of histograms and timers are counted by if neither a
+            description nor a rule sets any; in seconds for times. ``"by_unit"`` chooses bounds by the unit
+            of the metric. None by default.
     """
 
     def __init__(
@@ -69,90 +213,109 @@ class Store(Reader):
         expire_after: timedelta | None = None,
         tags: Mapping[str, str] | None = None,
         rules: Iterable[Rule] = (),
-        default_buckets: Iterable[float] = (),
+        default_buckets: DefaultBuckets = (),
     ) -> None:
         if on_error not in ("raise", "log"):
             raise InvalidInputError(f"on_error={on_error!r} is not 'raise' or 'log'")
-        if not isinstance(budgets, Budgets):
-            raise InvalidInputError(
-                f"budgets={budgets!r} are no Budgets, like Budgets(series_per_name=1_000)"
-            )
-        for field, budget in budgets._asdict().items():
-            if budget.__class__ is not int or budget < 1:
-                raise InvalidInputError(f"budget {field}={budget!r} is not a whole number of 1 or more")
+        check_budgets(budgets)
         if expire_after is not None:
             check_duration("expire_after", expire_after)
         check_duration("retention", retention)
         super().__init__(
-            Commons(clock, retention, on_error, budgets),
-            None if expire_after is None else nanoseconds(expire_after),
-            plain_tags(tags),
-            _checked_rules(rules),
+            StoreState(clock, retention, on_error, budgets, expire_after, tags), _checked_rules(rules)
         )
         if default_buckets:
             self.default_buckets = default_buckets
-        self.lookups: Mapping[MetricType, Lookup] = {
-            metric_type: self._metrics.lookups[kind.label] for metric_type, kind in KINDS.items()
-        }
-        self.timing_lookup = self._timings.lookups[kinds.TIMER.label]
-        self.outcome_lookup = self._outcomes.lookups[kinds.OUTCOMES.label]
+        self.timings: SeriesIndex = self._timings.indexes[TIMER.label]
+        self.outcomes_index: SeriesIndex = self._outcomes.indexes[OUTCOMES.label]
+        self._operations = OperationRecorder(self.core, self.timings, self.outcomes_index, self)
         _STORES.add(self)
 
     # -- recording -------------------------------------------------------------------------------------
 
-    def find(self, metric_type: MetricType, name: object, tags: object) -> Any:
+    def index(self, kind: str) -> SeriesIndex:
+        """Return the index of a kind of metric: ``counter``, ``gauge``, ``histogram`` or ``timer``."""
+        return self._metrics.indexes[kind]
+
+    def find(self, kind: str, name: object, tags: object) -> Any:
         """Return the series of a metric, a new one if need be.
 
+        Args:
+            kind: ``counter``, ``gauge``, ``histogram`` or ``timer``.
+            name: The metric's name.
+            tags: The tags of the series.
+
         Returns:
-            ``None`` where the input was refused and counted.
+            ``None`` if the input was refused and counted.
 
         Raises:
             InvalidInputError: If an argument breaks its rule, or the name is of another type.
         """
-        return self._metrics.find(KINDS[metric_type], name, tags)
+        return self._metrics.find(KINDS[kind], name, tags)
 
-    def bind(self, metric_type: MetricType, name: object, tags: object) -> Any:
+    def bind(self, kind: str, name: object, tags: object) -> Any:
         """Return the series of a metric for good: the name is known from now on, also without a record.
 
         Raises:
             InvalidInputError: If an argument breaks its rule, or the name is of another type.
         """
-        return self._metrics.bind(KINDS[metric_type], name, tags)
+        return self._metrics.bind(KINDS[kind], name, tags)
 
     def find_timing(self, operation: object, tags: object = None) -> TimerSeries | None:
         """Return the durations of an operation, in milliseconds; see `find`."""
-        return cast("TimerSeries | None", self._timings.find(kinds.TIMER, operation, tags))
+        series: TimerSeries | None = self._timings.find(TIMER, operation, tags)
+        return series
 
     def find_outcomes(self, operation: object, tags: object = None) -> OutcomeSeries | None:
         """Return the outcomes of an operation; see `find`."""
-        return cast("OutcomeSeries | None", self._outcomes.find(kinds.OUTCOMES, operation, tags))
+        series: OutcomeSeries | None = self._outcomes.find(OUTCOMES, operation, tags)
+        return series
 
-    def find_shifting(self, name: object, step: int, tags: object) -> Any:
-        """Return the series that a step up or down moves: a gauge, or a counter where that can be.
+    def find_step(self, name: object, step: int, tags: object) -> Any:
+        """Return the series that a step up or down moves: a gauge, or a counter for a step up.
 
         Returns:
-            ``None`` where the input was refused and counted.
+            ``None`` if the input was refused and counted.
 
         Raises:
-            MetricTypeError: If the name is a histogram or timer, or a counter is to go down.
+            MetricTypeError: If the name is a histogram or timer, or a counter would go down.
         """
         ruled = self._metrics.ruled(name) if isinstance(name, str) else None
         metric = self._metrics.get(ruled.name) if ruled else None
-        if (
-            metric is not None
-            and metric.kind is kinds.COUNTER
-            and step < 0
-            and self._metrics.is_known(metric)
-        ):
-            self._commons.refuse(
+        if metric is not None and metric.kind is COUNTER and step < 0 and metric.is_known:
+            self._state.refuse(
                 MetricTypeError(
                     f"{name!r} is a counter and never goes down; to count up and down declare a gauge"
                     f" before its first use: record_gauge({name!r}, 0)"
                 )
             )
             return None
-        is_gauge = step < 0 or (metric is not None and metric.kind is kinds.GAUGE)
-        return self._metrics.find(kinds.GAUGE if is_gauge else kinds.COUNTER, name, tags)
+        is_gauge = step < 0 or (metric is not None and metric.kind is GAUGE)
+        return self._metrics.find(GAUGE if is_gauge else COUNTER, name, tags)
+
+    def record_operation(
+        self,
+        operation: str,
+        tags: dict[str, str] | None,
+        elapsed_ns: int,
+        error_type: str | None,
+    ) -> None:
+        """Record the duration and the outcome of an operation in one step.
+
+        Args:
+            operation: The operation.
+            tags: The tags of its series.
+            elapsed_ns: How long it took, in nanoseconds.
+            error_type: The error type of a failure; ``None`` for success.
+
+        Raises:
+            InvalidInputError: If an argument breaks its rule.
+        """
+        self._operations.record(operation, tags, elapsed_ns, error_type)
+        if error_type is not None:
+            name = self._outcomes.recorded_name(operation)
+            if name is not None:
+                self._keep_failure(name, error_type, tags)
 
     def fail(
         self,
@@ -166,18 +329,21 @@ class Store(Reader):
         Raises:
             InvalidInputError: If an argument breaks its rule.
         """
-        try:
-            error_type = check_name(error_type, "error type")
-        except InvalidInputError as error:
-            self._commons.refuse(error)
+        checked = self._state.checked(check_name, error_type, "error type")
+        if checked is None:
             return
-        series = self.outcome_lookup.get(operation, tags) or self.find_outcomes(operation, tags)
-        if series is None or is_void(series):
-            return
-        series.finish(error_type)
-        name = series.home.name
-        recent = self._recent.get(name) or self._recent.setdefault(name, deque(maxlen=RECENT_FAILURES))
+        series: Any = self.outcomes_index.get(operation, tags) or self.find_outcomes(operation, tags)
+        if series is not None and not series.is_null:
+            series.finish(checked)
+            self._keep_failure(series.owner.name, checked, metadata)
+
+    def _keep_failure(self, name: str, error_type: str, metadata: Mapping[str, Any] | None) -> None:
+        recent = self._recent.get(name) or self._recent.setdefault(name, deque(maxlen=MAX_RECENT_FAILURES))
         recent.append(RawFailure(error_type, dict(metadata or {}), self.clock.time_ns()))
+
+    def count_abandoned(self) -> None:
+        """Count a timer that was given up."""
+        self._state.abandoned.add(1)
 
     # -- names and series ------------------------------------------------------------------------------
 
@@ -185,88 +351,94 @@ class Store(Reader):
         self,
         name: str,
         *,
-        unit: MetricUnit | None = None,
-        help: str = "",
-        merge: MergeLaw = "latest",
-        buckets: Iterable[float] = (),
-        window_by: Iterable[str] = (),
+        unit: MetricUnit | None | NotGiven = NOT_GIVEN,
+        help: str | NotGiven = NOT_GIVEN,
+        merge: MergeLaw | NotGiven = NOT_GIVEN,
+        buckets: Iterable[float] | NotGiven = NOT_GIVEN,
+        window_by: Iterable[str] | NotGiven = NOT_GIVEN,
+        expires: bool | NotGiven = NOT_GIVEN,
     ) -> None:
-        """Say what a metric is, before its first record or later.
+        """Describe a metric or operation, before its first record or later.
+
+        Arguments that are not given keep their value of an earlier description.
 
         Args:
-            name: The metric's name.
-            unit: What its numbers are counted in.
-            help: What it is, in a sentence.
-            merge: What a gauge of several series is as a whole: its ``latest`` record, or the ``sum``,
-                ``min`` or ``max`` of its series.
-            buckets: Upper bounds that the values of a histogram or timer are counted by; where they are
-                others than before, counting begins now, from zero.
-            window_by: Tags that time windows are kept apart for, so that a summary can be asked for them.
-                Only before the first record, and not for gauges.
+            name: The metric's or operation's name.
+            unit: The unit of its numbers.
+            help: What it measures, in a sentence.
+            merge: What a gauge of several series is as a whole: its ``latest`` record (the default), or the
+                ``sum``, ``min`` or ``max`` of its series.
+            buckets: Upper bounds that the values of a histogram or timer are counted by. Before bucket counts
+                are exposed for the first time, counting continues from the values so far: exactly from up to
+                128 of them, else within 1 %. Later it starts from zero.
+            window_by: Tags that time windows are kept apart for over the whole retention. Only before the
+                first record, and not for gauges.
+            expires: Whether idle series may be forgotten; true by default.
 
         Raises:
             InvalidInputError: If an argument breaks its rule.
         """
         ruled = self._metrics.ruled(check_name(name))
-        description = checked_description(unit, help, merge, buckets, window_by)
+        fields = checked_fields(unit, help, merge, buckets, window_by, expires)
         if ruled is None:  # it is never recorded
             return
-        name = ruled.name
+        name, state = ruled.name, self._state
+        for names in self._namespaces:
+            metric = names.get(name)
+            if metric is not None and not metric.is_known:  # the record that made it was refused
+                names.remove(name)
+        before = state.descriptions.get(name, NOT_DESCRIBED)
+        description = replace(before, **fields)
+        metrics = [metric for names in self._namespaces if (metric := names.get(name)) is not None]
+        for metric in metrics if "window_by" in fields else ():
+            _check_window_by(metric, description.window_by)
+        state.descriptions[name] = description
         metric = self._metrics.get(name)
-        if metric is not None and not self._metrics.is_known(metric):  # what made it was refused
-            self._metrics.remove(name)
-            metric = None
-        if metric is not None and metric.kind is kinds.GAUGE and description.window_by:
-            raise InvalidInputError(f"{name!r} is a gauge, whose windows are not kept by tags")
-        if metric is not None and metric.window_by != description.window_by:
-            raise InvalidInputError(
-                f"{name!r} was recorded already, so window_by={list(description.window_by)!r} comes too late:"
-                " describe it before its first record"
-            )
-        before = self._commons.descriptions.get(name, NOT_DESCRIBED)
-        self._commons.descriptions[name] = description
         if metric is not None:
             try:
-                self._metrics.claim(metric.kind, name)
+                self._metrics.register(metric.named)
             except InvalidInputError:
-                self._commons.descriptions[name] = before
+                state.descriptions[name] = before
                 raise
-        self._count_by_bounds(one for names in self._namespaces if (one := names.get(name)))
+        for metric in metrics:
+            metric.apply_description()
 
     @property
-    def default_buckets(self) -> tuple[float, ...]:
-        """Upper bounds where nobody says any; where new ones are others, counting begins now, from zero."""
-        return self._commons.default_buckets
+    def default_buckets(self) -> tuple[float, ...] | Literal["by_unit"]:
+        """Upper bounds of histograms and timers without any; a change works as that of a description."""
+        return self._state.default_buckets
 
     @default_buckets.setter
-    def default_buckets(self, buckets: Iterable[float]) -> None:
-        self._commons.default_buckets = check_bounds(buckets)
-        self._count_by_bounds(metric for names in self._namespaces for metric in names.metrics())
+    def default_buckets(self, buckets: DefaultBuckets) -> None:
+        self._state.default_buckets = "by_unit" if buckets == "by_unit" else check_bounds(buckets)
+        for names in self._namespaces:
+            for metric in names.metrics():
+                metric.apply_description()
 
-    def expose(self, exposed_names: ExposedNames) -> Claims:
-        """Refuse from now on what would be exposed by the name of something else: at its first record.
+    def expose(self, exposed_names: ExposedNames) -> NameRegistry:
+        """Refuse first records that would be exposed under the name of another metric, from now on.
 
         Args:
-            exposed_names: Returns all names that something takes up in the backend.
+            exposed_names: Returns all names that a metric takes up in the backend.
 
         Returns:
-            Which name is whose.
+            The registry of exposed names.
 
         Raises:
             InvalidInputError: If two names that were recorded already collide.
         """
-        before = self._commons.claims
+        before = self._state.registry
         if before is not None and before.exposed_names is exposed_names:
             return before
-        claims = self._commons.claims = Claims(exposed_names, self._forget_unused)
+        registry = self._state.registry = NameRegistry(exposed_names, self._forget_unused)
         try:
             for names in self._namespaces:
                 for metric in names.metrics():
-                    names.claim(metric.kind, metric.name)
+                    names.register(metric.named)
         except InvalidInputError:
-            self._commons.claims = before
+            self._state.registry = before
             raise
-        return claims
+        return registry
 
     def remove(self, name: str, tags: Mapping[str, str] | None = None) -> bool:
         """Forget a metric, or one of its series; the totals of the name outlive its series.
@@ -276,24 +448,24 @@ class Store(Reader):
         """
         return self._metrics.remove(name, tags)
 
-    def abandon(self) -> None:
-        """Count a timer that was given up."""
-        self._commons.abandoned.add(1)
+    @property
+    def on_removed(self) -> list[Callable[[Named, Series, Any], object]]:
+        """Functions that are called with each series that is removed or expires.
 
-    def _count_by_bounds(self, metrics: Iterable[Metric]) -> None:
-        for metric in metrics:
-            if metric.kind is not kinds.GAUGE:
-                metric.count_by(self._commons.bounds(metric.name, metric.kind.metric_type))
+        The arguments are the owner of the series, the series, and its final aggregate. They run in the
+        thread that removes it, which may be in the middle of a record.
+        """
+        return self._state.on_removed
 
     def _forget_unused(self, named: Named) -> bool:
         for names in self._namespaces:
             metric = names.get(named.name)
-            if metric is not None and names.named(metric.kind, metric.name) == named:
-                return not names.is_known(metric) and names.remove(named.name)
+            if metric is not None and metric.named == named:
+                return not metric.is_known and names.remove(named.name)
         return False  # another thread is just making it
 
-    def _begin_in_child(self) -> None:
-        self._commons.begin()
+    def _reset_in_child(self) -> None:
+        self._state.reset()
         self._recent.clear()
         for names in self._namespaces:
             for metric in names.metrics():
@@ -304,9 +476,8 @@ _STORES: weakref.WeakSet[Store] = weakref.WeakSet()
 
 
 def _reset_stores() -> None:
-    # Another thread of the parent may have held any lock, and will never release it in the child.
     for store in list(_STORES):
-        store._begin_in_child()
+        store._reset_in_child()
 
 
 if hasattr(os, "register_at_fork"):
@@ -317,5 +488,15 @@ def _checked_rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:
     checked = tuple(rules)
     for rule in checked:
         if not isinstance(rule, Rule):
-            raise InvalidInputError(f"rule {rule!r} is no Rule, like Rule('http.*', drop_tags=('user',))")
+            raise InvalidInputError(f"rule {rule!r} is not a Rule, like Rule('http.*', drop_tags=('user',))")
     return checked
+
+
+def _check_window_by(metric: Metric, window_by: tuple[str, ...]) -> None:
+    if metric.kind is GAUGE and window_by:
+        raise InvalidInputError(f"{metric.name!r} is a gauge, whose windows are not kept by tags")
+    if metric.window_by != window_by:
+        raise InvalidInputError(
+            f"{metric.name!r} was recorded already, so window_by={list(window_by)!r} comes too late:"
+            " describe it before its first record"
+        )

@@ -1,64 +1,82 @@
-"""Sliding time windows in few slots.
+"""Sliding time windows of a few slots, and time series of them.
 
-Slots are half-open stretches of time on absolute multiples of their width, which is a power of two of
-seconds. A slot gets coarser as it gets older, so that it is never wider than a tenth of its age: 30 days
-take about 200 slots, and the older edge of a window of ten seconds or more is at most 10 % too far back.
+A slot is a half-open interval on absolute multiples of its width, which is a power of two times the width of
+the newest slots. Slots are merged as they get older, so that a slot is never wider than a tenth of its age:
+30 days take about 200 slots, and the older edge of a window of ten seconds or more is at most 10 % too far
+back. The windows of single series (`RecentWindows`) are coarser and reach back one hour.
 
-Windows never change: what was published stays as it is, and adding returns others that share all old slots.
+Windows are immutable: `Windows.add` returns others, which share all old slots.
 """
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
-from typing import Generic, NamedTuple, TypeVar
+from datetime import datetime
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from metrics_framework.recording.traces import Trace
-
-T = TypeVar("T", bound=Trace)
+from metrics_framework.recording.engine import RECENT_NS
 
 SLOT_NS = 1_000_000_000
-"""The width of the newest slots."""
+"""The width of the newest slots of a name, in nanoseconds."""
 
 COARSENESS = 10
-"""A slot is at most its age divided by this."""
+"""A slot of a name is at most its age divided by this."""
 
-CATCH_UP = 4
-"""How many slots of one width are made coarser, or forgotten, when a slot opens: one would do on average."""
+RECENT_SLOT_NS = RECENT_NS
+"""The width of the newest slots of a series, in nanoseconds."""
 
-Slot = tuple[int, T]
-"""Where a slot starts and what was recorded in it; its level says how wide it is."""
+RECENT_COARSENESS = 1.5
+"""A slot of a series is at most its age divided by this."""
 
-_start = itemgetter(0)
+MAX_RECENT_NS = 3_600_000_000_000
+"""How far back the windows of a series reach."""
+
+MAX_SPANS = 1_000
+"""How many starts and ends of slots are shared: an hour has about 500 of them."""
+
+MAX_MERGES = 4
+"""How many slots of one width are merged, or forgotten, when a slot is added: one would do on average."""
+
+
+class Aggregate(Protocol):
+    """What windows require of the content of a slot."""
+
+    def merge(self, later: Any, /) -> Any:
+        """Return this with the records of a later interval."""
+        ...
+
+
+T = TypeVar("T", bound=Aggregate)
 
 
 @dataclass(slots=True, frozen=True)
 class Window(Generic[T]):
-    """What was recorded in a stretch of time.
+    """The records of an interval.
 
     Attributes:
-        trace: The records.
-        start_ns: Where the stretch really begins: the asked edge, rounded back to a slot's edge.
-        end_ns: Where it ends: now.
+        aggregate: The records.
+        start_ns: Start of the interval: the requested edge, rounded back to the edge of a slot.
+        end_ns: End of the interval: now.
         before: The last records before it; ``None`` if there are none.
     """
 
-    trace: T
+    aggregate: T
     start_ns: int
     end_ns: int
-    before: T | None
+    before: T | None = None
 
     @property
     def seconds(self) -> float:
-        """How long the stretch is."""
+        """The length of the interval."""
         return (self.end_ns - self.start_ns) / 1e9
 
     def join(self, other: Window[T]) -> Window[T]:
-        """Return what two streams recorded in the same stretch of time."""
+        """Return the records of two streams in the same interval."""
         return Window(
-            self.trace.merge(other.trace),
+            self.aggregate.merge(other.aggregate),
             min(self.start_ns, other.start_ns),
             max(self.end_ns, other.end_ns),
             other.before if self.before is None else self.before,
@@ -66,151 +84,287 @@ class Window(Generic[T]):
 
 
 class Windows(NamedTuple, Generic[T]):
-    """The past of one stream, in slots.
+    """The past of one stream of records, in slots.
 
     A window is the merge of whole slots, so every statistic of it comes from the same records.
 
     Attributes:
-        open: The slot that records go into now.
-        levels: The closed slots by width, ``SLOT_NS << level``; in each the oldest first. All slots of a
-            level are older than those of the level below.
-        earlier: What is older than the retention.
-        kept_from_ns: From where on slots are kept.
+        levels: The slots by width, ``SLOT_NS << level``. A level is a flat tuple of start, aggregate, start,
+            aggregate, and so on, oldest first: a pair for each slot would double the memory of counters. All
+            slots of a level are older than those of the level below.
+        earlier: The records that are older than the retention.
+        kept_from_ns: The moment from which on slots are kept.
     """
 
-    open: Slot[T] | None = None
-    levels: tuple[tuple[Slot[T], ...], ...] = ()
+    levels: tuple[tuple[Any, ...], ...] = ()
     earlier: T | None = None
     kept_from_ns: int = 0
 
-    def add(self, time_ns: int, trace: T, retention_ns: int) -> Windows[T]:
-        """Return these windows with the records of one newest slot, which may be a slot of the past.
+    def add(self, start_ns: int, aggregate: T, retention_ns: int) -> Windows[T]:
+        """Return these windows with one more slot, which is newer than all others.
 
         Args:
-            time_ns: Any moment of the slot of `SLOT_NS`.
-            trace: What was recorded in it.
+            start_ns: Start of the slot, a multiple of `SLOT_NS`.
+            aggregate: Its records.
             retention_ns: How long slots are kept at least.
         """
-        start = time_ns - time_ns % SLOT_NS
-        if self.open is None:
-            return self._replace(open=(start, trace))
-        newest, recorded = self.open
-        if start == newest:
-            return Windows((newest, recorded.merge(trace)), *self[1:])
-        if start < newest:
-            return self._add_late(start, trace)
-        closed = (*(self.levels[0] if self.levels else ()), self.open)
-        return _aged((start, trace), [closed, *self.levels[1:]], self, start, retention_ns)
+        before, earlier, kept_from_ns = self
+        levels = [*before] if before else [()]
+        levels[0] += (start_ns, aggregate)
+        _merge_old(levels, start_ns)
+        width = SLOT_NS << len(levels) - 1
+        last_kept_ns = start_ns - retention_ns - width
+        if levels[-1] and levels[-1][0] < last_kept_ns:
+            oldest, place = levels[-1], 0
+            while place < 2 * MAX_MERGES and place < len(oldest) and oldest[place] < last_kept_ns:
+                earlier = oldest[place + 1] if earlier is None else earlier.merge(oldest[place + 1])
+                kept_from_ns = oldest[place] + width
+                place += 2
+            levels[-1] = oldest[place:]
+            while levels and not levels[-1]:
+                levels.pop()
+        return tuple.__new__(Windows, (tuple(levels), earlier, kept_from_ns))
 
     def since(self, window_ns: int | None, start_ns: int, now_ns: int, nothing: T) -> Window[T]:
-        """Put together the window that reaches ``window_ns`` back from now.
+        """Return the window that reaches ``window_ns`` back from now.
 
         Args:
             window_ns: How far back; ``None`` is since ``start_ns``.
             start_ns: The moment before which nothing can have been recorded.
             now_ns: Now.
-            nothing: What a window without records holds.
+            nothing: The aggregate of no records.
         """
         if window_ns is None:
-            return Window(_merged(self._all(), nothing), start_ns, now_ns, None)
+            earlier = [] if self.earlier is None else [self.earlier]
+            every = [*earlier, *(aggregate for _, _, aggregate in self.slots())]
+            return Window(merge_all(every, nothing), start_ns, now_ns)
         edge = now_ns - window_ns
         start = max(edge, start_ns, self.kept_from_ns)
         recent: list[T] = []
         before = self.earlier
-        for slot_start, end, trace in self.slots():
+        for slot_start, end, aggregate in self.slots():
             if end <= edge:
-                before = trace
+                before = aggregate
             else:
-                recent.append(trace)
+                recent.append(aggregate)
                 start = max(min(start, slot_start), start_ns, self.kept_from_ns)
-        return Window(_merged(recent, nothing), start, now_ns, before)
+        return Window(merge_all(recent, nothing), start, now_ns, before)
 
     @property
     def slot_count(self) -> int:
-        """How many slots are kept."""
-        return sum(map(len, self.levels)) + (self.open is not None)
+        """The number of slots."""
+        return sum(map(len, self.levels)) // 2
 
     def slots(self) -> Iterator[tuple[int, int, T]]:
         """Yield the start, end and content of each slot, the oldest first."""
         for level in range(len(self.levels) - 1, -1, -1):
-            width = SLOT_NS << level
-            for start, trace in self.levels[level]:
-                yield start, start + width, trace
-        if self.open is not None:
-            start, trace = self.open
-            yield start, start + SLOT_NS, trace
-
-    def _all(self) -> Iterator[T]:
-        if self.earlier is not None:
-            yield self.earlier
-        for _, _, trace in self.slots():
-            yield trace
-
-    def _add_late(self, start: int, trace: T) -> Windows[T]:
-        if start < self.kept_from_ns:
-            return self._replace(earlier=trace if self.earlier is None else self.earlier.merge(trace))
-        levels = list(self.levels) or [()]
-        level = next((n for n, slots in enumerate(levels) if slots and slots[0][0] <= start), None)
-        if level is None:  # before everything that is kept
-            level = max((n for n, slots in enumerate(levels) if slots), default=0)
-            position = 0
-        else:
-            position = bisect_right(levels[level], start, key=_start)
-            slot_start, recorded = levels[level][position - 1]
-            if start < slot_start + (SLOT_NS << level):
-                slots = levels[level]
-                merged = (slot_start, recorded.merge(trace))
-                levels[level] = (*slots[: position - 1], merged, *slots[position:])
-                return self._replace(levels=tuple(levels))
-            if position == len(levels[level]):
-                # In the gap behind the newest slot of this level: it is the oldest of the next level down.
-                level = next((below for below in range(level - 1, -1, -1) if levels[below]), 0)
-                position = 0 if levels[level] and levels[level][0][0] > start else len(levels[level])
-        slots = levels[level]
-        aligned = start - start % (SLOT_NS << level)
-        levels[level] = (*slots[:position], (aligned, trace), *slots[position:])
-        return self._replace(levels=tuple(levels))
+            width, slots = SLOT_NS << level, self.levels[level]
+            for place in range(0, len(slots), 2):
+                yield slots[place], slots[place] + width, slots[place + 1]
 
 
-def _merged(traces: Iterable[T], nothing: T) -> T:
+def _merge_old(levels: list[tuple[Any, ...]], now_ns: int) -> None:
+    """Move slots that are old enough to the next level.
+
+    The loop ends at the first level without such a slot, so that most calls look at one or two levels: a
+    slot is added once a second at most and moves up a level once, and only a slot that arrives from the
+    level below makes another one due. A slot waits for the rest of the wider one that is still below.
+    """
+    below_ns = now_ns  # start of the oldest slot of all levels below
+    for level, slots in enumerate(levels):
+        width = SLOT_NS << level + 1
+        last_due_ns = min(now_ns - width * (COARSENESS + 1), below_ns - width)
+        moved: list[Any] = []
+        place, end = 0, len(slots)
+        while place < end and len(moved) < 2 * MAX_MERGES:
+            start_ns = slots[place] - slots[place] % width
+            if start_ns > last_due_ns:
+                break
+            aggregate = slots[place + 1]
+            place += 2
+            if place < end and slots[place] < start_ns + width:  # the other half of the wider slot
+                aggregate = aggregate.merge(slots[place + 1])
+                place += 2
+            moved += (start_ns, aggregate)
+        if not moved:
+            break
+        levels[level] = slots[place:]
+        below_ns = slots[place] if place < end else below_ns
+        if level + 1 == len(levels):
+            levels.append(())
+        levels[level + 1] += tuple(moved)
+
+
+class RecentWindows(Generic[T]):
+    """The last hour of one series, in at most 20 coarse slots. Immutable.
+
+    Thousands of series have one each, so a slot takes two references and its aggregate: slots of all series
+    that start and end at the same time share one object for it. Older records are dropped, as the state of the
+    series has their total.
+
+    Args:
+        slots: The start and end of the oldest slot, its aggregate, those of the next one, and so on.
+        kept_from_ns: The moment from which on slots are kept.
+    """
+
+    __slots__ = ("_slots", "kept_from_ns")
+
+    def __init__(self, slots: tuple[Any, ...] = (), kept_from_ns: int = 0) -> None:
+        self._slots = slots
+        self.kept_from_ns = kept_from_ns
+
+    def add(self, start_ns: int, aggregate: T) -> RecentWindows[T]:
+        """Return these windows with one more slot, which is newer than all others.
+
+        Args:
+            start_ns: Start of the slot, a multiple of `RECENT_SLOT_NS`.
+            aggregate: Its records.
+        """
+        added = _span(start_ns, start_ns + RECENT_SLOT_NS)
+        slots, kept_from_ns = (*self._slots, added, aggregate), self.kept_from_ns
+        kept: list[Any] = []
+        place, end = 0, len(slots)
+        while place < end:
+            span, aggregate = slots[place], slots[place + 1]
+            place += 2
+            if span[1] + MAX_RECENT_NS < start_ns:
+                kept_from_ns = span[1]
+                continue
+            width = 2 * (span[1] - span[0])
+            wide_ns = span[0] - span[0] % width
+            if wide_ns >= kept_from_ns and start_ns - (wide_ns + width) >= width * RECENT_COARSENESS:
+                following = slots[place] if place < end else added
+                if following[0] >= wide_ns + width:
+                    span = _span(wide_ns, wide_ns + width)
+                elif following[1] - following[0] == span[1] - span[0]:  # the other half of the wider slot
+                    span, aggregate = _span(wide_ns, wide_ns + width), aggregate.merge(slots[place + 1])
+                    place += 2
+            kept += (span, aggregate)
+        return RecentWindows(tuple(kept), kept_from_ns)
+
+    def slots(self) -> Iterator[tuple[int, int, T]]:
+        """Yield the start, end and content of each slot, the oldest first."""
+        slots = self._slots
+        for place in range(0, len(slots), 2):
+            yield *slots[place], slots[place + 1]
+
+    def round_down(self, edge_ns: int) -> int:
+        """Return the start of the slot that a moment splits, or the moment if it splits none."""
+        return next((start for start, end, _ in self.slots() if start < edge_ns < end), edge_ns)
+
+    def round_up(self, edge_ns: int) -> int:
+        """Return the end of the slot that a moment splits, or the moment if it splits none."""
+        return next((end for start, end, _ in self.slots() if start < edge_ns < end), edge_ns)
+
+    @property
+    def slot_count(self) -> int:
+        """The number of slots."""
+        return len(self._slots) // 2
+
+    @property
+    def nbytes(self) -> int:
+        """About how many bytes it takes."""
+        aggregates = self._slots[1::2]
+        return sys.getsizeof(self._slots) + sum(map(sys.getsizeof, aggregates))
+
+
+_spans: dict[tuple[int, int], tuple[int, int]] = {}
+
+
+def _span(start_ns: int, end_ns: int) -> tuple[int, int]:
+    """Return one object for the same start and end."""
+    span = (start_ns, end_ns)
+    if len(_spans) > MAX_SPANS:
+        _spans.clear()
+    return _spans.setdefault(span, span)
+
+
+def merge_all(aggregates: Iterable[T], nothing: T) -> T:
+    """Return the merge of aggregates, oldest first; ``nothing`` if there are none."""
     merged = nothing
-    for trace in traces:
-        merged = merged.merge(trace)
+    for aggregate in aggregates:
+        merged = merged.merge(aggregate)
     return merged
 
 
-def _aged(
-    fresh: Slot[T], levels: list[tuple[Slot[T], ...]], old: Windows[T], now_ns: int, retention_ns: int
-) -> Windows[T]:
-    """Move slots that are old enough into wider ones, and those beyond the retention out of sight.
+# -- time series -----------------------------------------------------------------------------------------
 
-    A slot opens once a second at most and moves up a level once, so that a few moves on each occasion keep
-    up, and no record has to wait for many of them.
+
+class Interval(NamedTuple):
+    """One point of a time series: a part of a time window.
+
+    Attributes:
+        start: Where it starts, in UTC, to the millisecond.
+        end: Where it ends; a record at that moment belongs to the next interval.
+        summary: Its records, with the keys of a window's summary.
     """
-    for level in range(len(levels)):
-        width = SLOT_NS << level + 1
-        for _ in range(CATCH_UP):
-            if not levels[level]:
-                break
-            (start, trace), *rest = levels[level]
-            start -= start % width
-            if now_ns - (start + width) < width * COARSENESS:
-                break
-            if rest and rest[0][0] < start + width:  # its neighbour goes the same way
-                trace = trace.merge(rest.pop(0)[1])
-            levels[level] = tuple(rest)
-            if level + 1 == len(levels):
-                levels.append(())
-            levels[level + 1] = (*levels[level + 1], (start, trace))
-    earlier, kept_from = old.earlier, old.kept_from_ns
-    width = SLOT_NS << len(levels) - 1
-    for _ in range(CATCH_UP):
-        if not levels[-1] or levels[-1][0][0] + width + retention_ns >= now_ns:
-            break
-        (start, trace), *rest = levels[-1]
-        earlier = trace if earlier is None else earlier.merge(trace)
-        kept_from = start + width
-        levels[-1] = tuple(rest)
-    while levels and not levels[-1]:
-        levels.pop()
-    return Windows(fresh, tuple(levels), earlier, kept_from)
+
+    start: datetime
+    end: datetime
+    summary: dict[str, Any]
+
+
+def split(
+    streams: Sequence[Windows[T]], window_ns: int | None, points: int, start_ns: int, now_ns: int, nothing: T
+) -> list[Window[T]]:
+    """Split a time window of several streams, taken together, into intervals.
+
+    Intervals lie on absolute multiples of their width, a power of two of seconds, as slots do: a request one
+    second later returns the same intervals, and those of two metrics line up. A slot is never split. If slots
+    of some age may be wider than the step, intervals of that age are as wide as such slots, whether or not
+    these streams have them.
+
+    Args:
+        streams: The streams, at least one.
+        window_ns: How far back; ``None`` is since ``start_ns``. The intervals never reach beyond the
+            retention, as older records have no time.
+        points: The maximum number of intervals: 2 or more.
+        start_ns: The moment before which nothing can have been recorded.
+        now_ns: Now.
+        nothing: The aggregate of no records.
+
+    Returns:
+        Intervals without gaps between them, the oldest first and the last up to now. The first one holds the
+        older edge of the window, or the first record of all.
+    """
+    forgotten = max(stream.kept_from_ns for stream in streams)
+    # Records that one stream forgot may be a part of a single slot of another, which is not split either.
+    torn = (end for stream in streams for start, end, _ in stream.slots() if start < forgotten < end)
+    forgotten = max(torn, default=forgotten)
+    begin = max(start_ns, forgotten)
+    edge = begin if window_ns is None else max(now_ns - window_ns, begin)
+    starts = _starts(edge, now_ns, points)
+    before: T | None = None
+    aggregates: dict[int, T] = {}
+    for stream in streams:
+        passed = stream.earlier
+        for slot_start, _, aggregate in stream.slots():
+            index = bisect_right(starts, slot_start) - 1
+            if index < 0 or slot_start < forgotten:
+                passed = aggregate
+            else:
+                aggregates[index] = aggregates.get(index, nothing).merge(aggregate)
+        before = passed if before is None else before
+    intervals: list[Window[T]] = []
+    for index, (start, end) in enumerate(zip(starts, [*starts[1:], now_ns], strict=True)):
+        recorded = aggregates.get(index)
+        if recorded is not None or before is not None:
+            intervals.append(
+                Window(nothing if recorded is None else recorded, max(start, begin), end, before)
+            )
+        before = before if recorded is None else recorded
+    return intervals
+
+
+def _starts(edge_ns: int, now_ns: int, points: int) -> list[int]:
+    """Return where intervals start, the oldest first; they depend on the time alone."""
+    step = SLOT_NS
+    while step * (points - 1) < now_ns - edge_ns:  # one less, as both ends may lie within an interval
+        step *= 2
+    starts = [now_ns - now_ns % step]
+    while starts[-1] > edge_ns:
+        end, width = starts[-1], step
+        while end % (2 * width) == 0 and now_ns - end >= 2 * width * COARSENESS:
+            width *= 2
+        starts.append(end - width)
+    return starts[::-1]

@@ -25,7 +25,7 @@ from metrics_framework.values import MetricType, MetricValue, to_milliseconds
 
 if TYPE_CHECKING:
     from metrics_framework.recording import Distribution
-    from metrics_framework.recording.readings import SeriesDistribution
+    from metrics_framework.recording.results import SeriesDistribution
 
 T = TypeVar("T")
 

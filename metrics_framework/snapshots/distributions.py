@@ -13,11 +13,12 @@ A sidecar is JSON, compressed by gzip::
 A key is that of the snapshot's measurements (`Metrics.flat`) without the statistic: the values behind
 ``custom.payload/size/p95`` are those of ``custom.payload/size``. Each distribution has ``count``, ``min``,
 ``max``, ``mean``, ``stddev`` and ``sum``, which is the sum and the rounding error still to be added to it;
-``stddev`` and ``sum`` are ``null`` where they are beyond the largest float. Up to 128 values are there as
-they are, as ``values``. More of them are counted in base-2 exponential buckets, as those of OpenTelemetry:
-``scale``, ``zeros``, and of either sign ``offset`` and ``counts``, where count ``i`` is that of the
-magnitudes in ``(base**(offset+i), base**(offset+i+1)]`` with ``base = 2**(2**-scale)``. A quantile is off by
-half a bucket at most: ``(base - 1) / 2`` of its value.
+``stddev`` and ``sum`` are ``null`` where they are beyond the largest float. ``failures`` is how many of the
+values ended in failure; without it none did. Up to 128 values are there as they are, as ``values``. More of
+them are counted in base-2 exponential buckets, as those of OpenTelemetry: ``scale``, ``zeros``, and of either
+sign ``offset`` and ``counts``, where count ``i`` is that of the magnitudes in ``(base**(offset+i),
+base**(offset+i+1)]`` with ``base = 2**(2**-scale)``. A quantile is off by half a bucket at most: ``(base - 1)
+/ 2`` of its value.
 """
 
 from __future__ import annotations
@@ -31,16 +32,17 @@ from pathlib import Path
 from typing import Any
 
 from metrics_framework.errors import DistributionsError, OutputError
-from metrics_framework.recording import lanes
+from metrics_framework.recording import Distribution
+from metrics_framework.recording.aggregates import ZERO, Sum, within_int64
 from metrics_framework.recording.distribution import (
     EXACT_VALUES,
     MAX_INDEXES,
+    NO_COUNTS,
     SCALE,
     Buckets,
-    Distribution,
-    State,
+    DistributionState,
+    PackedCounts,
 )
-from metrics_framework.recording.lanes import Lanes
 from metrics_framework.snapshots.files import read_snapshot
 from metrics_framework.snapshots.rules import quote
 
@@ -175,7 +177,7 @@ def _unpacked(content: bytes) -> Any:
         raise DistributionsError(f"document: is not JSON: {error}") from error
 
 
-def _to_plain(state: State) -> dict[str, Any]:
+def _to_plain(state: DistributionState) -> dict[str, Any]:
     plain: dict[str, Any] = {"count": state.count}
     if not state.count:
         return plain
@@ -187,6 +189,8 @@ def _to_plain(state: State) -> dict[str, Any]:
         "stddev": state.stddev if math.isfinite(state.stddev) else None,
         "sum": [total, compensation] if math.isfinite(total) else None,
     }
+    if state.failures:
+        plain["failures"] = state.failures
     if state.exact is not None:
         return {**plain, "values": state.exact}
     plain |= {"scale": state.buckets.scale, "zeros": state.buckets.zeros}
@@ -214,10 +218,11 @@ class _Checked:
         count = self._whole("count")
         if not count:
             return Distribution()
-        low, high, mean = self._number("min"), self._number("max"), self._number("mean")
+        low, high = within_int64(self._number("min")), within_int64(self._number("max"))
+        mean = float(self._number("mean"))
         if low > high:
             raise self._error(".min", f"is above max: {low!r} and {high!r}")
-        stddev = math.inf if self._plain.get("stddev", 0) is None else self._number("stddev")
+        stddev = math.inf if self._plain.get("stddev", 0) is None else float(self._number("stddev"))
         if stddev < 0:
             raise self._error(".stddev", f"must be 0 or more, got {stddev!r}")
         exact = self._values(low, high) if "values" in self._plain else None
@@ -225,7 +230,12 @@ class _Checked:
         held = len(exact) if exact is not None else _held(buckets)
         if held != count:
             raise self._error(".count", f"is {count}, but there are {held} values")
-        return Distribution.of_state(State(count, low, high, self._sum(mean), mean, stddev, exact, buckets))
+        failures = self._whole("failures") if "failures" in self._plain else 0
+        if failures > count:
+            raise self._error(".failures", f"is {failures}, but there are {count} values")
+        return Distribution.of_state(
+            DistributionState(count, low, high, self._sum(mean), mean, stddev, exact, buckets, failures)
+        )
 
     def _values(self, low: float, high: float) -> tuple[float, ...]:
         values = self._plain["values"]
@@ -234,7 +244,7 @@ class _Checked:
         # Whole numbers beyond 2**53 are kept as floats here, and as they are in min and max.
         if not all(_is_number(value) and float(low) <= value <= float(high) for value in values):
             raise self._error(".values", "must be finite numbers from min to max")
-        return tuple(values)
+        return tuple(map(float, values))
 
     def _buckets(self) -> Buckets:
         scale: Any = self._plain.get("scale")
@@ -244,10 +254,10 @@ class _Checked:
             )
         return Buckets(scale, self._cells("negative"), self._whole("zeros"), self._cells("positive"))
 
-    def _cells(self, sign: str) -> Lanes:
+    def _cells(self, sign: str) -> PackedCounts:
         plain = self._plain.get(sign)
         if plain is None:
-            return lanes.EMPTY
+            return NO_COUNTS
         if not isinstance(plain, dict):
             raise self._error(f".{sign}", f"must be an object, got {quote(plain)}")
         offset: Any = plain.get("offset")
@@ -266,21 +276,22 @@ class _Checked:
                 f"must be 1 to {MAX_INDEXES} integers of 0 or more, of which neither the first nor the last"
                 " is 0",
             )
-        return Lanes.pack(offset, counts)
+        return PackedCounts.pack(offset, counts)
 
-    def _sum(self, mean: float) -> tuple[int | float, float]:
+    def _sum(self, mean: float) -> Sum:
         parts = self._plain.get("sum")
         if parts is None:
-            return math.copysign(math.inf, mean), 0.0
+            return Sum(math.copysign(math.inf, mean))
         if not isinstance(parts, list) or len(parts) != 2 or not all(map(_is_number, parts)):
             raise self._error(".sum", f"must be a list of two numbers or null, got {quote(parts)}")
-        return parts[0], parts[1]
+        total = Sum(parts[0], float(parts[1]))
+        return ZERO.merge(total) if isinstance(parts[0], int) else total  # an integer may be beyond int64
 
-    def _number(self, key: str) -> float:
+    def _number(self, key: str) -> int | float:
         value: Any = self._plain.get(key)
         if not _is_number(value):
             raise self._error(f".{key}", f"must be a finite number, got {quote(value)}")
-        number: float = value
+        number: int | float = value
         return number
 
     def _whole(self, key: str) -> int:

@@ -1,7 +1,7 @@
 """Streams: what is recorded reaches any number of subscribers, in any thread and on any event loop.
 
-A store's folds are listened to while somebody subscribes; parts of other makers are asked again and again, by
-their Protocols alone. One thread publishes, and each subscriber has a bounded buffer of its own.
+A store logs its records while there are subscribers; other aggregators are polled for changes, by their
+Protocols alone. One thread publishes, and each subscriber has a bounded buffer of its own.
 """
 
 from typing import Any
@@ -30,10 +30,10 @@ __all__ = [
 
 
 def streams_of(aggregator: MetricsAggregator) -> Streams:
-    """Return the streams of what an aggregator answers about.
+    """Return the streams of the metrics that an aggregator has.
 
-    Only of the in-memory one is it known that all its numbers are in its store, whose records can be listened
-    to; any other one is asked for changes.
+    The in-memory one has all its numbers in its store, which logs its records; any other one is polled for
+    changes.
     """
     if isinstance(aggregator, load_adapter("in_memory.aggregator")):
         in_memory: Any = aggregator

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from metrics_framework.errors import InvalidInputError, nearest
-from metrics_framework.recording.series import plain_tags
+from metrics_framework.validation import plain_tags
 from metrics_framework.values import MetricType
 
 _SPREAD = 0x9E3779B97F4A7C15

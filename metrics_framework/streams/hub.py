@@ -34,19 +34,23 @@ class Source(Protocol):
     """Where events come from."""
 
     def start(self, sequence: int) -> int:
-        """Begin to listen after the event of that number; return how many were missed since."""
+        """Take in events from now on; return how many were missed since the event of that number."""
         ...
 
     def stop(self) -> None:
-        """Listen no more."""
+        """Take in no more events."""
         ...
 
-    def collect(self, *, now: bool) -> tuple[int, list[Run]]:
-        """Return how many events were lost, and those that came after them; with ``now`` all there are."""
+    def collect(self, *, now: bool) -> tuple[list[Run], int]:
+        """Return the events since the last call, and how many newer ones were lost.
+
+        Args:
+            now: Whether every event must be among them; else some may wait for a later call.
+        """
         ...
 
     def forget(self) -> None:
-        """Begin anew, in a child process."""
+        """Start over in a child process."""
         ...
 
 
@@ -86,8 +90,6 @@ class Streams:
         self._source = source
         self._is_closed = False
         self._begin()
-        # A system that nobody shut down, and whose subscribers are gone, too, leaves nothing behind.
-        weakref.finalize(self, source.stop).atexit = False
 
     def _begin(self) -> None:
         self._lock = threading.RLock()
@@ -98,6 +100,7 @@ class Streams:
         self._replay: deque[Run] = deque()
         self._replayed = 0
         self._idle_since: float | None = None
+        self._finalizer: weakref.finalize[..., Any] | None = None
 
     # -- for subscribers -------------------------------------------------------------------------------
 
@@ -141,6 +144,8 @@ class Streams:
     def begin_in_child(self) -> None:
         """Begin anew: the subscribers are the parent's, and their streams end here."""
         inherited = list(self._listeners)
+        if self._finalizer is not None:
+            self._finalizer.detach()
         self._source.forget()
         self._begin()
         for listener in inherited:
@@ -157,6 +162,9 @@ class Streams:
                 self._publish()  # what was recorded before is for the others
             if self._background is None:
                 self._sequence += self._source.start(self._sequence)
+                # A system that is dropped without a shutdown stops its source, once its subscribers are gone.
+                self._finalizer = weakref.finalize(self, self._source.stop)
+                self._finalizer.atexit = False
                 self._background = Background(self._tick, TICK_SECONDS, "metrics stream", in_child=False)
             self._listeners.add(listener)
             self._idle_since = None
@@ -191,20 +199,16 @@ class Streams:
         self._retire()
 
     def _publish(self, *, now: bool = True) -> None:
-        """Hand on what was recorded: with ``now`` everything, else what there is without looking hard."""
+        """Hand new events to the listeners; without ``now`` some of them may wait for the next time."""
         for listener in list(self._listeners):
             if listener.is_closed:
                 self._listeners.discard(listener)
         try:
-            lost, runs = self._source.collect(now=now)
+            runs, lost = self._source.collect(now=now)
         except Exception as error:  # noqa: BLE001 - a part of someone else's may raise anything
             self._rest(error)
             return
         listeners = list(self._listeners)
-        if lost:
-            self._sequence += lost
-            for listener in listeners:
-                listener.miss(lost)
         for run in runs:
             run.first = self._sequence + 1
             self._sequence += len(run)
@@ -212,6 +216,10 @@ class Streams:
             self._keep(runs)
             for listener in listeners:
                 listener.offer(runs)
+        if lost:
+            self._sequence += lost
+            for listener in listeners:
+                listener.miss(lost)
 
     def _keep(self, runs: Sequence[Run]) -> None:
         self._replay += runs
@@ -222,6 +230,8 @@ class Streams:
     def _rest(self, error: BaseException | None = None) -> None:
         """End all streams, and listen no more until somebody subscribes."""
         self._source.stop()
+        if self._finalizer is not None:
+            self._finalizer.detach()  # which refers to the source, and so to the store
         for listener in list(self._listeners):
             listener.end(error)
         self._listeners.clear()

@@ -45,25 +45,26 @@ class Polled:
         """Forget what was seen."""
         self.forget()
 
-    def collect(self, *, now: bool) -> tuple[int, list[Run]]:
+    def collect(self, *, now: bool) -> tuple[list[Run], int]:
         """Return what has changed since the last look.
 
         Args:
             now: Whether to look in any case; else only where the last look is long enough ago.
 
         Returns:
-            Zero, as nothing is lost, and the changes.
+            The changes, and zero, as nothing is lost.
         """
         if not now and time.monotonic() < self._due:
-            return 0, []
+            return [], 0
         found = self._look()
         self._due = time.monotonic() + POLL_SECONDS
         seen, self._seen = self._seen, found
-        return 0, [
+        changes: list[Run] = [
             PolledRun(value)
             for series, value in found.items()
             if series not in seen or _has_changed(seen[series], value)
         ]
+        return changes, 0
 
     def _look(self) -> dict[object, MetricValue]:
         return _by_series(self._aggregator.get_metrics_by_tag({}))

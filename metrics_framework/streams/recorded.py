@@ -1,44 +1,35 @@
-"""The stream of a store: every record of it, once, as its folds say."""
+"""The stream of a store: every record of it, once, and those of one series in their order."""
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from datetime import datetime
-from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 from metrics_framework.clock import utc
-from metrics_framework.recording import Store
-from metrics_framework.recording.commons import Tally
-from metrics_framework.recording.kinds import records
-from metrics_framework.recording.ledger import parts
-from metrics_framework.recording.sums import ZERO, add, value_of
-from metrics_framework.recording.taps import Folded, Folding
-from metrics_framework.recording.traces import per_second
+from metrics_framework.recording import Distribution, Store
+from metrics_framework.recording.aggregates import per_second
+from metrics_framework.recording.engine import RecordLog, Series
+from metrics_framework.recording.metric import Metric
 from metrics_framework.streams.events import Run, StreamEvent, Subject
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
-SHARE = 0.1
-"""How much of a CPU looking for records that wait may take: a store of very many series is looked at less
-often."""
+MAX_PENDING_RECORDS = 200_000
+"""How many records wait for the publisher thread at most; newer ones are dropped."""
 
-MAX_SECONDS = 1.0
-"""How long a record waits at most until it is looked for."""
-
-MAX_WAITING = 200_000
-"""How many records may have been folded and not be published yet."""
+MAX_RUN_RECORDS = 512
+"""How many records a run has at most: a subscriber that has not taken its last event keeps all of them."""
 
 MAX_SUBJECTS = 100_000
 
-COUNT_SECONDS = 0.2
-"""How long what came before is counted again where other threads record too much meanwhile to be exact."""
+_Record = tuple[Series, Any, int, Any, int]  # series, value, count of the series, its number, time
+
+_DISTRIBUTIONS = (MetricType.HISTOGRAM, MetricType.TIMER)
 
 
 class Recorded:
-    """Every record of a store, from the moment that it is started.
+    """Every record of a store from the moment that it is started.
 
     Args:
         store: Where they are recorded.
@@ -46,230 +37,157 @@ class Recorded:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._subjects: dict[Any, Subject] = {}
-        self._begin()
+        self._log: RecordLog | None = None
+        self._offset: int | None = None  # the number of records before the first event
+        self._subjects: dict[Series, Subject] = {}
 
     def forget(self) -> None:
-        """Begin anew in a child process, where nobody listens to the store any more."""
-        self._store.tap.begin()  # whose lock may have been held by a thread that is not here
-        self._begin()
-
-    def _begin(self) -> None:
-        self._waiting: deque[Folding] = deque()
-        self._weight = 0  # roughly: of two threads that add to it, one may be lost
-        self._lost = Tally(self._store.clock)
-        self._lost_before = 0
-        self._due = 0.0
-        self._subjects.clear()
-        self._offset: int | None = None  # how many records there were before the first event
+        """Start over in a child process, where the store counts its records from zero."""
+        self.stop()
+        self._offset = None
 
     def start(self, sequence: int) -> int:
-        """Begin to listen; what was recorded before is left out.
+        """Log records from now on.
 
         Args:
             sequence: The number of the last event.
 
         Returns:
-            How many records there were since then.
+            How many records were made since that event.
         """
-        recorded = self._count()
+        log = self._log = self._store.core.subscribe(MAX_PENDING_RECORDS)
         if self._offset is None:
-            self._offset = recorded - sequence
-        return max(recorded - self._offset - sequence, 0)
-
-    def _count(self) -> int:
-        """Begin to listen, and return how many records came before what is listened to."""
-        here, tap = threading.get_ident(), self._store.tap
-        elsewhere: list[int] = []
-
-        def notice(_: Folding) -> None:
-            if (thread := threading.get_ident()) != here:
-                elsewhere.append(thread)
-
-        tap.add(notice)  # first: what waits has been noticed
-        tap.add(self._take_in)
-        try:
-            until = time.monotonic() + COUNT_SECONDS
-            while True:
-                elsewhere.clear()
-                recorded = self._store.recorded  # folds all there is
-                waiting = len(self._waiting)
-                # Of a fold of another thread nobody knows whether it was counted.
-                if not elsewhere or time.monotonic() > until:
-                    break
-        finally:
-            tap.remove(notice)
-        for _ in range(waiting):
-            self._next()
-        return recorded
+            self._offset = log.start - sequence
+        return log.start - self._offset - sequence
 
     def stop(self) -> None:
-        """Listen no more."""
-        self._store.tap.remove(self._take_in)
-        self._waiting.clear()
+        """Log no more records."""
+        log, self._log = self._log, None
+        if log is not None:
+            self._store.core.unsubscribe(log)
         self._subjects.clear()
 
-    def collect(self, *, now: bool) -> tuple[int, list[Run]]:
-        """Return what was recorded since the last time.
+    def collect(self, *, now: bool) -> tuple[list[Run], int]:
+        """Return the records since the last call.
 
         Args:
-            now: Whether every finished record must be among it; else some of them may wait, for less than
-                `MAX_SECONDS`.
+            now: Has no effect: the log has every finished record at any time.
 
         Returns:
-            How many records were lost before them, as nobody collected them in time, and the others.
+            The records, series by series, and how many newer ones were lost because the log was full.
         """
-        begin = time.monotonic()
-        if now or begin >= self._due:
-            self._store.catch_up()
-            spent = time.monotonic() - begin
-            self._due = begin + min(spent / SHARE, MAX_SECONDS)
-        runs: list[Run] = []
-        read_at, now_ns = utc(self._store.clock), self._store.clock.monotonic_ns()
-        for _ in range(len(self._waiting)):  # and not until none is left: more may come all the time
-            folding = self._next()
-            if folding is not None:
-                runs += [RecordedRun(self._subject(part.series), part, self._store, read_at, now_ns)
-                         for part in folding.parts]  # fmt: skip
-        lost = int(self._lost.total)
-        lost, self._lost_before = lost - self._lost_before, lost
-        return lost, runs
+        log = self._log
+        if log is None:
+            return [], 0
+        lost, records = log.drain()
+        # One run for each series costs a fraction of a run for each record.
+        by_series: defaultdict[Series, list[_Record]] = defaultdict(list)
+        for record in records:
+            by_series[record[0]].append(record)
+        read = _Read.now(self._store)
+        return [run for series, some in by_series.items() for run in self._runs(series, some, read)], lost
 
-    def _take_in(self, folding: Folding) -> None:
-        # In the middle of somebody's record: nothing here waits, and each step may be the last.
-        self._waiting.append(folding)
-        self._weight += _size(folding)
-        while self._weight > MAX_WAITING and len(self._waiting) > 1:
-            oldest = self._next()
-            if oldest is not None:
-                self._lost.add(_size(oldest))
+    def _runs(self, series: Series, records: list[_Record], read: _Read) -> list[Run]:
+        subject = self._subjects.get(series) or self._subject(series)
+        distribution = None
+        if subject.metric_type in _DISTRIBUTIONS:
+            distribution = cast("Distribution | None", series.state())
+        return [
+            RecordedRun(subject, records[start : start + MAX_RUN_RECORDS], read, distribution)
+            for start in range(0, len(records), MAX_RUN_RECORDS)
+        ]
 
-    def _next(self) -> Folding | None:
-        """Return the oldest fold that waits; ``None`` where there is none, or it was dealt with before."""
-        try:
-            folding = self._waiting.popleft()
-        except IndexError:
-            self._weight = 0
-            return None
-        self._weight -= _size(folding)
-        mark = object()
-        return folding if folding.taken.setdefault(self, mark) is mark else None
-
-    def _subject(self, series: Any) -> Subject:
-        subject = self._subjects.get(series)
-        if subject is None:
-            if len(self._subjects) >= MAX_SUBJECTS:
-                self._subjects.clear()
-            named = series.home.metric.named
-            tags = {**self._store.tags, **series.tags}
-            subject = Subject(named.name, named.metric_type, tags, named.is_operation)
-            self._subjects[series] = subject
+    def _subject(self, series: Series) -> Subject:
+        if len(self._subjects) >= MAX_SUBJECTS:
+            self._subjects.clear()
+        named = cast(Metric, series.owner).named
+        tags = {**self._store.tags, **series.tags}
+        subject = self._subjects[series] = Subject(named.name, named.metric_type, tags, named.is_operation)
         return subject
 
 
-def _size(folding: Folding) -> int:
-    return sum(len(part.values) for part in folding.parts)
+class _Read(NamedTuple):
+    """The moment at which records were read, for all runs of that moment.
+
+    Attributes:
+        store: Where they were recorded.
+        at: The wall time.
+        seconds: The time since the start of the store.
+    """
+
+    store: Store
+    at: datetime
+    seconds: float
+
+    @classmethod
+    def now(cls, store: Store) -> _Read:
+        return cls(store, utc(store.clock), (store.clock.monotonic_ns() - store.start_ns) / 1e9)
 
 
 class RecordedRun:
-    """What one fold took out of the buffer of one series: its events are made when somebody takes them.
+    """Records of one series: each event is made when a subscriber takes it.
 
     Args:
         subject: The series.
-        folded: The records.
-        store: Where they were recorded.
-        read_at: When they were read.
-        now_ns: The same on the monotonic clock.
+        records: The records.
+        read: When they were read.
+        distribution: The values of a histogram or timer at that moment; ``None`` if it was removed.
     """
 
-    __slots__ = (
-        "_events",
-        "_folded",
-        "_made",
-        "_now_ns",
-        "_read_at",
-        "_store",
-        "first",
-        "subject",
-    )
+    __slots__ = ("_common", "_distribution", "_events", "_read", "_records", "first", "subject")
 
     def __init__(
-        self, subject: Subject, folded: Folded, store: Store, read_at: datetime, now_ns: int
+        self,
+        subject: Subject,
+        records: Sequence[_Record],
+        read: _Read,
+        distribution: Distribution | None,
     ) -> None:
         self.subject = subject
         self.first = 0
-        self._folded = folded
-        self._store = store
-        self._read_at = read_at
-        self._now_ns = now_ns
-        self._made: Callable[[int], MetricValue] | None = None
+        self._records = records
+        self._read = read
+        self._distribution = distribution
+        self._common: tuple[MetricUnit, float] | None = None
         self._events: dict[int, StreamEvent] = {}
 
     def __len__(self) -> int:
-        return len(self._folded.values)
+        return len(self._records)
 
     def __getitem__(self, index: int, /) -> StreamEvent:
         event = self._events.get(index)
         if event is None:
-            made = self._made = self._made or self._maker()
-            # Of two threads that make it at once, both get the same one.
-            event = self._events.setdefault(index, StreamEvent(self.first + index, made(index)))
+            # Two threads that make it at once get the same one.
+            event = self._events.setdefault(index, StreamEvent(self.first + index, self._value(index)))
         return event
 
-    def _maker(self) -> Callable[[int], MetricValue]:
-        subject, folded = self.subject, self._folded
-        name, metric_type, tags = subject.name, subject.metric_type, subject.tags
-        recorded = [each[0] if each.__class__ is tuple else each for each in folded.values]
-        after = parts(folded.after)[0]
-        counted = records(after) - len(recorded)
-        unit = self._unit()
-        numbers = self._numbers(recorded, after)
-        read_at = self._read_at
-        successes = self._successes(recorded) if metric_type is MetricType.RATE else ()
-
-        def make(index: int) -> MetricValue:
-            count = counted + index + 1
-            metadata: dict[str, Any] = {"count": count, "recorded": recorded[index]}
-            if successes:
-                metadata["success_rate"] = successes[index] / count
-            if subject.is_operation:
-                metadata["operation"] = True
-            return MetricValue(name, numbers[index], metric_type, unit, read_at, tags, metadata)
-
-        return make
-
-    def _successes(self, recorded: Sequence[Any]) -> Sequence[int]:
-        """Return how many endings were successes with each one."""
-        before = parts(self._folded.before)[0]
-        start = before.successes if before else 0
-        return list(accumulate((ending is None for ending in recorded), initial=start))[1:]
+    def _value(self, index: int) -> MetricValue:
+        """Return the metric as it is with one of the records."""
+        _, recorded, count, number, _ = self._records[index]
+        unit, p95 = self._common = self._common or (self._unit(), self._p95())
+        name, metric_type = self.subject.name, self.subject.metric_type
+        metadata: dict[str, Any] = {"count": count, "recorded": recorded}
+        if metric_type is MetricType.RATE:
+            metadata["success_rate"] = number / count
+            number = per_second(count, self._read.seconds)
+        elif metric_type in _DISTRIBUTIONS:
+            number = p95
+        if self.subject.is_operation:
+            metadata["operation"] = True
+        return MetricValue(name, number, metric_type, unit, self._read.at, self.subject.tags, metadata)
 
     def _unit(self) -> MetricUnit:
         if self.subject.metric_type is MetricType.TIMER:
             return MetricUnit.MILLISECONDS
         if self.subject.metric_type is MetricType.RATE:
             return MetricUnit.OPERATIONS_PER_SECOND
-        return self._store.description(self.subject.name).unit or MetricUnit.COUNT
+        return self._read.store.description(self.subject.name).unit or MetricUnit.COUNT
 
-    def _numbers(self, recorded: Sequence[Any], after: Any) -> Sequence[int | float]:
-        """Return what `MetricValue.value` is with each record."""
-        metric_type = self.subject.metric_type
-        if metric_type is MetricType.GAUGE:
-            return recorded
-        if metric_type is MetricType.COUNTER:
-            return self._totals(recorded, after)
-        if metric_type is MetricType.RATE:
-            seconds = (self._now_ns - self._store.start_ns) / 1e9
-            last = records(after)
-            return [per_second(count, seconds) for count in range(last - len(recorded) + 1, last + 1)]
-        p95: list[float] = after.quantiles(0.95)
-        return p95 * len(recorded)
-
-    def _totals(self, recorded: Sequence[Any], after: Any) -> Sequence[int | float]:
-        before = parts(self._folded.before)[0]
-        start = (before.total, before.compensation) if before else ZERO
-        if start[0].__class__ is int and {each.__class__ for each in recorded} == {int}:
-            return list(accumulate(recorded, initial=start[0]))[1:]
-        running = list(accumulate(recorded, add, initial=start))[1:]
-        # The last one as the store has it: it adds a batch at once.
-        return [*map(value_of, running[:-1]), after.value]
+    def _p95(self) -> float:
+        if self.subject.metric_type not in _DISTRIBUTIONS:
+            return 0.0
+        # A removed series has no values any more, but these were recorded.
+        values = self._distribution
+        if values is None:
+            values = Distribution.of([record[1] for record in self._records])
+        return values.quantiles(0.95)[0]

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, Protocol
 
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.protocols import MetricsAggregator
-from metrics_framework.recording.series import shown
-from metrics_framework.recording.sums import sum_of
+from metrics_framework.recording.aggregates import sum_of
+from metrics_framework.validation import safe_repr
 from metrics_framework.values import MetricType, MetricValue
 
 
@@ -75,7 +75,7 @@ def aggregator_of(system: HasAggregator | MetricsAggregator) -> MetricsAggregato
     found: Any = getattr(system, "aggregator", system)
     if isinstance(found, type) or not callable(getattr(found, "get_metrics_by_tag", None)):
         raise InvalidInputError(
-            f"{shown(system)} cannot be asked what was recorded: pass a MetricsSystem or a MetricsAggregator"
+            f"{safe_repr(system)} cannot be asked what was recorded: pass a MetricsSystem or a MetricsAggregator"
         )
     aggregator: MetricsAggregator = found
     return aggregator

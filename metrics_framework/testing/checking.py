@@ -12,11 +12,11 @@ from types import TracebackType
 
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.protocols import MetricsAggregator
-from metrics_framework.recording.series import shown
 from metrics_framework.resources import RESOURCE_GAUGES
 from metrics_framework.testing.changes import HasAggregator, Series, State, aggregator_of, changed, read
 from metrics_framework.testing.expectations import Expectation
 from metrics_framework.testing.report import report
+from metrics_framework.validation import safe_repr
 
 
 def expect(
@@ -49,7 +49,7 @@ def expect(
     for each in (system, *expectations):
         if isinstance(each, Expectation) == (each is system):
             raise InvalidInputError(
-                f"{shown(each)} is out of place: expect(system, counter('orders'), …) takes the system first,"
+                f"{safe_repr(each)} is out of place: expect(system, counter('orders'), …) takes the system first,"
                 " then what counter, gauge, histogram, timer, success and failure return"
             )
     if not expectations and not only:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.recording.series import check_name, plain_tags, shown
 from metrics_framework.testing.changes import Change, Series, State, change
+from metrics_framework.validation import check_name, plain_tags, safe_repr
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +182,7 @@ def _expectation(
     for key, value in more_tags.items():
         if not isinstance(value, str):  # counter("orders", change=3) must not wait for a tag "change"
             raise InvalidInputError(
-                f"{key}={shown(value)} would be a tag, whose value is a string: give the expected number by"
+                f"{key}={safe_repr(value)} would be a tag, whose value is a string: give the expected number by"
                 f" its place, or write the tag as {key}={str(value)!r}"
             )
     given, more = plain_tags(tags), plain_tags(more_tags)

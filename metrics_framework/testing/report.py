@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from metrics_framework.errors import nearest
 from metrics_framework.protocols import MetricsAggregator
-from metrics_framework.recording.series import shown
 from metrics_framework.resources import RESOURCE_GAUGES
 from metrics_framework.testing.changes import (
     Change,
@@ -20,6 +19,7 @@ from metrics_framework.testing.changes import (
     read,
 )
 from metrics_framework.testing.expectations import Expectation
+from metrics_framework.validation import safe_repr
 
 MAX_CHANGES = 100
 """How many changes a report lists."""
@@ -132,7 +132,7 @@ def _moves(kind: str, numbers: Mapping[str, Change | None]) -> str:
 def _number(value: object, kind: str) -> str:
     if kind != "gauge" and isinstance(value, int | float) and value != 0:
         return f"{value:+}"
-    return shown(value)
+    return safe_repr(value)
 
 
 def _listed(kind: str, numbers: Mapping[str, str]) -> str:

@@ -302,7 +302,7 @@ def test_a_system_of_nothing_is_healthy(null):
         "recorded": 0,
         "rejected": 0,
         "overflowed": 0,
-        "dropped": 0,
+        "compiled": False,
         "memory_percent": 0.0,
         "cpu_percent": 0.0,
         "overhead_percent": 0.0,

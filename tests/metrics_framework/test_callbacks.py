@@ -264,7 +264,7 @@ def test_a_foreign_collector_needs_nothing_beyond_the_contract():
         (lambda: "7", "InvalidInputError"),
         (lambda: float("nan"), "InvalidInputError"),
         (lambda: float("inf"), "InvalidInputError"),
-        (lambda: True, "InvalidInputError"),
+        (lambda: [True], "InvalidInputError"),
         (lambda one: one, "TypeError"),
     ],
 )

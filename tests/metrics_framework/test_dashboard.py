@@ -178,9 +178,9 @@ def test_a_rate_is_not_shown_of_a_stretch_that_has_hardly_begun(clock):
     """One event a millisecond after a stretch began is no thousand events a second."""
     store = Store(clock)
     for _ in range(64 * 5):
-        store.find(MetricType.COUNTER, "requests", None).add(1)
+        store.find("counter", "requests", None).add(1)
         clock.advance(1)
-    store.find(MetricType.COUNTER, "requests", None).add(1)
+    store.find("counter", "requests", None).add(1)
     clock.advance(0.001)
     requests = panels(InMemoryAggregator(store), "overview")["throughput"]["series"][0]
     assert {value for _, value in requests["points"]} == {1.0}

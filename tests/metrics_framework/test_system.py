@@ -287,7 +287,7 @@ def test_a_system_of_foreign_parts_makes_no_store(monkeypatch):
         "recorded": 0,
         "rejected": 0,
         "overflowed": 0,
-        "dropped": 0,
+        "compiled": False,
         "memory_percent": 40.0,
         "cpu_percent": 30.0,
         "overhead_percent": 0.0,

@@ -36,8 +36,8 @@ from metrics_adapters.prometheus.scraping import (
 )
 from metrics_framework.errors import InvalidInputError, nearest
 from metrics_framework.logs import log_event
-from metrics_framework.recording.series import shown
 from metrics_framework.system import MetricsSystem
+from metrics_framework.validation import safe_repr
 
 ENDPOINTS = ("metrics", "snapshot", "health", "stream")
 """What an application serves by default, each at a path of that name."""
@@ -97,7 +97,7 @@ def make_app(
     """
     chosen = _checked_endpoints(endpoints)
     if not isinstance(prefix, str) or (prefix and not prefix.startswith("/")):
-        raise InvalidInputError(f"prefix={shown(prefix)} is no path that begins with a slash")
+        raise InvalidInputError(f"prefix={safe_repr(prefix)} is no path that begins with a slash")
     check_count("max_clients", max_clients)
     check_count("buffer", buffer)
     check_seconds("heartbeat", heartbeat)
@@ -283,26 +283,28 @@ def _with_headers(send: Send, common: list[tuple[bytes, bytes]]) -> Send:
 
 def _checked_endpoints(endpoints: object) -> list[str]:
     if isinstance(endpoints, str) or not isinstance(endpoints, Iterable):
-        raise InvalidInputError(f"endpoints={shown(endpoints)} is no list of endpoints, like {ENDPOINTS}")
+        raise InvalidInputError(f"endpoints={safe_repr(endpoints)} is no list of endpoints, like {ENDPOINTS}")
     chosen = list(dict.fromkeys(endpoints))
     for name in chosen:
         if name not in ENDPOINTS:
-            raise InvalidInputError(f"unknown endpoint {shown(name)}.{nearest(str(name), ENDPOINTS)}")
+            raise InvalidInputError(f"unknown endpoint {safe_repr(name)}.{nearest(str(name), ENDPOINTS)}")
     if not chosen:
-        raise InvalidInputError(f"endpoints={shown(endpoints)} is empty; there are {', '.join(ENDPOINTS)}")
+        raise InvalidInputError(
+            f"endpoints={safe_repr(endpoints)} is empty; there are {', '.join(ENDPOINTS)}"
+        )
     return chosen
 
 
 def _checked_origins(origins: object) -> frozenset[str]:
     if isinstance(origins, str) or not isinstance(origins, Iterable):
         raise InvalidInputError(
-            f"allow_origins={shown(origins)} is no list of origins, like ['https://status.example']"
+            f"allow_origins={safe_repr(origins)} is no list of origins, like ['https://status.example']"
         )
     checked = frozenset(origins)
     for origin in checked:
         if origin != "*" and not (isinstance(origin, str) and _ORIGIN.fullmatch(origin)):
             raise InvalidInputError(
-                f"allow_origins= has {shown(origin)}, which is no origin like 'https://status.example'"
+                f"allow_origins= has {safe_repr(origin)}, which is no origin like 'https://status.example'"
             )
     return checked
 

@@ -12,7 +12,7 @@ from metrics_adapters.asgi.endings import error_type_of
 from metrics_adapters.asgi.middleware import METHOD, STATUS_CLASS, method_tag, status_class
 from metrics_adapters.asgi.sinks import InFlight, Metrics, SafeMeter
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.recording.series import check_name
+from metrics_framework.validation import check_name
 
 REQUEST = "http.client.request"
 ACTIVE_REQUESTS = "http.client.active_requests"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from metrics_framework.errors import InvalidInputError, nearest
-from metrics_framework.recording.series import shown
+from metrics_framework.validation import safe_repr
 
 CONTENT_TYPE = "text/event-stream; charset=utf-8"
 
@@ -140,7 +140,7 @@ def _known(fields: Iterable[tuple[str, str]], *names: str) -> dict[str, str]:
         if key == "tag":
             continue
         if key not in names:
-            raise InvalidInputError(f"unknown field {shown(key)}.{nearest(key, ('tag', *names))}")
+            raise InvalidInputError(f"unknown field {safe_repr(key)}.{nearest(key, ('tag', *names))}")
         if key in found:
             raise InvalidInputError(f"field {key!r} is there twice")
         found[key] = text
@@ -154,8 +154,8 @@ def _tags(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
             continue
         key, colon, value = text.partition(":")
         if not key or not colon:
-            raise InvalidInputError(f"tag={shown(text)} is no key and value like 'route:/'")
+            raise InvalidInputError(f"tag={safe_repr(text)} is no key and value like 'route:/'")
         if key in tags:
-            raise InvalidInputError(f"tag {shown(key)} is there twice")
+            raise InvalidInputError(f"tag {safe_repr(key)} is there twice")
         tags[key] = value
     return tags

@@ -9,7 +9,7 @@ from metrics_adapters.asgi.routes import UNMATCHED, Route
 from metrics_adapters.asgi.sinks import InFlight, Metrics, SafeMeter
 from metrics_adapters.asgi.types import ASGIApp, Message, Receive, Scope, Send
 from metrics_framework.faults import Faults
-from metrics_framework.recording.series import check_name
+from metrics_framework.validation import check_name
 
 RouteOf = Callable[[Scope], str | None]
 

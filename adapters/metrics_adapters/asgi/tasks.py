@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 from metrics_adapters.asgi.endings import CANCELLED, error_type_of
 from metrics_adapters.asgi.sinks import InFlight, Metrics, SafeMeter
-from metrics_framework.recording.series import check_name
+from metrics_framework.validation import check_name
 
 P = ParamSpec("P")
 T = TypeVar("T")

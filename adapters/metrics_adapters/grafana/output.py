@@ -18,7 +18,7 @@ from metrics_adapters.http_exchange import Address, deliver
 from metrics_adapters.whole_files import write_whole
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.protocols import MetricsSystem
-from metrics_framework.recording.series import shown
+from metrics_framework.validation import safe_repr
 
 _API = "/api/dashboards/db"
 
@@ -59,15 +59,15 @@ class GrafanaDashboard:
         timeout: float = 10.0,
     ) -> None:
         if not isinstance(title, str) or not title.strip():
-            raise InvalidInputError(f"title={shown(title)} is not a text")
+            raise InvalidInputError(f"title={safe_repr(title)} is not a text")
         if uid is not None and not (isinstance(uid, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,40}", uid)):
             raise InvalidInputError(
-                f"uid={shown(uid)} is not 1 to 40 letters, digits, dashes and underscores"
+                f"uid={safe_repr(uid)} is not 1 to 40 letters, digits, dashes and underscores"
             )
         if datasource is not None and not isinstance(datasource, str):
-            raise InvalidInputError(f"datasource={shown(datasource)} is not the uid of a data source")
+            raise InvalidInputError(f"datasource={safe_repr(datasource)} is not the uid of a data source")
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
-            raise InvalidInputError(f"timeout={shown(timeout)} is not a positive number of seconds")
+            raise InvalidInputError(f"timeout={safe_repr(timeout)} is not a positive number of seconds")
         self.title = _text(title)
         self.uid = uid or _uid_of(self.title)
         self._datasource = None if datasource is None else _text(datasource)
@@ -161,7 +161,7 @@ def _address(url: str) -> Address:
 
 def _path(target: object) -> Path:
     if not isinstance(target, str | os.PathLike) or not str(target):
-        raise InvalidInputError(f"target={shown(target)} is neither a file nor the address of a Grafana")
+        raise InvalidInputError(f"target={safe_repr(target)} is neither a file nor the address of a Grafana")
     if isinstance(target, str) and "://" in target:
         raise InvalidInputError(
             "target is neither a file nor an address that begins with http:// or https://"

@@ -10,7 +10,7 @@ from metrics_adapters.prometheus.families import Heading, heading, labels_of
 from metrics_framework.composition import store_of
 from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.recording import Description, OutcomeReading, SeriesReading, Store
-from metrics_framework.recording.claims import Named
+from metrics_framework.recording.namespaces import Named
 from metrics_framework.values import MetricType
 
 

@@ -1,8 +1,8 @@
-"""The aggregator: answers questions about what is in the store."""
+"""The aggregator: answers queries about the numbers of a store."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,11 +11,9 @@ from metrics_adapters.in_memory.tracker import InMemoryTracker
 from metrics_adapters.ranking import largest
 from metrics_framework import formats
 from metrics_framework.clock import utc
-from metrics_framework.recording import Distribution, Store, Stretch
-from metrics_framework.recording.bounds import BucketCounts
-from metrics_framework.recording.readings import SeriesDistribution
-from metrics_framework.recording.series import plain_tags
-from metrics_framework.recording.sums import value_of
+from metrics_framework.recording import Distribution, Interval, Store
+from metrics_framework.recording.results import SeriesDistribution
+from metrics_framework.validation import plain_tags
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
 _VALUE_KEY = {
@@ -27,35 +25,49 @@ _VALUE_KEY = {
 
 
 class InMemoryAggregator:
-    """A `MetricsAggregator` over a store, which knows histories and distributions as well.
+    """A `MetricsAggregator` over a store, with time series and distributions.
 
-    It is a `metrics_framework.dashboard.HistoryAggregator` and a
-    `metrics_framework.snapshots.DistributionAggregator`.
+    It is a `metrics_framework.dashboard.HistoryAggregator`, a
+    `metrics_framework.snapshots.DistributionAggregator` and a
+    `metrics_framework.capabilities.SummariesByTag`.
 
     Operations are listed beside metrics, with ``metadata["operation"]`` true: their durations as a timer,
     their outcomes as a rate whose metadata holds ``successes``, ``failures`` and ``success_rate``.
 
     Args:
-        store: What to ask; a collector on the same store fills it.
+        store: The store; a collector on the same store fills it.
     """
 
     def __init__(self, store: Store | None = None) -> None:
         self.store = Store() if store is None else store
 
-    def get_metric_summary(self, metric_name: str, time_window: timedelta | None = None) -> dict[str, float]:
-        """Summarize a metric; see `MetricsAggregator.get_metric_summary`."""
-        return self.store.summary(metric_name, time_window)
+    def get_metric_summary(
+        self,
+        metric_name: str,
+        time_window: timedelta | None = None,
+        *,
+        tags: Mapping[str, str] | None = None,
+    ) -> dict[str, float]:
+        """Summarize a metric; see `MetricsAggregator.get_metric_summary`.
 
-    def get_metric_history(self, metric_name: str, time_window: timedelta, points: int) -> list[Stretch]:
-        """Return a metric's course; see `metrics_framework.recording.Store.history`."""
+        Args:
+            metric_name: The metric.
+            time_window: How far back; since the start by default.
+            tags: Tags of the series to summarize; all series together by default. See
+                `metrics_framework.capabilities.SummariesByTag`.
+        """
+        return self.store.summary(metric_name, time_window, tags)
+
+    def get_metric_history(self, metric_name: str, time_window: timedelta, points: int) -> list[Interval]:
+        """Return a metric's time series; see `metrics_framework.recording.Store.history`."""
         return self.store.history(metric_name, time_window, points)
 
-    def get_timing_history(self, operation: str, time_window: timedelta, points: int) -> list[Stretch]:
-        """Return the course of an operation's durations; see `get_metric_history`."""
+    def get_timing_history(self, operation: str, time_window: timedelta, points: int) -> list[Interval]:
+        """Return the time series of an operation's durations; see `get_metric_history`."""
         return self.store.timing_history(operation, time_window, points)
 
-    def get_outcome_history(self, operation: str, time_window: timedelta, points: int) -> list[Stretch]:
-        """Return the course of how an operation ended; see `get_metric_history`."""
+    def get_outcome_history(self, operation: str, time_window: timedelta, points: int) -> list[Interval]:
+        """Return the time series of how an operation ended; see `get_metric_history`."""
         return self.store.outcome_history(operation, time_window, points)
 
     def get_metrics_by_tag(self, tag_filter: dict[str, str]) -> list[MetricValue]:
@@ -64,7 +76,7 @@ class InMemoryAggregator:
         return [value for value in self.iter_metrics() if wanted <= value.tags.items()]
 
     def iter_metrics(self) -> Iterator[MetricValue]:
-        """Yield every series, one at a time, so that many of them are never there at once."""
+        """Yield every series, one at a time, which saves memory."""
         now = utc(self.store.clock)
         yield from self._metrics(now)
         yield from self._timed(now)
@@ -75,7 +87,7 @@ class InMemoryAggregator:
         return self.store.distributions()
 
     def get_distribution(self, name: str, *, operation: bool = False) -> Distribution:
-        """Return the values of one; see `metrics_framework.recording.Store.distribution`."""
+        """Return the values of one name; see `metrics_framework.recording.Store.distribution`."""
         return self.store.distribution(name, operation=operation)
 
     def export_metrics(self, format: str = "json") -> str:
@@ -83,7 +95,7 @@ class InMemoryAggregator:
 
         Args:
             format: ``json``, ``jsonl``, ``csv``, ``prometheus`` (text format 0.0.4) or ``snapshot`` (a v1
-                performance snapshot, without what only a resource monitor knows).
+                performance snapshot, without the readings of a resource monitor).
         """
         known = {**formats.FORMATS, "snapshot": self._to_snapshot}
         return formats.render(self.iter_metrics(), format, known)
@@ -117,14 +129,14 @@ class InMemoryAggregator:
     def _metrics(self, now: datetime) -> Iterator[MetricValue]:
         for reading in self.store.iter_readings():
             description = self.store.description(reading.name)
-            metadata: dict[str, Any] = reading.summary  # nobody else has it
+            metadata: dict[str, Any] = reading.summary  # made for this call
             if description.help:
                 metadata["help"] = description.help
-            if description.buckets and reading.distribution is not None:
-                counts = reading.buckets or BucketCounts.between(description.buckets)
+            buckets = reading.buckets
+            if description.buckets and buckets is not None:
                 metadata["buckets"] = {
-                    "counts": {str(bound): count for bound, count in counts.cumulated().items()},
-                    "sum": value_of(counts.total),
+                    "counts": {str(bound): count for bound, count in buckets.cumulated().items()},
+                    "sum": buckets.total,
                 }
             unit = description.unit or MetricUnit.COUNT
             if reading.metric_type is MetricType.TIMER:

@@ -1,27 +1,32 @@
-"""The collector: a view of a store that numbers go in through."""
+"""The collector: records numbers into a store."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
 from metrics_framework.recording import Store
-from metrics_framework.recording.descriptions import MergeLaw
-from metrics_framework.recording.hot import Recorder
-from metrics_framework.recording.instruments import CounterSeries, GaugeSeries, HistogramSeries, TimerSeries
-from metrics_framework.recording.series import plain_tags
-from metrics_framework.recording.views import Scope
-from metrics_framework.values import MetricType, MetricUnit
+from metrics_framework.recording.engine import (
+    CounterSeries,
+    GaugeSeries,
+    HistogramSeries,
+    Recorder,
+    TimerSeries,
+)
+from metrics_framework.recording.metric import KINDS, NOT_GIVEN, MergeLaw, NotGiven
+from metrics_framework.recording.rules import Scope
+from metrics_framework.validation import plain_tags
+from metrics_framework.values import MetricUnit
 
 
 class InMemoryCollector(Recorder):
-    """A `MetricCollector` that keeps what it is given in a store.
+    """A `MetricCollector` that records into a store. Thread-safe.
 
-    A record takes no lock and waits for nobody, wherever it comes from: any thread, a signal handler, a
-    garbage collector's callback, a ``__del__``.
+    A record takes no lock and never waits. It may come from any thread, a signal handler, a garbage
+    collector's callback or a ``__del__``.
 
     Args:
-        store: Where to keep it; a store of its own by default.
-        tags: Tags that every record bears by itself; a record's own of the same name counts.
+        store: The store; one of its own by default.
+        tags: Tags that are added to every record; a record's own tag of the same name wins.
 
     Example:
         >>> collector = InMemoryCollector()
@@ -30,17 +35,16 @@ class InMemoryCollector(Recorder):
 
     def __init__(self, store: Store | None = None, tags: Mapping[str, str] | None = None) -> None:
         self.store = Store() if store is None else store
-        self._scope = Scope(self.store, tags) if tags else self.store
-        super().__init__(self._scope)
+        self._scope = Scope(self.store, tags, KINDS) if tags else self.store
+        super().__init__(self.store.core, self._scope)
 
     def with_tags(self, tags: Mapping[str, str]) -> InMemoryCollector:
-        """Return a collector into the same store that adds tags to what is recorded through it.
+        """Return a collector into the same store that adds tags to every record.
 
-        It costs something for the first record of a series only, so keep the collector: it is not for one
-        record.
+        The tags cost something for the first record of a series only, so keep the collector.
 
         Raises:
-            InvalidInputError: If ``tags`` is no mapping of strings.
+            InvalidInputError: If ``tags`` is not a mapping of strings.
 
         Example:
             >>> collector = InMemoryCollector()
@@ -52,22 +56,6 @@ class InMemoryCollector(Recorder):
         before = self._scope.tags if isinstance(self._scope, Scope) else {}
         return InMemoryCollector(self.store, {**before, **plain_tags(tags)})
 
-    def increment(self, name: str, tags: dict[str, str] | None = None) -> None:
-        """Add 1 to a counter or gauge; see `MetricCollector.increment`."""
-        series = self._counters.get(name, tags) or self._gauges.get(name, tags)
-        if series is None:
-            series = self._scope.find_shifting(name, 1, tags)
-        if isinstance(series, GaugeSeries):
-            series.increment()
-        elif series is not None:
-            series.add(1)
-
-    def decrement(self, name: str, tags: dict[str, str] | None = None) -> None:
-        """Take 1 from a gauge; see `MetricCollector.decrement`."""
-        series = self._gauges.get(name, tags) or self._scope.find_shifting(name, -1, tags)
-        if series is not None:
-            series.decrement()
-
     # -- beyond the contract ---------------------------------------------------------------------------
 
     def counter(self, name: str, tags: Mapping[str, str] | None = None) -> CounterSeries:
@@ -76,7 +64,7 @@ class InMemoryCollector(Recorder):
         Raises:
             InvalidInputError: If an argument breaks its rule, or the name is another type of metric.
         """
-        series: CounterSeries = self._scope.bind(MetricType.COUNTER, name, tags)
+        series: CounterSeries = self._scope.bind("counter", name, tags)
         return series
 
     def gauge(self, name: str, tags: Mapping[str, str] | None = None) -> GaugeSeries:
@@ -85,7 +73,7 @@ class InMemoryCollector(Recorder):
         Raises:
             InvalidInputError: If an argument breaks its rule, or the name is another type of metric.
         """
-        series: GaugeSeries = self._scope.bind(MetricType.GAUGE, name, tags)
+        series: GaugeSeries = self._scope.bind("gauge", name, tags)
         return series
 
     def histogram(self, name: str, tags: Mapping[str, str] | None = None) -> HistogramSeries:
@@ -94,7 +82,7 @@ class InMemoryCollector(Recorder):
         Raises:
             InvalidInputError: If an argument breaks its rule, or the name is another type of metric.
         """
-        series: HistogramSeries = self._scope.bind(MetricType.HISTOGRAM, name, tags)
+        series: HistogramSeries = self._scope.bind("histogram", name, tags)
         return series
 
     def timer(self, name: str, tags: Mapping[str, str] | None = None) -> TimerSeries:
@@ -103,22 +91,31 @@ class InMemoryCollector(Recorder):
         Raises:
             InvalidInputError: If an argument breaks its rule, or the name is another type of metric.
         """
-        series: TimerSeries = self._scope.bind(MetricType.TIMER, name, tags)
+        series: TimerSeries = self._scope.bind("timer", name, tags)
         return series
 
     def describe(
         self,
         name: str,
         *,
-        unit: MetricUnit | None = None,
-        help: str = "",
-        merge: MergeLaw = "latest",
-        buckets: Iterable[float] = (),
-        window_by: Iterable[str] = (),
+        unit: MetricUnit | None | NotGiven = NOT_GIVEN,
+        help: str | NotGiven = NOT_GIVEN,
+        merge: MergeLaw | NotGiven = NOT_GIVEN,
+        buckets: Iterable[float] | NotGiven = NOT_GIVEN,
+        window_by: Iterable[str] | NotGiven = NOT_GIVEN,
+        expires: bool | NotGiven = NOT_GIVEN,
     ) -> None:
-        """Say what a metric is; see `metrics_framework.recording.Store.describe`."""
-        self.store.describe(name, unit=unit, help=help, merge=merge, buckets=buckets, window_by=window_by)
+        """Describe a metric or operation; see `metrics_framework.recording.Store.describe`."""
+        self.store.describe(
+            name,
+            unit=unit,
+            help=help,
+            merge=merge,
+            buckets=buckets,
+            window_by=window_by,
+            expires=expires,
+        )
 
     def remove(self, name: str, tags: Mapping[str, str] | None = None) -> bool:
-        """Forget a metric, or one of its series; say whether there was anything to forget."""
+        """Forget a metric, or one of its series; return whether there was anything to forget."""
         return self.store.remove(name, tags)

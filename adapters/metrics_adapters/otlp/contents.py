@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from metrics_adapters.otlp.exponential import Exponential, new_of, whole_of
-from metrics_framework.recording.distribution import Distribution
+from metrics_framework.recording import Distribution
 
 
 class Counted(NamedTuple):

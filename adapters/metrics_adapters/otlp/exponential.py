@@ -1,7 +1,7 @@
 """Distributions as exponential histograms, of few enough buckets, and what is new in one.
 
-The buckets of a distribution are lanes of one integer, and so are these, which makes two of them one, or
-takes some from others, in a few operations on all at once.
+The counts of a distribution's buckets are packed into one integer, and so are these: adding two buckets, or
+subtracting earlier counts, takes a few operations on all buckets at once.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from math import ceil, log2
 from typing import NamedTuple
 
-from metrics_framework.recording.distribution import SCALE, Buckets, Distribution
-from metrics_framework.recording.lanes import Lanes
+from metrics_framework.recording import Distribution
+from metrics_framework.recording.distribution import SCALE, Buckets, PackedCounts
 
 MAX_BUCKETS = 160
 """How many buckets a sign may have, as in OpenTelemetry's SDKs; more lower the scale."""
@@ -90,7 +90,7 @@ def as_double(number: int | float) -> float:
 
 
 class _Row(NamedTuple):
-    """Counts of consecutive buckets as `Lanes` has them, in lanes of any width."""
+    """Counts of consecutive buckets, packed like `PackedCounts` but with any number of bits each."""
 
     low: int
     bits: int
@@ -165,16 +165,16 @@ def _taken(now: _Row, before: _Row) -> _Row | None:
         return None
     taken = before.packed << (before.low - now.low) * bits
     grown = now.packed - taken
-    # A lane that shrank borrows from the next one. What a bit differs by from the two that it was made of is
-    # what was borrowed from it; the highest lane has nobody to borrow from.
+    # A count that shrank borrows from the next one. A bit that differs from what its two operands make of it
+    # was borrowed from; the highest count has nothing to borrow from.
     if grown < 0 or (now.packed ^ taken ^ grown) & _repeated(b"\1".ljust(bits // 8, b"\0"), _length(now)):
         return None
     empty = ((grown & -grown).bit_length() - 1) // bits if grown else 0
     return _Row(now.low + empty, bits, grown >> empty * bits)
 
 
-def _row(lanes: Lanes) -> _Row:
-    return _Row(lanes.low, lanes.bits, lanes.packed)
+def _row(counts: PackedCounts) -> _Row:
+    return _Row(counts.low, counts.bits, counts.packed)
 
 
 def _length(row: _Row) -> int:
@@ -214,5 +214,5 @@ def _cells(row: _Row, number: int) -> Cells:
     return Cells(row.low, counts[:: width // size])
 
 
-def _repeated(lane: bytes, times: int) -> int:
-    return int.from_bytes(lane * times, "little")
+def _repeated(pattern: bytes, times: int) -> int:
+    return int.from_bytes(pattern * times, "little")

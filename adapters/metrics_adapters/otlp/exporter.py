@@ -23,7 +23,7 @@ from metrics_framework.composition import store_of
 from metrics_framework.errors import InvalidInputError, MissingExtraError, RefusedError
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.recording import Store
-from metrics_framework.recording.series import plain_tags, shown
+from metrics_framework.validation import plain_tags, safe_repr
 
 Protocol = Literal["http", "grpc"]
 Compression = Literal["gzip", "none"]
@@ -92,7 +92,7 @@ class OtlpExporter:
         self._temporality: Temporality = temporality
         self._about = plain_tags(resource)
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
-            raise InvalidInputError(f"timeout={shown(timeout)} is not a positive number of seconds")
+            raise InvalidInputError(f"timeout={safe_repr(timeout)} is not a positive number of seconds")
         self._timeout = float(timeout)
         self._is_compressed = compression == "gzip"
         self._created_ns = time.time_ns()
@@ -195,7 +195,7 @@ def _client_type(protocol: Protocol) -> Callable[[str, str, Mapping[str, str], f
 def _check_choice(name: str, given: object, choice: object) -> None:
     if given not in get_args(choice):
         allowed = " or ".join(map(repr, get_args(choice)))
-        raise InvalidInputError(f"{name}={shown(given)} is not {allowed}")
+        raise InvalidInputError(f"{name}={safe_repr(given)} is not {allowed}")
 
 
 def _split(endpoint: str, protocol: Protocol) -> SplitResult:
@@ -229,7 +229,7 @@ def _checked_headers(headers: Mapping[str, str], *, is_grpc: bool) -> dict[str, 
     values, what = (r"[\x20-\x7e]*", "ASCII") if is_grpc else (r"[\t\x20-\x7e\xa0-\xff]*", "Latin-1")
     for name, value in headers.items():
         if not isinstance(name, str) or not re.fullmatch(names, name):
-            raise InvalidInputError(f"headers: {shown(name)} is not the name of a header")
+            raise InvalidInputError(f"headers: {safe_repr(name)} is not the name of a header")
         if name.lower() in _OWN_HEADERS:
             raise InvalidInputError(f"headers: {name!r} is made of the other arguments; leave it out")
         if not isinstance(value, str) or not re.fullmatch(values, value):

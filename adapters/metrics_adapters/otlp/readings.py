@@ -17,8 +17,8 @@ from metrics_adapters.otlp.wire import attribute
 from metrics_framework.formats import each_value
 from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.recording import Store
-from metrics_framework.recording.claims import Named
-from metrics_framework.recording.instruments import Series
+from metrics_framework.recording.engine import Series
+from metrics_framework.recording.namespaces import Named
 from metrics_framework.turns import rest
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
@@ -112,23 +112,22 @@ class StoreReader:
         store, known, present = self._store, self._attributes, {}
         for named, metric in store.metrics():
             store.expire(metric, metric.series())
-            metric.catch_up()
             stream = self._stream(named)
             own = OWN_ATTRIBUTES if named.metric_type is MetricType.RATE else ()
-            for _, series, trace, _ in metric.states():
+            for _, series, aggregate, _ in metric.states():
                 rest()
                 attributes = known.get(series)
                 if attributes is None:
                     attributes = _written(stream.kind, _attributes(series.tags, store.tags, own))
                 present[series] = attributes
                 if stream.kind == "exponential":
-                    yield Reading(stream, series, attributes, trace)
+                    yield Reading(stream, series, attributes, aggregate)
                 elif stream.kind == "gauge":
-                    yield Reading(stream, series, attributes, trace.last)
+                    yield Reading(stream, series, attributes, aggregate.last)
                 elif named.metric_type is MetricType.COUNTER:
-                    yield Reading(stream, series, attributes, trace.value)
+                    yield Reading(stream, series, attributes, aggregate.value)
                 else:
-                    for error_type, number in _endings(trace.successes, trace.failures):
+                    for error_type, number in _endings(aggregate.successes, aggregate.failures):
                         ending = _written(stream.kind, _ending(error_type))
                         yield Reading(stream, (series, error_type), attributes + ending, number)
         self._attributes = present

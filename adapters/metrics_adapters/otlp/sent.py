@@ -79,7 +79,7 @@ class Sent:
         entry = self._entries.get(reading.key)
         start_ns, part = self._since_ns, None
         if entry is not None:
-            if entry.content is reading.content:
+            if entry.content == reading.content:
                 return None
             start_ns, part = max(start_ns, entry.sent_ns), since(reading.content, entry.content)
         if part is None:

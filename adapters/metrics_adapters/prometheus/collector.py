@@ -12,7 +12,7 @@ from metrics_adapters.prometheus.families import count_by_default, exposed_names
 from metrics_adapters.prometheus.notices import Notices
 from metrics_framework.errors import InvalidInputError, UnknownMetricError, nearest
 from metrics_framework.recording import Store
-from metrics_framework.recording.series import shown
+from metrics_framework.validation import safe_repr
 
 
 class PrometheusCollector(InMemoryCollector):
@@ -54,7 +54,7 @@ class PrometheusCollector(InMemoryCollector):
         registry = REGISTRY if registry is None else registry
         if not isinstance(registry, CollectorRegistry):
             raise InvalidInputError(
-                f"registry={shown(registry)} is no registry; pass one, like prometheus_client.REGISTRY"
+                f"registry={safe_repr(registry)} is no registry; pass one, like prometheus_client.REGISTRY"
             )
         self._claims = self.store.expose(exposed_names)
         count_by_default(self.store)
@@ -86,7 +86,7 @@ class PrometheusCollector(InMemoryCollector):
         named = self._claims.owner(exposed_name)
         if named is None:
             raise UnknownMetricError(
-                f"nothing is exposed as {shown(exposed_name)}."
+                f"nothing is exposed as {safe_repr(exposed_name)}."
                 f"{nearest(str(exposed_name), self._claims.names())}"
             )
         return named.name

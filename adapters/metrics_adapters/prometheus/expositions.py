@@ -12,7 +12,7 @@ from metrics_framework.composition import store_of
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.recording import Store
-from metrics_framework.recording.series import shown
+from metrics_framework.validation import safe_repr
 
 
 class Callbacks(Protocol):
@@ -55,7 +55,7 @@ def exposition_of(metrics: Exposable, registry: CollectorRegistry | None = None)
     """
     if registry is not None and not isinstance(registry, CollectorRegistry):
         raise InvalidInputError(
-            f"registry={shown(registry)} is no registry; pass one, like prometheus_client.REGISTRY"
+            f"registry={safe_repr(registry)} is no registry; pass one, like prometheus_client.REGISTRY"
         )
     if isinstance(metrics, Exposition):
         if registry is not None:
@@ -80,7 +80,7 @@ def callbacks_of(metrics: object, given: Callbacks | None = None) -> Callbacks |
     if callable(getattr(callbacks, "collect", None)):
         return cast("Callbacks", callbacks)
     if given is not None:
-        raise InvalidInputError(f"callbacks={shown(given)} cannot be called: they have no collect()")
+        raise InvalidInputError(f"callbacks={safe_repr(given)} cannot be called: they have no collect()")
     return None
 
 
@@ -92,6 +92,6 @@ def _store(metrics: object) -> Store:
         if store is not None:
             return store
     raise InvalidInputError(
-        f"metrics={shown(metrics)} cannot be exposed: pass a MetricsSystem or a collector that has a store,"
-        " a Store, or an Exposition; metrics of prometheus_client go to registry="
+        f"metrics={safe_repr(metrics)} cannot be exposed: pass a MetricsSystem or a collector that has a"
+        " store, a Store, or an Exposition; metrics of prometheus_client go to registry="
     )

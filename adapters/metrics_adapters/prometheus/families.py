@@ -16,9 +16,9 @@ from typing import NamedTuple
 from prometheus_client.metrics import Histogram
 
 from metrics_framework.exposition import BASE_UNITS, metric_name, tag_labels
-from metrics_framework.recording import Description, OutcomeReading, SeriesReading, Store, sums
-from metrics_framework.recording.bounds import BucketCounts
-from metrics_framework.recording.claims import Named
+from metrics_framework.recording import Description, OutcomeReading, SeriesReading, Store
+from metrics_framework.recording.buckets import BucketCounts
+from metrics_framework.recording.namespaces import Named
 from metrics_framework.values import MetricType, MetricUnit
 
 SUFFIXES = {
@@ -89,9 +89,10 @@ Warn = Callable[..., None]
 
 
 def count_by_default(store: Store) -> None:
-    """Have histograms counted by prometheus_client's bounds, where a store has no default ones.
+    """Count histograms by prometheus_client's bounds if the store has no default bounds.
 
-    They count what is recorded from now on.
+    Values that were recorded before are counted, too: from their distribution, so the counts of more than 128
+    values are estimates.
     """
     if not store.default_buckets:
         store.default_buckets = Histogram.DEFAULT_BUCKETS
@@ -125,13 +126,15 @@ def family_name(named: Named, unit: MetricUnit | None) -> str:
 
 
 def families(store: Store, attempt: Attempt, warn: Warn) -> Iterator[Family]:
-    """Yield what a store holds at this moment; the series of one metric are of the same moment.
+    """Yield the families of a store as it is at this moment.
 
     Args:
         store: What to read.
         attempt: Makes each family, so that one that fails costs itself only.
         warn: Is told what is odd: a name with different tags, two series with the same labels.
     """
+    for _, metric in store.metrics():
+        metric.exposed = True  # before the counts are read: from now on other bounds are a new start
     for is_operation, read in (
         (False, store.readings),
         (True, store.timing_readings),
@@ -239,7 +242,7 @@ def _samples(reading: Reading, labels: dict[str, str], unit: MetricUnit) -> Iter
     elif reading.metric_type is MetricType.GAUGE:
         yield Sample("", labels, in_base_unit(reading.summary["last"], unit))
     elif reading.distribution is not None:
-        whole = BucketCounts((), (reading.distribution.count,), (reading.distribution.sum, 0.0))
+        whole = BucketCounts((), (reading.distribution.count,), reading.distribution.sum)
         buckets = reading.buckets or whole
         # Two bounds that are one in the base unit are one bucket, up to the higher one.
         counts = {bound_text(bound, unit): count for bound, count in buckets.cumulated().items()}
@@ -249,7 +252,7 @@ def _samples(reading: Reading, labels: dict[str, str], unit: MetricUnit) -> Iter
         # either (OpenMetrics 1.0, "Histogram").
         if reading.distribution.min >= 0 and not (buckets.bounds and buckets.bounds[0] < 0):
             yield Sample("_count", labels, counts["+Inf"])
-            yield Sample("_sum", labels, in_base_unit(sums.value_of(buckets.total), unit))
+            yield Sample("_sum", labels, in_base_unit(buckets.total, unit))
 
 
 def failures_of(failures: Mapping[str, int]) -> dict[str, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Mapping, Sequence
 from itertools import chain
-from typing import Any
 
 from metrics_adapters.prometheus.families import NO_TEXT
 from metrics_adapters.prometheus.text import label_pairs, quotable
@@ -46,21 +45,21 @@ class LabelPattern:
         self._line = f"{line}\n"
         self._names = len(names)
 
-    def texts(self, keys: Sequence[Any]) -> list[str] | None:
-        """Return the labels of series by their keys; ``None`` where a value is no text, or none is there.
+    def texts(self, tag_values: Sequence[Sequence[str]]) -> list[str] | None:
+        """Return the labels of series; ``None`` if a value is empty, or a server cannot read it.
 
         Args:
-            keys: The values of the tags, in the order of their names; alone where there is one name.
+            tag_values: The tag values of each series, in the order of the tag names.
         """
         if not self._names:
-            return [self._constant] * len(keys)
-        values = keys if self._names == 1 else list(chain.from_iterable(keys))
+            return [self._constant] * len(tag_values)
+        values = list(chain.from_iterable(tag_values))
         together = "\n".join(values)
         if NO_TEXT.search(together) or "\n\n" in f"\n{together}\n":
             return None
         if _SPECIAL.search(together) or together.count("\n") >= len(values):
             values = [quotable(value).replace("%", "%%") for value in values]
-        return (self._line * len(keys) % tuple(values)).split("\n")[:-1]
+        return (self._line * len(tag_values) % tuple(values)).split("\n")[:-1]
 
 
 def pattern_of(labels: Mapping[str, str]) -> str:

@@ -1,7 +1,7 @@
-"""What is published of series, as the lines of a family: one class for each kind of number.
+"""The lines of a family: one class for each kind of number.
 
-What never changes of the lines of some series is made once, of their labels: `fixed`. Each scrape puts the
-numbers into it. Labels and fixed texts are patterns for ``%``.
+The part of the lines that never changes is made once, from the labels of the series: `fixed`. Each scrape
+reads the series and puts their numbers into it. Labels and fixed texts are patterns for ``%``.
 """
 
 from __future__ import annotations
@@ -15,14 +15,9 @@ from typing import Any, NamedTuple, Protocol
 from metrics_adapters.prometheus.families import Heading, bound_text, failures_of, in_base_unit
 from metrics_adapters.prometheus.text import quotable
 from metrics_framework.exposition import BASE_UNITS
-from metrics_framework.recording import sums
-from metrics_framework.recording.bounds import BucketCounts
-from metrics_framework.recording.distribution import Distribution
-from metrics_framework.recording.ledger import parts
-from metrics_framework.recording.traces import CounterTrace, GaugeTrace, OutcomeTrace
+from metrics_framework.recording import Distribution
+from metrics_framework.recording.engine import read_values
 from metrics_framework.values import MetricType, MetricUnit
-
-_last = itemgetter(GaugeTrace._fields.index("last"))
 
 
 class Lines(Protocol):
@@ -35,101 +30,86 @@ class Lines(Protocol):
     a_series: int
 
     def fixed(self, labels: Sequence[str]) -> Any:
-        """Return what never changes of the lines of some series."""
+        """Return the part of the lines of some series that never changes."""
         ...
 
-    def pick(self, fixed: Any, places: Iterable[int]) -> Any:
-        """Return what never changes of the lines of some of them."""
-        ...
-
-    def text(self, fixed: Any, states: Sequence[Any]) -> str:
-        """Return the lines of some series.
+    def text(self, fixed: Any, series: Sequence[Any]) -> str:
+        """Return the lines of some series as they are now, without those that have no records.
 
         Args:
-            fixed: What never changes of them.
-            states: What is published of each.
+            fixed: The part of their lines that never changes.
+            series: The series.
         """
         ...
 
 
 class NumberLines:
-    """Counters and gauges: a line a series."""
+    """Counters and gauges: one line for each series."""
 
     a_series = 1
 
-    def __init__(
-        self, name: str, heading: Heading, values: Callable[[Sequence[Any]], Sequence[float]]
-    ) -> None:
+    def __init__(self, name: str, heading: Heading) -> None:
         self._name = name
-        self._values = values
         self._scale = _Scale(heading.recorded_unit)
 
     def fixed(self, labels: Sequence[str]) -> str:
-        """Return what never changes of the lines of some series."""
+        """Return the part of the lines of some series that never changes."""
         return "".join([f"{self._name}{{{text}}} %s\n" if text else f"{self._name} %s\n" for text in labels])
 
-    def pick(self, fixed: str, places: Iterable[int]) -> str:
-        """Return what never changes of the lines of some of them."""
-        lines = fixed.split("\n")
-        return "".join([f"{lines[place]}\n" for place in places])
+    def text(self, fixed: str, series: Sequence[Any]) -> str:
+        """Return the lines of some series as they are now, without those that have no records."""
+        values = read_values(series)
+        if not all(values):  # a series without records reads as 0, too
+            present = [place for place, value in enumerate(values) if value or _has_records(series[place])]
+            if len(present) < len(values):
+                lines = fixed.split("\n")
+                fixed = "".join([f"{lines[place]}\n" for place in present])
+                values = tuple([values[place] for place in present])
+        return fixed % tuple(self._scale(values))
 
-    def text(self, fixed: str, states: Sequence[Any]) -> str:
-        """Return the lines of some series."""
-        return fixed % tuple(self._scale(self._values(states)))
+
+def _has_records(series: Any) -> bool:
+    # The time of the first record may be 0 on a clock that a test moves.
+    return series.created_ns != 0 or series.state() is not None
 
 
 class HistogramLines:
-    """Histograms and timers: the numbers of values up to each bound, and where it cannot fall their sum.
-
-    Args:
-        heading: What the family is.
-        bounds: Returns the bounds of a series that recorded nothing since they were changed.
-    """
+    """Histograms and timers: the number of values up to each bound and, if it cannot fall, their sum."""
 
     a_series = 18
 
-    def __init__(self, heading: Heading, bounds: Callable[[], tuple[float, ...]]) -> None:
+    def __init__(self, heading: Heading) -> None:
         self._heading = heading
         self._scale = _Scale(heading.recorded_unit)
-        self._bounds = bounds
         self._layouts: dict[tuple[float, ...], _Layout] = {}
 
     def fixed(self, labels: Sequence[str]) -> Sequence[str]:
-        """Return the labels: eighteen lines of them are more than is worth keeping."""
+        """Return the labels: eighteen lines for each of them would take too much memory."""
         return labels
 
-    def pick(self, fixed: Sequence[str], places: Iterable[int]) -> Sequence[str]:
-        """Return what never changes of the lines of some of them."""
-        return [fixed[place] for place in places]
-
-    def text(self, fixed: Sequence[str], states: Sequence[Any]) -> str:
-        """Return the lines of some series."""
-        counted = [self._counted(state) for state in states]
-        totals = self._scale([sums.value_of(buckets.total) for _, buckets in counted])
+    def text(self, fixed: Sequence[str], series: Sequence[Any]) -> str:
+        """Return the lines of some series as they are now, without those that have no records."""
+        counted = [
+            (labels, found)
+            for labels, one in zip(fixed, series, strict=True)
+            if (found := _Counted.of(one)) is not None
+        ]
+        totals = self._scale([found.total for _, found in counted])
         patterns: list[str] = []
         values: list[Any] = []
-        for labels, (trace, (bounds, counts, _)), total in zip(fixed, counted, totals, strict=True):
+        for (labels, (distribution, bounds, counts, _)), total in zip(counted, totals, strict=True):
             layout = self._layouts.get(bounds) or self._layout(bounds)
             cumulated = [*accumulate(counts)]
             values += cumulated if layout.pick is None else layout.pick(cumulated)
             # A sum that may fall would be taken for a counter that was reset, and without it there is no
             # count either (OpenMetrics 1.0, "Histogram").
-            if trace.min >= 0 and not layout.is_signed:
+            if distribution.min >= 0 and not layout.is_signed:
                 values += (cumulated[-1], total)
                 pattern = layout.whole if labels else layout.whole_unlabelled
             else:
                 pattern = layout.buckets if labels else layout.buckets_unlabelled
             patterns.append(pattern.replace("\0", labels))
         return "".join(patterns) % tuple(values)
-
-    def _counted(self, state: Any) -> tuple[Distribution, BucketCounts]:
-        trace, buckets = parts(state)
-        if buckets is None:
-            bounds = self._bounds()
-            buckets = (
-                BucketCounts.between(bounds) if bounds else BucketCounts((), (trace.count,), (trace.sum, 0.0))
-            )
-        return trace, buckets
 
     def _layout(self, bounds: tuple[float, ...]) -> _Layout:
         # Two bounds that are one in the base unit are one bucket, up to the higher one.
@@ -155,6 +135,36 @@ class HistogramLines:
         return layout
 
 
+class _Counted(NamedTuple):
+    """One histogram or timer at one moment.
+
+    Attributes:
+        distribution: All of its values.
+        bounds: The upper bounds that values are counted by.
+        counts: The number of values in each bucket, one more than there are bounds.
+        total: The sum of the counted values.
+    """
+
+    distribution: Distribution
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    total: int | float
+
+    @classmethod
+    def of(cls, series: Any) -> _Counted | None:
+        """Read a series; ``None`` if it has no records."""
+        slot = series.slot
+        while True:
+            bounds = slot.bounds
+            read = series.counted()
+            if slot.bounds == bounds:  # else they changed in between
+                break
+        if read is None:
+            return None
+        distribution, counts, total = read
+        return cls(distribution, bounds, (distribution.count,) if counts is None else counts, total)
+
+
 class _Layout(NamedTuple):
     """The lines of one histogram; NUL stands for its labels."""
 
@@ -175,55 +185,44 @@ class OutcomeLines:
         self._name = f"{heading.name}_total"
 
     def fixed(self, labels: Sequence[str]) -> Sequence[str]:
-        """Return what never changes of the lines of some series."""
+        """Return the part of the lines of some series that never changes."""
         return [f"{self._name}{{{text}," if text else f"{self._name}{{" for text in labels]
 
-    def pick(self, fixed: Sequence[str], places: Iterable[int]) -> Sequence[str]:
-        """Return what never changes of the lines of some of them."""
-        return [fixed[place] for place in places]
-
-    def text(self, fixed: Sequence[str], states: Sequence[OutcomeTrace]) -> str:
-        """Return the lines of some series."""
+    def text(self, fixed: Sequence[str], series: Sequence[Any]) -> str:
+        """Return the lines of some series as they are now, without those that have no records."""
         values: list[int] = []
         patterns: list[str] = []
-        for begin, trace in zip(fixed, states, strict=True):
+        for begin, one in zip(fixed, series, strict=True):
+            outcomes = one.state()
+            if outcomes is None:
+                continue
             patterns.append(f'{begin}outcome="success",error_type=""}} %s\n')
-            values.append(trace.successes)
-            for error_type, number in failures_of(trace.failures).items():
+            values.append(outcomes.successes)
+            for error_type, number in failures_of(outcomes.failures).items():
                 text = quotable(error_type).replace("%", "%%")
                 patterns.append(f'{begin}outcome="failure",error_type="{text}"}} %s\n')
                 values.append(number)
         return "".join(patterns) % tuple(values)
 
 
-def lines_of(metric_type: MetricType, heading: Heading, bounds: Callable[[], tuple[float, ...]]) -> Lines:
-    """Return what writes the lines of a family.
+def lines_of(metric_type: MetricType, heading: Heading) -> Lines:
+    """Return the writer of the lines of a family.
 
     Args:
         metric_type: What kind of number it is.
-        heading: What the family is.
-        bounds: Returns the bounds that values are counted by now.
+        heading: What all samples of the family have in common.
     """
     if metric_type is MetricType.COUNTER:
-        return NumberLines(f"{heading.name}_total", heading, _totals)
+        return NumberLines(f"{heading.name}_total", heading)
     if metric_type is MetricType.GAUGE:
-        return NumberLines(heading.name, heading, _lasts)
+        return NumberLines(heading.name, heading)
     if metric_type is MetricType.RATE:
         return OutcomeLines(heading)
-    return HistogramLines(heading, bounds)
-
-
-def _totals(states: Sequence[CounterTrace]) -> Sequence[float]:
-    _, totals, compensations = zip(*states, strict=True)
-    return [trace.value for trace in states] if any(compensations) else totals
-
-
-def _lasts(states: Sequence[GaugeTrace]) -> Sequence[float]:
-    return tuple(map(_last, states))
+    return HistogramLines(heading)
 
 
 class _Scale:
-    """Returns numbers of a unit in its base unit; those that no float holds as text."""
+    """Converts numbers of a unit to its base unit; numbers beyond the largest float become text."""
 
     def __init__(self, unit: MetricUnit) -> None:
         self._unit = unit

@@ -1,33 +1,31 @@
-"""The text of one metric, in blocks of series, of which only those are written again that changed."""
+"""The text of one metric, in blocks of series: only blocks that changed are written again."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from metrics_adapters.prometheus.families import Apart, Heading, Warn, heading, labels_of
 from metrics_adapters.prometheus.labels import LabelPattern, pattern_of
 from metrics_adapters.prometheus.lines import Lines, lines_of
 from metrics_adapters.prometheus.text import Format
 from metrics_framework.recording import Description
-from metrics_framework.recording.claims import Named
-from metrics_framework.recording.instruments import Series
-from metrics_framework.recording.metric import Metric, Shape
+from metrics_framework.recording.engine import Series, TagSet, read_versions
+from metrics_framework.recording.metric import Metric
+from metrics_framework.recording.namespaces import Named
 
 LINES = 256
 """About how many lines a block has: fewer cost more in all, more hold an event loop up for longer."""
 
-
-YOUNG = 48
-"""How many blocks are made before the garbage collector sees to them. It looks at every series in a new one,
-and at 100 000 at once it would for eight milliseconds, in which an event loop stands still."""
+GC_EVERY_BLOCKS = 48
+"""How many new blocks there may be before a collection of young garbage. The collector visits every series in
+a new block: for 100 000 series at once that takes eight milliseconds, in which an event loop stands still."""
 
 
 class Block:
-    """Some series of one metric, and the text that was made of them last.
+    """Some series of one metric, and their text as it was written last.
 
     Args:
         series: The series, at least one.
@@ -35,53 +33,37 @@ class Block:
         lines: Writes their lines.
     """
 
-    __slots__ = ("_fixed", "_kept", "_ledgers", "_lines", "series")
+    __slots__ = ("_fixed", "_kept", "_lines", "series")
 
     def __init__(self, series: Sequence[Series], labels: Sequence[str], lines: Lines) -> None:
         self.series = series
         self._lines = lines
         self._fixed = lines.fixed(labels)
-        # More than one only where windows are kept by tag.
-        ledgers = {one.ledger for one in series}
-        self._ledgers = [
-            (ledger, series if len(ledgers) == 1 else [one for one in series if one.ledger is ledger])
-            for ledger in ledgers
-        ]
-        self._kept: tuple[list[Any], bytes] | None = None
+        self._kept: tuple[bytes, bytes] | None = None
 
     def text(self) -> bytes:
         """Return the lines of the series as they are now."""
-        for ledger, members in self._ledgers:
-            ledger.catch_up(members)
-        states = [one.state for one in self.series]
+        # Before the numbers: after a record in between, the next scrape finds other versions.
+        versions = read_versions(self.series)
         kept = self._kept
-        if kept is not None and kept[0] == states:
+        if kept is not None and kept[0] == versions:
             return kept[1]
-        text = self._write(states)
-        self._kept = states, text  # in one step: another thread may be here as well
+        text = self._write()
+        self._kept = versions, text  # in one step: another thread may be here as well
         return text
 
-    def _write(self, states: list[Any]) -> bytes:
-        if all(states):
-            return self._lines.text(self._fixed, states).encode()
-        # Some are bound, and recorded nothing yet.
-        there = [place for place, state in enumerate(states) if state]
-        if not there:
-            return b""
-        fixed, known = self._lines.pick(self._fixed, there), [states[place] for place in there]
-        return self._lines.text(fixed, known).encode()
+    def _write(self) -> bytes:
+        return self._lines.text(self._fixed, self.series).encode()
 
 
 class Group(NamedTuple):
-    """The series of one shape, in blocks.
+    """The series of one tag set, in blocks.
 
     Attributes:
-        shape: The shape.
         pattern: How its series are labelled.
         blocks: Its series, in the order in which they came.
     """
 
-    shape: Shape
     pattern: LabelPattern
     blocks: list[Block]
 
@@ -90,7 +72,7 @@ class Arrangement(NamedTuple):
     """All series of a metric in blocks.
 
     Attributes:
-        version: The metric's version that it is right for.
+        version: The version of the metric that it belongs to.
         groups: By tag names.
         is_simple: Whether no two series can have the same labels.
     """
@@ -122,7 +104,7 @@ class MetricText:
         self._named = named
         self._constants = constants
         self._warn = warn
-        self._lines = lines_of(named.metric_type, self.heading, lambda: metric.ledgers[0].bounds)
+        self._lines = lines_of(named.metric_type, self.heading)
         self._size = max(LINES // self._lines.a_series, 1)
         self._arrangement = Arrangement(None, {}, True)
 
@@ -136,6 +118,7 @@ class MetricText:
         Args:
             expire: Forgets idle series among some.
         """
+        self.metric.exposed = True  # before the counts are read: from now on other bounds are a new start
         arrangement = self._arrangement
         if arrangement.version is not self.metric.version:
             arrangement = yield from self._arrange(arrangement)
@@ -145,24 +128,24 @@ class MetricText:
                 yield block.text()
 
     def _arrange(self, before: Arrangement) -> Generator[bytes, None, Arrangement]:
-        # Before the series are looked at: one that comes meanwhile makes it another version again.
+        # Before the series are read: if one comes meanwhile, the version changes again.
         version = self.metric.version
-        shapes = list(self.metric.shapes.items())
-        patterns = {names: self._pattern(names, before) for names, _ in shapes}
+        tag_sets = dict(self.metric.tag_sets)
+        patterns = {names: self._pattern(names, before) for names in tag_sets}
         groups: dict[tuple[str, ...], Group] = {}
-        # Different tags may be the same labels, and then it takes a look at each series.
+        # Different tags may become the same labels: then each series must be compared with the others.
         is_simple = all(pattern.is_simple for pattern in patterns.values()) and len(
             {pattern.labels for pattern in patterns.values()}
-        ) == len(shapes)
+        ) == len(patterns)
         if is_simple:
-            for names, shape in shapes:
-                group = yield from self._group(shape, patterns[names], before)
+            for names, tag_set in tag_sets.items():
+                group = yield from self._group(tag_set, patterns[names], before)
                 if group is None:
                     is_simple = False
                     break
                 groups[names] = group
         if not is_simple:
-            groups = yield from self._kept_apart(shapes, patterns)
+            groups = yield from self._kept_apart(tag_sets, patterns)
         arrangement = self._arrangement = Arrangement(version, groups, is_simple)
         return arrangement
 
@@ -171,21 +154,20 @@ class MetricText:
         return known.pattern if known else LabelPattern(names, self._constants, self.heading.own_labels)
 
     def _group(
-        self, shape: Shape, pattern: LabelPattern, before: Arrangement
+        self, tag_set: TagSet, pattern: LabelPattern, before: Arrangement
     ) -> Generator[bytes, None, Group | None]:
-        """Return a shape's series in blocks, those of before as far as they are right."""
-        known = before.groups.get(shape.names) if before.is_simple else None
+        """Return the series of a tag set in blocks, and reuse the earlier blocks that still fit."""
+        known = before.groups.get(tag_set.names) if before.is_simple else None
         earlier = [] if known is None else known.blocks
-        if len(earlier) > 2 * (len(shape.known) // self._size + 1):  # they became too small
+        if len(earlier) > 2 * (len(tag_set) // self._size + 1):  # they became too small
             earlier = []
-        version, blocks = self.metric.version, None
-        with suppress(RuntimeError):  # a dict that changes meanwhile
-            blocks = yield from self._blocks(iter(shape.known.values()), pattern, earlier)
-        if blocks is None or self.metric.version is not version:
+        version = self.metric.version
+        blocks = yield from self._blocks(iter(tag_set), pattern, earlier)
+        if blocks is not None and self.metric.version is not version:
             # Series came and went. A list is not the first choice: while it is new, the garbage collector
-            # looks at all that is in it, which holds an event loop up where that is much.
-            blocks = yield from self._blocks(iter(list(shape.known.values())), pattern, earlier)
-        return None if blocks is None else Group(shape, pattern, blocks)
+            # visits everything in it, which holds an event loop up if that is much.
+            blocks = yield from self._blocks(iter(tag_set.series()), pattern, earlier)
+        return None if blocks is None else Group(pattern, blocks)
 
     def _blocks(
         self, members: Iterator[Series], pattern: LabelPattern, earlier: Iterable[Block]
@@ -219,25 +201,25 @@ class MetricText:
             if made is None:
                 return None
             blocks.append(made)
-            if len(blocks) % YOUNG == 0 and gc.isenabled():
+            if len(blocks) % GC_EVERY_BLOCKS == 0 and gc.isenabled():
                 gc.collect(1)
             yield b""
         return blocks
 
     def _block(self, series: Sequence[Series], pattern: LabelPattern) -> Block | None:
-        labels = pattern.texts([one.key for one in series])
+        labels = pattern.texts([one.values for one in series])
         return Block(series, labels, self._lines) if labels else None
 
     def _kept_apart(
         self,
-        shapes: Iterable[tuple[tuple[str, ...], Shape]],
+        tag_sets: Mapping[tuple[str, ...], TagSet],
         patterns: Mapping[tuple[str, ...], LabelPattern],
     ) -> Generator[bytes, None, dict[tuple[str, ...], Group]]:
-        """Return all series in blocks, without those that have the labels of another one."""
+        """Return all series in blocks, without those whose labels another series has already."""
         apart = Apart(self._named, self._warn)
         groups: dict[tuple[str, ...], Group] = {}
-        for names, shape in shapes:
-            members = list(shape.known.values())
+        for names, tag_set in tag_sets.items():
+            members = tag_set.series()
             blocks: list[Block] = []
             for start in range(0, len(members), self._size):
                 found = [
@@ -249,5 +231,5 @@ class MetricText:
                     series, labels = zip(*admitted, strict=True)
                     blocks.append(Block(series, labels, self._lines))
                 yield b""
-            groups[names] = Group(shape, patterns[names], blocks)
+            groups[names] = Group(patterns[names], blocks)
         return groups

@@ -10,7 +10,7 @@ from prometheus_client.registry import CollectorRegistry
 from metrics_adapters.prometheus.families import SUFFIXES, Heading
 from metrics_framework.faults import Faults
 from metrics_framework.logs import log_event
-from metrics_framework.recording.claims import Named
+from metrics_framework.recording.namespaces import Named
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from metrics_adapters.prometheus.untimed import UntimedText
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.logs import log_event
 from metrics_framework.protocols import MetricsSystem
-from metrics_framework.recording.series import check_name, plain_tags, shown
+from metrics_framework.validation import check_name, plain_tags, safe_repr
 
 _LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
 _LABEL = re.compile(rb'[{,]([a-zA-Z_][a-zA-Z0-9_]*)="(?:[^"\\]|\\.)*"')
@@ -83,7 +83,7 @@ class Pushgateway:
         )
         self._headers = _checked_headers(headers or {}, _credentials(parts, auth))
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
-            raise InvalidInputError(f"timeout={shown(timeout)} is not a positive number of seconds")
+            raise InvalidInputError(f"timeout={safe_repr(timeout)} is not a positive number of seconds")
         self._timeout = timeout
         self._text = UntimedText(registry)
         self._unsaid = set(labels)
@@ -167,7 +167,7 @@ def _checked_grouping(grouping: Mapping[str, str] | None) -> dict[str, str]:
     wrong = [name for name in labels if not _LABEL_NAME.fullmatch(name)]
     if wrong:
         raise InvalidInputError(
-            f"grouping: {', '.join(map(shown, wrong))} cannot be a label: pass letters, digits and"
+            f"grouping: {', '.join(map(safe_repr, wrong))} cannot be a label: pass letters, digits and"
             " underscores, no digit first and no two underscores"
         )
     if "job" in labels:
@@ -183,7 +183,9 @@ def _segment(name: str, value: str) -> str:
     try:
         encoded = value.encode()
     except UnicodeEncodeError:
-        raise InvalidInputError(f"{name}={shown(value)} cannot be a label: it is no Unicode text") from None
+        raise InvalidInputError(
+            f"{name}={safe_repr(value)} cannot be a label: it is no Unicode text"
+        ) from None
     # A path is cleaned on its way: of what is empty, of dots, and of slashes however they are written.
     if "/" in value or value in ("", ".", ".."):
         return f"{name}@base64/{urlsafe_b64encode(encoded).decode() or '='}"
@@ -208,7 +210,7 @@ def _checked_headers(headers: Mapping[str, str], credentials: Mapping[str, str])
     own = {"content-type", "content-length", "transfer-encoding", *map(str.lower, credentials)}
     for name, value in headers.items():
         if not isinstance(name, str) or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
-            raise InvalidInputError(f"headers: {shown(name)} is not the name of a header")
+            raise InvalidInputError(f"headers: {safe_repr(name)} is not the name of a header")
         if name.lower() in own:
             raise InvalidInputError(f"headers: {name!r} is made of the other arguments; leave it out")
         if not isinstance(value, str) or not re.fullmatch(r"[\t\x20-\x7e\xa0-\xff]*", value):

@@ -22,7 +22,7 @@ from metrics_framework import formats
 from metrics_framework.clock import SYSTEM_CLOCK, Clock, utc
 from metrics_framework.errors import InvalidInputError, UnknownMetricError, nearest
 from metrics_framework.logs import log_event
-from metrics_framework.recording.series import plain_tags, shown
+from metrics_framework.validation import plain_tags, safe_repr
 from metrics_framework.values import MetricType, MetricUnit, MetricValue, to_milliseconds
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
@@ -101,7 +101,7 @@ class RegistryAggregator:
     def __init__(self, registry: Collects = REGISTRY, clock: Clock = SYSTEM_CLOCK) -> None:
         if isinstance(registry, type) or not callable(getattr(registry, "collect", None)):
             raise InvalidInputError(
-                f"registry={shown(registry)} is no registry; pass one, like prometheus_client.REGISTRY"
+                f"registry={safe_repr(registry)} is no registry; pass one, like prometheus_client.REGISTRY"
             )
         self._registry = registry
         self._clock = clock
@@ -120,13 +120,13 @@ class RegistryAggregator:
         ]
         if not found:
             raise UnknownMetricError(
-                f"the registry has no metric {shown(metric_name)}."
+                f"the registry has no metric {safe_repr(metric_name)}."
                 f"{nearest(str(metric_name), {one.name for one in series})}"
             )
         if time_window is not None:
             raise InvalidInputError(
-                f"time_window={shown(time_window)} cannot be answered for {metric_name!r}: a registry keeps"
-                " totals and no history; pass None for since the start, or ask a Prometheus server"
+                f"time_window={safe_repr(time_window)} cannot be answered for {metric_name!r}: a registry"
+                " keeps totals and no history; pass None for since the start, or ask a Prometheus server"
             )
         return _summary([one for one in found if one.metric_type is found[0].metric_type], self._now())
 
@@ -189,7 +189,9 @@ class RegistryAggregator:
             except Exception as error:  # noqa: BLE001 - an application's own collector may raise anything
                 if id(collector) not in self._faulty:
                     self._faulty.add(id(collector))
-                    log_event("error", "collector failed", collector=shown(collector), error=shown(error))
+                    log_event(
+                        "error", "collector failed", collector=safe_repr(collector), error=safe_repr(error)
+                    )
                 continue
             yield from found
 

@@ -12,8 +12,8 @@ from metrics_adapters.prometheus.metric_text import MetricText
 from metrics_adapters.prometheus.notices import Notices
 from metrics_adapters.prometheus.text import Format
 from metrics_framework.recording import Store
-from metrics_framework.recording.claims import Named
 from metrics_framework.recording.metric import Metric
+from metrics_framework.recording.namespaces import Named
 
 CHUNK_BYTES = 65_536
 CHUNK_SECONDS = 0.0005

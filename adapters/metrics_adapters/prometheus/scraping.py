@@ -29,8 +29,8 @@ from metrics_adapters.prometheus.shared_call import Call, SharedCall, Start, in_
 from metrics_adapters.prometheus.text import Format
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.faults import Faults
-from metrics_framework.recording.series import shown
 from metrics_framework.turns import in_turns, rest
+from metrics_framework.validation import safe_repr
 
 PATH = "/metrics"
 """Where metrics are by default."""
@@ -97,7 +97,7 @@ def check_count(what: str, count: int) -> None:
         InvalidInputError: If it is no whole number of 1 or more.
     """
     if count.__class__ is not int or count < 1:
-        raise InvalidInputError(f"{what}={shown(count)} is not a whole number of 1 or more")
+        raise InvalidInputError(f"{what}={safe_repr(count)} is not a whole number of 1 or more")
 
 
 def check_seconds(what: str, seconds: float) -> None:
@@ -107,7 +107,7 @@ def check_seconds(what: str, seconds: float) -> None:
         InvalidInputError: If it is no number above 0 that can be waited for.
     """
     if seconds.__class__ not in (int, float) or not 0 < seconds <= threading.TIMEOUT_MAX:
-        raise InvalidInputError(f"{what}={shown(seconds)} is no number of seconds above 0")
+        raise InvalidInputError(f"{what}={safe_repr(seconds)} is no number of seconds above 0")
 
 
 _FAILED = short_answer(HTTPStatus.INTERNAL_SERVER_ERROR, "the metrics could not be rendered; see the log")
@@ -144,7 +144,7 @@ class Endpoint:
         timeout: float = TIMEOUT,
     ) -> None:
         if not isinstance(path, str) or not path.startswith("/"):
-            raise InvalidInputError(f"path={shown(path)} is no path that begins with a slash")
+            raise InvalidInputError(f"path={safe_repr(path)} is no path that begins with a slash")
         check_count("max_scrapes", max_scrapes)
         check_seconds("timeout", timeout)
         self.exposition = exposition_of(metrics, registry)

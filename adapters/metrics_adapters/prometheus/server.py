@@ -22,7 +22,7 @@ from metrics_adapters.prometheus.tls import Certificates, StrPath
 from metrics_framework.errors import InvalidInputError, OutputError
 from metrics_framework.faults import Faults
 from metrics_framework.logs import log_event
-from metrics_framework.recording.series import shown
+from metrics_framework.validation import safe_repr
 
 MAX_CONNECTIONS = 100
 """How many connections are held at a time; for one more, the one that has waited longest is closed."""
@@ -247,9 +247,9 @@ def check_address(addr: str, port: int) -> None:
         InvalidInputError: If it is no address, or no port.
     """
     if port.__class__ is not int or not 0 <= port <= 65_535:
-        raise InvalidInputError(f"port={shown(port)} is no whole number from 0 to 65535")
+        raise InvalidInputError(f"port={safe_repr(port)} is no whole number from 0 to 65535")
     if not isinstance(addr, str):
-        raise InvalidInputError(f"addr={shown(addr)} is no address, like '127.0.0.1'")
+        raise InvalidInputError(f"addr={safe_repr(addr)} is no address, like '127.0.0.1'")
 
 
 def url_of(listener: socket.socket, scheme: str = "http") -> str:
@@ -276,7 +276,7 @@ def listen(addr: str, port: int) -> socket.socket:
         number = getattr(error, "errno", None)
         reason = os.strerror(number) if isinstance(error, OSError) and number and number > 0 else str(error)
         remedy = "; pass another port, or 0 for a free one" if number == errno.EADDRINUSE else ""
-        raise OutputError(f"cannot listen on {shown(addr)}, port {port}: {reason}{remedy}") from error
+        raise OutputError(f"cannot listen on {safe_repr(addr)}, port {port}: {reason}{remedy}") from error
     # Its connections have it from here; without it, a second write waits up to 40 ms for the first to be
     # acknowledged. asyncio would see to it only for sockets that were made with a protocol's number.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -22,9 +22,9 @@ from metrics_framework import formats
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import InvalidInputError, UnknownMetricError, nearest
 from metrics_framework.logs import log_event
-from metrics_framework.recording.series import plain_tags, shown
 from metrics_framework.snapshots import Environment, LeftOutFile, Run, RunValue, find_keys, parse_flat_key
 from metrics_framework.snapshots.keys import SUCCESS_RATE
+from metrics_framework.validation import plain_tags, safe_repr
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
 QUANTILES = {"p50": 50, "p90": 90, "p95": 95, "p99": 99}
@@ -102,10 +102,10 @@ class SnapshotAggregator:
             []
         """
         if last is not None and (isinstance(last, bool) or not isinstance(last, int) or last < 1):
-            raise InvalidInputError(f"last={shown(last)} is not a whole number of 1 or more")
+            raise InvalidInputError(f"last={safe_repr(last)} is not a whole number of 1 or more")
         if environment is not None and environment not in list(Environment):
             known = ", ".join(Environment)
-            raise InvalidInputError(f"environment={shown(environment)} is none of {known}")
+            raise InvalidInputError(f"environment={safe_repr(environment)} is none of {known}")
         before = self._selection
         narrowed = copy(self)
         narrowed._selection = Selection(
@@ -193,7 +193,7 @@ class SnapshotAggregator:
             rates = [(row.moment, rate) for row, found in view.measurements(keys) for rate in found.values()]
             if not rates:
                 raise UnknownMetricError(
-                    f"no success rate of {shown(operation)} in {self._described(view)}."
+                    f"no success rate of {safe_repr(operation)} in {self._described(view)}."
                     f"{nearest(str(operation), {*known.values()} - {operation})}"
                 )
         in_window = [rate for moment, rate in rates if edge is None or moment >= edge]
@@ -270,11 +270,13 @@ class SnapshotAggregator:
         keys = find_keys(metric, known) if isinstance(metric, str) else []
         found = list(view.measurements(keys))
         if keys and not found:
-            raise UnknownMetricError(f"no metric {shown(metric)} in {self._described(view)}; others have it")
+            raise UnknownMetricError(
+                f"no metric {safe_repr(metric)} in {self._described(view)}; others have it"
+            )
         if not found:
             names = {parse_flat_key(key).name for key in known} | known
             raise UnknownMetricError(
-                f"no metric {shown(metric)} in {self._described(view)}.{nearest(str(metric), names)}"
+                f"no metric {safe_repr(metric)} in {self._described(view)}.{nearest(str(metric), names)}"
             )
         return found
 
@@ -292,14 +294,14 @@ class SnapshotAggregator:
             return None
         if not isinstance(time_window, timedelta) or time_window <= timedelta(0):
             raise InvalidInputError(
-                f"time_window={shown(time_window)} is not a positive timedelta, or None for all runs"
+                f"time_window={safe_repr(time_window)} is not a positive timedelta, or None for all runs"
             )
         return self._now() - time_window // timedelta(microseconds=1)
 
 
 def _path(source: object) -> Path:
     if not isinstance(source, str | os.PathLike) or not os.fspath(source):
-        raise InvalidInputError(f"source {shown(source)} is no path of a folder or a file")
+        raise InvalidInputError(f"source {safe_repr(source)} is no path of a folder or a file")
     return Path(source)
 
 

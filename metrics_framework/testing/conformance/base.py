@@ -47,7 +47,7 @@ SUMMARY_KEYS: Mapping[str, frozenset[str]] = {
 """The keys of a summary with records, by type of metric."""
 
 BAD_NAMES = ["", None, 3]
-BAD_NUMBERS = [float("nan"), float("inf"), float("-inf"), "1", None, True, [1]]
+BAD_NUMBERS = [float("nan"), float("inf"), float("-inf"), "1", None, [1]]
 BAD_WINDOWS = [timedelta(0), timedelta(seconds=-1), 60]
 BAD_TAGS = ["branch", 5, [("branch", "main")], {"": "main"}, {1: "main"}]
 

@@ -73,6 +73,24 @@ class CollectorInput(Contract, ABC):
         assert self.summary(parts, "m") == before
         assert set(self.series(parts, "m")) == {()}
 
+    @pytest.mark.parametrize("record", ["counter", "histogram", "timer"])
+    def test_a_boolean_is_no_number(
+        self, collector: MetricCollector, parts: Parts, record: str
+    ) -> None:
+        """Counters, histograms and timers refuse booleans with an error that quotes them."""
+        method = self.record(collector, record)
+        method("m", 2)
+        before = self.summary(parts, "m")
+        for boolean in (True, False):
+            self.refused(partial(method, "m", boolean), repr(boolean))
+        assert self.summary(parts, "m") == before
+
+    def test_a_gauge_takes_booleans(self, collector: MetricCollector, parts: Parts) -> None:
+        """``True`` sets a gauge to 1, ``False`` to 0."""
+        for boolean, number in ((True, 1), (False, 0), (True, 1)):
+            collector.record_gauge("m", boolean)
+            self.known("gauge", self.summary(parts, "m"), last=number)
+
     @pytest.mark.parametrize("record", ["counter", "timer"])
     def test_what_only_grows_takes_nothing_negative(
         self, collector: MetricCollector, parts: Parts, record: str

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from metrics_adapters.otlp.contents import Counted, began_anew, is_empty, since, whole
 from metrics_adapters.otlp.exponential import MAX_BUCKETS, Exponential
-from metrics_framework.recording.distribution import Distribution
+from metrics_framework.recording import Distribution
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 VALUES = st.lists(FINITE | st.integers(-(10**6), 10**6), min_size=1, max_size=400)

@@ -1,4 +1,4 @@
-"""Distributions of many values, whose buckets are lanes of one integer."""
+"""Distributions of many values as exponential histograms."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from metrics_adapters.otlp.exponential import MAX_BUCKETS, Cells, new_of, whole_of
-from metrics_framework.recording.distribution import EXACT_VALUES, Distribution
+from metrics_framework.recording import Distribution
+from metrics_framework.recording.distribution import EXACT_VALUES
 
 # Many values, so that none are kept as they are: how often each of a few is there.
 TIMES = st.sampled_from([1, 2, 100, 255, 256, 300, 70_000])
@@ -61,7 +62,7 @@ def test_many_values_are_in_their_buckets(counted):
 @settings(max_examples=50, deadline=None)
 @given(MANY, MANY)
 def test_of_many_values_those_that_are_new_are_told(first, second):
-    """What is new are the later values, at whatever width the lanes of both are."""
+    """What is new are the later values, whatever the widths of their packed counts."""
     before = distribution(FILL | first)
     later = distribution(second)
     part = new_of(before.merge(later), before)

@@ -26,7 +26,7 @@ from metrics_adapters.otlp.exporter import BATCH
 from metrics_framework import MetricsSystem
 from metrics_framework.clock import ManualClock
 from metrics_framework.errors import InvalidInputError, OutputError, RefusedError
-from metrics_framework.recording.distribution import Distribution
+from metrics_framework.recording import Distribution
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 from tests.metrics_adapters.otlp.receivers import GrpcReceiver, HttpReceiver, receiving
 

@@ -30,7 +30,7 @@ from metrics_adapters.otlp.message import described, message
 from metrics_adapters.otlp.readings import Reading, Stream
 from metrics_adapters.otlp.sent import Point
 from metrics_framework._version import __version__
-from metrics_framework.recording.distribution import Distribution
+from metrics_framework.recording import Distribution
 
 NOW = 1_767_225_600 * 10**9
 RESOURCE = Resource({"service.name": "shop", "process.pid": 7}, "https://example.org/schema")

@@ -212,11 +212,26 @@ def test_a_value_on_a_bound_is_within_it(registry, collector):
     assert ours.items() <= scraped(theirs, "text").items()
 
 
+def test_bounds_before_the_first_scrape_count_all_values(registry, collector):
+    """Values that were recorded before the bounds came are counted by them, too."""
+    for value in (0.5, 3, 7):
+        collector.record_histogram("h", value)
+    InMemoryTimer(collector.store).time_operation("op", int)
+    collector.describe("h", buckets=(1, 5))
+    collector.describe("op", buckets=(0.5, 60_000))
+    collector.record_histogram("h", 4)
+    found = scraped(registry)
+    assert [found[("h_bucket", ("le", le))] for le in ("1.0", "5.0", "+Inf")] == [1, 3, 4]
+    assert (found[("h_count",)], found[("h_sum",)]) == (4, 14.5)
+    assert found[("op_duration_seconds_bucket", ("le", "60.0"))] == 1
+
+
 def test_new_bounds_restart_a_histogram(registry, collector):
-    """Described anew, a series counts from zero by its new bounds, which Prometheus takes for a reset."""
+    """With other bounds after a scrape a series counts from zero, which Prometheus takes for a reset."""
     collector.record_histogram("h", 3)
     collector.record_timer("t", 3)
     InMemoryTimer(collector.store).time_operation("op", int)
+    scraped(registry)
     collector.describe("h", buckets=(1, 5))
     collector.describe("op", buckets=(0.5, 60_000))
     found = scraped(registry)

@@ -21,8 +21,7 @@ from metrics_adapters.prometheus.metric_text import LINES, Block
 from metrics_adapters.prometheus.rendering import Exposition
 from metrics_adapters.prometheus.text import Format
 from metrics_framework.clock import ManualClock
-from metrics_framework.recording import Store
-from metrics_framework.recording.commons import Budgets
+from metrics_framework.recording import Budgets, Store
 from metrics_framework.values import MetricUnit
 
 PARSERS = {Format.TEXT: parse_text, Format.OPENMETRICS: parse_openmetrics}
@@ -72,9 +71,9 @@ def written(monkeypatch) -> list[int]:
     sizes: list[int] = []
     original = Block._write
 
-    def write(block, states):
-        sizes.append(len(states))
-        return original(block, states)
+    def write(block):
+        sizes.append(len(block.series))
+        return original(block)
 
     monkeypatch.setattr(Block, "_write", write)
     return sizes
@@ -401,7 +400,7 @@ def test_chunks_are_small_also_the_first_time(collector):
 @pytest.mark.parametrize("is_on", [True, False])
 def test_new_blocks_are_seen_to_a_few_at_a_time(collector, monkeypatch, is_on):
     """The garbage collector never has to look at all series at once; where it is off, it stays off."""
-    monkeypatch.setattr(metric_text, "YOUNG", 2)
+    monkeypatch.setattr(metric_text, "GC_EVERY_BLOCKS", 2)
     for number in range(5 * LINES):
         collector.increment("hits", {"user": str(number)})
     seen = []

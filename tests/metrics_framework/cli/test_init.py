@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from metrics_framework import __version__
+from metrics_framework.recording.engine import ENGINE
 from metrics_framework.cli import main
 
 # Hides a package the way its absence does: importing it fails with the same error.
@@ -46,7 +47,7 @@ def test_the_package_runs_as_a_module() -> None:
     """``python -m metrics_framework`` is the command line, under its own name."""
     done = python("-m", "metrics_framework", "--version")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"metrics-framework, version {__version__}\n"
+    assert done.stdout == f"metrics-framework, version {__version__}, {ENGINE} engine\n"
 
 
 @pytest.mark.smoke

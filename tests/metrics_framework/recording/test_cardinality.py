@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from metrics_adapters.in_memory import InMemoryCollector, InMemoryTimer, InMemoryTracker
 from metrics_framework.clock import ManualClock
 from metrics_framework.recording import Budgets, Store
-from metrics_framework.recording.metric import MAX_COLLAPSED, OTHER
+from metrics_framework.recording.cardinality import MAX_COLLAPSED_TAGS, OTHER
 
 MILLION = 1_000_000
 LAST = {OTHER: OTHER}
@@ -36,7 +36,7 @@ def sums_by(store: Store, *tags: str) -> dict[tuple[str | None, ...], float]:
 
 def most_series(series_per_name: int) -> int:
     """Return how many series of a name there can be: a tenth of the budget for each tag, and the last one."""
-    return series_per_name + MAX_COLLAPSED * max(series_per_name // 10, 1) + 1
+    return series_per_name + MAX_COLLAPSED_TAGS * max(series_per_name // 10, 1) + 1
 
 
 def test_only_the_tag_that_grew_is_collapsed(clock):

@@ -1,22 +1,33 @@
-"""Distributions: exact while they are small, within 1 % for ever after, and mergeable in any grouping."""
+"""Distributions of both engines: exact while small, within 1 % from then on, mergeable in any grouping."""
 
 from __future__ import annotations
 
+import copy
 import functools
 import gc
 import math
+import pickle
 import random
 import statistics
 import sys
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from metrics_framework.recording.distribution import EMPTY, EXACT_VALUES, MAX_INDEXES, SCALE, Distribution
+from metrics_framework.recording.distribution import (
+    EXACT_VALUES,
+    MAX_INDEXES,
+    NO_COUNTS,
+    SCALE,
+    DistributionState,
+    PackedCounts,
+)
 
 SHARES = ("0.5", "0.9", "0.95", "0.99", "0.999")
 
@@ -35,9 +46,9 @@ WIDE = st.tuples(st.floats(-1, 1, allow_subnormal=False), st.integers(-100, 200)
 NUMBERS = FINITE | WIDE | st.integers(-(10**15), 10**15) | st.just(0)
 
 
-def merge(parts: Iterable[Distribution]) -> Distribution:
+def merge(parts: Iterable[Any]) -> Any:
     """Return the distribution of everything that is in some others."""
-    return functools.reduce(Distribution.merge, parts, EMPTY)
+    return functools.reduce(lambda one, other: one.merge(other), parts)
 
 
 def nearest_rank(ordered: Sequence[float], share: str) -> float:
@@ -45,12 +56,12 @@ def nearest_rank(ordered: Sequence[float], share: str) -> float:
     return ordered[max(1, math.ceil(Fraction(share) * len(ordered))) - 1]
 
 
-def found(distribution: Distribution) -> dict[str, float]:
+def found(distribution: Any) -> dict[str, float]:
     """Return the distribution's quantile for each share."""
     return dict(zip(SHARES, distribution.quantiles(*map(float, SHARES)), strict=True))
 
 
-def check_quantiles(values: Iterable[float], distribution: Distribution, within: float) -> None:
+def check_quantiles(values: Iterable[float], distribution: Any, within: float) -> None:
     """Compare every quantile with the true one."""
     ordered = sorted(values)
     for share, quantile in found(distribution).items():
@@ -77,13 +88,13 @@ def check_cells(cells: dict[int, int], scale: int, magnitudes: Iterable[float]) 
         )
 
 
-def content(distribution: Distribution) -> tuple[object, ...]:
-    """Return what is in the buckets, however it is packed."""
+def content(distribution: Any) -> tuple[object, ...]:
+    """Return the content of the buckets, however it is packed."""
     scale, negative, zeros, positive = distribution.buckets
     return scale, dict(negative.items()), zeros, dict(positive.items())
 
 
-def everything(distribution: Distribution) -> tuple[object, ...]:
+def everything(distribution: Any) -> tuple[object, ...]:
     """Return all that a distribution tells."""
     figures = (distribution.count, distribution.sum, distribution.min, distribution.max, distribution.stddev)
     if not distribution.count:
@@ -118,7 +129,7 @@ def footprint(root: object) -> int:
 
 
 @given(st.lists(NUMBERS, min_size=1, max_size=EXACT_VALUES))
-def test_quantiles_of_few_values_are_exact(values):
+def test_quantiles_of_few_values_are_exact(Distribution, values):
     """Up to 128 values every quantile is one of them, that of the nearest rank, and no error is declared."""
     distribution = Distribution.of(values)
     ordered = sorted(values)
@@ -127,14 +138,14 @@ def test_quantiles_of_few_values_are_exact(values):
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 10, 100, 127, 128])
-def test_ranks_are_never_off_by_one(number):
+def test_ranks_are_never_off_by_one(Distribution, number):
     """For each whole percent the quantile of 1..n is the rank itself: nothing is interpolated."""
     distribution = Distribution.of(range(1, number + 1))
     for percent in range(1, 101):
         assert distribution.quantiles(percent / 100) == [math.ceil(Fraction(percent, 100) * number)]
 
 
-def test_the_last_exact_value_is_number_128():
+def test_the_last_exact_value_is_number_128(Distribution):
     """128 values are kept as they are; the next one makes it buckets, recorded together or merged."""
     distribution = Distribution.of(range(1, 129))
     assert distribution.quantiles(0.5) == [64.0]
@@ -144,14 +155,14 @@ def test_the_last_exact_value_is_number_128():
 
 
 @given(st.lists(NUMBERS, min_size=1, max_size=300))
-def test_count_and_extremes_are_exact(values):
+def test_count_and_extremes_are_exact(Distribution, values):
     """Count, minimum and maximum are exact whatever is recorded and however much."""
     distribution = Distribution.of(values)
     assert (distribution.count, distribution.min, distribution.max) == (len(values), min(values), max(values))
 
 
 @given(st.lists(st.integers(-(10**15), 10**15), max_size=300))
-def test_a_sum_of_integers_is_exact(values):
+def test_a_sum_of_integers_is_exact(Distribution, values):
     """A sum of integers is their sum, and so are the extremes integers."""
     distribution = Distribution.of(values)
     assert distribution.sum == sum(values)
@@ -160,7 +171,7 @@ def test_a_sum_of_integers_is_exact(values):
 
 
 @given(st.lists(NUMBERS, min_size=1, max_size=300))
-def test_sum_and_mean_are_within_a_trillionth(values):
+def test_sum_and_mean_are_within_a_trillionth(Distribution, values):
     """Sum and mean are within 1e-12 of the sum of magnitudes."""
     distribution = Distribution.of(values)
     allowed = 1e-12 * math.fsum(map(abs, values))
@@ -174,13 +185,13 @@ def test_sum_and_mean_are_within_a_trillionth(values):
         st.floats(-1e6, 1e6, allow_subnormal=False) | st.integers(-(10**6), 10**6), min_size=1, max_size=300
     )
 )
-def test_the_deviation_is_that_of_the_population(values):
+def test_the_deviation_is_that_of_the_population(Distribution, values):
     """The standard deviation is the one of the population form."""
     assert Distribution.of(values).stddev == deviation(values)
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])
-def test_the_deviation_does_not_cancel_away(size):
+def test_the_deviation_does_not_cancel_away(Distribution, size):
     """A small spread around a large number is not lost to rounding, however it was put together."""
     values = [1e9 + number % 3 - 1 for number in range(10_000)]
     parts = (Distribution.of(values[start : start + size]) for start in range(0, 10_000, size))
@@ -189,7 +200,7 @@ def test_the_deviation_does_not_cancel_away(size):
 
 @pytest.mark.parametrize("unit", [1e308, 1e-300, 1e-308, 5e-324])
 @pytest.mark.parametrize("pairs", [1])
-def test_deviation_and_mean_of_extreme_numbers(unit, pairs):
+def test_deviation_and_mean_of_extreme_numbers(Distribution, unit, pairs):
     """Numbers near the largest and the smallest float have a finite mean and the right deviation."""
     together = Distribution.of([unit, -unit] * pairs)
     merged = merge(Distribution.of([value]) for value in [unit, -unit] * pairs)
@@ -199,7 +210,7 @@ def test_deviation_and_mean_of_extreme_numbers(unit, pairs):
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_a_mean_is_finite_where_the_sum_is_not(sign):
+def test_a_mean_is_finite_where_the_sum_is_not(Distribution, sign):
     """Many huge numbers have an infinite sum but a mean among them."""
     large = Distribution.of([sign * 1e308] * 200)
     for distribution in (large, large.merge(large), merge([Distribution.of([sign * 1e308])] * 200)):
@@ -208,16 +219,16 @@ def test_a_mean_is_finite_where_the_sum_is_not(sign):
         assert distribution.stddev == pytest.approx(0, abs=1e297)
 
 
-def test_an_empty_distribution_has_neither_quantiles_nor_made_up_numbers():
+def test_an_empty_distribution_has_neither_quantiles_nor_made_up_numbers(Distribution):
     """Nothing was recorded: sums are zero, and a quantile is an error."""
-    for empty in (EMPTY, Distribution(), Distribution.of([]), EMPTY.merge(EMPTY)):
+    for empty in (Distribution(), Distribution.of([]), Distribution().merge(Distribution())):
         assert (empty.count, empty.sum, empty.mean, empty.stddev) == (0, 0, 0.0, 0.0)
         with pytest.raises(ValueError, match="empty"):
             empty.quantiles(0.5)
 
 
 @pytest.mark.parametrize("values", [[(1.0, 5)], [1.0, (1.0, 5)], [1] * 200 + [(1, 5)]], ids=len)
-def test_a_pair_is_no_value(values):
+def test_a_pair_is_no_value(Distribution, values):
     """A tuple among the values is a `TypeError`."""
     with pytest.raises(TypeError):
         Distribution.of(values)
@@ -231,8 +242,8 @@ def test_a_pair_is_no_value(values):
     st.lists(NUMBERS.filter(lambda number: number == 0 or abs(number) > 1e-300), min_size=1, max_size=40),
     st.sampled_from([1, 10]),
 )
-def test_each_bucket_counts_what_lies_between_its_bounds(values, times):
-    """At scale s bucket i counts what is above b**i up to b**(i+1), where b is 2**(2**-s), for each sign."""
+def test_each_bucket_counts_what_lies_between_its_bounds(Distribution, values, times):
+    """At scale s bucket i counts values above b**i up to b**(i+1), where b is 2**(2**-s), for each sign."""
     values = values * times
     scale, negative, zeros, positive = Distribution.of(values).buckets
     check_cells(dict(positive.items()), scale, [value for value in values if value > 0])
@@ -242,7 +253,7 @@ def test_each_bucket_counts_what_lies_between_its_bounds(values, times):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_buckets_of_durations(family):
+def test_buckets_of_durations(Distribution, family):
     """For every common shape of durations each bucket counts exactly what lies between its bounds."""
     source = random.Random(family)
     values = [abs(FAMILIES[family](source)) for _ in range(5_000)]
@@ -253,12 +264,12 @@ def test_buckets_of_durations(family):
 
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("times", [1, 200])
-def test_powers_of_two_fall_below_their_own_bound(times, sign):
+def test_powers_of_two_fall_below_their_own_bound(Distribution, times, sign):
     """A bucket's upper bound belongs to it: an exact power of two is in the bucket that ends there."""
     for exponent in range(-1_022, 1_024):
         buckets = Distribution.of([sign * 2.0**exponent] * times).buckets
-        lanes = buckets.positive if sign > 0 else buckets.negative
-        assert dict(lanes.items()) == {exponent * 64 - 1: times}
+        counts = buckets.positive if sign > 0 else buckets.negative
+        assert dict(counts.items()) == {exponent * 64 - 1: times}
 
 
 # -- within one percent ----------------------------------------------------------------------------------
@@ -266,7 +277,7 @@ def test_powers_of_two_fall_below_their_own_bound(times, sign):
 
 @pytest.mark.parametrize("number", [100, 10_000, pytest.param(1_000_000, marks=pytest.mark.heavy)])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_quantiles_are_within_one_percent(family, number):
+def test_quantiles_are_within_one_percent(Distribution, family, number):
     """From the median to p99.9, for every common shape of durations, a quantile is within 1 %."""
     source = random.Random(f"{family} {number}")
     values = [FAMILIES[family](source) for _ in range(number)]
@@ -278,7 +289,7 @@ def test_quantiles_are_within_one_percent(family, number):
 
 
 @given(st.integers(), st.integers(129, 600))
-def test_quantiles_from_a_nanosecond_to_a_lifetime(seed, number):
+def test_quantiles_from_a_nanosecond_to_a_lifetime(Distribution, seed, number):
     """1e-9 to 1e12 in one series is held at full resolution, negative values and zeros too."""
     values = [1e-9, 1e12, *many(seed, number, -9, 12)]
     distribution = Distribution.of(values)
@@ -288,7 +299,7 @@ def test_quantiles_from_a_nanosecond_to_a_lifetime(seed, number):
 
 
 @given(st.lists(NUMBERS, min_size=1, max_size=20), st.integers(1, 30))
-def test_quantiles_are_in_order_between_the_extremes(values, times):
+def test_quantiles_are_in_order_between_the_extremes(Distribution, values, times):
     """The minimum, p50, p90, p95, p99, p99.9 and the maximum never overtake each other."""
     distribution = Distribution.of(values * times)
     ordered = [distribution.min, *found(distribution).values(), distribution.max]
@@ -296,7 +307,7 @@ def test_quantiles_are_in_order_between_the_extremes(values, times):
 
 
 @given(st.sampled_from([0, 0.0, -0.0, 1, -3.5, 1e-300, 5e-324, 1.7e308]), st.integers(1, 200))
-def test_a_constant_is_its_own_quantile(value, number):
+def test_a_constant_is_its_own_quantile(Distribution, value, number):
     """Where all values are the same, so is every quantile, whatever the buckets' bounds are."""
     distribution = Distribution.of([value] * number)
     assert set(found(distribution).values()) == {float(value)}
@@ -304,7 +315,7 @@ def test_a_constant_is_its_own_quantile(value, number):
     assert distribution.stddev == pytest.approx(0, abs=1e-12 * abs(value))
 
 
-def test_zeros_and_signs_are_counted_apart():
+def test_zeros_and_signs_are_counted_apart(Distribution):
     """Negative values, zeros and positive values are each found at their own ranks."""
     distribution = Distribution.of([-10.0] * 100 + [0] * 100 + [10.0] * 100)
     low, middle, high = distribution.quantiles(0.3, 0.6, 0.9)
@@ -316,7 +327,7 @@ def test_zeros_and_signs_are_counted_apart():
 # -- the range ---------------------------------------------------------------------------------------------
 
 
-def test_eighty_octaves_fit_and_the_next_bucket_halves_the_resolution():
+def test_eighty_octaves_fit_and_the_next_bucket_halves_the_resolution(Distribution):
     """5120 bucket indexes of one sign are held; one more makes every bucket twice as wide."""
     inside = Distribution.of([1.0, 2.0**79.98] * 100)
     assert inside.scale == SCALE
@@ -326,14 +337,14 @@ def test_eighty_octaves_fit_and_the_next_bucket_halves_the_resolution():
     assert inside.relative_error < outside.relative_error < 0.011
 
 
-def test_signs_do_not_share_their_range():
+def test_signs_do_not_share_their_range(Distribution):
     """Each sign has 80 octaves of its own."""
     assert Distribution.of([-(2.0**-40), 2.0**79, -1.0, 1.0] * 50).scale == SCALE
 
 
 @given(st.integers(), st.integers(129, 400), st.integers(30, 300))
-def test_a_wider_range_is_coarser_and_says_so(seed, number, reach):
-    """Past 80 octaves the declared error grows, and every quantile is within what is declared."""
+def test_a_wider_range_is_coarser_and_says_so(Distribution, seed, number, reach):
+    """Past 80 octaves the declared error grows, and every quantile is within it."""
     values = [1e-100, 1e100, *many(seed, number, -reach, reach)]
     distribution = Distribution.of(values)
     assert distribution.scale < SCALE
@@ -342,7 +353,7 @@ def test_a_wider_range_is_coarser_and_says_so(seed, number, reach):
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_the_smallest_and_the_largest_float_fit(sign):
+def test_the_smallest_and_the_largest_float_fit(Distribution, sign):
     """All floats that there are fit at once: nothing overflows, and extremes and ranks stay right."""
     tiny, huge = 5e-324, 1.7e308
     distribution = Distribution.of([sign * tiny, sign * huge] * 100)
@@ -366,7 +377,7 @@ def groups(draw) -> list[list[float]]:
 
 @settings(max_examples=200)
 @given(groups(), st.randoms(use_true_random=False))
-def test_merging_in_any_grouping_is_recording_together(parts, source):
+def test_merging_in_any_grouping_is_recording_together(Distribution, parts, source):
     """However recordings are grouped and merged, the result is that of one recording of everything."""
     values = [value for part in parts for value in part]
     together = Distribution.of(values)
@@ -387,7 +398,7 @@ def test_merging_in_any_grouping_is_recording_together(parts, source):
 
 # Half of the smallest number there is has no float, so deviations of such numbers are right to no digit.
 @given(st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=2, max_size=300), st.data())
-def test_merged_deviations_are_that_of_everything(values, data):
+def test_merged_deviations_are_that_of_everything(Distribution, values, data):
     """The deviation of two merged parts is that of the whole, also where their means differ."""
     cut = data.draw(st.integers(0, len(values)))
     merged = Distribution.of(values[:cut]).merge(Distribution.of(values[cut:]))
@@ -395,7 +406,7 @@ def test_merged_deviations_are_that_of_everything(values, data):
 
 
 @given(groups(), groups())
-def test_what_is_merged_stays_as_it_was(one, other):
+def test_what_is_merged_stays_as_it_was(Distribution, one, other):
     """Merging changes neither of the two."""
     left, right = (merge(Distribution.of(part) for part in parts) for parts in (one, other))
     before = everything(left), everything(right)
@@ -403,7 +414,7 @@ def test_what_is_merged_stays_as_it_was(one, other):
     assert (everything(left), everything(right)) == before
 
 
-def test_what_a_distribution_was_made_of_may_change():
+def test_what_a_distribution_was_made_of_may_change(Distribution):
     """A list that is changed or emptied later does not change the distribution that was made of it."""
     values = [1.0, 2.0, 3.0]
     distribution = Distribution.of(values)
@@ -411,14 +422,14 @@ def test_what_a_distribution_was_made_of_may_change():
     assert distribution.quantiles(0.5, 1.0) == [2.0, 3.0]
 
 
-def test_merged_small_distributions_stay_exact():
+def test_merged_small_distributions_stay_exact(Distribution):
     """As long as both hold 128 values at most together, nothing is lost by merging."""
     merged = merge(Distribution.of([value]) for value in range(128))
     assert merged.relative_error == 0.0
     assert merged.quantiles(0.5) == [63.0]
 
 
-def test_merging_a_coarser_distribution_makes_the_result_as_coarse():
+def test_merging_a_coarser_distribution_makes_the_result_as_coarse(Distribution):
     """Merged from either side, the result has the coarser of two resolutions, and says so."""
     coarse, fine = Distribution.of([1e-60, 1e60] * 100), Distribution.of([3.0] * 200)
     one, other = coarse.merge(fine), fine.merge(coarse)
@@ -431,7 +442,7 @@ def test_merging_a_coarser_distribution_makes_the_result_as_coarse():
 
 
 @pytest.mark.parametrize("number", [1, 128, 10_000, pytest.param(1_000_000, marks=pytest.mark.heavy)])
-def test_a_distribution_takes_less_than_8_kilobytes(number):
+def test_a_distribution_takes_less_than_8_kilobytes(Distribution, number):
     """However many durations there are, and whether recorded at once or merged, memory is bounded."""
     source = random.Random(5)
     values = [source.lognormvariate(3, 1) for _ in range(number)]
@@ -441,19 +452,19 @@ def test_a_distribution_takes_less_than_8_kilobytes(number):
         assert footprint(distribution) < 8_000
 
 
-def test_an_empty_distribution_has_empty_buckets():
-    """Who asks for the buckets of nothing gets buckets without a count, not an error."""
-    for empty in (EMPTY, Distribution(), Distribution.of([]), EMPTY.merge(Distribution())):
+def test_an_empty_distribution_has_empty_buckets(Distribution):
+    """The buckets of an empty distribution are empty, not an error."""
+    for empty in (Distribution(), Distribution.of([]), Distribution().merge(Distribution())):
         assert content(empty)[1:] == ({}, 0, {})
 
 
-def test_the_deviation_of_huge_numbers_that_cancel():
+def test_the_deviation_of_huge_numbers_that_cancel(Distribution):
     """Numbers of both signs near the largest float have the deviation that they have, not an infinite one."""
     assert Distribution.of([1e308, -1e308] * 10).stddev == pytest.approx(1e308)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_the_largest_float_can_be_recorded_again_and_again(sign):
+def test_the_largest_float_can_be_recorded_again_and_again(Distribution, sign):
     """The largest float three times, together or merged, is read as any other number."""
     largest = sign * sys.float_info.max
     for three in (Distribution.of([largest] * 3), merge([Distribution.of([largest])] * 3)):
@@ -464,8 +475,267 @@ def test_the_largest_float_can_be_recorded_again_and_again(sign):
 
 
 @pytest.mark.parametrize("value", [2**53 + 1, -(2**53) - 1, 2**60 + 1, 2**60 - 1])
-def test_quantiles_stay_between_extremes_that_no_float_holds(value):
-    """Where an integer is no float, its quantile is still not below the least nor above the greatest."""
+def test_quantiles_stay_between_extremes_that_no_float_holds(Distribution, value):
+    """The quantile of an integer that no float holds is between the smallest and the largest value."""
     distribution = Distribution.of([value])
     (median,) = distribution.quantiles(0.5)
     assert distribution.min <= median <= distribution.max
+
+
+# -- failures, states and equality -------------------------------------------------------------------------
+
+
+def timed(engine, durations: Iterable[tuple[float, bool]]) -> Any:
+    """Return the distribution of a timer, with durations that succeeded or not."""
+    core = engine.Core(lambda: 0)
+    tag_set = engine.TagSet(None, ())
+    series = tag_set.add(engine.TimerSeries(tag_set, (), engine.Slot(core, "distribution")))
+    for duration, success in durations:
+        series.elapse(duration, success)
+    return series.state() or engine.Distribution()
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e6), st.booleans()), max_size=20), st.sampled_from([1, 20]))
+def test_failures_are_counted_and_merged(engine, durations, times):
+    """A distribution counts how many of its values ended in failure, and merging adds those numbers."""
+    durations = durations * times
+    distribution = timed(engine, durations)
+    failed = sum(not success for _, success in durations)
+    assert (distribution.records, distribution.count) == (len(durations), len(durations))
+    assert distribution.failures == failed
+    assert distribution.merge(distribution).failures == 2 * failed
+    assert engine.Distribution.of([1.0]).merge(distribution).failures == failed
+
+
+@given(groups())
+def test_a_state_is_the_whole_distribution(Distribution, parts):
+    """A distribution is restored from its state, pickled and copied without a difference."""
+    for distribution in [merge(Distribution.of(part) for part in parts), *map(Distribution.of, parts)]:
+        state = distribution.state
+        assert isinstance(state, DistributionState)
+        for restored in (
+            Distribution.of_state(state),
+            Distribution.of_state(pickle.loads(pickle.dumps(state))),
+            pickle.loads(pickle.dumps(distribution)),
+            copy.copy(distribution),
+            copy.deepcopy(distribution),
+        ):
+            assert restored == distribution
+            assert restored.state == state
+            assert everything(restored) == everything(distribution)
+
+
+def test_a_state_has_the_failures(engine):
+    """The number of failures is part of the state."""
+    distribution = timed(engine, [(1.0, True), (2.0, False)])
+    assert distribution.state.failures == 1
+    assert engine.Distribution.of_state(distribution.state).failures == 1
+    assert pickle.loads(pickle.dumps(distribution)).failures == 1
+
+
+@pytest.mark.parametrize("times", [1, 200])
+def test_distributions_are_equal_by_content(Distribution, times):
+    """Two distributions of the same values are equal; one value more makes a difference."""
+    values = [1, 2.5, -3] * times
+    assert Distribution.of(values) == Distribution.of(values)
+    assert Distribution.of(values) != Distribution.of([*values, 1])
+    assert Distribution() == Distribution.of([])
+    assert Distribution() != Distribution.of([0])
+    assert Distribution.of(values) != "a distribution"
+
+
+def test_a_distribution_without_values_is_merged_without_effect(Distribution):
+    """The empty distribution is neutral on either side."""
+    some = Distribution.of([1.0, 2.0])
+    assert some.merge(Distribution()) == some
+    assert Distribution().merge(some) == some
+
+
+# -- integers that leave int64 -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_integers_beyond_int64_are_recorded_as_floats(Distribution, sign):
+    """An integer that does not fit into 64 bits becomes a float: sum, extremes and mean are floats."""
+    distribution = Distribution.of([sign * 2**64, sign * 3])
+    assert distribution.sum == sign * (2.0**64 + 3)
+    extreme = distribution.max if sign > 0 else distribution.min
+    assert (type(extreme), extreme) == (float, sign * 2.0**64)
+    assert type(distribution.sum) is float
+    assert distribution.mean == pytest.approx(sign * (2.0**63 + 1.5))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_sum_of_integers_that_leaves_int64_becomes_a_float(Distribution, sign):
+    """A sum beyond int64 goes on as a float, also if later values bring it back."""
+    edge = sign * 2**62
+    assert type(Distribution.of([edge]).sum) is int
+    distribution = Distribution.of([edge, edge, edge, -edge, -edge])
+    assert (type(distribution.sum), distribution.sum) == (float, float(edge))
+    merged = Distribution.of([edge, edge // 2]).merge(Distribution.of([edge]))
+    assert (type(merged.sum), merged.sum) == (float, 2.5 * edge)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_infinite_sum_stays_infinite(Distribution, sign):
+    """A sum beyond the largest float is infinite, whatever comes later."""
+    huge = sign * sys.float_info.max
+    distribution = Distribution.of([huge, huge, -huge, -huge, -huge])
+    assert distribution.sum == sign * math.inf
+    assert distribution.merge(Distribution.of([-huge])).sum == sign * math.inf
+    assert distribution.min <= distribution.mean <= distribution.max
+
+
+# -- packed counts -----------------------------------------------------------------------------------------
+
+EDGES = [edge + near for edge in (2**8, 2**16, 2**32) for near in (-1, 0, 1)]
+COUNTS = st.integers(1, 300) | st.sampled_from(EDGES) | st.integers(1, 2**40)
+MODELS = st.dictionaries(st.integers(-300, 300), COUNTS, max_size=12).map(Counter)
+SOME = MODELS.filter(bool)
+
+
+def pack_counts(model: Counter[int]) -> PackedCounts:
+    """Return a model's counts as counts."""
+    if not model:
+        return NO_COUNTS
+    low, high = min(model), max(model)
+    return PackedCounts.pack(low, [model[index] for index in range(low, high + 1)])
+
+
+def check_counts(counts: PackedCounts, model: Counter[int]) -> None:
+    """Compare everything that counts tell with the model."""
+    assert dict(counts.items()) == model
+    assert [index for index, _ in counts.items()] == sorted(model)
+    assert counts.fullest() == max(model.values(), default=0)
+    assert counts.peak >= counts.fullest()
+    assert counts.fullest() < 1 << counts.bits
+    if model:
+        low, high = min(model), max(model)
+        assert (counts.low, counts.high, counts.span) == (low, high, high - low + 1)
+        assert counts.counts() == tuple(model[index] for index in range(low, high + 1))
+    else:
+        assert (counts.span, counts.counts()) == (0, ())
+
+
+@given(MODELS)
+def test_what_is_packed_comes_out_again(model):
+    """Counts, indexes, span and the highest index are those that were packed."""
+    check_counts(pack_counts(model), model)
+
+
+@pytest.mark.parametrize(
+    ("peak", "bits"),
+    [
+        (1, 8),
+        (255, 8),
+        (256, 16),
+        (65_535, 16),
+        (65_536, 32),
+        (2**32 - 1, 32),
+        (2**32, 64),
+        (2**64 - 1, 64),
+    ],
+)
+def test_a_lane_is_as_wide_as_the_fullest_bucket_needs(peak, bits):
+    """The narrowest of 8, 16, 32 and 64 bits is taken, exactly up to the largest count that it holds."""
+    counts = PackedCounts.pack(-7, [1, 0, peak, 0, 1])
+    assert counts.bits == bits
+    check_counts(counts, Counter({-7: 1, -5: peak, -3: 1}))
+
+
+@given(MODELS, MODELS)
+def test_merging_adds_bucket_by_bucket(one, other):
+    """The merge of two holds the sums, and both operands stay as they were."""
+    left, right = pack_counts(one), pack_counts(other)
+    merged = left.merge(right)
+    check_counts(merged, one + other)
+    check_counts(left, one)
+    check_counts(right, other)
+    assert dict(right.merge(left).items()) == one + other
+
+
+@given(st.lists(MODELS, max_size=6), st.randoms(use_true_random=False))
+def test_merging_in_any_order_and_grouping_is_the_same(models, source):
+    """However many are merged in whatever order and grouping, each bucket holds the sum."""
+    pending = [pack_counts(model) for model in models]
+    while len(pending) > 1:
+        source.shuffle(pending)
+        pending.append(pending.pop().merge(pending.pop()))
+    total = Counter()
+    for model in models:
+        total.update(model)
+    check_counts(pending[0] if pending else NO_COUNTS, total)
+
+
+@given(SOME)
+def test_merging_nothing_changes_nothing(model):
+    """The empty counts are neutral on either side."""
+    counts = pack_counts(model)
+    assert counts.merge(NO_COUNTS) == counts
+    assert NO_COUNTS.merge(counts) == counts
+    assert NO_COUNTS.merge(NO_COUNTS).counts() == ()
+
+
+@example(Counter({-3: 1, -2: 2, -1: 3, 0: 4, 1: 5}))
+@example(Counter({0: 128, 1: 128}))
+@given(MODELS)
+def test_halving_joins_pairs_of_buckets(model):
+    """Bucket i becomes bucket i // 2, below zero as well, and the original stays as it was."""
+    halves = Counter()
+    for index, count in model.items():
+        halves[index // 2] += count
+    counts = pack_counts(model)
+    check_counts(counts.halved(), halves)
+    check_counts(counts, model)
+
+
+@pytest.mark.parametrize("bits", [8, 16, 32])
+def test_counts_widen_exactly_when_a_count_no_longer_fits(bits):
+    """One below the limit still fits; reaching it by one more record widens every lane, losing nothing."""
+    limit = 1 << bits
+    full = PackedCounts.pack(10, [limit - 2, 3, limit - 2])
+    one = PackedCounts.pack(12, [1])
+    fits = full.merge(one)
+    assert fits.bits == bits
+    check_counts(fits, Counter({10: limit - 2, 11: 3, 12: limit - 1}))
+    grown = fits.merge(one)
+    assert grown.bits == 2 * bits
+    check_counts(grown, Counter({10: limit - 2, 11: 3, 12: limit}))
+    check_counts(fits, Counter({10: limit - 2, 11: 3, 12: limit - 1}))
+
+
+def test_one_bucket_grows_through_every_width():
+    """A bucket that doubles 63 times holds 2^63 in the end, its neighbour as often."""
+    counts, model = PackedCounts.pack(-1, [1, 1]), Counter({-1: 1, 0: 1})
+    for _ in range(63):
+        counts = counts.merge(counts)
+        model = model + model
+        check_counts(counts, model)
+    assert counts.counts() == (2**63, 2**63)
+
+
+@given(SOME, SOME)
+def test_counts_of_different_widths_merge(one, other):
+    """Narrow and wide counts merge to the same counts from either side."""
+    wide = Counter({index: count + 2**33 for index, count in one.items()})
+    check_counts(pack_counts(wide).merge(pack_counts(other)), wide + other)
+    check_counts(pack_counts(other).merge(pack_counts(wide)), wide + other)
+
+
+@given(MODELS, MODELS)
+def test_packed_counts_are_equal_by_content(one, other):
+    """Counts are equal if each bucket is, whatever widths they are packed in."""
+    wide = Counter({index: count + 2**33 for index, count in one.items()})
+    assert (pack_counts(one) == pack_counts(other)) == (one == other)
+    assert pack_counts(one) == pack_counts(one)._replace(peak=2**40)
+    if one:
+        assert pack_counts(one) != pack_counts(wide)
+    assert pack_counts(one) != "counts"
+
+
+def test_packed_counts_of_different_widths_are_equal():
+    """The width is not part of the content, and equal counts have equal hashes."""
+    narrow, wide = PackedCounts.pack(3, [1, 2]), PackedCounts(3, 16, 300, 1 + (2 << 16))
+    assert narrow == wide
+    assert hash(narrow) == hash(wide)
+    assert narrow != PackedCounts.pack(4, [1, 2])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from datetime import timedelta
 
 import pytest
@@ -12,9 +14,10 @@ from hypothesis import strategies as st
 from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTimer, InMemoryTracker
 from metrics_framework.clock import ManualClock
 from metrics_framework.errors import InvalidInputError, UnknownMetricError
-from metrics_framework.recording import Budgets, Store
-from metrics_framework.recording.metric import LINGER_NS, MAX_COLLAPSED, MAX_WINDOW_GROUPS, OTHER
-from metrics_framework.values import MetricType
+from metrics_framework.recording import Budgets, Description, Store
+from metrics_framework.recording.cardinality import MAX_COLLAPSED_TAGS, OTHER
+from metrics_framework.recording.metric import MAX_WINDOW_GROUPS
+from metrics_framework.values import MetricUnit
 
 MINUTE = timedelta(minutes=1)
 NORTH, SOUTH = {"region": "north"}, {"region": "south"}
@@ -107,19 +110,6 @@ def test_a_group_without_records_is_empty(collector):
     }
 
 
-@pytest.mark.parametrize("window_by", [[], ["region"]])
-def test_tags_without_windows_are_an_error(collector, window_by):
-    """A summary by a tag that is not among `window_by` is an error that names the tag and the remedy."""
-    collector.describe("name", window_by=window_by)
-    collector.increment("name", {"region": "north", "user": "7"})
-    with pytest.raises(InvalidInputError, match=r"no windows by \['user'\].*window_by=\['user'\]"):
-        collector.store.summary("name", MINUTE, {"user": "7"})
-    with pytest.raises(InvalidInputError, match="no windows by"):
-        collector.store.summary("name", MINUTE, {"region": "north", "user": "7"})
-    with pytest.raises(InvalidInputError, match="tags="):
-        collector.store.summary("name", MINUTE, ["region"])
-
-
 def test_windows_by_tags_are_described_before_the_first_record(collector):
     """Later it is too late, and the error says so; what else was said of the name stays as it was."""
     collector.describe("name", help="Before.")
@@ -146,7 +136,7 @@ def test_groups_of_windows_are_bounded(collector):
     for user in range(number):
         collector.record_counter("name", 2, {"user": str(user)})
     metric = collector.store._metrics.get("name")
-    assert len(metric.ledgers) == MAX_WINDOW_GROUPS + 1
+    assert len(metric.slots) == MAX_WINDOW_GROUPS + 1
     assert collector.store.summary("name", MINUTE)["sum"] == 2 * number
     for user in (0, MAX_WINDOW_GROUPS - 1):
         assert collector.store.summary("name", MINUTE, {"user": str(user)})["sum"] == 2
@@ -155,13 +145,68 @@ def test_groups_of_windows_are_bounded(collector):
     assert len(collector.store.readings()) == number
 
 
+# -- descriptions ----------------------------------------------------------------------------------------
+
+
+def test_a_description_changes_the_fields_that_it_is_given(collector):
+    """Fields that are not given keep their value; a field that is given may return to its default."""
+    collector.describe(
+        "name", unit=MetricUnit.BYTES, help="Before.", merge="sum", buckets=[1, 2], expires=False
+    )
+    collector.describe("name", help="After.")
+    collector.describe("name")
+    description = collector.store.description("name")
+    assert description == Description(MetricUnit.BYTES, "After.", "sum", (1.0, 2.0), (), False)
+    collector.describe("name", unit=None, help="", merge="latest", buckets=[], expires=True)
+    assert collector.store.description("name") == Description()
+
+
+@pytest.mark.parametrize("expires", [None, 1, "yes"])
+def test_whether_a_metric_expires_is_true_or_false(collector, expires):
+    """Anything else is refused and quoted."""
+    with pytest.raises(InvalidInputError, match=f"expires={expires!r}"):
+        collector.describe("name", expires=expires)
+
+
+def test_a_law_that_changes_holds_at_once(collector):
+    """A gauge of several series follows its new law from the next record on."""
+    for tags in (NORTH, SOUTH):
+        collector.record_gauge("name", 4, tags)
+    collector.describe("name", merge="sum")
+    collector.record_gauge("name", 5, NORTH)
+    assert collector.store.summary("name")["last"] == 9
+
+
+@pytest.mark.parametrize("half", ["timings", "outcomes"])
+def test_operations_keep_windows_by_tag_too(clock, half):
+    """`window_by` holds for an operation of that name, and comes too late after its first record."""
+    store = Store(clock)
+    collector = InMemoryCollector(store)
+    collector.describe("work", window_by=["route"])
+
+    def record(route: str) -> None:
+        if half == "timings":
+            store.find_timing("work", {"route": route}).observe(1.0)
+        else:
+            store.find_outcomes("work", {"route": route}).finish(None)
+
+    read = store.timing_summary if half == "timings" else store.outcomes
+    for route in "aab":
+        record(route)
+        clock.advance(1)
+    counts = [read("work", MINUTE, {"route": route}) for route in "abc"]
+    assert [each["count"] if half == "timings" else each.count for each in counts] == [2, 1, 0]
+    with pytest.raises(InvalidInputError, match="comes too late"):
+        collector.describe("work", window_by=["other"])
+
+
 # -- buckets ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["record_histogram", "record_timer"])
 @given(st.lists(st.floats(0, 100)), st.lists(st.floats(0, 100), min_size=1))
-def test_buckets_are_exact_from_their_description_on(method, before, after):
-    """Values are counted by the bounds that were described, exactly; a bound is in the bucket below it."""
+def test_buckets_count_every_value_if_they_are_described_before_they_are_exposed(method, before, after):
+    """Values are counted exactly, those before the description too; a bound is in the bucket below it."""
     collector = InMemoryCollector(Store(ManualClock()))
     for value in before:
         getattr(collector, method)("name", value)
@@ -171,11 +216,12 @@ def test_buckets_are_exact_from_their_description_on(method, before, after):
     for value in after:
         getattr(collector, method)("name", value)
     (value,) = InMemoryAggregator(collector.store).get_metrics_by_tag({})
+    every = before + after
     assert value.metadata["buckets"]["counts"] == {
-        **{str(bound): sum(each <= bound for each in after) for bound in bounds},
-        "inf": len(after),
+        **{str(bound): sum(each <= bound for each in every) for bound in bounds},
+        "inf": len(every),
     }
-    assert value.metadata["buckets"]["sum"] == pytest.approx(sum(after))
+    assert value.metadata["buckets"]["sum"] == pytest.approx(sum(every))
     assert value.metadata["help"] == "What it is."
     assert value.metadata["count"] == len(before) + len(after)
 
@@ -199,11 +245,34 @@ def test_each_series_has_its_buckets(collector):
         }
 
 
-def test_new_bounds_count_from_zero(collector):
-    """Other bounds begin at zero: what was counted by the old ones is not among them."""
+def test_many_values_seed_buckets_within_one_percent(collector):
+    """Of more than 128 values before the description each is counted by the middle of its exponential bucket."""
+    for value in range(1, 1_001):
+        collector.record_histogram("name", value)
+    collector.describe("name", buckets=[100, 500])
+    for value in range(1, 1_001):
+        collector.record_histogram("name", value)
+    (reading,) = collector.store.readings()
+    counts = reading.buckets.cumulated()
+    assert counts == {
+        100.0: pytest.approx(200, abs=2),
+        500.0: pytest.approx(1_000, abs=6),
+        float("inf"): 2_000,
+    }
+    assert reading.buckets.total == 2 * 500_500
+
+
+def test_bounds_of_exposed_buckets_start_again_from_zero(collector, caplog):
+    """After the first exposure, other bounds are a new start without earlier values, and one warning says so."""
     collector.describe("name", buckets=[1, 2])
     collector.record_histogram("name", 1)
-    collector.describe("name", buckets=[5])
+    collector.store.readings()
+    with caplog.at_level(logging.DEBUG, logger="metrics_framework"):
+        collector.describe("name", buckets=[5])
+        collector.store.readings()
+        collector.store.readings()
+    (record,) = caplog.records
+    assert "buckets of an exposed metric changed" in record.getMessage()
     collector.record_histogram("name", 3)
     (reading,) = collector.store.readings()
     assert reading.buckets.cumulated() == {5.0: 1, float("inf"): 1}
@@ -283,7 +352,7 @@ def test_a_name_outlives_its_last_series(collector, kind):
     assert collector.store.summary("name")["count"] == 1
 
 
-@pytest.mark.parametrize("pause", [0, 0.5, 2 * LINGER_NS / 1e9])
+@pytest.mark.parametrize("pause", [0, 0.5, 120])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_bound_instrument_brings_its_series_back(collector, clock, kind, pause):
     """Whoever holds a removed series records on into it, and calls by name find the same one."""
@@ -389,6 +458,102 @@ def test_operations_expire_too(clock):
     assert len(store.timing_readings()) == len(store.outcome_readings()) == 1
 
 
+def test_a_metric_may_be_exempt_from_expiry(clock):
+    """With `expires=False` idle series of a name stay, those of other names expire."""
+    store = Store(clock, expire_after=timedelta(seconds=100))
+    collector = InMemoryCollector(store)
+    collector.describe("kept", expires=False)
+    for name in ("kept", "other"):
+        collector.increment(name, NORTH)
+    clock.advance(1_000)
+    assert [reading.name for reading in store.readings()] == ["kept"]
+
+
+@pytest.mark.parametrize("read", ["readings", "expire"])
+def test_a_gauge_that_is_counted_up_and_down_stays_while_it_is_not_zero(clock, read):
+    """Whatever is in flight is idle for as long as it takes: its gauge expires only at its zero."""
+    store = Store(clock, expire_after=timedelta(seconds=100))
+    collector = InMemoryCollector(store)
+    collector.gauge("in flight", NORTH).increment()
+    collector.record_gauge("set", 3)
+
+    def expire() -> None:
+        if read == "readings":
+            store.readings()
+        else:
+            for _, metric in store.metrics():
+                store.expire(metric, metric.series())
+
+    for _ in range(3):
+        clock.advance(1_000)
+        expire()
+        assert [each.name for each in store.readings()] == ["in flight"]
+    collector.gauge("in flight", NORTH).decrement()
+    assert store.summary("in flight")["last"] == 0
+    clock.advance(50)
+    expire()
+    assert store.series_count == 1
+    clock.advance(1_000)
+    expire()
+    assert store.series_count == 0
+    assert store.summary("in flight")["min"] == 0
+
+
+def test_idle_series_make_room_without_any_read(clock):
+    """A new series past the budget forgets the idle ones first, so that nothing overflows."""
+    store = Store(clock, expire_after=timedelta(seconds=10), budgets=Budgets(series_per_name=20))
+    collector = InMemoryCollector(store)
+    for number in range(500):
+        collector.increment("name", {"user": str(number)})
+        clock.advance(1)
+    assert store.overflowed == 0
+    assert store.series_count <= 20
+    assert store.summary("name")["total"] == 500
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_removed_series_are_not_kept(clock, kind):
+    """Nothing refers to a series that was removed, whichever way, nor to its numbers."""
+    store = Store(clock, expire_after=timedelta(seconds=10))
+    collector = InMemoryCollector(store)
+    record, bind = KINDS[kind]
+    for tags in (NORTH, SOUTH):
+        record(collector, tags)
+    removed = [weakref.ref(bind(collector, "name", NORTH))] if _is_weak(collector, kind) else []
+    before = store.core.nbytes
+    store.remove("name", NORTH)
+    gc.collect()
+    assert all(ref() is None for ref in removed)
+    assert store.core.nbytes < before
+    clock.advance(100)
+    store.readings()
+    assert store.series_count == 0
+
+
+def _is_weak(collector: InMemoryCollector, kind: str) -> bool:
+    try:
+        weakref.ref(KINDS[kind][1](collector, "name", NORTH))
+    except TypeError:
+        return False
+    return True
+
+
+def test_removed_series_are_reported_with_their_last_numbers(clock):
+    """`Store.on_removed` receives each series that is removed or expires, once, with its final aggregate."""
+    store = Store(clock, expire_after=timedelta(seconds=10))
+    collector = InMemoryCollector(store)
+    found = []
+    store.on_removed.append(lambda named, series, final: found.append((named.name, series.tags, final.value)))
+    collector.counter("name", {"never": "recorded"})
+    collector.record_counter("name", 3, NORTH)
+    collector.record_counter("name", 5, SOUTH)
+    store.remove("name", NORTH)
+    store.remove("name", NORTH)
+    clock.advance(100)
+    store.readings()
+    assert found == [("name", NORTH, 3), ("name", SOUTH, 5)]
+
+
 def test_series_do_not_expire_unless_asked_to(collector, clock):
     """Without `expire_after` a series is kept for ever."""
     collector.increment("name", NORTH)
@@ -434,12 +599,8 @@ def test_a_series_that_came_back_is_found_as_fast_as_before(collector, held, tag
         bound.add()
     else:
         collector.increment("name", tags)
-    lookup = collector.store.lookups[MetricType.COUNTER]
-    if tags is None:
-        assert lookup.untagged["name"] is collector.counter("name")
-    else:
-        values_of, known = lookup.tagged["name"][2][len(tags)]
-        assert known[values_of(tags)] is collector.counter("name", tags)
+    series = collector.counter("name", tags)
+    assert collector.store.index("counter").get("name", tags) is series
 
 
 def test_a_bound_counter_whose_name_became_a_gauge_is_refused_quietly(clock):
@@ -471,7 +632,7 @@ def test_a_group_past_the_bound_is_an_error_and_the_others_are_exact(collector):
     number = MAX_WINDOW_GROUPS + 50
     for group in range(number):
         collector.record_counter("name", group + 1, {"a": f"r{group}"})
-    with pytest.raises(InvalidInputError, match="cannot be told apart"):
+    with pytest.raises(InvalidInputError, match="are kept together with those of others"):
         collector.store.summary("name", tags={"a": f"r{number - 1}"})
     for group in (0, 5, MAX_WINDOW_GROUPS - 1):
         assert collector.store.summary("name", tags={"a": f"r{group}"})["total"] == group + 1
@@ -496,7 +657,7 @@ def test_a_removal_lowers_a_sum_and_is_no_record(collector, clock, read):
 
 @pytest.mark.parametrize("read", [False, True])
 def test_other_bounds_show_at_once(collector, read):
-    """Who reads right after other bounds were described sees those, with nothing counted yet."""
+    """A read right after a description has its bounds; they count earlier values if none were exposed."""
     aggregator = InMemoryAggregator(collector.store)
     collector.describe("name", buckets=(1, 2))
     collector.record_histogram("name", 1.5)
@@ -504,7 +665,8 @@ def test_other_bounds_show_at_once(collector, read):
         assert aggregator.get_metrics_by_tag({})[0].metadata["buckets"]["counts"]["2.0"] == 1
     collector.describe("name", buckets=(5, 10))
     (value,) = aggregator.get_metrics_by_tag({})
-    assert value.metadata["buckets"]["counts"] == {"5.0": 0, "10.0": 0, "inf": 0}
+    count = 0 if read else 1
+    assert value.metadata["buckets"]["counts"] == {"5.0": count, "10.0": count, "inf": count}
     assert value.metadata["count"] == 1
 
 
@@ -531,5 +693,5 @@ def test_made_up_tag_names_are_bounded_where_series_expire(clock):
         collector.increment("name", {f"tag{number}": "1"})
         clock.advance(20)
         store.readings()
-    assert len(store._metrics.get("name").shapes) <= 50 + MAX_COLLAPSED + 1
+    assert len(store._metrics.get("name").tag_sets) <= 50 + MAX_COLLAPSED_TAGS + 1
     assert store.summary("name")["total"] == 500

@@ -12,8 +12,10 @@ from datetime import timedelta
 import pytest
 
 from metrics_adapters.in_memory import InMemoryCollector, InMemoryTracker
-from metrics_framework.recording import Store
-from metrics_framework.recording.ledger import parts
+from metrics_framework.clock import ManualClock
+from metrics_framework.errors import InvalidInputError
+from metrics_framework.recording import Budgets, Store
+from metrics_framework.recording.engine import ENGINE
 
 pytestmark = pytest.mark.heavy
 
@@ -106,19 +108,18 @@ def test_two_million_records_of_eight_threads():
         assert {reading.summary[key] for reading in mine} == {value}
     assert {reading.buckets.counts for reading in readings if reading.buckets} == {(0, 2 * each, 0)}
     assert store.recorded == total * 4 + total // 2 + series + 10 * each >= 2_000_000
-    assert store.dropped == 0
 
 
 @pytest.mark.parametrize("interval", [0.005, 1e-5])
 def test_no_read_is_torn(interval):
-    """Of a million reads (20 000 where threads switch all the time) beside two writers, none is torn."""
+    """Of a million reads (fewer in pure Python, or with quick switches) beside two writers, none is torn."""
     store = Store()
     collector = InMemoryCollector(store)
     collector.describe("name", buckets=(0.5, 1.0))
     series = collector.histogram("name")
     series.observe(1.0)
     stop = threading.Event()
-    reads = 1_000_000 if interval == 0.005 else 20_000
+    reads = (1_000_000 if ENGINE == "compiled" else 50_000) if interval == 0.005 else 20_000
     written = [0, 0]
 
     def writer(which: int) -> None:
@@ -129,20 +130,13 @@ def test_no_read_is_torn(interval):
             count += 100
         written[which] = count
 
-    def read() -> tuple[int, int]:
-        trace, buckets = parts(series.state)
-        if trace is None:
-            return 0, 0
-        if not trace.count == trace._sum[0] == buckets.counts[1] == buckets.total[0]:
-            raise AssertionError(trace, buckets)
-        return trace.count, trace.max
-
     def reader() -> None:
         try:
-            question, ask = (lambda _: read()), series.ledger.read
             before = 0
             for number in range(reads):
-                count, _ = ask(question)
+                distribution, counts, total = series.counted()
+                count = distribution.count
+                assert count == distribution.sum == counts[1] == total
                 assert count >= before
                 before = count
                 if number % 1_000 == 0:
@@ -157,7 +151,6 @@ def test_no_read_is_torn(interval):
     with switching(interval):
         together(lambda: writer(0), lambda: writer(1), reader)
     assert store.summary("name")["count"] == sum(written) + 1 > 1
-    assert store.dropped == 0
 
 
 def test_new_series_of_eight_threads():
@@ -264,3 +257,33 @@ def test_gauges_that_go_up_and_down_in_threads():
     assert (summary["last"], summary["count"]) == (0, THREADS * 15_000)
     assert summary["max"] <= 3 * THREADS
     assert summary["min"] >= 0 - 3 * THREADS
+
+
+def test_windows_by_tag_beside_records():
+    """While threads record into many series over many slots, windows by tag stay exact or are refused."""
+    clock = ManualClock()
+    store = Store(clock, budgets=Budgets(recent_bytes=200_000))
+    collector = InMemoryCollector(store)
+    rounds, writers = 3_000, 4
+    busy = threading.Semaphore(0)
+
+    def write() -> None:
+        for number in range(rounds):
+            collector.record_counter("name", 1, {"series": str(number % 50)})
+            if number % 10 == 0:
+                clock.advance(1)
+        busy.release()
+
+    def read() -> None:
+        done = 0
+        while done < writers:
+            with contextlib.suppress(InvalidInputError):
+                summary = store.summary("name", timedelta(minutes=5), {"series": "7"})
+                assert summary["count"] == summary["sum"] <= summary["total"]
+            done += busy.acquire(timeout=0.001)
+
+    with switching():
+        together(*[write] * writers, read)
+    for number in range(50):
+        total = store.summary("name", None, {"series": str(number)})["total"]
+        assert total == writers * rounds / 50

@@ -122,6 +122,26 @@ def test_the_format_is_the_documented_one():
     }
 
 
+def test_failures_are_kept():
+    """They are in the file if there are any; a file without them says that there were none."""
+    for values in ([1.0, 2.0, 3.0], MANY):
+        failed = replace(Distribution.of(values).state, failures=2)
+        content = dump_distributions({"latency": Distribution.of_state(failed)})
+        assert unpacked(content)["distributions"]["latency"]["failures"] == 2
+        read = load_distributions(content)["latency"]
+        assert read.failures == 2
+        assert read.state == failed
+    assert load_distributions(document(GOOD))["latency"].failures == 0
+
+
+def test_integers_beyond_int64_are_read_as_floats():
+    """A file may have larger integers than the engine records."""
+    whole = 2**70 + 12_345
+    plain = {"count": 1, "min": whole, "max": whole, "mean": float(whole), "stddev": 0.0, "sum": [whole, 0.0]}
+    read = load_distributions(document({**plain, "values": [float(whole)]}))["latency"]
+    assert (read.min, read.max, read.sum) == (float(whole),) * 3
+
+
 def test_buckets_are_where_the_documentation_says():
     """Count ``i`` is that of the values in ``(base**(offset+i), base**(offset+i+1)]``, for either sign."""
     values = [0.0] * 3 + MANY + [-value for value in MANY[:200]]
@@ -182,6 +202,8 @@ def test_the_examples_are_good():
         ({**GOOD, "mean": math.nan}, r"\.mean: must be a finite number"),
         ({**GOOD, "stddev": -1}, r"\.stddev: must be 0 or more"),
         ({**GOOD, "stddev": "0"}, r"\.stddev: must be a finite number"),
+        ({**GOOD, "failures": 3}, r"\.failures: is 3, but there are 2 values"),
+        ({**GOOD, "failures": 0.5}, r"\.failures: must be an integer of 0 or more"),
         ({**GOOD, "sum": 3}, r"\.sum: must be a list of two numbers or null"),
         ({**GOOD, "values": [1, 3]}, r"\.values: must be finite numbers from min to max"),
         ({**GOOD, "values": [1] * 129, "count": 129}, r"\.values: must be a list of at most 128"),

@@ -38,7 +38,7 @@ class MinimalCollector:
         self._record(COUNTER, name, not_negative(value), tags)
 
     def record_gauge(self, name, value, tags=None):
-        self._record(GAUGE, name, number(value), tags)
+        self._record(GAUGE, name, int(value) if isinstance(value, bool) else number(value), tags)
 
     def record_histogram(self, name, value, tags=None):
         self._record(HISTOGRAM, name, number(value), tags)

@@ -111,7 +111,7 @@ class OpenTelemetryCollector:
 
     def record_gauge(self, name, value, tags=None):
         attributes = check_tags(tags)
-        check_number(value)
+        check_number(int(value) if isinstance(value, bool) else value)
         self.backend.instrument(MetricType.GAUGE, name).set(value, attributes)
 
     def record_histogram(self, name, value, tags=None):

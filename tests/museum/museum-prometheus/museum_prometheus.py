@@ -132,7 +132,7 @@ class PrometheusCollector:
         self.backend.child(MetricType.COUNTER, name, tags).inc(value)
 
     def record_gauge(self, name, value, tags=None):
-        check_number(value)
+        check_number(int(value) if isinstance(value, bool) else value)
         self.backend.child(MetricType.GAUGE, name, tags).set(value)
 
     def record_histogram(self, name, value, tags=None):

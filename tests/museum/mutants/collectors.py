@@ -50,6 +50,23 @@ class TakesBooleans(InMemoryCollector):
         super().record_counter(name, int(value) if isinstance(value, bool) else value, tags)
 
 
+class GaugeRefusesBooleans(InMemoryCollector):
+    def record_gauge(self, name, value, tags=None):
+        if isinstance(value, bool):
+            raise InvalidInputError(f"{value!r} is not a number")
+        super().record_gauge(name, value, tags)
+
+
+class GaugeInvertsBooleans(InMemoryCollector):
+    def record_gauge(self, name, value, tags=None):
+        super().record_gauge(name, not value if isinstance(value, bool) else value, tags)
+
+
+class TimerTakesBooleans(InMemoryCollector):
+    def record_timer(self, name, duration, unit=MS, tags=None):
+        super().record_timer(name, int(duration) if isinstance(duration, bool) else duration, unit, tags)
+
+
 class ParsesTexts(InMemoryCollector):
     def record_timer(self, name, duration, unit=MS, tags=None):
         super().record_timer(name, float(duration) if isinstance(duration, str) else duration, unit, tags)

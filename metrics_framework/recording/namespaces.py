@@ -1,0 +1,291 @@
+"""Namespaces of names, each name of one kind, and the registry of exposed names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from metrics_framework.errors import InvalidInputError, MetricTypeError, UnknownMetricError, nearest
+from metrics_framework.recording.cardinality import OTHER
+from metrics_framework.recording.engine import Series, SeriesIndex
+from metrics_framework.recording.metric import Kind, Metric, check_milliseconds, check_number
+from metrics_framework.recording.rules import MAX_RULED_NAMES, Rule, Ruled, apply, learn
+from metrics_framework.validation import check_name, plain_tags
+from metrics_framework.values import MetricType, MetricUnit
+
+if TYPE_CHECKING:
+    from metrics_framework.recording.store import StoreState
+
+# -- exposed names ---------------------------------------------------------------------------------------
+
+
+class Named(NamedTuple):
+    """The owner of exposed names: a metric, or one half of an operation.
+
+    Attributes:
+        name: The name as it is recorded.
+        metric_type: The kind of its numbers; the outcomes of an operation are a rate.
+        is_operation: Whether it is the durations or outcomes of an operation.
+    """
+
+    name: str
+    metric_type: MetricType
+    is_operation: bool
+
+    def __str__(self) -> str:
+        return f"operation {self.name!r}" if self.is_operation else repr(self.name)
+
+
+ExposedNames = Callable[[Named, "MetricUnit | None"], Iterable[str]]
+"""Returns all names that a metric takes up in a backend, given the unit of its description."""
+
+
+class NameRegistry:
+    """Registry of exposed names, so that two metrics are never exposed under one name. Thread-safe.
+
+    Args:
+        exposed_names: The backend's rules.
+        forget_unused: Forgets a metric whose only record was refused; returns whether it was one.
+    """
+
+    def __init__(self, exposed_names: ExposedNames, forget_unused: Callable[[Named], bool]) -> None:
+        self.exposed_names = exposed_names
+        self._forget_unused = forget_unused
+        self._owners: dict[str, Named] = {}
+        self._names: dict[Named, frozenset[str]] = {}
+
+    def register(self, named: Named, unit: MetricUnit | None) -> None:
+        """Register the exposed names of a metric; its former names that it no longer needs are free again.
+
+        Raises:
+            InvalidInputError: If another metric has one of them; the message names both.
+        """
+        before, names = self._names.get(named, frozenset()), frozenset(self.exposed_names(named, unit))
+        taken: set[str] = set()
+        # In one order, so that of two threads that want the same names one gets them all.
+        for name in sorted(names - before):
+            while (owner := self._owners.setdefault(name, named)) != named:
+                if not self._forget_unused(owner):
+                    self._free(taken, named)
+                    raise InvalidInputError(
+                        f"{named} would be exposed as {name!r}, which is a name of {owner}: rename one of"
+                        " them; for a name that a library records, use a Rule(…, rename=…)"
+                    )
+                self.release(owner)
+            taken.add(name)
+        self._names[named] = names
+        self._free(before - names, named)
+
+    def release(self, named: Named) -> None:
+        """Free the names of a metric."""
+        self._free(self._names.pop(named, frozenset()), named)
+
+    def owner(self, name: str) -> Named | None:
+        """Return the metric that has an exposed name."""
+        return self._owners.get(name)
+
+    def names(self) -> list[str]:
+        """Return all names that are taken."""
+        return list(self._owners)
+
+    def _free(self, names: Iterable[str], named: Named) -> None:
+        for name in names:
+            if self._owners.get(name) == named:
+                self._owners.pop(name, None)
+
+
+# -- recorded names --------------------------------------------------------------------------------------
+
+
+class Namespace:
+    """The metrics or operations of a store, by name.
+
+    Args:
+        state: Shared with the rest of the store.
+        what: What errors call a name.
+        done: What was not done to an unknown name.
+        kinds: The kinds that a name may be of.
+        rules: Change names and tags before anything is recorded.
+
+    Attributes:
+        indexes: Series by names and tags as they are given, for each kind by its label.
+    """
+
+    def __init__(
+        self,
+        state: StoreState,
+        what: str,
+        done: str,
+        kinds: Iterable[Kind],
+        rules: Sequence[Rule] = (),
+    ) -> None:
+        self._state = state
+        self._what = what
+        self._done = done
+        self._metrics: dict[str, Metric] = {}
+        self._rules = rules
+        self.indexes = {kind.label: SeriesIndex() for kind in kinds}
+
+    def metrics(self) -> list[Metric]:
+        """Return all metrics."""
+        return list(self._metrics.values())
+
+    def get(self, name: str) -> Metric | None:
+        """Return the metric of a name if there is one."""
+        return self._metrics.get(name)
+
+    def known(self, name: str) -> Metric:
+        """Return the metric of a name.
+
+        Raises:
+            UnknownMetricError: If nothing was recorded under it; the message names the nearest.
+        """
+        metric = self._metrics.get(name)
+        if metric is None or not metric.is_known:
+            names = [other.name for other in self.metrics() if other.is_known]
+            raise UnknownMetricError(f"no {self._what} {name!r} was {self._done}.{nearest(name, names)}")
+        return metric
+
+    def find(self, kind: Kind, name: object, tags: object) -> Any:
+        """Return the series of a name and tags, a new one if need be: the slow path of a record.
+
+        Returns:
+            ``None`` if the input was refused and counted.
+
+        Raises:
+            InvalidInputError: If an argument breaks its rule, or the name is of another kind.
+        """
+        return self._state.checked(self._find, kind, name, tags)
+
+    def bind(self, kind: Kind, name: object, tags: object) -> Any:
+        """Return the series of a name and tags for good: the name is known from now on.
+
+        Raises:
+            InvalidInputError: If an argument breaks its rule, or the name is of another kind.
+        """
+        series = self._find(kind, name, tags)
+        if not series.is_null:
+            series.owner.declared = True
+        return series
+
+    def _find(self, kind: Kind, name: object, tags: object) -> Any:
+        given, plain = check_name(name, f"{self._what} name"), plain_tags(tags)
+        ruled = self.ruled(given)
+        index = self.indexes[kind.label]
+        if ruled is None:
+            series = kind.series.null(self._state.core, _Denied(self._state, kind))
+            learn(index, given, plain, series)
+            return series
+        while True:
+            metric = self.metric(kind, ruled.name)
+            series = metric.find_or_make(ruled.keep(plain))
+            if metric.name == ruled.name:  # else each record under a name past the budget is counted
+                learn(index, given, plain, series)
+            if self._metrics.get(metric.name) is metric:
+                return series
+            # Another thread has removed the name meanwhile: records into this series would not be seen.
+            metric.remove(series)
+            index.forget(given)
+
+    def ruled(self, name: str) -> Ruled | None:
+        """Return what the rules make of a name; ``None`` if they deny it."""
+        ruled = apply(self._rules, name)
+        if ruled and (ruled.buckets or ruled.max_series) and len(self._state.ruled) < MAX_RULED_NAMES:
+            self._state.ruled[ruled.name] = ruled
+        return ruled
+
+    def recorded_name(self, name: str) -> str | None:
+        """Return the name that records of ``name`` are kept under; ``None`` if there is none."""
+        ruled = self.ruled(name)
+        names = () if ruled is None else (ruled.name, *(f"{OTHER}{label}" for label in self.indexes))
+        return next((kept for kept in names if kept in self._metrics), None)
+
+    def metric(self, kind: Kind, name: str) -> Metric:
+        """Return the metric of a name, a new one if need be.
+
+        Raises:
+            MetricTypeError: If the name is of another kind.
+            InvalidInputError: If it would be exposed by another's name.
+        """
+        metric = self._metrics.get(name)
+        if metric is None:
+            if not self._state.cardinality.admit_name(len(self._metrics)):
+                name = f"{OTHER}{kind.label}"
+                metric = self._metrics.get(name)
+            metric = metric or self._metrics.setdefault(name, self._new(kind, name))
+        if metric.kind is not kind:
+            if not metric.is_known:  # the record that made it was refused
+                self.remove(name)
+                return self.metric(kind, name)
+            raise MetricTypeError(
+                f"{name!r} is a {metric.kind.label} and cannot be recorded as a {kind.label};"
+                " use another name"
+            )
+        return metric
+
+    def remove(self, name: str, tags: Mapping[str, str] | None = None) -> bool:
+        """Forget a name, or one of its series; a bound instrument that is used again brings it back.
+
+        Returns:
+            Whether there was anything to forget.
+        """
+        metric = self._metrics.get(name)
+        if metric is None:
+            return False
+        if tags is not None:
+            series = metric.find(plain_tags(tags))
+            if series is not None:
+                metric.remove(series)
+            return series is not None
+        self._metrics.pop(name, None)
+        if self._state.registry is not None:
+            self._state.registry.release(metric.named)
+        for series in metric.series():
+            metric.remove(series)
+        self.indexes[metric.kind.label].forget(name)
+        return True
+
+    def register(self, named: Named) -> None:
+        """Register the names that a metric is exposed by.
+
+        Raises:
+            InvalidInputError: If another metric has one of them.
+        """
+        if self._state.registry is not None:
+            self._state.registry.register(named, self._state.describe(named.name).unit)
+
+    def _new(self, kind: Kind, name: str) -> Metric:
+        named = Named(name, kind.metric_type, self._what == "operation")
+        self.register(named)
+        return Metric(self._state, named, kind, lambda: self.metric(kind, name))
+
+
+class _Denied:
+    """The owner of the series of names that a rule denies: their input is checked and not kept.
+
+    Args:
+        state: Shared with the rest of the store.
+        kind: The kind of the numbers.
+    """
+
+    name = "denied"
+
+    def __init__(self, state: StoreState, kind: Kind) -> None:
+        self._state = state
+        self._kind = kind
+
+    def number(self, value: object, signed: bool) -> int | float | None:
+        """Return a number that the engine does not know; ``None`` if it was refused and counted."""
+        return self._state.checked(check_number, self._kind, self.name, value, signed)
+
+    def milliseconds(self, value: object, unit: object) -> float | None:
+        """Return a duration in milliseconds; ``None`` if it was refused and counted."""
+        return self._state.checked(check_milliseconds, self.name, value, unit)
+
+    def error_type(self, error_type: object) -> str | None:
+        """Return an error type; ``None`` if it was refused and counted."""
+        return self._state.checked(check_name, error_type, "error type")
+
+    def readmit(self, series: Series) -> Series:
+        """Return the series: it is always live."""
+        return series

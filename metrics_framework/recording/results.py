@@ -1,0 +1,90 @@
+"""The answers of a store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from metrics_framework.recording.aggregates import Summary
+from metrics_framework.recording.buckets import BucketCounts
+from metrics_framework.recording.engine import Distribution, OutcomeAggregate
+from metrics_framework.recording.windows import Window
+from metrics_framework.values import MetricType
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One failure of an operation, as it was reported."""
+
+    error_type: str
+    metadata: dict[str, Any]
+    timestamp: datetime
+
+
+class RawFailure(NamedTuple):
+    """A failure as it is kept; its `Failure` is made when it is read."""
+
+    error_type: str
+    metadata: dict[str, Any]
+    time_ns: int
+
+
+@dataclass(frozen=True)
+class SeriesReading:
+    """One series since the start, at the moment of reading.
+
+    Attributes:
+        name: The metric's or operation's name.
+        metric_type: The kind of its numbers.
+        tags: The tags of the series.
+        summary: Its summary since the start.
+        distribution: The values of a histogram or timer.
+        buckets: How many of them lie between the bounds of its description, if it has any.
+    """
+
+    name: str
+    metric_type: MetricType
+    tags: dict[str, str]
+    summary: Summary
+    distribution: Distribution | None = None
+    buckets: BucketCounts | None = None
+
+
+class SeriesDistribution(NamedTuple):
+    """The values of one series since the start.
+
+    Attributes:
+        name: The metric's or operation's name.
+        tags: The tags of the series.
+        operation: Whether the name is an operation's.
+        distribution: The values; times are in milliseconds.
+    """
+
+    name: str
+    tags: dict[str, str]
+    operation: bool
+    distribution: Distribution
+
+
+@dataclass(frozen=True)
+class OutcomeReading:
+    """How an operation ended in an interval, for all series together or for some tags."""
+
+    name: str
+    tags: dict[str, str]
+    successes: int
+    failures: dict[str, int]
+    success_rate: float
+    seconds: float
+
+    @property
+    def count(self) -> int:
+        """The number of outcomes."""
+        return self.successes + sum(self.failures.values())
+
+    @classmethod
+    def of(cls, name: str, tags: dict[str, str], window: Window[OutcomeAggregate]) -> OutcomeReading:
+        """Return the outcomes of a window."""
+        outcomes = window.aggregate
+        return cls(name, tags, outcomes.successes, outcomes.failures, outcomes.success_rate, window.seconds)

@@ -1,0 +1,123 @@
+"""Checks of arguments: names, tags, numbers and durations."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping
+from typing import SupportsFloat
+
+from metrics_framework.errors import InvalidInputError
+from metrics_framework.values import MetricUnit, to_milliseconds
+
+
+def plain_tags(tags: object) -> dict[str, str]:
+    """Return tags as a dict of strings, sorted by tag name: the same for the same series in any order.
+
+    Args:
+        tags: Tag to value, or ``None`` for no tags. A value that is not a string is converted by `str`; one
+            of a subclass of `str`, such as an enumeration's member, counts as the characters of the string.
+
+    Raises:
+        InvalidInputError: If ``tags`` is not a mapping, a tag's name is not a non-empty string, or a value
+            cannot be converted.
+    """
+    if tags is None:
+        return {}
+    if not isinstance(tags, Mapping):
+        raise InvalidInputError(
+            f"tags={safe_repr(tags)} is not a mapping of tag to value, like {{'branch': 'main'}}"
+        )
+    plain: dict[str, str] = {}
+    for key, value in tags.items():
+        if not isinstance(key, str) or not key:
+            raise InvalidInputError(f"tag name {safe_repr(key)} is not a non-empty string")
+        try:
+            # Not str(): an enumeration's member is equal to its value, and equal tags are the same series.
+            plain[str.__str__(key)] = str.__str__(value) if isinstance(value, str) else str(value)
+        except Exception as error:
+            raise InvalidInputError(
+                f"the value of tag {safe_repr(key)} cannot be converted to a string: {error!r}"
+            ) from error
+    return dict(sorted(plain.items()))
+
+
+def check_name(name: object, what: str = "metric name") -> str:
+    """Return ``name`` if it is a non-empty string.
+
+    Raises:
+        InvalidInputError: If it is anything else.
+    """
+    if not isinstance(name, str) or not name:
+        raise InvalidInputError(f"{what} {safe_repr(name)} is not a non-empty string")
+    return str.__str__(name)
+
+
+def plain_number(name: str, value: object, *, signed: bool, boolean: bool = False) -> int | float:
+    """Return ``value`` as a finite ``int`` or ``float``, not negative unless ``signed``.
+
+    Integers of any size are numbers as long as a float can hold their magnitude. Objects that behave like
+    numbers (numpy's, `decimal.Decimal`, `fractions.Fraction`) are converted.
+
+    Args:
+        name: The metric's name, for the error.
+        value: The value.
+        signed: Whether it may be negative.
+        boolean: Whether ``True`` and ``False`` are the numbers 1 and 0.
+
+    Raises:
+        InvalidInputError: If it is anything else.
+    """
+    number = int(value) if boolean and isinstance(value, bool) else _converted(value)
+    if number is None:
+        raise InvalidInputError(f"{name!r} cannot record {safe_repr(value)}: pass an int or a float")
+    try:
+        finite = math.isfinite(number)
+    except OverflowError:
+        finite = False
+    if not finite:
+        raise InvalidInputError(f"{name!r} cannot record {safe_repr(value)}: pass a finite number")
+    if number < 0 and not signed:
+        raise InvalidInputError(
+            f"{name!r} cannot record {safe_repr(value)}: it only grows; pass zero or more"
+        )
+    return number
+
+
+def milliseconds(name: str, duration: int | float, unit: MetricUnit) -> float:
+    """Convert a finite duration to milliseconds.
+
+    Raises:
+        InvalidInputError: If the unit does not measure time, or the result is beyond the largest float.
+    """
+    result = to_milliseconds(duration, unit)
+    if not math.isfinite(result):
+        raise InvalidInputError(f"{name!r} cannot record {duration!r} {unit.value}: pass a shorter duration")
+    return result
+
+
+def safe_repr(value: object) -> str:
+    """Return ``repr(value)`` for a message, or the name of its type if `repr` raises."""
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001 - an integer of thousands of digits, or an error of the object
+        return f"<{type(value).__name__}>"
+
+
+def _converted(value: object) -> int | float | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        pass
+    if isinstance(value, SupportsFloat):
+        try:
+            return float(value)
+        except (TypeError, ValueError, OverflowError):
+            return None
+    return None

@@ -1,0 +1,181 @@
+"""Counts between explicit bounds, their defaults, and their checks."""
+
+from __future__ import annotations
+
+import math
+import re
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metrics_adapters.in_memory import InMemoryCollector
+from metrics_framework.clock import ManualClock
+from metrics_framework.errors import InvalidInputError
+from metrics_framework.recording import Store
+from metrics_framework.recording.buckets import BucketCounts, check_bounds, default_bounds, seconds_as
+from metrics_framework.values import MetricUnit
+
+# Few numbers on purpose: values meet bounds exactly again and again.
+BOUNDS = st.sets(st.integers(-5, 5).map(float) | st.floats(-10, 10), min_size=1, max_size=6).map(
+    lambda drawn: tuple(sorted(drawn))
+)
+VALUES = st.integers(-6, 6) | st.floats(-12, 12)
+
+
+def counted(bounds, values) -> BucketCounts:
+    """Return the counts of some values that are recorded."""
+    collector = InMemoryCollector(Store(ManualClock()))
+    collector.describe("name", buckets=bounds)
+    for value in values:
+        collector.record_histogram("name", value)
+    (reading,) = collector.store.readings()
+    return reading.buckets
+
+
+@given(BOUNDS, st.lists(VALUES, min_size=1, max_size=60))
+def test_each_value_is_in_the_bucket_that_encloses_it(bounds, values):
+    """Each value is counted in the one bucket whose bounds enclose it; a bound belongs to the lower one."""
+    buckets = counted(bounds, values)
+    edges = (-math.inf, *bounds, math.inf)
+    assert buckets.counts == tuple(
+        sum(low < value <= high for value in values) for low, high in pairwise(edges)
+    )
+    assert buckets.bounds == bounds
+    assert buckets.total == pytest.approx(math.fsum(values), rel=1e-9, abs=1e-9)
+    assert list(buckets.cumulated()) == [*bounds, math.inf]
+    assert buckets.cumulated() == {
+        bound: sum(value <= bound for value in values) for bound in (*bounds, math.inf)
+    }
+
+
+def test_a_bound_belongs_to_the_bucket_below():
+    """A value on a bound is counted up to it, the next float above is not."""
+    assert counted((1.0, 2.0), [1, 1.0, math.nextafter(1.0, 2), 2.0, 2.5]).counts == (2, 2, 1)
+
+
+def test_counts_that_were_read_stay_as_they_were():
+    """A reading does not change when more values arrive."""
+    collector = InMemoryCollector(Store(ManualClock()))
+    collector.describe("name", buckets=[1.0])
+    for value in (0.5, 3):
+        collector.record_histogram("name", value)
+    (before,) = collector.store.readings()
+    collector.record_histogram("name", 0.5)
+    assert before.buckets == BucketCounts((1.0,), (1, 1), 3.5)
+
+
+def test_counts_of_no_values_are_zero():
+    """Empty counts have every bound and infinity."""
+    assert BucketCounts.empty((1.0, 2.0)).cumulated() == {1.0: 0, 2.0: 0, math.inf: 0}
+
+
+@given(st.lists(st.integers(0, 10**15), min_size=1))
+def test_the_total_of_integers_is_exact(values):
+    """The sum beside the counts keeps integers exact."""
+    assert counted((5.0,), values).total == sum(values)
+
+
+# -- defaults ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("unit", "name", "first", "last", "number"),
+    [
+        (MetricUnit.SECONDS, "", 0.0005, 1_800, 18),
+        (MetricUnit.MILLISECONDS, "", 0.5, 1_800_000, 18),
+        (MetricUnit.MICROSECONDS, "", 500, 1_800_000_000, 18),
+        (MetricUnit.BYTES, "", 64, 2**30, 13),
+        (MetricUnit.KILOBYTES, "", 0.064, 2**30 / 1_000, 13),
+        (MetricUnit.MEGABYTES, "", 0.000_064, 2**30 / 1_000_000, 13),
+        (MetricUnit.COUNT, "", 0.001, 1_000_000, 19),
+        (MetricUnit.COUNT, "latency_ms", 0.001, 1_000_000, 19),
+        (None, "", 0.001, 1_000_000, 19),
+        (None, "seconds", 0.001, 1_000_000, 19),
+        (None, "request_seconds", 0.0005, 1_800, 18),
+        (None, "request.MS", 0.5, 1_800_000, 18),
+        (None, "payload.bytes", 64, 2**30, 13),
+        (None, "payload_bytes_total", 0.001, 1_000_000, 19),
+    ],
+)
+def test_default_bounds_are_chosen_by_unit(unit, name, first, last, number):
+    """Times, sizes and other numbers have bounds of their own; a name's ending stands in for the unit."""
+    bounds = default_bounds(unit, name)
+    assert (bounds[0], bounds[-1], len(bounds)) == (first, last, number)
+    assert check_bounds(bounds) == bounds
+
+
+def test_a_store_counts_by_default_bounds_of_the_unit():
+    """With `default_buckets="by_unit"` each histogram and timer has the bounds of its unit, unless described."""
+    store = Store(ManualClock(), default_buckets="by_unit")
+    collector = InMemoryCollector(store)
+    collector.describe("own", buckets=[7])
+    collector.record_histogram("payload.bytes", 300)
+    collector.record_timer("latency", 300.0)
+    collector.record_histogram("own", 300)
+    collector.increment("counter")
+    store.find_timing("operation").observe(300.0)
+    readings = {each.name: each.buckets for each in (*store.readings(), *store.timing_readings())}
+    assert readings["counter"] is None
+    assert readings["own"].bounds == (7.0,)
+    assert readings["payload.bytes"].bounds == default_bounds(MetricUnit.BYTES)
+    for name in ("latency", "operation"):
+        assert readings[name].bounds == default_bounds(MetricUnit.MILLISECONDS)
+        assert readings[name].cumulated()[250.0] == 0
+        assert readings[name].cumulated()[500.0] == 1
+    assert store.default_buckets == "by_unit"
+
+
+def test_seconds_are_converted_in_decimal():
+    """0.0333 s is 33.3 ms, not the product of floats."""
+    assert seconds_as(MetricUnit.MILLISECONDS, (0.0333, 1)) == (33.3, 1_000.0)
+    assert seconds_as(None, (0.0333,)) == seconds_as(MetricUnit.BYTES, (0.0333,)) == (0.0333,)
+
+
+# -- checks ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bounds", "plain"),
+    [
+        ((0.1, 0.5, 1), (0.1, 0.5, 1.0)),
+        ([1, 2, math.inf], (1.0, 2.0)),
+        (range(3), (0.0, 1.0, 2.0)),
+        ((-1, 0, 1), (-1.0, 0.0, 1.0)),
+        ([5], (5.0,)),
+    ],
+)
+def test_bounds_become_floats_without_infinity(bounds, plain):
+    """Any ascending finite numbers are bounds; a last infinity is implied and left out."""
+    checked = check_bounds(bounds)
+    assert checked == plain
+    assert all(type(bound) is float for bound in checked)
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        [],
+        (),
+        [math.inf],
+        [1, 1],
+        [2, 1],
+        [1, math.nan],
+        [math.nan],
+        [-math.inf, 1],
+        [1, math.inf, 2],
+        [1, math.inf, math.inf],
+        [1, 10**400],
+        ["a", "b"],
+        [None],
+        [1, (2,)],
+        5,
+        None,
+    ],
+    ids=lambda bounds: str(bounds)[:20],
+)
+def test_what_is_no_ascending_row_of_numbers_is_refused(bounds):
+    """The error quotes what was passed."""
+    with pytest.raises(InvalidInputError, match=re.escape(f"buckets={bounds!r} ")):
+        check_bounds(bounds)

@@ -1,0 +1,202 @@
+"""Faults that only code in C can have: memory that is at its end, leaks, subinterpreters, hostile input."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.metrics_framework.recording import debug_core
+from tests.metrics_framework.recording.debug_core import ROOT, debug_library, new_series
+from tests.metrics_framework.recording.hostile import Hostile
+
+
+def compiled() -> Any:
+    """Return the compiled engine, or skip where there is none."""
+    return pytest.importorskip("metrics_framework.recording._core", exc_type=ImportError)
+
+
+class Scene:
+    """A core with a series of each kind, an index and the objects that record by name."""
+
+    def __init__(self, core: Any) -> None:
+        self.core = core
+        self.home = core.Core()
+        self.home.allows_recent = True
+        kept = lambda slot: slot.commit(slot.windows, slot.peek()[1][-1:], len(slot.peek()[1]))  # noqa: E731
+        kinds = ("Counter", "Gauge", "Histogram", "Timer", "Outcome")
+        self.series = [new_series(core, self.home, kind, kept) for kind in kinds]
+        self.counts = [0] * len(self.series)
+        self.indexes = {
+            kind: core.SeriesIndex() for kind in ("counter", "gauge", "histogram", "timer", "outcome")
+        }
+        for (kind, index), series in zip(self.indexes.items(), self.series, strict=True):
+            index.learn(kind, {}, series)
+            index.learn(kind, {"alias": "yes"}, series)
+        self.recorder = core.Recorder(self.home, self)
+        self.operations = core.OperationRecorder(
+            self.home, self.indexes["timer"], self.indexes["outcome"], self
+        )
+
+    def index(self, kind: str) -> Any:
+        """Return the index of a kind."""
+        return self.indexes[kind]
+
+    def find(self, kind: str, name: object, tags: object) -> Any:
+        """Refuse what is not known."""
+
+    find_step = find_timing = find_outcomes = find
+
+    def steps(self, number: int) -> list[tuple[int | None, Callable[[], object]]]:
+        """Return calls, each with the place of the series that it records one record into."""
+        counter, gauge, histogram, timer, outcome = self.series
+        return [
+            (0, lambda: counter.add(number)),
+            (0, lambda: self.recorder.record_counter("counter", 1, {"alias": "yes"})),
+            (1, lambda: gauge.set(-number / 3)),
+            (1, lambda: gauge.increment()),
+            (2, lambda: histogram.observe(1.7**number * (-1) ** number)),
+            (2, lambda: self.recorder.record_histogram("histogram", number)),
+            (3, lambda: timer.elapse(float(number), success=False)),
+            (4, lambda: outcome.finish(f"Error{number}")),
+            (None, lambda: (one := histogram.state()) and one.merge(one).quantiles(0.5, 0.99)),
+            (None, lambda: histogram.slot.peek()),
+            (None, lambda: histogram.slot.count_by((float(number), 1e9), seed=True)),
+            (None, lambda: histogram.counted()),
+            (None, lambda: self.core.read_values([counter, gauge])),
+            (None, lambda: self.core.read_versions(self.series)),
+        ]
+
+    def run(self, number: int, fail: Callable[[], None]) -> int:
+        """Take all steps; return how many of them found no memory. Each one may meet a failing allocation."""
+        failures = 0
+        for place, step in self.steps(number):
+            fail()
+            try:
+                step()
+            except MemoryError:
+                failures += 1
+            else:
+                if place is not None:
+                    self.counts[place] += 1
+        return failures
+
+
+@pytest.mark.heavy
+def test_a_record_that_finds_no_memory_counts_nothing_and_harms_nothing() -> None:
+    """Each allocation fails in turn: that call raises MemoryError, and all totals are those of the others."""
+    core = debug_core.load(debug_library())
+    scene, failures = Scene(core), 0
+    for number in range(1, 160):
+        for allocation in range(4):
+            failures += scene.run(number, lambda allocation=allocation: core.debug_fail_after(allocation))  # type: ignore[misc]
+        core.debug_fail_after(-1)
+        assert [series.state().records if series.state() else 0 for series in scene.series] == scene.counts
+    assert failures > 100
+    assert scene.home.records == sum(scene.counts)
+
+
+def test_a_store_that_is_dropped_gives_all_of_its_memory_back() -> None:
+    """Neither blocks nor objects remain of cores, series, indexes, logs and aggregates in cycles."""
+    core = compiled()
+
+    def once() -> None:
+        scene = Scene(core)
+        log = scene.home.subscribe(10)
+        for number in range(30):
+            scene.run(number, lambda: None)
+        scene.home.publish_recent = scene.find  # a cycle through the core
+        scene.series[0].tag_set.remove(scene.series[0])
+        log.drain()
+        scene.home.reset()
+
+    def blocks() -> int:
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    for _ in range(200):  # the interpreter fills caches of its own at first
+        once()
+    before = blocks()
+    for _ in range(200):
+        once()
+    assert blocks() - before < 100
+
+
+def test_hostile_input_neither_crashes_nor_corrupts(soak: Callable[[int], int]) -> None:
+    """Keys whose comparison records, odd numbers, clocks that jump, publishers that raise: all invariants hold."""
+    for seed in range(4):
+        Hostile(compiled(), seed).run(soak(30_000))
+
+
+@pytest.mark.soak
+def test_hostile_input_for_long(soak: Callable[[int], int]) -> None:
+    """The same with many more steps and other seeds."""
+    for seed in range(100, 120):
+        Hostile(compiled(), seed).run(soak(200_000))
+
+
+@pytest.mark.soak
+def test_hostile_input_while_allocations_fail(soak: Callable[[int], int]) -> None:
+    """The same where allocations fail at random."""
+    core = debug_core.load(debug_library())
+    try:
+        for seed in range(200, 210):
+            Hostile(core, seed, fails=True).run(soak(100_000))
+    finally:
+        core.debug_fail_after(-1)
+
+
+IN_SUBINTERPRETER = """
+from metrics_framework import MetricsSystem
+from metrics_framework.recording import engine
+with MetricsSystem() as metrics:
+    metrics.collector.increment("records", {"engine": engine.ENGINE})
+    assert metrics.collector.store.summary("records")["total"] == 1
+"""
+
+RUN_IN_SUBINTERPRETERS = """
+import sys
+if sys.version_info >= (3, 13):
+    import _interpreters as interpreters
+    made = [interpreters.create("legacy"), interpreters.create("isolated")]
+else:
+    import _xxsubinterpreters as interpreters
+    made = [interpreters.create(isolated=False)]
+from metrics_framework import MetricsSystem
+metrics = MetricsSystem()
+metrics.collector.increment("here")
+for interpreter in made:
+    failed = interpreters.run_string(interpreter, {code!r})
+    assert failed is None, failed
+    interpreters.destroy(interpreter)
+metrics.collector.increment("here")
+print(metrics.collector.store.summary("here")["total"])
+"""
+
+
+@pytest.mark.heavy
+def test_subinterpreters_record_on_their_own() -> None:
+    """A subinterpreter records with an engine that it can load; the main one is untouched when it ends."""
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(RUN_IN_SUBINTERPRETERS).format(code=IN_SUBINTERPRETER)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.stdout.strip(), run.returncode) == ("2", 0), run.stderr
+
+
+def test_a_module_can_be_loaded_twice() -> None:
+    """Two copies of the module share no state: a series of one is refused by the other."""
+    one, other = compiled(), debug_core.load(debug_library())
+    series = new_series(one, one.Core(), "Counter")
+    with pytest.raises(TypeError, match="is not a Series"):
+        other.read_versions([series])
+    assert importlib.import_module("metrics_framework.recording._core") is one

@@ -1,0 +1,562 @@
+"""Interruptions of the pure-Python engine at every bytecode: exceptions, re-entrant calls, other threads.
+
+A signal handler, a garbage collection callback or ``__del__`` runs between two bytecodes of any code. These
+tests do the same with a trace function: at one bytecode of the engine they raise an exception, or record and
+read. They do so at a sample of all bytecodes, the thorough versions at more of them. With
+``METRICS_FRAMEWORK_EVERY_BYTECODE=1`` the thorough versions try every single one, which takes an hour.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from metrics_framework.recording import _pure
+
+PACKAGE = str(Path(_pure.__file__).parent)
+SECOND = 1_000_000_000
+MAX_BYTECODES = 100_000
+"""More bytecodes than any block of these tests has."""
+
+
+class Interrupted(BaseException):
+    """Raised in the middle of the engine."""
+
+
+class Interruption:
+    """Calls functions at some bytecodes of the engine: one after another, each once.
+
+    Args:
+        plan: How many bytecodes after the one before it each function is called. While a function runs,
+            bytecodes are not counted.
+
+    Attributes:
+        places: Where the functions were called.
+    """
+
+    def __init__(self, *plan: tuple[int, Callable[[], None]]) -> None:
+        self._plan = list(plan)
+        self._left = plan[0][0]
+        self.places: list[str] = []
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all functions were called."""
+        return not self._plan
+
+    def __enter__(self) -> Interruption:
+        self._before = sys.gettrace()
+        sys.settrace(self._on_call)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(self._before)
+
+    def _on_call(self, frame: FrameType, event: str, _: Any) -> Any:
+        if not self._plan or not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        return self._on_event
+
+    def _on_event(self, frame: FrameType, event: str, _: Any) -> Any:
+        if event == "opcode" and self._plan:
+            self._left -= 1
+            if self._left <= 0:
+                code = frame.f_code
+                self.places.append(f"{Path(code.co_filename).name}:{frame.f_lineno} {code.co_name}")
+                _, act = self._plan.pop(0)
+                plan, self._plan = self._plan, []
+                self._left = plan[0][0] if plan else 0
+                try:
+                    act()
+                finally:
+                    self._plan = plan
+        return self._on_event
+
+
+def interrupt(*_: object) -> None:
+    """Raise what a signal handler may raise."""
+    raise Interrupted
+
+
+class Metric:
+    """An owner that readmits every series and admits every error type."""
+
+    name = "metric"
+
+    def readmit(self, series: Any) -> Any:
+        """Return the series itself, live again."""
+        return series.tag_set.add(series)
+
+    def error_type(self, error_type: str) -> str:
+        """Return the error type."""
+        return error_type
+
+
+class Bench:
+    """Two series of one slot; record number ``i`` is worth ``2**i``, so that a sum tells which are in it.
+
+    Attributes:
+        made: The numbers of the records that returned.
+        interrupted: The numbers of those that raised.
+        is_known: Whether the removed part of the records is known, as no removal was interrupted.
+    """
+
+    series_class: Any
+    slot_kind: str
+    law = "latest"
+
+    def __init__(self) -> None:
+        self.time_ns = 100 * SECOND
+        self.core = _pure.Core(lambda: self.time_ns)
+        self.core.allows_recent = True
+        self.core.publish_recent = lambda series: self.publish(series.recent or self.slot)
+        self.slot = _pure.Slot(self.core, self.slot_kind, self.publish, windows=())
+        self.slot.law = self.law
+        self.tag_set = _pure.TagSet(Metric(), ("one",))
+        self.many = [self.tag_set.add(self.series_class(self.tag_set, (one,), self.slot)) for one in "ab"]
+        self.next = 0
+        self.made: set[int] = set()
+        self.interrupted: set[int] = set()
+        self.removed: list[Any] = []
+        self.is_known = True
+        self.prepare()
+        self.log = self.core.subscribe(1_000)
+        self.logged: list[Any] = []
+        for _ in range(3):  # among others, a recent slot for each series, and pending records
+            self.record()
+            self.record()
+            self.time_ns += 16 * SECOND
+        self.time_ns -= 16 * SECOND
+        self.read()
+        for _ in range(3):
+            self.record()
+
+    def prepare(self) -> None:
+        """Prepare the slot."""
+
+    def publish(self, slot: Any) -> None:
+        """Move closed slots into the windows."""
+        while True:
+            windows, closed, _ = slot.peek()
+            if not closed or slot.commit(windows, (*(windows or ()), *closed), len(closed)):
+                return
+
+    def record(self) -> None:
+        """Make the next record."""
+        number = self.next
+        self.next += 1
+        try:
+            self.put(self.many[number % 2], number)
+        except Interrupted:
+            self.interrupted.add(number)
+            raise
+        self.made.add(number)
+
+    def put(self, series: Any, number: int) -> None:
+        """Make a record."""
+        raise NotImplementedError
+
+    def read(self) -> None:
+        """Read everything."""
+        made = len(self.made)
+        for series in self.many:
+            series.state()
+        self.slot.peek()
+        assert self.core.records >= made
+
+    def remove(self) -> None:
+        """Remove one of the series."""
+        try:
+            self.removed.append(self.tag_set.remove(self.many[1]))
+        except Interrupted:
+            self.is_known = False
+            raise
+
+    def numbers_in(self, aggregate: Any) -> set[int]:
+        """Return the numbers of the records of an aggregate."""
+        raise NotImplementedError
+
+    def check(self, where: object) -> None:
+        """Check that each record that returned is counted once, in every place where it can be read."""
+        windows, closed, opened = self.slot.peek()
+        in_slots = [aggregate for _, aggregate in (*windows, *closed, *([opened] if opened else []))]
+        in_series = [state for series in self.many if (state := series.state()) is not None]
+        counted = self.core.records
+        self.logged += self.log.drain()[1]
+        found = self.found(in_slots, in_series, where)
+        assert self.made <= found <= self.made | self.interrupted, where
+        assert counted == len(found), where
+        assert len(self.logged) == len(found), where
+        assert [entry[2] for entry in self.logged if entry[0] is self.many[0]] == list(
+            range(1, len([number for number in found if number % 2 == 0]) + 1)
+        ), where
+        for series in self.many:
+            if series.recent is not None:
+                windows, closed, opened = series.recent.peek()
+                parts = [
+                    aggregate for _, aggregate in (*(windows or ()), *closed, *([opened] if opened else []))
+                ]
+                assert sum(part.records for part in parts) <= series.state().records, where
+        assert self.core.settle().links == (), where
+
+    def found(self, in_slots: list[Any], in_series: list[Any], where: object) -> set[int]:
+        """Return the numbers of the records that are there, from slots and series."""
+        found: set[int] = set()
+        for aggregate in in_slots:
+            numbers = self.numbers_in(aggregate)
+            assert aggregate.records == len(numbers), where
+            assert not numbers & found, where
+            found |= numbers
+        removed = [aggregate for aggregate in self.removed if aggregate is not None]
+        apart: set[int] = set()
+        for aggregate in (*in_series, *removed):
+            numbers = self.numbers_in(aggregate)
+            assert not numbers & apart, where
+            apart |= numbers
+        assert apart <= found, where
+        if self.is_known:
+            assert apart == found, where
+        return found
+
+
+def bits(mask: int) -> set[int]:
+    """Return which powers of two make up a number."""
+    return {bit for bit in range(mask.bit_length()) if mask >> bit & 1}
+
+
+class Counters(Bench):
+    """Counters."""
+
+    series_class = _pure.CounterSeries
+    slot_kind = "counter"
+
+    def put(self, series: Any, number: int) -> None:
+        """Add a power of two."""
+        series.add(2**number)
+
+    def numbers_in(self, aggregate: Any) -> set[int]:
+        """Return the powers of two in a total."""
+        return bits(aggregate.value)
+
+
+class Histograms(Bench):
+    """Histograms whose values are counted by a bound as well."""
+
+    series_class = _pure.HistogramSeries
+    slot_kind = "distribution"
+    bound = 4.0
+
+    def prepare(self) -> None:
+        """Count by a bound."""
+        self.slot.count_by((self.bound,), seed=True)
+
+    def put(self, series: Any, number: int) -> None:
+        """Observe a power of two."""
+        series.observe(2**number)
+
+    def numbers_in(self, aggregate: Any) -> set[int]:
+        """Return the powers of two in a sum."""
+        return bits(aggregate.sum)
+
+    def check(self, where: object) -> None:
+        """Check the counts by bounds, too."""
+        super().check(where)
+        for series in self.many:
+            counted = series.counted()
+            if counted is not None:
+                distribution, (below, above), total = counted
+                assert (below + above, total) == (distribution.count, distribution.sum), where
+                assert below == sum(2**number <= self.bound for number in bits(total)), where
+
+
+class Timers(Bench):
+    """Timers, which count every second duration as a failure."""
+
+    series_class = _pure.TimerSeries
+    slot_kind = "distribution"
+
+    def put(self, series: Any, number: int) -> None:
+        """Record a power of two."""
+        series.elapse(2.0**number, number % 4 < 2)
+
+    def numbers_in(self, aggregate: Any) -> set[int]:
+        """Return the powers of two in a sum."""
+        numbers = bits(int(aggregate.sum))
+        assert aggregate.failures == sum(number % 4 >= 2 for number in numbers)
+        return numbers
+
+
+class Gauges(Bench):
+    """Gauges that are incremented; the whole is their sum."""
+
+    series_class = _pure.GaugeSeries
+    slot_kind = "gauge"
+    law = "sum"
+
+    def put(self, series: Any, number: int) -> None:
+        """Add a power of two."""
+        series.increment(2**number)
+
+    def numbers_in(self, aggregate: Any) -> set[int]:
+        """Return the powers of two in the last value."""
+        return bits(aggregate.last)
+
+    def found(self, in_slots: list[Any], in_series: list[Any], where: object) -> set[int]:
+        """Return the numbers of the records, of which slots of gauges show the sum of the series."""
+        present: set[int] = set()
+        for state in in_series:
+            assert not self.numbers_in(state) & present, where
+            present |= self.numbers_in(state)
+        removed = [self.numbers_in(aggregate) for aggregate in self.removed if aggregate is not None]
+        whole = in_slots[-1].last
+        if self.is_known:
+            assert bits(whole) == present, where
+            found = present.union(*removed)
+        else:
+            found = self.made | self.interrupted
+        records = sum(aggregate.records for aggregate in in_slots)
+        if not self.is_known and records < len(found):
+            found -= self.interrupted
+        assert records == len(found), where
+        return found
+
+
+class Outcomes(Bench):
+    """Outcomes, each with an error type of its own."""
+
+    series_class = _pure.OutcomeSeries
+    slot_kind = "outcome"
+
+    def put(self, series: Any, number: int) -> None:
+        """Finish with an error."""
+        series.finish(f"error {number}")
+
+    def numbers_in(self, aggregate: Any) -> set[int]:
+        """Return the numbers of the errors."""
+        assert set(aggregate.endings.values()) <= {1}
+        return {int(ending.split()[1]) for ending in aggregate.endings}
+
+
+BENCHES = [Counters, Histograms, Timers, Gauges, Outcomes]
+all_benches = pytest.mark.parametrize("bench_class", BENCHES)
+EVERY = 1 if os.environ.get("METRICS_FRAMEWORK_EVERY_BYTECODE") == "1" else 7
+thoroughly = pytest.mark.parametrize(
+    "step",
+    [301, pytest.param(EVERY, marks=[pytest.mark.heavy, pytest.mark.timeout(7_200)])],
+    ids=["sample", "thorough"],
+)
+"""At which bytecodes to interrupt: every 301st one, or every 7th; every single one on demand."""
+
+
+def record_flushing(bench: Bench) -> None:
+    """Make a record that flushes, because there are many."""
+    bench.record()
+
+
+def record_closing(bench: Bench) -> None:
+    """Make a record that flushes and publishes, because it closes the slot and a recent slot."""
+    bench.time_ns += 17 * SECOND
+    bench.record()
+
+
+def read(bench: Bench) -> None:
+    """Read everything."""
+    bench.read()
+
+
+def remove(bench: Bench) -> None:
+    """Remove a series."""
+    bench.remove()
+
+
+def change(bench: Bench) -> None:
+    """Change how values are counted, and drop the recent slot."""
+    bench.slot.count_by(bench.slot.bounds, seed=True)
+    bench.many[0].drop_recent()
+    other = bench.core.subscribe(10)
+    other.drain()
+    bench.core.unsubscribe(other)
+
+
+BLOCKS = [record_flushing, record_closing, read, remove, change]
+all_blocks = pytest.mark.parametrize("block", BLOCKS)
+
+
+@pytest.fixture(autouse=True)
+def flush_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flush at the fourth pending record, so that three of them wait when a block begins."""
+    monkeypatch.setattr(_pure, "MAX_PENDING_RECORDS", 4)
+
+
+def trials(bench_class: type[Bench], step: int, first: int = 1) -> Iterator[tuple[Bench, int]]:
+    """Yield a bench and the number of a bytecode, until the test sends that there are no more."""
+    for number in range(first, MAX_BYTECODES, step):
+        yield bench_class(), number
+    raise AssertionError("the block never ends")
+
+
+def check_and_go_on(bench: Bench, where: object) -> None:
+    """Check everything, record into both series, and check again."""
+    bench.check(where)
+    bench.record()
+    bench.record()
+    bench.time_ns += SECOND
+    bench.record()
+    bench.record()
+    bench.check(where)
+    assert bench.tag_set.series() in (bench.many, bench.many[::-1]), where
+
+
+@thoroughly
+@all_blocks
+@all_benches
+def test_an_exception_at_any_bytecode_costs_the_interrupted_record_at_most(bench_class, block, step):
+    """Whatever raises wherever: only the interrupted record may be missing, and all goes on."""
+    for bench, number in trials(bench_class, step):
+        interruption = Interruption((number, interrupt))
+        with contextlib.suppress(Interrupted), interruption:
+            block(bench)
+        check_and_go_on(bench, interruption.places)
+        if not interruption.is_done:
+            assert number > 50
+            return
+
+
+SECOND_BYTECODES = [1, 10, 100, 1_000]
+
+
+@thoroughly
+@pytest.mark.parametrize("block", [record_flushing, record_closing, read, remove])
+@all_benches
+def test_two_exceptions_in_a_row_cost_no_more(bench_class, block, step):
+    """The next call is interrupted as well, soon or late: nothing is lost but interrupted records."""
+    for soon in SECOND_BYTECODES:
+        for bench, number in trials(bench_class, 2 * step - 1, first=1 + soon % 7):
+            interruption = Interruption((number, interrupt), (soon, interrupt))
+            with interruption:
+                for again in (block, Bench.read, Bench.record, Bench.read):
+                    with contextlib.suppress(Interrupted):
+                        again(bench)
+                    if not interruption.places:
+                        break
+            check_and_go_on(bench, interruption.places)
+            if not interruption.places:
+                break
+
+
+def record_and_read(bench: Bench) -> None:
+    """Record and read, as a signal handler may."""
+    for _ in range(5):
+        bench.record()
+    bench.read()
+
+
+def record_and_raise(bench: Bench) -> None:
+    """Record, and raise in the end."""
+    bench.record()
+    bench.read()
+    raise Interrupted
+
+
+def record_elsewhere(bench: Bench) -> None:
+    """Record and read in another thread, which waits for nothing."""
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for _ in range(5):
+                bench.record()
+            bench.read()
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            errors.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive(), "it waits for something"
+    if errors:
+        raise errors[0]
+
+
+def remove_and_record(bench: Bench) -> None:
+    """Remove a series, which the next record brings back."""
+    bench.remove()
+    bench.record()
+    bench.record()
+
+
+@thoroughly
+@pytest.mark.parametrize("act", [record_and_read, record_and_raise, record_elsewhere, remove_and_record])
+@pytest.mark.parametrize("block", [record_closing, read, remove])
+@all_benches
+def test_calls_at_any_bytecode_are_counted_once(bench_class, block, act, step):
+    """Records, reads and removals in the middle of others are all counted, once."""
+    for bench, number in trials(bench_class, 3 * step - 2):
+        underway = bench.next
+
+        def inside(bench: Bench = bench, underway: int = underway) -> None:
+            # The interrupted record may be there already, or not yet.
+            bench.interrupted.add(underway) if block is record_closing else None
+            act(bench)
+
+        interruption = Interruption((number, inside))
+        with contextlib.suppress(Interrupted), interruption:
+            block(bench)
+        bench.interrupted -= bench.made
+        check_and_go_on(bench, interruption.places)
+        if not interruption.is_done:
+            return
+
+
+@thoroughly
+def test_a_reset_at_any_bytecode_is_whole_or_not_at_all(step):
+    """An interrupted reset has happened, or it has not."""
+    for bench, number in trials(Counters, step):
+        before = len(bench.made)
+        interruption = Interruption((number, interrupt))
+        with contextlib.suppress(Interrupted), interruption:
+            bench.core.reset()
+        states = [series.state() for series in bench.many]
+        records = sum(0 if state is None else state.records for state in states)
+        assert bench.core.records == records, interruption.places
+        assert records in (0, before), interruption.places
+        bench.many[0].add(1)
+        assert bench.core.records == records + 1, interruption.places
+        if not interruption.is_done:
+            return
+
+
+@thoroughly
+def test_both_halves_of_an_operation_are_there_or_none(step):
+    """An interrupted operation has a duration and an outcome, or neither."""
+    for number in range(1, MAX_BYTECODES, step):
+        core = _pure.Core(lambda: 100 * SECOND)
+        timings, outcomes = _pure.SeriesIndex(), _pure.SeriesIndex()
+        states = []
+        for index, series_class, kind in (
+            (timings, _pure.TimerSeries, "distribution"),
+            (outcomes, _pure.OutcomeSeries, "outcome"),
+        ):
+            tag_set = _pure.TagSet(Metric(), ())
+            series = tag_set.add(series_class(tag_set, (), _pure.Slot(core, kind, lambda slot: None)))
+            index.learn("operation", {}, series)
+            states.append(series.state)
+        operations = _pure.OperationRecorder(core, timings, outcomes, None)
+        operations.record("operation", None, 1, None)
+        interruption = Interruption((number, interrupt))
+        with contextlib.suppress(Interrupted), interruption:
+            operations.record("operation", None, 1, "ValueError")
+        first, second = (state().records for state in states)
+        assert first == second == core.records / 2, interruption.places
+        if not interruption.is_done:
+            return

@@ -1,0 +1,290 @@
+"""What names a series, and the input that is refused before it reaches one."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import UserDict
+from decimal import Decimal
+from enum import Enum, IntEnum, StrEnum
+from fractions import Fraction
+from types import MappingProxyType
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metrics_framework.errors import InvalidInputError
+from metrics_framework.validation import check_name, milliseconds, plain_number, plain_tags
+from metrics_framework.values import MetricUnit
+
+TAGS = st.dictionaries(st.text(min_size=1), st.text(), max_size=6)
+
+
+class Branch(str, Enum):  # noqa: UP042 - the older kind, whose str() is not its value
+    """An enumeration whose members are strings but say something else by `str`."""
+
+    MAIN = "main"
+
+
+class Level(StrEnum):
+    """An enumeration whose members are strings."""
+
+    HIGH = "high"
+
+
+class Loud(str):
+    """A string that shouts when it is converted."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        """Return the string in capitals."""
+        return self.upper()
+
+
+class Mute:
+    """A value that cannot be converted to a string."""
+
+    def __str__(self) -> str:
+        """Fail."""
+        raise RuntimeError("nothing to say")
+
+
+class Index:
+    """What behaves like an integer without being one, as numpy's integers do."""
+
+    def __init__(self, value: int) -> None:
+        """Keep the integer."""
+        self.value = value
+
+    def __index__(self) -> int:
+        """Return the integer."""
+        return self.value
+
+
+class Floating:
+    """What behaves like a float without being one, as numpy's float32 does."""
+
+    def __init__(self, value: float) -> None:
+        """Keep the float."""
+        self.value = value
+
+    def __float__(self) -> float:
+        """Return the float."""
+        return self.value
+
+
+class Port(IntEnum):
+    """An enumeration whose members are integers."""
+
+    HTTP = 80
+
+
+# -- tags ------------------------------------------------------------------------------------------------
+
+
+@given(TAGS, st.randoms(use_true_random=False))
+def test_the_order_of_tags_does_not_matter(tags, random):
+    """The same pairs in another order are the same series, also in their order."""
+    items = list(tags.items())
+    random.shuffle(items)
+    assert list(plain_tags(dict(items)).items()) == list(plain_tags(tags).items()) == sorted(tags.items())
+
+
+@given(TAGS)
+def test_strings_are_kept_as_they_are(tags):
+    """Names and values that are strings stay what they were; what was passed is neither kept nor changed."""
+    before = dict(tags)
+    plain = plain_tags(tags)
+    assert plain == before
+    assert plain is not tags
+    assert tags == before
+
+
+@pytest.mark.parametrize("tags", [None, {}, MappingProxyType({})])
+def test_no_tags_are_one_series(tags):
+    """Without tags and with an empty mapping it is the same series."""
+    assert plain_tags(tags) == {}
+
+
+@pytest.mark.parametrize("mapping", [UserDict, MappingProxyType])
+def test_any_mapping_holds_tags(mapping):
+    """Tags need not be a `dict`."""
+    assert plain_tags(mapping({"branch": "main"})) == {"branch": "main"}
+
+
+def test_values_that_hash_alike_stay_apart():
+    """Values are converted by `str`: True, 1 and 1.0 are three series though they are equal."""
+    assert [plain_tags({"a": value})["a"] for value in (True, 1, 1.0, None)] == ["True", "1", "1.0", "None"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(Branch.MAIN, "main"), (Level.HIGH, "high"), (Loud("quiet"), "quiet")]
+)
+def test_strings_of_a_subclass_are_the_characters_they_consist_of(value, text):
+    """A member of a string enumeration names the same series as its value, and is a plain string then."""
+    assert plain_tags({"a": value}) == plain_tags({"a": text}) == {"a": text}
+    ((name, plain),) = plain_tags({value: value}).items()
+    assert (name, plain) == (text, text)
+    assert type(name) is type(plain) is str
+
+
+@pytest.mark.parametrize(
+    "tags", [0, 5, "", "branch", [], ["branch"], [("branch", "main")], (), {"branch"}, False]
+)
+def test_tags_that_are_no_mapping_are_refused(tags):
+    """The error quotes what was passed and shows what is meant, also for what is empty or zero."""
+    with pytest.raises(InvalidInputError) as caught:
+        plain_tags(tags)
+    assert f"tags={tags!r} " in str(caught.value)
+    assert "{'branch': 'main'}" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", 1, None, b"branch", ("a", "b")])
+def test_a_tag_without_a_proper_name_is_refused(name):
+    """A tag's name is a non-empty string, also beside tags that are in order."""
+    with pytest.raises(InvalidInputError) as caught:
+        plain_tags({"region": "north", name: "main"})
+    assert f"tag name {name!r} " in str(caught.value)
+
+
+def test_a_value_that_cannot_be_converted_is_refused():
+    """The error names the tag and says what went wrong, which is its cause."""
+    with pytest.raises(InvalidInputError, match=r"tag 'a' .*RuntimeError\('nothing to say'\)") as caught:
+        plain_tags({"a": Mute()})
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+# -- names -----------------------------------------------------------------------------------------------
+
+
+@given(st.text(min_size=1))
+def test_any_text_is_a_name(name):
+    """A name is any non-empty text, and is kept as it is."""
+    assert check_name(name) == name
+
+
+def test_an_enumeration_member_names_what_its_value_names():
+    """The name is a plain string of the member's characters."""
+    assert check_name(Branch.MAIN) == "main"
+    assert type(check_name(Branch.MAIN)) is str
+
+
+@pytest.mark.parametrize("name", ["", None, 3, 0, b"requests", ["requests"]])
+def test_what_is_no_text_is_no_name(name):
+    """The error quotes the name, and says what kind of name it should have been."""
+    with pytest.raises(InvalidInputError) as caught:
+        check_name(name, "operation name")
+    assert str(caught.value).startswith(f"operation name {name!r} ")
+    with pytest.raises(InvalidInputError, match=r"^metric name "):
+        check_name(name)
+
+
+# -- numbers ---------------------------------------------------------------------------------------------
+
+
+@given(st.integers(-(10**300), 10**300) | st.floats(allow_nan=False, allow_infinity=False))
+def test_finite_numbers_pass_unchanged(value):
+    """What is fit to be recorded is recorded as it is, of the type that it has."""
+    plain = plain_number("name", value, signed=True)
+    assert plain == value
+    assert type(plain) is type(value)
+
+
+@pytest.mark.parametrize("value", [0, 0.0, -0.0, 5e-324, sys.float_info.max, int(sys.float_info.max)])
+def test_the_edges_of_what_only_grows(value):
+    """Zero and the largest number are allowed where nothing negative is."""
+    assert plain_number("name", value, signed=False) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (Decimal("0.5"), 0.5),
+        (Decimal(3), 3.0),
+        (Fraction(1, 4), 0.25),
+        (Index(2**70), 2**70),
+        (Floating(0.1), 0.1),
+        (Port.HTTP, 80),
+    ],
+)
+def test_what_behaves_like_a_number_is_converted(value, plain):
+    """Decimals, fractions and other libraries' numbers become a plain `int` or `float`."""
+    number = plain_number("name", value, signed=False)
+    assert number == plain
+    assert type(number) is type(plain)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        math.nan,
+        math.inf,
+        -math.inf,
+        10**309,
+        -(10**400),
+        Decimal("Infinity"),
+        Decimal("NaN"),
+        Index(10**400),
+        Floating(math.inf),
+    ],
+    ids=lambda value: f"{type(value).__name__}",
+)
+@pytest.mark.parametrize("signed", [True, False])
+def test_numbers_that_are_not_finite_are_refused(value, signed):
+    """NaN, infinities and integers beyond any float would spoil every later sum."""
+    with pytest.raises(InvalidInputError, match=r"'name' .* finite") as caught:
+        plain_number("name", value, signed=signed)
+    assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value", [True, False, "3", b"3", None, 1j, [1], (1, 2), Decimal("sNaN"), Ellipsis], ids=str
+)
+def test_what_is_no_number_is_refused(value):
+    """The error quotes what was passed; booleans are no numbers either."""
+    with pytest.raises(InvalidInputError, match="an int or a float") as caught:
+        plain_number("name", value, signed=True)
+    assert f"'name' cannot record {value!r}" in str(caught.value)
+
+
+def test_a_fraction_that_no_float_can_hold_is_refused():
+    """Numbers of other types are held to the same range."""
+    with pytest.raises(InvalidInputError, match="'name' cannot record"):
+        plain_number("name", Fraction(10**400), signed=True)
+
+
+@pytest.mark.parametrize("value", [-1, -0.5, -5e-324, Decimal(-1), Index(-1)])
+def test_a_negative_number_is_refused_where_numbers_only_grow(value):
+    """The error says that only zero or more is allowed; where a sign is allowed it passes."""
+    with pytest.raises(InvalidInputError, match="zero or more"):
+        plain_number("name", value, signed=False)
+    assert plain_number("name", value, signed=True) < 0
+
+
+# -- durations -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("unit", "expected"),
+    [(MetricUnit.SECONDS, 2_500.0), (MetricUnit.MILLISECONDS, 2.5), (MetricUnit.MICROSECONDS, 0.0025)],
+)
+def test_durations_become_milliseconds(unit, expected):
+    """Seconds, milliseconds and microseconds are kept in milliseconds."""
+    assert milliseconds("name", 2.5, unit) == expected
+
+
+@pytest.mark.parametrize("unit", [MetricUnit.BYTES, MetricUnit.COUNT, "seconds", None, []])
+def test_a_unit_that_measures_no_time_is_refused(unit):
+    """The error quotes the unit and lists those that are allowed."""
+    with pytest.raises(InvalidInputError, match=r"MetricUnit\.SECONDS") as caught:
+        milliseconds("name", 1.0, unit)
+    assert repr(unit) in str(caught.value)
+
+
+def test_a_duration_beyond_the_largest_float_is_refused():
+    """A duration that is finite in seconds but not in milliseconds is refused and quoted."""
+    with pytest.raises(InvalidInputError, match=r"'name' cannot record 1e\+308 seconds"):
+        milliseconds("name", 1e308, MetricUnit.SECONDS)
+    assert milliseconds("name", 1e308, MetricUnit.MILLISECONDS) == 1e308
