@@ -1,13 +1,12 @@
 """Optional capabilities of adapters, beyond the contracts of `metrics_framework.protocols`.
 
-Code that needs a capability takes the Protocol of it as an argument. An adapter that implements only the contracts
+Code that needs a capability takes its Protocol as an argument. An adapter that implements only the contracts
 remains fully supported: code that works with any adapter uses the contracts alone.
 
-Windows and rates by tag
-------------------------
-``measure`` gives tags to operations, and a metric has tags anyway. These Protocols answer for all series that carry
-some tags, such as one route of a service. An answer is exact for the time that it covers, which ``seconds`` of a
-summary reports, or the request is refused with an `InvalidInputError` that names the remedy.
+Windows and rates by tag: ``measure`` gives tags to operations, and a metric has tags anyway.
+`SummariesByTag`, `TimingsByTag` and `RatesByTag` answer for all series that carry some tags, such as one
+route of a service. An answer is exact for the time that it covers, which ``seconds`` of a summary reports.
+Otherwise the request is refused with an `InvalidInputError` that names the remedy.
 """
 
 from __future__ import annotations

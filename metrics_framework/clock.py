@@ -6,7 +6,6 @@ Whatever reads a clock takes one as an argument, so that a test moves time by ha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -26,13 +25,13 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's clocks.
 
-    `metrics_framework.recording` replaces `monotonic_ns` with the function of its engine, which reads the same
-    clock: this module must not import an engine.
+    `metrics_framework.recording` replaces `monotonic_ns` with the function of its engine, which reads the
+    same clock: this module must not import an engine.
     """
 
     # The functions themselves, not wrappers: a reading costs one C call.
-    monotonic_ns: Callable[[], int] = staticmethod(time.perf_counter_ns)
-    time_ns: Callable[[], int] = staticmethod(time.time_ns)
+    monotonic_ns = staticmethod(time.perf_counter_ns)
+    time_ns = staticmethod(time.time_ns)
 
 
 SYSTEM_CLOCK = SystemClock()

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from metrics_framework.errors import InvalidInputError
-
-if TYPE_CHECKING:
-    pass
 
 
 class MetricType(Enum):
@@ -93,9 +90,10 @@ class TimingResult:
     metadata: dict[str, Any]
 
     if not TYPE_CHECKING:
+        __slots__ = ("__dict__", "__weakref__", "pending")
 
         def __getattr__(self, name: str) -> Any:
-            # Asked for what is not there: something of a pending result.
+            # An attribute is missing: the fields of a pending result are worked out at their first use.
             self._finish()
             if name not in self.__dict__:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -106,15 +104,16 @@ class TimingResult:
             return self.__dict__
 
         def _finish(self) -> None:
-            fields = self.__dict__
-            pending = fields.get("pending")
-            if pending is None:
+            try:
+                pending = object.__getattribute__(self, "pending")
+            except AttributeError:  # it is finished
                 return
-            (_, operation_name, metadata, start_ns), stop_ns, success, clock = pending
-            # From where the monotonic clock stood then to where the wall clock stood.
+            operation_name, metadata, start_ns, stop_ns, success, clock = pending
+            # From the reading of the monotonic clock then to that of the wall clock.
             end_ns = clock.time_ns() - (clock.monotonic_ns() - stop_ns)
             end = datetime.fromtimestamp(end_ns / 1e9, tz=UTC)
             milliseconds = (stop_ns - start_ns) / 1e6
+            fields = self.__dict__
             fields.setdefault("operation_name", operation_name)
             fields.setdefault("duration", milliseconds)
             fields.setdefault("unit", MetricUnit.MILLISECONDS)
@@ -122,19 +121,22 @@ class TimingResult:
             fields.setdefault("end_time", end)
             fields.setdefault("success", success)
             fields.setdefault("metadata", {} if metadata is None else metadata)
-            fields.pop("pending", None)  # last: another thread may be asking as well
+            with suppress(AttributeError):  # another thread was faster
+                del self.pending  # last, so that another thread that asks meanwhile finds all fields
 
 
-Begun = tuple[Any, str, dict[str, Any] | None, int]
-"""An operation that goes on: what its duration goes to, its name and metadata, and when it began (ns)."""
+PendingTiming = tuple[str, dict[str, Any] | None, int, int, bool, Any]
+"""A finished timing: operation name, metadata, start and stop in nanoseconds, success, and the clock."""
 
 
-new_timing: Callable[[Any], Any] = object.__new__
-"""Makes a result without its fields, which are worked out when somebody looks at them: most callers never do.
+def pending_timing(pending: PendingTiming) -> TimingResult:
+    """Return a result whose fields are worked out when they are first used, which most callers never do.
 
-To make them at once would cost more than all the rest of a timing. Set ``pending`` to what had begun, when it
-stopped (ns), whether it succeeded, and the clock of those times.
-"""
+    The compiled engine does the same in C. To fill all fields at once costs more than the rest of a timing.
+    """
+    result: Any = object.__new__(TimingResult)
+    result.pending = pending
+    return cast(TimingResult, result)
 
 
 _MILLISECONDS_IN = {

@@ -809,25 +809,36 @@ state_free_blocks(Page *page, int kind, const void *state)
 
 /* -- gauges -- */
 
-static inline unsigned
-gauge_flags(const GaugeState *g, Number value, unsigned extra)
+/* The effect of a value on a gauge, worked out before the first write. */
+typedef struct {
+    Number value;
+    unsigned flags;
+    int is_first, is_min, is_max;
+} GaugeChange;
+
+static inline GaugeChange
+gauge_change(const GaugeState *g, Number value, unsigned extra)
 {
-    unsigned flags = (unsigned)g->flags | extra;
-    if (!(flags & STARTED))
-        return flags | STARTED | (value.is_int ? LAST_INT | MIN_INT | MAX_INT | FIRST_INT : 0);
-    flags = value.is_int ? flags | LAST_INT : flags & ~(unsigned)LAST_INT;
-    if (is_less(value, word_number(g->min, g->flags & MIN_INT)))
-        flags = value.is_int ? flags | MIN_INT : flags & ~(unsigned)MIN_INT;
-    if (is_less(word_number(g->max, g->flags & MAX_INT), value))
-        flags = value.is_int ? flags | MAX_INT : flags & ~(unsigned)MAX_INT;
-    return flags;
+    unsigned before = (unsigned)g->flags, ints = value.is_int ? ~0u : 0;
+    GaugeChange change = {value, before | extra | STARTED, !(before & STARTED), 0, 0};
+    unsigned set = LAST_INT;
+    if (change.is_first)
+        set |= MIN_INT | MAX_INT | FIRST_INT;
+    else {
+        change.is_min = is_less(value, word_number(g->min, before & MIN_INT));
+        change.is_max = is_less(word_number(g->max, before & MAX_INT), value);
+        set |= (change.is_min ? MIN_INT : 0) | (change.is_max ? MAX_INT : 0);
+    }
+    change.flags = (change.flags & ~set) | (set & ints);
+    return change;
 }
 
 static inline void
-gauge_set(GaugeState *g, Number value, unsigned flags, int64_t now, int counts)
+gauge_apply(GaugeState *g, const GaugeChange *change, int64_t now, int counts)
 {
-    if (!(g->flags & STARTED)) {
-        g->last = g->min = g->max = g->first = word_of(value);
+    uint64_t word = word_of(change->value);
+    if (UNLIKELY(change->is_first)) {
+        g->min = g->max = g->first = word;
         g->first_ns = g->last_ns = now;
         g->created_ns = now > 0 ? now : 1;
     }
@@ -836,14 +847,14 @@ gauge_set(GaugeState *g, Number value, unsigned flags, int64_t now, int counts)
             g->integral += word_real(g->last, g->flags & LAST_INT) * (double)(now - g->last_ns);
             g->last_ns = now;
         }
-        if (is_less(value, word_number(g->min, g->flags & MIN_INT)))
-            g->min = word_of(value);
-        if (is_less(word_number(g->max, g->flags & MAX_INT), value))
-            g->max = word_of(value);
-        g->last = word_of(value);
+        if (change->is_min)
+            g->min = word;
+        if (change->is_max)
+            g->max = word;
     }
-    if (g->flags != flags)
-        g->flags = flags;
+    g->last = word;
+    if (g->flags != change->flags)
+        g->flags = change->flags;
     g->records += (uint64_t)counts;
 }
 
@@ -1534,8 +1545,12 @@ counter_subtract(CounterAggregate *self, PyObject *earlier)
     TYPE_ERROR_UNLESS(earlier, Py_TYPE((PyObject *)self), "a CounterAggregate is subtracted from another one");
     CounterAggregate *other = (CounterAggregate *)earlier;
     Sum sum = counter_sum(self), less = counter_sum(other);
-    sum_negate(&less);
-    sum_merge(&sum, &less);
+    if (isinf(less.real)) /* later additions to an infinite sum had no effect */
+        sum = (Sum){0, 0.0, 0.0, HAS_REAL};
+    else {
+        sum_negate(&less);
+        sum_merge(&sum, &less);
+    }
     return counter_new(Py_TYPE((PyObject *)self), COUNTER_RECORDS(self) - COUNTER_RECORDS(other), &sum);
 }
 
@@ -3730,10 +3745,10 @@ record_counter(Series *series, Number value, int64_t now)
 }
 
 static inline void
-touch_gauge(Page *page, GaugeState *g, unsigned flags)
+touch_gauge(Page *page, GaugeState *g, const GaugeChange *change)
 {
     touch(page, g);
-    if (g->flags != flags)
+    if (g->flags != change->flags)
         touch(page, &g->flags);
 }
 
@@ -3751,17 +3766,18 @@ record_gauge(Series *series, Number value, int is_step, int64_t now)
                             value);
     Number whole = whole_after(series->slot, series, &value);
     unsigned extra = is_step ? STEPPED : 0;
-    unsigned flags = gauge_flags(mine, value, extra), open_flags = gauge_flags(open, whole, extra);
-    unsigned recent_flags = recent ? gauge_flags(recent, value, extra) : 0;
-    touch_gauge(page, mine, flags);
-    touch_gauge(page, open, open_flags);
-    if (recent)
-        touch_gauge(page, recent, recent_flags);
+    GaugeChange my_change = gauge_change(mine, value, extra), open_change = gauge_change(open, whole, extra), change;
+    touch_gauge(page, mine, &my_change);
+    touch_gauge(page, open, &open_change);
+    if (recent) {
+        change = gauge_change(recent, value, extra);
+        touch_gauge(page, recent, &change);
+    }
     page_publish(page);
-    gauge_set(mine, value, flags, now, 1);
-    gauge_set(open, whole, open_flags, now, 1);
+    gauge_apply(mine, &my_change, now, 1);
+    gauge_apply(open, &open_change, now, 1);
     if (recent)
-        gauge_set(recent, value, recent_flags, now, 1);
+        gauge_apply(recent, &change, now, 1);
     page_done(page);
     record_end(series);
     if (UNLIKELY(CORE(series)->log_count))
@@ -4985,10 +5001,10 @@ tag_set_remove(TagSet *self, PyObject *object)
         Page *page = &slot->core->page;
         GaugeState *open = slot->open;
         Number whole = whole_after(slot, series, NULL);
-        unsigned flags = gauge_flags(open, whole, 0);
-        touch_gauge(page, open, flags);
+        GaugeChange change = gauge_change(open, whole, 0);
+        touch_gauge(page, open, &change);
         page_publish(page);
-        gauge_set(open, whole, flags, now, 0);
+        gauge_apply(open, &change, now, 0);
         page_done(page);
     }
     uint32_t mask = self->index_size - 1, place = series->hash & mask;
@@ -5298,18 +5314,17 @@ fast_arguments(const char *function, PyObject *const *names, int number, int nee
     return 0;
 }
 
-#define FAST_CALL PyTypeObject *defining, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
+#define FAST_CALL PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
 
-/* One argument, by position or by name; the common case asks nothing of the module. */
+/* One argument, by position or by name. */
 static inline int
-one_argument(const char *function, PyTypeObject *defining, size_t name, int needed, PyObject *const *args,
-             Py_ssize_t nargs, PyObject *kwnames, PyObject **out)
+one_argument(const char *function, PyObject *name, int needed, PyObject *const *args, Py_ssize_t nargs,
+             PyObject *kwnames, PyObject **out)
 {
     *out = nargs ? args[0] : NULL;
     if (LIKELY(kwnames == NULL && nargs == 1))
         return 0;
-    State *state = state_of_type(defining);
-    return fast_arguments(function, (PyObject **)((char *)state + name), 1, needed, args, nargs, kwnames, out);
+    return fast_arguments(function, &name, 1, needed, args, nargs, kwnames, out);
 }
 
 static PyObject *
@@ -5317,7 +5332,7 @@ counter_add(Series *self, FAST_CALL)
 {
     PyObject *value;
     Number number = integer_number(1);
-    if (one_argument("add", defining, offsetof(State, s_value), 0, args, nargs, kwnames, &value) != 0)
+    if (one_argument("add", CORE(self)->state->s_value, 0, args, nargs, kwnames, &value) != 0)
         return NULL;
     if (LIKELY((value == NULL || exact_number(value, &number)) && number.d >= 0 && CORE(self)->now == NULL)) {
         int64_t now = system_now();
@@ -5343,7 +5358,7 @@ static PyObject *
 gauge_series_set(Series *self, FAST_CALL)
 {
     PyObject *value;
-    if (one_argument("set", defining, offsetof(State, s_value), 1, args, nargs, kwnames, &value) != 0)
+    if (one_argument("set", CORE(self)->state->s_value, 1, args, nargs, kwnames, &value) != 0)
         return NULL;
     return gauge_way(self, value, SET);
 }
@@ -5352,7 +5367,7 @@ static PyObject *
 gauge_series_increment(Series *self, FAST_CALL)
 {
     PyObject *step;
-    if (one_argument("increment", defining, offsetof(State, s_step), 0, args, nargs, kwnames, &step) != 0)
+    if (one_argument("increment", CORE(self)->state->s_step, 0, args, nargs, kwnames, &step) != 0)
         return NULL;
     return gauge_way(self, step, STEP_UP);
 }
@@ -5361,7 +5376,7 @@ static PyObject *
 gauge_series_decrement(Series *self, FAST_CALL)
 {
     PyObject *step;
-    if (one_argument("decrement", defining, offsetof(State, s_step), 0, args, nargs, kwnames, &step) != 0)
+    if (one_argument("decrement", CORE(self)->state->s_step, 0, args, nargs, kwnames, &step) != 0)
         return NULL;
     return gauge_way(self, step, STEP_DOWN);
 }
@@ -5371,7 +5386,7 @@ histogram_observe(Series *self, FAST_CALL)
 {
     PyObject *value;
     Number number;
-    if (one_argument("observe", defining, offsetof(State, s_value), 1, args, nargs, kwnames, &value) != 0)
+    if (one_argument("observe", CORE(self)->state->s_value, 1, args, nargs, kwnames, &value) != 0)
         return NULL;
     if (LIKELY(exact_number(value, &number) && CORE(self)->now == NULL)) {
         int64_t now = system_now();
@@ -5422,7 +5437,7 @@ static PyObject *
 outcome_finish(Series *self, FAST_CALL)
 {
     PyObject *error_type;
-    if (one_argument("finish", defining, offsetof(State, s_error_type), 1, args, nargs, kwnames, &error_type) != 0)
+    if (one_argument("finish", CORE(self)->state->s_error_type, 1, args, nargs, kwnames, &error_type) != 0)
         return NULL;
     if (LIKELY(CORE(self)->now == NULL)) {
         int32_t place = error_type == Py_None ? -1 : (int32_t)error_types_place(self->slot->types, error_type);
@@ -5541,7 +5556,8 @@ static PyType_Spec series_spec = {"metrics_framework.recording._core.Series", SE
                                       Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
                                   series_slots};
 
-#define FAST(function) (PyCFunction)(void (*)(void))(function), WITH_CLASS
+/* Without the defining class, which CPython's specialized calls do not pass. */
+#define FAST(function) (PyCFunction)(void (*)(void))(function), METH_FASTCALL | METH_KEYWORDS
 
 static PyMethodDef counter_series_methods[] = {
     {"add", FAST(counter_add),
@@ -6167,6 +6183,19 @@ finder_index(PyObject *finder, const State *state, PyObject *kind)
     return (SeriesIndex *)index;
 }
 
+static State *
+state_of_base(PyObject *object)
+{
+    PyTypeObject *base = Py_TYPE(object);
+    PyObject *module = PyType_GetModule(base);
+    while (module == NULL && base != NULL) { /* a subclass in Python has none of its own */
+        PyErr_Clear();
+        base = (PyTypeObject *)PyType_GetSlot(base, Py_tp_base);
+        module = base ? PyType_GetModule(base) : NULL;
+    }
+    return module ? PyModule_GetState(module) : NULL;
+}
+
 static int
 recorder_init(PyObject *object, PyObject *args, PyObject *kwargs)
 {
@@ -6175,14 +6204,7 @@ recorder_init(PyObject *object, PyObject *args, PyObject *kwargs)
     PyObject *core, *finder;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO:Recorder", names, &core, &finder))
         return -1;
-    PyTypeObject *base = Py_TYPE(object);
-    PyObject *module = PyType_GetModule(base);
-    while (module == NULL && base != NULL) { /* a subclass in Python has none of its own */
-        PyErr_Clear();
-        base = (PyTypeObject *)PyType_GetSlot(base, Py_tp_base);
-        module = base ? PyType_GetModule(base) : NULL;
-    }
-    State *state = module ? PyModule_GetState(module) : NULL;
+    State *state = state_of_base(object);
     if (state == NULL || Py_TYPE(core) != state->core) {
         PyErr_Format(PyExc_TypeError, "%R is not a Core", core);
         return -1;
@@ -6472,15 +6494,30 @@ static PyType_Spec recorder_spec = {"metrics_framework.recording._core.Recorder"
 /* -- RunningTimers -- */
 
 typedef struct {
+    uint64_t id; /* 0 for an empty place */
+    PyObject *series; /* a TimerSeries, or None */
+    PyObject *name, *metadata;
+    int64_t start_ns;
+} RunningTimer;
+
+typedef struct {
     PyObject_HEAD
     Core *core;
     State *state;
     PyObject *finder, *clock;
     SeriesIndex *timings;
-    PyObject *running; /* id to (series or None, operation name, metadata or None, start in nanoseconds) */
-    Py_ssize_t limit;
-    uint64_t next_id;
+    RunningTimer *running; /* a table by id, with linear probing */
+    size_t size, count, limit;
+    uint64_t last_id, oldest_id; /* ids are consecutive; no older one runs than `oldest_id` */
 } RunningTimers;
+
+static void
+timer_release(RunningTimer *timer)
+{
+    Py_XDECREF(timer->series);
+    Py_XDECREF(timer->name);
+    Py_XDECREF(timer->metadata);
+}
 
 static int
 timers_traverse(PyObject *object, visitproc visit, void *arg)
@@ -6491,7 +6528,10 @@ timers_traverse(PyObject *object, visitproc visit, void *arg)
     Py_VISIT(self->finder);
     Py_VISIT(self->clock);
     Py_VISIT((PyObject *)self->timings);
-    Py_VISIT(self->running);
+    for (size_t i = 0; i < self->size; i++) {
+        Py_VISIT(self->running[i].series);
+        Py_VISIT(self->running[i].metadata);
+    }
     return 0;
 }
 
@@ -6499,9 +6539,15 @@ static int
 timers_clear(PyObject *object)
 {
     RunningTimers *self = (RunningTimers *)object;
+    RunningTimer *running = self->running;
+    size_t size = self->size;
+    self->running = NULL;
+    self->size = self->count = 0;
+    for (size_t i = 0; i < size; i++)
+        timer_release(&running[i]);
+    free(running);
     Py_CLEAR(self->finder);
     Py_CLEAR(self->clock);
-    Py_CLEAR(self->running);
     return 0;
 }
 
@@ -6516,17 +6562,55 @@ timers_dealloc(PyObject *object)
     free_object(object);
 }
 
-static State *
-state_of_base(PyObject *object)
+/* Return the place of an id, or of the empty place for it. */
+static inline size_t
+timer_place(const RunningTimer *running, size_t size, uint64_t id)
 {
-    PyTypeObject *base = Py_TYPE(object);
-    PyObject *module = PyType_GetModule(base);
-    while (module == NULL && base != NULL) {
-        PyErr_Clear();
-        base = (PyTypeObject *)PyType_GetSlot(base, Py_tp_base);
-        module = base ? PyType_GetModule(base) : NULL;
+    size_t place = (size_t)id & (size - 1);
+    while (running[place].id != 0 && running[place].id != id)
+        place = (place + 1) & (size - 1);
+    return place;
+}
+
+static int
+timers_grow(RunningTimers *self)
+{
+    size_t size = self->size ? 2 * self->size : 16;
+    RunningTimer *running = MALLOC(size * sizeof *running);
+    if (running == NULL) {
+        PyErr_NoMemory();
+        return -1;
     }
-    return module ? PyModule_GetState(module) : NULL;
+    memset(running, 0, size * sizeof *running);
+    for (size_t i = 0; i < self->size; i++)
+        if (self->running[i].id != 0)
+            running[timer_place(running, size, self->running[i].id)] = self->running[i];
+    free(self->running);
+    self->running = running;
+    self->size = size;
+    return 0;
+}
+
+/* Take a timer out of the table; the caller releases it. Returns 0 if it does not run. */
+static int
+timers_take(RunningTimers *self, uint64_t id, RunningTimer *taken)
+{
+    if (self->size == 0 || id == 0)
+        return 0;
+    size_t mask = self->size - 1, place = timer_place(self->running, self->size, id);
+    *taken = self->running[place];
+    if (taken->id == 0)
+        return 0;
+    for (size_t next = (place + 1) & mask; self->running[next].id != 0; next = (next + 1) & mask) {
+        size_t home = (size_t)self->running[next].id & mask;
+        if (((next - home) & mask) >= ((next - place) & mask)) { /* it may move into the gap */
+            self->running[place] = self->running[next];
+            place = next;
+        }
+    }
+    memset(&self->running[place], 0, sizeof self->running[place]);
+    self->count--;
+    return 1;
 }
 
 static int
@@ -6548,25 +6632,58 @@ timers_init(PyObject *object, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_RuntimeError, "it was initialized already");
         return -1;
     }
-    self->running = PyDict_New();
-    if (self->running == NULL)
-        return -1;
     self->core = (Core *)Py_NewRef(core);
     self->state = state;
     self->timings = (SeriesIndex *)Py_NewRef(timings);
     self->finder = Py_NewRef(finder);
     self->clock = Py_NewRef(clock);
-    self->limit = limit;
+    self->limit = (size_t)limit;
+    self->oldest_id = 1;
     return 0;
 }
 
 static int
 timers_check(const RunningTimers *self)
 {
-    if (LIKELY(self->running != NULL))
+    if (LIKELY(self->finder != NULL))
         return 0;
     PyErr_SetString(PyExc_RuntimeError, "call super().__init__() before timing");
     return -1;
+}
+
+#define ID_DIGITS 6 /* at least */
+
+static PyObject *
+text_of_id(uint64_t id)
+{
+    char text[24];
+    int length = 0;
+    for (; id || length < ID_DIGITS; id >>= 4)
+        text[sizeof text - (size_t)++length] = "0123456789abcdef"[id & 15];
+    return PyUnicode_FromStringAndSize(text + sizeof text - length, length);
+}
+
+/* Return the number of an id as `text_of_id` writes it, or 0. */
+static uint64_t
+id_of_text(PyObject *text)
+{
+    Py_ssize_t length;
+    uint64_t id = 0;
+    const char *digits = PyUnicode_CheckExact(text) ? PyUnicode_AsUTF8AndSize(text, &length) : NULL;
+    if (digits == NULL) {
+        PyErr_Clear(); /* a lone surrogate is not in an id */
+        return 0;
+    }
+    if (length < ID_DIGITS || length > 16 || (length > ID_DIGITS && digits[0] == '0'))
+        return 0;
+    for (Py_ssize_t i = 0; i < length; i++) {
+        char digit = digits[i];
+        int is_letter = digit >= 'a' && digit <= 'f';
+        if (!is_letter && (digit < '0' || digit > '9'))
+            return 0;
+        id = id << 4 | (uint64_t)(is_letter ? digit - 'a' + 10 : digit - '0');
+    }
+    return id;
 }
 
 static PyObject *
@@ -6577,102 +6694,54 @@ timers_start(PyObject *object, FAST_CALL)
     PyObject *given[2], *names[2] = {state ? state->s_operation_name : NULL, state ? state->s_metadata : NULL};
     if (timers_check(self) != 0 || fast_arguments("start_timer", names, 2, 1, args, nargs, kwnames, given) != 0)
         return NULL;
-    PyObject *series = (PyObject *)index_find(self->timings, given[0], NULL), *metadata = NULL;
-    PyObject *id = NULL, *begun = NULL, *start = NULL;
-    if (series != NULL && ((Series *)series)->flags & IS_LIVE)
-        Py_INCREF(series);
+    RunningTimer timer = {0, NULL, NULL, NULL, 0}, oldest;
+    Series *series = index_find(self->timings, given[0], NULL);
+    if (LIKELY(series != NULL && series->flags & IS_LIVE))
+        timer.series = Py_NewRef((PyObject *)series);
     else {
-        series = PyObject_CallMethodObjArgs(self->finder, state->s_find_timing, given[0], NULL);
-        if (series == NULL)
+        timer.series = PyObject_CallMethodObjArgs(self->finder, state->s_find_timing, given[0], NULL);
+        if (timer.series == NULL)
             return NULL;
+        if (timer.series != Py_None && Py_TYPE(timer.series) != state->timer_series) {
+            PyErr_Format(PyExc_TypeError, "the finder returned %R in place of a series", timer.series);
+            goto failed;
+        }
     }
+    timer.name = Py_NewRef(given[0]);
     if (given[1] != NULL && given[1] != Py_None) {
         int has_any = PyObject_IsTrue(given[1]);
-        metadata = has_any < 0 ? NULL : has_any ? PyDict_New() : Py_NewRef(Py_None);
-        if (metadata == NULL || (has_any && PyDict_Update(metadata, given[1]) != 0))
+        timer.metadata = has_any < 0 ? NULL : has_any ? PyDict_New() : Py_NewRef(Py_None);
+        if (timer.metadata == NULL || (has_any && PyDict_Update(timer.metadata, given[1]) != 0))
             goto failed;
     }
     else
-        metadata = Py_NewRef(Py_None);
-    char text[24];
-    int length = 0;
-    for (uint64_t number = self->next_id++; number || length < 6; number >>= 4)
-        text[sizeof text - ++length] = "0123456789abcdef"[number & 15];
-    id = PyUnicode_FromStringAndSize(text + sizeof text - length, length);
-    begun = PyTuple_New(4);
-    if (id == NULL || begun == NULL)
+        timer.metadata = Py_NewRef(Py_None);
+    timer.id = ++self->last_id;
+    PyObject *id = text_of_id(timer.id);
+    if (id == NULL)
         goto failed;
-    int64_t now;
-    if (core_now(self->core, &now) != 0 || (start = PyLong_FromLongLong(now)) == NULL)
+    /* An injected clock may run Python, so the place of the timer is looked up after it. */
+    if (core_now(self->core, &timer.start_ns) != 0 || (2 * (self->count + 1) > self->size && timers_grow(self) != 0)) {
+        Py_DECREF(id);
         goto failed;
-    PyTuple_SetItem(begun, 0, series);
-    PyTuple_SetItem(begun, 1, Py_NewRef(given[0]));
-    PyTuple_SetItem(begun, 2, metadata);
-    PyTuple_SetItem(begun, 3, start);
-    series = metadata = NULL;
-    if (PyDict_SetItem(self->running, id, begun) != 0)
-        goto failed;
-    if (PyDict_Size(self->running) > self->limit) {
-        PyObject *oldest, *unused, *result;
-        Py_ssize_t position = 0;
-        if (PyDict_Next(self->running, &position, &oldest, &unused)) {
-            Py_INCREF(oldest);
-            Py_INCREF(unused); /* releasing its metadata may run Python */
-            if (PyDict_DelItem(self->running, oldest) != 0)
-                PyErr_Clear();
-            Py_DECREF(oldest);
-            Py_DECREF(unused);
-            result = PyObject_CallMethodObjArgs(self->finder, state->s_count_abandoned, NULL);
-            Py_XDECREF(result);
-            if (result == NULL)
-                goto failed;
-        }
     }
-    Py_DECREF(begun);
+    self->running[timer_place(self->running, self->size, timer.id)] = timer;
+    self->count++;
+    if (UNLIKELY(self->count > self->limit)) {
+        while (!timers_take(self, self->oldest_id, &oldest))
+            self->oldest_id++;
+        timer_release(&oldest);
+        PyObject *finder = Py_NewRef(self->finder);
+        PyObject *result = PyObject_CallMethodObjArgs(finder, state->s_count_abandoned, NULL);
+        Py_DECREF(finder);
+        Py_XDECREF(result);
+        if (result == NULL)
+            Py_CLEAR(id);
+    }
     return id;
 failed:
-    Py_XDECREF(series);
-    Py_XDECREF(metadata);
-    Py_XDECREF(id);
-    Py_XDECREF(begun);
+    timer_release(&timer);
     return NULL;
-}
-
-/* Return a TimingResult whose fields are worked out when they are asked for. */
-static PyObject *
-timing_result(const RunningTimers *self, PyObject *begun, int64_t now, int success)
-{
-    State *state = self->state;
-    PyObject *stop = PyLong_FromLongLong(now);
-    PyObject *pending = stop ? PyTuple_Pack(4, begun, stop, success ? Py_True : Py_False, self->clock) : NULL;
-    PyObject *result = pending ? PyType_GenericAlloc((PyTypeObject *)state->timing_result, 0) : NULL;
-    if (result != NULL && PyObject_SetAttr(result, state->pending, pending) != 0)
-        Py_CLEAR(result);
-    Py_XDECREF(stop);
-    Py_XDECREF(pending);
-    return result;
-}
-
-static PyObject *
-timers_finish(RunningTimers *self, PyObject *begun, int64_t now, int success)
-{
-    PyObject *series = PyTuple_GetItem(begun, 0), *result;
-    if (series != Py_None) { /* None: the name was refused, and counted */
-        double milliseconds = (double)(now - PyLong_AsLongLong(PyTuple_GetItem(begun, 3))) / 1e6;
-        Series *timer = (Series *)series;
-        if (Py_TYPE(series) != self->state->timer_series) {
-            PyErr_Format(PyExc_TypeError, "%R is not a TimerSeries", series);
-            return NULL;
-        }
-        if (is_ready(timer, now))
-            result = recorded(timer, record_value(timer, real_number(milliseconds), !success, now));
-        else
-            result = series_elapse(timer, milliseconds, !success);
-        if (result == NULL)
-            return NULL;
-        Py_DECREF(result);
-    }
-    return timing_result(self, begun, now, success);
 }
 
 static PyObject *
@@ -6688,21 +6757,39 @@ timers_stop(PyObject *object, FAST_CALL)
     int success = given[1] == NULL ? 1 : PyObject_IsTrue(given[1]);
     if (success < 0)
         return NULL;
-    PyObject *begun = PyUnicode_CheckExact(given[0]) ? PyDict_GetItemWithError(self->running, given[0]) : NULL;
-    if (begun == NULL) {
+    RunningTimer timer;
+    if (!timers_take(self, id_of_text(given[0]), &timer)) {
         /* No list of other ids: there may be thousands, and none of them is the right one. */
         PyErr_Format(state->unknown_timer_error,
-                     "no timer %R is running: it was stopped already, never started, or given up when %zd newer ones ran",
+                     "no timer %R is running: it was stopped already, never started, or given up when %zu newer ones ran",
                      given[0], self->limit);
         return NULL;
     }
-    Py_INCREF(begun);
-    if (PyDict_DelItem(self->running, given[0]) != 0) {
-        Py_DECREF(begun);
-        return NULL;
+    PyObject *result = NULL;
+    if (timer.series != Py_None) { /* None: the name was refused, and counted */
+        Series *series = (Series *)timer.series;
+        double milliseconds = (double)(now - timer.start_ns) / 1e6;
+        if (is_ready(series, now))
+            result = recorded(series, record_value(series, real_number(milliseconds), !success, now));
+        else
+            result = series_elapse(series, milliseconds, !success);
+        if (result == NULL)
+            goto done;
+        Py_DECREF(result);
     }
-    PyObject *result = timers_finish(self, begun, now, success);
-    Py_DECREF(begun);
+    /* The fields of the result are worked out when they are asked for. */
+    PyObject *start = PyLong_FromLongLong(timer.start_ns), *stop = start ? PyLong_FromLongLong(now) : NULL;
+    PyObject *pending = stop ? PyTuple_Pack(6, timer.name, timer.metadata, start, stop, success ? Py_True : Py_False,
+                                            self->clock)
+                             : NULL;
+    result = pending ? PyType_GenericAlloc((PyTypeObject *)state->timing_result, 0) : NULL;
+    if (result != NULL && PyObject_SetAttr(result, state->pending, pending) != 0)
+        Py_CLEAR(result);
+    Py_XDECREF(start);
+    Py_XDECREF(stop);
+    Py_XDECREF(pending);
+done:
+    timer_release(&timer);
     return result;
 }
 

@@ -37,7 +37,7 @@ from metrics_framework.recording.aggregates import (
     within_int64,
 )
 from metrics_framework.recording.distribution import Distribution, weighted_values
-from metrics_framework.values import MetricUnit, TimingResult, new_timing
+from metrics_framework.values import MetricUnit, TimingResult, pending_timing
 
 __all__ = [
     "LAYOUT",
@@ -74,6 +74,9 @@ LAYOUT = 1
 MAX_PENDING_RECORDS = 512
 """How many records of a core may be pending before the next one flushes."""
 
+MAX_NESTED_FLUSHES = 3
+"""How many flushes the records that close a slot may begin before one of them has ended."""
+
 SLOT_NS = 1_000_000_000
 """The width of a slot."""
 
@@ -107,7 +110,11 @@ LoggedRecord = tuple["Series", Any, int, Any, int]
 
 
 class _Columns(NamedTuple):
-    """Records, transposed: flushing columns is several times as fast as flushing one record after another."""
+    """Records, transposed: flushing columns is several times as fast as flushing one record after another.
+
+    No method allocates an object for each record that the garbage collector counts. Otherwise a flush would
+    start so many collections that a collector's callbacks that record could keep it from ever catching up.
+    """
 
     series: Sequence[Any]
     values: Sequence[Any]
@@ -115,9 +122,24 @@ class _Columns(NamedTuple):
     flags: Sequence[bool]
 
     @classmethod
-    def of(cls, records: Iterable[Any]) -> _Columns:
-        columns = tuple(zip(*records, strict=True))
-        return cls(*columns) if columns else cls((), (), (), ())
+    def of(cls, records: Sequence[Any]) -> _Columns:
+        series, values, times, flags = ([record[place] for record in records] for place in range(4))
+        return cls(series, values, times, flags)
+
+    def at(self, places: Sequence[int]) -> _Columns:
+        """Return the records at some places."""
+        if len(places) == 1:  # frequent among many series
+            place = places[0]
+            return _Columns.of_one(
+                self.series[place], self.values[place], self.times[place], self.flags[place]
+            )
+        columns: Any = ([column[place] for place in places] for column in self)
+        return _Columns(*columns)
+
+    def between(self, start: int, end: int) -> _Columns:
+        """Return the records from one place up to another."""
+        columns: Any = (column[start:end] for column in self)
+        return _Columns(*columns)
 
     @classmethod
     def of_one(cls, series: Any, value: Any, now: int, flag: bool) -> _Columns:
@@ -271,7 +293,7 @@ class _Draft:
         if not columns.series:
             return
         if True in columns.flags:
-            columns = _Columns.of(self._without_steps(columns))
+            columns = self._without_steps(columns)
         if self.commit.logs:
             self._log(columns)
         self.commit.records += len(columns.series)
@@ -287,28 +309,28 @@ class _Draft:
         }
         if not redirected:
             return columns
-        records = [(redirected.get(series, series), *rest) for series, *rest in columns.records()]
-        return _Columns.of(record for record in records if record[0] is not None)
+        series = [redirected.get(one, one) for one in columns.series]
+        kept = [place for place, one in enumerate(series) if one is not None]
+        return columns._replace(series=series).at(kept)
 
-    def _without_steps(self, columns: _Columns) -> Iterator[Any]:
-        """Yield records with the values that gauges have after their steps."""
+    def _without_steps(self, columns: _Columns) -> _Columns:
+        """Return records with the values that gauges have after their steps."""
+        after = list(columns.values)
         values: dict[Series, int | float] = {}
-        for record in columns.records():
-            series, value, now, flag = record
+        for place, (series, value, _, flag) in enumerate(columns.records()):
             if not isinstance(series, GaugeSeries):
-                yield record
                 continue
             if flag:
                 if series not in values:
                     aggregate = self.get(series).aggregate
                     values[series] = 0 if aggregate is None else aggregate.last
                 value = _moved(values[series], value)
-            values[series] = value
-            yield (series, value, now, flag)
+            values[series] = after[place] = value
+        return columns._replace(values=after)
 
     def _add_to_slot(self, slot: Slot, columns: _Columns) -> None:
         is_combined = slot.kind == "gauge" and slot.law != "latest"
-        run, part = self._extend(slot, _Columns.of(self._wholes(slot, columns)) if is_combined else columns)
+        run, part = self._extend(slot, self._wholes(slot, columns) if is_combined else columns)
         for series, its_columns in _grouped(columns, lambda series: series):
             self._add_to_series(series, its_columns, part if run is its_columns else None)
 
@@ -378,12 +400,13 @@ class _Draft:
             self._extend(slot, _Columns.of_one(None, whole, now, False))
         return state.aggregate
 
-    def _wholes(self, slot: Slot, columns: _Columns) -> Iterator[Any]:
-        """Yield records with the value that all series of a gauge have together after each of them."""
+    def _wholes(self, slot: Slot, columns: _Columns) -> _Columns:
+        """Return records with the value that all series of a gauge have together after each of them."""
         law, lasts = slot.law, self._last_values(slot)
         whole = _combined(law, lasts)
         total = ZERO.extend(list(lasts.values()))
-        for series, value, now, flag in columns.records():
+        wholes: list[int | float] = []
+        for series, value, _, _ in columns.records():
             before = lasts.get(series)
             lasts[series] = value
             if law == "sum":
@@ -393,7 +416,8 @@ class _Draft:
                 whole = _combined(law, lasts)
             else:
                 whole = _LAWS[law]((whole, value))
-            yield (series, whole, now, flag)
+            wholes.append(whole)
+        return columns._replace(values=wholes)
 
     def _last_values(self, slot: Slot) -> dict[Series, int | float]:
         states = ((one, self.get(one)) for one in self.series_of(slot))
@@ -429,13 +453,10 @@ def _grouped(columns: _Columns, key: Callable[[Series], T]) -> Iterable[tuple[T,
     keys = {series: key(series) for series in set(columns.series)}
     if len(set(keys.values())) == 1:  # frequent, and much faster
         return [(key(columns.series[0]), columns)]
-    groups: dict[T, list[Any]] = defaultdict(list)
-    for record in columns.records():
-        groups[keys[record[0]]].append(record)
-    return [
-        (group, _Columns.of_one(*records[0]) if len(records) == 1 else _Columns.of(records))
-        for group, records in groups.items()
-    ]
+    groups: dict[T, list[int]] = defaultdict(list)
+    for place, series in enumerate(columns.series):
+        groups[keys[series]].append(place)
+    return [(group, columns.at(places)) for group, places in groups.items()]
 
 
 def _rising(columns: _Columns, before: GaugeAggregate | None) -> _Columns:
@@ -453,15 +474,14 @@ def _by_time(columns: _Columns, width_ns: int, open_ns: int | None) -> Iterable[
         latest, earliest = max(latest, open_ns), max(earliest, open_ns)
     if latest == earliest:  # nearly always
         return [(latest, columns)]
-    runs: list[tuple[int, list[Any]]] = []
-    current = earliest
-    for record in columns.records():
-        start = max(_start(record[2], width_ns), current)
-        if not runs or start > current:
-            runs.append((start, []))
-        current = start
-        runs[-1][1].append(record)
-    return [(start, _Columns.of(run)) for start, run in runs]
+    runs: list[tuple[int, _Columns]] = []
+    begin, current = 0, max(_start(columns.times[0], width_ns), earliest)
+    for place, now in enumerate(columns.times):
+        if now >= current + width_ns:
+            runs.append((current, columns.between(begin, place)))
+            begin, current = place, _start(now, width_ns)
+    runs.append((current, columns.between(begin, len(columns.times))))
+    return runs
 
 
 def _aggregate(kind: str, columns: _Columns) -> Any:
@@ -515,7 +535,7 @@ class Core:
         publish_recent: Called with a series after the record that closed its recent slot.
     """
 
-    __slots__ = ("_allows_recent", "_last", "now", "pending", "publish_recent")
+    __slots__ = ("_allows_recent", "_flushes", "_last", "now", "pending", "publish_recent")
 
     now: Callable[[], int]
     publish_recent: Callable[[Series], object] | None
@@ -525,6 +545,7 @@ class Core:
         self.publish_recent = None
         self.pending: dict[object, Any] = {}
         self._allows_recent = False
+        self._flushes = 0  # those that began since the last commit: they go on, or were interrupted
         self._last = _Commit()
 
     @property
@@ -579,6 +600,23 @@ class Core:
         self._commit(None, None)
         return self.settle()
 
+    def flush_if_due(self, closes: bool) -> bool:
+        """Flush after a record, and return whether it was done.
+
+        While other flushes go on, more records may be pending. Otherwise the records of a signal handler
+        would flush in the middle of a flush, and be interrupted by the next signal in the middle of that;
+        and threads that flush at the same time waste their work.
+
+        Args:
+            closes: Whether the record closes a slot.
+        """
+        flushes = self._flushes
+        is_due = len(self.pending) >= MAX_PENDING_RECORDS * (flushes + 1)
+        if is_due or (closes and flushes < MAX_NESTED_FLUSHES):
+            self.flush()
+            return True
+        return False
+
     def change(self, change: Callable[[_Draft], T], removed: Series | None = None) -> T:
         """Add all pending records and make a change, in one commit.
 
@@ -603,6 +641,7 @@ class Core:
                 records = [pending[key] for key in keys]
             except KeyError:  # another flush was faster
                 continue
+            self._flushes += 1
             draft = _Draft(self, last)
             if records:
                 draft.add(records, removed)
@@ -627,6 +666,7 @@ class Core:
                 pop(key, None)
             commit.is_applied = True
             commit.links = commit.keys = ()
+            self._flushes = 0
         self._last = commit
         return commit
 
@@ -1161,10 +1201,8 @@ class Series(_Stateful[_SeriesState]):
         pending = core.pending
         closes = now >= live.slot.ends_ns or now >= live.recent_ends_ns
         pending[object()] = (live, value, now, flag)
-        if closes or len(pending) >= MAX_PENDING_RECORDS:
-            core.flush()
-            if closes:
-                live.publish()
+        if (closes or len(pending) >= MAX_PENDING_RECORDS) and core.flush_if_due(closes) and closes:
+            live.publish()
 
     def publish(self) -> None:
         """Call the functions that publish its slots, if some are closed."""
@@ -1711,13 +1749,10 @@ class RunningTimers:
                 f"no timer {timer_id!r} is running: it was stopped already, never started, or given up"
                 f" when {self._limit} newer ones ran"
             ) from None
-        series, _, _, start_ns = timing
+        series, name, metadata, start_ns = timing
         if series is not None:  # None if a bad name was counted instead of raised
             series.record((now - start_ns) / 1e6, not success, now)
-        result: Any = new_timing(TimingResult)
-        result.pending = (timing, now, success, self._clock)
-        finished: TimingResult = result
-        return finished
+        return pending_timing((name, metadata, start_ns, now, success, self._clock))
 
     def _abandon_oldest(self) -> None:
         running = self._running
@@ -1770,8 +1805,7 @@ class OperationRecorder:
         closing = [one for one in many if now >= one.slot.ends_ns or now >= one.recent_ends_ns]
         pending = self._core.pending
         pending.update(records)  # one step, like a single record
-        if closing or len(pending) >= MAX_PENDING_RECORDS:
-            self._core.flush()
+        if self._core.flush_if_due(bool(closing)):
             for series in closing:
                 series.publish()
 

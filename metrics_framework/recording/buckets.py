@@ -18,7 +18,7 @@ _SECONDS = (
     *(0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0),
 )
 _BYTES = tuple(float(4**power) for power in range(3, 16))
-_NUMBERS = tuple(float(f"{digit}e{power}") for power in range(-3, 6) for digit in (1, 3)) + (1e6,)
+_NUMBERS = (*(float(f"{digit}e{power}") for power in range(-3, 6) for digit in (1, 3)), 1e6)
 
 _PER_SECOND = {MetricUnit.SECONDS: 1, MetricUnit.MILLISECONDS: 1_000, MetricUnit.MICROSECONDS: 1_000_000}
 _BYTES_IN = {MetricUnit.BYTES: 1, MetricUnit.KILOBYTES: 1_000, MetricUnit.MEGABYTES: 1_000_000}

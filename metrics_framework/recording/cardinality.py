@@ -7,15 +7,12 @@ totals and filters on every other tag stay exact. The windows of single series h
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.recording.engine import Core, ErrorTypes, InternalCounter, Series, Slot
+from metrics_framework.recording.engine import Core, ErrorTypes, InternalCounter, Series, Slot, TagSet
 from metrics_framework.recording.windows import MAX_RECENT_NS, RECENT_SLOT_NS, RecentWindows
 from metrics_framework.turns import rest
-
-if TYPE_CHECKING:
-    from metrics_framework.recording.metric import Metric
 
 OTHER = "__other__"
 """Stands for a tag's value, a name or an error type past its budget."""
@@ -111,6 +108,26 @@ class Cardinality:
         return OTHER
 
 
+class Limited(Protocol):
+    """The metric that a `SeriesLimiter` limits."""
+
+    name: str
+    tag_sets: dict[tuple[str, ...], TagSet]
+
+    @property
+    def series_count(self) -> int:
+        """The number of series."""
+        ...
+
+    def find(self, tags: Mapping[str, str]) -> Series | None:
+        """Return the series of these tags if there is one."""
+        ...
+
+    def make(self, tags: Mapping[str, str]) -> Series:
+        """Return the series of these tags, a new one if need be, whatever the budget."""
+        ...
+
+
 class SeriesLimiter:
     """The budget of series of one metric.
 
@@ -123,7 +140,7 @@ class SeriesLimiter:
         collapsed_tags: The tags whose new values are counted together.
     """
 
-    def __init__(self, cardinality: Cardinality, metric: Metric, max_series: Callable[[], int]) -> None:
+    def __init__(self, cardinality: Cardinality, metric: Limited, max_series: Callable[[], int]) -> None:
         self._cardinality = cardinality
         self._metric = metric
         self._max_series = max_series

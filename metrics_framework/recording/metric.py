@@ -1,11 +1,9 @@
-"""One metric: what is said of it, its series by their tags, and its windows."""
+"""One metric: its series by their tags, and its windows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.recording import engine
@@ -15,9 +13,10 @@ from metrics_framework.recording.aggregates import (
     summarize_distribution,
     summarize_gauge,
 )
-from metrics_framework.recording.buckets import BucketCounts, check_bounds
+from metrics_framework.recording.buckets import BucketCounts
 from metrics_framework.recording.cardinality import OTHER, SeriesLimiter
 from metrics_framework.recording.engine import ErrorTypes, GaugeSeries, Series, Slot, TagSet
+from metrics_framework.recording.state import Named, StoreState
 from metrics_framework.recording.windows import (
     RECENT_SLOT_NS,
     SLOT_NS,
@@ -27,98 +26,13 @@ from metrics_framework.recording.windows import (
     merge_all,
 )
 from metrics_framework.validation import check_name, milliseconds, plain_number
-from metrics_framework.values import MetricType, MetricUnit
-
-if TYPE_CHECKING:
-    from metrics_framework.recording.namespaces import Named
-    from metrics_framework.recording.store import StoreState
+from metrics_framework.values import MetricType
 
 MAX_WINDOW_GROUPS = 100
 """How many groups of series a metric may keep windows apart for."""
 
 _NO_WINDOWS: Windows[Any] = Windows()
 _NO_RECENT_WINDOWS: RecentWindows[Any] = RecentWindows()
-
-# -- descriptions ----------------------------------------------------------------------------------------
-
-MergeLaw = Literal["latest", "sum", "min", "max"]
-
-
-class NotGiven(Enum):
-    """The type of `NOT_GIVEN`, the default of arguments that change nothing."""
-
-    NOT_GIVEN = "not given"
-
-    def __repr__(self) -> str:
-        return "NOT_GIVEN"
-
-
-NOT_GIVEN: Final = NotGiven.NOT_GIVEN
-
-
-@dataclass(frozen=True)
-class Description:
-    """What an application says of a metric.
-
-    Attributes:
-        unit: The unit of its numbers; a timer's are milliseconds whatever this says.
-        help: What it measures, in a sentence.
-        merge: What a gauge of several series is as a whole.
-        buckets: Ascending upper bounds that values of a histogram or timer are counted by.
-        window_by: Tags that time windows are kept apart for.
-        expires: Whether idle series may be forgotten.
-    """
-
-    unit: MetricUnit | None = None
-    help: str = ""
-    merge: MergeLaw = "latest"
-    buckets: tuple[float, ...] = ()
-    window_by: tuple[str, ...] = ()
-    expires: bool = True
-
-
-NOT_DESCRIBED = Description()
-
-
-def checked_fields(
-    unit: object,
-    help: object,
-    merge: object,
-    buckets: Iterable[float] | NotGiven,
-    window_by: Iterable[str] | NotGiven,
-    expires: object,
-) -> dict[str, Any]:
-    """Return the fields of a `Description` that are given.
-
-    Raises:
-        InvalidInputError: If an argument breaks its rule.
-    """
-    fields: dict[str, Any] = {"unit": unit, "help": help, "merge": merge, "expires": expires}
-    fields = {name: value for name, value in fields.items() if value is not NOT_GIVEN}
-    if not isinstance(fields.get("unit"), MetricUnit | None):
-        raise InvalidInputError(f"unit={unit!r} is not a MetricUnit, like MetricUnit.BYTES")
-    if not isinstance(fields.get("help", ""), str):
-        raise InvalidInputError(f"help={help!r} is not a string")
-    if "merge" in fields and merge not in ("latest", "sum", "min", "max"):
-        raise InvalidInputError(f"merge={merge!r} is not one of 'latest', 'sum', 'min', 'max'")
-    if not isinstance(fields.get("expires", True), bool):
-        raise InvalidInputError(f"expires={expires!r} is not true or false")
-    if buckets is not NOT_GIVEN:
-        fields["buckets"] = check_bounds(buckets) if buckets else ()
-    if window_by is not NOT_GIVEN:
-        fields["window_by"] = _tag_names(window_by)
-    return fields
-
-
-def _tag_names(window_by: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(window_by, str):
-        raise InvalidInputError(f"window_by={window_by!r} is one string; pass a list: [{window_by!r}]")
-    try:
-        names = tuple(window_by)
-    except TypeError:
-        raise InvalidInputError(f"window_by={window_by!r} is not a list of tag names") from None
-    return tuple(check_name(name, "tag name") for name in names)
-
 
 # -- kinds -----------------------------------------------------------------------------------------------
 
@@ -444,7 +358,8 @@ class Metric:
         for series in self.series():
             found = read(series)
             if found is not None:
-                yield self.state.core.now(), series, *found
+                aggregate, buckets = found
+                yield self.state.core.now(), series, aggregate, buckets
 
     def streams(self) -> list[Windows[Any]]:
         """Return the windows of all groups, with all records so far."""

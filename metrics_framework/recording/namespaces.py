@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from metrics_framework.errors import InvalidInputError, MetricTypeError, UnknownMetricError, nearest
 from metrics_framework.recording.cardinality import OTHER
 from metrics_framework.recording.engine import Series, SeriesIndex
 from metrics_framework.recording.metric import Kind, Metric, check_milliseconds, check_number
 from metrics_framework.recording.rules import MAX_RULED_NAMES, Rule, Ruled, apply, learn
+from metrics_framework.recording.state import Named, StoreState
 from metrics_framework.validation import check_name, plain_tags
-from metrics_framework.values import MetricType, MetricUnit
+from metrics_framework.values import MetricUnit
 
-if TYPE_CHECKING:
-    from metrics_framework.recording.store import StoreState
+__all__ = ["ExposedNames", "NameRegistry", "Named", "Namespace"]
 
 # -- exposed names ---------------------------------------------------------------------------------------
-
-
-class Named(NamedTuple):
-    """The owner of exposed names: a metric, or one half of an operation.
-
-    Attributes:
-        name: The name as it is recorded.
-        metric_type: The kind of its numbers; the outcomes of an operation are a rate.
-        is_operation: Whether it is the durations or outcomes of an operation.
-    """
-
-    name: str
-    metric_type: MetricType
-    is_operation: bool
-
-    def __str__(self) -> str:
-        return f"operation {self.name!r}" if self.is_operation else repr(self.name)
 
 
 ExposedNames = Callable[[Named, "MetricUnit | None"], Iterable[str]]
@@ -109,6 +92,7 @@ class Namespace:
 
     Attributes:
         indexes: Series by names and tags as they are given, for each kind by its label.
+        registry: The names that metrics are exposed by, if they must differ.
     """
 
     def __init__(
@@ -125,6 +109,7 @@ class Namespace:
         self._metrics: dict[str, Metric] = {}
         self._rules = rules
         self.indexes = {kind.label: SeriesIndex() for kind in kinds}
+        self.registry: NameRegistry | None = None
 
     def metrics(self) -> list[Metric]:
         """Return all metrics."""
@@ -238,8 +223,8 @@ class Namespace:
                 metric.remove(series)
             return series is not None
         self._metrics.pop(name, None)
-        if self._state.registry is not None:
-            self._state.registry.release(metric.named)
+        if self.registry is not None:
+            self.registry.release(metric.named)
         for series in metric.series():
             metric.remove(series)
         self.indexes[metric.kind.label].forget(name)
@@ -251,8 +236,8 @@ class Namespace:
         Raises:
             InvalidInputError: If another metric has one of them.
         """
-        if self._state.registry is not None:
-            self._state.registry.register(named, self._state.describe(named.name).unit)
+        if self.registry is not None:
+            self.registry.register(named, self._state.describe(named.name).unit)
 
     def _new(self, kind: Kind, name: str) -> Metric:
         named = Named(name, kind.metric_type, self._what == "operation")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from metrics_framework.clock import Clock
 from metrics_framework.errors import InvalidInputError, MetricTypeError
@@ -14,8 +14,8 @@ from metrics_framework.recording import engine
 from metrics_framework.recording.aggregates import Summary, per_second
 from metrics_framework.recording.buckets import BucketCounts
 from metrics_framework.recording.engine import Core, Distribution, Series
-from metrics_framework.recording.metric import COUNTER, HISTOGRAM, KINDS, OUTCOMES, TIMER, Description, Metric
-from metrics_framework.recording.namespaces import Named, Namespace
+from metrics_framework.recording.metric import COUNTER, HISTOGRAM, KINDS, OUTCOMES, TIMER, Metric
+from metrics_framework.recording.namespaces import Namespace
 from metrics_framework.recording.results import (
     Failure,
     OutcomeReading,
@@ -24,14 +24,16 @@ from metrics_framework.recording.results import (
     SeriesReading,
 )
 from metrics_framework.recording.rules import Rule
+from metrics_framework.recording.state import (
+    Description,
+    Named,
+    StoreState,
+    check_duration,
+    nanoseconds,
+)
 from metrics_framework.recording.windows import Interval, Window, split
 from metrics_framework.turns import rest
 from metrics_framework.validation import plain_tags
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from metrics_framework.recording.store import StoreState
 
 
 class Queries:
@@ -392,19 +394,3 @@ def _wall_time(moment_ns: int, now_ns: int, wall_ns: int) -> datetime:
     Two clocks cannot be read at once: rounded, the same moment is the same in the next answer.
     """
     return datetime.fromtimestamp(round((wall_ns - (now_ns - moment_ns)) / 1e6) / 1e3, tz=UTC)
-
-
-def check_duration(what: str, duration: timedelta) -> timedelta:
-    """Return a duration if it is one.
-
-    Raises:
-        InvalidInputError: If it is anything else, or not positive.
-    """
-    if not isinstance(duration, timedelta) or duration <= timedelta(0):
-        raise InvalidInputError(f"{what}={duration!r} is not a positive duration")
-    return duration
-
-
-def nanoseconds(duration: timedelta) -> int:
-    """Return a duration in nanoseconds."""
-    return duration // timedelta(microseconds=1) * 1_000

@@ -1,7 +1,7 @@
 """The store: the one place where numbers are kept, which collectors, timers and trackers are views of.
 
-Metrics and operations are two namespaces. A series keeps its state since the start. Time windows are kept once
-for each name, so that they cost nothing as the number of series grows.
+Metrics and operations are two namespaces. A series keeps its state since the start, and about an hour of
+coarse windows. Fine windows are kept once for each name, so that they cost nothing as series are added.
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, Literal
 
 from metrics_framework.clock import SYSTEM_CLOCK, Clock, SystemClock
 from metrics_framework.errors import InvalidInputError, MetricTypeError
-from metrics_framework.logs import log_event
 from metrics_framework.recording import engine
-from metrics_framework.recording.buckets import check_bounds, default_bounds, seconds_as
-from metrics_framework.recording.cardinality import BUDGETS, Budgets, Cardinality, check_budgets
+from metrics_framework.recording.buckets import check_bounds
+from metrics_framework.recording.cardinality import BUDGETS, Budgets, check_budgets
 from metrics_framework.recording.engine import (
-    InternalCounter,
     OperationRecorder,
     OutcomeSeries,
     Series,
@@ -32,156 +30,36 @@ from metrics_framework.recording.metric import (
     COUNTER,
     GAUGE,
     KINDS,
-    NOT_DESCRIBED,
-    NOT_GIVEN,
     OUTCOMES,
     TIMER,
-    Description,
-    MergeLaw,
     Metric,
+)
+from metrics_framework.recording.namespaces import ExposedNames, NameRegistry
+from metrics_framework.recording.queries import Queries
+from metrics_framework.recording.results import RawFailure
+from metrics_framework.recording.rules import Rule
+from metrics_framework.recording.state import (
+    NOT_DESCRIBED,
+    NOT_GIVEN,
+    MergeLaw,
+    Named,
     NotGiven,
+    OnError,
+    StoreState,
+    check_duration,
     checked_fields,
 )
-from metrics_framework.recording.namespaces import ExposedNames, Named, NameRegistry
-from metrics_framework.recording.queries import Queries, check_duration, nanoseconds
-from metrics_framework.recording.results import RawFailure
-from metrics_framework.recording.rules import Rule, Ruled
-from metrics_framework.validation import check_name, plain_tags
-from metrics_framework.values import MetricType, MetricUnit
+from metrics_framework.validation import check_name
+from metrics_framework.values import MetricUnit
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-OnError = Literal["raise", "log"]
 DefaultBuckets = Iterable[float] | Literal["by_unit"]
 
 RETENTION = timedelta(days=30)
 MAX_RECENT_FAILURES = 20
 """How many of an operation's last failures are kept with their metadata."""
 
-MAX_NOTICES = 100
-"""How many warnings of one event are logged at most."""
-
 # The engine reads its own clock. With one function, times of Python and of the engine share one time line.
 SystemClock.monotonic_ns = staticmethod(engine.monotonic_ns)
-
-
-class StoreState:
-    """What all parts of a store share: time, budgets, descriptions and internal counters.
-
-    Attributes:
-        core: The numeric state.
-        clock: The source of time.
-        start_ns: When the store began, on the monotonic clock.
-        tags: Constant tags.
-        retention_ns: How far back a window may reach.
-        expire_ns: How long a series may be idle before it is forgotten; ``None`` for ever.
-        cardinality: The budgets.
-        descriptions: Name to description.
-        ruled: Name to the buckets and budget that rules set.
-        default_buckets: Upper bounds without a description; times are in seconds. ``"by_unit"`` chooses them
-            by the unit of the metric.
-        registry: The names that metrics are exposed by, if they must differ.
-        on_removed: Called with each series that is removed: its owner's `Named`, the series, and its final
-            aggregate.
-        rejected: Counts the refused input, if errors are not raised.
-        abandoned: Counts the timers that were started, never stopped, and given up.
-    """
-
-    def __init__(
-        self,
-        clock: Clock,
-        retention: timedelta,
-        on_error: OnError,
-        budgets: Budgets,
-        expire_after: timedelta | None,
-        tags: Mapping[str, str] | None,
-    ) -> None:
-        self.clock = clock
-        self.core = engine.Core(None if clock is SYSTEM_CLOCK else clock.monotonic_ns)
-        self.start_ns = self.core.now()
-        self.tags = plain_tags(tags)
-        self.retention_ns = nanoseconds(retention)
-        self.expire_ns = None if expire_after is None else nanoseconds(expire_after)
-        self.cardinality = Cardinality(budgets, self.core, self.notice)
-        self.descriptions: dict[str, Description] = {}
-        self.ruled: dict[str, Ruled] = {}
-        self.default_buckets: tuple[float, ...] | Literal["by_unit"] = ()
-        self.registry: NameRegistry | None = None
-        self.on_removed: list[Callable[[Named, Series, Any], object]] = []
-        self.rejected = InternalCounter()
-        self.abandoned = InternalCounter()
-        self._on_error = on_error
-        self._notices: dict[str, dict[str, Any]] = {}
-        self._noticed: dict[str, set[str]] = {}
-
-    def reset(self) -> None:
-        """Start from zero in a child process."""
-        self.core.reset()
-        self.start_ns = self.core.now()
-        self.cardinality.reset()
-        self.rejected.reset()
-        self.abandoned.reset()
-
-    def refuse(self, error: InvalidInputError) -> None:
-        """Raise an error, or count it and have the next read log it.
-
-        Raises:
-            InvalidInputError: ``error``, unless the store logs errors.
-        """
-        if self._on_error == "raise":
-            raise error
-        self.rejected.add(1)
-        self.notice("input refused", error=str(error))
-
-    def checked(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
-        """Return the result of a function; ``None`` if it refused its input and that was counted.
-
-        Raises:
-            InvalidInputError: If it refused its input, unless the store logs errors.
-        """
-        try:
-            return function(*args, **kwargs)
-        except InvalidInputError as error:
-            self.refuse(error)
-            return None
-
-    def notice(self, event: str, **fields: Any) -> None:
-        """Have the next read log a warning, once for the same fields: a record never logs."""
-        key = f"{event} {fields}"
-        noticed = self._noticed.setdefault(event, set())
-        if key not in noticed and len(noticed) < MAX_NOTICES:
-            noticed.add(key)
-            self._notices[key] = {"event": event, **fields}
-
-    def log_notices(self) -> None:
-        """Log the warnings of records."""
-        for key in list(self._notices):
-            fields = self._notices.pop(key, None)
-            if fields is not None:  # else another thread was faster
-                log_event("warning", **fields)
-
-    def describe(self, name: str) -> Description:
-        """Return the description of a name; buckets that a rule sets win."""
-        description, ruled = self.descriptions.get(name, NOT_DESCRIBED), self.ruled.get(name)
-        return replace(description, buckets=ruled.buckets) if ruled and ruled.buckets else description
-
-    def bounds(self, name: str, metric_type: MetricType) -> tuple[float, ...]:
-        """Return the upper bounds that values are counted by; empty for anything but distributions."""
-        if metric_type not in (MetricType.HISTOGRAM, MetricType.TIMER):
-            return ()
-        description = self.describe(name)
-        if description.buckets:
-            return description.buckets
-        unit = MetricUnit.MILLISECONDS if metric_type is MetricType.TIMER else description.unit
-        if self.default_buckets == "by_unit":
-            return default_bounds(unit, name)
-        return seconds_as(unit, self.default_buckets) if self.default_buckets else ()
-
-    def max_series(self, name: str) -> int:
-        """Return how many series a name may have."""
-        ruled = self.ruled.get(name)
-        return (ruled and ruled.max_series) or self.cardinality.budgets.series_per_name
 
 
 class Store(Queries):
@@ -351,7 +229,7 @@ class Store(Queries):
         self,
         name: str,
         *,
-        unit: MetricUnit | None | NotGiven = NOT_GIVEN,
+        unit: MetricUnit | NotGiven | None = NOT_GIVEN,
         help: str | NotGiven = NOT_GIVEN,
         merge: MergeLaw | NotGiven = NOT_GIVEN,
         buckets: Iterable[float] | NotGiven = NOT_GIVEN,
@@ -427,16 +305,19 @@ class Store(Queries):
         Raises:
             InvalidInputError: If two names that were recorded already collide.
         """
-        before = self._state.registry
+        before = self._metrics.registry
         if before is not None and before.exposed_names is exposed_names:
             return before
-        registry = self._state.registry = NameRegistry(exposed_names, self._forget_unused)
+        registry = NameRegistry(exposed_names, self._forget_unused)
         try:
+            for names in self._namespaces:
+                names.registry = registry
             for names in self._namespaces:
                 for metric in names.metrics():
                     names.register(metric.named)
         except InvalidInputError:
-            self._state.registry = before
+            for names in self._namespaces:
+                names.registry = before
             raise
         return registry
 

@@ -109,7 +109,7 @@ class Windows(NamedTuple, Generic[T]):
             retention_ns: How long slots are kept at least.
         """
         before, earlier, kept_from_ns = self
-        levels = [*before] if before else [()]
+        levels: list[tuple[Any, ...]] = [*before] if before else [()]
         levels[0] += (start_ns, aggregate)
         _merge_old(levels, start_ns)
         width = SLOT_NS << len(levels) - 1
@@ -198,8 +198,8 @@ def _merge_old(levels: list[tuple[Any, ...]], now_ns: int) -> None:
 class RecentWindows(Generic[T]):
     """The last hour of one series, in at most 20 coarse slots. Immutable.
 
-    Thousands of series have one each, so a slot takes two references and its aggregate: slots of all series
-    that start and end at the same time share one object for it. Older records are dropped, as the state of the
+    Thousands of series have one each, so a slot takes two references and its aggregate: slots that start and
+    end at the same time share one object for both times. Older records are dropped, as the state of the
     series has their total.
 
     Args:
@@ -221,25 +221,26 @@ class RecentWindows(Generic[T]):
             aggregate: Its records.
         """
         added = _span(start_ns, start_ns + RECENT_SLOT_NS)
-        slots, kept_from_ns = (*self._slots, added, aggregate), self.kept_from_ns
+        slots: tuple[Any, ...] = (*self._slots, added, aggregate)
         kept: list[Any] = []
-        place, end = 0, len(slots)
+        place, end, kept_from_ns = 0, len(slots), self.kept_from_ns
         while place < end:
-            span, aggregate = slots[place], slots[place + 1]
+            span, content = slots[place], slots[place + 1]
             place += 2
             if span[1] + MAX_RECENT_NS < start_ns:
                 kept_from_ns = span[1]
                 continue
             width = 2 * (span[1] - span[0])
             wide_ns = span[0] - span[0] % width
-            if wide_ns >= kept_from_ns and start_ns - (wide_ns + width) >= width * RECENT_COARSENESS:
+            is_old = start_ns - (wide_ns + width) >= width * RECENT_COARSENESS
+            if is_old and wide_ns >= kept_from_ns:
                 following = slots[place] if place < end else added
                 if following[0] >= wide_ns + width:
                     span = _span(wide_ns, wide_ns + width)
                 elif following[1] - following[0] == span[1] - span[0]:  # the other half of the wider slot
-                    span, aggregate = _span(wide_ns, wide_ns + width), aggregate.merge(slots[place + 1])
+                    span, content = _span(wide_ns, wide_ns + width), content.merge(slots[place + 1])
                     place += 2
-            kept += (span, aggregate)
+            kept += (span, content)
         return RecentWindows(tuple(kept), kept_from_ns)
 
     def slots(self) -> Iterator[tuple[int, int, T]]:

@@ -75,7 +75,8 @@ def aggregator_of(system: HasAggregator | MetricsAggregator) -> MetricsAggregato
     found: Any = getattr(system, "aggregator", system)
     if isinstance(found, type) or not callable(getattr(found, "get_metrics_by_tag", None)):
         raise InvalidInputError(
-            f"{safe_repr(system)} cannot be asked what was recorded: pass a MetricsSystem or a MetricsAggregator"
+            f"{safe_repr(system)} cannot be asked what was recorded: pass a MetricsSystem"
+            " or a MetricsAggregator"
         )
     aggregator: MetricsAggregator = found
     return aggregator

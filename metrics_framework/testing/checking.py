@@ -49,8 +49,8 @@ def expect(
     for each in (system, *expectations):
         if isinstance(each, Expectation) == (each is system):
             raise InvalidInputError(
-                f"{safe_repr(each)} is out of place: expect(system, counter('orders'), …) takes the system first,"
-                " then what counter, gauge, histogram, timer, success and failure return"
+                f"{safe_repr(each)} is out of place: expect(system, counter('orders'), …) takes the system"
+                " first, then what counter, gauge, histogram, timer, success and failure return"
             )
     if not expectations and not only:
         raise InvalidInputError(

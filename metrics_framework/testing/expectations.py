@@ -182,8 +182,8 @@ def _expectation(
     for key, value in more_tags.items():
         if not isinstance(value, str):  # counter("orders", change=3) must not wait for a tag "change"
             raise InvalidInputError(
-                f"{key}={safe_repr(value)} would be a tag, whose value is a string: give the expected number by"
-                f" its place, or write the tag as {key}={str(value)!r}"
+                f"{key}={safe_repr(value)} would be a tag, whose value is a string: give the expected number"
+                f" by its place, or write the tag as {key}={str(value)!r}"
             )
     given, more = plain_tags(tags), plain_tags(more_tags)
     for key in given.keys() & more.keys():

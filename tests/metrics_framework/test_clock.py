@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics_framework.clock import SYSTEM_CLOCK, ManualClock, SystemClock, utc
+from metrics_framework.recording import engine
 
 MOMENTS = st.datetimes(datetime(1971, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
 
@@ -20,6 +23,21 @@ def test_the_system_clock_reads_the_machine():
     assert before <= reading <= after
     readings = [SYSTEM_CLOCK.monotonic_ns() for _ in range(1_000)]
     assert readings == sorted(readings)
+
+
+def test_the_system_clock_and_the_engine_share_one_time_line():
+    """Once recording is imported, both read time by the same function."""
+    assert SYSTEM_CLOCK.monotonic_ns is engine.monotonic_ns
+    before, reading, after = time.perf_counter_ns(), engine.monotonic_ns(), time.perf_counter_ns()
+    assert before <= reading <= after or sys.platform == "win32"
+
+
+def test_a_clock_needs_no_engine():
+    """Importing the module of clocks imports nothing of recording."""
+    code = "import sys, metrics_framework.clock as c; c.SYSTEM_CLOCK.monotonic_ns(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "metrics_framework.clock" in done.stdout.split()
+    assert not any(name.startswith("metrics_framework.recording") for name in done.stdout.split())
 
 
 def test_a_manual_clock_stands_still():

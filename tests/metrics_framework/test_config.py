@@ -304,6 +304,12 @@ def test_configured_tags_and_rules_are_those_of_the_system():
 # -- the environment ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["PURE", "COMPILED", "DEBUG_CORE"])
+def test_variables_of_the_engine_are_no_keys(name):
+    """The variables that choose or build the recording engine stand beside those of the configuration."""
+    MetricsSystem.from_config({}, environ={f"METRICS_FRAMEWORK_{name}": "1"}).shutdown_metrics()
+
+
 @pytest.mark.parametrize("key", EXAMPLES)
 def test_every_key_is_read_from_the_environment(key):
     """A variable says the same as the key in a mapping."""

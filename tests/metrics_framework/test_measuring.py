@@ -187,6 +187,32 @@ def test_an_async_block_is_timed_and_tracked(metrics, clock):
     assert told(metrics, tags={"a": "1", "b": "2"}) == (1, 500.0, 1, {})
 
 
+def test_tags_that_change_during_a_block_change_nothing(metrics):
+    """A dict of tags is copied at the start, whether or not the series is known already."""
+    tags = {"a": "1"}
+    for _ in range(3):
+        with metrics.measure("work", tags):
+            tags["a"] = "2"
+        tags["a"] = "1"
+    assert told(metrics, tags={"a": "1"})[0] == 3
+    assert recorded(metrics) == ["work", "work"]
+
+
+@pytest.mark.parametrize("tags", [{"a": 1}, {"": "1"}, ["a"], "a"])
+def test_bad_tags_of_a_known_operation_are_checked_too(metrics, tags):
+    """A number as a tag's value is converted as ever, and everything else is refused at the start."""
+    for _ in range(2):
+        with metrics.measure("work", {"a": "1"}):
+            pass
+    if tags == {"a": 1}:
+        with metrics.measure("work", tags):
+            pass
+        assert told(metrics, tags={"a": "1"})[0] == 3
+    else:
+        with pytest.raises(InvalidInputError, match="tag"):
+            metrics.measure("work", tags)
+
+
 def test_nothing_is_recorded_before_the_end(metrics):
     """A measurement that was not begun, or goes on, is in no answer yet."""
     measurement = metrics.measure("work")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.values import MetricType, MetricUnit, TimingResult, new_timing, to_milliseconds
+from metrics_framework.values import MetricType, MetricUnit, TimingResult, pending_timing, to_milliseconds
 
 TIME_UNITS = {MetricUnit.SECONDS: 1e3, MetricUnit.MILLISECONDS: 1.0, MetricUnit.MICROSECONDS: 1e-3}
 
@@ -80,10 +79,8 @@ class StandingClock:
 def fresh_timing(end_ns: int, milliseconds: float, asked_later_ns: int = 0) -> TimingResult:
     """Return a result as a timer makes it, which is looked at some time after the end."""
     stop_ns = 10**18 + round(milliseconds * 1e6)
-    result: Any = new_timing(TimingResult)
     clock = StandingClock(stop_ns + asked_later_ns, end_ns + asked_later_ns)
-    result.pending = ((None, "operation", None, 10**18), stop_ns, True, clock)
-    return result
+    return pending_timing(("operation", None, 10**18, stop_ns, True, clock))
 
 
 @given(

@@ -28,6 +28,7 @@ from metrics_adapters.snapshot_writer import (
     SnapshotWriter,
 )
 from metrics_framework import MetricsSystem, PerformanceSnapshot, protocols
+from metrics_framework.capabilities import RatesByTag, SummariesByTag, TimingsByTag
 from metrics_framework.clock import SYSTEM_CLOCK, Clock, ManualClock, SystemClock
 from metrics_framework.dashboard import HistoryAggregator
 from metrics_framework.protocols import (
@@ -56,6 +57,16 @@ def test_in_memory_adapters_fit() -> None:
     assert isinstance(timer(), PerformanceTimer)
     assert isinstance(tracker(), SuccessFailureTracker)
     assert isinstance(aggregator(), MetricsAggregator)
+
+
+def test_in_memory_adapters_answer_by_tag() -> None:
+    """Timer, tracker and aggregator have the capability of windows and rates by tag, and so do subclasses."""
+    timings: list[type[TimingsByTag]] = [InMemoryTimer, SnapshotTimer]
+    rates: list[type[RatesByTag]] = [InMemoryTracker, SnapshotTracker]
+    summaries: type[SummariesByTag] = InMemoryAggregator
+    assert all(issubclass(view, TimingsByTag) for view in timings)
+    assert all(issubclass(view, RatesByTag) for view in rates)
+    assert isinstance(summaries(), SummariesByTag)
 
 
 def test_sources_of_events_fit() -> None:

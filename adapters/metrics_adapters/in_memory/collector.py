@@ -12,8 +12,9 @@ from metrics_framework.recording.engine import (
     Recorder,
     TimerSeries,
 )
-from metrics_framework.recording.metric import KINDS, NOT_GIVEN, MergeLaw, NotGiven
+from metrics_framework.recording.metric import KINDS
 from metrics_framework.recording.rules import Scope
+from metrics_framework.recording.state import NOT_GIVEN, MergeLaw, NotGiven
 from metrics_framework.validation import plain_tags
 from metrics_framework.values import MetricUnit
 
@@ -98,7 +99,7 @@ class InMemoryCollector(Recorder):
         self,
         name: str,
         *,
-        unit: MetricUnit | None | NotGiven = NOT_GIVEN,
+        unit: MetricUnit | NotGiven | None = NOT_GIVEN,
         help: str | NotGiven = NOT_GIVEN,
         merge: MergeLaw | NotGiven = NOT_GIVEN,
         buckets: Iterable[float] | NotGiven = NOT_GIVEN,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 
 from metrics_framework.recording import Store
 from metrics_framework.recording.engine import RunningTimers, TimerSeries
-from metrics_framework.values import TimingResult, new_timing
+from metrics_framework.values import TimingResult, pending_timing
 
 MAX_RUNNING_TIMERS = 10_000
 """How many timers may run at once before the oldest is given up."""
@@ -39,21 +39,20 @@ class InMemoryTimer(RunningTimers):
         """Call ``operation`` and record its duration; see `PerformanceTimer.time_operation`."""
         # Not one of the running timers, which other code can stop and which are given up past a number.
         store = self.store
-        series = store.timings.get(operation_name, None) or store.find_timing(operation_name)
+        known: Any = store.timings.get(operation_name)
+        series: TimerSeries | None = known or store.find_timing(operation_name)
         now = store.core.now
-        begun = (series, operation_name, dict(metadata) if metadata else None, now())
+        kept = dict(metadata) if metadata else {}
+        start_ns = now()
         try:
             outcome = operation()
         except BaseException:
-            _record(begun, now(), success=False)
+            _record(series, now() - start_ns, success=False)
             raise
         stop_ns = now()
-        _record(begun, stop_ns, success=True)
-        pending: Any = new_timing(TimingResult)
-        pending.pending = (begun, stop_ns, True, store.clock)
-        result: TimingResult = pending
-        result.metadata["result"] = outcome
-        return result
+        _record(series, stop_ns - start_ns, success=True)
+        kept["result"] = outcome
+        return pending_timing((operation_name, kept, start_ns, stop_ns, True, store.clock))
 
     def get_timing_stats(
         self,
@@ -73,7 +72,6 @@ class InMemoryTimer(RunningTimers):
         return self.store.timing_summary(operation_name, time_window, tags)
 
 
-def _record(begun: tuple[Any, Any, Any, int], stop_ns: int, *, success: bool) -> None:
-    series, start_ns = begun[0], begun[3]
-    if series is not None:  # None: a bad name that was counted instead of raised
-        cast(TimerSeries, series).elapse((stop_ns - start_ns) / 1e6, success)
+def _record(series: TimerSeries | None, elapsed_ns: int, *, success: bool) -> None:
+    if series is not None:  # None: the name was refused, and counted
+        series.elapse(elapsed_ns / 1e6, success)

@@ -74,9 +74,7 @@ class CollectorInput(Contract, ABC):
         assert set(self.series(parts, "m")) == {()}
 
     @pytest.mark.parametrize("record", ["counter", "histogram", "timer"])
-    def test_a_boolean_is_no_number(
-        self, collector: MetricCollector, parts: Parts, record: str
-    ) -> None:
+    def test_a_boolean_is_no_number(self, collector: MetricCollector, parts: Parts, record: str) -> None:
         """Counters, histograms and timers refuse booleans with an error that quotes them."""
         method = self.record(collector, record)
         method("m", 2)

@@ -221,7 +221,7 @@ def test_timers_that_are_never_stopped_are_bounded(timer):
     assert timer.abandoned == 0
     newest = timer.start_timer("operation")
     assert timer.abandoned == 1
-    with pytest.raises(UnknownTimerError, match="given up|abandoned"):
+    with pytest.raises(UnknownTimerError, match="given up"):
         timer.stop_timer(ids[0])
     for timer_id in (ids[1], ids[-1], newest):
         assert timer.stop_timer(timer_id).success

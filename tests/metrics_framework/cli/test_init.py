@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from metrics_framework import __version__
-from metrics_framework.recording.engine import ENGINE
 from metrics_framework.cli import main
+from metrics_framework.recording.engine import ENGINE
 
 # Hides a package the way its absence does: importing it fails with the same error.
 WITHOUT = """

@@ -93,7 +93,9 @@ def writer(library: str, page: str) -> None:
     for value in range(1, 1001):  # one round of the pattern, so that all blocks are there
         histogram.observe(value)
         counter.add(value)
-    print(core.debug_offset(histogram)[0], core.debug_offset(counter)[0], flush=True)
+    offsets = core.debug_offset(histogram)[0], core.debug_offset(counter)[0]
+    sys.stdout.write(f"{offsets[0]} {offsets[1]}\n")
+    sys.stdout.flush()
     core.debug_write(histogram, counter, -1.0)
 
 

@@ -166,9 +166,16 @@ def parsed_exposition(text: str) -> list[Any]:
     families: list[Any] = []
     for is_comment, lines in groupby(text.splitlines(), lambda line: line.startswith("#")):
         samples = [line.rpartition(" ") for line in lines]
-        families += ["".join(sample) for sample in samples] if is_comment else [
-            sorted([series, float(value), value if value.isdigit() else "float"] for series, _, value in samples)
-        ]
+        families += (
+            ["".join(sample) for sample in samples]
+            if is_comment
+            else [
+                sorted(
+                    [series, float(value), value if value.isdigit() else "float"]
+                    for series, _, value in samples
+                )
+            ]
+        )
     return families
 
 

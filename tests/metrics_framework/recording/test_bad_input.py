@@ -13,7 +13,7 @@ from metrics_adapters.in_memory import InMemoryCollector, InMemoryTimer, InMemor
 from metrics_framework.clock import ManualClock
 from metrics_framework.errors import InvalidInputError, MetricTypeError, UnknownMetricError
 from metrics_framework.recording import Budgets, Description, Store
-from metrics_framework.recording.store import MAX_NOTICES
+from metrics_framework.recording.state import MAX_NOTICES
 from metrics_framework.values import MetricUnit
 
 

@@ -107,7 +107,7 @@ def test_default_bounds_are_chosen_by_unit(unit, name, first, last, number):
 
 
 def test_a_store_counts_by_default_bounds_of_the_unit():
-    """With `default_buckets="by_unit"` each histogram and timer has the bounds of its unit, unless described."""
+    """With `default_buckets="by_unit"` histograms and timers have bounds of their unit, unless described."""
     store = Store(ManualClock(), default_buckets="by_unit")
     collector = InMemoryCollector(store)
     collector.describe("own", buckets=[7])

@@ -5,6 +5,7 @@ The engine is chosen when the library is imported, so each plays the scenarios i
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -17,6 +18,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+
+from metrics_framework import recording
 
 ROOT = Path(__file__).parents[3]
 SCENARIO = "tests.metrics_framework.recording.scenario"
@@ -71,7 +74,7 @@ Play = Callable[[Any], tuple[Any, Any]]
 def play() -> Iterator[Play]:
     """Return a function that plays a scenario on both engines; after a crash, both processes start again."""
     try:
-        import metrics_framework.recording._core  # noqa: F401
+        importlib.import_module(f"{recording.__name__}._core")
     except ImportError as error:
         if os.environ.get("METRICS_FRAMEWORK_COMPILED") == "1":
             raise
@@ -110,7 +113,9 @@ CLAMPED = {"avg", "mean", "p50", "p90", "p95", "p99", "quantiles"}
 """Numbers that lie between the extremes. They are integers only if they are cut to one that is an integer."""
 
 
-def difference(one: Any, other: Any, near: float = 0.0, path: str = "", is_clamped: bool = False) -> str | None:
+def difference(
+    one: Any, other: Any, near: float = 0.0, path: str = "", is_clamped: bool = False
+) -> str | None:
     """Return where two answers differ; ``None`` if they agree.
 
     Args:
@@ -220,9 +225,7 @@ ODD_TAGS = st.sampled_from([7, "ab", [[1, "x"]], [["", "x"]], [["a", {"special":
     min_size=1,
     max_size=2,
 )
-PAUSES = st.sampled_from(
-    [0.001, 0.5, 1, 5, 15.9, 16, 17, 59, 300, 301, 4_000, 90_000, 40 * 86_400.0, 3e8]
-)
+PAUSES = st.sampled_from([0.001, 0.5, 1, 5, 15.9, 16, 17, 59, 300, 301, 4_000, 90_000, 40 * 86_400.0, 3e8])
 SECONDS = st.sampled_from([None, 0.5, 1, 16, 60, 300, 3_600, 86_400, 30 * 86_400, 0, -1, 31 * 86_400])
 BUCKETS = st.sampled_from([[], [1.0], [0.5, 1, 10], [-1.0, 0.0, 1.0], [1, 1], [math.inf], ["x"]])
 CHANGES = st.fixed_dictionaries(
@@ -322,7 +325,17 @@ def steps(numbers: Any) -> Any:
         step("top", st.sampled_from(["COUNTER", "TIMER", "RATE"]), st.integers(1, 3)),
     )
     each = st.one_of(
-        *records * 2, *binds, *uses, steps_up_and_down, waits, waits, operations, operations, crowds, rare, reads
+        *records * 2,
+        *binds,
+        *uses,
+        steps_up_and_down,
+        waits,
+        waits,
+        operations,
+        operations,
+        crowds,
+        rare,
+        reads,
     )
     # Lists of lists are longer than lists, and shrink as well.
     return st.lists(st.lists(each, max_size=20), max_size=20).map(lambda parts: sum(parts, []))

@@ -246,7 +246,7 @@ def test_each_series_has_its_buckets(collector):
 
 
 def test_many_values_seed_buckets_within_one_percent(collector):
-    """Of more than 128 values before the description each is counted by the middle of its exponential bucket."""
+    """More than 128 values before the description are counted by the middles of exponential buckets."""
     for value in range(1, 1_001):
         collector.record_histogram("name", value)
     collector.describe("name", buckets=[100, 500])
@@ -263,7 +263,7 @@ def test_many_values_seed_buckets_within_one_percent(collector):
 
 
 def test_bounds_of_exposed_buckets_start_again_from_zero(collector, caplog):
-    """After the first exposure, other bounds are a new start without earlier values, and one warning says so."""
+    """After the first exposure, other bounds start without earlier values, and one warning says so."""
     collector.describe("name", buckets=[1, 2])
     collector.record_histogram("name", 1)
     collector.store.readings()

@@ -27,7 +27,7 @@ def registry():
 
 
 def test_a_name_has_one_owner(registry):
-    """What registry its own names again keeps them; another that wants one of them is refused and gets none."""
+    """A metric that registers again keeps its names; another one that wants one of them gets none."""
     for _ in range(2):
         registry.register(gauge("A.end"), None)
     with pytest.raises(InvalidInputError, match=r"^'a' would be exposed as 'a\.end', .* a name of 'A\.end':"):

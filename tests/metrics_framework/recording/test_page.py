@@ -79,7 +79,7 @@ def test_a_writer_that_ends_anywhere_leaves_a_page_that_is_whole(
     core: Any, tmp_path: Path, soak: Callable[[int], int], how: signal.Signals
 ) -> None:
     """A page is consistent after a kill or a stop at a random moment of a record."""
-    chance = random.Random(how)  # noqa: S311 - repeatable
+    chance = random.Random(how)
     for number in range(soak(100)):
         page = tmp_path / f"page{number}"
         with running_writer(page) as (process, histogram, counter):

@@ -322,7 +322,7 @@ def test_operations_are_a_namespace_of_their_own(views):
 
 
 def test_integers_stay_exact_beyond_any_float(views):
-    """A counter of integers is exact to the last digit as long as 64 bits hold it, and a float from then on."""
+    """A counter of integers is exact to the last digit as long as 64 bits hold it, and then a float."""
     for number in range(1, 11):
         views.collector.record_counter("name", 2**60 + 1)
         total = views.store.summary("name")["total"]

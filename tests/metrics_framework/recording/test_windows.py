@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from metrics_framework.clock import ManualClock
 from metrics_framework.recording import Store
 from metrics_framework.recording.engine import ENGINE, CounterAggregate, Distribution
-from metrics_framework.recording.windows import RECENT_SLOT_NS, RecentWindows, Window, Windows
+from metrics_framework.recording.windows import Window, Windows
 
 SECOND = 1_000_000_000
 DAY = 86_400 * SECOND
@@ -36,11 +36,12 @@ class Kept(NamedTuple):
         return Kept(self.numbers + later.numbers)
 
 
-def filled(seconds, retention_ns: int = RETENTION, windows: Windows[Kept] = Windows()) -> Windows[Kept]:
+def filled(seconds, retention_ns: int = RETENTION) -> Windows[Kept]:
     """Return windows with one record at each of some ascending seconds, numbered by them."""
     slots: dict[int, list[float]] = defaultdict(list)
     for second in seconds:
         slots[int(second) * SECOND].append(second)
+    windows: Windows[Kept] = Windows()
     for start_ns, numbers in slots.items():
         windows = windows.add(start_ns, Kept(tuple(numbers)), retention_ns)
     return windows

@@ -376,7 +376,7 @@ def test_a_removed_series_shortens_windows_by_tag():
 
 
 def test_operations_are_asked_by_the_tags_of_measure(clock):
-    """Timer, tracker and aggregator answer for the tags that `measure` gave, in windows and since the start."""
+    """Timer, tracker and aggregator answer for the tags that `measure` gave, with a window or without."""
     store = Store(clock)
     collector = InMemoryCollector(store)
     timer, tracker, aggregator = InMemoryTimer(store), InMemoryTracker(store), InMemoryAggregator(store)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from itertools import count
 
 from made import contracts_of
@@ -108,7 +109,7 @@ class RefusedButMade(InMemoryCollector):
         try:
             super().record_counter(name, value, tags)
         except InvalidInputError:
-            if isinstance(name, str) and name and name not in self._gauges.untagged:
+            if isinstance(name, str) and name and self.store.index("gauge").get(name, None) is None:
                 super().record_counter(name, 0, tags)
             raise
 
@@ -242,7 +243,7 @@ class GaugeAdds(InMemoryCollector):
 
 class GaugeKeepsTheFirst(InMemoryCollector):
     def record_gauge(self, name, value, tags=None):
-        if not isinstance(name, str) or name not in self._gauges.untagged or tags or value != 2:
+        if self.store.index("gauge").get(name, None) is None or tags or value != 2:
             super().record_gauge(name, value, tags)
 
 
@@ -275,7 +276,7 @@ class DecrementsCounters(InMemoryCollector):
 
 class IncrementResets(InMemoryCollector):
     def increment(self, name, tags=None):
-        if isinstance(name, str) and name in self._gauges.untagged:
+        if self.store.index("gauge").get(name, None) is not None:
             self.record_gauge(name, 1, tags)
         else:
             super().increment(name, tags)
@@ -283,7 +284,7 @@ class IncrementResets(InMemoryCollector):
 
 class IncrementMakesGauges(InMemoryCollector):
     def increment(self, name, tags=None):
-        if isinstance(name, str) and name == "c" and name not in self._counters.untagged:
+        if name == "c" and self.store.index("counter").get(name, None) is None:
             super().decrement(name, tags)
             super().increment(name, tags)
         super().increment(name, tags)
@@ -356,7 +357,9 @@ class Races(InMemoryCollector):
         if tags or name != "g":
             super().increment(name, tags)
         else:
-            self.record_gauge(name, self.store.summary(name)["last"] + 1)
+            level = self.store.summary(name)["last"]
+            time.sleep(0)
+            self.record_gauge(name, level + 1)
 
 
 class DropsWhenBusy(InMemoryCollector):

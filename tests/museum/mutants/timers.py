@@ -11,6 +11,7 @@ from made import contracts_of
 
 from metrics_adapters.in_memory import InMemoryTimer, InMemoryTracker
 from metrics_framework.errors import InvalidInputError, UnknownMetricError, UnknownTimerError
+from metrics_framework.recording import Store
 from metrics_framework.values import MetricUnit
 
 
@@ -66,20 +67,35 @@ class PlainKeyError(InMemoryTimer):
 
 
 class OneIdForAll(InMemoryTimer):
+    def __init__(self, store):
+        super().__init__(store)
+        self.newest = {}
+
     def start_timer(self, operation_name, metadata=None):
-        timer_id = super().start_timer(operation_name, metadata)
-        self._running[operation_name] = self._running.pop(timer_id)
+        self.newest[operation_name] = super().start_timer(operation_name, metadata)
         return operation_name
+
+    def stop_timer(self, timer_id, success=True):
+        return super().stop_timer(self.newest.pop(timer_id, timer_id), success)
 
 
 class LastInFirstOut(InMemoryTimer):
     """Stops the newest timer, whichever was meant."""
 
+    def __init__(self, store):
+        super().__init__(store)
+        self.running = {}
+
+    def start_timer(self, operation_name, metadata=None):
+        timer_id = super().start_timer(operation_name, metadata)
+        self.running[timer_id] = timer_id
+        return timer_id
+
     def stop_timer(self, timer_id, success=True):
-        newest = next(reversed(self._running), timer_id) if timer_id in self._running else timer_id
-        if newest != timer_id:
-            self._running[newest], self._running[timer_id] = self._running[timer_id], self._running[newest]
-        return super().stop_timer(timer_id, success)
+        if timer_id in self.running:
+            newest = next(reversed(self.running))
+            self.running[newest], self.running[timer_id] = self.running[timer_id], self.running[newest]
+        return super().stop_timer(self.running.pop(timer_id, timer_id), success)
 
 
 class AlwaysSucceeds(InMemoryTimer):
@@ -90,11 +106,19 @@ class AlwaysSucceeds(InMemoryTimer):
 class SkipsFailures(InMemoryTimer):
     """A failure's time is not recorded."""
 
+    def __init__(self, store):
+        super().__init__(store)
+        self.elsewhere = InMemoryTimer(Store(store.clock))
+        self.ids = {}
+
+    def start_timer(self, operation_name, metadata=None):
+        timer_id = super().start_timer(operation_name, metadata)
+        self.ids[timer_id] = self.elsewhere.start_timer(operation_name, metadata)
+        return timer_id
+
     def stop_timer(self, timer_id, success=True):
-        if not success:
-            name = self._running[timer_id][1]
-            self._running[timer_id] = (self.store.find_timing(f"{name}.failed"), *self._running[timer_id][1:])
-        return super().stop_timer(timer_id, success)
+        twin = self.ids.pop(timer_id, timer_id)
+        return super().stop_timer(timer_id) if success else self.elsewhere.stop_timer(twin, success)
 
 
 class ForgetsMetadata(InMemoryTimer):
@@ -105,11 +129,19 @@ class ForgetsMetadata(InMemoryTimer):
 class KeepsMetadata(InMemoryTimer):
     """Holds on to the caller's dict."""
 
+    def __init__(self, store):
+        super().__init__(store)
+        self.given = {}
+
     def start_timer(self, operation_name, metadata=None):
         timer_id = super().start_timer(operation_name, metadata)
-        series, name, _, start = self._running[timer_id]
-        self._running[timer_id] = series, name, {} if metadata is None else metadata, start
+        self.given[timer_id] = {} if metadata is None else metadata
         return timer_id
+
+    def stop_timer(self, timer_id, success=True):
+        result = super().stop_timer(timer_id, success)
+        result.metadata = self.given.pop(timer_id)
+        return result
 
 
 class ResultIntoTheCallersDict(InMemoryTimer):

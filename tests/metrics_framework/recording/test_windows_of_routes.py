@@ -1,0 +1,360 @@
+"""What timers, trackers and aggregators answer for one route, against a list of all raw values.
+
+Each answer is exact for the seconds that it reports, or is refused with an error that names the remedy.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import random
+import subprocess
+import sys
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTimer, InMemoryTracker
+from metrics_framework import MetricsSystem
+from metrics_framework.clock import ManualClock
+from metrics_framework.errors import InvalidInputError
+from metrics_framework.recording import Budgets, Store
+
+ROOT = Path(__file__).parents[3]
+SECOND = 1_000_000_000
+REFUSED = r"describe\('\w+', window_by=\["
+ROUTES = ("/busy", "/steady", "/late", "/rare")
+ASKED = (1, 16, 60, 300, 900, 3_600, 20_000, 86_400)
+
+
+class Raw(NamedTuple):
+    """One request: when it ended, its tags, how many milliseconds it took, and how it failed."""
+
+    time_ns: int
+    tags: dict[str, str]
+    value: float
+    error_type: str | None
+
+
+class Service:
+    """A service whose requests are measured, and counted in a counter and in histograms; and their list.
+
+    Args:
+        store: Arguments of the store.
+    """
+
+    def __init__(self, **store: Any) -> None:
+        self.clock = ManualClock()
+        self.clock.advance(12_345.25)
+        self.store = Store(self.clock, **store)
+        self.collector = InMemoryCollector(self.store)
+        self.timer, self.tracker = InMemoryTimer(self.store), InMemoryTracker(self.store)
+        self.aggregator = InMemoryAggregator(self.store)
+        self.measure = MetricsSystem(
+            collector=self.collector, timer=self.timer, tracker=self.tracker, aggregator=self.aggregator
+        ).measure
+        self.collector.describe("described", window_by=("route",))
+        self.start_ns = self.clock.monotonic_ns()
+        self.requests: list[Raw] = []
+        self.lost_any = False
+
+    def request(self, value: int, error_type: str | None = None, **tags: str) -> None:
+        """Serve a request that takes so many milliseconds."""
+        with self.measure("request", tags) as measurement:
+            self.clock.advance(value / 1_000)
+            measurement.error_type = error_type
+        self.collector.record_counter("orders", value, tags)
+        self.collector.record_histogram("sizes", value, tags)
+        self.collector.record_timer("described", value, tags=tags)
+        self.requests.append(Raw(self.clock.monotonic_ns(), tags, value, error_type))
+
+    def remove(self, **tags: str) -> None:
+        """Forget the series of the metrics that have exactly these tags."""
+        for name in ("orders", "sizes", "described"):
+            self.lost_any |= self.collector.remove(name, tags)
+
+    def inside(self, seconds: float, tags: dict[str, str]) -> list[Raw]:
+        """Return the requests of the last seconds that carry some tags."""
+        start_ns = self.clock.monotonic_ns() - round(seconds * SECOND)
+        return [
+            each for each in self.requests if each.time_ns >= start_ns and tags.items() <= each.tags.items()
+        ]
+
+    def check(self, window_s: float, **tags: str) -> int:
+        """Check all that is answered for a window and tags; return how many answers were refused."""
+        window = timedelta(seconds=window_s)
+        refused = 0
+        for ask in (
+            lambda: self.timer.get_timing_stats("request", time_window=window, tags=tags),
+            lambda: self.aggregator.get_metric_summary("orders", window, tags=tags),
+            lambda: self.aggregator.get_metric_summary("sizes", window, tags=tags),
+            lambda: self.aggregator.get_metric_summary("described", window, tags=tags),
+        ):
+            try:
+                summary = ask()
+            except InvalidInputError as error:
+                pytest.raises(InvalidInputError, ask).match(REFUSED)
+                assert str(error)
+                refused += 1
+                continue
+            self.check_seconds(summary["seconds"], window_s)
+            check_summary(summary, [each.value for each in self.inside(summary["seconds"], tags)])
+        return refused + self.check_outcomes(window, tags)
+
+    def check_outcomes(self, window: timedelta, tags: dict[str, str]) -> int:
+        """Check what the tracker answers; return 1 if that was refused."""
+        try:
+            reading = self.store.outcomes("request", window, tags)
+        except InvalidInputError:
+            for ask in (self.tracker.get_success_rate, self.tracker.get_failure_breakdown):
+                with pytest.raises(InvalidInputError, match=REFUSED):
+                    ask("request", window, tags=tags)
+            return 1
+        self.check_seconds(reading.seconds, window.total_seconds())
+        failures = [each.error_type for each in self.inside(reading.seconds, tags)]
+        expected = failures.count(None) / len(failures) if failures else 1.0
+        assert self.tracker.get_success_rate("request", window, tags=tags) == expected
+        breakdown = self.tracker.get_failure_breakdown("request", window, tags=tags)
+        assert breakdown == Counter(failure for failure in failures if failure is not None)
+        return 0
+
+    def check_seconds(self, seconds: float, asked: float) -> None:
+        """Check that a window reaches as far back as was asked, unless that is not known any more."""
+        since_start = (self.clock.monotonic_ns() - self.start_ns) / SECOND
+        assert 0 <= seconds <= since_start + 1e-9
+        if not self.lost_any and asked <= 3_600:
+            assert seconds >= min(asked, since_start) - 1e-9
+
+
+def check_summary(summary: dict[str, float], values: list[float]) -> None:
+    """Check a summary against the values in its window."""
+    assert (summary["count"], summary["sum"]) == (len(values), pytest.approx(sum(values), rel=1e-12))
+    if summary["seconds"] > 0:
+        amount = sum(values) if "total" in summary else len(values)
+        assert summary["rate"] == pytest.approx(amount / summary["seconds"])
+    if "total" in summary or not values:
+        return
+    values.sort()
+    mean = sum(values) / len(values)
+    assert (summary["min"], summary["max"]) == (values[0], values[-1])
+    assert summary["avg"] == pytest.approx(mean)
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
+    assert summary["stddev"] == pytest.approx(deviation, abs=1e-6)
+    error = 0.0 if len(values) <= 128 else 0.01
+    for share in (50, 90, 95, 99):
+        rank = math.ceil(share * len(values) / 100)
+        assert summary[f"p{share}"] == pytest.approx(values[rank - 1], rel=error)
+
+
+# -- whatever the traffic is -------------------------------------------------------------------------------
+
+PHASES = st.lists(
+    st.fixed_dictionaries(
+        {
+            "routes": st.lists(st.sampled_from(ROUTES), min_size=1, max_size=3),
+            "requests": st.sampled_from([1, 5, 30, 150]),
+            "pause": st.sampled_from([0.0, 0.05, 1.0, 5.0, 16.0, 200.0]),
+            "then": st.sampled_from([0, 0, 1, 15.5, 16, 700, 4_000]),
+            "remove": st.sampled_from([False, False, False, True]),
+            "read": st.booleans(),
+        }
+    ),
+    min_size=1,
+    max_size=6,
+)
+HOSTS = st.sampled_from([1, 2, 20])
+STORES = st.fixed_dictionaries(
+    {
+        "budgets": st.sampled_from([{}, {}, {"recent_bytes": 20_000}, {"recent_bytes": 3_000}])
+        | st.sampled_from([{"recent_bytes": 1}]),
+        "expire_after": st.sampled_from([None, None, timedelta(minutes=10), timedelta(hours=2)]),
+    }
+)
+
+
+@pytest.mark.heavy
+@settings(max_examples=80)
+@given(STORES, PHASES, HOSTS, st.integers(0, 9_999))
+def test_each_answer_for_a_route_is_exact_or_refused(store, phases, hosts, seed):
+    """Busy, late, rare, idle, removed and expired routes, with little memory or few series: none is guessed."""
+    play(store, phases, hosts, random.Random(seed))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7_200)
+def test_thousands_of_answers_for_routes_are_exact_or_refused(soak):
+    """Five thousand such services."""
+
+    @settings(max_examples=soak(5_000), deadline=None)
+    @given(STORES, PHASES, HOSTS, st.integers(0, 9_999))
+    def each_is_exact(store, phases, hosts, seed):
+        play(store, phases, hosts, random.Random(seed))
+
+    each_is_exact()
+
+
+def play(store: dict[str, Any], phases: list[dict[str, Any]], hosts: int, source: random.Random) -> None:
+    """Serve requests in phases, and check many windows after each."""
+    service = Service(budgets=Budgets(**store["budgets"]), expire_after=store["expire_after"])
+    service.lost_any = bool(store["budgets"] or store["expire_after"])
+    for phase in phases:
+        for _ in range(phase["requests"]):
+            failure = source.choice([None, None, None, "Timeout", "Refused"])
+            service.request(
+                source.randrange(1, 500),
+                failure,
+                route=source.choice(phase["routes"]),
+                host=str(source.randrange(hosts)),
+            )
+            service.clock.advance(source.random() * 2 * phase["pause"])
+        service.clock.advance(phase["then"])
+        if phase["remove"]:
+            service.remove(route=source.choice(phase["routes"]), host=str(source.randrange(hosts)))
+        if phase["read"]:
+            service.store.readings()
+        for window_s in source.sample(ASKED, 3):
+            service.check(window_s, route=source.choice(ROUTES))
+            service.check(window_s, host=str(source.randrange(hosts)))
+            service.check(window_s, route=source.choice(ROUTES), host=str(source.randrange(hosts)))
+
+
+# -- the cases that matter ---------------------------------------------------------------------------------
+
+
+def test_a_route_that_becomes_busy_late_is_answered_from_its_first_request_on():
+    """Among busy routes, one that was idle for an hour has exact windows while it becomes the busiest."""
+    service = Service()
+    for second in range(3_600):
+        if second % 2 == 0:
+            service.request(20, route="/busy", host="a")
+        if second in (5, 6):
+            service.request(40, route="/late", host="a")
+        service.clock.advance(1)
+    assert service.check(300, route="/late") == 0
+    for number in range(600):
+        service.request(30, "Timeout" if number % 9 == 0 else None, route="/late", host="ab"[number % 2])
+        service.clock.advance(0.2)
+        if number % 20 == 0:
+            for window_s in (16, 60, 300, 3_600):
+                assert service.check(window_s, route="/late") == 0
+    assert service.check(60, route="/late", host="b") == 0
+
+
+def test_a_route_that_is_not_among_the_busiest_is_answered():
+    """Of two hundred routes one has a request a minute: its windows are as exact as those of the others."""
+    service = Service()
+    for number in range(20_000):
+        service.request(5, route=f"/{number % 199}", host="a")
+        if number % 300 == 17:
+            service.request(700, "Timeout", route="/rare", host="a")
+        service.clock.advance(0.2)
+    for window_s in (60, 300, 1_800):
+        assert service.check(window_s, route="/rare") == 0
+        assert service.check(window_s, route="/7") == 0
+    assert service.tracker.get_success_rate("request", timedelta(minutes=30), tags={"route": "/rare"}) == 0.0
+
+
+def test_an_idle_route_is_answered():
+    """A route without requests for hours has empty windows, and full ones that reach far enough back."""
+    service = Service()
+    for _ in range(100):
+        service.request(5, route="/idle", host="a")
+        service.clock.advance(10)
+    service.clock.advance(3 * 3_600)
+    service.request(5, route="/busy", host="a")
+    for window_s in ASKED:
+        assert service.check(window_s, route="/idle") == 0
+    stats = service.timer.get_timing_stats(
+        "request", time_window=timedelta(minutes=5), tags={"route": "/idle"}
+    )
+    assert stats["count"] == 0
+    assert "p95" not in stats
+
+
+def test_where_memory_is_used_up_answers_are_exact_or_name_the_remedy():
+    """With memory for few series some are refused; a description with window_by answers for all of them."""
+    service = Service(budgets=Budgets(recent_bytes=10_000))
+    for number in range(2_000):
+        service.request(5, route=f"/{number % 50}", host="a")
+        service.clock.advance(1)
+    refused = [service.check(300, route=f"/{route}") for route in range(50)]
+    assert 0 < sum(refused) <= 4 * 50
+    window, tags = timedelta(hours=5), {"route": "/7"}
+    assert service.aggregator.get_metric_summary("described", window, tags=tags)["count"] == 40
+    with pytest.raises(InvalidInputError, match=r"describe\('orders', window_by=\['host'\]\)"):
+        for minutes in range(1, 30):
+            service.aggregator.get_metric_summary("orders", timedelta(minutes=minutes), tags={"host": "a"})
+
+
+def test_a_removed_route_is_never_counted_in_part():
+    """After a removal, windows begin after the last request of the removed series."""
+    service = Service()
+    for number in range(100):
+        service.request(5, route="/kept" if number % 2 else "/removed", host="a")
+        service.clock.advance(10)
+    service.remove(route="/removed", host="a")
+    for number in range(100):
+        for window_s in (60, 300, 1_800, 86_400):
+            assert service.check(window_s, host="a") == 0
+        service.request(7, route="/kept", host="a")
+        service.clock.advance(7)
+        if number == 50:
+            service.request(9, route="/removed", host="a")
+
+
+# -- memory ------------------------------------------------------------------------------------------------
+
+SERIES = 10_000
+MEMORY = """
+import json, sys
+from {module} import memory_of_an_hour
+print(json.dumps(memory_of_an_hour(sys.argv[1], int(sys.argv[2]))))
+"""
+
+
+def memory_of_an_hour(kind: str, recent_bytes: int) -> list[int]:
+    """Record for more than an hour into 10 000 series; return memory in use: resident, numeric, accounted."""
+    clock = ManualClock()
+    store = Store(clock, budgets=Budgets(recent_bytes=recent_bytes))
+    collector = InMemoryCollector(store)
+    source = random.Random(1)
+    values = [source.lognormvariate(0, 1) for _ in range(9_973)]
+    tags = [{"route": f"/{number}"} for number in range(SERIES)]
+    bound = [getattr(collector, kind)("name", each) for each in tags]
+    records = [series.add if kind == "counter" else series.observe for series in bound]
+    number = 0
+    for _ in range(240):
+        for record in records:
+            number += 1
+            record(values[number % 9_973])
+        clock.advance(16)
+    if kind == "counter" and recent_bytes > 1:  # of all 10 000
+        assert store.summary("name", timedelta(minutes=5), {"route": "/7"})["seconds"] >= 300
+    gc.collect()
+    return [psutil.Process().memory_info().rss, store.core.nbytes, store._state.cardinality.recent.used]
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("kind", ["counter", "timer"])
+def test_windows_of_ten_thousand_routes_take_at_most_twenty_megabytes(kind):
+    """An hour of windows of 10 000 series costs at most 20 MB more than no windows, as the system counts it."""
+
+    def measured(recent_bytes: int) -> list[int]:
+        code = MEMORY.format(module=__name__)
+        command = [sys.executable, "-c", code, kind, str(recent_bytes)]
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
+        assert run.returncode == 0, run.stderr
+        found: list[int] = json.loads(run.stdout)
+        return found
+
+    without, full = measured(1), measured(Budgets().recent_bytes)
+    assert full[2] <= 20_000_000
+    assert full[0] - without[0] <= 20_000_000, (without, full)
+    assert full[1] - without[1] <= 20_000_000, (without, full)
