@@ -74,6 +74,10 @@ LAYOUT = 1
 MAX_PENDING_RECORDS = 512
 """How many records of a core may be pending before the next one flushes."""
 
+MAX_FLUSHED_RECORDS = 4_096
+MIN_FLUSHED_RECORDS = 16
+"""How many records one commit adds: fewer after flushes that were interrupted, so that one gets through."""
+
 MAX_NESTED_FLUSHES = 3
 """How many flushes the records that close a slot may begin before one of them has ended."""
 
@@ -535,7 +539,15 @@ class Core:
         publish_recent: Called with a series after the record that closed its recent slot.
     """
 
-    __slots__ = ("_allows_recent", "_flushes", "_last", "now", "pending", "publish_recent")
+    __slots__ = (
+        "_allows_recent",
+        "_flushes",
+        "_last",
+        "_max_flushed",
+        "now",
+        "pending",
+        "publish_recent",
+    )
 
     now: Callable[[], int]
     publish_recent: Callable[[Series], object] | None
@@ -546,6 +558,7 @@ class Core:
         self.pending: dict[object, Any] = {}
         self._allows_recent = False
         self._flushes = 0  # those that began since the last commit: they go on, or were interrupted
+        self._max_flushed = MAX_FLUSHED_RECORDS
         self._last = _Commit()
 
     @property
@@ -629,19 +642,26 @@ class Core:
 
     def _commit(self, change: Callable[[_Draft], Any] | None, removed: Series | None) -> Any:
         pending = self.pending
-        for attempt in count(1):
-            # The second winner began after this call, so its commit has all records that this one is about.
-            if change is None and attempt > 2:
-                break
+        if change is not None and len(pending) > self._max_flushed:
+            self.flush()  # so that little is left that an exception could interrupt
+        newest: object = None
+        while True:
             last = self.settle()
             keys = list(pending)  # one step, as the keys are of no class that could run Python code
-            if not keys and change is None:
-                break
+            if newest is None and keys:
+                newest = keys[-1]
+            if change is None and newest not in pending:  # this flush, or others, added all older records
+                return None
+            size = self._max_flushed
+            if change is None:
+                keys = keys[:size]
             try:
                 records = [pending[key] for key in keys]
             except KeyError:  # another flush was faster
                 continue
             self._flushes += 1
+            # Fewer next time, unless this flush gets through: it must, however often handlers raise.
+            self._max_flushed = max(size // 2, MIN_FLUSHED_RECORDS)
             draft = _Draft(self, last)
             if records:
                 draft.add(records, removed)
@@ -649,8 +669,9 @@ class Core:
             commit = draft.finish(keys)
             if last.next.setdefault(None, commit) is commit:
                 self.settle()
-                return result
-        return None
+                self._max_flushed = min(size * 2, MAX_FLUSHED_RECORDS)
+                if change is not None:
+                    return result
 
     def settle(self) -> _Commit:
         """Apply the last commit, if an interrupted flush has not, and return it."""

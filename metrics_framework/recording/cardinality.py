@@ -146,6 +146,7 @@ class SeriesLimiter:
         self._max_series = max_series
         self.collapsed_tags: tuple[str, ...] = ()
         self._collapsed_series = 0
+        self._has_lost_all_tags = False
 
     def has_room(self) -> bool:
         """Return whether the metric may have one more series."""
@@ -165,7 +166,7 @@ class SeriesLimiter:
         """Return whether records with these tags may be counted in a series that does not carry them."""
         if any(name in self.collapsed_tags and value != OTHER for name, value in tags.items()):
             return True
-        return tags.keys() != {OTHER} and self._metric.find({OTHER: OTHER}) is not None
+        return self._has_lost_all_tags and tags.keys() != {OTHER}
 
     def collapse(self, tags: Mapping[str, str]) -> Series:
         """Return the series that records of these tags share past the budget, and count the overflow.
@@ -191,6 +192,7 @@ class SeriesLimiter:
                     return metric.make(shared)
             growing = [name for name in tags if name not in self.collapsed_tags]
             if not growing or len(self.collapsed_tags) >= MAX_COLLAPSED_TAGS:
+                self._has_lost_all_tags = True  # for good: this series may expire, and windows last longer
                 last = {OTHER: OTHER}
                 return metric.find(last) or metric.make(last)
             worst = self._most_varied(growing)

@@ -380,6 +380,11 @@ class Metric:
             InvalidInputError: If the window by these tags is not known.
         """
         wanted = dict(tags or {})
+        if wanted and self.limiter.loses(wanted):
+            raise InvalidInputError(
+                f"{self.name!r} is past its budget of series, and records with tags={wanted!r} are counted together"
+                " with others: raise Budgets(series_per_name=…), or record fewer values of its tags"
+            )
         if wanted.keys() <= set(self.window_by):
             return self._window_of_groups(window_ns, wanted)
         return _WindowByTags(self, wanted).read(window_ns)
@@ -387,10 +392,11 @@ class Metric:
     def _window_of_groups(self, window_ns: int | None, wanted: Mapping[str, str]) -> Window[Any]:
         start_ns, nothing = self.state.start_ns, self.kind.nothing
         groups = {group: dict(zip(self.window_by, group, strict=True)) for group in list(self._slots)}
-        if wanted and any({OTHER} == set(group) for group in groups) and wanted not in groups.values():
+        if wanted and len(groups) > MAX_WINDOW_GROUPS and wanted not in groups.values():
             raise InvalidInputError(
                 f"{self.name!r} has more than {MAX_WINDOW_GROUPS} combinations of {list(self.window_by)!r}:"
-                f" the windows of {dict(wanted)!r} are kept together with those of others"
+                f" the windows of {dict(wanted)!r} are kept together with those of others. Describe it with fewer"
+                " tags in window_by="
             )
         windows = [
             _read(self._slots[group], _NO_WINDOWS, self.state.retention_ns)
@@ -446,11 +452,6 @@ class _WindowByTags:
             InvalidInputError: If it is not known.
         """
         metric, state = self._metric, self._metric.state
-        if metric.limiter.loses(self._wanted):
-            raise self._refused(
-                "is past its budget of series, and records with these tags are counted together with others:"
-                " raise Budgets(series_per_name=…)"
-            )
         matching = list(filter(_has_records, self._matching()))
         if metric.kind is GAUGE and len(matching) > 1:
             raise InvalidInputError(

@@ -348,13 +348,13 @@ class Outcomes(Bench):
 
 BENCHES = [Counters, Histograms, Timers, Gauges, Outcomes]
 all_benches = pytest.mark.parametrize("bench_class", BENCHES)
-EVERY = 1 if os.environ.get("METRICS_FRAMEWORK_EVERY_BYTECODE") == "1" else 7
+EVERY = 1 if os.environ.get("METRICS_FRAMEWORK_EVERY_BYTECODE") == "1" else 11
 thoroughly = pytest.mark.parametrize(
     "step",
     [301, pytest.param(EVERY, marks=[pytest.mark.heavy, pytest.mark.timeout(7_200)])],
     ids=["sample", "thorough"],
 )
-"""At which bytecodes to interrupt: every 301st one, or every 7th; every single one on demand."""
+"""At which bytecodes to interrupt: every 301st one, or every 11th; every single one on demand."""
 
 
 def record_flushing(bench: Bench) -> None:

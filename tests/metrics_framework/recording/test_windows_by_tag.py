@@ -303,9 +303,7 @@ def test_series_past_the_budget_have_no_windows_by_tag():
     for number in range(50):
         recording.record(1, user=str(number), kind="a")
     for window in (None, MINUTE):
-        with pytest.raises(
-            InvalidInputError, match=r"past its budget.*series_per_name.*window_by=\['user'\]"
-        ):
+        with pytest.raises(InvalidInputError, match=r"past its budget.*series_per_name"):
             recording.read(window, user="3")
         assert recording.read(window, user=OTHER)["sum"] == 40
         assert recording.read(window, kind="a")["sum"] == 50
