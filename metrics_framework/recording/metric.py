@@ -382,8 +382,8 @@ class Metric:
         wanted = dict(tags or {})
         if wanted and self.limiter.loses(wanted):
             raise InvalidInputError(
-                f"{self.name!r} is past its budget of series, and records with tags={wanted!r} are counted together"
-                " with others: raise Budgets(series_per_name=…), or record fewer values of its tags"
+                f"{self.name!r} is past its budget of series, and records with tags={wanted!r} are counted"
+                " together with others: raise Budgets(series_per_name=…), or record fewer values of its tags"
             )
         if wanted.keys() <= set(self.window_by):
             return self._window_of_groups(window_ns, wanted)
@@ -395,8 +395,8 @@ class Metric:
         if wanted and len(groups) > MAX_WINDOW_GROUPS and wanted not in groups.values():
             raise InvalidInputError(
                 f"{self.name!r} has more than {MAX_WINDOW_GROUPS} combinations of {list(self.window_by)!r}:"
-                f" the windows of {dict(wanted)!r} are kept together with those of others. Describe it with fewer"
-                " tags in window_by="
+                f" the windows of {dict(wanted)!r} are kept together with those of others. Describe it with"
+                " fewer tags in window_by="
             )
         windows = [
             _read(self._slots[group], _NO_WINDOWS, self.state.retention_ns)

@@ -1,8 +1,8 @@
 """Plays scenarios: lists of records, reads and other calls of the public API, as JSON.
 
-`Player` plays one in this process, with the engine that it has. Run as a script, the module reads a scenario from
-each line of its input and answers with a line of what every call returned or raised, and of all that can be read in
-the end.
+`Player` plays one in this process, with the engine that it has. Run as a script, the module reads a scenario
+from each line of its input. It answers with a line of what every call returned or raised, and of all that can
+be read in the end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from enum import Enum, IntEnum
+from enum import Enum, IntEnum, StrEnum
 from fractions import Fraction
 from functools import cache
 from itertools import groupby
@@ -49,7 +49,7 @@ class Number(IntEnum):
     THREE = 3
 
 
-class Word(str, Enum):
+class Word(StrEnum):
     """A string that is not exactly a ``str``."""
 
     ROUTE = "/route"
@@ -95,13 +95,13 @@ def revived_tags(tags: Any) -> Any:
 
 def plain(value: Any) -> Any:
     """Return a result as JSON can hold it."""
-    if value is None or isinstance(value, bool | int | float | str) and not isinstance(value, Enum):
+    if value is None or (isinstance(value, bool | int | float | str) and not isinstance(value, Enum)):
         return value
     if hasattr(value, "quantiles"):
         return _plain_distribution(value)
     if hasattr(value, "is_exact"):
-        # Of a mixture of integers and floats, the engine in pure Python does not know whether all of the integers
-        # together leave 64 bits.
+        # Of a mixture of integers and floats, the engine in pure Python does not know whether all of the
+        # integers together leave 64 bits.
         is_exact = value.is_exact if isinstance(value.value, int) else None
         return {"records": value.records, "value": value.value, "is_exact": is_exact}
     if hasattr(value, "integral"):
@@ -464,7 +464,7 @@ class Player:
         wanted = [[["a", "1"]], [["b", "1"]], [["zone", "eu"]], [["a", "1"], ["b", "2"]]]
         for tags in [[], *wanted]:
             yield f"by tag {tags}", lambda tags=tags: self.by_tag(tags)  # type: ignore[misc]
-        for named, metric in self.store.metrics():
+        for named, _ in self.store.metrics():
             name = named.name
             read = self.summary
             if named.is_operation:
@@ -522,14 +522,20 @@ def _logged() -> Iterator[list[str]]:
         logger.removeHandler(handler)
 
 
+def answer(result: object) -> None:
+    """Write a line of JSON."""
+    sys.stdout.write(f"{json.dumps(result)}\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
     """Play the scenarios of the input, one a line."""
     logging.getLogger("metrics_framework").propagate = False
     find = cache(provenance.find_provenance)  # a snapshot asks git, which takes longer than the scenario
     provenance.find_provenance = find  # type: ignore[assignment]
-    print(json.dumps(ENGINE), flush=True)
+    answer(ENGINE)
     for line in sys.stdin:
-        print(json.dumps(play(json.loads(line))), flush=True)
+        answer(play(json.loads(line)))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -338,7 +339,7 @@ def steps(numbers: Any) -> Any:
         reads,
     )
     # Lists of lists are longer than lists, and shrink as well.
-    return st.lists(st.lists(each, max_size=20), max_size=20).map(lambda parts: sum(parts, []))
+    return st.lists(st.lists(each, max_size=20), max_size=20).map(lambda parts: [*chain.from_iterable(parts)])
 
 
 SETUPS = st.fixed_dictionaries(

@@ -487,7 +487,7 @@ def test_garbage_and_its_collector_record_and_read_amid_threads(soak):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_children_forked_under_recording_threads_start_empty_and_record(soak):
-    """Of a thousand children, forked amid records and reads of four threads, each starts at zero and is exact."""
+    """Each of a thousand children, forked amid records and reads of threads, starts at zero and is exact."""
     application = Application()
     stop = threading.Event()
 
@@ -618,7 +618,7 @@ def test_ten_million_values_that_are_not_read_take_no_memory(soak):
 
 
 def short_lived_series(minutes: int) -> list[Any]:
-    """Record a thousand new series a minute, scraped every five minutes; return memory and counts over time."""
+    """Record a thousand new series a minute, scraped every five; return memory and counts over time."""
     clock = ManualClock()
     store = Store(clock, expire_after=timedelta(minutes=5))
     collector = InMemoryCollector(store)
@@ -638,7 +638,7 @@ def short_lived_series(minutes: int) -> list[Any]:
 
 
 def test_series_that_come_and_go_for_hours_take_no_memory_if_only_prometheus_reads(soak):
-    """In 240 minutes of 1 000 new series each, resident memory is flat after a while, and nothing overflows."""
+    """In 240 minutes of 1 000 new series each, resident memory gets flat, and nothing overflows."""
     seen = in_a_fresh_process(short_lived_series, max(soak(240), 60))
     assert all(overflowed == 0 for *_, overflowed in seen), seen
     assert all(count <= 6_000 for _, _, count, _ in seen), seen

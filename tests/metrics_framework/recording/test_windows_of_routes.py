@@ -9,6 +9,7 @@ import gc
 import json
 import math
 import random
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -33,6 +34,11 @@ SECOND = 1_000_000_000
 REFUSED = r"describe\('\w+', window_by=\["
 ROUTES = ("/busy", "/steady", "/late", "/rare")
 ASKED = (1, 16, 60, 300, 900, 3_600, 20_000, 86_400)
+
+
+def check_refusal(error: InvalidInputError) -> None:
+    """Check that a refused window names the remedy."""
+    assert re.search(REFUSED, str(error)), error
 
 
 class Raw(NamedTuple):
@@ -101,8 +107,7 @@ class Service:
             try:
                 summary = ask()
             except InvalidInputError as error:
-                pytest.raises(InvalidInputError, ask).match(REFUSED)
-                assert str(error)
+                check_refusal(error)
                 refused += 1
                 continue
             self.check_seconds(summary["seconds"], window_s)
@@ -184,7 +189,7 @@ STORES = st.fixed_dictionaries(
 @settings(max_examples=80)
 @given(STORES, PHASES, HOSTS, st.integers(0, 9_999))
 def test_each_answer_for_a_route_is_exact_or_refused(store, phases, hosts, seed):
-    """Busy, late, rare, idle, removed and expired routes, with little memory or few series: none is guessed."""
+    """No window is guessed: of busy, late, rare, idle, removed and expired routes, with little memory."""
     play(store, phases, hosts, random.Random(seed))
 
 
@@ -289,9 +294,13 @@ def test_where_memory_is_used_up_answers_are_exact_or_name_the_remedy():
     assert 0 < sum(refused) <= 4 * 50
     window, tags = timedelta(hours=5), {"route": "/7"}
     assert service.aggregator.get_metric_summary("described", window, tags=tags)["count"] == 40
-    with pytest.raises(InvalidInputError, match=r"describe\('orders', window_by=\['host'\]\)"):
+
+    def ask_for_hosts() -> None:
         for minutes in range(1, 30):
             service.aggregator.get_metric_summary("orders", timedelta(minutes=minutes), tags={"host": "a"})
+
+    with pytest.raises(InvalidInputError, match=r"describe\('orders', window_by=\['host'\]\)"):
+        ask_for_hosts()
 
 
 def test_a_removed_route_is_never_counted_in_part():
