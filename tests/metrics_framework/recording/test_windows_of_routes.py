@@ -31,7 +31,7 @@ from metrics_framework.recording.engine import ENGINE
 
 ROOT = Path(__file__).parents[3]
 SECOND = 1_000_000_000
-REFUSED = r"describe\('\w+', window_by=\["
+REFUSED = r"describe\('\w+', window_by=\[|raise Budgets\(series_per_name="
 ROUTES = ("/busy", "/steady", "/late", "/rare")
 ASKED = (1, 16, 60, 300, 900, 3_600, 20_000, 86_400)
 
