@@ -42,8 +42,9 @@ quick: $(VENV)/.installed $(CORE)
 soak: $(VENV)/.installed $(CORE)
 	METRICS_FRAMEWORK_SOAK=1 $(BIN)/pytest -m soak --timeout 7200 $(ARGS)
 
-# The recording tests on a debug build under AddressSanitizer and UndefinedBehaviorSanitizer. CPython frees some
-# objects only at its end, so leaks are not looked for.
+# The recording tests of the compiled engine, as a debug build under AddressSanitizer and UndefinedBehaviorSanitizer.
+# CPython itself never frees some objects, so leaks are not reported. In one process: xdist waits forever for a
+# worker that a sanitizer has aborted.
 sanitize: $(VENV)/.installed
 	rm -rf $(SANITIZED)
 	mkdir -p $(SANITIZED)
@@ -53,7 +54,7 @@ sanitize: $(VENV)/.installed
 	  $(BIN)/python hatch_build.py $(SANITIZED)/metrics_framework/recording
 	PYTHONPATH=$(CURDIR)/$(SANITIZED) PYTHONMALLOC=malloc LD_PRELOAD="$$($(CC) -print-file-name=libasan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0:log_path=$(CURDIR)/$(SANITIZED)/report UBSAN_OPTIONS=print_stacktrace=1 \
-	  $(BIN)/pytest tests/metrics_framework/recording -p no:faulthandler -m "not heavy" $(ARGS); \
+	  $(BIN)/pytest tests/metrics_framework/recording -p no:faulthandler -m "not heavy" -k "not pure" $(ARGS); \
 	  status=$$?; ! cat $(SANITIZED)/report.* 2>/dev/null && exit $$status
 
 check: lint types imports

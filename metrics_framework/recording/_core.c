@@ -1436,7 +1436,7 @@ distribution_count(const Place *place, Number value, int64_t now, uint32_t secon
     }
     if (d->flags != flags)
         d->flags = flags;
-    if (d->last_second != second)
+    if (d->last_second < second)
         d->last_second = second;
     if (failed)
         d->failures++;
@@ -3706,7 +3706,8 @@ count_counter(CounterState *c, Number value, int64_t now)
     unsigned flags = (unsigned)c->flags;
     if (c->count++ == 0)
         c->created_ns = now > 0 ? now : 1;
-    c->last_ns = now;
+    if (now > c->last_ns) /* an injected clock may be read before another thread records */
+        c->last_ns = now;
     if (value.is_int)
         add_integer(&c->integer, &c->real, &c->error, &flags, value.i);
     else {
@@ -3865,7 +3866,8 @@ count_outcome(Page *page, OutcomeState *o, int32_t error_type, int64_t now)
 {
     if (o->created_ns == 0)
         o->created_ns = now > 0 ? now : 1;
-    o->last_ns = now;
+    if (now > o->last_ns)
+        o->last_ns = now;
     if (error_type < 0)
         o->successes++;
     else {

@@ -114,6 +114,11 @@ def within_int64(number: int | float) -> int | float:
     return number if number.__class__ is not int or INT64_MIN <= number <= INT64_MAX else float(number)
 
 
+def size_of(*parts: object) -> int:
+    """Return how many bytes the parts of an aggregate take: ``sys.getsizeof`` of it is to include them."""
+    return sum(map(sys.getsizeof, parts))
+
+
 # -- aggregates ------------------------------------------------------------------------------------------
 
 
@@ -138,6 +143,9 @@ class CounterAggregate(NamedTuple):
             TypeError: If an item is not a number.
         """
         return cls().extend([within_int64(value) for value in values])
+
+    def __sizeof__(self) -> int:
+        return tuple.__sizeof__(self) + size_of(self.running_sum, *self.running_sum)
 
     @property
     def value(self) -> int | float:
@@ -213,6 +221,9 @@ class GaugeAggregate(NamedTuple):
     integral: float = 0.0
     is_stepped: bool = False
 
+    def __sizeof__(self) -> int:
+        return tuple.__sizeof__(self) + size_of(*self)
+
     @classmethod
     def of(
         cls, values: Sequence[int | float], times_ns: Sequence[int], is_stepped: bool = False
@@ -264,6 +275,9 @@ class OutcomeAggregate(NamedTuple):
     """
 
     endings: Mapping[str | None, int] = {}
+
+    def __sizeof__(self) -> int:
+        return tuple.__sizeof__(self) + size_of(self.endings)
 
     @classmethod
     def of(cls, endings: Sequence[str | None]) -> OutcomeAggregate:

@@ -21,7 +21,7 @@ from itertools import accumulate
 from math import ceil, inf, log2
 from typing import Any, NamedTuple
 
-from metrics_framework.recording.aggregates import INT64_MAX, INT64_MIN, ZERO, Sum, within_int64
+from metrics_framework.recording.aggregates import INT64_MAX, INT64_MIN, ZERO, Sum, size_of, within_int64
 
 EXACT_VALUES = 128
 """How many values are kept as they are."""
@@ -302,6 +302,14 @@ class Distribution:
 
     def __reduce__(self) -> tuple[Callable[[DistributionState], Any], tuple[DistributionState]]:
         return (Distribution.of_state, (self.state,))
+
+    def __sizeof__(self) -> int:
+        size = object.__sizeof__(self) + size_of(self.min, self.max, self.stddev, self._mean)
+        size += size_of(self._sum, *self._sum, self._exact)
+        if self._buckets is not _NO_BUCKETS:
+            for counts in (self._buckets.negative, self._buckets.positive):
+                size += size_of(counts, counts.packed)
+        return size
 
     def merge(self, other: Distribution) -> Distribution:
         """Return the distribution of the values of both."""

@@ -487,7 +487,7 @@ class _WindowByTags:
         edge_ns -= edge_ns % RECENT_SLOT_NS
         removed_ns = self._metric.removed_ns
         lowest_ns = removed_ns - removed_ns % RECENT_SLOT_NS + RECENT_SLOT_NS if removed_ns >= 0 else 0
-        is_rising = False  # past what is known the window gets shorter, and else longer
+        is_rising = False  # the window gets longer, unless it reaches beyond complete windows
         while True:
             split = [part for part in parts if part.is_split_by(edge_ns)]
             if any(part.windows is None for part in split):
@@ -510,7 +510,7 @@ class _WindowByTags:
             edge_ns = rounded
 
     def _matching(self) -> Iterator[Series]:
-        """Yield the series that carry the tags; constant tags of the store count where they have no own."""
+        """Yield the series that carry the tags; a constant tag counts unless a series has its own."""
         constant = self._metric.state.tags
         for names, tag_set in list(self._metric.tag_sets.items()):
             places: list[tuple[int, str]] = []
@@ -520,6 +520,10 @@ class _WindowByTags:
                 elif constant.get(name) != value:
                     break
             else:
+                if len(places) == len(names):  # there is one such series at most
+                    series = tag_set.get(tuple(value for _, value in sorted(places)))
+                    yield from () if series is None else (series,)
+                    continue
                 for series in tag_set:
                     values = series.values
                     if all(values[place] == value for place, value in places):

@@ -40,6 +40,7 @@ class Hostile:
     def run(self, steps: int) -> None:
         """Take some steps; an error that is not expected ends the test."""
         threshold = gc.get_threshold()
+        gc.freeze()  # else each full collection looks at all objects of the test process
         gc.set_threshold(50)
         gc.callbacks.append(self._on_collection)
         try:
@@ -53,6 +54,7 @@ class Hostile:
                 self.core.debug_fail_after(-1)
             gc.callbacks.remove(self._on_collection)
             gc.set_threshold(*threshold)
+            gc.unfreeze()
         for world in self.worlds:
             world.check()
 
