@@ -259,12 +259,11 @@ class RecentMemory:
             windows, closed, _ = slot.peek()
             if not closed:
                 return
-            before = _NO_WINDOWS if windows is None else windows
-            after = before
+            after = _NO_WINDOWS if windows is None else windows
             for start_ns, aggregate in closed:
                 after = after.add(start_ns, aggregate)
             if slot.commit(windows, after, len(closed)):
-                grown = after.nbytes - before.nbytes + (_SLOT_BYTES if windows is None else 0)
+                grown = after.nbytes + _SLOT_BYTES if windows is None else after.nbytes - windows.nbytes
                 self.used += grown
                 if self.used > self._limit:
                     self._core.allows_recent = False

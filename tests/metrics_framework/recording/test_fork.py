@@ -7,6 +7,7 @@ import json
 import os
 import select
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,10 +27,15 @@ PATIENCE_S = 20
 def in_a_child(work: Callable[[], Any]) -> Any:
     """Return what ``work`` returns in a forked child, which is ended where it does not end."""
     reading, writing = os.pipe()
+    # Coverage has a lock that a thread of the parent may hold: the child must not wait for it.
+    tracing = sys.gettrace()
+    sys.settrace(None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # that there are threads is what is tested
         child = os.fork()
-    if child == 0:
+    if child != 0:
+        sys.settrace(tracing)
+    else:
         try:
             try:
                 answer = json.dumps(work())
