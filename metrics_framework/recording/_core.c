@@ -35,7 +35,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LAYOUT 1 /* of the page and of this interface; engine.py and the build hook check it */
+#define LAYOUT 1 /* of the page and of this interface; engine.py checks it */
 
 #if defined(__GNUC__) || defined(__clang__)
 #define LIKELY(x) __builtin_expect(!!(x), 1)

@@ -120,12 +120,13 @@ def test_a_store_that_is_dropped_gives_all_of_its_memory_back() -> None:
         gc.collect()
         return sys.getallocatedblocks()
 
-    for _ in range(200):  # the interpreter fills caches of its own at first
+    rounds = 400
+    for _ in range(rounds):  # the interpreter fills caches of its own at first
         once()
     before = blocks()
-    for _ in range(200):
+    for _ in range(rounds):
         once()
-    assert blocks() - before < 100
+    assert blocks() - before < rounds * 0.75  # one object that leaks is a block a round at least
 
 
 def test_hostile_input_neither_crashes_nor_corrupts(soak: Callable[[int], int]) -> None:
