@@ -54,6 +54,8 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         self._before = sys.gettrace()
+        # Python 3.12 reports opcodes only if a frame asks for them before tracing begins.
+        sys._getframe().f_trace_opcodes = True
         sys.settrace(self._on_call)
         return self
 
