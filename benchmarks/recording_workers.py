@@ -68,7 +68,7 @@ def _by_name(kind: str, given: Given = "_") -> dict[str, Case]:
     return {
         f"{kind}, one series": Case(kind, given),
         f"{kind}, 2 000 series": Case(f"{kind} of tags", both, series=2_000, fresh=True),
-        f"{kind}, 10 000 series": Case(f"{kind} of tags", both, series=10_000),
+        f"{kind}, 10 000 series": Case(f"{kind} of tags", both, series=10_000, fresh=True),
     }
 
 

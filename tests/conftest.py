@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -38,3 +39,16 @@ def soak() -> Callable[[int], int]:
     """Return a function that scales a number of iterations or seconds by `METRICS_FRAMEWORK_SOAK` (0.1)."""
     factor = float(os.environ.get("METRICS_FRAMEWORK_SOAK", "0.1"))
     return lambda count: max(1, round(count * factor))
+
+
+@pytest.fixture
+def no_gc_callbacks() -> Iterator[None]:
+    """Remove the callbacks of other tools, such as Hypothesis, from the garbage collector.
+
+    A signal handler that raises while one of them runs loses its exception, and the test would fail.
+    """
+    gc.collect()
+    callbacks = gc.callbacks[:]
+    gc.callbacks.clear()
+    yield
+    gc.callbacks.extend(callbacks)

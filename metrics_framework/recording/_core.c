@@ -41,10 +41,12 @@
 #define LIKELY(x) __builtin_expect(!!(x), 1)
 #define UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define NOINLINE __attribute__((noinline))
+#define PREFETCH(x) __builtin_prefetch(x)
 #else
 #define LIKELY(x) (x)
 #define UNLIKELY(x) (x)
 #define NOINLINE __declspec(noinline)
+#define PREFETCH(x) ((void)(x))
 #endif
 
 /* ---- platform ------------------------------------------------------------------------------------------- */
@@ -856,6 +858,30 @@ gauge_apply(GaugeState *g, const GaugeChange *change, int64_t now, int counts)
     if (g->flags != change->flags)
         g->flags = change->flags;
     g->records += (uint64_t)counts;
+}
+
+/* Whether a value is of the same kind as all that a gauge had, and between its extremes: then its flags and extremes stay. */
+static inline int
+gauge_spans(const GaugeState *g, Number value)
+{
+    uint64_t kinds = value.is_int ? LAST_INT | MIN_INT | MAX_INT : 0;
+    if ((g->flags & (STARTED | LAST_INT | MIN_INT | MAX_INT)) != (STARTED | kinds))
+        return 0;
+    if (value.is_int)
+        return (int64_t)g->min <= value.i && value.i <= (int64_t)g->max;
+    return word_real(g->min, 0) <= value.d && value.d <= word_real(g->max, 0);
+}
+
+/* `gauge_apply` for such a value. */
+static inline void
+gauge_apply_spanned(GaugeState *g, Number value, int64_t now)
+{
+    if (now > g->last_ns) {
+        g->integral += word_real(g->last, value.is_int) * (double)(now - g->last_ns);
+        g->last_ns = now;
+    }
+    g->last = word_of(value);
+    g->records++;
 }
 
 static Number
@@ -3249,7 +3275,9 @@ typedef struct {
     Py_ssize_t name_count;
     Series **entries; /* in order of arrival; NULL for a removed one */
     uint32_t entry_count, entry_capacity, live;
-    uint32_t *index; /* place of an entry plus one, 0 for none, UINT32_MAX for a removed one */
+    /* A power of two of words. The low bits of a word are the place of an entry plus one, 0 for none, all ones for a
+     * removed one. The other bits are those of its hash, so that other entries are not read. */
+    uint32_t *index;
     uint32_t index_size, index_used;
 } TagSet;
 
@@ -3753,12 +3781,10 @@ touch_gauge(Page *page, GaugeState *g, const GaugeChange *change)
         touch(page, &g->flags);
 }
 
-static inline int
-record_gauge(Series *series, Number value, int is_step, int64_t now)
+/* Count a gauge whose extremes, kind or whole may change; after it comes `page_done`. */
+static NOINLINE void
+record_any_gauge(Series *series, Number value, int is_step, int64_t now)
 {
-    int closed;
-    if (UNLIKELY(record_begin(series, now, &closed) != 0))
-        return -1;
     Page *page = &CORE(series)->page;
     GaugeState *mine = series->state, *open = series->slot->open;
     GaugeState *recent = series->recent ? series->recent->open : NULL;
@@ -3779,10 +3805,37 @@ record_gauge(Series *series, Number value, int is_step, int64_t now)
     gauge_apply(open, &open_change, now, 1);
     if (recent)
         gauge_apply(recent, &change, now, 1);
+}
+
+static inline int
+record_gauge(Series *series, Number value, int is_step, int64_t now)
+{
+    int closed;
+    if (UNLIKELY(record_begin(series, now, &closed) != 0))
+        return -1;
+    Page *page = &CORE(series)->page;
+    GaugeState *mine = series->state, *open = series->slot->open;
+    GaugeState *recent = series->recent ? series->recent->open : NULL;
+    if (!is_step && LIKELY(series->slot->law == LATEST && gauge_spans(mine, value) && gauge_spans(open, value) &&
+                           (recent == NULL || gauge_spans(recent, value)))) {
+        touch(page, mine);
+        touch(page, open);
+        if (recent)
+            touch(page, recent);
+        page_publish(page);
+        gauge_apply_spanned(mine, value, now);
+        gauge_apply_spanned(open, value, now);
+        if (recent)
+            gauge_apply_spanned(recent, value, now);
+    }
+    else
+        record_any_gauge(series, value, is_step, now);
     page_done(page);
     record_end(series);
-    if (UNLIKELY(CORE(series)->log_count))
+    if (UNLIKELY(CORE(series)->log_count)) {
+        value = word_number(mine->last, mine->flags & LAST_INT);
         log_record(series, value, value, -1, now);
+    }
     return closed;
 }
 
@@ -4735,7 +4788,6 @@ static PyType_Spec slot_spec = {"metrics_framework.recording._core.Slot", sizeof
 /* -- TagSet -- */
 
 #define MAX_TAGS 32 /* more are found the slow way */
-#define GONE UINT32_MAX
 
 static inline uint64_t
 mix(uint64_t hash, uint64_t more)
@@ -4771,11 +4823,19 @@ tag_set_find(const TagSet *self, PyObject *const *values, uint32_t hash)
         uint32_t found = self->index[place];
         if (found == 0)
             return NULL;
-        if (found == GONE)
+        if ((found ^ hash) & ~mask || (found & mask) == mask)
             continue;
-        Series *series = self->entries[found - 1];
+        Series *series = self->entries[(found & mask) - 1];
+        PREFETCH(series->values);
         if (series->hash != hash)
             continue;
+        /* What the comparison and the record read, all at the same time: with many series none of it is in a cache. */
+        for (Py_ssize_t i = 0; i < self->name_count; i++)
+            PREFETCH(series->values[i]);
+        PREFETCH(series->state);
+        PREFETCH((uint8_t *)series->state + LINE);
+        if (series->recent != NULL)
+            PREFETCH(&series->recent->open);
         Py_ssize_t i = 0;
         while (i < self->name_count && same_text(series->values[i], values[i]))
             i++;
@@ -4787,7 +4847,7 @@ tag_set_find(const TagSet *self, PyObject *const *values, uint32_t hash)
 static int
 tag_set_rebuild(TagSet *self, uint32_t live)
 {
-    uint32_t size = 8, capacity = live + live / 4 + 2;
+    uint32_t size = 8, capacity = live + live / 4 + 2; /* fewer entries than words, so that no place is all ones */
     while (size * 2 < live * 3 + 6)
         size *= 2;
     Series **entries = MALLOC(capacity * sizeof *entries);
@@ -4808,7 +4868,7 @@ tag_set_rebuild(TagSet *self, uint32_t live)
             place = (place + 1) & (size - 1);
         entries[count] = series;
         series->entry = count++;
-        index[place] = count;
+        index[place] = (series->hash & ~(size - 1)) | count;
     }
     free(self->entries);
     free(self->index);
@@ -4962,12 +5022,12 @@ tag_set_add(TagSet *self, PyObject *object)
     if (slot_join(series->slot, series) != 0)
         return NULL;
     uint32_t mask = self->index_size - 1, place = series->hash & mask;
-    while (self->index[place] != 0 && self->index[place] != GONE)
+    while (self->index[place] != 0 && (self->index[place] & mask) != mask)
         place = (place + 1) & mask;
     self->index_used += self->index[place] == 0;
     self->entries[self->entry_count] = (Series *)Py_NewRef(object);
     series->entry = self->entry_count++;
-    self->index[place] = self->entry_count;
+    self->index[place] = (series->hash & ~mask) | self->entry_count;
     self->live++;
     series->flags |= IS_LIVE;
     return Py_NewRef(object);
@@ -5010,9 +5070,9 @@ tag_set_remove(TagSet *self, PyObject *object)
         page_done(page);
     }
     uint32_t mask = self->index_size - 1, place = series->hash & mask;
-    while (self->index[place] != series->entry + 1)
+    while ((self->index[place] & mask) != series->entry + 1)
         place = (place + 1) & mask;
-    self->index[place] = GONE;
+    self->index[place] = mask;
     self->entries[series->entry] = NULL;
     self->live--;
     slot_leave(slot, series);

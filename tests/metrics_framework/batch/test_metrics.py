@@ -377,6 +377,7 @@ def test_a_signal_handler_may_record_and_read_at_any_time() -> None:
 
 
 @pytest.mark.heavy  # and so never under coverage, whose own lock such an exception may leave held
+@pytest.mark.usefixtures("no_gc_callbacks")
 def test_an_exception_from_a_signal_handler_tears_nothing(tmp_path: Path) -> None:
     """Wherever Ctrl-C interrupts a record, its file is in once or not at all, and all others are."""
     import signal

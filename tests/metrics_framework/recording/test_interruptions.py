@@ -530,6 +530,7 @@ def test_signal_handlers_read():
 
 
 @pytest.mark.heavy
+@pytest.mark.usefixtures("no_gc_callbacks")
 @needs_timer
 def test_signal_handlers_raise():
     """Amid exceptions all that returned is counted, and the rest at most once; every later read answers."""

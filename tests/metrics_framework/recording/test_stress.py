@@ -383,6 +383,7 @@ def always_read(application: Application) -> Iterator[None]:
     assert longest[0] < PATIENCE_S
 
 
+@pytest.mark.usefixtures("no_gc_callbacks")
 @needs_signals
 def test_a_handler_twice_a_millisecond_that_records_reads_and_raises_costs_interrupted_records_only(soak):
     """For a minute, a timer's handler records, reads and raises in the middle of records and reads."""
@@ -416,6 +417,7 @@ while time.monotonic() < end and os.getppid() == int(sys.argv[1]):
 """Sends two signals at once, over and over, until its time is up or its parent is gone."""
 
 
+@pytest.mark.usefixtures("no_gc_callbacks")
 @needs_signals
 def test_two_signals_at_once_that_both_raise_cost_interrupted_records_only(soak):
     """For a minute, two handlers raise right after each other; no later read waits, in any thread."""
