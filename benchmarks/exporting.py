@@ -105,7 +105,7 @@ Pair = tuple[Callable[[dict[str, str]], object], Callable[[], object]]
 def _ours(kind: str, format: str) -> Pair:
     from metrics_adapters.in_memory import InMemoryCollector
     from metrics_framework import MetricsSystem
-    from metrics_framework.endpoints import make_endpoint
+    from metrics_framework.export.endpoints import make_endpoint
     from metrics_framework.recording import Store
 
     system = MetricsSystem(collector=InMemoryCollector(Store(default_buckets=_BUCKETS)))

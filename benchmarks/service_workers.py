@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 import uvicorn
 from fastapi import FastAPI
 
-from metrics_adapters.prometheus.server import listen
+from metrics_adapters.http.server import listen
 
 HISTOGRAMS = 2_000
 LOOK_SECONDS = 0.005

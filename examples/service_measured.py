@@ -19,7 +19,7 @@ from fastapi.responses import StreamingResponse
 from starlette.routing import Route
 
 from metrics_adapters.asgi import LoopLag, MetricsMiddleware, TaskMetrics, measured_transport
-from metrics_adapters.asgi.fastapi import Collector
+from metrics_adapters.instrumentation.fastapi import Collector
 from metrics_adapters.prometheus import make_asgi_app
 from metrics_framework import MetricsSystem
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from metrics_framework.background import Background
 from metrics_framework.errors import SnapshotError
-from metrics_framework.exporting import Outputs
-from metrics_framework.faults import Faults
-from metrics_framework.outputs import FullSnapshot
+from metrics_framework.export.exporter import Outputs
+from metrics_framework.export.outputs import FullSnapshot
+from metrics_framework.log import Faults
+from metrics_framework.runtime.background import Background
 
 
 class Collection:

@@ -64,7 +64,7 @@ class Key(NamedTuple):
         """Return a value as errors quote it."""
         if not self.secret:
             return repr(value)
-        from metrics_framework.endpoints import hide_urls
+        from metrics_framework.export.endpoints import hide_urls
 
         return hide_urls(repr(value))
 
@@ -309,7 +309,7 @@ class Settings:
         """Return the names of endpoints that stand for a URL, with the URL that is configured."""
         from urllib.parse import quote
 
-        from metrics_framework.endpoints import NAMES
+        from metrics_framework.export.endpoints import NAMES
 
         urls = dict(NAMES)
         folder = "snapshots" if self.snapshot_directory is None else os.fspath(self.snapshot_directory)
@@ -371,7 +371,7 @@ def _check_endpoints(config: Mapping[str, Any], source: str) -> None:
     if target is not None and "://" in os.fspath(target):
         endpoints.append(("prometheus_target: ", os.fspath(target)))
     for key, endpoint in endpoints:
-        from metrics_framework.endpoints import make_endpoint
+        from metrics_framework.export.endpoints import make_endpoint
 
         try:
             make_endpoint(endpoint)  # which sends nothing

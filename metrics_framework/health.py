@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.faults import Faults
+from metrics_framework.log import Faults
 from metrics_framework.protocols import MetricsAggregator, ResourceMonitor
 
 if TYPE_CHECKING:

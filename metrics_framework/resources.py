@@ -15,7 +15,7 @@ from functools import cache, partial
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from metrics_framework._version import __version__
-from metrics_framework.logs import log_event
+from metrics_framework.log import log_event
 from metrics_framework.protocols import MetricCollector, ResourceMonitor
 
 

@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from metrics_framework.clock import SYSTEM_CLOCK, Clock, utc
 from metrics_framework.composition import part_or_default, shared_store, store_of
 from metrics_framework.errors import ClosedError, InvalidInputError
-from metrics_framework.exporting import EXPORT_TIMEOUT, Outputs
-from metrics_framework.faults import Faults
-from metrics_framework.health import THRESHOLDS, HealthCheck, Thresholds
-from metrics_framework.logs import log_event
-from metrics_framework.outputs import (
+from metrics_framework.export.exporter import EXPORT_TIMEOUT, Outputs
+from metrics_framework.export.outputs import (
     DistributionOutput,
     FullSnapshot,
     Output,
     SnapshotOutput,
     SystemOutput,
 )
+from metrics_framework.health import THRESHOLDS, HealthCheck, Thresholds
+from metrics_framework.log import Faults, log_event
 from metrics_framework.plugins import load_adapter
 from metrics_framework.protocols import (
     MetricCollector,
@@ -38,7 +37,7 @@ from metrics_framework.values import MetricValue
 
 if TYPE_CHECKING:
     from metrics_framework.config import Settings
-    from metrics_framework.measuring import Measurement
+    from metrics_framework.measure import Measurement
     from metrics_framework.recording import Rule
     from metrics_framework.streams import Deltas, Subscription
 
@@ -156,7 +155,7 @@ class MetricsSystem:
         # Threads and signals are slow to import, and a program that only names the Protocols has neither.
         from metrics_framework.callbacks import GaugeCallbacks
         from metrics_framework.collecting import Collection
-        from metrics_framework.lifecycle import Shutdown
+        from metrics_framework.runtime.shutdown import Shutdown
         from metrics_framework.streams import streams_of
 
         self.callbacks: Final = GaugeCallbacks(self.collector, clock=clock)
@@ -231,7 +230,7 @@ class MetricsSystem:
             1
         """
         if self._measure is None:
-            from metrics_framework.measuring import Measurement, meter_of  # inspect is slow to import
+            from metrics_framework.measure import Measurement, meter_of  # inspect is slow to import
 
             self._measure = partial(Measurement, meter_of(self.timer, self.tracker, self._clock))
         return self._measure(operation, tags)
@@ -287,7 +286,7 @@ class MetricsSystem:
         self._apply(Settings.parse(config))
 
     def _apply(self, settings: Settings) -> None:
-        from metrics_framework.lifecycle import check_sigterm
+        from metrics_framework.runtime.shutdown import check_sigterm
 
         with self._shutdown.lock:
             if self._shutdown.begun:

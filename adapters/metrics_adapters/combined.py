@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from metrics_adapters.ranking import largest
-from metrics_framework import formats
 from metrics_framework.errors import InvalidInputError, UnknownMetricError, UnknownNameError, nearest
-from metrics_framework.logs import log_event
+from metrics_framework.exposition import formats
+from metrics_framework.log import log_event
 from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.validation import plain_tags, safe_repr
 from metrics_framework.values import MetricType, MetricValue

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.logs import log_event
+from metrics_framework.log import log_event
 from metrics_framework.protocols import MetricCollector
 from metrics_framework.validation import safe_repr
 from metrics_framework.values import MetricUnit

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from metrics_framework.background import Background, check_interval
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import MissingExtraError
-from metrics_framework.logs import log_event
+from metrics_framework.log import log_event
 from metrics_framework.protocols import MetricCollector
+from metrics_framework.runtime.background import Background, check_interval
 from metrics_framework.telemetry import TelemetryIdentity, TelemetryRecorder, project_telemetry_mapping
 
 try:

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from metrics_framework import formats
 from metrics_framework.errors import UnknownMetricError, UnknownTimerError
+from metrics_framework.exposition import formats
 from metrics_framework.values import MetricType, MetricUnit, MetricValue, TimingResult
 
 __all__ = ["NullAggregator", "NullCollector", "NullMonitor", "NullTimer", "NullTracker"]

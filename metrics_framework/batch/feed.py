@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metrics_framework.faults import Faults
+from metrics_framework.log import Faults
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.values import MetricUnit
 

@@ -19,7 +19,7 @@ from metrics_framework.batch.summary import summarize
 from metrics_framework.batch.track import Track
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.logs import log_event
+from metrics_framework.log import log_event
 from metrics_framework.protocols import MetricsSystem
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from metrics_framework.batch.disk import CHUNK, Disk, Journal
 from metrics_framework.batch.rows import NOTHING, Row, Totals
-from metrics_framework.logs import log_event
+from metrics_framework.log import log_event
 
 _PATIENCE = 100
 

@@ -12,7 +12,7 @@ from typing import Any
 from metrics_framework.batch.disk import Journal
 from metrics_framework.batch.rows import FIELDS, NOTHING, Row, Totals
 from metrics_framework.errors import InvalidInputError, OutputError
-from metrics_framework.logs import log_event
+from metrics_framework.log import log_event
 
 VERSION = 1
 """The version of a journal's form."""

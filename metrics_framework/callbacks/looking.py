@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from metrics_framework.callbacks.evaluator import Evaluator
 from metrics_framework.callbacks.work import Work
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.event_loops import running_trio
+from metrics_framework.runtime.event_loops import running_trio
 
 
 def looking() -> Callable[[Evaluator, Iterable[Work]], Awaitable[None]]:

@@ -14,8 +14,7 @@ from metrics_framework.callbacks.on_threads import ThreadLooks
 from metrics_framework.callbacks.work import Work
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.faults import Faults
-from metrics_framework.logs import log_event
+from metrics_framework.log import Faults, log_event
 from metrics_framework.protocols import MetricCollector
 from metrics_framework.values import MetricUnit
 

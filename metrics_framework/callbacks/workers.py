@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from metrics_framework.callbacks.work import Evaluation
-from metrics_framework.turns import in_turns
+from metrics_framework.runtime.cooperative import in_turns
 
 MOST_THREADS = 32
 """How many calls run at once, beside those whose deadline went by: these keep no other waiting."""

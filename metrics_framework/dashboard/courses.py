@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 from metrics_framework.dashboard.plain import mapping, number
 from metrics_framework.dashboard.subjects import Measure, Subject, Summary, level, subjects
 from metrics_framework.errors import InvalidInputError, UnknownNameError
-from metrics_framework.logs import log_event
+from metrics_framework.log import log_event
 from metrics_framework.protocols import MetricsAggregator, ResourceMonitor
 from metrics_framework.resources import readings
 from metrics_framework.values import MetricType

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.recording.engine import Core, ErrorTypes, InternalCounter, Series, Slot, TagSet
 from metrics_framework.recording.windows import MAX_RECENT_NS, RECENT_SLOT_NS, RecentWindows
-from metrics_framework.turns import rest
+from metrics_framework.runtime.cooperative import rest
 
 OTHER = "__other__"
 """Stands for a tag's value, a name or an error type past its budget."""

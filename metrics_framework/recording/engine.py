@@ -146,7 +146,7 @@ def _log_fallback(reason: str) -> None:
     if "structlog" in sys.modules or (
         logging is not None and logging.getLogger("metrics_framework").isEnabledFor(logging.DEBUG)
     ):
-        from metrics_framework.logs import log_event
+        from metrics_framework.log import log_event
 
         log_event("debug", "using the pure-Python recording engine", reason=reason)
 

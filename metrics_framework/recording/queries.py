@@ -32,7 +32,7 @@ from metrics_framework.recording.state import (
     nanoseconds,
 )
 from metrics_framework.recording.windows import Interval, Window, split
-from metrics_framework.turns import rest
+from metrics_framework.runtime.cooperative import rest
 from metrics_framework.validation import plain_tags
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, NamedTuple, ParamSpec, TypeVar
 
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.logs import log_event
+from metrics_framework.log import log_event
 from metrics_framework.recording import engine
 from metrics_framework.recording.buckets import check_bounds, default_bounds, seconds_as
 from metrics_framework.recording.cardinality import Budgets, Cardinality

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from metrics_framework.formats import to_plain
+from metrics_framework.exposition.formats import to_plain
 from metrics_framework.streams.filters import StreamFilter
 from metrics_framework.values import MetricType, MetricValue
 

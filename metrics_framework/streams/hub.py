@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
-from metrics_framework.background import Background
 from metrics_framework.errors import ClosedError, InvalidInputError
+from metrics_framework.runtime.background import Background
 from metrics_framework.streams.deltas import Deltas
 from metrics_framework.streams.events import Run
 from metrics_framework.streams.filters import StreamFilter

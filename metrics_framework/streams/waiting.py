@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.event_loops import running_trio
+from metrics_framework.runtime.event_loops import running_trio
 
 _SIGNAL_SECONDS = 0.1
 """How late Ctrl-C may be noticed: Python misses a signal that comes just before a lock begins to wait."""

@@ -10,9 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from metrics_framework.background import Background, check_interval
 from metrics_framework.errors import ClosedError, InvalidInputError, OutputError
-from metrics_framework.faults import Faults
+from metrics_framework.log import Faults
+from metrics_framework.runtime.background import Background, check_interval
 from metrics_framework.telemetry.events import EventSource
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.logs import log_event
+from metrics_framework.log import log_event
 from metrics_framework.telemetry.manifests import cannot_read, telemetry_files
 from metrics_framework.telemetry.projection import ProjectedTelemetryRecord, project_telemetry_mapping
 

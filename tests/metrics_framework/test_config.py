@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from metrics_framework import MetricsSystem, Thresholds
 from metrics_framework.config import KEYS, PREFIX, Settings
-from metrics_framework.endpoints import NAMES
 from metrics_framework.errors import ConfigurationError
-from metrics_framework.exporting import EXPORT_TIMEOUT
+from metrics_framework.export.endpoints import NAMES
+from metrics_framework.export.exporter import EXPORT_TIMEOUT
 from metrics_framework.plugins import load_adapter
 from metrics_framework.recording import Budgets, Rule, Store
 from metrics_framework.snapshots.build import MAX_CUSTOM

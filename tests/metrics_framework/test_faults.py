@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from metrics_framework.faults import Faults
+from metrics_framework.log import Faults
 
 
 def test_what_works_is_passed_through(caplog):

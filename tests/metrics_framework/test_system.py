@@ -32,11 +32,11 @@ from metrics_framework import (
     Thresholds,
     TimingResult,
     UnknownMetricError,
-    exporting,
     protocols,
     read_snapshot,
 )
 from metrics_framework.clock import ManualClock
+from metrics_framework.export import exporter
 from metrics_framework.recording import Store
 
 PATIENCE = 20.0
@@ -472,7 +472,7 @@ def test_shutting_down_twice_is_shutting_down_once(clock):
 @pytest.mark.parametrize("error", [OSError("the disk is full"), RuntimeError("a bug")])
 def test_a_failing_output_does_not_harm_another(clock, caplog, monkeypatch, error):
     """An output that fails is an error in the log; the application and other outputs do not notice."""
-    monkeypatch.setattr(exporting, "LAST_PAUSE", 0)
+    monkeypatch.setattr(exporter, "LAST_PAUSE", 0)
     before, after = Output("before"), Output("after")
     outputs = [before, Output("failing", error), after]
     MetricsSystem(outputs=outputs, clock=clock).shutdown_metrics()

@@ -14,10 +14,10 @@ from urllib.parse import quote, urlsplit
 from metrics_adapters.grafana.model import dashboard_json
 from metrics_adapters.grafana.panels import rows
 from metrics_adapters.grafana.subjects import subjects
-from metrics_adapters.http_exchange import Address, deliver
-from metrics_adapters.whole_files import write_whole
+from metrics_adapters.http_client import Address, deliver
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.protocols import MetricsSystem
+from metrics_framework.runtime.whole_files import write_whole
 from metrics_framework.validation import safe_repr
 
 _API = "/api/dashboards/db"

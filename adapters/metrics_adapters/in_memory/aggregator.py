@@ -9,8 +9,8 @@ from typing import Any
 from metrics_adapters.in_memory.timer import InMemoryTimer
 from metrics_adapters.in_memory.tracker import InMemoryTracker
 from metrics_adapters.ranking import largest
-from metrics_framework import formats
 from metrics_framework.clock import utc
+from metrics_framework.exposition import formats
 from metrics_framework.recording import Distribution, Interval, Store
 from metrics_framework.recording.results import SeriesDistribution
 from metrics_framework.validation import plain_tags

@@ -30,7 +30,7 @@ from metrics_adapters.otlp.readings import Kind, Stream
 from metrics_adapters.otlp.sent import Point, Temporality
 from metrics_adapters.otlp.wire import field
 from metrics_framework._version import __version__
-from metrics_framework.turns import rest
+from metrics_framework.runtime.cooperative import rest
 
 # Two scopes, since an operation may have the name of a metric.
 _SCOPES = {

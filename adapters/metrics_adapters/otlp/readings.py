@@ -14,12 +14,12 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 from metrics_adapters.otlp.contents import Content, Counted
 from metrics_adapters.otlp.exponential import as_double
 from metrics_adapters.otlp.wire import attribute
-from metrics_framework.formats import each_value
+from metrics_framework.exposition.formats import each_value
 from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.recording import Store
 from metrics_framework.recording.engine import Series
 from metrics_framework.recording.namespaces import Named
-from metrics_framework.turns import rest
+from metrics_framework.runtime.cooperative import rest
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
 UNITS = {

@@ -8,11 +8,11 @@ from metrics_adapters.prometheus.rendering import Exposition
 from metrics_adapters.prometheus.text import Format
 
 if TYPE_CHECKING:
-    from metrics_adapters.prometheus.asgi import make_asgi_app
+    from metrics_adapters.http.asgi import make_asgi_app
+    from metrics_adapters.http.server import MetricsServer, serve
+    from metrics_adapters.http.wsgi import make_wsgi_app
     from metrics_adapters.prometheus.push import Pushgateway
-    from metrics_adapters.prometheus.server import MetricsServer, serve
     from metrics_adapters.prometheus.textfile import Textfile, write_textfile
-    from metrics_adapters.prometheus.wsgi import make_wsgi_app
 
 __all__ = [
     "Exposition",
@@ -30,13 +30,13 @@ __all__ = [
 
 # Outputs bring threads, TLS and asyncio, which are slow to import; who only collects never needs them.
 _OUTPUTS = {
-    "MetricsServer": "server",
-    "Pushgateway": "push",
-    "Textfile": "textfile",
-    "make_asgi_app": "asgi",
-    "make_wsgi_app": "wsgi",
-    "serve": "server",
-    "write_textfile": "textfile",
+    "MetricsServer": "http.server",
+    "Pushgateway": "prometheus.push",
+    "Textfile": "prometheus.textfile",
+    "make_asgi_app": "http.asgi",
+    "make_wsgi_app": "http.wsgi",
+    "serve": "http.server",
+    "write_textfile": "prometheus.textfile",
 }
 
 
@@ -44,5 +44,5 @@ def __getattr__(name: str) -> object:
     if name in _OUTPUTS:
         from importlib import import_module
 
-        return getattr(import_module(f"{__name__}.{_OUTPUTS[name]}"), name)
+        return getattr(import_module(f"metrics_adapters.{_OUTPUTS[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

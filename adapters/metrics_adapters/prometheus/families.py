@@ -1,7 +1,7 @@
 """What a store holds, as metric families of Prometheus: names, units, labels and samples, in no format yet.
 
 Names and units follow OpenTelemetry's rules ("Prometheus and OpenMetrics Compatibility"); see
-`metrics_framework.exposition`. Histograms and timers are histograms, by bounds.
+`metrics_framework.exposition.text`. Histograms and timers are histograms, by bounds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from prometheus_client.metrics import Histogram
 
-from metrics_framework.exposition import BASE_UNITS, metric_name, tag_labels
+from metrics_framework.exposition.text import BASE_UNITS, metric_name, tag_labels
 from metrics_framework.recording import Description, OutcomeReading, SeriesReading, Store
 from metrics_framework.recording.buckets import BucketCounts
 from metrics_framework.recording.namespaces import Named

@@ -8,7 +8,7 @@ from itertools import chain
 
 from metrics_adapters.prometheus.families import NO_TEXT
 from metrics_adapters.prometheus.text import label_pairs, quotable
-from metrics_framework.exposition import tag_labels
+from metrics_framework.exposition.text import tag_labels
 
 _SPECIAL = re.compile(r'[\\"%]')
 

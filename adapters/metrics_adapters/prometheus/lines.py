@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from metrics_adapters.prometheus.families import Heading, bound_text, failures_of, in_base_unit
 from metrics_adapters.prometheus.text import quotable
-from metrics_framework.exposition import BASE_UNITS
+from metrics_framework.exposition.text import BASE_UNITS
 from metrics_framework.recording import Distribution
 from metrics_framework.recording.engine import read_values
 from metrics_framework.values import MetricType, MetricUnit

@@ -8,8 +8,7 @@ from typing import TypeVar
 from prometheus_client.registry import CollectorRegistry
 
 from metrics_adapters.prometheus.families import SUFFIXES, Heading
-from metrics_framework.faults import Faults
-from metrics_framework.logs import log_event
+from metrics_framework.log import Faults, log_event
 from metrics_framework.recording.namespaces import Named
 
 T = TypeVar("T")

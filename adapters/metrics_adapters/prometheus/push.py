@@ -11,12 +11,12 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from prometheus_client.registry import CollectorRegistry
 
-from metrics_adapters.http_exchange import Address, basic_authorization, deliver
+from metrics_adapters.http_client import Address, basic_authorization, deliver
 from metrics_adapters.prometheus.expositions import Exposable
 from metrics_adapters.prometheus.text import Format
 from metrics_adapters.prometheus.untimed import UntimedText
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.logs import log_event
+from metrics_framework.log import log_event
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.validation import check_name, plain_tags, safe_repr
 

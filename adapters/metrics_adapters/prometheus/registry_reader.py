@@ -18,10 +18,10 @@ from prometheus_client.registry import REGISTRY
 
 from metrics_adapters.prometheus.collector import StoreExposition
 from metrics_adapters.ranking import largest
-from metrics_framework import formats
 from metrics_framework.clock import SYSTEM_CLOCK, Clock, utc
 from metrics_framework.errors import InvalidInputError, UnknownMetricError, nearest
-from metrics_framework.logs import log_event
+from metrics_framework.exposition import formats
+from metrics_framework.log import log_event
 from metrics_framework.validation import plain_tags, safe_repr
 from metrics_framework.values import MetricType, MetricUnit, MetricValue, to_milliseconds
 

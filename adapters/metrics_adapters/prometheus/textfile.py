@@ -9,9 +9,9 @@ from prometheus_client.registry import CollectorRegistry
 
 from metrics_adapters.prometheus.expositions import Exposable
 from metrics_adapters.prometheus.untimed import UntimedText
-from metrics_adapters.whole_files import write_whole
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.protocols import MetricsSystem
+from metrics_framework.runtime.whole_files import write_whole
 
 
 def write_textfile(

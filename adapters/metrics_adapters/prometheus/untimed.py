@@ -11,10 +11,10 @@ from metrics_adapters.prometheus.expositions import Exposable, exposition_of
 from metrics_adapters.prometheus.rendering import Exposition
 from metrics_adapters.prometheus.text import Format
 from metrics_framework.composition import store_of
-from metrics_framework.exposition import to_prometheus
-from metrics_framework.formats import each_value
+from metrics_framework.exposition.formats import each_value
+from metrics_framework.exposition.text import to_prometheus
 from metrics_framework.protocols import MetricsSystem
-from metrics_framework.turns import rest
+from metrics_framework.runtime.cooperative import rest
 
 _TIMESTAMP = re.compile(rb'(?m)^([^\s#{]+(?:\{.*\})? [^\s"}]+) -?\d+$')
 

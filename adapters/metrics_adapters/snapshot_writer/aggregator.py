@@ -18,10 +18,10 @@ from metrics_adapters.snapshot_writer.entries import timestamp_of
 from metrics_adapters.snapshot_writer.index import SourceIndex
 from metrics_adapters.snapshot_writer.selection import Row, Selection, View, opened
 from metrics_adapters.snapshot_writer.writer import DEFAULT_FOLDER
-from metrics_framework import formats
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import InvalidInputError, UnknownMetricError, nearest
-from metrics_framework.logs import log_event
+from metrics_framework.exposition import formats
+from metrics_framework.log import log_event
 from metrics_framework.snapshots import Environment, LeftOutFile, Run, RunValue, find_keys, parse_flat_key
 from metrics_framework.snapshots.keys import SUCCESS_RATE
 from metrics_framework.validation import plain_tags, safe_repr

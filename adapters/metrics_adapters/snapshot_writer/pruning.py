@@ -9,9 +9,9 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from metrics_adapters.snapshot_writer.drafts import remove_abandoned
 from metrics_framework.clock import Clock, utc
 from metrics_framework.errors import InvalidInputError
+from metrics_framework.runtime.atomic_files import remove_abandoned
 from metrics_framework.snapshots.distributions import SUFFIX as SIDECAR
 from metrics_framework.snapshots.v1 import PerformanceSnapshot
 

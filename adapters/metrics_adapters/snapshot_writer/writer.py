@@ -10,12 +10,12 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-from metrics_adapters.snapshot_writer.drafts import Draft, flush_folder, remove_leftovers
 from metrics_adapters.snapshot_writer.pruning import SNAPSHOT, Pruner, stem_of
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import OutputError
-from metrics_framework.faults import Faults
+from metrics_framework.log import Faults
 from metrics_framework.recording import Distribution
+from metrics_framework.runtime.atomic_files import Draft, flush_folder, remove_leftovers
 from metrics_framework.snapshots import PerformanceSnapshot, dump_snapshot
 from metrics_framework.snapshots.distributions import (
     DISTRIBUTIONS_TAG,

@@ -9,7 +9,7 @@ import pytest
 
 from metrics_adapters.null import NullCollector
 from metrics_framework import MetricsSystem, OutputError
-from metrics_framework.endpoints import make_endpoint
+from metrics_framework.export.endpoints import make_endpoint
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics_adapters.export.numbers import numbers_of, series_name
+from metrics_adapters.numbers import numbers_of, series_name
 from metrics_framework import MetricsSystem, MetricType, MetricUnit, MetricValue, OutputError
-from metrics_framework.endpoints import make_endpoint
+from metrics_framework.export.endpoints import make_endpoint
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NASTY = st.one_of(

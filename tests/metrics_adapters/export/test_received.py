@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from metrics_adapters import http_exchange
-from metrics_adapters.export import influx as influx_module
+from metrics_adapters import http_client
+from metrics_adapters import influx as influx_module
 from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector
 from metrics_framework import MetricsSystem
 from tests.servers.fixtures import required
@@ -197,7 +197,7 @@ def test_nothing_is_lost_when_an_influxdb_dies(influx, metrics, compressed, monk
         requests.append(request)
         if len(requests) == 20:
             influx.kill()
-        http_exchange.deliver(*request, **options)
+        http_client.deliver(*request, **options)
 
     monkeypatch.setattr(influx_module, "deliver", deliver)
     assert not export(metrics, url)

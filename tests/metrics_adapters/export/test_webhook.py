@@ -9,7 +9,7 @@ import pytest
 import trustme
 
 from metrics_framework import MetricsSystem, OutputError, RefusedError
-from metrics_framework.endpoints import make_endpoint
+from metrics_framework.export.endpoints import make_endpoint
 from tests.metrics_adapters.prometheus.gateways import answering
 
 

@@ -27,6 +27,6 @@ def test_a_name_that_is_not_there_is_an_error():
 def test_who_only_collects_imports_no_endpoint():
     """Neither asyncio nor an endpoint is loaded with the collector."""
     code = "import sys, metrics_adapters.prometheus; print([*map(sys.modules.get, sys.argv[1:])])"
-    modules = ["asyncio", "metrics_adapters.prometheus.server", "metrics_adapters.prometheus.scraping"]
+    modules = ["asyncio", "metrics_adapters.http.server", "metrics_adapters.http.scrape"]
     done = subprocess.run([sys.executable, "-c", code, *modules], capture_output=True, text=True, check=True)
     assert done.stdout == "[None, None, None]\n"

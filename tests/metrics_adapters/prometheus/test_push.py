@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 
-from metrics_adapters.http_exchange import Address, exchange
+from metrics_adapters.http_client import Address, exchange
 from metrics_adapters.in_memory import InMemoryCollector
 from metrics_adapters.null import NullCollector
 from metrics_adapters.prometheus import PrometheusCollector, Pushgateway

@@ -18,7 +18,7 @@ from metrics_framework import MetricsSystem
 from metrics_framework.recording import Store
 from metrics_framework.values import MetricUnit
 from tests.metrics_adapters.prometheus.test_rendering import parsed
-from tests.metrics_framework.test_exposition_scraped import NASTY, NUMBERS, Read, read, selected, series
+from tests.metrics_framework.exposition.test_scraped import NASTY, NUMBERS, Read, read, selected, series
 from tests.servers.fixtures import Promtool
 from tests.servers.prometheus import Prometheus
 

@@ -5,6 +5,9 @@ Durations and outcomes of operations are one instrument each, apart by the attri
 
 # ruff: noqa: D102, D103 - what the methods do is said by the Protocols
 
+# Before the SDK registers its fork hook: that hook starts threads, which waits forever in a child if the
+# hook of this module, which releases a lock, comes after it.
+import concurrent.futures.thread  # noqa: F401
 import json
 import math
 import threading

@@ -1,0 +1,1 @@
+"""HTTP endpoints: scrapes, streams, health and snapshots over ASGI, WSGI and a small server."""

@@ -1,0 +1,125 @@
+"""InfluxDB's line protocol, over HTTP: InfluxDB 1 and 2, VictoriaMetrics, Telegraf."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import ClassVar
+from urllib.parse import urlencode
+
+from metrics_adapters.http_client import HTTP_OPTIONS, address_of, authorization_of, deliver
+from metrics_adapters.numbers import numbers_of, series_name
+from metrics_adapters.paths import Notices
+from metrics_framework.errors import ConfigurationError
+from metrics_framework.export.endpoints import EndpointUrl, Option, flag_option, text_option, whole_option
+from metrics_framework.exposition.formats import each_value
+from metrics_framework.protocols import MetricsSystem
+from metrics_framework.values import MetricValue
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_RESERVED = {"time", "_field", "_measurement"}
+
+
+class InfluxEndpoint:
+    """``influx+http://influx:8086?db=app``, or version 2: ``influx+https://:TOKEN@influx?org=me&bucket=app``.
+
+    A series is a point: the name is the measurement, its numbers are the fields (``value`` where there is one
+    alone), all as floating point, so that no field ever changes its type. A user and a password are sent as
+    basic authentication, a password alone as a token.
+
+    Args:
+        url: The server, with a path in front of its own if need be.
+
+    Raises:
+        ConfigurationError: If there is no host in it, or neither a database nor a bucket.
+    """
+
+    options: ClassVar[Mapping[str, Option]] = {
+        "db": text_option(None, "The database, of version 1."),
+        "rp": text_option(None, "The retention policy, of version 1."),
+        "org": text_option(None, "The organization, of version 2."),
+        "bucket": text_option(None, "The bucket, of version 2."),
+        "batch": whole_option(1, 1_000_000, 5_000, "Lines of a request at most."),
+        "gzip": flag_option(True, "Whether requests are compressed."),
+        **HTTP_OPTIONS,
+    }
+
+    def __init__(self, url: EndpointUrl) -> None:
+        self.name = str(url)
+        self._address = address_of(url, *_target(url))
+        self._batch = url.options["batch"]
+        self._gzip = url.options["gzip"]
+        self._timeout = url.options["timeout"]
+        self._notices = Notices(self.name)
+        self._headers = {"Content-Type": "text/plain; charset=utf-8", **authorization_of(url, "Token")}
+        if self._gzip:
+            self._headers["Content-Encoding"] = "gzip"
+
+    def export(self, system: MetricsSystem) -> None:
+        """Send what a system holds.
+
+        Raises:
+            OutputError: If the server is not to be reached or fails; a `RefusedError` if it refuses.
+        """
+        for body in list(self._bodies(system)):  # all are read before the first is sent, which may take long
+            what = f"cannot export to {self.name}"
+            deliver(self._address, "POST", body, self._headers, self._timeout, what=what)
+
+    def _bodies(self, system: MetricsSystem) -> Iterator[bytes]:
+        lines = self.lines(each_value(system.aggregator))
+        while batch := "".join(islice(lines, self._batch)):
+            body = batch.encode()
+            yield gzip.compress(body, 1) if self._gzip else body
+
+    def lines(self, values: Iterable[MetricValue]) -> Iterator[str]:
+        """Yield a line for each series; of two that become the same, the first is sent."""
+        taken: set[str] = set()
+        for value in values:
+            series = _series(value)
+            if series in taken:
+                self._notices.left_out("another has its measurement and tags", value.name)
+                continue
+            taken.add(series)
+            fields = ",".join(
+                f"{number.field or 'value'}={float(number.value)!r}" for number in numbers_of(value)
+            )
+            if fields:
+                nanoseconds = round(value.timestamp.timestamp() * 1e6) * 1_000
+                yield f"{series} {fields} {nanoseconds}\n"
+
+
+def _target(url: EndpointUrl) -> tuple[str, str]:
+    options, path = url.options, url.path.rstrip("/")
+    if options["bucket"] and not options["db"] and not options["rp"]:
+        query = {"org": options["org"], "bucket": options["bucket"], "precision": "ns"}
+        path = f"{path}/api/v2/write"
+    elif options["db"] and not options["bucket"] and not options["org"]:
+        query = {"db": options["db"], "rp": options["rp"], "precision": "ns"}
+        path = f"{path}/write"
+    else:
+        raise ConfigurationError(
+            f"endpoint {url}: it needs db=… for version 1 of InfluxDB, or org=… and bucket=… for version 2"
+        )
+    return path, urlencode({name: text for name, text in query.items() if text})
+
+
+def _series(value: MetricValue) -> str:
+    name = _escaped(series_name(value), ", ")
+    if name[0] in "#_":  # a comment, and what InfluxDB keeps for itself
+        name = f"m{name}"
+    tags = {_tag(tag): _escaped(text, ",= ") for tag, text in value.tags.items() if text}
+    return ",".join([name, *(f"{tag}={tags[tag]}" for tag in sorted(tags))])
+
+
+def _tag(tag: str) -> str:
+    return _escaped(f"{tag}_" if tag in _RESERVED else tag, ",= ")
+
+
+def _escaped(text: str, special: str) -> str:
+    # A line break cannot be escaped, and a backslash not in front of what is.
+    plain = _CONTROL.sub(" ", text).replace("\\", "/").encode(errors="replace").decode()
+    for character in special:
+        plain = plain.replace(character, f"\\{character}")
+    return plain

@@ -1,0 +1,1 @@
+"""Measures ASGI applications, HTTP clients, tasks and the event loop."""

@@ -1,0 +1,82 @@
+"""Dependencies of FastAPI: the application's system and its parts, as annotations.
+
+The system is the first of: ``request.state.metrics``, which a lifespan yields; ``app.state.metrics``; and
+`metrics_framework.current`. In a test: ``app.dependency_overrides[get_metrics] = lambda: metrics``.
+
+Example::
+
+    from metrics_adapters.instrumentation.fastapi import Collector
+
+    @app.post("/orders")
+    async def order(collector: Collector) -> None:
+        collector.increment("orders")
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+
+from metrics_framework.context import current
+from metrics_framework.errors import InvalidInputError
+from metrics_framework.protocols import MetricCollector, PerformanceTimer, SuccessFailureTracker
+from metrics_framework.system import MetricsSystem
+
+__all__ = [
+    "Collector",
+    "Metrics",
+    "Timer",
+    "Tracker",
+    "get_collector",
+    "get_metrics",
+    "get_timer",
+    "get_tracker",
+]
+
+# All are async although nothing is awaited: FastAPI would send a plain function to a thread.
+
+
+async def get_metrics(connection: HTTPConnection) -> MetricsSystem:
+    """Return the system of the application that serves this request or WebSocket.
+
+    Raises:
+        InvalidInputError: If what the application has as ``state.metrics`` is no `MetricsSystem`.
+    """
+    for state in (connection.state, connection.app.state):
+        metrics = getattr(state, "metrics", None)
+        if metrics is not None:
+            if not isinstance(metrics, MetricsSystem):
+                raise InvalidInputError(f"state.metrics is {metrics!r} and no MetricsSystem")
+            return metrics
+    return current()
+
+
+Metrics = Annotated[MetricsSystem, Depends(get_metrics)]
+"""The whole system."""
+
+
+async def get_collector(metrics: Metrics) -> MetricCollector:
+    """Return what takes numbers in."""
+    return metrics.collector
+
+
+async def get_timer(metrics: Metrics) -> PerformanceTimer:
+    """Return what measures operations."""
+    return metrics.timer
+
+
+async def get_tracker(metrics: Metrics) -> SuccessFailureTracker:
+    """Return what counts how operations end."""
+    return metrics.tracker
+
+
+Collector = Annotated[MetricCollector, Depends(get_collector)]
+"""The collector."""
+
+Timer = Annotated[PerformanceTimer, Depends(get_timer)]
+"""The timer."""
+
+Tracker = Annotated[SuccessFailureTracker, Depends(get_tracker)]
+"""The tracker."""

@@ -1,0 +1,1 @@
+"""Prometheus text and the other formats of exported values."""

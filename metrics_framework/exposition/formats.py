@@ -1,0 +1,90 @@
+"""Text formats of metric values: pure functions from what an aggregator answers to text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from metrics_framework.errors import InvalidInputError
+from metrics_framework.exposition.text import to_prometheus
+from metrics_framework.protocols import MetricsAggregator
+from metrics_framework.runtime.cooperative import rest
+from metrics_framework.values import MetricValue
+
+
+def to_plain(value: MetricValue) -> dict[str, Any]:
+    """Return a metric value as plain data that JSON can hold."""
+    return {
+        "name": value.name,
+        "type": value.metric_type.value,
+        "value": value.value,
+        "unit": value.unit.value,
+        "timestamp": value.timestamp.isoformat(),
+        "tags": value.tags,
+        "metadata": value.metadata,
+    }
+
+
+def each_value(aggregator: MetricsAggregator) -> Iterator[MetricValue]:
+    """Yield what an aggregator answers, in turns, and one at a time where it can: see `turns`.
+
+    One that can has a method ``iter_metrics``.
+    """
+    one_by_one = getattr(aggregator, "iter_metrics", None)
+    for value in aggregator.get_metrics_by_tag({}) if one_by_one is None else one_by_one():
+        rest()
+        yield value
+
+
+def to_json(values: Iterable[MetricValue]) -> str:
+    """Return one JSON document: ``{"metrics": [...]}``, each value on a line."""
+    lines = ",\n".join(json.dumps(to_plain(value)) for value in values)
+    return f'{{"metrics": [\n{lines}\n]}}\n' if lines else '{"metrics": []}\n'
+
+
+def to_jsonl(values: Iterable[MetricValue]) -> str:
+    """Return one JSON object for each value, each on a line."""
+    return "".join(json.dumps(to_plain(value)) + "\n" for value in values)
+
+
+def to_csv(values: Iterable[MetricValue]) -> str:
+    """Return a header and a row for each value; tags and metadata are JSON within their cells."""
+    buffer = io.StringIO(newline="")
+    columns = ["name", "type", "value", "unit", "timestamp", "tags", "metadata"]
+    writer = csv.DictWriter(buffer, columns)
+    writer.writeheader()
+    for value in values:
+        row = to_plain(value)
+        writer.writerow({**row, "tags": json.dumps(row["tags"]), "metadata": json.dumps(row["metadata"])})
+    return buffer.getvalue()
+
+
+Renderer = Callable[[Iterable[MetricValue]], str]
+
+FORMATS: dict[str, Renderer] = {
+    "json": to_json,
+    "jsonl": to_jsonl,
+    "csv": to_csv,
+    "prometheus": to_prometheus,
+}
+
+
+def render(values: Iterable[MetricValue], format: str, formats: Mapping[str, Renderer] = FORMATS) -> str:
+    """Return values in the format of that name.
+
+    Args:
+        values: What an aggregator answers.
+        format: A format's name.
+        formats: Those there are.
+
+    Raises:
+        InvalidInputError: If there is no such format; the message lists those there are.
+    """
+    try:
+        renderer = formats[format]
+    except (KeyError, TypeError):
+        raise InvalidInputError(f"format {format!r} is unknown; use one of {', '.join(formats)}") from None
+    return renderer(values)

@@ -1,0 +1,1 @@
+"""Threads, event loops, fork, exit and files. Nothing here knows of metrics."""

@@ -1,0 +1,129 @@
+"""Clients in the same process, on each event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from functools import partial
+
+import anyio
+import httpx
+import trio
+
+from metrics_adapters.http.event_loop import first_of, new_event
+
+PATIENCE = 20.0
+RUNNERS = {"asyncio": asyncio.run, "trio": lambda main: trio.run(lambda: main)}
+
+
+async def until(holds):
+    """Let others go on until something holds."""
+    end = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < end, "it never came to hold"
+        await anyio.sleep(0.001)  # the thread that publishes must have its turn, too
+
+
+def subscriptions(system):
+    """Return the subscriptions of a system that are open."""
+    streams = system._streams
+    with streams._lock:
+        return [each for each in streams._listeners if not each.is_closed]
+
+
+def publish(system):
+    """Have published what was recorded until now, as each tick does."""
+    system.subscribe().close()
+
+
+async def get(app, path, method="GET", root_path="", **headers) -> httpx.Response:
+    """Return what a client of the application receives."""
+    transport = httpx.ASGITransport(app, root_path=root_path)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        headers = {name.replace("_", "-"): text for name, text in headers.items()}
+        return await client.request(method, path, headers=headers)
+
+
+class StreamClient:
+    """A client of a stream."""
+
+    def __init__(self, app, query="", path="/stream", method="GET", **headers):
+        self.app = app
+        self.scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "query_string": query.encode(),
+            "headers": [(name.replace("_", "-").encode(), text.encode()) for name, text in headers.items()],
+        }
+        self.messages = []
+        self.reads = True
+        self.left = False
+        self.served = False
+
+    async def serve(self):
+        """Be served."""
+        await self.app(self.scope, self.receive, self.send)
+        self.served = True
+
+    async def receive(self):
+        """Say that the client has left, when it has."""
+        await until(lambda: self.left)
+        return {"type": "http.disconnect"}
+
+    async def send(self, message):
+        """Take in what is sent, when the client reads."""
+        await until(lambda: self.reads)
+        self.messages.append(message)
+
+    @property
+    def status(self):
+        """What the answer begins with."""
+        return self.messages[0]["status"]
+
+    @property
+    def headers(self):
+        """What the answer begins with, too."""
+        return {name.decode(): text.decode() for name, text in self.messages[0]["headers"]}
+
+    @property
+    def text(self):
+        """All that was sent until now."""
+        return b"".join(message.get("body", b"") for message in self.messages).decode()
+
+    @property
+    def blocks(self):
+        """All events and comments that were sent until now, after the first one."""
+        return self.text.split("\n\n")[1:-1]
+
+    async def read(self, count):
+        """Return so many events and comments, when they have come."""
+        await until(lambda: len(self.blocks) >= count)
+        return self.blocks
+
+
+def metric(block):
+    """Return the number, the mark and the data of an event."""
+    number, event, data = block.split("\n")
+    assert (number[:4], event, data[:6]) == ("id: ", "event: metric", "data: ")
+    sequence, _, mark = number[4:].partition("-")
+    return int(sequence), mark, json.loads(data[6:])
+
+
+def sequences(blocks):
+    """Return the numbers of the metrics among what was sent."""
+    return [metric(block)[0] for block in blocks if "event: metric" in block]
+
+
+def talk(run, script, *clients):
+    """Serve clients until a script is at its end."""
+
+    async def stay(client):
+        await client.serve()
+        await new_event().wait()
+
+    async def main():
+        await first_of(script, *(partial(stay, client) for client in clients))
+
+    run(main())

@@ -1,0 +1,110 @@
+"""Clients of a stream on real sockets, which keep account of what they are told."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import threading
+from contextlib import contextmanager
+
+import httpx
+
+from tests.metrics_adapters.http.loops import PATIENCE
+
+RESET = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+"""A socket with this option says no goodbye when it is closed."""
+
+
+class Reader:
+    """What a client makes of the lines of a stream without filters.
+
+    Attributes:
+        at: The number up to which every event was received, or said to be lost.
+        received: How many events were received.
+        dropped: How many were said to be lost.
+        restarted: Whether it was said that the numbers began anew.
+        last_event_id: The last id, with which a client comes back.
+        value: The data of the last metric.
+    """
+
+    def __init__(self, lines, at=0):
+        self.lines, self.at = lines, at
+        self.received = self.dropped = 0
+        self.restarted = False
+        self.last_event_id = self.value = None
+
+    def read(self, until=None):
+        """Read until so many events are accounted for, or to the end of the stream."""
+        block = {}
+        while until is None or self.at < until:
+            line = next(self.lines, None)
+            if line is None:
+                return
+            if line:
+                field, _, text = line.partition(": ")
+                block[field] = text
+                continue
+            self._take(block)
+            block = {}
+
+    def _take(self, block):
+        # As a browser does: an id counts with the end of its event.
+        self.last_event_id = block.get("id", self.last_event_id)
+        event = block.get("event")
+        if event == "metric":
+            self.value = json.loads(block["data"])
+            assert self.value["sequence"] == self.at + 1
+            self.at += 1
+            self.received += 1
+        elif event == "dropped":
+            lost = json.loads(block["data"])["dropped"]
+            assert lost > 0
+            self.at += lost
+            self.dropped += lost
+        elif event == "restarted":
+            self.restarted = True
+        if "id" in block:
+            assert int(block["id"].partition("-")[0]) == self.at
+
+
+@contextmanager
+def reading(url, path="/stream", after=None, options=()):
+    """Open a stream, and yield what reads it once the client is subscribed.
+
+    Args:
+        url: Where it is.
+        path: Its path.
+        after: The reader that this one goes on for.
+        options: Those of the socket.
+    """
+    headers = {} if after is None else {"last-event-id": after.last_event_id}
+    transport = httpx.HTTPTransport(verify=False, socket_options=options)
+    with (
+        httpx.Client(transport=transport, timeout=PATIENCE) as client,
+        client.stream("GET", f"{url}{path}", headers=headers) as answer,
+    ):
+        assert answer.status_code == 200
+        yield Reader(answer.iter_lines(), 0 if after is None else after.at)
+
+
+@contextmanager
+def reading_in_threads(url, count):
+    """Yield so many readers, which read to the end of the stream, in a thread each."""
+    readers, begun = [], threading.Semaphore(0)
+
+    def read():
+        with reading(url) as reader:
+            readers.append(reader)
+            begun.release()
+            reader.read()
+
+    threads = [threading.Thread(target=read) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        assert begun.acquire(timeout=PATIENCE)
+    yield readers
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()

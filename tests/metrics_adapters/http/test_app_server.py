@@ -1,0 +1,183 @@
+"""The server of its own: where it listens, what it leaves alone, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+
+import httpx
+import psutil
+import pytest
+
+from metrics_adapters.asgi import make_app, serve_app
+from metrics_framework.errors import InvalidInputError, MissingExtraError, OutputError
+from tests.metrics_adapters.http.loops import PATIENCE
+from tests.metrics_adapters.http.readers import reading
+
+pytest.importorskip("uvicorn")
+from tests.metrics_adapters.http.serving import wait_until
+
+
+@pytest.fixture
+def system(system):
+    """Return a system that has counted an order."""
+    system.collector.increment("orders")
+    return system
+
+
+def test_it_answers_on_this_machine(system):
+    """At its address, and no more once it is closed; closing again does nothing."""
+    with serve_app(system, 0) as server:
+        assert server.url == f"http://127.0.0.1:{server.port}"
+        assert "orders_total 1" in httpx.get(f"{server.url}/metrics").text
+        assert httpx.get(f"{server.url}/snapshot").json()["metrics"]["custom"] == {"orders": 1}
+        assert "healthy" in httpx.get(f"{server.url}/health").json()
+        assert "server" not in httpx.get(f"{server.url}/health").headers
+        assert not server.closed
+    assert server.closed
+    server.close()
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{server.url}/health")
+
+
+def test_its_port_is_free_afterwards(system):
+    """Another server may have it at once."""
+    with serve_app(system, 0) as server:
+        httpx.get(f"{server.url}/health")
+        with pytest.raises(OutputError, match="Address already in use; pass another port"):
+            serve_app(system, server.port)
+    with serve_app(system, server.port) as again:
+        assert httpx.get(f"{again.url}/metrics").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "text"),
+    [
+        ((70_000,), {}, "port=70000 is no whole number"),
+        ((0, None), {}, "addr=None is no address"),
+        ((0,), {"max_clients": 0}, "max_clients=0"),
+        ((0,), {"timeout": -1}, "timeout=-1"),
+    ],
+)
+def test_a_wrong_argument_is_one_clear_error(system, arguments, options, text):
+    """Before anything listens."""
+    with pytest.raises(InvalidInputError, match=text):
+        serve_app(system, *arguments, **options)
+
+
+def test_a_missing_extra_is_named(system, monkeypatch):
+    """Without uvicorn the error says what to install."""
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(MissingExtraError, match=r"serve_app needs .*pip install 'metrics-framework\[web\]'"):
+        serve_app(system, 0)
+
+
+def test_the_logging_of_the_application_stays_as_it_is(system):
+    """The configuration that comes with uvicorn would replace handlers and levels."""
+    code = (
+        "import logging; from metrics_framework import MetricsSystem;"
+        "from metrics_adapters.asgi import serve_app\n"
+        "with serve_app(MetricsSystem(), 0): pass\n"
+        "assert not any(logging.getLogger(name).handlers for name in ('uvicorn', 'uvicorn.access'))\n"
+        "assert logging.getLogger('uvicorn.error').level == logging.NOTSET"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_it_does_not_put_off_the_end_of_the_program():
+    """A program that forgets its server, with a client in the middle of a stream, ends without a word."""
+    code = (
+        "import socket; from metrics_framework import MetricsSystem;"
+        "from metrics_adapters.asgi import serve_app\n"
+        "server = serve_app(MetricsSystem(), 0)\n"
+        "client = socket.create_connection(('127.0.0.1', server.port))\n"
+        "client.sendall(b'GET /health HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n')\n"
+        "assert client.recv(9) == b'HTTP/1.1 '"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_events_come_as_they_happen(system):
+    """Over a real connection, each at once."""
+    with serve_app(system, 0) as server, reading(server.url) as reader:
+        for number in range(1, 20):
+            system.collector.increment("orders")
+            reader.read(number)
+            assert reader.value["value"] == 1 + number  # one was counted before
+
+
+def test_no_answer_waits_for_an_acknowledgement(system):
+    """Connections send at once: else each answer, which is sent in pieces, would be late by 40 ms."""
+    with serve_app(system, 0) as server, socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n")
+        assert client.recv(1)
+        (ours,) = [
+            one
+            for one in psutil.Process().net_connections("tcp")
+            if one.status == "ESTABLISHED" and one.laddr.port == server.port
+        ]
+        accepted = socket.socket(fileno=os.dup(ours.fd))
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_closing_ends_the_streams(system):
+    """A client sees the end of its stream, and no broken one; nothing is waited for."""
+    with serve_app(system, 0) as server, reading(server.url) as reader:
+        begun = threading.Event()
+        threading.Timer(0.01, lambda: (begun.set(), server.close())).start()
+        reader.read()  # it would raise for a connection that was cut
+        assert begun.is_set()
+        wait_until(lambda: not server._thread.is_alive())
+
+
+@pytest.mark.heavy
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_does_not_serve(system):
+    """The port is the parent's alone: a client is never answered by a child, and is refused after the end."""
+    with serve_app(system, 0) as server:
+        httpx.get(f"{server.url}/health")
+        pid = os.fork()
+        if pid == 0:
+            with suppress(BaseException):
+                time.sleep(PATIENCE)
+            os._exit(0)
+        try:
+            assert httpx.get(f"{server.url}/health").status_code in (200, 503)
+            server.close()
+            with pytest.raises(httpx.ConnectError):
+                httpx.get(f"{server.url}/health")
+        finally:
+            os.kill(pid, 9)
+            os.waitpid(pid, 0)
+
+
+@pytest.mark.heavy
+def test_an_application_that_mounts_it_serves_it(system):
+    """Beneath its path, in a Starlette application that uvicorn serves as its own."""
+    uvicorn = pytest.importorskip("uvicorn")
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+
+    app = make_app(system)
+    sock = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(Starlette(routes=[Mount("/internal", app)]), log_config=None)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([sock],))
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+        with reading(url, "/internal/stream") as reader:
+            system.collector.increment("orders")
+            reader.read(1)
+    finally:
+        server.should_exit = True
+        thread.join(PATIENCE)
+        sock.close()

@@ -1,0 +1,409 @@
+"""The ASGI application keeps to ASGI, under asyncio and trio, mounted or alone, and holds no loop up."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import http.client
+import socket
+import threading
+import time
+from contextlib import closing
+
+import httpx
+import pytest
+import trio
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.routing import Mount, Route
+
+from metrics_adapters.http.event_loop import checkpoint
+from metrics_adapters.prometheus import make_asgi_app
+from metrics_adapters.prometheus.rendering import Exposition
+from metrics_framework import MetricsSystem
+from metrics_framework.errors import InvalidInputError
+from metrics_framework.recording import Store
+
+PATIENCE = 20.0
+RUNNERS = {"asyncio": asyncio.run, "trio": lambda main: trio.run(lambda: main)}
+
+
+@pytest.fixture(params=RUNNERS)
+def run(request):
+    """Return what runs a coroutine, on each event loop."""
+    return RUNNERS[request.param]
+
+
+@pytest.fixture
+def gate():
+    """Return an event that lets what hangs go on; it is set at the end, so that no thread is left."""
+    event = threading.Event()
+    yield event
+    event.set()
+    for thread in threading.enumerate():
+        if thread.name == "metrics-scrape":
+            thread.join(PATIENCE)
+
+
+@pytest.fixture
+def metrics(clock) -> MetricsSystem:
+    """Return a system that has counted an order."""
+    system = MetricsSystem(clock=clock)
+    system.collector.increment("orders", {"item": "book"})
+    return system
+
+
+class Scripted(Exposition):
+    """An exposition of the chunks that a test wants."""
+
+    def __init__(self, *chunks, foreign=lambda: b""):
+        super().__init__(Store(), CollectorRegistry())
+        self.script = chunks
+        self.foreign_script = foreign
+
+    def chunks(self, format=None, foreign=None):
+        """Yield each chunk, or what it returns."""
+        for chunk in self.script:
+            yield chunk() if callable(chunk) else chunk
+        yield foreign
+
+    def foreign(self, format=None):
+        """Return what the script says."""
+        return self.foreign_script()
+
+
+async def get(app, path="/metrics", method="GET", root_path="", **headers) -> httpx.Response:
+    """Return what a client of the application receives."""
+    transport = httpx.ASGITransport(app, root_path=root_path)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        headers = {name.replace("_", "-"): text for name, text in headers.items()}
+        return await client.request(method, path, headers=headers)
+
+
+def scope(**keys):
+    """Return the scope of a scrape."""
+    return {"type": "http", "method": "GET", "path": "/metrics", "root_path": "", "headers": [], **keys}
+
+
+async def never():
+    """Receive nothing."""
+    raise AssertionError("nothing is to be received")
+
+
+def messages(caplog):
+    """Return what was logged."""
+    return [record.getMessage() for record in caplog.records]
+
+
+# -- answers -----------------------------------------------------------------------------------------------
+
+
+def test_a_scrape_is_answered(run, metrics):
+    """In the format and compression that were asked for, with a length; HEAD has no body."""
+    app = make_asgi_app(metrics)
+    plain = run(get(app, accept_encoding="identity"))
+    assert (plain.status_code, plain.headers["content-type"]) == (
+        200,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )
+    assert b'orders_total{item="book"} 1' in plain.content
+    assert plain.headers["content-length"] == str(len(plain.content))
+    packed = run(get(app, accept="application/openmetrics-text", accept_encoding="gzip"))
+    assert packed.headers["content-encoding"] == "gzip"
+    assert packed.text.endswith("# EOF\n")
+    assert run(get(app, method="HEAD")).content == b""
+    assert run(get(app, method="POST")).status_code == 405
+    assert run(get(app, "/favicon.ico")).status_code == 404
+
+
+def test_the_secret_is_asked_for(metrics):
+    """As by the server: the code is the same."""
+    app = make_asgi_app(metrics, basic_auth=("user", "password"))
+    refused = asyncio.run(get(app))
+    assert (refused.status_code, refused.headers["www-authenticate"]) == (401, 'Basic realm="metrics"')
+    assert asyncio.run(get(app, authorization="Basic dXNlcjpwYXNzd29yZA==")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("root_path", "path", "status"),
+    [
+        ("", "/metrics", 200),
+        ("", "/", 200),
+        ("/api", "/api/metrics", 200),
+        ("/api/", "/api/metrics", 200),
+        ("/metrics", "/metrics", 200),
+        ("/metrics", "/metrics/", 200),
+        ("/api", "/metrics", 200),  # servers that leave the mount out
+        ("/met", "/metrics", 200),  # no mount, only the same letters
+        ("/metrics", "/metrics/other", 404),
+        ("", "/other", 404),
+    ],
+)
+def test_it_answers_where_it_is_mounted(metrics, root_path, path, status):
+    """The path of a mount is taken off, as far as it is there."""
+    assert asyncio.run(get(make_asgi_app(metrics), path, root_path=root_path)).status_code == status
+
+
+def test_starlette_routes_and_mounts_it(metrics):
+    """As a route it answers without a redirect; as a mount at the root of that."""
+    app = make_asgi_app(metrics)
+    outer = Starlette(
+        routes=[Route("/metrics", app), Mount("/deep", routes=[Mount("/stats", app)]), Mount("/inner", app)]
+    )
+    for path in ("/metrics", "/deep/stats/", "/inner/metrics"):
+        assert asyncio.run(get(outer, path)).status_code == 200, path
+    assert asyncio.run(get(outer, "/inner/other")).status_code == 404
+    assert asyncio.run(get(outer, "/metrics", method="POST")).status_code == 405
+
+
+def test_headers_that_come_twice_count_together(metrics):
+    """A list may be spread over several headers."""
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"accept", b"text/plain;q=0.5"), (b"accept", b"application/openmetrics-text")]
+    asyncio.run(make_asgi_app(metrics)(scope(headers=headers), never, send))
+    assert dict(sent[0]["headers"])[b"content-type"].startswith(b"application/openmetrics-text")
+
+
+def test_it_takes_part_in_the_life_of_a_server(metrics):
+    """Startup and shutdown are answered; a websocket is refused, and what is not known is an error."""
+    app = make_asgi_app(metrics)
+
+    def talk(kind, *received):
+        sent, coming = [], iter(received)
+
+        async def receive():
+            return {"type": next(coming)}
+
+        async def send(message):
+            sent.append(message["type"])
+
+        asyncio.run(app({"type": kind}, receive, send))
+        return sent
+
+    life = ("lifespan.startup", "lifespan.shutdown")
+    assert talk("lifespan", *life) == [f"{event}.complete" for event in life]
+    assert talk("websocket", "websocket.connect") == ["websocket.close"]
+    with pytest.raises(InvalidInputError, match=r"'carrier\.pigeon' cannot be served"):
+        talk("carrier.pigeon")
+
+
+# -- what fails and what is slow ---------------------------------------------------------------------------
+
+
+def test_a_renderer_that_fails_is_an_error(run, caplog):
+    """Nothing was sent before, and the log says so once."""
+    app = make_asgi_app(Scripted(b"a 1\n", lambda: 1 / 0))
+    assert [run(get(app)).status_code for _ in range(2)] == [500, 500]
+    assert len(messages(caplog)) == 1
+
+
+@pytest.mark.parametrize("how", ["fails", "hangs"])
+def test_a_registry_costs_its_own_metrics_alone(run, caplog, gate, how):
+    """One that fails or hangs does so in a thread; ours are scraped without it."""
+
+    def foreign():
+        if how == "hangs":
+            gate.wait(PATIENCE)
+        raise OSError("no database")
+
+    app = make_asgi_app(Scripted(b"a 1\n", foreign=foreign), timeout=0.3)
+    assert [run(get(app)).content for _ in range(2)] == [b"a 1\n"] * 2
+    assert len(messages(caplog)) == 1
+    assert "registry failed" in messages(caplog)[0]
+
+
+class Callbacks:
+    """Callbacks that say from where they were called."""
+
+    def __init__(self, work=lambda: None):
+        self.work = work
+        self.called = []
+
+    def collect(self):
+        """Be called by a thread."""
+        self.called.append("thread" if threading.current_thread() is not threading.main_thread() else "main")
+        self.work()
+
+    async def collect_async(self):
+        """Be called on the loop."""
+        await checkpoint()
+        self.called.append("loop")
+        self.work()
+
+
+def test_callbacks_are_called_on_the_loop(run, metrics):
+    """Each scrape calls them once, as coroutines of the loop that it runs on."""
+    callbacks = Callbacks()
+    app = make_asgi_app(metrics, callbacks=callbacks)
+    assert [run(get(app)).status_code for _ in range(2)] == [200, 200]
+    assert callbacks.called == ["loop", "loop"]
+
+
+def test_callbacks_without_a_coroutine_are_called_in_a_thread(metrics):
+    """What knows threads alone does not hold the loop up."""
+    callbacks = Callbacks()
+    callbacks.collect_async = None
+    assert asyncio.run(get(make_asgi_app(metrics, callbacks=callbacks))).status_code == 200
+    assert callbacks.called == ["thread"]
+
+
+def test_callbacks_that_fail_cost_nothing_else(run, metrics, caplog):
+    """The rest is scraped, and the log says so once."""
+    app = make_asgi_app(metrics, callbacks=Callbacks(lambda: 1 / 0))
+    assert [run(get(app)).status_code for _ in range(2)] == [200, 200]
+    assert len(messages(caplog)) == 1
+    assert "callbacks failed" in messages(caplog)[0]
+
+
+def test_a_coroutine_that_hangs_is_waited_for_once(run, metrics, caplog):
+    """The first scrape waits for half of its time, the next ones not at all; one task hangs, not one each."""
+    callbacks = Callbacks()
+    begun = []
+
+    async def hang():
+        begun.append(time.monotonic())
+        await (asyncio if run is asyncio.run else trio).sleep(PATIENCE)
+
+    callbacks.collect_async = hang
+    app = make_asgi_app(metrics, callbacks=callbacks, timeout=0.4)
+
+    async def main():
+        return [(await get(app)).status_code for _ in range(4)]
+
+    assert run(main()) == [200] * 4
+    assert len(begun) == 1
+    assert len(messages(caplog)) == 1
+    assert run(get(app)).status_code == 200  # another loop begins anew
+    assert len(begun) == 2
+
+
+def test_one_scrape_too_many_is_told_to_come_again(run, gate):
+    """Places are given back at the end; none is lost to a scrape that is cancelled."""
+
+    def foreign():
+        gate.wait(PATIENCE)
+        return b""
+
+    app = make_asgi_app(Scripted(b"a 1\n", foreign=foreign), max_scrapes=1)
+
+    async def with_asyncio():
+        first = asyncio.create_task(get(app))
+        await asyncio.sleep(0.05)
+        refused = await get(app)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        return refused
+
+    async def with_trio():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(get, app)
+            await trio.sleep(0.05)
+            refused = await get(app)
+            nursery.cancel_scope.cancel()
+        return refused
+
+    refused = run(with_asyncio() if run is asyncio.run else with_trio())
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    gate.set()
+    assert run(get(app)).status_code == 200
+
+
+def test_others_go_on_while_it_renders(run):
+    """Between any two chunks of a millisecond another task has its turn."""
+    turns = []
+
+    def chunk():
+        turns.append("chunk")
+        time.sleep(0.001)
+        return b"a 1\n"
+
+    app = make_asgi_app(Scripted(*[chunk] * 50))
+
+    async def tick(sleep):
+        while True:
+            turns.append("tick")
+            await sleep(0)
+
+    async def with_asyncio():
+        other = asyncio.create_task(tick(asyncio.sleep))
+        await get(app)
+        other.cancel()
+
+    async def with_trio():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tick, trio.sleep)
+            await get(app)
+            nursery.cancel_scope.cancel()
+
+    run(with_asyncio() if run is asyncio.run else with_trio())
+    chunks = [place for place, turn in enumerate(turns) if turn == "chunk"]
+    assert len(chunks) == 50
+    # Of two tasks that are both ready trio lets either begin, so that there one may have two turns in a row.
+    assert all(after - before > 2 for before, after in zip(chunks, chunks[2:], strict=False))
+
+
+def test_who_reads_nothing_gives_its_place_back(run, metrics, caplog):
+    """Sending has its time too; the log says that it ran out."""
+    app = make_asgi_app(metrics, max_scrapes=1, timeout=0.1)
+
+    async def stuck(message):
+        await (asyncio if run is asyncio.run else trio).sleep(PATIENCE)
+
+    run(app(scope(), never, stuck))
+    assert "not read in time" in messages(caplog)[0]
+    assert run(get(app)).status_code == 200
+
+
+def test_who_has_gone_away_is_no_fault(run, metrics, caplog):
+    """A server that cannot send raises `OSError`, by the specification; nobody needs to know."""
+
+    async def gone(message):
+        raise BrokenPipeError
+
+    app = make_asgi_app(metrics, max_scrapes=1)
+    run(app(scope(), never, gone))
+    assert run(get(app)).status_code == 200
+    assert messages(caplog) == []
+
+
+# -- a real server -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served():
+    """Return what serves an application by uvicorn, and says on which port."""
+    uvicorn = pytest.importorskip("uvicorn")
+    running = []
+
+    def start(app) -> int:
+        sock = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="on"))
+        thread = threading.Thread(target=server.run, args=([sock],))
+        thread.start()
+        running.append((server, thread, sock))
+        return sock.getsockname()[1]
+
+    yield start
+    for server, thread, sock in running:
+        server.should_exit = True
+        thread.join(PATIENCE)
+        sock.close()
+
+
+def test_a_real_server_serves_it(served, metrics):
+    """Over a socket, twice on one connection, and for clients that leave in the middle."""
+    port = served(make_asgi_app(metrics))
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
+            sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)) as connection:
+        for _ in range(2):
+            connection.request("GET", "/metrics", headers={"Accept-Encoding": "gzip"})
+            answer = connection.getresponse()
+            assert answer.status == 200
+            assert b"orders_total" in gzip.decompress(answer.read())

@@ -1,0 +1,129 @@
+"""What a client takes is read as HTTP has it, from real headers and from broken ones."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metrics_adapters.http.negotiation import choose_format, wants_gzip
+from metrics_adapters.prometheus.text import Format
+
+TEXT, OPENMETRICS = Format.TEXT, Format.OPENMETRICS
+
+PROMETHEUS_2 = (
+    "application/openmetrics-text;version=1.0.0;q=0.8,application/openmetrics-text;version=0.0.1;q=0.75,"
+    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
+PROMETHEUS_2_TEXT = "text/plain;version=0.0.4;q=1,*/*;q=0.1"
+PROMETHEUS_3 = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+PROMETHEUS_3_PROTOBUF = (
+    "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;"
+    f"escaping=allow-utf-8;q=0.7,{PROMETHEUS_3}"
+)
+VICTORIAMETRICS = "text/plain;version=0.0.4;q=1,*/*;q=0.1"
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/webp,*/*;q=0.8"
+
+
+@pytest.mark.parametrize(
+    ("accept", "format"),
+    [
+        (PROMETHEUS_2, OPENMETRICS),
+        (PROMETHEUS_2_TEXT, TEXT),
+        (PROMETHEUS_3, OPENMETRICS),
+        (PROMETHEUS_3_PROTOBUF, OPENMETRICS),
+        (VICTORIAMETRICS, TEXT),
+        (BROWSER, TEXT),
+        ("*/*", TEXT),
+        ("", TEXT),
+        (None, TEXT),
+        ("application/json", TEXT),
+        ("text/plain", TEXT),
+        ("application/openmetrics-text", OPENMETRICS),
+        ("application/openmetrics-text;version=0.0.1", TEXT),
+        ("application/openmetrics-text;version=2.0.0, */*;q=0.1", TEXT),
+        ('APPLICATION/OpenMetrics-Text ; Version="1.0.0" ; charset=utf-8', OPENMETRICS),
+        ("application/openmetrics-text;q=0.3, text/plain;q=0.7", TEXT),
+        ("application/openmetrics-text;q=0.7, text/plain;q=0.3", OPENMETRICS),
+        ("text/plain, application/openmetrics-text", TEXT),
+        ("application/openmetrics-text, text/plain", TEXT),
+        ("*/*, application/openmetrics-text", OPENMETRICS),
+        ("application/*", OPENMETRICS),
+        ("text/*, application/openmetrics-text;q=0.9", TEXT),
+        ("application/openmetrics-text;q=0, application/*", TEXT),
+        ("text/plain;q=0, */*", OPENMETRICS),
+        ("text/plain;q=0.0, application/openmetrics-text;q=0.000", TEXT),
+        ("text/plain;version=0.0.4;q=0.2, text/plain;q=0.9, application/openmetrics-text;q=0.5", OPENMETRICS),
+    ],
+)
+def test_the_format_is_the_one_that_is_liked_best(accept, format):
+    """The weights of the most exact elements decide; what is not offered and what is refused is not sent."""
+    assert choose_format(accept) is format
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        ";",
+        ",,;;,",
+        "/",
+        "application/openmetrics-text;q=",
+        "application/openmetrics-text;q=high",
+        "application/openmetrics-text;q=nan",
+        "application/openmetrics-text;q=-1",
+        "application/openmetrics-text;q=2",
+        "application/openmetrics-text;q=1.5",
+        'application/openmetrics-text;version="1.0',
+        '"application/openmetrics-text',
+        'text/plain;x=",application/openmetrics-text"',
+        "application/openmetrics-text version=1.0.0",
+        "\x00\xff",
+    ],
+)
+def test_what_is_broken_counts_for_nothing(accept):
+    """A header that makes no sense is answered by the text format."""
+    assert choose_format(accept) is TEXT
+
+
+@given(
+    st.text() | st.lists(st.sampled_from([*',;="/*qQ.01 ', "text/plain", "gzip", PROMETHEUS_3])).map("".join)
+)
+def test_no_header_is_an_error(header):
+    """Whatever somebody sends, there is an answer."""
+    assert choose_format(header) in Format
+    assert wants_gzip(header) in (True, False)
+
+
+def test_a_very_long_header_is_read_in_one_pass():
+    """A header of 200 000 marks, whatever they are, takes no more than a look at each of them."""
+    for mark in (",", ";", '"', "=", 'a;b="', '",'):
+        assert choose_format(mark * (200_000 // len(mark))) is TEXT
+
+
+@pytest.mark.parametrize(
+    ("accept_encoding", "wanted"),
+    [
+        ("gzip", True),
+        ("GZip", True),
+        ("x-gzip", True),
+        ("deflate, gzip;q=0.5", True),
+        ("*", True),
+        ("gzip;q=0", False),
+        ("gzip;q=0, *", False),
+        ("*;q=0", False),
+        ("identity", False),
+        ("identity, gzip;q=0.5", False),
+        ("identity;q=0.5, gzip;q=0.5", True),
+        ("br", False),
+        ("gzip;q=x", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_gzip_is_for_those_who_want_it(accept_encoding, wanted):
+    """It is sent where it is named, or anything is taken, and not where it is refused or liked less."""
+    assert wants_gzip(accept_encoding) is wanted

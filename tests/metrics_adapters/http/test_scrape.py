@@ -1,0 +1,344 @@
+"""A scrape is answered, whatever callbacks, registries and renderers do, and however many come."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import threading
+import time
+import warnings
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from metrics_adapters.http.scrape import PIECE, Answer, Endpoint, Request
+from metrics_adapters.prometheus.rendering import Exposition
+from metrics_adapters.prometheus.text import Format
+from metrics_framework.errors import InvalidInputError
+from metrics_framework.recording import Store
+
+PATIENCE = 20.0
+SCRAPE_THREAD = "metrics-scrape"
+OPENMETRICS = "application/openmetrics-text;version=1.0.0"
+
+
+class Scripted(Exposition):
+    """An exposition whose text is what a test wants, made of chunks that may do anything."""
+
+    def __init__(self, *chunks, foreign=lambda: b""):
+        super().__init__(Store(), CollectorRegistry())
+        self.script = chunks
+        self.foreign_script = foreign
+        self.rendered = 0
+
+    def chunks(self, format=Format.TEXT, foreign=None):
+        """Yield each chunk, or what it returns."""
+        self.rendered += 1
+        for chunk in self.script:
+            yield chunk() if callable(chunk) else chunk
+        yield foreign
+
+    def foreign(self, format=Format.TEXT):
+        """Return what the script says."""
+        return self.foreign_script()
+
+
+class Callbacks:
+    """Callbacks that a test looks at."""
+
+    def __init__(self, work=lambda: None):
+        self.work = work
+        self.calls = 0
+
+    def collect(self):
+        """Count, and do the work."""
+        self.calls += 1
+        self.work()
+
+
+@pytest.fixture
+def gate():
+    """Return an event that lets what hangs go on; it is set at the end, so that no thread is left."""
+    event = threading.Event()
+    yield event
+    event.set()
+    for thread in threading.enumerate():
+        if thread.name == SCRAPE_THREAD:
+            thread.join(PATIENCE)
+
+
+def scrape(endpoint: Endpoint, **headers) -> Answer:
+    """Return the answer to a scrape."""
+    admitted = endpoint.admit(Request("GET", **headers), "/metrics")
+    if isinstance(admitted, Answer):
+        return admitted
+    with admitted:
+        return admitted.run()
+
+
+def body(answer: Answer) -> bytes:
+    """Return the whole body, whose length is what the headers say."""
+    whole = b"".join(answer.body)
+    assert dict(answer.headers)["Content-Length"] == str(len(whole))
+    return whole
+
+
+def messages(caplog):
+    """Return what was logged."""
+    return [record.getMessage() for record in caplog.records]
+
+
+def hanging():
+    """Return the threads of calls that have not come back."""
+    return [thread for thread in threading.enumerate() if thread.name == SCRAPE_THREAD]
+
+
+def fail():
+    """Raise what nobody expects."""
+    raise ZeroDivisionError("the boiler is cold")
+
+
+# -- what is sent ------------------------------------------------------------------------------------------
+
+
+def test_the_answer_is_in_the_format_that_was_asked_for():
+    """Its content type says which, and nobody may keep it for later."""
+    endpoint = Endpoint(Scripted(b"a 1\n", b"b 2\n"))
+    for accept, format in ((None, Format.TEXT), (OPENMETRICS, Format.OPENMETRICS)):
+        answer = scrape(endpoint, accept=accept)
+        assert (answer.status, body(answer)) == (200, b"a 1\nb 2\n")
+        assert dict(answer.headers)["Content-Type"] == format.content_type
+        assert dict(answer.headers)["Cache-Control"] == "no-store"
+        assert "Content-Encoding" not in dict(answer.headers)
+
+
+def test_gzip_is_the_same_text():
+    """Compressed as it is made, it is what it would be without."""
+    chunks = [b"", b"x", os.urandom(3 * PIECE + 1), b"y" * 10, b"z" * 1_000_000]
+    endpoint = Endpoint(Scripted(*chunks))
+    answer = scrape(endpoint, accept_encoding="gzip")
+    assert dict(answer.headers)["Content-Encoding"] == "gzip"
+    assert gzip.decompress(body(answer)) == body(scrape(endpoint)) == b"".join(chunks)
+
+
+def test_pieces_are_neither_small_nor_large():
+    """Small chunks are put together and large ones divided, so that sending them is even."""
+    endpoint = Endpoint(Scripted(*[b"a line\n"] * 50_000, b"x" * PIECE * 5))
+    pieces = [len(piece) for piece in scrape(endpoint).body]
+    assert max(pieces) < 2 * PIECE
+    assert min(pieces[:-1]) >= PIECE
+
+
+def test_head_is_answered_without_rendering():
+    """It has the headers of a scrape and costs nothing."""
+    callbacks, exposition = Callbacks(), Scripted(b"a 1\n")
+    endpoint = Endpoint(exposition, callbacks=callbacks)
+    with endpoint.admit(Request("HEAD", accept=OPENMETRICS), "/metrics") as admitted:
+        answer = admitted.run()
+    assert (answer.status, answer.body) == (200, [])
+    assert dict(answer.headers)["Content-Type"] == Format.OPENMETRICS.content_type
+    assert (callbacks.calls, exposition.rendered) == (0, 0)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "get", ""])
+def test_metrics_can_only_be_read(method):
+    """Any other method is refused, and told which there are."""
+    answer = Endpoint(Scripted()).admit(Request(method), "/metrics")
+    assert answer.status == 405
+    assert dict(answer.headers)["Allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/metrics", 200), ("/metrics/", 200), ("/metric", 404), ("", 404)]
+)
+def test_metrics_are_where_they_are(path, status):
+    """Another path is told so."""
+    admitted = Endpoint(Scripted()).admit(Request("GET"), path)
+    assert (admitted.status if isinstance(admitted, Answer) else 200) == status
+
+
+def test_who_has_no_secret_learns_nothing():
+    """Neither a path nor a method is told apart before the secret is right."""
+    endpoint = Endpoint(Scripted(b"a 1\n"), bearer_token="s3cret")
+    for method, path in (("GET", "/metrics"), ("GET", "/other"), ("POST", "/metrics")):
+        answer = endpoint.admit(Request(method, "Bearer wrong"), path)
+        assert answer.status == 401
+        assert dict(answer.headers)["WWW-Authenticate"] == 'Bearer realm="metrics"'
+    assert body(scrape(endpoint, authorization="Bearer s3cret")) == b"a 1\n"
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("path", "metrics"),
+        ("path", ""),
+        ("path", None),
+        ("max_scrapes", 0),
+        ("max_scrapes", 1.5),
+        ("max_scrapes", True),
+        ("timeout", 0),
+        ("timeout", -1),
+        ("timeout", float("nan")),
+        ("timeout", float("inf")),
+        ("timeout", "10"),
+        ("timeout", True),
+        ("callbacks", 3),
+        ("registry", 3),
+    ],
+)
+def test_a_wrong_argument_is_one_error(argument, value):
+    """It names the argument and quotes the value."""
+    with pytest.raises(InvalidInputError, match=f"{argument}={value!r} "):
+        Endpoint(Store(), **{argument: value})
+
+
+# -- what fails --------------------------------------------------------------------------------------------
+
+
+def test_a_renderer_that_fails_is_an_error_and_never_half_an_answer(caplog):
+    """It is said once in the log; when it works again, so does the scrape."""
+    exposition = Scripted(b"a 1\n", fail)
+    endpoint = Endpoint(exposition)
+    for _ in range(3):
+        answer = scrape(endpoint)
+        assert answer.status == 500
+        assert b"a 1" not in body(answer)
+        assert b"boiler" not in body(answer)
+    assert len(messages(caplog)) == 1
+    assert "scrape failed" in messages(caplog)[0]
+    assert "the boiler is cold" in messages(caplog)[0]
+    exposition.script = (b"a 2\n",)
+    assert body(scrape(endpoint)) == b"a 2\n"
+
+
+def test_callbacks_come_first():
+    """What they set is in the answer; they are called at each scrape."""
+    seen = []
+    exposition = Scripted(lambda: f"called {callbacks.calls}\n".encode())
+    callbacks = Callbacks(lambda: seen.append(exposition.rendered))
+    endpoint = Endpoint(exposition, callbacks=callbacks)
+    assert [body(scrape(endpoint)) for _ in range(3)] == [b"called 1\n", b"called 2\n", b"called 3\n"]
+    assert seen == [0, 1, 2]
+
+
+def test_callbacks_that_fail_cost_nothing_else(caplog):
+    """The rest is scraped, and the log says so once."""
+    endpoint = Endpoint(Scripted(b"a 1\n"), callbacks=Callbacks(fail))
+    assert [body(scrape(endpoint)) for _ in range(3)] == [b"a 1\n"] * 3
+    assert len(messages(caplog)) == 1
+    assert "callbacks failed" in messages(caplog)[0]
+
+
+def test_callbacks_that_hang_are_waited_for_once(caplog, gate):
+    """The first scrape waits for half of its time, later ones not at all, and all share one thread."""
+    callbacks = Callbacks(lambda: gate.wait(PATIENCE))
+    endpoint = Endpoint(Scripted(b"a 1\n"), callbacks=callbacks, timeout=0.4)
+    assert [body(scrape(endpoint)) for _ in range(5)] == [b"a 1\n"] * 5
+    (thread,) = hanging()
+    assert callbacks.calls == 1
+    assert len(messages(caplog)) == 1
+    gate.set()
+    thread.join(PATIENCE)
+    scrape(endpoint)
+    assert callbacks.calls == 2
+
+
+@pytest.mark.parametrize("how", ["fails", "hangs"])
+def test_a_registry_that_fails_costs_its_own_metrics_alone(caplog, gate, how):
+    """Ours are scraped without it, and the log says so once."""
+    foreign = fail if how == "fails" else (lambda: b"b 2\n" if gate.wait(PATIENCE) else b"")
+    exposition = Scripted(b"a 1\n", foreign=foreign)
+    endpoint = Endpoint(exposition, timeout=0.4)
+    assert [body(scrape(endpoint)) for _ in range(3)] == [b"a 1\n"] * 3
+    assert len(messages(caplog)) == 1
+    assert "registry failed" in messages(caplog)[0]
+    exposition.foreign_script = lambda: b"b 2\n"
+    gate.set()
+    for thread in hanging():
+        thread.join(PATIENCE)
+    assert body(scrape(endpoint)) == b"a 1\nb 2\n"
+
+
+def test_a_scrape_that_takes_too_long_is_given_up(caplog):
+    """Between two chunks it sees that its time is over."""
+    rendered = []
+
+    def chunk():
+        rendered.append(time.sleep(0.05))
+        return b"a 1\n"
+
+    answer = scrape(Endpoint(Scripted(*[chunk] * 1_000), timeout=0.2))
+    assert answer.status == 500
+    assert len(rendered) < 1_000
+    assert "it took more than 0.2 seconds" in messages(caplog)[0]
+
+
+@pytest.mark.parametrize(
+    ("patience", "seconds"),
+    [
+        ("0.25", 0.25),
+        ("30", 10),
+        (None, 10),
+        ("", 10),
+        ("soon", 10),
+        ("0", 10),
+        ("-1", 10),
+        ("nan", 10),
+        ("inf", 10),
+    ],
+)
+def test_nothing_is_made_for_a_server_that_has_given_up(patience, seconds):
+    """The time that the server says it waits counts where it is shorter; what makes no sense does not."""
+    with Endpoint(Scripted()).admit(Request("GET", patience=patience), "/metrics") as admitted:
+        assert admitted.seconds == seconds
+
+
+# -- how many ----------------------------------------------------------------------------------------------
+
+
+def test_more_scrapes_than_may_be_are_told_to_come_again():
+    """A place is free again once its scrape has ended, also where that failed."""
+    endpoint = Endpoint(Scripted(b"a 1\n"), max_scrapes=2)
+    with endpoint.admit(Request("GET"), "/metrics"), endpoint.admit(Request("GET"), "/metrics"):
+        answer = scrape(endpoint)
+        assert answer.status == 503
+        assert dict(answer.headers)["Retry-After"] == "1"
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError), endpoint.admit(Request("GET"), "/metrics"):
+            fail()
+    assert scrape(endpoint).status == 200
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_who_has_all_of_an_answer_may_come_again_at_once(method):
+    """A place is free before the last piece of an answer is sent, and not earlier."""
+    endpoint = Endpoint(Scripted(b"a" * PIECE + b"b 1\n"), max_scrapes=1)
+    for _ in range(3):
+        admitted = endpoint.admit(Request(method), "/metrics")
+        with admitted:
+            pieces = iter(admitted.run().body)
+            if method == "GET":
+                assert next(pieces) == b"a" * PIECE
+                assert scrape(endpoint).status == 503
+                assert next(pieces) == b"b 1\n"
+            assert scrape(endpoint).status == 200
+
+
+def test_a_forked_child_has_all_places_and_calls_anew(gate):
+    """What the parent was at when it forked holds nothing up in the child."""
+    callbacks = Callbacks(lambda: gate.wait(PATIENCE))
+    exposition = Scripted(b"a 1\n", foreign=lambda: callbacks.work() or b"")
+    endpoint = Endpoint(exposition, callbacks=callbacks, max_scrapes=1, timeout=0.2)
+    with endpoint.admit(Request("GET"), "/metrics") as admitted:
+        admitted.run()  # its calls hang on
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # that there are threads is what is tested
+            child = os.fork()
+        if child == 0:
+            callbacks.work, status = lambda: None, 1
+            try:
+                status = 0 if scrape(endpoint).status == 200 and callbacks.calls == 2 else 2
+            finally:
+                os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -1,0 +1,216 @@
+"""On a real server, every path to the numbers agrees with the client, to the last request."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import random
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.applications import Starlette
+from starlette.responses import StreamingResponse
+from starlette.routing import Route, WebSocketRoute
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from metrics_adapters.asgi import MetricsMiddleware
+from metrics_framework import MetricsSystem
+from metrics_framework.errors import UnknownMetricError
+from metrics_framework.values import MetricType
+from tests.metrics_adapters.http.serving import served, wait_until
+from tests.servers.fixtures import required
+from tests.servers.prometheus import running_prometheus
+
+pytestmark = pytest.mark.heavy
+
+REQUEST, CONNECTION = "http.server.request", "websocket.server.connection"
+CLIENTS, REQUESTS, HISTOGRAMS = 8, 100, 2_000
+
+# What the clients do: a path, the template and the class of status that it has to be counted by.
+ACTIONS = [
+    ("/books/1", "/books/{number}", "2xx"),
+    ("/books/2", "/books/{number}", "2xx"),
+    ("/books/99", "/books/{number}", "4xx"),
+    ("/books/none", "/books/{number}", "4xx"),
+    ("/pages/5", "/pages/{count}", "2xx"),
+    ("/fail/{}", "/fail/{number}", "5xx"),
+    ("/scanned/{}.php", "unmatched", "4xx"),
+]
+
+JOB = """
+- job_name: measured
+  scrape_interval: 1s
+  scrape_timeout: 1s
+  static_configs: [{{targets: ["{}"]}}]
+"""
+
+
+def counted(metrics, name=REQUEST, metric_type=MetricType.TIMER) -> Counter:
+    """Return how many requests the system has counted, by route and class of status."""
+    return Counter(
+        {
+            (value.tags["http.route"], value.tags["http.response.status_class"]): value.metadata["count"]
+            for value in metrics.aggregator.get_metrics_by_tag({})
+            if value.name == name and value.metric_type is metric_type
+        }
+    )
+
+
+def scraped(text: str) -> tuple[Counter, Counter]:
+    """Return how many requests a scrape has counted: by their durations, and by their outcomes."""
+    durations, outcomes = Counter(), Counter()
+    # The parser takes longer than everything else here: it gets what is looked at only.
+    requests = "\n".join(line for line in text.splitlines() if "http_server_request_" in line)
+    for family in text_string_to_metric_families(requests + "\n"):
+        for sample in family.samples:
+            key = sample.labels.get("http_route"), sample.labels.get("http_response_status_class")
+            if sample.name == "http_server_request_duration_seconds_count":
+                durations[key] += int(sample.value)
+            elif sample.name == "http_server_request_operations_total":
+                outcomes[key] += int(sample.value)
+    return durations, outcomes
+
+
+async def load(address: str) -> tuple[Counter, list[int]]:
+    """Send requests, and scrape all the while; return what was asked for, and the totals that scrapes saw."""
+    asked: Counter = Counter()
+    totals = []
+
+    async def customer(number: int) -> None:
+        chosen = random.Random(number)
+        async with httpx.AsyncClient(base_url=f"http://{address}") as client:
+            for _ in range(REQUESTS):
+                path, route, status = chosen.choice(ACTIONS)
+                # After an exception the server closes the connection, which a client may be about to use.
+                headers = {"connection": "close"} if status == "5xx" else {}
+                response = await client.get(path.format(chosen.randrange(10**9)), headers=headers)
+                assert f"{response.status_code // 100}xx" == status
+                asked[route, status] += 1
+
+    async def scraper() -> None:
+        async with httpx.AsyncClient(base_url=f"http://{address}", timeout=20) as client:
+            while True:
+                totals.append(scraped((await client.get("/metrics")).text)[0].total())
+                await asyncio.sleep(0.5)
+
+    scraping = asyncio.ensure_future(scraper())
+    await asyncio.gather(*map(customer, range(CLIENTS)))
+    scraping.cancel()
+    return asked, totals
+
+
+def test_under_load_every_total_agrees_with_the_load_generator(monkeypatch, tmp_path):
+    """800 requests beside 2 000 histograms: in the process, scraped and in Prometheus alike."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[3] / "examples")
+    program = required("prometheus")
+    metrics = MetricsSystem()
+    for number in range(HISTOGRAMS):
+        metrics.collector.record_histogram("ballast", number, {"number": str(number)})
+    app = importlib.import_module("service_measured").create_app(metrics)
+
+    @app.get("/fail/{number}")
+    async def fail(number: int) -> None:
+        raise ZeroDivisionError
+
+    with served(app) as address, running_prometheus(program, tmp_path, JOB.format(address)) as prometheus:
+        asked, totals = asyncio.run(load(address))
+        wait_until(lambda: counted(metrics) == asked)
+        assert asked.total() == CLIENTS * REQUESTS
+        assert counted(metrics, metric_type=MetricType.RATE) == asked
+        assert scraped(httpx.get(f"http://{address}/metrics").text) == (asked, asked)
+        assert totals == sorted(totals)
+        failed = sum(number for (_, status), number in asked.items() if status == "5xx")
+        assert metrics.tracker.get_failure_breakdown(REQUEST) == {"ZeroDivisionError": failed}
+        shown = asked["/books/{number}", "2xx"]
+        assert metrics.aggregator.get_metric_summary("books.shown")["total"] == shown
+        for operation in ("http.client.request", "async.task"):
+            assert metrics.timer.get_timing_stats(operation)["count"] == shown
+        for gauge in ("http.server.active_requests", "http.client.active_requests", "async.active_tasks"):
+            assert metrics.aggregator.get_metric_summary(gauge)["last"] == 0
+        assert metrics.aggregator.get_metric_summary("event_loop.lag")["count"] > 0
+        total = 'sum(http_server_request_duration_seconds_count{job="measured"})'
+        prometheus.wait_until(total, lambda found: found and found[0][1] == asked.total())
+        routes = prometheus.query(f"sum by (http_route) ({total[4:-1]})")
+        assert {labels["http_route"] for labels, _ in routes} == {route for route, _ in asked}
+
+
+def failures(metrics, name) -> dict[str, int]:
+    """Return how an operation has failed so far."""
+    try:
+        return metrics.tracker.get_failure_breakdown(name)
+    except UnknownMetricError:
+        return {}
+
+
+def test_a_client_that_hangs_up_is_a_disconnect():
+    """A client that goes away in the middle of a stream ends the request, as ``client_disconnect``."""
+    metrics = MetricsSystem()
+
+    async def endless(request):
+        async def parts():
+            while True:
+                yield b"x" * 1000
+                await asyncio.sleep(0.01)
+
+        return StreamingResponse(parts())
+
+    with served(MetricsMiddleware(Starlette(routes=[Route("/endless", endless)]), metrics)) as address:
+        with httpx.stream("GET", f"http://{address}/endless") as response:
+            parts = response.iter_raw()
+            next(parts)
+            assert metrics.aggregator.get_metric_summary("http.server.active_requests")["last"] == 1
+        wait_until(lambda: failures(metrics, REQUEST) == {"client_disconnect": 1})
+        assert metrics.aggregator.get_metric_summary("http.server.active_requests")["last"] == 0
+
+
+def test_websocket_connections_are_counted_from_both_ends():
+    """Who is greeted, who is refused, who is failed and who hangs up: each is one connection."""
+    metrics = MetricsSystem()
+
+    async def chat(websocket):
+        room = websocket.path_params["room"]
+        if room == "closed":
+            await websocket.close(1008)
+            return
+        await websocket.accept()
+        async for text in websocket.iter_text():
+            await websocket.send_text(text)
+            if text == "fail":
+                raise ZeroDivisionError
+
+    def open_connections() -> float:
+        return metrics.aggregator.get_metric_summary("websocket.server.active_connections")["last"]
+
+    async def talk(address):
+        base = f"ws://{address}/chat"
+        async with connect(f"{base}/1") as one, connect(f"{base}/2") as other:
+            for connection in (one, other):
+                await connection.send("hello")
+                assert await connection.recv() == "hello"
+            assert open_connections() == 2
+            await other.send("fail")
+            await other.wait_closed()
+        with pytest.raises(InvalidStatus):
+            await connect(f"{base}/closed")
+        lost = await connect(f"{base}/3")
+        lost.transport.abort()
+        await lost.wait_closed()
+
+    app = Starlette(routes=[WebSocketRoute("/chat/{room}", chat)])
+    app.add_middleware(MetricsMiddleware, metrics=metrics)
+    with served(app) as address:
+        asyncio.run(talk(address))
+        wait_until(lambda: metrics.timer.get_timing_stats(CONNECTION)["count"] == 4)
+    # uvicorn tells a lost connection by the code of one that was closed without a code.
+    assert metrics.tracker.get_failure_breakdown(CONNECTION) == {"ZeroDivisionError": 1}
+    assert open_connections() == 0
+    by_acceptance = {
+        (value.tags["http.route"], value.tags["websocket.accepted"]): value.metadata["count"]
+        for value in metrics.aggregator.get_metrics_by_tag({})
+        if value.name == CONNECTION and value.metric_type is MetricType.TIMER
+    }
+    assert by_acceptance == {("/chat/{room}", "true"): 3, ("/chat/{room}", "false"): 1}

@@ -1,0 +1,320 @@
+"""The stream: each client gets its events, and one that does not read harms nobody else."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+
+from metrics_adapters.asgi import make_app
+from metrics_adapters.http.event_loop import checkpoint, first_of
+from tests.metrics_adapters.http.loops import (
+    StreamClient,
+    metric,
+    publish,
+    sequences,
+    subscriptions,
+    talk,
+    until,
+)
+
+
+def test_what_changes_is_sent(run, system):
+    """Each event with its number, as JSON; text of any language stays what it is."""
+    client = StreamClient(make_app(system))
+    tags = {"item": "Bücher\nund\r\u2028mehr"}
+
+    async def script():
+        await until(lambda: client.messages)
+        system.collector.record_counter("orders", 2, tags)
+        (first,) = await client.read(1)
+        system.collector.record_gauge("stock", 3)
+        _, second = await client.read(2)
+        assert metric(first)[::2] == (
+            1,
+            {
+                "name": "orders",
+                "type": "counter",
+                "value": 2,
+                "unit": "count",
+                "timestamp": "2026-01-01T00:00:00+00:00",
+                "tags": tags,
+                "metadata": {"count": 1, "recorded": 2},
+                "sequence": 1,
+            },
+        )
+        sequence, _, data = metric(second)
+        assert (sequence, data["name"], data["type"], data["value"]) == (2, "stock", "gauge", 3)
+
+    talk(run, script, client)
+    assert client.status == 200
+    assert client.text.startswith("retry: 2000\n\n")
+    assert client.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert client.headers["cache-control"] == "no-store"
+    assert client.headers["x-accel-buffering"] == "no"
+
+
+def test_subscribing_holds_no_loop_up(run, system, monkeypatch):
+    """It is done in another thread: for the first client every series is looked at."""
+    threads, subscribe = [], system.subscribe
+
+    def subscribing(*args, **options):
+        threads.append(threading.current_thread())
+        return subscribe(*args, **options)
+
+    monkeypatch.setattr(system, "subscribe", subscribing)
+    client = StreamClient(make_app(system))
+
+    async def script():
+        await until(lambda: client.messages)
+
+    talk(run, script, client)
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
+
+
+def test_who_cannot_be_subscribed_in_time_is_told_to_come_again(run, system, monkeypatch):
+    """A system that hangs holds up neither the loop nor its client."""
+    go_on = threading.Event()
+    monkeypatch.setattr(system, "subscribe", lambda *args, **options: go_on.wait(20))
+    client = StreamClient(make_app(system, timeout=0.05))
+
+    async def script():
+        await until(lambda: client.messages)
+
+    talk(run, script, client)
+    go_on.set()
+    assert client.status == 503
+    assert client.headers["retry-after"] == "2"
+
+
+def test_filters_choose(run, system):
+    """By the name, the type and any number of tags of the query."""
+    query = "name=http.*&type=counter&tag=route:/a%20b:c&tag=method:GET"
+    client = StreamClient(make_app(system), query)
+    tags = {"route": "/a b:c", "method": "GET"}
+
+    async def script():
+        await until(lambda: client.messages)
+        system.collector.increment("http.requests", tags)
+        system.collector.increment("orders", tags)
+        system.collector.increment("http.requests", {"route": "/"})
+        system.collector.record_gauge("http.active", 1, tags)
+        system.collector.increment("http.requests", {**tags, "status": "200"})
+        system.shutdown_metrics()
+        await until(lambda: client.served)
+        data = [metric(block)[2] for block in client.blocks]
+        assert {each["name"] for each in data} == {"http.requests"}
+        found = sorted((each["tags"] for each in data), key=len)
+        assert found == [tags, {**tags, "status": "200"}]
+
+    talk(run, script, client)
+
+
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [
+        ("type=conter", "filter type='conter' is not one of 'counter'"),
+        ("nmae=x", "unknown field 'nmae'. Did you mean 'name'?"),
+        ("name=a&name=b", "field 'name' is there twice"),
+        ("tag=route", "tag='route' is no key and value like 'route:/'"),
+        ("tag=a:1&tag=a:2", "tag 'a' is there twice"),
+        ("&".join(["tag=a:1"] * 101), "the query has more than 100 fields"),
+    ],
+)
+def test_a_wrong_filter_is_said(run, system, query, text):
+    """The status is 400, and the body says what is wrong."""
+    client = StreamClient(make_app(system), query)
+    run(client.serve())
+    assert client.status == 400
+    assert text in client.text
+
+
+def test_silence_is_broken_by_comments(run, system):
+    """So that nobody between takes the stream for dead."""
+    client = StreamClient(make_app(system, heartbeat=0.01))
+
+    async def script():
+        assert (await client.read(2))[:2] == [": heartbeat"] * 2
+        system.collector.increment("orders")
+        await until(lambda: sequences(client.blocks) == [1])
+
+    talk(run, script, client)
+
+
+def test_a_client_goes_on_where_it_was(run, system):
+    """`Last-Event-ID` brings what it missed, once; so does the query, for who cannot send headers."""
+    app = make_app(system)
+    first = StreamClient(app)
+
+    async def meet():
+        await until(lambda: first.messages)
+        for _ in range(3):
+            system.collector.increment("orders")
+        await first.read(3)
+
+    talk(run, meet, first)
+    system.collector.increment("orders")
+    _, mark, _ = metric(first.blocks[1])
+    for last in (
+        {"last_event_id": f"2-{mark}"},
+        {"query": f"last_event_id=2-{mark}"},
+        {"last_event_id": "2"},
+    ):
+        again = StreamClient(app, **last)
+
+        async def resume(again=again):
+            assert sequences(await again.read(2)) == [3, 4]
+
+        talk(run, resume, again)
+
+
+@pytest.mark.parametrize("last", ["1-0badcafe", "nonsense", "-1", "9" * 30])
+def test_an_event_of_another_process_is_none_to_go_on_from(run, system, last):
+    """Where the numbers began anew, the client is told so, and gets what comes from now on."""
+    publish(system)
+    system.collector.increment("orders")
+    client = StreamClient(make_app(system), last_event_id=last)
+
+    async def script():
+        await until(lambda: client.messages)
+        system.collector.increment("orders")
+        blocks = await client.read(2)
+        assert blocks[0] == "event: restarted\ndata: {}"
+        assert sequences(blocks) == [2]
+
+    talk(run, script, client)
+
+
+def test_what_is_lost_is_counted(run, system):
+    """A client that stops reading loses the oldest events; all others get theirs, and it learns how many."""
+    app = make_app(system, buffer=10)
+    slow, quick = StreamClient(app), StreamClient(app)
+    count = 300
+
+    async def script():
+        await until(lambda: slow.messages and quick.messages)
+        slow.reads = False
+        for sequence in range(1, count + 1):
+            system.collector.increment("orders")
+            await until(lambda: len(quick.blocks) == sequence)  # noqa: B023 - it is waited for here
+        assert sequences(quick.blocks) == list(range(1, count + 1))
+        stuck = [one for one in subscriptions(system) if one.dropped]
+        assert len(stuck) == 1
+        assert stuck[0]._waiting == 10
+        slow.reads = True
+        await until(lambda: count in sequences(slow.blocks))
+        lost = [
+            json.loads(block.split("data: ")[1])["dropped"] for block in slow.blocks if "dropped" in block
+        ]
+        assert sum(lost) == stuck[0].dropped == count - len(sequences(slow.blocks))
+        # Where it is said is where they are missing.
+        before, after = (
+            sequences([slow.blocks[slow.blocks.index(block) + step]])[0]
+            for block in slow.blocks
+            if "dropped" in block
+            for step in (-1, 1)
+        )
+        assert after - before - 1 == lost[0]
+
+    talk(run, script, slow, quick)
+
+
+def test_who_is_cut_off_after_it_learned_of_a_loss_does_not_learn_of_it_twice(run, system):
+    """What tells of a loss has an id, too, with which a client goes on after what was lost."""
+    app = make_app(system, buffer=1)
+    client = StreamClient(app)
+
+    async def script():
+        await until(lambda: client.messages)
+        for _ in range(5):
+            system.collector.increment("orders")
+        publish(system)
+        number, event, data = (await client.read(2))[0].split("\n")
+        assert (event, data) == ("event: dropped", 'data: {"dropped": 4}')
+        again = StreamClient(app, last_event_id=number.removeprefix("id: "))
+
+        async def resume():
+            assert sequences(await again.read(1)) == [5]
+
+        await first_of(again.serve, resume)
+
+    talk(run, script, client)
+
+
+def test_what_waits_for_a_client_is_bounded(run, system):
+    """Beside its subscription only some KiB wait, however large the buffer."""
+    app = make_app(system)
+    client = StreamClient(app)
+
+    async def script():
+        await until(lambda: client.messages)
+        client.reads = False
+        for _ in range(200):
+            system.collector.increment("orders", {"item": "x" * 1000})
+        publish(system)
+        for _ in range(100):
+            await checkpoint()
+        (subscription,) = subscriptions(system)
+        assert subscription._waiting > 150
+        client.reads = True
+        await until(lambda: len(sequences(client.blocks)) == 200)
+        assert max(len(message.get("body", b"")) for message in client.messages) < 1 << 15
+
+    talk(run, script, client)
+
+
+def test_a_client_that_does_not_read_is_cut_off(run, system, caplog):
+    """After its time; its place is free again, and the log says what it lost."""
+    app = make_app(system, buffer=1, timeout=0.05, max_clients=1)
+    client = StreamClient(app)
+
+    async def script():
+        await until(lambda: client.messages)
+        client.reads = False
+        for _ in range(1_000):
+            system.collector.increment("orders", {"item": "x" * 100})
+        publish(system)
+        await until(lambda: client.served)
+
+    talk(run, script, client)
+    assert subscriptions(system) == []
+    assert app.clients == 0
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "a stream was not read in time" in message
+    assert "dropped=999" in message
+    assert not any(message.get("more_body") is False for message in client.messages)
+    again = StreamClient(app)
+    talk(run, lambda: until(lambda: again.messages), again)
+    assert again.status == 200
+
+
+def test_head_has_no_stream(run, system):
+    """The headers alone, and the end."""
+    client = StreamClient(make_app(system), method="HEAD")
+    run(client.serve())
+    assert (client.status, client.text) == (200, "")
+    assert client.headers["content-type"].startswith("text/event-stream")
+
+
+def test_a_body_is_left_unread(run, system):
+    """A request that comes with one is no request that has left."""
+    client = StreamClient(make_app(system))
+    coming = [
+        {"type": "http.request", "body": b"x", "more_body": True},
+        {"type": "http.request", "body": b""},
+    ]
+    leave = client.receive
+
+    async def receive():
+        return coming.pop(0) if coming else await leave()
+
+    client.receive = receive
+
+    async def script():
+        await until(lambda: not coming)
+        system.collector.increment("orders")
+        await client.read(1)
+
+    talk(run, script, client)

@@ -1,0 +1,294 @@
+"""Over real sockets, what a client received and what it was told that it lost is all that was recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import socket
+import threading
+import tracemalloc
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from metrics_adapters.asgi import serve_app
+from metrics_framework import MetricsSystem
+from metrics_framework.streams import hub
+from tests.metrics_adapters.http.loops import PATIENCE, publish, subscriptions
+from tests.metrics_adapters.http.readers import RESET, reading, reading_in_threads
+
+pytest.importorskip("uvicorn")
+from tests.metrics_adapters.http.serving import wait_until
+
+TAGS = {"text": "x" * 4_000}  # the sockets of this machine hold some megabytes
+
+
+def record(system, number, tags=None):
+    """Record so many times, and have it published."""
+    for _ in range(number):
+        system.collector.increment("orders", tags)
+    publish(system)
+
+
+def connections(server):
+    """Return how many connections a server of this process has, whoever knows of them."""
+    held = psutil.Process().net_connections("tcp")
+    return sum(one.laddr.port == server.port and one.status != "LISTEN" for one in held)
+
+
+# -- who stops reading -------------------------------------------------------------------------------------
+
+
+@pytest.mark.heavy
+def test_who_stops_reading_loses_what_is_counted(system, caplog, monkeypatch):
+    """Its memory is bounded, others get everything, and once it reads again it learns of each loss."""
+    caplog.set_level("INFO", "metrics_framework")
+    monkeypatch.setattr(hub, "REPLAY", 1_000)
+    most, portion, recorded = 1_000, 250, 0
+    with (
+        serve_app(system, 0, buffer=most, timeout=2 * PATIENCE) as server,
+        reading_in_threads(server.url, 2) as quick,
+        reading(server.url) as slow,
+    ):
+
+        def go_on(portions):
+            nonlocal recorded
+            for _ in range(portions):
+                record(system, portion, TAGS)
+                recorded += portion
+                wait_until(lambda: all(reader.at == recorded for reader in quick))  # noqa: B023 - it is waited for
+                assert all(one._waiting <= most for one in subscriptions(system))
+
+        while not any(one.dropped for one in subscriptions(system)):
+            go_on(1)
+        tracemalloc.start(1)
+        go_on(10)  # all that is kept is known now
+        gc.collect()
+        before = tracemalloc.get_traced_memory()[0]
+        go_on(20)
+        gc.collect()
+        grown = tracemalloc.get_traced_memory()[0] - before
+        tracemalloc.stop()
+        system.shutdown_metrics()
+        slow.read()
+    assert [(reader.received, reader.dropped) for reader in quick] == [(recorded, 0)] * 2
+    assert slow.dropped > 0
+    assert slow.received + slow.dropped == slow.at == recorded
+    wait_until(lambda: f"read too slowly' dropped={slow.dropped}" in caplog.text)
+    assert grown < 1_000_000  # those 5,000 events are 20 MB
+
+
+@pytest.mark.heavy
+def test_who_is_cut_off_learns_what_it_lost_when_it_comes_back(system, caplog):
+    """One that does not read for too long is cut off, and its connection broken; nobody else is harmed."""
+    recorded = 0
+    with serve_app(system, 0, buffer=500, timeout=0.5) as server, reading_in_threads(server.url, 1) as quick:
+        with reading(server.url) as slow:
+            wait_until(lambda: len(subscriptions(system)) == 2)
+            stuck = subscriptions(system)
+            while "not read in time" not in caplog.text:
+                record(system, 200, TAGS)
+                recorded += 200
+                wait_until(lambda: quick[0].at == recorded)  # noqa: B023 - it is waited for
+            (stuck,) = (one for one in stuck if one.is_closed)
+            assert f"dropped={stuck.dropped}" in caplog.text
+            if hasattr(socket, "TCP_USER_TIMEOUT"):
+                wait_until(lambda: connections(server) == 1)
+            with suppress(httpx.TransportError):
+                slow.read()
+        assert 0 < slow.at < recorded
+        with reading(server.url, after=slow) as again:
+            again.read(recorded)
+        system.shutdown_metrics()
+    assert (quick[0].received, quick[0].dropped) == (recorded, 0)
+    assert slow.received + slow.dropped + again.received + again.dropped == recorded
+
+
+@pytest.mark.heavy
+def test_who_dies_is_forgotten_and_harms_nobody(system):
+    """Whether it says goodbye or not, in silence and in the middle of many events."""
+    with (
+        serve_app(system, 0, heartbeat=1000) as server,
+        reading_in_threads(server.url, 2) as readers,
+    ):
+        recorded = 0
+        for number in (0, 3_000):
+            for options in ([], [RESET]):
+                with reading(server.url, options=options):
+                    wait_until(lambda: len(subscriptions(system)) == 3)
+                    record(system, number, TAGS)
+                    recorded += number
+                wait_until(lambda: len(subscriptions(system)) == 2)
+        wait_until(lambda: connections(server) == 2)
+        system.shutdown_metrics()
+    assert [(reader.received, reader.dropped) for reader in readers] == [(recorded, 0)] * 2
+
+
+# -- who comes back ----------------------------------------------------------------------------------------
+
+
+def test_who_comes_back_misses_nothing(system):
+    """It gets what it missed, once; also at another server of the same system."""
+    with serve_app(system, 0) as server:
+        with reading(server.url) as reader:
+            record(system, 10)
+            reader.read(3)
+        record(system, 10)
+        with reading(server.url, after=reader) as again:
+            again.read(15)
+    with serve_app(system, 0) as server, reading(server.url, after=again) as third:
+        record(system, 10)
+        third.read(30)
+    assert (reader.received, again.received, third.received) == (3, 12, 15)
+
+
+def test_who_comes_back_too_late_is_told_how_much_is_missing(system, monkeypatch):
+    """What is not kept any more counts as dropped, to the last one."""
+    monkeypatch.setattr(hub, "REPLAY", 100)
+    with serve_app(system, 0) as server:
+        with reading(server.url) as reader:
+            record(system, 1)
+            reader.read(1)
+        for _ in range(50):
+            record(system, 10)
+        with reading(server.url, after=reader) as again:
+            again.read(501)
+    assert (again.received, again.dropped) == (100, 400)
+
+
+def test_who_comes_back_after_a_rest_is_told_how_much_was_recorded(system, monkeypatch):
+    """Where nobody listened for long nothing is kept, but how many records there were is known."""
+    monkeypatch.setattr(hub, "LINGER_SECONDS", 0.0)
+    with serve_app(system, 0) as server:
+        with reading(server.url) as reader:
+            record(system, 1)
+            reader.read(1)
+        wait_until(lambda: system._streams._background is None)
+        for _ in range(70):
+            system.collector.increment("orders")
+        with reading(server.url, after=reader) as again:
+            record(system, 1)
+            again.read(72)
+    assert (again.received, again.dropped) == (1, 70)
+
+
+def test_who_comes_back_to_another_process_is_told_so(system, clock):
+    """Its number is of no use there: it is told, and gets what comes from then on."""
+    with serve_app(system, 0) as server, reading(server.url) as reader:
+        record(system, 5)
+        reader.read(5)
+    reader.at = 0
+    with (
+        MetricsSystem(clock=clock) as other,
+        serve_app(other, server.port) as server,
+        reading(server.url, after=reader) as again,
+    ):
+        record(other, 2)
+        again.read(2)
+    assert (again.restarted, again.received, again.dropped) == (True, 2, 0)
+
+
+# -- many --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.heavy
+def test_many_threads_and_many_clients(system):
+    """Each client gets each record of each thread once and in order, also one that is cut off often."""
+    rounds = 1_200
+
+    def record_all(thread):
+        for number in range(rounds):
+            system.collector.increment("orders", {"thread": str(thread)})
+            system.collector.record_gauge("level", number, {"thread": str(thread)})
+
+    threads = [threading.Thread(target=record_all, args=[thread]) for thread in range(4)]
+    total = len(threads) * rounds * 2
+    chance = random.Random(7)
+    with serve_app(system, 0, buffer=total) as server, reading_in_threads(server.url, 4) as readers:
+        with reading(server.url) as restless:
+            for thread in threads:
+                thread.start()
+            restless.read(1)
+        cuts = 0
+        while restless.at < total:
+            with reading(server.url, after=restless, options=[RESET]) as again:
+                again.read(min(restless.at + chance.randrange(1, 1_000), total))
+            assert again.dropped == 0
+            restless, cuts = again, cuts + 1
+        for thread in threads:
+            thread.join()
+        system.shutdown_metrics()
+    assert [(reader.received, reader.dropped) for reader in readers] == [(total, 0)] * 4
+    assert cuts > 10
+
+
+@pytest.mark.heavy
+def test_a_thousand_subscribers_come_and_go(system, monkeypatch):
+    """In waves, over HTTP and directly, politely and not: no thread, task, socket, file or place is left."""
+    monkeypatch.setattr(hub, "LINGER_SECONDS", 0.0)
+    clients = 100
+
+    async def client(port, number):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        begun.release()
+        for _ in range(number % 3):
+            await reader.readuntil(b"event: metric")
+        if number % 2:
+            writer.transport.abort()
+        else:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+    def listen(number):
+        with system.subscribe(buffer=10) as subscription:
+            begun.release()
+            for _ in range(number % 3):
+                assert subscription.get(PATIENCE) is not None
+
+    async def wave(port):
+        tasks = [asyncio.create_task(client(port, number)) for number in range(clients)]
+        await asyncio.gather(*tasks)
+
+    def meet(port):
+        dropped = [system.subscribe() for _ in range(clients - 20)]
+        threads = [threading.Thread(target=listen, args=[number]) for number in range(20)]
+        threads.append(threading.Thread(target=asyncio.run, args=[wave(port)]))
+        for thread in threads:
+            thread.start()
+        for _ in range(clients + 20):
+            assert begun.acquire(timeout=PATIENCE)
+        while any(thread.is_alive() for thread in threads):
+            record(system, 1)
+        for thread in threads:
+            thread.join(PATIENCE)
+        assert all(not one.is_closed for one in dropped)
+
+    begun = threading.Semaphore(0)
+    alone = threading.active_count()
+    with serve_app(system, 0, max_clients=clients) as server:
+        wait_until(lambda: server._server.started)
+        app, loop = server._server.config.app, server._server.servers[0].get_loop()
+
+        def left():
+            threads, tasks = threading.active_count(), len(asyncio.all_tasks(loop))
+            return threads, tasks, connections(server), files(), system._streams._background
+
+        before = left()
+        for _ in range(5):
+            meet(server.port)
+            wait_until(lambda: left() == before)
+            assert (app.clients, subscriptions(system)) == (0, [])
+    wait_until(lambda: threading.active_count() == alone)
+
+
+def files():
+    """Count the open files of this process, where the system says."""
+    folder = Path("/proc/self/fd")
+    return len(list(folder.iterdir())) if folder.is_dir() else 0

@@ -1,0 +1,289 @@
+"""Exports: all at once when asked for, with pauses after failures at the interval; none of them raises."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+
+import pytest
+import trio
+
+from metrics_framework import MetricsSystem, RefusedError
+from metrics_framework.export import exporter
+from metrics_framework.export.destination import FIRST_PAUSE, LONGEST_PAUSE
+from metrics_framework.export.exporter import Outputs
+from metrics_framework.log import Faults
+
+PATIENCE = 20.0
+
+
+class Output:
+    """An output that takes the system, fails when told to, and counts."""
+
+    def __init__(self, name="output", error=None):
+        self.name, self.error, self.tries = name, error, 0
+        self.go_on = threading.Event()
+        self.go_on.set()
+
+    def export(self, system):
+        """Wait until it may go on; fail, or not."""
+        self.tries += 1
+        assert self.go_on.wait(PATIENCE)
+        if self.error is not None:
+            raise self.error
+
+
+def export(system, *endpoints):
+    """Export on a loop of asyncio."""
+    return asyncio.run(system.export_metrics_async(list(endpoints)))
+
+
+# -- when asked for ----------------------------------------------------------------------------------------
+
+
+def test_all_are_exported_to_at_once():
+    """No endpoint waits for another."""
+    meeting = threading.Barrier(3)
+
+    class Meeting(Output):
+        def export(self, system):
+            meeting.wait(PATIENCE)
+
+    system = MetricsSystem(outputs=[Meeting(name) for name in "abc"])
+    assert export(system, "a", "b", "c") == dict.fromkeys("abc", True)
+
+
+def test_one_that_hangs_is_given_up(caplog):
+    """A hanging endpoint is `False` after the time-out, costs the others nothing, and is not called again."""
+    hanging, good = Output("hanging"), Output("good")
+    hanging.go_on.clear()
+    system = MetricsSystem(outputs=[hanging, good])
+    system.initialize_metrics({"export_timeout": 0.1})
+    for _ in range(2):
+        assert export(system, "hanging", "good") == {"hanging": False, "good": True}
+    assert (hanging.tries, good.tries) == (1, 2)
+    assert system.export_failures == {"hanging": "no answer within 0.1 seconds"}
+    assert "no answer within 0.1 seconds" in caplog.text
+    hanging.go_on.set()
+    end = time.monotonic() + PATIENCE
+    while not export(system, "hanging")["hanging"]:
+        assert time.monotonic() < end
+    assert system.export_failures == {}
+
+
+def test_exporting_works_on_trio():
+    """The answer is the same on a loop of trio."""
+    system = MetricsSystem(outputs=[Output("good"), Output("bad", OSError("full"))])
+    assert trio.run(system.export_metrics_async, ["good", "bad"]) == {"good": True, "bad": False}
+
+
+def test_the_reason_is_in_the_log_and_on_the_system(caplog):
+    """A failure says why until the next success; each that was asked for is logged."""
+    output = Output(error=RefusedError("no such bucket"))
+    system = MetricsSystem(outputs=[output])
+    for _ in range(2):
+        assert export(system, "output") == {"output": False}
+    assert caplog.text.count("no such bucket") == 2
+    assert system.export_failures == {"output": "RefusedError('no such bucket')"}
+    output.error = None
+    assert export(system, "output") == {"output": True}
+    assert system.export_failures == {}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), MemoryError()])
+def test_nothing_that_an_output_raises_reaches_who_asked(error):
+    """Also what would end the thread is a failure of that output."""
+    assert export(MetricsSystem(outputs=[Output(error=error)]), "output") == {"output": False}
+
+
+def test_a_url_that_was_never_configured_is_exported_to(tmp_path):
+    """A URL is as good as a name, and is known from then on by what it has sent."""
+    system = MetricsSystem()
+    system.collector.increment("orders")
+    url = f"file://{tmp_path}/metrics.jsonl"
+    for _ in range(2):
+        assert export(system, url) == {url: True}
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def made_slowly(monkeypatch):
+    """Return an event that making an endpoint waits for, and the threads that made one."""
+    from metrics_framework.export import endpoints
+
+    go_on, threads, make = threading.Event(), [], endpoints.make_endpoint
+
+    def slowly(url):
+        threads.append(threading.current_thread())
+        assert go_on.wait(PATIENCE)
+        return make(url)
+
+    monkeypatch.setattr(endpoints, "make_endpoint", slowly)
+    return go_on, threads
+
+
+def test_an_endpoint_is_made_off_the_loop_and_once(monkeypatch, tmp_path):
+    """Importing what an endpoint needs holds no loop up, and of two exports at once one makes it."""
+    go_on, threads = made_slowly(monkeypatch)
+    system = MetricsSystem()
+    url = f"file://{tmp_path}/metrics.jsonl"
+
+    async def twice():
+        exports = [asyncio.ensure_future(system.export_metrics_async([url])) for _ in range(2)]
+        while not threads:
+            await asyncio.sleep(0.001)
+        go_on.set()
+        return await asyncio.gather(*exports)
+
+    assert asyncio.run(twice()) == [{url: True}] * 2
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
+
+
+def test_an_endpoint_that_takes_for_ever_to_make_is_false(monkeypatch, tmp_path, caplog):
+    """The time-out is for making it, too; the others that are asked for have to do without as little."""
+    go_on, _ = made_slowly(monkeypatch)
+    system = MetricsSystem(outputs=[Output("good")])
+    system.initialize_metrics({"export_timeout": 0.1})
+    url = f"file://{tmp_path}/metrics.jsonl"
+    assert export(system, "good", url) == {"good": True, url: False}
+    assert system.export_failures == {"file:…": "not made within 0.1 s"}
+    assert "not made within 0.1 s" in caplog.text
+    go_on.set()
+    end = time.monotonic() + PATIENCE
+    while not export(system, url)[url]:
+        assert time.monotonic() < end
+    assert system.export_failures == {}
+
+
+def test_what_was_never_configured_is_remembered_within_bounds(tmp_path, monkeypatch):
+    """An application that makes up URLs does not fill the memory."""
+    monkeypatch.setattr(exporter, "MOST_ON_DEMAND", 3)
+    system = MetricsSystem()
+    urls = [f"file:{tmp_path}/nowhere/{number}.json" for number in range(5)]
+    unknown = [f"unknown{number}" for number in range(5)]
+    assert not any(export(system, *urls, *unknown).values())
+    assert len(system.export_failures) == 2 * 3
+
+
+def test_an_unknown_endpoint_is_false_and_its_secret_stays_one(caplog):
+    """Nothing is raised for what is no endpoint; the reason has no part of the URL but its scheme."""
+    system = MetricsSystem()
+    url = "influks+http://me:geheim@host?db=x"
+    assert export(system, url) == {url: False}
+    assert "Did you mean 'influx+http'" in caplog.text
+    assert list(system.export_failures) == ["influks+http:…"]
+    assert "geheim" not in caplog.text + str(system.export_failures)
+
+
+def test_no_secret_of_a_url_reaches_the_log(caplog, monkeypatch):
+    """Also where an endpoint quotes its password in an error of its own."""
+    from metrics_adapters.webhook import WebhookEndpoint
+
+    def fail(self, system):
+        raise RuntimeError("https://:ge%2Fheim@host/T0/hidden?sig=sealed: ge/heim")
+
+    monkeypatch.setattr(WebhookEndpoint, "export", fail)
+    url = "webhook+https://:ge%2Fheim@host/T0/hidden?sig=sealed"
+    system = MetricsSystem()
+    assert export(system, url) == {url: False}
+    system.initialize_metrics({"export_endpoints": [url]})
+    system.shutdown_metrics()
+    said = caplog.text + str(system.export_failures)
+    assert "RuntimeError" in said
+    assert not any(secret in said for secret in ("heim", "T0", "hidden", "sealed"))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_exports_while_its_parent_does():
+    """What hangs in a thread of the parent does not hang the child."""
+    output = Output()
+    output.go_on.clear()
+    system = MetricsSystem(outputs=[output])
+    system.initialize_metrics({"export_timeout": 0.1})
+    assert export(system, "output") == {"output": False}
+    child = os.fork()
+    if child == 0:
+        output.go_on = threading.Event()
+        output.go_on.set()
+        os._exit(0 if export(system, "output") == {"output": True} else 1)
+    output.go_on.set()
+    assert os.waitpid(child, 0)[1] == 0
+
+
+# -- at the interval -----------------------------------------------------------------------------------------
+
+
+def test_pauses_grow_and_end_with_a_success(clock, caplog):
+    """Each failure doubles the pause, up to five minutes, never all of it; the log says it once."""
+    output = Output(error=OSError("down"))
+    outputs = Outputs(MetricsSystem(), [output], clock)
+
+    def seconds_until_next_try():
+        tries, seconds = output.tries, 0.0
+        while output.tries == tries:
+            outputs.write(lambda: None, Faults(), patiently=True)
+            clock.advance(0.25)
+            seconds += 0.25
+        return seconds
+
+    assert seconds_until_next_try() == 0.25
+    for failures in range(12):
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**failures)
+        assert pause / 2 <= seconds_until_next_try() <= pause + 0.5
+    assert caplog.text.count("down") == 1
+    output.error = None
+    seconds_until_next_try()
+    assert outputs.failures == {}
+    assert seconds_until_next_try() == 0.25
+
+
+def test_the_end_does_not_wait_for_a_pause(clock):
+    """The last export is tried whatever came before it, and so is one that is asked for."""
+    output = Output(error=OSError("down"))
+    system = MetricsSystem(outputs=[output], clock=clock)
+    export(system, "output")
+    export(system, "output")
+    system.shutdown_metrics()
+    assert output.tries == 3
+
+
+def test_those_that_failed_come_last(clock):
+    """One that takes its time to fail again holds up nobody."""
+    order = []
+
+    class Ordered(Output):
+        def export(self, system):
+            order.append(self.name)
+            super().export(system)
+
+    bad, good = Ordered("bad", OSError("down")), Ordered("good")
+    outputs = Outputs(MetricsSystem(), [bad, good], clock)
+    for _ in range(2):
+        outputs.write(lambda: None, Faults())
+    assert order == ["bad", "good", "good", "bad"]
+
+
+def test_a_configured_endpoint_is_exported_to_at_the_end_and_kept(tmp_path):
+    """What is configured again keeps what it knows; what is no longer named is exported to no more."""
+    first, second = f"file://{tmp_path}/a.jsonl", f"file://{tmp_path}/b.jsonl"
+    with MetricsSystem.from_config({"export_endpoints": [first]}, environ={}) as system:
+        before = system._outputs._configured[0]
+        system.initialize_metrics({"export_endpoints": [second, first, first]})
+        assert system._outputs._configured[1] is before
+        system.initialize_metrics({"export_endpoints": [second]})
+        system.collector.increment("orders")
+    assert [path.name for path in tmp_path.iterdir()] == ["b.jsonl"]
+
+
+def test_endpoints_that_look_alike_are_told_apart():
+    """Two that differ in a secret alone are two, with names of their own."""
+    system = MetricsSystem()
+    urls = [f"webhook+http://127.0.0.1:1/{secret}" for secret in ("first", "second")]
+    assert export(system, *urls) == dict.fromkeys(urls, False)
+    assert list(system.export_failures) == [
+        "webhook+http://127.0.0.1:1/…",
+        "webhook+http://127.0.0.1:1/… (2)",
+    ]

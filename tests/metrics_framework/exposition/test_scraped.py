@@ -1,0 +1,251 @@
+"""Prometheus' text format: real servers read what the process recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from metrics_framework import MetricsSystem
+from metrics_framework.clock import ManualClock
+from metrics_framework.exposition.text import label_name, metric_name
+from metrics_framework.values import MetricUnit
+from tests.servers.fixtures import Promtool
+from tests.servers.pages import serving
+from tests.servers.process import request
+from tests.servers.prometheus import Prometheus, Sample
+
+pytestmark = pytest.mark.heavy
+
+Read = dict[tuple[str, frozenset[tuple[str, str]]], float]
+"""Numbers by the names and labels of their series."""
+
+NASTY = [
+    *("", " ", "\t", "\n", "\r\n", "\r", "a\0b", "\0\0c", "\x01\x7f", "\x85", "\u2028\u2029", "\ufeff"),
+    *("\u202e", "\uffff", '"', "'", '\\"', "\\", "\\\\", "\\n", "a\\", '"} 1\nforged{x="', "{}", "},{"),
+    *(",", "=", "#", "%s", "$1", "NaN", "+Inf", "0", "-1", "1e5", "x 1 2", "<b>&amp;", "../..", "a.b:c-d e"),
+    *("# HELP x y", "# TYPE x counter", "# EOF", "\n# EOF\n", "größe", "日本", "😀", "e\u0301", "ß" * 2000),
+    *("\udc80", "caf\udce9"),
+]
+"""Texts that break formats; two are bytes of file names that were no UTF-8, as `os.fsdecode` returns them."""
+
+NUMBERS = [0, -0.0, -2.5, 1e-320, 5e-324, 1.7976931348623157e308, 2**53, 2**53 + 1, -(10**40), 0.1 + 0.2]
+
+
+def page(metrics: MetricsSystem) -> str:
+    """Return what a server scrapes."""
+    return metrics.aggregator.export_metrics("prometheus")
+
+
+def sent(text: str) -> str:
+    """Return a text as UTF-8 can hold it."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def series(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
+    """Return the key of a series, whichever way its numbers are written; a label without a text is none."""
+    numbers = {label: str(float(labels[label])) for label in ("le", "quantile") if label in labels}
+    return name, frozenset((label, text) for label, text in {**labels, **numbers}.items() if text)
+
+
+def read(samples: list[Sample]) -> Read:
+    """Return samples of one target without the labels that are the target's."""
+    found: Read = {}
+    for labels, number in samples:
+        own = {label: text for label, text in labels.items() if label not in ("__name__", "job", "instance")}
+        found[series(labels["__name__"], **own)] = number
+    assert len(found) == len(samples)
+    return found
+
+
+def selected(job: str) -> str:
+    """Return the query of all that a target says, without what Prometheus adds."""
+    return f'{{job="{job}", __name__!~"up|scrape_.+"}}'
+
+
+@pytest.fixture(scope="module")
+def plain() -> MetricsSystem:
+    """Return a system with metrics of every type, each with a help text."""
+    metrics = MetricsSystem(clock=ManualClock())
+    collector = metrics.collector
+    collector.describe("http.requests", help="Requests, by\n\"page\" and \\ 'verb' — all.")
+    collector.record_counter("http.requests", 3, {"page": 'a "b"\n\\c', "größe": "日本"})
+    collector.record_counter("http.requests", 0.5)
+    collector.describe("level", help="The level.")
+    for place, number in enumerate(NUMBERS):
+        collector.record_gauge("level", number, {"place": str(place)})
+    collector.describe("cache.size", unit=MetricUnit.MEGABYTES, help="The size of the cache.")
+    collector.record_gauge("cache.size", 1.5)
+    collector.describe("db.query", help="Queries.")
+    collector.describe("payload", help="Payloads.", buckets=[1, 2.5, 10])
+    for number in range(1, 101):
+        collector.record_timer("db.query", number, tags={"table": "users"})
+        collector.record_histogram("payload", number / 8, {"le": "mine"})
+    metrics.tracker.record_success("push")
+    metrics.tracker.record_failure("push", "timeout")
+    return metrics
+
+
+def plain_series(metrics: MetricsSystem) -> Read:
+    """Return what the system of `plain` recorded."""
+    query = metrics.aggregator.get_metric_summary("db.query")
+    return {
+        series("http_requests_total", page='a "b"\n\\c', gr__e="日本"): 3,
+        series("http_requests_total"): 0.5,
+        **{series("level", place=str(place)): float(number) for place, number in enumerate(NUMBERS)},
+        series("cache_size_bytes"): 1_500_000,
+        **{
+            series("db_query_seconds", table="users", quantile=share): query[key] / 1000
+            for key, share in (("p50", "0.5"), ("p90", "0.9"), ("p95", "0.95"), ("p99", "0.99"))
+        },
+        series("db_query_seconds_sum", table="users"): 5.05,
+        series("db_query_seconds_count", table="users"): 100,
+        series("payload_bucket", exported_le="mine", le="1"): 8,
+        series("payload_bucket", exported_le="mine", le="2.5"): 20,
+        series("payload_bucket", exported_le="mine", le="10"): 80,
+        series("payload_bucket", exported_le="mine", le="+Inf"): 100,
+        series("payload_sum", exported_le="mine"): 631.25,
+        series("payload_count", exported_le="mine"): 100,
+        series("push_operations_total", outcome="success"): 1,
+        series("push_operations_total", outcome="failure", error_type="timeout"): 1,
+    }
+
+
+@pytest.fixture(scope="module")
+def hostile() -> MetricsSystem:
+    """Return a system in which every nasty text is a name, a tag, a tag's value and a help text."""
+    metrics = MetricsSystem(clock=ManualClock())
+    for place, text in enumerate(NASTY):
+        metrics.collector.describe(f"g{place}{text}", help=text)
+        metrics.collector.record_gauge(f"g{place}{text}", place, {f"t{text}": text, "same": "x"})
+        if text:
+            metrics.collector.record_gauge(text, place, {"recorded_as": text, text: "x"})
+    return metrics
+
+
+def hostile_series() -> Read:
+    """Return what the system of `hostile` recorded; of names that become the same, the first."""
+    found: Read = {}
+    names: set[str] = set()
+    for place, text in enumerate(NASTY):
+        labels = {label_name(f"t{text}"): sent(text), "same": "x"}
+        found[series(metric_name(f"g{place}{text}"), **labels)] = place
+        if text and metric_name(text) not in names:
+            names.add(metric_name(text))
+            found[series(metric_name(text), **{"recorded_as": sent(text), label_name(text): "x"})] = place
+    return found
+
+
+@pytest.fixture(scope="module")
+def growing() -> MetricsSystem:
+    """Return a system for a test that records while it is scraped."""
+    return MetricsSystem(clock=ManualClock())
+
+
+@pytest.fixture(scope="module")
+def scraped(prometheus, plain, hostile, growing) -> Iterator[Prometheus]:
+    """Return a Prometheus that scrapes all three systems."""
+    with ExitStack() as pages:
+        for job, metrics in (("plain", plain), ("hostile", hostile), ("growing", growing)):
+            prometheus.add_target(job, pages.enter_context(serving(partial(page, metrics))))
+        yield prometheus
+
+
+# -- Prometheus --------------------------------------------------------------------------------------------
+
+
+def test_prometheus_stores_what_was_recorded(scraped, plain):
+    """Every number and label of every type is in the server's database, and nothing else is."""
+    assert read(scraped.wait_until(selected("plain"), bool)) == plain_series(plain)
+
+
+def test_prometheus_follows(scraped, growing):
+    """What is recorded later is what the server says later, under labels that no target's label hides."""
+    tags = {"job": "mine", "instance": "b", "__name__": "c", "page": ""}
+    labels = {"exported_job": "mine", "exported_instance": "b", "key_name__": "c"}
+    for number, total in ((39.5, 39.5), (0.5, 40)):
+        growing.collector.record_counter("hits", number, tags)
+        expected = {series("hits_total", **labels): total}
+        scraped.wait_until(selected("growing"), lambda found, expected=expected: read(found) == expected)
+
+
+def test_prometheus_knows_types_and_help(scraped):
+    """Types and help texts are the described ones, with their quotes, line breaks and backslashes."""
+    scraped.wait_until(selected("plain"), bool)
+    known = scraped.api("targets/metadata", match_target='{job="plain"}')
+    assert {family["metric"]: (family["type"], family["help"]) for family in known} == {
+        "http_requests_total": ("counter", "Requests, by\n\"page\" and \\ 'verb' — all."),
+        "level": ("gauge", "The level."),
+        "cache_size_bytes": ("gauge", "The size of the cache."),
+        "db_query_seconds": ("summary", "Queries."),
+        "payload": ("histogram", "Payloads."),
+        "push_operations_total": ("counter", "How the operation ended."),
+    }
+
+
+def test_prometheus_takes_hostile_texts(scraped):
+    """Names, tags and values that break formats arrive intact, and none of them costs another metric."""
+    assert read(scraped.wait_until(selected("hostile"), bool)) == hostile_series()
+    known = scraped.api("targets/metadata", match_target='{job="hostile"}')
+    helps = {family["metric"]: family["help"] for family in known}
+    # The server itself takes blanks off the front.
+    expected = {metric_name(f"g{place}{text}"): sent(text).lstrip(" \t") for place, text in enumerate(NASTY)}
+    assert {name: helps[name] for name in expected} == expected
+
+
+# -- promtool ----------------------------------------------------------------------------------------------
+
+
+def test_promtool_finds_nothing_in_described_metrics(promtool: Promtool, plain):
+    """Metrics with help texts and plain names are without fault, and without advice."""
+    assert promtool(page(plain)) == (0, "")
+
+
+def test_promtool_has_only_advice_on_hostile_texts(promtool: Promtool, hostile):
+    """The text is not broken: all that the tool says is about the words in names and help texts."""
+    status, output = promtool(page(hostile))
+    assert status == 3
+    assert {line.split(" ", 1)[1] for line in output.splitlines()} == {
+        "no help text",
+        "label names should be written in 'snake_case' not 'camelCase'",
+        "metric names should be written in 'snake_case' not 'camelCase'",
+        "metric names should not contain abbreviated units",
+        "metric names should not contain ':'",
+        "metric name should not include type 'counter'",
+    }
+
+
+def test_promtool_finds_a_broken_text(promtool: Promtool, plain):
+    """The tool is a judge: a text with a byte too few is broken."""
+    assert promtool(page(plain).replace('"} 3\n', "} 3\n"))[0] == 1
+
+
+# -- Pushgateway -------------------------------------------------------------------------------------------
+
+
+def pushed(pushgateway: str, job: str, metrics: MetricsSystem) -> Read:
+    """Push what a system exposes and return what the gateway then shows of it."""
+    assert request("PUT", pushgateway, f"/metrics/job/{job}", page(metrics)) == (200, "")
+    _, text = request("GET", pushgateway, "/metrics")
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    own = {"push_time_seconds", "push_failure_time_seconds"}
+    return read(
+        [
+            ({**sample.labels, "__name__": sample.name}, sample.value)
+            for sample in samples
+            if sample.labels.get("job") == job and sample.name not in own
+        ]
+    )
+
+
+def test_a_pushgateway_shows_what_was_pushed(pushgateway, plain):
+    """The gateway takes the text whole, and its own page has every series with its number."""
+    assert pushed(pushgateway, "plain", plain) == plain_series(plain)
+
+
+def test_a_pushgateway_takes_hostile_texts(pushgateway, hostile):
+    """Names, tags and values that break formats are on the gateway's page as they were recorded."""
+    assert pushed(pushgateway, "hostile", hostile) == hostile_series()

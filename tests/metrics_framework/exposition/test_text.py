@@ -1,0 +1,711 @@
+"""Prometheus' text format: what a server reads is what was recorded."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector
+from metrics_framework import MetricsSystem
+from metrics_framework.clock import ManualClock
+from metrics_framework.exposition.text import label_name, metric_name, to_prometheus
+from metrics_framework.recording import Store
+from metrics_framework.values import MetricType, MetricUnit, MetricValue
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+VALID_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+VALID_LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
+
+
+@pytest.fixture
+def metrics(clock):
+    """Return a system on a clock that the test moves."""
+    return MetricsSystem(clock=clock)
+
+
+def exposed(metrics) -> str:
+    """Return what a server would scrape."""
+    return metrics.aggregator.export_metrics("prometheus")
+
+
+def samples(text: str) -> dict:
+    """Return every sample that a server reads: its name and labels to its number."""
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            key = (sample.name, *sorted(sample.labels.items()))
+            assert key not in found, f"{key} is there twice"
+            found[key] = sample.value
+    return found
+
+
+def types(text: str) -> dict[str, str]:
+    """Return the type of every family, by its name in the text."""
+    found = re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE)
+    assert len(dict(found)) == len(found), "a family is there twice"
+    # A sample outside of its family would be a family of its own.
+    assert [family.type for family in text_string_to_metric_families(text)] == [type_ for _, type_ in found]
+    return dict(found)
+
+
+def value(
+    name="x", number=1, metric_type=MetricType.GAUGE, unit=MetricUnit.COUNT, tags=None, **metadata
+) -> MetricValue:
+    """Return a value as an adapter of somebody else's might."""
+    return MetricValue(name, number, metric_type, unit, NOON, tags or {}, metadata)
+
+
+# -- types -------------------------------------------------------------------------------------------------
+
+
+def test_no_values_are_no_text():
+    """Nothing recorded is an empty exposition, which is a valid one."""
+    assert to_prometheus([]) == ""
+    assert InMemoryAggregator().export_metrics("prometheus") == ""
+
+
+@pytest.mark.smoke
+def test_the_text_of_a_counter(metrics):
+    """The text is what Prometheus' format 0.0.4 says, line for line."""
+    metrics.collector.describe("http.requests", help="Requests so far.")
+    metrics.collector.record_counter("http.requests", 3, {"endpoint": "/", "code": "200"})
+    assert exposed(metrics) == (
+        "# HELP http_requests_total Requests so far.\n"
+        "# TYPE http_requests_total counter\n"
+        'http_requests_total{code="200",endpoint="/"} 3\n'
+    )
+
+
+def test_counters_end_in_total(metrics):
+    """A counter's name ends in `_total`, once, whether it was recorded so or not."""
+    metrics.collector.record_counter("hits", 2)
+    metrics.collector.record_counter("hits", 0.5, {"page": "a"})
+    metrics.collector.record_counter("misses_total", 7)
+    metrics.collector.record_counter("late.total", 1)
+    text = exposed(metrics)
+    assert samples(text) == {
+        ("hits_total",): 2,
+        ("hits_total", ("page", "a")): 0.5,
+        ("misses_total",): 7,
+        ("late_total",): 1,
+    }
+    assert set(types(text).values()) == {"counter"}
+
+
+def test_gauges_keep_their_names(metrics):
+    """A gauge is its last value, of either sign, for each of its series."""
+    metrics.collector.record_gauge("queue.length", 9)
+    metrics.collector.record_gauge("queue.length", -2.5)
+    metrics.collector.record_gauge("queue.length", 4, {"queue": "slow"})
+    text = exposed(metrics)
+    assert samples(text) == {("queue_length",): -2.5, ("queue_length", ("queue", "slow")): 4}
+    assert types(text) == {"queue_length": "gauge"}
+
+
+def test_a_histogram_without_bounds_is_a_summary(metrics):
+    """Its quantiles, sum and count are those that the library itself answers."""
+    for number in range(1, 101):
+        metrics.collector.record_histogram("payload", number)
+    text, summary = exposed(metrics), metrics.aggregator.get_metric_summary("payload")
+    assert samples(text) == {
+        ("payload", ("quantile", "0.5")): summary["p50"],
+        ("payload", ("quantile", "0.9")): summary["p90"],
+        ("payload", ("quantile", "0.95")): summary["p95"],
+        ("payload", ("quantile", "0.99")): summary["p99"],
+        ("payload_sum",): 5050,
+        ("payload_count",): 100,
+    }
+    assert types(text) == {"payload": "summary"}
+
+
+def test_a_timer_is_a_summary_in_seconds(metrics):
+    """Durations, kept in milliseconds, are exposed in the base unit; counts stay counts."""
+    for milliseconds in (250.0, 250.0, 1000.0):
+        metrics.collector.record_timer("db.query", milliseconds, tags={"table": "users"})
+    text, summary = exposed(metrics), metrics.aggregator.get_metric_summary("db.query")
+    users = ("table", "users")
+    assert samples(text) == {
+        ("db_query_seconds", ("quantile", "0.5"), users): summary["p50"] / 1000,
+        ("db_query_seconds", ("quantile", "0.9"), users): summary["p90"] / 1000,
+        ("db_query_seconds", ("quantile", "0.95"), users): summary["p95"] / 1000,
+        ("db_query_seconds", ("quantile", "0.99"), users): summary["p99"] / 1000,
+        ("db_query_seconds_sum", users): 1.5,
+        ("db_query_seconds_count", users): 3,
+    }
+    assert samples(text)["db_query_seconds", ("quantile", "0.5"), users] == pytest.approx(0.25, rel=0.05)
+    assert types(text) == {"db_query_seconds": "summary"}
+
+
+def test_a_described_histogram_has_its_bounds(metrics):
+    """Each bucket counts exactly the values up to its bound, the last one all of them."""
+    metrics.collector.describe("payload", buckets=[1, 2.5, 10])
+    for number in (-1, 1, 1.0000001, 2.5, 2.5, 10, 11, 1000):
+        metrics.collector.record_histogram("payload", number)
+    text = exposed(metrics)
+    assert samples(text) == {
+        ("payload_bucket", ("le", "1.0")): 2,
+        ("payload_bucket", ("le", "2.5")): 5,
+        ("payload_bucket", ("le", "10.0")): 6,
+        ("payload_bucket", ("le", "+Inf")): 8,
+        ("payload_sum",): pytest.approx(1027.0000001),
+        ("payload_count",): 8,
+    }
+    assert types(text) == {"payload": "histogram"}
+    bounds = re.findall(r'le="([^"]+)"', text)
+    assert bounds == ["1.0", "2.5", "10.0", "+Inf"]
+
+
+def test_a_described_timer_has_its_bounds_in_seconds(metrics):
+    """Bounds of a timer are milliseconds as it is recorded, and seconds as it is exposed."""
+    metrics.collector.describe("db.query", buckets=[5, 250, 1000], help="Queries.")
+    for milliseconds in (5, 6, 250.0, 4000):
+        metrics.collector.record_timer("db.query", milliseconds, tags={"table": "users"})
+    metrics.collector.record_timer("db.query", 1, MetricUnit.SECONDS)
+    text = exposed(metrics)
+    users = ("table", "users")
+    assert samples(text) == {
+        ("db_query_seconds_bucket", ("le", "0.005"), users): 1,
+        ("db_query_seconds_bucket", ("le", "0.25"), users): 3,
+        ("db_query_seconds_bucket", ("le", "1.0"), users): 3,
+        ("db_query_seconds_bucket", ("le", "+Inf"), users): 4,
+        ("db_query_seconds_sum", users): 4.261,
+        ("db_query_seconds_count", users): 4,
+        ("db_query_seconds_bucket", ("le", "0.005")): 0,
+        ("db_query_seconds_bucket", ("le", "0.25")): 0,
+        ("db_query_seconds_bucket", ("le", "1.0")): 1,
+        ("db_query_seconds_bucket", ("le", "+Inf")): 1,
+        ("db_query_seconds_sum",): 1.0,
+        ("db_query_seconds_count",): 1,
+    }
+    assert types(text) == {"db_query_seconds": "histogram"}
+
+
+def test_buckets_that_came_late_count_earlier_values_too(metrics):
+    """Count, sum and buckets agree also if the description came after the first records."""
+    metrics.collector.record_histogram("payload", 5)
+    assert types(exposed(metrics)) == {"payload": "summary"}
+    metrics.collector.describe("payload", buckets=[10])
+    metrics.collector.record_histogram("payload", 7)
+    metrics.collector.record_histogram("payload", 70)
+    assert samples(exposed(metrics)) == {
+        ("payload_bucket", ("le", "10.0")): 2,
+        ("payload_bucket", ("le", "+Inf")): 3,
+        ("payload_sum",): 82,
+        ("payload_count",): 3,
+    }
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30),
+    st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=5, unique=True).map(sorted),
+)
+def test_buckets_are_cumulative_and_exact(numbers, bounds):
+    """Whatever was recorded, each bucket holds the number of values that are not above its bound."""
+    collector = InMemoryCollector(Store(ManualClock()))
+    collector.describe("payload", buckets=bounds)
+    for number in numbers:
+        collector.record_histogram("payload", number)
+    text = InMemoryAggregator(collector.store).export_metrics("prometheus")
+    (family,) = text_string_to_metric_families(text)
+    buckets = [(float(s.labels["le"]), s.value) for s in family.samples if s.name == "payload_bucket"]
+    expected = [(bound, sum(number <= bound for number in numbers)) for bound in (*bounds, math.inf)]
+    assert buckets == expected
+    found = samples(text)
+    assert found["payload_count",] == len(numbers)
+    assert found["payload_sum",] == pytest.approx(math.fsum(numbers), abs=1e-6)
+
+
+@settings(max_examples=40)
+@given(
+    st.dictionaries(
+        st.sampled_from(["a", "b", "c.d"]),
+        st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**63), 2**63 - 1),
+        min_size=1,
+    )
+)
+def test_numbers_are_read_back_exactly(numbers):
+    """No digit of a number is lost, be it a float or an integer of up to 64 bits."""
+    collector = InMemoryCollector(Store(ManualClock()))
+    for tag, number in numbers.items():
+        collector.record_gauge("level", number, {"tag": tag})
+    text = InMemoryAggregator(collector.store).export_metrics("prometheus")
+    assert samples(text) == {("level", ("tag", tag)): number for tag, number in numbers.items()}
+
+
+# -- operations --------------------------------------------------------------------------------------------
+
+
+def test_operations_have_durations_and_outcomes(metrics, clock):
+    """An operation is a summary of seconds and a counter by outcome and error type."""
+    for error_type in (None, None, None, "timeout", "timeout", "refused"):
+        with metrics.measure("git.push", {"remote": "origin"}) as push:
+            clock.advance(0.5)
+            push.error_type = error_type
+    text = exposed(metrics)
+    found, origin = samples(text), ("remote", "origin")
+    assert types(text) == {"git_push_duration_seconds": "summary", "git_push_operations_total": "counter"}
+    assert {key: number for key, number in found.items() if key[0] == "git_push_operations_total"} == {
+        ("git_push_operations_total", ("error_type", ""), ("outcome", "success"), origin): 3,
+        ("git_push_operations_total", ("error_type", "timeout"), ("outcome", "failure"), origin): 2,
+        ("git_push_operations_total", ("error_type", "refused"), ("outcome", "failure"), origin): 1,
+    }
+    stats = metrics.timer.get_timing_stats("git.push")
+    assert {key: number for key, number in found.items() if key[0] != "git_push_operations_total"} == {
+        ("git_push_duration_seconds_sum", origin): 3.0,
+        ("git_push_duration_seconds_count", origin): 6,
+        **{
+            ("git_push_duration_seconds", ("quantile", share), origin): stats[key] / 1000
+            for key, share in (("p50", "0.5"), ("p90", "0.9"), ("p95", "0.95"), ("p99", "0.99"))
+        },
+    }
+    assert "# HELP git_push_duration_seconds How long the operation took.\n" in text
+    assert "# HELP git_push_operations_total How the operation ended.\n" in text
+
+
+def test_an_operation_without_success_still_counts_them(metrics):
+    """Successes are there from the first failure on, as zero, so that a rate has something to divide."""
+    metrics.tracker.record_failure("push", 'no "route"\n\\')
+    assert samples(exposed(metrics)) == {
+        ("push_operations_total", ("error_type", ""), ("outcome", "success")): 0,
+        ("push_operations_total", ("error_type", 'no "route"\n\\'), ("outcome", "failure")): 1,
+    }
+
+
+def test_an_operation_and_a_metric_of_one_name_stay_apart(metrics, clock):
+    """A timer and an operation may have the same name: both are exposed."""
+    metrics.collector.record_timer("push", 1000.0)
+    metrics.timer.time_operation("push", lambda: clock.advance(2))
+    found = samples(exposed(metrics))
+    assert found["push_seconds_sum",] == 1.0
+    assert found["push_duration_seconds_sum",] == 2.0
+
+
+def test_rates_of_counters_are_left_to_the_server(metrics, clock):
+    """A rate that is no operation's is not exposed, as a server works it out from the counter."""
+    metrics.collector.record_counter("hits", 4)
+    clock.advance(2)
+    rates = metrics.aggregator.get_top_metrics(MetricType.RATE)
+    assert [rate.name for rate in rates] == ["hits"]
+    assert to_prometheus(rates) == ""
+
+
+# -- names and units ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("unit", "number", "name", "read"),
+    [
+        (MetricUnit.SECONDS, 2.5, "x_seconds", 2.5),
+        (MetricUnit.MILLISECONDS, 250, "x_seconds", 0.25),
+        (MetricUnit.MICROSECONDS, 250, "x_seconds", 0.00025),
+        (MetricUnit.BYTES, 12, "x_bytes", 12),
+        (MetricUnit.KILOBYTES, 12, "x_bytes", 12_000),
+        (MetricUnit.MEGABYTES, 1.5, "x_bytes", 1_500_000),
+        (MetricUnit.PERCENT, 99.5, "x_percent", 99.5),
+        (MetricUnit.COUNT, 3, "x", 3),
+        (MetricUnit.OPERATIONS_PER_SECOND, 3, "x", 3),
+    ],
+)
+def test_units_are_base_units(metrics, unit, number, name, read):
+    """A unit is a suffix and Prometheus' base unit, whatever it was recorded in, for every type."""
+    metrics.collector.describe("x", unit=unit)
+    metrics.collector.record_gauge("x", number)
+    assert samples(exposed(metrics)) == {(name,): pytest.approx(read)}
+    assert samples(to_prometheus([value("x", number, MetricType.COUNTER, unit)])) == {
+        (f"{name}_total",): pytest.approx(read)
+    }
+    summary = value("x", number, MetricType.HISTOGRAM, unit, sum=number, count=1, p50=number)
+    assert samples(to_prometheus([summary])) == {
+        (name, ("quantile", "0.5")): pytest.approx(read),
+        (f"{name}_sum",): pytest.approx(read),
+        (f"{name}_count",): 1,
+    }
+    buckets = {"counts": {str(float(number)): 1, "inf": 2}, "sum": number * 3}
+    text = to_prometheus([value("x", number, MetricType.HISTOGRAM, unit, buckets=buckets)])
+    found = {key[0]: number for key, number in samples(text).items() if "_bucket" not in key[0]}
+    assert found == {f"{name}_sum": pytest.approx(read * 3), f"{name}_count": 2}
+    assert [float(bound) for bound in re.findall('le="(.*?)"', text)] == [pytest.approx(read), math.inf]
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "counter", "exposed_as"),
+    [
+        ("http.requests", MetricUnit.COUNT, True, "http_requests_total"),
+        ("http.requests.total", MetricUnit.COUNT, True, "http_requests_total"),
+        ("sent_bytes", MetricUnit.BYTES, True, "sent_bytes_total"),
+        ("sent_bytes_total", MetricUnit.BYTES, True, "sent_bytes_total"),
+        ("sent.total", MetricUnit.KILOBYTES, True, "sent_bytes_total"),
+        ("load_seconds", MetricUnit.MILLISECONDS, False, "load_seconds"),
+        ("milliseconds", MetricUnit.MILLISECONDS, False, "milliseconds_seconds"),
+        ("items_total", MetricUnit.COUNT, False, "items_total"),
+        ("a..b--c__d", MetricUnit.COUNT, False, "a_b_c_d"),
+        ("a:b", MetricUnit.COUNT, False, "a:b"),
+        ("99th", MetricUnit.COUNT, False, "_99th"),
+        ("größe", MetricUnit.COUNT, False, "gr_e"),
+        ("²", MetricUnit.COUNT, False, "_"),
+        ("٣x", MetricUnit.COUNT, False, "_x"),
+        ("x!", MetricUnit.COUNT, True, "x_total"),
+        (";total", MetricUnit.COUNT, True, "__total"),
+        ("a\nb{c}", MetricUnit.COUNT, False, "a_b_c"),
+    ],
+)
+def test_names_by_opentelemetrys_rules(name, unit, counter, exposed_as):
+    """Whatever Prometheus cannot hold becomes an underscore, and suffixes are there once."""
+    assert metric_name(name, unit, counter=counter) == exposed_as
+
+
+@given(st.text(min_size=1), st.sampled_from(MetricUnit), st.booleans())
+def test_every_name_becomes_a_valid_one(name, unit, counter):
+    """Any text becomes a name that Prometheus takes, with its suffixes."""
+    made = metric_name(name, unit, counter=counter)
+    assert VALID_NAME.fullmatch(made)
+    assert made.endswith("_total") or not counter
+
+
+@pytest.mark.parametrize(
+    ("tag", "label"),
+    [
+        ("endpoint", "endpoint"),
+        ("http.method", "http_method"),
+        ("9lives", "key_9lives"),
+        ("__name__", "key_name__"),
+        ("__", "key_"),
+        ("_private", "_private"),
+        ("größe", "gr__e"),
+        ("ä", "_"),
+        ("äö", "key_"),
+        ("a b\n", "a_b_"),
+        ("a:b", "a_b"),
+    ],
+)
+def test_labels_that_prometheus_takes(tag, label):
+    """A tag's name becomes a label, never one of those that Prometheus keeps for itself."""
+    assert label_name(tag) == label
+
+
+@given(st.text(min_size=1))
+def test_every_tag_becomes_a_valid_label(tag):
+    """Any text becomes a label that Prometheus takes and does not keep for itself."""
+    made = label_name(tag)
+    assert VALID_LABEL.fullmatch(made)
+    assert label_name(made) == made
+
+
+def test_a_label_without_a_text_is_no_label():
+    """To a server a series whose tag is empty is the one without the tag, so only the first is exposed."""
+    values = [
+        value("level", 1, tags={"place": ""}),
+        value("level", 2),
+        value("level", 3, tags={"x": "", "y": "z"}),
+    ]
+    text = to_prometheus(values)
+    assert samples(text) == {("level", ("place", "")): 1, ("level", ("x", ""), ("y", "z")): 3}
+    assert text.endswith("# {} of 'level' is left out: another series has its labels\n")
+
+
+def test_what_utf8_cannot_hold_is_escaped(metrics):
+    """Text from a file name that is no UTF-8 can be sent and told apart, as a value and as a help text."""
+    name = os.fsdecode(b"caf\xe9")
+    metrics.collector.describe("size", help=name)
+    metrics.collector.record_gauge("size", 1, {"file": name, name: "x"})
+    metrics.collector.record_gauge("size", 2, {"file": r"caf\udce9", name: "x"})
+    metrics.tracker.record_failure("read", name)
+    text = exposed(metrics).encode().decode()
+    assert "# HELP size caf\\\\udce9\n" in text
+    found = samples(text)
+    assert found["size", ("caf_", "x"), ("file", r"caf\udce9")] == 1
+    assert found["read_operations_total", ("error_type", r"caf\udce9"), ("outcome", "failure")] == 1
+
+
+def test_tags_that_become_one_label_share_it(metrics):
+    """No value is lost where two tags of a series have the same label: they are joined by a semicolon."""
+    metrics.collector.record_gauge("x", 1, {"a.b": "one", "a-b": "two", "c": "three", "a_b": "four"})
+    assert samples(exposed(metrics)) == {("x", ("a_b", "two;one;four"), ("c", "three")): 1}
+
+
+# -- collisions --------------------------------------------------------------------------------------------
+
+
+def test_names_that_become_the_same_are_not_mixed(metrics):
+    """The first keeps the name, the other is left out, and a comment names both."""
+    metrics.collector.record_gauge("a.b", 1)
+    metrics.collector.record_gauge("a_b", 2)
+    metrics.collector.record_gauge("a_b", 3, {"t": "1"})
+    metrics.collector.record_gauge("c", 4)
+    text = exposed(metrics)
+    assert samples(text) == {("a_b",): 1, ("c",): 4}
+    comments = [line for line in text.splitlines() if not re.match("# (TYPE|HELP) |[^#]", line)]
+    assert comments == ["# 'a_b' is left out: its name here is that of 'a.b'"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "exposed_as"),
+    [
+        (value("x", 1, MetricType.COUNTER), value("x_total", 2), "x_total"),
+        (value("x", 1, MetricType.COUNTER), value("x.total", 2, MetricType.COUNTER), "x_total"),
+        (value("x", 1, unit=MetricUnit.BYTES), value("x_bytes", 2), "x_bytes"),
+        (value("x", 1, unit=MetricUnit.BYTES), value("x.bytes", 2, unit=MetricUnit.BYTES), "x_bytes"),
+    ],
+)
+def test_suffixes_may_make_names_the_same(first, second, exposed_as):
+    """Names that only a suffix makes equal are told apart, whichever comes first."""
+    for kept, other in ((first, second), (second, first)):
+        text = to_prometheus([kept, other])
+        assert samples(text) == {(exposed_as,): kept.value}
+        assert len(types(text)) == 1
+        assert text.endswith(f"# {other.name!r} is left out: its name here is that of {kept.name!r}\n")
+
+
+def test_an_operation_that_has_the_name_of_a_metric_is_left_out(metrics, clock):
+    """Operations are called operations in the comment, as a metric may have the same name."""
+    metrics.collector.record_timer("push.duration", 1000.0)
+    metrics.collector.record_counter("push.operations", 5)
+    with metrics.measure("push"):
+        clock.advance(2)
+    text = exposed(metrics)
+    found = samples(text)
+    assert found["push_duration_seconds_sum",] == 1.0
+    assert found["push_operations_total",] == 5
+    assert "# operation 'push' is left out: its name here is that of 'push.operations'\n" in text
+    assert len(types(text)) == 2
+
+
+def test_a_name_that_is_two_types_is_not_mixed():
+    """An adapter that has two types under one name has the first exposed."""
+    text = to_prometheus([value("x", 1), value("x", 2, MetricType.HISTOGRAM, sum=1, count=1)])
+    assert samples(text) == {("x",): 1}
+
+
+def test_families_are_in_one_piece():
+    """Series of one metric stand together, in whatever order an adapter lists them."""
+    values = [value("a", 1), value("b", 2), value("a", 3, tags={"t": "1"}), value("b", 4, tags={"t": "1"})]
+    text = to_prometheus(iter(values))
+    assert types(text) == {"a": "gauge", "b": "gauge"}
+    assert list(samples(text).values()) == [1, 3, 2, 4]
+
+
+@settings(max_examples=25)
+@given(
+    st.lists(st.tuples(st.text(min_size=1), st.sampled_from(["counter", "gauge"])), min_size=1, max_size=8)
+)
+def test_any_names_make_a_valid_exposition(names):
+    """Each name is exposed with its own number or named in a comment, and no line is broken by it."""
+    collector = InMemoryCollector(Store(ManualClock()))
+    kinds = {}
+    for name, kind in names:
+        kinds.setdefault(name, kind)
+    for number, (name, kind) in enumerate(kinds.items()):
+        (collector.record_counter if kind == "counter" else collector.record_gauge)(name, number)
+    text = InMemoryAggregator(collector.store).export_metrics("prometheus")
+    expected = {}
+    for number, (name, kind) in enumerate(kinds.items()):
+        expected.setdefault((metric_name(name, counter=kind == "counter"),), number)
+    assert samples(text) == expected
+    assert text.count(" is left out: ") >= len(kinds) - len(expected)
+    # One line for the type and one for the number of each, and one for each that was left out.
+    assert len(text.removesuffix("\n").split("\n")) == 2 * len(expected) + len(kinds) - len(expected)
+
+
+# -- text --------------------------------------------------------------------------------------------------
+
+
+def test_label_values_and_help_are_escaped(metrics):
+    """Backslashes, line breaks and, in labels, quotes are escaped as the format says."""
+    metrics.collector.describe("x", help='a "quoted"\nline \\n')
+    metrics.collector.record_gauge("x", 1, {"t": 'a "quoted"\nline \\n'})
+    assert exposed(metrics) == (
+        '# HELP x a "quoted"\\nline \\\\n\n# TYPE x gauge\nx{t="a \\"quoted\\"\\nline \\\\n"} 1\n'
+    )
+
+
+@settings(max_examples=40)
+@given(st.dictionaries(st.sampled_from(["a", "b", "c"]), st.text()))
+def test_any_label_value_is_read_back(tags):
+    """Whatever text a tag holds, a server reads the same."""
+    collector = InMemoryCollector(Store(ManualClock()))
+    collector.record_gauge("x", 7, tags)
+    text = InMemoryAggregator(collector.store).export_metrics("prometheus")
+    assert samples(text) == {("x", *sorted(tags.items())): 7}
+
+
+@given(st.text(min_size=1))
+def test_any_help_is_read_back(help_text):
+    """Whatever text describes a metric, it is one line of which a server reads the same."""
+    collector = InMemoryCollector(Store(ManualClock()))
+    collector.describe("x", help=help_text)
+    collector.record_gauge("x", 7, {"t": "1"})
+    text = InMemoryAggregator(collector.store).export_metrics("prometheus")
+    lines = text.split("\n")
+    assert lines[1:] == ["# TYPE x gauge", 'x{t="1"} 7', ""]
+    line = lines[0].removeprefix("# HELP x ")
+    assert re.sub(r"\\(.)", lambda match: {"n": "\n", "\\": "\\"}[match[1]], line) == help_text
+    (family,) = text_string_to_metric_families(text)
+    assert family.documentation.strip() == help_text.strip()  # the parser strips lines
+    assert samples(text) == {("x", ("t", "1")): 7}
+
+
+@settings(max_examples=40)
+@given(st.dictionaries(st.text(min_size=1), st.text(), max_size=4))
+def test_any_tags_make_a_valid_exposition(tags):
+    """Whatever tags are called, no value is lost and no label is there twice."""
+    collector = InMemoryCollector(Store(ManualClock()))
+    collector.record_counter("x", 7, tags)
+    ((key, number),) = samples(InMemoryAggregator(collector.store).export_metrics("prometheus")).items()
+    expected = {}
+    for tag, text in sorted(tags.items()):
+        expected.setdefault(label_name(tag), []).append(text)
+    assert number == 7
+    assert key == ("x_total", *sorted((label, ";".join(texts)) for label, texts in expected.items()))
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (math.inf, "+Inf"),
+        (-math.inf, "-Inf"),
+        (math.nan, "NaN"),
+        (-3, "-3"),
+        (-0.5, "-0.5"),
+        (0, "0"),
+        (1e300, "1e+300"),
+        (5e-324, "5e-324"),
+        (2**63, "9223372036854775808"),
+    ],
+)
+def test_numbers_as_the_format_writes_them(number, text):
+    """Numbers that are none, infinite, negative, tiny or huge are written as Prometheus reads them."""
+    line = to_prometheus([value("x", number)]).splitlines()[-1]
+    assert line == f"x {text}"
+    (found,) = samples(line).values()
+    assert found == number or (math.isnan(found) and math.isnan(number))
+
+
+def test_infinite_numbers_stay_infinite_in_another_unit():
+    """A number that is no finite one is scaled without an error."""
+    values = [
+        value("a", math.inf, unit=MetricUnit.MEGABYTES),
+        value("b", -math.inf, unit=MetricUnit.MILLISECONDS),
+        value("c", 1.7e308, unit=MetricUnit.MEGABYTES),
+    ]
+    assert samples(to_prometheus(values)) == {
+        ("a_bytes",): math.inf,
+        ("b_seconds",): -math.inf,
+        ("c_bytes",): math.inf,
+    }
+
+
+def test_quantiles_that_are_not_known_are_left_out():
+    """A summary of no records, or of an adapter that has fewer quantiles, is exposed with what there is."""
+    empty = value("x", 0, MetricType.HISTOGRAM, sum=0, count=0)
+    some = value("y", 0, MetricType.TIMER, MetricUnit.SECONDS, {}, sum=3.0, count=2, p99=2.5)
+    assert samples(to_prometheus([empty, some])) == {
+        ("x_sum",): 0,
+        ("x_count",): 0,
+        ("y_seconds", ("quantile", "0.99")): 2.5,
+        ("y_seconds_sum",): 3.0,
+        ("y_seconds_count",): 2,
+    }
+
+
+def test_sums_and_counts_that_are_not_known_are_left_out():
+    """An adapter may know the quantiles or the bounds of a distribution alone; the rest is exposed."""
+    summary = value("x", 2, MetricType.HISTOGRAM, count=3, p50=2)
+    uncounted = value("y", 2, MetricType.HISTOGRAM, sum=6, p50=2)
+    histogram = value("z", 2, MetricType.HISTOGRAM, count=3, buckets={"counts": {"-1.0": 1, "inf": 3}})
+    text = to_prometheus([summary, uncounted, histogram])
+    assert types(text) == {"x": "summary", "y": "summary", "z": "histogram"}
+    assert samples(text) == {
+        ("x", ("quantile", "0.5")): 2,
+        ("x_count",): 3,
+        ("y", ("quantile", "0.5")): 2,
+        ("y_sum",): 6,
+        ("z_bucket", ("le", "-1.0")): 1,
+        ("z_bucket", ("le", "+Inf")): 3,
+        ("z_count",): 3,
+    }
+
+
+def test_outcomes_of_an_adapter_that_knows_no_kinds_of_failures():
+    """The contract asks for the count and the success rate alone: the failures are then of no kind."""
+    outcomes = value("push", 1, MetricType.RATE, operation=True, count=4, success_rate=0.75)
+    assert samples(to_prometheus([outcomes])) == {
+        ("push_operations_total", ("error_type", ""), ("outcome", "success")): 3,
+        ("push_operations_total", ("error_type", ""), ("outcome", "failure")): 1,
+    }
+
+
+OWN_LABELS = ("le", "quantile", "outcome", "error_type")
+
+
+def test_tags_that_are_called_as_labels_of_the_format_stay_apart(metrics, clock):
+    """A tag that is called as a label which the format itself needs is renamed there, and only there."""
+    metrics.collector.describe("bounded", buckets=(1, 2))
+    for text in ("one", "two"):
+        tags = dict.fromkeys(OWN_LABELS, text)
+        metrics.collector.record_gauge("level", 1, tags)
+        metrics.collector.record_histogram("bounded", 1.5, tags)
+        metrics.collector.record_histogram("plain", 1.5, tags)
+        with metrics.measure("work", tags) as work:
+            clock.advance(1)
+        with metrics.measure("work", tags) as work:
+            work.error_type = "bad"
+    found = samples(exposed(metrics))
+
+    def labels(text, *own, **others):
+        names = {name: f"exported_{name}" if name in own else name for name in OWN_LABELS}
+        return sorted({**{names[name]: text for name in OWN_LABELS}, **others}.items())
+
+    for text in ("one", "two"):
+        assert found["level", *labels(text)] == 1
+        assert found["bounded_bucket", *labels(text, "le", le="2.0")] == 1
+        assert found["plain", *labels(text, "quantile", quantile="0.5")] == 1.5
+        ended = ("outcome", "error_type")
+        assert found["work_operations_total", *labels(text, *ended, outcome="failure", error_type="bad")] == 1
+        assert found["work_operations_total", *labels(text, *ended, outcome="success", error_type="")] == 1
+        assert found["work_duration_seconds_count", *labels(text, "quantile")] == 2
+
+
+@pytest.mark.parametrize("buckets", [(), (1, 2)])
+def test_a_gauge_that_is_called_as_a_part_of_a_histogram_is_left_out(metrics, buckets):
+    """A histogram has more names than its own: what has one of those is left out, with a comment of both."""
+    metrics.collector.describe("payload", buckets=buckets)
+    metrics.collector.record_histogram("payload", 1.5)
+    metrics.collector.record_gauge("payload.count", 70)
+    metrics.collector.record_gauge("other", 4)
+    text = exposed(metrics)
+    found = samples(text)
+    assert (found["payload_count",], found["other",]) == (1, 4)
+    assert len(types(text)) == 2
+    assert "# 'payload.count' is left out: its name here is that of 'payload'\n" in text
+
+
+def test_series_whose_tags_become_one_label_are_not_mixed(metrics):
+    """Of two series that would have the same labels the second is left out, and a comment says so."""
+    metrics.collector.record_gauge("x", 1, {"a.b": "same"})
+    metrics.collector.record_gauge("x", 2, {"a_b": "same"})
+    metrics.collector.record_gauge("x", 3, {"a_b": "another"})
+    text = exposed(metrics)
+    assert samples(text) == {("x", ("a_b", "same")): 1, ("x", ("a_b", "another")): 3}
+    (comment,) = (line for line in text.splitlines() if "left out" in line)
+    assert comment == "# {'a_b': 'same'} of 'x' is left out: another series has its labels"
+
+
+class _Loud(float):
+    """A number of another library, which prints itself in its own way."""
+
+    def __repr__(self) -> str:
+        return f"Loud({float(self)})"
+
+
+def test_numbers_of_other_libraries_are_written_as_numbers():
+    """A kind of float that prints itself otherwise is still written as the number that it is."""
+    assert to_prometheus([value("x", _Loud(2.5))]).splitlines()[-1] == "x 2.5"
+    assert to_prometheus([value("x", _Loud("inf"))]).splitlines()[-1] == "x +Inf"

@@ -1,0 +1,332 @@
+"""Background work goes on until it is stopped, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from metrics_framework.runtime.background import Background
+
+PATIENCE = 20.0
+NEVER = 3_600.0
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+
+
+class Worker:
+    """Work that says when it was done, and what thread did it."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self.failures = failures
+        self.done = threading.Semaphore(0)
+        self.threads: list[threading.Thread] = []
+
+    def work(self) -> None:
+        """Fail as often as it is told to, then work."""
+        self.threads.append(threading.current_thread())
+        self.done.release()
+        if self.failures:
+            self.failures -= 1
+            raise OSError("out of order")
+
+    def wait(self, times: int = 1) -> None:
+        """Wait until it was called that often."""
+        for _ in range(times):
+            assert self.done.acquire(timeout=PATIENCE)
+
+
+@pytest.fixture
+def begin():
+    """Return a function that begins background work; it is stopped at the end of the test."""
+    begun = []
+
+    def begin(work: Callable[[], object], interval: float) -> Background:
+        begun.append(Background(work, interval, "test work"))
+        return begun[-1]
+
+    yield begin
+    for background in begun:
+        background.stop()
+
+
+def threads() -> list[threading.Thread]:
+    """Return the threads of the work of these tests."""
+    return [thread for thread in threading.enumerate() if thread.name == "metrics-test-work"]
+
+
+def ended(thread: threading.Thread) -> bool:
+    """Wait for a thread to end."""
+    thread.join(PATIENCE)
+    return not thread.is_alive()
+
+
+def in_a_child(work: Callable[[], object]) -> str:
+    """Return the text of what ``work`` returns in a forked child, which is ended where it does not end."""
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that there are threads is what is tested
+        child = os.fork()
+    if child == 0:
+        try:
+            try:
+                answer = str(work())
+            except BaseException as error:  # noqa: BLE001 - the parent sees it
+                answer = repr(error)
+            os.write(writing, answer.encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    ready, _, _ = select.select([reading], [], [], PATIENCE)
+    if not ready:
+        os.kill(child, signal.SIGKILL)
+    answer = os.read(reading, 1 << 16).decode()
+    os.close(reading)
+    os.waitpid(child, 0)
+    assert ready, "the child waits for ever"
+    return answer
+
+
+# -- starting and stopping -----------------------------------------------------------------------------------
+
+
+def test_work_is_done_at_once_and_at_every_interval(begin):
+    """The first call does not wait for the interval, the others follow."""
+    once, often = Worker(), Worker()
+    begin(once.work, NEVER)
+    once.wait()
+    begin(often.work, 0.001)
+    often.wait(10)
+    assert len(once.threads) == 1
+    assert {thread.name for thread in often.threads} == {"metrics-test-work"}
+
+
+def test_a_stop_waits_for_the_call_that_runs():
+    """After a stop nothing runs any more, also where it came in the middle of a call."""
+    working, go_on, finished = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        working.set()
+        go_on.wait(PATIENCE)
+        finished.set()
+
+    background = Background(work, NEVER, "test work")
+    assert working.wait(PATIENCE)
+    with ThreadPoolExecutor(1) as other:
+        stopping = other.submit(background.stop)
+        while not background.stopped:
+            time.sleep(0)
+        go_on.set()
+        stopping.result(PATIENCE)
+        assert finished.is_set()
+    assert threads() == []
+
+
+def test_many_threads_may_stop_at_once_and_again():
+    """Every stop returns when the thread has ended; one more does nothing."""
+    worker = Worker()
+    background = Background(worker.work, 0.001, "test work")
+    worker.wait(3)
+    with ThreadPoolExecutor(8) as others:
+        for stopping in [others.submit(background.stop) for _ in range(16)]:
+            stopping.result(PATIENCE)
+    background.stop()
+    assert threads() == []
+
+
+def test_the_work_may_stop_itself():
+    """A stop from within the work does not wait for itself, and no call follows."""
+    ready, calls = threading.Event(), []
+
+    def work() -> None:
+        ready.wait(PATIENCE)
+        background.stop()
+        background.stop()
+        calls.append(threading.current_thread())
+
+    background = Background(work, 0.001, "test work")
+    ready.set()
+    assert ended(background._thread)
+    assert len(calls) == 1
+
+
+def test_a_signal_handler_may_stop_it():
+    """A stop in a handler that interrupts a stop ends both."""
+    worker = Worker()
+    background = Background(worker.work, NEVER, "test work")
+    before = signal.signal(signal.SIGINT, lambda *_: background.stop())
+    try:
+        signal.raise_signal(signal.SIGINT)
+        background.stop()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert threads() == []
+
+
+def test_it_does_not_keep_the_interpreter_from_exiting():
+    """A program that never stops its background work ends all the same, also in the middle of a call."""
+    code = (
+        "import time\nfrom metrics_framework.runtime.background import Background\n"
+        "running = [Background(lambda: time.sleep(3600), 1, 'a'), Background(int, 3600, 'b')]\n"
+        "print('done')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+def test_the_thread_ends_with_the_object_that_it_works_for():
+    """A thread whose worker nobody uses any more ends at once, with an interval of an hour too."""
+    worker = Worker()
+    background = Background(worker.work, NEVER, "test work")
+    worker.wait()
+    worker.threads.clear()
+    del worker
+    gc.collect()
+    assert ended(background._thread)
+    assert background.stopped
+
+
+def test_a_plain_function_is_kept(begin):
+    """A function that only the background work knows goes on being called."""
+    worker = Worker()
+    begin(lambda: worker.work(), 0.001)
+    gc.collect()
+    worker.wait(5)
+
+
+# -- failures ------------------------------------------------------------------------------------------------
+
+
+def test_each_spell_of_failures_is_one_warning(begin, caplog):
+    """Work that fails goes on; it is warned of once, and again after it had worked in between."""
+    worker = Worker(failures=5)
+    begin(worker.work, 0.001)
+    worker.wait(10)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "test work failed" in caplog.text
+    assert "out of order" in caplog.text
+    worker.failures = 3
+    worker.wait(10)
+    assert len(caplog.records) == 2
+
+
+# -- forks ---------------------------------------------------------------------------------------------------
+
+
+@forks
+def test_it_goes_on_in_a_child(begin):
+    """A forked child has a thread of its own that does the work, and may stop it; so has a grandchild."""
+    worker = Worker()
+    background = begin(worker.work, 0.005)
+    worker.wait()
+
+    def child() -> object:
+        worker.done, worker.threads = threading.Semaphore(0), []
+        worker.wait(3)
+        below = in_a_child(child) if os.getppid() == parent else "and below"
+        background.stop()
+        return f"{len(set(worker.threads))} thread, {len(threads())} left, {below}"
+
+    parent = os.getpid()
+    assert in_a_child(child) == "1 thread, 0 left, 1 thread, 0 left, and below"
+    worker.threads.clear()
+    while worker.done.acquire(blocking=False):
+        pass
+    worker.wait(3)
+    assert set(worker.threads) == {background._thread}
+
+
+@forks
+def test_it_may_end_in_a_child():
+    """Work that is the parent's alone is stopped in a child and goes on in the parent."""
+    worker = Worker()
+    background = Background(worker.work, 0.005, "test work", in_child=False)
+    worker.wait()
+
+    def child() -> object:
+        worker.threads.clear()
+        time.sleep(0.3)
+        background.stop()
+        return background.stopped, threads(), worker.threads
+
+    assert in_a_child(child) == "(True, [], [])"
+    assert not background.stopped
+    worker.wait(3)
+    background.stop()
+
+
+@forks
+def test_what_was_stopped_stays_so_in_a_child():
+    """A child of a process whose work was stopped has no thread, and a stop there does nothing."""
+    worker = Worker()
+    background = Background(worker.work, NEVER, "test work")
+    background.stop()
+    worker.threads.clear()
+    assert (
+        in_a_child(lambda: [time.sleep(0.3), background.stop(), threads(), worker.threads][1:])
+        == "[None, [], []]"
+    )
+
+
+@forks
+def test_a_child_made_in_the_middle_of_a_call_does_not_wait_for_it(begin):
+    """The parent's thread may be anywhere at the fork: the child's begins anew and can be stopped."""
+    working, go_on = threading.Event(), threading.Event()
+
+    def work() -> None:
+        working.set()
+        go_on.wait(PATIENCE)
+
+    background = begin(work, NEVER)
+    assert working.wait(PATIENCE)
+
+    def child() -> object:
+        nonlocal working, go_on
+        working, go_on = threading.Event(), threading.Event()
+        go_on.set()
+        assert working.wait(PATIENCE)
+        return background.stop()
+
+    assert in_a_child(child) == "None"
+    go_on.set()
+
+
+@forks
+def test_work_that_forks_has_one_thread_in_its_child():
+    """The thread that forked is the child's only one: the work is not done twice there."""
+    calls, answers = [], []
+
+    def work() -> None:
+        calls.append(threading.current_thread())
+        if len(calls) == 1:
+            answers.append(in_a_child(lambda: (time.sleep(0.3), len(calls), threading.active_count())[1:]))
+            done.set()
+
+    done = threading.Event()
+    background = Background(work, NEVER, "test work")
+    assert done.wait(PATIENCE)
+    background.stop()
+    assert answers == ["(1, 1)"]
+
+
+@forks
+def test_it_does_not_keep_a_child_from_exiting():
+    """A child that runs to its end ends, though its thread would go on for ever."""
+    code = (
+        "import os, time\nfrom metrics_framework.runtime.background import Background\n"
+        "running = Background(int, 0.001, 'a')\n"
+        "child = os.fork()\n"
+        "if child:\n    print(os.waitpid(child, 0)[1])\nelse:\n    time.sleep(0.2)\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")

@@ -1,0 +1,1446 @@
+"""Measuring blocks and functions: what is recorded, and that the code measured behaves as if it were not."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import inspect
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from logging import DEBUG
+from typing import NamedTuple
+
+import pytest
+
+from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTimer, InMemoryTracker
+from metrics_adapters.null import NullAggregator, NullCollector, NullTimer, NullTracker
+from metrics_framework import MetricsSystem
+from metrics_framework.clock import ManualClock
+from metrics_framework.errors import InvalidInputError
+from metrics_framework.measure import Measurement, ProtocolMeter, StoreMeter, meter_of
+from metrics_framework.protocols import PerformanceTimer, SuccessFailureTracker
+from metrics_framework.recording import Store
+from metrics_framework.values import MetricType, MetricUnit, TimingResult
+
+WAIT = 0.03
+
+
+class Told(NamedTuple):
+    """What one series of an operation amounts to."""
+
+    timed: int
+    milliseconds: float
+    successes: int
+    failures: dict[str, int]
+
+
+@pytest.fixture
+def metrics(clock):
+    """Return a system on a clock that the test moves."""
+    return MetricsSystem(clock=clock)
+
+
+def told(metrics, operation="work", tags=None) -> Told:
+    """Return what was recorded of the series of an operation that carries exactly these tags."""
+    values = [
+        value
+        for value in metrics.aggregator.get_metrics_by_tag({})
+        if value.name == operation and value.tags == (tags or {})
+    ]
+    (timed,) = (value.metadata for value in values if value.metric_type is MetricType.TIMER)
+    (tracked,) = (value.metadata for value in values if value.metric_type is MetricType.RATE)
+    return Told(timed["count"], timed["sum"], tracked["successes"], tracked["failures"])
+
+
+def recorded(metrics) -> list[str]:
+    """Return the names of everything that was recorded."""
+    return [value.name for value in metrics.aggregator.get_metrics_by_tag({})]
+
+
+# -- real waits --------------------------------------------------------------------------------------------
+
+
+class Naps:
+    """Real waits, and how long each of them really was."""
+
+    def __init__(self) -> None:
+        self.milliseconds = 0.0
+
+    def take(self) -> None:
+        """Wait."""
+        began = time.perf_counter_ns()
+        time.sleep(WAIT)
+        self.milliseconds += (time.perf_counter_ns() - began) / 1e6
+
+    async def take_async(self) -> None:
+        """Wait while others may go on."""
+        began = time.perf_counter_ns()
+        await asyncio.sleep(WAIT)
+        self.milliseconds += (time.perf_counter_ns() - began) / 1e6
+
+
+def _block(measure, naps):
+    with measure("work"):
+        naps.take()
+
+
+def _async_block(measure, naps):
+    async def main():
+        async with measure("work"):
+            await naps.take_async()
+
+    asyncio.run(main())
+
+
+def _function(measure, naps):
+    @measure("work")
+    def work():
+        naps.take()
+
+    work()
+
+
+def _coroutine(measure, naps):
+    @measure("work")
+    async def work():
+        await naps.take_async()
+
+    asyncio.run(work())
+
+
+def _generator(measure, naps):
+    @measure("work")
+    def work():
+        yield 1
+        naps.take()
+        yield 2
+
+    assert list(work()) == [1, 2]
+
+
+def _async_generator(measure, naps):
+    @measure("work")
+    async def work():
+        yield 1
+        await naps.take_async()
+        yield 2
+
+    async def main():
+        assert [item async for item in work()] == [1, 2]
+
+    asyncio.run(main())
+
+
+def _handed_out(measure, naps):
+    @measure("work")
+    def work():
+        return naps.take_async()
+
+    asyncio.run(work())
+
+
+USES = [_block, _async_block, _function, _coroutine, _generator, _async_generator, _handed_out]
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("use", USES)
+def test_a_real_wait_is_within_the_duration(use):
+    """Whatever kind of code is measured, its duration is at least as long as it really waited."""
+    metrics, naps = MetricsSystem(), Naps()
+    began = time.perf_counter_ns()
+    use(metrics.measure, naps)
+    passed = (time.perf_counter_ns() - began) / 1e6
+    found = told(metrics)
+    assert 20 < naps.milliseconds <= found.milliseconds <= passed
+    assert (found.timed, found.successes, found.failures) == (1, 1, {})
+
+
+# -- blocks ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.smoke
+def test_a_block_is_timed_and_tracked(metrics, clock):
+    """One `with` feeds both the timer and the tracker, under the operation's name."""
+    with metrics.measure("work") as measurement:
+        assert isinstance(measurement, Measurement)
+        clock.advance(1.5)
+    assert told(metrics) == (1, 1500.0, 1, {})
+    assert metrics.timer.get_timing_stats("work")["max"] == 1500.0
+    assert metrics.tracker.get_success_rate("work") == 1.0
+    assert recorded(metrics) == ["work", "work"]
+
+
+def test_an_async_block_is_timed_and_tracked(metrics, clock):
+    """`async with` does the same as `with`."""
+
+    async def main():
+        async with metrics.measure("work", {"a": "1"}) as measurement:
+            await asyncio.sleep(0)
+            clock.advance(0.5)
+            measurement.tag("b", "2")
+
+    asyncio.run(main())
+    assert told(metrics, tags={"a": "1", "b": "2"}) == (1, 500.0, 1, {})
+
+
+def test_tags_that_change_during_a_block_change_nothing(metrics):
+    """A dict of tags is copied at the start, whether or not the series is known already."""
+    tags = {"a": "1"}
+    for _ in range(3):
+        with metrics.measure("work", tags):
+            tags["a"] = "2"
+        tags["a"] = "1"
+    assert told(metrics, tags={"a": "1"})[0] == 3
+    assert recorded(metrics) == ["work", "work"]
+
+
+@pytest.mark.parametrize("tags", [{"a": 1}, {"": "1"}, ["a"], "a"])
+def test_bad_tags_of_a_known_operation_are_checked_too(metrics, tags):
+    """A number as a tag's value is converted as ever, and everything else is refused at the start."""
+    for _ in range(2):
+        with metrics.measure("work", {"a": "1"}):
+            pass
+    if tags == {"a": 1}:
+        with metrics.measure("work", tags):
+            pass
+        assert told(metrics, tags={"a": "1"})[0] == 3
+    else:
+        with pytest.raises(InvalidInputError, match="tag"):
+            metrics.measure("work", tags)
+
+
+def test_nothing_is_recorded_before_the_end(metrics):
+    """A measurement that was not begun, or goes on, is in no answer yet."""
+    measurement = metrics.measure("work")
+    assert recorded(metrics) == []
+    with measurement:
+        assert recorded(metrics) == []
+    assert recorded(metrics) == ["work", "work"]
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), SystemExit(3), StopIteration(7)])
+def test_an_exception_goes_on_unchanged_and_is_counted(metrics, clock, error):
+    """What a block raises reaches the caller as the same object, and is a failure by the name of its type."""
+    cause = OSError()
+    error.__cause__ = cause
+    with pytest.raises(type(error)) as caught, metrics.measure("work"):  # noqa: PT012
+        clock.advance(0.25)
+        raise error
+    assert caught.value is error
+    assert error.__cause__ is cause
+    assert told(metrics) == (1, 250.0, 0, {type(error).__name__: 1})
+
+
+def test_the_traceback_leads_to_where_it_was_raised(metrics):
+    """A measured function does not hide the place of an error from who looks for it."""
+
+    @metrics.measure("work")
+    def work():
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no") as caught:
+        work()
+    assert caught.traceback[-1].name == "work"
+    assert caught.value.__context__ is None
+
+
+def test_an_async_blocks_exception_goes_on(metrics):
+    """`async with` lets an exception through as `with` does."""
+    error = LookupError()
+
+    async def main():
+        async with metrics.measure("work"):
+            raise error
+
+    with pytest.raises(LookupError) as caught:
+        asyncio.run(main())
+    assert caught.value is error
+    assert told(metrics).failures == {"LookupError": 1}
+
+
+def test_an_operation_can_end_badly_without_an_exception(metrics):
+    """Setting `error_type` makes it a failure of that type."""
+    with metrics.measure("work") as measurement:
+        measurement.error_type = "http_500"
+    assert told(metrics)[2:] == (0, {"http_500": 1})
+
+
+def test_an_exception_says_more_than_an_error_type(metrics):
+    """Where both are there, what was raised is counted."""
+    with pytest.raises(ValueError, match="no"), metrics.measure("work") as measurement:  # noqa: PT012
+        measurement.error_type = "http_500"
+        raise ValueError("no")
+    assert told(metrics).failures == {"ValueError": 1}
+
+
+# -- tags --------------------------------------------------------------------------------------------------
+
+
+def test_tags_keep_series_apart(metrics, clock):
+    """Durations and outcomes are kept by tags, and the operation as a whole holds all of them."""
+    for table, seconds in (("users", 1), ("users", 1), ("orders", 4)):
+        with metrics.measure("work", tags={"table": table}):
+            clock.advance(seconds)
+    assert told(metrics, tags={"table": "users"}) == (2, 2000.0, 2, {})
+    assert told(metrics, tags={"table": "orders"}) == (1, 4000.0, 1, {})
+    assert metrics.timer.get_timing_stats("work")["sum"] == 6000.0
+
+
+def test_a_tag_may_come_before_the_end(metrics):
+    """What is known in the course of the work becomes a tag, and a tag of the same name is changed."""
+    with metrics.measure("work", {"a": "1"}) as measurement:
+        measurement.tag("b", "2")
+        measurement.tag("a", "3")
+    assert told(metrics, tags={"a": "3", "b": "2"}) == (1, 0.0, 1, {})
+    assert recorded(metrics) == ["work", "work"]
+
+
+def test_a_failure_has_its_tags_too(metrics):
+    """Tags that were added before an exception are the failure's."""
+    with pytest.raises(ValueError, match="no"), metrics.measure("work") as measurement:  # noqa: PT012
+        measurement.tag("status", "500")
+        raise ValueError("no")
+    assert told(metrics, tags={"status": "500"}) == (1, 0.0, 0, {"ValueError": 1})
+    (failure,) = metrics.tracker.recent_failures("work")
+    assert failure.metadata == {"status": "500"}
+
+
+def test_the_callers_tags_stay_theirs(metrics):
+    """Neither does a measurement change the mapping it is given, nor does a later change reach it."""
+    tags = {"a": "1"}
+    with metrics.measure("work", tags) as measurement:
+        measurement.tag("b", "2")
+        assert tags == {"a": "1"}
+        tags["a"] = "changed"
+    assert told(metrics, tags={"a": "1", "b": "2"}).timed == 1
+
+
+def test_values_of_tags_become_strings(metrics):
+    """A value that is no string is converted, as everywhere."""
+    with metrics.measure("work", {"status": 200}) as measurement:
+        measurement.tag("retry", 1)
+    assert told(metrics, tags={"status": "200", "retry": "1"}).timed == 1
+
+
+@pytest.mark.parametrize("name", ["", None, 3, b"work", ["work"]])
+def test_a_bad_name_is_said_at_measure(metrics, name):
+    """A bad operation name is an error where it stands, quoted, before any work."""
+    with pytest.raises(InvalidInputError, match="operation name") as caught:
+        metrics.measure(name)
+    assert repr(name) in str(caught.value)
+
+
+@pytest.mark.parametrize("tags", ["a=1", [("a", "1")], {"": "1"}, {3: "1"}, 7])
+def test_bad_tags_are_said_at_measure(metrics, tags):
+    """Bad tags are an error where they stand, before any work, also in a store that only counts them."""
+    with pytest.raises(InvalidInputError, match="tag"):
+        metrics.measure("work", tags)
+    lenient = MetricsSystem(collector=InMemoryCollector(Store(on_error="log")))
+    with pytest.raises(InvalidInputError, match="tag"):
+        lenient.measure("work", tags)
+
+
+def test_a_bad_tag_is_said_at_tag(metrics):
+    """A tag that breaks a rule is an error at `tag`, and the measurement goes on with those it had."""
+    with (
+        metrics.measure("work", {"a": "1"}) as measurement,
+        pytest.raises(InvalidInputError, match="tag name"),
+    ):
+        measurement.tag("", "2")
+    assert told(metrics, tags={"a": "1"}) == (1, 0.0, 1, {})
+
+
+# -- one measurement, several uses -------------------------------------------------------------------------
+
+
+def test_a_measurement_can_be_used_again(metrics, clock):
+    """One after the other, each use is its own: it begins with the given tags, no time and no error."""
+    measurement = metrics.measure("work", {"a": "1"})
+    with measurement:
+        clock.advance(1)
+        measurement.tag("b", "2")
+        measurement.error_type = "broken"
+    clock.advance(10)
+    with measurement:
+        clock.advance(2)
+    assert told(metrics, tags={"a": "1", "b": "2"}) == (1, 1000.0, 0, {"broken": 1})
+    assert told(metrics, tags={"a": "1"}) == (1, 2000.0, 1, {})
+
+
+def test_a_measurement_can_be_used_again_after_an_exception(metrics, clock):
+    """A use that failed leaves nothing behind for the next one."""
+    measurement = metrics.measure("work")
+    with pytest.raises(ValueError, match="no"), measurement:  # noqa: PT012
+        clock.advance(1)
+        raise ValueError("no")
+    with measurement:
+        clock.advance(2)
+    assert told(metrics) == (2, 3000.0, 1, {"ValueError": 1})
+
+
+def test_a_running_measurement_cannot_be_used(metrics, clock):
+    """A use within a use is a RuntimeError that says what to do, and the outer one still ends well."""
+    measurement = metrics.measure("work", {"a": "1"})
+    with measurement:
+        clock.advance(1)
+        measurement.tag("b", "2")
+        with pytest.raises(RuntimeError, match=r"'work' is running already; call measure\(\) for each use"):
+            measurement.__enter__()
+    assert told(metrics, tags={"a": "1", "b": "2"}) == (1, 1000.0, 1, {})
+
+
+def test_a_running_async_measurement_cannot_be_used(metrics):
+    """Two tasks that share one measurement at the same time are told so."""
+    measurement = metrics.measure("work")
+
+    async def use():
+        async with measurement:
+            await asyncio.sleep(0)
+
+    async def main():
+        return await asyncio.gather(use(), use(), return_exceptions=True)
+
+    first, second = asyncio.run(main())
+    assert first is None
+    assert isinstance(second, RuntimeError)
+    assert told(metrics)[2:] == (1, {})
+
+
+def test_measurements_can_be_nested(metrics, clock):
+    """Measurements of their own may lie within each other, also of the same operation."""
+    with metrics.measure("work"):
+        clock.advance(1)
+        with metrics.measure("work"):
+            clock.advance(2)
+    assert told(metrics) == (2, 5000.0, 2, {})
+
+
+def test_one_measurement_decorates_several_functions(metrics, clock):
+    """A decorator may be kept and used for more than one function; all go by its operation and tags."""
+    measured = metrics.measure("work", {"a": "1"})
+
+    @measured
+    def first():
+        clock.advance(1)
+
+    @measured
+    def second():
+        first()
+        clock.advance(1)
+
+    second()
+    assert told(metrics, tags={"a": "1"}) == (2, 3000.0, 2, {})
+
+
+# -- functions ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.smoke
+def test_a_function_is_measured_at_each_call(metrics, clock):
+    """Arguments and result pass through, and each call is one record."""
+
+    @metrics.measure("work", {"a": "1"})
+    def work(seconds, /, *more, factor=1):
+        clock.advance(seconds)
+        return (more, factor)
+
+    assert work(1) == ((), 1)
+    assert work(2, "x", factor=3) == (("x",), 3)
+    assert told(metrics, tags={"a": "1"}) == (2, 3000.0, 2, {})
+
+
+def test_a_functions_exception_goes_on(metrics, clock):
+    """What a function raises reaches its caller as the same object and is counted."""
+    error = ZeroDivisionError()
+
+    @metrics.measure("work")
+    def work():
+        clock.advance(1)
+        raise error
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        work()
+    assert caught.value is error
+    assert told(metrics) == (1, 1000.0, 0, {"ZeroDivisionError": 1})
+
+
+def test_a_function_may_call_itself(metrics, clock):
+    """Recursion is no use of a running measurement: each call has its own."""
+
+    @metrics.measure("work")
+    def work(depth):
+        clock.advance(1)
+        return depth and work(depth - 1) + 1
+
+    assert work(3) == 3
+    assert told(metrics) == (4, 10_000.0, 4, {})
+
+
+def test_a_decorated_function_looks_like_itself(metrics):
+    """Name, docstring, module, signature and the function itself are there as they were."""
+
+    def work(a: int, *, b: str = "x") -> None:
+        """Work."""
+
+    measured = metrics.measure("other")(work)
+    assert (measured.__name__, measured.__doc__, measured.__module__) == ("work", "Work.", __name__)
+    assert measured.__qualname__ == work.__qualname__
+    assert measured.__wrapped__ is work
+    assert inspect.signature(measured) == inspect.signature(work)
+
+
+def test_the_kind_of_a_function_stays(metrics):
+    """Frameworks that ask what kind a function is get the same answer as without the decorator."""
+
+    def function():
+        pass
+
+    async def coroutine():
+        pass
+
+    def generator():
+        yield
+
+    async def async_generator():
+        yield
+
+    asks = [inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction]
+    for each in (function, coroutine, generator, async_generator):
+        measured = metrics.measure("work")(each)
+        assert [ask(measured) for ask in asks] == [ask(each) for ask in asks]
+        assert measured.__wrapped__ is each
+        assert measured.__name__ == each.__name__
+
+
+def test_methods_of_each_kind_are_measured(metrics, clock):
+    """A method gets its object, a class method its class, a static method neither."""
+
+    class Service:
+        @metrics.measure("work")
+        def method(self, seconds):
+            clock.advance(seconds)
+            return self
+
+        @classmethod
+        @metrics.measure("work")
+        def of_the_class(cls, seconds):
+            clock.advance(seconds)
+            return cls
+
+        @staticmethod
+        @metrics.measure("work")
+        def alone(seconds):
+            clock.advance(seconds)
+            return seconds
+
+        @property
+        @metrics.measure("work")
+        def attribute(self):
+            clock.advance(8)
+            return self
+
+    service = Service()
+    assert service.method(1) is service
+    assert service.of_the_class(2) is Service.of_the_class(2) is Service
+    assert service.alone(4) == Service.alone(4) == 4
+    assert service.attribute is service
+    assert told(metrics) == (6, 21_000.0, 6, {})
+
+
+def test_methods_may_be_coroutines_and_generators(metrics, clock):
+    """The kinds of function are told apart in classes too."""
+
+    class Service:
+        @metrics.measure("work")
+        async def load(self):
+            clock.advance(1)
+            return self
+
+        @metrics.measure("work")
+        def items(self):
+            clock.advance(2)
+            yield self
+
+        @classmethod
+        @metrics.measure("work")
+        async def pages(cls):
+            clock.advance(4)
+            yield cls
+
+    service = Service()
+
+    async def main():
+        return [await service.load(), *service.items(), *[page async for page in service.pages()]]
+
+    assert asyncio.run(main()) == [service, service, Service]
+    assert told(metrics) == (3, 7000.0, 3, {})
+
+
+def test_any_callable_can_be_measured(metrics, clock):
+    """Lambdas, built-ins, partials and objects that are called need not be functions."""
+
+    class Called:
+        async def __call__(self, seconds):
+            clock.advance(seconds)
+            return seconds
+
+    measure = metrics.measure("work")
+    assert measure(lambda: clock.advance(1))() is None
+    assert measure(len)("abc") == 3
+    assert measure(functools.partial(clock.advance, 2))() is None
+    assert asyncio.run(measure(Called())(4)) == 4
+    assert asyncio.run(measure(functools.partial(Called().__call__, 8))()) == 8
+    assert told(metrics) == (5, 15_000.0, 5, {})
+
+
+def test_a_measured_context_manager_works(metrics, clock):
+    """Below `contextmanager` the body of its user is left out, as it is its consumer."""
+
+    @contextmanager
+    @metrics.measure("work")
+    def opened():
+        clock.advance(1)
+        try:
+            yield "it"
+        finally:
+            clock.advance(2)
+
+    with opened() as it:
+        clock.advance(100)
+    assert it == "it"
+    with pytest.raises(ValueError, match="no"), opened():
+        raise ValueError("no")
+    assert told(metrics) == (2, 6000.0, 1, {"ValueError": 1})
+
+
+# -- coroutines --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.smoke
+def test_a_coroutine_is_measured_until_it_returns(metrics, clock):
+    """What counts is the time from its first step to its end, with what it awaits, not its making."""
+
+    @metrics.measure("work")
+    async def work(seconds, *, more=0):
+        clock.advance(seconds)
+        await asyncio.sleep(0)
+        clock.advance(more)
+        return "done"
+
+    async def main():
+        coroutine = work(1, more=2)
+        clock.advance(100)
+        return await coroutine
+
+    assert asyncio.run(main()) == "done"
+    assert told(metrics) == (1, 3000.0, 1, {})
+
+
+def test_a_coroutines_exception_goes_on(metrics):
+    """What a coroutine raises reaches who awaits it as the same object and is counted."""
+    error = ConnectionError()
+
+    @metrics.measure("work")
+    async def work():
+        await asyncio.sleep(0)
+        raise error
+
+    with pytest.raises(ConnectionError) as caught:
+        asyncio.run(work())
+    assert caught.value is error
+    assert told(metrics)[2:] == (0, {"ConnectionError": 1})
+
+
+def test_a_handed_out_coroutine_is_measured_until_it_was_awaited(metrics, clock):
+    """A plain function that returns a coroutine is measured from its call to the coroutine's end, once."""
+
+    async def inner():
+        await asyncio.sleep(0)
+        clock.advance(4)
+        return "done"
+
+    @metrics.measure("work")
+    def work():
+        clock.advance(1)
+        return inner()
+
+    async def main():
+        coroutine = work()
+        assert recorded(metrics) == []
+        return await coroutine
+
+    assert asyncio.run(main()) == "done"
+    assert told(metrics) == (1, 5000.0, 1, {})
+
+
+def test_a_handed_out_coroutines_exception_goes_on(metrics):
+    """A plain function fails as its coroutine does, or as itself where it makes none."""
+
+    async def inner():
+        raise ConnectionError
+
+    @metrics.measure("work")
+    def work(coroutine):
+        if not coroutine:
+            raise LookupError
+        return inner()
+
+    with pytest.raises(ConnectionError):
+        asyncio.run(work(True))
+    with pytest.raises(LookupError):
+        work(False)
+    assert told(metrics)[2:] == (0, {"ConnectionError": 1, "LookupError": 1})
+
+
+def _cancelled_coroutine(metrics, started):
+    @metrics.measure("work")
+    async def work():
+        started.set()
+        await asyncio.sleep(60)
+
+    return work()
+
+
+async def _cancelled_block(metrics, started):
+    async with metrics.measure("work"):
+        started.set()
+        await asyncio.sleep(60)
+
+
+async def _cancelled_generator(metrics, started):
+    @metrics.measure("work")
+    async def work():
+        yield
+        started.set()
+        await asyncio.sleep(60)
+
+    async for _ in work():
+        pass
+
+
+def _cancelled_handed_out(metrics, started):
+    @metrics.measure("work")
+    def work():
+        return _cancelled_inner(started)
+
+    return work()
+
+
+async def _cancelled_inner(started):
+    started.set()
+    await asyncio.sleep(60)
+
+
+@pytest.mark.parametrize(
+    "begin", [_cancelled_coroutine, _cancelled_block, _cancelled_generator, _cancelled_handed_out]
+)
+def test_cancellation_is_a_failure_of_its_own_type(metrics, begin):
+    """A task that is cancelled in measured work stays cancelled, and is counted as `CancelledError`."""
+
+    async def main():
+        started = asyncio.Event()
+        task = asyncio.ensure_future(begin(metrics, started))
+        await started.wait()
+        task.cancel()
+        await asyncio.wait([task])
+        return task.cancelled()
+
+    assert asyncio.run(main())
+    assert told(metrics)[2:] == (0, {"CancelledError": 1})
+
+
+def test_a_coroutine_may_run_many_times_at_once(metrics, clock):
+    """Fifty calls of one measured coroutine at the same time are fifty records, each with its own outcome."""
+    running = 0
+
+    @metrics.measure("work")
+    async def work(number):
+        nonlocal running
+        running += 1
+        while running < 50:
+            await asyncio.sleep(0)
+        if number % 5 == 0:
+            raise ValueError(number)
+        return number
+
+    async def main():
+        return await asyncio.gather(*(work(number) for number in range(50)), return_exceptions=True)
+
+    results = asyncio.run(main())
+    assert [result for result in results if isinstance(result, int)] == [n for n in range(50) if n % 5]
+    assert told(metrics) == (50, 0.0, 40, {"ValueError": 10})
+
+
+def test_a_function_may_run_in_many_threads_at_once(metrics):
+    """Eight threads in one measured function lose no call and mix no outcomes up."""
+    barrier = threading.Barrier(8)
+
+    @metrics.measure("work")
+    def work(number):
+        if number % 4 == 0:
+            raise LookupError
+        return number
+
+    def calls(_):
+        barrier.wait()
+        failed = 0
+        for number in range(500):
+            try:
+                assert work(number) == number
+            except LookupError:
+                failed += 1
+        return failed
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(calls, range(8))) == [125] * 8
+    found = told(metrics)
+    assert (found.timed, found.successes, found.failures) == (4000, 3000, {"LookupError": 1000})
+
+
+# -- generators --------------------------------------------------------------------------------------------
+
+
+def test_a_generators_consumer_is_left_out(metrics, clock):
+    """Only the generator's own time counts, all of its steps together, as one record at its end."""
+
+    @metrics.measure("work")
+    def work(last):
+        clock.advance(1)
+        yield 1
+        clock.advance(2)
+        yield 2
+        clock.advance(last)
+
+    items = []
+    for item in work(4):
+        items.append(item)
+        assert recorded(metrics) == []
+        clock.advance(100)
+    assert items == [1, 2]
+    assert told(metrics) == (1, 7000.0, 1, {})
+
+
+def test_an_async_generators_consumer_is_left_out(metrics, clock):
+    """An async generator is measured in its own steps, with what it awaits in them."""
+
+    @metrics.measure("work")
+    async def work(last):
+        clock.advance(1)
+        yield 1
+        await asyncio.sleep(0)
+        clock.advance(2)
+        yield 2
+        clock.advance(last)
+
+    async def main():
+        items = []
+        async for item in work(4):
+            items.append(item)
+            assert recorded(metrics) == []
+            clock.advance(100)
+        return items
+
+    assert asyncio.run(main()) == [1, 2]
+    assert told(metrics) == (1, 7000.0, 1, {})
+
+
+def test_a_generator_is_spoken_with_as_if_not_measured(metrics, clock):
+    """What is sent and thrown in arrives, what comes out and is returned goes out."""
+
+    @metrics.measure("work")
+    def work():
+        got = yield "first"
+        try:
+            yield ("sent", got)
+        except KeyError as error:
+            thrown = error
+        clock.advance(1)
+        got = yield ("thrown", thrown)
+        return ("returned", got)
+
+    error = KeyError("k")
+    generator = work()
+    assert next(generator) == "first"
+    assert generator.send(5) == ("sent", 5)
+    assert generator.throw(error) == ("thrown", error)
+    with pytest.raises(StopIteration) as stop:
+        generator.send(None)
+    assert stop.value.value == ("returned", None)
+    with pytest.raises(StopIteration):
+        next(generator)
+    assert told(metrics) == (1, 1000.0, 1, {})
+
+
+def test_yield_from_a_measured_generator(metrics):
+    """`yield from` passes values both ways and gets the returned one."""
+
+    @metrics.measure("work")
+    def work():
+        return (yield 1) + (yield 2)
+
+    def outer():
+        return (yield from work())
+
+    generator = outer()
+    assert [next(generator), generator.send(10)] == [1, 2]
+    with pytest.raises(StopIteration) as stop:
+        generator.send(20)
+    assert stop.value.value == 30
+    assert told(metrics).successes == 1
+
+
+def test_an_async_generator_is_spoken_with_as_if_not_measured(metrics):
+    """What goes in by `asend` and `athrow` arrives, and what it yields comes out."""
+
+    @metrics.measure("work")
+    async def work():
+        got = yield "first"
+        try:
+            yield ("sent", got)
+        except KeyError as error:
+            thrown = error
+        yield ("thrown", thrown)
+
+    error = KeyError("k")
+
+    async def main():
+        generator = work()
+        assert await anext(generator) == "first"
+        assert await generator.asend(5) == ("sent", 5)
+        assert await generator.athrow(error) == ("thrown", error)
+        with pytest.raises(StopAsyncIteration):
+            await anext(generator)
+        with pytest.raises(StopAsyncIteration):
+            await anext(generator)
+
+    asyncio.run(main())
+    assert told(metrics)[2:] == (1, {})
+
+
+def test_who_stops_asking_does_not_make_a_generator_fail(metrics, clock):
+    """Closing early is a success; the generator cleans up, within its time."""
+    closed = []
+
+    @metrics.measure("work")
+    def work():
+        try:
+            while True:
+                clock.advance(1)
+                yield
+        finally:
+            clock.advance(2)
+            closed.append(True)
+
+    generator = work()
+    next(generator)
+    clock.advance(100)
+    assert generator.close() is None
+    assert closed == [True]
+    generator.close()
+    assert told(metrics) == (1, 3000.0, 1, {})
+
+
+def test_a_generator_that_is_forgotten_is_closed(metrics):
+    """A loop that is left with `break` ends the generator and records it as a success."""
+    closed = []
+
+    @metrics.measure("work")
+    def work():
+        try:
+            yield 1
+            yield 2
+        finally:
+            closed.append(True)
+
+    for _ in work():
+        break
+    gc.collect()
+    assert closed == [True]
+    assert told(metrics)[2:] == (1, {})
+
+
+def test_who_stops_asking_does_not_make_an_async_generator_fail(metrics, clock):
+    """`aclose` before the end is a success; the generator may await while it cleans up."""
+    closed = []
+
+    @metrics.measure("work")
+    async def work():
+        try:
+            while True:
+                clock.advance(1)
+                yield
+        finally:
+            await asyncio.sleep(0)
+            clock.advance(2)
+            closed.append(True)
+
+    async def main():
+        generator = work()
+        await anext(generator)
+        clock.advance(100)
+        await generator.aclose()
+        assert closed == [True]
+        await generator.aclose()
+
+    asyncio.run(main())
+    assert told(metrics) == (1, 3000.0, 1, {})
+
+
+def test_an_async_generator_that_is_forgotten_is_closed(metrics):
+    """Where `break` leaves a loop, the event loop closes the generator soon, which is a success."""
+    closed = []
+
+    @metrics.measure("work")
+    async def work():
+        try:
+            yield 1
+            yield 2
+        finally:
+            closed.append(True)
+
+    async def main():
+        async for _ in work():
+            break
+        gc.collect()
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert closed == [True]
+    assert told(metrics)[2:] == (1, {})
+
+
+def test_what_the_consumer_throws_is_seen_by_the_generator(metrics):
+    """An exception that the generator does not handle comes back as the same object and is its failure."""
+    seen = []
+
+    @metrics.measure("work")
+    def work():
+        try:
+            yield
+        except ValueError as error:
+            seen.append(error)
+            raise
+
+    error = ValueError("no")
+    generator = work()
+    next(generator)
+    with pytest.raises(ValueError, match="no") as caught:
+        generator.throw(error)
+    assert caught.value is error
+    assert seen == [error]
+    assert told(metrics)[2:] == (0, {"ValueError": 1})
+
+
+def test_what_the_consumer_throws_is_seen_by_the_async_generator(metrics):
+    """An exception by `athrow` that is not handled comes back as the same object and is a failure."""
+    seen = []
+
+    @metrics.measure("work")
+    async def work():
+        try:
+            yield
+        except ValueError as error:
+            seen.append(error)
+            raise
+
+    error = ValueError("no")
+
+    async def main():
+        generator = work()
+        await anext(generator)
+        with pytest.raises(ValueError, match="no") as caught:
+            await generator.athrow(error)
+        assert caught.value is error
+
+    asyncio.run(main())
+    assert seen == [error]
+    assert told(metrics)[2:] == (0, {"ValueError": 1})
+
+
+def test_a_generator_may_end_at_what_is_thrown(metrics):
+    """A generator that takes an exception as its sign to return succeeds, and its value goes out."""
+
+    @metrics.measure("work")
+    def work():
+        try:
+            yield
+        except ValueError:
+            return "enough"
+
+    generator = work()
+    next(generator)
+    with pytest.raises(StopIteration) as stop:
+        generator.throw(ValueError)
+    assert stop.value.value == "enough"
+    assert told(metrics)[2:] == (1, {})
+
+
+def test_a_generators_own_exception_goes_on(metrics, clock):
+    """What a generator raises between its items reaches its consumer, after the items before it."""
+    error = EOFError()
+
+    @metrics.measure("work")
+    def work():
+        yield 1
+        clock.advance(1)
+        raise error
+
+    generator = work()
+    assert next(generator) == 1
+    with pytest.raises(EOFError) as caught:
+        next(generator)
+    assert caught.value is error
+    assert told(metrics) == (1, 1000.0, 0, {"EOFError": 1})
+
+
+def test_an_async_generators_own_exception_goes_on(metrics):
+    """What an async generator raises between its items reaches its consumer as the same object."""
+    error = EOFError()
+
+    @metrics.measure("work")
+    async def work():
+        yield 1
+        raise error
+
+    async def main():
+        generator = work()
+        assert await anext(generator) == 1
+        with pytest.raises(EOFError) as caught:
+            await anext(generator)
+        assert caught.value is error
+
+    asyncio.run(main())
+    assert told(metrics)[2:] == (0, {"EOFError": 1})
+
+
+def test_an_error_at_the_clean_up_is_a_failure(metrics):
+    """A generator whose own `finally` raises when it is closed has failed, and says so to who closes it."""
+
+    @metrics.measure("work")
+    def work():
+        try:
+            yield
+        finally:
+            raise EOFError
+
+    @metrics.measure("work")
+    async def work_async():
+        try:
+            yield
+        finally:
+            raise LookupError
+
+    async def main():
+        generator = work_async()
+        await anext(generator)
+        with pytest.raises(LookupError):
+            await generator.aclose()
+
+    generator = work()
+    next(generator)
+    with pytest.raises(EOFError):
+        generator.close()
+    asyncio.run(main())
+    assert told(metrics)[2:] == (0, {"EOFError": 1, "LookupError": 1})
+
+
+def test_a_generator_that_will_not_close_is_an_error(metrics):
+    """Yielding again while it is closed is Python's `RuntimeError`, measured or not, and a failure."""
+
+    @metrics.measure("work")
+    def work():
+        while True:
+            try:
+                yield
+            except GeneratorExit:
+                yield
+                return
+
+    generator = work()
+    next(generator)
+    with pytest.raises(RuntimeError, match="ignored GeneratorExit"):
+        generator.close()
+    assert told(metrics)[2:] == (0, {"RuntimeError": 1})
+
+
+def test_a_generator_that_was_never_started_records_nothing(metrics):
+    """As its body never ran, there is nothing to record."""
+
+    @metrics.measure("work")
+    def work():
+        yield
+
+    @metrics.measure("work")
+    async def work_async():
+        yield
+
+    work()
+    work().close()
+    asyncio.run(work_async().aclose())
+    with pytest.raises(ValueError, match="no"):
+        work().throw(ValueError("no"))
+    gc.collect()
+    assert recorded(metrics) == []
+
+
+def test_generators_run_side_by_side(metrics, clock):
+    """Two generators of one function that take turns have their own times."""
+
+    @metrics.measure("work")
+    def work(seconds):
+        for _ in range(2):
+            clock.advance(seconds)
+            yield seconds
+
+    assert list(zip(work(1), work(10), strict=True)) == [(1, 10), (1, 10)]
+    assert told(metrics) == (2, 22_000.0, 2, {})
+    assert metrics.timer.get_timing_stats("work")["min"] == 2000.0
+
+
+def test_a_generators_bad_arguments_are_said_at_its_start(metrics):
+    """Wrong arguments are Python's `TypeError`, counted like any other."""
+
+    @metrics.measure("work")
+    def work(a):
+        yield a
+
+    with pytest.raises(TypeError, match="missing 1 required positional argument"):
+        next(work())
+    assert told(metrics).failures == {"TypeError": 1}
+
+
+# -- parts of somebody else's ------------------------------------------------------------------------------
+
+
+class ForeignTimer:
+    """A timer that only writes down what it is asked."""
+
+    def __init__(self) -> None:
+        self.calls = []
+
+    def start_timer(self, operation_name, metadata=None):
+        """Write it down."""
+        self.calls.append(("start", operation_name, metadata))
+        return f"id {len(self.calls)}"
+
+    def stop_timer(self, timer_id, success=True):
+        """Write it down."""
+        self.calls.append(("stop", timer_id, success))
+        now = datetime.now(tz=UTC)
+        return TimingResult("work", 1.0, MetricUnit.MILLISECONDS, now, now, success, {})
+
+    def time_operation(self, operation_name, operation, metadata=None):
+        """Is not asked."""
+        raise NotImplementedError
+
+    def get_timing_stats(self, operation_name):
+        """Is not asked."""
+        raise NotImplementedError
+
+
+class ForeignTracker:
+    """A tracker that only writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.calls = []
+
+    def record_success(self, operation, metadata=None):
+        """Write it down."""
+        self.calls.append(("success", operation, metadata))
+
+    def record_failure(self, operation, error_type, metadata=None):
+        """Write it down."""
+        self.calls.append(("failure", operation, error_type, metadata))
+
+    def get_success_rate(self, operation, time_window=None):
+        """Is not asked."""
+        raise NotImplementedError
+
+    def get_failure_breakdown(self, operation, time_window=None):
+        """Is not asked."""
+        raise NotImplementedError
+
+
+@pytest.fixture
+def foreign():
+    """Return a system whose timer and tracker know nothing of the library."""
+    timer, tracker = ForeignTimer(), ForeignTracker()
+    assert isinstance(timer, PerformanceTimer)
+    assert isinstance(tracker, SuccessFailureTracker)
+    return MetricsSystem(timer=timer, tracker=tracker)
+
+
+def test_a_foreign_timer_and_tracker_are_asked_once_each(foreign):
+    """A success starts and stops the timer and is told to the tracker, with the tags as metadata."""
+    with foreign.measure("work", {"a": "1"}) as measurement:
+        assert foreign.timer.calls == [("start", "work", {"a": "1"})]
+        assert foreign.tracker.calls == []
+        measurement.tag("b", "2")
+    assert foreign.timer.calls[1:] == [("stop", "id 1", True)]
+    assert foreign.tracker.calls == [("success", "work", {"a": "1", "b": "2"})]
+
+
+def test_a_foreign_timer_and_tracker_hear_of_failures(foreign):
+    """An exception, and an error type that was set, stop the timer as a failure and are told by type."""
+    with pytest.raises(ValueError, match="no"), foreign.measure("work", {"a": "1"}):
+        raise ValueError("no")
+    with foreign.measure("work") as measurement:
+        measurement.error_type = "http_500"
+    assert foreign.timer.calls == [
+        ("start", "work", {"a": "1"}),
+        ("stop", "id 1", False),
+        ("start", "work", {}),
+        ("stop", "id 3", False),
+    ]
+    assert foreign.tracker.calls == [
+        ("failure", "work", "ValueError", {"a": "1"}),
+        ("failure", "work", "http_500", {}),
+    ]
+
+
+@pytest.mark.parametrize("use", USES)
+def test_every_kind_of_code_asks_foreign_parts_once(foreign, use):
+    """Blocks, functions, coroutines and generators are one start, one stop and one outcome."""
+    use(foreign.measure, Naps())
+    assert [call[0] for call in foreign.timer.calls] == ["start", "stop"]
+    assert foreign.timer.calls[1] == ("stop", "id 1", True)
+    assert foreign.tracker.calls == [("success", "work", {})]
+
+
+def test_foreign_parts_are_measured_by_the_systems_clock():
+    """The clock that the system was given is read, once at the start and once at the end."""
+
+    class Watched(ManualClock):
+        readings = 0
+
+        def monotonic_ns(self):
+            self.readings += 1
+            return super().monotonic_ns()
+
+    clock = Watched()
+    metrics = MetricsSystem(
+        collector=NullCollector(),
+        timer=ForeignTimer(),
+        tracker=ForeignTracker(),
+        aggregator=NullAggregator(),
+        clock=clock,
+    )
+    before = clock.readings
+    with metrics.measure("work"):
+        assert clock.readings == before + 1
+    assert clock.readings == before + 2
+
+
+def test_a_generator_never_started_asks_no_foreign_part(foreign):
+    """Where nothing runs no foreign timer is left running."""
+
+    @foreign.measure("work")
+    def work():
+        yield
+
+    work().close()
+    assert foreign.timer.calls == foreign.tracker.calls == []
+
+
+def test_foreign_parts_cannot_change_the_tags(foreign):
+    """A timer that keeps and changes its metadata does so to its own copy."""
+    with foreign.measure("work", {"a": "1"}):
+        foreign.timer.calls[0][2]["a"] = "changed"
+    assert foreign.tracker.calls == [("success", "work", {"a": "1"})]
+
+
+def test_bad_input_never_reaches_foreign_parts(foreign):
+    """The rules of names and tags are the same whatever the parts are."""
+    with pytest.raises(InvalidInputError):
+        foreign.measure("")
+    with pytest.raises(InvalidInputError):
+        foreign.measure("work", {"": "1"})
+    assert foreign.timer.calls == foreign.tracker.calls == []
+
+
+def test_parts_on_one_store_take_tags_as_series(clock):
+    """Our own timer and tracker, where they share a store, keep durations and outcomes by tags."""
+    store = Store(clock)
+    timer, tracker = InMemoryTimer(store), InMemoryTracker(store)
+    assert isinstance(meter_of(timer, tracker, clock), StoreMeter)
+    metrics = MetricsSystem(timer=timer, tracker=tracker)
+    with metrics.measure("work", {"a": "1"}):
+        clock.advance(1)
+    assert told(metrics, tags={"a": "1"}) == (1, 1000.0, 1, {})
+    assert InMemoryAggregator(store).get_metrics_by_tag({"a": "1"}) != []
+
+
+def test_one_part_on_a_store_and_one_elsewhere(clock):
+    """Our timer beside a foreign tracker, or the other way round, are both told."""
+    store = Store(clock)
+    tracker, timer = ForeignTracker(), ForeignTimer()
+    assert isinstance(meter_of(InMemoryTimer(store), tracker, clock), ProtocolMeter)
+    assert isinstance(meter_of(timer, InMemoryTracker(store), clock), ProtocolMeter)
+    assert isinstance(meter_of(InMemoryTimer(), InMemoryTracker(), clock), ProtocolMeter)
+    with MetricsSystem(timer=InMemoryTimer(store), tracker=tracker).measure("work"):
+        clock.advance(2)
+    assert InMemoryTimer(store).get_timing_stats("work")["sum"] == 2000.0
+    assert tracker.calls == [("success", "work", {})]
+    with MetricsSystem(timer=timer, tracker=InMemoryTracker(store)).measure("work"):
+        pass
+    assert InMemoryTracker(store).get_success_rate("work") == 1.0
+    assert [call[0] for call in timer.calls] == ["start", "stop"]
+
+
+def test_parts_that_keep_nothing_can_be_asked_to_measure():
+    """With a timer and a tracker that drop everything, blocks and functions run as if not measured."""
+    metrics = MetricsSystem(timer=NullTimer(), tracker=NullTracker())
+    with metrics.measure("work", {"a": "1"}) as work:
+        work.tag("b", "2")
+    with pytest.raises(ValueError, match="no"), metrics.measure("work"):
+        raise ValueError("no")
+    assert metrics.measure("work")(lambda: 7)() == 7
+
+
+@pytest.mark.parametrize("kind", [staticmethod, classmethod])
+def test_a_decorator_in_the_wrong_order_is_an_error_that_says_the_right_one(metrics, kind):
+    """Above `staticmethod` or `classmethod` the decorator raises at once, and says what goes where."""
+    with pytest.raises(TypeError, match=f"put @{kind.__name__} above the measuring decorator"):
+        metrics.measure("work")(kind(lambda *_: None))
+    assert recorded(metrics) == []
+
+
+def test_an_async_generator_that_outlives_its_loop_logs_nothing(metrics, caplog):
+    """One that is still open when `asyncio.run` ends is closed and cleans up, without a line in the log."""
+    kept, closed = [], []
+
+    @metrics.measure("work")
+    async def work():
+        try:
+            yield 1
+            yield 2
+        finally:
+            await asyncio.sleep(0)
+            closed.append(True)
+
+    async def main():
+        kept.append(work())
+        assert await anext(kept[0]) == 1
+
+    with caplog.at_level("DEBUG"):
+        asyncio.run(main())
+        kept.clear()
+        gc.collect()
+    assert [record.getMessage() for record in caplog.records if record.levelno > DEBUG] == []
+    assert closed == [True]
+    assert told(metrics)[2:] == (1, {})
+
+
+@pytest.mark.parametrize("error_type", ["", 3, ValueError])
+def test_a_bad_error_type_is_said_where_it_is_set(metrics, error_type):
+    """An error type that is no name is an error at its assignment, and the measurement is as it was."""
+    with metrics.measure("work") as work:
+        with pytest.raises(InvalidInputError, match="error type"):
+            work.error_type = error_type
+        assert work.error_type is None
+    assert told(metrics)[2:] == (1, {})
