@@ -12,7 +12,7 @@ from collections.abc import Callable
 from metrics_framework.errors import SnapshotError
 from metrics_framework.export.exporter import Outputs
 from metrics_framework.export.outputs import FullSnapshot
-from metrics_framework.log import Faults
+from metrics_framework.log import Isolation
 from metrics_framework.runtime.background import Background
 
 
@@ -24,7 +24,7 @@ class Collection:
         call: Calls the gauge callbacks.
         build: Makes what is written.
         outputs: Where snapshots go.
-        faults: Logs what fails; what fails costs nothing else.
+        isolation: Logs what fails; what fails costs nothing else.
 
     Attributes:
         cpu_ns: CPU time that the thread has used so far, in nanoseconds.
@@ -36,13 +36,13 @@ class Collection:
         call: Callable[[], object],
         build: Callable[[], FullSnapshot],
         outputs: Outputs,
-        faults: Faults,
+        isolation: Isolation,
     ) -> None:
         self._read = read
         self._call = call
         self._build = build
         self._outputs = outputs
-        self._faults = faults
+        self._isolation = isolation
         self._interval: float | None = None
         self._is_first = True
         self._background: Background | None = None
@@ -77,10 +77,10 @@ class Collection:
     def _work(self) -> None:
         start_ns = time.thread_time_ns()
         try:
-            self._faults.attempt("resources not read", self._read)
-            self._faults.attempt("gauge callbacks not called", self._call)
+            self._isolation.call("resources not read", self._read)
+            self._isolation.call("gauge callbacks not called", self._call)
             if not self._is_first:
-                self._outputs.write(self._snapshot, self._faults, patiently=True)
+                self._outputs.write(self._snapshot, self._isolation, patiently=True)
             self._is_first = False
         finally:
             self.cpu_ns += time.thread_time_ns() - start_ns

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.log import Faults
+from metrics_framework.log import Isolation
 from metrics_framework.protocols import MetricsAggregator, ResourceMonitor
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class HealthCheck:
         aggregator: Asked for series and outcomes where no store can be.
         store: Where the system keeps its numbers, if the library's own parts do.
         tracked: Where the tracker keeps its outcomes, if it is the library's own.
-        faults: Logs what fails.
+        isolation: Logs what fails.
     """
 
     thresholds: Thresholds
@@ -62,7 +62,7 @@ class HealthCheck:
     aggregator: MetricsAggregator
     store: Store | None
     tracked: Store | None
-    faults: Faults
+    isolation: Isolation
 
     def read(self, uptime_seconds: float, overhead_percent: float) -> dict[str, bool | float | int]:
         """Judge, and say by what; nothing here asks a network, unless a part of someone else's does.
@@ -108,7 +108,7 @@ class HealthCheck:
         }
 
     def _ask(self, what: str, question: Callable[[], float]) -> float | None:
-        return self.faults.attempt("health not read", question, what=what)
+        return self.isolation.call("health not read", question, what=what)
 
     def _series(self) -> int:
         # Counting costs a store nothing; an aggregator works out every summary for it.

@@ -41,13 +41,13 @@ def log_event(level: str, event: str, **fields: Any) -> None:
     getattr(logger, level)(event, **fields)
 
 
-class Faults:
+class Isolation:
     """Isolates failures, and logs each kind of them once until the same work succeeds again."""
 
     def __init__(self) -> None:
         self._failing: set[str] = set()
 
-    def attempt(self, event: str, work: Callable[[], T], **fields: Any) -> T | None:
+    def call(self, event: str, work: Callable[[], T], **fields: Any) -> T | None:
         """Do some work.
 
         Args:

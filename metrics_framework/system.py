@@ -20,7 +20,7 @@ from metrics_framework.export.outputs import (
     SystemOutput,
 )
 from metrics_framework.health import THRESHOLDS, HealthCheck, Thresholds
-from metrics_framework.log import Faults, log_event
+from metrics_framework.log import Isolation, log_event
 from metrics_framework.plugins import load_adapter
 from metrics_framework.protocols import (
     MetricCollector,
@@ -148,7 +148,7 @@ class MetricsSystem:
         self._provenance: Provenance | None = None
         self._measure: partial[Measurement] | None = None
         self._settings: Settings | None = None
-        self._faults = Faults()
+        self._isolation = Isolation()
         # One set for good, so that a reading that goes on failing is logged once.
         self._record_resources = partial(record_resources, self.resource_monitor, self.collector, set())
 
@@ -167,7 +167,7 @@ class MetricsSystem:
             self.callbacks.collect,
             self._full_snapshot,  # what it leaves out is said with the final one
             self._outputs,
-            self._faults,
+            self._isolation,
         )
         self._streams = streams_of(self.aggregator)
         self._shutdown = Shutdown(self._end, self._begin_in_child)
@@ -322,9 +322,9 @@ class MetricsSystem:
         self.callbacks.close()
         self._streams.close()
         # Nobody here starts it, but its owner may have.
-        faults = Faults()
-        faults.attempt("resource monitoring not stopped", self.resource_monitor.stop_resource_monitoring)
-        self._outputs.write_last(self._final_snapshot, faults)
+        isolation = Isolation()
+        isolation.call("resource monitoring not stopped", self.resource_monitor.stop_resource_monitoring)
+        self._outputs.write_last(self._final_snapshot, isolation)
 
     def take_over(self, other: MetricsSystem) -> None:
         """Write from now on what another system on the same store would have written.
@@ -413,7 +413,7 @@ class MetricsSystem:
             aggregator=self.aggregator,
             store=self._store,
             tracked=store_of(self.tracker),
-            faults=self._faults,
+            isolation=self._isolation,
         ).read(uptime_seconds, overhead)
 
     def create_dashboard_data(self, dashboard_type: str = "overview") -> dict[str, Any]:

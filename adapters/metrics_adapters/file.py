@@ -11,7 +11,7 @@ from metrics_framework.errors import ConfigurationError, OutputError
 from metrics_framework.export.endpoints import EndpointUrl, Option, choice_option
 from metrics_framework.exposition.formats import each_value, render
 from metrics_framework.protocols import MetricsSystem
-from metrics_framework.runtime.whole_files import write_whole
+from metrics_framework.runtime.atomic_files import replace_file
 
 _FORMATS = ("json", "jsonl", "csv")
 
@@ -54,7 +54,7 @@ class FileEndpoint:
         if self.format == "jsonl":
             _append(self.path, content)
         else:
-            write_whole(self.path, content)
+            replace_file(self.path, content)
 
 
 def path_of(url: EndpointUrl) -> Path:

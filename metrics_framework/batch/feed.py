@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metrics_framework.log import Faults
+from metrics_framework.log import Isolation
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.values import MetricUnit
 
@@ -24,13 +24,13 @@ class Feed:
         self._collector = system.collector
         self._tracker = system.tracker
         self._operation = operation
-        self._faults = Faults()
+        self._isolation = Isolation()
 
     def file(
         self, duration: float, samples: int, measurements: int, status: str, error_type: str | None
     ) -> None:
         """Record a file; see `BatchMetrics.record_file`."""
-        attempt, collector, tracker = self._faults.attempt, self._collector, self._tracker
+        attempt, collector, tracker = self._isolation.call, self._collector, self._tracker
         operation = self._operation
         if status == "skipped":
             attempt(_EVENT, lambda: collector.record_counter(f"{operation}.skipped"))

@@ -14,7 +14,7 @@ from metrics_framework.callbacks.on_threads import ThreadLooks
 from metrics_framework.callbacks.work import Work
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.log import Faults, log_event
+from metrics_framework.log import Isolation, log_event
 from metrics_framework.protocols import MetricCollector
 from metrics_framework.values import MetricUnit
 
@@ -72,7 +72,7 @@ class GaugeCallbacks:
         self._collector = collector
         self._clock = clock
         self._works: dict[Key, Work] = {}
-        self._faults = Faults()
+        self._isolation = Isolation()
         self._is_described = False
         self._evaluator = Evaluator(self._take, self._failed)
         self._from_threads = ThreadLooks(self._evaluator)
@@ -213,7 +213,7 @@ class GaugeCallbacks:
         was_well = work.failure is None
         work.failure, work.has_failed = error_type, True
         count = partial(self._collector.record_counter, FAILURES, 1, _account(work, error_type=error_type))
-        self._faults.attempt("callback failure not counted", count)
+        self._isolation.call("callback failure not counted", count)
         if was_well:
             log_event(
                 "warning",
@@ -229,7 +229,7 @@ class GaugeCallbacks:
             age = self._age(work)
             if work.has_failed and age is not None and not work.is_removed:
                 record = partial(self._collector.record_gauge, AGE, age, _account(work))
-                self._faults.attempt("callback age not recorded", record)
+                self._isolation.call("callback age not recorded", record)
 
     def _age(self, work: Work) -> float | None:
         good_ns = work.good_ns
@@ -246,13 +246,13 @@ class GaugeCallbacks:
             partial(describe, FAILURES, help="Calls of gauge callbacks that gave no value."),
             partial(describe, AGE, unit=MetricUnit.SECONDS, help=_AGE_HELP, merge="max"),
         ):
-            self._faults.attempt("callback accounts not described", description)
+            self._isolation.call("callback accounts not described", description)
 
     def _forget(self, work: Work) -> None:
         remove = getattr(self._collector, "remove", None)
         if callable(remove):
             for name, tags in ((work.name, work.tags), (AGE, _account(work))):
-                self._faults.attempt("gauge not removed", partial(remove, name, tags), gauge=name)
+                self._isolation.call("gauge not removed", partial(remove, name, tags), gauge=name)
 
 
 def _key(name: str, tags: Mapping[str, str]) -> Key:

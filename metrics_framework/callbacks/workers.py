@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from metrics_framework.callbacks.work import Evaluation
-from metrics_framework.runtime.cooperative import in_turns
+from metrics_framework.runtime.cooperative import cooperatively
 
 MOST_THREADS = 32
 """How many calls run at once, beside those whose deadline went by: these keep no other waiting."""
@@ -82,7 +82,7 @@ class Workers:
                     return
                 evaluation = self._pending.popleft()
                 self._busy[evaluation] = place
-            with in_turns():
+            with cooperatively():
                 self._call(evaluation)
             with self._lock:
                 if evaluation not in self._busy:  # given up: another thread may have this one's place

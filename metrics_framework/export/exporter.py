@@ -14,7 +14,7 @@ from metrics_framework.clock import Clock
 from metrics_framework.errors import MetricsError
 from metrics_framework.export.destination import Destination
 from metrics_framework.export.outputs import FullSnapshot, Output, name_of
-from metrics_framework.log import Faults, log_event
+from metrics_framework.log import Isolation, log_event
 from metrics_framework.protocols import MetricsSystem
 
 if TYPE_CHECKING:
@@ -106,9 +106,9 @@ class Outputs:
         for each in (*self._given, *self._configured):
             each.owed.clear()
 
-    def write_last(self, build: Callable[[], FullSnapshot | None], faults: Faults) -> None:
+    def write_last(self, build: Callable[[], FullSnapshot | None], isolation: Isolation) -> None:
         """Write the final snapshot as `write` does, and try again what is owed then; the rest is given up."""
-        self.write(build, faults)
+        self.write(build, isolation)
         every = [*self._given, *self._configured]
         for _ in range(LAST_TRIES - 1):
             waiting = [each for each in every if each.owed]
@@ -120,7 +120,7 @@ class Outputs:
             each.give_up()
 
     def write(
-        self, build: Callable[[], FullSnapshot | None], faults: Faults, *, patiently: bool = False
+        self, build: Callable[[], FullSnapshot | None], isolation: Isolation, *, patiently: bool = False
     ) -> None:
         """Write one snapshot, or what the system holds, to each output, and what is owed to it.
 
@@ -128,7 +128,7 @@ class Outputs:
 
         Args:
             build: Makes the snapshot; called only where it is needed. ``None`` is nothing to write.
-            faults: Logs it if no snapshot can be made.
+            isolation: Logs it if no snapshot can be made.
             patiently: Whether one that failed is left alone for a while. Its failures are logged once until
                 it succeeds again.
         """
@@ -137,7 +137,7 @@ class Outputs:
         chosen = [each for each in every if not patiently or each.is_due(now_ns)]
         of_snapshots = [each.name for each in chosen if each.takes_snapshots]
         snapshot = (
-            faults.attempt("snapshot not written", build, outputs=of_snapshots) if of_snapshots else None
+            isolation.call("snapshot not written", build, outputs=of_snapshots) if of_snapshots else None
         )
         # Those that failed come last: one that takes its time to fail again holds up no other.
         for each in sorted(chosen, key=lambda each: each.failures > 0):

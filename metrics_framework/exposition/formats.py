@@ -11,7 +11,7 @@ from typing import Any
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.exposition.text import to_prometheus
 from metrics_framework.protocols import MetricsAggregator
-from metrics_framework.runtime.cooperative import rest
+from metrics_framework.runtime.cooperative import yield_gil
 from metrics_framework.values import MetricValue
 
 
@@ -35,7 +35,7 @@ def each_value(aggregator: MetricsAggregator) -> Iterator[MetricValue]:
     """
     one_by_one = getattr(aggregator, "iter_metrics", None)
     for value in aggregator.get_metrics_by_tag({}) if one_by_one is None else one_by_one():
-        rest()
+        yield_gil()
         yield value
 
 

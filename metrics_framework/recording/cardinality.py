@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.recording.engine import Core, ErrorTypes, InternalCounter, Series, Slot, TagSet
 from metrics_framework.recording.windows import MAX_RECENT_NS, RECENT_SLOT_NS, RecentWindows
-from metrics_framework.runtime.cooperative import rest
+from metrics_framework.runtime.cooperative import yield_gil
 
 OTHER = "__other__"
 """Stands for a tag's value, a name or an error type past its budget."""
@@ -295,7 +295,7 @@ class RecentMemory:
         holders: list[tuple[int, Series]] = []
         used, last_refused_ns = 0, 0
         for series in every:
-            rest()
+            yield_gil()
             slot = series.recent
             if slot is not None:
                 holders.append((series.last_ns, series))

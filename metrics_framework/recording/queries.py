@@ -32,7 +32,7 @@ from metrics_framework.recording.state import (
     nanoseconds,
 )
 from metrics_framework.recording.windows import Interval, Window, split
-from metrics_framework.runtime.cooperative import rest
+from metrics_framework.runtime.cooperative import yield_gil
 from metrics_framework.validation import plain_tags
 
 
@@ -314,7 +314,7 @@ class Queries:
         self._tidy()
         for metric in names.metrics():
             for now_ns, series, aggregate, buckets in metric.states():
-                rest()
+                yield_gil()
                 yield metric, series, Window(aggregate, self.start_ns, now_ns), buckets
 
     def _window(

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Self
 from uuid import uuid4
 
+from metrics_framework.errors import OutputError
+
 if sys.platform != "win32":
     import fcntl
 
@@ -18,7 +20,7 @@ _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, er
 _NO_FOLDER_FLUSH = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
-class Draft:
+class AtomicFile:
     """A file that is on the disk and has no final name yet.
 
     It is locked until the end of its ``with`` block, under a final name as well: that shows that its writer
@@ -142,3 +144,27 @@ def _lock(descriptor: int, *, wait: bool) -> None:
     """
     if sys.platform != "win32":
         fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file in place of the one that is there.
+
+    It is written under a hidden name beside it first, which a process that is killed meanwhile leaves there.
+
+    Raises:
+        OutputError: If the disk refuses; the old file is still there then.
+    """
+    temporary = path.with_name(f".{uuid4().hex}.tmp")
+    try:
+        try:
+            descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor has no path
+                file.write(content)
+                file.flush()
+                os.fsync(descriptor)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:  # a ValueError for a path that no system can have
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise OutputError(f"cannot write {str(path)!r}: {reason}") from error

@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.log import log_event
-from metrics_framework.runtime.cooperative import in_turns
+from metrics_framework.runtime.cooperative import cooperatively
 
 _AFTER_FORK_SECONDS = 0.1
 """How long a child's thread lets the others begin anew: until then, locks may be those of a lost thread."""
@@ -93,7 +93,7 @@ class Background:
             if work is None:
                 return
             try:
-                with in_turns():
+                with cooperatively():
                     work()
                 failing = False
             except Exception as error:  # noqa: BLE001 - whatever the work raises, the application goes on

@@ -17,7 +17,7 @@ _TURN_SECONDS = 0.0002
 _PAUSE_SECONDS = 0.00005  # to sleep for no time would not do: the interpreter would be taken back at once
 
 
-class Pace:
+class TimeSlice:
     """Tells who does much work when to let others go on."""
 
     def __init__(self) -> None:
@@ -33,23 +33,23 @@ class Pace:
 
 
 class _Here(threading.local):
-    pace: Pace | None = None
+    pace: TimeSlice | None = None
 
 
 _here = _Here()
 
 
 @contextmanager
-def in_turns() -> Iterator[None]:
-    """Have this thread work in turns inside the block: `rest` lets others go on there."""
-    before, _here.pace = _here.pace, Pace()
+def cooperatively() -> Iterator[None]:
+    """Have this thread work in turns inside the block: `yield_gil` lets others go on there."""
+    before, _here.pace = _here.pace, TimeSlice()
     try:
         yield
     finally:
         _here.pace = before
 
 
-def rest() -> None:
+def yield_gil() -> None:
     """Let other threads go on, where this one works in turns and its turn is at its end.
 
     To be called again and again by what may take longer than a turn, where it holds no lock.

@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Self
 
 from metrics_framework.errors import InvalidInputError
+from metrics_framework.runtime.event_loops import Notifier
 from metrics_framework.streams.events import Run, StreamEvent
 from metrics_framework.streams.filters import StreamFilter
-from metrics_framework.streams.waiting import Bell
 from metrics_framework.values import MetricValue
 
 
@@ -40,7 +40,7 @@ class Deltas:
         self._every = every
         self._chosen = chosen
         self._keeper = keeper
-        self._bell = Bell()
+        self._notifier = Notifier()
         self._due = time.monotonic() + every
         self._is_closed = False
         self._has_ended = False
@@ -65,7 +65,7 @@ class Deltas:
     async def __anext__(self) -> list[MetricValue]:
         while not self._is_due():
             left = self._due - time.monotonic()
-            await self._bell.wait_async(self._is_due, left if left > 0 else None)
+            await self._notifier.wait_async(self._is_due, left if left > 0 else None)
         if self._is_closed:
             raise StopAsyncIteration
         with self._lock:
@@ -85,7 +85,7 @@ class Deltas:
         self._is_closed = True
         with self._lock:
             self._changed.clear()
-        self._bell.ring()
+        self._notifier.notify()
 
     def _is_due(self) -> bool:
         if self._is_closed or self._has_ended:
@@ -105,7 +105,7 @@ class Deltas:
         for run, _ in changed:
             _last(run)  # made here, and not on somebody's event loop
         if changed:
-            self._bell.ring()
+            self._notifier.notify()
 
     def miss(self, number: int) -> None:
         """Take in that some events cannot be had: their series change again, or show with the next one."""
@@ -114,7 +114,7 @@ class Deltas:
         """Say that no more will come, and why, where that is an error."""
         self._error = error
         self._has_ended = True
-        self._bell.ring()
+        self._notifier.notify()
 
 
 def _last(run: Run) -> StreamEvent:

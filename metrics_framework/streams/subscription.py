@@ -10,9 +10,9 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
+from metrics_framework.runtime.event_loops import Notifier, checkpoint
 from metrics_framework.streams.events import Run, StreamEvent
 from metrics_framework.streams.filters import StreamFilter
-from metrics_framework.streams.waiting import Bell, checkpoint
 from metrics_framework.values import MetricValue
 
 BURST = 64
@@ -47,7 +47,7 @@ class Subscription:
         self._chosen = chosen
         self._buffer = buffer
         self._keeper = keeper
-        self._bell = Bell()
+        self._notifier = Notifier()
         self._is_closed = False
         self._has_ended = False
         self._error: BaseException | None = None
@@ -85,7 +85,7 @@ class Subscription:
             self._is_closed = True
             self._items.clear()
             self._waiting = 0
-        self._bell.ring()
+        self._notifier.notify()
 
     def get(self, timeout: float | None = None) -> StreamEvent | None:
         """Return the next event, from a thread.
@@ -101,7 +101,7 @@ class Subscription:
             left = None if until is None else until - time.monotonic()
             if left is not None and left <= 0:
                 break
-            self._bell.wait(self._is_due, left)
+            self._notifier.wait(self._is_due, left)
         return event
 
     def __iter__(self) -> Iterator[StreamEvent]:
@@ -118,7 +118,7 @@ class Subscription:
         while (event := self._take()) is None:
             if self.is_over:
                 raise StopAsyncIteration
-            await self._bell.wait_async(self._is_due)
+            await self._notifier.wait_async(self._is_due)
             self._taken = 0
         return event
 
@@ -186,7 +186,7 @@ class Subscription:
             self._waiting += sum(len(events) - index for events, index in items)
             if self._waiting > self._buffer:
                 self._drop(self._waiting - self._buffer)
-        self._bell.ring()
+        self._notifier.notify()
 
     def miss(self, number: int) -> None:
         """Take in that some events cannot be had any more; they count, whichever the filter takes."""
@@ -199,7 +199,7 @@ class Subscription:
         """Say that no more will come, and why, where that is an error."""
         self._error = error
         self._has_ended = True
-        self._bell.ring()
+        self._notifier.notify()
 
     def _chosen_of(self, run: Run, after: int) -> Item | None:
         chosen = self._chosen

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from metrics_framework.errors import ClosedError, InvalidInputError, OutputError
-from metrics_framework.log import Faults
+from metrics_framework.log import Isolation
 from metrics_framework.runtime.background import Background, check_interval
 from metrics_framework.telemetry.events import EventSource
 
@@ -44,7 +44,7 @@ class TelemetryLog:
     def __init__(self, path: str | Path, sources: Iterable[EventSource]) -> None:
         self._path = Path(path)
         self._sources = list(sources)
-        self._faults = Faults()
+        self._isolation = Isolation()
         self._background: Background | None = None
         self._interval_ms = 0
         try:
@@ -76,7 +76,7 @@ class TelemetryLog:
         """
         for source in self._sources:
             read = partial(source.events, event_type, interval_ms=self._interval_ms)
-            events = self._faults.attempt("telemetry not read", read, source=type(source).__name__)
+            events = self._isolation.call("telemetry not read", read, source=type(source).__name__)
             for event in events or ():
                 self.write(event)
 

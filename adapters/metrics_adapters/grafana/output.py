@@ -17,7 +17,7 @@ from metrics_adapters.grafana.subjects import subjects
 from metrics_adapters.http_client import Address, deliver
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.protocols import MetricsSystem
-from metrics_framework.runtime.whole_files import write_whole
+from metrics_framework.runtime.atomic_files import replace_file
 from metrics_framework.validation import safe_repr
 
 _API = "/api/dashboards/db"
@@ -106,7 +106,7 @@ class GrafanaDashboard:
             dashboard = self.render(system)
             if self._file is not None:
                 if not _holds(self._file, dashboard.encode()):
-                    write_whole(self._file, dashboard.encode())
+                    replace_file(self._file, dashboard.encode())
             elif self._address is not None and dashboard != self._sent:
                 self._send(self._address, dashboard)
                 self._sent = dashboard

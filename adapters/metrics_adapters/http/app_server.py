@@ -13,7 +13,7 @@ from metrics_adapters.http.app import WebApp, make_app
 from metrics_adapters.http.scrape import TIMEOUT
 from metrics_adapters.http.server import check_address, listen, url_of
 from metrics_framework.errors import MissingExtraError
-from metrics_framework.log import Faults, log_event
+from metrics_framework.log import Isolation, log_event
 from metrics_framework.system import MetricsSystem
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class AppServer:
         self._listener = listener
         self.port: int = listener.getsockname()[1]
         self.url = url_of(listener)
-        self._faults = Faults()
+        self._isolation = Isolation()
         self._thread = threading.Thread(target=self._run, name="metrics-app", daemon=True)
         _SERVERS.add(self)
         self._thread.start()
@@ -149,7 +149,7 @@ class AppServer:
                 log_event("warning", "a server goes on after it was closed", url=self.url)
 
     def _run(self) -> None:
-        self._faults.attempt("server failed", lambda: self._server.run([self._listener]), url=self.url)
+        self._isolation.call("server failed", lambda: self._server.run([self._listener]), url=self.url)
         self._listener.close()
 
     def _begin_in_child(self) -> None:

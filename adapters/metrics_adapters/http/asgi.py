@@ -27,7 +27,7 @@ from metrics_adapters.http.shared_call import Start, in_thread
 from metrics_adapters.prometheus.expositions import Callbacks, Exposable
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.log import log_event
-from metrics_framework.runtime.cooperative import Pace
+from metrics_framework.runtime.cooperative import TimeSlice
 
 
 def make_asgi_app(
@@ -116,7 +116,7 @@ class ScrapeApp:
     async def _answer(self, scrape: Scrape) -> Answer:
         for future, seconds in scrape.waiting(self._call_back()):
             await event_loop.wait(future, seconds)
-        pace = Pace()
+        pace = TimeSlice()
         for _ in scrape.making():
             if pace.is_due():
                 await event_loop.checkpoint()

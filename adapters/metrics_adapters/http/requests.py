@@ -12,7 +12,7 @@ from metrics_adapters.http.event_loop import wait
 from metrics_adapters.http.scrape import Answer, short_answer
 from metrics_adapters.http.shared_call import Call, in_thread
 from metrics_framework.errors import SnapshotError
-from metrics_framework.log import Faults
+from metrics_framework.log import Isolation
 from metrics_framework.system import MetricsSystem
 
 MAX_QUESTIONS = 10
@@ -30,7 +30,7 @@ class Questions:
     def __init__(self, what: str, timeout: float) -> None:
         self._what = what
         self._timeout = timeout
-        self._faults = Faults()
+        self._isolation = Isolation()
         self.begin_anew()
 
     def begin_anew(self) -> None:
@@ -51,10 +51,10 @@ class Questions:
             call.future.set_exception(error)
         await wait(call.future, call.seconds_left())
         if not call.future.done():
-            self._faults.attempt(f"{self._what} not answered", call.outcome)
+            self._isolation.call(f"{self._what} not answered", call.outcome)
             return _later(f"{self._what}: no answer within {self._timeout:g} seconds")
         failed = short_answer(HTTPStatus.INTERNAL_SERVER_ERROR, f"{self._what} failed; see the log")
-        return self._faults.attempt(f"{self._what} not answered", call.outcome) or failed
+        return self._isolation.call(f"{self._what} not answered", call.outcome) or failed
 
 
 def health(system: MetricsSystem) -> Answer:

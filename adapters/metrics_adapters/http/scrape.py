@@ -28,8 +28,8 @@ from metrics_adapters.prometheus.expositions import (
 from metrics_adapters.prometheus.families import count_by_default
 from metrics_adapters.prometheus.text import Format
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.log import Faults
-from metrics_framework.runtime.cooperative import in_turns, rest
+from metrics_framework.log import Isolation
+from metrics_framework.runtime.cooperative import cooperatively, yield_gil
 from metrics_framework.validation import safe_repr
 
 PATH = "/metrics"
@@ -153,7 +153,7 @@ class Endpoint:
         self.callbacks = callbacks_of(metrics, callbacks)
         self.path = path
         self.timeout = timeout
-        self.faults = Faults()
+        self.isolation = Isolation()
         self._access = Access(bearer_token, basic_auth)
         self._max_scrapes = max_scrapes
         self._collecting = SharedCall[object](timeout * _FOR_OTHERS)
@@ -240,9 +240,9 @@ class Scrape:
         callbacks = self._endpoint.callbacks
         for future, seconds in self.waiting(None if callbacks is None else in_thread(callbacks.collect)):
             wait([future], seconds)
-        with in_turns():
+        with cooperatively():
             for _ in self.making():
-                rest()
+                yield_gil()
         return self.answer
 
     def waiting(self, call_back: Start[object] | None) -> Iterator[tuple[Future[Any], float]]:
@@ -274,11 +274,11 @@ class Scrape:
                     self._check_time()
         except Exception as raised:  # noqa: BLE001 - the endpoint lives on
             error = raised
-        made = self._endpoint.faults.attempt("scrape failed", partial(self._made, body, error))
+        made = self._endpoint.isolation.call("scrape failed", partial(self._made, body, error))
         self.answer = made or _FAILED
 
     def _chunks(self) -> Iterator[bytes]:
-        attempt = self._endpoint.faults.attempt
+        attempt = self._endpoint.isolation.call
         if self._callbacks is not None:
             attempt("callbacks failed; gauges are scraped as they are", self._callbacks.outcome)
         foreign = None

@@ -20,7 +20,7 @@ from metrics_adapters.http.scrape import MAX_SCRAPES, PATH, TIMEOUT, Endpoint
 from metrics_adapters.http.tls import Certificates, StrPath
 from metrics_adapters.prometheus.expositions import Callbacks, Exposable
 from metrics_framework.errors import InvalidInputError, OutputError
-from metrics_framework.log import Faults, log_event
+from metrics_framework.log import Isolation, log_event
 from metrics_framework.validation import safe_repr
 
 MAX_CONNECTIONS = 100
@@ -120,7 +120,7 @@ class MetricsServer:
         self._certificates = certificates
         self.port: int = listener.getsockname()[1]
         self.url = f"{url_of(listener, 'http' if certificates is None else 'https')}{endpoint.path}"
-        self._faults = Faults()
+        self._isolation = Isolation()
         self._lock = threading.RLock()  # a signal handler may close in the middle of a close
         self._closed = False
         self._conversations: dict[Conversation, threading.Thread] = {}
@@ -167,7 +167,7 @@ class MetricsServer:
         self._selector.register(self._listener, selectors.EVENT_READ)
         while not self._closed:
             self._selector.select()
-            if not self._closed and not self._faults.attempt("no connection accepted", self._accept):
+            if not self._closed and not self._isolation.call("no connection accepted", self._accept):
                 time.sleep(_PAUSE_SECONDS)
         for resource in (self._selector, self._listener, self._awake):
             resource.close()
@@ -205,7 +205,7 @@ class MetricsServer:
             raise
 
     def _talk(self, conversation: Conversation) -> None:
-        self._faults.attempt("connection failed", conversation.talk)
+        self._isolation.call("connection failed", conversation.talk)
         self._end(conversation)
 
     def _end(self, conversation: Conversation) -> None:

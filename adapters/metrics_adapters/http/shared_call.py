@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
-from metrics_framework.runtime.cooperative import in_turns
+from metrics_framework.runtime.cooperative import cooperatively
 
 T = TypeVar("T")
 
@@ -88,7 +88,7 @@ def in_thread(work: Callable[[], T]) -> Start[T]:
 
     def run(future: Future[T]) -> None:
         try:
-            with in_turns():
+            with cooperatively():
                 result = work()
         except BaseException as error:  # noqa: BLE001 - those who wait are told, whatever it is
             future.set_exception(error)

@@ -27,7 +27,7 @@ from metrics_adapters.http.frames import (
 from metrics_adapters.http.scrape import Answer, short_answer
 from metrics_adapters.http.shared_call import Call, in_thread
 from metrics_framework.errors import ClosedError, InvalidInputError
-from metrics_framework.log import Faults, log_event
+from metrics_framework.log import Isolation, log_event
 from metrics_framework.streams import Subscription
 from metrics_framework.system import MetricsSystem
 
@@ -62,7 +62,7 @@ class Streams:
         self._buffer = buffer
         self._heartbeat = heartbeat
         self._timeout = timeout
-        self._faults = Faults()
+        self._isolation = Isolation()
         self.begin_anew()
 
     def begin_anew(self) -> None:
@@ -107,7 +107,7 @@ class Streams:
             await send_answer(_unavailable(str(error)), method, send)
             return
         except Exception as error:  # noqa: BLE001 - a part of someone else's may raise anything
-            self._faults.attempt(_FAILED, partial(_raise, error))
+            self._isolation.call(_FAILED, partial(_raise, error))
             failed = short_answer(HTTPStatus.INTERNAL_SERVER_ERROR, "the stream failed; see the log")
             await send_answer(failed, method, send)
             return
@@ -116,7 +116,7 @@ class Streams:
             await send_answer(Answer(HTTPStatus.OK, _HEADERS, []), method, send)
             return
         opening = retry_frame(RETRY_SECONDS) + (RESTARTED if resumed.restarted else b"")
-        client = _Client(subscription, mark, opening, send, self._heartbeat, self._timeout, self._faults)
+        client = _Client(subscription, mark, opening, send, self._heartbeat, self._timeout, self._isolation)
         self._clients.add(client)
         try:
             await client.serve(receive)
@@ -147,7 +147,7 @@ class _Client:
         send: Send,
         heartbeat: float,
         timeout: float,
-        faults: Faults,
+        isolation: Isolation,
     ) -> None:
         self._subscription = subscription
         self._mark = mark
@@ -155,7 +155,7 @@ class _Client:
         self._send = send
         self._heartbeat = heartbeat
         self._timeout = timeout
-        self._faults = faults
+        self._isolation = isolation
         self._filled = new_event()
         self._emptied = new_event()
         self._over = False
@@ -183,7 +183,7 @@ class _Client:
         try:
             await self._take_all()
         except Exception as error:  # noqa: BLE001 - a part of someone else's may raise anything
-            self._faults.attempt(_FAILED, partial(_raise, error))
+            self._isolation.call(_FAILED, partial(_raise, error))
         self.end()
         await new_event().wait()  # for ever: who sends comes to the end
 

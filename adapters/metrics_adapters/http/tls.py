@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.log import Faults
+from metrics_framework.log import Isolation
 
 StrPath = str | PathLike[str]
 
@@ -31,7 +31,7 @@ class Certificates:
     ) -> None:
         self._certfile, self._keyfile, self._client_cafile = certfile, keyfile, client_cafile
         self._files = [Path(file) for file in (certfile, keyfile, client_cafile) if file is not None]
-        self._faults = Faults()
+        self._isolation = Isolation()
         self._seen = self._stamps()
         self._context = self._load()
 
@@ -41,7 +41,7 @@ class Certificates:
         if stamps != self._seen:
             self._seen = stamps
             event = "new certificates cannot be used; the old ones are"
-            self._context = self._faults.attempt(event, self._load) or self._context
+            self._context = self._isolation.call(event, self._load) or self._context
         return self._context
 
     def _load(self) -> ssl.SSLContext:

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from metrics_adapters.instrumentation.meters import Metrics, collector_of
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.log import Faults
+from metrics_framework.log import Isolation
 from metrics_framework.runtime.event_loops import running_trio
 
 LAG = "event_loop.lag"
@@ -51,7 +51,7 @@ class LoopLag:
             self._collector.describe(name, help="How late the event loop is.")
         self._interval = interval
         self._name = name
-        self._faults = Faults()
+        self._isolation = Isolation()
         self._stop: Any = None
 
     async def __aenter__(self) -> Self:
@@ -96,4 +96,4 @@ class LoopLag:
     def _record(self, seconds: float) -> None:
         # A loop may call a little early, by the resolution of its clock.
         lag = max(seconds, 0.0) * 1e3
-        self._faults.attempt("lag not recorded", lambda: self._collector.record_timer(self._name, lag))
+        self._isolation.call("lag not recorded", lambda: self._collector.record_timer(self._name, lag))

@@ -10,7 +10,7 @@ from typing import Any
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.composition import store_of
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.log import Faults
+from metrics_framework.log import Isolation
 from metrics_framework.measure import Meter, meter_of
 from metrics_framework.protocols import MetricCollector, MetricsSystem
 
@@ -76,17 +76,17 @@ class SafeMeter:
             else meter_of(metrics.timer, metrics.tracker, clock)  # type: ignore[union-attr]
         )
         self.now_ns = self._meter.now_ns
-        self._faults = Faults()
+        self._isolation = Isolation()
 
     def begin(self, operation: str, tags: dict[str, str]) -> object:
         """Begin to time an operation; what is returned comes back at its end."""
-        return self._faults.attempt("not measured", partial(self._meter.begin, operation, tags))
+        return self._isolation.call("not measured", partial(self._meter.begin, operation, tags))
 
     def end(
         self, begun: object, operation: str, tags: dict[str, str], spent_ns: int, error_type: str | None
     ) -> None:
         """Record how long an operation took and how it ended; ``None`` is success."""
-        self._faults.attempt(
+        self._isolation.call(
             "not recorded", partial(self._meter.end, begun, operation, tags, spent_ns, error_type)
         )
 
@@ -111,15 +111,15 @@ class InFlight:
         self._name = name
         self._gauges: dict[tuple[tuple[str, str], ...], Any] = {}
         self._lock = threading.Lock()
-        self._faults = Faults()
+        self._isolation = Isolation()
 
     def up(self, tags: Mapping[str, str]) -> None:
         """One more is going on."""
-        self._faults.attempt("in-flight gauge not moved", lambda: self._gauge(tags).increment())
+        self._isolation.call("in-flight gauge not moved", lambda: self._gauge(tags).increment())
 
     def down(self, tags: Mapping[str, str]) -> None:
         """One has ended."""
-        self._faults.attempt("in-flight gauge not moved", lambda: self._gauge(tags).decrement())
+        self._isolation.call("in-flight gauge not moved", lambda: self._gauge(tags).decrement())
 
     def _gauge(self, tags: Mapping[str, str]) -> Any:
         key = tuple(tags.items())

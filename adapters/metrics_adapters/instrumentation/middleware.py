@@ -8,7 +8,7 @@ from metrics_adapters.http.types import ASGIApp, Message, Receive, Scope, Send
 from metrics_adapters.instrumentation.error_types import CANCELLED, error_type_of
 from metrics_adapters.instrumentation.meters import InFlight, Metrics, SafeMeter
 from metrics_adapters.instrumentation.routes import UNMATCHED, Route
-from metrics_framework.log import Faults
+from metrics_framework.log import Isolation
 from metrics_framework.validation import check_name
 
 RouteOf = Callable[[Scope], str | None]
@@ -103,7 +103,7 @@ class MetricsMiddleware:
         self._route_of = route
         self._exclude = frozenset([exclude] if isinstance(exclude, str) else exclude)
         self._below = tuple(f"{path.rstrip('/')}/" for path in self._exclude if path.strip("/"))
-        self._faults = Faults()
+        self._isolation = Isolation()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection, as ASGI 3 has it; what is neither HTTP nor WebSocket passes through."""
@@ -123,10 +123,10 @@ class MetricsMiddleware:
     def template(self, scope: Scope, route: Route, status: int | None) -> str:
         """Return the route of what was dealt with, as a tag."""
         if self._route_of is None:
-            found = self._faults.attempt("route not found out", lambda: route.template(status))
+            found = self._isolation.call("route not found out", lambda: route.template(status))
         else:
             route_of = self._route_of
-            found = self._faults.attempt("route not found out", lambda: route_of(scope))
+            found = self._isolation.call("route not found out", lambda: route_of(scope))
         return found or UNMATCHED
 
 

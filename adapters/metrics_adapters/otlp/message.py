@@ -30,7 +30,7 @@ from metrics_adapters.otlp.readings import Kind, Stream
 from metrics_adapters.otlp.sent import Point, Temporality
 from metrics_adapters.otlp.wire import field
 from metrics_framework._version import __version__
-from metrics_framework.runtime.cooperative import rest
+from metrics_framework.runtime.cooperative import yield_gil
 
 # Two scopes, since an operation may have the name of a metric.
 _SCOPES = {
@@ -62,7 +62,7 @@ def message(points: Iterable[Point], now_ns: int, resource: bytes, temporality: 
     """
     by_stream: dict[Stream, list[bytes]] = {}
     for point in points:
-        rest()
+        yield_gil()
         stream = point.reading.stream
         written = point.reading.attributes + _FORMS[stream.kind].point(point, now_ns)
         by_stream.setdefault(stream, []).append(field(_POINTS, written))

@@ -19,7 +19,7 @@ from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.recording import Store
 from metrics_framework.recording.engine import Series
 from metrics_framework.recording.namespaces import Named
-from metrics_framework.runtime.cooperative import rest
+from metrics_framework.runtime.cooperative import yield_gil
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
 UNITS = {
@@ -115,7 +115,7 @@ class StoreReader:
             stream = self._stream(named)
             own = OWN_ATTRIBUTES if named.metric_type is MetricType.RATE else ()
             for _, series, aggregate, _ in metric.states():
-                rest()
+                yield_gil()
                 attributes = known.get(series)
                 if attributes is None:
                     attributes = _written(stream.kind, _attributes(series.tags, store.tags, own))

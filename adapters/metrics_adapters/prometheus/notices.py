@@ -8,7 +8,7 @@ from typing import TypeVar
 from prometheus_client.registry import CollectorRegistry
 
 from metrics_adapters.prometheus.families import SUFFIXES, Heading
-from metrics_framework.log import Faults, log_event
+from metrics_framework.log import Isolation, log_event
 from metrics_framework.recording.namespaces import Named
 
 T = TypeVar("T")
@@ -21,12 +21,12 @@ class Notices:
     """The log of one exposition."""
 
     def __init__(self) -> None:
-        self._faults = Faults()
+        self._isolation = Isolation()
         self._said: set[str] = set()
 
     def attempt(self, named: Named, make: Callable[[], T]) -> T | None:
         """Make the text or family of a metric; ``None`` where that failed."""
-        return self._faults.attempt("metric cannot be exposed", make, metric=str(named))
+        return self._isolation.call("metric cannot be exposed", make, metric=str(named))
 
     def fail(self, named: object, error: Exception) -> None:
         """Log that something of the text could not be made."""

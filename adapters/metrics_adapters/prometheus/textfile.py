@@ -11,7 +11,7 @@ from metrics_adapters.prometheus.expositions import Exposable
 from metrics_adapters.prometheus.untimed import UntimedText
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.protocols import MetricsSystem
-from metrics_framework.runtime.whole_files import write_whole
+from metrics_framework.runtime.atomic_files import replace_file
 
 
 def write_textfile(
@@ -31,7 +31,7 @@ def write_textfile(
         InvalidInputError: If the name ends otherwise, ``metrics`` has no store, or two names in it collide.
         OutputError: If the disk refuses; the old file is still there then.
     """
-    write_whole(_checked(path), UntimedText(registry).of(metrics))
+    replace_file(_checked(path), UntimedText(registry).of(metrics))
 
 
 class Textfile:
@@ -53,7 +53,7 @@ class Textfile:
 
     def export(self, system: MetricsSystem) -> None:
         """Write what a system holds, or what its aggregator answers; raises what `write_textfile` does."""
-        write_whole(self.path, self._text.of_system(system))
+        replace_file(self.path, self._text.of_system(system))
 
 
 def _checked(path: str | os.PathLike[str]) -> Path:

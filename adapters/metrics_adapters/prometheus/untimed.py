@@ -14,7 +14,7 @@ from metrics_framework.composition import store_of
 from metrics_framework.exposition.formats import each_value
 from metrics_framework.exposition.text import to_prometheus
 from metrics_framework.protocols import MetricsSystem
-from metrics_framework.runtime.cooperative import rest
+from metrics_framework.runtime.cooperative import yield_gil
 
 _TIMESTAMP = re.compile(rb'(?m)^([^\s#{]+(?:\{.*\})? [^\s"}]+) -?\d+$')
 
@@ -41,7 +41,7 @@ class UntimedText:
         chunks = []
         for chunk in exposition.chunks(Format.TEXT, foreign):
             chunks.append(chunk)
-            rest()
+            yield_gil()
         return b"".join(chunks)
 
     def of_system(self, system: MetricsSystem) -> bytes:

@@ -13,9 +13,9 @@ from pathlib import Path
 from metrics_adapters.snapshot_writer.pruning import SNAPSHOT, Pruner, stem_of
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import OutputError
-from metrics_framework.log import Faults
+from metrics_framework.log import Isolation
 from metrics_framework.recording import Distribution
-from metrics_framework.runtime.atomic_files import Draft, flush_folder, remove_leftovers
+from metrics_framework.runtime.atomic_files import AtomicFile, flush_folder, remove_leftovers
 from metrics_framework.snapshots import PerformanceSnapshot, dump_snapshot
 from metrics_framework.snapshots.distributions import (
     DISTRIBUTIONS_TAG,
@@ -60,7 +60,7 @@ class SnapshotWriter:
     ) -> None:
         self.folder = Path(folder)
         self._pruner = Pruner(self.folder, retention_days, max_bytes, clock)
-        self._faults = Faults()
+        self._isolation = Isolation()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SnapshotWriter) and self.folder.absolute() == other.folder.absolute()
@@ -89,7 +89,7 @@ class SnapshotWriter:
             remove_leftovers(self.folder)
             with ExitStack() as drafts:
                 files = {
-                    ending: drafts.enter_context(Draft(self.folder, content))
+                    ending: drafts.enter_context(AtomicFile(self.folder, content))
                     for ending, content in _contents(snapshot, distributions or {}).items()
                 }
                 path = self._publish(files, stem_of(snapshot))
@@ -97,12 +97,12 @@ class SnapshotWriter:
             reason = error.strerror or str(error)
             raise OutputError(f"cannot write a snapshot into {str(self.folder)!r}: {reason}") from error
         # It is written, whatever becomes of the old ones.
-        self._faults.attempt(
+        self._isolation.call(
             "old snapshots not removed", partial(self._pruner.prune, path), folder=str(self.folder)
         )
         return path
 
-    def _publish(self, files: Mapping[str, Draft], stem: str) -> Path:
+    def _publish(self, files: Mapping[str, AtomicFile], stem: str) -> Path:
         """Give the files final names, which differ in their endings; one that is taken gets a number."""
         for number in count(1):
             path = self.folder / (f"{stem}{SNAPSHOT}" if number == 1 else f"{stem}-{number}{SNAPSHOT}")
@@ -110,7 +110,7 @@ class SnapshotWriter:
                 return path
         raise AssertionError("the numbers have no end")
 
-    def _publish_as(self, path: Path, files: Mapping[str, Draft]) -> bool:
+    def _publish_as(self, path: Path, files: Mapping[str, AtomicFile]) -> bool:
         if os.path.lexists(path):
             return False
         published: list[Path] = []

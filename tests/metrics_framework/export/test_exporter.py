@@ -14,7 +14,7 @@ from metrics_framework import MetricsSystem, RefusedError
 from metrics_framework.export import exporter
 from metrics_framework.export.destination import FIRST_PAUSE, LONGEST_PAUSE
 from metrics_framework.export.exporter import Outputs
-from metrics_framework.log import Faults
+from metrics_framework.log import Isolation
 
 PATIENCE = 20.0
 
@@ -224,7 +224,7 @@ def test_pauses_grow_and_end_with_a_success(clock, caplog):
     def seconds_until_next_try():
         tries, seconds = output.tries, 0.0
         while output.tries == tries:
-            outputs.write(lambda: None, Faults(), patiently=True)
+            outputs.write(lambda: None, Isolation(), patiently=True)
             clock.advance(0.25)
             seconds += 0.25
         return seconds
@@ -262,7 +262,7 @@ def test_those_that_failed_come_last(clock):
     bad, good = Ordered("bad", OSError("down")), Ordered("good")
     outputs = Outputs(MetricsSystem(), [bad, good], clock)
     for _ in range(2):
-        outputs.write(lambda: None, Faults())
+        outputs.write(lambda: None, Isolation())
     assert order == ["bad", "good", "good", "bad"]
 
 

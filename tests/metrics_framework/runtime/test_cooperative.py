@@ -10,7 +10,7 @@ import pytest
 
 from metrics_framework.runtime import cooperative
 from metrics_framework.runtime.background import Background
-from metrics_framework.runtime.cooperative import Pace, in_turns, rest
+from metrics_framework.runtime.cooperative import TimeSlice, cooperatively, yield_gil
 
 PATIENCE = 20.0
 
@@ -26,26 +26,26 @@ def slept(monkeypatch):
 
 def test_a_thread_of_the_application_is_never_paused(slept):
     """Who calls the library on the spot waits for nothing but the work."""
-    rest()
+    yield_gil()
     assert slept == []
 
 
 def test_inside_a_block_each_turn_ends_in_a_pause(slept):
     """Blocks nest, and after them there are no pauses any more."""
-    with in_turns():
-        rest()
-        with in_turns():
-            rest()
-        rest()
-    rest()
+    with cooperatively():
+        yield_gil()
+        with cooperatively():
+            yield_gil()
+        yield_gil()
+    yield_gil()
     assert len(slept) == 3
     assert min(slept) > 0
 
 
 def test_a_block_is_one_threads_own(slept):
     """What another thread does meanwhile is not paused."""
-    with in_turns():
-        thread = threading.Thread(target=rest)
+    with cooperatively():
+        thread = threading.Thread(target=yield_gil)
         thread.start()
         thread.join()
     assert slept == []
@@ -54,7 +54,7 @@ def test_a_block_is_one_threads_own(slept):
 def test_a_turn_has_its_time(monkeypatch):
     """No pause is made before it is due."""
     monkeypatch.setattr(cooperative, "_TURN_SECONDS", PATIENCE)
-    pace = Pace()
+    pace = TimeSlice()
     assert not pace.is_due()
     monkeypatch.setattr(cooperative, "_TURN_SECONDS", 0.0)
     pace.begin()
@@ -66,7 +66,7 @@ def test_background_work_is_done_in_turns(slept):
     done = threading.Event()
 
     def work():
-        rest()
+        yield_gil()
         done.set()
 
     background = Background(work, 3_600.0, "test work")
@@ -93,12 +93,12 @@ def test_another_thread_goes_on_beside_work_in_turns():
         end = time.monotonic() + 0.3
         while time.monotonic() < end:
             sum(range(500))
-            rest()
+            yield_gil()
         stop = True
         thread.join()
         return count
 
     alone = waits()
-    with in_turns():
+    with cooperatively():
         beside = waits()
     assert beside > 2 * alone

@@ -127,7 +127,7 @@ Everything that changed in the block:
 
 
 def test_failures_and_surprises_are_said_together(metrics):
-    """Both faults are in the first line."""
+    """Both isolation are in the first line."""
     first = message(metrics, counter("order", 2), only=True).splitlines()[0]
     assert first == "metrics: 1 of 1 expectation failed, 7 changes not expected"
 

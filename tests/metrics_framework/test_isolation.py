@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import pytest
 
-from metrics_framework.log import Faults
+from metrics_framework.log import Isolation
 
 
 def test_what_works_is_passed_through(caplog):
     """The answer is that of the work, and nothing is said."""
-    assert Faults().attempt("not read", lambda: 3) == 3
+    assert Isolation().call("not read", lambda: 3) == 3
     assert caplog.records == []
 
 
 def test_a_failure_is_logged_once_until_it_works_again(caplog):
     """Each kind of failure, told apart by its details, is said at its first time and after a success."""
-    faults = Faults()
+    isolation = Isolation()
 
     def fail() -> None:
         raise ValueError("broken")
 
     for _ in range(3):
-        assert faults.attempt("not read", fail, part="a") is None
+        assert isolation.call("not read", fail, part="a") is None
     assert len(caplog.records) == 1
     assert "broken" in caplog.text
-    faults.attempt("not read", fail, part="b")
+    isolation.call("not read", fail, part="b")
     assert len(caplog.records) == 2
-    faults.attempt("not read", lambda: 1, part="a")
-    faults.attempt("not read", fail, part="b")
-    faults.attempt("not read", fail, part="a")
+    isolation.call("not read", lambda: 1, part="a")
+    isolation.call("not read", fail, part="b")
+    isolation.call("not read", fail, part="a")
     assert len(caplog.records) == 3
 
 
@@ -39,4 +39,4 @@ def test_what_ends_the_program_is_not_held_up():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Faults().attempt("not read", interrupt)
+        Isolation().call("not read", interrupt)
