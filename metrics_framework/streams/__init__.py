@@ -9,11 +9,9 @@ from typing import Any
 from metrics_framework.plugins import load_adapter
 from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.streams.deltas import Deltas
-from metrics_framework.streams.events import StreamEvent
-from metrics_framework.streams.filters import StreamFilter
-from metrics_framework.streams.hub import Streams
-from metrics_framework.streams.polled import Polled
-from metrics_framework.streams.recorded import Recorded
+from metrics_framework.streams.events import StreamEvent, StreamFilter
+from metrics_framework.streams.publisher import Streams
+from metrics_framework.streams.sources import Polled, Recorded
 from metrics_framework.streams.subscription import Subscription, ValueStream
 
 __all__ = [

@@ -11,8 +11,7 @@ from typing import Self
 
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.runtime.event_loops import Notifier
-from metrics_framework.streams.events import Run, StreamEvent
-from metrics_framework.streams.filters import StreamFilter
+from metrics_framework.streams.events import Run, StreamEvent, StreamFilter
 from metrics_framework.values import MetricValue
 
 

@@ -11,8 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from metrics_framework.runtime.event_loops import Notifier, checkpoint
-from metrics_framework.streams.events import Run, StreamEvent
-from metrics_framework.streams.filters import StreamFilter
+from metrics_framework.streams.events import Run, StreamEvent, StreamFilter
 from metrics_framework.values import MetricValue
 
 BURST = 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from metrics_framework import MetricsSystem
-from metrics_framework.streams import hub
+from metrics_framework.streams import publisher
 from tests.metrics_adapters.http.loops import RUNNERS
 
 
@@ -18,6 +18,6 @@ def run(request):
 @pytest.fixture
 def system(clock, monkeypatch):
     """Return a system that publishes a millisecond after a record; it is shut down at the end."""
-    monkeypatch.setattr(hub, "TICK_SECONDS", 0.001)
+    monkeypatch.setattr(publisher, "TICK_SECONDS", 0.001)
     with MetricsSystem(clock=clock) as system:
         yield system

@@ -12,7 +12,7 @@ import pytest
 
 from metrics_framework import MetricsSystem, PerformanceSnapshot
 from metrics_framework.plugins import load_adapter
-from metrics_framework.streams import polled
+from metrics_framework.streams import sources
 from metrics_framework.testing.conformance import AsyncMetricsSystemContract, MetricsSystemContract
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the museum's monitor reads /proc")
@@ -54,7 +54,7 @@ class Made:
     @pytest.fixture(autouse=True)
     def quick(self, monkeypatch):
         """Let streams look for changes all the time."""
-        monkeypatch.setattr(polled, "POLL_SECONDS", 0.001)
+        monkeypatch.setattr(sources, "POLL_SECONDS", 0.001)
 
     def make_system(self, clock):
         """Make it."""
@@ -155,7 +155,7 @@ def test_it_draws_every_dashboard(system, dashboard):
 
 def test_it_streams_what_changes(system, monkeypatch):
     """A foreign aggregator is asked again and again; what changed comes out with its new value."""
-    monkeypatch.setattr(polled, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(sources, "POLL_SECONDS", 0.001)
 
     async def changed():
         stream = system.metrics_stream({"name": "or*", "tags": {"country": "NL"}})

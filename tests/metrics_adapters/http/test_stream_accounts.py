@@ -17,7 +17,7 @@ import pytest
 
 from metrics_adapters.asgi import serve_app
 from metrics_framework import MetricsSystem
-from metrics_framework.streams import hub
+from metrics_framework.streams import publisher
 from tests.metrics_adapters.http.loops import PATIENCE, publish, subscriptions
 from tests.metrics_adapters.http.readers import RESET, reading, reading_in_threads
 
@@ -47,7 +47,7 @@ def connections(server):
 def test_who_stops_reading_loses_what_is_counted(system, caplog, monkeypatch):
     """Its memory is bounded, others get everything, and once it reads again it learns of each loss."""
     caplog.set_level("INFO", "metrics_framework")
-    monkeypatch.setattr(hub, "REPLAY", 1_000)
+    monkeypatch.setattr(publisher, "REPLAY", 1_000)
     most, portion, recorded = 1_000, 250, 0
     with (
         serve_app(system, 0, buffer=most, timeout=2 * PATIENCE) as server,
@@ -148,7 +148,7 @@ def test_who_comes_back_misses_nothing(system):
 
 def test_who_comes_back_too_late_is_told_how_much_is_missing(system, monkeypatch):
     """What is not kept any more counts as dropped, to the last one."""
-    monkeypatch.setattr(hub, "REPLAY", 100)
+    monkeypatch.setattr(publisher, "REPLAY", 100)
     with serve_app(system, 0) as server:
         with reading(server.url) as reader:
             record(system, 1)
@@ -162,7 +162,7 @@ def test_who_comes_back_too_late_is_told_how_much_is_missing(system, monkeypatch
 
 def test_who_comes_back_after_a_rest_is_told_how_much_was_recorded(system, monkeypatch):
     """Where nobody listened for long nothing is kept, but how many records there were is known."""
-    monkeypatch.setattr(hub, "LINGER_SECONDS", 0.0)
+    monkeypatch.setattr(publisher, "LINGER_SECONDS", 0.0)
     with serve_app(system, 0) as server:
         with reading(server.url) as reader:
             record(system, 1)
@@ -229,7 +229,7 @@ def test_many_threads_and_many_clients(system):
 @pytest.mark.heavy
 def test_a_thousand_subscribers_come_and_go(system, monkeypatch):
     """In waves, over HTTP and directly, politely and not: no thread, task, socket, file or place is left."""
-    monkeypatch.setattr(hub, "LINGER_SECONDS", 0.0)
+    monkeypatch.setattr(publisher, "LINGER_SECONDS", 0.0)
     clients = 100
 
     async def client(port, number):

@@ -9,7 +9,7 @@ from metrics_adapters.resources import PsutilMonitor
 from metrics_adapters.snapshot_writer import SnapshotCollector, SnapshotTimer, SnapshotTracker
 from metrics_framework import MetricsSystem
 from metrics_framework.recording import Store
-from metrics_framework.streams import polled
+from metrics_framework.streams import sources
 from metrics_framework.testing.conformance import (
     AsyncMetricsSystemContract,
     MetricCollectorContract,
@@ -27,7 +27,7 @@ class SnapshotFolder:
     @pytest.fixture(autouse=True)
     def folder(self, tmp_path, monkeypatch):
         """Write there, and look for a stream's changes all the time."""
-        monkeypatch.setattr(polled, "POLL_SECONDS", 0.001)
+        monkeypatch.setattr(sources, "POLL_SECONDS", 0.001)
         self.path = tmp_path
 
     def make(self, clock):

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from metrics_adapters.in_memory import InMemoryCollector
 from metrics_framework.errors import ClosedError, InvalidInputError
 from metrics_framework.recording import Store
-from metrics_framework.streams import Recorded, StreamFilter, Streams, Subscription, hub
-from metrics_framework.streams.polled import PolledRun
+from metrics_framework.streams import Recorded, StreamFilter, Streams, Subscription, publisher
+from metrics_framework.streams.sources import PolledRun
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
 SOON = 20.0
@@ -249,7 +249,7 @@ def test_who_comes_back_goes_on_where_it_was(stream, filters):
 
 def test_what_is_not_kept_any_more_counts_as_dropped(stream, monkeypatch):
     """Events that the replay does not reach back to are dropped, visibly before the first one that it has."""
-    monkeypatch.setattr(hub, "REPLAY", 100)
+    monkeypatch.setattr(publisher, "REPLAY", 100)
     stream.subscribe()
     with stream.subscribe() as subscription:
         stream.record(1)
@@ -265,8 +265,8 @@ def test_what_is_not_kept_any_more_counts_as_dropped(stream, monkeypatch):
 
 def test_what_was_recorded_while_nobody_listened_counts_as_dropped(stream, monkeypatch):
     """Once the stream rested nothing is kept, but how many records there were is known."""
-    monkeypatch.setattr(hub, "LINGER_SECONDS", 0.0)
-    monkeypatch.setattr(hub, "TICK_SECONDS", 0.001)
+    monkeypatch.setattr(publisher, "LINGER_SECONDS", 0.0)
+    monkeypatch.setattr(publisher, "TICK_SECONDS", 0.001)
     with stream.subscribe() as subscription:
         stream.record(3)
         last = [subscription.get(SOON) for _ in range(3)][-1]

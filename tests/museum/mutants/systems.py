@@ -12,7 +12,7 @@ from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector
 from metrics_adapters.resources import PsutilMonitor
 from metrics_framework import MetricsSystem
 from metrics_framework.errors import ConfigurationError, InvalidInputError
-from metrics_framework.streams import polled
+from metrics_framework.streams import sources
 from metrics_framework.testing import conformance
 
 
@@ -245,7 +245,7 @@ class MadeSystem:
     @pytest.fixture(autouse=True)
     def quick(self, monkeypatch):
         """Let streams look for changes all the time, and wait for no more than a moment."""
-        monkeypatch.setattr(polled, "POLL_SECONDS", 0.001)
+        monkeypatch.setattr(sources, "POLL_SECONDS", 0.001)
         monkeypatch.setattr(conformance.system, "PATIENCE", 1)
 
     def make_system(self, clock):

@@ -17,7 +17,7 @@ from metrics_adapters.in_memory import InMemoryCollector
 from metrics_framework import MetricsSystem
 from metrics_framework.errors import ClosedError
 from metrics_framework.recording import Store
-from metrics_framework.streams import Polled, Recorded, Streams, hub, streams_of
+from metrics_framework.streams import Polled, Recorded, Streams, publisher, streams_of
 
 SOON = 20.0
 
@@ -57,8 +57,8 @@ def wait_for(condition) -> None:
 @pytest.fixture
 def restless(monkeypatch):
     """Let streams rest at once."""
-    monkeypatch.setattr(hub, "LINGER_SECONDS", 0.0)
-    monkeypatch.setattr(hub, "TICK_SECONDS", 0.001)
+    monkeypatch.setattr(publisher, "LINGER_SECONDS", 0.0)
+    monkeypatch.setattr(publisher, "TICK_SECONDS", 0.001)
 
 
 def test_records_are_logged_only_for_subscribers(streams, restless):
@@ -298,7 +298,7 @@ def test_a_signal_handler_may_end_a_system_that_is_being_subscribed_to(store, st
 
 def test_values_say_what_was_lost(store, streams, monkeypatch):
     """A value of `metrics_stream` after some that were dropped has their number in its metadata."""
-    monkeypatch.setattr(hub, "BUFFER", 2)
+    monkeypatch.setattr(publisher, "BUFFER", 2)
     values = streams.values()
     for _ in range(5):
         InMemoryCollector(store).increment("requests")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from datetime import UTC, datetime
 from itertools import pairwise
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTimer, InMemoryTracker
 from metrics_framework.clock import ManualClock
 from metrics_framework.recording import Store
-from metrics_framework.streams import Recorded, StreamEvent, Streams, recorded
+from metrics_framework.streams import Polled, Recorded, StreamEvent, Streams, publisher, sources
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
 SOON = 20.0
@@ -184,7 +185,7 @@ def test_what_is_no_number_in_json_is_null(views):
 
 def test_what_nobody_publishes_in_time_is_counted(views, monkeypatch):
     """If the publisher thread is late, a limited number of records waits; newer ones count as dropped."""
-    monkeypatch.setattr(recorded, "MAX_PENDING_RECORDS", 1_000)
+    monkeypatch.setattr(sources, "MAX_PENDING_RECORDS", 1_000)
     subscription = views.streams.subscribe(buffer=100_000)
     with views.streams._lock:  # the thread waits for it
         for each in range(20_000):
@@ -240,3 +241,100 @@ def test_threads_that_record_lose_nothing(views):
         )
     assert len(counts) == 8
     assert all(found == list(range(1, rounds + 1)) for found in counts.values())
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Look for changes all the time."""
+    monkeypatch.setattr(sources, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(publisher, "TICK_SECONDS", 0.001)
+
+
+class Foreign:
+    """An aggregator of somebody else's, that answers with what it is told to."""
+
+    def __init__(self, **values: float) -> None:
+        self.values = values
+        self.error: Exception | None = None
+
+    def get_metrics_by_tag(self, tag_filter: dict[str, str]) -> list[MetricValue]:
+        """Answer."""
+        if self.error is not None:
+            raise self.error
+        now = datetime.now(tz=UTC)
+        return [
+            MetricValue(name, value, MetricType.GAUGE, MetricUnit.COUNT, now, {}, {})
+            for name, value in self.values.items()
+        ]
+
+
+@pytest.mark.usefixtures("quick")
+def test_another_value_is_a_change():
+    """Where an adapter counts no records, values are compared; what is new is a change."""
+    foreign = Foreign(level=1.0, still=5.0)
+    streams = Streams(Polled(foreign))
+    subscription = streams.subscribe()
+    foreign.values["level"] = 2.0
+    assert subscription.get(SOON).value.value == 2.0
+    foreign.values["new"] = 7.0
+    assert subscription.get(SOON).value.name == "new"
+    streams.close()
+    assert subscription.get(SOON) is None
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_record_is_a_change_also_where_the_number_is_the_same():
+    """Where there are counts they are compared, so a falling rate is no change and a record is one."""
+    clock = ManualClock()
+    store = Store(clock)
+    collector, tracker, timer = InMemoryCollector(store), InMemoryTracker(store), InMemoryTimer(store)
+    collector.record_gauge("level", 3)
+    tracker.record_success("work")
+    timer.time_operation("work", lambda: clock.advance(1))
+    streams = Streams(Polled(InMemoryAggregator(store)))
+    subscription = streams.subscribe()
+    clock.advance(60)
+    collector.record_gauge("level", 3)
+    assert subscription.get(SOON).value.name == "level"
+    timer.time_operation("work", lambda: clock.advance(1))
+    assert subscription.get(SOON).value.metric_type is MetricType.TIMER
+    streams.close()
+    assert list(subscription) == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_error_reaches_who_reads_after_what_came_before_it():
+    """A stream that can go on no more says why; who subscribes again is answered once it can."""
+    foreign = Foreign(level=1.0)
+    streams = Streams(Polled(foreign))
+    subscription, other = streams.subscribe(), streams.subscribe()
+    foreign.values["level"] = 2.0
+    assert other.get(SOON).value.value == 2.0
+    foreign.error = OSError("gone")
+    assert subscription.get(SOON).value.value == 2.0
+    for each in (subscription, other):
+        with pytest.raises(OSError, match="gone"):
+            each.get(SOON)
+    with pytest.raises(OSError, match="gone"):
+        streams.subscribe()
+    foreign.error = None
+    again = streams.subscribe(after=1)
+    foreign.values["level"] = 3.0
+    event = again.get(SOON)
+    assert event.value.value == 3.0
+    assert event.dropped == 1, "nobody knows what happened meanwhile, and that is said"
+    streams.close()
+
+
+@pytest.mark.usefixtures("quick")
+def test_who_subscribes_later_gets_later_changes():
+    """What changed before a second subscriber came is for the first one alone."""
+    foreign = Foreign(level=1.0)
+    streams = Streams(Polled(foreign))
+    first = streams.subscribe()
+    foreign.values["level"] = 2.0
+    second = streams.subscribe()
+    foreign.values["level"] = 3.0
+    streams.close()
+    assert [event.value.value for event in first][-1] == 3.0
+    assert [event.value.value for event in second] == [3.0]

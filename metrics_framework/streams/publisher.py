@@ -13,8 +13,7 @@ from typing import Any, Protocol
 from metrics_framework.errors import ClosedError, InvalidInputError
 from metrics_framework.runtime.background import Background
 from metrics_framework.streams.deltas import Deltas
-from metrics_framework.streams.events import Run
-from metrics_framework.streams.filters import StreamFilter
+from metrics_framework.streams.events import Run, StreamFilter
 from metrics_framework.streams.subscription import Subscription, ValueStream
 
 TICK_SECONDS = 0.05
