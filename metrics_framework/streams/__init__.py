@@ -10,24 +10,24 @@ from metrics_framework.plugins import load_adapter
 from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.streams.deltas import Deltas
 from metrics_framework.streams.events import StreamEvent, StreamFilter
-from metrics_framework.streams.publisher import Streams
-from metrics_framework.streams.sources import Polled, Recorded
+from metrics_framework.streams.publisher import Publisher
+from metrics_framework.streams.sources import PollingSource, StoreSource
 from metrics_framework.streams.subscription import Subscription, ValueStream
 
 __all__ = [
     "Deltas",
-    "Polled",
-    "Recorded",
+    "PollingSource",
+    "Publisher",
+    "StoreSource",
     "StreamEvent",
     "StreamFilter",
-    "Streams",
     "Subscription",
     "ValueStream",
-    "streams_of",
+    "publisher_of",
 ]
 
 
-def streams_of(aggregator: MetricsAggregator) -> Streams:
+def publisher_of(aggregator: MetricsAggregator) -> Publisher:
     """Return the streams of the metrics that an aggregator has.
 
     The in-memory one has all its numbers in its store, which logs its records; any other one is polled for
@@ -35,5 +35,5 @@ def streams_of(aggregator: MetricsAggregator) -> Streams:
     """
     if isinstance(aggregator, load_adapter("in_memory.aggregator")):
         in_memory: Any = aggregator
-        return Streams(Recorded(in_memory.store))
-    return Streams(Polled(aggregator))
+        return Publisher(StoreSource(in_memory.store))
+    return Publisher(PollingSource(aggregator))

@@ -11,7 +11,7 @@ from typing import Self
 
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.runtime.event_loops import Notifier
-from metrics_framework.streams.events import Run, StreamEvent, StreamFilter
+from metrics_framework.streams.events import EventChunk, StreamEvent, StreamFilter
 from metrics_framework.values import MetricValue
 
 
@@ -29,27 +29,27 @@ class Deltas:
         InvalidInputError: If ``every`` is no positive number, or a sample is asked for.
     """
 
-    def __init__(self, every: float, chosen: StreamFilter, keeper: object) -> None:
+    def __init__(self, every: float, stream_filter: StreamFilter, publisher: object) -> None:
         if every.__class__ not in (int, float) or not math.isfinite(every) or every <= 0:
             raise InvalidInputError(f"every={every!r} is not a positive number of seconds")
-        if chosen.sample_rate != 1:
+        if stream_filter.sample_rate != 1:
             raise InvalidInputError(
-                f"filter sample_rate={chosen.sample_rate!r} has no meaning here: each series has one value"
+                f"filter sample_rate={stream_filter.sample_rate!r} has no meaning here: each series has one value"
             )
         self._every = every
-        self._chosen = chosen
-        self._keeper = keeper
+        self._filter = stream_filter
+        self._publisher = publisher
         self._notifier = Notifier()
         self._due = time.monotonic() + every
         self._is_closed = False
         self._has_ended = False
         self._error: BaseException | None = None
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Give up what waits; nobody else may be at work."""
         self._lock = threading.RLock()
-        self._changed: dict[object, tuple[Run, int]] = {}
+        self._changed: dict[object, tuple[EventChunk, int]] = {}
 
     # -- for the subscriber ----------------------------------------------------------------------------
 
@@ -76,7 +76,7 @@ class Deltas:
         self._due = time.monotonic() + self._every
         return [
             replace(value, metadata={**value.metadata, "records": records})
-            for value, records in ((_last(run).value, records) for run, records in changed.values())
+            for value, records in ((_last(chunk).value, records) for chunk, records in changed.values())
         ]
 
     async def aclose(self) -> None:
@@ -93,20 +93,20 @@ class Deltas:
 
     # -- for who publishes -----------------------------------------------------------------------------
 
-    def offer(self, runs: Sequence[Run], after: int = 0) -> None:
+    def deliver(self, chunks: Sequence[EventChunk], after: int = 0) -> None:
         """Take in what the filter takes of some events."""
         with self._lock:
-            for run in runs:
-                if self._chosen.takes_all or run.subject.is_taken_by(self._chosen):
-                    _, records = self._changed.get(run.subject.key, (None, 0))
-                    self._changed[run.subject.key] = (run, records + len(run))
+            for chunk in chunks:
+                if self._filter.matches_all or chunk.series.is_matched_by(self._filter):
+                    _, records = self._changed.get(chunk.series.key, (None, 0))
+                    self._changed[chunk.series.key] = (chunk, records + len(chunk))
             changed = list(self._changed.values()) if time.monotonic() >= self._due else []
-        for run, _ in changed:
-            _last(run)  # made here, and not on somebody's event loop
+        for chunk, _ in changed:
+            _last(chunk)  # made here, and not on somebody's event loop
         if changed:
             self._notifier.notify()
 
-    def miss(self, number: int) -> None:
+    def count_missed(self, number: int) -> None:
         """Take in that some events cannot be had: their series change again, or show with the next one."""
 
     def end(self, error: BaseException | None = None) -> None:
@@ -116,5 +116,5 @@ class Deltas:
         self._notifier.notify()
 
 
-def _last(run: Run) -> StreamEvent:
-    return run[len(run) - 1]
+def _last(chunk: EventChunk) -> StreamEvent:
+    return chunk[len(chunk) - 1]

@@ -14,7 +14,7 @@ from metrics_framework.exposition.formats import to_plain
 from metrics_framework.validation import plain_tags
 from metrics_framework.values import MetricType, MetricValue
 
-MAX_ANSWERS = 64
+MAX_CACHED_FILTERS = 64
 """Of how many filters a subject remembers whether they take it."""
 
 
@@ -58,7 +58,7 @@ class StreamEvent:
             origin._encoded = text.encode()
         return origin._encoded
 
-    def after_loss(self, dropped: int) -> StreamEvent:
+    def with_dropped(self, dropped: int) -> StreamEvent:
         """Return it as it is for a subscriber that lost some events before it."""
         event = StreamEvent(self.sequence, self.value)
         event.dropped = dropped
@@ -74,7 +74,7 @@ def _finite(data: Any) -> Any:
     return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
-class Subject:
+class StreamSeries:
     """The series that events are about.
 
     Attributes:
@@ -94,17 +94,19 @@ class Subject:
         self.key = (name, metric_type, is_operation, tuple(sorted(self.tags.items())))
         self._answers: dict[StreamFilter, bool] = {}
 
-    def is_taken_by(self, chosen: StreamFilter) -> bool:
+    def is_matched_by(self, stream_filter: StreamFilter) -> bool:
         """Say whether a filter takes it."""
-        answer = self._answers.get(chosen)
+        answer = self._answers.get(stream_filter)
         if answer is None:
-            if len(self._answers) >= MAX_ANSWERS:
+            if len(self._answers) >= MAX_CACHED_FILTERS:
                 self._answers.clear()
-            answer = self._answers[chosen] = chosen.matches(self.name, self.metric_type, self.tags)
+            answer = self._answers[stream_filter] = stream_filter.matches(
+                self.name, self.metric_type, self.tags
+            )
         return answer
 
 
-class Run(Protocol):
+class EventChunk(Protocol):
     """Consecutive events of one series.
 
     Attributes:
@@ -112,7 +114,7 @@ class Run(Protocol):
         first: The sequence number of the first one, once it is published.
     """
 
-    subject: Subject
+    series: StreamSeries
     first: int
 
     def __len__(self) -> int: ...
@@ -174,7 +176,7 @@ class StreamFilter:
         )
 
     @property
-    def takes_all(self) -> bool:
+    def matches_all(self) -> bool:
         """Whether every series matches."""
         return self.name == "*" and self.metric_type is None and not self.tags
 
@@ -186,7 +188,7 @@ class StreamFilter:
             and (name == self.name or fnmatchcase(name, self.name))
         )
 
-    def samples(self, sequence: int) -> bool:
+    def is_in_sample(self, sequence: int) -> bool:
         """Say whether a record is in the sample."""
         return (sequence * _SPREAD & _ALL) < self.sample_rate * (1 << 64)
 

@@ -14,23 +14,23 @@ from metrics_framework.recording import Distribution, Store
 from metrics_framework.recording.aggregates import per_second
 from metrics_framework.recording.engine import RecordLog, Series
 from metrics_framework.recording.metric import Metric
-from metrics_framework.streams.events import Run, StreamEvent, Subject
+from metrics_framework.streams.events import EventChunk, StreamEvent, StreamSeries
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
 MAX_PENDING_RECORDS = 200_000
 """How many records wait for the publisher thread at most; newer ones are dropped."""
 
-MAX_RUN_RECORDS = 512
+MAX_CHUNK_RECORDS = 512
 """How many records a run has at most: a subscriber that has not taken its last event keeps all of them."""
 
-MAX_SUBJECTS = 100_000
+MAX_CACHED_SERIES = 100_000
 
 _Record = tuple[Series, Any, int, Any, int]  # series, value, count of the series, its number, time
 
 _DISTRIBUTIONS = (MetricType.HISTOGRAM, MetricType.TIMER)
 
 
-class Recorded:
+class StoreSource:
     """Every record of a store from the moment that it is started.
 
     Args:
@@ -41,9 +41,9 @@ class Recorded:
         self._store = store
         self._log: RecordLog | None = None
         self._offset: int | None = None  # the number of records before the first event
-        self._subjects: dict[Series, Subject] = {}
+        self._stream_series: dict[Series, StreamSeries] = {}
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Start over in a child process, where the store counts its records from zero."""
         self.stop()
         self._offset = None
@@ -67,9 +67,9 @@ class Recorded:
         log, self._log = self._log, None
         if log is not None:
             self._store.core.unsubscribe(log)
-        self._subjects.clear()
+        self._stream_series.clear()
 
-    def collect(self, *, now: bool) -> tuple[list[Run], int]:
+    def collect(self, *, now: bool) -> tuple[list[EventChunk], int]:
         """Return the records since the last call.
 
         Args:
@@ -87,25 +87,28 @@ class Recorded:
         for record in records:
             by_series[record[0]].append(record)
         read = _Read.now(self._store)
-        return [run for series, some in by_series.items() for run in self._runs(series, some, read)], lost
+        return [
+            chunk for series, some in by_series.items() for chunk in self._chunks(series, some, read)
+        ], lost
 
-    def _runs(self, series: Series, records: list[_Record], read: _Read) -> list[Run]:
-        subject = self._subjects.get(series) or self._subject(series)
+    def _chunks(self, series: Series, records: list[_Record], read: _Read) -> list[EventChunk]:
+        stream_series = self._stream_series.get(series) or self._to_stream_series(series)
         distribution = None
-        if subject.metric_type in _DISTRIBUTIONS:
+        if stream_series.metric_type in _DISTRIBUTIONS:
             distribution = cast("Distribution | None", series.state())
         return [
-            RecordedRun(subject, records[start : start + MAX_RUN_RECORDS], read, distribution)
-            for start in range(0, len(records), MAX_RUN_RECORDS)
+            StoreChunk(stream_series, records[start : start + MAX_CHUNK_RECORDS], read, distribution)
+            for start in range(0, len(records), MAX_CHUNK_RECORDS)
         ]
 
-    def _subject(self, series: Series) -> Subject:
-        if len(self._subjects) >= MAX_SUBJECTS:
-            self._subjects.clear()
+    def _to_stream_series(self, series: Series) -> StreamSeries:
+        if len(self._stream_series) >= MAX_CACHED_SERIES:
+            self._stream_series.clear()
         named = cast(Metric, series.owner).named
         tags = {**self._store.tags, **series.tags}
-        subject = self._subjects[series] = Subject(named.name, named.metric_type, tags, named.is_operation)
-        return subject
+        stream_series = StreamSeries(named.name, named.metric_type, tags, named.is_operation)
+        self._stream_series[series] = stream_series
+        return stream_series
 
 
 class _Read(NamedTuple):
@@ -126,7 +129,7 @@ class _Read(NamedTuple):
         return cls(store, utc(store.clock), (store.clock.monotonic_ns() - store.start_ns) / 1e9)
 
 
-class RecordedRun:
+class StoreChunk:
     """Records of one series: each event is made when a subscriber takes it.
 
     Args:
@@ -136,16 +139,16 @@ class RecordedRun:
         distribution: The values of a histogram or timer at that moment; ``None`` if it was removed.
     """
 
-    __slots__ = ("_common", "_distribution", "_events", "_read", "_records", "first", "subject")
+    __slots__ = ("_common", "_distribution", "_events", "_read", "_records", "first", "series")
 
     def __init__(
         self,
-        subject: Subject,
+        series: StreamSeries,
         records: Sequence[_Record],
         read: _Read,
         distribution: Distribution | None,
     ) -> None:
-        self.subject = subject
+        self.series = series
         self.first = 0
         self._records = records
         self._read = read
@@ -167,26 +170,26 @@ class RecordedRun:
         """Return the metric as it is with one of the records."""
         _, recorded, count, number, _ = self._records[index]
         unit, p95 = self._common = self._common or (self._unit(), self._p95())
-        name, metric_type = self.subject.name, self.subject.metric_type
+        name, metric_type = self.series.name, self.series.metric_type
         metadata: dict[str, Any] = {"count": count, "recorded": recorded}
         if metric_type is MetricType.RATE:
             metadata["success_rate"] = number / count
             number = per_second(count, self._read.seconds)
         elif metric_type in _DISTRIBUTIONS:
             number = p95
-        if self.subject.is_operation:
+        if self.series.is_operation:
             metadata["operation"] = True
-        return MetricValue(name, number, metric_type, unit, self._read.at, self.subject.tags, metadata)
+        return MetricValue(name, number, metric_type, unit, self._read.at, self.series.tags, metadata)
 
     def _unit(self) -> MetricUnit:
-        if self.subject.metric_type is MetricType.TIMER:
+        if self.series.metric_type is MetricType.TIMER:
             return MetricUnit.MILLISECONDS
-        if self.subject.metric_type is MetricType.RATE:
+        if self.series.metric_type is MetricType.RATE:
             return MetricUnit.OPERATIONS_PER_SECOND
-        return self._read.store.description(self.subject.name).unit or MetricUnit.COUNT
+        return self._read.store.description(self.series.name).unit or MetricUnit.COUNT
 
     def _p95(self) -> float:
-        if self.subject.metric_type not in _DISTRIBUTIONS:
+        if self.series.metric_type not in _DISTRIBUTIONS:
             return 0.0
         # A removed series has no values any more, but these were recorded.
         values = self._distribution
@@ -199,7 +202,7 @@ POLL_SECONDS = 0.25
 """How often the aggregator is asked."""
 
 
-class Polled:
+class PollingSource:
     """Everything that changes, by the Protocols alone: several records between two looks are one change.
 
     Args:
@@ -208,9 +211,9 @@ class Polled:
 
     def __init__(self, aggregator: MetricsAggregator) -> None:
         self._aggregator = aggregator
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Begin anew."""
         self._seen: dict[object, MetricValue] = {}
         self._due = 0.0
@@ -229,9 +232,9 @@ class Polled:
 
     def stop(self) -> None:
         """Forget what was seen."""
-        self.forget()
+        self.reset()
 
-    def collect(self, *, now: bool) -> tuple[list[Run], int]:
+    def collect(self, *, now: bool) -> tuple[list[EventChunk], int]:
         """Return what has changed since the last look.
 
         Args:
@@ -245,8 +248,8 @@ class Polled:
         found = self._look()
         self._due = time.monotonic() + POLL_SECONDS
         seen, self._seen = self._seen, found
-        changes: list[Run] = [
-            PolledRun(value)
+        changes: list[EventChunk] = [
+            PolledChunk(value)
             for series, value in found.items()
             if series not in seen or _has_changed(seen[series], value)
         ]
@@ -256,13 +259,13 @@ class Polled:
         return _by_series(self._aggregator.get_metrics_by_tag({}))
 
 
-class PolledRun:
+class PolledChunk:
     """One change."""
 
-    __slots__ = ("_event", "_value", "first", "subject")
+    __slots__ = ("_event", "_value", "first", "series")
 
     def __init__(self, value: MetricValue) -> None:
-        self.subject = _subject(value)
+        self.series = _series_of(value)
         self.first = 0
         self._value = value
         self._event: StreamEvent | None = None
@@ -276,12 +279,12 @@ class PolledRun:
         return self._event
 
 
-def _subject(value: MetricValue) -> Subject:
-    return Subject(value.name, value.metric_type, value.tags, bool(value.metadata.get("operation")))
+def _series_of(value: MetricValue) -> StreamSeries:
+    return StreamSeries(value.name, value.metric_type, value.tags, bool(value.metadata.get("operation")))
 
 
 def _by_series(values: Iterable[MetricValue]) -> dict[object, MetricValue]:
-    return {_subject(value).key: value for value in values}
+    return {_series_of(value).key: value for value in values}
 
 
 def _has_changed(before: MetricValue, after: MetricValue) -> bool:

@@ -11,13 +11,13 @@ from types import TracebackType
 from typing import Self
 
 from metrics_framework.runtime.event_loops import Notifier, checkpoint
-from metrics_framework.streams.events import Run, StreamEvent, StreamFilter
+from metrics_framework.streams.events import EventChunk, StreamEvent, StreamFilter
 from metrics_framework.values import MetricValue
 
-BURST = 64
+MAX_BURST_EVENTS = 64
 """After how many events at most, which were there at once, other tasks of the loop have their turn."""
 
-Item = tuple[Run | list[StreamEvent], int]
+BufferItem = tuple[EventChunk | list[StreamEvent], int]
 """Events, and the index of the first one that was neither taken nor dropped yet."""
 
 
@@ -42,24 +42,24 @@ class Subscription:
         (1, 1, 0)
     """
 
-    def __init__(self, chosen: StreamFilter, buffer: int, keeper: object) -> None:
-        self._chosen = chosen
-        self._buffer = buffer
-        self._keeper = keeper
+    def __init__(self, stream_filter: StreamFilter, buffer: int, publisher: object) -> None:
+        self._filter = stream_filter
+        self._max_buffered = buffer
+        self._publisher = publisher
         self._notifier = Notifier()
         self._is_closed = False
         self._has_ended = False
         self._error: BaseException | None = None
         self._dropped = 0
-        self._lost = 0  # before the oldest event that waits
+        self._lost_before = 0  # before the oldest event that waits
         self._taken = 0
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Give up what waits; nobody else may be at work."""
         self._lock = threading.RLock()
-        self._items: deque[Item | int] = deque()  # a number: so many events are missing here
-        self._waiting = 0
+        self._buffer_items: deque[BufferItem | int] = deque()  # a number: so many events are missing here
+        self._buffered = 0
 
     # -- for the subscriber ----------------------------------------------------------------------------
 
@@ -76,14 +76,14 @@ class Subscription:
     @property
     def is_over(self) -> bool:
         """Whether nothing is left, and nothing will come."""
-        return self._is_closed or (self._has_ended and not self._items)
+        return self._is_closed or (self._has_ended and not self._buffer_items)
 
     def close(self) -> None:
         """Get nothing any more; whoever waits for it is woken. A second call does nothing."""
         with self._lock:
             self._is_closed = True
-            self._items.clear()
-            self._waiting = 0
+            self._buffer_items.clear()
+            self._buffered = 0
         self._notifier.notify()
 
     def get(self, timeout: float | None = None) -> StreamEvent | None:
@@ -112,7 +112,7 @@ class Subscription:
 
     async def __anext__(self) -> StreamEvent:
         self._taken += 1
-        if self._taken % BURST == 0:
+        if self._taken % MAX_BURST_EVENTS == 0:
             await checkpoint()  # before an event is taken, so that none is lost where a task is cancelled
         while (event := self._take()) is None:
             if self.is_over:
@@ -136,7 +136,7 @@ class Subscription:
         self.close()
 
     def _is_due(self) -> bool:
-        return self._is_closed or self._has_ended or self._waiting > 0
+        return self._is_closed or self._has_ended or self._buffered > 0
 
     def _take(self) -> StreamEvent | None:
         with self._lock:
@@ -145,53 +145,53 @@ class Subscription:
                 if self._has_ended and self._error is not None and not self._is_closed:
                     raise self._error
                 return None
-            self._waiting -= 1
-            lost, self._lost = self._lost, 0
+            self._buffered -= 1
+            lost, self._lost_before = self._lost_before, 0
         events, index = found
         event = events[index]  # making it may take a while
-        return event.after_loss(lost) if lost else event
+        return event.with_dropped(lost) if lost else event
 
-    def _next(self) -> Item | None:
-        while self._items and not self._is_closed:
-            item = self._items[0]
+    def _next(self) -> BufferItem | None:
+        while self._buffer_items and not self._is_closed:
+            item = self._buffer_items[0]
             if isinstance(item, int):
-                self._items.popleft()
-                self._lost += item
+                self._buffer_items.popleft()
+                self._lost_before += item
                 continue
             events, index = item
             if index + 1 < len(events):
-                self._items[0] = (events, index + 1)
+                self._buffer_items[0] = (events, index + 1)
             else:
-                self._items.popleft()
+                self._buffer_items.popleft()
             return item
         return None
 
     # -- for who publishes -----------------------------------------------------------------------------
 
-    def offer(self, runs: Sequence[Run], after: int = 0) -> None:
+    def deliver(self, chunks: Sequence[EventChunk], after: int = 0) -> None:
         """Take in what the filter takes of some events, and wake who waits for it, once.
 
         Args:
             runs: The events, in their order.
             after: The sequence number up to which they are left out.
         """
-        items = [item for run in runs if (item := self._chosen_of(run, after)) is not None]
+        items = [item for chunk in chunks if (item := self._select(chunk, after)) is not None]
         if not items:
             return
         with self._lock:
             if self._is_closed:
                 return
-            self._items += items
-            self._waiting += sum(len(events) - index for events, index in items)
-            if self._waiting > self._buffer:
-                self._drop(self._waiting - self._buffer)
+            self._buffer_items += items
+            self._buffered += sum(len(events) - index for events, index in items)
+            if self._buffered > self._max_buffered:
+                self._drop(self._buffered - self._max_buffered)
         self._notifier.notify()
 
-    def miss(self, number: int) -> None:
+    def count_missed(self, number: int) -> None:
         """Take in that some events cannot be had any more; they count, whichever the filter takes."""
         with self._lock:
             if number and not self._is_closed:
-                self._items.append(number)
+                self._buffer_items.append(number)
                 self._dropped += number
 
     def end(self, error: BaseException | None = None) -> None:
@@ -200,29 +200,35 @@ class Subscription:
         self._has_ended = True
         self._notifier.notify()
 
-    def _chosen_of(self, run: Run, after: int) -> Item | None:
-        chosen = self._chosen
-        skipped = max(after + 1 - run.first, 0)
-        if skipped >= len(run) or not (chosen.takes_all or run.subject.is_taken_by(chosen)):
+    def _select(self, chunk: EventChunk, after: int) -> BufferItem | None:
+        stream_filter = self._filter
+        skipped = max(after + 1 - chunk.first, 0)
+        if skipped >= len(chunk) or not (
+            stream_filter.matches_all or chunk.series.is_matched_by(stream_filter)
+        ):
             return None
-        if chosen.sample_rate == 1:
-            return run, skipped
+        if stream_filter.sample_rate == 1:
+            return chunk, skipped
         # Made now: a few events of each run must not keep all the others of it in memory.
-        sample = [run[index] for index in range(skipped, len(run)) if chosen.samples(run.first + index)]
+        sample = [
+            chunk[index]
+            for index in range(skipped, len(chunk))
+            if stream_filter.is_in_sample(chunk.first + index)
+        ]
         return (sample, 0) if sample else None
 
     def _drop(self, number: int) -> None:
-        self._waiting -= number
+        self._buffered -= number
         self._dropped += number
-        self._lost += number
+        self._lost_before += number
         while number:
-            item = self._items.popleft()
+            item = self._buffer_items.popleft()
             if isinstance(item, int):
-                self._lost += item
+                self._lost_before += item
                 continue
             events, index = item
             if len(events) - index > number:
-                self._items.appendleft((events, index + number))
+                self._buffer_items.appendleft((events, index + number))
                 return
             number -= len(events) - index
 

@@ -18,6 +18,6 @@ def run(request):
 @pytest.fixture
 def system(clock, monkeypatch):
     """Return a system that publishes a millisecond after a record; it is shut down at the end."""
-    monkeypatch.setattr(publisher, "TICK_SECONDS", 0.001)
+    monkeypatch.setattr(publisher, "PUBLISH_SECONDS", 0.001)
     with MetricsSystem(clock=clock) as system:
         yield system

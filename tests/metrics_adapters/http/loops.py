@@ -27,9 +27,9 @@ async def until(holds):
 
 def subscriptions(system):
     """Return the subscriptions of a system that are open."""
-    streams = system._streams
-    with streams._lock:
-        return [each for each in streams._listeners if not each.is_closed]
+    publisher = system._publisher
+    with publisher._lock:
+        return [each for each in publisher._subscribers if not each.is_closed]
 
 
 def publish(system):

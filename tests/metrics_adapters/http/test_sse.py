@@ -202,7 +202,7 @@ def test_what_is_lost_is_counted(run, system):
         assert sequences(quick.blocks) == list(range(1, count + 1))
         stuck = [one for one in subscriptions(system) if one.dropped]
         assert len(stuck) == 1
-        assert stuck[0]._waiting == 10
+        assert stuck[0]._buffered == 10
         slow.reads = True
         await until(lambda: count in sequences(slow.blocks))
         lost = [
@@ -257,7 +257,7 @@ def test_what_waits_for_a_client_is_bounded(run, system):
         for _ in range(100):
             await checkpoint()
         (subscription,) = subscriptions(system)
-        assert subscription._waiting > 150
+        assert subscription._buffered > 150
         client.reads = True
         await until(lambda: len(sequences(client.blocks)) == 200)
         assert max(len(message.get("body", b"")) for message in client.messages) < 1 << 15

@@ -47,7 +47,7 @@ def connections(server):
 def test_who_stops_reading_loses_what_is_counted(system, caplog, monkeypatch):
     """Its memory is bounded, others get everything, and once it reads again it learns of each loss."""
     caplog.set_level("INFO", "metrics_framework")
-    monkeypatch.setattr(publisher, "REPLAY", 1_000)
+    monkeypatch.setattr(publisher, "MAX_REPLAY_EVENTS", 1_000)
     most, portion, recorded = 1_000, 250, 0
     with (
         serve_app(system, 0, buffer=most, timeout=2 * PATIENCE) as server,
@@ -61,7 +61,7 @@ def test_who_stops_reading_loses_what_is_counted(system, caplog, monkeypatch):
                 record(system, portion, TAGS)
                 recorded += portion
                 wait_until(lambda: all(reader.at == recorded for reader in quick))  # noqa: B023 - it is waited for
-                assert all(one._waiting <= most for one in subscriptions(system))
+                assert all(one._buffered <= most for one in subscriptions(system))
 
         while not any(one.dropped for one in subscriptions(system)):
             go_on(1)
@@ -148,7 +148,7 @@ def test_who_comes_back_misses_nothing(system):
 
 def test_who_comes_back_too_late_is_told_how_much_is_missing(system, monkeypatch):
     """What is not kept any more counts as dropped, to the last one."""
-    monkeypatch.setattr(publisher, "REPLAY", 100)
+    monkeypatch.setattr(publisher, "MAX_REPLAY_EVENTS", 100)
     with serve_app(system, 0) as server:
         with reading(server.url) as reader:
             record(system, 1)
@@ -162,12 +162,12 @@ def test_who_comes_back_too_late_is_told_how_much_is_missing(system, monkeypatch
 
 def test_who_comes_back_after_a_rest_is_told_how_much_was_recorded(system, monkeypatch):
     """Where nobody listened for long nothing is kept, but how many records there were is known."""
-    monkeypatch.setattr(publisher, "LINGER_SECONDS", 0.0)
+    monkeypatch.setattr(publisher, "IDLE_STOP_SECONDS", 0.0)
     with serve_app(system, 0) as server:
         with reading(server.url) as reader:
             record(system, 1)
             reader.read(1)
-        wait_until(lambda: system._streams._background is None)
+        wait_until(lambda: system._publisher._thread is None)
         for _ in range(70):
             system.collector.increment("orders")
         with reading(server.url, after=reader) as again:
@@ -229,7 +229,7 @@ def test_many_threads_and_many_clients(system):
 @pytest.mark.heavy
 def test_a_thousand_subscribers_come_and_go(system, monkeypatch):
     """In waves, over HTTP and directly, politely and not: no thread, task, socket, file or place is left."""
-    monkeypatch.setattr(publisher, "LINGER_SECONDS", 0.0)
+    monkeypatch.setattr(publisher, "IDLE_STOP_SECONDS", 0.0)
     clients = 100
 
     async def client(port, number):
@@ -278,7 +278,7 @@ def test_a_thousand_subscribers_come_and_go(system, monkeypatch):
 
         def left():
             threads, tasks = threading.active_count(), len(asyncio.all_tasks(loop))
-            return threads, tasks, connections(server), files(), system._streams._background
+            return threads, tasks, connections(server), files(), system._publisher._thread
 
         before = left()
         for _ in range(5):

@@ -88,7 +88,7 @@ def test_the_end_of_the_system_is_the_end_of_the_stream(run, system):
             system.collector.increment("orders")
         publish(system)
         await until(lambda: len(sequences(client.blocks)) == 2)
-        subscription.miss(4)  # after the last event that there is
+        subscription.count_missed(4)  # after the last event that there is
         system.shutdown_metrics()
         await until(lambda: client.served)
         assert client.blocks[-1] == 'event: dropped\ndata: {"dropped": 4}'

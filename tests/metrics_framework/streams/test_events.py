@@ -37,9 +37,9 @@ SERIES = {
 )
 def test_filters_choose_by_name_type_and_tags(filters, expected):
     """A name or pattern, a type and tags each narrow what is taken; all of them must match."""
-    chosen = StreamFilter.parse(filters)
-    assert {key for key, series in SERIES.items() if chosen.matches(*series)} == expected
-    assert chosen.takes_all == (not filters)
+    stream_filter = StreamFilter.parse(filters)
+    assert {key for key, series in SERIES.items() if stream_filter.matches(*series)} == expected
+    assert stream_filter.matches_all == (not filters)
 
 
 @pytest.mark.parametrize(
@@ -75,9 +75,9 @@ def test_an_unknown_filter_is_an_error(filters, message):
 )
 def test_a_sample_has_its_share_of_any_regular_part(rate, start, step):
     """Of every n-th record, from wherever on, nearly the same share is in the sample."""
-    chosen = StreamFilter.parse({"sample_rate": rate})
+    stream_filter = StreamFilter.parse({"sample_rate": rate})
     number = 4_000
-    taken = sum(chosen.samples(start + step * each) for each in range(number))
+    taken = sum(stream_filter.is_in_sample(start + step * each) for each in range(number))
     assert abs(taken / number - rate) < 0.02
 
 
@@ -85,5 +85,5 @@ def test_the_whole_is_a_sample_too():
     """At a rate of 1 nothing is left out, and a smaller sample is part of a larger one."""
     small, large, whole = (StreamFilter.parse({"sample_rate": rate}) for rate in (0.1, 0.3, 1))
     for sequence in range(1, 5_000):
-        assert whole.samples(sequence)
-        assert large.samples(sequence) or not small.samples(sequence)
+        assert whole.is_in_sample(sequence)
+        assert large.is_in_sample(sequence) or not small.is_in_sample(sequence)

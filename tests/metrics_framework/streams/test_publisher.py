@@ -17,7 +17,7 @@ from metrics_adapters.in_memory import InMemoryCollector
 from metrics_framework import MetricsSystem
 from metrics_framework.errors import ClosedError
 from metrics_framework.recording import Store
-from metrics_framework.streams import Polled, Recorded, Streams, publisher, streams_of
+from metrics_framework.streams import PollingSource, Publisher, StoreSource, publisher_of
 
 SOON = 20.0
 
@@ -29,11 +29,11 @@ def store():
 
 
 @pytest.fixture
-def streams(store):
+def publisher(store):
     """Return its streams, which rest at once where nobody listens."""
-    streams = Streams(Recorded(store))
-    yield streams
-    streams.close()
+    publisher = Publisher(StoreSource(store))
+    yield publisher
+    publisher.close()
 
 
 def threads() -> int:
@@ -41,7 +41,7 @@ def threads() -> int:
     return sum(thread.name.startswith("metrics-metrics-stream") for thread in threading.enumerate())
 
 
-def is_logging(source: Recorded) -> bool:
+def is_logging(source: StoreSource) -> bool:
     """Return whether the store logs its records for a source."""
     return source._log is not None
 
@@ -57,37 +57,37 @@ def wait_for(condition) -> None:
 @pytest.fixture
 def restless(monkeypatch):
     """Let streams rest at once."""
-    monkeypatch.setattr(publisher, "LINGER_SECONDS", 0.0)
-    monkeypatch.setattr(publisher, "TICK_SECONDS", 0.001)
+    monkeypatch.setattr("metrics_framework.streams.publisher.IDLE_STOP_SECONDS", 0.0)
+    monkeypatch.setattr("metrics_framework.streams.publisher.PUBLISH_SECONDS", 0.001)
 
 
-def test_records_are_logged_only_for_subscribers(streams, restless):
+def test_records_are_logged_only_for_subscribers(publisher, restless):
     """Before the first subscriber and after the last one there is neither a log nor a thread."""
-    assert (is_logging(streams._source), threads()) == (False, 0)
-    with streams.subscribe(), streams.subscribe():
-        assert (is_logging(streams._source), threads()) == (True, 1)
+    assert (is_logging(publisher._source), threads()) == (False, 0)
+    with publisher.subscribe(), publisher.subscribe():
+        assert (is_logging(publisher._source), threads()) == (True, 1)
     wait_for(lambda: not threads())
-    assert not is_logging(streams._source)
+    assert not is_logging(publisher._source)
 
 
-def test_a_subscription_that_nobody_holds_is_gone(streams, restless):
+def test_a_subscription_that_nobody_holds_is_gone(publisher, restless):
     """Who forgets to close a subscription leaves nothing behind once it is garbage."""
-    subscription = streams.subscribe()
+    subscription = publisher.subscribe()
     wait_for(threads)
     gone = weakref.ref(subscription)
     del subscription
     wait_for(lambda: not threads())
     assert gone() is None
-    assert not is_logging(streams._source)
+    assert not is_logging(publisher._source)
 
 
 def test_a_system_that_nobody_holds_is_gone(store):
     """A system and its subscriptions that are dropped without an end leave neither a log nor a thread."""
-    source = Recorded(store)
-    streams = Streams(source)
-    subscription = streams.subscribe()
+    source = StoreSource(store)
+    publisher = Publisher(source)
+    subscription = publisher.subscribe()
     wait_for(threads)
-    del streams, subscription
+    del publisher, subscription
     gc.collect()
     wait_for(lambda: not threads())
     assert not is_logging(source)
@@ -95,7 +95,7 @@ def test_a_system_that_nobody_holds_is_gone(store):
 
 def test_a_subscription_keeps_its_stream_alive(store):
     """As long as somebody reads, records arrive."""
-    subscription = Streams(Recorded(store)).subscribe()
+    subscription = Publisher(StoreSource(store)).subscribe()
     gc.collect()
     InMemoryCollector(store).increment("requests")
     assert subscription.get(SOON).sequence == 1
@@ -104,7 +104,7 @@ def test_a_subscription_keeps_its_stream_alive(store):
 
 def test_two_systems_may_share_a_store(store):
     """Each has a stream of its own, and one that ends does not end the other."""
-    one, other = Streams(Recorded(store)), Streams(Recorded(store))
+    one, other = Publisher(StoreSource(store)), Publisher(StoreSource(store))
     first, second = one.subscribe(), other.subscribe()
     collector = InMemoryCollector(store)
     collector.increment("requests")
@@ -118,19 +118,19 @@ def test_two_systems_may_share_a_store(store):
 
 
 @pytest.mark.heavy
-def test_a_thousand_subscribers_come_and_go(store, streams, restless):
+def test_a_thousand_subscribers_come_and_go(store, publisher, restless):
     """In waves, closed or just dropped, in threads and on loops: no memory, thread, file or log is left."""
     collector = InMemoryCollector(store)
 
     async def on_a_loop(number):
-        async with streams.subscribe() as subscription:
+        async with publisher.subscribe() as subscription:
             for _ in range(number):
                 await anext(subscription)
 
     async def wave():
         tasks = [asyncio.create_task(on_a_loop(1 + each % 3)) for each in range(100)]
         tasks += [asyncio.create_task(on_a_loop(10_000)) for _ in range(25)]
-        kept = [streams.subscribe(buffer=1 + each) for each in range(125)]
+        kept = [publisher.subscribe(buffer=1 + each) for each in range(125)]
         await asyncio.sleep(0)
         for each in range(300):
             collector.increment(f"requests.{each % 7}")
@@ -154,11 +154,11 @@ def test_a_thousand_subscribers_come_and_go(store, streams, restless):
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert grown < 300_000
-    assert not is_logging(streams._source)
+    assert not is_logging(publisher._source)
     assert open_files() == files
 
 
-def test_records_made_while_a_stream_starts_are_not_forgotten(store, streams, restless):
+def test_records_made_while_a_stream_starts_are_not_forgotten(store, publisher, restless):
     """Another thread's records are delivered, or counted as missed by a subscriber that comes back."""
     collector, done = InMemoryCollector(store), threading.Event()
 
@@ -171,7 +171,7 @@ def test_records_made_while_a_stream_starts_are_not_forgotten(store, streams, re
     try:
         last, before = 0, None
         for _ in range(20):
-            with streams.subscribe(after=last) as subscription:
+            with publisher.subscribe(after=last) as subscription:
                 event = subscription.get(SOON)
             assert event.dropped == event.sequence - last - 1
             # The total and the sequence number count the same records.
@@ -179,7 +179,7 @@ def test_records_made_while_a_stream_starts_are_not_forgotten(store, streams, re
                 before = event.value.value - event.sequence
             assert event.value.value - event.sequence == before
             last = event.sequence
-            wait_for(lambda: not is_logging(streams._source))
+            wait_for(lambda: not is_logging(publisher._source))
     finally:
         done.set()
         thread.join()
@@ -187,7 +187,7 @@ def test_records_made_while_a_stream_starts_are_not_forgotten(store, streams, re
 
 def test_a_stopped_source_gets_no_records(store):
     """A store logs records for it only between its start and its end, which may come twice."""
-    source, collector = Recorded(store), InMemoryCollector(store)
+    source, collector = StoreSource(store), InMemoryCollector(store)
     assert source.collect(now=True) == ([], 0)
     collector.increment("requests")
     assert source.start(0) == 0
@@ -204,16 +204,16 @@ def test_a_stopped_source_gets_no_records(store):
 
 
 @pytest.mark.heavy
-def test_memory_is_bounded_however_much_is_recorded(store, streams):
+def test_memory_is_bounded_however_much_is_recorded(store, publisher):
     """One that never reads and the replay hold so many events, not more, also for a small sample."""
     collector = InMemoryCollector(store)
-    kept = [streams.subscribe(buffer=1_000), streams.subscribe({"sample_rate": 0.001}, buffer=1_000)]
+    kept = [publisher.subscribe(buffer=1_000), publisher.subscribe({"sample_rate": 0.001}, buffer=1_000)]
     counter = collector.counter("requests", {"a": "b"})
 
     def record(number):
         for _ in range(number):
             counter.add(1.5)
-        streams.subscribe().close()
+        publisher.subscribe().close()
 
     record(25_000)
     gc.collect()
@@ -280,43 +280,43 @@ async def everything(stream):
     return [each async for each in stream]
 
 
-def test_a_signal_handler_may_end_a_system_that_is_being_subscribed_to(store, streams, monkeypatch):
+def test_a_signal_handler_may_end_a_system_that_is_being_subscribed_to(store, publisher, monkeypatch):
     """The end of a system in the middle of a subscription, on its own thread, waits for nobody."""
-    source = streams._source
+    source = publisher._source
     start = source.start
 
     def start_and_end(sequence):
-        streams.close()
+        publisher.close()
         return start(sequence)
 
     monkeypatch.setattr(source, "start", start_and_end)
-    subscription = streams.subscribe()
+    subscription = publisher.subscribe()
     assert subscription.get(0) is None
-    streams.close()
+    publisher.close()
     assert subscription.get(SOON) is None
 
 
-def test_values_say_what_was_lost(store, streams, monkeypatch):
+def test_values_say_what_was_lost(store, publisher, monkeypatch):
     """A value of `metrics_stream` after some that were dropped has their number in its metadata."""
-    monkeypatch.setattr(publisher, "BUFFER", 2)
-    values = streams.values()
+    monkeypatch.setattr("metrics_framework.streams.publisher.DEFAULT_BUFFER_EVENTS", 2)
+    values = publisher.values()
     for _ in range(5):
         InMemoryCollector(store).increment("requests")
-    streams.close()
+    publisher.close()
     found = asyncio.run(everything(values))
     assert [(value.value, value.metadata.get("dropped")) for value in found] == [(4, 3), (5, None)]
 
 
-def test_a_stream_of_values_is_closed_and_left(store, streams, restless):
+def test_a_stream_of_values_is_closed_and_left(store, publisher, restless):
     """Closing a stream, or leaving its loop and dropping it, ends it without a trace."""
 
     async def main():
-        stream = streams.values()
+        stream = publisher.values()
         InMemoryCollector(store).increment("requests")
         assert (await anext(stream)).value == 1
         await stream.aclose()
         assert await everything(stream) == []
-        waiting = asyncio.create_task(everything(streams.values()))
+        waiting = asyncio.create_task(everything(publisher.values()))
         await asyncio.sleep(0.01)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -331,5 +331,5 @@ def test_only_a_store_that_all_numbers_are_in_is_listened_to():
     from metrics_adapters.combined import CombinedAggregator
     from metrics_adapters.in_memory import InMemoryAggregator
 
-    assert isinstance(streams_of(InMemoryAggregator())._source, Recorded)
-    assert isinstance(streams_of(CombinedAggregator(InMemoryAggregator()))._source, Polled)
+    assert isinstance(publisher_of(InMemoryAggregator())._source, StoreSource)
+    assert isinstance(publisher_of(CombinedAggregator(InMemoryAggregator()))._source, PollingSource)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTimer, InMemoryTracker
 from metrics_framework.clock import ManualClock
 from metrics_framework.recording import Store
-from metrics_framework.streams import Polled, Recorded, StreamEvent, Streams, publisher, sources
+from metrics_framework.streams import PollingSource, Publisher, StoreSource, StreamEvent, sources
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
 SOON = 20.0
@@ -29,7 +29,7 @@ class Views:
         self.collector = InMemoryCollector(self.store)
         self.timer = InMemoryTimer(self.store)
         self.tracker = InMemoryTracker(self.store)
-        self.streams = Streams(Recorded(self.store))
+        self.publisher = Publisher(StoreSource(self.store))
 
     def value_now(self, event: StreamEvent) -> MetricValue:
         """Return what the aggregator says of an event's series."""
@@ -52,7 +52,7 @@ def views():
     """Return the parts on an empty store, and end the streams."""
     views = Views()
     yield views
-    views.streams.close()
+    views.publisher.close()
 
 
 def test_an_event_says_what_the_aggregator_says(views):
@@ -60,7 +60,7 @@ def test_an_event_says_what_the_aggregator_says(views):
     views.collector.describe("size", unit=MetricUnit.BYTES)
     views.clock.advance(2)
     for before in (True, False):
-        subscription = None if before else views.streams.subscribe()
+        subscription = None if before else views.publisher.subscribe()
         for step in range(3):
             views.collector.record_counter("requests", 2, {"one": "a"})
             views.collector.record_counter("seconds", 0.1 * step)
@@ -72,7 +72,7 @@ def test_an_event_says_what_the_aggregator_says(views):
             views.tracker.record_success("work")
             views.tracker.record_failure("work", "TimeoutError")
             views.clock.advance(0.7)
-    views.streams.close()
+    views.publisher.close()
     events = list(subscription)
     assert [event.sequence for event in events] == list(range(1, 28))
     assert all(event.dropped == 0 for event in events)
@@ -87,7 +87,7 @@ def test_an_event_says_what_the_aggregator_says(views):
 def test_each_event_says_what_was_recorded(views):
     """Beside what the metric is, there is what this record said: a step, a level, a value, an ending."""
     views.collector.record_counter("requests", 5)
-    with views.streams.subscribe() as subscription:
+    with views.publisher.subscribe() as subscription:
         for value in (2, 3):
             views.collector.record_counter("requests", value)
         views.collector.gauge("level").decrement(4)
@@ -111,10 +111,10 @@ def test_each_event_says_what_was_recorded(views):
 def test_totals_are_those_of_the_store(numbers):
     """A counter's running total ends at that of the store and never falls, both except for rounding."""
     views = Views()
-    subscription = views.streams.subscribe()
+    subscription = views.publisher.subscribe()
     for number in numbers:
         views.collector.record_counter("sum", number)
-    views.streams.close()
+    views.publisher.close()
     totals = [event.value.value for event in subscription]
     assert len(totals) == len(numbers)
     assert totals[-1] == pytest.approx(views.store.summary("sum")["total"], rel=1e-12)
@@ -125,7 +125,7 @@ def test_slots_and_removed_series_cost_no_event(views):
     """Records of several time slots, and of series that are removed and come back, are all there, once."""
     views.collector.describe("level", merge="sum")
     counter, gauge = views.collector.counter("requests", {"a": "b"}), views.collector.gauge("level")
-    subscription = views.streams.subscribe()
+    subscription = views.publisher.subscribe()
     for _ in range(5):
         for _ in range(40):
             counter.add(1)
@@ -133,7 +133,7 @@ def test_slots_and_removed_series_cost_no_event(views):
             views.clock.advance(0.3)
         views.store.remove("requests", {"a": "b"})
         views.store.remove("level", {})
-    views.streams.close()
+    views.publisher.close()
     events = list(subscription)
     assert len(events) == 400
     assert [e.value.value for e in events if e.value.name == "requests"] == [*range(1, 41)] * 5
@@ -144,19 +144,19 @@ def test_constant_tags_and_rules_are_those_of_a_reading():
     from metrics_framework.recording import Rule
 
     views = Views(tags={"service": "shop"}, rules=[Rule("old.*", rename="new")])
-    with views.streams.subscribe({"tags": {"service": "shop"}}) as subscription:
+    with views.publisher.subscribe({"tags": {"service": "shop"}}) as subscription:
         views.collector.increment("old.orders", {"size": "xl"})
         value = subscription.get(SOON).value
-    views.streams.close()
+    views.publisher.close()
     assert (value.name, value.tags) == ("new", {"service": "shop", "size": "xl"})
 
 
 def test_an_event_is_encoded_once(views):
     """All subscribers get the same bytes, whichever of them lost events before it."""
-    quick, slow = views.streams.subscribe(), views.streams.subscribe(buffer=1)
+    quick, slow = views.publisher.subscribe(), views.publisher.subscribe(buffer=1)
     for _ in range(3):
         views.collector.increment("requests", {"path": "/\udcff é"})
-    views.streams.close()
+    views.publisher.close()
     *_, last = quick
     late = slow.get(SOON)
     assert (late.sequence, late.dropped, last.dropped) == (3, 2, 0)
@@ -176,23 +176,23 @@ def test_an_event_is_encoded_once(views):
 
 def test_what_is_no_number_in_json_is_null(views):
     """A total beyond the largest float is null, and the rest of the event is as it is."""
-    subscription = views.streams.subscribe()
+    subscription = views.publisher.subscribe()
     for _ in range(2):
         views.collector.record_counter("large", 1.7e308)
-    views.streams.close()
+    views.publisher.close()
     assert [json.loads(event.json())["value"] for event in subscription] == [1.7e308, None]
 
 
 def test_what_nobody_publishes_in_time_is_counted(views, monkeypatch):
     """If the publisher thread is late, a limited number of records waits; newer ones count as dropped."""
     monkeypatch.setattr(sources, "MAX_PENDING_RECORDS", 1_000)
-    subscription = views.streams.subscribe(buffer=100_000)
-    with views.streams._lock:  # the thread waits for it
+    subscription = views.publisher.subscribe(buffer=100_000)
+    with views.publisher._lock:  # the thread waits for it
         for each in range(20_000):
             views.collector.increment(f"requests.{each % 3}")
-    views.streams.subscribe().close()  # publishes
+    views.publisher.subscribe().close()  # publishes
     views.collector.increment("requests.late")
-    views.streams.close()
+    views.publisher.close()
     events = list(subscription)
     assert len(events) + subscription.dropped == 20_001
     assert 1_000 < len(events) < 4_000
@@ -204,14 +204,14 @@ def test_what_nobody_publishes_in_time_is_counted(views, monkeypatch):
 
 def test_a_p95_is_that_of_the_moment_of_reading(views):
     """It does not change afterwards; of a series that was removed meanwhile it is that of the records."""
-    subscription = views.streams.subscribe()
+    subscription = views.publisher.subscribe()
     for value in (1.0, 2.0):
         views.collector.record_histogram("size", value)
-    views.streams.subscribe().close()  # publishes
+    views.publisher.subscribe().close()  # publishes
     views.collector.record_histogram("size", 100.0)
     views.collector.record_histogram("gone", 7.0)
     views.collector.remove("gone")
-    views.streams.close()
+    views.publisher.close()
     assert [(event.value.name, event.value.value) for event in subscription] == [
         ("size", 2.0), ("size", 2.0), ("size", 100.0), ("gone", 7.0)
     ]  # fmt: skip
@@ -220,7 +220,7 @@ def test_a_p95_is_that_of_the_moment_of_reading(views):
 @pytest.mark.heavy
 def test_threads_that_record_lose_nothing(views):
     """Records of several threads, with readers between, are streamed once, each series' in order."""
-    subscription = views.streams.subscribe(buffer=1_000_000)
+    subscription = views.publisher.subscribe(buffer=1_000_000)
     rounds = 10_000
 
     def record(which: int) -> None:
@@ -233,7 +233,7 @@ def test_threads_that_record_lose_nothing(views):
         thread.start()
     while any(thread.is_alive() for thread in threads):
         views.store.readings()
-    views.streams.close()
+    views.publisher.close()
     counts: dict[tuple[str, str], list[int]] = {}
     for event in subscription:
         counts.setdefault((event.value.name, event.value.tags["thread"]), []).append(
@@ -247,7 +247,7 @@ def test_threads_that_record_lose_nothing(views):
 def quick(monkeypatch):
     """Look for changes all the time."""
     monkeypatch.setattr(sources, "POLL_SECONDS", 0.0)
-    monkeypatch.setattr(publisher, "TICK_SECONDS", 0.001)
+    monkeypatch.setattr("metrics_framework.streams.publisher.PUBLISH_SECONDS", 0.001)
 
 
 class Foreign:
@@ -272,13 +272,13 @@ class Foreign:
 def test_another_value_is_a_change():
     """Where an adapter counts no records, values are compared; what is new is a change."""
     foreign = Foreign(level=1.0, still=5.0)
-    streams = Streams(Polled(foreign))
-    subscription = streams.subscribe()
+    publisher = Publisher(PollingSource(foreign))
+    subscription = publisher.subscribe()
     foreign.values["level"] = 2.0
     assert subscription.get(SOON).value.value == 2.0
     foreign.values["new"] = 7.0
     assert subscription.get(SOON).value.name == "new"
-    streams.close()
+    publisher.close()
     assert subscription.get(SOON) is None
 
 
@@ -291,14 +291,14 @@ def test_a_record_is_a_change_also_where_the_number_is_the_same():
     collector.record_gauge("level", 3)
     tracker.record_success("work")
     timer.time_operation("work", lambda: clock.advance(1))
-    streams = Streams(Polled(InMemoryAggregator(store)))
-    subscription = streams.subscribe()
+    publisher = Publisher(PollingSource(InMemoryAggregator(store)))
+    subscription = publisher.subscribe()
     clock.advance(60)
     collector.record_gauge("level", 3)
     assert subscription.get(SOON).value.name == "level"
     timer.time_operation("work", lambda: clock.advance(1))
     assert subscription.get(SOON).value.metric_type is MetricType.TIMER
-    streams.close()
+    publisher.close()
     assert list(subscription) == []
 
 
@@ -306,8 +306,8 @@ def test_a_record_is_a_change_also_where_the_number_is_the_same():
 def test_an_error_reaches_who_reads_after_what_came_before_it():
     """A stream that can go on no more says why; who subscribes again is answered once it can."""
     foreign = Foreign(level=1.0)
-    streams = Streams(Polled(foreign))
-    subscription, other = streams.subscribe(), streams.subscribe()
+    publisher = Publisher(PollingSource(foreign))
+    subscription, other = publisher.subscribe(), publisher.subscribe()
     foreign.values["level"] = 2.0
     assert other.get(SOON).value.value == 2.0
     foreign.error = OSError("gone")
@@ -316,25 +316,25 @@ def test_an_error_reaches_who_reads_after_what_came_before_it():
         with pytest.raises(OSError, match="gone"):
             each.get(SOON)
     with pytest.raises(OSError, match="gone"):
-        streams.subscribe()
+        publisher.subscribe()
     foreign.error = None
-    again = streams.subscribe(after=1)
+    again = publisher.subscribe(after=1)
     foreign.values["level"] = 3.0
     event = again.get(SOON)
     assert event.value.value == 3.0
     assert event.dropped == 1, "nobody knows what happened meanwhile, and that is said"
-    streams.close()
+    publisher.close()
 
 
 @pytest.mark.usefixtures("quick")
 def test_who_subscribes_later_gets_later_changes():
     """What changed before a second subscriber came is for the first one alone."""
     foreign = Foreign(level=1.0)
-    streams = Streams(Polled(foreign))
-    first = streams.subscribe()
+    publisher = Publisher(PollingSource(foreign))
+    first = publisher.subscribe()
     foreign.values["level"] = 2.0
-    second = streams.subscribe()
+    second = publisher.subscribe()
     foreign.values["level"] = 3.0
-    streams.close()
+    publisher.close()
     assert [event.value.value for event in first][-1] == 3.0
     assert [event.value.value for event in second] == [3.0]

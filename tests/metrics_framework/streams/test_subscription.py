@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from metrics_adapters.in_memory import InMemoryCollector
 from metrics_framework.errors import ClosedError, InvalidInputError
 from metrics_framework.recording import Store
-from metrics_framework.streams import Recorded, StreamFilter, Streams, Subscription, publisher
-from metrics_framework.streams.sources import PolledRun
+from metrics_framework.streams import Publisher, StoreSource, StreamFilter, Subscription
+from metrics_framework.streams.sources import PolledChunk
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
 SOON = 20.0
@@ -28,8 +28,8 @@ class Stream:
     def __init__(self) -> None:
         self.store = Store()
         self.collector = InMemoryCollector(self.store)
-        self.streams = Streams(Recorded(self.store))
-        self.subscribe = self.streams.subscribe
+        self.publisher = Publisher(StoreSource(self.store))
+        self.subscribe = self.publisher.subscribe
 
     def record(self, number: int = 1, name: str = "requests") -> None:
         """Record some times."""
@@ -46,7 +46,7 @@ def stream():
     """Return a stream, and end it."""
     stream = Stream()
     yield stream
-    stream.streams.close()
+    stream.publisher.close()
 
 
 class Asyncio:
@@ -141,19 +141,19 @@ def test_what_was_delivered_and_dropped_is_what_was_recorded(buffers, steps):
                 delivered[step[1]] += [] if event is None else [event]
         else:
             stream.record(step[1], step[0])
-    stream.streams.close()
+    stream.publisher.close()
     every = list(whole)
     assert [event.sequence for event in every] == list(range(1, stream.store.recorded + 1))
     for filters, buffer, subscription, events in zip(FILTERS, buffers, subscriptions, delivered, strict=True):
         rest = list(subscription)
         assert len(rest) <= buffer
         events += rest
-        chosen = StreamFilter.parse(filters)
+        stream_filter = StreamFilter.parse(filters)
         expected = [
             event.sequence
             for event in every
-            if chosen.matches(event.value.name, event.value.metric_type, {})
-            and chosen.samples(event.sequence)
+            if stream_filter.matches(event.value.name, event.value.metric_type, {})
+            and stream_filter.is_in_sample(event.sequence)
         ]
         assert len(events) + subscription.dropped == len(expected)
         assert sum(event.dropped for event in events) == subscription.dropped
@@ -170,14 +170,14 @@ def test_what_was_delivered_and_dropped_is_what_was_recorded(buffers, steps):
 def test_what_is_missing_is_said_where_it_is_missing(buffer, expected):
     """What nobody has any more counts before the event after it, also where that one was dropped as well."""
     now = datetime.now(tz=UTC)
-    runs = {}
+    chunks = {}
     for sequence in (1, 7, 8, 9):
-        runs[sequence] = PolledRun(MetricValue("a", 1, MetricType.GAUGE, MetricUnit.COUNT, now, {}, {}))
-        runs[sequence].first = sequence
+        chunks[sequence] = PolledChunk(MetricValue("a", 1, MetricType.GAUGE, MetricUnit.COUNT, now, {}, {}))
+        chunks[sequence].first = sequence
     subscription = Subscription(StreamFilter(), buffer, None)
-    subscription.offer([runs[1]])
-    subscription.miss(5)
-    subscription.offer([runs[7], runs[8], runs[9]])
+    subscription.deliver([chunks[1]])
+    subscription.count_missed(5)
+    subscription.deliver([chunks[7], chunks[8], chunks[9]])
     subscription.end()
     events = list(subscription)
     assert [(event.sequence, event.dropped) for event in events] == expected
@@ -206,7 +206,7 @@ def test_one_that_stops_reading_harms_nobody(stream):
         thread.start()
     for thread in recorders:
         thread.join()
-    stream.streams.close()
+    stream.publisher.close()
     for thread in readers:
         thread.join()
     assert (taken["quick"], quick.dropped) == (40_000, 0)
@@ -222,7 +222,7 @@ def test_a_subscriber_gets_what_is_recorded_after_it_came(stream):
     stream.record(2)
     second = stream.subscribe()
     stream.record(1)
-    stream.streams.close()
+    stream.publisher.close()
     assert [event.sequence for event in first] == [1, 2, 3]
     assert [event.sequence for event in second] == [3]
 
@@ -241,7 +241,7 @@ def test_who_comes_back_goes_on_where_it_was(stream, filters):
     stream.record(100)
     again = stream.subscribe(filters, after=had[-1])
     stream.record(100)
-    stream.streams.close()
+    stream.publisher.close()
     had += [event.sequence for event in again]
     assert again.dropped == 0
     assert had == [event.sequence for event in whole if event.sequence >= had[0]]
@@ -249,7 +249,7 @@ def test_who_comes_back_goes_on_where_it_was(stream, filters):
 
 def test_what_is_not_kept_any_more_counts_as_dropped(stream, monkeypatch):
     """Events that the replay does not reach back to are dropped, visibly before the first one that it has."""
-    monkeypatch.setattr(publisher, "REPLAY", 100)
+    monkeypatch.setattr("metrics_framework.streams.publisher.MAX_REPLAY_EVENTS", 100)
     stream.subscribe()
     with stream.subscribe() as subscription:
         stream.record(1)
@@ -265,12 +265,12 @@ def test_what_is_not_kept_any_more_counts_as_dropped(stream, monkeypatch):
 
 def test_what_was_recorded_while_nobody_listened_counts_as_dropped(stream, monkeypatch):
     """Once the stream rested nothing is kept, but how many records there were is known."""
-    monkeypatch.setattr(publisher, "LINGER_SECONDS", 0.0)
-    monkeypatch.setattr(publisher, "TICK_SECONDS", 0.001)
+    monkeypatch.setattr("metrics_framework.streams.publisher.IDLE_STOP_SECONDS", 0.0)
+    monkeypatch.setattr("metrics_framework.streams.publisher.PUBLISH_SECONDS", 0.001)
     with stream.subscribe() as subscription:
         stream.record(3)
         last = [subscription.get(SOON) for _ in range(3)][-1]
-    rests(stream.streams)
+    rests(stream.publisher)
     stream.record(7)
     again = stream.subscribe(after=last.sequence)
     stream.record(1)
@@ -287,10 +287,10 @@ def test_a_number_of_another_process_is_as_good_as_none(stream):
     assert subscription.get(SOON).dropped == 0
 
 
-def rests(streams):
+def rests(publisher):
     """Wait until nobody is listened for any more."""
     until = time.monotonic() + SOON
-    while streams._background is not None:
+    while publisher._thread is not None:
         assert time.monotonic() < until
         time.sleep(0.001)
 
@@ -315,7 +315,7 @@ def test_a_thread_waits_for_so_long(stream):
     assert subscription.get(0.01) is None
     threading.Timer(0.05, stream.record).start()
     assert subscription.get(SOON).sequence == 1
-    threading.Timer(0.05, stream.streams.close).start()
+    threading.Timer(0.05, stream.publisher.close).start()
     assert subscription.get() is None
     assert subscription.is_over
 
@@ -345,7 +345,7 @@ def test_two_threads_may_share_a_subscription(stream):
     for _ in range(20):
         stream.record(50)
         stream.publish()
-    stream.streams.close()
+    stream.publisher.close()
     for thread in threads:
         thread.join(SOON)
     assert sorted(found) == list(range(1, 1_001))
@@ -360,7 +360,7 @@ def test_a_loop_reads_what_another_thread_records(stream, loop):
     async def main():
         found = []
         async with stream.subscribe() as subscription:
-            thread = threading.Thread(target=lambda: (stream.record(500), stream.streams.close()))
+            thread = threading.Thread(target=lambda: (stream.record(500), stream.publisher.close()))
             thread.start()
             found += [event.sequence async for event in subscription]
             thread.join()
@@ -441,6 +441,6 @@ def test_elsewhere_than_on_a_loop_it_says_what_to_do(stream):
 
 def test_after_the_end_nobody_subscribes(stream):
     """What comes too late is told so."""
-    stream.streams.close()
+    stream.publisher.close()
     with pytest.raises(ClosedError, match="shut down"):
         stream.subscribe()
