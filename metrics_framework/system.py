@@ -154,14 +154,13 @@ class MetricsSystem:
 
         # Threads and signals are slow to import, and a program that only names the Protocols has neither.
         from metrics_framework.callbacks import GaugeCallbacks
+        from metrics_framework.callbacks.calls import Callback
         from metrics_framework.collecting import Collection
         from metrics_framework.runtime.shutdown import Shutdown
         from metrics_framework.streams import publisher_of
 
         self.callbacks: Final = GaugeCallbacks(self.collector, clock=clock)
-        self._resources = self.callbacks.work(
-            "resources", self._record_resources, deadline=RESOURCES_DEADLINE
-        )
+        self._resources = Callback("resources", self._record_resources, RESOURCES_DEADLINE, is_recorded=False)
         self._collection = Collection(
             self._record_resources,
             self.callbacks.collect,

@@ -151,7 +151,7 @@ def test_a_page_learns_what_is_lost(system, clock, browse):
         system.collector.record_gauge("orders", 0)
         site.wait_until(lambda: site.seen[-1][0] == "metric")
         (subscription,) = subscriptions(system)
-        subscription.miss(3)
+        subscription.count_missed(3)
         system.collector.record_gauge("orders", 1)
         site.wait_until(lambda: site.seen[-1][0] == "metric" and site.seen[-1][1]["value"] == 1)
         assert site.seen[-2] == ["dropped", 3]

@@ -23,7 +23,7 @@ from metrics_adapters.in_memory import InMemoryCollector
 from metrics_adapters.null import NullCollector
 from metrics_framework import InvalidInputError, MetricsSystem, UnknownMetricError
 from metrics_framework.callbacks import CallbackState, GaugeCallbacks
-from metrics_framework.callbacks.workers import MOST_THREADS
+from metrics_framework.callbacks.calls import MAX_THREADS
 from metrics_framework.recording import Store
 from tests.metrics_framework.runtime.test_background import in_a_child
 
@@ -401,27 +401,27 @@ def test_a_look_returns_at_the_deadline(callbacks):
 def test_more_that_hang_than_there_are_threads_keep_no_other_waiting(callbacks, collector):
     """A place that hangs is given to another, so that a later look reads everything else."""
     hanging = Hanging()
-    for number in range(MOST_THREADS + 5):
+    for number in range(MAX_THREADS + 5):
         callbacks.add(f"slow.{number}", hanging, deadline=SHORT)
     callbacks.collect()
-    assert hanging.calls >= MOST_THREADS
+    assert hanging.calls >= MAX_THREADS
     callbacks.add("quick", lambda: 1, deadline=PATIENCE)
     callbacks.collect()
     assert last(collector, "quick") == 1
-    wait_for(lambda: hanging.calls == MOST_THREADS + 5)
+    wait_for(lambda: hanging.calls == MAX_THREADS + 5)
     hanging.go_on.set()
 
 
 def test_no_more_threads_than_the_limit_call_at_once(callbacks, collector):
     """What is not called yet waits for a free thread, and is called."""
     hanging = Hanging()
-    for number in range(2 * MOST_THREADS):
+    for number in range(2 * MAX_THREADS):
         callbacks.add(f"slow.{number}", hanging, deadline=PATIENCE)
     with ThreadPoolExecutor(1) as other:
         looking = other.submit(callbacks.collect)
-        for _ in range(MOST_THREADS):
+        for _ in range(MAX_THREADS):
             assert hanging.called.acquire(timeout=PATIENCE)
-        assert hanging.calls == MOST_THREADS
+        assert hanging.calls == MAX_THREADS
         hanging.go_on.set()
         looking.result(PATIENCE)
     assert all(state.failure is None for state in callbacks.states())
@@ -705,13 +705,13 @@ def test_sync_callbacks_cost_no_asyncio():
 @pytest.mark.parametrize("deadline", [0, -1, float("nan"), float("inf"), "1", None, True, 1e300])
 def test_a_deadline_is_a_positive_number(callbacks, deadline):
     """Anything else is refused with what it may be."""
-    with pytest.raises(InvalidInputError, match=r"'size' cannot have deadline=.*positive, finite number"):
+    with pytest.raises(InvalidInputError, match=r"'size': deadline=.*positive, finite number"):
         callbacks.add("size", lambda: 1, deadline=deadline)
 
 
 def test_a_called_coroutine_function_is_refused_with_the_remedy(callbacks):
     """Its object could be awaited once; no warning about it comes in addition."""
-    with pytest.raises(InvalidInputError, match="pass the function, without calling it"):
+    with pytest.raises(InvalidInputError, match="pass the function without calling it"):
         callbacks.add("size", seven())
     gc.collect()
 
@@ -719,9 +719,9 @@ def test_a_called_coroutine_function_is_refused_with_the_remedy(callbacks):
 @pytest.mark.parametrize("function", [3, "size", object()])
 def test_what_cannot_be_called_is_refused_with_the_remedy(callbacks, function):
     """The common mistake is to call the function."""
-    with pytest.raises(InvalidInputError, match="without the parentheses"):
+    with pytest.raises(InvalidInputError, match="without parentheses"):
         callbacks.add("size", function)
-    with pytest.raises(InvalidInputError, match="without the parentheses"):
+    with pytest.raises(InvalidInputError, match="without parentheses"):
         callbacks.add("size")(function)
 
 
