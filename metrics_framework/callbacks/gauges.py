@@ -103,8 +103,8 @@ class GaugeCallbacks:
 
         Args:
             name: The gauge's name.
-            function: Returns the gauge's value, or an awaitable of it. It stays alive, with the object of a bound
-                method, until the callback is removed. Without it, ``add`` is a decorator.
+            function: Returns the gauge's value, or an awaitable of it. It stays alive, with the object of a
+                bound method, until the callback is removed. Without it, ``add`` is a decorator.
             tags: The gauge's tags.
             deadline: Seconds that a call may take. An async call is cancelled at its deadline. A sync call
                 cannot be cancelled: collections stop waiting for it, the function is not called again until

@@ -1,7 +1,7 @@
-"""Streams: what is recorded reaches any number of subscribers, in any thread and on any event loop.
+"""Streams: every record is delivered to any number of subscribers, in any thread and on any event loop.
 
-A store logs its records while there are subscribers; other aggregators are polled for changes, by their
-Protocols alone. One thread publishes, and each subscriber has a bounded buffer of its own.
+The in-memory store logs its records while there are subscribers. Other aggregators are polled for changes
+with the methods of their Protocol. One thread publishes, and each subscriber has a bounded buffer.
 """
 
 from typing import Any
@@ -28,10 +28,9 @@ __all__ = [
 
 
 def publisher_of(aggregator: MetricsAggregator) -> Publisher:
-    """Return the streams of the metrics that an aggregator has.
+    """Return a publisher of an aggregator's metrics.
 
-    The in-memory one has all its numbers in its store, which logs its records; any other one is polled for
-    changes.
+    It reads the record log of an in-memory aggregator's store, and polls any other aggregator.
     """
     if isinstance(aggregator, load_adapter("in_memory.aggregator")):
         in_memory: Any = aggregator

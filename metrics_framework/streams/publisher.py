@@ -1,4 +1,7 @@
-"""Who publishes: one thread for all subscribers, which there is only while somebody subscribes."""
+"""The publisher: one thread that delivers recorded events to all subscribers of a system.
+
+The thread runs only while there are subscribers.
+"""
 
 from __future__ import annotations
 
@@ -17,72 +20,72 @@ from metrics_framework.streams.events import EventChunk, StreamFilter
 from metrics_framework.streams.subscription import Subscription, ValueStream
 
 PUBLISH_SECONDS = 0.05
-"""How often is published what was recorded."""
+"""Seconds between two deliveries of new events."""
 
 IDLE_STOP_SECONDS = 30.0
-"""How long it goes on after the last subscriber went away, who may come back."""
+"""How long the thread keeps running after the last subscriber leaves, in case one reconnects."""
 
 DEFAULT_BUFFER_EVENTS = 10_000
-"""How many events wait for a subscriber at most, unless they say otherwise."""
+"""How many events a subscriber's buffer holds by default."""
 
 MAX_REPLAY_EVENTS = 10_000
-"""How many events are kept for subscribers who come back."""
+"""How many past events are kept for subscribers that resume."""
 
 
 class StreamSource(Protocol):
-    """Where events come from."""
+    """A source of events. See `StoreSource` and `PollingSource`."""
 
     def start(self, sequence: int) -> int:
-        """Take in events from now on; return how many were missed since the event of that number."""
+        """Collect events from now on; return how many were missed since the event of that number."""
         ...
 
     def stop(self) -> None:
-        """Take in no more events."""
+        """Stop collecting events."""
         ...
 
     def collect(self, *, now: bool) -> tuple[list[EventChunk], int]:
         """Return the events since the last call, and how many newer ones were lost.
 
         Args:
-            now: Whether every event must be among them; else some may wait for a later call.
+            now: Whether to return every event; otherwise some may wait for a later call.
         """
         ...
 
     def reset(self) -> None:
-        """Start over in a child process."""
+        """Reset in a forked child."""
         ...
 
 
 class Subscriber(Protocol):
-    """What events are published to; see `Subscription`."""
+    """A receiver of events. See `Subscription` and `Deltas`."""
 
     @property
     def is_closed(self) -> bool:
-        """Whether it wants no more."""
+        """Whether the reader has closed it."""
         ...
 
     def deliver(self, chunks: Sequence[EventChunk], after: int = 0) -> None:
-        """Take in events."""
+        """Buffer the events that its filter matches, of those with a number above ``after``."""
         ...
 
     def count_missed(self, number: int) -> None:
-        """Take in that some events cannot be had any more."""
+        """Count events that are no longer available."""
         ...
 
     def end(self, error: BaseException | None = None) -> None:
-        """Take in that no more will come."""
+        """End the stream after the buffered events, with an error if there is one."""
         ...
 
     def reset(self) -> None:
-        """Give up what waits."""
+        """Discard the buffered events."""
         ...
 
 
 class Publisher:
-    """The streams of one system. Any thread may call any method.
+    """Delivers the events of a source to subscribers. Thread-safe.
 
     Args:
-        source: Where events come from.
+        source: Provides the events.
     """
 
     def __init__(self, source: StreamSource) -> None:
@@ -110,33 +113,33 @@ class Publisher:
         buffer: int = DEFAULT_BUFFER_EVENTS,
         after: int | None = None,
     ) -> Subscription:
-        """Subscribe to what is recorded from now on; see `MetricsSystem.subscribe`."""
+        """Subscribe to all records from now on. See `MetricsSystem.subscribe`."""
         stream_filter = StreamFilter.parse(filters)
         if buffer.__class__ is not int or buffer < 1:
             raise InvalidInputError(f"buffer={buffer!r} is not a whole number of 1 or more")
         if after is not None and (after.__class__ is not int or after < 0):
-            raise InvalidInputError(f"after={after!r} is not a sequence number")
+            raise InvalidInputError(f"after={after!r} is not a sequence number: pass an integer of 0 or more")
         subscription = Subscription(stream_filter, buffer, self)
         if not self._add(subscription, after):
-            raise ClosedError("this MetricsSystem was shut down, and with it its stream; make a new one")
+            raise ClosedError("this MetricsSystem is shut down and publishes no events: create a new one")
         return subscription
 
     def values(self, filters: Mapping[str, Any] | None = None) -> ValueStream:
-        """Return the stream of values; see `MetricsSystem.metrics_stream`."""
+        """Return a stream of values. See `MetricsSystem.metrics_stream`."""
         subscription = Subscription(StreamFilter.parse(filters), DEFAULT_BUFFER_EVENTS, self)
         self._add(subscription)
         return ValueStream(subscription)
 
     def deltas(self, every: float, filters: Mapping[str, Any] | None = None) -> Deltas:
-        """Return the stream of coalesced changes; see `MetricsSystem.deltas`."""
+        """Return a stream of changed values. See `MetricsSystem.deltas`."""
         deltas = Deltas(every, StreamFilter.parse(filters), self)
         self._add(deltas)
         return deltas
 
-    # -- life ------------------------------------------------------------------------------------------
+    # -- start and stop --------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Publish what was recorded until now, and end all streams; a second call does nothing."""
+        """Publish everything recorded until now, and end all streams. A second call does nothing."""
         with self._lock:
             self._is_closed = True
             if self._thread is not None:
@@ -145,7 +148,7 @@ class Publisher:
         self._join_stopped()
 
     def reset_in_child(self) -> None:
-        """Begin anew: the subscribers are the parent's, and their streams end here."""
+        """Reset in a forked child. The inherited subscriptions end there; those of the parent continue."""
         inherited = list(self._subscribers)
         if self._finalizer is not None:
             self._finalizer.detach()
@@ -156,16 +159,16 @@ class Publisher:
             subscriber.end()
 
     def _add(self, subscriber: Subscriber, after: int | None = None) -> bool:
-        """Add a subscriber; it ends at once where all is over, and then the answer is ``False``."""
+        """Add a subscriber. If the publisher is closed, end its stream and return ``False``."""
         with self._lock:
             if self._is_closed:
                 subscriber.end()
                 return False
             if self._thread is not None:
-                self._publish()  # what was recorded before is for the others
-            if self._thread is None:
+                self._publish()  # earlier records are only for the other subscribers
+            if self._thread is None:  # checked again: `_publish` stops the publisher on an error
                 self._sequence += self._source.start(self._sequence)
-                # A system that is dropped without a shutdown stops its source, once its subscribers are gone.
+                # Stops the source of a system that is garbage-collected without a shutdown.
                 self._finalizer = weakref.finalize(self, self._source.stop)
                 self._finalizer.atexit = False
                 self._thread = Background(self._tick, PUBLISH_SECONDS, "metrics stream", in_child=False)
@@ -178,7 +181,7 @@ class Publisher:
 
     def _resume(self, subscriber: Subscriber, after: int) -> None:
         if after > self._sequence:
-            return  # of another process: nothing is known of it
+            return  # a number of another process
         expected = after + 1
         for chunk in self._replay:
             if chunk.first + len(chunk) > expected:
@@ -187,7 +190,7 @@ class Publisher:
                 expected = chunk.first + len(chunk)
         subscriber.count_missed(self._sequence + 1 - expected)
 
-    # -- the thread ------------------------------------------------------------------------------------
+    # -- in the thread ---------------------------------------------------------------------------------
 
     def _tick(self) -> None:
         with self._lock:
@@ -202,13 +205,13 @@ class Publisher:
         self._join_stopped()
 
     def _publish(self, *, now: bool = True) -> None:
-        """Hand new events to the subscribers; without ``now`` some of them may wait for the next time."""
+        """Deliver new events. Without ``now``, some of them may wait for the next time."""
         for subscriber in list(self._subscribers):
             if subscriber.is_closed:
                 self._subscribers.discard(subscriber)
         try:
             chunks, lost = self._source.collect(now=now)
-        except Exception as error:  # noqa: BLE001 - a part of someone else's may raise anything
+        except Exception as error:  # noqa: BLE001 - an adapter may raise anything
             self._stop(error)
             return
         subscribers = list(self._subscribers)
@@ -231,10 +234,10 @@ class Publisher:
             self._replay_events -= len(self._replay.popleft())
 
     def _stop(self, error: BaseException | None = None) -> None:
-        """End all streams, and listen no more until somebody subscribes."""
+        """End all streams. The next subscriber starts the source and the thread again."""
         self._source.stop()
         if self._finalizer is not None:
-            self._finalizer.detach()  # which refers to the source, and so to the store
+            self._finalizer.detach()  # it references the source, and so the store
         for subscriber in list(self._subscribers):
             subscriber.end(error)
         self._subscribers.clear()
@@ -246,7 +249,7 @@ class Publisher:
             self._thread = None
 
     def _join_stopped(self) -> None:
-        """Stop the threads that are not needed any more, without the lock: their last round may want it."""
+        """Wait for stopped threads, without the lock: their last `_tick` may need it."""
         while self._stopped_threads:
-            with suppress(IndexError):  # another thread was faster
+            with suppress(IndexError):  # another thread has taken the last one
                 self._stopped_threads.pop().stop()

@@ -1,10 +1,10 @@
-"""The stream of a store: every record of it, once, and those of one series in their order."""
+"""Sources of events: the record log of a store, and an aggregator that is polled for changes."""
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, cast
 
@@ -18,12 +18,16 @@ from metrics_framework.streams.events import EventChunk, StreamEvent, StreamSeri
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
 MAX_PENDING_RECORDS = 200_000
-"""How many records wait for the publisher thread at most; newer ones are dropped."""
+"""How many records the log holds for the publisher thread. Newer records are dropped."""
 
 MAX_CHUNK_RECORDS = 512
-"""How many records a run has at most: a subscriber that has not taken its last event keeps all of them."""
+"""How many records a chunk has at most. A chunk stays in memory until its last event is taken."""
 
 MAX_CACHED_SERIES = 100_000
+"""For how many series a source keeps the name, type and tags."""
+
+POLL_SECONDS = 0.25
+"""Seconds between two polls of an aggregator."""
 
 _Record = tuple[Series, Any, int, Any, int]  # series, value, count of the series, its number, time
 
@@ -31,31 +35,31 @@ _DISTRIBUTIONS = (MetricType.HISTOGRAM, MetricType.TIMER)
 
 
 class StoreSource:
-    """Every record of a store from the moment that it is started.
+    """Every record of a store since `start`, once. The records of one series are in order.
 
     Args:
-        store: Where they are recorded.
+        store: The store.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._log: RecordLog | None = None
-        self._offset: int | None = None  # the number of records before the first event
+        self._offset: int | None = None  # how many records precede the first event
         self._stream_series: dict[Series, StreamSeries] = {}
 
     def reset(self) -> None:
-        """Start over in a child process, where the store counts its records from zero."""
+        """Reset in a forked child, where the store counts its records from zero."""
         self.stop()
         self._offset = None
 
     def start(self, sequence: int) -> int:
-        """Log records from now on.
+        """Start the log of records.
 
         Args:
             sequence: The number of the last event.
 
         Returns:
-            How many records were made since that event.
+            How many records the store has received since that event.
         """
         log = self._log = self._store.core.subscribe(MAX_PENDING_RECORDS)
         if self._offset is None:
@@ -63,7 +67,7 @@ class StoreSource:
         return log.start - self._offset - sequence
 
     def stop(self) -> None:
-        """Log no more records."""
+        """Stop the log of records."""
         log, self._log = self._log, None
         if log is not None:
             self._store.core.unsubscribe(log)
@@ -73,23 +77,22 @@ class StoreSource:
         """Return the records since the last call.
 
         Args:
-            now: Has no effect: the log has every finished record at any time.
+            now: Has no effect, because the log always has every finished record.
 
         Returns:
-            The records, series by series, and how many newer ones were lost because the log was full.
+            The records in chunks, grouped by series, and how many newer ones the full log has dropped.
         """
         log = self._log
         if log is None:
             return [], 0
         lost, records = log.drain()
-        # One run for each series costs a fraction of a run for each record.
+        # One chunk per series costs a fraction of one chunk per record.
         by_series: defaultdict[Series, list[_Record]] = defaultdict(list)
         for record in records:
             by_series[record[0]].append(record)
         read = _Read.now(self._store)
-        return [
-            chunk for series, some in by_series.items() for chunk in self._chunks(series, some, read)
-        ], lost
+        chunks = [chunk for series, some in by_series.items() for chunk in self._chunks(series, some, read)]
+        return chunks, lost
 
     def _chunks(self, series: Series, records: list[_Record], read: _Read) -> list[EventChunk]:
         stream_series = self._stream_series.get(series) or self._to_stream_series(series)
@@ -112,12 +115,12 @@ class StoreSource:
 
 
 class _Read(NamedTuple):
-    """The moment at which records were read, for all runs of that moment.
+    """One reading of the log, shared by its chunks.
 
     Attributes:
-        store: Where they were recorded.
+        store: The store.
         at: The wall time.
-        seconds: The time since the start of the store.
+        seconds: Seconds since the start of the store.
     """
 
     store: Store
@@ -130,13 +133,13 @@ class _Read(NamedTuple):
 
 
 class StoreChunk:
-    """Records of one series: each event is made when a subscriber takes it.
+    """Records of one series. An event is created when a subscriber takes it.
 
     Args:
-        subject: The series.
+        series: The series.
         records: The records.
-        read: When they were read.
-        distribution: The values of a histogram or timer at that moment; ``None`` if it was removed.
+        read: The reading of the log.
+        distribution: The values of a histogram or timer at that time; ``None`` if it was removed.
     """
 
     __slots__ = ("_common", "_distribution", "_events", "_read", "_records", "first", "series")
@@ -162,12 +165,12 @@ class StoreChunk:
     def __getitem__(self, index: int, /) -> StreamEvent:
         event = self._events.get(index)
         if event is None:
-            # Two threads that make it at once get the same one.
+            # Two threads that create the event at the same time get the same one.
             event = self._events.setdefault(index, StreamEvent(self.first + index, self._value(index)))
         return event
 
     def _value(self, index: int) -> MetricValue:
-        """Return the metric as it is with one of the records."""
+        """Return the metric's value with one of the records included."""
         _, recorded, count, number, _ = self._records[index]
         unit, p95 = self._common = self._common or (self._unit(), self._p95())
         name, metric_type = self.series.name, self.series.metric_type
@@ -191,22 +194,18 @@ class StoreChunk:
     def _p95(self) -> float:
         if self.series.metric_type not in _DISTRIBUTIONS:
             return 0.0
-        # A removed series has no values any more, but these were recorded.
+        # A removed series has lost its values, but these records have theirs.
         values = self._distribution
         if values is None:
             values = Distribution.of([record[1] for record in self._records])
         return values.quantiles(0.95)[0]
 
 
-POLL_SECONDS = 0.25
-"""How often the aggregator is asked."""
-
-
 class PollingSource:
-    """Everything that changes, by the Protocols alone: several records between two looks are one change.
+    """The changes of an aggregator of any kind. Several records between two polls are one change.
 
     Args:
-        aggregator: What is asked.
+        aggregator: The aggregator.
     """
 
     def __init__(self, aggregator: MetricsAggregator) -> None:
@@ -214,53 +213,53 @@ class PollingSource:
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew."""
-        self._seen: dict[object, MetricValue] = {}
+        """Discard the last poll."""
+        self._last_poll: dict[object, MetricValue] = {}
         self._due = 0.0
 
     def start(self, sequence: int) -> int:
-        """Look at what there is, which is left out.
+        """Poll for the first time. Changes until then are not events.
 
         Args:
             sequence: The number of the last event.
 
         Returns:
-            1 where there were events before: how many changes nobody looked at is not known.
+            1 if there were events before, because the number of changes since then is not known.
         """
-        self._seen = self._look()
+        self._last_poll = self._poll()
         return 1 if sequence else 0
 
     def stop(self) -> None:
-        """Forget what was seen."""
+        """Discard the last poll."""
         self.reset()
 
     def collect(self, *, now: bool) -> tuple[list[EventChunk], int]:
-        """Return what has changed since the last look.
+        """Return the changes since the last poll.
 
         Args:
-            now: Whether to look in any case; else only where the last look is long enough ago.
+            now: Whether to poll even if the last poll is recent.
 
         Returns:
-            The changes, and zero, as nothing is lost.
+            The changes, and zero, because no change is lost.
         """
         if not now and time.monotonic() < self._due:
             return [], 0
-        found = self._look()
+        current = self._poll()
         self._due = time.monotonic() + POLL_SECONDS
-        seen, self._seen = self._seen, found
+        last, self._last_poll = self._last_poll, current
         changes: list[EventChunk] = [
             PolledChunk(value)
-            for series, value in found.items()
-            if series not in seen or _has_changed(seen[series], value)
+            for key, value in current.items()
+            if key not in last or _has_changed(last[key], value)
         ]
         return changes, 0
 
-    def _look(self) -> dict[object, MetricValue]:
-        return _by_series(self._aggregator.get_metrics_by_tag({}))
+    def _poll(self) -> dict[object, MetricValue]:
+        return {_series_of(value).key: value for value in self._aggregator.get_metrics_by_tag({})}
 
 
 class PolledChunk:
-    """One change."""
+    """One change, as a chunk of one event."""
 
     __slots__ = ("_event", "_value", "first", "series")
 
@@ -283,12 +282,8 @@ def _series_of(value: MetricValue) -> StreamSeries:
     return StreamSeries(value.name, value.metric_type, value.tags, bool(value.metadata.get("operation")))
 
 
-def _by_series(values: Iterable[MetricValue]) -> dict[object, MetricValue]:
-    return {_series_of(value).key: value for value in values}
-
-
 def _has_changed(before: MetricValue, after: MetricValue) -> bool:
-    # A rate falls all by itself as time goes by; only a new event is a change.
+    # A rate falls as time passes, without any record, so the counts of records are compared if there are any.
     if "count" in after.metadata:
         return bool(before.metadata.get("count") != after.metadata["count"])
     return before.value != after.value

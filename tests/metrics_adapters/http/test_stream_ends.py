@@ -97,7 +97,7 @@ def test_the_end_of_the_system_is_the_end_of_the_stream(run, system):
 
     talk(run, script, client)
     assert late.status == 503
-    assert "was shut down" in late.text
+    assert "is shut down" in late.text
 
 
 def test_a_part_that_fails_reaches_neither_the_server_nor_a_client(run, caplog):

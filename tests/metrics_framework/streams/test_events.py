@@ -56,6 +56,7 @@ def test_filters_choose_by_name_type_and_tags(filters, expected):
         ({"type": []}, r"type=\[\]"),
         ({"sample_rate": 0}, "sample_rate=0 "),
         ({"sample_rate": 1.5}, r"sample_rate=1\.5"),
+        ({"sample_rate": 10**400}, "sample_rate=10+ is not a number above 0"),
         ({"sample_rate": True}, "sample_rate=True"),
         ({"sample_rate": float("nan")}, "sample_rate=nan"),
         ({"sample_rate": "half"}, "sample_rate='half'"),

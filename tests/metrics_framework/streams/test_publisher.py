@@ -238,7 +238,7 @@ def test_a_child_has_streams_of_its_own():
         child = os.fork()
         if child == 0:
             try:
-                over = inherited.get(SOON) is None and inherited.is_over
+                over = inherited.get(SOON) is None and inherited.is_finished
                 own = metrics.subscribe()
                 metrics.collector.increment("requests")
                 event = own.get(SOON)

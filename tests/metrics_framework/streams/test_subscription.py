@@ -317,7 +317,7 @@ def test_a_thread_waits_for_so_long(stream):
     assert subscription.get(SOON).sequence == 1
     threading.Timer(0.05, stream.publisher.close).start()
     assert subscription.get() is None
-    assert subscription.is_over
+    assert subscription.is_finished
 
 
 def test_closing_wakes_who_waits(stream):
