@@ -136,7 +136,7 @@ class StreamFilter:
         name: A name, or a pattern like ``http.*``.
         metric_type: One type; ``None`` for all.
         tags: Tags that a series must have.
-        sample_rate: The share of records. The sequence number alone decides, so the same rate selects the same
+        sample_rate: The share of records. The sequence number alone decides, so a rate selects the same
             records for every subscriber, including one that resumes.
     """
 
