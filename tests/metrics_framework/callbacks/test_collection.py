@@ -1,4 +1,4 @@
-"""Gauge callbacks looked at from asyncio and trio: the loop is never blocked, and nothing is left on it."""
+"""Collections on asyncio and trio: they never block the event loop, and leave nothing on it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from metrics_framework import InvalidInputError, MetricsSystem
 from metrics_framework.callbacks import CallbackState, GaugeCallbacks
 from metrics_framework.recording import Store
 from tests.metrics_framework.callbacks.test_gauges import (
-    PATIENCE,
-    SHORT,
+    SHORT_DEADLINE_SECONDS,
+    WAIT_SECONDS,
     Hanging,
     failures,
     last,
@@ -28,14 +28,14 @@ from tests.metrics_framework.callbacks.test_gauges import (
 
 
 class Asyncio:
-    """What the tests need of asyncio."""
+    """Runs tests on asyncio."""
 
     sleep = staticmethod(asyncio.sleep)
     cancelled = asyncio.CancelledError
 
     @staticmethod
     def run(function):
-        """Run an async function; see that it leaves no task."""
+        """Run an async function, and check that it leaves no task."""
 
         async def main():
             result = await function()
@@ -47,7 +47,7 @@ class Asyncio:
     @staticmethod
     @contextlib.asynccontextmanager
     async def beside(function):
-        """Run an async function beside the block, and cancel it at its end."""
+        """Run an async function during the block, and cancel it at the end."""
         task = asyncio.create_task(function())
         yield
         task.cancel()
@@ -56,20 +56,20 @@ class Asyncio:
 
 
 class Trio:
-    """What the tests need of trio."""
+    """Runs tests on trio."""
 
     sleep = staticmethod(trio.sleep)
     cancelled = trio.Cancelled
 
     @staticmethod
     def run(function):
-        """Run an async function; trio itself lets no task be left."""
+        """Run an async function. Trio itself leaves no task."""
         return trio.run(function)
 
     @staticmethod
     @contextlib.asynccontextmanager
     async def beside(function):
-        """Run an async function beside the block, and cancel it at its end."""
+        """Run an async function during the block, and cancel it at the end."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(function)
             yield
@@ -78,28 +78,28 @@ class Trio:
 
 @pytest.fixture(params=[Asyncio, Trio], ids=["asyncio", "trio"])
 def loops(request):
-    """Return one way of running async functions, then the other."""
+    """Return the class that runs the test."""
     return request.param
 
 
 @pytest.fixture
 def collector(clock):
-    """Return a collector on the clock that the test moves."""
+    """Return a collector with a manual clock."""
     return InMemoryCollector(Store(clock))
 
 
 @pytest.fixture
 def callbacks(collector, clock):
-    """Return callbacks into that collector; nothing is left of them."""
+    """Return callbacks for that collector, and check that no thread is left."""
     callbacks = GaugeCallbacks(collector, clock=clock)
     yield callbacks
     callbacks.close()
     wait_for(lambda: not threads())
-    gc.collect()  # a coroutine that was never awaited would say so now
+    gc.collect()  # warns of a coroutine that was never awaited
 
 
-def test_async_callbacks_run_on_the_loop_and_sync_ones_off_it(loops, callbacks, collector):
-    """Each kind is called where it belongs, and both values are recorded."""
+def test_async_callbacks_run_on_the_loop_and_sync_ones_in_threads(loops, callbacks, collector):
+    """Both values are recorded, also of a function that only proves to be async."""
     where = {}
 
     async def on_loop():
@@ -121,13 +121,13 @@ def test_async_callbacks_run_on_the_loop_and_sync_ones_off_it(loops, callbacks, 
     assert [state.failure for state in callbacks.states()] == [None] * 3
 
 
-def test_without_callbacks_a_look_is_nothing(loops, callbacks):
-    """It returns."""
+def test_a_collection_without_callbacks_returns(loops, callbacks):
+    """There is nothing to wait for."""
     loops.run(callbacks.collect_async)
 
 
 def test_a_callback_that_blocks_does_not_block_the_loop(loops, callbacks, collector):
-    """The loop goes on while a sync one hangs, and the look ends at its deadline."""
+    """Other tasks run while a sync callback hangs, and the collection ends at its deadline."""
     hanging = Hanging(value=9)
     turns = []
 
@@ -136,27 +136,27 @@ def test_a_callback_that_blocks_does_not_block_the_loop(loops, callbacks, collec
             turns.append(1)
             await loops.sleep(0.001)
 
-    async def look():
+    async def collect():
         async with loops.beside(turn):
             await callbacks.collect_async()
 
-    callbacks.add("slow", hanging, deadline=SHORT)
-    callbacks.add("quick", lambda: 1, deadline=PATIENCE)
-    loops.run(look)
-    loops.run(look)
+    callbacks.add("slow", hanging, deadline=SHORT_DEADLINE_SECONDS)
+    callbacks.add("quick", lambda: 1, deadline=WAIT_SECONDS)
+    loops.run(collect)
+    loops.run(collect)
     assert len(turns) > 3
     assert (hanging.calls, failures(collector, "slow", "timeout"), last(collector, "quick")) == (1, 2, 1)
     hanging.go_on.set()
     wait_for(lambda: last(collector, "slow") == 9)
 
 
-def test_async_callbacks_run_at_once_and_are_cancelled_at_their_deadlines(loops, callbacks, collector):
-    """Ten that hang take as long as one; each cleans up, and is called again the next time."""
+def test_async_callbacks_run_concurrently_and_are_cancelled_at_their_deadlines(loops, callbacks, collector):
+    """Ten that hang take as long as one. Each can clean up, and is called again the next time."""
     cleaned = []
 
     async def hang():
         try:
-            await loops.sleep(PATIENCE)
+            await loops.sleep(WAIT_SECONDS)
         except loops.cancelled:
             cleaned.append(1)
             raise
@@ -175,8 +175,8 @@ def test_async_callbacks_run_at_once_and_are_cancelled_at_their_deadlines(loops,
     ("raised", "error_type"),
     [(OSError("full"), "OSError"), (ExceptionGroup("g", [OSError()]), "ExceptionGroup")],
 )
-def test_a_failure_costs_its_own_sample_only(loops, callbacks, collector, raised, error_type):
-    """The others are read, and the failure is counted."""
+def test_a_failure_affects_no_other_callback(loops, callbacks, collector, raised, error_type):
+    """The failure is counted."""
 
     async def bad():
         await loops.sleep(0)
@@ -192,8 +192,8 @@ def test_a_failure_costs_its_own_sample_only(loops, callbacks, collector, raised
     assert (failures(collector, "bad", error_type), last(collector, "good")) == (1, 1)
 
 
-def test_an_interrupt_in_a_callback_goes_to_the_program(loops, callbacks):
-    """Ctrl-C may land in a callback, and is not the callback's failure; afterwards all works again."""
+def test_an_interrupt_in_a_callback_reaches_the_program(loops, callbacks):
+    """Ctrl-C during a callback is not the callback's failure, and the next collection succeeds."""
     answers = deque([KeyboardInterrupt(), None])
 
     async def interrupted():
@@ -215,36 +215,36 @@ def test_an_interrupt_in_a_callback_goes_to_the_program(loops, callbacks):
     assert callbacks.states() == [CallbackState("size", {}, 0.0, None)]
 
 
-def test_a_look_that_is_cancelled_leaves_nothing(loops, callbacks, collector):
-    """Async callbacks are cancelled with it and are no failures; a sync one goes on in its thread."""
+def test_a_cancelled_collection_leaves_no_task(loops, callbacks, collector):
+    """Its async callbacks are cancelled without a failure; a sync one continues in its thread."""
     hanging = Hanging(value=9)
     begun, cleaned = [], []
 
     async def waits():
         begun.append(1)
         try:
-            await loops.sleep(PATIENCE)
+            await loops.sleep(WAIT_SECONDS)
         except loops.cancelled:
             cleaned.append(1)
             raise
 
-    async def look():
+    async def collect():
         async with loops.beside(callbacks.collect_async):
             while not (begun and hanging.calls):
                 await loops.sleep(0.001)
 
-    callbacks.add("async", waits, deadline=PATIENCE)
-    callbacks.add("sync", hanging, deadline=PATIENCE)
-    loops.run(look)
+    callbacks.add("async", waits, deadline=WAIT_SECONDS)
+    callbacks.add("sync", hanging, deadline=WAIT_SECONDS)
+    loops.run(collect)
     assert (begun, cleaned) == ([1], [1])
     assert [state.failure for state in callbacks.states()] == [None, None]
     hanging.go_on.set()
     wait_for(lambda: last(collector, "sync") == 9)
 
 
-def test_who_shares_a_call_that_another_cancels_makes_it_again(loops, callbacks, collector):
-    """A scraper that hangs up costs the other one nothing."""
-    waits = deque([PATIENCE, 0])
+def test_a_collection_repeats_a_call_that_another_one_cancelled(loops, callbacks, collector):
+    """A scraper that disconnects does not affect another one."""
+    waits = deque([WAIT_SECONDS, 0])
     begun = []
 
     async def size():
@@ -252,7 +252,7 @@ def test_who_shares_a_call_that_another_cancels_makes_it_again(loops, callbacks,
         await loops.sleep(waits.popleft())
         return 1
 
-    async def look():
+    async def collect():
         async with contextlib.AsyncExitStack() as others:
             first = await others.enter_async_context(contextlib.AsyncExitStack())
             await first.enter_async_context(loops.beside(callbacks.collect_async))
@@ -264,11 +264,11 @@ def test_who_shares_a_call_that_another_cancels_makes_it_again(loops, callbacks,
             while last(collector, "pool.size") is None:
                 await loops.sleep(0.001)
 
-    callbacks.add("pool.size", size, deadline=PATIENCE)
+    callbacks.add("pool.size", size, deadline=WAIT_SECONDS)
 
     if loops is Trio:  # its nurseries must end in the order in which they nest
 
-        async def look_in_trio():
+        async def collect_on_trio():
             first = trio.CancelScope()
 
             async def cancellable():
@@ -283,14 +283,14 @@ def test_who_shares_a_call_that_another_cancels_makes_it_again(loops, callbacks,
                 await trio.sleep(0.01)
                 first.cancel()
 
-        trio.run(look_in_trio)
+        trio.run(collect_on_trio)
     else:
-        loops.run(look)
+        loops.run(collect)
     assert (len(begun), last(collector, "pool.size")) == (2, 1)
 
 
 def test_a_thread_and_a_loop_share_a_call(loops, callbacks, collector):
-    """Who looks from a thread waits for what runs on the loop."""
+    """A collection in a thread waits for a call that runs on the event loop."""
     begun, done = threading.Event(), threading.Event()
     calls = []
 
@@ -301,27 +301,27 @@ def test_a_thread_and_a_loop_share_a_call(loops, callbacks, collector):
             await loops.sleep(0.001)
         return 1
 
-    callbacks.add("pool.size", size, deadline=PATIENCE)
-    looked = []
+    callbacks.add("pool.size", size, deadline=WAIT_SECONDS)
+    collected = []
 
-    def look():
-        assert begun.wait(PATIENCE)
+    def collect():
+        assert begun.wait(WAIT_SECONDS)
         threading.Timer(0.02, done.set).start()
         callbacks.collect()
-        looked.append(last(collector, "pool.size"))
+        collected.append(last(collector, "pool.size"))
 
-    other = threading.Thread(target=look)
+    other = threading.Thread(target=collect)
     other.start()
     loops.run(callbacks.collect_async)
-    other.join(PATIENCE)
-    assert looked == [1]
-    assert len(calls) <= 2  # the thread may have looked after the answer
+    other.join(WAIT_SECONDS)
+    assert collected == [1]
+    assert len(calls) <= 2  # the thread may have started after the call returned
 
 
 def test_collections_that_time_out_leave_no_waiter_behind(loops, callbacks):
     """Neither a collection in a task nor one in a thread stays registered with a hanging call."""
     hanging = Hanging()
-    callbacks.add("slow", hanging, deadline=SHORT)
+    callbacks.add("slow", hanging, deadline=SHORT_DEADLINE_SECONDS)
 
     async def collect():
         async with loops.beside(callbacks.collect_async), loops.beside(callbacks.collect_async):
@@ -335,8 +335,8 @@ def test_collections_that_time_out_leave_no_waiter_behind(loops, callbacks):
     hanging.go_on.set()
 
 
-def test_one_that_ignores_its_cancellation_is_not_called_again(callbacks, collector):
-    """The look ends all the same, and what is returned late is a good value."""
+def test_a_callback_that_ignores_its_cancellation_is_not_called_again(callbacks, collector):
+    """The collection ends without it, and its late value is recorded."""
     calls = []
 
     async def stubborn(end):
@@ -348,10 +348,10 @@ def test_one_that_ignores_its_cancellation_is_not_called_again(callbacks, collec
 
     async def main():
         end = asyncio.Event()
-        callbacks.add("size", lambda: stubborn(end), deadline=SHORT)
-        for look in range(1, 3):
+        callbacks.add("size", lambda: stubborn(end), deadline=SHORT_DEADLINE_SECONDS)
+        for count in range(1, 3):
             await callbacks.collect_async()
-            assert failures(collector, "size", "timeout") == look
+            assert failures(collector, "size", "timeout") == count
         assert len(calls) == 1
         end.set()
         while last(collector, "size") != 5:
@@ -362,18 +362,18 @@ def test_one_that_ignores_its_cancellation_is_not_called_again(callbacks, collec
 
 
 def test_a_call_whose_loop_was_closed_is_made_again(callbacks, collector):
-    """A loop that ends in the middle of a call does not leave its callback hanging for ever."""
-    waits = deque([PATIENCE] * 3)
+    """Otherwise its callback would hang forever."""
+    waits = deque([WAIT_SECONDS] * 3)
 
     async def size():
         while True:
             try:
-                await asyncio.sleep(waits.popleft() if waits else PATIENCE)
+                await asyncio.sleep(waits.popleft() if waits else WAIT_SECONDS)
                 return 1
             except asyncio.CancelledError:
                 pass
 
-    callbacks.add("size", size, deadline=SHORT)
+    callbacks.add("size", size, deadline=SHORT_DEADLINE_SECONDS)
     loop = asyncio.new_event_loop()
     loop.run_until_complete(callbacks.collect_async())
     (task,) = asyncio.all_tasks(loop)
@@ -385,8 +385,8 @@ def test_a_call_whose_loop_was_closed_is_made_again(callbacks, collector):
     assert last(collector, "size") == 1
 
 
-def test_a_trio_run_as_a_guest_of_asyncio_is_trio(callbacks, collector):
-    """What runs matters, not on whose loop."""
+def test_trio_as_a_guest_of_asyncio_is_detected(callbacks, collector):
+    """The callbacks run on trio."""
 
     async def size():
         await trio.sleep(0.001)
@@ -408,8 +408,8 @@ def test_a_trio_run_as_a_guest_of_asyncio_is_trio(callbacks, collector):
     assert last(collector, "size") == 1
 
 
-def test_without_a_loop_of_a_known_kind_it_is_an_error(callbacks):
-    """The message names those that are known, and what to do elsewhere."""
+def test_collecting_without_an_event_loop_is_an_error(callbacks):
+    """The message names the supported event loops, and the method for threads."""
     with pytest.raises(InvalidInputError, match="no asyncio or trio event loop is running"):
         callbacks.collect_async().send(None)
 
@@ -418,7 +418,7 @@ def test_without_a_loop_of_a_known_kind_it_is_an_error(callbacks):
 
 
 def test_a_system_collects_resources_and_callbacks(loops):
-    """Once `collect_metrics_async` returns, both are recorded."""
+    """Both are recorded when `collect_metrics_async` returns."""
     with MetricsSystem() as metrics:
 
         @metrics.callbacks.add("pool.size")
@@ -431,23 +431,23 @@ def test_a_system_collects_resources_and_callbacks(loops):
         assert metrics.aggregator.get_metric_summary("process.memory.usage")["last"] > 0
 
 
-def test_resources_that_hang_do_not_keep_the_others(loops, monkeypatch):
-    """They have a deadline, are counted like a callback, and are not read twice at once."""
-    monkeypatch.setattr("metrics_framework.system.RESOURCES_DEADLINE", SHORT)
+def test_hanging_resources_do_not_delay_callbacks(loops, monkeypatch):
+    """They have a deadline, count as a failure of a callback, and are not read twice at the same time."""
+    monkeypatch.setattr("metrics_framework.system.RESOURCES_DEADLINE", SHORT_DEADLINE_SECONDS)
     reading, calls = threading.Event(), []
 
     class Monitor(type(MetricsSystem().resource_monitor)):
         def get_memory_usage(self):
             calls.append(1)
-            assert reading.wait(PATIENCE)
+            assert reading.wait(WAIT_SECONDS)
             return super().get_memory_usage()
 
     collector = InMemoryCollector()
     with MetricsSystem(collector=collector, resource_monitor=Monitor(collector)) as metrics:
-        metrics.callbacks.add("size", lambda: 1, deadline=PATIENCE)
-        for look in range(1, 3):
+        metrics.callbacks.add("size", lambda: 1, deadline=WAIT_SECONDS)
+        for count in range(1, 3):
             loops.run(metrics.collect_metrics_async)
-            assert failures(collector, "resources", "timeout") == look
+            assert failures(collector, "resources", "timeout") == count
         assert (last(collector, "size"), len(calls)) == (1, 1)
         reading.set()
         wait_for(lambda: last(collector, "process.memory.usage") is not None)
