@@ -1,4 +1,4 @@
-"""Deltas coalesce: one value a series and period, whatever the pace of records and reader."""
+"""Deltas: one value for each series and period, however fast records are made and lists are read."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from metrics_framework.errors import InvalidInputError
 from metrics_framework.recording import Store
 from metrics_framework.streams import Publisher, StoreSource
 
-SOON = 20.0
+WAIT_SECONDS = 20.0
 
 
 @pytest.fixture
 def publisher():
-    """Return the streams of an empty store, and end them."""
+    """Return the publisher of an empty store, and close it."""
     publisher = Publisher(StoreSource(Store()))
     yield publisher
     publisher.close()
@@ -27,28 +27,28 @@ def publisher():
 
 @pytest.fixture
 def collector(publisher):
-    """Return what records into them."""
+    """Return a collector that records into the store."""
     return InMemoryCollector(publisher._source._store)
 
 
 def on_asyncio(function):
     """Run an async function on asyncio."""
-    return asyncio.run(asyncio.wait_for(function(), SOON), debug=True)
+    return asyncio.run(asyncio.wait_for(function(), WAIT_SECONDS), debug=True)
 
 
 def on_trio(function):
     """Run an async function on trio."""
 
     async def main():
-        with trio.fail_after(SOON):
+        with trio.fail_after(WAIT_SECONDS):
             return await function()
 
     return trio.run(main)
 
 
 @pytest.mark.parametrize("run", [on_asyncio, on_trio])
-def test_a_period_has_one_value_for_each_series_that_changed(publisher, collector, run):
-    """The value is the last one, and says of how many records; a series without records is not there."""
+def test_a_list_has_one_value_for_each_series_that_changed(publisher, collector, run):
+    """It is the last value, with the number of records. Series without records are left out."""
     collector.increment("still")
 
     async def main():
@@ -73,8 +73,8 @@ def test_a_period_has_one_value_for_each_series_that_changed(publisher, collecto
     assert [(v.value, v.metadata["records"], v.tags) for v in second] == [(1_001, 1, {"path": "/"})]
 
 
-def test_lists_are_a_period_apart_and_none_is_empty(publisher, collector):
-    """Where nothing changes there is nothing to say; a change after a long pause is said at once."""
+def test_lists_are_a_period_apart_and_never_empty(publisher, collector):
+    """A change after a long pause is delivered immediately."""
 
     async def main():
         begin = time.monotonic()
@@ -91,8 +91,8 @@ def test_lists_are_a_period_apart_and_none_is_empty(publisher, collector):
     assert on_asyncio(main) >= 0.3
 
 
-def test_a_slow_reader_loses_no_series_and_no_count(publisher, collector):
-    """Whatever was recorded while nobody asked is in the next list, with all of its records."""
+def test_a_slow_reader_loses_no_change(publisher, collector):
+    """The next list has all changes since the last one, with the right numbers of records."""
     deltas = publisher.deltas(0.01)
     stop = threading.Event()
 
@@ -124,8 +124,8 @@ def test_a_slow_reader_loses_no_series_and_no_count(publisher, collector):
     assert sum(records.values()) == publisher._source._store.recorded
 
 
-def test_operations_and_metrics_of_one_name_are_told_apart(publisher, collector):
-    """A timer that is a metric and an operation that is timed are two series."""
+def test_operations_and_metrics_of_the_same_name_are_distinct(publisher, collector):
+    """A timer metric and a timed operation are two series."""
     deltas = publisher.deltas(0.01, {"name": "work"})
     collector.record_timer("work", 5)
     collector.increment("other")
@@ -153,6 +153,6 @@ def test_operations_and_metrics_of_one_name_are_told_apart(publisher, collector)
     ],
 )
 def test_bad_arguments_are_errors(publisher, arguments, message):
-    """A period is a positive time, and a sample of coalesced changes is none."""
+    """The period must be positive and not too long, and deltas cannot be sampled."""
     with pytest.raises(InvalidInputError, match=message):
         publisher.deltas(**arguments)

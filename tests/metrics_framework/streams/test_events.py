@@ -1,4 +1,4 @@
-"""Filters choose series by name, type and tags, and records by a sample."""
+"""Filters select series by name, type and tags, and a sample of their records."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ SERIES = {
         ({"name": "http.*", "type": "counter", "tags": {"region": "north"}}, {"requests"}),
     ],
 )
-def test_filters_choose_by_name_type_and_tags(filters, expected):
-    """A name or pattern, a type and tags each narrow what is taken; all of them must match."""
+def test_filters_select_by_name_type_and_tags(filters, expected):
+    """A name or pattern, a type and tags must all match."""
     stream_filter = StreamFilter.parse(filters)
     assert {key for key, series in SERIES.items() if stream_filter.matches(*series)} == expected
     assert stream_filter.matches_all == (not filters)
@@ -63,8 +63,8 @@ def test_filters_choose_by_name_type_and_tags(filters, expected):
         ("http.*", r"filters='http\.\*'"),
     ],
 )
-def test_an_unknown_filter_is_an_error(filters, message):
-    """A filter that is not understood would show everything or nothing, so it is refused."""
+def test_a_bad_filter_is_an_error(filters, message):
+    """Ignoring it would select everything or nothing."""
     with pytest.raises(InvalidInputError, match=message):
         StreamFilter.parse(filters)
 
@@ -74,16 +74,16 @@ def test_an_unknown_filter_is_an_error(filters, message):
     start=st.integers(0, 10**12),
     step=st.integers(1, 50),
 )
-def test_a_sample_has_its_share_of_any_regular_part(rate, start, step):
-    """Of every n-th record, from wherever on, nearly the same share is in the sample."""
+def test_a_sample_has_the_right_share_of_regular_sequences(rate, start, step):
+    """Nearly the same share of every n-th record is in the sample, from any start."""
     stream_filter = StreamFilter.parse({"sample_rate": rate})
     number = 4_000
     taken = sum(stream_filter.is_in_sample(start + step * each) for each in range(number))
     assert abs(taken / number - rate) < 0.02
 
 
-def test_the_whole_is_a_sample_too():
-    """At a rate of 1 nothing is left out, and a smaller sample is part of a larger one."""
+def test_a_larger_sample_contains_a_smaller_one():
+    """A sample with a rate of 1 has every record."""
     small, large, whole = (StreamFilter.parse({"sample_rate": rate}) for rate in (0.1, 0.3, 1))
     for sequence in range(1, 5_000):
         assert whole.is_in_sample(sequence)

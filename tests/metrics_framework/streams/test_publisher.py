@@ -1,4 +1,4 @@
-"""There is a thread and a log of records while there are subscribers, and neither of them afterwards."""
+"""The publisher thread and the log of records exist only while there are subscribers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from metrics_framework.errors import ClosedError
 from metrics_framework.recording import Store
 from metrics_framework.streams import PollingSource, Publisher, StoreSource, publisher_of
 
-SOON = 20.0
+WAIT_SECONDS = 20.0
 
 
 @pytest.fixture
@@ -30,39 +30,39 @@ def store():
 
 @pytest.fixture
 def publisher(store):
-    """Return its streams, which rest at once where nobody listens."""
+    """Return a publisher of the store, and close it."""
     publisher = Publisher(StoreSource(store))
     yield publisher
     publisher.close()
 
 
 def threads() -> int:
-    """Count the threads of streams."""
+    """Count the publisher threads."""
     return sum(thread.name.startswith("metrics-metrics-stream") for thread in threading.enumerate())
 
 
 def is_logging(source: StoreSource) -> bool:
-    """Return whether the store logs its records for a source."""
+    """Return whether the store logs records for a source."""
     return source._log is not None
 
 
 def wait_for(condition) -> None:
-    """Wait until something is so."""
-    until = time.monotonic() + SOON
+    """Wait until a condition is true."""
+    until = time.monotonic() + WAIT_SECONDS
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.001)
 
 
 @pytest.fixture
-def restless(monkeypatch):
-    """Let streams rest at once."""
+def quick_stop(monkeypatch):
+    """Stop an idle publisher immediately."""
     monkeypatch.setattr("metrics_framework.streams.publisher.IDLE_STOP_SECONDS", 0.0)
     monkeypatch.setattr("metrics_framework.streams.publisher.PUBLISH_SECONDS", 0.001)
 
 
-def test_records_are_logged_only_for_subscribers(publisher, restless):
-    """Before the first subscriber and after the last one there is neither a log nor a thread."""
+def test_thread_and_log_exist_only_while_there_are_subscribers(publisher, quick_stop):
+    """They start with the first subscriber and stop after the last one."""
     assert (is_logging(publisher._source), threads()) == (False, 0)
     with publisher.subscribe(), publisher.subscribe():
         assert (is_logging(publisher._source), threads()) == (True, 1)
@@ -70,8 +70,8 @@ def test_records_are_logged_only_for_subscribers(publisher, restless):
     assert not is_logging(publisher._source)
 
 
-def test_a_subscription_that_nobody_holds_is_gone(publisher, restless):
-    """Who forgets to close a subscription leaves nothing behind once it is garbage."""
+def test_a_garbage_collected_subscription_is_closed(publisher, quick_stop):
+    """It leaves neither a log nor a thread."""
     subscription = publisher.subscribe()
     wait_for(threads)
     gone = weakref.ref(subscription)
@@ -81,8 +81,8 @@ def test_a_subscription_that_nobody_holds_is_gone(publisher, restless):
     assert not is_logging(publisher._source)
 
 
-def test_a_system_that_nobody_holds_is_gone(store):
-    """A system and its subscriptions that are dropped without an end leave neither a log nor a thread."""
+def test_a_garbage_collected_publisher_is_stopped(store):
+    """Without `close`, it leaves neither a log nor a thread."""
     source = StoreSource(store)
     publisher = Publisher(source)
     subscription = publisher.subscribe()
@@ -93,17 +93,17 @@ def test_a_system_that_nobody_holds_is_gone(store):
     assert not is_logging(source)
 
 
-def test_a_subscription_keeps_its_stream_alive(store):
-    """As long as somebody reads, records arrive."""
+def test_a_subscription_keeps_its_publisher_alive(store):
+    """Records arrive although the program holds only the subscription."""
     subscription = Publisher(StoreSource(store)).subscribe()
     gc.collect()
     InMemoryCollector(store).increment("requests")
-    assert subscription.get(SOON).sequence == 1
+    assert subscription.get(WAIT_SECONDS).sequence == 1
     subscription.close()
 
 
-def test_two_systems_may_share_a_store(store):
-    """Each has a stream of its own, and one that ends does not end the other."""
+def test_two_publishers_may_share_a_store(store):
+    """Each has its own stream, and closing one does not affect the other."""
     one, other = Publisher(StoreSource(store)), Publisher(StoreSource(store))
     first, second = one.subscribe(), other.subscribe()
     collector = InMemoryCollector(store)
@@ -118,8 +118,8 @@ def test_two_systems_may_share_a_store(store):
 
 
 @pytest.mark.heavy
-def test_a_thousand_subscribers_come_and_go(store, publisher, restless):
-    """In waves, closed or just dropped, in threads and on loops: no memory, thread, file or log is left."""
+def test_a_thousand_subscribers_leave_nothing_behind(store, publisher, quick_stop):
+    """Closed or garbage-collected, in threads and tasks: no memory, thread, file or log is left."""
     collector = InMemoryCollector(store)
 
     async def on_a_loop(number):
@@ -158,8 +158,8 @@ def test_a_thousand_subscribers_come_and_go(store, publisher, restless):
     assert open_files() == files
 
 
-def test_records_made_while_a_stream_starts_are_not_forgotten(store, publisher, restless):
-    """Another thread's records are delivered, or counted as missed by a subscriber that comes back."""
+def test_records_made_while_a_stream_starts_are_counted(store, publisher, quick_stop):
+    """Another thread's records are delivered, or count as dropped for a subscriber that resumes."""
     collector, done = InMemoryCollector(store), threading.Event()
 
     def record():
@@ -172,7 +172,7 @@ def test_records_made_while_a_stream_starts_are_not_forgotten(store, publisher, 
         last, before = 0, None
         for _ in range(20):
             with publisher.subscribe(after=last) as subscription:
-                event = subscription.get(SOON)
+                event = subscription.get(WAIT_SECONDS)
             assert event.dropped == event.sequence - last - 1
             # The total and the sequence number count the same records.
             if before is None:
@@ -185,8 +185,8 @@ def test_records_made_while_a_stream_starts_are_not_forgotten(store, publisher, 
         thread.join()
 
 
-def test_a_stopped_source_gets_no_records(store):
-    """A store logs records for it only between its start and its end, which may come twice."""
+def test_a_stopped_source_receives_no_records(store):
+    """The store logs records only between `start` and `stop`, which may be called twice."""
     source, collector = StoreSource(store), InMemoryCollector(store)
     assert source.collect(now=True) == ([], 0)
     collector.increment("requests")
@@ -204,8 +204,8 @@ def test_a_stopped_source_gets_no_records(store):
 
 
 @pytest.mark.heavy
-def test_memory_is_bounded_however_much_is_recorded(store, publisher):
-    """One that never reads and the replay hold so many events, not more, also for a small sample."""
+def test_memory_is_bounded(store, publisher):
+    """The replay, and a subscriber that never reads, hold few events, even with a small sample."""
     collector = InMemoryCollector(store)
     kept = [publisher.subscribe(buffer=1_000), publisher.subscribe({"sample_rate": 0.001}, buffer=1_000)]
     counter = collector.counter("requests", {"a": "b"})
@@ -228,30 +228,30 @@ def test_memory_is_bounded_however_much_is_recorded(store, publisher):
     assert kept[0].dropped == 99_000
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="requires os.fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_child_has_streams_of_its_own():
-    """A forked child's inherited subscriptions are over, new ones get its records, and the parent's go on."""
+def test_a_forked_child_has_its_own_streams():
+    """Inherited subscriptions end in the child, new ones receive its records, and the parent's continue."""
     with MetricsSystem() as metrics:
         inherited = metrics.subscribe()
         metrics.collector.increment("requests")
         child = os.fork()
         if child == 0:
             try:
-                over = inherited.get(SOON) is None and inherited.is_finished
+                over = inherited.get(WAIT_SECONDS) is None and inherited.is_finished
                 own = metrics.subscribe()
                 metrics.collector.increment("requests")
-                event = own.get(SOON)
+                event = own.get(WAIT_SECONDS)
                 os._exit(0 if over and (event.sequence, event.value.value) == (1, 1) else 1)
             finally:
                 os._exit(2)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         metrics.collector.increment("requests")
-        assert [inherited.get(SOON).value.value for _ in range(2)] == [1, 2]
+        assert [inherited.get(WAIT_SECONDS).value.value for _ in range(2)] == [1, 2]
 
 
-def test_the_end_of_a_system_ends_its_streams():
-    """Streams end with what was recorded until then; afterwards there is no thread, and no subscribing."""
+def test_the_shutdown_of_a_system_ends_its_streams():
+    """They deliver everything recorded until then. Afterwards no thread runs, and no one can subscribe."""
     metrics = MetricsSystem()
     subscription, stream, deltas = metrics.subscribe(), metrics.metrics_stream(), metrics.deltas(3_600)
     metrics.collector.increment("requests")
@@ -270,18 +270,18 @@ def test_the_end_of_a_system_ends_its_streams():
 
 
 def open_files() -> int:
-    """Count the open files of this process, where the system says."""
+    """Count the open files of this process, if the system has /proc."""
     folder = Path("/proc/self/fd")
     return len(list(folder.iterdir())) if folder.is_dir() else 0
 
 
 async def everything(stream):
-    """Return all that a stream yields."""
+    """Return everything that a stream yields."""
     return [each async for each in stream]
 
 
-def test_a_signal_handler_may_end_a_system_that_is_being_subscribed_to(store, publisher, monkeypatch):
-    """The end of a system in the middle of a subscription, on its own thread, waits for nobody."""
+def test_a_signal_handler_may_close_the_publisher_during_a_subscription(store, publisher, monkeypatch):
+    """Closing it in the thread that is subscribing does not deadlock."""
     source = publisher._source
     start = source.start
 
@@ -293,11 +293,11 @@ def test_a_signal_handler_may_end_a_system_that_is_being_subscribed_to(store, pu
     subscription = publisher.subscribe()
     assert subscription.get(0) is None
     publisher.close()
-    assert subscription.get(SOON) is None
+    assert subscription.get(WAIT_SECONDS) is None
 
 
-def test_values_say_what_was_lost(store, publisher, monkeypatch):
-    """A value of `metrics_stream` after some that were dropped has their number in its metadata."""
+def test_values_have_the_number_of_dropped_events(store, publisher, monkeypatch):
+    """The first value of `metrics_stream` after a loss has it in its metadata."""
     monkeypatch.setattr("metrics_framework.streams.publisher.DEFAULT_BUFFER_EVENTS", 2)
     values = publisher.values()
     for _ in range(5):
@@ -307,8 +307,8 @@ def test_values_say_what_was_lost(store, publisher, monkeypatch):
     assert [(value.value, value.metadata.get("dropped")) for value in found] == [(4, 3), (5, None)]
 
 
-def test_a_stream_of_values_is_closed_and_left(store, publisher, restless):
-    """Closing a stream, or leaving its loop and dropping it, ends it without a trace."""
+def test_a_value_stream_leaves_nothing_behind(store, publisher, quick_stop):
+    """Neither after `aclose` nor after its task was cancelled."""
 
     async def main():
         stream = publisher.values()
@@ -326,8 +326,8 @@ def test_a_stream_of_values_is_closed_and_left(store, publisher, restless):
     wait_for(lambda: not threads())
 
 
-def test_only_a_store_that_all_numbers_are_in_is_listened_to():
-    """Any aggregator but the in-memory one is asked, also where it has a store among others."""
+def test_only_the_in_memory_aggregator_is_not_polled():
+    """Any other aggregator is polled, even one that contains an in-memory one."""
     from metrics_adapters.combined import CombinedAggregator
     from metrics_adapters.in_memory import InMemoryAggregator
 
