@@ -35,7 +35,7 @@ async def collect_async(runner: CallRunner, callbacks: Iterable[Callback]) -> No
     Raises:
         InvalidInputError: If no event loop of asyncio or trio is running.
     """
-    await checkpoint()  # raises the error also if there are no callbacks to wait for
+    await checkpoint()  # raises the error even if there are no callbacks
     if running_trio() is not None:
         await _collect_on_trio(runner, callbacks)
     else:

@@ -15,7 +15,7 @@ from metrics_framework.streams.events import EventChunk, StreamEvent, StreamFilt
 from metrics_framework.values import MetricValue
 
 MAX_BURST_EVENTS = 64
-"""After how many events that were taken without waiting other tasks of the event loop run."""
+"""How many events a task takes without waiting before the other tasks of its event loop run."""
 
 BufferedEvents = tuple[EventChunk | list[StreamEvent], int]
 """Events, and the index of the first one that has not been taken or dropped."""
