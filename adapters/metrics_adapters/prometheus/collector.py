@@ -8,7 +8,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import REGISTRY, CollectorRegistry
 
 from metrics_adapters.in_memory import InMemoryCollector
-from metrics_adapters.prometheus.families import count_by_default, exposed_names, families
+from metrics_adapters.prometheus.families import exposed_names, families, set_default_buckets
 from metrics_adapters.prometheus.notices import Notices
 from metrics_framework.errors import InvalidInputError, UnknownMetricError, nearest
 from metrics_framework.recording import Store
@@ -57,7 +57,7 @@ class PrometheusCollector(InMemoryCollector):
                 f"registry={safe_repr(registry)} is no registry; pass one, like prometheus_client.REGISTRY"
             )
         self._claims = self.store.expose(exposed_names)
-        count_by_default(self.store)
+        set_default_buckets(self.store)
         self._registry = registry
         self._exposed: StoreExposition | None = StoreExposition(self.store, registry)
         registry.register(self._exposed)

@@ -35,11 +35,11 @@ class OnStore(Protocol):
         ...
 
 
-Exposable = Exposition | Store | OnStore | MetricsSystem
+Target = Exposition | Store | OnStore | MetricsSystem
 """What can be exposed: a system whose collector is on a store, too."""
 
 
-def exposition_of(metrics: Exposable, registry: CollectorRegistry | None = None) -> Exposition:
+def exposition_of(metrics: Target, registry: CollectorRegistry | None = None) -> Exposition:
     """Return the exposition of a store, or of what records into one.
 
     From then on the store refuses names that collide.

@@ -52,7 +52,7 @@ class Sample(NamedTuple):
     value: float
 
 
-class Heading(NamedTuple):
+class FamilyHeader(NamedTuple):
     """What all samples of one name have in common.
 
     Attributes:
@@ -75,7 +75,7 @@ class Heading(NamedTuple):
 class Family(NamedTuple):
     """All samples of one name, series by series."""
 
-    heading: Heading
+    heading: FamilyHeader
     samples: list[Sample]
 
 
@@ -88,7 +88,7 @@ Warn = Callable[..., None]
 """Logs a warning, an event and its details, unless it was said before."""
 
 
-def count_by_default(store: Store) -> None:
+def set_default_buckets(store: Store) -> None:
     """Count histograms by prometheus_client's bounds if the store has no default bounds.
 
     Values that were recorded before are counted, too: from their distribution, so the counts of more than 128
@@ -160,17 +160,17 @@ def family(named: Named, series: Iterable[Reading], description: Description, wa
         description: What was said of it.
         warn: Is told what is odd.
     """
-    head = heading(named, description)
+    head = family_header(named, description)
     apart = Apart(named, warn)
     samples: list[Sample] = []
     for reading in series:
-        labels = labels_of(reading.tags, head.own_labels)
+        labels = series_labels(reading.tags, head.own_labels)
         if apart.admit(labels):
             samples += _samples(reading, labels, head.recorded_unit)
     return Family(head, samples)
 
 
-def heading(named: Named, description: Description) -> Heading:
+def family_header(named: Named, description: Description) -> FamilyHeader:
     """Return what all samples of a metric or operation have in common.
 
     Args:
@@ -184,7 +184,7 @@ def heading(named: Named, description: Description) -> Heading:
     elif named.metric_type is MetricType.RATE:
         unit = MetricUnit.COUNT
     help_text = _OPERATION_HELP.get(named.metric_type, "") if named.is_operation else ""
-    return Heading(
+    return FamilyHeader(
         family_name(named, description.unit),
         type_,
         plain_text(description.help or help_text),
@@ -227,7 +227,7 @@ class Apart:
             self._warn("the series of one name have different tags", metric=str(self._named))
 
 
-def labels_of(tags: Mapping[str, str], own_labels: Container[str]) -> dict[str, str]:
+def series_labels(tags: Mapping[str, str], own_labels: Container[str]) -> dict[str, str]:
     """Return the labels that tags become, with texts that a server can read."""
     return {name: plain_text(text) for name, text in tag_labels(tags, own_labels).items()}
 

@@ -12,7 +12,7 @@ from itertools import accumulate
 from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
-from metrics_adapters.prometheus.families import Heading, bound_text, failures_of, in_base_unit
+from metrics_adapters.prometheus.families import FamilyHeader, bound_text, failures_of, in_base_unit
 from metrics_adapters.prometheus.text import quotable
 from metrics_framework.exposition.text import BASE_UNITS
 from metrics_framework.recording import Distribution
@@ -48,7 +48,7 @@ class NumberLines:
 
     a_series = 1
 
-    def __init__(self, name: str, heading: Heading) -> None:
+    def __init__(self, name: str, heading: FamilyHeader) -> None:
         self._name = name
         self._scale = _Scale(heading.recorded_unit)
 
@@ -78,7 +78,7 @@ class HistogramLines:
 
     a_series = 18
 
-    def __init__(self, heading: Heading) -> None:
+    def __init__(self, heading: FamilyHeader) -> None:
         self._heading = heading
         self._scale = _Scale(heading.recorded_unit)
         self._layouts: dict[tuple[float, ...], _Layout] = {}
@@ -181,7 +181,7 @@ class OutcomeLines:
 
     a_series = 3
 
-    def __init__(self, heading: Heading) -> None:
+    def __init__(self, heading: FamilyHeader) -> None:
         self._name = f"{heading.name}_total"
 
     def fixed(self, labels: Sequence[str]) -> Sequence[str]:
@@ -205,7 +205,7 @@ class OutcomeLines:
         return "".join(patterns) % tuple(values)
 
 
-def lines_of(metric_type: MetricType, heading: Heading) -> Lines:
+def lines_of(metric_type: MetricType, heading: FamilyHeader) -> Lines:
     """Return the writer of the lines of a family.
 
     Args:

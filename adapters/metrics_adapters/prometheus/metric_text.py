@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from itertools import chain, islice
 from typing import NamedTuple
 
-from metrics_adapters.prometheus.families import Apart, Heading, Warn, heading, labels_of
+from metrics_adapters.prometheus.families import Apart, FamilyHeader, Warn, family_header, series_labels
 from metrics_adapters.prometheus.labels import LabelPattern, pattern_of
 from metrics_adapters.prometheus.lines import Lines, lines_of
 from metrics_adapters.prometheus.text import Format
@@ -100,7 +100,7 @@ class MetricText:
     ) -> None:
         self.metric = metric
         self.description = description
-        self.heading: Heading = heading(named, description)
+        self.heading: FamilyHeader = family_header(named, description)
         self._named = named
         self._constants = constants
         self._warn = warn
@@ -223,7 +223,7 @@ class MetricText:
             blocks: list[Block] = []
             for start in range(0, len(members), self._size):
                 found = [
-                    (one, labels_of({**self._constants, **one.tags}, self.heading.own_labels))
+                    (one, series_labels({**self._constants, **one.tags}, self.heading.own_labels))
                     for one in members[start : start + self._size]
                 ]
                 admitted = [(one, pattern_of(labels)) for one, labels in found if apart.admit(labels)]

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from prometheus_client.registry import CollectorRegistry
 
-from metrics_adapters.prometheus.families import SUFFIXES, Heading
+from metrics_adapters.prometheus.families import SUFFIXES, FamilyHeader
 from metrics_framework.log import Isolation, log_event
 from metrics_framework.recording.namespaces import Named
 
@@ -42,7 +42,7 @@ class Notices:
             self._said.add(key)
             log_event(level, event, **fields)
 
-    def is_free(self, heading: Heading, registry: CollectorRegistry) -> bool:
+    def is_free(self, heading: FamilyHeader, registry: CollectorRegistry) -> bool:
         """Say whether no metric that a registry knows beforehand takes up a family's names."""
         # The attribute is private, but the same in prometheus_client 0.21 to 0.26.
         taken = getattr(registry, "_names_to_collectors", {})

@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 from prometheus_client.registry import CollectorRegistry
 
 from metrics_adapters.http_client import Address, basic_authorization, deliver
-from metrics_adapters.prometheus.expositions import Exposable
+from metrics_adapters.prometheus.expositions import Target
 from metrics_adapters.prometheus.text import Format
 from metrics_adapters.prometheus.untimed import UntimedText
 from metrics_framework.errors import InvalidInputError
@@ -91,7 +91,7 @@ class Pushgateway:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self._address)!r})"
 
-    def replace(self, metrics: Exposable) -> None:
+    def replace(self, metrics: Target) -> None:
         """Send everything; the group then has this and nothing else.
 
         Args:
@@ -104,7 +104,7 @@ class Pushgateway:
         """
         self._push("PUT", self._text.of(metrics))
 
-    def add(self, metrics: Exposable) -> None:
+    def add(self, metrics: Target) -> None:
         """Send everything; the group keeps those metrics of before that have other names.
 
         Takes and raises what `replace` does.

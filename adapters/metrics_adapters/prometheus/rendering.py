@@ -52,14 +52,14 @@ class Exposition:
         """Return all of it."""
         return b"".join(self.chunks(format))
 
-    def chunks(self, format: Format = Format.TEXT, foreign: bytes | None = None) -> Iterator[bytes]:
+    def chunks(self, format: Format = Format.TEXT, registry_text: bytes | None = None) -> Iterator[bytes]:
         """Yield it in chunks, each of which takes half a millisecond to make, or little more.
 
         A chunk may be empty: that is no more than an opportunity to do something else.
 
         Args:
             format: The format.
-            foreign: What `foreign` returned, where that was asked before: it may take its time.
+            registry_text: What `registry_text` returned, where that was asked before: it may take its time.
         """
         pieces: list[bytes] = []
         size, end = 0, perf_counter() + CHUNK_SECONDS
@@ -70,9 +70,11 @@ class Exposition:
                 yield b"".join(pieces)
                 pieces.clear()
                 size, end = 0, perf_counter() + CHUNK_SECONDS
-        yield b"".join([*pieces, self.foreign(format) if foreign is None else foreign, format.end])
+        yield b"".join(
+            [*pieces, self.registry_text(format) if registry_text is None else registry_text, format.end]
+        )
 
-    def foreign(self, format: Format = Format.TEXT) -> bytes:
+    def registry_text(self, format: Format = Format.TEXT) -> bytes:
         """Return the registry's own metrics, by prometheus_client; empty where there is no registry."""
         if self.registry is None:
             return b""

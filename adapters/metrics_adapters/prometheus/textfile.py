@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prometheus_client.registry import CollectorRegistry
 
-from metrics_adapters.prometheus.expositions import Exposable
+from metrics_adapters.prometheus.expositions import Target
 from metrics_adapters.prometheus.untimed import UntimedText
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.protocols import MetricsSystem
@@ -15,7 +15,7 @@ from metrics_framework.runtime.atomic_files import replace_file
 
 
 def write_textfile(
-    path: str | os.PathLike[str], metrics: Exposable, registry: CollectorRegistry | None = None
+    path: str | os.PathLike[str], metrics: Target, registry: CollectorRegistry | None = None
 ) -> None:
     """Write metrics into a file, in place of the one that is there.
 

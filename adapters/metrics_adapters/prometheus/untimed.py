@@ -7,7 +7,7 @@ import re
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import CollectorRegistry
 
-from metrics_adapters.prometheus.expositions import Exposable, exposition_of
+from metrics_adapters.prometheus.expositions import Target, exposition_of
 from metrics_adapters.prometheus.rendering import Exposition
 from metrics_adapters.prometheus.text import Format
 from metrics_framework.composition import store_of
@@ -30,16 +30,16 @@ class UntimedText:
         self._registry = registry
         self._kept: Exposition | None = None
 
-    def of(self, metrics: Exposable) -> bytes:
+    def of(self, metrics: Target) -> bytes:
         """Return some metrics in the text format 0.0.4.
 
         Raises:
             InvalidInputError: As `exposition_of` does.
         """
         exposition = self._exposition_of(metrics)
-        foreign = _TIMESTAMP.sub(rb"\1", exposition.foreign(Format.TEXT))
+        registry_text = _TIMESTAMP.sub(rb"\1", exposition.registry_text(Format.TEXT))
         chunks = []
-        for chunk in exposition.chunks(Format.TEXT, foreign):
+        for chunk in exposition.chunks(Format.TEXT, registry_text):
             chunks.append(chunk)
             yield_gil()
         return b"".join(chunks)
@@ -57,7 +57,7 @@ class UntimedText:
             return own
         return own + _TIMESTAMP.sub(rb"\1", generate_latest(self._registry))
 
-    def _exposition_of(self, metrics: Exposable) -> Exposition:
+    def _exposition_of(self, metrics: Target) -> Exposition:
         exposition = exposition_of(metrics, self._registry)
         if isinstance(metrics, Exposition):
             return exposition

@@ -61,13 +61,13 @@ class Scripted(Exposition):
         self.script = chunks
         self.foreign_script = foreign
 
-    def chunks(self, format=None, foreign=None):
+    def chunks(self, format=None, registry_text=None):
         """Yield each chunk, or what it returns."""
         for chunk in self.script:
             yield chunk() if callable(chunk) else chunk
-        yield foreign
+        yield registry_text
 
-    def foreign(self, format=None):
+    def registry_text(self, format=None):
         """Return what the script says."""
         return self.foreign_script()
 

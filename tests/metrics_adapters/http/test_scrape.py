@@ -31,14 +31,14 @@ class Scripted(Exposition):
         self.foreign_script = foreign
         self.rendered = 0
 
-    def chunks(self, format=Format.TEXT, foreign=None):
+    def chunks(self, format=Format.TEXT, registry_text=None):
         """Yield each chunk, or what it returns."""
         self.rendered += 1
         for chunk in self.script:
             yield chunk() if callable(chunk) else chunk
-        yield foreign
+        yield registry_text
 
-    def foreign(self, format=Format.TEXT):
+    def registry_text(self, format=Format.TEXT):
         """Return what the script says."""
         return self.foreign_script()
 

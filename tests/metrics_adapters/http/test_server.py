@@ -107,7 +107,7 @@ class Large(Exposition):
     def __init__(self):
         super().__init__(Store())
 
-    def chunks(self, format=None, foreign=None):
+    def chunks(self, format=None, registry_text=None):
         """Yield thirty megabytes."""
         yield from [b"x" * 100_000] * 300
 

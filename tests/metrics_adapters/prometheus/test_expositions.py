@@ -9,7 +9,7 @@ from metrics_adapters.in_memory import InMemoryCollector, InMemoryTimer
 from metrics_adapters.null import NullCollector
 from metrics_adapters.prometheus import PrometheusCollector
 from metrics_adapters.prometheus.expositions import callbacks_of, exposition_of
-from metrics_adapters.prometheus.families import count_by_default
+from metrics_adapters.prometheus.families import set_default_buckets
 from metrics_adapters.prometheus.rendering import Exposition
 from metrics_framework import MetricsSystem
 from metrics_framework.errors import InvalidInputError
@@ -64,14 +64,14 @@ def test_histograms_have_buckets_and_names_one_owner(clock):
     """Also a store that no Prometheus collector has seen is fit for Prometheus; buckets of its own stay."""
     collector = InMemoryCollector(Store(clock))
     exposition = exposition_of(collector)
-    count_by_default(exposition.store)
+    set_default_buckets(exposition.store)
     collector.record_timer("latency", 70)
     assert b'le="0.1"' in exposition.render()
     collector.increment("a.b")
     with pytest.raises(InvalidInputError, match="would be exposed"):
         collector.increment("a_b")
     own = Store(clock, default_buckets=[7])
-    count_by_default(own)
+    set_default_buckets(own)
     assert own.default_buckets == (7,)
 
 

@@ -566,7 +566,7 @@ def test_only_timestamps_are_taken_out_of_a_registrys_text(gateway, collector, m
     registry.register(Timed())
     text = generate_latest(registry) + b'own{text="a} 1"} 6\nown{text="b c"} 7\nown{text="d"} 8 9\nlone 1\n'
     assert b" 1700000000500\n" in text
-    monkeypatch.setattr(Exposition, "foreign", lambda self, format: text)
+    monkeypatch.setattr(Exposition, "registry_text", lambda self, format: text)
     Pushgateway(gateway.url, "j").replace(collector)
     found = samples(gateway.taken[0].body)
     assert found.pop(("orders_total", ("kind", "book"))) == (3, None)
