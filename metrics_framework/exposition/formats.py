@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.exposition.text import to_prometheus
 from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.runtime.cooperative import yield_gil
 from metrics_framework.values import MetricValue
@@ -60,6 +59,13 @@ def to_csv(values: Iterable[MetricValue]) -> str:
         row = to_plain(value)
         writer.writerow({**row, "tags": json.dumps(row["tags"]), "metadata": json.dumps(row["metadata"])})
     return buffer.getvalue()
+
+
+def to_prometheus(values: Iterable[MetricValue]) -> str:
+    """Return text in Prometheus text format 0.0.4; see `metrics_framework.exposition.text.to_prometheus`."""
+    from metrics_framework.exposition import text  # slow to import: it also reads stores
+
+    return text.to_prometheus(values)
 
 
 Renderer = Callable[[Iterable[MetricValue]], str]

@@ -1,35 +1,387 @@
-"""Prometheus' text format 0.0.4: a pure function from metric values to what a server scrapes.
+"""Prometheus text: the formats 0.0.4 and OpenMetrics 1.0, and the writers of their lines.
 
-Names and units follow OpenTelemetry's rules for Prometheus ("Prometheus and OpenMetrics Compatibility"):
-other characters than letters, digits and underscores become underscores, the unit is a suffix and a base
-unit (seconds, bytes), a counter ends in ``_total``. A histogram or timer is exposed by the bounds of its
-description; without one it is a Prometheus summary, whose quantiles are those of this library.
+A family is written by one `LineWriter` for each kind of number. The unchanging part of its lines is prepared
+once, from the labels of the series; each scrape reads the series and fills in their numbers. Labels and
+prepared lines are patterns for ``%``: a percent sign in them is doubled.
+
+`to_prometheus` writes the values that any `MetricsAggregator` returns, in text format 0.0.4. A histogram or
+timer is exposed by the buckets of its description; without any it is a summary with this library's quantiles.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from enum import Enum
+from itertools import accumulate, chain
+from operator import itemgetter
+from typing import Any, NamedTuple, Protocol
 
+from metrics_framework.exposition.families import (
+    NO_TEXT,
+    FamilyHeader,
+    bound_text,
+    failures_of,
+    in_base_unit,
+)
+from metrics_framework.exposition.names import BASE_UNITS, metric_name, tag_labels
+from metrics_framework.recording import Distribution
+from metrics_framework.recording.engine import read_values
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
 QUANTILES = {"p50": "0.5", "p90": "0.9", "p95": "0.95", "p99": "0.99"}
 
-BASE_UNITS = {
-    MetricUnit.SECONDS: ("seconds", 1.0),
-    MetricUnit.MILLISECONDS: ("seconds", 1e3),
-    MetricUnit.MICROSECONDS: ("seconds", 1e6),
-    MetricUnit.BYTES: ("bytes", 1.0),
-    MetricUnit.KILOBYTES: ("bytes", 1e-3),
-    MetricUnit.MEGABYTES: ("bytes", 1e-6),
-    MetricUnit.PERCENT: ("percent", 1.0),
-}
-"""A unit's base unit, which is the suffix of a name, and how many of the unit make one of it."""
 
-_SAMPLES = {
+class Format(Enum):
+    """A text format, by its content type."""
+
+    TEXT = "text/plain; version=0.0.4; charset=utf-8"
+    OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+    @property
+    def content_type(self) -> str:
+        """What ``Content-Type`` says of it."""
+        return self.value
+
+    @property
+    def end(self) -> bytes:
+        """What the text ends in."""
+        return b"# EOF\n" if self is Format.OPENMETRICS else b""
+
+    def header(self, name: str, type_: str, help: str, unit: str) -> str:
+        """Return the lines before the samples of a family.
+
+        Args:
+            name: As OpenMetrics has it: a counter's is without ``_total``.
+            type_: ``counter``, ``gauge`` or ``histogram``.
+            help: What it is; may be empty.
+            unit: The base unit that the name ends in, or empty.
+        """
+        if self is Format.TEXT:
+            name = f"{name}_total" if type_ == "counter" else name
+            lines = [f"# HELP {name} {_escape(help)}" if help else "", f"# TYPE {name} {type_}"]
+        else:
+            lines = [
+                f"# TYPE {name} {type_}",
+                f"# UNIT {name} {unit}" if unit else "",
+                f"# HELP {name} {quotable(help)}" if help else "",
+            ]
+        return "".join(f"{line}\n" for line in lines if line)
+
+
+def label_pairs(labels: Iterable[tuple[str, str]]) -> str:
+    r"""Return labels as they stand between braces.
+
+    Example:
+        >>> label_pairs([("route", "/"), ("quoted", 'a "b"')])
+        'route="/",quoted="a \\"b\\""'
+    """
+    return ",".join([f'{name}="{quotable(text)}"' for name, text in labels])
+
+
+_ESCAPED = re.compile(r'[\\\n"]')
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", r"\\").replace("\n", r"\n")
+
+
+def quotable(text: str) -> str:
+    """Return a text as it stands between quotation marks."""
+    return _escape(text).replace('"', r"\"") if _ESCAPED.search(text) else text
+
+
+# -- labels of many series at once -------------------------------------------------------------------------
+
+
+_ESCAPED_IN_PATTERN = re.compile(r'[\\"%]')
+
+
+class LabelPattern:
+    """How series with the same tag names are labelled.
+
+    The texts that it makes are patterns for ``%``: a percent sign in them is doubled.
+
+    Args:
+        names: The tag names.
+        constants: Tags that every series bears.
+        own_labels: Labels that no tag may have the name of.
+
+    Attributes:
+        labels: The names of the labels.
+        is_simple: Whether every tag is a label of its own, so that different tags are different labels.
+    """
+
+    def __init__(
+        self, names: Sequence[str], constants: Mapping[str, str], own_labels: Container[str]
+    ) -> None:
+        slots = {name: f"\0{place}\0" for place, name in enumerate(names)}
+        labels = tag_labels({**constants, **slots}, own_labels)
+        self.labels = frozenset(labels)
+        # A constant tag that a series has as well keeps its place, and may change the order.
+        in_order = [text for text in labels.values() if text.startswith("\0")] == list(slots.values())
+        texts = all(text and not NO_TEXT.search(text) for text in constants.values())
+        self.is_simple = len(labels) == len({*constants, *names}) and in_order and texts
+        self._constant = pattern_of(labels)
+        line = self._constant.replace("%", "%%")
+        for slot in slots.values():
+            line = line.replace(slot, "%s")
+        self._line = f"{line}\n"
+        self._names = len(names)
+
+    def texts(self, tag_values: Sequence[Sequence[str]]) -> list[str] | None:
+        """Return the labels of series; ``None`` if a value is empty, or a server cannot read it.
+
+        Args:
+            tag_values: The tag values of each series, in the order of the tag names.
+        """
+        if not self._names:
+            return [self._constant] * len(tag_values)
+        values = list(chain.from_iterable(tag_values))
+        together = "\n".join(values)
+        if NO_TEXT.search(together) or "\n\n" in f"\n{together}\n":
+            return None
+        if _ESCAPED_IN_PATTERN.search(together) or together.count("\n") >= len(values):
+            values = [quotable(value).replace("%", "%%") for value in values]
+        return (self._line * len(tag_values) % tuple(values)).split("\n")[:-1]
+
+
+def pattern_of(labels: Mapping[str, str]) -> str:
+    """Return labels as a pattern for ``%`` without a place in it."""
+    return label_pairs(labels.items()).replace("%", "%%")
+
+
+# -- lines of a family -------------------------------------------------------------------------------------
+
+
+class Lines(Protocol):
+    """The lines of one family.
+
+    Attributes:
+        a_series: About how many lines a series has.
+    """
+
+    a_series: int
+
+    def fixed(self, labels: Sequence[str]) -> Any:
+        """Return the part of the lines of some series that never changes."""
+        ...
+
+    def text(self, fixed: Any, series: Sequence[Any]) -> str:
+        """Return the lines of some series as they are now, without those that have no records.
+
+        Args:
+            fixed: The part of their lines that never changes.
+            series: The series.
+        """
+        ...
+
+
+class NumberLines:
+    """Counters and gauges: one line for each series."""
+
+    a_series = 1
+
+    def __init__(self, name: str, heading: FamilyHeader) -> None:
+        self._name = name
+        self._scale = _UnitScale(heading.recorded_unit)
+
+    def fixed(self, labels: Sequence[str]) -> str:
+        """Return the part of the lines of some series that never changes."""
+        return "".join([f"{self._name}{{{text}}} %s\n" if text else f"{self._name} %s\n" for text in labels])
+
+    def text(self, fixed: str, series: Sequence[Any]) -> str:
+        """Return the lines of some series as they are now, without those that have no records."""
+        values = read_values(series)
+        if not all(values):  # a series without records reads as 0, too
+            present = [place for place, value in enumerate(values) if value or _has_records(series[place])]
+            if len(present) < len(values):
+                lines = fixed.split("\n")
+                fixed = "".join([f"{lines[place]}\n" for place in present])
+                values = tuple([values[place] for place in present])
+        return fixed % tuple(self._scale(values))
+
+
+def _has_records(series: Any) -> bool:
+    # The time of the first record may be 0 on a clock that a test moves.
+    return series.created_ns != 0 or series.state() is not None
+
+
+class HistogramLines:
+    """Histograms and timers: the number of values up to each bound and, if it cannot fall, their sum."""
+
+    a_series = 18
+
+    def __init__(self, heading: FamilyHeader) -> None:
+        self._heading = heading
+        self._scale = _UnitScale(heading.recorded_unit)
+        self._layouts: dict[tuple[float, ...], _Layout] = {}
+
+    def fixed(self, labels: Sequence[str]) -> Sequence[str]:
+        """Return the labels: eighteen lines for each of them would take too much memory."""
+        return labels
+
+    def text(self, fixed: Sequence[str], series: Sequence[Any]) -> str:
+        """Return the lines of some series as they are now, without those that have no records."""
+        counted = [
+            (labels, found)
+            for labels, one in zip(fixed, series, strict=True)
+            if (found := _Counted.of(one)) is not None
+        ]
+        totals = self._scale([found.total for _, found in counted])
+        patterns: list[str] = []
+        values: list[Any] = []
+        for (labels, (distribution, bounds, counts, _)), total in zip(counted, totals, strict=True):
+            layout = self._layouts.get(bounds) or self._layout(bounds)
+            cumulated = [*accumulate(counts)]
+            values += cumulated if layout.pick is None else layout.pick(cumulated)
+            # A sum that may fall would be taken for a counter that was reset, and without it there is no
+            # count either (OpenMetrics 1.0, "Histogram").
+            if distribution.min >= 0 and not layout.is_signed:
+                values += (cumulated[-1], total)
+                pattern = layout.whole if labels else layout.whole_unlabelled
+            else:
+                pattern = layout.buckets if labels else layout.buckets_unlabelled
+            patterns.append(pattern.replace("\0", labels))
+        return "".join(patterns) % tuple(values)
+
+    def _layout(self, bounds: tuple[float, ...]) -> _Layout:
+        # Two bounds that are one in the base unit are one bucket, up to the higher one.
+        places = {
+            bound_text(bound, self._heading.recorded_unit): place
+            for place, bound in enumerate((*bounds, math.inf))
+        }
+        name = self._heading.name
+        buckets = "".join(f'{name}_bucket{{\0,le="{bound}"}} %s\n' for bound in places)
+        rest = f"{name}_count{{\0}} %s\n{name}_sum{{\0}} %s\n"
+        pick = itemgetter(*places.values()) if len(places) <= len(bounds) else None
+        layout = _Layout(
+            whole=buckets + rest,
+            whole_unlabelled=(buckets + rest).replace("{\0}", "").replace("\0,", ""),
+            buckets=buckets,
+            buckets_unlabelled=buckets.replace("\0,", ""),
+            pick=(lambda counts: (pick(counts),)) if pick and len(places) == 1 else pick,
+            is_signed=bool(bounds) and bounds[0] < 0,
+        )
+        if len(self._layouts) > 10:  # bounds were changed again and again
+            self._layouts.clear()
+        self._layouts[bounds] = layout
+        return layout
+
+
+class _Counted(NamedTuple):
+    """One histogram or timer at one moment.
+
+    Attributes:
+        distribution: All of its values.
+        bounds: The upper bounds that values are counted by.
+        counts: The number of values in each bucket, one more than there are bounds.
+        total: The sum of the counted values.
+    """
+
+    distribution: Distribution
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    total: int | float
+
+    @classmethod
+    def of(cls, series: Any) -> _Counted | None:
+        """Read a series; ``None`` if it has no records."""
+        slot = series.slot
+        while True:
+            bounds = slot.bounds
+            read = series.counted()
+            if slot.bounds == bounds:  # else they changed in between
+                break
+        if read is None:
+            return None
+        distribution, counts, total = read
+        return cls(distribution, bounds, (distribution.count,) if counts is None else counts, total)
+
+
+class _Layout(NamedTuple):
+    """The lines of one histogram; NUL stands for its labels."""
+
+    whole: str
+    whole_unlabelled: str
+    buckets: str
+    buckets_unlabelled: str
+    pick: Callable[[list[int]], Sequence[int]] | None
+    is_signed: bool
+
+
+class OutcomeLines:
+    """How operations ended: a line for successes, and one for each error type."""
+
+    a_series = 3
+
+    def __init__(self, heading: FamilyHeader) -> None:
+        self._name = f"{heading.name}_total"
+
+    def fixed(self, labels: Sequence[str]) -> Sequence[str]:
+        """Return the part of the lines of some series that never changes."""
+        return [f"{self._name}{{{text}," if text else f"{self._name}{{" for text in labels]
+
+    def text(self, fixed: Sequence[str], series: Sequence[Any]) -> str:
+        """Return the lines of some series as they are now, without those that have no records."""
+        values: list[int] = []
+        patterns: list[str] = []
+        for begin, one in zip(fixed, series, strict=True):
+            outcomes = one.state()
+            if outcomes is None:
+                continue
+            patterns.append(f'{begin}outcome="success",error_type=""}} %s\n')
+            values.append(outcomes.successes)
+            for error_type, number in failures_of(outcomes.failures).items():
+                text = quotable(error_type).replace("%", "%%")
+                patterns.append(f'{begin}outcome="failure",error_type="{text}"}} %s\n')
+                values.append(number)
+        return "".join(patterns) % tuple(values)
+
+
+def lines_of(metric_type: MetricType, heading: FamilyHeader) -> Lines:
+    """Return the writer of the lines of a family.
+
+    Args:
+        metric_type: What kind of number it is.
+        heading: What all samples of the family have in common.
+    """
+    if metric_type is MetricType.COUNTER:
+        return NumberLines(f"{heading.name}_total", heading)
+    if metric_type is MetricType.GAUGE:
+        return NumberLines(heading.name, heading)
+    if metric_type is MetricType.RATE:
+        return OutcomeLines(heading)
+    return HistogramLines(heading)
+
+
+class _UnitScale:
+    """Converts numbers of a unit to its base unit; numbers beyond the largest float become text."""
+
+    def __init__(self, unit: MetricUnit) -> None:
+        self._unit = unit
+        self._per_unit = BASE_UNITS.get(unit, ("", 1.0))[1]
+
+    def __call__(self, values: Sequence[float]) -> Iterable[float | str]:
+        try:
+            scaled = values if self._per_unit == 1 else [value / self._per_unit for value in values]
+            if math.isfinite(sum(scaled)):  # nearly always, and then each of them is
+                return scaled
+        except OverflowError:
+            pass
+        return [_float_text(in_base_unit(value, self._unit)) for value in values]
+
+
+def _float_text(value: float) -> float | str:
+    return value if math.isfinite(value) else "+Inf" if value > 0 else "-Inf"
+
+
+# -- values of any aggregator ------------------------------------------------------------------------------
+
+
+_VALUE_SUFFIXES = {
     "counter": (),
     "gauge": (),
     "summary": ("_sum", "_count"),
@@ -39,7 +391,7 @@ _SAMPLES = {
 
 
 @dataclass
-class _Family:
+class _ValueFamily:
     name: str
     type: str
     recorded: str
@@ -58,14 +410,14 @@ def to_prometheus(values: Iterable[MetricValue]) -> str:
     ``_duration_seconds`` and ``_operations_total``. A sum or a count that an adapter does not know is left
     out.
     """
-    families: dict[str, _Family] = {}
-    taken: dict[str, _Family] = {}
+    families: dict[str, _ValueFamily] = {}
+    taken: dict[str, _ValueFamily] = {}
     comments: dict[str, None] = {}
     for value in values:
-        made = _family(value)
+        made = _value_family(value)
         if made is None:
             continue
-        names = [f"{made.name}{suffix}" for suffix in ("", *_SAMPLES[made.type])]
+        names = [f"{made.name}{suffix}" for suffix in ("", *_VALUE_SUFFIXES[made.type])]
         other = next((taken[name] for name in names if name in taken), None)
         if other is None:
             families[made.name] = other = made
@@ -74,58 +426,11 @@ def to_prometheus(values: Iterable[MetricValue]) -> str:
             other.values.append(value)
         else:
             comments[f"{made.recorded} is left out: its name here is that of {other.recorded}"] = None
-    lines = [line for family in families.values() for line in _lines(family, comments)]
-    return "".join(f"{line}\n" for line in (*lines, *(f"# {_escape(comment)}" for comment in comments)))
+    lines = [line for family in families.values() for line in _value_lines(family, comments)]
+    return "".join(f"{line}\n" for line in (*lines, *(f"# {_escape_value(comment)}" for comment in comments)))
 
 
-def metric_name(name: str, unit: MetricUnit = MetricUnit.COUNT, *, counter: bool = False) -> str:
-    """Return what a metric is called in Prometheus.
-
-    Example:
-        >>> metric_name("http.requests", counter=True)
-        'http_requests_total'
-        >>> metric_name("cache.size", MetricUnit.MEGABYTES)
-        'cache_size_bytes'
-    """
-    result = re.sub(r"_+", "_", re.sub(r"[^a-zA-Z0-9_:]", "_", name)).rstrip("_") or "_"
-    if result[0].isdigit():
-        result = f"_{result}"
-    if counter:
-        result = result.removesuffix("_total") or "_"
-    suffix = BASE_UNITS.get(unit, ("", 1.0))[0]
-    if suffix and not result.endswith(f"_{suffix}"):
-        result = f"{result}_{suffix}"
-    return f"{result}_total" if counter else result
-
-
-def label_name(tag: str) -> str:
-    """Return what a tag is called in Prometheus, where names with two underscores in front are reserved."""
-    result = re.sub(r"[^a-zA-Z0-9_]", "_", tag)
-    return f"key_{result.lstrip('_')}" if result[0].isdigit() or result.startswith("__") else result
-
-
-def tag_labels(tags: Mapping[str, str], own_labels: Container[str] = ()) -> dict[str, str]:
-    """Return tags as labels of Prometheus.
-
-    Args:
-        tags: Tag to value.
-        own_labels: Labels that the format itself gives to the samples, such as ``le``.
-
-    Example:
-        >>> tag_labels({"http.route": "/", "le": "here"}, {"le"})
-        {'http_route': '/', 'exported_le': 'here'}
-    """
-    labels: dict[str, str] = {}
-    for tag, text in tags.items():
-        name = label_name(tag)
-        if name in own_labels:  # as Prometheus itself does where a target's label is one of its own
-            name = f"exported_{name}"
-        # Two tags that become the same label share it, as OpenTelemetry has it.
-        labels[name] = f"{labels[name]};{text}" if name in labels else text
-    return labels
-
-
-def _family(value: MetricValue) -> _Family | None:
+def _value_family(value: MetricValue) -> _ValueFamily | None:
     operation = bool(value.metadata.get("operation", False))
     name, unit, kind = value.name, value.unit, value.metric_type
     if kind is MetricType.RATE:
@@ -133,42 +438,44 @@ def _family(value: MetricValue) -> _Family | None:
             return None  # a server works rates out itself
         exposed, type_ = metric_name(f"{name}_operations", counter=True), "counter"
         labels = frozenset({"outcome", "error_type"})
-        return _Family(exposed, type_, f"operation {name!r}", "How the operation ended.", 1.0, labels)
+        return _ValueFamily(exposed, type_, f"operation {name!r}", "How the operation ended.", 1.0, labels)
     help_text = str(value.metadata.get("help", ""))
     per_unit = BASE_UNITS.get(unit, ("", 1.0))[1]
     if kind is MetricType.COUNTER:
-        return _Family(metric_name(name, unit, counter=True), "counter", repr(name), help_text, per_unit)
+        return _ValueFamily(metric_name(name, unit, counter=True), "counter", repr(name), help_text, per_unit)
     if kind is MetricType.GAUGE:
-        return _Family(metric_name(name, unit), "gauge", repr(name), help_text, per_unit)
+        return _ValueFamily(metric_name(name, unit), "gauge", repr(name), help_text, per_unit)
     type_ = "histogram" if "buckets" in value.metadata else "summary"
     labels = frozenset({"le" if type_ == "histogram" else "quantile"})
     if operation:
         exposed = metric_name(f"{name}_duration", unit)
         help_text = "How long the operation took."
-        return _Family(exposed, type_, f"operation {name!r}", help_text, per_unit, labels)
-    return _Family(metric_name(name, unit), type_, repr(name), help_text, per_unit, labels)
+        return _ValueFamily(exposed, type_, f"operation {name!r}", help_text, per_unit, labels)
+    return _ValueFamily(metric_name(name, unit), type_, repr(name), help_text, per_unit, labels)
 
 
-def _lines(family: _Family, comments: dict[str, None]) -> Iterator[str]:
+def _value_lines(family: _ValueFamily, comments: dict[str, None]) -> Iterator[str]:
     if family.help:
-        yield f"# HELP {family.name} {_escape(family.help)}"
+        yield f"# HELP {family.name} {_escape_value(family.help)}"
     yield f"# TYPE {family.name} {family.type}"
     shown: set[str] = set()
     for value in family.values:
         tags = tag_labels(value.tags, family.own_labels)
-        series = _labels((name, text) for name, text in tags.items() if text)  # without a text it is no label
+        series = _label_block(
+            (name, text) for name, text in tags.items() if text
+        )  # without a text it is no label
         if series in shown:
             comments[f"{value.tags} of {family.recorded} is left out: another series has its labels"] = None
             continue
         shown.add(series)
-        for suffix, labels, number in _samples(family, value):
-            yield f"{family.name}{suffix}{_labels((*tags.items(), *labels))} {_number(number)}"
+        for suffix, labels, number in _value_samples(family, value):
+            yield f"{family.name}{suffix}{_label_block((*tags.items(), *labels))} {_number_text(number)}"
 
 
-def _samples(
-    family: _Family, value: MetricValue
+def _value_samples(
+    family: _ValueFamily, value: MetricValue
 ) -> Iterator[tuple[str, Sequence[tuple[str, str]], int | float]]:
-    metadata, scaled = value.metadata, _Scale(family.per_unit)
+    metadata, scaled = value.metadata, _ValueScale(family.per_unit)
     if value.metric_type is MetricType.RATE:
         successes, failures = metadata.get("successes"), metadata.get("failures")
         if successes is None or failures is None:  # the contract asks for no more than these two
@@ -190,26 +497,26 @@ def _samples(
     else:
         counts: Mapping[str, int] = metadata["buckets"]["counts"]
         for bound, number in counts.items():
-            yield "_bucket", [("le", _number(scaled(float(bound))))], number
+            yield "_bucket", [("le", _number_text(scaled(float(bound))))], number
         if "sum" in metadata["buckets"]:
             yield "_sum", [], scaled(metadata["buckets"]["sum"])
         yield "_count", [], max(counts.values())
 
 
 @dataclass(frozen=True)
-class _Scale:
+class _ValueScale:
     per_unit: float
 
     def __call__(self, number: int | float) -> int | float:
         return number if self.per_unit == 1 else number / self.per_unit
 
 
-def _labels(labels: Iterable[tuple[str, str]]) -> str:
-    pairs = ",".join(f'{name}="{_escape(text, quotes=True)}"' for name, text in labels)
+def _label_block(labels: Iterable[tuple[str, str]]) -> str:
+    pairs = ",".join(f'{name}="{_escape_value(text, quotes=True)}"' for name, text in labels)
     return f"{{{pairs}}}" if pairs else ""
 
 
-def _escape(text: str, *, quotes: bool = False) -> str:
+def _escape_value(text: str, *, quotes: bool = False) -> str:
     escaped = _utf8(text).replace("\\", r"\\").replace("\n", r"\n")
     return escaped.replace('"', r"\"") if quotes else escaped
 
@@ -219,7 +526,7 @@ def _utf8(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def _number(number: Any) -> str:
+def _number_text(number: Any) -> str:
     if isinstance(number, float) and not math.isfinite(number):
         return "NaN" if math.isnan(number) else "+Inf" if number > 0 else "-Inf"
     return float.__repr__(number) if isinstance(number, float) else repr(number)

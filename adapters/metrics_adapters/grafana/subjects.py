@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import NamedTuple
 
-from metrics_adapters.prometheus.families import FamilyHeader, family_header, series_labels
 from metrics_framework.composition import store_of
+from metrics_framework.exposition.families import FamilyHeader, family_header, series_labels
 from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.recording import Description, OutcomeReading, SeriesReading, Store
 from metrics_framework.recording.namespaces import Named

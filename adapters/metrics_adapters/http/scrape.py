@@ -19,15 +19,15 @@ from prometheus_client.registry import CollectorRegistry
 from metrics_adapters.http.auth import Access
 from metrics_adapters.http.negotiation import choose_format, wants_gzip
 from metrics_adapters.http.shared_call import Call, SharedCall, Start, in_thread
-from metrics_adapters.prometheus.expositions import (
+from metrics_adapters.prometheus.targets import (
     Callbacks,
     Target,
     callbacks_of,
     exposition_of,
 )
-from metrics_adapters.prometheus.families import set_default_buckets
-from metrics_adapters.prometheus.text import Format
 from metrics_framework.errors import InvalidInputError
+from metrics_framework.exposition.families import set_default_buckets
+from metrics_framework.exposition.text import Format
 from metrics_framework.log import Isolation
 from metrics_framework.runtime.cooperative import cooperatively, yield_gil
 from metrics_framework.validation import safe_repr

@@ -8,7 +8,7 @@ from typing import Any
 from prometheus_client.registry import CollectorRegistry
 
 from metrics_adapters.http.scrape import MAX_SCRAPES, PATH, TIMEOUT, Answer, Endpoint, Request
-from metrics_adapters.prometheus.expositions import Callbacks, Target
+from metrics_adapters.prometheus.targets import Callbacks, Target
 
 WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 

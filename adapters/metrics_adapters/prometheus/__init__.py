@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 from metrics_adapters.prometheus.collector import PrometheusCollector
 from metrics_adapters.prometheus.registry_reader import RegistryAggregator
-from metrics_adapters.prometheus.rendering import Exposition
-from metrics_adapters.prometheus.text import Format
+from metrics_adapters.prometheus.targets import Exposition
+from metrics_framework.exposition.text import Format
 
 if TYPE_CHECKING:
     from metrics_adapters.http.asgi import make_asgi_app

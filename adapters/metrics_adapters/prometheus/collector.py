@@ -8,9 +8,15 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import REGISTRY, CollectorRegistry
 
 from metrics_adapters.in_memory import InMemoryCollector
-from metrics_adapters.prometheus.families import exposed_names, families, set_default_buckets
-from metrics_adapters.prometheus.notices import Notices
 from metrics_framework.errors import InvalidInputError, UnknownMetricError, nearest
+from metrics_framework.exposition.families import (
+    SUFFIXES,
+    ExpositionLog,
+    FamilyHeader,
+    exposed_names,
+    families,
+    set_default_buckets,
+)
 from metrics_framework.recording import Store
 from metrics_framework.validation import safe_repr
 
@@ -103,7 +109,7 @@ class StoreExposition:
     def __init__(self, store: Store, registry: CollectorRegistry) -> None:
         self.store = store
         self._registry = registry
-        self._notices = Notices()
+        self._log = ExpositionLog()
 
     def describe(self) -> Iterable[Metric]:
         """Say nothing beforehand: names come with their first records."""
@@ -111,9 +117,20 @@ class StoreExposition:
 
     def collect(self) -> Iterator[Metric]:
         """Yield what the store holds now."""
-        for heading, samples in families(self.store, self._notices.attempt, self._notices.warn):
-            if self._notices.is_free(heading, self._registry):
+        for heading, samples in families(self.store, self._log):
+            if has_free_names(heading, self._registry, self._log):
                 metric = Metric(heading.name, heading.help, heading.type, heading.unit)
                 for suffix, labels, value in samples:
                     metric.add_sample(f"{heading.name}{suffix}", labels, value)
                 yield metric
+
+
+def has_free_names(heading: FamilyHeader, registry: CollectorRegistry, log: ExpositionLog) -> bool:
+    """Say whether no metric that a registry knows beforehand takes up a family's names."""
+    # The attribute is private, but the same in prometheus_client 0.21 to 0.26.
+    taken = getattr(registry, "_names_to_collectors", {})
+    names = (f"{heading.name}{suffix}" for suffix in SUFFIXES[heading.type])
+    name = next((name for name in names if name in taken), None)
+    if name is not None:
+        log.warn("a metric is not exposed: prometheus_client has its name already", name=name)
+    return name is None

@@ -7,15 +7,16 @@ import re
 import ssl
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
+from typing import ClassVar
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from prometheus_client.registry import CollectorRegistry
 
-from metrics_adapters.http_client import Address, basic_authorization, deliver
-from metrics_adapters.prometheus.expositions import Target
-from metrics_adapters.prometheus.text import Format
-from metrics_adapters.prometheus.untimed import UntimedText
-from metrics_framework.errors import InvalidInputError
+from metrics_adapters.http_client import HTTP_OPTIONS, Address, address_of, basic_authorization, deliver
+from metrics_adapters.prometheus.targets import Target, UntimedText
+from metrics_framework.errors import ConfigurationError, InvalidInputError
+from metrics_framework.export.endpoints import EndpointUrl, Option, text_option
+from metrics_framework.exposition.text import Format
 from metrics_framework.log import log_event
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.validation import check_name, plain_tags, safe_repr
@@ -143,6 +144,42 @@ class Pushgateway:
         deliver(self._address, method, body, self._headers, self._timeout, what=what)
 
 
+class PushgatewayEndpoint(Pushgateway):
+    """``pushgateway+http://gateway:9091?job=nightly``: a group of metrics there, by `Pushgateway`.
+
+    Args:
+        url: The gateway, with a path in front of its own, a user and a password if need be.
+
+    Raises:
+        ConfigurationError: If there is no host or no job in it.
+    """
+
+    options: ClassVar[Mapping[str, Option]] = {
+        "job": text_option(None, "The label `job` of the group; it is needed."),
+        "grouping": text_option(None, "Further labels of the group, like `shard:3,zone:a`."),
+        **HTTP_OPTIONS,
+    }
+
+    def __init__(self, url: EndpointUrl) -> None:
+        job = url.required("job", f"{url.scheme}://gateway:9091?job=nightly")
+        address = address_of(url, url.path)
+        auth = None if url.username is None else (url.username, url.password or "")
+        if auth is None and url.password is not None:
+            raise ConfigurationError(f"endpoint {url}: a password needs a user before it")
+        try:
+            super().__init__(
+                str(address),
+                job,
+                _grouping(url),
+                timeout=url.options["timeout"],
+                auth=auth,
+                tls=address.tls,
+            )
+        except InvalidInputError as error:
+            raise ConfigurationError(f"endpoint {url}: {error}") from None
+        self.name = str(url)
+
+
 def _split(url: str) -> SplitResult:
     # Nothing of a URL that cannot be understood is quoted: who knows where in it a password is.
     wrong = "url is not the address of a Pushgateway, like http://pushgateway:9091"
@@ -216,3 +253,14 @@ def _checked_headers(headers: Mapping[str, str], credentials: Mapping[str, str])
         if not isinstance(value, str) or not re.fullmatch(r"[\t\x20-\x7e\xa0-\xff]*", value):
             raise InvalidInputError(f"headers: the value of {name!r} is not a line of Latin-1 text")
     return {**headers, **credentials, "Content-Type": Format.TEXT.content_type}
+
+
+def _grouping(url: EndpointUrl) -> dict[str, str]:
+    labels = {}
+    for pair in (url.options["grouping"] or "").split(","):
+        name, colon, text = pair.partition(":")
+        if pair and not colon:
+            raise ConfigurationError(f"endpoint {url}: the option grouping is not like shard:3,zone:a")
+        if pair:
+            labels[name] = text
+    return labels

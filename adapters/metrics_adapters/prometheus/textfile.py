@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from prometheus_client.registry import CollectorRegistry
 
-from metrics_adapters.prometheus.expositions import Target
-from metrics_adapters.prometheus.untimed import UntimedText
-from metrics_framework.errors import InvalidInputError
+from metrics_adapters.file import path_of
+from metrics_adapters.prometheus.targets import Target, UntimedText
+from metrics_framework.errors import ConfigurationError, InvalidInputError
+from metrics_framework.export.endpoints import EndpointUrl, Option
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.runtime.atomic_files import replace_file
 
@@ -54,6 +57,28 @@ class Textfile:
     def export(self, system: MetricsSystem) -> None:
         """Write what a system holds, or what its aggregator answers; raises what `write_textfile` does."""
         replace_file(self.path, self._text.of_system(system))
+
+
+class TextfileEndpoint(Textfile):
+    """``textfile:///var/lib/node_exporter/app.prom``: a file that node_exporter reads, by `Textfile`.
+
+    Args:
+        url: The file, whose name ends in ``.prom``.
+
+    Raises:
+        ConfigurationError: If it is no such file.
+    """
+
+    options: ClassVar[Mapping[str, Option]] = {}
+
+    def __init__(self, url: EndpointUrl) -> None:
+        try:
+            super().__init__(path_of(url))
+        except ConfigurationError:
+            raise
+        except InvalidInputError as error:
+            raise ConfigurationError(f"endpoint {url}: {error}") from None
+        self.name = str(url)
 
 
 def _checked(path: str | os.PathLike[str]) -> Path:

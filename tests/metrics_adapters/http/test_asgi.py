@@ -19,7 +19,7 @@ from starlette.routing import Mount, Route
 
 from metrics_adapters.http.event_loop import checkpoint
 from metrics_adapters.prometheus import make_asgi_app
-from metrics_adapters.prometheus.rendering import Exposition
+from metrics_adapters.prometheus.targets import Exposition
 from metrics_framework import MetricsSystem
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.recording import Store

@@ -12,9 +12,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from metrics_adapters.http.scrape import PIECE, Answer, Endpoint, Request
-from metrics_adapters.prometheus.rendering import Exposition
-from metrics_adapters.prometheus.text import Format
+from metrics_adapters.prometheus.targets import Exposition
 from metrics_framework.errors import InvalidInputError
+from metrics_framework.exposition.text import Format
 from metrics_framework.recording import Store
 
 PATIENCE = 20.0

@@ -33,9 +33,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from metrics_adapters.in_memory import InMemoryAggregator, InMemoryTimer, InMemoryTracker
 from metrics_adapters.prometheus import PrometheusCollector, RegistryAggregator
-from metrics_adapters.prometheus.families import families
 from metrics_framework import MetricsSystem, MetricUnit, Rule
 from metrics_framework.errors import InvalidInputError, UnknownMetricError
+from metrics_framework.exposition.families import ExpositionLog, families
 from metrics_framework.recording import Store
 from metrics_framework.testing.conformance import (
     MetricCollectorContract,
@@ -641,9 +641,7 @@ def test_hostile_input_always_parses_and_injects_nothing(records):
             getattr(collector, f"record_{kind}")(name, number, tags=tags)
         if kind == "gauge":
             collector.describe(name, help=text)
-    expected = sum(
-        len(one.samples) for one in families(collector.store, lambda _, make: make(), lambda *_, **__: None)
-    )
+    expected = sum(len(one.samples) for one in families(collector.store, ExpositionLog()))
     for kind, (generate, parse) in FORMATS.items():
         found = scraped(registry, kind)
         assert len(found) == expected

@@ -21,7 +21,7 @@ from metrics_adapters.http_client import Address, exchange
 from metrics_adapters.in_memory import InMemoryCollector
 from metrics_adapters.null import NullCollector
 from metrics_adapters.prometheus import PrometheusCollector, Pushgateway
-from metrics_adapters.prometheus.rendering import Exposition
+from metrics_adapters.prometheus.targets import Exposition
 from metrics_framework import InvalidInputError, MetricsSystem, OutputError, RefusedError
 from metrics_framework.recording import Store
 from tests.metrics_adapters.prometheus.gateways import answering, speaking

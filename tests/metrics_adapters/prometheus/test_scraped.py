@@ -17,7 +17,7 @@ from metrics_adapters.prometheus import Exposition, Format, PrometheusCollector,
 from metrics_framework import MetricsSystem
 from metrics_framework.recording import Store
 from metrics_framework.values import MetricUnit
-from tests.metrics_adapters.prometheus.test_rendering import parsed
+from tests.metrics_framework.exposition.test_incremental import parsed
 from tests.metrics_framework.exposition.test_scraped import NASTY, NUMBERS, Read, read, selected, series
 from tests.servers.fixtures import Promtool
 from tests.servers.prometheus import Prometheus

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from metrics_framework import MetricsSystem
 from metrics_framework.clock import ManualClock
-from metrics_framework.exposition.text import label_name, metric_name
+from metrics_framework.exposition.names import label_name, metric_name
 from metrics_framework.values import MetricUnit
 from tests.servers.fixtures import Promtool
 from tests.servers.pages import serving

@@ -15,7 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector
 from metrics_framework import MetricsSystem
 from metrics_framework.clock import ManualClock
-from metrics_framework.exposition.text import label_name, metric_name, to_prometheus
+from metrics_framework.exposition.names import label_name, metric_name
+from metrics_framework.exposition.text import to_prometheus
 from metrics_framework.recording import Store
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.utils import floatToGoString
 
-from metrics_adapters.prometheus.families import bound_text, exposed_names, family_name, in_base_unit
+from metrics_framework.exposition.families import bound_text, exposed_names, family_name, in_base_unit
 from metrics_framework.recording.buckets import seconds_as
 from metrics_framework.recording.namespaces import Named
 from metrics_framework.values import MetricType, MetricUnit

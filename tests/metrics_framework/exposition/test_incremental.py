@@ -16,11 +16,12 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from metrics_adapters.in_memory import InMemoryCollector, InMemoryTimer, InMemoryTracker
-from metrics_adapters.prometheus import PrometheusCollector, metric_text, rendering
-from metrics_adapters.prometheus.metric_text import LINES, Block
-from metrics_adapters.prometheus.rendering import Exposition
-from metrics_adapters.prometheus.text import Format
+from metrics_adapters.prometheus import PrometheusCollector
+from metrics_adapters.prometheus.targets import Exposition
 from metrics_framework.clock import ManualClock
+from metrics_framework.exposition import incremental
+from metrics_framework.exposition.incremental import LINES, Block
+from metrics_framework.exposition.text import Format
 from metrics_framework.recording import Budgets, Store
 from metrics_framework.values import MetricUnit
 
@@ -294,7 +295,7 @@ def test_a_removed_metric_leaves_nothing_behind(collector):
     exposition.render()
     collector.remove("hits")
     assert exposition.render() == b""
-    assert exposition._texts == {}
+    assert exposition._writer._texts == {}
 
 
 # -- series that a server could not tell apart -------------------------------------------------------------
@@ -379,7 +380,7 @@ def test_a_metric_that_fails_costs_itself(collector, monkeypatch, caplog):
         collector.increment(name)
     exposition = Exposition(collector.store)
     exposition.render()
-    (broken,) = [text for named, text in exposition._texts.items() if named.name == "b"]
+    (broken,) = [text for named, text in exposition._writer._texts.items() if named.name == "b"]
     monkeypatch.setattr(broken, "pieces", lambda expire: 1 / 0)
     assert set(ours(exposition)) == {"a", "c"}
     assert "ZeroDivisionError" in caplog.text
@@ -400,7 +401,7 @@ def test_chunks_are_small_also_the_first_time(collector):
 @pytest.mark.parametrize("is_on", [True, False])
 def test_new_blocks_are_seen_to_a_few_at_a_time(collector, monkeypatch, is_on):
     """The garbage collector never has to look at all series at once; where it is off, it stays off."""
-    monkeypatch.setattr(metric_text, "GC_EVERY_BLOCKS", 2)
+    monkeypatch.setattr(incremental, "GC_EVERY_BLOCKS", 2)
     for number in range(5 * LINES):
         collector.increment("hits", {"user": str(number)})
     seen = []
@@ -418,7 +419,7 @@ def test_new_blocks_are_seen_to_a_few_at_a_time(collector, monkeypatch, is_on):
 @pytest.mark.parametrize("change", ["come", "go", "come and go"])
 def test_series_may_change_in_the_middle_of_a_first_scrape(collector, monkeypatch, change):
     """Each series that stays comes out once, in that scrape and in the next."""
-    monkeypatch.setattr(rendering, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(incremental, "CHUNK_SECONDS", 0.0)
     for number in range(3 * LINES):
         collector.increment("hits", {"user": str(number)})
     exposition = Exposition(collector.store)

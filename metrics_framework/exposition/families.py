@@ -11,15 +11,24 @@ import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from decimal import Decimal
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from prometheus_client.metrics import Histogram
-
-from metrics_framework.exposition.text import BASE_UNITS, metric_name, tag_labels
+from metrics_framework.exposition.names import BASE_UNITS, metric_name, tag_labels
+from metrics_framework.log import Isolation, log_event
 from metrics_framework.recording import Description, OutcomeReading, SeriesReading, Store
 from metrics_framework.recording.buckets import BucketCounts
 from metrics_framework.recording.namespaces import Named
 from metrics_framework.values import MetricType, MetricUnit
+
+T = TypeVar("T")
+
+DEFAULT_BUCKETS_SECONDS = (
+    *(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+)
+"""The default buckets of prometheus_client."""
+
+MAX_WARNINGS = 1_000
+"""How many warnings are logged at most."""
 
 SUFFIXES = {
     "counter": ("", "_total", "_created"),
@@ -81,11 +90,31 @@ class Family(NamedTuple):
 
 Reading = SeriesReading | OutcomeReading
 
-Attempt = Callable[[Named, Callable[[], Family]], Family | None]
-"""Makes a family; ``None`` where that failed, which is logged."""
 
-Warn = Callable[..., None]
-"""Logs a warning, an event and its details, unless it was said before."""
+class ExpositionLog:
+    """The log of one exposition."""
+
+    def __init__(self) -> None:
+        self._isolation = Isolation()
+        self._said: set[str] = set()
+
+    def attempt(self, named: Named, make: Callable[[], T]) -> T | None:
+        """Make the text or family of a metric; ``None`` where that failed."""
+        return self._isolation.call("metric cannot be exposed", make, metric=str(named))
+
+    def fail(self, named: object, error: Exception) -> None:
+        """Log that something of the text could not be made."""
+        self._say("error", "metric cannot be exposed", metric=str(named), error=repr(error))
+
+    def warn(self, event: str, **fields: object) -> None:
+        """Log a warning unless it was logged before."""
+        self._say("warning", event, **fields)
+
+    def _say(self, level: str, event: str, **fields: object) -> None:
+        key = f"{event} {fields}"
+        if key not in self._said and len(self._said) < MAX_WARNINGS:
+            self._said.add(key)
+            log_event(level, event, **fields)
 
 
 def set_default_buckets(store: Store) -> None:
@@ -95,7 +124,7 @@ def set_default_buckets(store: Store) -> None:
     values are estimates.
     """
     if not store.default_buckets:
-        store.default_buckets = Histogram.DEFAULT_BUCKETS
+        store.default_buckets = DEFAULT_BUCKETS_SECONDS
 
 
 def exposed_names(named: Named, unit: MetricUnit | None) -> list[str]:
@@ -125,13 +154,12 @@ def family_name(named: Named, unit: MetricUnit | None) -> str:
     return exposed.removesuffix("_total") if _TYPES[metric_type] == "counter" else exposed
 
 
-def families(store: Store, attempt: Attempt, warn: Warn) -> Iterator[Family]:
+def families(store: Store, log: ExpositionLog) -> Iterator[Family]:
     """Yield the families of a store as it is at this moment.
 
     Args:
         store: What to read.
-        attempt: Makes each family, so that one that fails costs itself only.
-        warn: Is told what is odd: a name with different tags, two series with the same labels.
+        log: Logs families that fail, names with different tags, and series with the same labels.
     """
     for _, metric in store.metrics():
         metric.exposed = True  # before the counts are read: from now on other bounds are a new start
@@ -146,22 +174,22 @@ def families(store: Store, attempt: Attempt, warn: Warn) -> Iterator[Family]:
             metric_type = reading.metric_type if isinstance(reading, SeriesReading) else MetricType.RATE
             by_name.setdefault(Named(reading.name, metric_type, is_operation), []).append(reading)
         for named, series in by_name.items():
-            made = attempt(named, partial(family, named, series, store.description(named.name), warn))
+            made = log.attempt(named, partial(family, named, series, store.description(named.name), log))
             if made is not None:
                 yield made
 
 
-def family(named: Named, series: Iterable[Reading], description: Description, warn: Warn) -> Family:
+def family(named: Named, series: Iterable[Reading], description: Description, log: ExpositionLog) -> Family:
     """Return the family of a metric or operation.
 
     Args:
         named: What it is.
         series: All of its series.
         description: What was said of it.
-        warn: Is told what is odd.
+        log: Logs different tags, and series with the same labels.
     """
     head = family_header(named, description)
-    apart = Apart(named, warn)
+    apart = UniqueLabels(named, log)
     samples: list[Sample] = []
     for reading in series:
         labels = series_labels(reading.tags, head.own_labels)
@@ -194,17 +222,17 @@ def family_header(named: Named, description: Description) -> FamilyHeader:
     )
 
 
-class Apart:
+class UniqueLabels:
     """Keeps the series of one name apart: of two that a server could not tell apart, one comes out.
 
     Args:
         named: Whose series they are.
-        warn: Is told what is odd.
+        log: Logs different tags, and series with the same labels.
     """
 
-    def __init__(self, named: Named, warn: Warn) -> None:
+    def __init__(self, named: Named, log: ExpositionLog) -> None:
         self._named = named
-        self._warn = warn
+        self._log = log
         self._known: set[frozenset[tuple[str, str]]] = set()
         self._names: set[frozenset[str]] = set()
 
@@ -212,7 +240,7 @@ class Apart:
         """Say whether no series before had these labels; one without a text is none for a server."""
         identity = frozenset(item for item in labels.items() if item[1])
         if identity in self._known:
-            self._warn(
+            self._log.warn(
                 "a series is not exposed: another one has its labels", metric=str(self._named), labels=labels
             )
             return False
@@ -224,7 +252,7 @@ class Apart:
         """Take note of the names of a series' labels: queries expect them to be the same in all series."""
         self._names.add(frozenset(names))
         if len(self._names) > 1:
-            self._warn("the series of one name have different tags", metric=str(self._named))
+            self._log.warn("the series of one name have different tags", metric=str(self._named))
 
 
 def series_labels(tags: Mapping[str, str], own_labels: Container[str]) -> dict[str, str]:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
+from time import perf_counter
 from typing import NamedTuple
 
-from metrics_adapters.prometheus.families import Apart, FamilyHeader, Warn, family_header, series_labels
-from metrics_adapters.prometheus.labels import LabelPattern, pattern_of
-from metrics_adapters.prometheus.lines import Lines, lines_of
-from metrics_adapters.prometheus.text import Format
-from metrics_framework.recording import Description
+from metrics_framework.exposition.families import (
+    ExpositionLog,
+    FamilyHeader,
+    UniqueLabels,
+    family_header,
+    series_labels,
+)
+from metrics_framework.exposition.text import Format, LabelPattern, Lines, lines_of, pattern_of
+from metrics_framework.recording import Description, Store
 from metrics_framework.recording.engine import Series, TagSet, read_versions
 from metrics_framework.recording.metric import Metric
 from metrics_framework.recording.namespaces import Named
@@ -22,6 +27,10 @@ LINES = 256
 GC_EVERY_BLOCKS = 48
 """How many new blocks there may be before a collection of young garbage. The collector visits every series in
 a new block: for 100 000 series at once that takes eight milliseconds, in which an event loop stands still."""
+
+CHUNK_BYTES = 65_536
+CHUNK_SECONDS = 0.0005
+"""How much is handed on at once, whichever is reached first."""
 
 
 class Block:
@@ -92,18 +101,23 @@ class MetricText:
         metric: Where its series are.
         description: What was said of it.
         constants: Tags that every series bears.
-        warn: Is told what is odd.
+        log: Logs different tags, and series with the same labels.
     """
 
     def __init__(
-        self, named: Named, metric: Metric, description: Description, constants: Mapping[str, str], warn: Warn
+        self,
+        named: Named,
+        metric: Metric,
+        description: Description,
+        constants: Mapping[str, str],
+        log: ExpositionLog,
     ) -> None:
         self.metric = metric
         self.description = description
         self.heading: FamilyHeader = family_header(named, description)
         self._named = named
         self._constants = constants
-        self._warn = warn
+        self._log = log
         self._lines = lines_of(named.metric_type, self.heading)
         self._size = max(LINES // self._lines.a_series, 1)
         self._arrangement = Arrangement(None, {}, True)
@@ -216,7 +230,7 @@ class MetricText:
         patterns: Mapping[tuple[str, ...], LabelPattern],
     ) -> Generator[bytes, None, dict[tuple[str, ...], Group]]:
         """Return all series in blocks, without those whose labels another series has already."""
-        apart = Apart(self._named, self._warn)
+        apart = UniqueLabels(self._named, self._log)
         groups: dict[tuple[str, ...], Group] = {}
         for names, tag_set in tag_sets.items():
             members = tag_set.series()
@@ -233,3 +247,64 @@ class MetricText:
                 yield b""
             groups[names] = Group(patterns[names], blocks)
         return groups
+
+
+class IncrementalWriter:
+    """Writes the text of a store, and renders again only what changed since the last time. Thread-safe.
+
+    Recording is never blocked. Each series is as it is at the moment when its line is written.
+
+    Args:
+        store: The store.
+        log: Logs what cannot be exposed.
+        is_exposed: Whether the family of a metric is exposed; all are by default.
+    """
+
+    def __init__(
+        self, store: Store, log: ExpositionLog, is_exposed: Callable[[FamilyHeader], bool] | None = None
+    ) -> None:
+        self.store = store
+        self._log = log
+        self._is_exposed = is_exposed
+        self._texts: dict[Named, MetricText] = {}
+
+    def chunks(self, format: Format = Format.TEXT) -> Iterator[bytes]:
+        """Yield the text in chunks, without `Format.end`. Each takes about half a millisecond to render.
+
+        A chunk may be empty: it is an opportunity to do something else.
+        """
+        pieces: list[bytes] = []
+        size, end = 0, perf_counter() + CHUNK_SECONDS
+        for piece in self._pieces(format):
+            pieces.append(piece)
+            size += len(piece)
+            if size >= CHUNK_BYTES or perf_counter() >= end:
+                yield b"".join(pieces)
+                pieces.clear()
+                size, end = 0, perf_counter() + CHUNK_SECONDS
+        yield b"".join(pieces)
+
+    def _pieces(self, format: Format) -> Iterator[bytes]:
+        metrics = self.store.metrics()
+        for named, metric in metrics:
+            try:
+                text = self._text(named, metric)
+                if self._is_exposed is not None and not self._is_exposed(text.heading):
+                    continue
+                header = text.header(format)
+                for piece in text.pieces(self.store.expire):
+                    if piece and header:
+                        yield header
+                        header = b""
+                    yield piece
+            except Exception as error:  # noqa: BLE001 - the others must come out
+                self._log.fail(named, error)
+        for gone in self._texts.keys() - {named for named, _ in metrics}:
+            self._texts.pop(gone, None)
+
+    def _text(self, named: Named, metric: Metric) -> MetricText:
+        text, description = self._texts.get(named), self.store.description(named.name)
+        if text is None or text.metric is not metric or text.description != description:
+            text = MetricText(named, metric, description, self.store.tags, self._log)
+            self._texts[named] = text
+        return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
@@ -11,19 +12,21 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import CollectorRegistry
 
 from metrics_adapters.prometheus.collector import StoreExposition
-from metrics_adapters.prometheus.notices import Notices
-from metrics_adapters.prometheus.text import Format
+from metrics_framework.exposition.families import ExpositionLog
+from metrics_framework.exposition.text import Format
 from metrics_framework.recording import Store
 
+_TIMESTAMP = re.compile(rb'(?m)^([^\s#{]+(?:\{.*\})? [^\s"}]+) -?\d+$')
 
-def render_registry(registry: CollectorRegistry, store: Store, format: Format, notices: Notices) -> bytes:
+
+def render_registry(registry: CollectorRegistry, store: Store, format: Format, log: ExpositionLog) -> bytes:
     """Return a registry's metrics; a collector that fails costs its own.
 
     Args:
         registry: The registry.
         store: What is exposed otherwise, and left out here.
         format: The format.
-        notices: Is told what failed.
+        log: Is told what failed.
     """
     parts: list[bytes] = []
     for collector in _collectors(registry):
@@ -32,8 +35,13 @@ def render_registry(registry: CollectorRegistry, store: Store, format: Format, n
         try:
             parts.append(_render(collector, format))
         except Exception as error:  # noqa: BLE001 - a collector of somebody else's may raise anything
-            notices.fail(collector, error)
+            log.fail(collector, error)
     return b"".join(parts)
+
+
+def without_timestamps(text: bytes) -> bytes:
+    """Return a text in format 0.0.4 without timestamps, which Pushgateway and node_exporter reject."""
+    return _TIMESTAMP.sub(rb"\1", text)
 
 
 class _Collecting(Protocol):

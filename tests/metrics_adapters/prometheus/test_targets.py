@@ -8,11 +8,10 @@ from prometheus_client import CollectorRegistry
 from metrics_adapters.in_memory import InMemoryCollector, InMemoryTimer
 from metrics_adapters.null import NullCollector
 from metrics_adapters.prometheus import PrometheusCollector
-from metrics_adapters.prometheus.expositions import callbacks_of, exposition_of
-from metrics_adapters.prometheus.families import set_default_buckets
-from metrics_adapters.prometheus.rendering import Exposition
+from metrics_adapters.prometheus.targets import Exposition, callbacks_of, exposition_of
 from metrics_framework import MetricsSystem
 from metrics_framework.errors import InvalidInputError
+from metrics_framework.exposition.families import set_default_buckets
 from metrics_framework.recording import Store
 
 

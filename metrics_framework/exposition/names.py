@@ -1,0 +1,71 @@
+"""Names of metrics, units and labels in Prometheus.
+
+They follow OpenTelemetry's rules ("Prometheus and OpenMetrics Compatibility"): characters other than letters,
+digits and underscores become underscores, the base unit (seconds, bytes) is a suffix, and the name of a
+counter ends in ``_total``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Mapping
+
+from metrics_framework.values import MetricUnit
+
+BASE_UNITS = {
+    MetricUnit.SECONDS: ("seconds", 1.0),
+    MetricUnit.MILLISECONDS: ("seconds", 1e3),
+    MetricUnit.MICROSECONDS: ("seconds", 1e6),
+    MetricUnit.BYTES: ("bytes", 1.0),
+    MetricUnit.KILOBYTES: ("bytes", 1e-3),
+    MetricUnit.MEGABYTES: ("bytes", 1e-6),
+    MetricUnit.PERCENT: ("percent", 1.0),
+}
+"""A unit's base unit, which is the suffix of a name, and how many of the unit make one of it."""
+
+
+def metric_name(name: str, unit: MetricUnit = MetricUnit.COUNT, *, counter: bool = False) -> str:
+    """Return what a metric is called in Prometheus.
+
+    Example:
+        >>> metric_name("http.requests", counter=True)
+        'http_requests_total'
+        >>> metric_name("cache.size", MetricUnit.MEGABYTES)
+        'cache_size_bytes'
+    """
+    result = re.sub(r"_+", "_", re.sub(r"[^a-zA-Z0-9_:]", "_", name)).rstrip("_") or "_"
+    if result[0].isdigit():
+        result = f"_{result}"
+    if counter:
+        result = result.removesuffix("_total") or "_"
+    suffix = BASE_UNITS.get(unit, ("", 1.0))[0]
+    if suffix and not result.endswith(f"_{suffix}"):
+        result = f"{result}_{suffix}"
+    return f"{result}_total" if counter else result
+
+
+def label_name(tag: str) -> str:
+    """Return what a tag is called in Prometheus, where names with two underscores in front are reserved."""
+    result = re.sub(r"[^a-zA-Z0-9_]", "_", tag)
+    return f"key_{result.lstrip('_')}" if result[0].isdigit() or result.startswith("__") else result
+
+
+def tag_labels(tags: Mapping[str, str], own_labels: Container[str] = ()) -> dict[str, str]:
+    """Return tags as labels of Prometheus.
+
+    Args:
+        tags: Tag to value.
+        own_labels: Labels that the format itself gives to the samples, such as ``le``.
+
+    Example:
+        >>> tag_labels({"http.route": "/", "le": "here"}, {"le"})
+        {'http_route': '/', 'exported_le': 'here'}
+    """
+    labels: dict[str, str] = {}
+    for tag, text in tags.items():
+        name = label_name(tag)
+        if name in own_labels:  # as Prometheus itself does where a target's label is one of its own
+            name = f"exported_{name}"
+        # Two tags that become the same label share it, as OpenTelemetry has it.
+        labels[name] = f"{labels[name]};{text}" if name in labels else text
+    return labels
