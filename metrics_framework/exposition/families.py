@@ -49,7 +49,7 @@ _OPERATION_HELP = {
     MetricType.TIMER: "How long the operation took.",
     MetricType.RATE: "How the operation ended.",
 }
-NO_TEXT = re.compile("[\x00\ud800-\udfff]")
+UNREADABLE = re.compile("[\x00\ud800-\udfff]")
 """What UTF-8 cannot say, and what Prometheus takes for the end."""
 
 
@@ -84,11 +84,11 @@ class FamilyHeader(NamedTuple):
 class Family(NamedTuple):
     """All samples of one name, series by series."""
 
-    heading: FamilyHeader
+    header: FamilyHeader
     samples: list[Sample]
 
 
-Reading = SeriesReading | OutcomeReading
+Result = SeriesReading | OutcomeReading
 
 
 class ExpositionLog:
@@ -168,8 +168,8 @@ def families(store: Store, log: ExpositionLog) -> Iterator[Family]:
         (True, store.timing_readings),
         (True, store.outcome_readings),
     ):
-        by_name: dict[Named, list[Reading]] = {}
-        readings: Iterable[Reading] = read()
+        by_name: dict[Named, list[Result]] = {}
+        readings: Iterable[Result] = read()
         for reading in readings:
             metric_type = reading.metric_type if isinstance(reading, SeriesReading) else MetricType.RATE
             by_name.setdefault(Named(reading.name, metric_type, is_operation), []).append(reading)
@@ -179,7 +179,7 @@ def families(store: Store, log: ExpositionLog) -> Iterator[Family]:
                 yield made
 
 
-def family(named: Named, series: Iterable[Reading], description: Description, log: ExpositionLog) -> Family:
+def family(named: Named, series: Iterable[Result], description: Description, log: ExpositionLog) -> Family:
     """Return the family of a metric or operation.
 
     Args:
@@ -215,7 +215,7 @@ def family_header(named: Named, description: Description) -> FamilyHeader:
     return FamilyHeader(
         family_name(named, description.unit),
         type_,
-        plain_text(description.help or help_text),
+        replace_unreadable(description.help or help_text),
         BASE_UNITS.get(unit, ("", 1.0))[0],
         unit,
         ("le",) if type_ == "histogram" else _OWN_LABELS.get(named.metric_type, ()),
@@ -245,10 +245,10 @@ class UniqueLabels:
             )
             return False
         self._known.add(identity)
-        self.see(labels)
+        self.note_names(labels)
         return True
 
-    def see(self, names: Iterable[str]) -> None:
+    def note_names(self, names: Iterable[str]) -> None:
         """Take note of the names of a series' labels: queries expect them to be the same in all series."""
         self._names.add(frozenset(names))
         if len(self._names) > 1:
@@ -257,13 +257,13 @@ class UniqueLabels:
 
 def series_labels(tags: Mapping[str, str], own_labels: Container[str]) -> dict[str, str]:
     """Return the labels that tags become, with texts that a server can read."""
-    return {name: plain_text(text) for name, text in tag_labels(tags, own_labels).items()}
+    return {name: replace_unreadable(text) for name, text in tag_labels(tags, own_labels).items()}
 
 
-def _samples(reading: Reading, labels: dict[str, str], unit: MetricUnit) -> Iterator[Sample]:
+def _samples(reading: Result, labels: dict[str, str], unit: MetricUnit) -> Iterator[Sample]:
     if isinstance(reading, OutcomeReading):
         yield Sample("_total", {**labels, "outcome": "success", "error_type": ""}, reading.successes)
-        for error_type, number in failures_of(reading.failures).items():
+        for error_type, number in failure_counts(reading.failures).items():
             yield Sample("_total", {**labels, "outcome": "failure", "error_type": error_type}, number)
     elif reading.metric_type is MetricType.COUNTER:
         yield Sample("_total", labels, in_base_unit(reading.summary["sum"], unit))
@@ -283,11 +283,11 @@ def _samples(reading: Reading, labels: dict[str, str], unit: MetricUnit) -> Iter
             yield Sample("_sum", labels, in_base_unit(buckets.total, unit))
 
 
-def failures_of(failures: Mapping[str, int]) -> dict[str, int]:
+def failure_counts(failures: Mapping[str, int]) -> dict[str, int]:
     """Return failures by error type, with texts that a server can read."""
     counts: dict[str, int] = {}
     for error_type, number in failures.items():
-        text = plain_text(error_type)
+        text = replace_unreadable(error_type)
         counts[text] = counts.get(text, 0) + number
     return counts
 
@@ -325,6 +325,6 @@ def bound_text(bound: float, unit: MetricUnit) -> str:
     return text
 
 
-def plain_text(text: str) -> str:
+def replace_unreadable(text: str) -> str:
     """Return a text with a replacement character for each one that a server cannot read."""
-    return NO_TEXT.sub("\ufffd", text)
+    return UNREADABLE.sub("\ufffd", text)

@@ -15,13 +15,13 @@ from metrics_framework.exposition.families import (
     family_header,
     series_labels,
 )
-from metrics_framework.exposition.text import Format, LabelPattern, Lines, lines_of, pattern_of
+from metrics_framework.exposition.text import Format, LabelPattern, LineWriter, line_writer, pattern_of
 from metrics_framework.recording import Description, Store
 from metrics_framework.recording.engine import Series, TagSet, read_versions
 from metrics_framework.recording.metric import Metric
 from metrics_framework.recording.namespaces import Named
 
-LINES = 256
+BLOCK_LINES = 256
 """About how many lines a block has: fewer cost more in all, more hold an event loop up for longer."""
 
 GC_EVERY_BLOCKS = 48
@@ -42,30 +42,30 @@ class Block:
         lines: Writes their lines.
     """
 
-    __slots__ = ("_fixed", "_kept", "_lines", "series")
+    __slots__ = ("_cached", "_lines", "_prepared", "series")
 
-    def __init__(self, series: Sequence[Series], labels: Sequence[str], lines: Lines) -> None:
+    def __init__(self, series: Sequence[Series], labels: Sequence[str], lines: LineWriter) -> None:
         self.series = series
         self._lines = lines
-        self._fixed = lines.fixed(labels)
-        self._kept: tuple[bytes, bytes] | None = None
+        self._prepared = lines.prepare(labels)
+        self._cached: tuple[bytes, bytes] | None = None
 
     def text(self) -> bytes:
         """Return the lines of the series as they are now."""
         # Before the numbers: after a record in between, the next scrape finds other versions.
         versions = read_versions(self.series)
-        kept = self._kept
-        if kept is not None and kept[0] == versions:
-            return kept[1]
+        cached = self._cached
+        if cached is not None and cached[0] == versions:
+            return cached[1]
         text = self._write()
-        self._kept = versions, text  # in one step: another thread may be here as well
+        self._cached = versions, text  # in one step: another thread may be here as well
         return text
 
     def _write(self) -> bytes:
-        return self._lines.text(self._fixed, self.series).encode()
+        return self._lines.render(self._prepared, self.series).encode()
 
 
-class Group(NamedTuple):
+class TagSetBlocks(NamedTuple):
     """The series of one tag set, in blocks.
 
     Attributes:
@@ -77,7 +77,7 @@ class Group(NamedTuple):
     blocks: list[Block]
 
 
-class Arrangement(NamedTuple):
+class MetricBlocks(NamedTuple):
     """All series of a metric in blocks.
 
     Attributes:
@@ -87,7 +87,7 @@ class Arrangement(NamedTuple):
     """
 
     version: object
-    groups: Mapping[tuple[str, ...], Group]
+    groups: Mapping[tuple[str, ...], TagSetBlocks]
     is_simple: bool
 
 
@@ -114,17 +114,17 @@ class MetricText:
     ) -> None:
         self.metric = metric
         self.description = description
-        self.heading: FamilyHeader = family_header(named, description)
+        self.header: FamilyHeader = family_header(named, description)
         self._named = named
         self._constants = constants
         self._log = log
-        self._lines = lines_of(named.metric_type, self.heading)
-        self._size = max(LINES // self._lines.a_series, 1)
-        self._arrangement = Arrangement(None, {}, True)
+        self._lines = line_writer(named.metric_type, self.header)
+        self._size = max(BLOCK_LINES // self._lines.lines_per_series, 1)
+        self._metric_blocks = MetricBlocks(None, {}, True)
 
-    def header(self, format: Format) -> bytes:
+    def header_text(self, format: Format) -> bytes:
         """Return the lines before the samples."""
-        return format.header(*self.heading[:4]).encode()
+        return format.header_lines(*self.header[:4]).encode()
 
     def pieces(self, expire: Callable[[Metric, Sequence[Series]], None]) -> Iterator[bytes]:
         """Yield the lines, in pieces that each take about half a millisecond; some may be empty.
@@ -133,20 +133,20 @@ class MetricText:
             expire: Forgets idle series among some.
         """
         self.metric.exposed = True  # before the counts are read: from now on other bounds are a new start
-        arrangement = self._arrangement
-        if arrangement.version is not self.metric.version:
-            arrangement = yield from self._arrange(arrangement)
-        for group in arrangement.groups.values():
+        metric_blocks = self._metric_blocks
+        if metric_blocks.version is not self.metric.version:
+            metric_blocks = yield from self._update(metric_blocks)
+        for group in metric_blocks.groups.values():
             for block in group.blocks:
                 expire(self.metric, block.series)
                 yield block.text()
 
-    def _arrange(self, before: Arrangement) -> Generator[bytes, None, Arrangement]:
+    def _update(self, before: MetricBlocks) -> Generator[bytes, None, MetricBlocks]:
         # Before the series are read: if one comes meanwhile, the version changes again.
         version = self.metric.version
         tag_sets = dict(self.metric.tag_sets)
         patterns = {names: self._pattern(names, before) for names in tag_sets}
-        groups: dict[tuple[str, ...], Group] = {}
+        groups: dict[tuple[str, ...], TagSetBlocks] = {}
         # Different tags may become the same labels: then each series must be compared with the others.
         is_simple = all(pattern.is_simple for pattern in patterns.values()) and len(
             {pattern.labels for pattern in patterns.values()}
@@ -159,17 +159,17 @@ class MetricText:
                     break
                 groups[names] = group
         if not is_simple:
-            groups = yield from self._kept_apart(tag_sets, patterns)
-        arrangement = self._arrangement = Arrangement(version, groups, is_simple)
-        return arrangement
+            groups = yield from self._unique_blocks(tag_sets, patterns)
+        metric_blocks = self._metric_blocks = MetricBlocks(version, groups, is_simple)
+        return metric_blocks
 
-    def _pattern(self, names: tuple[str, ...], before: Arrangement) -> LabelPattern:
+    def _pattern(self, names: tuple[str, ...], before: MetricBlocks) -> LabelPattern:
         known = before.groups.get(names)
-        return known.pattern if known else LabelPattern(names, self._constants, self.heading.own_labels)
+        return known.pattern if known else LabelPattern(names, self._constants, self.header.own_labels)
 
     def _group(
-        self, tag_set: TagSet, pattern: LabelPattern, before: Arrangement
-    ) -> Generator[bytes, None, Group | None]:
+        self, tag_set: TagSet, pattern: LabelPattern, before: MetricBlocks
+    ) -> Generator[bytes, None, TagSetBlocks | None]:
         """Return the series of a tag set in blocks, and reuse the earlier blocks that still fit."""
         known = before.groups.get(tag_set.names) if before.is_simple else None
         earlier = [] if known is None else known.blocks
@@ -181,7 +181,7 @@ class MetricText:
             # Series came and went. A list is not the first choice: while it is new, the garbage collector
             # visits everything in it, which holds an event loop up if that is much.
             blocks = yield from self._blocks(iter(tag_set.series()), pattern, earlier)
-        return None if blocks is None else Group(pattern, blocks)
+        return None if blocks is None else TagSetBlocks(pattern, blocks)
 
     def _blocks(
         self, members: Iterator[Series], pattern: LabelPattern, earlier: Iterable[Block]
@@ -194,22 +194,22 @@ class MetricText:
             earlier: Blocks of the same series, without those that came since, and with those that went.
         """
         blocks: list[Block] = []
-        held: list[Series] = []
+        pending: list[Series] = []
         for block in earlier:
             size = len(block.series)
-            some = [*held, *islice(members, max(size - len(held), 0))]
-            there, held = some[:size], some[size:]
+            some = [*pending, *islice(members, max(size - len(pending), 0))]
+            there, pending = some[:size], some[size:]
             if there == block.series:
                 blocks.append(block)
             else:
                 left = set(there).intersection(block.series)
-                there, held = there[: len(left)], [*there[len(left) :], *held]
+                there, pending = there[: len(left)], [*there[len(left) :], *pending]
                 if there and (changed := self._block(there, pattern)) is not None:
                     blocks.append(changed)
             yield b""
         if blocks and len(blocks[-1].series) < self._size:
-            held = [*blocks.pop().series, *held]
-        fresh = chain(held, members)
+            pending = [*blocks.pop().series, *pending]
+        fresh = chain(pending, members)
         while some := [*islice(fresh, self._size)]:
             made = self._block(some, pattern)
             if made is None:
@@ -224,20 +224,20 @@ class MetricText:
         labels = pattern.texts([one.values for one in series])
         return Block(series, labels, self._lines) if labels else None
 
-    def _kept_apart(
+    def _unique_blocks(
         self,
         tag_sets: Mapping[tuple[str, ...], TagSet],
         patterns: Mapping[tuple[str, ...], LabelPattern],
-    ) -> Generator[bytes, None, dict[tuple[str, ...], Group]]:
+    ) -> Generator[bytes, None, dict[tuple[str, ...], TagSetBlocks]]:
         """Return all series in blocks, without those whose labels another series has already."""
         apart = UniqueLabels(self._named, self._log)
-        groups: dict[tuple[str, ...], Group] = {}
+        groups: dict[tuple[str, ...], TagSetBlocks] = {}
         for names, tag_set in tag_sets.items():
             members = tag_set.series()
             blocks: list[Block] = []
             for start in range(0, len(members), self._size):
                 found = [
-                    (one, series_labels({**self._constants, **one.tags}, self.heading.own_labels))
+                    (one, series_labels({**self._constants, **one.tags}, self.header.own_labels))
                     for one in members[start : start + self._size]
                 ]
                 admitted = [(one, pattern_of(labels)) for one, labels in found if apart.admit(labels)]
@@ -245,7 +245,7 @@ class MetricText:
                     series, labels = zip(*admitted, strict=True)
                     blocks.append(Block(series, labels, self._lines))
                 yield b""
-            groups[names] = Group(patterns[names], blocks)
+            groups[names] = TagSetBlocks(patterns[names], blocks)
         return groups
 
 
@@ -289,9 +289,9 @@ class IncrementalWriter:
         for named, metric in metrics:
             try:
                 text = self._text(named, metric)
-                if self._is_exposed is not None and not self._is_exposed(text.heading):
+                if self._is_exposed is not None and not self._is_exposed(text.header):
                     continue
-                header = text.header(format)
+                header = text.header_text(format)
                 for piece in text.pieces(self.store.expire):
                     if piece and header:
                         yield header

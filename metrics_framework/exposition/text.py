@@ -20,10 +20,10 @@ from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
 from metrics_framework.exposition.families import (
-    NO_TEXT,
+    UNREADABLE,
     FamilyHeader,
     bound_text,
-    failures_of,
+    failure_counts,
     in_base_unit,
 )
 from metrics_framework.exposition.names import BASE_UNITS, metric_name, tag_labels
@@ -50,7 +50,7 @@ class Format(Enum):
         """What the text ends in."""
         return b"# EOF\n" if self is Format.OPENMETRICS else b""
 
-    def header(self, name: str, type_: str, help: str, unit: str) -> str:
+    def header_lines(self, name: str, type_: str, help: str, unit: str) -> str:
         """Return the lines before the samples of a family.
 
         Args:
@@ -66,7 +66,7 @@ class Format(Enum):
             lines = [
                 f"# TYPE {name} {type_}",
                 f"# UNIT {name} {unit}" if unit else "",
-                f"# HELP {name} {quotable(help)}" if help else "",
+                f"# HELP {name} {escape_quoted(help)}" if help else "",
             ]
         return "".join(f"{line}\n" for line in lines if line)
 
@@ -78,7 +78,7 @@ def label_pairs(labels: Iterable[tuple[str, str]]) -> str:
         >>> label_pairs([("route", "/"), ("quoted", 'a "b"')])
         'route="/",quoted="a \\"b\\""'
     """
-    return ",".join([f'{name}="{quotable(text)}"' for name, text in labels])
+    return ",".join([f'{name}="{escape_quoted(text)}"' for name, text in labels])
 
 
 _ESCAPED = re.compile(r'[\\\n"]')
@@ -88,7 +88,7 @@ def _escape(text: str) -> str:
     return text.replace("\\", r"\\").replace("\n", r"\n")
 
 
-def quotable(text: str) -> str:
+def escape_quoted(text: str) -> str:
     """Return a text as it stands between quotation marks."""
     return _escape(text).replace('"', r"\"") if _ESCAPED.search(text) else text
 
@@ -122,7 +122,7 @@ class LabelPattern:
         self.labels = frozenset(labels)
         # A constant tag that a series has as well keeps its place, and may change the order.
         in_order = [text for text in labels.values() if text.startswith("\0")] == list(slots.values())
-        texts = all(text and not NO_TEXT.search(text) for text in constants.values())
+        texts = all(text and not UNREADABLE.search(text) for text in constants.values())
         self.is_simple = len(labels) == len({*constants, *names}) and in_order and texts
         self._constant = pattern_of(labels)
         line = self._constant.replace("%", "%%")
@@ -141,10 +141,10 @@ class LabelPattern:
             return [self._constant] * len(tag_values)
         values = list(chain.from_iterable(tag_values))
         together = "\n".join(values)
-        if NO_TEXT.search(together) or "\n\n" in f"\n{together}\n":
+        if UNREADABLE.search(together) or "\n\n" in f"\n{together}\n":
             return None
         if _ESCAPED_IN_PATTERN.search(together) or together.count("\n") >= len(values):
-            values = [quotable(value).replace("%", "%%") for value in values]
+            values = [escape_quoted(value).replace("%", "%%") for value in values]
         return (self._line * len(tag_values) % tuple(values)).split("\n")[:-1]
 
 
@@ -156,52 +156,52 @@ def pattern_of(labels: Mapping[str, str]) -> str:
 # -- lines of a family -------------------------------------------------------------------------------------
 
 
-class Lines(Protocol):
+class LineWriter(Protocol):
     """The lines of one family.
 
     Attributes:
         a_series: About how many lines a series has.
     """
 
-    a_series: int
+    lines_per_series: int
 
-    def fixed(self, labels: Sequence[str]) -> Any:
+    def prepare(self, labels: Sequence[str]) -> Any:
         """Return the part of the lines of some series that never changes."""
         ...
 
-    def text(self, fixed: Any, series: Sequence[Any]) -> str:
+    def render(self, prepared: Any, series: Sequence[Any]) -> str:
         """Return the lines of some series as they are now, without those that have no records.
 
         Args:
-            fixed: The part of their lines that never changes.
+            prepared: The part of their lines that never changes.
             series: The series.
         """
         ...
 
 
-class NumberLines:
+class NumberWriter:
     """Counters and gauges: one line for each series."""
 
-    a_series = 1
+    lines_per_series = 1
 
-    def __init__(self, name: str, heading: FamilyHeader) -> None:
+    def __init__(self, name: str, header: FamilyHeader) -> None:
         self._name = name
-        self._scale = _UnitScale(heading.recorded_unit)
+        self._scale = _UnitScale(header.recorded_unit)
 
-    def fixed(self, labels: Sequence[str]) -> str:
+    def prepare(self, labels: Sequence[str]) -> str:
         """Return the part of the lines of some series that never changes."""
         return "".join([f"{self._name}{{{text}}} %s\n" if text else f"{self._name} %s\n" for text in labels])
 
-    def text(self, fixed: str, series: Sequence[Any]) -> str:
+    def render(self, prepared: str, series: Sequence[Any]) -> str:
         """Return the lines of some series as they are now, without those that have no records."""
         values = read_values(series)
         if not all(values):  # a series without records reads as 0, too
             present = [place for place, value in enumerate(values) if value or _has_records(series[place])]
             if len(present) < len(values):
-                lines = fixed.split("\n")
-                fixed = "".join([f"{lines[place]}\n" for place in present])
+                lines = prepared.split("\n")
+                prepared = "".join([f"{lines[place]}\n" for place in present])
                 values = tuple([values[place] for place in present])
-        return fixed % tuple(self._scale(values))
+        return prepared % tuple(self._scale(values))
 
 
 def _has_records(series: Any) -> bool:
@@ -209,26 +209,26 @@ def _has_records(series: Any) -> bool:
     return series.created_ns != 0 or series.state() is not None
 
 
-class HistogramLines:
+class HistogramWriter:
     """Histograms and timers: the number of values up to each bound and, if it cannot fall, their sum."""
 
-    a_series = 18
+    lines_per_series = 18
 
-    def __init__(self, heading: FamilyHeader) -> None:
-        self._heading = heading
-        self._scale = _UnitScale(heading.recorded_unit)
+    def __init__(self, header: FamilyHeader) -> None:
+        self._header = header
+        self._scale = _UnitScale(header.recorded_unit)
         self._layouts: dict[tuple[float, ...], _Layout] = {}
 
-    def fixed(self, labels: Sequence[str]) -> Sequence[str]:
+    def prepare(self, labels: Sequence[str]) -> Sequence[str]:
         """Return the labels: eighteen lines for each of them would take too much memory."""
         return labels
 
-    def text(self, fixed: Sequence[str], series: Sequence[Any]) -> str:
+    def render(self, prepared: Sequence[str], series: Sequence[Any]) -> str:
         """Return the lines of some series as they are now, without those that have no records."""
         counted = [
             (labels, found)
-            for labels, one in zip(fixed, series, strict=True)
-            if (found := _Counted.of(one)) is not None
+            for labels, one in zip(prepared, series, strict=True)
+            if (found := _HistogramState.read(one)) is not None
         ]
         totals = self._scale([found.total for _, found in counted])
         patterns: list[str] = []
@@ -241,7 +241,7 @@ class HistogramLines:
             # count either (OpenMetrics 1.0, "Histogram").
             if distribution.min >= 0 and not layout.is_signed:
                 values += (cumulated[-1], total)
-                pattern = layout.whole if labels else layout.whole_unlabelled
+                pattern = layout.with_sum if labels else layout.with_sum_unlabelled
             else:
                 pattern = layout.buckets if labels else layout.buckets_unlabelled
             patterns.append(pattern.replace("\0", labels))
@@ -250,16 +250,16 @@ class HistogramLines:
     def _layout(self, bounds: tuple[float, ...]) -> _Layout:
         # Two bounds that are one in the base unit are one bucket, up to the higher one.
         places = {
-            bound_text(bound, self._heading.recorded_unit): place
+            bound_text(bound, self._header.recorded_unit): place
             for place, bound in enumerate((*bounds, math.inf))
         }
-        name = self._heading.name
+        name = self._header.name
         buckets = "".join(f'{name}_bucket{{\0,le="{bound}"}} %s\n' for bound in places)
         rest = f"{name}_count{{\0}} %s\n{name}_sum{{\0}} %s\n"
         pick = itemgetter(*places.values()) if len(places) <= len(bounds) else None
         layout = _Layout(
-            whole=buckets + rest,
-            whole_unlabelled=(buckets + rest).replace("{\0}", "").replace("\0,", ""),
+            with_sum=buckets + rest,
+            with_sum_unlabelled=(buckets + rest).replace("{\0}", "").replace("\0,", ""),
             buckets=buckets,
             buckets_unlabelled=buckets.replace("\0,", ""),
             pick=(lambda counts: (pick(counts),)) if pick and len(places) == 1 else pick,
@@ -271,7 +271,7 @@ class HistogramLines:
         return layout
 
 
-class _Counted(NamedTuple):
+class _HistogramState(NamedTuple):
     """One histogram or timer at one moment.
 
     Attributes:
@@ -287,7 +287,7 @@ class _Counted(NamedTuple):
     total: int | float
 
     @classmethod
-    def of(cls, series: Any) -> _Counted | None:
+    def read(cls, series: Any) -> _HistogramState | None:
         """Read a series; ``None`` if it has no records."""
         slot = series.slot
         while True:
@@ -304,57 +304,57 @@ class _Counted(NamedTuple):
 class _Layout(NamedTuple):
     """The lines of one histogram; NUL stands for its labels."""
 
-    whole: str
-    whole_unlabelled: str
+    with_sum: str
+    with_sum_unlabelled: str
     buckets: str
     buckets_unlabelled: str
     pick: Callable[[list[int]], Sequence[int]] | None
     is_signed: bool
 
 
-class OutcomeLines:
+class OutcomeWriter:
     """How operations ended: a line for successes, and one for each error type."""
 
-    a_series = 3
+    lines_per_series = 3
 
-    def __init__(self, heading: FamilyHeader) -> None:
-        self._name = f"{heading.name}_total"
+    def __init__(self, header: FamilyHeader) -> None:
+        self._name = f"{header.name}_total"
 
-    def fixed(self, labels: Sequence[str]) -> Sequence[str]:
+    def prepare(self, labels: Sequence[str]) -> Sequence[str]:
         """Return the part of the lines of some series that never changes."""
         return [f"{self._name}{{{text}," if text else f"{self._name}{{" for text in labels]
 
-    def text(self, fixed: Sequence[str], series: Sequence[Any]) -> str:
+    def render(self, prepared: Sequence[str], series: Sequence[Any]) -> str:
         """Return the lines of some series as they are now, without those that have no records."""
         values: list[int] = []
         patterns: list[str] = []
-        for begin, one in zip(fixed, series, strict=True):
+        for begin, one in zip(prepared, series, strict=True):
             outcomes = one.state()
             if outcomes is None:
                 continue
             patterns.append(f'{begin}outcome="success",error_type=""}} %s\n')
             values.append(outcomes.successes)
-            for error_type, number in failures_of(outcomes.failures).items():
-                text = quotable(error_type).replace("%", "%%")
+            for error_type, number in failure_counts(outcomes.failures).items():
+                text = escape_quoted(error_type).replace("%", "%%")
                 patterns.append(f'{begin}outcome="failure",error_type="{text}"}} %s\n')
                 values.append(number)
         return "".join(patterns) % tuple(values)
 
 
-def lines_of(metric_type: MetricType, heading: FamilyHeader) -> Lines:
+def line_writer(metric_type: MetricType, header: FamilyHeader) -> LineWriter:
     """Return the writer of the lines of a family.
 
     Args:
         metric_type: What kind of number it is.
-        heading: What all samples of the family have in common.
+        header: What all samples of the family have in common.
     """
     if metric_type is MetricType.COUNTER:
-        return NumberLines(f"{heading.name}_total", heading)
+        return NumberWriter(f"{header.name}_total", header)
     if metric_type is MetricType.GAUGE:
-        return NumberLines(heading.name, heading)
+        return NumberWriter(header.name, header)
     if metric_type is MetricType.RATE:
-        return OutcomeLines(heading)
-    return HistogramLines(heading)
+        return OutcomeWriter(header)
+    return HistogramWriter(header)
 
 
 class _UnitScale:

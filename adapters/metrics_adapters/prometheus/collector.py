@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import REGISTRY, CollectorRegistry
@@ -58,21 +59,18 @@ class PrometheusCollector(InMemoryCollector):
     def __init__(self, registry: CollectorRegistry | None = None, store: Store | None = None) -> None:
         super().__init__(store)
         registry = REGISTRY if registry is None else registry
-        if not isinstance(registry, CollectorRegistry):
-            raise InvalidInputError(
-                f"registry={safe_repr(registry)} is no registry; pass one, like prometheus_client.REGISTRY"
-            )
-        self._claims = self.store.expose(exposed_names)
+        check_registry(registry)
+        self._names = self.store.expose(exposed_names)
         set_default_buckets(self.store)
         self._registry = registry
-        self._exposed: StoreExposition | None = StoreExposition(self.store, registry)
-        registry.register(self._exposed)
+        self._registered: RegisteredStore | None = RegisteredStore(self.store, registry)
+        registry.register(self._registered)
 
     def unregister(self) -> None:
         """Take the numbers out of the registry; they are recorded on, and calling it again does nothing."""
-        exposed, self._exposed = self._exposed, None
-        if exposed is not None:
-            self._registry.unregister(exposed)
+        registered, self._registered = self._registered, None
+        if registered is not None:
+            self._registry.unregister(registered)
 
     def recorded_name(self, exposed_name: str) -> str:
         """Return the name that was recorded, of a metric or an operation, by one that Prometheus knows.
@@ -89,16 +87,24 @@ class PrometheusCollector(InMemoryCollector):
             >>> collector.recorded_name("http_requests_total")
             'http.requests'
         """
-        named = self._claims.owner(exposed_name)
+        named = self._names.owner(exposed_name)
         if named is None:
             raise UnknownMetricError(
                 f"nothing is exposed as {safe_repr(exposed_name)}."
-                f"{nearest(str(exposed_name), self._claims.names())}"
+                f"{nearest(str(exposed_name), self._names.names())}"
             )
         return named.name
 
 
-class StoreExposition:
+class FamilySource(Protocol):
+    """A collector of prometheus_client, or a whole `CollectorRegistry`."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Return metric families with their samples."""
+        ...
+
+
+class RegisteredStore:
     """What is registered with a registry: a store as prometheus_client's metric families.
 
     Args:
@@ -117,20 +123,40 @@ class StoreExposition:
 
     def collect(self) -> Iterator[Metric]:
         """Yield what the store holds now."""
-        for heading, samples in families(self.store, self._log):
-            if has_free_names(heading, self._registry, self._log):
-                metric = Metric(heading.name, heading.help, heading.type, heading.unit)
+        for header, samples in families(self.store, self._log):
+            if has_free_names(header, self._registry, self._log):
+                metric = Metric(header.name, header.help, header.type, header.unit)
                 for suffix, labels, value in samples:
-                    metric.add_sample(f"{heading.name}{suffix}", labels, value)
+                    metric.add_sample(f"{header.name}{suffix}", labels, value)
                 yield metric
 
 
-def has_free_names(heading: FamilyHeader, registry: CollectorRegistry, log: ExpositionLog) -> bool:
+def has_free_names(header: FamilyHeader, registry: CollectorRegistry, log: ExpositionLog) -> bool:
     """Say whether no metric that a registry knows beforehand takes up a family's names."""
     # The attribute is private, but the same in prometheus_client 0.21 to 0.26.
     taken = getattr(registry, "_names_to_collectors", {})
-    names = (f"{heading.name}{suffix}" for suffix in SUFFIXES[heading.type])
+    names = (f"{header.name}{suffix}" for suffix in SUFFIXES[header.type])
     name = next((name for name in names if name in taken), None)
     if name is not None:
         log.warn("a metric is not exposed: prometheus_client has its name already", name=name)
     return name is None
+
+
+def check_registry(registry: object) -> None:
+    """Check that a value is a registry of prometheus_client.
+
+    Raises:
+        InvalidInputError: If it is not.
+    """
+    if not isinstance(registry, CollectorRegistry):
+        raise InvalidInputError(
+            f"registry={safe_repr(registry)} is not a CollectorRegistry: pass one, such as"
+            " prometheus_client.REGISTRY"
+        )
+
+
+def registered_collectors(registry: FamilySource) -> list[FamilySource]:
+    """Return the collectors of a registry; any other source of families by itself."""
+    # The attribute is private, but the same in prometheus_client 0.21 to 0.26. Copying it is one step, which
+    # needs no lock.
+    return list(getattr(registry, "_collector_to_names", (registry,)))

@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 from prometheus_client.registry import CollectorRegistry
 
 from metrics_adapters.http_client import HTTP_OPTIONS, Address, address_of, basic_authorization, deliver
-from metrics_adapters.prometheus.targets import Target, UntimedText
+from metrics_adapters.prometheus.targets import Target, TextWithoutTimestamps
 from metrics_framework.errors import ConfigurationError, InvalidInputError
 from metrics_framework.export.endpoints import EndpointUrl, Option, text_option
 from metrics_framework.exposition.text import Format
@@ -23,7 +23,7 @@ from metrics_framework.validation import check_name, plain_tags, safe_repr
 
 _LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
 _LABEL = re.compile(rb'[{,]([a-zA-Z_][a-zA-Z0-9_]*)="(?:[^"\\]|\\.)*"')
-_FORMATS_OWN = {"le", "quantile"}
+_RESERVED_LABELS = {"le", "quantile"}
 
 
 class Pushgateway:
@@ -70,7 +70,7 @@ class Pushgateway:
         headers: Mapping[str, str] | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        parts = _split(url)
+        parts = _split_url(url)
         if tls is not None and parts.scheme != "https":
             raise InvalidInputError("tls= is of use for a url that begins with https:// only")
         labels = {"job": check_name(job, "job"), **_checked_grouping(grouping)}
@@ -86,8 +86,8 @@ class Pushgateway:
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
             raise InvalidInputError(f"timeout={safe_repr(timeout)} is not a positive number of seconds")
         self._timeout = timeout
-        self._text = UntimedText(registry)
-        self._unsaid = set(labels)
+        self._text = TextWithoutTimestamps(registry)
+        self._unreported_labels = set(labels)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self._address)!r})"
@@ -103,14 +103,14 @@ class Pushgateway:
             RefusedError: If the gateway will not have it; the message quotes why.
             OutputError: If the gateway is not to be reached or fails: push again later.
         """
-        self._push("PUT", self._text.of(metrics))
+        self._push("PUT", self._text.render(metrics))
 
     def add(self, metrics: Target) -> None:
         """Send everything; the group keeps those metrics of before that have other names.
 
         Takes and raises what `replace` does.
         """
-        self._push("POST", self._text.of(metrics))
+        self._push("POST", self._text.render(metrics))
 
     def delete(self) -> None:
         """Remove the group from the gateway, which does it soon after its answer; no group is no error.
@@ -123,20 +123,20 @@ class Pushgateway:
 
     def export(self, system: MetricsSystem) -> None:
         """Do as `replace` does; a system of somebody else's parts is sent as its aggregator answers."""
-        self._push("PUT", self._text.of_system(system))
+        self._push("PUT", self._text.render_system(system))
 
     def _push(self, method: str, body: bytes) -> None:
         self._warn_of_overwritten(body)
         self._send(method, body)
 
     def _warn_of_overwritten(self, body: bytes) -> None:
-        for label in sorted(self._unsaid):
+        for label in sorted(self._unreported_labels):
             start = f'{label}="'.encode()
             if start not in body:
                 continue
             lines = (line for line in body.split(b"\n") if start in line and not line.startswith(b"#"))
             if any(label.encode() in _LABEL.findall(line) for line in lines):
-                self._unsaid.discard(label)
+                self._unreported_labels.discard(label)
                 log_event("warning", "the Pushgateway overwrites a label of what is pushed", label=label)
 
     def _send(self, method: str, body: bytes | None) -> None:
@@ -180,7 +180,7 @@ class PushgatewayEndpoint(Pushgateway):
         self.name = str(url)
 
 
-def _split(url: str) -> SplitResult:
+def _split_url(url: str) -> SplitResult:
     # Nothing of a URL that cannot be understood is quoted: who knows where in it a password is.
     wrong = "url is not the address of a Pushgateway, like http://pushgateway:9091"
     try:
@@ -209,7 +209,7 @@ def _checked_grouping(grouping: Mapping[str, str] | None) -> dict[str, str]:
         )
     if "job" in labels:
         raise InvalidInputError(f"grouping: job={labels['job']!r} has an argument of its own; pass job=…")
-    if own := sorted(_FORMATS_OWN & set(labels)):
+    if own := sorted(_RESERVED_LABELS & set(labels)):
         raise InvalidInputError(
             f"grouping: {own[0]!r} is a label that histograms or summaries have themselves; call it otherwise"
         )

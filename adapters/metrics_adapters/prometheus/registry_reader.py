@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Any
 
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import REGISTRY
 
-from metrics_adapters.prometheus.collector import StoreExposition
+from metrics_adapters.prometheus.collector import FamilySource, RegisteredStore, registered_collectors
 from metrics_adapters.ranking import largest
 from metrics_framework.clock import SYSTEM_CLOCK, Clock, utc
 from metrics_framework.errors import InvalidInputError, UnknownMetricError, nearest
@@ -43,14 +43,6 @@ _TIMES = (MetricUnit.SECONDS, MetricUnit.MILLISECONDS, MetricUnit.MICROSECONDS)
 _DISTRIBUTIONS = (MetricType.HISTOGRAM, MetricType.TIMER)
 _OWN_LABELS = {"histogram": "le", "gaugehistogram": "le", "summary": "quantile"}
 """The label of a family's samples that names no series."""
-
-
-class Collects(Protocol):
-    """What is read: a `prometheus_client.CollectorRegistry`, or whatever else yields metric families."""
-
-    def collect(self) -> Iterable[Metric]:
-        """Return the families with their samples."""
-        ...
 
 
 class RegistryAggregator:
@@ -98,14 +90,15 @@ class RegistryAggregator:
         3.0
     """
 
-    def __init__(self, registry: Collects = REGISTRY, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, registry: FamilySource = REGISTRY, clock: Clock = SYSTEM_CLOCK) -> None:
         if isinstance(registry, type) or not callable(getattr(registry, "collect", None)):
             raise InvalidInputError(
-                f"registry={safe_repr(registry)} is no registry; pass one, like prometheus_client.REGISTRY"
+                f"registry={safe_repr(registry)} is not a registry: pass a CollectorRegistry, such as"
+                " prometheus_client.REGISTRY"
             )
         self._registry = registry
         self._clock = clock
-        self._faulty: set[int] = set()
+        self._failing: set[int] = set()
 
     def get_metric_summary(self, metric_name: str, time_window: timedelta | None = None) -> dict[str, float]:
         """Summarize a metric since the start; see `MetricsAggregator.get_metric_summary`.
@@ -176,19 +169,17 @@ class RegistryAggregator:
         return self._clock.time_ns() / 1e9
 
     def _series(self) -> Iterator[_Series]:
-        # `collect` of a registry ends at the first collector that raises, so each is asked by itself. The
-        # attribute is private, but the same in prometheus_client 0.21 to 0.26. Copying it is one step, which
-        # needs no lock.
-        collectors = list(getattr(self._registry, "_collector_to_names", [self._registry]))
-        self._faulty.intersection_update(map(id, collectors))
+        # `collect` of a registry stops at the first collector that raises, so each is collected by itself.
+        collectors = registered_collectors(self._registry)
+        self._failing.intersection_update(map(id, collectors))
         for collector in collectors:
-            if isinstance(collector, StoreExposition):  # what a store can answer exactly itself
+            if isinstance(collector, RegisteredStore):  # what a store can answer exactly itself
                 continue
             try:
                 found = [one for metric in collector.collect() for one in _series_of(metric)]
             except Exception as error:  # noqa: BLE001 - an application's own collector may raise anything
-                if id(collector) not in self._faulty:
-                    self._faulty.add(id(collector))
+                if id(collector) not in self._failing:
+                    self._failing.add(id(collector))
                     log_event(
                         "error", "collector failed", collector=safe_repr(collector), error=safe_repr(error)
                     )
@@ -320,9 +311,9 @@ def _summary(series: Sequence[_Series], now: float) -> dict[str, float]:
         return {"last": series[0].number} if len(series) == 1 else {}
     if metric_type is MetricType.COUNTER:
         total = math.fsum(one.number for one in series)
-        return {"sum": total, "total": total, **_pace(series, total, now)}
+        return {"sum": total, "total": total, **_rate(series, total, now)}
     count = math.fsum(one.count or 0 for one in series)
-    summary: dict[str, float] = {"count": _whole(count), **_pace(series, count, now)}
+    summary: dict[str, float] = {"count": _whole(count), **_rate(series, count, now)}
     totals = [one.total for one in series if one.total is not None]
     if len(totals) == len(series):
         summary["sum"] = math.fsum(totals)
@@ -331,7 +322,7 @@ def _summary(series: Sequence[_Series], now: float) -> dict[str, float]:
     return {**summary, **_quantiles(series)}
 
 
-def _pace(series: Sequence[_Series], events: float, now: float) -> dict[str, float]:
+def _rate(series: Sequence[_Series], events: float, now: float) -> dict[str, float]:
     created = [one.created for one in series if one.created is not None]
     if len(created) < len(series):
         return {}

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Any
 
 from prometheus_client import exposition
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import CollectorRegistry
 
-from metrics_adapters.prometheus.collector import StoreExposition
+from metrics_adapters.prometheus.collector import FamilySource, RegisteredStore, registered_collectors
 from metrics_framework.exposition.families import ExpositionLog
 from metrics_framework.exposition.text import Format
 from metrics_framework.recording import Store
@@ -30,7 +30,7 @@ def render_registry(registry: CollectorRegistry, store: Store, format: Format, l
     """
     parts: list[bytes] = []
     for collector in _collectors(registry):
-        if isinstance(collector, StoreExposition) and collector.store is store:
+        if isinstance(collector, RegisteredStore) and collector.store is store:
             continue
         try:
             parts.append(_render(collector, format))
@@ -44,11 +44,7 @@ def without_timestamps(text: bytes) -> bytes:
     return _TIMESTAMP.sub(rb"\1", text)
 
 
-class _Collecting(Protocol):
-    def collect(self) -> Iterable[Metric]: ...
-
-
-class _Target:
+class _TargetInfo:
     """What a registry says of the target as a whole."""
 
     def __init__(self, labels: dict[str, str]) -> None:
@@ -60,15 +56,14 @@ class _Target:
         yield metric
 
 
-def _collectors(registry: CollectorRegistry) -> Iterator[_Collecting]:
+def _collectors(registry: CollectorRegistry) -> Iterator[FamilySource]:
     target = registry.get_target_info()
     if target:
-        yield _Target(target)
-    # The attribute is private, but the same in prometheus_client 0.21 to 0.26.
-    yield from list(getattr(registry, "_collector_to_names", (registry,)))
+        yield _TargetInfo(target)
+    yield from registered_collectors(registry)
 
 
-def _render(collector: _Collecting, format: Format) -> bytes:
+def _render(collector: FamilySource, format: Format) -> bytes:
     one: Any = collector  # what is asked of a registry here is that it collects
     if format is Format.OPENMETRICS:
         render: Any = openmetrics.generate_latest  # has no types

@@ -8,7 +8,7 @@ from typing import Protocol, cast
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import CollectorRegistry
 
-from metrics_adapters.prometheus.collector import has_free_names
+from metrics_adapters.prometheus.collector import check_registry, has_free_names
 from metrics_adapters.prometheus.registry_text import render_registry, without_timestamps
 from metrics_framework.composition import store_of
 from metrics_framework.errors import InvalidInputError
@@ -87,7 +87,7 @@ class Callbacks(Protocol):
         ...
 
 
-class OnStore(Protocol):
+class StoreOwner(Protocol):
     """A part of the library, such as a collector."""
 
     @property
@@ -96,7 +96,7 @@ class OnStore(Protocol):
         ...
 
 
-Target = Exposition | Store | OnStore | MetricsSystem
+Target = Exposition | Store | StoreOwner | MetricsSystem
 """What can be exposed: a system whose collector is on a store, too."""
 
 
@@ -114,10 +114,8 @@ def exposition_of(metrics: Target, registry: CollectorRegistry | None = None) ->
         InvalidInputError: If there is no store, ``registry`` is none or comes with an `Exposition`, or names
             collide already.
     """
-    if registry is not None and not isinstance(registry, CollectorRegistry):
-        raise InvalidInputError(
-            f"registry={safe_repr(registry)} is no registry; pass one, like prometheus_client.REGISTRY"
-        )
+    if registry is not None:
+        check_registry(registry)
     if isinstance(metrics, Exposition):
         if registry is not None:
             raise InvalidInputError("an Exposition has its registry already: Exposition(store, registry)")
@@ -158,7 +156,7 @@ def _store(metrics: object) -> Store:
     )
 
 
-class UntimedText:
+class TextWithoutTimestamps:
     """Makes text without timestamps, which a registry's own collectors may have.
 
     Args:
@@ -167,15 +165,15 @@ class UntimedText:
 
     def __init__(self, registry: CollectorRegistry | None) -> None:
         self._registry = registry
-        self._kept: Exposition | None = None
+        self._exposition: Exposition | None = None
 
-    def of(self, metrics: Target) -> bytes:
+    def render(self, metrics: Target) -> bytes:
         """Return some metrics in the text format 0.0.4.
 
         Raises:
             InvalidInputError: As `exposition_of` does.
         """
-        exposition = self._exposition_of(metrics)
+        exposition = self._reused_exposition(metrics)
         registry_text = without_timestamps(exposition.registry_text(Format.TEXT))
         chunks = []
         for chunk in exposition.chunks(Format.TEXT, registry_text):
@@ -183,24 +181,24 @@ class UntimedText:
             yield_gil()
         return b"".join(chunks)
 
-    def of_system(self, system: MetricsSystem) -> bytes:
+    def render_system(self, system: MetricsSystem) -> bytes:
         """Return what a system holds; where its collector has no store, what its aggregator answers.
 
         Raises:
             InvalidInputError: As `exposition_of` does.
         """
         if store_of(system.collector) is not None:
-            return self.of(system)
+            return self.render(system)
         own = to_prometheus(each_value(system.aggregator)).encode()
         if self._registry is None:
             return own
         return own + without_timestamps(generate_latest(self._registry))
 
-    def _exposition_of(self, metrics: Target) -> Exposition:
+    def _reused_exposition(self, metrics: Target) -> Exposition:
         exposition = exposition_of(metrics, self._registry)
         if isinstance(metrics, Exposition):
             return exposition
         # The one before knows what it rendered, and what it logged.
-        if self._kept is None or self._kept.store is not exposition.store:
-            self._kept = exposition
-        return self._kept
+        if self._exposition is None or self._exposition.store is not exposition.store:
+            self._exposition = exposition
+        return self._exposition

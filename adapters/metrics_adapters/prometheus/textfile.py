@@ -10,7 +10,7 @@ from typing import ClassVar
 from prometheus_client.registry import CollectorRegistry
 
 from metrics_adapters.file import path_of
-from metrics_adapters.prometheus.targets import Target, UntimedText
+from metrics_adapters.prometheus.targets import Target, TextWithoutTimestamps
 from metrics_framework.errors import ConfigurationError, InvalidInputError
 from metrics_framework.export.endpoints import EndpointUrl, Option
 from metrics_framework.protocols import MetricsSystem
@@ -34,7 +34,7 @@ def write_textfile(
         InvalidInputError: If the name ends otherwise, ``metrics`` has no store, or two names in it collide.
         OutputError: If the disk refuses; the old file is still there then.
     """
-    replace_file(_checked(path), UntimedText(registry).of(metrics))
+    replace_file(_checked(path), TextWithoutTimestamps(registry).render(metrics))
 
 
 class Textfile:
@@ -52,11 +52,11 @@ class Textfile:
 
     def __init__(self, path: str | os.PathLike[str], registry: CollectorRegistry | None = None) -> None:
         self.path = _checked(path)
-        self._text = UntimedText(registry)
+        self._text = TextWithoutTimestamps(registry)
 
     def export(self, system: MetricsSystem) -> None:
         """Write what a system holds, or what its aggregator answers; raises what `write_textfile` does."""
-        replace_file(self.path, self._text.of_system(system))
+        replace_file(self.path, self._text.render_system(system))
 
 
 class TextfileEndpoint(Textfile):

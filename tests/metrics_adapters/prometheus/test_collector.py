@@ -451,7 +451,9 @@ def test_unregistered_it_goes_on_recording(registry, collector):
 @pytest.mark.parametrize("wrong", [object, "registry", 5], ids=["object", "text", "number"])
 def test_what_is_no_registry_is_refused(wrong):
     """The error shows what was passed and what is to be passed."""
-    with pytest.raises(InvalidInputError, match=re.escape(f"registry={wrong!r} is no registry")):
+    with pytest.raises(
+        InvalidInputError, match=re.escape(f"registry={wrong!r} is not a CollectorRegistry: pass one")
+    ):
         PrometheusCollector(wrong)
 
 

@@ -55,7 +55,7 @@ def test_what_has_no_store_is_one_error(metrics):
 
 def test_what_is_no_registry_is_one_error(clock):
     """The same message as that of the collector."""
-    with pytest.raises(InvalidInputError, match="registry='default' is no registry"):
+    with pytest.raises(InvalidInputError, match="registry='default' is not a CollectorRegistry: pass one"):
         exposition_of(Store(clock), "default")
 
 

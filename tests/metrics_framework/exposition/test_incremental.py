@@ -20,7 +20,7 @@ from metrics_adapters.prometheus import PrometheusCollector
 from metrics_adapters.prometheus.targets import Exposition
 from metrics_framework.clock import ManualClock
 from metrics_framework.exposition import incremental
-from metrics_framework.exposition.incremental import LINES, Block
+from metrics_framework.exposition.incremental import BLOCK_LINES, Block
 from metrics_framework.exposition.text import Format
 from metrics_framework.recording import Budgets, Store
 from metrics_framework.values import MetricUnit
@@ -190,11 +190,11 @@ def test_new_bounds_are_seen(collector):
 def test_windows_by_tag_are_one_family(collector):
     """Series whose windows are kept apart come out together."""
     collector.describe("hits", window_by=["page"])
-    for number in range(LINES):
+    for number in range(BLOCK_LINES):
         collector.record_counter("hits", number, {"page": f"p{number % 7}", "user": f"u{number}"})
     exposition = Exposition(collector.store)
     assert ours(exposition) == theirs(collector.store, Format.TEXT)
-    assert len(ours(exposition)["hits"][3]) == LINES
+    assert len(ours(exposition)["hits"][3]) == BLOCK_LINES
 
 
 # -- only what changed -------------------------------------------------------------------------------------
@@ -202,26 +202,26 @@ def test_windows_by_tag_are_one_family(collector):
 
 def test_what_did_not_change_is_not_written_again(collector, written):
     """A scrape writes the blocks in which something was recorded, and no others."""
-    for number in range(3 * LINES):
+    for number in range(3 * BLOCK_LINES):
         collector.increment("hits", {"user": str(number)})
     exposition = Exposition(collector.store)
     first = exposition.render()
-    assert written == [LINES] * 3
+    assert written == [BLOCK_LINES] * 3
     written.clear()
     assert exposition.render() == first
     assert written == []
-    collector.increment("hits", {"user": str(LINES + 1)})
+    collector.increment("hits", {"user": str(BLOCK_LINES + 1)})
     changed = exposition.render()
-    assert written == [LINES]
+    assert written == [BLOCK_LINES]
     assert changed.count(b"} 2\n") == 1
     assert exposition.render(Format.OPENMETRICS).count(b"} 2\n") == 1
-    assert written == [LINES], "the samples are the same in both formats"
+    assert written == [BLOCK_LINES], "the samples are the same in both formats"
 
 
 def test_new_series_leave_the_old_ones_alone(collector, written):
     """Only the last block, which has room, is written with the new ones."""
     exposition = Exposition(collector.store)
-    for number in range(LINES + 3):
+    for number in range(BLOCK_LINES + 3):
         collector.increment("hits", {"user": str(number)})
     exposition.render()
     written.clear()
@@ -232,14 +232,14 @@ def test_new_series_leave_the_old_ones_alone(collector, written):
 
 def test_a_removed_series_is_gone_and_costs_its_block_only(collector, written):
     """The others of its block are written again, and the text is that of those that are left."""
-    for number in range(3 * LINES):
+    for number in range(3 * BLOCK_LINES):
         collector.increment("hits", {"user": str(number)})
     exposition = Exposition(collector.store)
     exposition.render()
     written.clear()
     collector.remove("hits", {"user": "5"})
-    assert len(ours(exposition)["hits"][3]) == 3 * LINES - 1
-    assert written == [LINES - 1]
+    assert len(ours(exposition)["hits"][3]) == 3 * BLOCK_LINES - 1
+    assert written == [BLOCK_LINES - 1]
 
 
 @settings(deadline=None, max_examples=60)
@@ -249,11 +249,11 @@ def test_series_may_come_and_go(data):
     store = Store(ManualClock())
     collector = PrometheusCollector(CollectorRegistry(), store)
     exposition = Exposition(store)
-    users = [str(number) for number in range(3 * LINES)]
+    users = [str(number) for number in range(3 * BLOCK_LINES)]
     bound = collector.counter("hits", {"user": "bound"})
     for _ in range(data.draw(st.integers(1, 6))):
         step = data.draw(st.sampled_from(["add", "remove", "all", "bound", "other"]))
-        start, count = data.draw(st.integers(0, 3 * LINES)), data.draw(st.integers(0, 2 * LINES))
+        start, count = data.draw(st.integers(0, 3 * BLOCK_LINES)), data.draw(st.integers(0, 2 * BLOCK_LINES))
         if step == "add":
             for user in users[start : start + count]:
                 collector.increment("hits", {"user": user})
@@ -391,7 +391,7 @@ def test_a_metric_that_fails_costs_itself(collector, monkeypatch, caplog):
 
 def test_chunks_are_small_also_the_first_time(collector):
     """Also while everything is made for the first time, nobody waits for all of it."""
-    for number in range(20 * LINES):
+    for number in range(20 * BLOCK_LINES):
         collector.increment("hits", {"user": str(number)})
     chunks = list(Exposition(collector.store).chunks())
     assert max(map(len, chunks)) < 200_000
@@ -402,14 +402,14 @@ def test_chunks_are_small_also_the_first_time(collector):
 def test_new_blocks_are_seen_to_a_few_at_a_time(collector, monkeypatch, is_on):
     """The garbage collector never has to look at all series at once; where it is off, it stays off."""
     monkeypatch.setattr(incremental, "GC_EVERY_BLOCKS", 2)
-    for number in range(5 * LINES):
+    for number in range(5 * BLOCK_LINES):
         collector.increment("hits", {"user": str(number)})
     seen = []
     gc.collect()
     (gc.enable if is_on else gc.disable)()
     gc.callbacks.append(lambda phase, info: seen.append(info["generation"]))
     try:
-        assert Exposition(collector.store).render().count(b"hits_total{") == 5 * LINES
+        assert Exposition(collector.store).render().count(b"hits_total{") == 5 * BLOCK_LINES
     finally:
         gc.callbacks.pop()
         gc.enable()
@@ -420,26 +420,28 @@ def test_new_blocks_are_seen_to_a_few_at_a_time(collector, monkeypatch, is_on):
 def test_series_may_change_in_the_middle_of_a_first_scrape(collector, monkeypatch, change):
     """Each series that stays comes out once, in that scrape and in the next."""
     monkeypatch.setattr(incremental, "CHUNK_SECONDS", 0.0)
-    for number in range(3 * LINES):
+    for number in range(3 * BLOCK_LINES):
         collector.increment("hits", {"user": str(number)})
     exposition = Exposition(collector.store)
     chunks = exposition.chunks()
     text = [next(chunks), next(chunks)]
-    for number in range(LINES):
+    for number in range(BLOCK_LINES):
         if "go" in change:
             collector.remove("hits", {"user": str(number)})
         if "come" in change:
             collector.increment("hits", {"user": f"new {number}"})
     text += chunks
     samples = parsed(b"".join(text), Format.TEXT)["hits"][3]
-    stayed = {("hits_total", frozenset({("user", str(number))})) for number in range(LINES, 3 * LINES)}
+    stayed = {
+        ("hits_total", frozenset({("user", str(number))})) for number in range(BLOCK_LINES, 3 * BLOCK_LINES)
+    }
     assert samples.keys() >= stayed
     assert ours(exposition) == theirs(collector.store, Format.TEXT)
 
 
 def test_a_scrape_that_is_left_off_harms_nobody(collector):
     """Who stops reading in the middle leaves the next one a whole text."""
-    for number in range(5 * LINES):
+    for number in range(5 * BLOCK_LINES):
         collector.increment("hits", {"user": str(number)})
     exposition = Exposition(collector.store)
     half = exposition.chunks()
