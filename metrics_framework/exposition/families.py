@@ -1,7 +1,6 @@
-"""What a store holds, as metric families of Prometheus: names, units, labels and samples, in no format yet.
+"""Metric families of Prometheus: the names, units, labels and samples of a store, before they become text.
 
-Names and units follow OpenTelemetry's rules ("Prometheus and OpenMetrics Compatibility"); see
-`metrics_framework.exposition.text`. Histograms and timers are histograms, by bounds.
+Names and units follow `metrics_framework.exposition.names`. Histograms and timers become classic histograms.
 """
 
 from __future__ import annotations
@@ -22,20 +21,18 @@ from metrics_framework.values import MetricType, MetricUnit
 
 T = TypeVar("T")
 
-DEFAULT_BUCKETS_SECONDS = (
-    *(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
-)
+DEFAULT_BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """The default buckets of prometheus_client."""
 
 MAX_WARNINGS = 1_000
-"""How many warnings are logged at most."""
+"""The highest number of messages that one `ExpositionLog` remembers and logs."""
 
 SUFFIXES = {
     "counter": ("", "_total", "_created"),
     "gauge": ("",),
     "histogram": ("", "_bucket", "_sum", "_count", "_created"),
 }
-"""What the names end in that a family takes up: by OpenMetrics 1.0 no other one may have any of them."""
+"""Suffixes of the names that a family reserves, by type: in OpenMetrics 1.0 no other family may use them."""
 
 _TYPES = {
     MetricType.COUNTER: "counter",
@@ -50,11 +47,11 @@ _OPERATION_HELP = {
     MetricType.RATE: "How the operation ended.",
 }
 UNREADABLE = re.compile("[\x00\ud800-\udfff]")
-"""What UTF-8 cannot say, and what Prometheus takes for the end."""
+"""Characters that cannot be sent: UTF-8 cannot encode surrogates, and Prometheus ends a text at NUL."""
 
 
 class Sample(NamedTuple):
-    """One number: what its name ends in beside the family's, its labels, and the number in base units."""
+    """One number: the suffix after the family's name, the labels, and the value in base units."""
 
     suffix: str
     labels: dict[str, str]
@@ -62,15 +59,15 @@ class Sample(NamedTuple):
 
 
 class FamilyHeader(NamedTuple):
-    """What all samples of one name have in common.
+    """Describes a family: the name, type, help and unit that all of its samples share.
 
     Attributes:
-        name: As OpenMetrics has it: a counter's is without ``_total``.
+        name: The name as in OpenMetrics: that of a counter does not end in ``_total``.
         type: ``counter``, ``gauge`` or ``histogram``.
-        help: What it is; may be empty.
-        unit: The base unit that the name ends in, or empty.
-        recorded_unit: The unit that the numbers are recorded in.
-        own_labels: Labels that no tag may have the name of.
+        help: The help text, which may be empty.
+        unit: The base unit at the end of the name, or an empty text.
+        recorded_unit: The unit in which the numbers are recorded.
+        own_labels: The labels of the format itself, such as ``le``. A tag of that name is renamed.
     """
 
     name: str
@@ -82,7 +79,7 @@ class FamilyHeader(NamedTuple):
 
 
 class Family(NamedTuple):
-    """All samples of one name, series by series."""
+    """A header and all samples of one name, series by series."""
 
     header: FamilyHeader
     samples: list[Sample]
@@ -92,43 +89,42 @@ Result = SeriesReading | OutcomeReading
 
 
 class ExpositionLog:
-    """The log of one exposition."""
+    """Logs what cannot be exposed, each message once. One metric that fails affects no other."""
 
     def __init__(self) -> None:
         self._isolation = Isolation()
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
 
     def attempt(self, named: Named, make: Callable[[], T]) -> T | None:
-        """Make the text or family of a metric; ``None`` where that failed."""
+        """Call a function for a metric and return its result, or ``None`` if it raised, which is logged."""
         return self._isolation.call("metric cannot be exposed", make, metric=str(named))
 
     def fail(self, named: object, error: Exception) -> None:
-        """Log that something of the text could not be made."""
-        self._say("error", "metric cannot be exposed", metric=str(named), error=repr(error))
+        """Log that a metric or a collector of a registry could not be rendered."""
+        self._log_once("error", "metric cannot be exposed", metric=str(named), error=repr(error))
 
     def warn(self, event: str, **fields: object) -> None:
         """Log a warning unless it was logged before."""
-        self._say("warning", event, **fields)
+        self._log_once("warning", event, **fields)
 
-    def _say(self, level: str, event: str, **fields: object) -> None:
+    def _log_once(self, level: str, event: str, **fields: object) -> None:
         key = f"{event} {fields}"
-        if key not in self._said and len(self._said) < MAX_WARNINGS:
-            self._said.add(key)
+        if key not in self._logged and len(self._logged) < MAX_WARNINGS:
+            self._logged.add(key)
             log_event(level, event, **fields)
 
 
 def set_default_buckets(store: Store) -> None:
-    """Count histograms by prometheus_client's bounds if the store has no default bounds.
+    """Give a store the default buckets of prometheus_client if it has no default buckets.
 
-    Values that were recorded before are counted, too: from their distribution, so the counts of more than 128
-    values are estimates.
+    Earlier values are counted from their distribution: the counts of more than 128 values are estimates.
     """
     if not store.default_buckets:
         store.default_buckets = DEFAULT_BUCKETS_SECONDS
 
 
 def exposed_names(named: Named, unit: MetricUnit | None) -> list[str]:
-    """Return every name that a metric or operation takes up.
+    """Return every name that the family of a metric or operation reserves.
 
     Example:
         >>> exposed_names(Named("cache.size", MetricType.GAUGE, False), MetricUnit.KILOBYTES)
@@ -139,13 +135,13 @@ def exposed_names(named: Named, unit: MetricUnit | None) -> list[str]:
 
 
 def family_name(named: Named, unit: MetricUnit | None) -> str:
-    """Return what the family of a metric or operation is called."""
+    """Return the name of the family of a metric or operation."""
     name, metric_type, is_operation = named
     if metric_type is MetricType.RATE:
         name, unit = f"{name}_operations", None
     elif metric_type is MetricType.TIMER:
         name, unit = f"{name}_duration" if is_operation else name, MetricUnit.MILLISECONDS
-    # Colons are for recording rules, and prometheus_client writes them in one of two ways.
+    # Colons are reserved for recording rules, and prometheus_client formats them in two ways.
     exposed = metric_name(
         name.replace(":", "_"),
         unit or MetricUnit.COUNT,
@@ -155,14 +151,15 @@ def family_name(named: Named, unit: MetricUnit | None) -> str:
 
 
 def families(store: Store, log: ExpositionLog) -> Iterator[Family]:
-    """Yield the families of a store as it is at this moment.
+    """Yield the families of a store with their current values.
 
     Args:
-        store: What to read.
+        store: The store to read.
         log: Logs families that fail, names with different tags, and series with the same labels.
     """
     for _, metric in store.metrics():
-        metric.exposed = True  # before the counts are read: from now on other bounds are a new start
+        # Set before the counts are read: new bounds restart the series from now on.
+        metric.exposed = True
     for is_operation, read in (
         (False, store.readings),
         (True, store.timing_readings),
@@ -183,27 +180,27 @@ def family(named: Named, series: Iterable[Result], description: Description, log
     """Return the family of a metric or operation.
 
     Args:
-        named: What it is.
+        named: Its name and type.
         series: All of its series.
-        description: What was said of it.
+        description: Its description.
         log: Logs different tags, and series with the same labels.
     """
     head = family_header(named, description)
-    apart = UniqueLabels(named, log)
+    unique = UniqueLabels(named, log)
     samples: list[Sample] = []
     for reading in series:
         labels = series_labels(reading.tags, head.own_labels)
-        if apart.admit(labels):
+        if unique.admit(labels):
             samples += _samples(reading, labels, head.recorded_unit)
     return Family(head, samples)
 
 
 def family_header(named: Named, description: Description) -> FamilyHeader:
-    """Return what all samples of a metric or operation have in common.
+    """Return the header of the family of a metric or operation.
 
     Args:
-        named: What it is.
-        description: What was said of it.
+        named: Its name and type.
+        description: Its description.
     """
     type_ = _TYPES[named.metric_type]
     unit = description.unit or MetricUnit.COUNT
@@ -223,11 +220,11 @@ def family_header(named: Named, description: Description) -> FamilyHeader:
 
 
 class UniqueLabels:
-    """Keeps the series of one name apart: of two that a server could not tell apart, one comes out.
+    """Finds series of one family with the same labels, of which only the first is exposed.
 
     Args:
-        named: Whose series they are.
-        log: Logs different tags, and series with the same labels.
+        named: The metric or operation.
+        log: Logs series that are left out, and series with different tags.
     """
 
     def __init__(self, named: Named, log: ExpositionLog) -> None:
@@ -237,7 +234,7 @@ class UniqueLabels:
         self._names: set[frozenset[str]] = set()
 
     def admit(self, labels: Mapping[str, str]) -> bool:
-        """Say whether no series before had these labels; one without a text is none for a server."""
+        """Return whether no earlier series had these labels, apart from labels without a text."""
         identity = frozenset(item for item in labels.items() if item[1])
         if identity in self._known:
             self._log.warn(
@@ -249,14 +246,14 @@ class UniqueLabels:
         return True
 
     def note_names(self, names: Iterable[str]) -> None:
-        """Take note of the names of a series' labels: queries expect them to be the same in all series."""
+        """Log if the label names of two series differ: most queries expect the same names in all series."""
         self._names.add(frozenset(names))
         if len(self._names) > 1:
             self._log.warn("the series of one name have different tags", metric=str(self._named))
 
 
 def series_labels(tags: Mapping[str, str], own_labels: Container[str]) -> dict[str, str]:
-    """Return the labels that tags become, with texts that a server can read."""
+    """Return the labels for some tags, without characters that cannot be sent."""
     return {name: replace_unreadable(text) for name, text in tag_labels(tags, own_labels).items()}
 
 
@@ -272,19 +269,19 @@ def _samples(reading: Result, labels: dict[str, str], unit: MetricUnit) -> Itera
     elif reading.distribution is not None:
         whole = BucketCounts((), (reading.distribution.count,), reading.distribution.sum)
         buckets = reading.buckets or whole
-        # Two bounds that are one in the base unit are one bucket, up to the higher one.
+        # Two bounds that are equal in the base unit become one bucket, up to the higher bound.
         counts = {bound_text(bound, unit): count for bound, count in buckets.cumulated().items()}
         for le, count in counts.items():
             yield Sample("_bucket", {**labels, "le": le}, count)
-        # A sum that may fall would be taken for a counter that was reset, and without it there is no count
-        # either (OpenMetrics 1.0, "Histogram").
+        # A sum that can fall would look like a counter reset, and without it there is no count either
+        # (OpenMetrics 1.0, "Histogram").
         if reading.distribution.min >= 0 and not (buckets.bounds and buckets.bounds[0] < 0):
             yield Sample("_count", labels, counts["+Inf"])
             yield Sample("_sum", labels, in_base_unit(buckets.total, unit))
 
 
 def failure_counts(failures: Mapping[str, int]) -> dict[str, int]:
-    """Return failures by error type, with texts that a server can read."""
+    """Return failures by error type, without characters that cannot be sent."""
     counts: dict[str, int] = {}
     for error_type, number in failures.items():
         text = replace_unreadable(error_type)
@@ -293,7 +290,7 @@ def failure_counts(failures: Mapping[str, int]) -> dict[str, int]:
 
 
 def in_base_unit(number: float, unit: MetricUnit) -> float:
-    """Return a number of a unit in its base unit; infinite beyond the largest float.
+    """Convert a number of a unit to its base unit. A number beyond the largest float becomes infinite.
 
     Example:
         >>> in_base_unit(250, MetricUnit.MILLISECONDS)
@@ -306,7 +303,7 @@ def in_base_unit(number: float, unit: MetricUnit) -> float:
 
 
 def bound_text(bound: float, unit: MetricUnit) -> str:
-    """Return a bucket's bound as it stands in ``le``: in the base unit, exactly, as Go writes numbers.
+    """Return the bound of a bucket as the text of ``le``: exactly, in the base unit, formatted as Go does.
 
     Example:
         >>> bound_text(33.3, MetricUnit.MILLISECONDS), bound_text(5, MetricUnit.MEGABYTES)
@@ -318,7 +315,7 @@ def bound_text(bound: float, unit: MetricUnit) -> str:
         return "+Inf" if bound > 0 else "-Inf"
     text = repr(bound)
     whole, point, rest = text.partition(".")
-    # Go changes to exponents sooner than Python, and a number must be written in one way only.
+    # Go uses exponents for smaller numbers than Python does; a bound must have the same text everywhere.
     if bound > 0 and point and len(whole) > 6 and "e" not in rest:
         mantissa = f"{whole[0]}.{whole[1:]}{rest}".rstrip("0").rstrip(".")
         return f"{mantissa}e+{len(whole) - 1:02d}"
@@ -326,5 +323,5 @@ def bound_text(bound: float, unit: MetricUnit) -> str:
 
 
 def replace_unreadable(text: str) -> str:
-    """Return a text with a replacement character for each one that a server cannot read."""
+    """Replace each character that cannot be sent by U+FFFD."""
     return UNREADABLE.sub("\ufffd", text)

@@ -1,4 +1,7 @@
-"""The text of one metric, in blocks of series: only blocks that changed are written again."""
+"""The incremental writer: renders the text of a store again only where it changed.
+
+The series of a metric are divided into blocks. A block keeps its text until one of its series changes.
+"""
 
 from __future__ import annotations
 
@@ -22,23 +25,23 @@ from metrics_framework.recording.metric import Metric
 from metrics_framework.recording.namespaces import Named
 
 BLOCK_LINES = 256
-"""About how many lines a block has: fewer cost more in all, more hold an event loop up for longer."""
+"""The approximate size of a block. Fewer lines cost more in total; more block an event loop for longer."""
 
 GC_EVERY_BLOCKS = 48
-"""How many new blocks there may be before a collection of young garbage. The collector visits every series in
-a new block: for 100 000 series at once that takes eight milliseconds, in which an event loop stands still."""
+"""After how many new blocks young garbage is collected. The garbage collector visits every series of a new
+block: 100 000 series at once take 8 milliseconds, which would block an event loop."""
 
 CHUNK_BYTES = 65_536
 CHUNK_SECONDS = 0.0005
-"""How much is handed on at once, whichever is reached first."""
+"""A chunk ends when either limit is reached."""
 
 
 class Block:
-    """Some series of one metric, and their text as it was written last.
+    """Some series of one metric, and the text that was rendered last. Thread-safe.
 
     Args:
         series: The series, at least one.
-        labels: The labels of each.
+        labels: The labels of each series.
         lines: Writes their lines.
     """
 
@@ -51,14 +54,14 @@ class Block:
         self._cached: tuple[bytes, bytes] | None = None
 
     def text(self) -> bytes:
-        """Return the lines of the series as they are now."""
-        # Before the numbers: after a record in between, the next scrape finds other versions.
+        """Return the lines of the series with their current numbers."""
+        # Read before the numbers: after a record in between, the next scrape finds other versions.
         versions = read_versions(self.series)
         cached = self._cached
         if cached is not None and cached[0] == versions:
             return cached[1]
         text = self._write()
-        self._cached = versions, text  # in one step: another thread may be here as well
+        self._cached = versions, text  # replaced in one step: other threads may read it
         return text
 
     def _write(self) -> bytes:
@@ -69,8 +72,8 @@ class TagSetBlocks(NamedTuple):
     """The series of one tag set, in blocks.
 
     Attributes:
-        pattern: How its series are labelled.
-        blocks: Its series, in the order in which they came.
+        pattern: Formats the labels of the series.
+        blocks: The series, in the order of their first records.
     """
 
     pattern: LabelPattern
@@ -78,11 +81,11 @@ class TagSetBlocks(NamedTuple):
 
 
 class MetricBlocks(NamedTuple):
-    """All series of a metric in blocks.
+    """All series of a metric, in blocks.
 
     Attributes:
-        version: The version of the metric that it belongs to.
-        groups: By tag names.
+        version: The version of the metric whose series these are.
+        groups: The blocks, by tag names.
         is_simple: Whether no two series can have the same labels.
     """
 
@@ -92,15 +95,15 @@ class MetricBlocks(NamedTuple):
 
 
 class MetricText:
-    """The text of one metric, or of one half of an operation.
+    """Renders the text of one metric, or of the durations or outcomes of one operation. Thread-safe.
 
-    Several threads may ask at once: what they share is replaced in one step, and right each time.
+    State that threads share is replaced in one step and is correct each time.
 
     Args:
-        named: What it is.
-        metric: Where its series are.
-        description: What was said of it.
-        constants: Tags that every series bears.
+        named: Its name and type.
+        metric: Holds its series.
+        description: Its description.
+        constants: The constant tags of the store.
         log: Logs different tags, and series with the same labels.
     """
 
@@ -127,12 +130,13 @@ class MetricText:
         return format.header_lines(*self.header[:4]).encode()
 
     def pieces(self, expire: Callable[[Metric, Sequence[Series]], None]) -> Iterator[bytes]:
-        """Yield the lines, in pieces that each take about half a millisecond; some may be empty.
+        """Yield the lines in pieces, each of which takes about half a millisecond; some may be empty.
 
         Args:
-            expire: Forgets idle series among some.
+            expire: Removes idle series, of those that it is given.
         """
-        self.metric.exposed = True  # before the counts are read: from now on other bounds are a new start
+        # Set before the counts are read: new bounds restart the series from now on.
+        self.metric.exposed = True
         metric_blocks = self._metric_blocks
         if metric_blocks.version is not self.metric.version:
             metric_blocks = yield from self._update(metric_blocks)
@@ -142,12 +146,12 @@ class MetricText:
                 yield block.text()
 
     def _update(self, before: MetricBlocks) -> Generator[bytes, None, MetricBlocks]:
-        # Before the series are read: if one comes meanwhile, the version changes again.
+        # Read before the series: if one is added meanwhile, the version changes again.
         version = self.metric.version
         tag_sets = dict(self.metric.tag_sets)
         patterns = {names: self._pattern(names, before) for names in tag_sets}
         groups: dict[tuple[str, ...], TagSetBlocks] = {}
-        # Different tags may become the same labels: then each series must be compared with the others.
+        # Different tags may become the same labels. Then each series must be compared with the others.
         is_simple = all(pattern.is_simple for pattern in patterns.values()) and len(
             {pattern.labels for pattern in patterns.values()}
         ) == len(patterns)
@@ -170,16 +174,16 @@ class MetricText:
     def _group(
         self, tag_set: TagSet, pattern: LabelPattern, before: MetricBlocks
     ) -> Generator[bytes, None, TagSetBlocks | None]:
-        """Return the series of a tag set in blocks, and reuse the earlier blocks that still fit."""
+        """Return the series of a tag set in blocks, and reuse earlier blocks that still match."""
         known = before.groups.get(tag_set.names) if before.is_simple else None
         earlier = [] if known is None else known.blocks
-        if len(earlier) > 2 * (len(tag_set) // self._size + 1):  # they became too small
+        if len(earlier) > 2 * (len(tag_set) // self._size + 1):  # the blocks became too small
             earlier = []
         version = self.metric.version
         blocks = yield from self._blocks(iter(tag_set), pattern, earlier)
         if blocks is not None and self.metric.version is not version:
-            # Series came and went. A list is not the first choice: while it is new, the garbage collector
-            # visits everything in it, which holds an event loop up if that is much.
+            # Series were added or removed meanwhile. A list is the second choice: the garbage collector
+            # visits all of a new one, which blocks an event loop if it is long.
             blocks = yield from self._blocks(iter(tag_set.series()), pattern, earlier)
         return None if blocks is None else TagSetBlocks(pattern, blocks)
 
@@ -189,9 +193,9 @@ class MetricText:
         """Return some series in blocks.
 
         Args:
-            members: The series, in the order in which they came.
-            pattern: How they are labelled.
-            earlier: Blocks of the same series, without those that came since, and with those that went.
+            members: The series, in the order of their first records.
+            pattern: Formats their labels.
+            earlier: Earlier blocks, before series were added and removed.
         """
         blocks: list[Block] = []
         pending: list[Series] = []
@@ -229,8 +233,8 @@ class MetricText:
         tag_sets: Mapping[tuple[str, ...], TagSet],
         patterns: Mapping[tuple[str, ...], LabelPattern],
     ) -> Generator[bytes, None, dict[tuple[str, ...], TagSetBlocks]]:
-        """Return all series in blocks, without those whose labels another series has already."""
-        apart = UniqueLabels(self._named, self._log)
+        """Return all series in blocks, without series whose labels another series already has."""
+        unique = UniqueLabels(self._named, self._log)
         groups: dict[tuple[str, ...], TagSetBlocks] = {}
         for names, tag_set in tag_sets.items():
             members = tag_set.series()
@@ -240,7 +244,7 @@ class MetricText:
                     (one, series_labels({**self._constants, **one.tags}, self.header.own_labels))
                     for one in members[start : start + self._size]
                 ]
-                admitted = [(one, pattern_of(labels)) for one, labels in found if apart.admit(labels)]
+                admitted = [(one, pattern_of(labels)) for one, labels in found if unique.admit(labels)]
                 if admitted:
                     series, labels = zip(*admitted, strict=True)
                     blocks.append(Block(series, labels, self._lines))
@@ -252,7 +256,7 @@ class MetricText:
 class IncrementalWriter:
     """Writes the text of a store, and renders again only what changed since the last time. Thread-safe.
 
-    Recording is never blocked. Each series is as it is at the moment when its line is written.
+    It never blocks a record. Each series has the numbers of the moment when its line is written.
 
     Args:
         store: The store.
@@ -297,7 +301,7 @@ class IncrementalWriter:
                         yield header
                         header = b""
                     yield piece
-            except Exception as error:  # noqa: BLE001 - the others must come out
+            except Exception as error:  # noqa: BLE001 - the other metrics must be exposed
                 self._log.fail(named, error)
         for gone in self._texts.keys() - {named for named, _ in metrics}:
             self._texts.pop(gone, None)

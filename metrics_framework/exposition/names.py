@@ -21,11 +21,11 @@ BASE_UNITS = {
     MetricUnit.MEGABYTES: ("bytes", 1e-6),
     MetricUnit.PERCENT: ("percent", 1.0),
 }
-"""A unit's base unit, which is the suffix of a name, and how many of the unit make one of it."""
+"""Unit to its base unit, which is the suffix of a name, and to the number of units in one base unit."""
 
 
 def metric_name(name: str, unit: MetricUnit = MetricUnit.COUNT, *, counter: bool = False) -> str:
-    """Return what a metric is called in Prometheus.
+    """Return the Prometheus name of a metric.
 
     Example:
         >>> metric_name("http.requests", counter=True)
@@ -45,17 +45,17 @@ def metric_name(name: str, unit: MetricUnit = MetricUnit.COUNT, *, counter: bool
 
 
 def label_name(tag: str) -> str:
-    """Return what a tag is called in Prometheus, where names with two underscores in front are reserved."""
+    """Return the Prometheus label name of a tag. Names that begin with two underscores are reserved."""
     result = re.sub(r"[^a-zA-Z0-9_]", "_", tag)
     return f"key_{result.lstrip('_')}" if result[0].isdigit() or result.startswith("__") else result
 
 
 def tag_labels(tags: Mapping[str, str], own_labels: Container[str] = ()) -> dict[str, str]:
-    """Return tags as labels of Prometheus.
+    """Return tags as Prometheus labels.
 
     Args:
         tags: Tag to value.
-        own_labels: Labels that the format itself gives to the samples, such as ``le``.
+        own_labels: Labels of the format itself, such as ``le``. A tag of that name becomes ``exported_le``.
 
     Example:
         >>> tag_labels({"http.route": "/", "le": "here"}, {"le"})
@@ -64,8 +64,8 @@ def tag_labels(tags: Mapping[str, str], own_labels: Container[str] = ()) -> dict
     labels: dict[str, str] = {}
     for tag, text in tags.items():
         name = label_name(tag)
-        if name in own_labels:  # as Prometheus itself does where a target's label is one of its own
+        if name in own_labels:  # Prometheus renames conflicting labels of a target in the same way
             name = f"exported_{name}"
-        # Two tags that become the same label share it, as OpenTelemetry has it.
+        # Two tags that become the same label share it, as OpenTelemetry specifies.
         labels[name] = f"{labels[name]};{text}" if name in labels else text
     return labels

@@ -32,32 +32,33 @@ from metrics_framework.recording.engine import read_values
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
 QUANTILES = {"p50": "0.5", "p90": "0.9", "p95": "0.95", "p99": "0.99"}
+"""Key of a summary to the ``quantile`` label of a Prometheus summary."""
 
 
 class Format(Enum):
-    """A text format, by its content type."""
+    """The Prometheus text formats, by content type."""
 
     TEXT = "text/plain; version=0.0.4; charset=utf-8"
     OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
     @property
     def content_type(self) -> str:
-        """What ``Content-Type`` says of it."""
+        """The value of the ``Content-Type`` header."""
         return self.value
 
     @property
     def end(self) -> bytes:
-        """What the text ends in."""
+        """The last line of the text, if the format has one."""
         return b"# EOF\n" if self is Format.OPENMETRICS else b""
 
     def header_lines(self, name: str, type_: str, help: str, unit: str) -> str:
         """Return the lines before the samples of a family.
 
         Args:
-            name: As OpenMetrics has it: a counter's is without ``_total``.
+            name: The name as in OpenMetrics: that of a counter does not end in ``_total``.
             type_: ``counter``, ``gauge`` or ``histogram``.
-            help: What it is; may be empty.
-            unit: The base unit that the name ends in, or empty.
+            help: The help text, which may be empty.
+            unit: The base unit at the end of the name, or an empty text.
         """
         if self is Format.TEXT:
             name = f"{name}_total" if type_ == "counter" else name
@@ -72,7 +73,7 @@ class Format(Enum):
 
 
 def label_pairs(labels: Iterable[tuple[str, str]]) -> str:
-    r"""Return labels as they stand between braces.
+    r"""Return labels as the text between the braces of a sample.
 
     Example:
         >>> label_pairs([("route", "/"), ("quoted", 'a "b"')])
@@ -89,7 +90,7 @@ def _escape(text: str) -> str:
 
 
 def escape_quoted(text: str) -> str:
-    """Return a text as it stands between quotation marks."""
+    """Escape a text that is written between quotation marks."""
     return _escape(text).replace('"', r"\"") if _ESCAPED.search(text) else text
 
 
@@ -100,18 +101,16 @@ _ESCAPED_IN_PATTERN = re.compile(r'[\\"%]')
 
 
 class LabelPattern:
-    """How series with the same tag names are labelled.
-
-    The texts that it makes are patterns for ``%``: a percent sign in them is doubled.
+    """Formats the labels of many series with the same tag names at once.
 
     Args:
         names: The tag names.
-        constants: Tags that every series bears.
-        own_labels: Labels that no tag may have the name of.
+        constants: The constant tags of the store.
+        own_labels: The labels of the format itself, such as ``le``.
 
     Attributes:
         labels: The names of the labels.
-        is_simple: Whether every tag is a label of its own, so that different tags are different labels.
+        is_simple: Whether each tag has its own label, so that different tags always mean different labels.
     """
 
     def __init__(
@@ -120,7 +119,7 @@ class LabelPattern:
         slots = {name: f"\0{place}\0" for place, name in enumerate(names)}
         labels = tag_labels({**constants, **slots}, own_labels)
         self.labels = frozenset(labels)
-        # A constant tag that a series has as well keeps its place, and may change the order.
+        # A constant tag that is also a tag of the series keeps its place, which may change the order.
         in_order = [text for text in labels.values() if text.startswith("\0")] == list(slots.values())
         texts = all(text and not UNREADABLE.search(text) for text in constants.values())
         self.is_simple = len(labels) == len({*constants, *names}) and in_order and texts
@@ -132,7 +131,7 @@ class LabelPattern:
         self._names = len(names)
 
     def texts(self, tag_values: Sequence[Sequence[str]]) -> list[str] | None:
-        """Return the labels of series; ``None`` if a value is empty, or a server cannot read it.
+        """Return the labels of each series; ``None`` if a tag value is empty or cannot be sent.
 
         Args:
             tag_values: The tag values of each series, in the order of the tag names.
@@ -149,7 +148,7 @@ class LabelPattern:
 
 
 def pattern_of(labels: Mapping[str, str]) -> str:
-    """Return labels as a pattern for ``%`` without a place in it."""
+    """Return labels as a pattern for ``%`` that takes no values."""
     return label_pairs(labels.items()).replace("%", "%%")
 
 
@@ -157,30 +156,30 @@ def pattern_of(labels: Mapping[str, str]) -> str:
 
 
 class LineWriter(Protocol):
-    """The lines of one family.
+    """Writes the lines of one family.
 
     Attributes:
-        a_series: About how many lines a series has.
+        lines_per_series: The approximate number of lines of a series.
     """
 
     lines_per_series: int
 
     def prepare(self, labels: Sequence[str]) -> Any:
-        """Return the part of the lines of some series that never changes."""
+        """Return the unchanging part of the lines of some series."""
         ...
 
     def render(self, prepared: Any, series: Sequence[Any]) -> str:
-        """Return the lines of some series as they are now, without those that have no records.
+        """Return the lines of some series with their current numbers, without series that have no records.
 
         Args:
-            prepared: The part of their lines that never changes.
+            prepared: The result of `prepare` for their labels.
             series: The series.
         """
         ...
 
 
 class NumberWriter:
-    """Counters and gauges: one line for each series."""
+    """Writes counters and gauges: one line for each series."""
 
     lines_per_series = 1
 
@@ -189,13 +188,13 @@ class NumberWriter:
         self._scale = _UnitScale(header.recorded_unit)
 
     def prepare(self, labels: Sequence[str]) -> str:
-        """Return the part of the lines of some series that never changes."""
+        """Return the unchanging part of the lines of some series."""
         return "".join([f"{self._name}{{{text}}} %s\n" if text else f"{self._name} %s\n" for text in labels])
 
     def render(self, prepared: str, series: Sequence[Any]) -> str:
-        """Return the lines of some series as they are now, without those that have no records."""
+        """Return the lines of some series with their current numbers; see `LineWriter.render`."""
         values = read_values(series)
-        if not all(values):  # a series without records reads as 0, too
+        if not all(values):  # a series without records also reads as 0
             present = [place for place, value in enumerate(values) if value or _has_records(series[place])]
             if len(present) < len(values):
                 lines = prepared.split("\n")
@@ -205,12 +204,12 @@ class NumberWriter:
 
 
 def _has_records(series: Any) -> bool:
-    # The time of the first record may be 0 on a clock that a test moves.
+    # On the manual clock of a test, the time of the first record may be 0.
     return series.created_ns != 0 or series.state() is not None
 
 
 class HistogramWriter:
-    """Histograms and timers: the number of values up to each bound and, if it cannot fall, their sum."""
+    """Writes histograms and timers: the count of each bucket and, unless it can fall, the sum."""
 
     lines_per_series = 18
 
@@ -220,11 +219,11 @@ class HistogramWriter:
         self._layouts: dict[tuple[float, ...], _Layout] = {}
 
     def prepare(self, labels: Sequence[str]) -> Sequence[str]:
-        """Return the labels: eighteen lines for each of them would take too much memory."""
+        """Return the labels. All 18 lines of each series would take too much memory."""
         return labels
 
     def render(self, prepared: Sequence[str], series: Sequence[Any]) -> str:
-        """Return the lines of some series as they are now, without those that have no records."""
+        """Return the lines of some series with their current numbers; see `LineWriter.render`."""
         counted = [
             (labels, found)
             for labels, one in zip(prepared, series, strict=True)
@@ -237,8 +236,8 @@ class HistogramWriter:
             layout = self._layouts.get(bounds) or self._layout(bounds)
             cumulated = [*accumulate(counts)]
             values += cumulated if layout.pick is None else layout.pick(cumulated)
-            # A sum that may fall would be taken for a counter that was reset, and without it there is no
-            # count either (OpenMetrics 1.0, "Histogram").
+            # A sum that can fall would look like a counter reset, and without it there is no count either
+            # (OpenMetrics 1.0, "Histogram").
             if distribution.min >= 0 and not layout.is_signed:
                 values += (cumulated[-1], total)
                 pattern = layout.with_sum if labels else layout.with_sum_unlabelled
@@ -248,7 +247,7 @@ class HistogramWriter:
         return "".join(patterns) % tuple(values)
 
     def _layout(self, bounds: tuple[float, ...]) -> _Layout:
-        # Two bounds that are one in the base unit are one bucket, up to the higher one.
+        # Two bounds that are equal in the base unit become one bucket, up to the higher bound.
         places = {
             bound_text(bound, self._header.recorded_unit): place
             for place, bound in enumerate((*bounds, math.inf))
@@ -265,19 +264,19 @@ class HistogramWriter:
             pick=(lambda counts: (pick(counts),)) if pick and len(places) == 1 else pick,
             is_signed=bool(bounds) and bounds[0] < 0,
         )
-        if len(self._layouts) > 10:  # bounds were changed again and again
+        if len(self._layouts) > 10:  # the bounds change often
             self._layouts.clear()
         self._layouts[bounds] = layout
         return layout
 
 
 class _HistogramState(NamedTuple):
-    """One histogram or timer at one moment.
+    """The state of a histogram or timer, from one reading.
 
     Attributes:
-        distribution: All of its values.
-        bounds: The upper bounds that values are counted by.
-        counts: The number of values in each bucket, one more than there are bounds.
+        distribution: All values.
+        bounds: The upper bounds of the buckets.
+        counts: The number of values in each bucket, with one bucket more than bounds.
         total: The sum of the counted values.
     """
 
@@ -293,7 +292,7 @@ class _HistogramState(NamedTuple):
         while True:
             bounds = slot.bounds
             read = series.counted()
-            if slot.bounds == bounds:  # else they changed in between
+            if slot.bounds == bounds:  # otherwise another thread changed them in between
                 break
         if read is None:
             return None
@@ -302,7 +301,7 @@ class _HistogramState(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """The lines of one histogram; NUL stands for its labels."""
+    """The pattern of the lines of a histogram. NUL is the placeholder of the labels."""
 
     with_sum: str
     with_sum_unlabelled: str
@@ -313,7 +312,7 @@ class _Layout(NamedTuple):
 
 
 class OutcomeWriter:
-    """How operations ended: a line for successes, and one for each error type."""
+    """Writes the outcomes of operations: a line for successes, and one for each error type."""
 
     lines_per_series = 3
 
@@ -321,11 +320,11 @@ class OutcomeWriter:
         self._name = f"{header.name}_total"
 
     def prepare(self, labels: Sequence[str]) -> Sequence[str]:
-        """Return the part of the lines of some series that never changes."""
+        """Return the unchanging part of the lines of some series."""
         return [f"{self._name}{{{text}," if text else f"{self._name}{{" for text in labels]
 
     def render(self, prepared: Sequence[str], series: Sequence[Any]) -> str:
-        """Return the lines of some series as they are now, without those that have no records."""
+        """Return the lines of some series with their current numbers; see `LineWriter.render`."""
         values: list[int] = []
         patterns: list[str] = []
         for begin, one in zip(prepared, series, strict=True):
@@ -345,8 +344,8 @@ def line_writer(metric_type: MetricType, header: FamilyHeader) -> LineWriter:
     """Return the writer of the lines of a family.
 
     Args:
-        metric_type: What kind of number it is.
-        header: What all samples of the family have in common.
+        metric_type: The type of the metric.
+        header: The header of the family.
     """
     if metric_type is MetricType.COUNTER:
         return NumberWriter(f"{header.name}_total", header)
@@ -358,7 +357,7 @@ def line_writer(metric_type: MetricType, header: FamilyHeader) -> LineWriter:
 
 
 class _UnitScale:
-    """Converts numbers of a unit to its base unit; numbers beyond the largest float become text."""
+    """Converts numbers of a unit to its base unit. Numbers beyond the largest float become text."""
 
     def __init__(self, unit: MetricUnit) -> None:
         self._unit = unit
@@ -367,7 +366,7 @@ class _UnitScale:
     def __call__(self, values: Sequence[float]) -> Iterable[float | str]:
         try:
             scaled = values if self._per_unit == 1 else [value / self._per_unit for value in values]
-            if math.isfinite(sum(scaled)):  # nearly always, and then each of them is
+            if math.isfinite(sum(scaled)):  # the usual case; then each number is finite
                 return scaled
         except OverflowError:
             pass
@@ -387,7 +386,7 @@ _VALUE_SUFFIXES = {
     "summary": ("_sum", "_count"),
     "histogram": ("_bucket", "_sum", "_count"),
 }
-"""What the names of a family's samples end in, beside its own name."""
+"""The suffixes of the samples of a family, by type, besides its plain name."""
 
 
 @dataclass
@@ -402,13 +401,13 @@ class _ValueFamily:
 
 
 def to_prometheus(values: Iterable[MetricValue]) -> str:
-    """Return values as text for Prometheus.
+    """Return values as Prometheus text format 0.0.4.
 
-    Two names that become the same are not mixed: the first keeps it, the other is left out with a comment
-    that names both; and so it is with two series whose tags become the same labels, of which one without a
-    text is none. What UTF-8 cannot hold is written as Python's escape. Operations end in
-    ``_duration_seconds`` and ``_operations_total``. A sum or a count that an adapter does not know is left
-    out.
+    If two names become the same, the first keeps it; the other is left out, with a comment that names both.
+    Of two series whose tags become the same labels, the first is kept too. A label without a text counts as
+    missing. Characters that UTF-8 cannot encode are written as Python escapes. Operations are exposed with
+    the suffixes ``_duration_seconds`` and ``_operations_total``. A sum or count that the adapter does not
+    know is left out.
     """
     families: dict[str, _ValueFamily] = {}
     taken: dict[str, _ValueFamily] = {}
@@ -425,7 +424,7 @@ def to_prometheus(values: Iterable[MetricValue]) -> str:
         if (other.recorded, other.type) == (made.recorded, made.type):
             other.values.append(value)
         else:
-            comments[f"{made.recorded} is left out: its name here is that of {other.recorded}"] = None
+            comments[f"{made.recorded} is left out: {other.recorded} already uses its exposed name"] = None
     lines = [line for family in families.values() for line in _value_lines(family, comments)]
     return "".join(f"{line}\n" for line in (*lines, *(f"# {_escape_value(comment)}" for comment in comments)))
 
@@ -435,7 +434,7 @@ def _value_family(value: MetricValue) -> _ValueFamily | None:
     name, unit, kind = value.name, value.unit, value.metric_type
     if kind is MetricType.RATE:
         if not operation:
-            return None  # a server works rates out itself
+            return None  # Prometheus computes rates itself
         exposed, type_ = metric_name(f"{name}_operations", counter=True), "counter"
         labels = frozenset({"outcome", "error_type"})
         return _ValueFamily(exposed, type_, f"operation {name!r}", "How the operation ended.", 1.0, labels)
@@ -461,9 +460,8 @@ def _value_lines(family: _ValueFamily, comments: dict[str, None]) -> Iterator[st
     shown: set[str] = set()
     for value in family.values:
         tags = tag_labels(value.tags, family.own_labels)
-        series = _label_block(
-            (name, text) for name, text in tags.items() if text
-        )  # without a text it is no label
+        # A label without a text does not exist for a server.
+        series = _label_block((name, text) for name, text in tags.items() if text)
         if series in shown:
             comments[f"{value.tags} of {family.recorded} is left out: another series has its labels"] = None
             continue
@@ -478,7 +476,7 @@ def _value_samples(
     metadata, scaled = value.metadata, _ValueScale(family.per_unit)
     if value.metric_type is MetricType.RATE:
         successes, failures = metadata.get("successes"), metadata.get("failures")
-        if successes is None or failures is None:  # the contract asks for no more than these two
+        if successes is None or failures is None:  # the contract requires only `count` and `success_rate`
             successes = round(metadata["count"] * metadata["success_rate"])
             failures = {"": metadata["count"] - successes}
         yield "", [("outcome", "success"), ("error_type", "")], successes
@@ -522,7 +520,7 @@ def _escape_value(text: str, *, quotes: bool = False) -> str:
 
 
 def _utf8(text: str) -> str:
-    # A lone surrogate, as in the name of a file that is no UTF-8, would keep the whole text from being sent.
+    # A lone surrogate, as in a file name that is not UTF-8, would make the whole text unsendable.
     return text.encode(errors="backslashreplace").decode()
 
 

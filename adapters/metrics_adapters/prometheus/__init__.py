@@ -1,4 +1,4 @@
-"""The Prometheus adapters."""
+"""The Prometheus adapters: collector, exposition, registry reader, server, Pushgateway and textfile."""
 
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,7 @@ __all__ = [
     "write_textfile",
 ]
 
-# Outputs bring threads, TLS and asyncio, which are slow to import; who only collects never needs them.
+# Imported on first use: threads, TLS and asyncio are slow to import, and collecting does not need them.
 _OUTPUTS = {
     "MetricsServer": "http.server",
     "Pushgateway": "prometheus.push",

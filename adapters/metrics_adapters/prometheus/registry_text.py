@@ -1,4 +1,4 @@
-"""A prometheus_client registry's own metrics, as text by prometheus_client."""
+"""The text of a prometheus_client registry: metrics of the application, rendered by prometheus_client."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _TIMESTAMP = re.compile(rb'(?m)^([^\s#{]+(?:\{.*\})? [^\s"}]+) -?\d+$')
 
 
 def render_registry(registry: CollectorRegistry, store: Store, format: Format, log: ExpositionLog) -> bytes:
-    """Return a registry's metrics; a collector that fails costs its own.
+    """Return the text of a registry. A collector that fails affects no other.
 
     Args:
         registry: The registry.
-        store: What is exposed otherwise, and left out here.
+        store: A store that is left out, because its text is rendered elsewhere.
         format: The format.
-        log: Is told what failed.
+        log: Logs collectors that fail.
     """
     parts: list[bytes] = []
     for collector in _collectors(registry):
@@ -34,7 +34,7 @@ def render_registry(registry: CollectorRegistry, store: Store, format: Format, l
             continue
         try:
             parts.append(_render(collector, format))
-        except Exception as error:  # noqa: BLE001 - a collector of somebody else's may raise anything
+        except Exception as error:  # noqa: BLE001 - a third-party collector may raise anything
             log.fail(collector, error)
     return b"".join(parts)
 
@@ -45,7 +45,7 @@ def without_timestamps(text: bytes) -> bytes:
 
 
 class _TargetInfo:
-    """What a registry says of the target as a whole."""
+    """Collects ``target_info``, which a registry has for the process as a whole."""
 
     def __init__(self, labels: dict[str, str]) -> None:
         self._labels = labels
@@ -64,9 +64,9 @@ def _collectors(registry: CollectorRegistry) -> Iterator[FamilySource]:
 
 
 def _render(collector: FamilySource, format: Format) -> bytes:
-    one: Any = collector  # what is asked of a registry here is that it collects
+    one: Any = collector  # generate_latest only calls collect(), but is typed for a registry
     if format is Format.OPENMETRICS:
-        render: Any = openmetrics.generate_latest  # has no types
+        render: Any = openmetrics.generate_latest  # untyped
         text: bytes = render(one)
         return text.removesuffix(format.end)
     return exposition.generate_latest(one)

@@ -1,4 +1,4 @@
-"""Targets: anything that can be exposed, as text for Prometheus."""
+"""Targets of an exposition (a system, collector or store), and their text with that of a registry."""
 
 from __future__ import annotations
 
@@ -23,17 +23,16 @@ from metrics_framework.validation import safe_repr
 
 
 class Exposition:
-    """A store as text for Prometheus, and behind it what a prometheus_client registry holds.
+    """Renders a store as text for Prometheus, followed by the metrics of a prometheus_client registry.
 
-    The text is that of `PrometheusCollector` on a registry, in a fraction of the time. What never changes of
-    a line is made once, and lines whose numbers did not change since the last time are not written again. It
-    holds nobody up who records, and may be asked by several threads at once. Each series is as it is at the
-    moment when its line is written.
+    The text is that of a `PrometheusCollector` on a registry, in a fraction of the time: lines whose numbers
+    did not change since the last scrape are not rendered again. Thread-safe, and it never blocks a record.
+    Each series has the numbers of the moment when its line is written.
 
     Args:
-        store: What is exposed.
-        registry: Whose metrics are appended; none by default. Where a store has the same name, that is left
-            out, and the log says so.
+        store: The store to expose.
+        registry: A registry whose metrics are appended; none by default. A metric of the store whose name
+            the registry has too is not exposed, which is logged.
 
     Example:
         >>> from metrics_framework import MetricsSystem
@@ -51,7 +50,7 @@ class Exposition:
         self._writer = IncrementalWriter(store, self._log, None if registry is None else self._is_free)
 
     def render(self, format: Format = Format.TEXT) -> bytes:
-        """Return all of it."""
+        """Return the whole text."""
         return b"".join(self.chunks(format))
 
     def chunks(self, format: Format = Format.TEXT, registry_text: bytes | None = None) -> Iterator[bytes]:
@@ -67,7 +66,7 @@ class Exposition:
         yield (self.registry_text(format) if registry_text is None else registry_text) + format.end
 
     def registry_text(self, format: Format = Format.TEXT) -> bytes:
-        """Return the registry's own metrics, by prometheus_client; empty where there is no registry."""
+        """Return the metrics of the registry, rendered by prometheus_client; empty without a registry."""
         if self.registry is None:
             return b""
         return render_registry(self.registry, self.store, format, self._log)
@@ -77,48 +76,48 @@ class Exposition:
 
 
 class Callbacks(Protocol):
-    """What brings gauges up to date before they are exposed.
+    """Updates gauges before they are exposed.
 
-    Where it has a coroutine function ``collect_async`` too, that one is called on an event loop.
+    If it also has a coroutine function ``collect_async``, that one is awaited on an event loop.
     """
 
     def collect(self) -> object:
-        """Call all that has to be called."""
+        """Call all callbacks."""
         ...
 
 
 class StoreOwner(Protocol):
-    """A part of the library, such as a collector."""
+    """A part of the library that keeps its numbers in a store, such as a collector."""
 
     @property
     def store(self) -> Store:
-        """Where it keeps its numbers."""
+        """The store."""
         ...
 
 
 Target = Exposition | Store | StoreOwner | MetricsSystem
-"""What can be exposed: a system whose collector is on a store, too."""
+"""The types that can be exposed. The collector of a system must have a store."""
 
 
 def exposition_of(metrics: Target, registry: CollectorRegistry | None = None) -> Exposition:
-    """Return the exposition of a store, or of what records into one.
-
-    From then on the store refuses names that collide.
+    """Return the exposition of a target. From then on its store refuses names that collide.
 
     Args:
-        metrics: A `MetricsSystem`, a collector or anything else with a store, a `Store`, or an `Exposition`,
-            which is returned as it is.
-        registry: Whose metrics are appended.
+        metrics: A `MetricsSystem`, a collector or another object with a store, a `Store`, or an
+            `Exposition`, which is returned unchanged.
+        registry: A registry whose metrics are appended.
 
     Raises:
-        InvalidInputError: If there is no store, ``registry`` is none or comes with an `Exposition`, or names
-            collide already.
+        InvalidInputError: If ``metrics`` has no store, ``registry`` is not a `CollectorRegistry` or is
+            passed together with an `Exposition`, or names in the store collide.
     """
     if registry is not None:
         check_registry(registry)
     if isinstance(metrics, Exposition):
         if registry is not None:
-            raise InvalidInputError("an Exposition has its registry already: Exposition(store, registry)")
+            raise InvalidInputError(
+                "an Exposition has its own registry: pass it as Exposition(store, registry)"
+            )
         return metrics
     store = _store(metrics)
     store.expose(exposed_names)
@@ -126,20 +125,22 @@ def exposition_of(metrics: Target, registry: CollectorRegistry | None = None) ->
 
 
 def callbacks_of(metrics: object, given: Callbacks | None = None) -> Callbacks | None:
-    """Return what is to be called before metrics are exposed, ``None`` for nothing.
+    """Return the callbacks to call before each scrape, or ``None``.
 
     Args:
-        metrics: Whose ``callbacks`` they are where none are given.
-        given: Callbacks that were passed in.
+        metrics: The target, whose attribute ``callbacks`` is the default.
+        given: The callbacks that the user passed.
 
     Raises:
-        InvalidInputError: If ``given`` cannot be called.
+        InvalidInputError: If ``given`` has no method ``collect``.
     """
     callbacks = getattr(metrics, "callbacks", None) if given is None else given
     if callable(getattr(callbacks, "collect", None)):
         return cast("Callbacks", callbacks)
     if given is not None:
-        raise InvalidInputError(f"callbacks={safe_repr(given)} cannot be called: they have no collect()")
+        raise InvalidInputError(
+            f"callbacks={safe_repr(given)} has no collect(): pass MetricsSystem.callbacks"
+        )
     return None
 
 
@@ -151,16 +152,16 @@ def _store(metrics: object) -> Store:
         if store is not None:
             return store
     raise InvalidInputError(
-        f"metrics={safe_repr(metrics)} cannot be exposed: pass a MetricsSystem or a collector that has a"
-        " store, a Store, or an Exposition; metrics of prometheus_client go to registry="
+        f"metrics={safe_repr(metrics)} has no store and cannot be exposed: pass a MetricsSystem, a collector"
+        " with a store, a Store or an Exposition; pass a CollectorRegistry as registry="
     )
 
 
 class TextWithoutTimestamps:
-    """Makes text without timestamps, which a registry's own collectors may have.
+    """Renders text for Pushgateway and node_exporter, which reject the timestamps that collectors may set.
 
     Args:
-        registry: A prometheus_client registry to be exposed as well.
+        registry: A prometheus_client registry whose metrics are appended.
     """
 
     def __init__(self, registry: CollectorRegistry | None) -> None:
@@ -168,7 +169,7 @@ class TextWithoutTimestamps:
         self._exposition: Exposition | None = None
 
     def render(self, metrics: Target) -> bytes:
-        """Return some metrics in the text format 0.0.4.
+        """Return a target in text format 0.0.4.
 
         Raises:
             InvalidInputError: As `exposition_of` does.
@@ -182,7 +183,7 @@ class TextWithoutTimestamps:
         return b"".join(chunks)
 
     def render_system(self, system: MetricsSystem) -> bytes:
-        """Return what a system holds; where its collector has no store, what its aggregator answers.
+        """Return the text of a system. If its collector has no store, its aggregator is read instead.
 
         Raises:
             InvalidInputError: As `exposition_of` does.
@@ -198,7 +199,7 @@ class TextWithoutTimestamps:
         exposition = exposition_of(metrics, self._registry)
         if isinstance(metrics, Exposition):
             return exposition
-        # The one before knows what it rendered, and what it logged.
+        # The earlier exposition remembers what it rendered and logged.
         if self._exposition is None or self._exposition.store is not exposition.store:
             self._exposition = exposition
         return self._exposition

@@ -1,4 +1,4 @@
-"""A file that node_exporter's textfile collector reads: whole at every moment."""
+"""The textfile output: a file for the textfile collector of node_exporter, which is replaced atomically."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from metrics_framework.runtime.atomic_files import replace_file
 def write_textfile(
     path: str | os.PathLike[str], metrics: Target, registry: CollectorRegistry | None = None
 ) -> None:
-    """Write metrics into a file, in place of the one that is there.
+    """Write metrics into a file atomically: a reader sees the old file or the new one, never a part.
 
-    Who reads it sees the old file or the new one, never a part. It is written under a hidden name beside it
-    first, which a process that is killed meanwhile leaves there; node_exporter does not read it.
+    The text is first written to a hidden temporary file in the same folder. A process that is killed
+    meanwhile leaves that file behind; node_exporter does not read it.
 
     Args:
-        path: The file; its name ends in ``.prom``, as node_exporter reads no others.
-        metrics: A `MetricsSystem`, a collector, a `Store`, or an `Exposition` of it and of a registry.
-        registry: A prometheus_client registry whose metrics are written too.
+        path: The file. Its name must end in ``.prom``: node_exporter reads no other files.
+        metrics: A `MetricsSystem`, a collector, a `Store`, or an `Exposition` with its registry.
+        registry: A prometheus_client registry whose metrics are appended.
 
     Raises:
-        InvalidInputError: If the name ends otherwise, ``metrics`` has no store, or two names in it collide.
-        OutputError: If the disk refuses; the old file is still there then.
+        InvalidInputError: If the name does not end in ``.prom``, ``metrics`` has no store, or names collide.
+        OutputError: If the file cannot be written. The old file is kept.
     """
     replace_file(_checked(path), TextWithoutTimestamps(registry).render(metrics))
 
 
 class Textfile:
-    """`write_textfile` as an output of a `MetricsSystem`: at every ``collection_interval`` and at the end.
+    """An output that calls `write_textfile` at every ``collection_interval`` and at shutdown.
 
     Args:
-        path: The file; its name ends in ``.prom``.
-        registry: A prometheus_client registry whose metrics are written too.
+        path: The file. Its name must end in ``.prom``.
+        registry: A prometheus_client registry whose metrics are appended.
 
     Raises:
-        InvalidInputError: If the name ends otherwise.
+        InvalidInputError: If the name does not end in ``.prom``.
     """
 
     name = "textfile"
@@ -55,18 +55,18 @@ class Textfile:
         self._text = TextWithoutTimestamps(registry)
 
     def export(self, system: MetricsSystem) -> None:
-        """Write what a system holds, or what its aggregator answers; raises what `write_textfile` does."""
+        """Write the metrics of a system, and raise what `write_textfile` raises."""
         replace_file(self.path, self._text.render_system(system))
 
 
 class TextfileEndpoint(Textfile):
-    """``textfile:///var/lib/node_exporter/app.prom``: a file that node_exporter reads, by `Textfile`.
+    """``textfile:///var/lib/node_exporter/app.prom``: a `Textfile` from a URL.
 
     Args:
-        url: The file, whose name ends in ``.prom``.
+        url: The file. Its name must end in ``.prom``.
 
     Raises:
-        ConfigurationError: If it is no such file.
+        ConfigurationError: If the URL is not the path of such a file.
     """
 
     options: ClassVar[Mapping[str, Option]] = {}
@@ -84,5 +84,5 @@ class TextfileEndpoint(Textfile):
 def _checked(path: str | os.PathLike[str]) -> Path:
     found = Path(path)
     if found.suffix != ".prom":
-        raise InvalidInputError(f"{str(found)!r} does not end in .prom: node_exporter would not read it")
+        raise InvalidInputError(f"{str(found)!r} does not end in .prom: node_exporter reads no other files")
     return found

@@ -489,7 +489,7 @@ def test_there_are_no_windows(registry):
     """A window is an error that says why and what to do; an unknown name comes first."""
     Counter("requests", "Help.", registry=registry).inc()
     aggregator = RegistryAggregator(registry)
-    with pytest.raises(InvalidInputError, match=r"datetime\.timedelta\(seconds=60\).*no history.*None"):
+    with pytest.raises(InvalidInputError, match=r"datetime\.timedelta\(seconds=60\).*without history.*None"):
         aggregator.get_metric_summary("requests_total", timedelta(minutes=1))
     with pytest.raises(UnknownMetricError):
         aggregator.get_metric_summary("other", timedelta(minutes=1))

@@ -49,7 +49,7 @@ def test_an_exposition_is_exposed_as_it_is(clock):
 )
 def test_what_has_no_store_is_one_error(metrics):
     """It quotes what was passed in, and says what to pass."""
-    with pytest.raises(InvalidInputError, match=r"cannot be exposed: pass a MetricsSystem .* registry="):
+    with pytest.raises(InvalidInputError, match=r"has no store and cannot be exposed: pass a .* registry="):
         exposition_of(metrics)
 
 
@@ -99,5 +99,5 @@ def test_callbacks_are_those_given_or_those_of_the_system():
 
 def test_callbacks_that_cannot_be_called_are_one_error():
     """It says what is missing."""
-    with pytest.raises(InvalidInputError, match=r"they have no collect\(\)"):
+    with pytest.raises(InvalidInputError, match=r"has no collect\(\): pass MetricsSystem.callbacks"):
         callbacks_of(object(), print)

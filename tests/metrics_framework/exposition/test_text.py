@@ -444,7 +444,7 @@ def test_names_that_become_the_same_are_not_mixed(metrics):
     text = exposed(metrics)
     assert samples(text) == {("a_b",): 1, ("c",): 4}
     comments = [line for line in text.splitlines() if not re.match("# (TYPE|HELP) |[^#]", line)]
-    assert comments == ["# 'a_b' is left out: its name here is that of 'a.b'"]
+    assert comments == ["# 'a_b' is left out: 'a.b' already uses its exposed name"]
 
 
 @pytest.mark.parametrize(
@@ -462,7 +462,7 @@ def test_suffixes_may_make_names_the_same(first, second, exposed_as):
         text = to_prometheus([kept, other])
         assert samples(text) == {(exposed_as,): kept.value}
         assert len(types(text)) == 1
-        assert text.endswith(f"# {other.name!r} is left out: its name here is that of {kept.name!r}\n")
+        assert text.endswith(f"# {other.name!r} is left out: {kept.name!r} already uses its exposed name\n")
 
 
 def test_an_operation_that_has_the_name_of_a_metric_is_left_out(metrics, clock):
@@ -475,7 +475,7 @@ def test_an_operation_that_has_the_name_of_a_metric_is_left_out(metrics, clock):
     found = samples(text)
     assert found["push_duration_seconds_sum",] == 1.0
     assert found["push_operations_total",] == 5
-    assert "# operation 'push' is left out: its name here is that of 'push.operations'\n" in text
+    assert "# operation 'push' is left out: 'push.operations' already uses its exposed name\n" in text
     assert len(types(text)) == 2
 
 
@@ -685,7 +685,7 @@ def test_a_gauge_that_is_called_as_a_part_of_a_histogram_is_left_out(metrics, bu
     found = samples(text)
     assert (found["payload_count",], found["other",]) == (1, 4)
     assert len(types(text)) == 2
-    assert "# 'payload.count' is left out: its name here is that of 'payload'\n" in text
+    assert "# 'payload.count' is left out: 'payload' already uses its exposed name\n" in text
 
 
 def test_series_whose_tags_become_one_label_are_not_mixed(metrics):
