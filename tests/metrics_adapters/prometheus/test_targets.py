@@ -1,4 +1,4 @@
-"""What is exposed is found in whatever is passed in."""
+"""Targets: the store, registry and callbacks of any object that can be exposed."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from metrics_framework.recording import Store
     ],
     ids=["store", "collector", "timer", "Prometheus collector", "system"],
 )
-def test_the_store_of_anything_is_exposed(make, clock):
-    """A store, a part on one, and a system of such parts come out alike."""
+def test_every_kind_of_target_is_exposed(make, clock):
+    """A store, a part on one and a system of such parts give the same text."""
     store = Store(clock)
     exposition = exposition_of(make(store))
     InMemoryCollector(store).increment("orders")
     assert b"orders_total 1" in exposition.render().replace(b"{}", b"")
 
 
-def test_an_exposition_is_exposed_as_it_is(clock):
-    """It is not made anew; a registry comes too late for it."""
+def test_an_exposition_is_returned_unchanged(clock):
+    """A registry beside it is an error."""
     exposition = Exposition(Store(clock))
     assert exposition_of(exposition) is exposition
     with pytest.raises(InvalidInputError, match=r"Exposition\(store, registry\)"):
@@ -47,20 +47,20 @@ def test_an_exposition_is_exposed_as_it_is(clock):
     [None, "metrics", 9100, CollectorRegistry(), NullCollector(), MetricsSystem],
     ids=["nothing", "text", "number", "registry", "null collector", "class"],
 )
-def test_what_has_no_store_is_one_error(metrics):
-    """It quotes what was passed in, and says what to pass."""
+def test_a_target_without_a_store_is_an_error(metrics):
+    """The error shows the argument and what to pass instead."""
     with pytest.raises(InvalidInputError, match=r"has no store and cannot be exposed: pass a .* registry="):
         exposition_of(metrics)
 
 
-def test_what_is_no_registry_is_one_error(clock):
-    """The same message as that of the collector."""
+def test_a_wrong_registry_is_an_error(clock):
+    """The message is the same as that of the collector."""
     with pytest.raises(InvalidInputError, match="registry='default' is not a CollectorRegistry: pass one"):
         exposition_of(Store(clock), "default")
 
 
-def test_histograms_have_buckets_and_names_one_owner(clock):
-    """Also a store that no Prometheus collector has seen is fit for Prometheus; buckets of its own stay."""
+def test_an_exposed_store_has_default_buckets_and_unique_names(clock):
+    """This also holds for a store without a Prometheus collector; its own buckets are kept."""
     collector = InMemoryCollector(Store(clock))
     exposition = exposition_of(collector)
     set_default_buckets(exposition.store)
@@ -75,21 +75,21 @@ def test_histograms_have_buckets_and_names_one_owner(clock):
 
 
 class WithCallbacks:
-    """Has callbacks, as a system does."""
+    """Has callbacks, like a system."""
 
     def __init__(self, callbacks):
         self.callbacks = callbacks
 
 
 class Callbacks:
-    """Can be called."""
+    """Has a method `collect`."""
 
     def collect(self):
         """Do nothing."""
 
 
-def test_callbacks_are_those_given_or_those_of_the_system():
-    """What was given is first; a system without any has none."""
+def test_callbacks_are_the_argument_or_those_of_the_system():
+    """The argument takes precedence; a system may have none."""
     given, own = Callbacks(), Callbacks()
     assert callbacks_of(WithCallbacks(own)) is own
     assert callbacks_of(WithCallbacks(own), given) is given
@@ -97,7 +97,7 @@ def test_callbacks_are_those_given_or_those_of_the_system():
     assert callbacks_of(object()) is None
 
 
-def test_callbacks_that_cannot_be_called_are_one_error():
-    """It says what is missing."""
+def test_callbacks_without_collect_are_an_error():
+    """The error names the missing method."""
     with pytest.raises(InvalidInputError, match=r"has no collect\(\): pass MetricsSystem.callbacks"):
         callbacks_of(object(), print)
