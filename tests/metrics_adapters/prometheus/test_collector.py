@@ -278,7 +278,7 @@ def test_default_buckets_of_a_store_are_kept(registry, clock):
     assert found[("h_bucket", ("le", "7.0"))] == 1
 
 
-# -- what collides -----------------------------------------------------------------------------------------
+# -- name conflicts ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def messages(caplog):
     return [record.getMessage() for record in caplog.records]
 
 
-# -- what is sent ------------------------------------------------------------------------------------------
+# -- requests ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("call", "method"), [("replace", "PUT"), ("add", "POST")])
