@@ -12,7 +12,7 @@ from decimal import Decimal
 from functools import partial
 from typing import NamedTuple, TypeVar
 
-from metrics_framework.exposition.names import BASE_UNITS, metric_name, tag_labels
+from metrics_framework.exposition.names import BASE_UNITS, in_base_unit, metric_name, tag_labels
 from metrics_framework.log import Isolation, log_event
 from metrics_framework.recording import Description, OutcomeReading, SeriesReading, Store
 from metrics_framework.recording.buckets import BucketCounts
@@ -287,19 +287,6 @@ def failure_counts(failures: Mapping[str, int]) -> dict[str, int]:
         text = replace_unreadable(error_type)
         counts[text] = counts.get(text, 0) + number
     return counts
-
-
-def in_base_unit(number: float, unit: MetricUnit) -> float:
-    """Convert a number of a unit to its base unit. A number beyond the largest float becomes infinite.
-
-    Example:
-        >>> in_base_unit(250, MetricUnit.MILLISECONDS)
-        0.25
-    """
-    try:
-        return number / BASE_UNITS[unit][1] if unit in BASE_UNITS else float(number)
-    except OverflowError:
-        return math.inf if number > 0 else -math.inf
 
 
 def bound_text(bound: float, unit: MetricUnit) -> str:

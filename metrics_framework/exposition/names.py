@@ -1,4 +1,4 @@
-"""Names of metrics, units and labels in Prometheus.
+"""Names of metrics and labels in Prometheus, and its base units.
 
 They follow OpenTelemetry's rules ("Prometheus and OpenMetrics Compatibility"): characters other than letters,
 digits and underscores become underscores, the base unit (seconds, bytes) is a suffix, and the name of a
@@ -7,6 +7,7 @@ counter ends in ``_total``.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Container, Mapping
 
@@ -69,3 +70,16 @@ def tag_labels(tags: Mapping[str, str], own_labels: Container[str] = ()) -> dict
         # Two tags that become the same label share it, as OpenTelemetry specifies.
         labels[name] = f"{labels[name]};{text}" if name in labels else text
     return labels
+
+
+def in_base_unit(number: float, unit: MetricUnit) -> float:
+    """Convert a number of a unit to its base unit. A number beyond the largest float becomes infinite.
+
+    Example:
+        >>> in_base_unit(250, MetricUnit.MILLISECONDS)
+        0.25
+    """
+    try:
+        return number / BASE_UNITS[unit][1] if unit in BASE_UNITS else float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf

@@ -19,14 +19,8 @@ from itertools import accumulate, chain
 from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
-from metrics_framework.exposition.families import (
-    UNREADABLE,
-    FamilyHeader,
-    bound_text,
-    failure_counts,
-    in_base_unit,
-)
-from metrics_framework.exposition.names import BASE_UNITS, metric_name, tag_labels
+from metrics_framework.exposition.families import UNREADABLE, FamilyHeader, bound_text, failure_counts
+from metrics_framework.exposition.names import BASE_UNITS, in_base_unit, metric_name, tag_labels
 from metrics_framework.recording import Distribution
 from metrics_framework.recording.engine import read_values
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
@@ -399,6 +393,9 @@ class _ValueFamily:
     own_labels: frozenset[str] = frozenset()
     values: list[MetricValue] = field(default_factory=list)
 
+    def scaled(self, number: int | float) -> int | float:
+        return number if self.per_unit == 1 else number / self.per_unit
+
 
 def to_prometheus(values: Iterable[MetricValue]) -> str:
     """Return values as Prometheus text format 0.0.4.
@@ -473,7 +470,7 @@ def _value_lines(family: _ValueFamily, comments: dict[str, None]) -> Iterator[st
 def _value_samples(
     family: _ValueFamily, value: MetricValue
 ) -> Iterator[tuple[str, Sequence[tuple[str, str]], int | float]]:
-    metadata, scaled = value.metadata, _ValueScale(family.per_unit)
+    metadata, scaled = value.metadata, family.scaled
     if value.metric_type is MetricType.RATE:
         successes, failures = metadata.get("successes"), metadata.get("failures")
         if successes is None or failures is None:  # the contract requires only `count` and `success_rate`
@@ -499,14 +496,6 @@ def _value_samples(
         if "sum" in metadata["buckets"]:
             yield "_sum", [], scaled(metadata["buckets"]["sum"])
         yield "_count", [], max(counts.values())
-
-
-@dataclass(frozen=True)
-class _ValueScale:
-    per_unit: float
-
-    def __call__(self, number: int | float) -> int | float:
-        return number if self.per_unit == 1 else number / self.per_unit
 
 
 def _label_block(labels: Iterable[tuple[str, str]]) -> str:

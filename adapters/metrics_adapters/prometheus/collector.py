@@ -142,11 +142,7 @@ def has_free_names(header: FamilyHeader, registry: CollectorRegistry, log: Expos
 
 
 def check_registry(registry: object) -> None:
-    """Check that a value is a registry of prometheus_client.
-
-    Raises:
-        InvalidInputError: If it is not.
-    """
+    """Raise an `InvalidInputError` unless a value is a registry of prometheus_client."""
     if not isinstance(registry, CollectorRegistry):
         raise InvalidInputError(
             f"registry={safe_repr(registry)} is not a CollectorRegistry: pass one, such as"

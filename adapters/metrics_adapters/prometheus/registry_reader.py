@@ -21,24 +21,14 @@ from metrics_adapters.ranking import largest
 from metrics_framework.clock import SYSTEM_CLOCK, Clock, utc
 from metrics_framework.errors import InvalidInputError, UnknownMetricError, nearest
 from metrics_framework.exposition import formats
+from metrics_framework.exposition.names import BASE_UNITS
 from metrics_framework.log import log_event
 from metrics_framework.validation import plain_tags, safe_repr
 from metrics_framework.values import MetricType, MetricUnit, MetricValue, to_milliseconds
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
-_UNITS = {
-    unit.value: unit
-    for unit in (
-        MetricUnit.SECONDS,
-        MetricUnit.MILLISECONDS,
-        MetricUnit.MICROSECONDS,
-        MetricUnit.BYTES,
-        MetricUnit.KILOBYTES,
-        MetricUnit.MEGABYTES,
-        MetricUnit.PERCENT,
-    )
-}
+_UNITS = {unit.value: unit for unit in BASE_UNITS}
 _TIMES = (MetricUnit.SECONDS, MetricUnit.MILLISECONDS, MetricUnit.MICROSECONDS)
 _DISTRIBUTIONS = (MetricType.HISTOGRAM, MetricType.TIMER)
 _OWN_LABELS = {"histogram": "le", "gaugehistogram": "le", "summary": "quantile"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Protocol, cast
 
 from prometheus_client.exposition import generate_latest
@@ -12,7 +13,7 @@ from metrics_adapters.prometheus.collector import check_registry, has_free_names
 from metrics_adapters.prometheus.registry_text import render_registry, without_timestamps
 from metrics_framework.composition import store_of
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.exposition.families import ExpositionLog, FamilyHeader, exposed_names
+from metrics_framework.exposition.families import ExpositionLog, exposed_names
 from metrics_framework.exposition.formats import each_value
 from metrics_framework.exposition.incremental import IncrementalWriter
 from metrics_framework.exposition.text import Format, to_prometheus
@@ -47,7 +48,8 @@ class Exposition:
         self.store = store
         self.registry = registry
         self._log = ExpositionLog()
-        self._writer = IncrementalWriter(store, self._log, None if registry is None else self._is_free)
+        is_free = None if registry is None else partial(has_free_names, registry=registry, log=self._log)
+        self._writer = IncrementalWriter(store, self._log, is_free)
 
     def render(self, format: Format = Format.TEXT) -> bytes:
         """Return the whole text."""
@@ -70,9 +72,6 @@ class Exposition:
         if self.registry is None:
             return b""
         return render_registry(self.registry, self.store, format, self._log)
-
-    def _is_free(self, header: FamilyHeader) -> bool:
-        return self.registry is None or has_free_names(header, self.registry, self._log)
 
 
 class Callbacks(Protocol):

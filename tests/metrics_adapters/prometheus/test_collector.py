@@ -508,7 +508,7 @@ def test_the_core_does_not_import_prometheus_client():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-# -- the ways out ------------------------------------------------------------------------------------------
+# -- outputs of prometheus_client --------------------------------------------------------------------------
 
 
 class Recording(http.server.BaseHTTPRequestHandler):

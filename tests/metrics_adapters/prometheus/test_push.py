@@ -293,7 +293,7 @@ def test_headers_are_sent(gateway, collector):
     assert (headers["Authorization"], headers["X-Scope"]) == ("Bearer t", "é")
 
 
-# -- answers -----------------------------------------------------------------------------------------------
+# -- responses ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [200, 202, 204])
@@ -355,7 +355,7 @@ def test_proxies_of_the_environment_are_not_used(gateway, collector, monkeypatch
         assert (len(gateway.taken), proxy.taken) == (1, [])
 
 
-# -- no answer ---------------------------------------------------------------------------------------------
+# -- no response -------------------------------------------------------------------------------------------
 
 
 def refused_port():

@@ -221,7 +221,7 @@ def test_a_hanging_gateway_times_out(tmp_path, job):
         own = Pushgateway(f"http://{address}", job, timeout=0.3)
         own.replace(collector)
         process.suspend()
-        while process.status() != psutil.STATUS_STOPPED:  # its other threads go on for a moment
+        while process.status() != psutil.STATUS_STOPPED:  # its other threads run a moment longer
             time.sleep(0.001)
         try:
             collector.increment("orders")
@@ -231,7 +231,7 @@ def test_a_hanging_gateway_times_out(tmp_path, job):
         finally:
             process.resume()
         patient = Pushgateway(f"http://{address}", job)
-        # The push that was given up is still on its way, and may overtake the first that is answered.
+        # The push that timed out is still in flight, and may overtake the first one that succeeds.
         end = time.monotonic() + 5
         wanted = {("orders_total", ("job", job)): "3"}
         while group(address, job=job) != wanted and time.monotonic() < end:

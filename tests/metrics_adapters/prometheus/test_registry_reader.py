@@ -411,7 +411,7 @@ def test_workers_of_a_server_are_added_up(tmp_path):
         subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 
-# -- faults ------------------------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------------------
 
 
 class Broken:
@@ -475,7 +475,7 @@ def test_metrics_may_change_during_reads(registry):
     assert len(totals) > 1
 
 
-# -- questions ---------------------------------------------------------------------------------------------
+# -- methods -----------------------------------------------------------------------------------------------
 
 
 def test_an_unknown_name_names_the_nearest(registry):

@@ -15,8 +15,8 @@ from metrics_framework.exposition.families import (
     bound_text,
     exposed_names,
     family_name,
-    in_base_unit,
 )
+from metrics_framework.exposition.names import in_base_unit
 from metrics_framework.recording.buckets import seconds_as
 from metrics_framework.recording.namespaces import Named
 from metrics_framework.values import MetricType, MetricUnit

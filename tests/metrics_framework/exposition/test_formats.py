@@ -122,7 +122,7 @@ def test_json_jsonl_and_csv_are_known():
     assert {"json", "jsonl", "csv"} <= FORMATS.keys()
 
 
-# -- those of the in-memory aggregator ---------------------------------------------------------------------
+# -- formats of the in-memory aggregator -------------------------------------------------------------------
 
 
 def test_prometheus_is_one_of_the_formats():

@@ -131,7 +131,7 @@ def test_the_text_equals_that_of_a_registry(calls, constants, help_text, unit):
     parts = InMemoryCollector(store), InMemoryTimer(store), InMemoryTracker(store)
     for call in calls:
         call(*parts)
-        exposition.render()  # each one finds the text of the last
+        exposition.render()  # each scrape reuses the text of the one before
     for name in store.readings()[:1]:
         store.describe(name.name, help=help_text, unit=unit)
     for format in Format:
@@ -298,7 +298,7 @@ def test_a_removed_metric_leaves_nothing_behind(collector):
     assert exposition._writer._texts == {}
 
 
-# -- series that a server could not tell apart -------------------------------------------------------------
+# -- series with the same labels ---------------------------------------------------------------------------
 
 
 def test_of_series_with_the_same_labels_the_first_is_exposed(collector, caplog):
@@ -386,7 +386,7 @@ def test_a_failing_metric_affects_no_other(collector, monkeypatch, caplog):
     assert "ZeroDivisionError" in caplog.text
 
 
-# -- several at once ---------------------------------------------------------------------------------------
+# -- chunks and concurrent changes -------------------------------------------------------------------------
 
 
 def test_chunks_are_small_even_the_first_time(collector):
@@ -413,7 +413,7 @@ def test_the_garbage_of_new_blocks_is_collected_early(collector, monkeypatch, is
     finally:
         gc.callbacks.pop()
         gc.enable()
-    assert seen.count(1) == (4 if is_on else 0)  # two collections, each with a begin and an end
+    assert seen.count(1) == (4 if is_on else 0)  # two collections, each with a start and a stop
 
 
 @pytest.mark.parametrize("change", ["come", "go", "come and go"])

@@ -191,7 +191,7 @@ def test_prometheus_accepts_hostile_texts(scraped):
     assert read(scraped.wait_until(selected("hostile"), bool)) == hostile_series()
     known = scraped.api("targets/metadata", match_target='{job="hostile"}')
     helps = {family["metric"]: family["help"] for family in known}
-    # The server itself takes blanks off the front.
+    # The server itself strips leading blanks.
     expected = {metric_name(f"g{place}{text}"): sent(text).lstrip(" \t") for place, text in enumerate(NASTY)}
     assert {name: helps[name] for name in expected} == expected
 

@@ -51,7 +51,7 @@ def types(text: str) -> dict[str, str]:
     """Return the type of every family, by its name in the text."""
     found = re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE)
     assert len(dict(found)) == len(found), "a family is there twice"
-    # A sample outside of its family would be a family of its own.
+    # A sample outside of its family would form its own family.
     assert [family.type for family in text_string_to_metric_families(text)] == [type_ for _, type_ in found]
     return dict(found)
 
@@ -432,7 +432,7 @@ def test_tags_that_become_one_label_share_it(metrics):
     assert samples(exposed(metrics)) == {("x", ("a_b", "two;one;four"), ("c", "three")): 1}
 
 
-# -- collisions --------------------------------------------------------------------------------------------
+# -- name conflicts ----------------------------------------------------------------------------------------
 
 
 def test_conflicting_names_are_not_mixed(metrics):
@@ -511,7 +511,7 @@ def test_any_names_make_a_valid_exposition(names):
         expected.setdefault((metric_name(name, counter=kind == "counter"),), number)
     assert samples(text) == expected
     assert text.count(" is left out: ") >= len(kinds) - len(expected)
-    # One line for the type and one for the number of each, and one for each that was left out.
+    # One line for the type and one for the number of each metric, and one for each that was left out.
     assert len(text.removesuffix("\n").split("\n")) == 2 * len(expected) + len(kinds) - len(expected)
 
 
