@@ -24,14 +24,14 @@ from metrics_adapters.http.scrape import (
     Scrape,
 )
 from metrics_adapters.http.shared_call import Start, in_thread
-from metrics_adapters.prometheus.expositions import Callbacks, Exposable
+from metrics_adapters.prometheus.targets import Callbacks, Target
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.log import log_event
 from metrics_framework.runtime.cooperative import TimeSlice
 
 
 def make_asgi_app(
-    metrics: Exposable,
+    metrics: Target,
     *,
     registry: CollectorRegistry | None = None,
     callbacks: Callbacks | None = None,

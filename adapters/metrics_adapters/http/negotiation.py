@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from metrics_adapters.prometheus.text import Format
+from metrics_framework.exposition.text import Format
 
 _ELEMENTS = re.compile(r'(?:[^,"]|"[^"]*"?)+')
 _PARAMETERS = re.compile(r'(?:[^;"]|"[^"]*"?)+')

@@ -19,15 +19,15 @@ from prometheus_client.registry import CollectorRegistry
 from metrics_adapters.http.auth import Access
 from metrics_adapters.http.negotiation import choose_format, wants_gzip
 from metrics_adapters.http.shared_call import Call, SharedCall, Start, in_thread
-from metrics_adapters.prometheus.expositions import (
+from metrics_adapters.prometheus.targets import (
     Callbacks,
-    Exposable,
+    Target,
     callbacks_of,
     exposition_of,
 )
-from metrics_adapters.prometheus.families import count_by_default
-from metrics_adapters.prometheus.text import Format
 from metrics_framework.errors import InvalidInputError
+from metrics_framework.exposition.families import set_default_buckets
+from metrics_framework.exposition.text import Format
 from metrics_framework.log import Isolation
 from metrics_framework.runtime.cooperative import cooperatively, yield_gil
 from metrics_framework.validation import safe_repr
@@ -133,7 +133,7 @@ class Endpoint:
 
     def __init__(
         self,
-        metrics: Exposable,
+        metrics: Target,
         *,
         registry: CollectorRegistry | None = None,
         callbacks: Callbacks | None = None,
@@ -149,7 +149,7 @@ class Endpoint:
         check_seconds("timeout", timeout)
         self.exposition = exposition_of(metrics, registry)
         if self.exposition is not metrics:
-            count_by_default(self.exposition.store)
+            set_default_buckets(self.exposition.store)
         self.callbacks = callbacks_of(metrics, callbacks)
         self.path = path
         self.timeout = timeout
@@ -191,7 +191,7 @@ class Endpoint:
         """Have the registry rendered, or share in a rendering that is under way; ``None`` without one."""
         if self.exposition.registry is None:
             return None
-        return self._foreign[format].call(in_thread(partial(self.exposition.foreign, format)))
+        return self._foreign[format].call(in_thread(partial(self.exposition.registry_text, format)))
 
     def begin_in_child(self) -> None:
         """Forget who was at it: they are in the parent, and so are the places and locks that they held."""
@@ -284,7 +284,7 @@ class Scrape:
         foreign = None
         if self._foreign is not None:
             foreign = attempt("registry failed; metrics are scraped without it", self._foreign.outcome)
-        return self._endpoint.exposition.chunks(self._format, foreign=foreign or b"")
+        return self._endpoint.exposition.chunks(self._format, registry_text=foreign or b"")
 
     def _made(self, body: _Body, error: Exception | None) -> Answer:
         if error is not None:

@@ -18,7 +18,7 @@ from prometheus_client.registry import CollectorRegistry
 from metrics_adapters.http.connection import Conversation
 from metrics_adapters.http.scrape import MAX_SCRAPES, PATH, TIMEOUT, Endpoint
 from metrics_adapters.http.tls import Certificates, StrPath
-from metrics_adapters.prometheus.expositions import Callbacks, Exposable
+from metrics_adapters.prometheus.targets import Callbacks, Target
 from metrics_framework.errors import InvalidInputError, OutputError
 from metrics_framework.log import Isolation, log_event
 from metrics_framework.validation import safe_repr
@@ -36,7 +36,7 @@ def serve(
     port: int,
     addr: str = "127.0.0.1",
     *,
-    metrics: Exposable,
+    metrics: Target,
     registry: CollectorRegistry | None = None,
     callbacks: Callbacks | None = None,
     certfile: StrPath | None = None,

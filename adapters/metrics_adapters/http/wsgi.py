@@ -8,13 +8,13 @@ from typing import Any
 from prometheus_client.registry import CollectorRegistry
 
 from metrics_adapters.http.scrape import MAX_SCRAPES, PATH, TIMEOUT, Answer, Endpoint, Request
-from metrics_adapters.prometheus.expositions import Callbacks, Exposable
+from metrics_adapters.prometheus.targets import Callbacks, Target
 
 WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 def make_wsgi_app(
-    metrics: Exposable,
+    metrics: Target,
     *,
     registry: CollectorRegistry | None = None,
     callbacks: Callbacks | None = None,

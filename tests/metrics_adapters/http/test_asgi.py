@@ -19,7 +19,7 @@ from starlette.routing import Mount, Route
 
 from metrics_adapters.http.event_loop import checkpoint
 from metrics_adapters.prometheus import make_asgi_app
-from metrics_adapters.prometheus.rendering import Exposition
+from metrics_adapters.prometheus.targets import Exposition
 from metrics_framework import MetricsSystem
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.recording import Store
@@ -61,13 +61,13 @@ class Scripted(Exposition):
         self.script = chunks
         self.foreign_script = foreign
 
-    def chunks(self, format=None, foreign=None):
+    def chunks(self, format=None, registry_text=None):
         """Yield each chunk, or what it returns."""
         for chunk in self.script:
             yield chunk() if callable(chunk) else chunk
-        yield foreign
+        yield registry_text
 
-    def foreign(self, format=None):
+    def registry_text(self, format=None):
         """Return what the script says."""
         return self.foreign_script()
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics_adapters.http.negotiation import choose_format, wants_gzip
-from metrics_adapters.prometheus.text import Format
+from metrics_framework.exposition.text import Format
 
 TEXT, OPENMETRICS = Format.TEXT, Format.OPENMETRICS
 

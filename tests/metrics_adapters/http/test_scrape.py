@@ -12,9 +12,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from metrics_adapters.http.scrape import PIECE, Answer, Endpoint, Request
-from metrics_adapters.prometheus.rendering import Exposition
-from metrics_adapters.prometheus.text import Format
+from metrics_adapters.prometheus.targets import Exposition
 from metrics_framework.errors import InvalidInputError
+from metrics_framework.exposition.text import Format
 from metrics_framework.recording import Store
 
 PATIENCE = 20.0
@@ -31,14 +31,14 @@ class Scripted(Exposition):
         self.foreign_script = foreign
         self.rendered = 0
 
-    def chunks(self, format=Format.TEXT, foreign=None):
+    def chunks(self, format=Format.TEXT, registry_text=None):
         """Yield each chunk, or what it returns."""
         self.rendered += 1
         for chunk in self.script:
             yield chunk() if callable(chunk) else chunk
-        yield foreign
+        yield registry_text
 
-    def foreign(self, format=Format.TEXT):
+    def registry_text(self, format=Format.TEXT):
         """Return what the script says."""
         return self.foreign_script()
 

@@ -20,7 +20,7 @@ import pytest
 
 from metrics_adapters.http import server as server_module
 from metrics_adapters.prometheus import serve
-from metrics_adapters.prometheus.rendering import Exposition
+from metrics_adapters.prometheus.targets import Exposition
 from metrics_framework import MetricsSystem
 from metrics_framework.errors import InvalidInputError, OutputError
 from metrics_framework.recording import Store
@@ -107,7 +107,7 @@ class Large(Exposition):
     def __init__(self):
         super().__init__(Store())
 
-    def chunks(self, format=None, foreign=None):
+    def chunks(self, format=None, registry_text=None):
         """Yield thirty megabytes."""
         yield from [b"x" * 100_000] * 300
 

@@ -141,7 +141,7 @@ def test_a_url_is_taken_apart():
         ("statsd://h?tags=word", "the option tags is not one of none, datadog, influx"),
         ("graphite://me:word@h", "it is a host and a port"),
         ("pushgateway+http://h", "needs the option job, like pushgateway"),
-        ("pushgateway+http://h?job=a&grouping=b", "grouping is not like shard:3,zone:a"),
+        ("pushgateway+http://h?job=a&grouping=b", "grouping is not a list of labels, such as shard:3,zone:a"),
         ("pushgateway+http://h?job=a&grouping=__b:c", "grouping: '__b' cannot be a label"),
         ("pushgateway+http://:word@h?job=a", "a password needs a user"),
         ("file:///var/metrics.txt", r"ends in none of .json, .jsonl, .csv"),

@@ -1,4 +1,4 @@
-"""Metric families: names, bounds and units in Prometheus' terms."""
+"""Metric families: names, bounds and base units."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import Histogram
 from prometheus_client.utils import floatToGoString
 
-from metrics_adapters.prometheus.families import bound_text, exposed_names, family_name, in_base_unit
+from metrics_framework.exposition.families import (
+    DEFAULT_BUCKETS_SECONDS,
+    bound_text,
+    exposed_names,
+    family_name,
+)
+from metrics_framework.exposition.names import in_base_unit
 from metrics_framework.recording.buckets import seconds_as
 from metrics_framework.recording.namespaces import Named
 from metrics_framework.values import MetricType, MetricUnit
@@ -32,13 +39,13 @@ from metrics_framework.values import MetricType, MetricUnit
     ids=lambda value: value.name if isinstance(value, Named) else None,
 )
 def test_names_follow_opentelemetry(named, unit, family):
-    """The base unit is the ending, an operation has one for each half, a counter's family has no total."""
+    """The base unit is the suffix, an operation has two families, and that of a counter lacks `_total`."""
     assert family_name(named, unit) == family
     assert family in exposed_names(named, unit)
 
 
-def test_a_family_takes_up_the_names_of_its_samples():
-    """Those are the endings that OpenMetrics reserves for the type."""
+def test_a_family_reserves_the_names_of_its_samples():
+    """They have the suffixes that OpenMetrics reserves for the type."""
     assert exposed_names(Named("c", MetricType.COUNTER, False), None) == ["c", "c_total", "c_created"]
     assert exposed_names(Named("g", MetricType.GAUGE, False), None) == ["g"]
     assert exposed_names(Named("h", MetricType.HISTOGRAM, False), None) == [
@@ -48,13 +55,13 @@ def test_a_family_takes_up_the_names_of_its_samples():
 
 @given(st.floats(allow_nan=False))
 def test_bounds_are_written_as_prometheus_client_writes_them(bound):
-    """Where nothing is converted, the text of a bound is that of prometheus_client."""
+    """Without a conversion, the text of a bound equals that of prometheus_client."""
     assert bound_text(bound, MetricUnit.COUNT) == floatToGoString(bound)
 
 
 @given(st.integers(1, 10**6), st.integers(-6, 3))
-def test_bounds_in_seconds_come_back_as_they_were(digits, exponent):
-    """What a person writes as seconds is counted in milliseconds and exposed as it was written."""
+def test_bounds_in_seconds_survive_the_conversion(digits, exponent):
+    """Bounds in seconds are recorded in milliseconds and exposed unchanged."""
     seconds = float(f"{digits}e{exponent}")
     (milliseconds,) = seconds_as(MetricUnit.MILLISECONDS, [seconds])
     assert milliseconds == float(f"{digits}e{exponent + 3}")
@@ -75,5 +82,10 @@ def test_bounds_in_seconds_come_back_as_they_were(digits, exponent):
     ],
 )
 def test_numbers_are_in_base_units(number, unit, base):
-    """Seconds and bytes; beyond the largest float a number is infinite."""
+    """The base units are seconds and bytes; numbers beyond the largest float are infinite."""
     assert in_base_unit(number, unit) == base
+
+
+def test_the_default_buckets_are_those_of_prometheus_client():
+    """The core has its own copy, because it does not import prometheus_client."""
+    assert (*DEFAULT_BUCKETS_SECONDS, math.inf) == Histogram.DEFAULT_BUCKETS
