@@ -6,7 +6,7 @@ import pytest
 
 from metrics_framework import MetricsSystem
 from metrics_framework.streams import hub
-from tests.metrics_adapters.http.loops import RUNNERS
+from tests.metrics_adapters.http.clients import RUNNERS
 
 
 @pytest.fixture(params=RUNNERS)

@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-import os
+import json
 import re
-import weakref
+import threading
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from functools import partial
 from http import HTTPStatus
+from typing import Any
 
-from metrics_adapters.http.asgi import ScrapeApp, make_asgi_app
-from metrics_adapters.http.asgi_exchange import (
-    Message,
-    Receive,
-    Scope,
-    Send,
-    headers_of,
-    inner_path,
-    live,
-    send_answer,
-)
+from metrics_adapters.http.asgi import ScrapeApp, headers_of, inner_path, live, make_asgi_app, send_answer
 from metrics_adapters.http.auth import Access
-from metrics_adapters.http.event_loop import done_within
-from metrics_adapters.http.frames import fields_of, metadata_of
-from metrics_adapters.http.requests import Questions, health, snapshot
 from metrics_adapters.http.scrape import (
     METHODS,
     TIMEOUT,
     Answer,
+    Call,
     check_count,
     check_seconds,
+    in_thread,
     refusal,
     short_answer,
 )
-from metrics_adapters.http.sse import Streams
-from metrics_framework.errors import InvalidInputError, nearest
-from metrics_framework.log import log_event
+from metrics_adapters.http.sse import Streams, fields_of, metadata_of
+from metrics_adapters.http.types import Message, Receive, Scope, Send
+from metrics_framework.errors import InvalidInputError, SnapshotError, nearest
+from metrics_framework.log import Isolation, log_event
+from metrics_framework.runtime.event_loops import run_within
+from metrics_framework.runtime.fork import ForkOrder, reset_after_fork
 from metrics_framework.system import MetricsSystem
 from metrics_framework.validation import safe_repr
 
@@ -50,6 +43,9 @@ BUFFER = 10_000
 
 HEARTBEAT = 15.0
 """After how many seconds of silence a client of the stream hears something by default."""
+
+MAX_QUESTIONS = 10
+"""How many questions of one kind are asked at a time."""
 
 _Handler = Callable[[Scope, Mapping[str, str], Receive, Send], Awaitable[None]]
 
@@ -150,7 +146,6 @@ class WebApp:
         for path, endpoint in paths.items():
             if endpoint == "metrics":
                 self._handlers["metrics"] = _scrapes(make_asgi_app(system, path=path, timeout=timeout))
-        _APPS.add(self)
 
     @property
     def clients(self) -> int:
@@ -237,12 +232,8 @@ class WebApp:
         await self._send(await self._health.ask(partial(health, self._system)), scope, send)
 
     async def _send(self, answer: Answer, scope: Scope, send: Send) -> None:
-        if not await done_within(self._timeout, lambda: send_answer(answer, scope["method"], send)):
+        if not await run_within(self._timeout, lambda: send_answer(answer, scope["method"], send)):
             log_event("warning", "an answer was not read in time", seconds=self._timeout)
-
-    def _begin_in_child(self) -> None:
-        for part in (self._streams, self._snapshots, self._health):
-            part.begin_anew()
 
 
 _PREFLIGHT = Answer(
@@ -311,13 +302,78 @@ def _checked_origins(origins: object) -> frozenset[str]:
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9.\[\]:_-]+")
 
-_APPS: weakref.WeakSet[WebApp] = weakref.WeakSet()
+
+class Questions:
+    """Questions of one kind.
+
+    Args:
+        what: What is asked for, for the log.
+        timeout: How many seconds an answer is waited for.
+    """
+
+    def __init__(self, what: str, timeout: float) -> None:
+        self._what = what
+        self._timeout = timeout
+        self._isolation = Isolation()
+        self.reset()
+        reset_after_fork(self, Questions.reset, ForkOrder.LOCKS)
+
+    def reset(self) -> None:
+        """Forget the questions that are being asked: in a forked child nobody is at it."""
+        self._places = threading.BoundedSemaphore(MAX_QUESTIONS)
+
+    async def ask(self, question: Callable[[], Answer]) -> Answer:
+        """Return the answer to a question, or the one that says why there is none."""
+        places = self._places
+        if not places.acquire(blocking=False):
+            return _later(f"{self._what}: as many questions as may be are being asked")
+        call = Call[Answer](self._timeout)
+        # Not before the thread is at its end: so many hang at most.
+        call.future.add_done_callback(lambda _: places.release())
+        try:
+            in_thread(question)(call.future)
+        except RuntimeError as error:  # no more threads to be had
+            call.future.set_exception(error)
+        await call.wait_async()
+        if not call.future.done():
+            self._isolation.call(f"{self._what} not answered", call.outcome)
+            return _later(f"{self._what}: no answer within {self._timeout:g} seconds")
+        failed = short_answer(HTTPStatus.INTERNAL_SERVER_ERROR, f"{self._what} failed; see the log")
+        return self._isolation.call(f"{self._what} not answered", call.outcome) or failed
 
 
-def _begin_in_child() -> None:
-    for app in list(_APPS):
-        app._begin_in_child()
+def health(system: MetricsSystem) -> Answer:
+    """Return the readings of a system's health: 200 where it is healthy, else 503."""
+    readings = system.get_system_health()
+    return json_answer(HTTPStatus.OK if readings["healthy"] else HTTPStatus.SERVICE_UNAVAILABLE, readings)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_in_child)
+def snapshot(system: MetricsSystem, tags: Mapping[str, str]) -> Answer:
+    """Return the snapshot of a system: 200, 400 where the tags break a rule, 503 where nothing was measured.
+
+    Args:
+        system: What was measured.
+        tags: Those of the snapshot's metadata.
+    """
+    try:
+        made, _ = system.build_snapshot(tags=tags)
+    except SnapshotError as error:
+        if any(violation.startswith("metadata.tags") for violation in error.violations):
+            return short_answer(HTTPStatus.BAD_REQUEST, str(error))
+        return _later(f"there is no snapshot yet: {error}")
+    return json_answer(HTTPStatus.OK, made.to_dict())
+
+
+def json_answer(status: HTTPStatus, data: Any) -> Answer:
+    """Return an answer in JSON that nobody keeps."""
+    body = json.dumps(data).encode() + b"\n"
+    headers = [
+        ("Content-Type", "application/json"),
+        ("Content-Length", str(len(body))),
+        ("Cache-Control", "no-store"),
+    ]
+    return Answer(status, headers, [body])
+
+
+def _later(text: str) -> Answer:
+    return short_answer(HTTPStatus.SERVICE_UNAVAILABLE, text, ("Retry-After", "1"))

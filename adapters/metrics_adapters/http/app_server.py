@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
-import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Self, TypedDict, Unpack
 
@@ -14,6 +12,7 @@ from metrics_adapters.http.scrape import TIMEOUT
 from metrics_adapters.http.server import check_address, listen, url_of
 from metrics_framework.errors import MissingExtraError
 from metrics_framework.log import Isolation, log_event
+from metrics_framework.runtime.fork import ForkOrder, reset_after_fork
 from metrics_framework.system import MetricsSystem
 
 if TYPE_CHECKING:
@@ -120,7 +119,7 @@ class AppServer:
         self.url = url_of(listener)
         self._isolation = Isolation()
         self._thread = threading.Thread(target=self._run, name="metrics-app", daemon=True)
-        _SERVERS.add(self)
+        reset_after_fork(self, AppServer._reset_after_fork, ForkOrder.STATE)
         self._thread.start()
 
     def __repr__(self) -> str:
@@ -152,19 +151,7 @@ class AppServer:
         self._isolation.call("server failed", lambda: self._server.run([self._listener]), url=self.url)
         self._listener.close()
 
-    def _begin_in_child(self) -> None:
+    def _reset_after_fork(self) -> None:
         # The thread is the parent's, and so is the port.
         self._server.should_exit = True
         self._listener.close()
-
-
-_SERVERS: weakref.WeakSet[AppServer] = weakref.WeakSet()
-
-
-def _begin_in_child() -> None:
-    for server in list(_SERVERS):
-        server._begin_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_in_child)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import Future
+from functools import partial
+
 from prometheus_client.registry import CollectorRegistry
 
-from metrics_adapters.http import event_loop
-from metrics_adapters.http.asgi_exchange import (
-    Receive,
-    Scope,
-    Send,
-    headers_of,
-    inner_path,
-    live,
-    send_answer,
-)
 from metrics_adapters.http.scrape import (
     MAX_SCRAPES,
     PATH,
@@ -22,12 +17,15 @@ from metrics_adapters.http.scrape import (
     Endpoint,
     Request,
     Scrape,
+    Start,
+    in_thread,
 )
-from metrics_adapters.http.shared_call import Start, in_thread
+from metrics_adapters.http.types import Receive, Scope, Send
 from metrics_adapters.prometheus.expositions import Callbacks, Exposable
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.log import log_event
 from metrics_framework.runtime.cooperative import TimeSlice
+from metrics_framework.runtime.event_loops import checkpoint, run_within, running_trio
 
 
 def make_asgi_app(
@@ -110,16 +108,16 @@ class ScrapeApp:
         with admitted:
             answer = await self._answer(admitted)
             seconds = self._endpoint.timeout
-            if not await event_loop.done_within(seconds, lambda: send_answer(answer, request.method, send)):
+            if not await run_within(seconds, lambda: send_answer(answer, request.method, send)):
                 log_event("warning", "a scrape was not read in time", seconds=seconds)
 
     async def _answer(self, scrape: Scrape) -> Answer:
-        for future, seconds in scrape.waiting(self._call_back()):
-            await event_loop.wait(future, seconds)
+        for call, seconds in scrape.waiting(self._call_back()):
+            await call.wait_async(seconds)
         pace = TimeSlice()
         for _ in scrape.making():
             if pace.is_due():
-                await event_loop.checkpoint()
+                await checkpoint()
                 pace.begin()
         return scrape.answer
 
@@ -128,9 +126,96 @@ class ScrapeApp:
         if callbacks is None:
             return None
         collect_async = getattr(callbacks, "collect_async", None)
-        return in_thread(callbacks.collect) if collect_async is None else event_loop.in_task(collect_async)
+        return in_thread(callbacks.collect) if collect_async is None else in_task(collect_async)
 
 
 def _request(scope: Scope) -> Request:
     names = ("authorization", "accept", "accept-encoding", "x-prometheus-scrape-timeout-seconds")
     return Request(scope["method"], *map(headers_of(scope).get, names))
+
+
+def headers_of(scope: Scope) -> dict[str, str]:
+    """Return the headers of a request by their lower-case names; what comes twice is put together."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
+def inner_path(scope: Scope) -> str:
+    """Return the path without that of the mount; by the specification it is in there, but not by all."""
+    path: str = scope["path"]
+    root = scope.get("root_path", "").rstrip("/")
+    inside = path.removeprefix(root)
+    return inside if not inside or inside.startswith("/") else path
+
+
+async def send_answer(answer: Answer, method: str, send: Send) -> None:
+    """Send an answer, to ``HEAD`` without its body; a client that is gone is no error."""
+    headers = [(name.lower().encode(), value.encode()) for name, value in answer.headers]
+    body: Iterable[bytes] = [] if method == "HEAD" else answer.body
+    try:
+        await send({"type": "http.response.start", "status": answer.status.value, "headers": headers})
+        for piece in body:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+    except OSError:
+        pass  # the client is gone
+
+
+async def live(receive: Receive, send: Send, end: Callable[[], None] = lambda: None) -> None:
+    """Answer the events of a server's life.
+
+    Args:
+        receive: Brings them.
+        send: Takes the answers.
+        end: Called when the server is at its end.
+    """
+    while True:
+        event = (await receive())["type"]
+        if event == "lifespan.shutdown":
+            end()
+        await send({"type": f"{event}.complete"})
+        if event == "lifespan.shutdown":
+            return
+
+
+def in_task(work: Callable[[], Awaitable[object]]) -> Start[object]:
+    """Return what makes a call in a task of its own."""
+
+    def start(future: Future[object]) -> None:
+        if (module := running_trio()) is not None:
+            module.lowlevel.spawn_system_task(_settled, future, work)
+            return
+        task = asyncio.ensure_future(work())
+        _TASKS.add(task)
+        task.add_done_callback(partial(_settle, future))
+
+    return start
+
+
+_ENDED = "its event loop came to its end"
+_TASKS: set[asyncio.Future[object]] = set()  # the event loop itself keeps none of them alive
+
+
+async def _settled(future: Future[object], work: Callable[[], Awaitable[object]]) -> None:
+    try:
+        result = await work()
+    except Exception as error:  # noqa: BLE001 - who waits is told; it would end the event loop
+        future.set_exception(error)
+    except BaseException:
+        future.set_exception(RuntimeError(_ENDED))
+        raise
+    else:
+        future.set_result(result)
+
+
+def _settle(future: Future[object], task: asyncio.Future[object]) -> None:
+    _TASKS.discard(task)
+    if task.cancelled():
+        future.set_exception(RuntimeError(_ENDED))
+    elif (error := task.exception()) is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(task.result())

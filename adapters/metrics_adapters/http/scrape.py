@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
-import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from functools import partial
 from http import HTTPStatus
-from typing import Any, NamedTuple, Self
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from prometheus_client.registry import CollectorRegistry
 
 from metrics_adapters.http.auth import Access
 from metrics_adapters.http.negotiation import choose_format, wants_gzip
-from metrics_adapters.http.shared_call import Call, SharedCall, Start, in_thread
 from metrics_adapters.prometheus.expositions import (
     Callbacks,
     Exposable,
@@ -30,7 +27,14 @@ from metrics_adapters.prometheus.text import Format
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.log import Isolation
 from metrics_framework.runtime.cooperative import cooperatively, yield_gil
+from metrics_framework.runtime.event_loops import Notifier
+from metrics_framework.runtime.fork import ForkOrder, reset_after_fork
 from metrics_framework.validation import safe_repr
+
+T = TypeVar("T")
+
+Start = Callable[["Future[T]"], None]
+"""Starts a call whose result, or what it raises, goes to the future."""
 
 PATH = "/metrics"
 """Where metrics are by default."""
@@ -113,6 +117,99 @@ def check_seconds(what: str, seconds: float) -> None:
 _FAILED = short_answer(HTTPStatus.INTERNAL_SERVER_ERROR, "the metrics could not be rendered; see the log")
 
 
+class Call(Generic[T]):
+    """A call that was begun.
+
+    Attributes:
+        future: What its result goes to.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self.future: Future[T] = Future()
+        self.future.set_running_or_notify_cancel()  # so that nobody who waits can cancel it
+        self._finished = Notifier()
+        self.future.add_done_callback(lambda _: self._finished.notify())
+        self._until = time.monotonic() + patience
+
+    def wait(self, seconds: float) -> None:
+        """Block this thread until the call finishes or ``seconds`` have passed."""
+        self._finished.wait(self.future.done, seconds)
+
+    async def wait_async(self, seconds: float | None = None) -> None:
+        """Wait in a task until the call finishes or ``seconds`` have passed: its own time-out by default."""
+        await self._finished.wait_async(self.future.done, self.seconds_left() if seconds is None else seconds)
+
+    def seconds_left(self) -> float:
+        """Return for how long it is still worth waiting."""
+        return max(self._until - time.monotonic(), 0.0)
+
+    def outcome(self) -> T:
+        """Return the result, or raise what the call raised.
+
+        Raises:
+            TimeoutError: If there is none yet.
+        """
+        if not self.future.done():
+            raise TimeoutError("it takes too long")
+        return self.future.result()
+
+
+class SharedCall(Generic[T]):
+    """Makes one call at a time; who comes while it runs shares it.
+
+    So a call that hangs costs one thread however many come, and who comes late does not wait for it.
+
+    Args:
+        patience: How many seconds a call is waited for, from its begin.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self.reset()
+        reset_after_fork(self, SharedCall.reset, ForkOrder.LOCKS)
+
+    def reset(self) -> None:
+        """Forget the call that runs: in a forked child nobody makes it."""
+        self._lock = threading.Lock()
+        self._call: Call[T] | None = None
+
+    def call(self, start: Start[T]) -> Call[T]:
+        """Return the call that runs, or else a new one."""
+        with self._lock:
+            call = self._call
+            if call is None or call.future.done():
+                call = self._call = Call(self._patience)
+                call.future.add_done_callback(self._forget)
+                try:
+                    start(call.future)
+                except Exception as error:  # noqa: BLE001 - such as that there are no more threads to be had
+                    call.future.set_exception(error)
+            return call
+
+    def _forget(self, done: Future[T]) -> None:
+        call = self._call
+        if call is not None and call.future is done:
+            self._call = None  # its result may be large
+
+
+def in_thread(work: Callable[[], T]) -> Start[T]:
+    """Return what makes a call in a thread of its own, which keeps no interpreter alive."""
+
+    def start(future: Future[T]) -> None:
+        threading.Thread(target=run, args=(future,), name="metrics-scrape", daemon=True).start()
+
+    def run(future: Future[T]) -> None:
+        try:
+            with cooperatively():
+                result = work()
+        except BaseException as error:  # noqa: BLE001 - those who wait are told, whatever it is
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    return start
+
+
 class Endpoint:
     """Metrics that can be scraped.
 
@@ -159,7 +256,7 @@ class Endpoint:
         self._collecting = SharedCall[object](timeout * _FOR_OTHERS)
         self._foreign = {format: SharedCall[bytes](timeout * _FOR_OTHERS) for format in Format}
         self._places = threading.BoundedSemaphore(max_scrapes)
-        _ENDPOINTS.add(self)
+        reset_after_fork(self, Endpoint.reset, ForkOrder.LOCKS)
 
     def admit(self, request: Request, path: str) -> Scrape | Answer:
         """Return the scrape that a request may make, or the answer to one that may not.
@@ -193,12 +290,9 @@ class Endpoint:
             return None
         return self._foreign[format].call(in_thread(partial(self.exposition.foreign, format)))
 
-    def begin_in_child(self) -> None:
-        """Forget who was at it: they are in the parent, and so are the places and locks that they held."""
+    def reset(self) -> None:
+        """Free all slots in a forked child: the scrapes that hold them run in the parent."""
         self._places = threading.BoundedSemaphore(self._max_scrapes)
-        self._collecting.begin_anew()
-        for call in self._foreign.values():
-            call.begin_anew()
 
 
 class Scrape:
@@ -238,14 +332,14 @@ class Scrape:
     def run(self) -> Answer:
         """Return the answer, in a thread that may wait."""
         callbacks = self._endpoint.callbacks
-        for future, seconds in self.waiting(None if callbacks is None else in_thread(callbacks.collect)):
-            wait([future], seconds)
+        for call, seconds in self.waiting(None if callbacks is None else in_thread(callbacks.collect)):
+            call.wait(seconds)
         with cooperatively():
             for _ in self.making():
                 yield_gil()
         return self.answer
 
-    def waiting(self, call_back: Start[object] | None) -> Iterator[tuple[Future[Any], float]]:
+    def waiting(self, call_back: Start[object] | None) -> Iterator[tuple[Call[Any], float]]:
         """Begin what may take its time, and yield what is to be waited for, and for how many seconds.
 
         Args:
@@ -258,7 +352,7 @@ class Scrape:
             self._callbacks = self._endpoint.collect(call_back)
         for call in (self._callbacks, self._foreign):
             if call is not None:
-                yield call.future, self._patience(call)
+                yield call, self._patience(call)
 
     def making(self) -> Iterator[None]:
         """Make the answer, and yield about every millisecond, for others to go on."""
@@ -350,15 +444,3 @@ def _seconds(patience: str | None) -> float:
     except ValueError:
         return math.inf
     return seconds if seconds > 0 else math.inf
-
-
-_ENDPOINTS: weakref.WeakSet[Endpoint] = weakref.WeakSet()
-
-
-def _begin_in_child() -> None:
-    for endpoint in list(_ENDPOINTS):
-        endpoint.begin_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_in_child)

@@ -8,7 +8,6 @@ import selectors
 import socket
 import threading
 import time
-import weakref
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Self
@@ -21,6 +20,7 @@ from metrics_adapters.http.tls import Certificates, StrPath
 from metrics_adapters.prometheus.expositions import Callbacks, Exposable
 from metrics_framework.errors import InvalidInputError, OutputError
 from metrics_framework.log import Isolation, log_event
+from metrics_framework.runtime.fork import ForkOrder, reset_after_fork
 from metrics_framework.validation import safe_repr
 
 MAX_CONNECTIONS = 100
@@ -127,7 +127,7 @@ class MetricsServer:
         self._awake, self._wake = socket.socketpair()
         self._selector = selectors.DefaultSelector()
         self._thread = threading.Thread(target=self._run, name="metrics-server", daemon=True)
-        _SERVERS.add(self)
+        reset_after_fork(self, MetricsServer._reset_after_fork, ForkOrder.STATE)
         self._thread.start()
 
     def __repr__(self) -> str:
@@ -226,7 +226,7 @@ class MetricsServer:
             waiting[min(waiting)].leave()
         return bool(waiting)
 
-    def _begin_in_child(self) -> None:
+    def _reset_after_fork(self) -> None:
         # The sockets are the parent's: there they stay open, and are closed when it says so.
         self._lock = threading.RLock()
         self._closed = True
@@ -290,15 +290,3 @@ def _join(threads: Iterable[threading.Thread], seconds: float) -> int:
         if thread.is_alive():
             thread.join(max(end - time.monotonic(), 0.0))
     return sum(one.is_alive() for one in others)
-
-
-_SERVERS: weakref.WeakSet[MetricsServer] = weakref.WeakSet()
-
-
-def _begin_in_child() -> None:
-    for server in list(_SERVERS):
-        server._begin_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_in_child)

@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
-import os
+import re
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
 from weakref import WeakKeyDictionary
 
-from metrics_adapters.http.asgi_exchange import Receive, Scope, Send, send_answer
-from metrics_adapters.http.event_loop import done_within, first_of, new_event, wait
-from metrics_adapters.http.frames import (
-    CONTENT_TYPE,
-    HEARTBEAT,
-    RESTARTED,
-    dropped_frame,
-    fields_of,
-    filters_of,
-    metric_frame,
-    resumption,
-    retry_frame,
-)
-from metrics_adapters.http.scrape import Answer, short_answer
-from metrics_adapters.http.shared_call import Call, in_thread
-from metrics_framework.errors import ClosedError, InvalidInputError
+from metrics_adapters.http.asgi import send_answer
+from metrics_adapters.http.scrape import Answer, Call, in_thread, short_answer
+from metrics_adapters.http.types import Receive, Scope, Send
+from metrics_framework.errors import ClosedError, InvalidInputError, nearest
 from metrics_framework.log import Isolation, log_event
+from metrics_framework.runtime.event_loops import create_event, run_until_first, run_within
+from metrics_framework.runtime.fork import ForkOrder, reset_after_fork, run_after_fork
 from metrics_framework.streams import Subscription
 from metrics_framework.system import MetricsSystem
+from metrics_framework.validation import safe_repr
 
+CONTENT_TYPE = "text/event-stream; charset=utf-8"
+
+HEARTBEAT = b": heartbeat\n\n"
+"""A comment, which a client leaves out: it keeps proxies from closing a stream on which nothing happens."""
+
+RESTARTED = b"event: restarted\ndata: {}\n\n"
+"""Tells a client which comes back that its last event was of another process: there is no way to resume."""
+
+LAST_EVENT_ID = "last_event_id"
+"""What the query calls `Last-Event-ID`, for clients that cannot send a header."""
+
+_MAX_FIELDS = 100
+_ID = re.compile(r"([0-9]{1,18})(?:-([0-9a-f]+))?")
 RETRY_SECONDS = 2.0
 """After how many seconds a client comes back that was cut off."""
 
@@ -63,9 +68,10 @@ class Streams:
         self._heartbeat = heartbeat
         self._timeout = timeout
         self._isolation = Isolation()
-        self.begin_anew()
+        self.reset()
+        reset_after_fork(self, Streams.reset, ForkOrder.STATE)
 
-    def begin_anew(self) -> None:
+    def reset(self) -> None:
         """Forget the clients: in a forked child they are the parent's."""
         self._clients: set[_Client] = set()
         self._places = threading.BoundedSemaphore(self._max_clients)
@@ -128,7 +134,7 @@ class Streams:
         call = Call[Subscription](self._timeout)
         subscribe = partial(self._system.subscribe, filters, buffer=self._buffer, after=after)
         in_thread(subscribe)(call.future)
-        await wait(call.future, call.seconds_left())
+        await call.wait_async()
         return call.outcome()
 
 
@@ -156,8 +162,8 @@ class _Client:
         self._heartbeat = heartbeat
         self._timeout = timeout
         self._isolation = isolation
-        self._filled = new_event()
-        self._emptied = new_event()
+        self._filled = create_event()
+        self._emptied = create_event()
         self._over = False
         self._in_time = True
 
@@ -170,7 +176,7 @@ class _Client:
         """Talk until one side ends it."""
         try:
             with self._subscription:
-                await first_of(partial(_gone, receive), self._take, self._talk)
+                await run_until_first(partial(_gone, receive), self._take, self._talk)
         finally:
             # Now that the subscription is closed, it is the last word.
             dropped = self._subscription.dropped
@@ -185,7 +191,7 @@ class _Client:
         except Exception as error:  # noqa: BLE001 - a part of someone else's may raise anything
             self._isolation.call(_FAILED, partial(_raise, error))
         self.end()
-        await new_event().wait()  # for ever: who sends comes to the end
+        await create_event().wait()  # for ever: who sends comes to the end
 
     async def _take_all(self) -> None:
         said = 0
@@ -195,7 +201,7 @@ class _Client:
                 self._add(dropped_frame(event.dropped, event.sequence - 1, self._mark))
             self._add(metric_frame(event.sequence, self._mark, event.json()))
             while len(self._waiting) >= _PIECE:
-                self._emptied = new_event()
+                self._emptied = create_event()
                 await self._emptied.wait()
         unsaid = self._subscription.dropped - said
         if unsaid > 0:
@@ -212,8 +218,8 @@ class _Client:
             over = False
             while self._in_time and not over:
                 if not self._waiting and not self._over:
-                    self._filled = new_event()
-                    if not await done_within(self._heartbeat, self._filled.wait):
+                    self._filled = create_event()
+                    if not await run_within(self._heartbeat, self._filled.wait):
                         self._waiting += HEARTBEAT
                 data, over = bytes(self._waiting), self._over
                 self._waiting.clear()
@@ -226,7 +232,7 @@ class _Client:
             pass  # the client is gone
 
     async def _send_in_time(self, message: dict[str, Any]) -> None:
-        self._in_time = await done_within(self._timeout, lambda: self._send(message))
+        self._in_time = await run_within(self._timeout, lambda: self._send(message))
 
 
 _RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in _HEADERS]
@@ -254,5 +260,137 @@ def _mark_of(system: MetricsSystem) -> str:
     return _MARKS.setdefault(system, secrets.token_hex(4))
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_MARKS.clear)
+run_after_fork(_MARKS.clear, ForkOrder.STATE)
+
+
+def metric_frame(sequence: int, mark: str, data: bytes) -> bytes:
+    """Return one event.
+
+    Args:
+        sequence: Its number.
+        mark: Tells the numbers of one process from those of another.
+        data: JSON without a line break.
+    """
+    return b"id: %d-%b\nevent: metric\ndata: %b\n\n" % (sequence, mark.encode(), data)
+
+
+def dropped_frame(count: int, last: int | None, mark: str) -> bytes:
+    """Return what tells how many events were lost here.
+
+    Args:
+        count: How many.
+        last: The number of the last one of them: who is cut off after this goes on from there, and neither
+            learns of them again nor gets those that are still kept. ``None`` where it is not known, at the
+            end of all events.
+        mark: As for `metric_frame`.
+    """
+    number = b"" if last is None else b"id: %d-%b\n" % (last, mark.encode())
+    return b'%bevent: dropped\ndata: {"dropped": %d}\n\n' % (number, count)
+
+
+def retry_frame(seconds: float) -> bytes:
+    """Return what tells a client when to come back after it was cut off."""
+    return b"retry: %d\n\n" % round(seconds * 1000)
+
+
+class Resumption(NamedTuple):
+    """Where a client wants to go on.
+
+    Attributes:
+        after: The number of the last event that it has; ``None`` where it begins anew.
+        restarted: Whether what it has is of another process.
+    """
+
+    after: int | None
+    restarted: bool
+
+
+def resumption(last_event_id: str | None, mark: str) -> Resumption:
+    """Return where a client wants to go on.
+
+    A number without a mark is taken as one of this process; what is no id at all, as of another one.
+
+    Args:
+        last_event_id: What it says; nothing where it is new.
+        mark: That of this process.
+
+    Example:
+        >>> resumption("7-a1", "a1"), resumption("7-b2", "a1")
+        (Resumption(after=7, restarted=False), Resumption(after=None, restarted=True))
+    """
+    if not last_event_id:
+        return Resumption(None, restarted=False)
+    found = _ID.fullmatch(last_event_id.strip())
+    if found is None or found[2] not in (None, mark):
+        return Resumption(None, restarted=True)
+    return Resumption(int(found[1]), restarted=False)
+
+
+def fields_of(query: bytes) -> list[tuple[str, str]]:
+    """Return the fields of a query.
+
+    Raises:
+        InvalidInputError: If there are more than 100.
+    """
+    try:
+        return parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
+    except ValueError:
+        raise InvalidInputError(f"the query has more than {_MAX_FIELDS} fields") from None
+
+
+def filters_of(fields: Iterable[tuple[str, str]]) -> tuple[dict[str, Any], str | None]:
+    """Return the filters that a query asks for, and the last event that it says was received.
+
+    Args:
+        fields: ``name``, ``type``, and ``tag`` for each tag.
+
+    Raises:
+        InvalidInputError: If one is unknown, or is there twice, or a tag has no value.
+
+    Example:
+        >>> filters_of([("name", "http.*"), ("tag", "route:/")])
+        ({'name': 'http.*', 'tags': {'route': '/'}}, None)
+    """
+    filters: dict[str, Any] = dict(_known(fields, "name", "type", LAST_EVENT_ID))
+    last = filters.pop(LAST_EVENT_ID, None)
+    if tags := _tags(fields):
+        filters["tags"] = tags
+    return filters, last
+
+
+def metadata_of(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the tags that a query has for the metadata of a snapshot.
+
+    Raises:
+        InvalidInputError: If there is anything else, or a tag that is none.
+    """
+    _known(fields)
+    return _tags(fields)
+
+
+def _known(fields: Iterable[tuple[str, str]], *names: str) -> dict[str, str]:
+    """Return all fields but tags, which may be there once and have to be known."""
+    found: dict[str, str] = {}
+    for key, text in fields:
+        if key == "tag":
+            continue
+        if key not in names:
+            raise InvalidInputError(f"unknown field {safe_repr(key)}.{nearest(key, ('tag', *names))}")
+        if key in found:
+            raise InvalidInputError(f"field {key!r} is there twice")
+        found[key] = text
+    return found
+
+
+def _tags(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    tags: dict[str, str] = {}
+    for field, text in fields:
+        if field != "tag":
+            continue
+        key, colon, value = text.partition(":")
+        if not key or not colon:
+            raise InvalidInputError(f"tag={safe_repr(text)} is no key and value like 'route:/'")
+        if key in tags:
+            raise InvalidInputError(f"tag {safe_repr(key)} is there twice")
+        tags[key] = value
+    return tags

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import httpx
 
-from tests.metrics_adapters.http.loops import PATIENCE
+from tests.metrics_adapters.http.clients import PATIENCE
 
 RESET = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 """A socket with this option says no goodbye when it is closed."""

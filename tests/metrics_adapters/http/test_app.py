@@ -12,13 +12,13 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from metrics_adapters.asgi import make_app
-from metrics_adapters.http.event_loop import checkpoint, first_of
-from metrics_adapters.http.requests import MAX_QUESTIONS
+from metrics_adapters.http.app import MAX_QUESTIONS
 from metrics_adapters.null import NullMonitor
 from metrics_framework import MetricsSystem, Thresholds
 from metrics_framework.errors import InvalidInputError
+from metrics_framework.runtime.event_loops import checkpoint, run_until_first
 from metrics_framework.snapshots.rules import document_violations
-from tests.metrics_adapters.http.loops import PATIENCE, StreamClient, get, talk, until
+from tests.metrics_adapters.http.clients import PATIENCE, StreamClient, get, talk, until
 
 PATHS = ("/metrics", "/snapshot", "/health", "/stream")
 
@@ -300,7 +300,7 @@ def test_others_go_on_while_a_snapshot_is_made(run, clock, gate):
         assert (await get(make_app(system), "/snapshot")).status_code == 200
         turns.append("snapshot")
 
-    run(first_of(tick, ask))
+    run(run_until_first(tick, ask))
     assert turns == [*["tick"] * 100, "snapshot"]
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from metrics_adapters.asgi import make_app, serve_app
 from metrics_framework.errors import InvalidInputError, MissingExtraError, OutputError
-from tests.metrics_adapters.http.loops import PATIENCE
+from tests.metrics_adapters.http.clients import PATIENCE
 from tests.metrics_adapters.http.readers import reading
 
 pytest.importorskip("uvicorn")

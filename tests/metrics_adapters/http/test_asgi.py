@@ -17,12 +17,12 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 
-from metrics_adapters.http.event_loop import checkpoint
 from metrics_adapters.prometheus import make_asgi_app
 from metrics_adapters.prometheus.rendering import Exposition
 from metrics_framework import MetricsSystem
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.recording import Store
+from metrics_framework.runtime.event_loops import checkpoint
 
 PATIENCE = 20.0
 RUNNERS = {"asyncio": asyncio.run, "trio": lambda main: trio.run(lambda: main)}

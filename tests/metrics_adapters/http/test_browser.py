@@ -16,7 +16,7 @@ from starlette.routing import Mount, Route
 
 from metrics_adapters.asgi import make_app
 from metrics_framework import MetricsSystem
-from tests.metrics_adapters.http.loops import PATIENCE, subscriptions
+from tests.metrics_adapters.http.clients import PATIENCE, subscriptions
 from tests.servers.programs import PACKAGES, find, missing
 
 uvicorn = pytest.importorskip("uvicorn")

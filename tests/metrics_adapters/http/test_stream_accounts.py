@@ -18,7 +18,7 @@ import pytest
 from metrics_adapters.asgi import serve_app
 from metrics_framework import MetricsSystem
 from metrics_framework.streams import hub
-from tests.metrics_adapters.http.loops import PATIENCE, publish, subscriptions
+from tests.metrics_adapters.http.clients import PATIENCE, publish, subscriptions
 from tests.metrics_adapters.http.readers import RESET, reading, reading_in_threads
 
 pytest.importorskip("uvicorn")

@@ -6,7 +6,7 @@ from metrics_adapters.asgi import make_app
 from metrics_adapters.combined import CombinedAggregator
 from metrics_adapters.in_memory import InMemoryAggregator
 from metrics_framework import MetricsSystem
-from tests.metrics_adapters.http.loops import (
+from tests.metrics_adapters.http.clients import (
     StreamClient,
     publish,
     sequences,

@@ -11,7 +11,7 @@ import anyio
 import httpx
 import trio
 
-from metrics_adapters.http.event_loop import first_of, new_event
+from metrics_framework.runtime.event_loops import create_event, run_until_first
 
 PATIENCE = 20.0
 RUNNERS = {"asyncio": asyncio.run, "trio": lambda main: trio.run(lambda: main)}
@@ -121,9 +121,9 @@ def talk(run, script, *clients):
 
     async def stay(client):
         await client.serve()
-        await new_event().wait()
+        await create_event().wait()
 
     async def main():
-        await first_of(script, *(partial(stay, client) for client in clients))
+        await run_until_first(script, *(partial(stay, client) for client in clients))
 
     run(main())
