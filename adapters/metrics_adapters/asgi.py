@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from metrics_adapters.http.app import ENDPOINTS, WebApp, make_app
+    from metrics_adapters.http.app import WebApp, make_app
     from metrics_adapters.http.app_server import AppServer, serve_app
+    from metrics_adapters.http.options import ENDPOINTS
     from metrics_adapters.instrumentation.httpx import measured_transport
     from metrics_adapters.instrumentation.loop_lag import LoopLag
     from metrics_adapters.instrumentation.middleware import MetricsMiddleware
@@ -24,7 +25,7 @@ __all__ = [
 
 # Each brings what others do not need: httpx, uvicorn, prometheus_client, or asyncio.
 _MODULES = {
-    "ENDPOINTS": "http.app",
+    "ENDPOINTS": "http.options",
     "AppServer": "http.app_server",
     "LoopLag": "instrumentation.loop_lag",
     "MetricsMiddleware": "instrumentation.middleware",

@@ -13,13 +13,13 @@ import trio
 
 from metrics_framework.runtime.event_loops import create_event, run_until_first
 
-PATIENCE = 20.0
+TIMEOUT_SECONDS = 20.0
 RUNNERS = {"asyncio": asyncio.run, "trio": lambda main: trio.run(lambda: main)}
 
 
 async def until(holds):
     """Let others go on until something holds."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT_SECONDS
     while not holds():
         assert time.monotonic() < end, "it never came to hold"
         await anyio.sleep(0.001)  # the thread that publishes must have its turn, too
@@ -107,8 +107,8 @@ def metric(block):
     """Return the number, the mark and the data of an event."""
     number, event, data = block.split("\n")
     assert (number[:4], event, data[:6]) == ("id: ", "event: metric", "data: ")
-    sequence, _, mark = number[4:].partition("-")
-    return int(sequence), mark, json.loads(data[6:])
+    sequence, _, epoch = number[4:].partition("-")
+    return int(sequence), epoch, json.loads(data[6:])
 
 
 def sequences(blocks):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import httpx
 
-from tests.metrics_adapters.http.clients import PATIENCE
+from tests.metrics_adapters.http.clients import TIMEOUT_SECONDS
 
 RESET = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 """A socket with this option says no goodbye when it is closed."""
@@ -81,7 +81,7 @@ def reading(url, path="/stream", after=None, options=()):
     headers = {} if after is None else {"last-event-id": after.last_event_id}
     transport = httpx.HTTPTransport(verify=False, socket_options=options)
     with (
-        httpx.Client(transport=transport, timeout=PATIENCE) as client,
+        httpx.Client(transport=transport, timeout=TIMEOUT_SECONDS) as client,
         client.stream("GET", f"{url}{path}", headers=headers) as answer,
     ):
         assert answer.status_code == 200
@@ -103,8 +103,8 @@ def reading_in_threads(url, count):
     for thread in threads:
         thread.start()
     for _ in threads:
-        assert begun.acquire(timeout=PATIENCE)
+        assert begun.acquire(timeout=TIMEOUT_SECONDS)
     yield readers
     for thread in threads:
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_SECONDS)
         assert not thread.is_alive()

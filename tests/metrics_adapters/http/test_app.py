@@ -12,13 +12,13 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from metrics_adapters.asgi import make_app
-from metrics_adapters.http.app import MAX_QUESTIONS
+from metrics_adapters.http.app import MAX_CONCURRENT_REQUESTS
 from metrics_adapters.null import NullMonitor
 from metrics_framework import MetricsSystem, Thresholds
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.runtime.event_loops import checkpoint, run_until_first
 from metrics_framework.snapshots.rules import document_violations
-from tests.metrics_adapters.http.clients import PATIENCE, StreamClient, get, talk, until
+from tests.metrics_adapters.http.clients import TIMEOUT_SECONDS, StreamClient, get, talk, until
 
 PATHS = ("/metrics", "/snapshot", "/health", "/stream")
 
@@ -38,7 +38,7 @@ def gate():
     event.set()
     for thread in threading.enumerate():
         if thread.name == "metrics-scrape":
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT_SECONDS)
 
 
 def messages(caplog):
@@ -73,7 +73,7 @@ def test_the_snapshot_is_a_valid_one(run, system):
 @pytest.mark.parametrize(
     ("query", "text"),
     [
-        ("tag=run", "tag='run' is no key and value"),
+        ("tag=run", "tag='run' is not a key and a value"),
         ("tags=run:7", "unknown field 'tags'. Did you mean 'tag'?"),
         ("&".join(f"tag={number}:x" for number in range(60)), "metadata.tags: must have at most 50 entries"),
     ],
@@ -90,7 +90,7 @@ def test_where_nothing_was_measured_there_is_no_snapshot_yet(run, clock):
     app = make_app(MetricsSystem(resource_monitor=NullMonitor(), clock=clock))
     answer = run(get(app, "/snapshot"))
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-    assert answer.text.startswith("there is no snapshot yet: metrics: must hold at least one of")
+    assert answer.text.startswith("no snapshot is available yet: metrics: must hold at least one of")
 
 
 def test_health_is_a_status_and_readings(run, clock):
@@ -209,7 +209,7 @@ def test_only_chosen_endpoints_are_served(system):
     app = make_app(system, endpoints=["health"])
     assert asyncio.run(get(app, "/health")).status_code == 200
     missing = asyncio.run(get(app, "/stream"))
-    assert (missing.status_code, missing.text) == (404, "served here: /health\n")
+    assert (missing.status_code, missing.text) == (404, "not found: the paths are /health\n")
 
 
 def test_it_can_only_be_read(system):
@@ -238,7 +238,7 @@ def test_it_takes_part_in_the_life_of_a_server(system):
     life = ("lifespan.startup", "lifespan.shutdown")
     assert live("lifespan", *life) == [f"{event}.complete" for event in life]
     assert live("websocket", "websocket.connect") == ["websocket.close"]
-    with pytest.raises(InvalidInputError, match=r"'carrier\.pigeon' cannot be served"):
+    with pytest.raises(InvalidInputError, match=r"'carrier\.pigeon' is not supported"):
         live("carrier.pigeon")
 
 
@@ -246,13 +246,13 @@ def test_it_takes_part_in_the_life_of_a_server(system):
     ("options", "text"),
     [
         ({"endpoints": ["strem"]}, "unknown endpoint 'strem'. Did you mean 'stream'?"),
-        ({"endpoints": "stream"}, "endpoints='stream' is no list"),
-        ({"endpoints": []}, r"endpoints=\[\] is empty; there are metrics, snapshot"),
-        ({"prefix": "internal"}, "prefix='internal' is no path that begins with a slash"),
-        ({"bearer_token": ""}, "bearer_token= is empty"),
-        ({"allow_origins": "https://a"}, "allow_origins='https://a' is no list of origins"),
-        ({"allow_origins": ["https://a/b"]}, "'https://a/b', which is no origin like"),
-        ({"allow_origins": ["https://a\r\nx: y"]}, "which is no origin like"),
+        ({"endpoints": "stream"}, "endpoints='stream' is not a list"),
+        ({"endpoints": []}, r"endpoints=\[\] is empty: pass some of metrics, snapshot"),
+        ({"prefix": "internal"}, "prefix='internal' does not start with a slash"),
+        ({"bearer_token": ""}, "bearer_token is empty"),
+        ({"allow_origins": "https://a"}, "allow_origins='https://a' is not a list of origins"),
+        ({"allow_origins": ["https://a/b"]}, "'https://a/b' in allow_origins is not an origin"),
+        ({"allow_origins": ["https://a\r\nx: y"]}, "in allow_origins is not an origin"),
         ({"max_clients": 0}, "max_clients=0 is not a whole number of 1 or more"),
         ({"buffer": True}, "buffer=True is not a whole number of 1 or more"),
         ({"heartbeat": 0}, "heartbeat=0 is no number of seconds above 0"),
@@ -275,7 +275,7 @@ class Slow(MetricsSystem):
 
     def build_snapshot(self, **keys):
         """Wait."""
-        self.gate.wait(PATIENCE)
+        self.gate.wait(TIMEOUT_SECONDS)
         return super().build_snapshot(**keys)
 
     def get_system_health(self):
@@ -309,18 +309,18 @@ def test_questions_that_hang_are_bounded(run, clock, gate, caplog):
     system = Slow(clock=clock)
     system.gate = gate
     app = make_app(system, timeout=0.02)
-    for _ in range(MAX_QUESTIONS):
+    for _ in range(MAX_CONCURRENT_REQUESTS):
         answer = run(get(app, "/snapshot"))
-        assert (answer.status_code, answer.text) == (503, "snapshot: no answer within 0.02 seconds\n")
+        assert (answer.status_code, answer.text) == (503, "snapshot timed out after 0.02 seconds\n")
     busy = run(get(app, "/snapshot"))
     assert (busy.status_code, busy.headers["retry-after"]) == (503, "1")
-    assert "as many questions as may be" in busy.text
+    assert "too many concurrent snapshot requests" in busy.text
     assert len(messages(caplog)) == 1
     assert run(get(app, "/health")).status_code == 500
     gate.set()
 
     async def ask():
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT_SECONDS
         while (await get(app, "/snapshot")).status_code != 200:
             assert time.monotonic() < end
 
@@ -332,7 +332,7 @@ def test_a_question_that_fails_is_an_error(run, clock, caplog):
     app = make_app(Slow(clock=clock))
     for _ in range(2):
         answer = run(get(app, "/health"))
-        assert (answer.status_code, answer.text) == (500, "health failed; see the log\n")
+        assert (answer.status_code, answer.text) == (500, "health failed: see the log\n")
     (message,) = messages(caplog)
     assert "no machine" in message
 

@@ -16,7 +16,7 @@ import pytest
 
 from metrics_adapters.asgi import make_app, serve_app
 from metrics_framework.errors import InvalidInputError, MissingExtraError, OutputError
-from tests.metrics_adapters.http.clients import PATIENCE
+from tests.metrics_adapters.http.clients import TIMEOUT_SECONDS
 from tests.metrics_adapters.http.readers import reading
 
 pytest.importorskip("uvicorn")
@@ -49,7 +49,7 @@ def test_its_port_is_free_afterwards(system):
     """Another server may have it at once."""
     with serve_app(system, 0) as server:
         httpx.get(f"{server.url}/health")
-        with pytest.raises(OutputError, match="Address already in use; pass another port"):
+        with pytest.raises(OutputError, match="Address already in use: pass another port"):
             serve_app(system, server.port)
     with serve_app(system, server.port) as again:
         assert httpx.get(f"{again.url}/metrics").status_code == 200
@@ -100,7 +100,9 @@ def test_it_does_not_put_off_the_end_of_the_program():
         "client.sendall(b'GET /health HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n')\n"
         "assert client.recv(9) == b'HTTP/1.1 '"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT_SECONDS
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -147,7 +149,7 @@ def test_a_forked_child_does_not_serve(system):
         pid = os.fork()
         if pid == 0:
             with suppress(BaseException):
-                time.sleep(PATIENCE)
+                time.sleep(TIMEOUT_SECONDS)
             os._exit(0)
         try:
             assert httpx.get(f"{server.url}/health").status_code in (200, 503)
@@ -179,5 +181,5 @@ def test_an_application_that_mounts_it_serves_it(system):
             reader.read(1)
     finally:
         server.should_exit = True
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_SECONDS)
         sock.close()

@@ -16,7 +16,7 @@ from starlette.routing import Mount, Route
 
 from metrics_adapters.asgi import make_app
 from metrics_framework import MetricsSystem
-from tests.metrics_adapters.http.clients import PATIENCE, subscriptions
+from tests.metrics_adapters.http.clients import TIMEOUT_SECONDS, subscriptions
 from tests.servers.programs import PACKAGES, find, missing
 
 uvicorn = pytest.importorskip("uvicorn")
@@ -60,7 +60,7 @@ def browse(tmp_path):
     yield open_page
     for process in processes:
         process.terminate()
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT_SECONDS)
 
 
 class Site:
@@ -92,7 +92,7 @@ class Site:
     def __exit__(self, *error):
         self.cut()
         self.server.should_exit = True
-        self.thread.join(PATIENCE)
+        self.thread.join(TIMEOUT_SECONDS)
         self.sock.close()
 
     async def stream(self, scope, receive, send):
@@ -114,7 +114,7 @@ class Site:
 
     def wait_until(self, holds):
         """Wait until what was seen holds."""
-        end = time.monotonic() + 2 * PATIENCE
+        end = time.monotonic() + 2 * TIMEOUT_SECONDS
         while not holds():
             assert time.monotonic() < end, (self.seen, self.last_event_ids)
             time.sleep(0.01)
@@ -122,7 +122,7 @@ class Site:
 
 @pytest.mark.heavy
 def test_a_page_comes_back_for_what_it_missed(system, browse):
-    """Its browser sends the last event by itself; nothing is there twice, and nothing is missing."""
+    """Its browser sends the last event by itself; nothing occurs twice, and nothing is missing."""
     with Site(system) as site:
         browse(site.url)
         site.wait_until(lambda: ["open"] in site.seen)

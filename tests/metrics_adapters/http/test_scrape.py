@@ -11,13 +11,20 @@ import warnings
 import pytest
 from prometheus_client import CollectorRegistry
 
-from metrics_adapters.http.scrape import PIECE, Answer, Endpoint, Request, SharedCall, in_thread
+from metrics_adapters.http.scrape import (
+    CHUNK_BYTES,
+    Endpoint,
+    EndpointResponse,
+    ScrapeRequest,
+    SharedCall,
+    in_thread,
+)
 from metrics_adapters.prometheus.rendering import Exposition
 from metrics_adapters.prometheus.text import Format
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.recording import Store
 
-PATIENCE = 20.0
+TIMEOUT_SECONDS = 20.0
 SCRAPE_THREAD = "metrics-scrape"
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 
@@ -64,19 +71,19 @@ def gate():
     event.set()
     for thread in threading.enumerate():
         if thread.name == SCRAPE_THREAD:
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT_SECONDS)
 
 
-def scrape(endpoint: Endpoint, **headers) -> Answer:
+def scrape(endpoint: Endpoint, **headers) -> EndpointResponse:
     """Return the answer to a scrape."""
-    admitted = endpoint.admit(Request("GET", **headers), "/metrics")
-    if isinstance(admitted, Answer):
+    admitted = endpoint.admit(ScrapeRequest("GET", **headers), "/metrics")
+    if isinstance(admitted, EndpointResponse):
         return admitted
     with admitted:
         return admitted.run()
 
 
-def body(answer: Answer) -> bytes:
+def body(answer: EndpointResponse) -> bytes:
     """Return the whole body, whose length is what the headers say."""
     whole = b"".join(answer.body)
     assert dict(answer.headers)["Content-Length"] == str(len(whole))
@@ -114,7 +121,7 @@ def test_the_answer_is_in_the_format_that_was_asked_for():
 
 def test_gzip_is_the_same_text():
     """Compressed as it is made, it is what it would be without."""
-    chunks = [b"", b"x", os.urandom(3 * PIECE + 1), b"y" * 10, b"z" * 1_000_000]
+    chunks = [b"", b"x", os.urandom(3 * CHUNK_BYTES + 1), b"y" * 10, b"z" * 1_000_000]
     endpoint = Endpoint(Scripted(*chunks))
     answer = scrape(endpoint, accept_encoding="gzip")
     assert dict(answer.headers)["Content-Encoding"] == "gzip"
@@ -123,17 +130,17 @@ def test_gzip_is_the_same_text():
 
 def test_pieces_are_neither_small_nor_large():
     """Small chunks are put together and large ones divided, so that sending them is even."""
-    endpoint = Endpoint(Scripted(*[b"a line\n"] * 50_000, b"x" * PIECE * 5))
+    endpoint = Endpoint(Scripted(*[b"a line\n"] * 50_000, b"x" * CHUNK_BYTES * 5))
     pieces = [len(piece) for piece in scrape(endpoint).body]
-    assert max(pieces) < 2 * PIECE
-    assert min(pieces[:-1]) >= PIECE
+    assert max(pieces) < 2 * CHUNK_BYTES
+    assert min(pieces[:-1]) >= CHUNK_BYTES
 
 
 def test_head_is_answered_without_rendering():
     """It has the headers of a scrape and costs nothing."""
     callbacks, exposition = Callbacks(), Scripted(b"a 1\n")
     endpoint = Endpoint(exposition, callbacks=callbacks)
-    with endpoint.admit(Request("HEAD", accept=OPENMETRICS), "/metrics") as admitted:
+    with endpoint.admit(ScrapeRequest("HEAD", accept=OPENMETRICS), "/metrics") as admitted:
         answer = admitted.run()
     assert (answer.status, answer.body) == (200, [])
     assert dict(answer.headers)["Content-Type"] == Format.OPENMETRICS.content_type
@@ -143,7 +150,7 @@ def test_head_is_answered_without_rendering():
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "get", ""])
 def test_metrics_can_only_be_read(method):
     """Any other method is refused, and told which there are."""
-    answer = Endpoint(Scripted()).admit(Request(method), "/metrics")
+    answer = Endpoint(Scripted()).admit(ScrapeRequest(method), "/metrics")
     assert answer.status == 405
     assert dict(answer.headers)["Allow"] == "GET, HEAD"
 
@@ -153,15 +160,15 @@ def test_metrics_can_only_be_read(method):
 )
 def test_metrics_are_where_they_are(path, status):
     """Another path is told so."""
-    admitted = Endpoint(Scripted()).admit(Request("GET"), path)
-    assert (admitted.status if isinstance(admitted, Answer) else 200) == status
+    admitted = Endpoint(Scripted()).admit(ScrapeRequest("GET"), path)
+    assert (admitted.status if isinstance(admitted, EndpointResponse) else 200) == status
 
 
 def test_who_has_no_secret_learns_nothing():
     """Neither a path nor a method is told apart before the secret is right."""
     endpoint = Endpoint(Scripted(b"a 1\n"), bearer_token="s3cret")
     for method, path in (("GET", "/metrics"), ("GET", "/other"), ("POST", "/metrics")):
-        answer = endpoint.admit(Request(method, "Bearer wrong"), path)
+        answer = endpoint.admit(ScrapeRequest(method, "Bearer wrong"), path)
         assert answer.status == 401
         assert dict(answer.headers)["WWW-Authenticate"] == 'Bearer realm="metrics"'
     assert body(scrape(endpoint, authorization="Bearer s3cret")) == b"a 1\n"
@@ -231,14 +238,14 @@ def test_callbacks_that_fail_cost_nothing_else(caplog):
 
 def test_callbacks_that_hang_are_waited_for_once(caplog, gate):
     """The first scrape waits for half of its time, later ones not at all, and all share one thread."""
-    callbacks = Callbacks(lambda: gate.wait(PATIENCE))
+    callbacks = Callbacks(lambda: gate.wait(TIMEOUT_SECONDS))
     endpoint = Endpoint(Scripted(b"a 1\n"), callbacks=callbacks, timeout=0.4)
     assert [body(scrape(endpoint)) for _ in range(5)] == [b"a 1\n"] * 5
     (thread,) = hanging()
     assert callbacks.calls == 1
     assert len(messages(caplog)) == 1
     gate.set()
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT_SECONDS)
     scrape(endpoint)
     assert callbacks.calls == 2
 
@@ -246,7 +253,7 @@ def test_callbacks_that_hang_are_waited_for_once(caplog, gate):
 @pytest.mark.parametrize("how", ["fails", "hangs"])
 def test_a_registry_that_fails_costs_its_own_metrics_alone(caplog, gate, how):
     """Ours are scraped without it, and the log says so once."""
-    foreign = fail if how == "fails" else (lambda: b"b 2\n" if gate.wait(PATIENCE) else b"")
+    foreign = fail if how == "fails" else (lambda: b"b 2\n" if gate.wait(TIMEOUT_SECONDS) else b"")
     exposition = Scripted(b"a 1\n", foreign=foreign)
     endpoint = Endpoint(exposition, timeout=0.4)
     assert [body(scrape(endpoint)) for _ in range(3)] == [b"a 1\n"] * 3
@@ -255,7 +262,7 @@ def test_a_registry_that_fails_costs_its_own_metrics_alone(caplog, gate, how):
     exposition.foreign_script = lambda: b"b 2\n"
     gate.set()
     for thread in hanging():
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_SECONDS)
     assert body(scrape(endpoint)) == b"a 1\nb 2\n"
 
 
@@ -270,11 +277,11 @@ def test_a_scrape_that_takes_too_long_is_given_up(caplog):
     answer = scrape(Endpoint(Scripted(*[chunk] * 1_000), timeout=0.2))
     assert answer.status == 500
     assert len(rendered) < 1_000
-    assert "it took more than 0.2 seconds" in messages(caplog)[0]
+    assert "the scrape took more than 0.2 seconds" in messages(caplog)[0]
 
 
 @pytest.mark.parametrize(
-    ("patience", "seconds"),
+    ("scrape_timeout", "seconds"),
     [
         ("0.25", 0.25),
         ("30", 10),
@@ -287,9 +294,11 @@ def test_a_scrape_that_takes_too_long_is_given_up(caplog):
         ("inf", 10),
     ],
 )
-def test_nothing_is_made_for_a_server_that_has_given_up(patience, seconds):
+def test_nothing_is_made_for_a_server_that_has_given_up(scrape_timeout, seconds):
     """The time that the server says it waits counts where it is shorter; what makes no sense does not."""
-    with Endpoint(Scripted()).admit(Request("GET", patience=patience), "/metrics") as admitted:
+    with Endpoint(Scripted()).admit(
+        ScrapeRequest("GET", scrape_timeout=scrape_timeout), "/metrics"
+    ) as admitted:
         assert admitted.seconds == seconds
 
 
@@ -299,12 +308,12 @@ def test_nothing_is_made_for_a_server_that_has_given_up(patience, seconds):
 def test_more_scrapes_than_may_be_are_told_to_come_again():
     """A place is free again once its scrape has ended, also where that failed."""
     endpoint = Endpoint(Scripted(b"a 1\n"), max_scrapes=2)
-    with endpoint.admit(Request("GET"), "/metrics"), endpoint.admit(Request("GET"), "/metrics"):
+    with endpoint.admit(ScrapeRequest("GET"), "/metrics"), endpoint.admit(ScrapeRequest("GET"), "/metrics"):
         answer = scrape(endpoint)
         assert answer.status == 503
         assert dict(answer.headers)["Retry-After"] == "1"
     for _ in range(3):
-        with pytest.raises(ZeroDivisionError), endpoint.admit(Request("GET"), "/metrics"):
+        with pytest.raises(ZeroDivisionError), endpoint.admit(ScrapeRequest("GET"), "/metrics"):
             fail()
     assert scrape(endpoint).status == 200
 
@@ -313,13 +322,13 @@ def test_more_scrapes_than_may_be_are_told_to_come_again():
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_who_has_all_of_an_answer_may_come_again_at_once(method):
     """A place is free before the last piece of an answer is sent, and not earlier."""
-    endpoint = Endpoint(Scripted(b"a" * PIECE + b"b 1\n"), max_scrapes=1)
+    endpoint = Endpoint(Scripted(b"a" * CHUNK_BYTES + b"b 1\n"), max_scrapes=1)
     for _ in range(3):
-        admitted = endpoint.admit(Request(method), "/metrics")
+        admitted = endpoint.admit(ScrapeRequest(method), "/metrics")
         with admitted:
             pieces = iter(admitted.run().body)
             if method == "GET":
-                assert next(pieces) == b"a" * PIECE
+                assert next(pieces) == b"a" * CHUNK_BYTES
                 assert scrape(endpoint).status == 503
                 assert next(pieces) == b"b 1\n"
             assert scrape(endpoint).status == 200
@@ -327,10 +336,10 @@ def test_who_has_all_of_an_answer_may_come_again_at_once(method):
 
 def test_a_forked_child_has_all_places_and_calls_anew(gate):
     """What the parent was at when it forked holds nothing up in the child."""
-    callbacks = Callbacks(lambda: gate.wait(PATIENCE))
+    callbacks = Callbacks(lambda: gate.wait(TIMEOUT_SECONDS))
     exposition = Scripted(b"a 1\n", foreign=lambda: callbacks.work() or b"")
     endpoint = Endpoint(exposition, callbacks=callbacks, max_scrapes=1, timeout=0.2)
-    with endpoint.admit(Request("GET"), "/metrics") as admitted:
+    with endpoint.admit(ScrapeRequest("GET"), "/metrics") as admitted:
         admitted.run()  # its calls hang on
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # that there are threads is what is tested
@@ -349,7 +358,7 @@ def test_a_forked_child_has_all_places_and_calls_anew(gate):
 
 def test_who_comes_while_a_call_runs_shares_it():
     """Two begin one call; when it has ended, the next one begins another."""
-    shared, started = SharedCall(PATIENCE), []
+    shared, started = SharedCall(TIMEOUT_SECONDS), []
     first, second = shared.call(started.append), shared.call(started.append)
     assert first is second
     assert first.future is started[0]
@@ -361,11 +370,11 @@ def test_who_comes_while_a_call_runs_shares_it():
 
 def test_a_call_is_worth_waiting_for_so_long():
     """The seconds count from its begin, whoever asks; after them it has no outcome yet."""
-    call = SharedCall(PATIENCE).call(lambda future: None)
-    assert PATIENCE - 5 < call.seconds_left() <= PATIENCE
+    call = SharedCall(TIMEOUT_SECONDS).call(lambda future: None)
+    assert TIMEOUT_SECONDS - 5 < call.seconds_left() <= TIMEOUT_SECONDS
     late = SharedCall(0).call(lambda future: None)
     assert late.seconds_left() == 0
-    with pytest.raises(TimeoutError, match="too long"):
+    with pytest.raises(TimeoutError, match="timed out"):
         late.outcome()
 
 
@@ -376,27 +385,27 @@ def test_what_a_thread_raises_is_the_outcome(error):
     def work():
         raise error
 
-    call = SharedCall(PATIENCE).call(in_thread(work))
-    assert call.future.exception(PATIENCE) is error
+    call = SharedCall(TIMEOUT_SECONDS).call(in_thread(work))
+    assert call.future.exception(TIMEOUT_SECONDS) is error
     with pytest.raises(type(error)):
         call.outcome()
 
 
 def test_a_call_that_cannot_begin_has_failed():
     """Where there is no thread to be had, nobody waits for it, and the next one tries again."""
-    shared = SharedCall(PATIENCE)
+    shared = SharedCall(TIMEOUT_SECONDS)
 
     def refuse(future):
         raise RuntimeError("can't start new thread")
 
     with pytest.raises(RuntimeError, match="new thread"):
         shared.call(refuse).outcome()
-    assert shared.call(in_thread(lambda: "done")).future.result(PATIENCE) == "done"
+    assert shared.call(in_thread(lambda: "done")).future.result(TIMEOUT_SECONDS) == "done"
 
 
 def test_in_a_child_nobody_waits_for_the_parent():
     """A call that was under way when the process forked is forgotten."""
-    shared, started = SharedCall(PATIENCE), []
+    shared, started = SharedCall(TIMEOUT_SECONDS), []
     first = shared.call(started.append)
     shared.reset()
     assert shared.call(started.append) is not first

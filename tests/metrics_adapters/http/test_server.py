@@ -25,7 +25,7 @@ from metrics_framework import MetricsSystem
 from metrics_framework.errors import InvalidInputError, OutputError
 from metrics_framework.recording import Store
 
-PATIENCE = 20.0
+TIMEOUT_SECONDS = 20.0
 THREADS = "metrics-server"
 
 
@@ -59,7 +59,7 @@ def gate():
 
 def connect(server) -> http.client.HTTPConnection:
     """Return a connection to a server."""
-    return http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+    return http.client.HTTPConnection("127.0.0.1", server.port, timeout=TIMEOUT_SECONDS)
 
 
 def ask(server, path="/metrics", method="GET", **headers):
@@ -77,7 +77,7 @@ def ask(server, path="/metrics", method="GET", **headers):
 
 def raw(server, sent: bytes) -> bytes:
     """Return all that comes back for some bytes, until the server closes."""
-    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), TIMEOUT_SECONDS) as sock:
         sock.sendall(sent)
         return read_all(sock)
 
@@ -151,7 +151,7 @@ def test_the_other_paths_say_where_the_metrics_are(start):
     status, headers, body = ask(server, "/")
     assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
     assert b'<a href="/internal/stats">' in body
-    assert ask(server, "/metrics")[::2] == (404, b"the metrics are at /internal/stats\n")
+    assert ask(server, "/metrics")[::2] == (404, b"not found: the metrics are at /internal/stats\n")
     assert ask(server, "/internal/stats")[0] == 200
     assert ask(server, "/", "POST")[0] == 405
 
@@ -244,14 +244,14 @@ def test_nothing_that_was_sent_comes_back(start, sent):
 def test_who_sends_nothing_is_left(start):
     """A connection without a request is closed in time."""
     server = start(timeout=0.2)
-    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), TIMEOUT_SECONDS) as sock:
         assert read_all(sock) == b""
 
 
 def test_who_sends_drop_by_drop_is_left(start):
     """A request has its time as a whole, however often a byte of it comes."""
     server = start(timeout=0.3)
-    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), TIMEOUT_SECONDS) as sock:
         begin, closed = time.monotonic(), False
         for byte in b"GET /metrics HTTP/1.1\r\nx: " + b"a" * 10_000:
             try:
@@ -270,9 +270,9 @@ def test_who_reads_nothing_gives_its_place_back(start):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect(("127.0.0.1", server.port))
         sock.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
-        assert select.select([sock], [], [], PATIENCE)[0]
+        assert select.select([sock], [], [], TIMEOUT_SECONDS)[0]
         assert ask(server)[0] == 503
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT_SECONDS
         while ask(server)[0] != 200:
             assert time.monotonic() < end
             time.sleep(0.02)
@@ -282,10 +282,10 @@ def test_who_goes_away_in_the_middle_is_no_fault(start, caplog):
     """A client that closes before it has read all leaves nothing behind, also not in the log."""
     server = start(metrics=Large(), max_scrapes=1)
     for _ in range(3):
-        with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as sock:
+        with socket.create_connection(("127.0.0.1", server.port), TIMEOUT_SECONDS) as sock:
             sock.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
             assert sock.recv(1)
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT_SECONDS
         while ask(server, method="HEAD")[0] != 200:
             assert time.monotonic() < end
     assert messages(caplog) == []
@@ -297,12 +297,12 @@ def test_one_scrape_too_many_is_told_to_come_again(start, gate):
 
     def wait():
         entered.set()
-        gate.wait(PATIENCE)
+        gate.wait(TIMEOUT_SECONDS)
 
-    server = start(max_scrapes=1, timeout=2 * PATIENCE, callbacks=Callbacks(wait))
+    server = start(max_scrapes=1, timeout=2 * TIMEOUT_SECONDS, callbacks=Callbacks(wait))
     first = threading.Thread(target=ask, args=(server,))
     first.start()
-    assert entered.wait(PATIENCE)
+    assert entered.wait(TIMEOUT_SECONDS)
     status, headers, _ = ask(server)
     assert (status, headers["Retry-After"]) == (503, "1")
     gate.set()
@@ -381,7 +381,7 @@ def test_a_port_in_use_is_one_error(start, metrics):
     """It names the address and says what to do."""
     port = start().port
     with pytest.raises(
-        OutputError, match=f"cannot listen on '127.0.0.1', port {port}: .*in use; pass another"
+        OutputError, match=f"cannot listen on '127.0.0.1', port {port}: .*in use: pass another"
     ):
         serve(port, metrics=metrics)
 
@@ -402,8 +402,8 @@ def test_an_address_that_is_none_is_one_error(metrics, addr):
         ({"port": True}, "port=True "),
         ({"addr": None}, "addr=None "),
         ({"metrics": None}, "metrics=None "),
-        ({"keyfile": "key.pem"}, "need certfile="),
-        ({"client_cafile": "ca.pem"}, "need certfile="),
+        ({"keyfile": "key.pem"}, "require certfile"),
+        ({"client_cafile": "ca.pem"}, "require certfile"),
     ],
 )
 def test_a_wrong_argument_is_one_error(metrics, arguments, message):
@@ -428,15 +428,15 @@ def test_it_listens_where_it_is_told(start):
 
 def test_closing_ends_all_threads_and_connections(start, monkeypatch):
     """Afterwards nobody listens, who waits is told, and the port is free; once more does nothing."""
-    monkeypatch.setattr(server_module, "_GRACE_SECONDS", 3_600)  # who only waits is given none
+    monkeypatch.setattr(server_module, "_GRACEFUL_CLOSE_SECONDS", 3_600)  # who only waits is given none
     server = start()
     connection = connect(server)
     connection.request("GET", "/metrics")
     connection.getresponse().read()
-    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as silent:
+    with socket.create_connection(("127.0.0.1", server.port), TIMEOUT_SECONDS) as silent:
         closing = threading.Thread(target=server.close)
         closing.start()
-        closing.join(PATIENCE)
+        closing.join(TIMEOUT_SECONDS)
         assert server.closed
         assert threads() == []
         assert read_all(silent) == b""
@@ -453,19 +453,19 @@ def test_a_scrape_that_is_under_way_is_answered_before_the_end(start, gate):
 
     def wait():
         entered.set()
-        gate.wait(PATIENCE)
+        gate.wait(TIMEOUT_SECONDS)
 
-    server = start(callbacks=Callbacks(wait), timeout=2 * PATIENCE)
+    server = start(callbacks=Callbacks(wait), timeout=2 * TIMEOUT_SECONDS)
     client = threading.Thread(target=lambda: answers.append(ask(server)[0]))
     client.start()
-    assert entered.wait(PATIENCE)
+    assert entered.wait(TIMEOUT_SECONDS)
     closing = threading.Thread(target=server.close)
     closing.start()
     while not server.closed:
         time.sleep(0.001)
     gate.set()
-    closing.join(PATIENCE)
-    client.join(PATIENCE)
+    closing.join(TIMEOUT_SECONDS)
+    client.join(TIMEOUT_SECONDS)
     assert answers == [200]
     assert threads() == []
 
@@ -477,19 +477,19 @@ def test_a_callback_that_hangs_does_not_keep_a_server_open(start, gate, caplog):
 
     def wait():
         entered.set()
-        gate.wait(PATIENCE)
+        gate.wait(TIMEOUT_SECONDS)
 
-    server = start(callbacks=Callbacks(wait), timeout=2 * PATIENCE)
+    server = start(callbacks=Callbacks(wait), timeout=2 * TIMEOUT_SECONDS)
     client = threading.Thread(target=lambda: raw(server, b"GET /metrics HTTP/1.1\r\n\r\n"))
     client.start()
-    assert entered.wait(PATIENCE)
+    assert entered.wait(TIMEOUT_SECONDS)
     server.close()
-    client.join(PATIENCE)
+    client.join(TIMEOUT_SECONDS)
     assert not client.is_alive()
     assert any("scrapes go on after their server was closed" in message for message in messages(caplog))
     gate.set()
     for thread in threads():
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_SECONDS)
 
 
 def test_many_threads_may_close_at_once(start):
@@ -499,7 +499,7 @@ def test_many_threads_may_close_at_once(start):
     for thread in closing:
         thread.start()
     for thread in closing:
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_SECONDS)
     assert threads() == []
 
 
@@ -510,7 +510,7 @@ def test_a_forked_child_holds_nothing_open(start, metrics):
     idle = connect(server)
     idle.request("GET", "/metrics")
     idle.getresponse().read()
-    held = [conversation._sock.fileno() for conversation in server._conversations]
+    held = [connection._sock.fileno() for connection in server._connections]
     assert held
     reading, writing = os.pipe()
     holding, letting_go = os.pipe()
@@ -531,7 +531,7 @@ def test_a_forked_child_holds_nothing_open(start, metrics):
             os._exit(0)
     os.close(holding)
     try:
-        assert select.select([reading], [], [], PATIENCE)[0]
+        assert select.select([reading], [], [], TIMEOUT_SECONDS)[0]
         assert os.read(reading, 100) == b"True 200"
         assert ask(server)[0] == 200
         idle.request("GET", "/metrics")

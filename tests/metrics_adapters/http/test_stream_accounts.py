@@ -18,7 +18,7 @@ import pytest
 from metrics_adapters.asgi import serve_app
 from metrics_framework import MetricsSystem
 from metrics_framework.streams import hub
-from tests.metrics_adapters.http.clients import PATIENCE, publish, subscriptions
+from tests.metrics_adapters.http.clients import TIMEOUT_SECONDS, publish, subscriptions
 from tests.metrics_adapters.http.readers import RESET, reading, reading_in_threads
 
 pytest.importorskip("uvicorn")
@@ -50,7 +50,7 @@ def test_who_stops_reading_loses_what_is_counted(system, caplog, monkeypatch):
     monkeypatch.setattr(hub, "REPLAY", 1_000)
     most, portion, recorded = 1_000, 250, 0
     with (
-        serve_app(system, 0, buffer=most, timeout=2 * PATIENCE) as server,
+        serve_app(system, 0, buffer=most, timeout=2 * TIMEOUT_SECONDS) as server,
         reading_in_threads(server.url, 2) as quick,
         reading(server.url) as slow,
     ):
@@ -250,7 +250,7 @@ def test_a_thousand_subscribers_come_and_go(system, monkeypatch):
         with system.subscribe(buffer=10) as subscription:
             begun.release()
             for _ in range(number % 3):
-                assert subscription.get(PATIENCE) is not None
+                assert subscription.get(TIMEOUT_SECONDS) is not None
 
     async def wave(port):
         tasks = [asyncio.create_task(client(port, number)) for number in range(clients)]
@@ -263,11 +263,11 @@ def test_a_thousand_subscribers_come_and_go(system, monkeypatch):
         for thread in threads:
             thread.start()
         for _ in range(clients + 20):
-            assert begun.acquire(timeout=PATIENCE)
+            assert begun.acquire(timeout=TIMEOUT_SECONDS)
         while any(thread.is_alive() for thread in threads):
             record(system, 1)
         for thread in threads:
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT_SECONDS)
         assert all(not one.is_closed for one in dropped)
 
     begun = threading.Semaphore(0)

@@ -17,7 +17,7 @@ from metrics_adapters.prometheus import serve
 from metrics_framework import MetricsSystem
 from metrics_framework.errors import InvalidInputError
 
-PATIENCE = 20.0
+TIMEOUT_SECONDS = 20.0
 
 
 class Files:
@@ -59,7 +59,9 @@ def made(tmp_path_factory):
 
 def ask(server, context: ssl.SSLContext) -> int:
     """Return the status of a scrape by a client on a connection of its own."""
-    connection = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=PATIENCE, context=context)
+    connection = http.client.HTTPSConnection(
+        "127.0.0.1", server.port, timeout=TIMEOUT_SECONDS, context=context
+    )
     try:
         connection.request("GET", "/metrics")
         answer = connection.getresponse()
@@ -80,7 +82,7 @@ def serial(server, files: Files) -> int:
     """Return the serial number of the certificate that a server shows."""
     context = files.context()
     with (
-        socket.create_connection(("127.0.0.1", server.port), PATIENCE) as sock,
+        socket.create_connection(("127.0.0.1", server.port), TIMEOUT_SECONDS) as sock,
         context.wrap_socket(sock, server_hostname="127.0.0.1") as secured,
     ):
         return int(secured.getpeercert()["serialNumber"], 16)
@@ -93,7 +95,7 @@ def test_a_scrape_over_tls(made):
         assert ask(server, made.context()) == 200
         with pytest.raises(ssl.SSLCertVerificationError):
             ask(server, ssl.create_default_context())
-        with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as plain:
+        with socket.create_connection(("127.0.0.1", server.port), TIMEOUT_SECONDS) as plain:
             plain.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
             assert b"HTTP" not in received(plain)
         assert ask(server, made.context()) == 200
@@ -115,7 +117,7 @@ def test_a_handshake_that_never_comes_holds_nobody_up(made):
     """Who connects and is silent waits alone, and not for longer than a request may take."""
     options = {"certfile": made.cert, "keyfile": made.key, "timeout": 0.5}
     with serve(0, metrics=MetricsSystem(), **options) as server:
-        silent = [socket.create_connection(("127.0.0.1", server.port), PATIENCE) for _ in range(5)]
+        silent = [socket.create_connection(("127.0.0.1", server.port), TIMEOUT_SECONDS) for _ in range(5)]
         try:
             assert ask(server, made.context()) == 200
             for sock in silent:
@@ -128,7 +130,7 @@ def test_a_handshake_that_never_comes_holds_nobody_up(made):
 def test_closing_ends_handshakes_too(made):
     """A server whose clients are silent closes at once."""
     with serve(0, metrics=MetricsSystem(), certfile=made.cert, keyfile=made.key) as server:
-        with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as silent:
+        with socket.create_connection(("127.0.0.1", server.port), TIMEOUT_SECONDS) as silent:
             server.close()
             assert received(silent) == b""
         assert not [one for one in threading.enumerate() if one.name.startswith("metrics-server")]
