@@ -148,7 +148,7 @@ def test_a_clash_of_types_is_refused_in_the_gateways_words(pushgateway, gateway,
     with pytest.raises(RefusedError) as caught:
         other.replace(gauge)
     address = rf"http://{pushgateway}/metrics/job/{job}/shard/2"
-    assert re.match(rf"cannot push to {address}: the answer is 400: .*clash_total", str(caught.value))
+    assert re.match(rf"cannot push to {address}: HTTP status 400: .*clash_total", str(caught.value))
     assert group(pushgateway, job=job) == {("clash_total", ("job", job)): "1"}
     other.delete()
 
