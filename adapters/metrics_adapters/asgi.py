@@ -1,4 +1,4 @@
-"""What an async service needs: what it serves, what it asks others for, its tasks, its event loop."""
+"""Metrics for async services: HTTP endpoints, and instrumentation of requests, tasks and the event loop."""
 
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ __all__ = [
     "serve_app",
 ]
 
-# Each brings what others do not need: httpx, uvicorn, prometheus_client, or asyncio.
+# Loaded at first use, because each needs a dependency of its own: httpx, uvicorn, prometheus_client.
 _MODULES = {
     "ENDPOINTS": "http.options",
     "AppServer": "http.app_server",

@@ -91,5 +91,5 @@ def test_a_state_that_is_something_else_is_said():
     """Somebody else's ``app.state.metrics`` is a clear error and not an odd one later."""
     app = make_app()
     app.state.metrics = {"orders": 1}
-    with pytest.raises(InvalidInputError, match="no MetricsSystem"):
+    with pytest.raises(InvalidInputError, match="is not a MetricsSystem"):
         get(app)

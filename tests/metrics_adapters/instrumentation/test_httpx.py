@@ -199,6 +199,6 @@ def test_each_kind_of_transport_keeps_its_kind(metrics):
     sync = measured_transport(httpx.HTTPTransport(), metrics)
     assert not isinstance(sync, httpx.AsyncBaseTransport)
     assert not isinstance(measured_transport(httpx.AsyncHTTPTransport(), metrics), httpx.BaseTransport)
-    with pytest.raises(InvalidInputError, match="no transport of httpx"):
+    with pytest.raises(InvalidInputError, match="not an httpx transport"):
         measured_transport(httpx.Client, metrics)
     sync.close()

@@ -94,7 +94,7 @@ def test_it_may_be_used_again_but_not_twice_at_once(backend):
         looking = LoopLag(InMemoryCollector(), interval=0.01)
         for _ in range(2):
             async with looking:
-                with pytest.raises(RuntimeError, match="at work already"):
+                with pytest.raises(RuntimeError, match="already running"):
                     await looking.__aenter__()
 
     anyio.run(main, backend=backend)

@@ -594,7 +594,7 @@ def test_a_tracker_that_fails_spoils_no_request(clock, caplog):
 
 def test_what_cannot_record_is_refused(metrics):
     """A wrong argument is one clear error, when the middleware is made."""
-    with pytest.raises(InvalidInputError, match="no MetricsSystem and no MetricCollector"):
+    with pytest.raises(InvalidInputError, match="neither a MetricsSystem nor a MetricCollector"):
         MetricsMiddleware(files, "metrics")
     with pytest.raises(InvalidInputError, match="not a non-empty string"):
         MetricsMiddleware(files, metrics, name="")
