@@ -1,4 +1,4 @@
-"""An application on a real server, in a thread of its own."""
+"""An application on a real server in a thread."""
 
 from __future__ import annotations
 
@@ -40,5 +40,5 @@ def wait_until(holds: Callable[[], object]) -> None:
     """Wait until a condition holds."""
     end = time.monotonic() + TIMEOUT_SECONDS
     while not holds():
-        assert time.monotonic() < end, "it did not happen in time"
+        assert time.monotonic() < end, "the condition was not true in time"
         time.sleep(0.005)

@@ -1,4 +1,4 @@
-"""Who may scrape is who knows the secret, and the secret is told to nobody."""
+"""Requests are accepted with the right credentials, and the secrets are never shown."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def basic(text: str | bytes) -> str:
     return f"Basic {b64encode(text.encode() if isinstance(text, str) else text).decode()}"
 
 
-def test_without_secrets_everybody_may_scrape():
-    """Nothing is asked for, and what is sent is no matter."""
+def test_without_secrets_every_request_is_accepted():
+    """Whatever credentials it sends."""
     authenticator = Authenticator()
     assert authenticator.challenges == []
     assert authenticator.accepts(None)
@@ -26,15 +26,15 @@ def test_without_secrets_everybody_may_scrape():
 
 
 @pytest.mark.parametrize("header", ["Bearer s3cret", "bearer s3cret", "BEARER   s3cret "])
-def test_the_token_opens(header):
-    """The scheme is written in any case, as HTTP has it."""
+def test_the_token_is_accepted(header):
+    """The scheme is case-insensitive, as HTTP defines it."""
     authenticator = Authenticator(bearer_token="s3cret")
     assert authenticator.challenges == ['Bearer realm="metrics"']
     assert authenticator.accepts(header)
 
 
 @pytest.mark.parametrize("password", ["open sesame", "with:colons:", "π, ü and 🔑", " "])
-def test_user_and_password_open(password):
+def test_user_and_password_are_accepted(password):
     """Any password that is text."""
     authenticator = Authenticator(basic_auth=("prometheus", password))
     assert authenticator.challenges == ['Basic realm="metrics"']
@@ -43,8 +43,8 @@ def test_user_and_password_open(password):
     assert not authenticator.accepts(basic(f"prometheus:{password} "))
 
 
-def test_either_of_two_ways_will_do():
-    """Where there is a token and a user, each opens by its own scheme alone."""
+def test_either_of_two_schemes_is_accepted():
+    """A token and a user are accepted only with their own scheme."""
     authenticator = Authenticator(bearer_token="token", basic_auth=("user", "password"))
     assert len(authenticator.challenges) == 2
     assert authenticator.accepts("Bearer token")
@@ -56,8 +56,8 @@ def test_either_of_two_ways_will_do():
 @given(
     st.none() | st.text() | st.text().map(basic) | st.text().map("Bearer {}".format) | st.binary().map(basic)
 )
-def test_nothing_else_opens_and_nothing_raises(header):
-    """Whatever is sent, it is not taken for the secret."""
+def test_nothing_else_is_accepted_and_nothing_raises(header):
+    """For any header."""
     assert not Authenticator("s3cret-token", ("the user", "the password")).accepts(header)
 
 
@@ -65,13 +65,13 @@ def test_nothing_else_opens_and_nothing_raises(header):
     "header",
     ["Basic", "Basic ", "Basic !!!!", "Basic dXNlcg", "Basic dXNlcg=", "Basic ü", "Bearer", "Bearer \ud800"],
 )
-def test_what_is_broken_does_not_open(header):
-    """It is refused as a wrong password is."""
+def test_malformed_credentials_are_rejected(header):
+    """Like a wrong password."""
     assert not Authenticator("token", ("user", "password")).accepts(header)
 
 
 def test_secrets_are_not_kept():
-    """Neither the object nor anything in it shows a secret."""
+    """Neither the object nor its attributes show a secret."""
     authenticator = Authenticator("s3cret-token", ("admin", "pa55word"))
     text = f"{authenticator!r} {vars(authenticator)!r}"
     assert not any(secret in text for secret in ("s3cret", "admin", "pa55"))
@@ -94,8 +94,8 @@ def test_secrets_are_not_kept():
         ({"basic_auth": ("user", "\ud800")}, "UTF-8"),
     ],
 )
-def test_what_no_header_can_bear_is_refused(secrets, message):
-    """One clear error, which does not quote the secret."""
+def test_invalid_secrets_are_an_error(secrets, message):
+    """The message does not quote the secret."""
     with pytest.raises(InvalidInputError, match=message) as caught:
         Authenticator(**secrets)
     assert "password" not in str(caught.value).replace("user, password", "").replace("user or password", "")
