@@ -25,13 +25,6 @@ from metrics_framework.recording import Store
 from metrics_framework.runtime.event_loops import checkpoint
 
 TIMEOUT_SECONDS = 20.0
-RUNNERS = {"asyncio": asyncio.run, "trio": lambda main: trio.run(lambda: main)}
-
-
-@pytest.fixture(params=RUNNERS)
-def run(request):
-    """Return a function that runs a coroutine, on each event loop."""
-    return RUNNERS[request.param]
 
 
 @pytest.fixture

@@ -378,6 +378,16 @@ def test_the_time_out_of_a_call_counts_from_its_start():
         late.outcome()
 
 
+def test_a_waiter_that_times_out_leaves_nothing_behind(run):
+    """Otherwise a hanging call would keep something of each scrape that waited for it."""
+    call = SharedCall(TIMEOUT_SECONDS).call(lambda future: None)
+    callbacks = list(call.future._done_callbacks)
+    run(call.wait_async(0.001))
+    call.wait(0.001)
+    assert call.future._done_callbacks == callbacks
+    assert call._finished._wakes == []
+
+
 @pytest.mark.parametrize("error", [ZeroDivisionError("by nought"), SystemExit(3)])
 def test_an_exception_in_a_thread_is_the_outcome(error):
     """Waiters get any exception, even SystemExit."""
