@@ -104,7 +104,7 @@ async def run_until_first(*functions: Callable[[], Awaitable[object]]) -> None:
     """Run async functions concurrently until one of them finishes, then cancel the others.
 
     Raises:
-        Exception: If the function that finished first raised it.
+        Exception: If a function raised it before another finished; in an exception group on trio.
     """
     if (trio := running_trio()) is not None:
         async with trio.open_nursery() as nursery:
