@@ -51,18 +51,18 @@ def messages(caplog):
 
 def test_metrics_are_those_of_the_scrape_endpoint(run, system):
     """In the requested format."""
-    answer = run(get(make_app(system), "/metrics", accept="application/openmetrics-text"))
-    assert answer.status_code == 200
-    assert 'orders_total{item="book"} 1' in answer.text
-    assert answer.text.endswith("# EOF\n")
+    response = run(get(make_app(system), "/metrics", accept="application/openmetrics-text"))
+    assert response.status_code == 200
+    assert 'orders_total{item="book"} 1' in response.text
+    assert response.text.endswith("# EOF\n")
 
 
 def test_the_snapshot_is_valid(run, system):
     """It has the tags of the query in its metadata. HEAD has no body."""
     app = make_app(system)
-    answer = run(get(app, "/snapshot?tag=run:7&tag=region:eu"))
-    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
-    document = answer.json()
+    response = run(get(app, "/snapshot?tag=run:7&tag=region:eu"))
+    assert (response.status_code, response.headers["content-type"]) == (200, "application/json")
+    document = response.json()
     assert document_violations(document) == []
     assert document["metrics"]["custom"] == {"orders[item:book]": 1}
     assert document["metadata"]["tags"] == {"run": "7", "region": "eu"}
@@ -80,17 +80,17 @@ def test_the_snapshot_is_valid(run, system):
 )
 def test_an_invalid_tag_is_a_bad_request(system, query, text):
     """The body states what is wrong."""
-    answer = asyncio.run(get(make_app(system), f"/snapshot?{query}"))
-    assert answer.status_code == 400
-    assert text in answer.text
+    response = asyncio.run(get(make_app(system), f"/snapshot?{query}"))
+    assert response.status_code == 400
+    assert text in response.text
 
 
 def test_a_snapshot_without_metrics_is_unavailable(run, clock):
     """The status is 503, so that a client retries, and the body states the reason."""
     app = make_app(MetricsSystem(resource_monitor=NullMonitor(), clock=clock))
-    answer = run(get(app, "/snapshot"))
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-    assert answer.text.startswith("no snapshot is available yet: metrics: must hold at least one of")
+    response = run(get(app, "/snapshot"))
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    assert response.text.startswith("no snapshot is available yet: metrics: must hold at least one of")
 
 
 def test_health_has_a_status_and_a_body(run, clock):
@@ -215,8 +215,8 @@ def test_only_selected_endpoints_are_served(system):
 def test_other_methods_are_not_allowed(system):
     """The response states the allowed methods."""
     for path in PATHS:
-        answer = asyncio.run(get(make_app(system), path, method="POST"))
-        assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
+        response = asyncio.run(get(make_app(system), path, method="POST"))
+        assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD")
 
 
 def test_it_answers_lifespan_events(system):
@@ -310,8 +310,8 @@ def test_hanging_requests_are_bounded(run, clock, gate, caplog):
     system.gate = gate
     app = make_app(system, timeout=0.02)
     for _ in range(MAX_CONCURRENT_REQUESTS):
-        answer = run(get(app, "/snapshot"))
-        assert (answer.status_code, answer.text) == (503, "snapshot timed out after 0.02 seconds\n")
+        response = run(get(app, "/snapshot"))
+        assert (response.status_code, response.text) == (503, "snapshot timed out after 0.02 seconds\n")
     busy = run(get(app, "/snapshot"))
     assert (busy.status_code, busy.headers["retry-after"]) == (503, "1")
     assert "too many concurrent snapshot requests" in busy.text
@@ -331,8 +331,8 @@ def test_a_failing_request_is_an_error(run, clock, caplog):
     """The log states the reason once; the response does not."""
     app = make_app(Slow(clock=clock))
     for _ in range(2):
-        answer = run(get(app, "/health"))
-        assert (answer.status_code, answer.text) == (500, "health failed: see the log\n")
+        response = run(get(app, "/health"))
+        assert (response.status_code, response.text) == (500, "health failed: see the log\n")
     (message,) = messages(caplog)
     assert "no machine" in message
 

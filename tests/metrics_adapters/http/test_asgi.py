@@ -397,6 +397,6 @@ def test_a_real_server_serves_it(served, metrics):
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_SECONDS)) as connection:
         for _ in range(2):
             connection.request("GET", "/metrics", headers={"Accept-Encoding": "gzip"})
-            answer = connection.getresponse()
-            assert answer.status == 200
-            assert b"orders_total" in gzip.decompress(answer.read())
+            response = connection.getresponse()
+            assert response.status == 200
+            assert b"orders_total" in gzip.decompress(response.read())

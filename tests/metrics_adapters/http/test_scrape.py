@@ -83,10 +83,10 @@ def scrape(endpoint: Endpoint, **headers) -> EndpointResponse:
         return admitted.run()
 
 
-def body(answer: EndpointResponse) -> bytes:
+def body(response: EndpointResponse) -> bytes:
     """Return the whole body, after checking its length against the headers."""
-    whole = b"".join(answer.body)
-    assert dict(answer.headers)["Content-Length"] == str(len(whole))
+    whole = b"".join(response.body)
+    assert dict(response.headers)["Content-Length"] == str(len(whole))
     return whole
 
 
@@ -112,28 +112,28 @@ def test_the_response_has_the_requested_format():
     """Its content type states the format, and it must not be cached."""
     endpoint = Endpoint(Scripted(b"a 1\n", b"b 2\n"))
     for accept, format in ((None, Format.TEXT), (OPENMETRICS, Format.OPENMETRICS)):
-        answer = scrape(endpoint, accept=accept)
-        assert (answer.status, body(answer)) == (200, b"a 1\nb 2\n")
-        assert dict(answer.headers)["Content-Type"] == format.content_type
-        assert dict(answer.headers)["Cache-Control"] == "no-store"
-        assert "Content-Encoding" not in dict(answer.headers)
+        response = scrape(endpoint, accept=accept)
+        assert (response.status, body(response)) == (200, b"a 1\nb 2\n")
+        assert dict(response.headers)["Content-Type"] == format.content_type
+        assert dict(response.headers)["Cache-Control"] == "no-store"
+        assert "Content-Encoding" not in dict(response.headers)
 
 
 def test_gzip_decompresses_to_the_same_text():
     """The text is compressed chunk by chunk while it is rendered."""
     chunks = [b"", b"x", os.urandom(3 * CHUNK_BYTES + 1), b"y" * 10, b"z" * 1_000_000]
     endpoint = Endpoint(Scripted(*chunks))
-    answer = scrape(endpoint, accept_encoding="gzip")
-    assert dict(answer.headers)["Content-Encoding"] == "gzip"
-    assert gzip.decompress(body(answer)) == body(scrape(endpoint)) == b"".join(chunks)
+    response = scrape(endpoint, accept_encoding="gzip")
+    assert dict(response.headers)["Content-Encoding"] == "gzip"
+    assert gzip.decompress(body(response)) == body(scrape(endpoint)) == b"".join(chunks)
 
 
 def test_chunks_are_neither_small_nor_large():
     """Small texts are joined and large ones are split, so that sending is even."""
     endpoint = Endpoint(Scripted(*[b"a line\n"] * 50_000, b"x" * CHUNK_BYTES * 5))
-    pieces = [len(piece) for piece in scrape(endpoint).body]
-    assert max(pieces) < 2 * CHUNK_BYTES
-    assert min(pieces[:-1]) >= CHUNK_BYTES
+    chunks = [len(chunk) for chunk in scrape(endpoint).body]
+    assert max(chunks) < 2 * CHUNK_BYTES
+    assert min(chunks[:-1]) >= CHUNK_BYTES
 
 
 def test_head_does_not_render():
@@ -141,18 +141,18 @@ def test_head_does_not_render():
     callbacks, exposition = Callbacks(), Scripted(b"a 1\n")
     endpoint = Endpoint(exposition, callbacks=callbacks)
     with endpoint.admit(ScrapeRequest("HEAD", accept=OPENMETRICS), "/metrics") as admitted:
-        answer = admitted.run()
-    assert (answer.status, answer.body) == (200, [])
-    assert dict(answer.headers)["Content-Type"] == Format.OPENMETRICS.content_type
+        response = admitted.run()
+    assert (response.status, response.body) == (200, [])
+    assert dict(response.headers)["Content-Type"] == Format.OPENMETRICS.content_type
     assert (callbacks.calls, exposition.rendered) == (0, 0)
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "get", ""])
 def test_other_methods_are_not_allowed(method):
     """The response states the allowed methods."""
-    answer = Endpoint(Scripted()).admit(ScrapeRequest(method), "/metrics")
-    assert answer.status == 405
-    assert dict(answer.headers)["Allow"] == "GET, HEAD"
+    response = Endpoint(Scripted()).admit(ScrapeRequest(method), "/metrics")
+    assert response.status == 405
+    assert dict(response.headers)["Allow"] == "GET, HEAD"
 
 
 @pytest.mark.parametrize(
@@ -168,9 +168,9 @@ def test_credentials_are_checked_first():
     """Without credentials, the response does not depend on the path or the method."""
     endpoint = Endpoint(Scripted(b"a 1\n"), bearer_token="s3cret")
     for method, path in (("GET", "/metrics"), ("GET", "/other"), ("POST", "/metrics")):
-        answer = endpoint.admit(ScrapeRequest(method, "Bearer wrong"), path)
-        assert answer.status == 401
-        assert dict(answer.headers)["WWW-Authenticate"] == 'Bearer realm="metrics"'
+        response = endpoint.admit(ScrapeRequest(method, "Bearer wrong"), path)
+        assert response.status == 401
+        assert dict(response.headers)["WWW-Authenticate"] == 'Bearer realm="metrics"'
     assert body(scrape(endpoint, authorization="Bearer s3cret")) == b"a 1\n"
 
 
@@ -207,10 +207,10 @@ def test_a_failing_renderer_is_an_error_and_never_a_partial_response(caplog):
     exposition = Scripted(b"a 1\n", fail)
     endpoint = Endpoint(exposition)
     for _ in range(3):
-        answer = scrape(endpoint)
-        assert answer.status == 500
-        assert b"a 1" not in body(answer)
-        assert b"boiler" not in body(answer)
+        response = scrape(endpoint)
+        assert response.status == 500
+        assert b"a 1" not in body(response)
+        assert b"boiler" not in body(response)
     assert len(messages(caplog)) == 1
     assert "scrape failed" in messages(caplog)[0]
     assert "the boiler is cold" in messages(caplog)[0]
@@ -274,8 +274,8 @@ def test_a_slow_scrape_times_out(caplog):
         rendered.append(time.sleep(0.05))
         return b"a 1\n"
 
-    answer = scrape(Endpoint(Scripted(*[chunk] * 1_000), timeout=0.2))
-    assert answer.status == 500
+    response = scrape(Endpoint(Scripted(*[chunk] * 1_000), timeout=0.2))
+    assert response.status == 500
     assert len(rendered) < 1_000
     assert "the scrape took more than 0.2 seconds" in messages(caplog)[0]
 
@@ -309,9 +309,9 @@ def test_too_many_concurrent_scrapes_are_unavailable():
     """A slot is free again after its scrape has ended or failed."""
     endpoint = Endpoint(Scripted(b"a 1\n"), max_scrapes=2)
     with endpoint.admit(ScrapeRequest("GET"), "/metrics"), endpoint.admit(ScrapeRequest("GET"), "/metrics"):
-        answer = scrape(endpoint)
-        assert answer.status == 503
-        assert dict(answer.headers)["Retry-After"] == "1"
+        response = scrape(endpoint)
+        assert response.status == 503
+        assert dict(response.headers)["Retry-After"] == "1"
     for _ in range(3):
         with pytest.raises(ZeroDivisionError), endpoint.admit(ScrapeRequest("GET"), "/metrics"):
             fail()
@@ -326,11 +326,11 @@ def test_a_slot_is_free_when_the_response_is_complete(method):
     for _ in range(3):
         admitted = endpoint.admit(ScrapeRequest(method), "/metrics")
         with admitted:
-            pieces = iter(admitted.run().body)
+            chunks = iter(admitted.run().body)
             if method == "GET":
-                assert next(pieces) == b"a" * CHUNK_BYTES
+                assert next(chunks) == b"a" * CHUNK_BYTES
                 assert scrape(endpoint).status == 503
-                assert next(pieces) == b"b 1\n"
+                assert next(chunks) == b"b 1\n"
             assert scrape(endpoint).status == 200
 
 

@@ -69,8 +69,8 @@ def ask(server, path="/metrics", method="GET", **headers):
         connection.request(
             method, path, headers={name.replace("_", "-"): text for name, text in headers.items()}
         )
-        answer = connection.getresponse()
-        return answer.status, answer.headers, answer.read()
+        response = connection.getresponse()
+        return response.status, response.headers, response.read()
     finally:
         connection.close()
 
@@ -220,9 +220,9 @@ def test_a_body_is_never_parsed_as_a_request(start):
     server = start()
     hidden = b"GET /other HTTP/1.1\r\n\r\n"
     for header in (b"Content-Length: %d" % len(hidden), b"Transfer-Encoding: chunked", b"content-length: x"):
-        answers = raw(server, b"GET /metrics HTTP/1.1\r\n" + header + b"\r\n\r\n" + hidden)
-        assert answers.count(b"HTTP/1.1 ") == 1
-        assert b"\r\nConnection: close\r\n" in answers
+        responses = raw(server, b"GET /metrics HTTP/1.1\r\n" + header + b"\r\n\r\n" + hidden)
+        assert responses.count(b"HTTP/1.1 ") == 1
+        assert b"\r\nConnection: close\r\n" in responses
 
 
 @pytest.mark.parametrize(
@@ -232,10 +232,12 @@ def test_a_response_does_not_quote_the_request(start, sent):
     """A path or a header cannot inject headers or a page."""
     server = start()
     sent = sent.encode("latin-1")
-    answer = raw(server, b"GET " + sent + b" HTTP/1.1\r\nAccept: " + sent + b"\r\nConnection: close\r\n\r\n")
-    assert re.match(rb"HTTP/1.1 4\d\d ", answer)
-    assert b"Cookie" not in answer
-    assert b"script" not in answer
+    response = raw(
+        server, b"GET " + sent + b" HTTP/1.1\r\nAccept: " + sent + b"\r\nConnection: close\r\n\r\n"
+    )
+    assert re.match(rb"HTTP/1.1 4\d\d ", response)
+    assert b"Cookie" not in response
+    assert b"script" not in response
 
 
 # -- limits ------------------------------------------------------------------------------------------------
@@ -449,14 +451,14 @@ def test_closing_ends_all_threads_and_connections(start, monkeypatch):
 
 def test_closing_waits_for_a_scrape_in_progress(start, gate):
     """For up to two seconds."""
-    entered, answers = threading.Event(), []
+    entered, responses = threading.Event(), []
 
     def wait():
         entered.set()
         gate.wait(TIMEOUT_SECONDS)
 
     server = start(callbacks=Callbacks(wait), timeout=2 * TIMEOUT_SECONDS)
-    client = threading.Thread(target=lambda: answers.append(ask(server)[0]))
+    client = threading.Thread(target=lambda: responses.append(ask(server)[0]))
     client.start()
     assert entered.wait(TIMEOUT_SECONDS)
     closing = threading.Thread(target=server.close)
@@ -466,7 +468,7 @@ def test_closing_waits_for_a_scrape_in_progress(start, gate):
     gate.set()
     closing.join(TIMEOUT_SECONDS)
     client.join(TIMEOUT_SECONDS)
-    assert answers == [200]
+    assert responses == [200]
     assert threads() == []
 
 
@@ -568,7 +570,9 @@ def run(*lines: str) -> subprocess.CompletedProcess[str]:
 def test_it_does_not_keep_the_interpreter_alive():
     """A program ends at once and without output, even with an open connection."""
     done = run(
-        "server = serve(0, metrics=MetricsSystem())", "answer = urlopen(server.url)", "print(answer.status)"
+        "server = serve(0, metrics=MetricsSystem())",
+        "response = urlopen(server.url)",
+        "print(response.status)",
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "200\n", "")
 

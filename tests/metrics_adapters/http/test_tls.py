@@ -64,9 +64,9 @@ def ask(server, context: ssl.SSLContext) -> int:
     )
     try:
         connection.request("GET", "/metrics")
-        answer = connection.getresponse()
-        answer.read()
-        return answer.status
+        response = connection.getresponse()
+        response.read()
+        return response.status
     finally:
         connection.close()
 

@@ -28,11 +28,11 @@ def ask(app, path="/metrics", method="GET", **environ):
     environ = {"SCRIPT_NAME": "", "QUERY_STRING": "", "PATH_INFO": path, "REQUEST_METHOD": method, **environ}
     setup_testing_defaults(environ)
     started = []
-    answer = validator(app)(environ, lambda status, headers: started.append((status, dict(headers))))
+    response = validator(app)(environ, lambda status, headers: started.append((status, dict(headers))))
     try:
-        body = b"".join(answer)
+        body = b"".join(response)
     finally:
-        answer.close()
+        response.close()
     return (*started[0], body)
 
 
@@ -108,8 +108,8 @@ def test_a_real_server_serves_it(metrics):
     try:
         connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
         connection.request("GET", "/metrics")
-        answer = connection.getresponse()
-        assert (answer.status, b"orders_total" in answer.read()) == (200, True)
+        response = connection.getresponse()
+        assert (response.status, b"orders_total" in response.read()) == (200, True)
         connection.close()
     finally:
         server.shutdown()
