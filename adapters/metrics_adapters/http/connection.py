@@ -90,7 +90,7 @@ class Connection(BaseHTTPRequestHandler):
         endpoint: The metrics.
 
     Attributes:
-        idle_since: The time since when it waits for a request; ``None`` during a request.
+        idle_since: When it started to wait for a request; ``None`` during a request.
         is_closing: Whether it closes before the next request.
     """
 
@@ -130,8 +130,7 @@ class Connection(BaseHTTPRequestHandler):
     def abort(self) -> None:
         """Shut the connection down at once, from any thread."""
         with suppress(OSError):
-            # The method of the plain socket: that of a TLS socket would let another thread continue without
-            # TLS.
+            # Not the method of a TLS socket, which would let another thread continue without TLS.
             socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
