@@ -276,12 +276,12 @@ def test_a_password_is_sent_but_never_shown(gateway, collector, caplog, place):
     sent = gateway.taken[0].headers["Authorization"]
     assert base64.b64decode(sent.removeprefix("Basic ")).decode() == f"me:{SECRET}"
     gateway.status, gateway.text = 401, "Unauthorized"
-    with pytest.raises(RefusedError, match=r"the answer is 401: Unauthorized") as caught:
+    with pytest.raises(RefusedError, match=r"HTTP status 401: Unauthorized") as caught:
         own.replace(collector)
     with MetricsSystem(collector=collector, outputs=[own]):
         pass
     texts = [*messages(caplog), repr(own), *traceback.format_exception(caught.value)]
-    assert any("the answer is 401" in text for text in messages(caplog))
+    assert any("HTTP status 401" in text for text in messages(caplog))
     for text in texts:
         assert not any(secret in text for secret in (SECRET, IN_URL, sent, "me:"))
 
@@ -309,7 +309,7 @@ def test_a_rejected_push_raises_refused_error(gateway, collector, status):
     gateway.status, gateway.text = status, 'pushed metrics are\ninvalid: "x"\x1b[31m\n' + "y" * 5_000
     with pytest.raises(RefusedError) as caught:
         Pushgateway(gateway.url, "j").replace(collector)
-    start = f"cannot push to {gateway.url}/metrics/job/j: the answer is {status}: pushed metrics are invalid"
+    start = f"cannot push to {gateway.url}/metrics/job/j: HTTP status {status}: pushed metrics are invalid"
     assert str(caught.value).startswith(f'{start}: "x" [31m yyy')
     assert len(str(caught.value)) < len(start) + 520
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
@@ -319,7 +319,7 @@ def test_a_rejected_push_raises_refused_error(gateway, collector, status):
 def test_a_server_error_is_temporary(gateway, collector, status):
     """A status that blames the server or the moment is an `OutputError`, not a `RefusedError`."""
     gateway.status = status
-    with pytest.raises(OutputError, match=rf"the answer is {status}$") as caught:
+    with pytest.raises(OutputError, match=rf"HTTP status {status}$") as caught:
         Pushgateway(gateway.url, "j").add(collector)
     assert not isinstance(caught.value, RefusedError)
 
@@ -332,7 +332,7 @@ def test_a_redirect_is_not_followed(gateway, collector, status, call):
         gateway.status = status
         place = other.url.replace("http://", "http://you:secret@")
         gateway.headers["Location"] = f"{place}/metrics/job/j?token=secret"
-        message = rf"is {status}, a redirect to {other.url}/metrics/job/j; it is not followed, so change url"
+        message = rf"{status}, a redirect to {other.url}/metrics/job/j, which is not followed: change url"
         with pytest.raises(RefusedError, match=message):
             getattr(Pushgateway(gateway.url, "j"), call)(collector)
         assert other.taken == []
@@ -341,7 +341,7 @@ def test_a_redirect_is_not_followed(gateway, collector, status, call):
 def test_a_failed_deletion_says_delete(gateway):
     """The message of a failed deletion does not speak of a push."""
     gateway.status = 405
-    with pytest.raises(RefusedError, match=r"^cannot delete http://.*/metrics/job/j: the answer is 405$"):
+    with pytest.raises(RefusedError, match=r"^cannot delete http://.*/metrics/job/j: HTTP status 405$"):
         Pushgateway(gateway.url, "j").delete()
 
 
@@ -384,8 +384,8 @@ def test_an_unknown_host_is_an_output_error(collector):
     ("said", "reason"),
     [
         (b"", "Remote end closed connection without response|Connection reset by peer"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n", r"the answer is no HTTP \(BadStatusLine\('SSH-2.0-OpenSSH_9.2"),
-        (b"HTTP/1.1 " + b"2" * 70_000, "the answer is no HTTP"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", r"the response is not HTTP \(BadStatusLine\('SSH-2.0-OpenSSH_9.2"),
+        (b"HTTP/1.1 " + b"2" * 70_000, "the response is not HTTP"),
     ],
 )
 def test_an_invalid_response_is_an_output_error(collector, said, reason):
@@ -466,7 +466,10 @@ def test_an_early_response_is_read(collector):
         caller.recv(1_000)
         caller.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 9\r\n\r\ntoo large")
 
-    with speaking(talk) as url, pytest.raises(RefusedError, match="the answer is 413: too large"):
+    with (
+        speaking(talk) as url,
+        pytest.raises(RefusedError, match="HTTP status 413: too large"),
+    ):
         Pushgateway(url, "j").replace(collector)
 
 

@@ -148,7 +148,7 @@ def test_a_type_conflict_is_rejected_with_the_reason(pushgateway, gateway, job):
     with pytest.raises(RefusedError) as caught:
         other.replace(gauge)
     address = rf"http://{pushgateway}/metrics/job/{job}/shard/2"
-    assert re.match(rf"cannot push to {address}: the answer is 400: .*clash_total", str(caught.value))
+    assert re.match(rf"cannot push to {address}: HTTP status 400: .*clash_total", str(caught.value))
     assert group(pushgateway, job=job) == {("clash_total", ("job", job)): "1"}
     other.delete()
 

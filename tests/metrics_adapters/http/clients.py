@@ -11,34 +11,34 @@ import anyio
 import httpx
 import trio
 
-from metrics_adapters.http.event_loop import first_of, new_event
+from metrics_framework.runtime.event_loops import create_event, run_until_first
 
-PATIENCE = 20.0
+TIMEOUT_SECONDS = 20.0
 RUNNERS = {"asyncio": asyncio.run, "trio": lambda main: trio.run(lambda: main)}
 
 
 async def until(holds):
-    """Let others go on until something holds."""
-    end = time.monotonic() + PATIENCE
+    """Let other tasks run until a condition holds."""
+    end = time.monotonic() + TIMEOUT_SECONDS
     while not holds():
-        assert time.monotonic() < end, "it never came to hold"
-        await anyio.sleep(0.001)  # the thread that publishes must have its turn, too
+        assert time.monotonic() < end, "the condition was never true"
+        await anyio.sleep(0.001)  # the publisher thread must run, too
 
 
 def subscriptions(system):
-    """Return the subscriptions of a system that are open."""
+    """Return the open subscriptions of a system."""
     publisher = system._publisher
     with publisher._lock:
         return [each for each in publisher._subscribers if not each.is_closed]
 
 
 def publish(system):
-    """Have published what was recorded until now, as each tick does."""
+    """Publish everything that was recorded, as each tick does."""
     system.subscribe().close()
 
 
 async def get(app, path, method="GET", root_path="", **headers) -> httpx.Response:
-    """Return what a client of the application receives."""
+    """Return the response that a client of the application receives."""
     transport = httpx.ASGITransport(app, root_path=root_path)
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         headers = {name.replace("_", "-"): text for name, text in headers.items()}
@@ -46,7 +46,7 @@ async def get(app, path, method="GET", root_path="", **headers) -> httpx.Respons
 
 
 class StreamClient:
-    """A client of a stream."""
+    """A stream client in this process."""
 
     def __init__(self, app, query="", path="/stream", method="GET", **headers):
         self.app = app
@@ -63,67 +63,67 @@ class StreamClient:
         self.served = False
 
     async def serve(self):
-        """Be served."""
+        """Run the application for this client."""
         await self.app(self.scope, self.receive, self.send)
         self.served = True
 
     async def receive(self):
-        """Say that the client has left, when it has."""
+        """Report that the client has left, once it has."""
         await until(lambda: self.left)
         return {"type": "http.disconnect"}
 
     async def send(self, message):
-        """Take in what is sent, when the client reads."""
+        """Take a message, while the client reads."""
         await until(lambda: self.reads)
         self.messages.append(message)
 
     @property
     def status(self):
-        """What the answer begins with."""
+        """The status of the response."""
         return self.messages[0]["status"]
 
     @property
     def headers(self):
-        """What the answer begins with, too."""
+        """The headers of the response."""
         return {name.decode(): text.decode() for name, text in self.messages[0]["headers"]}
 
     @property
     def text(self):
-        """All that was sent until now."""
+        """Everything that was sent so far."""
         return b"".join(message.get("body", b"") for message in self.messages).decode()
 
     @property
     def blocks(self):
-        """All events and comments that were sent until now, after the first one."""
+        """All events and comments that were sent so far, except the first."""
         return self.text.split("\n\n")[1:-1]
 
     async def read(self, count):
-        """Return so many events and comments, when they have come."""
+        """Wait for a number of events and comments, and return all."""
         await until(lambda: len(self.blocks) >= count)
         return self.blocks
 
 
 def metric(block):
-    """Return the number, the mark and the data of an event."""
+    """Return the number, the epoch and the data of an event."""
     number, event, data = block.split("\n")
     assert (number[:4], event, data[:6]) == ("id: ", "event: metric", "data: ")
-    sequence, _, mark = number[4:].partition("-")
-    return int(sequence), mark, json.loads(data[6:])
+    sequence, _, epoch = number[4:].partition("-")
+    return int(sequence), epoch, json.loads(data[6:])
 
 
 def sequences(blocks):
-    """Return the numbers of the metrics among what was sent."""
+    """Return the numbers of the metric events among blocks."""
     return [metric(block)[0] for block in blocks if "event: metric" in block]
 
 
 def talk(run, script, *clients):
-    """Serve clients until a script is at its end."""
+    """Serve clients until a script ends."""
 
     async def stay(client):
         await client.serve()
-        await new_event().wait()
+        await create_event().wait()
 
     async def main():
-        await first_of(script, *(partial(stay, client) for client in clients))
+        await run_until_first(script, *(partial(stay, client) for client in clients))
 
     run(main())
