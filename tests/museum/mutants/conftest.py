@@ -8,7 +8,7 @@ import pytest
 
 from metrics_framework.testing.conformance import base
 
-base.PATIENCE = 2.0
+base.CALL_TIMEOUT_SECONDS = 2.0
 
 DEAD = pytest.StashKey[set[str]]()
 

@@ -246,7 +246,7 @@ class MadeSystem:
     def quick(self, monkeypatch):
         """Let streams look for changes all the time, and wait for no more than a moment."""
         monkeypatch.setattr(polled, "POLL_SECONDS", 0.001)
-        monkeypatch.setattr(conformance.system, "PATIENCE", 1)
+        monkeypatch.setattr(conformance.system, "CALL_TIMEOUT_SECONDS", 1)
 
     def make_system(self, clock):
         """Make it."""
