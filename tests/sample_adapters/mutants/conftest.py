@@ -1,4 +1,4 @@
-"""A mutant is dead at the first test that it fails: the rest is not run, and nothing is waited for long."""
+"""Skips the remaining tests of a mutant after its first failure, and shortens time-outs."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ DEAD = pytest.StashKey[set[str]]()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """Skip what is left of a dead mutant's tests."""
+    """Skip the remaining tests of a dead mutant."""
     if item.cls.__name__ in item.config.stash.setdefault(DEAD, set()):
         pytest.skip("dead")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """Keep in mind which mutants are dead."""
+    """Remember dead mutants."""
     report = yield
     if report.failed and _is_broken(call.excinfo):
-        # Failing like this is no death: it lives on, and is seen to.
+        # The mutant itself is broken, so the kit has not found it.
         report.outcome, report.longrepr = "skipped", (str(item.path), 0, f"broken: {call.excinfo.value!r}")
     if report.failed:
         item.config.stash.setdefault(DEAD, set()).add(item.cls.__name__)
@@ -33,6 +33,6 @@ def pytest_runtest_makereport(item, call):
 
 
 def _is_broken(raised):
-    """Say whether a mutant stumbles over our adapters' insides, which are others now."""
+    """Return whether a mutant fails because it uses internals of our adapters that have changed."""
     here = Path(raised.traceback[-1].path).parent == Path(__file__).parent
     return here and isinstance(raised.value, (AttributeError, NameError))

@@ -1,4 +1,4 @@
-"""The conformance kit finds what is wrong with an adapter, whatever it is."""
+"""The conformance kit finds faults of adapters: almost every mutant fails one of its tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MODULES = ("aggregators", "collectors", "systems", "timers")
 @pytest.mark.heavy
 @pytest.mark.parametrize("module", MODULES)
 def test_no_mutant_survives(module):
-    """At least 95 % of the classes that each break the contract in one way fail a test of the kit."""
+    """At least 95 % of the mutants, which each break the contract in one way, fail a test of the kit."""
     command = [
         sys.executable,
         "-m",
@@ -37,6 +37,6 @@ def test_no_mutant_survives(module):
     for mutant, outcome in re.findall(r"::Test(\w+)::.* (PASSED|FAILED|ERROR|SKIPPED)", done.stdout):
         outcomes.setdefault(mutant, set()).add(outcome)
     survivors = [mutant for mutant, outcome in outcomes.items() if "FAILED" not in outcome]
-    print(f"{len(outcomes)} mutants, survivors: {', '.join(survivors) or 'none'}")  # noqa: T201 - what lives is worth a look
+    print(f"{len(outcomes)} mutants, survivors: {', '.join(survivors) or 'none'}")  # noqa: T201 - lists the survivors
     assert len(outcomes) >= 25, done.stdout + done.stderr
     assert len(survivors) <= 0.05 * len(outcomes), survivors

@@ -1,13 +1,13 @@
 """Timers and trackers that are wrong in one way each."""
 
-# ruff: noqa: D101, D102 - a mutant's name says what is wrong with it
+# ruff: noqa: D101, D102 - the name of a mutant states its fault
 
 from __future__ import annotations
 
 import time
 from datetime import timedelta
 
-from made import contracts_of
+from factories import contracts_of
 
 from metrics_adapters.in_memory import InMemoryTimer, InMemoryTracker
 from metrics_framework.errors import InvalidInputError, UnknownMetricError, UnknownTimerError
@@ -171,7 +171,7 @@ class SwallowsErrors(InMemoryTimer):
         timer_id = self.start_timer(operation_name, metadata)
         try:
             operation()
-        except Exception:  # noqa: BLE001 - that is what is wrong with it
+        except Exception:  # noqa: BLE001 - the fault of this mutant
             return self.stop_timer(timer_id, False)
         return super().time_operation(operation_name, operation, metadata)
 
@@ -236,7 +236,7 @@ class LocalTime(InMemoryTimer):
 
 
 class EmptyStats(InMemoryTimer):
-    """What is unknown is zero."""
+    """Unknown operations have a rate of zero."""
 
     def get_timing_stats(self, operation_name):
         try:
@@ -274,7 +274,7 @@ class FailureRate(InMemoryTracker):
 
 
 class EmptyIsZero(InMemoryTracker):
-    """No events in a window are no successes."""
+    """A window without events has a success rate of 0."""
 
     def get_success_rate(self, operation, time_window=None):
         outcomes = self.store.outcomes(operation, time_window)

@@ -1,6 +1,6 @@
 """Collectors that are wrong in one way each."""
 
-# ruff: noqa: D101, D102 - a mutant's name says what is wrong with it
+# ruff: noqa: D101, D102 - the name of a mutant states its fault
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 import time
 from itertools import count
 
-from made import contracts_of
+from factories import contracts_of
 
 from metrics_adapters.in_memory import InMemoryCollector
 from metrics_framework.errors import InvalidInputError, MetricTypeError
@@ -102,7 +102,7 @@ class ErrorAfterTheFact(InMemoryCollector):
             raise
 
 
-class RefusedButMade(InMemoryCollector):
+class RejectedButCreated(InMemoryCollector):
     """A refused record leaves its series behind."""
 
     def record_counter(self, name, value=1, tags=None):

@@ -1,6 +1,6 @@
-"""Adapters that others might have written, against the Protocols alone, pass the conformance kit.
+"""Sample adapters, written in third-party style against the Protocols only, pass the conformance kit.
 
-Each is found by its name, as an installed package is; its test is its constructor and what it declares.
+Each is found by name like an installed package. Its test consists of its constructor and its declared limits.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from metrics_framework.testing.conformance import (
 
 
 class Minimal:
-    """Makes the minimal package's parts, which declare nothing."""
+    """Creates the parts of the minimal package, which declares no limits."""
 
     def make(self, clock):
-        """Make them on an empty list."""
-        collector = load_adapter("museum-minimal.collector")(clock)
-        return Parts(collector=collector, aggregator=load_adapter("museum-minimal.aggregator")(collector))
+        """Create them without records."""
+        collector = load_adapter("sample-minimal.collector")(clock)
+        return Parts(collector=collector, aggregator=load_adapter("sample-minimal.aggregator")(collector))
 
 
 class TestMinimalCollector(Minimal, MetricCollectorContract):
@@ -46,21 +46,21 @@ class TestMinimalMonitor(ResourceMonitorContract):
     unknown_keys = frozenset({"percent", "process_percent"})
 
     def make_monitor(self):
-        """Make it."""
-        return load_adapter("museum-minimal.monitor")(load_adapter("museum-minimal.collector")())
+        """Create it."""
+        return load_adapter("sample-minimal.monitor")(load_adapter("sample-minimal.collector")())
 
 
 class FourParts:
-    """Makes the four parts of a package on one backend."""
+    """Creates the four parts of a package on one backend."""
 
-    room: str
+    package: str
 
     def make(self, clock):
-        """Make them on an empty backend."""
-        backend = load_adapter(f"{self.room}.backend")(clock)
+        """Create them on an empty backend."""
+        backend = load_adapter(f"{self.package}.backend")(clock)
         return Parts(
             *(
-                load_adapter(f"{self.room}.{part}")(backend)
+                load_adapter(f"{self.package}.{part}")(backend)
                 for part in ("collector", "timer", "tracker", "aggregator")
             )
         )
@@ -69,7 +69,7 @@ class FourParts:
 class Prometheus(FourParts):
     """prometheus_client keeps totals and buckets, behind locks."""
 
-    room = "museum-prometheus"
+    package = "sample-prometheus"
     keeps_windows = False
     reentrant = False
     takes_negatives = False
@@ -99,7 +99,7 @@ class TestPrometheusAggregator(Prometheus, MetricsAggregatorContract):
 class OpenTelemetry(FourParts):
     """OpenTelemetry's SDK keeps totals, exponential buckets and extremes, behind locks."""
 
-    room = "museum-opentelemetry"
+    package = "sample-opentelemetry"
     keeps_windows = False
     reentrant = False
     takes_negatives = False
@@ -110,7 +110,7 @@ class OpenTelemetry(FourParts):
 
     @pytest.fixture(autouse=True)
     def installed(self):
-        """Skip where the SDK is not there."""
+        """Skip if the SDK is not installed."""
         pytest.importorskip("opentelemetry.sdk.metrics")
 
     def close(self, parts):
@@ -134,10 +134,10 @@ class TestOpenTelemetryAggregator(OpenTelemetry, MetricsAggregatorContract):
     """Reading it back is a `MetricsAggregator`."""
 
 
-def test_the_museum_knows_nothing_of_our_store():
-    """What others write needs no module of ours but the contracts, their values, errors and clock."""
+def test_sample_adapters_do_not_use_our_store():
+    """A third-party adapter imports only the Protocols, values, errors and the clock."""
     allowed = {"protocols", "values", "errors", "clock"}
-    sources = list(Path(__file__).parent.glob("museum-*/*.py"))
+    sources = list(Path(__file__).parent.glob("sample-*/*.py"))
     assert len(sources) == 3
     for source in sources:
         imported = re.findall(r"^from metrics_framework\.(\w+)", source.read_text(), re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The adapter that the documentation shows is complete."""
+"""The adapter in docs/adapters.md passes the conformance kit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 PAGE = Path(__file__).parents[2] / "docs" / "adapters.md"
 
-# The page's own test class runs here; where only the wheel is tested there is no page.
+# Runs the page's own test class. The page does not exist if only the wheel is tested.
 if PAGE.exists():
     page = {"__name__": __name__}
     for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):

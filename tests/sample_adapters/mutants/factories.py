@@ -1,4 +1,4 @@
-"""Makes test classes of mutants: each is the kit's contract over our adapters with one class replaced."""
+"""Creates test classes for mutants: a contract of the kit, on our adapters with one mutant among them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ CONTRACTS = {
 }
 
 
-class Made:
-    """Makes the four parts on one store, one of them a mutant."""
+class MutantFactory:
+    """Creates the four parts on one store. One part is a mutant."""
 
     mutant: type
 
     def make(self, clock):
-        """Make them."""
+        """Create them."""
         store = Store(clock)
         kinds = (self.mutant if issubclass(self.mutant, kind) else kind for kind in CONTRACTS)
         return Parts(*(kind(store) for kind in kinds))
@@ -34,5 +34,5 @@ def contracts_of(namespace):
         if isinstance(value, type) and value not in CONTRACTS:
             for kind, contract in CONTRACTS.items():
                 if issubclass(value, kind):
-                    found[f"Test{name}"] = type(f"Test{name}", (Made, contract), {"mutant": value})
+                    found[f"Test{name}"] = type(f"Test{name}", (MutantFactory, contract), {"mutant": value})
     return found

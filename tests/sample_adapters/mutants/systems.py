@@ -1,6 +1,6 @@
 """Monitors and systems that are wrong in one way each."""
 
-# ruff: noqa: D101, D102 - a mutant's name says what is wrong with it
+# ruff: noqa: D101, D102 - the name of a mutant states its fault
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ class StreamSwallowsCancellation(AsyncSystem):
         try:
             async for value in inner:
                 yield value
-        except BaseException:  # noqa: BLE001 - that is what is wrong with it
+        except BaseException:  # noqa: BLE001 - the fault of this mutant
             return
 
 
@@ -233,7 +233,7 @@ class MadeMonitor:
     mutant: type
 
     def make_monitor(self):
-        """Make it."""
+        """Create it."""
         return self.mutant(InMemoryCollector())
 
 
@@ -249,7 +249,7 @@ class MadeSystem:
         monkeypatch.setattr(conformance.system, "CALL_TIMEOUT_SECONDS", 1)
 
     def make_system(self, clock):
-        """Make it."""
+        """Create it."""
         return self.mutant(clock=clock)
 
 

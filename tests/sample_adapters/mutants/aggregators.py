@@ -1,6 +1,6 @@
 """Aggregators that are wrong in one way each."""
 
-# ruff: noqa: D101, D102 - a mutant's name says what is wrong with it
+# ruff: noqa: D101, D102 - the name of a mutant states its fault
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import math
 import threading
 from datetime import timedelta
 
-from made import contracts_of
+from factories import contracts_of
 
 from metrics_adapters.in_memory import InMemoryAggregator
 from metrics_framework.errors import InvalidInputError, UnknownMetricError

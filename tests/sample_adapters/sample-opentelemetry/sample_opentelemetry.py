@@ -3,7 +3,7 @@
 Durations and outcomes of operations are one instrument each, apart by the attribute `operation`.
 """
 
-# ruff: noqa: D102, D103 - what the methods do is said by the Protocols
+# ruff: noqa: D102, D103 - the Protocols document the methods
 
 # Before the SDK registers its fork hook: that hook starts threads, which waits forever in a child if the
 # hook of this module, which releases a lock, comes after it.
@@ -34,9 +34,9 @@ class OpenTelemetryBackend:
         self.start_ns = clock.monotonic_ns()
         self._reader = InMemoryMetricReader()
         view = View(instrument_type=Histogram, aggregation=ExponentialBucketHistogramAggregation())
-        nobody = Resource.get_empty()  # who this process is takes long to find out
-        self.provider = MeterProvider([self._reader], nobody, views=[view], shutdown_on_exit=False)
-        self._meter = self.provider.get_meter("museum")
+        resource = Resource.get_empty()  # detecting the process's resource is slow
+        self.provider = MeterProvider([self._reader], resource, views=[view], shutdown_on_exit=False)
+        self._meter = self.provider.get_meter("sample")
         self._lock = threading.Lock()
         self._spelled = {DURATIONS, OUTCOMES}
         self.metrics = {}
@@ -220,7 +220,7 @@ class OpenTelemetryAggregator:
         no_windows(time_window)
         if metric_name not in self.backend.metrics:
             hint = nearest(str(metric_name), self.backend.metrics)
-            raise UnknownMetricError(f"nothing was recorded as {metric_name!r}.{hint}")
+            raise UnknownMetricError(f"no metric was recorded as {metric_name!r}.{hint}")
         kind, instrument = self.backend.metrics[metric_name]
         points = self.backend.points().get(metric_name, [])
         if kind is MetricType.GAUGE:

@@ -1,9 +1,9 @@
-"""Everything is a list of what was recorded: the contract and nothing else.
+"""A minimal adapter: it keeps a list of all records, and fulfils only the contract.
 
-An append is one step, so that threads and signal handlers need no lock; reading goes over the whole list.
+An append is atomic, so threads and signal handlers need no lock. A read goes over the whole list.
 """
 
-# ruff: noqa: D102, D103 - what the methods do is said by the Protocols
+# ruff: noqa: D102, D103 - the Protocols document the methods
 
 import json
 import math
@@ -74,7 +74,7 @@ class MinimalAggregator:
     def get_metric_summary(self, metric_name, time_window=None):
         if metric_name not in self.collector.metrics:
             hint = nearest(str(metric_name), self.collector.metrics)
-            raise UnknownMetricError(f"nothing was recorded as {metric_name!r}.{hint}")
+            raise UnknownMetricError(f"no metric was recorded as {metric_name!r}.{hint}")
         kind, records = self.collector.metrics[metric_name]
         return self._summary(kind, list(records), time_window)
 

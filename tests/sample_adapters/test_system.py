@@ -1,4 +1,4 @@
-"""A system made of others' parts alone does all that a system does."""
+"""A system with only third-party parts offers all that a system offers."""
 
 from __future__ import annotations
 
@@ -15,56 +15,56 @@ from metrics_framework.plugins import load_adapter
 from metrics_framework.streams import polled
 from metrics_framework.testing.conformance import AsyncMetricsSystemContract, MetricsSystemContract
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the museum's monitor reads /proc")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sample monitor reads /proc")
 
 DASHBOARDS = ("overview", "performance", "errors", "resources")
 
 
 class Output:
-    """Keeps the snapshots that it is given."""
+    """An output that keeps its snapshots."""
 
-    name = "museum"
+    name = "sample"
 
     def __init__(self):
         self.written = []
 
     def write(self, snapshot):
-        """Keep one."""
+        """Keep a snapshot."""
         self.written.append(snapshot)
 
 
-def make_system(room, clock, **options):
-    """Return a system whose five parts are the museum's."""
-    if room == "museum-opentelemetry":
+def make_system(package, clock, **options):
+    """Return a system with five parts of the sample adapters."""
+    if package == "sample-opentelemetry":
         pytest.importorskip("opentelemetry.sdk.metrics")
-    backend = load_adapter(f"{room}.backend")(clock)
+    backend = load_adapter(f"{package}.backend")(clock)
     parts = {
-        part: load_adapter(f"{room}.{part}")(backend)
+        part: load_adapter(f"{package}.{part}")(backend)
         for part in ("collector", "timer", "tracker", "aggregator")
     }
-    monitor = load_adapter("museum-minimal.monitor")(parts["collector"])
+    monitor = load_adapter("sample-minimal.monitor")(parts["collector"])
     return MetricsSystem(**parts, resource_monitor=monitor, clock=clock, **options)
 
 
-class Made:
-    """Makes a system of one package."""
+class SystemFactory:
+    """Creates a system from one package."""
 
-    room: str
+    package: str
 
     @pytest.fixture(autouse=True)
     def quick(self, monkeypatch):
-        """Let streams look for changes all the time."""
+        """Shorten the polling interval of streams."""
         monkeypatch.setattr(polled, "POLL_SECONDS", 0.001)
 
     def make_system(self, clock):
-        """Make it."""
-        return make_system(self.room, clock)
+        """Create it."""
+        return make_system(self.package, clock)
 
 
-class Prometheus(Made):
-    """Makes one over prometheus_client."""
+class Prometheus(SystemFactory):
+    """Creates a system on prometheus_client."""
 
-    room = "museum-prometheus"
+    package = "sample-prometheus"
 
 
 class TestPrometheusSystem(Prometheus, MetricsSystemContract):
@@ -75,10 +75,10 @@ class TestPrometheusAsyncSystem(Prometheus, AsyncMetricsSystemContract):
     """The facade in front of prometheus_client is an `AsyncMetricsSystem`."""
 
 
-class OpenTelemetry(Made):
-    """Makes one over the OpenTelemetry SDK."""
+class OpenTelemetry(SystemFactory):
+    """Creates a system on the OpenTelemetry SDK."""
 
-    room = "museum-opentelemetry"
+    package = "sample-opentelemetry"
 
 
 class TestOpenTelemetrySystem(OpenTelemetry, MetricsSystemContract):
@@ -89,9 +89,9 @@ class TestOpenTelemetryAsyncSystem(OpenTelemetry, AsyncMetricsSystemContract):
     """The facade in front of the OpenTelemetry SDK is an `AsyncMetricsSystem`."""
 
 
-@pytest.fixture(params=["museum-prometheus", "museum-opentelemetry"])
+@pytest.fixture(params=["sample-prometheus", "sample-opentelemetry"])
 def output_and_system(request, clock):
-    """Return a system that has seen some traffic, and what it writes to."""
+    """Return an output and a system with some records that writes to it."""
     output = Output()
     system = make_system(request.param, clock, outputs=[output])
     for number in range(1, 11):
@@ -114,7 +114,7 @@ def system(output_and_system):
 
 
 def assert_valid(snapshot):
-    """Assert that a snapshot is a valid v1 document, by the package's models and by the JSON schema."""
+    """Assert that a snapshot is a valid v1 document for the models and for the JSON schema."""
     document = snapshot.to_dict()
     assert PerformanceSnapshot.from_dict(json.loads(json.dumps(document))) == snapshot
     schema = files("metrics_framework.snapshots") / "schema" / "performance-snapshot-v1.json"
@@ -122,7 +122,7 @@ def assert_valid(snapshot):
 
 
 def test_it_emits_a_valid_snapshot(system):
-    """Latency, throughput, memory and custom keys come from whatever parts there are."""
+    """Latency, throughput, memory and custom keys come from the third-party parts."""
     snapshot = system.snapshot()
     assert_valid(snapshot)
     assert snapshot.metrics.latency.mean == pytest.approx(550)
@@ -135,8 +135,8 @@ def test_it_emits_a_valid_snapshot(system):
     assert rates == [pytest.approx(10 / 11)]
 
 
-def test_it_knows_how_it_is(system):
-    """Health comes from the foreign tracker's outcomes and the foreign monitor's readings."""
+def test_it_reports_its_health(system):
+    """Health uses the outcomes of the third-party tracker and the readings of its monitor."""
     health = system.get_system_health()
     assert health["error_rate"] == pytest.approx(1 / 11)
     assert health["healthy"] is False
@@ -145,8 +145,8 @@ def test_it_knows_how_it_is(system):
 
 
 @pytest.mark.parametrize("dashboard", DASHBOARDS)
-def test_it_draws_every_dashboard(system, dashboard):
-    """Each has panels with content, as plain data."""
+def test_it_creates_every_dashboard(system, dashboard):
+    """Each dashboard has panels with content, as plain data."""
     data = json.loads(json.dumps(system.create_dashboard_data(dashboard)))
     shown = {row["name"] for panel in data["panels"] for row in panel["series"]}
     machine = {"system.memory.utilization", "process.memory.usage"}
@@ -154,7 +154,7 @@ def test_it_draws_every_dashboard(system, dashboard):
 
 
 def test_it_streams_what_changes(system, monkeypatch):
-    """A foreign aggregator is asked again and again; what changed comes out with its new value."""
+    """A third-party aggregator is polled; changed values are streamed."""
     monkeypatch.setattr(polled, "POLL_SECONDS", 0.001)
 
     async def changed():
@@ -170,10 +170,10 @@ def test_it_streams_what_changes(system, monkeypatch):
 
 
 def test_it_exports(output_and_system):
-    """Snapshots go to an output on demand and at the end; text comes from the foreign aggregator."""
+    """Snapshots go to an output on demand and at shutdown; text comes from the third-party aggregator."""
     output, system = output_and_system
-    assert asyncio.run(system.export_metrics_async(["museum", "nowhere"])) == {
-        "museum": True,
+    assert asyncio.run(system.export_metrics_async(["sample", "nowhere"])) == {
+        "sample": True,
         "nowhere": False,
     }
     system.shutdown_metrics()
@@ -184,7 +184,7 @@ def test_it_exports(output_and_system):
 
 
 def test_it_measures(system):
-    """A measured block feeds the foreign timer and tracker."""
+    """A measured block records into the third-party timer and tracker."""
     with pytest.raises(KeyError), system.measure("refund", {"country": "NL"}):
         raise KeyError
     with system.measure("refund"):
@@ -193,7 +193,7 @@ def test_it_measures(system):
     assert system.tracker.get_failure_breakdown("refund") == {"KeyError": 1}
 
 
-def test_it_reads_resources_into_foreign_gauges(system):
-    """What the foreign monitor reads is recorded by the foreign collector."""
+def test_it_records_resources_in_third_party_gauges(system):
+    """The third-party collector records the readings of the third-party monitor."""
     asyncio.run(system.collect_metrics_async())
     assert system.aggregator.get_metric_summary("process.memory.usage")["last"] > 1_000_000

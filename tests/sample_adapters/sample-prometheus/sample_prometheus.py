@@ -1,9 +1,9 @@
 """Adapters over plain prometheus_client objects on a registry of their own.
 
-What Prometheus does not keep (extremes, deviations, how often a counter moved, windows) is not made up.
+It omits what Prometheus does not keep: extremes, deviations, counts of counters, windows.
 """
 
-# ruff: noqa: D102, D103 - what the methods do is said by the Protocols
+# ruff: noqa: D102, D103 - the Protocols document the methods
 
 import json
 import math
@@ -237,7 +237,7 @@ class PrometheusAggregator:
         families = self.backend.families
         if metric_name not in families:
             hint = nearest(str(metric_name), families)
-            raise UnknownMetricError(f"nothing was recorded as {metric_name!r}.{hint}")
+            raise UnknownMetricError(f"no metric was recorded as {metric_name!r}.{hint}")
         family = families[metric_name]
         series = family.series()
         chosen = [series[family.latest]] if family.kind is MetricType.GAUGE else series.values()
@@ -310,7 +310,7 @@ def summarize(kind, series, seconds):
     total = scale * math.fsum(numbers["sum"] for numbers in series)
     rate = records / seconds if seconds else 0.0
     summary = {"count": records, "seconds": seconds, "sum": total, "rate": rate}
-    if not records:  # another thread has made the series, and not recorded yet
+    if not records:  # another thread has created the series, but not recorded yet
         return summary
     summary["avg"] = total / records
     if kind is MetricType.HISTOGRAM:
