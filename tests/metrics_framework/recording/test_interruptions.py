@@ -143,7 +143,7 @@ class StoreTrial:
     def look(self) -> None:
         """Read once, of all series and of one."""
         self.store.summary("name", HOUR)
-        if not isinstance(self, StepBench | SetBench):
+        if not isinstance(self, StepTrial | SetTrial):
             self.store.summary("name", HOUR, self.tags[0])
 
     def pass_edge(self) -> None:
@@ -156,7 +156,7 @@ def members(mask: int) -> set[int]:
     return {bit for bit in range(mask.bit_length()) if mask >> bit & 1}
 
 
-class CounterBench(StoreTrial):
+class CounterTrial(StoreTrial):
     """A counter."""
 
     def put(self, number: int, tags: dict[str, str]) -> None:
@@ -172,7 +172,7 @@ class CounterBench(StoreTrial):
         return members(int(total))
 
 
-class HistogramBench(StoreTrial):
+class HistogramTrial(StoreTrial):
     """A histogram whose values are counted by a bound as well."""
 
     def prepare(self) -> None:
@@ -200,7 +200,7 @@ class HistogramBench(StoreTrial):
         return found
 
 
-class StepBench(StoreTrial):
+class StepTrial(StoreTrial):
     """A gauge that is only moved up; as a whole it is the sum of its series."""
 
     def prepare(self) -> None:
@@ -219,7 +219,7 @@ class StepBench(StoreTrial):
         return members(int(total))
 
 
-class SetBench(StoreTrial):
+class SetTrial(StoreTrial):
     """A gauge that is set; it is known by how often, to what last, and by its extremes."""
 
     def put(self, number: int, tags: dict[str, str]) -> None:
@@ -244,7 +244,7 @@ class SetBench(StoreTrial):
         return here
 
 
-class OutcomeBench(StoreTrial):
+class OutcomeTrial(StoreTrial):
     """An operation that fails each time with an error of another type."""
 
     def put(self, number: int, tags: dict[str, str]) -> None:
@@ -266,7 +266,7 @@ class OutcomeBench(StoreTrial):
         self.store.outcomes("name", HOUR, self.tags[0])
 
 
-TRIALS = [CounterBench, HistogramBench, StepBench, SetBench, OutcomeBench]
+TRIALS = [CounterTrial, HistogramTrial, StepTrial, SetTrial, OutcomeTrial]
 all_kinds = pytest.mark.parametrize("kind", TRIALS)
 MANY = 100_000
 """More bytecodes than any block here has."""
@@ -355,7 +355,7 @@ def record_and_read(trial: StoreTrial) -> None:
     trial.record(trial.tags[0])
     trial.record(trial.tags[1])
     # In the middle of a record a set does not show which records it is of.
-    trial.look() if isinstance(trial, SetBench) else trial.found()
+    trial.look() if isinstance(trial, SetTrial) else trial.found()
 
 
 def record_elsewhere(trial: StoreTrial) -> None:
