@@ -14,6 +14,8 @@ BENCH := .venvs/bench
 CORE := metrics_framework/recording/_core.abi3.so
 # A copy of the package whose engine checks every memory access.
 SANITIZED := build/sanitize
+# Cached bytecode halves the time of tests that start other processes. Some containers turn it off.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: run build test soak sanitize servers quick check format lint types imports bench docs lock clean
 

@@ -18,7 +18,7 @@ _IMPERATIVE = {"bring", "ping", "string", "shed", "embed"}
 
 
 def find_faults(message: str) -> list[str]:
-    """Return what is wrong with the form of a commit message, and how to correct it."""
+    """Return the faults of a commit message, each with its remedy."""
     lines = [line for line in message.splitlines() if not line.startswith("#")]
     first = lines[0] if lines else ""
     if _GENERATED.match(first):
