@@ -732,6 +732,20 @@ def test_a_stopwatch_of_a_removed_series_asks_the_owner(rig):
     assert timer.state().sum == 500.0
 
 
+@pytest.mark.parametrize("way", [1, -1])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_distribution_is_halved_as_soon_as_it_spans_more_than_5_120_buckets(rig, sign, way):
+    """Not earlier, and not later either where its memory has room for more."""
+    series = rig.series("histogram")
+    for _ in range(200):
+        series.observe(sign * 1.0)
+    fine = series.state().relative_error
+    for octave in range(1, 100):
+        series.observe(sign * 2.0 ** (way * octave))
+        # One bucket holds 1.0; each octave has 64 buckets.
+        assert (series.state().relative_error == fine) == (64 * octave + 1 <= 5_120)
+
+
 # -- outcomes --------------------------------------------------------------------------------------------
 
 
