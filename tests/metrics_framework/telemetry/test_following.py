@@ -21,10 +21,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from metrics_framework.clock import ManualClock
 from metrics_framework.errors import InvalidInputError, OutputError
 from metrics_framework.telemetry import Flaw, TelemetryFollower
-from metrics_framework.telemetry import tails as tails_module
-from metrics_framework.telemetry.following import GRACE_SECONDS
-from metrics_framework.telemetry.rotations import Rotations
-from metrics_framework.telemetry.tails import Tail
+from metrics_framework.telemetry import following as following_module
+from metrics_framework.telemetry.following import GRACE_SECONDS, Rotations, Tail
 from tests.metrics_framework.telemetry.made import line
 from tests.metrics_framework.telemetry.peers import LATER, PYTHON, require
 
@@ -314,9 +312,9 @@ def rotate(path: Path, *, copy: bool = False) -> None:
 
 def test_a_line_without_end_takes_no_memory(path, follower, flaws, monkeypatch):
     """A line beyond the limit is a flaw once, and what follows it is read."""
-    monkeypatch.setattr(tails_module, "MAX_LINE_BYTES", 10_000)
+    monkeypatch.setattr(following_module, "MAX_LINE_BYTES", 10_000)
     monkeypatch.setattr("metrics_framework.telemetry.reading.MAX_LINE_BYTES", 10_000)
-    monkeypatch.setattr(tails_module, "_CHUNK_BYTES", 1_000)
+    monkeypatch.setattr(following_module, "_CHUNK_BYTES", 1_000)
     append(path, line(1), b"x" * 50_000)
     assert numbers(follower) == [1]
     append(path, b"x" * 50_000 + b"\n", line(2))
@@ -329,7 +327,7 @@ def test_a_line_without_end_takes_no_memory(path, follower, flaws, monkeypatch):
 
 def test_a_line_longer_than_a_chunk_is_read(path, follower, monkeypatch):
     """Chunks grow until a whole line fits."""
-    monkeypatch.setattr(tails_module, "_CHUNK_BYTES", 16)
+    monkeypatch.setattr(following_module, "_CHUNK_BYTES", 16)
     append(path, line(1, padding=1_000), line(2))
     assert numbers(follower) == [1, 2]
 
