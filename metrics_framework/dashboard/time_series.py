@@ -7,8 +7,15 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from metrics_framework.dashboard.plain import mapping, number
-from metrics_framework.dashboard.subjects import Measure, Subject, Summary, level, subjects
+from metrics_framework.dashboard.metric_views import (
+    Measure,
+    Subject,
+    Summary,
+    level,
+    mapping,
+    number,
+    subjects,
+)
 from metrics_framework.errors import InvalidInputError, UnknownNameError
 from metrics_framework.log import log_event
 from metrics_framework.protocols import MetricsAggregator, ResourceMonitor
