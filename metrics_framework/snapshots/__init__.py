@@ -3,11 +3,16 @@
 import typing
 
 from metrics_framework.snapshots.build import BuildReport, DistributionAggregator, LeftOut, SnapshotBuilder
-from metrics_framework.snapshots.files import dump_snapshot, read_snapshot
-from metrics_framework.snapshots.flat import Measured, find_keys, parse_flat_key
-from metrics_framework.snapshots.keys import CustomSeries, custom_key, parse_custom_key
+from metrics_framework.snapshots.files import LeftOutFile, Run, RunValue, dump_snapshot, read_snapshot
+from metrics_framework.snapshots.keys import (
+    CustomSeries,
+    Measured,
+    custom_key,
+    find_keys,
+    parse_custom_key,
+    parse_flat_key,
+)
 from metrics_framework.snapshots.rules import document_violations, json_schema
-from metrics_framework.snapshots.runs import LeftOutFile, Run, RunValue
 from metrics_framework.snapshots.v1 import (
     Environment,
     LatencyMetrics,
