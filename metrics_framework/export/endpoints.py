@@ -34,7 +34,7 @@ BUILT_IN = {
     "otlp+grpcs": "metrics_adapters.otlp.endpoint:OtlpEndpoint",
     "pushgateway+http": "metrics_adapters.prometheus.endpoints:PushgatewayEndpoint",
     "pushgateway+https": "metrics_adapters.prometheus.endpoints:PushgatewayEndpoint",
-    "snapshot": "metrics_adapters.snapshot_writer.endpoint:SnapshotEndpoint",
+    "snapshot": "metrics_adapters.snapshot_writer.writer:SnapshotEndpoint",
     "statsd": "metrics_adapters.statsd:StatsdEndpoint",
     "textfile": "metrics_adapters.prometheus.endpoints:TextfileEndpoint",
     "webhook+http": "metrics_adapters.webhook:WebhookEndpoint",

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from metrics_adapters.snapshot_writer.aggregator import SnapshotAggregator
+from metrics_adapters.snapshot_writer.history import SnapshotAggregator
 from metrics_adapters.snapshot_writer.writer import SnapshotWriter
 
 if TYPE_CHECKING:

@@ -9,10 +9,13 @@ from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import ClassVar
 
+from metrics_adapters.file import path_of
 from metrics_adapters.snapshot_writer.pruning import SNAPSHOT, Pruner, stem_of
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import OutputError
+from metrics_framework.export.endpoints import EndpointUrl, Option, days_option, whole_option
 from metrics_framework.log import Isolation
 from metrics_framework.recording import Distribution
 from metrics_framework.runtime.atomic_files import AtomicFile, flush_folder, remove_leftovers
@@ -140,3 +143,25 @@ def _contents(snapshot: PerformanceSnapshot, distributions: Mapping[str, Distrib
         snapshot = replace(snapshot, metadata=replace(metadata, tags=tags))
     files[SNAPSHOT] = dump_snapshot(snapshot).encode()
     return files
+
+
+class SnapshotEndpoint(SnapshotWriter):
+    """``snapshot:///var/lib/app/runs``: a v1 snapshot into a file of its own, by `SnapshotWriter`.
+
+    ``snapshot:runs`` is relative to the working directory.
+
+    Args:
+        url: The folder.
+
+    Raises:
+        ConfigurationError: If there is no folder in it, or a host.
+    """
+
+    options: ClassVar[Mapping[str, Option]] = {
+        "retention_days": days_option("Days after which a snapshot is removed."),
+        "max_bytes": whole_option(1, 10**15, None, "Bytes that all of them take up, before the oldest go."),
+    }
+
+    def __init__(self, url: EndpointUrl) -> None:
+        super().__init__(path_of(url), **url.options)
+        self.name = str(url)

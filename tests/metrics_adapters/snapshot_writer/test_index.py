@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from metrics_adapters.snapshot_writer import SnapshotAggregator, entries, index
+from metrics_adapters.snapshot_writer import SnapshotAggregator, index
 from metrics_adapters.snapshot_writer.index import INDEX_NAME
 from metrics_framework.clock import ManualClock
 from tests.metrics_adapters.snapshot_writer.histories import document, write
@@ -45,10 +45,11 @@ def folder(tmp_path: Path) -> Path:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the names of the files that are opened from now on."""
     names: list[str] = []
+    original = index.read_entries
 
     def read_entries(content: bytes, name: str, written_ns: int) -> object:
         names.append(name)
-        return entries.read_entries(content, name, written_ns)
+        return original(content, name, written_ns)
 
     monkeypatch.setattr(index, "read_entries", read_entries)
     return names
