@@ -18,7 +18,7 @@ Measure = Callable[[Summary], "int | float | None"]
 
 
 @dataclass
-class Subject:
+class MetricView:
     """A metric or an operation, with all of its series.
 
     Attributes:
@@ -38,19 +38,19 @@ class Subject:
     @cached_property
     def since_start(self) -> Summary:
         """All of its series in one summary, as far as they can be added up; ``p95`` is that of the worst."""
-        known = [(value, mapping(value.metadata)) for value in self.values]
+        known = [(value, to_mapping(value.metadata)) for value in self.values]
         if self.metric_type is MetricType.RATE:
             return _all_outcomes(known)
         total = {key: _sum(metadata.get(key) for _, metadata in known) for key in ("sum", "rate")}
         return {**total, "p95": max(_numbers(value.value for value, _ in known), default=None)}
 
 
-def subjects(values: Iterable[MetricValue]) -> list[Subject]:
+def metric_views(values: Iterable[MetricValue]) -> list[MetricView]:
     """Group series by what they are of, in their order."""
-    found: dict[tuple[str, MetricType, bool], Subject] = {}
-    one: Subject | None = None
+    found: dict[tuple[str, MetricType, bool], MetricView] = {}
+    one: MetricView | None = None
     for value in values:
-        metadata = mapping(value.metadata)
+        metadata = to_mapping(value.metadata)
         if value.metric_type is MetricType.RATE and "success_rate" not in metadata:
             continue  # derived from something that is in the list as well
         operation = value.metric_type is MetricType.RATE or metadata.get("operation") is True
@@ -64,7 +64,7 @@ def subjects(values: Iterable[MetricValue]) -> list[Subject]:
             key = (value.name, value.metric_type, operation)
             one = found.get(key)
             if one is None:
-                one = found[key] = Subject(value.name, value.metric_type, value.unit, operation)
+                one = found[key] = MetricView(value.name, value.metric_type, value.unit, operation)
         one.values.append(value)
     return list(found.values())
 
@@ -82,34 +82,34 @@ def outcomes(aggregator: MetricsAggregator) -> list[MetricValue]:
 
 def rate(summary: Summary) -> int | float | None:
     """Return events per second."""
-    return number(summary.get("rate"))
+    return to_number(summary.get("rate"))
 
 
 def p95(summary: Summary) -> int | float | None:
     """Return the 95th percentile."""
-    return number(summary.get("p95"))
+    return to_number(summary.get("p95"))
 
 
 def total(summary: Summary) -> int | float | None:
     """Return the sum of all values."""
-    return number(summary.get("sum"))
+    return to_number(summary.get("sum"))
 
 
 def level(summary: Summary) -> int | float | None:
     """Return a gauge's average over time, or where it stayed."""
-    return number(summary.get("avg", summary.get("last")))
+    return to_number(summary.get("avg", summary.get("last")))
 
 
 def percent_level(summary: Summary) -> int | float | None:
     """Return the same of a gauge that is a share between 0 and 1, in percent."""
     share = level(summary)
-    return None if share is None else number(100 * share)
+    return None if share is None else to_number(100 * share)
 
 
 def error_percent(summary: Summary) -> float | None:
     """Return the share of failures in percent; there is none of no events."""
-    success_rate = number(summary.get("success_rate"))
-    if success_rate is None or not number(summary.get("count", 1)):
+    success_rate = to_number(summary.get("success_rate"))
+    if success_rate is None or not to_number(summary.get("count", 1)):
         return None
     return min(max(100 * (1 - success_rate), 0.0), 100.0)
 
@@ -126,27 +126,27 @@ def failures_per_second(summary: Summary) -> float | None:
 
 
 def _numbers(values: Iterable[object]) -> list[int | float]:
-    return [found for found in map(number, values) if found is not None]
+    return [found for found in map(to_number, values) if found is not None]
 
 
 def _sum(values: Iterable[object]) -> int | float | None:
     found = _numbers(values)
-    return number(sum(map(float, found))) if found else None
+    return to_number(sum(map(float, found))) if found else None
 
 
 def _all_outcomes(known: Iterable[tuple[MetricValue, Summary]]) -> Summary:
     count, successes, per_second = 0.0, 0.0, 0.0
     failures: dict[str, float] = {}
     for value, metadata in known:
-        events = max(number(metadata.get("count", 1)) or 0, 0)
-        per_second += number(value.value) or 0
-        share = number(metadata.get("success_rate"))
+        events = max(to_number(metadata.get("count", 1)) or 0, 0)
+        per_second += to_number(value.value) or 0
+        share = to_number(metadata.get("success_rate"))
         if share is None:
             continue
         count += events
         successes += events * min(max(share, 0.0), 1.0)
-        for error_type, many in mapping(metadata.get("failures")).items():
-            failures[error_type] = failures.get(error_type, 0) + (number(many) or 0)
+        for error_type, many in to_mapping(metadata.get("failures")).items():
+            failures[error_type] = failures.get(error_type, 0) + (to_number(many) or 0)
     return {
         "count": count,
         "rate": per_second,
@@ -158,7 +158,7 @@ def _all_outcomes(known: Iterable[tuple[MetricValue, Summary]]) -> Summary:
 LARGEST = sys.float_info.max
 
 
-def number(value: Any) -> int | float | None:
+def to_number(value: Any) -> int | float | None:
     """Return a number that JSON can hold: what is larger than the largest float becomes that.
 
     Returns:
@@ -181,16 +181,16 @@ def number(value: Any) -> int | float | None:
     return int(value) if isinstance(value, int) else converted
 
 
-def text(value: object) -> str:
+def to_text(value: object) -> str:
     """Return a string that can be encoded: a lone surrogate becomes a question mark."""
     return str(value).encode("utf-8", "replace").decode("utf-8")
 
 
-def labels(tags: object) -> dict[str, str]:
+def to_labels(tags: object) -> dict[str, str]:
     """Return tags as strings."""
-    return {text(key): text(value) for key, value in tags.items()} if isinstance(tags, Mapping) else {}
+    return {to_text(key): to_text(value) for key, value in tags.items()} if isinstance(tags, Mapping) else {}
 
 
-def mapping(value: object) -> Mapping[str, Any]:
+def to_mapping(value: object) -> Mapping[str, Any]:
     """Return what a foreign part gave as metadata, or nothing."""
     return value if isinstance(value, Mapping) else {}

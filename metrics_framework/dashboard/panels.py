@@ -11,36 +11,36 @@ from typing import Any, Literal
 
 from metrics_framework.dashboard.metric_views import (
     Measure,
-    Subject,
+    MetricView,
     error_percent,
     failures_per_second,
-    labels,
     level,
-    mapping,
-    number,
     p95,
     percent_level,
     rate,
-    text,
+    to_labels,
+    to_mapping,
+    to_number,
+    to_text,
     total,
 )
-from metrics_framework.dashboard.time_series import Courses, last
+from metrics_framework.dashboard.time_series import TimeSeriesReader, last
 from metrics_framework.errors import InvalidInputError, nearest
 from metrics_framework.protocols import MetricsAggregator, ResourceMonitor
 from metrics_framework.resources import CPU_GAUGES, DISK_GAUGES, MEMORY_GAUGES, MOUNTPOINT, NETWORK_GAUGES
 from metrics_framework.values import MetricType, MetricUnit
 
-LINES = 5
+MAX_LINES = 5
 """How many lines a chart has at most: more cannot be told apart on a small screen."""
 
-ROWS = 10
+MAX_ROWS = 10
 """How many bars or rows other panels have at most."""
 
 Panel = dict[str, Any]
-Series = dict[str, Any]
-Kind = Literal["stat", "line", "bar", "table"]
+PanelSeries = dict[str, Any]
+PanelKind = Literal["stat", "line", "bar", "table"]
 
-DISK_PERCENT = 90.0
+DISK_WARNING_PERCENT = 90.0
 """Above which a disk is soon full."""
 
 _MEMORY, _CPU, _DISK, _NETWORK = (
@@ -52,9 +52,9 @@ _MEMORY, _CPU, _DISK, _NETWORK = (
 def panel(
     title: str,
     description: str,
-    kind: Kind,
+    kind: PanelKind,
     unit: MetricUnit,
-    series: Iterable[Series],
+    series: Iterable[PanelSeries],
     *,
     maximum: float | None = None,
     thresholds: Iterable[dict[str, Any]] = (),
@@ -80,12 +80,12 @@ def above(value: float, severity: Literal["warning", "critical"] = "critical") -
 # -- operations ------------------------------------------------------------------------------------------
 
 
-def throughput(courses: Courses) -> Panel:
+def throughput(reader: TimeSeriesReader) -> Panel:
     """Return how much is going on: the busiest operations, timers and counters."""
-    tracked = {one.name for one in courses.subjects if _is_tracked(one)}
+    tracked = {one.name for one in reader.metric_views if _is_tracked(one)}
     busy = [
         one
-        for one in courses.subjects
+        for one in reader.metric_views
         if _is_tracked(one)
         or (one.metric_type is MetricType.TIMER and not (one.operation and one.name in tracked))
         or (one.metric_type is MetricType.COUNTER and one.unit is MetricUnit.COUNT)
@@ -95,27 +95,27 @@ def throughput(courses: Courses) -> Panel:
         "Events per second: the busiest operations, timers and counters of the whole run.",
         "line",
         MetricUnit.OPERATIONS_PER_SECOND,
-        _lines(courses, busy, rate, LINES, per_second=True),
+        _lines(reader, busy, rate, MAX_LINES, per_second=True),
     )
 
 
-def error_rates(courses: Courses, threshold: float) -> Panel:
+def error_rates(reader: TimeSeriesReader, threshold: float) -> Panel:
     """Return which share of their events fails, of the operations that fail most."""
     return panel(
         "Error rate",
         "Share of failures: the operations that failed most often in the whole run.",
         "line",
         MetricUnit.PERCENT,
-        _lines(courses, filter(_is_tracked, courses.subjects), error_percent, LINES),
+        _lines(reader, filter(_is_tracked, reader.metric_views), error_percent, MAX_LINES),
         maximum=100,
         thresholds=[above(threshold)],
     )
 
 
-def overall_error_rate(courses: Courses, threshold: float) -> Panel:
+def overall_error_rate(reader: TimeSeriesReader, threshold: float) -> Panel:
     """Return which share of all events failed since the start."""
-    values = [value for one in courses.subjects if _is_tracked(one) for value in one.values]
-    everything = Subject("all operations", MetricType.RATE, MetricUnit.PERCENT, True, values)
+    values = [value for one in reader.metric_views if _is_tracked(one) for value in one.values]
+    everything = MetricView("all operations", MetricType.RATE, MetricUnit.PERCENT, True, values)
     share = error_percent(everything.since_start) if values else None
     return panel(
         "Errors overall",
@@ -128,64 +128,66 @@ def overall_error_rate(courses: Courses, threshold: float) -> Panel:
     )
 
 
-def failures(courses: Courses) -> Panel:
+def failures(reader: TimeSeriesReader) -> Panel:
     """Return how many failures there are a second, of the operations that fail most."""
     return panel(
         "Failures",
         "Failures per second: the operations with most of them in the whole run.",
         "line",
         MetricUnit.OPERATIONS_PER_SECOND,
-        _lines(courses, filter(_is_tracked, courses.subjects), failures_per_second, LINES, per_second=True),
+        _lines(
+            reader, filter(_is_tracked, reader.metric_views), failures_per_second, MAX_LINES, per_second=True
+        ),
     )
 
 
-def failures_by_kind(courses: Courses) -> Panel:
+def failures_by_kind(reader: TimeSeriesReader) -> Panel:
     """Return the most frequent kinds of failures in the window."""
-    failing = _worst(filter(_is_tracked, courses.subjects), failures_per_second, ROWS)
+    failing = _worst(filter(_is_tracked, reader.metric_views), failures_per_second, MAX_ROWS)
     rows = [
-        _series(one.name, {"error_type": error_type}, [], number(many))
+        _series(one.name, {"error_type": error_type}, [], to_number(many))
         for one in failing
-        for error_type, many in mapping(courses.of(one).whole.get("failures")).items()
-        if number(many)
+        for error_type, many in to_mapping(reader.of(one).whole.get("failures")).items()
+        if to_number(many)
     ]
-    worst = sorted(rows, key=lambda row: -(row["value"] or 0))[:ROWS]
+    worst = sorted(rows, key=lambda row: -(row["value"] or 0))[:MAX_ROWS]
     return panel(
         "Failures by kind", "How often each error type was counted.", "table", MetricUnit.COUNT, worst
     )
 
 
-def durations(courses: Courses) -> Panel:
+def durations(reader: TimeSeriesReader) -> Panel:
     """Return how long the slowest operations and timers take."""
     return panel(
         "Duration, p95",
         "Nineteen of twenty take no longer: the slowest operations and timers of the whole run.",
         "line",
         MetricUnit.MILLISECONDS,
-        _lines(courses, filter(_is_timed, courses.subjects), p95, LINES),
+        _lines(reader, filter(_is_timed, reader.metric_views), p95, MAX_LINES),
     )
 
 
-def time_spent(courses: Courses) -> Panel:
+def time_spent(reader: TimeSeriesReader) -> Panel:
     """Return where the time goes: all durations of an operation or timer together."""
     return panel(
         "Time spent",
         "All durations in the window together: what to make faster first.",
         "bar",
         MetricUnit.MILLISECONDS,
-        _bars(courses, filter(_is_timed, courses.subjects), total),
+        _bars(reader, filter(_is_timed, reader.metric_views), total),
     )
 
 
-def distributions(courses: Courses) -> list[Panel]:
+def distributions(reader: TimeSeriesReader) -> list[Panel]:
     """Return the largest histograms, a panel for each unit."""
-    histograms = [one for one in courses.subjects if one.metric_type is MetricType.HISTOGRAM]
+    histograms = [one for one in reader.metric_views if one.metric_type is MetricType.HISTOGRAM]
     return [
         panel(
             f"Values in {unit.value}, p95",
             "Nineteen of twenty are no larger: the largest histograms of the whole run.",
             "bar",
             unit,
-            _bars(courses, [one for one in histograms if one.unit is unit], p95),
+            _bars(reader, [one for one in histograms if one.unit is unit], p95),
         )
         for unit in MetricUnit
         if any(one.unit is unit for one in histograms)
@@ -195,7 +197,7 @@ def distributions(courses: Courses) -> list[Panel]:
 # -- the machine and the process -------------------------------------------------------------------------
 
 
-def cpu(courses: Courses, threshold: float | None, kind: Kind = "line") -> Panel:
+def cpu(reader: TimeSeriesReader, threshold: float | None, kind: PanelKind = "line") -> Panel:
     """Return how busy the machine is, and in a chart also how much of that is the process."""
     shown = ["percent"] if kind == "stat" else ["percent", "process_percent_of_all"]
     return panel(
@@ -205,65 +207,65 @@ def cpu(courses: Courses, threshold: float | None, kind: Kind = "line") -> Panel
         else "Use of all CPUs together: all of it, the process'.",
         kind,
         MetricUnit.PERCENT,
-        _gauges(courses, [_CPU[key] for key in shown], percent_level),
+        _gauges(reader, [_CPU[key] for key in shown], percent_level),
         maximum=100,
         thresholds=[] if threshold is None else [above(threshold)],
     )
 
 
-def memory(courses: Courses, threshold: float, kind: Kind = "line") -> Panel:
+def memory(reader: TimeSeriesReader, threshold: float, kind: PanelKind = "line") -> Panel:
     """Return how full the machine's memory is."""
     return panel(
         "Memory",
         "How full the machine's memory is.",
         kind,
         MetricUnit.PERCENT,
-        _gauges(courses, [_MEMORY["percent"]], percent_level),
+        _gauges(reader, [_MEMORY["percent"]], percent_level),
         maximum=100,
         thresholds=[above(threshold)],
     )
 
 
-def memory_in_bytes(courses: Courses) -> Panel:
+def memory_in_bytes(reader: TimeSeriesReader) -> Panel:
     """Return what memory the process takes."""
     return panel(
         "Process memory",
         "Resident memory now, and the most there was.",
         "line",
         MetricUnit.BYTES,
-        _gauges(courses, [_MEMORY[key] for key in ("process_rss", "process_peak_rss")]),
+        _gauges(reader, [_MEMORY[key] for key in ("process_rss", "process_peak_rss")]),
     )
 
 
-def load(courses: Courses) -> Panel:
+def load(reader: TimeSeriesReader) -> Panel:
     """Return how many tasks run or wait: more than there are CPUs means that they queue."""
-    cpus = _gauges(courses, [_CPU["count"]])
+    cpus = _gauges(reader, [_CPU["count"]])
     return panel(
         "Load",
         "Tasks that run or wait for a CPU; above the number of CPUs they queue.",
         "line",
         MetricUnit.COUNT,
-        _gauges(courses, [_CPU[key] for key in ("load_1m", "load_5m", "load_15m")]),
+        _gauges(reader, [_CPU[key] for key in ("load_1m", "load_5m", "load_15m")]),
         thresholds=[above(one["value"], "warning") for one in cpus if one["value"]],
     )
 
 
-def disk(courses: Courses) -> Panel:
+def disk(reader: TimeSeriesReader) -> Panel:
     """Return how full the fullest disk was, or where nothing was recorded, each of them."""
     return panel(
         "Disk",
         "How full the fullest of the recorded disks is.",
         "line",
         MetricUnit.PERCENT,
-        _gauges(courses, [_DISK["percent"]], percent_level, by=MOUNTPOINT),
+        _gauges(reader, [_DISK["percent"]], percent_level, by=MOUNTPOINT),
         maximum=100,
-        thresholds=[above(DISK_PERCENT, "warning")],
+        thresholds=[above(DISK_WARNING_PERCENT, "warning")],
     )
 
 
-def network(courses: Courses) -> Panel:
+def network(reader: TimeSeriesReader) -> Panel:
     """Return how much passes the network."""
-    recorded = courses.of_gauge(_NETWORK["bytes_sent"])
+    recorded = reader.of_gauge(_NETWORK["bytes_sent"])
     changes = recorded.changes() if recorded is not None else []
     whole = sum(value for _, value in changes) / len(changes) if changes else None
     return panel(
@@ -271,58 +273,65 @@ def network(courses: Courses) -> Panel:
         "Bytes per second that all interfaces sent and received together.",
         "line",
         MetricUnit.BYTES,
-        [_series(_NETWORK["bytes_sent"], {}, changes, number(whole))] if changes else [],
+        [_series(_NETWORK["bytes_sent"], {}, changes, to_number(whole))] if changes else [],
     )
 
 
-def network_totals(courses: Courses) -> Panel:
+def network_totals(reader: TimeSeriesReader) -> Panel:
     """Return what passed the network so far."""
     return panel(
         "Network totals",
         "What all interfaces sent and received since they came up, now.",
         "table",
         MetricUnit.BYTES,
-        _present(courses, [_NETWORK["bytes_sent"]]),
+        _present(reader, [_NETWORK["bytes_sent"]]),
     )
 
 
-def network_errors(courses: Courses) -> Panel:
+def network_errors(reader: TimeSeriesReader) -> Panel:
     """Return what the network interfaces lost."""
     return panel(
         "Network errors",
         "Packets with errors and packets that were dropped since the interfaces came up, now.",
         "table",
         MetricUnit.COUNT,
-        _present(courses, [_NETWORK["errors_in"], _NETWORK["drops_in"]]),
+        _present(reader, [_NETWORK["errors_in"], _NETWORK["drops_in"]]),
     )
 
 
 # -- series ----------------------------------------------------------------------------------------------
 
 
-def _is_tracked(subject: Subject) -> bool:
+def _is_tracked(subject: MetricView) -> bool:
     return subject.metric_type is MetricType.RATE
 
 
-def _is_timed(subject: Subject) -> bool:
+def _is_timed(subject: MetricView) -> bool:
     return subject.metric_type is MetricType.TIMER
 
 
-def _series(name: object, tags: object, points: list[list[int | float]], value: int | float | None) -> Series:
-    return {"name": text(name), "tags": labels(tags), "points": points, "value": value}
+def _series(
+    name: object, tags: object, points: list[list[int | float]], value: int | float | None
+) -> PanelSeries:
+    return {"name": to_text(name), "tags": to_labels(tags), "points": points, "value": value}
 
 
-def _worst(subjects: Iterable[Subject], measure: Measure, limit: int) -> list[Subject]:
+def _worst(metric_views: Iterable[MetricView], measure: Measure, limit: int) -> list[MetricView]:
     """Return those with the largest numbers since the start; of equals the first by name."""
-    ranked = [(measured, one) for one in subjects if (measured := measure(one.since_start)) is not None]
+    ranked = [(measured, one) for one in metric_views if (measured := measure(one.since_start)) is not None]
     ranked.sort(key=lambda item: (-item[0], str(item[1].name)))
     return [one for _, one in ranked[:limit]]
 
 
 def _lines(
-    courses: Courses, subjects: Iterable[Subject], measure: Measure, limit: int, *, per_second: bool = False
-) -> list[Series]:
-    drawn = ((one, courses.of(one)) for one in _worst(subjects, measure, limit))
+    reader: TimeSeriesReader,
+    metric_views: Iterable[MetricView],
+    measure: Measure,
+    limit: int,
+    *,
+    per_second: bool = False,
+) -> list[PanelSeries]:
+    drawn = ((one, reader.of(one)) for one in _worst(metric_views, measure, limit))
     lines = [
         _series(one.name, {}, course.points(measure, per_second=per_second), measure(course.whole))
         for one, course in drawn
@@ -330,44 +339,47 @@ def _lines(
     return _descending(line for line in lines if line["points"])
 
 
-def _bars(courses: Courses, subjects: Iterable[Subject], measure: Measure) -> list[Series]:
+def _bars(
+    reader: TimeSeriesReader, metric_views: Iterable[MetricView], measure: Measure
+) -> list[PanelSeries]:
     bars = [
-        _series(one.name, {}, [], measure(courses.of(one).whole)) for one in _worst(subjects, measure, ROWS)
+        _series(one.name, {}, [], measure(reader.of(one).whole))
+        for one in _worst(metric_views, measure, MAX_ROWS)
     ]
     return _descending(bar for bar in bars if bar["value"] is not None)
 
 
-def _descending(series: Iterable[Series]) -> list[Series]:
+def _descending(series: Iterable[PanelSeries]) -> list[PanelSeries]:
     return sorted(series, key=lambda one: (one["value"] is None, -(one["value"] or 0)))
 
 
 def _gauges(
-    courses: Courses, names: Iterable[str], measure: Measure = level, *, by: str | None = None
-) -> list[Series]:
+    reader: TimeSeriesReader, names: Iterable[str], measure: Measure = level, *, by: str | None = None
+) -> list[PanelSeries]:
     """Return what was recorded of each gauge, or where nothing was, what the monitor reads now.
 
     Args:
-        courses: Knows both.
+        reader: Knows both.
         names: The gauges.
         measure: What is shown of them.
         by: The tag by which what is read now is told apart.
     """
-    shown: list[Series] = []
+    shown: list[PanelSeries] = []
     for name in names:
-        recorded = courses.of_gauge(name)
+        recorded = reader.of_gauge(name)
         if recorded is not None and last(recorded) is not None:
             latest = measure({"last": last(recorded)})
             shown.append(_series(name, {}, recorded.points(measure), latest))
             continue
-        for tags, value in courses.present(name):
-            course = courses.of_reading(value)
+        for tags, value in reader.present(name):
+            course = reader.of_reading(value)
             told = {by: tags[by]} if by is not None and by in tags else {}
             shown.append(_series(name, told, course.points(measure), measure(course.whole)))
-    return shown[:ROWS]
+    return shown[:MAX_ROWS]
 
 
-def _present(courses: Courses, names: Iterable[str]) -> list[Series]:
-    return [_series(name, tags, [], value) for name in names for tags, value in courses.present(name)]
+def _present(reader: TimeSeriesReader, names: Iterable[str]) -> list[PanelSeries]:
+    return [_series(name, tags, [], value) for name in names for tags, value in reader.present(name)]
 
 
 SCHEMA_VERSION = 1
@@ -418,39 +430,39 @@ def create_dashboard(
         ("memory_percent", memory_percent, 100),
         ("cpu_percent", 0 if cpu_percent is None else cpu_percent, 100),
     ):
-        if number(threshold) is None or not 0 <= threshold <= most:
+        if to_number(threshold) is None or not 0 <= threshold <= most:
             raise InvalidInputError(f"{what}={threshold!r} is not between 0 and {most}")
-    courses = Courses(aggregator, monitor, now, window, points)
+    reader = TimeSeriesReader(aggregator, monitor, now, window, points)
     boards: dict[str, Callable[[], list[Panel]]] = {
         "overview": lambda: [
-            overall_error_rate(courses, 100 * error_rate),
-            cpu(courses, cpu_percent, "stat"),
-            memory(courses, memory_percent, "stat"),
-            throughput(courses),
-            error_rates(courses, 100 * error_rate),
-            durations(courses),
+            overall_error_rate(reader, 100 * error_rate),
+            cpu(reader, cpu_percent, "stat"),
+            memory(reader, memory_percent, "stat"),
+            throughput(reader),
+            error_rates(reader, 100 * error_rate),
+            durations(reader),
         ],
         "performance": lambda: [
-            throughput(courses),
-            durations(courses),
-            time_spent(courses),
-            *distributions(courses),
+            throughput(reader),
+            durations(reader),
+            time_spent(reader),
+            *distributions(reader),
         ],
         "errors": lambda: [
-            overall_error_rate(courses, 100 * error_rate),
-            error_rates(courses, 100 * error_rate),
-            failures(courses),
-            failures_by_kind(courses),
+            overall_error_rate(reader, 100 * error_rate),
+            error_rates(reader, 100 * error_rate),
+            failures(reader),
+            failures_by_kind(reader),
         ],
         "resources": lambda: [
-            cpu(courses, cpu_percent),
-            load(courses),
-            memory(courses, memory_percent),
-            memory_in_bytes(courses),
-            disk(courses),
-            network(courses),
-            network_totals(courses),
-            network_errors(courses),
+            cpu(reader, cpu_percent),
+            load(reader),
+            memory(reader, memory_percent),
+            memory_in_bytes(reader),
+            disk(reader),
+            network(reader),
+            network_totals(reader),
+            network_errors(reader),
         ],
     }
     if not isinstance(dashboard_type, str) or dashboard_type not in boards:

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from metrics_framework.dashboard.metric_views import (
     Measure,
-    Subject,
+    MetricView,
     Summary,
     level,
-    mapping,
-    number,
-    subjects,
+    metric_views,
+    to_mapping,
+    to_number,
 )
 from metrics_framework.errors import InvalidInputError, UnknownNameError
 from metrics_framework.log import log_event
@@ -62,7 +62,7 @@ class HistoryAggregator(Protocol):
         ...
 
 
-class Course(NamedTuple):
+class TimeSeries(NamedTuple):
     """What happened in the window: as a whole, and interval by interval.
 
     Attributes:
@@ -107,7 +107,7 @@ class Course(NamedTuple):
             for (_, before, low), (start, middle, high) in pairwise(averages)
             if high >= low
             and middle > before
-            and (found := number((high - low) / (middle - before))) is not None
+            and (found := to_number((high - low) / (middle - before))) is not None
         ]
 
 
@@ -115,7 +115,7 @@ def _is_short(one: tuple[float, float, Summary], neighbour: tuple[float, float, 
     return (one[1] - one[0]) * 2 < neighbour[1] - neighbour[0]
 
 
-class Courses:
+class TimeSeriesReader:
     """Asks an aggregator and a monitor, once each for the same thing; what fails is logged and left out.
 
     Args:
@@ -139,19 +139,19 @@ class Courses:
         self._now = now
         self._window = window
         self._points = points
-        self._subjects: list[Subject] | None = None
+        self._subjects: list[MetricView] | None = None
         self._faulty: set[str] = set()
         self._present: dict[str, list[tuple[Mapping[str, str], float]]] | None = None
 
     @property
-    def subjects(self) -> list[Subject]:
+    def metric_views(self) -> list[MetricView]:
         """All metrics and operations: the most expensive question there is, asked at most once."""
         if self._subjects is None:
-            found = self._asked("aggregator", lambda: subjects(self._aggregator.get_metrics_by_tag({})))
+            found = self._asked("aggregator", lambda: metric_views(self._aggregator.get_metrics_by_tag({})))
             self._subjects = found or []
         return self._subjects
 
-    def of(self, subject: Subject) -> Course:
+    def of(self, subject: MetricView) -> TimeSeries:
         """Return the course of a metric or an operation; from the listing alone it is since the start."""
         if isinstance(self._aggregator, HistoryAggregator):
             ask: Callable[[str, timedelta, int], History]
@@ -166,13 +166,13 @@ class Courses:
             found = None if subject.operation else self._now_only(subject.name)
         return found or self._at_present(subject.since_start)
 
-    def of_gauge(self, name: str) -> Course | None:
+    def of_gauge(self, name: str) -> TimeSeries | None:
         """Return the course of a gauge, or ``None`` where nothing was recorded."""
         if isinstance(self._aggregator, HistoryAggregator):
             return self._with_history(name, self._aggregator.get_metric_history)
         return self._now_only(name)
 
-    def of_reading(self, value: float) -> Course:
+    def of_reading(self, value: float) -> TimeSeries:
         """Return the course of what a monitor reads now."""
         return self._at_present({"last": value})
 
@@ -182,36 +182,39 @@ class Courses:
             self._present = {}
             for reading in self._asked("resource monitor", lambda: list(readings(self._monitor))) or ():
                 for gauge, value in self._asked("resource monitor", reading.take) or ():
-                    read = number(value)
+                    read = to_number(value)
                     if read is not None:
                         tagged = ({**gauge.tags, **reading.tags}, read / gauge.divisor)
                         self._present.setdefault(gauge.name, []).append(tagged)
         return self._present.get(name, [])
 
-    def _with_history(self, name: str, ask: Callable[[str, timedelta, int], History]) -> Course | None:
-        def course() -> Course:
+    def _with_history(self, name: str, ask: Callable[[str, timedelta, int], History]) -> TimeSeries | None:
+        def course() -> TimeSeries:
             whole = ask(name, self._window, 1)[-1][2]
             intervals = ask(name, self._window, self._points)
-            return Course(
-                mapping(whole),
-                [(start.timestamp(), end.timestamp(), mapping(summary)) for start, end, summary in intervals],
+            return TimeSeries(
+                to_mapping(whole),
+                [
+                    (start.timestamp(), end.timestamp(), to_mapping(summary))
+                    for start, end, summary in intervals
+                ],
             )
 
         return self._asked("aggregator", course)
 
-    def _now_only(self, name: str) -> Course | None:
+    def _now_only(self, name: str) -> TimeSeries | None:
         def ask() -> Summary | None:
             try:
-                return mapping(self._aggregator.get_metric_summary(name, self._window))
+                return to_mapping(self._aggregator.get_metric_summary(name, self._window))
             except InvalidInputError:  # it keeps no windows, which the contract allows
                 return None
 
         summary = self._asked("aggregator", ask)
         return None if summary is None else self._at_present(summary)
 
-    def _at_present(self, summary: Summary) -> Course:
+    def _at_present(self, summary: Summary) -> TimeSeries:
         now = self._now.timestamp()
-        return Course(summary, [(now, now, summary)])
+        return TimeSeries(summary, [(now, now, summary)])
 
     def _asked(self, part: str, question: Callable[[], R]) -> R | None:
         """Return a part's answer, or ``None`` where it has none; a dashboard logs one fault of each part."""
@@ -226,6 +229,6 @@ class Courses:
             return None
 
 
-def last(course: Course) -> int | float | None:
+def last(course: TimeSeries) -> int | float | None:
     """Return what a gauge is now."""
-    return number(course.whole.get("last"))
+    return to_number(course.whole.get("last"))

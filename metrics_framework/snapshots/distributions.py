@@ -49,13 +49,13 @@ from metrics_framework.snapshots.rules import quote
 DISTRIBUTIONS_TAG = "distributions"
 """The metadata tag of a snapshot that names its sidecar: ``sha256:`` and the hash of the file's content."""
 
-SUFFIX = ".dist"
+SIDECAR_SUFFIX = ".dist"
 """What ends the name of a sidecar, where that of its snapshot ends in ``.json``."""
 
 FORMAT = "metrics-framework distributions"
 VERSION = 1
 
-MAX_BYTES = 256 * 2**20
+MAX_UNPACKED_BYTES = 256 * 2**20
 """How large a sidecar may be when it is unpacked; a file may claim to hold anything."""
 
 _LOWEST_SCALE = -10
@@ -75,7 +75,7 @@ def sidecar_path(path: str | Path) -> Path:
         >>> sidecar_path("snapshots/run.json").name
         'run.dist'
     """
-    return Path(path).with_suffix(SUFFIX)
+    return Path(path).with_suffix(SIDECAR_SUFFIX)
 
 
 def read_distributions(path: str | Path) -> dict[str, Distribution]:
@@ -164,11 +164,11 @@ def _content(sidecar: Path) -> bytes:
 def _unpacked(content: bytes) -> Any:
     unpacker = zlib.decompressobj(wbits=_GZIP)
     try:
-        text = unpacker.decompress(content, MAX_BYTES)
+        text = unpacker.decompress(content, MAX_UNPACKED_BYTES)
     except zlib.error as error:
         raise DistributionsError(f"document: is not compressed by gzip: {error}") from error
     if unpacker.unconsumed_tail:
-        raise DistributionsError(f"document: is larger than {MAX_BYTES} bytes")
+        raise DistributionsError(f"document: is larger than {MAX_UNPACKED_BYTES} bytes")
     if not unpacker.eof:
         raise DistributionsError("document: is cut short")
     try:

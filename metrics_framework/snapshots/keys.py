@@ -106,7 +106,7 @@ def _pair(text: str) -> tuple[str, str]:
     return unquote(tag), unquote(value)
 
 
-CUSTOM = "custom."
+CUSTOM_PREFIX = "custom."
 """What the flat keys of custom measurements begin with."""
 
 _UNITS = {
@@ -146,9 +146,9 @@ def parse_flat_key(key: str) -> Measured:
         >>> parse_flat_key("custom.operation:db/query/p95").name
         'db.query.p95'
     """
-    if not key.startswith(CUSTOM):
+    if not key.startswith(CUSTOM_PREFIX):
         return Measured(key, key, _UNITS.get(key, MetricUnit.MILLISECONDS))
-    series = parse_custom_key(key.removeprefix(CUSTOM))
+    series = parse_custom_key(key.removeprefix(CUSTOM_PREFIX))
     name = series.name if series.statistic is None else f"{series.name}.{series.statistic}"
     return Measured(key, name, _custom_unit(series), series.tags, series.statistic, series.operation)
 
@@ -174,7 +174,7 @@ def find_keys(name: str, keys: Iterable[str]) -> list[str]:
         ['custom.hits[code:200]', 'custom.hits[code:404]']
     """
     known = sorted(keys)
-    for key in (name, CUSTOM + name):
+    for key in (name, CUSTOM_PREFIX + name):
         if key in known:
             return [key]
     named = [one for one in map(parse_flat_key, known) if one.name == name]

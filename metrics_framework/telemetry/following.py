@@ -27,7 +27,7 @@ from metrics_framework.telemetry.reading import (
     segments_in,
 )
 
-GRACE_SECONDS = 5.0
+REPLACED_READ_SECONDS = 5.0
 """How long a file is read on after another one took its place: its writer may not have noticed yet."""
 
 
@@ -58,7 +58,7 @@ class TelemetryFollower:
         self._log = FlawLog()
         self._on_flaw = on_flaw or self._log.add
         self._clock = clock
-        self._rotations: Rotations | None = None
+        self._rotations: RotatedFiles | None = None
         self._tails: list[Tail] = []  # in the order they were written; the last one is the present
         self._segment = ""
 
@@ -127,7 +127,7 @@ class TelemetryFollower:
     def _look_for_others(self) -> None:
         """Find what took the place of the present file, and what came and went since the last look."""
         if self._rotations is None:
-            self._rotations = Rotations(self._path)
+            self._rotations = RotatedFiles(self._path)
         present = self._tails[-1] if self._tails else None
         if present is None or not present.is_at(self._path):
             newest = open_tail(self._path)
@@ -155,7 +155,7 @@ class TelemetryFollower:
     def _drop_replaced(self) -> Iterator[ProjectedTelemetryRecord]:
         now = self._clock.monotonic_ns()
         for tail in self._tails[:-1]:
-            if tail.replaced_ns is not None and now - tail.replaced_ns >= GRACE_SECONDS * 1e9:
+            if tail.replaced_ns is not None and now - tail.replaced_ns >= REPLACED_READ_SECONDS * 1e9:
                 self._tails.remove(tail)
                 yield from self._end(tail)
 
@@ -389,7 +389,7 @@ class _Known(NamedTuple):
         return tail.identity == self.identity and head.startswith(self.head)
 
 
-class Rotations:
+class RotatedFiles:
     """The rotated files beside a file.
 
     Args:

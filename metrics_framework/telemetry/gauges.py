@@ -11,7 +11,7 @@ from metrics_framework.protocols import MetricCollector
 from metrics_framework.telemetry.projection import ProjectedTelemetryRecord
 from metrics_framework.values import MetricUnit
 
-EVENTS = "telemetry.events"
+EVENTS_COUNTER = "telemetry.events"
 """The counter of events, by type and severity."""
 
 MAX_SOURCES = 10_000
@@ -90,7 +90,7 @@ class TelemetryRecorder:
         """
         tags = _tags(record)
         kind = {"event_type": record.event_type, "severity": record.severity or "none"}
-        self._collector.record_counter(EVENTS, 1, {**tags, **kind})
+        self._collector.record_counter(EVENTS_COUNTER, 1, {**tags, **kind})
         if not self._is_latest(tuple(tags.values()), record.timestamp_ns):
             return
         for gauge in TELEMETRY_GAUGES:
@@ -141,5 +141,5 @@ def _describe(collector: MetricCollector) -> None:
         said = store.description(gauge.name)
         if said.unit is None and not said.help and said.merge == "latest":
             store.describe(gauge.name, unit=gauge.unit, help=gauge.help, merge=gauge.merge)
-    if not store.description(EVENTS).help:
-        store.describe(EVENTS, help="Telemetry events.")
+    if not store.description(EVENTS_COUNTER).help:
+        store.describe(EVENTS_COUNTER, help="Telemetry events.")

@@ -25,7 +25,7 @@ T = TypeVar("T")
 MAX_LINE_BYTES = 64 * 1024 * 1024
 """A longer line is no event; so memory stays bounded whatever file is read."""
 
-LOGGED_FLAWS = 10
+MAX_LOGGED_FLAWS = 10
 """How many flaws of one reading are logged one by one."""
 
 GZIP = b"\x1f\x8b"
@@ -130,13 +130,13 @@ class FlawLog:
     def add(self, flaw: Flaw) -> None:
         """Log a flaw, or count it only."""
         self._count += 1
-        if self._count <= LOGGED_FLAWS:
+        if self._count <= MAX_LOGGED_FLAWS:
             log_event("warning", "no telemetry event", source=flaw.source, line=flaw.line, reason=flaw.reason)
 
     def close(self) -> None:
         """Say how many flaws were not logged, and begin anew."""
-        if self._count > LOGGED_FLAWS:
-            log_event("warning", "more lines are no telemetry events", lines=self._count - LOGGED_FLAWS)
+        if self._count > MAX_LOGGED_FLAWS:
+            log_event("warning", "more lines are no telemetry events", lines=self._count - MAX_LOGGED_FLAWS)
         self._count = 0
 
 

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from metrics_framework.telemetry.projection import ProjectedTelemetryRecord
 
-SLOTS = 240
+MAX_TIMELINE_SLOTS = 240
 """How many stretches of time the memory over time is kept for at least half of, and at most."""
 
 
-class Course:
+class PeakTimeline:
     """The largest value of each stretch of time, stretches being as long as they need to be."""
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Course:
     def add(self, time_ns: int, value: float) -> None:
         """Take a value in; times may come in any order."""
         self._keep(time_ns // self._width_ns, value)
-        while max(self._slots) - min(self._slots) >= SLOTS:
+        while max(self._slots) - min(self._slots) >= MAX_TIMELINE_SLOTS:
             before, self._slots = self._slots, {}
             self._width_ns *= 2
             for slot, highest in before.items():
@@ -39,7 +39,7 @@ class Course:
         self._slots[slot] = max(self._slots.get(slot, value), value)
 
 
-class Part(NamedTuple):
+class GroupKey(NamedTuple):
     """What events are told apart by: session, rank and stage, where they say them."""
 
     session_id: str
@@ -48,7 +48,7 @@ class Part(NamedTuple):
 
 
 @dataclass
-class PartSummary:
+class GroupSummary:
     """What the events of one part say.
 
     Attributes:
@@ -65,7 +65,7 @@ class PartSummary:
     records: int = 0
     source_kinds: set[str] = field(default_factory=set)
     peak: int | None = None
-    memory: Course = field(default_factory=Course)
+    memory: PeakTimeline = field(default_factory=PeakTimeline)
 
     def add(self, record: ProjectedTelemetryRecord) -> None:
         """Take an event in."""
@@ -90,24 +90,24 @@ class TelemetrySummary:
 
     def __init__(self) -> None:
         self.records = 0
-        self.parts: dict[Part, PartSummary] = {}
+        self.groups: dict[GroupKey, GroupSummary] = {}
         self.events: Counter[tuple[str, str, str | None]] = Counter()
 
     def add(self, record: ProjectedTelemetryRecord) -> None:
         """Take an event in."""
         self.records += 1
         rank = record.resource.get("rank")
-        part = Part(record.session_id, rank if isinstance(rank, int) else None, record.stage)
-        if part not in self.parts:
-            self.parts[part] = PartSummary(record.timestamp_ns, record.timestamp_ns)
-        self.parts[part].add(record)
+        group = GroupKey(record.session_id, rank if isinstance(rank, int) else None, record.stage)
+        if group not in self.groups:
+            self.groups[group] = GroupSummary(record.timestamp_ns, record.timestamp_ns)
+        self.groups[group].add(record)
         self.events[record.session_id, record.event_type, record.severity] += 1
 
-    def sessions(self) -> dict[str, list[PartSummary]]:
+    def sessions(self) -> dict[str, list[GroupSummary]]:
         """Return the parts of each session."""
-        sessions: dict[str, list[PartSummary]] = {}
-        for part, summary in self.parts.items():
-            sessions.setdefault(part.session_id, []).append(summary)
+        sessions: dict[str, list[GroupSummary]] = {}
+        for group, summary in self.groups.items():
+            sessions.setdefault(group.session_id, []).append(summary)
         return sessions
 
     def was_stopped(self, session_id: str) -> bool:

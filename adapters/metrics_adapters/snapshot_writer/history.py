@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metrics_adapters.ranking import largest
-from metrics_adapters.snapshot_writer.index import SourceIndex, restored, stored, timestamp_of
+from metrics_adapters.snapshot_writer.index import SourceIndex, decode_key, encode_key, timestamp_of
 from metrics_adapters.snapshot_writer.writer import DEFAULT_FOLDER
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import InvalidInputError, UnknownMetricError, nearest
@@ -74,7 +74,7 @@ class SnapshotAggregator:
     def __init__(self, *sources: str | Path, clock: Clock = SYSTEM_CLOCK) -> None:
         self._indexes = [SourceIndex(_path(source)) for source in sources or (DEFAULT_FOLDER,)]
         self._clock = clock
-        self._selection = Selection()
+        self._selection = RunFilter()
         self._logged: set[LeftOutFile] = set()
 
     def where(
@@ -109,7 +109,7 @@ class SnapshotAggregator:
             raise InvalidInputError(f"environment={safe_repr(environment)} is none of {known}")
         before = self._selection
         narrowed = copy(self)
-        narrowed._selection = Selection(
+        narrowed._selection = RunFilter(
             before.branch if branch is None else branch,
             before.commit if commit is None else commit,
             before.environment if environment is None else Environment(environment),
@@ -122,8 +122,8 @@ class SnapshotAggregator:
 
     def runs(self) -> list[Run]:
         """Return every run, oldest first."""
-        with self._opened() as view:
-            return [view.run(row) for row in view.rows]
+        with self._opened() as reader:
+            return [reader.run(row) for row in reader.rows]
 
     def values(self, metric: str, time_window: timedelta | None = None) -> list[RunValue]:
         """Return what each run measured of a metric, oldest first; nothing for a run that has none of it.
@@ -137,23 +137,23 @@ class SnapshotAggregator:
             InvalidInputError: If the window is not positive.
         """
         edge = self._edge(time_window)
-        with self._opened() as view:
+        with self._opened() as reader:
             return [
-                RunValue(view.run(row), key, value)
-                for row, measured in self._measured(view, metric)
+                RunValue(reader.run(row), key, value)
+                for row, measured in self._measured(reader, metric)
                 if edge is None or row.moment >= edge
                 for key, value in measured.items()
             ]
 
     def measurements(self) -> list[tuple[Run, dict[str, float]]]:
         """Return every run with all that it measured by flat key, oldest first."""
-        with self._opened() as view:
-            return [(view.run(row), measured) for row, measured in view.measurements()]
+        with self._opened() as reader:
+            return [(reader.run(row), measured) for row, measured in reader.measurements()]
 
     def left_out(self) -> list[LeftOutFile]:
         """Return the files that look like snapshots and are none, by path."""
-        with self._opened() as view:
-            return view.left_out()
+        with self._opened() as reader:
+            return reader.left_out()
 
     # -- over runs -------------------------------------------------------------------------------------
 
@@ -165,8 +165,8 @@ class SnapshotAggregator:
             InvalidInputError: If the window is not positive.
         """
         edge = self._edge(time_window)
-        with self._opened() as view:
-            measured = [(row.moment, values) for row, values in self._measured(view, metric_name)]
+        with self._opened() as reader:
+            measured = [(row.moment, values) for row, values in self._measured(reader, metric_name)]
         points = [(moment, value) for moment, values in measured for value in values.values()]
         newest = list(measured[-1][1].values())
         return _summary(points, newest[0] if len(newest) == 1 else None, self._now(), edge)
@@ -184,17 +184,19 @@ class SnapshotAggregator:
             InvalidInputError: If the window is not positive.
         """
         edge = self._edge(time_window)
-        with self._opened() as view:
+        with self._opened() as reader:
             known = {
                 key: one.name.removesuffix(f".{SUCCESS_RATE}")
-                for key, one in ((key, parse_flat_key(key)) for key in view.known_keys())
+                for key, one in ((key, parse_flat_key(key)) for key in reader.known_keys())
                 if one.operation and one.statistic == SUCCESS_RATE
             }
             keys = [key for key, name in known.items() if name == operation]
-            rates = [(row.moment, rate) for row, found in view.measurements(keys) for rate in found.values()]
+            rates = [
+                (row.moment, rate) for row, found in reader.measurements(keys) for rate in found.values()
+            ]
             if not rates:
                 raise UnknownMetricError(
-                    f"no success rate of {safe_repr(operation)} in {self._described(view)}."
+                    f"no success rate of {safe_repr(operation)} in {self._described(reader)}."
                     f"{nearest(str(operation), {*known.values()} - {operation})}"
                 )
         in_window = [rate for moment, rate in rates if edge is None or moment >= edge]
@@ -213,9 +215,9 @@ class SnapshotAggregator:
         points: defaultdict[str, list[_Point]] = defaultdict(list)
         # Thousands of runs have the same few sets of tags: they are looked at once for each key.
         bears: dict[tuple[frozenset[tuple[str, str]], str], frozenset[tuple[str, str]]] = {}
-        with self._opened() as view:
-            for row, measured in view.measurements():
-                of_run = frozenset(view.tags(row).items())
+        with self._opened() as reader:
+            for row, measured in reader.measurements():
+                of_run = frozenset(reader.tags(row).items())
                 for key, value in measured.items():
                     tags = bears.get((of_run, key))
                     if tags is None:
@@ -253,38 +255,38 @@ class SnapshotAggregator:
     # -- asking ----------------------------------------------------------------------------------------
 
     @contextmanager
-    def _opened(self) -> Iterator[View]:
-        with opened(self._indexes, self._selection) as view:
-            for file in view.left_out():
+    def _opened(self) -> Iterator[HistoryReader]:
+        with open_history(self._indexes, self._selection) as reader:
+            for file in reader.left_out():
                 if file not in self._logged:
                     self._logged.add(file)
                     log_event("warning", "a file is no snapshot", path=str(file.path), reason=file.reason)
-            yield view
+            yield reader
 
-    def _measured(self, view: View, metric: str) -> list[tuple[Row, dict[str, float]]]:
+    def _measured(self, reader: HistoryReader, metric: str) -> list[tuple[IndexedRun, dict[str, float]]]:
         """Return the runs that have a metric, and what they measured of it by flat key.
 
         Raises:
             UnknownMetricError: If there are none.
         """
-        known = view.known_keys()
+        known = reader.known_keys()
         keys = find_keys(metric, known) if isinstance(metric, str) else []
-        found = list(view.measurements(keys))
+        found = list(reader.measurements(keys))
         if keys and not found:
             raise UnknownMetricError(
-                f"no metric {safe_repr(metric)} in {self._described(view)}; others have it"
+                f"no metric {safe_repr(metric)} in {self._described(reader)}; others have it"
             )
         if not found:
             names = {parse_flat_key(key).name for key in known} | known
             raise UnknownMetricError(
-                f"no metric {safe_repr(metric)} in {self._described(view)}.{nearest(str(metric), names)}"
+                f"no metric {safe_repr(metric)} in {self._described(reader)}.{nearest(str(metric), names)}"
             )
         return found
 
-    def _described(self, view: View) -> str:
+    def _described(self, reader: HistoryReader) -> str:
         sources = " and ".join(repr(str(index.source)) for index in self._indexes)
-        number = len(view.rows)
-        chosen = "" if self._selection == Selection() else "chosen "
+        number = len(reader.rows)
+        chosen = "" if self._selection == RunFilter() else "chosen "
         return f"the {number} {chosen}{'run' if number == 1 else 'runs'} of {sources}"
 
     def _now(self) -> int:
@@ -367,7 +369,7 @@ _ABBREVIATED = re.compile(r"[0-9a-f]{7,}")
 
 
 @dataclass(frozen=True)
-class Selection:
+class RunFilter:
     """What a run must be to be asked about; ``None`` is whatever it is.
 
     Attributes:
@@ -385,11 +387,11 @@ class Selection:
     last: int | None = None
 
     @property
-    def is_choosy(self) -> bool:
+    def is_restrictive(self) -> bool:
         """Whether there may be runs that it does not take."""
         return bool(self.tags) or (self.branch, self.commit, self.environment) != (None, None, None)
 
-    def takes(self, context: str) -> bool:
+    def matches(self, context: str) -> bool:
         """Say whether a run is one of those, by its context as the index holds it."""
         _, commit, branch, environment, tags = json.loads(context)
         return (
@@ -400,7 +402,7 @@ class Selection:
         )
 
 
-class Row(NamedTuple):
+class IndexedRun(NamedTuple):
     """A run in an index; rows sort by age, those of one moment by where they are.
 
     Attributes:
@@ -424,16 +426,16 @@ class Row(NamedTuple):
     context: str
 
 
-class View:
+class HistoryReader:
     """The selected runs while the indexes of their sources are open."""
 
     def __init__(
-        self, indexes: Sequence[SourceIndex], connections: Sequence[sqlite3.Connection], selection: Selection
+        self, indexes: Sequence[SourceIndex], connections: Sequence[sqlite3.Connection], selection: RunFilter
     ) -> None:
         self._indexes = indexes
         self._connections = connections
         # A run whose snapshot is in several files, such as a baseline, is one run.
-        first: dict[object, Row] = {}
+        first: dict[object, IndexedRun] = {}
         for row in sorted(self._taken(selection)):
             first.setdefault(row.digest or (row.source, row.id), row)
         self.rows = list(first.values())
@@ -443,12 +445,14 @@ class View:
     def known_keys(self) -> set[str]:
         """Return the flat keys of all measurements, also of runs that are not selected."""
         return {
-            restored(key)
+            decode_key(key)
             for connection in self._connections
             for (key,) in connection.execute("SELECT key FROM keys")
         }
 
-    def measurements(self, keys: Iterable[str] | None = None) -> Iterator[tuple[Row, dict[str, float]]]:
+    def measurements(
+        self, keys: Iterable[str] | None = None
+    ) -> Iterator[tuple[IndexedRun, dict[str, float]]]:
         """Yield the runs that have one of the measurements, oldest first, and those that they have.
 
         Args:
@@ -464,12 +468,12 @@ class View:
             if row.id in found[row.source]:
                 yield row, found[row.source][row.id]
 
-    def tags(self, row: Row) -> dict[str, str]:
+    def tags(self, row: IndexedRun) -> dict[str, str]:
         """Return the tags of a run."""
         tags: dict[str, str] = json.loads(row.context)[-1]
         return tags
 
-    def run(self, row: Row) -> Run:
+    def run(self, row: IndexedRun) -> Run:
         """Return what is known of a run."""
         run_id, commit, branch, environment, tags = json.loads(row.context)
         path = self._indexes[row.source].folder / os.fsdecode(row.name)
@@ -491,14 +495,16 @@ class View:
             return ""
         return f"AND run IN ({','.join(str(row.id) for row in self.rows if row.source == source)})"
 
-    def _taken(self, selection: Selection) -> Iterator[Row]:
+    def _taken(self, selection: RunFilter) -> Iterator[IndexedRun]:
         for source, connection in enumerate(self._connections):
-            rows = map(Row._make, connection.execute(_ROWS, [source]))
-            yield from (row for row in rows if selection.takes(row.context)) if selection.is_choosy else rows
+            rows = map(IndexedRun._make, connection.execute(_ROWS, [source]))
+            yield from (
+                (row for row in rows if selection.matches(row.context)) if selection.is_restrictive else rows
+            )
 
 
 @contextmanager
-def opened(indexes: Sequence[SourceIndex], selection: Selection) -> Iterator[View]:
+def open_history(indexes: Sequence[SourceIndex], selection: RunFilter) -> Iterator[HistoryReader]:
     """Bring the indexes up to date and look at the selected runs.
 
     Raises:
@@ -506,17 +512,17 @@ def opened(indexes: Sequence[SourceIndex], selection: Selection) -> Iterator[Vie
     """
     with ExitStack() as stack:
         connections = [stack.enter_context(index.connected()) for index in indexes]
-        yield View(indexes, connections, selection)
+        yield HistoryReader(indexes, connections, selection)
 
 
 def _measurements(
     connection: sqlite3.Connection, keys: Iterable[str] | None, condition: str
 ) -> Iterator[tuple[str, int, float]]:
-    wanted = None if keys is None else {stored(key) for key in keys}
+    wanted = None if keys is None else {encode_key(key) for key in keys}
     statement = f"SELECT run, value FROM measurements WHERE key = ? {condition}"  # noqa: S608 - numbers alone
     for number, key in connection.execute("SELECT id, key FROM keys").fetchall():
         if wanted is None or key in wanted:
-            name = restored(key)
+            name = decode_key(key)
             for run, value in connection.execute(statement, [number]):
                 yield name, run, value
 

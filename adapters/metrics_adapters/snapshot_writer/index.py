@@ -105,7 +105,7 @@ class SourceIndex:
     # -- the files -------------------------------------------------------------------------------------
 
     def _is_file(self) -> bool:
-        return self.source.suffix in (".json", LINES) and not self.source.is_dir()
+        return self.source.suffix in (".json", JSON_LINES_SUFFIX) and not self.source.is_dir()
 
     def _scan(self) -> dict[str, _File]:
         try:
@@ -330,7 +330,7 @@ class _Adding:
 
     def add(self, name: str, file: _File, stamp: str, content: bytes) -> None:
         """Put one file into it."""
-        entries, problem = read_entries(content, name, file[1])
+        entries, problem = parse_snapshots(content, name, file[1])
         file_id = self._insert(
             "INSERT INTO files (name, stamp, problem) VALUES (?, ?, ?)", os.fsencode(name), stamp, problem
         )
@@ -340,7 +340,7 @@ class _Adding:
                 *(file_id, entry.line, entry.digest, entry.moment, entry.context),
             )
             for key, value in entry.measurements.items():
-                self._measured.append((self._key(stored(key)), run_id, value))
+                self._measured.append((self._key(encode_key(key)), run_id, value))
         if len(self._measured) >= _BATCH:
             self.finish()
 
@@ -362,17 +362,17 @@ class _Adding:
         return row
 
 
-def stored(key: str) -> bytes:
+def encode_key(key: str) -> bytes:
     """Return a key as the index holds it: JSON may hold halves of characters, which are no text."""
     return key.encode("utf-8", "surrogatepass")
 
 
-def restored(key: bytes) -> str:
+def decode_key(key: bytes) -> str:
     """Return the key that was stored."""
     return key.decode("utf-8", "surrogatepass")
 
 
-LINES = ".jsonl"
+JSON_LINES_SUFFIX = ".jsonl"
 """The ending of a file with a snapshot a line, such as FlameIQ's ``history.jsonl``."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -381,7 +381,7 @@ _MICROSECOND = timedelta(microseconds=1)
 _NAMED_PROBLEMS = 3
 
 
-class Entry(NamedTuple):
+class ParsedSnapshot(NamedTuple):
     """One snapshot of a file.
 
     Attributes:
@@ -399,7 +399,7 @@ class Entry(NamedTuple):
     measurements: dict[str, float]
 
 
-def read_entries(content: bytes, name: str, written_ns: int) -> tuple[list[Entry], str | None]:
+def parse_snapshots(content: bytes, name: str, written_ns: int) -> tuple[list[ParsedSnapshot], str | None]:
     """Return the snapshots in a file, and what is wrong with it.
 
     Args:
@@ -407,11 +407,11 @@ def read_entries(content: bytes, name: str, written_ns: int) -> tuple[list[Entry
         name: What it is called: its ending says whether it has a snapshot a line.
         written_ns: When it was written, for snapshots that do not say when they were taken.
     """
-    found: list[Entry] = []
+    found: list[ParsedSnapshot] = []
     problems: list[str] = []
     # A file system may know years that `datetime` does not.
     written = min(max(written_ns // 1_000, moment_of(_FIRST)), moment_of(_LAST))
-    is_lines = name.endswith(LINES)
+    is_lines = name.endswith(JSON_LINES_SUFFIX)
     for number, text in _lines(content) if is_lines else [(0, content)]:
         try:
             found.append(_entry(parse_document(text), number, written))
@@ -431,7 +431,7 @@ def timestamp_of(moment: int) -> datetime:
     return _EPOCH + timedelta(microseconds=moment)
 
 
-def _entry(document: Any, line: int, written: int) -> Entry:
+def _entry(document: Any, line: int, written: int) -> ParsedSnapshot:
     snapshot = PerformanceSnapshot.from_dict(document)
     metadata, said = snapshot.metadata, document.get("metadata", {})
     run_id = metadata.run_id if "run_id" in said else None
@@ -440,7 +440,9 @@ def _entry(document: Any, line: int, written: int) -> Entry:
     )
     moment = moment_of(metadata.timestamp) if "timestamp" in said else written
     measurements = snapshot.metrics.flat()
-    return Entry(line, _run_digest(run_id, context, moment, measurements), moment, context, measurements)
+    return ParsedSnapshot(
+        line, _run_digest(run_id, context, moment, measurements), moment, context, measurements
+    )
 
 
 def _run_digest(run_id: str | None, context: str, moment: int, measurements: Mapping[str, float]) -> bytes:

@@ -12,16 +12,16 @@ from pathlib import Path
 from metrics_framework.clock import Clock, utc
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.runtime.atomic_files import remove_abandoned
-from metrics_framework.snapshots.distributions import SUFFIX as SIDECAR
+from metrics_framework.snapshots.distributions import SIDECAR_SUFFIX as SIDECAR
 from metrics_framework.snapshots.v1 import PerformanceSnapshot
 
-BASELINE = ".baseline"
+BASELINE_SUFFIX = ".baseline"
 """A file ``NAME.baseline`` beside ``NAME.json``, whatever is in it, keeps the snapshot and its sidecar."""
 
 ORPHAN_SECONDS = 3_600.0
 """How old a sidecar without a snapshot is when it is removed: whoever copies a pair needs a while."""
 
-SNAPSHOT = ".json"
+SNAPSHOT_SUFFIX = ".json"
 
 _STEM = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[0-9A-Za-z]+(-\d+)?")
 
@@ -80,7 +80,7 @@ class Pruner:
         self._remove_orphans(entries)
         if self._retention_days is None and self._max_bytes is None:
             return
-        stems = sorted(_stems(entries, SNAPSHOT))  # by age, as their names begin with the time
+        stems = sorted(_stems(entries, SNAPSHOT_SUFFIX))  # by age, as their names begin with the time
         total = 0 if self._max_bytes is None else sum(_size(entries, stem) for stem in stems)
         oldest = self._oldest_moment()
         problem: OSError | None = None
@@ -88,7 +88,7 @@ class Pruner:
             is_too_much = self._max_bytes is not None and total > self._max_bytes
             if not is_too_much and stem >= oldest:
                 break  # nor is any later one
-            if f"{stem}{BASELINE}" in entries or stem == written.stem:
+            if f"{stem}{BASELINE_SUFFIX}" in entries or stem == written.stem:
                 continue
             try:
                 self._remove(stem)
@@ -107,18 +107,18 @@ class Pruner:
             return ""
 
     def _remove(self, stem: str) -> None:
-        if (self._folder / f"{stem}{BASELINE}").exists():
+        if (self._folder / f"{stem}{BASELINE_SUFFIX}").exists():
             return  # it was made one just now
         # First the snapshot: nothing that can be read names a sidecar that is not there.
-        (self._folder / f"{stem}{SNAPSHOT}").unlink(missing_ok=True)
+        (self._folder / f"{stem}{SNAPSHOT_SUFFIX}").unlink(missing_ok=True)
         (self._folder / f"{stem}{SIDECAR}").unlink(missing_ok=True)
 
     def _remove_orphans(self, entries: Mapping[str, os.DirEntry[str]]) -> None:
         now = self._clock.time_ns() / 1e9
         for stem in _stems(entries, SIDECAR):
             name = f"{stem}{SIDECAR}"
-            if f"{stem}{SNAPSHOT}" not in entries and now - _modified(entries[name]) > ORPHAN_SECONDS:
-                remove_abandoned(self._folder / name, unless=self._folder / f"{stem}{SNAPSHOT}")
+            if f"{stem}{SNAPSHOT_SUFFIX}" not in entries and now - _modified(entries[name]) > ORPHAN_SECONDS:
+                remove_abandoned(self._folder / name, unless=self._folder / f"{stem}{SNAPSHOT_SUFFIX}")
 
 
 def _stems(names: Iterable[str], ending: str) -> Iterator[str]:
@@ -132,7 +132,7 @@ def _stems(names: Iterable[str], ending: str) -> Iterator[str]:
 def _size(entries: Mapping[str, os.DirEntry[str]], stem: str) -> int:
     """Return the bytes of a snapshot and its sidecar."""
     size = 0
-    for name in (f"{stem}{SNAPSHOT}", f"{stem}{SIDECAR}"):
+    for name in (f"{stem}{SNAPSHOT_SUFFIX}", f"{stem}{SIDECAR}"):
         if name in entries:
             with suppress(OSError):  # another writer removed it
                 size += entries[name].stat(follow_symlinks=False).st_size

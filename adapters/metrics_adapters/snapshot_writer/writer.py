@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from metrics_adapters.file import path_of
-from metrics_adapters.snapshot_writer.pruning import SNAPSHOT, Pruner, stem_of
+from metrics_adapters.snapshot_writer.pruning import SNAPSHOT_SUFFIX, Pruner, stem_of
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import OutputError
 from metrics_framework.export.endpoints import EndpointUrl, Option, days_option, whole_option
@@ -25,7 +25,7 @@ from metrics_framework.snapshots.distributions import (
     content_name,
     dump_distributions,
 )
-from metrics_framework.snapshots.distributions import SUFFIX as SIDECAR
+from metrics_framework.snapshots.distributions import SIDECAR_SUFFIX as SIDECAR
 from metrics_framework.snapshots.rules import MAX_TAGS
 
 DEFAULT_FOLDER = "snapshots"
@@ -108,7 +108,9 @@ class SnapshotWriter:
     def _publish(self, files: Mapping[str, AtomicFile], stem: str) -> Path:
         """Give the files final names, which differ in their endings; one that is taken gets a number."""
         for number in count(1):
-            path = self.folder / (f"{stem}{SNAPSHOT}" if number == 1 else f"{stem}-{number}{SNAPSHOT}")
+            path = self.folder / (
+                f"{stem}{SNAPSHOT_SUFFIX}" if number == 1 else f"{stem}-{number}{SNAPSHOT_SUFFIX}"
+            )
             if self._publish_as(path, files):
                 return path
         raise AssertionError("the numbers have no end")
@@ -141,7 +143,7 @@ def _contents(snapshot: PerformanceSnapshot, distributions: Mapping[str, Distrib
         files[SIDECAR] = dump_distributions(distributions)
         tags = {**metadata.tags, DISTRIBUTIONS_TAG: content_name(files[SIDECAR])}
         snapshot = replace(snapshot, metadata=replace(metadata, tags=tags))
-    files[SNAPSHOT] = dump_snapshot(snapshot).encode()
+    files[SNAPSHOT_SUFFIX] = dump_snapshot(snapshot).encode()
     return files
 
 

@@ -45,13 +45,13 @@ def folder(tmp_path: Path) -> Path:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the names of the files that are opened from now on."""
     names: list[str] = []
-    original = index.read_entries
+    original = index.parse_snapshots
 
-    def read_entries(content: bytes, name: str, written_ns: int) -> object:
+    def parse_snapshots(content: bytes, name: str, written_ns: int) -> object:
         names.append(name)
         return original(content, name, written_ns)
 
-    monkeypatch.setattr(index, "read_entries", read_entries)
+    monkeypatch.setattr(index, "parse_snapshots", parse_snapshots)
     return names
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metrics_adapters.snapshot_writer import SnapshotWriter
-from metrics_adapters.snapshot_writer.pruning import BASELINE, ORPHAN_SECONDS
+from metrics_adapters.snapshot_writer.pruning import BASELINE_SUFFIX, ORPHAN_SECONDS
 from metrics_framework.clock import ManualClock, utc
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.recording import Distribution
@@ -80,7 +80,7 @@ def test_size_is_bounded_and_the_oldest_go_first(tmp_path_factory, kinds, room):
         path = write(writer, clock, distributions=VALUES if has_sidecar else None)
         written.append(path.name)
         if is_baseline:
-            path.with_suffix(BASELINE).touch()
+            path.with_suffix(BASELINE_SUFFIX).touch()
             baselines.add(path.name)
     clock.advance(1)
     written.append(write(writer, clock).name)
@@ -90,7 +90,7 @@ def test_size_is_bounded_and_the_oldest_go_first(tmp_path_factory, kinds, room):
     others = [name for name in written[:-1] if name not in baselines]
     kept = [name for name in others if name in left]
     assert kept == others[len(others) - len(kept) :]  # the oldest went first
-    total = sum(path.stat().st_size for path in folder.iterdir() if path.suffix != BASELINE)
+    total = sum(path.stat().st_size for path in folder.iterdir() if path.suffix != BASELINE_SUFFIX)
     assert total <= limit or not kept
 
 
@@ -98,7 +98,7 @@ def test_a_baseline_stays_with_its_sidecar(tmp_path, clock):
     """Whoever makes a file NAME.baseline keeps NAME.json and its distributions, until that file goes."""
     writer = SnapshotWriter(tmp_path, retention_days=1, max_bytes=1, clock=clock)
     baseline = write(writer, clock, distributions=VALUES)
-    mark = baseline.with_suffix(BASELINE)
+    mark = baseline.with_suffix(BASELINE_SUFFIX)
     mark.write_text("main")
     clock.advance(86_400 * 7)
     write(writer, clock)

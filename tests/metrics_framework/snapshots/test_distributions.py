@@ -246,7 +246,7 @@ def test_what_is_no_sidecar_is_an_error(content, problem):
 
 def test_a_file_cannot_fill_the_memory(monkeypatch):
     """A small file that claims to hold very much is refused before that is unpacked."""
-    monkeypatch.setattr(distributions, "MAX_BYTES", 10_000)
+    monkeypatch.setattr(distributions, "MAX_UNPACKED_BYTES", 10_000)
     with pytest.raises(DistributionsError, match="larger than 10000 bytes"):
         load_distributions(gzip.compress(b" " * 10**6, mtime=0))
 

@@ -22,7 +22,7 @@ from metrics_framework.clock import ManualClock
 from metrics_framework.errors import InvalidInputError, OutputError
 from metrics_framework.telemetry import Flaw, TelemetryFollower
 from metrics_framework.telemetry import following as following_module
-from metrics_framework.telemetry.following import GRACE_SECONDS, Rotations, Tail
+from metrics_framework.telemetry.following import REPLACED_READ_SECONDS, RotatedFiles, Tail
 from tests.metrics_framework.telemetry.made import line
 from tests.metrics_framework.telemetry.peers import LATER, PYTHON, require
 
@@ -140,7 +140,7 @@ def test_a_file_that_was_renamed_is_read_to_its_end(path, follower, clock):
     append(path, line(4))
     append(rotated, line(3))
     assert numbers(follower) == [3, 4]
-    clock.advance(GRACE_SECONDS)
+    clock.advance(REPLACED_READ_SECONDS)
     assert numbers(follower) == []
     append(rotated, line(5))
     assert numbers(follower) == []
@@ -154,7 +154,7 @@ def test_the_end_of_a_file_that_was_replaced_counts_if_it_is_whole(path, followe
         path.rename(path.with_name(name))
         append(path, b"")
         assert numbers(follower) == []
-        clock.advance(GRACE_SECONDS)
+        clock.advance(REPLACED_READ_SECONDS)
         assert numbers(follower) == ([2] if name == "a" else [])
     assert len(flaws) == 1
     assert "is cut off" in flaws[0]
@@ -263,7 +263,7 @@ def test_a_rotation_at_any_moment_of_a_look_loses_nothing(path, follower, monkey
     append(path, b"")
     assert numbers(follower) == []
     append(path, line(1)[:begin] if begin else line(1))
-    owner = Tail if name == "pin_head" else Rotations
+    owner = Tail if name == "pin_head" else RotatedFiles
     glance = getattr(owner, name)
     turns = iter(
         [lambda: (append(path, line(1)[begin:] if begin else b""), turn(2), turn(3), append(path, line(4)))]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics_framework.telemetry.summary import SLOTS, Course
+from metrics_framework.telemetry.summary import MAX_TIMELINE_SLOTS, PeakTimeline
 
 
 def course(*points: tuple[int, float]) -> list[float]:
     """Return the values of a course of points."""
-    made = Course()
+    made = PeakTimeline()
     for time_ns, value in points:
         made.add(time_ns, value)
     return made.values()
@@ -30,6 +30,6 @@ def test_a_stretch_has_its_largest_value():
 def test_any_times_are_kept_in_few_slots(points):
     """In any order; the largest value of all is never lost, and the order of adding says nothing."""
     values = course(*points)
-    assert 1 <= len(values) <= SLOTS
+    assert 1 <= len(values) <= MAX_TIMELINE_SLOTS
     assert max(values) == max(value for _, value in points)
     assert values == course(*reversed(points)) == course(*sorted(points))
