@@ -21,9 +21,9 @@ from datetime import UTC, datetime, timedelta
 from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 from metrics_framework.errors import OutputError, SnapshotError
+from metrics_framework.runtime.atomic_files import AtomicFile, remove_leftovers
 from metrics_framework.snapshots import PerformanceSnapshot
 from metrics_framework.snapshots.files import parse_document, read_content
 
@@ -50,8 +50,6 @@ _KEEPS = hasattr(sqlite3.Connection, "serialize")
 """Whether an index can be kept; where SQLite was built without that, files are read with each question."""
 
 _TRAILER = len(_VERSION) + 4
-_TEMPORARY = ".history-{}.tmp"
-_ABANDONED_SECONDS = 3600.0
 _BATCH = 50_000
 _UNSETTLED_NS = 100_000_000
 """How old a change has to be: a second one within the same tick of the file system's clock would not show."""
@@ -227,33 +225,16 @@ def _listed(entries: Iterable[os.DirEntry[str]]) -> Iterator[tuple[str, _File]]:
 
 
 def _replace(home: Path, content: bytes) -> None:
-    """Write an index under a temporary name, and give it its own when it is whole.
+    """Write an index in place of the old one.
 
     Raises:
         OSError: If the disk refuses.
     """
-    if home.name != INDEX_NAME:  # what is in the cache is nobody else's business
+    if home.name != INDEX_NAME:  # only the user may read the cache
         home.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _remove_abandoned(home.parent)
-    temporary = home.with_name(_TEMPORARY.format(uuid4().hex))
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(home)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove what killed processes left; of those that live, none takes so long."""
-    for path in folder.glob(_TEMPORARY.format("*")):
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
-                path.unlink()
+    remove_leftovers(home.parent)
+    with AtomicFile(home.parent, content) as file:
+        file.replace(home)
 
 
 # -- the database ------------------------------------------------------------------------------------------

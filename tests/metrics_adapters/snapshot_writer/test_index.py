@@ -136,17 +136,13 @@ def test_a_damaged_index_is_built_anew(folder: Path, damage: Callable[[bytes], b
 
 
 def test_the_index_is_one_hidden_file(folder: Path) -> None:
-    """Beside the snapshots there is nothing else, whatever was asked; what a killed process left goes."""
-    abandoned = folder / ".history-0.tmp"
-    abandoned.write_bytes(b"half an index")
-    os.utime(abandoned, (0, 0))
-    young = folder / ".history-1.tmp"
-    young.write_bytes(b"being written")
+    """Queries create no other file, and leftovers of killed processes are removed."""
+    (folder / ".writing-0.tmp").write_bytes(b"half an index")
     hits(folder)
     write(folder / "new.json", document(50, "new", hits=50))
     hits(folder)
     names = {path.name for path in folder.iterdir()} - {path.name for path in folder.glob("*.json")}
-    assert names == {INDEX_NAME, young.name}
+    assert names == {INDEX_NAME}
 
 
 def test_what_it_holds_is_no_more_than_what_the_files_hold(folder: Path) -> None:

@@ -281,16 +281,6 @@ def test_a_folder_may_be_named_by_a_string(tmp_path: Path, monkeypatch: pytest.M
     assert _names(tmp_path) == ["mine", "snapshots"]
 
 
-def test_a_folders_name_is_no_pattern(tmp_path: Path) -> None:
-    """A folder whose name looks like a pattern is that folder and no other."""
-    for name in ("[ab]", "a"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / ".writing-old.tmp").touch()
-    SnapshotWriter(tmp_path / "[ab]").write(_snapshot())
-    assert _temporary(tmp_path / "[ab]") == []
-    assert _temporary(tmp_path / "a") == [".writing-old.tmp"]
-
-
 @pytest.mark.parametrize("name", ["taken", "taken/below"])
 def test_a_file_in_the_place_of_the_folder_is_an_output_error(tmp_path: Path, name: str) -> None:
     """Where the folder cannot be made, the error is an `OutputError`, an `OSError`, that names it."""
@@ -395,35 +385,6 @@ def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
         (tmp_path / name).write_text("half")
     path = SnapshotWriter(tmp_path).write(_snapshot())
     assert _names(tmp_path) == sorted([path.name, "notes.tmp", ".hidden", "writing-y.tmp"])
-
-
-def test_a_leftover_that_cannot_be_removed_is_no_obstacle(tmp_path: Path) -> None:
-    """Something that bears a leftover's name and is no file does not keep a snapshot from being written."""
-    (tmp_path / ".writing-folder.tmp").mkdir()
-    (tmp_path / ".writing-link.tmp").symlink_to(tmp_path / "nowhere")
-    assert read_snapshot(SnapshotWriter(tmp_path).write(_snapshot())) == _snapshot()
-
-
-HOLDER = """
-import fcntl, sys
-with open(sys.argv[1], "wb") as file:
-    fcntl.flock(file, fcntl.LOCK_EX)
-    print("locked", flush=True)
-    sys.stdin.readline()
-"""
-
-
-@posix
-def test_a_file_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
-    """What looks like a leftover but is held by a living process stays until that process is gone."""
-    held = tmp_path / ".writing-held.tmp"
-    with _python(HOLDER, held) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "locked\n"
-        SnapshotWriter(tmp_path).write(_snapshot())
-        assert _temporary(tmp_path) == [held.name]
-    SnapshotWriter(tmp_path).write(_snapshot())
-    assert _temporary(tmp_path) == []
 
 
 # -- many at once ------------------------------------------------------------------------------------------
