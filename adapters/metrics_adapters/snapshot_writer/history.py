@@ -1,4 +1,4 @@
-"""The history of snapshots as an aggregator: what was measured, run by run, and over all runs."""
+"""The history of snapshots as an aggregator: the measurements of each run, and summaries over all runs."""
 
 from __future__ import annotations
 
@@ -35,46 +35,54 @@ _RANKED_AS = {
     MetricUnit.OPERATIONS_PER_SECOND: MetricType.RATE,
 }
 
+_SELECT_RUNS = """
+SELECT moment, ?, length(name), name, line, runs.id, digest, context FROM runs JOIN files ON files.id = file
+"""
+
+_MAX_LISTED_RUNS = 100
+"""Up to this many runs, a query lists them; beyond it, the query reads all runs."""
+
+_ABBREVIATED_COMMIT = re.compile(r"[0-9a-f]{7,}")
+
 _Point = tuple[int, float]
-"""When a run took place, in microseconds since 1970, and what it measured."""
+"""The time of a run, in microseconds since 1970, and a number that it measured."""
 
 
 class SnapshotAggregator:
-    """A `MetricsAggregator` over v1 snapshots on disk: what each run measured, and all runs together.
+    """A `MetricsAggregator` over v1 snapshots on disk: the measurements of each run, and of all runs.
 
-    A metric goes by the flat key of a measurement (``latency.p95``, ``custom.payload/size/mean``), by its
-    custom key without ``custom.``, or by its name as recorded with the statistic at its end
-    (``payload.size.mean``). v1 keeps no types: every measurement is a gauge that each run sets once. Numbers
-    of several runs are never merged into a distribution. A summary, of runs alone, has
+    A metric is named by the flat key of a measurement (``latency.p95``, ``custom.payload/size/mean``), by its
+    custom key without ``custom.``, or by its recorded name followed by the statistic
+    (``payload.size.mean``). v1 stores no types: every measurement is a gauge that each run sets once. Numbers
+    of several runs are never merged into a distribution. A summary is over runs. It has
 
-    - ``count``: how many values there are, one of each run that has the metric (one for each of its series);
-    - ``last``: that of the newest run, also where the window is empty; not where that run has several series;
+    - ``count``: the number of values, one for each run that has the metric (one for each of its series);
+    - ``last``: the value of the newest run, even if the window is empty; absent if it has several series;
     - ``avg``, ``min``, ``max``, ``stddev`` (of the population), ``p50``, ``p90``, ``p95``, ``p99`` (nearest
-      ranks): of the values, each run counting the same;
-    - ``seconds``: from the edge of the window, or the oldest value, to now, or to the newest run where the
-      clock of another machine is ahead. A window has no other edge: such a run is in it.
+      ranks): of the values, each run with the same weight;
+    - ``seconds``: from the start of the window, or the oldest value, to now, or to the newest run if the
+      clock of another machine is ahead. A window has no end, so it includes such a run.
 
-    Runs are in the order of their timestamps, those of one moment in that of their files. A run is in the
-    history once, however many files hold its snapshot. Files are looked at again with each question, and
-    opened if they are new or have changed: an index, a hidden file in the folder, knows the others. A file
-    that is no snapshot is logged once, listed by `left_out` and left alone.
+    Runs are sorted by timestamp, then by file. A run appears once, even if several files hold its snapshot.
+    Each query checks the files again, and opens those that are new or have changed; an index, a hidden file
+    in the folder, stores the others. A file that is not a snapshot is logged once and listed by `left_out`.
 
-    It may be asked from any thread and in a forked child, but not in a signal handler: it reads files.
+    Thread-safe, and usable in a forked child, but not in a signal handler, because it reads files.
 
     Args:
         *sources: Folders whose ``*.json`` files are snapshots (and ``history.jsonl``, which FlameIQ keeps in
-            ``.flameiq/baselines``), or single files, of which a ``.jsonl`` has one a line. ``snapshots`` by
-            default. What does not exist yet is empty.
-        clock: What now is.
+            ``.flameiq/baselines``), or single files, of which a ``.jsonl`` has one snapshot per line. By
+            default ``snapshots``. A source that does not exist yet is empty.
+        clock: Tells the current time.
 
     Raises:
-        InvalidInputError: If a source is no path.
+        InvalidInputError: If a source is not a path.
     """
 
     def __init__(self, *sources: str | Path, clock: Clock = SYSTEM_CLOCK) -> None:
         self._indexes = [SourceIndex(_path(source)) for source in sources or (DEFAULT_FOLDER,)]
         self._clock = clock
-        self._selection = RunFilter()
+        self._filter = RunFilter()
         self._logged: set[LeftOutFile] = set()
 
     def where(
@@ -86,17 +94,17 @@ class SnapshotAggregator:
         tags: Mapping[str, str] | None = None,
         last: int | None = None,
     ) -> SnapshotAggregator:
-        """Return the same history with those runs alone that are all of this; it answers everything else too.
+        """Return an aggregator over only those runs that match all conditions.
 
         Args:
             branch: Runs of this branch.
-            commit: Runs of this commit; the first seven digits or more are enough.
-            environment: Runs that took place there: ``ci``, ``local``, ``staging`` or ``custom``.
-            tags: Runs whose metadata holds these tags.
-            last: At most so many, the newest.
+            commit: Runs of this commit; seven digits or more are enough.
+            environment: Runs in this environment: ``ci``, ``local``, ``staging`` or ``custom``.
+            tags: Runs whose metadata has these tags.
+            last: At most this many of the matching runs, the newest.
 
         Raises:
-            InvalidInputError: If ``environment`` or ``last`` is none.
+            InvalidInputError: If ``environment`` or ``last`` is not valid.
 
         Example:
             >>> SnapshotAggregator("no-such-folder").where(branch="main", last=10).runs()
@@ -106,10 +114,10 @@ class SnapshotAggregator:
             raise InvalidInputError(f"last={safe_repr(last)} is not a whole number of 1 or more")
         if environment is not None and environment not in list(Environment):
             known = ", ".join(Environment)
-            raise InvalidInputError(f"environment={safe_repr(environment)} is none of {known}")
-        before = self._selection
+            raise InvalidInputError(f"environment={safe_repr(environment)} is not one of {known}")
+        before = self._filter
         narrowed = copy(self)
-        narrowed._selection = RunFilter(
+        narrowed._filter = RunFilter(
             before.branch if branch is None else branch,
             before.commit if commit is None else commit,
             before.environment if environment is None else Environment(environment),
@@ -118,7 +126,7 @@ class SnapshotAggregator:
         )
         return narrowed
 
-    # -- run by run ------------------------------------------------------------------------------------
+    # -- each run --------------------------------------------------------------------------------------
 
     def runs(self) -> list[Run]:
         """Return every run, oldest first."""
@@ -126,64 +134,64 @@ class SnapshotAggregator:
             return [reader.run(row) for row in reader.rows]
 
     def values(self, metric: str, time_window: timedelta | None = None) -> list[RunValue]:
-        """Return what each run measured of a metric, oldest first; nothing for a run that has none of it.
+        """Return the values of a metric in each run that has it, oldest first.
 
         Args:
-            metric: Which one, by any of its names; of one with several series, all of them.
-            time_window: How far back to look; ``None`` is all runs.
+            metric: Any name of the metric. If it has several series, all of them are returned.
+            time_window: How far back to look; ``None`` for all runs.
 
         Raises:
-            UnknownMetricError: If no run has it.
+            UnknownMetricError: If no run has the metric.
             InvalidInputError: If the window is not positive.
         """
-        edge = self._edge(time_window)
+        start = self._window_start(time_window)
         with self._opened() as reader:
             return [
                 RunValue(reader.run(row), key, value)
                 for row, measured in self._measured(reader, metric)
-                if edge is None or row.moment >= edge
+                if start is None or row.moment >= start
                 for key, value in measured.items()
             ]
 
     def measurements(self) -> list[tuple[Run, dict[str, float]]]:
-        """Return every run with all that it measured by flat key, oldest first."""
+        """Return every run with all of its measurements by flat key, oldest first."""
         with self._opened() as reader:
             return [(reader.run(row), measured) for row, measured in reader.measurements()]
 
     def left_out(self) -> list[LeftOutFile]:
-        """Return the files that look like snapshots and are none, by path."""
+        """Return the files that look like snapshots but are not valid, by path."""
         with self._opened() as reader:
             return reader.left_out()
 
-    # -- over runs -------------------------------------------------------------------------------------
+    # -- all runs --------------------------------------------------------------------------------------
 
     def get_metric_summary(self, metric_name: str, time_window: timedelta | None = None) -> dict[str, float]:
         """Summarize a metric over runs; see the class, and `MetricsAggregator.get_metric_summary`.
 
         Raises:
-            UnknownMetricError: If no run has it.
+            UnknownMetricError: If no run has the metric.
             InvalidInputError: If the window is not positive.
         """
-        edge = self._edge(time_window)
+        start = self._window_start(time_window)
         with self._opened() as reader:
             measured = [(row.moment, values) for row, values in self._measured(reader, metric_name)]
         points = [(moment, value) for moment, values in measured for value in values.values()]
         newest = list(measured[-1][1].values())
-        return _summary(points, newest[0] if len(newest) == 1 else None, self._now(), edge)
+        return _summary(points, newest[0] if len(newest) == 1 else None, self._now(), start)
 
     def get_success_rate(self, operation: str, time_window: timedelta | None = None) -> float:
-        """Return an operation's success rate, averaged over runs.
+        """Return the success rate of an operation, averaged over runs.
 
-        Each run counts the same: v1 does not say of how many events a rate is.
+        Each run has the same weight, because v1 does not store the number of events behind a rate.
 
         Returns:
-            0.0 to 1.0; 1.0 where no run of the window has it.
+            0.0 to 1.0; 1.0 if no run in the window has the rate.
 
         Raises:
-            UnknownMetricError: If no run has a success rate of it.
+            UnknownMetricError: If no run has a success rate of the operation.
             InvalidInputError: If the window is not positive.
         """
-        edge = self._edge(time_window)
+        start = self._window_start(time_window)
         with self._opened() as reader:
             known = {
                 key: one.name.removesuffix(f".{SUCCESS_RATE}")
@@ -199,34 +207,34 @@ class SnapshotAggregator:
                     f"no success rate of {safe_repr(operation)} in {self._described(reader)}."
                     f"{nearest(str(operation), {*known.values()} - {operation})}"
                 )
-        in_window = [rate for moment, rate in rates if edge is None or moment >= edge]
+        in_window = [rate for moment, rate in rates if start is None or moment >= start]
         return _mean(in_window) if in_window else 1.0
 
     def get_metrics_by_tag(self, tag_filter: dict[str, str]) -> list[MetricValue]:
         """Return the matching series over runs; see `MetricsAggregator.get_metrics_by_tag`.
 
-        A value bears the tags of its series and those of its run: a filter takes the runs that match. A
-        series is listed with the tags that all of its runs have. Its ``value`` and ``timestamp`` are those of
-        its newest run; its metadata holds the summary, the flat ``key`` and the ``statistic``, and
-        ``operation`` where it is an operation's.
+        A value has the tags of its series and of its run, so a filter also selects runs. A series is listed
+        with the tags that all of its runs share. Its ``value`` and ``timestamp`` are those of its newest run.
+        Its metadata has the summary, the flat ``key``, the ``statistic``, and ``operation`` if it belongs to
+        one.
         """
         wanted = plain_tags(tag_filter).items()
         now = self._now()
         points: defaultdict[str, list[_Point]] = defaultdict(list)
-        # Thousands of runs have the same few sets of tags: they are looked at once for each key.
-        bears: dict[tuple[frozenset[tuple[str, str]], str], frozenset[tuple[str, str]]] = {}
+        # Thousands of runs share a few sets of tags, so each set is merged once for each key.
+        merged: dict[tuple[frozenset[tuple[str, str]], str], frozenset[tuple[str, str]]] = {}
         with self._opened() as reader:
             for row, measured in reader.measurements():
                 of_run = frozenset(reader.tags(row).items())
                 for key, value in measured.items():
-                    tags = bears.get((of_run, key))
+                    tags = merged.get((of_run, key))
                     if tags is None:
                         tags = frozenset({**dict(of_run), **parse_flat_key(key).tags}.items())
-                        bears[of_run, key] = tags
+                        merged[of_run, key] = tags
                     if wanted <= tags:
                         points[key].append((row.moment, value))
         common: dict[str, frozenset[tuple[str, str]]] = {}
-        for (_, key), tags in bears.items():
+        for (_, key), tags in merged.items():
             if wanted <= tags:
                 common[key] = common.get(key, tags) & tags
         return [_metric_value(key, points[key], dict(sorted(common[key])), now) for key in sorted(points)]
@@ -240,10 +248,10 @@ class SnapshotAggregator:
         return formats.render(self.get_metrics_by_tag({}), format)
 
     def get_top_metrics(self, metric_type: MetricType, limit: int = 10) -> list[MetricValue]:
-        """Return the largest by what the newest run says; see `MetricsAggregator.get_top_metrics`.
+        """Return the largest values of the newest run; see `MetricsAggregator.get_top_metrics`.
 
-        `MetricType.TIMER` lists what v1 knows to be milliseconds, `MetricType.RATE` operations per second,
-        and `MetricType.GAUGE` everything.
+        `MetricType.TIMER` lists values that v1 knows to be milliseconds, `MetricType.RATE` operations per
+        second, and `MetricType.GAUGE` everything.
         """
         values = self.get_metrics_by_tag({})
         if metric_type is not MetricType.GAUGE:
@@ -252,11 +260,11 @@ class SnapshotAggregator:
             ]
         return largest(values, metric_type, limit)
 
-    # -- asking ----------------------------------------------------------------------------------------
+    # -- reading ---------------------------------------------------------------------------------------
 
     @contextmanager
     def _opened(self) -> Iterator[HistoryReader]:
-        with open_history(self._indexes, self._selection) as reader:
+        with _open_history(self._indexes, self._filter) as reader:
             for file in reader.left_out():
                 if file not in self._logged:
                     self._logged.add(file)
@@ -264,17 +272,17 @@ class SnapshotAggregator:
             yield reader
 
     def _measured(self, reader: HistoryReader, metric: str) -> list[tuple[IndexedRun, dict[str, float]]]:
-        """Return the runs that have a metric, and what they measured of it by flat key.
+        """Return the runs that have a metric, and its values by flat key.
 
         Raises:
-            UnknownMetricError: If there are none.
+            UnknownMetricError: If no run has the metric.
         """
         known = reader.known_keys()
         keys = find_keys(metric, known) if isinstance(metric, str) else []
         found = list(reader.measurements(keys))
         if keys and not found:
             raise UnknownMetricError(
-                f"no metric {safe_repr(metric)} in {self._described(reader)}; others have it"
+                f"no metric {safe_repr(metric)} in {self._described(reader)}: other runs have it"
             )
         if not found:
             names = {parse_flat_key(key).name for key in known} | known
@@ -286,13 +294,13 @@ class SnapshotAggregator:
     def _described(self, reader: HistoryReader) -> str:
         sources = " and ".join(repr(str(index.source)) for index in self._indexes)
         number = len(reader.rows)
-        chosen = "" if self._selection == RunFilter() else "chosen "
-        return f"the {number} {chosen}{'run' if number == 1 else 'runs'} of {sources}"
+        selected = "" if self._filter == RunFilter() else "selected "
+        return f"the {number} {selected}{'run' if number == 1 else 'runs'} of {sources}"
 
     def _now(self) -> int:
         return self._clock.time_ns() // 1_000
 
-    def _edge(self, time_window: timedelta | None) -> int | None:
+    def _window_start(self, time_window: timedelta | None) -> int | None:
         if time_window is None:
             return None
         if not isinstance(time_window, timedelta) or time_window <= timedelta(0):
@@ -304,7 +312,7 @@ class SnapshotAggregator:
 
 def _path(source: object) -> Path:
     if not isinstance(source, str | os.PathLike) or not os.fspath(source):
-        raise InvalidInputError(f"source {safe_repr(source)} is no path of a folder or a file")
+        raise InvalidInputError(f"source {safe_repr(source)} is not a path: pass a folder or a file")
     return Path(source)
 
 
@@ -320,18 +328,18 @@ def _metric_value(key: str, points: Sequence[_Point], tags: dict[str, str], now:
 
 
 def _summary(
-    points: Sequence[_Point], last: float | None, now: int, edge: int | None = None
+    points: Sequence[_Point], last: float | None, now: int, start: int | None = None
 ) -> dict[str, float]:
     """Summarize values in the order of their runs.
 
     Args:
         points: All values, at least one.
-        last: What the newest run says, if it is one value.
-        now: In microseconds since 1970, as is the next.
-        edge: Where the window begins; ``None`` for where the values do.
+        last: The value of the newest run, if it has one value only.
+        now: The current time, in microseconds since 1970.
+        start: The start of the window, likewise; ``None`` for the oldest value.
     """
-    begin = points[0][0] if edge is None else edge
-    # The clocks of two machines differ: what a summary covers ends with the later of them.
+    begin = points[0][0] if start is None else start
+    # The newest run may be later than now, if the clocks of two machines differ.
     summary: dict[str, float] = {"count": 0, "seconds": max(now - begin, points[-1][0] - begin) / 1e6}
     if last is not None:
         summary["last"] = last
@@ -339,14 +347,14 @@ def _summary(
     if not values:
         return summary
     number = len(values)
-    # Rounding may carry a mean of equal values past them.
+    # Rounding may put the mean of equal values beyond them.
     average = min(max(_mean(values), values[0]), values[-1])
     summary |= {
         "count": number,
         "avg": average,
         "min": values[0],
         "max": values[-1],
-        # Not by squares, which are too large to hold long before the values are.
+        # hypot, because squares overflow long before the values do
         "stddev": math.hypot(*[(value - average) / math.sqrt(number) for value in values]),
     }
     return summary | {name: values[-(-number * share // 100) - 1] for name, share in QUANTILES.items()}
@@ -355,29 +363,23 @@ def _summary(
 def _mean(values: Sequence[float]) -> float:
     try:
         return math.fsum(values) / len(values)
-    except OverflowError:  # the sum is more than a float holds; the mean never is
+    except OverflowError:  # the sum exceeds the largest float, but the mean never does
         return math.fsum(value / len(values) for value in values)
 
 
-_ROWS = """
-SELECT moment, ?, length(name), name, line, runs.id, digest, context FROM runs JOIN files ON files.id = file
-"""
-_FEW = 100
-"""Up to how many runs are looked up one by one."""
-
-_ABBREVIATED = re.compile(r"[0-9a-f]{7,}")
+# -- reading the indexes -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class RunFilter:
-    """What a run must be to be asked about; ``None`` is whatever it is.
+    """The conditions that selected runs match; ``None`` matches every run.
 
     Attributes:
-        branch: Its branch.
-        commit: Its commit; the first seven digits or more are enough.
-        environment: Where it took place.
-        tags: Tags that its metadata holds.
-        last: Only that many runs, the newest that are all the rest.
+        branch: The branch.
+        commit: The commit; seven digits or more are enough.
+        environment: The environment.
+        tags: Tags that the metadata has.
+        last: At most this many of the matching runs, the newest.
     """
 
     branch: str | None = None
@@ -388,11 +390,11 @@ class RunFilter:
 
     @property
     def is_restrictive(self) -> bool:
-        """Whether there may be runs that it does not take."""
+        """Whether it may reject a run by its context."""
         return bool(self.tags) or (self.branch, self.commit, self.environment) != (None, None, None)
 
     def matches(self, context: str) -> bool:
-        """Say whether a run is one of those, by its context as the index holds it."""
+        """Return whether a run matches, by its context in the index."""
         _, commit, branch, environment, tags = json.loads(context)
         return (
             self.branch in (None, branch)
@@ -403,17 +405,17 @@ class RunFilter:
 
 
 class IndexedRun(NamedTuple):
-    """A run in an index; rows sort by age, those of one moment by where they are.
+    """A run in an index. Runs sort by time, then by the order of their sources and files.
 
     Attributes:
-        moment: When it took place, in microseconds since 1970.
-        source: The place of its source among the sources.
-        length: The length of its file's name: numbers at the end of names count up by that.
-        name: Its file, as the index holds it.
-        line: The line, from 1; 0 for the only one.
-        id: What the index of its source knows it by.
-        digest: The same for the same run in several files; empty where it has no id.
-        context: What `Selection.takes` reads.
+        moment: The time of the run, in microseconds since 1970.
+        source: The position of its source among the sources.
+        length: The length of the file's name: the writer numbers equal names, so 10 sorts after 9.
+        name: The file's name, as the index stores it.
+        line: The line in the file, from 1; 0 for the only snapshot of a file.
+        id: Its id in the index of its source.
+        digest: Equal for the same run in several files. Empty for a run without an id.
+        context: The context that `RunFilter.matches` reads.
     """
 
     moment: int
@@ -427,23 +429,26 @@ class IndexedRun(NamedTuple):
 
 
 class HistoryReader:
-    """The selected runs while the indexes of their sources are open."""
+    """Reads the selected runs from open indexes."""
 
     def __init__(
-        self, indexes: Sequence[SourceIndex], connections: Sequence[sqlite3.Connection], selection: RunFilter
+        self,
+        indexes: Sequence[SourceIndex],
+        connections: Sequence[sqlite3.Connection],
+        run_filter: RunFilter,
     ) -> None:
         self._indexes = indexes
         self._connections = connections
-        # A run whose snapshot is in several files, such as a baseline, is one run.
+        # A snapshot in several files, such as a copied baseline, is one run.
         first: dict[object, IndexedRun] = {}
-        for row in sorted(self._taken(selection)):
+        for row in sorted(self._matching(run_filter)):
             first.setdefault(row.digest or (row.source, row.id), row)
         self.rows = list(first.values())
-        if selection.last is not None:
-            self.rows = self.rows[-selection.last :]
+        if run_filter.last is not None:
+            self.rows = self.rows[-run_filter.last :]
 
     def known_keys(self) -> set[str]:
-        """Return the flat keys of all measurements, also of runs that are not selected."""
+        """Return the flat keys of all measurements, including those of runs that are not selected."""
         return {
             decode_key(key)
             for connection in self._connections
@@ -453,7 +458,7 @@ class HistoryReader:
     def measurements(
         self, keys: Iterable[str] | None = None
     ) -> Iterator[tuple[IndexedRun, dict[str, float]]]:
-        """Yield the runs that have one of the measurements, oldest first, and those that they have.
+        """Yield the runs that have at least one of the measurements, oldest first, with those they have.
 
         Args:
             keys: Flat keys; all by default.
@@ -461,7 +466,7 @@ class HistoryReader:
         found: list[defaultdict[int, dict[str, float]]] = []
         for source, connection in enumerate(self._connections):
             of_source: defaultdict[int, dict[str, float]] = defaultdict(dict)
-            for key, run, value in _measurements(connection, keys, self._few(source)):
+            for key, run, value in _measurements(connection, keys, self._condition(source)):
                 of_source[run][key] = value
             found.append(of_source)
         for row in self.rows:
@@ -474,14 +479,14 @@ class HistoryReader:
         return tags
 
     def run(self, row: IndexedRun) -> Run:
-        """Return what is known of a run."""
+        """Return the context of a run."""
         run_id, commit, branch, environment, tags = json.loads(row.context)
         path = self._indexes[row.source].folder / os.fsdecode(row.name)
         moment = timestamp_of(row.moment)
         return Run(run_id, moment, commit, branch, Environment(environment), tags, path, row.line or None)
 
     def left_out(self) -> list[LeftOutFile]:
-        """Return the files that are no snapshots, and what is wrong with each."""
+        """Return the files that are not snapshots, each with the reason."""
         found: dict[Path, str] = {}
         for index, connection in zip(self._indexes, self._connections, strict=True):
             problems = connection.execute("SELECT name, problem FROM files WHERE problem IS NOT NULL")
@@ -489,37 +494,38 @@ class HistoryReader:
             found |= {index.folder / name: problem for name, problem in index.unread.items()}
         return [LeftOutFile(path, reason) for path, reason in sorted(found.items())]
 
-    def _few(self, source: int) -> str:
-        """Return a condition that leaves the rest of the runs unread, where it is short."""
-        if len(self.rows) > _FEW:
+    def _condition(self, source: int) -> str:
+        """Return a condition that selects the runs of a source, if they are few."""
+        if len(self.rows) > _MAX_LISTED_RUNS:
             return ""
         return f"AND run IN ({','.join(str(row.id) for row in self.rows if row.source == source)})"
 
-    def _taken(self, selection: RunFilter) -> Iterator[IndexedRun]:
+    def _matching(self, run_filter: RunFilter) -> Iterator[IndexedRun]:
         for source, connection in enumerate(self._connections):
-            rows = map(IndexedRun._make, connection.execute(_ROWS, [source]))
-            yield from (
-                (row for row in rows if selection.matches(row.context)) if selection.is_restrictive else rows
-            )
+            rows = map(IndexedRun._make, connection.execute(_SELECT_RUNS, [source]))
+            if run_filter.is_restrictive:
+                yield from (row for row in rows if run_filter.matches(row.context))
+            else:
+                yield from rows
 
 
 @contextmanager
-def open_history(indexes: Sequence[SourceIndex], selection: RunFilter) -> Iterator[HistoryReader]:
-    """Bring the indexes up to date and look at the selected runs.
+def _open_history(indexes: Sequence[SourceIndex], run_filter: RunFilter) -> Iterator[HistoryReader]:
+    """Bring the indexes up to date, and read the selected runs.
 
     Raises:
         OutputError: If a source cannot be listed.
     """
     with ExitStack() as stack:
         connections = [stack.enter_context(index.connected()) for index in indexes]
-        yield HistoryReader(indexes, connections, selection)
+        yield HistoryReader(indexes, connections, run_filter)
 
 
 def _measurements(
     connection: sqlite3.Connection, keys: Iterable[str] | None, condition: str
 ) -> Iterator[tuple[str, int, float]]:
     wanted = None if keys is None else {encode_key(key) for key in keys}
-    statement = f"SELECT run, value FROM measurements WHERE key = ? {condition}"  # noqa: S608 - numbers alone
+    statement = f"SELECT run, value FROM measurements WHERE key = ? {condition}"  # noqa: S608 - only integers
     for number, key in connection.execute("SELECT id, key FROM keys").fetchall():
         if wanted is None or key in wanted:
             name = decode_key(key)
@@ -528,6 +534,6 @@ def _measurements(
 
 
 def _is_commit(wanted: str, commit: str | None) -> bool:
-    if commit is None or not _ABBREVIATED.fullmatch(wanted):
+    if commit is None or not _ABBREVIATED_COMMIT.fullmatch(wanted):
         return commit == wanted
     return commit.startswith(wanted)

@@ -259,7 +259,7 @@ def test_an_unknown_metric_is_answered_with_the_nearest(folder: Path, ask: str) 
             getattr(aggregator, ask)(wrong)
         assert f"no metric {wrong!r} in the 3 runs of {str(folder)!r}" in str(caught.value)
         assert f"Did you mean {meant!r}" in str(caught.value)
-    with pytest.raises(UnknownMetricError, match=r"the 0 chosen runs of .*; others have it"):
+    with pytest.raises(UnknownMetricError, match=r"the 0 selected runs of .*: other runs have it"):
         getattr(aggregator.where(branch="none"), ask)("latency.p95")
     with pytest.raises(UnknownMetricError, match="There are none yet"):
         getattr(SnapshotAggregator(folder / "nothing"), ask)("latency.p95")

@@ -85,13 +85,13 @@ def test_a_change_within_a_tick_of_the_disks_clock_is_noticed(
     folder: Path, monkeypatch: pytest.MonkeyPatch, opened: list[str]
 ) -> None:
     """A file that is as long as before and bears the same time is read again for as long as it is new."""
-    monkeypatch.setattr(index, "_UNSETTLED_NS", 60_000_000_000)
+    monkeypatch.setattr(index, "_RECENT_NS", 60_000_000_000)
     now = time.time_ns()
     for hit in (100, 101, 102):
         (folder / "5.json").write_text(json.dumps(document(5, "5", hits=hit)))
         os.utime(folder / "5.json", ns=(now, now))
         assert hits(folder)[5] == hit
-    monkeypatch.setattr(index, "_UNSETTLED_NS", 0)
+    monkeypatch.setattr(index, "_RECENT_NS", 0)
     for _ in range(2):
         hits(folder)
     assert opened.count("5.json") == 4
@@ -101,7 +101,7 @@ def test_an_sqlite_that_keeps_nothing_is_asked_all_the_same(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where no index can be kept, the answers are those of the files."""
-    monkeypatch.setattr(index, "_KEEPS", False)
+    monkeypatch.setattr(index, "_CAN_SERIALIZE", False)
     aggregator = SnapshotAggregator(folder)
     assert len(aggregator.runs()) == 10
     (folder / "3.json").unlink()

@@ -190,7 +190,7 @@ def test_views_of_one_store_write_it_together(tmp_path):
 def test_a_store_is_written_into_one_folder(tmp_path):
     """A second folder is an error that names both, and says what to do."""
     with SnapshotCollector(tmp_path / "a") as metrics:
-        with pytest.raises(InvalidInputError, match=r"'[^']*a' already, and not into '[^']*b'"):
+        with pytest.raises(InvalidInputError, match=r"already written to '[^']*a', not to '[^']*b'"):
             SnapshotTimer(tmp_path / "b", metrics.store)
         metrics.increment("rows")
 
