@@ -1,4 +1,4 @@
-"""Version 1 performance snapshots: the models, their rules, and how a system becomes one."""
+"""Version 1 performance snapshots: models, validation, files, and the builder that reads a system."""
 
 import typing
 
@@ -52,7 +52,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name == "read_distributions":  # what keeps numbers is slow to import
+    if name == "read_distributions":  # imported on use: `recording` is slow to import
         from metrics_framework.snapshots.distributions import read_distributions
 
         return read_distributions

@@ -373,7 +373,7 @@ def test_a_timer_without_durations_is_reported() -> None:
     snapshot, report = parts.build()
     assert snapshot.metrics.latency is None
     assert _latency_of(snapshot) is None
-    assert report.left_out == (LeftOut("latency of 't'", "has no durations"),)
+    assert report.left_out == (LeftOut("latency of 't'", "has no valid durations"),)
 
 
 def test_the_latencys_own_numbers_are_no_custom_keys() -> None:
@@ -436,9 +436,9 @@ def test_latencies_that_v1_cannot_hold_are_reported() -> None:
     snapshot, report = parts.build()
     assert snapshot.metrics.flat() == {"latency.p50": 2.0, "latency.p99": 4.0}
     assert _reasons(report) == {
-        "latency.mean": "v1 cannot hold -1.0",
-        "latency.p95": "v1 cannot hold nan",
-        "throughput": "v1 cannot hold inf",
+        "latency.mean": "v1 stores only finite numbers of 0 or more, got -1.0",
+        "latency.p95": "v1 stores only finite numbers of 0 or more, got nan",
+        "throughput": "v1 stores only finite numbers of 0 or more, got inf",
     }
 
 
@@ -509,8 +509,8 @@ def test_resources_that_v1_cannot_hold_are_reported(wrong: float) -> None:
     snapshot, report = parts.build()
     assert (snapshot.metrics.memory_mb, snapshot.metrics.cpu_percent) == (None, None)
     assert _reasons(report) == {
-        "memory_mb": f"v1 cannot hold {wrong / 1e6!r}",
-        "cpu_percent": f"v1 cannot hold {wrong!r}",
+        "memory_mb": f"v1 stores only finite numbers of 0 or more, got {wrong / 1e6!r}",
+        "cpu_percent": f"v1 stores only finite numbers of 0 or more, got {wrong!r}",
     }
 
 
@@ -541,7 +541,9 @@ def test_what_v1_cannot_hold_is_left_out_with_its_reason(wrong: Any, shown: str)
     """A value that no custom metric may have is left out under its key, quoted."""
     snapshot, report = _Parts([_gauge("clock.drift", wrong, host="a"), _counter("hits")]).build()
     assert snapshot.metrics.custom == {"hits": 1.0}
-    assert report.left_out == (LeftOut("clock/drift[host:a]", f"v1 cannot hold {shown}"),)
+    assert report.left_out == (
+        LeftOut("clock/drift[host:a]", f"v1 stores only finite numbers of 0 or more, got {shown}"),
+    )
 
 
 def test_one_statistic_that_v1_cannot_hold_costs_no_other() -> None:
@@ -549,7 +551,7 @@ def test_one_statistic_that_v1_cannot_hold_costs_no_other() -> None:
     values = [_value("drift", MetricType.HISTOGRAM, count=3, avg=-0.5, p95=1.0, p99=2.0)]
     snapshot, report = _Parts(values).build()
     assert snapshot.metrics.custom == {"drift/count": 3, "drift/p95": 1.0, "drift/p99": 2.0}
-    assert report.left_out == (LeftOut("drift/mean", "v1 cannot hold -0.5"),)
+    assert report.left_out == (LeftOut("drift/mean", "v1 stores only finite numbers of 0 or more, got -0.5"),)
 
 
 def test_a_distribution_gives_the_statistics_that_it_has() -> None:
@@ -585,7 +587,7 @@ def test_an_allow_list_chooses_custom_keys(patterns: Iterable[str] | None, kept:
     snapshot, report = parts.build(custom_metrics=patterns)
     assert set(snapshot.metrics.custom) == kept
     everything = {"http/hits", "http/size[a:1]", "db/rows"}
-    assert _reasons(report) == dict.fromkeys(everything - kept, "not among custom_metrics")
+    assert _reasons(report) == dict.fromkeys(everything - kept, "not matched by custom_metrics")
 
 
 def test_an_allow_list_is_for_operations_as_well() -> None:
@@ -596,7 +598,7 @@ def test_an_allow_list_is_for_operations_as_well() -> None:
     assert set(snapshot.metrics.custom) == {
         *(f"operation:parse/{statistic}" for statistic in ("count", "mean", "p95", "p99", "success_rate"))
     }
-    assert _reasons(report) == {"operation:push/success_rate": "not among custom_metrics"}
+    assert _reasons(report) == {"operation:push/success_rate": "not matched by custom_metrics"}
 
 
 def test_an_allow_list_does_not_touch_latency() -> None:
@@ -609,14 +611,14 @@ def test_a_cap_keeps_the_first_keys_in_sorted_order() -> None:
     values = [_counter(name) for name in ("d", "b", "a", "c")]
     snapshot, report = _Parts(values).build(max_custom=2)
     assert list(snapshot.metrics.custom) == ["a", "b"]
-    assert _reasons(report) == dict.fromkeys(("c", "d"), "over the limit of 2 custom keys")
+    assert _reasons(report) == dict.fromkeys(("c", "d"), "over the limit of 2 custom keys: raise max_custom")
 
 
 def test_a_cap_of_none_keeps_nothing() -> None:
     """A limit of 0 leaves out all custom keys, and nothing else."""
     snapshot, report = _Parts([_counter("a")], memory={"process_rss": 1.0}).build(max_custom=0)
     assert snapshot.metrics.custom == {}
-    assert _reasons(report) == {"a": "over the limit of 0 custom keys"}
+    assert _reasons(report) == {"a": "over the limit of 0 custom keys: raise max_custom"}
 
 
 def test_a_snapshot_holds_200_custom_keys_unless_told_otherwise() -> None:
@@ -776,7 +778,7 @@ def test_the_in_memory_parts_become_a_snapshot(clock: ManualClock) -> None:
     assert custom["operation:parse/mean"] == pytest.approx(500.0)
     assert custom["operation:parse/success_rate"] == 0.5
     assert custom["payload/mean"] == pytest.approx(100.0)
-    assert report.left_out == (LeftOut("clock/drift", "v1 cannot hold -1"),)
+    assert report.left_out == (LeftOut("clock/drift", "v1 stores only finite numbers of 0 or more, got -1"),)
 
 
 def test_the_facades_options_reach_the_builder(clock: ManualClock) -> None:
@@ -793,8 +795,8 @@ def test_the_facades_options_reach_the_builder(clock: ManualClock) -> None:
     assert _latency_of(snapshot) == "slow"
     assert list(snapshot.metrics.custom) == ["hits/a"]
     reasons = _reasons(report)
-    assert reasons["hits/b"] == "over the limit of 1 custom keys"
-    assert reasons["misses"] == reasons["fast/p95"] == "not among custom_metrics"
+    assert reasons["hits/b"] == "over the limit of 1 custom keys: raise max_custom"
+    assert reasons["misses"] == reasons["fast/p95"] == "not matched by custom_metrics"
 
 
 def test_the_librarys_own_monitor_fills_memory_and_cpu() -> None:

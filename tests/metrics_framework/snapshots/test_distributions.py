@@ -226,9 +226,9 @@ def test_a_broken_distribution_is_an_error_that_says_where(plain, problem):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"", "cut short"),
+        (b"", "is truncated"),
         (b"{}", "not compressed by gzip"),
-        (document(GOOD)[:-9], "cut short"),
+        (document(GOOD)[:-9], "is truncated"),
         (gzip.compress(b"{", mtime=0), "not JSON"),
         (gzip.compress(b"[" * 100_000, mtime=0), "not JSON"),
         (packed([]), "format: must be"),
@@ -304,7 +304,7 @@ def test_the_sidecar_of_another_run_is_refused(tmp_path):
     """A good sidecar under the right name is not taken for that of this run."""
     path = pair(tmp_path, dump_distributions({"latency": Distribution.of(MANY)}), tag="sha256:0")
     with pytest.raises(
-        DistributionsError, match=r"is not the sidecar of .*run\.json', which names 'sha256:0'"
+        DistributionsError, match=r"is not the sidecar of .*run\.json': the snapshot names 'sha256:0'"
     ):
         read_distributions(path)
 
