@@ -1,4 +1,4 @@
-"""Dashboards as plain data: panels that a page, a terminal or a test can draw."""
+"""Dashboards as plain data: panels that a web page, a terminal or a test can draw."""
 
 from metrics_framework.dashboard.metric_views import outcomes
 from metrics_framework.dashboard.panels import (

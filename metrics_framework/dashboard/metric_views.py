@@ -1,4 +1,4 @@
-"""What dashboards tell about: metrics and operations, found in one listing of all series."""
+"""Metric views: the metrics and operations of an aggregator, grouped from one listing of all series."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from typing import Any
 from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
+MAX_FLOAT = sys.float_info.max
+
 Summary = Mapping[str, Any]
 Measure = Callable[[Summary], "int | float | None"]
-"""Takes from a summary the number that a panel shows; ``None`` where there is none."""
+"""Takes the number of a panel from a summary; ``None`` if the summary does not have it."""
 
 
 @dataclass
@@ -22,11 +24,11 @@ class MetricView:
     """A metric or an operation, with all of its series.
 
     Attributes:
-        name: Its name.
-        metric_type: What kind of number it is; how an operation ended is a rate.
-        unit: What it is counted in.
-        operation: Whether it is an operation's.
-        values: Its series.
+        name: The name.
+        metric_type: The type. Outcomes of an operation are rates.
+        unit: The unit.
+        operation: Whether it is an operation.
+        values: The series.
     """
 
     name: str
@@ -37,7 +39,7 @@ class MetricView:
 
     @cached_property
     def since_start(self) -> Summary:
-        """All of its series in one summary, as far as they can be added up; ``p95`` is that of the worst."""
+        """The sum of all series. Percentiles cannot be added: ``p95`` is the largest of them."""
         known = [(value, to_mapping(value.metadata)) for value in self.values]
         if self.metric_type is MetricType.RATE:
             return _all_outcomes(known)
@@ -46,31 +48,31 @@ class MetricView:
 
 
 def metric_views(values: Iterable[MetricValue]) -> list[MetricView]:
-    """Group series by what they are of, in their order."""
+    """Group series by metric or operation, in their order."""
     found: dict[tuple[str, MetricType, bool], MetricView] = {}
-    one: MetricView | None = None
+    view: MetricView | None = None
     for value in values:
         metadata = to_mapping(value.metadata)
         if value.metric_type is MetricType.RATE and "success_rate" not in metadata:
-            continue  # derived from something that is in the list as well
+            continue  # derived from another series of the listing
         operation = value.metric_type is MetricType.RATE or metadata.get("operation") is True
-        # Mostly the series of one metric come one after another, and comparing is quicker than hashing.
+        # The series of a metric usually follow each other, and comparing is faster than hashing.
         if (
-            one is None
-            or one.name != value.name
-            or one.metric_type is not value.metric_type
-            or one.operation is not operation
+            view is None
+            or view.name != value.name
+            or view.metric_type is not value.metric_type
+            or view.operation is not operation
         ):
             key = (value.name, value.metric_type, operation)
-            one = found.get(key)
-            if one is None:
-                one = found[key] = MetricView(value.name, value.metric_type, value.unit, operation)
-        one.values.append(value)
+            view = found.get(key)
+            if view is None:
+                view = found[key] = MetricView(value.name, value.metric_type, value.unit, operation)
+        view.values.append(value)
     return list(found.values())
 
 
 def outcomes(aggregator: MetricsAggregator) -> list[MetricValue]:
-    """Return what an aggregator knows of how operations ended: rates that carry a success rate."""
+    """Return the outcomes of operations that an aggregator has: rates with a success rate."""
     values = aggregator.get_metrics_by_tag({})
     return [
         value for value in values if value.metric_type is MetricType.RATE and "success_rate" in value.metadata
@@ -96,18 +98,18 @@ def total(summary: Summary) -> int | float | None:
 
 
 def level(summary: Summary) -> int | float | None:
-    """Return a gauge's average over time, or where it stayed."""
+    """Return the average of a gauge over time, or its last value."""
     return to_number(summary.get("avg", summary.get("last")))
 
 
 def percent_level(summary: Summary) -> int | float | None:
-    """Return the same of a gauge that is a share between 0 and 1, in percent."""
+    """Return the `level` of a gauge between 0 and 1, in percent."""
     share = level(summary)
     return None if share is None else to_number(100 * share)
 
 
 def error_percent(summary: Summary) -> float | None:
-    """Return the share of failures in percent; there is none of no events."""
+    """Return the share of failures in percent; ``None`` without events."""
     success_rate = to_number(summary.get("success_rate"))
     if success_rate is None or not to_number(summary.get("count", 1)):
         return None
@@ -119,10 +121,10 @@ def failures_per_second(summary: Summary) -> float | None:
     failed, per_second = error_percent(summary), rate(summary)
     if per_second is None:
         return None
-    return 0.0 if failed is None else per_second * (failed / 100)  # never more than all: it stays finite
+    return 0.0 if failed is None else per_second * (failed / 100)  # in this order, it does not overflow
 
 
-# -- adding up -------------------------------------------------------------------------------------------
+# -- sums of series --------------------------------------------------------------------------------------
 
 
 def _numbers(values: Iterable[object]) -> list[int | float]:
@@ -145,8 +147,8 @@ def _all_outcomes(known: Iterable[tuple[MetricValue, Summary]]) -> Summary:
             continue
         count += events
         successes += events * min(max(share, 0.0), 1.0)
-        for error_type, many in to_mapping(metadata.get("failures")).items():
-            failures[error_type] = failures.get(error_type, 0) + (to_number(many) or 0)
+        for error_type, number in to_mapping(metadata.get("failures")).items():
+            failures[error_type] = failures.get(error_type, 0) + (to_number(number) or 0)
     return {
         "count": count,
         "rate": per_second,
@@ -155,17 +157,17 @@ def _all_outcomes(known: Iterable[tuple[MetricValue, Summary]]) -> Summary:
     }
 
 
-LARGEST = sys.float_info.max
+# -- conversion to JSON values ---------------------------------------------------------------------------
 
 
 def to_number(value: Any) -> int | float | None:
-    """Return a number that JSON can hold: what is larger than the largest float becomes that.
+    """Return a number that JSON can represent. Infinities become the largest float.
 
     Returns:
-        ``None`` for what is no number.
+        ``None`` if the value is not a number.
     """
-    if value.__class__ is float and -LARGEST <= value <= LARGEST:
-        return value  # by far the most frequent
+    if value.__class__ is float and -MAX_FLOAT <= value <= MAX_FLOAT:
+        return value  # by far the most frequent case
     if isinstance(value, bool) or not hasattr(value, "__float__"):
         return None
     try:
@@ -177,7 +179,7 @@ def to_number(value: Any) -> int | float | None:
     if math.isnan(converted):
         return None
     if math.isinf(converted):
-        return math.copysign(LARGEST, converted)
+        return math.copysign(MAX_FLOAT, converted)
     return int(value) if isinstance(value, int) else converted
 
 
@@ -192,5 +194,5 @@ def to_labels(tags: object) -> dict[str, str]:
 
 
 def to_mapping(value: object) -> Mapping[str, Any]:
-    """Return what a foreign part gave as metadata, or nothing."""
+    """Return the metadata of a third-party part, or an empty mapping if it is not one."""
     return value if isinstance(value, Mapping) else {}

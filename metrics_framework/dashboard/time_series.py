@@ -1,4 +1,4 @@
-"""Asking for the course of a metric or an operation, of whoever can answer."""
+"""Reads the time series of metrics and operations from an aggregator, and current values from a monitor."""
 
 from __future__ import annotations
 
@@ -25,61 +25,66 @@ from metrics_framework.values import MetricType
 R = TypeVar("R")
 
 History = Sequence[tuple[datetime, datetime, dict[str, Any]]]
-"""Intervals, the oldest first: where each starts and ends, and its summary."""
+"""Intervals, oldest first: the start, the end and the summary of each."""
 
 
 @runtime_checkable
 class HistoryAggregator(Protocol):
-    """What an aggregator offers beyond its contract for lines instead of single points.
+    """An aggregator that also returns time series. Dashboards draw lines from it instead of single points.
 
-    Dashboards rely on it where it is there. Each method cuts a time window into at most ``points`` intervals
-    without gaps; 1 is the window as a whole. A summary has the keys that a summary of that window has; of
-    outcomes it has ``count``, ``rate``, ``success_rate`` and ``failures`` by error type.
+    Each method divides a time window into at most ``points`` intervals without gaps; 1 is the whole window. A
+    summary has the keys of a summary of that window. A summary of outcomes has ``count``, ``rate``,
+    ``success_rate``, and ``failures`` by error type.
     """
 
     def get_metric_history(self, metric_name: str, time_window: timedelta, points: int) -> History:
-        """Return the course of a metric over all of its series.
+        """Return the time series of a metric, over all of its series.
 
         Raises:
-            UnknownMetricError: If it was never recorded.
+            UnknownMetricError: If the metric was never recorded.
         """
         ...
 
     def get_timing_history(self, operation: str, time_window: timedelta, points: int) -> History:
-        """Return the course of an operation's durations in milliseconds.
+        """Return the time series of the durations of an operation, in milliseconds.
 
         Raises:
-            UnknownMetricError: If it was never timed.
+            UnknownMetricError: If the operation was never timed.
         """
         ...
 
     def get_outcome_history(self, operation: str, time_window: timedelta, points: int) -> History:
-        """Return the course of how an operation ended.
+        """Return the time series of the outcomes of an operation.
 
         Raises:
-            UnknownMetricError: If it was never tracked.
+            UnknownMetricError: If the operation was never tracked.
         """
         ...
 
 
 class TimeSeries(NamedTuple):
-    """What happened in the window: as a whole, and interval by interval.
+    """The summaries of a time window and of its intervals.
 
     Attributes:
         whole: The summary of the window.
-        intervals: Where each starts and ends, in seconds since 1970, and its summary; the oldest first.
+        intervals: The start and the end in seconds since 1970, and the summary, of each; oldest first.
     """
 
     whole: Summary
     intervals: Sequence[tuple[float, float, Summary]]
 
+    @property
+    def last(self) -> int | float | None:
+        """The last value of a gauge."""
+        return to_number(self.whole.get("last"))
+
     def points(self, measure: Measure, *, per_second: bool = False) -> list[list[int | float]]:
-        """Return where each interval starts and its number, if it has one.
+        """Return the start and the number of each interval that has one.
 
         Args:
             measure: Takes the number from a summary.
-            per_second: Whether it says little of an interval that has hardly begun: then such a first or last
-                one is left out.
+            per_second: Whether the number is a rate, which is not meaningful for a short interval: the first
+                or last interval is left out if it has less than half the length of its neighbour.
         """
         intervals = list(self.intervals)
         if per_second:
@@ -88,15 +93,15 @@ class TimeSeries(NamedTuple):
             if len(intervals) > 1 and _is_short(intervals[0], intervals[1]):
                 intervals.pop(0)
         measured = ((start, measure(summary)) for start, _, summary in intervals)
-        return [[moment, value] for moment, value in measured if value is not None]
+        return [[start, value] for start, value in measured if value is not None]
 
-    def changes(self) -> list[list[int | float]]:
-        """Return where each interval starts, and how fast a gauge that is a running total grew up to it.
+    def increases(self) -> list[list[int | float]]:
+        """Return the start of each interval, and the increase per second of a gauge that is a running total.
 
-        Per second, between the averages of two intervals: their last values depend on how many readings a
-        interval happens to have. A total that fell began anew, and says nothing.
+        The increase is between the averages of two intervals, because their last values depend on when the
+        gauge was read. A total that decreased was reset, and has no increase.
         """
-        # The first average may be of a part of its interval only.
+        # The first average may cover only a part of its interval.
         averages = [
             (start, (start + end) / 2, value)
             for start, end, summary in self.intervals[1:]
@@ -116,14 +121,14 @@ def _is_short(one: tuple[float, float, Summary], neighbour: tuple[float, float, 
 
 
 class TimeSeriesReader:
-    """Asks an aggregator and a monitor, once each for the same thing; what fails is logged and left out.
+    """Reads an aggregator and a monitor for one dashboard. Errors are logged, and their values left out.
 
     Args:
-        aggregator: Knows what was recorded.
-        monitor: Reads the machine where nothing of it was recorded.
-        now: The moment of the dashboard.
-        window: How far back.
-        points: How many points a line may have.
+        aggregator: Provides recorded values.
+        monitor: Provides the current values of resources that were not recorded.
+        now: The time of the dashboard.
+        window: How far back to read.
+        points: The maximum number of points of a line.
     """
 
     def __init__(
@@ -139,96 +144,88 @@ class TimeSeriesReader:
         self._now = now
         self._window = window
         self._points = points
-        self._subjects: list[MetricView] | None = None
-        self._faulty: set[str] = set()
-        self._present: dict[str, list[tuple[Mapping[str, str], float]]] | None = None
+        self._views: list[MetricView] | None = None
+        self._failed_parts: set[str] = set()
+        self._current: dict[str, list[tuple[Mapping[str, str], float]]] | None = None
 
     @property
-    def metric_views(self) -> list[MetricView]:
-        """All metrics and operations: the most expensive question there is, asked at most once."""
-        if self._subjects is None:
-            found = self._asked("aggregator", lambda: metric_views(self._aggregator.get_metrics_by_tag({})))
-            self._subjects = found or []
-        return self._subjects
+    def views(self) -> list[MetricView]:
+        """All metrics and operations. They are listed at most once, because listing is expensive."""
+        if self._views is None:
+            found = self._try("aggregator", lambda: metric_views(self._aggregator.get_metrics_by_tag({})))
+            self._views = found or []
+        return self._views
 
-    def of(self, subject: MetricView) -> TimeSeries:
-        """Return the course of a metric or an operation; from the listing alone it is since the start."""
+    def read(self, view: MetricView) -> TimeSeries:
+        """Return the time series of a metric or operation, or its values since the start if it has none."""
         if isinstance(self._aggregator, HistoryAggregator):
-            ask: Callable[[str, timedelta, int], History]
-            if not subject.operation:
-                ask = self._aggregator.get_metric_history
-            elif subject.metric_type is MetricType.TIMER:
-                ask = self._aggregator.get_timing_history
+            get: Callable[[str, timedelta, int], History]
+            if not view.operation:
+                get = self._aggregator.get_metric_history
+            elif view.metric_type is MetricType.TIMER:
+                get = self._aggregator.get_timing_history
             else:
-                ask = self._aggregator.get_outcome_history
-            found = self._with_history(subject.name, ask)
+                get = self._aggregator.get_outcome_history
+            found = self._read_history(view.name, get)
         else:
-            found = None if subject.operation else self._now_only(subject.name)
-        return found or self._at_present(subject.since_start)
+            found = None if view.operation else self._read_summary(view.name)
+        return found or self._single_point(view.since_start)
 
-    def of_gauge(self, name: str) -> TimeSeries | None:
-        """Return the course of a gauge, or ``None`` where nothing was recorded."""
+    def read_gauge(self, name: str) -> TimeSeries | None:
+        """Return the time series of a gauge, or ``None`` if it was not recorded."""
         if isinstance(self._aggregator, HistoryAggregator):
-            return self._with_history(name, self._aggregator.get_metric_history)
-        return self._now_only(name)
+            return self._read_history(name, self._aggregator.get_metric_history)
+        return self._read_summary(name)
 
-    def of_reading(self, value: float) -> TimeSeries:
-        """Return the course of what a monitor reads now."""
-        return self._at_present({"last": value})
+    def from_reading(self, value: float) -> TimeSeries:
+        """Return the time series of a current value of the monitor."""
+        return self._single_point({"last": value})
 
-    def present(self, name: str) -> list[tuple[Mapping[str, str], float]]:
-        """Return the tags and the number of each gauge of a name that the monitor reads now."""
-        if self._present is None:
-            self._present = {}
-            for reading in self._asked("resource monitor", lambda: list(readings(self._monitor))) or ():
-                for gauge, value in self._asked("resource monitor", reading.take) or ():
-                    read = to_number(value)
-                    if read is not None:
-                        tagged = ({**gauge.tags, **reading.tags}, read / gauge.divisor)
-                        self._present.setdefault(gauge.name, []).append(tagged)
-        return self._present.get(name, [])
+    def current_values(self, name: str) -> list[tuple[Mapping[str, str], float]]:
+        """Return the tags and the value of each gauge with a name that the monitor reads now."""
+        if self._current is None:
+            self._current = {}
+            for reading in self._try("resource monitor", lambda: list(readings(self._monitor))) or ():
+                for gauge, value in self._try("resource monitor", reading.take) or ():
+                    number = to_number(value)
+                    if number is not None:
+                        tagged = ({**gauge.tags, **reading.tags}, number / gauge.divisor)
+                        self._current.setdefault(gauge.name, []).append(tagged)
+        return self._current.get(name, [])
 
-    def _with_history(self, name: str, ask: Callable[[str, timedelta, int], History]) -> TimeSeries | None:
-        def course() -> TimeSeries:
-            whole = ask(name, self._window, 1)[-1][2]
-            intervals = ask(name, self._window, self._points)
+    def _read_history(self, name: str, get: Callable[[str, timedelta, int], History]) -> TimeSeries | None:
+        def read() -> TimeSeries:
+            whole = get(name, self._window, 1)[-1][2]
+            intervals = get(name, self._window, self._points)
             return TimeSeries(
                 to_mapping(whole),
-                [
-                    (start.timestamp(), end.timestamp(), to_mapping(summary))
-                    for start, end, summary in intervals
-                ],
+                [(start.timestamp(), end.timestamp(), to_mapping(one)) for start, end, one in intervals],
             )
 
-        return self._asked("aggregator", course)
+        return self._try("aggregator", read)
 
-    def _now_only(self, name: str) -> TimeSeries | None:
-        def ask() -> Summary | None:
+    def _read_summary(self, name: str) -> TimeSeries | None:
+        def read() -> Summary | None:
             try:
                 return to_mapping(self._aggregator.get_metric_summary(name, self._window))
-            except InvalidInputError:  # it keeps no windows, which the contract allows
+            except InvalidInputError:  # the contract allows an aggregator without time windows
                 return None
 
-        summary = self._asked("aggregator", ask)
-        return None if summary is None else self._at_present(summary)
+        summary = self._try("aggregator", read)
+        return None if summary is None else self._single_point(summary)
 
-    def _at_present(self, summary: Summary) -> TimeSeries:
+    def _single_point(self, summary: Summary) -> TimeSeries:
         now = self._now.timestamp()
         return TimeSeries(summary, [(now, now, summary)])
 
-    def _asked(self, part: str, question: Callable[[], R]) -> R | None:
-        """Return a part's answer, or ``None`` where it has none; a dashboard logs one fault of each part."""
+    def _try(self, part: str, read: Callable[[], R]) -> R | None:
+        """Return what a part returns, or ``None`` if it fails. The first error of each part is logged."""
         try:
-            return question()
+            return read()
         except UnknownNameError:
             return None
-        except Exception as error:  # noqa: BLE001 - a part of someone else's may raise anything
-            if part not in self._faulty:
-                self._faulty.add(part)
+        except Exception as error:  # noqa: BLE001 - a third-party part may raise anything
+            if part not in self._failed_parts:
+                self._failed_parts.add(part)
                 log_event("error", f"{part} did not answer a dashboard", error=repr(error))
             return None
-
-
-def last(course: TimeSeries) -> int | float | None:
-    """Return what a gauge is now."""
-    return to_number(course.whole.get("last"))
