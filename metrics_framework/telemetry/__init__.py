@@ -1,4 +1,4 @@
-"""Telemetry events of memory trackers and GPUs: projected into one envelope, read, followed and recorded."""
+"""Telemetry events of memory trackers and GPUs: a common envelope, reading, following, recording, writing."""
 
 from metrics_framework.telemetry.events import EventSource, ResourceEvents, TelemetryIdentity, TelemetryLog
 from metrics_framework.telemetry.following import TelemetryFollower

@@ -26,6 +26,8 @@ from metrics_framework.telemetry.following import REPLACED_READ_SECONDS, Rotated
 from tests.metrics_framework.telemetry.made import line
 from tests.metrics_framework.telemetry.peers import LATER, PYTHON, require
 
+FIRST_LINE = Tail.expect_first_line.__name__
+
 
 def append(path: Path, *data: bytes) -> None:
     """Write something at the end of a file, which may be new."""
@@ -157,7 +159,7 @@ def test_the_end_of_a_file_that_was_replaced_counts_if_it_is_whole(path, followe
         clock.advance(REPLACED_READ_SECONDS)
         assert numbers(follower) == ([2] if name == "a" else [])
     assert len(flaws) == 1
-    assert "is cut off" in flaws[0]
+    assert "the line is incomplete" in flaws[0]
 
 
 @pytest.mark.parametrize("times", [1, 2, 5])
@@ -256,14 +258,14 @@ def test_a_file_that_was_written_anew_and_then_renamed_is_read(path, follower):
 
 @pytest.mark.parametrize("copy", [False, True])
 @pytest.mark.parametrize("begin", [0, 9])
-@pytest.mark.parametrize("moment", [("pin_head", "before"), ("pin_head", "after"), ("since", "after")])
+@pytest.mark.parametrize("moment", [(FIRST_LINE, "before"), (FIRST_LINE, "after"), ("since", "after")])
 def test_a_rotation_at_any_moment_of_a_look_loses_nothing(path, follower, monkeypatch, copy, begin, moment):
     """Between any two glances at the folder, the file may be ended, rotated, written and rotated again."""
     name, when = moment
     append(path, b"")
     assert numbers(follower) == []
     append(path, line(1)[:begin] if begin else line(1))
-    owner = Tail if name == "pin_head" else RotatedFiles
+    owner = Tail if name == FIRST_LINE else RotatedFiles
     glance = getattr(owner, name)
     turns = iter(
         [lambda: (append(path, line(1)[begin:] if begin else b""), turn(2), turn(3), append(path, line(4)))]
@@ -335,7 +337,7 @@ def test_a_line_longer_than_a_chunk_is_read(path, follower, monkeypatch):
 def test_a_packed_file_cannot_be_followed(path, follower):
     """It is an error that says so."""
     path.write_bytes(gzip.compress(line(1)))
-    with pytest.raises(InvalidInputError, match="packed with gzip"):
+    with pytest.raises(InvalidInputError, match="compressed with gzip"):
         numbers(follower)
 
 

@@ -68,12 +68,12 @@ def test_a_bad_line_is_reported_and_the_rest_is_read(tmp_path, flaws):
     assert [record.timestamp_ns for record in read_projected_telemetry(path, flaws.append)] == [1, 8]
     assert [(flaw.line, flaw.reason.partition(": ")[0]) for flaw in flaws] == [
         (3, "is not JSON"),
-        (4, "is no JSON object but [1]"),
+        (4, "must be a JSON object, got [1]"),
         (5, "is not UTF-8"),
         (6, "projected telemetry record requires session_id"),
         (9, "is not JSON"),
     ]
-    assert flaws[-1].reason.endswith("and is cut off")
+    assert flaws[-1].reason.endswith("; the line is incomplete")
     assert str(flaws[0]).startswith(f"{path}, line 3: is not JSON: ")
     assert len(list(read_telemetry(path, lambda flaw: None))) == 3
 
@@ -123,7 +123,7 @@ def test_a_packed_file_that_is_cut_off_is_read_as_far_as_it_goes(tmp_path, flaws
     assert 0 < len(read) < 2_000
     assert read == list(range(len(read)))
     assert flaws[-1].line is None
-    assert f"cannot be read on after line {len(read)}" in str(flaws[-1])
+    assert f"cannot be read after line {len(read)}" in str(flaws[-1])
 
 
 def test_a_stream_is_read_and_left_open():
@@ -149,7 +149,7 @@ def test_a_file_that_is_not_there_is_an_error_at_once(tmp_path, name):
 
 def test_a_folder_without_segments_is_an_error(tmp_path):
     """It says what was looked for."""
-    with pytest.raises(OutputError, match=r"holds no telemetry segments \(segment-\*\.jsonl\)"):
+    with pytest.raises(OutputError, match=r"has no telemetry segments \(segment-\*\.jsonl\)"):
         read_telemetry(tmp_path)
 
 
