@@ -21,7 +21,7 @@ from metrics_framework.errors import InvalidInputError, MetricsError, SnapshotEr
 from metrics_framework.recording.engine import ENGINE
 from metrics_framework.snapshots import Environment, read_snapshot
 from metrics_framework.snapshots.build import LATENCY_TAG
-from metrics_framework.snapshots.distributions import SUFFIX, read_sidecar
+from metrics_framework.snapshots.distributions import SIDECAR_SUFFIX, read_sidecar
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -125,7 +125,7 @@ def validate(files: tuple[Path, ...]) -> None:
     failed = False
     for file in files:
         try:
-            if file.suffix == SUFFIX:
+            if file.suffix == SIDECAR_SUFFIX:
                 held = f"{len(read_sidecar(file))} distributions"
             else:
                 held = f"{len(read_snapshot(file).metrics.flat())} measurements"

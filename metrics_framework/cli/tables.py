@@ -14,7 +14,7 @@ from rich.text import Text
 from metrics_framework.cli.measure import Measurement
 from metrics_framework.cli.numbers import duration, plain, size, sparkline
 from metrics_framework.snapshots import PerformanceSnapshot
-from metrics_framework.telemetry.summary import PartSummary, TelemetrySummary
+from metrics_framework.telemetry.summary import GroupSummary, TelemetrySummary
 
 # Control characters, and bytes that are no text.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -87,11 +87,11 @@ def print_telemetry(name: str, summary: TelemetrySummary, statuses: Mapping[str,
     if not sessions:
         return
     table = _columns("sessions", ["session", "status", "source"], ["events", "time"])
-    for session, parts in sessions.items():
+    for session, groups in sessions.items():
         status = statuses.get(session) or ("completed" if summary.was_stopped(session) else "incomplete")
-        sources = ", ".join(sorted(set().union(*(part.source_kinds for part in parts))))
-        begin, end = min(part.first_ns for part in parts), max(part.last_ns for part in parts)
-        count = plain(sum(part.records for part in parts))
+        sources = ", ".join(sorted(set().union(*(part.source_kinds for part in groups))))
+        begin, end = min(part.first_ns for part in groups), max(part.last_ns for part in groups)
+        count = plain(sum(part.records for part in groups))
         _cells(table, session, status, sources, count, duration((end - begin) / 1e6))
     console.print(table)
     table = _columns(
@@ -99,7 +99,7 @@ def print_telemetry(name: str, summary: TelemetrySummary, statuses: Mapping[str,
     )
     order = list(sessions)
     for part, found in sorted(  # stages stay in the order in which they came
-        summary.parts.items(), key=lambda item: (order.index(item[0].session_id), item[0].rank or 0)
+        summary.groups.items(), key=lambda item: (order.index(item[0].session_id), item[0].rank or 0)
     ):
         _cells(
             table,
@@ -127,7 +127,7 @@ def _shortened(sessions: Mapping[str, object]) -> dict[str, str]:
     return {session: session[:length] for session in sessions}
 
 
-def _course(part: PartSummary) -> tuple[str, str, str]:
+def _course(part: GroupSummary) -> tuple[str, str, str]:
     values = part.memory.values()
     if part.peak is None:
         return "none", "none", ""

@@ -34,7 +34,7 @@ BUILT_IN = {
     "otlp+grpcs": "metrics_adapters.otlp.endpoint:OtlpEndpoint",
     "pushgateway+http": "metrics_adapters.prometheus.push:PushgatewayEndpoint",
     "pushgateway+https": "metrics_adapters.prometheus.push:PushgatewayEndpoint",
-    "snapshot": "metrics_adapters.snapshot_writer.endpoint:SnapshotEndpoint",
+    "snapshot": "metrics_adapters.snapshot_writer.writer:SnapshotEndpoint",
     "statsd": "metrics_adapters.statsd:StatsdEndpoint",
     "textfile": "metrics_adapters.prometheus.textfile:TextfileEndpoint",
     "webhook+http": "metrics_adapters.webhook:WebhookEndpoint",

@@ -146,8 +146,8 @@ def test_an_unknown_metric_is_one_line(snapshots: Path) -> None:
         f"Error: no metric 'latency.p59' in the 30 runs of {str(snapshots)!r}. Did you mean 'latency.p95'?\n"
     )
     result = cli("history", snapshots, "latency.p95", "--branch", "none")
-    where = f"the 0 chosen runs of {str(snapshots)!r}"
-    assert result.stderr == f"Error: no metric 'latency.p95' in {where}; others have it\n"
+    where = f"the 0 selected runs of {str(snapshots)!r}"
+    assert result.stderr == f"Error: no metric 'latency.p95' in {where}: other runs have it\n"
     result = cli("history", snapshots, "--branch", "none")
     assert (result.exit_code, result.stdout, result.stderr) == (1, "", f"{snapshots}: no such runs\n")
 

@@ -76,7 +76,7 @@ def test_a_bad_line_is_reported_and_the_rest_is_printed(tmp_path):
     done = run("project", path)
     assert done.exit_code == 1
     assert len(done.stdout.splitlines()) == 2
-    assert done.stderr == f'{path}, line 2: is no JSON object but "\\x9b31m"\n'
+    assert done.stderr == f'{path}, line 2: must be a JSON object, got "\\x9b31m"\n'
 
 
 @pytest.mark.parametrize("command", ["project", "summary"])
@@ -192,7 +192,8 @@ def test_follow_prints_events_as_they_come(tmp_path):
         time.sleep(0.2)  # it may be about to count it
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 130
-        assert process.stderr.read() == f"{path}, line 1: is no JSON object but []\n3 events, 1 other lines\n"
+        flaw = f"{path}, line 1: must be a JSON object, got []\n"
+        assert process.stderr.read() == f"{flaw}3 events, 1 other lines\n"
 
 
 @pytest.mark.heavy
@@ -241,4 +242,4 @@ def test_a_file_that_cannot_be_followed_is_an_error(tmp_path):
     path.write_bytes(gzip.compress(SAMPLE.read_bytes()))
     done = run("follow", path)
     assert done.exit_code == 1
-    assert "is packed with gzip, and cannot be followed" in done.stderr
+    assert "is compressed with gzip and cannot be followed" in done.stderr

@@ -1,4 +1,4 @@
-"""The history as an aggregator: the contract, names, runs, and answers that equal a reading of every file."""
+"""The history as an aggregator: contract, names, runs, and answers equal to reading every file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.metrics_adapters.snapshot_writer.histories import START, document, re
 
 
 class RunPerRecord:
-    """A collector whose every record is a run that measured that number."""
+    """A collector that writes one run with one number for each record."""
 
     def __init__(self, folder: Path, clock: ManualClock) -> None:
         self._folder, self._clock, self._runs = folder, clock, 0
@@ -77,14 +77,14 @@ class TestContract(MetricsAggregatorContract):
         self._folder.cleanup()
 
     def test_everything_can_be_exported_as_json(self, collector, aggregator, parts):
-        """The default format holds every series; v1 knows no negative number."""
+        """The default format has every series. v1 has no negative numbers."""
         collector.record_gauge("a", 2, {"x": "1"})
         (value,) = json.loads(aggregator.export_metrics())["metrics"]
         assert (value["name"], value["tags"], value["value"]) == ("a", {"x": "1"}, 2)
         assert aggregator.export_metrics() == aggregator.export_metrics("json")
 
 
-# -- like a reading of every file --------------------------------------------------------------------------
+# -- equality with the files -------------------------------------------------------------------------------
 
 MINUTES = st.sampled_from([-60.0, 0.0, 0.0, 1.0, 1.5, 59.0, 60.0, 61.0, 600.0])
 """Clocks jump: runs are written in no order, several at one moment, and some later than now."""
@@ -114,7 +114,7 @@ STEPS = st.one_of(
 
 
 def damage(index: Path, how: str, place: int) -> None:
-    """Do something to an index that only a broken disk does."""
+    """Damage an index as a broken disk does."""
     if not index.exists() or not index.stat().st_size:
         return
     content = bytearray(index.read_bytes())
@@ -130,8 +130,8 @@ def damage(index: Path, how: str, place: int) -> None:
 
 @settings(max_examples=25)
 @given(st.lists(STEPS, max_size=10))
-def test_answers_are_those_of_the_files(steps: list[tuple[str, Any, Any]]) -> None:
-    """Whatever happened to files and index since the last question, runs, values and summaries are theirs."""
+def test_answers_match_the_files(steps: list[tuple[str, Any, Any]]) -> None:
+    """After any change of files and index, runs, values and summaries match the files."""
     clock = ManualClock(START + timedelta(hours=1))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -140,7 +140,7 @@ def test_answers_are_those_of_the_files(steps: list[tuple[str, Any, Any]]) -> No
             if kind == "write":
                 content = how if isinstance(how, bytes) else json.dumps(how).encode()
                 (folder / what).write_bytes(content)
-                if number % 4:  # else written just now: perhaps twice within a tick of the disk's clock
+                if number % 4:  # else it is recent, and may change twice in a clock tick
                     os.utime(folder / what, (1_700_000_000, 1_700_000_000 + number))
             elif kind == "remove":
                 (folder / what).unlink(missing_ok=True)
@@ -152,7 +152,7 @@ def test_answers_are_those_of_the_files(steps: list[tuple[str, Any, Any]]) -> No
 
 
 def compare(aggregator: SnapshotAggregator, folder: Path) -> None:
-    """Ask everything, and expect what the files say."""
+    """Query everything, and compare with the files."""
     truth = read_all(folder)
     assert [run.run_id for run in aggregator.runs()] == [said.get("run_id") for said, _ in truth]
     assert [measured for _, measured in aggregator.measurements()] == [measured for _, measured in truth]
@@ -176,7 +176,7 @@ def compare(aggregator: SnapshotAggregator, folder: Path) -> None:
 
 
 def check_summary(summary: dict[str, float], values: list[float], last: float) -> None:
-    """Expect the statistics of values, the sums within what rounding costs."""
+    """Check the statistics of values, with sums up to rounding errors."""
     assert summary.pop("last") == last
     assert summary.pop("seconds") >= 0
     expected = summarize([float(value) for value in values])
@@ -193,7 +193,7 @@ def check_summary(summary: dict[str, float], values: list[float], last: float) -
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a folder with three runs of two branches, as a system writes them."""
+    """Return a folder with three runs of two branches, written by a system."""
     runs = [("main", "a" * 40, 5.0), ("main", "b" * 40, 7.0), ("dev", "b" * 39 + "c", 9.0)]
     for number, (branch, commit, p95) in enumerate(runs):
         said = {"branch": branch, "commit": commit, "tags": {"runner": "ubuntu", "number": str(number)}}
@@ -233,15 +233,15 @@ CUSTOM = {
         ("somebody else's 100%", ["custom.somebody else's 100%"]),
     ],
 )
-def test_a_metric_goes_by_each_of_its_names(folder: Path, name: str, keys: list[str]) -> None:
-    """The flat key, the custom key and the name as recorded lead to the same values, of each series."""
+def test_a_metric_has_several_names(folder: Path, name: str, keys: list[str]) -> None:
+    """Flat key, custom key and recorded name give the same values, of each series."""
     values = SnapshotAggregator(folder).values(name)
     assert [value.key for value in values] == keys * 3
     assert [value.run.run_id for value in values] == [f"run {number}" for number in range(3) for _ in keys]
 
 
 def test_a_metric_comes_before_an_operation_of_its_name(tmp_path: Path) -> None:
-    """What is ambiguous is the metric's, then the statistic's, then the operation's; keys are never."""
+    """An ambiguous name means the metric, then the statistic, then the operation. Keys are unique."""
     keys = {"x%2Ep95": 1, "x/p95": 2, "operation:x/p95": 3}
     aggregator = SnapshotAggregator(tmp_path)
     for custom in (keys, {key: keys[key] for key in ("x/p95", "operation:x/p95")}, {"operation:x/p95": 3}):
@@ -251,25 +251,25 @@ def test_a_metric_comes_before_an_operation_of_its_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ask", ["values", "get_metric_summary"])
-def test_an_unknown_metric_is_answered_with_the_nearest(folder: Path, ask: str) -> None:
-    """The error quotes the name, says where was looked, and suggests names as recorded and flat keys."""
+def test_an_unknown_metric_is_an_error_with_suggestions(folder: Path, ask: str) -> None:
+    """The error quotes the name and the sources, and suggests similar names and flat keys."""
     aggregator = SnapshotAggregator(folder)
     for wrong, meant in (("latency.p59", "latency.p95"), ("git.comits.created", "git.commits.created")):
         with pytest.raises(UnknownMetricError) as caught:
             getattr(aggregator, ask)(wrong)
         assert f"no metric {wrong!r} in the 3 runs of {str(folder)!r}" in str(caught.value)
         assert f"Did you mean {meant!r}" in str(caught.value)
-    with pytest.raises(UnknownMetricError, match=r"the 0 chosen runs of .*; others have it"):
+    with pytest.raises(UnknownMetricError, match=r"the 0 selected runs of .*: other runs have it"):
         getattr(aggregator.where(branch="none"), ask)("latency.p95")
     with pytest.raises(UnknownMetricError, match="There are none yet"):
         getattr(SnapshotAggregator(folder / "nothing"), ask)("latency.p95")
 
 
-# -- over runs ---------------------------------------------------------------------------------------------
+# -- summaries ---------------------------------------------------------------------------------------------
 
 
-def test_a_summary_is_of_runs(folder: Path) -> None:
-    """Each run counts once; quantiles are nearest ranks; the seconds are those since the oldest run."""
+def test_a_summary_is_over_runs(folder: Path) -> None:
+    """Each run has the same weight, quantiles are nearest ranks, and seconds count from the oldest run."""
     clock = ManualClock(START + timedelta(minutes=10))
     assert SnapshotAggregator(folder, clock=clock).get_metric_summary("latency.p95") == {
         "count": 3,
@@ -286,8 +286,8 @@ def test_a_summary_is_of_runs(folder: Path) -> None:
     }
 
 
-def test_a_window_begins_at_its_edge_and_never_ends(folder: Path) -> None:
-    """A run at the edge is in it, and so is one of a machine whose clock is ahead; `seconds` says how far."""
+def test_a_window_has_a_start_and_no_end(folder: Path) -> None:
+    """It includes a run at its start, and a run of a machine whose clock is ahead; `seconds` covers it."""
     clock = ManualClock(START + timedelta(minutes=1.5))
     aggregator = SnapshotAggregator(folder, clock=clock)
     summary = aggregator.get_metric_summary("latency.p95", timedelta(minutes=0.5))
@@ -297,15 +297,15 @@ def test_a_window_begins_at_its_edge_and_never_ends(folder: Path) -> None:
 
 
 def test_several_series_are_summarized_together(folder: Path) -> None:
-    """All values are taken together, and no series speaks for the newest run."""
+    """All values are used, and `last` is absent."""
     summary = SnapshotAggregator(folder).get_metric_summary("http.requests")
     assert (summary["count"], summary["min"], summary["max"], summary["avg"]) == (6, 5, 6, 5.5)
     assert "last" not in summary
 
 
 @pytest.mark.parametrize("window", [timedelta(0), timedelta(-1), 60, "1h"])
-def test_a_bad_window_is_an_error(folder: Path, window: Any) -> None:
-    """Whatever is asked, the error quotes the window."""
+def test_an_invalid_window_is_an_error(folder: Path, window: Any) -> None:
+    """Every method quotes the window."""
     aggregator = SnapshotAggregator(folder)
     for ask in (
         lambda: aggregator.values("throughput", window),
@@ -318,7 +318,7 @@ def test_a_bad_window_is_an_error(folder: Path, window: Any) -> None:
 
 
 def test_a_success_rate_is_averaged_over_runs(tmp_path: Path) -> None:
-    """Each run counts the same; where no run of the window has the rate, nothing is known to have failed."""
+    """Each run has the same weight. Without a rate in the window, it is 1.0."""
     for minute, rate in enumerate([1.0, 0.5, 0.0]):
         write(tmp_path / f"{minute}.json", document(minute, **{"operation:db/query/success_rate": rate}))
     write(tmp_path / "3.json", document(30, **{"operation:other/count": 3}))
@@ -330,8 +330,8 @@ def test_a_success_rate_is_averaged_over_runs(tmp_path: Path) -> None:
         aggregator.get_success_rate("db.qery")
 
 
-def test_the_largest_are_by_unit(folder: Path) -> None:
-    """Durations rank as timers, operations a second as rates, and everything as gauges."""
+def test_the_largest_values_are_ranked_by_unit(folder: Path) -> None:
+    """Durations rank as timers, operations per second as rates, and all values as gauges."""
     aggregator = SnapshotAggregator(folder)
     timers = aggregator.get_top_metrics(MetricType.TIMER)
     assert [(one.name, one.value) for one in timers] == [
@@ -348,8 +348,8 @@ def test_the_largest_are_by_unit(folder: Path) -> None:
     assert aggregator.get_top_metrics(MetricType.COUNTER) == []
 
 
-def test_a_series_bears_its_tags_and_those_of_its_runs(folder: Path) -> None:
-    """A filter takes the runs and series that match; what all runs share is listed."""
+def test_a_series_has_its_tags_and_those_of_its_runs(folder: Path) -> None:
+    """A filter selects matching runs and series. The tags that all runs share are listed."""
     aggregator = SnapshotAggregator(folder, clock=ManualClock(START))
     found = {value.metadata["key"]: value for value in aggregator.get_metrics_by_tag({})}
     one = found["custom.http/requests[endpoint:/b%2Ehtml]"]
@@ -367,7 +367,7 @@ def test_a_series_bears_its_tags_and_those_of_its_runs(folder: Path) -> None:
 
 
 def test_every_series_is_in_an_export(folder: Path) -> None:
-    """Each format holds what is listed; an unknown one is an error that lists those there are."""
+    """Each format has all series. An unknown format is an error that lists the known ones."""
     aggregator = SnapshotAggregator(folder)
     listed = len(aggregator.get_metrics_by_tag({}))
     assert len(list(csv.DictReader(io.StringIO(aggregator.export_metrics("csv"))))) == listed
@@ -377,7 +377,7 @@ def test_every_series_is_in_an_export(folder: Path) -> None:
         aggregator.export_metrics("xml")
 
 
-# -- which runs --------------------------------------------------------------------------------------------
+# -- selected runs -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -398,14 +398,14 @@ def test_every_series_is_in_an_export(folder: Path) -> None:
         ({"last": 1, "branch": "main"}, "1"),
     ],
 )
-def test_runs_are_chosen_by_their_context(folder: Path, chosen: dict[str, Any], runs: str) -> None:
-    """All that is asked for holds at once, and `last` is of what is left."""
+def test_runs_are_selected_by_their_context(folder: Path, chosen: dict[str, Any], runs: str) -> None:
+    """All conditions apply at once, and `last` applies to the matching runs."""
     found = SnapshotAggregator(folder).where(**chosen).runs()
     assert "".join(run.run_id or "" for run in found).replace("run ", "") == runs
 
 
-def test_choices_add_up_and_leave_the_history_alone(folder: Path) -> None:
-    """A choice among chosen runs is of those; the history that was asked still has all."""
+def test_conditions_add_up_and_do_not_change_the_history(folder: Path) -> None:
+    """A second selection is within the first. The original history still has all runs."""
     history = SnapshotAggregator(folder)
     main = history.where(branch="main", tags={"runner": "ubuntu"})
     assert [run.run_id for run in main.where(tags={"number": "0"}).runs()] == ["run 0"]
@@ -416,8 +416,8 @@ def test_choices_add_up_and_leave_the_history_alone(folder: Path) -> None:
 @pytest.mark.parametrize(
     "chosen", [{"last": 0}, {"last": True}, {"last": "3"}, {"environment": "prod"}, {"tags": ["a"]}]
 )
-def test_a_bad_choice_is_an_error(folder: Path, chosen: dict[str, Any]) -> None:
-    """It quotes what was passed."""
+def test_an_invalid_condition_is_an_error(folder: Path, chosen: dict[str, Any]) -> None:
+    """The error quotes the value."""
     with pytest.raises(InvalidInputError) as caught:
         SnapshotAggregator(folder).where(**chosen)
     assert repr(*chosen.values()) in str(caught.value)
@@ -431,8 +431,8 @@ def test_a_source_is_a_path(source: Any) -> None:
     assert repr(source) in str(caught.value)
 
 
-def test_a_run_says_where_it_comes_from(folder: Path) -> None:
-    """Its record is typed and holds the whole context, and the file."""
+def test_a_run_has_its_context(folder: Path) -> None:
+    """It is typed, with the whole context and the file."""
     run = SnapshotAggregator(folder).runs()[2]
     assert run.timestamp == START + timedelta(minutes=2)
     assert run.timestamp.tzinfo is UTC
@@ -441,8 +441,8 @@ def test_a_run_says_where_it_comes_from(folder: Path) -> None:
     assert (run.path, run.line) == (folder / "2.json", None)
 
 
-def test_what_a_file_does_not_say_is_taken_from_the_file(tmp_path: Path) -> None:
-    """Without a timestamp a run took place when its file was written; without an id it is one of its own."""
+def test_a_missing_timestamp_is_the_modification_time(tmp_path: Path) -> None:
+    """A run without an id is always a separate run."""
     for name in ("a.json", "b.json"):
         write(tmp_path / name, {"metrics": {"throughput": 1}})
         os.utime(tmp_path / name, ns=(0, 1_767_225_600_123_456_000))
@@ -455,8 +455,8 @@ def test_what_a_file_does_not_say_is_taken_from_the_file(tmp_path: Path) -> None
 # -- other sources -----------------------------------------------------------------------------------------
 
 
-def test_sources_are_one_history_and_a_run_in_several_is_one_run(folder: Path, tmp_path: Path) -> None:
-    """Folders, files and files with a line a snapshot are read together; a copied baseline counts once."""
+def test_sources_form_one_history(folder: Path, tmp_path: Path) -> None:
+    """Folders, files and JSON lines are read together. A copied baseline counts once."""
     runs = [json.loads((folder / f"{number}.json").read_text()) for number in range(3)]
     other = document(-1, "other", throughput=4)
     baselines = tmp_path / "baselines"
@@ -474,8 +474,8 @@ def test_sources_are_one_history_and_a_run_in_several_is_one_run(folder: Path, t
     assert [run.run_id for run in SnapshotAggregator(baselines / "current.json").runs()] == ["run 1"]
 
 
-def test_a_source_that_is_not_there_yet_is_empty(tmp_path: Path) -> None:
-    """A history may be asked before the first run is written, and then has it."""
+def test_a_missing_source_is_empty(tmp_path: Path) -> None:
+    """A history may be queried before the first run is written, and has it then."""
     aggregator = SnapshotAggregator(tmp_path / "later", tmp_path / "later.jsonl")
     assert aggregator.runs() == []
     assert not (tmp_path / "later").exists()
@@ -484,16 +484,14 @@ def test_a_source_that_is_not_there_yet_is_empty(tmp_path: Path) -> None:
 
 
 def test_a_source_that_cannot_be_listed_is_an_error(tmp_path: Path) -> None:
-    """A folder that is a file of another kind is said by name."""
+    """The error names the source."""
     write(tmp_path / "notes.txt", b"hello")
     with pytest.raises(OutputError, match=r"cannot list .*notes\.txt"):
         SnapshotAggregator(tmp_path / "notes.txt").runs()
 
 
-def test_a_file_that_is_no_snapshot_is_said_once_and_left_alone(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """It is logged once and listed as long as it is there; what is no file of snapshots is not looked at."""
+def test_an_invalid_file_is_logged_once_and_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is listed as long as it exists. Files with other names are not read."""
     write(tmp_path / "bad.json", {"metrics": {"cpu_percent": 150}})
     for name in ("a.dist", ".hidden.json", "other.jsonl", "README"):
         write(tmp_path / name, b"no snapshot")
@@ -513,11 +511,11 @@ def test_a_file_that_is_no_snapshot_is_said_once_and_left_alone(
     assert aggregator.left_out() == []
 
 
-# -- with the rest of the library --------------------------------------------------------------------------
+# -- integration -------------------------------------------------------------------------------------------
 
 
-def test_what_a_system_wrote_is_found_by_the_names_it_recorded(tmp_path: Path, clock: ManualClock) -> None:
-    """From a collector through the writer to the history, names and tags are the same."""
+def test_runs_of_a_system_are_found_by_recorded_names(tmp_path: Path, clock: ManualClock) -> None:
+    """From the collector through the writer to the history, names and tags are the same."""
     for number in range(2):
         with MetricsSystem(clock=clock) as metrics:
             metrics.collector.record_counter("git.commits.created", number, {"repo": "a.b"})
@@ -536,8 +534,8 @@ def test_what_a_system_wrote_is_found_by_the_names_it_recorded(tmp_path: Path, c
     assert history.where(tags={"latency_metric": "db.query"}).get_metric_summary("throughput")["count"] == 2
 
 
-def test_it_stands_in_for_any_aggregator(folder: Path) -> None:
-    """A system draws dashboards and builds a snapshot of it, alone or beside a store."""
+def test_it_works_as_the_aggregator_of_a_system(folder: Path) -> None:
+    """A system draws dashboards and builds a snapshot with it, alone or beside a store."""
     with MetricsSystem(
         aggregator=CombinedAggregator(InMemoryAggregator(), SnapshotAggregator(folder))
     ) as metrics:

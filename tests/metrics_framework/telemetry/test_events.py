@@ -1,4 +1,4 @@
-"""Writing readings as telemetry events, which Stormlog loads."""
+"""Readings are written as telemetry events that Stormlog loads."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ IDENTITY = TelemetryIdentity("session-1", "node-1", 7, "job-1", 1, 0, 2)
 
 
 class Monitor(NullMonitor):
-    """Says what the test says."""
+    """Returns the readings that the test sets."""
 
     def __init__(self, **memory: float) -> None:
         super().__init__()
         self.memory = memory
 
     def get_memory_usage(self) -> dict[str, float]:
-        """Return it."""
+        """Return the memory reading."""
         return self.memory
 
     def get_cpu_usage(self) -> dict[str, float]:
-        """Return a little."""
+        """Return a small reading."""
         return {"percent": 12.5}
 
 
@@ -53,7 +53,7 @@ class Broken:
 
 
 def test_a_reading_is_an_event_of_schema_4(clock: ManualClock):
-    """The process is the allocator and the machine is the device; what is not known is null."""
+    """The process is the allocator, the machine is the device, and unknown values are null."""
     monitor = Monitor(process_rss=100.0, used=600, available=1_200, total=1_000)
     source = ResourceEvents(monitor, IDENTITY, clock)
     [first] = source.events("sample", interval_ms=50)
@@ -78,7 +78,7 @@ def test_a_reading_is_an_event_of_schema_4(clock: ManualClock):
         "allocator_inactive_bytes": None,
         "allocator_change_bytes": 0,
         "device_used_bytes": 600,
-        "device_free_bytes": 1_000,  # no more than there is
+        "device_free_bytes": 1_000,  # at most the total
         "device_total_bytes": 1_000,
         "context": None,
         "metadata": {"backend": "cpu", "cpu.percent": 12.5},
@@ -93,14 +93,14 @@ def test_a_reading_is_an_event_of_schema_4(clock: ManualClock):
     assert source.events("sample")[0]["allocator_change_bytes"] == -20
 
 
-def test_a_monitor_that_knows_nothing_writes_nulls(clock: ManualClock):
-    """Nothing is made up."""
+def test_a_monitor_without_readings_writes_nulls(clock: ManualClock):
+    """Missing values are not invented."""
     [event] = ResourceEvents(Monitor(), IDENTITY, clock).events("sample")
     assert [value for name, value in event.items() if name.endswith("_bytes")] == [None] * 8
 
 
 def test_a_session_has_a_start_and_a_stop(tmp_path, clock):
-    """Between them are the samples, in the order in which they were taken, and the file is read back."""
+    """The samples are between them, in order, and the file can be read back."""
     path = tmp_path / "new" / "folder" / "run.jsonl"
     with TelemetryLog(path, [ResourceEvents(Monitor(process_rss=1), IDENTITY, clock)]) as log:
         for _ in range(2):
@@ -112,8 +112,8 @@ def test_a_session_has_a_start_and_a_stop(tmp_path, clock):
     assert records[1].timestamp_ns - records[0].timestamp_ns == 1_000_000_000
 
 
-def test_a_file_that_ends_in_a_half_line_is_continued_on_a_new_one(tmp_path, clock):
-    """After a writer that was killed nothing of ours is lost."""
+def test_after_a_partial_line_writing_continues_on_a_new_line(tmp_path, clock):
+    """No event is lost after another writer was killed."""
     path = tmp_path / "run.jsonl"
     path.write_bytes(b'{"half')
     flaws: list[object] = []
@@ -125,8 +125,8 @@ def test_a_file_that_ends_in_a_half_line_is_continued_on_a_new_one(tmp_path, clo
     assert len(flaws) == 1
 
 
-def test_a_source_that_fails_costs_its_own_events_only(tmp_path, clock, caplog):
-    """It is logged once."""
+def test_a_source_that_fails_does_not_affect_others(tmp_path, clock, caplog):
+    """The error is logged once."""
     path = tmp_path / "run.jsonl"
     with (
         caplog.at_level(logging.ERROR, logger="metrics_framework"),
@@ -137,28 +137,28 @@ def test_a_source_that_fails_costs_its_own_events_only(tmp_path, clock, caplog):
     assert len([line for line in caplog.text.splitlines() if "no reading" in line]) == 1
 
 
-def test_what_is_no_json_is_an_error(tmp_path):
-    """And nothing of it is written."""
+def test_an_event_that_is_not_json_is_an_error(tmp_path):
+    """Nothing of it is written."""
     path = tmp_path / "run.jsonl"
     log = TelemetryLog(path, [])
     for value in ({1}, float("nan")):
-        with pytest.raises(InvalidInputError, match="is no JSON"):
+        with pytest.raises(InvalidInputError, match="cannot be converted to JSON"):
             log.write({"a": value})
     log.close()
     assert path.read_bytes() == b""
 
 
-def test_a_log_that_was_closed_takes_nothing(tmp_path):
-    """It says so."""
+def test_a_closed_log_rejects_events(tmp_path):
+    """The error says that it is closed."""
     log = TelemetryLog(tmp_path / "run.jsonl", [])
     log.close()
     log.close()
-    with pytest.raises(ClosedError, match="was closed"):
+    with pytest.raises(ClosedError, match="is closed"):
         log.write({})
 
 
 def test_a_file_that_cannot_be_written_is_an_error(tmp_path):
-    """It names the path."""
+    """The error names the path."""
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"cannot write '.*file/run.jsonl'"):
         TelemetryLog(tmp_path / "file" / "run.jsonl", [])
@@ -168,7 +168,7 @@ def test_a_file_that_cannot_be_written_is_an_error(tmp_path):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_a_full_disk_is_an_error():
-    """Nothing is lost in silence."""
+    """No event is lost silently."""
     log = TelemetryLog("/dev/full", [])
     with pytest.raises(OutputError) as caught:
         log.write({})
@@ -178,7 +178,7 @@ def test_a_full_disk_is_an_error():
 
 
 def test_samples_are_taken_in_the_background(tmp_path):
-    """At an interval, which the events state, until it is stopped."""
+    """They are taken at an interval, which the events contain, until sampling is stopped."""
     path = tmp_path / "run.jsonl"
     enough = threading.Event()
 
@@ -212,7 +212,7 @@ def test_samples_are_taken_in_the_background(tmp_path):
     ],
 )
 def test_rank_and_job_are_found(environ, expected):
-    """As torchrun, Open MPI and Slurm state them."""
+    """They are found in the variables of torchrun, Open MPI and Slurm."""
     found = TelemetryIdentity.find(environ)
     assert (found.job_id, found.rank, found.local_rank, found.world_size) == expected
 
@@ -221,15 +221,15 @@ def test_rank_and_job_are_found(environ, expected):
     "changes",
     [{"rank": 2}, {"rank": -1}, {"rank": True}, {"local_rank": 5}, {"session_id": " "}, {"host": ""}],
 )
-def test_an_identity_that_cannot_be_is_an_error(changes):
-    """Every reader of the events would refuse it."""
+def test_an_invalid_identity_is_an_error(changes):
+    """Every reader of the events would reject it."""
     with pytest.raises(InvalidInputError):
         replace(IDENTITY, **changes)
 
 
-def test_variables_that_are_no_numbers_are_an_error():
+def test_variables_that_are_not_integers_are_an_error():
     """The message names them."""
-    with pytest.raises(InvalidInputError, match="RANK and its like"):
+    with pytest.raises(InvalidInputError, match="RANK, LOCAL_RANK and WORLD_SIZE are not all integers"):
         TelemetryIdentity.find({"RANK": "x", "WORLD_SIZE": "2"})
 
 
@@ -251,8 +251,8 @@ print(json.dumps([{
 
 
 @pytest.mark.heavy
-def test_stormlog_loads_what_we_write(tmp_path):
-    """As a completed session, without changing anything: its record ids of our events are ours."""
+def test_stormlog_loads_our_events(tmp_path):
+    """It loads a completed session without changes, with the same record ids."""
     path = tmp_path / "run.jsonl"
     with TelemetryLog(path, [ResourceEvents(PsutilMonitor(), IDENTITY)]) as log:
         log.sample()

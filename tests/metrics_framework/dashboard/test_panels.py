@@ -1,4 +1,4 @@
-"""Dashboards are plain data that shows the course of what an aggregator and a monitor know."""
+"""Dashboards are plain data with the time series of an aggregator and the readings of a monitor."""
 
 from __future__ import annotations
 
@@ -33,44 +33,44 @@ VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
 
 class Monitor:
-    """A monitor whose readings are always the same."""
+    """A monitor with constant readings."""
 
     def get_memory_usage(self):
-        """Return some memory."""
+        """Return a memory reading."""
         return {"percent": 97.0, "process_rss": 2.0, "process_peak_rss": 3.0, "total": 4.0}
 
     def get_cpu_usage(self):
-        """Return some CPU."""
+        """Return a CPU reading."""
         return {"percent": 50.0, "process_percent": 180.0, "count": 2.0, "load_1m": 3.0}
 
     def get_disk_usage(self, path="/"):
-        """Return some disk."""
+        """Return a disk reading."""
         return {"percent": 80.0}
 
     def get_network_stats(self):
-        """Return some network."""
+        """Return a network reading."""
         return {"bytes_sent": 5, "errors_in": 1, "drops_out": 7}
 
 
 class Contract:
-    """An aggregator with the methods of the contract and no history: somebody else's."""
+    """A third-party aggregator that only has the methods of the contract."""
 
     def __init__(self, values=(), summaries=None):
         self.values, self.summaries, self.listings = list(values), summaries or {}, 0
 
     def get_metrics_by_tag(self, tag_filter):
-        """Return what the test chose."""
+        """Return the values of the test."""
         self.listings += 1
         return self.values
 
     def get_metric_summary(self, metric_name, time_window=None):
-        """Return what the test chose."""
+        """Return the summary of the test."""
         return self.summaries[metric_name]
 
 
 @pytest.fixture
 def aggregator(clock: ManualClock) -> InMemoryAggregator:
-    """Return an aggregator over ten minutes of a small application."""
+    """Return an aggregator with ten minutes of a small application."""
     store = Store(clock)
     collector, timer, tracker = InMemoryCollector(store), InMemoryTimer(store), InMemoryTracker(store)
     collector.describe("size", unit=MetricUnit.BYTES)
@@ -92,7 +92,7 @@ def aggregator(clock: ManualClock) -> InMemoryAggregator:
 
 
 def checked(dashboard):
-    """Return a dashboard that is valid, survives JSON, and has a panel of each id once."""
+    """Return a dashboard that is valid, survives JSON, and has unique panel ids."""
     assert json.loads(json.dumps(dashboard, allow_nan=False)) == dashboard
     json.dumps(dashboard, ensure_ascii=False).encode("utf-8")
     VALIDATOR.validate(dashboard)
@@ -106,19 +106,19 @@ def checked(dashboard):
 
 
 def panels(aggregator, dashboard_type, monitor=None, **options):
-    """Return a dashboard's panels by their ids."""
+    """Return the panels of a dashboard by id."""
     now = utc(aggregator.store.clock) if isinstance(aggregator, InMemoryAggregator) else NOW
     dashboard = checked(create_dashboard(dashboard_type, aggregator, monitor or Monitor(), now, **options))
     return {panel["id"]: panel for panel in dashboard["panels"]}
 
 
 def values(panel):
-    """Return what a panel shows as tuples."""
+    """Return the series of a panel as tuples."""
     return [(each["name"], each["tags"], each["value"]) for each in panel["series"]]
 
 
-def test_the_schema_is_one():
-    """It is a valid schema of draft 2020-12, and each answer is a copy of its own."""
+def test_the_schema_is_valid():
+    """It is a valid schema of draft 2020-12, and each call returns a new copy."""
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     assert SCHEMA["$schema"].endswith("2020-12/schema")
     dashboard_schema().clear()
@@ -129,16 +129,16 @@ def test_the_schema_is_one():
 
 @pytest.mark.parametrize("dashboard_type", TYPES)
 @pytest.mark.parametrize("what", ["busy", "empty", "null"])
-def test_every_dashboard_has_one_shape(aggregator, dashboard_type, what):
-    """A dashboard can be drawn and sent without knowing its type, also where nothing was recorded."""
+def test_all_dashboards_have_the_same_structure(aggregator, dashboard_type, what):
+    """A dashboard can be drawn and sent without knowing its type, even if it is empty."""
     asked = {"busy": aggregator, "empty": InMemoryAggregator(), "null": NullAggregator()}[what]
     dashboard = checked(create_dashboard(dashboard_type, asked, PsutilMonitor(), NOW))
     assert (dashboard["type"], dashboard["generated_at"]) == (dashboard_type, "2026-01-01T00:00:00+00:00")
     assert (dashboard["schema_version"], dashboard["window_seconds"]) == (1, 3600.0)
 
 
-def test_the_overview_begins_with_three_numbers_and_goes_on_with_three_lines(aggregator):
-    """First what a phone shows at a glance, then rate, errors and duration."""
+def test_the_overview_has_three_numbers_and_three_lines(aggregator):
+    """The numbers for a glance, then rate, errors and duration."""
     shown = panels(aggregator, "overview")
     assert [(panel["kind"], one) for one, panel in shown.items()] == [
         ("stat", "errors-overall"),
@@ -157,7 +157,7 @@ def test_the_overview_begins_with_three_numbers_and_goes_on_with_three_lines(agg
 
 
 def test_lines_have_the_points_of_the_window(aggregator):
-    """Each stretch of time is a point at its start, with what was recorded in it alone."""
+    """Each interval is a point at its start, with only its own records."""
     checkout = panels(aggregator, "overview", window=timedelta(minutes=10), points=20)["error-rate"][
         "series"
     ][1]
@@ -174,8 +174,8 @@ def test_lines_have_the_points_of_the_window(aggregator):
     assert 0.0 in {value for _, value in requests["points"]}
 
 
-def test_a_rate_is_not_shown_of_a_stretch_that_has_hardly_begun(clock):
-    """One event a millisecond after a stretch began is no thousand events a second."""
+def test_a_short_interval_has_no_rate(clock):
+    """One event in the first millisecond of an interval is not a thousand events per second."""
     store = Store(clock)
     for _ in range(64 * 5):
         store.find("counter", "requests", None).add(1)
@@ -186,8 +186,8 @@ def test_a_rate_is_not_shown_of_a_stretch_that_has_hardly_begun(clock):
     assert {value for _, value in requests["points"]} == {1.0}
 
 
-def test_thresholds_are_the_callers(aggregator):
-    """A panel of something that can be too high says from where on, in its own unit."""
+def test_thresholds_come_from_the_caller(aggregator):
+    """A panel has its threshold in its own unit."""
     shown = panels(aggregator, "overview", error_rate=0.25, memory_percent=80)
     critical = {"severity": "critical", "direction": "above"}
     assert shown["error-rate"]["thresholds"] == [{"value": 25.0, **critical}]
@@ -195,8 +195,8 @@ def test_thresholds_are_the_callers(aggregator):
     assert panels(aggregator, "errors")["errors-overall"]["thresholds"] == [{"value": 5.0, **critical}]
 
 
-def test_performance_shows_where_the_time_goes(aggregator):
-    """Beside throughput and durations: the time spent in all, and the largest values by unit."""
+def test_performance_shows_the_total_time(aggregator):
+    """It also has throughput, durations, and the largest values by unit."""
     shown = panels(aggregator, "performance")
     assert values(shown["time-spent"]) == [("checkout", {}, 100_000.0), ("query", {}, 245)]
     assert values(shown["values-in-bytes-p95"]) == [("size", {}, 509.0)]
@@ -205,7 +205,7 @@ def test_performance_shows_where_the_time_goes(aggregator):
 
 
 def test_errors_are_shown_by_operation_and_by_kind(aggregator):
-    """Each kind of failure is a row of its operation, the most frequent first."""
+    """Each error type is a row of its operation, the most frequent first."""
     shown = panels(aggregator, "errors")
     assert values(shown["failures-by-kind"]) == [
         ("checkout", {"error_type": "timeout"}, 10),
@@ -221,8 +221,8 @@ def test_errors_before_the_window_are_not_shown_by_kind(aggregator, clock):
     assert panels(aggregator, "errors")["error-rate"]["series"] == []
 
 
-def test_resources_show_what_was_recorded(aggregator):
-    """Memory, CPU, load and disk have lines out of their gauges, shares of the machine in percent."""
+def test_resources_show_recorded_gauges(aggregator):
+    """Memory, CPU, load and disk have lines, in percent of the machine."""
     shown = panels(aggregator, "resources", SimpleNamespace(), memory_percent=80, cpu_percent=90)
     assert values(shown["memory"]) == [(MEMORY, {}, 97.0)]
     assert len(shown["memory"]["series"][0]["points"]) >= 10
@@ -251,13 +251,13 @@ def test_resources_show_what_was_recorded(aggregator):
 
 
 def test_resources_that_were_not_recorded_are_read_now():
-    """Without background monitoring there is one point, the monitor's current reading."""
+    """Without background monitoring, the point is the current reading of the monitor."""
     shown = panels(InMemoryAggregator(Store(ManualClock())), "resources")
     assert shown["memory"]["series"] == [
         {"name": MEMORY, "tags": {}, "points": [[NOW.timestamp(), 97.0]], "value": 97.0}
     ]
     assert values(shown["disk"]) == [(DISK, {"system.filesystem.mountpoint": "/"}, 80.0)]
-    assert shown["network"]["series"] == []  # one reading is no rate
+    assert shown["network"]["series"] == []  # a rate needs two readings
     sent, received = ({"network.io.direction": way} for way in ("transmit", "receive"))
     assert values(shown["network-totals"]) == [(NETWORK, sent, 5)]
     assert values(shown["network-errors"]) == [
@@ -268,7 +268,7 @@ def test_resources_that_were_not_recorded_are_read_now():
 
 @pytest.mark.parametrize("interval", [10, 60])
 def test_the_networks_rate_comes_from_its_totals(clock, interval):
-    """However often the totals are read, the line is what passed in both directions per second."""
+    """The line is the traffic per second in both directions, however often totals are read."""
     store, monitor = Store(clock), Monitor()
     sent = 0
     monitor.get_network_stats = lambda: {"bytes_sent": sent, "bytes_received": 10**9 + 3 * sent}
@@ -285,8 +285,8 @@ def test_the_networks_rate_comes_from_its_totals(clock, interval):
     )
 
 
-def test_a_total_that_begins_anew_is_a_gap(clock):
-    """Where the interfaces' counters fell there is no rate, and none is negative."""
+def test_a_total_that_is_reset_is_a_gap(clock):
+    """If the counters of the interfaces decrease, there is no rate, and never a negative one."""
     store, monitor = Store(clock), Monitor()
     total = 0
     monitor.get_network_stats = lambda: {"bytes_sent": total}
@@ -299,7 +299,7 @@ def test_a_total_that_begins_anew_is_a_gap(clock):
 
 
 def test_the_disk_line_is_the_fullest_disk(clock):
-    """Of several disks the line is the one that is full first, whichever was read last."""
+    """The line is the fullest of several disks, in any order of reading."""
 
     class Disks(Monitor):
         disks = ("/", "/data", "/tmp")
@@ -330,7 +330,7 @@ def test_the_disk_line_is_the_fullest_disk(clock):
 
 @pytest.mark.parametrize("recorded", [False, True], ids=["read now", "recorded"])
 def test_the_real_monitor_fills_the_resources(clock, recorded):
-    """Of this machine and this process every panel has something to show, in its own unit."""
+    """Every panel has values of this machine and process, in its own unit."""
     store, monitor = Store(clock), PsutilMonitor()
     for _ in range(5 if recorded else 0):
         record_resources(monitor, InMemoryCollector(store))
@@ -341,15 +341,15 @@ def test_the_real_monitor_fills_the_resources(clock, recorded):
     assert ("network" in filled) == recorded
     for one in ("cpu", "memory", "disk"):
         assert all(0 <= series["value"] <= 100 for series in shown[one]["series"])
-    assert shown["memory"]["series"][0]["value"] > 1  # percent, no share
+    assert shown["memory"]["series"][0]["value"] > 1  # in percent, not a share
     process, peak = shown["process-memory"]["series"]
     assert 1e6 < process["value"] <= peak["value"]
     assert shown["load"]["thresholds"][0]["value"] >= 1
 
 
 @pytest.mark.parametrize("recorded", [False, True], ids=["read now", "recorded"])
-def test_a_monitor_that_lacks_keys_leaves_its_panels_empty(clock, caplog, recorded):
-    """What a foreign monitor does not know, or says in no number, is missing, and nothing else."""
+def test_missing_readings_leave_their_panels_empty(clock, caplog, recorded):
+    """Readings of another monitor may be missing or not numbers. Other panels are not affected."""
 
     class Poor(Monitor):
         def get_memory_usage(self):
@@ -376,7 +376,7 @@ def test_a_monitor_that_lacks_keys_leaves_its_panels_empty(clock, caplog, record
 
 
 def test_a_panel_stays_readable(clock):
-    """However many operations there are, a chart has five lines and a table ten rows: the worst."""
+    """A chart has at most five lines and a table ten rows: the largest."""
     store = Store(clock)
     tracker, collector = InMemoryTracker(store), InMemoryCollector(store)
     for number in range(25):
@@ -396,30 +396,30 @@ def test_a_panel_stays_readable(clock):
 
 
 def test_an_operation_that_is_timed_and_tracked_is_one_line(aggregator):
-    """Its rate is that of its outcomes; what is only timed has that of its durations."""
+    """Its rate is that of its outcomes. An operation that is only timed has the rate of its durations."""
     names = [series["name"] for series in panels(aggregator, "overview")["throughput"]["series"]]
     assert sorted(names) == ["checkout", "login", "query", "requests", "search"]
 
 
 @pytest.mark.parametrize("dashboard_type", TYPES)
 def test_everything_is_listed_once(aggregator, dashboard_type, monkeypatch):
-    """The most expensive question, for all series, is asked at most once for a dashboard."""
+    """All series are listed at most once per dashboard, because that is expensive."""
     listing, asked = aggregator.get_metrics_by_tag, []
     monkeypatch.setattr(aggregator, "get_metrics_by_tag", lambda tags: asked.append(tags) or listing(tags))
     panels(aggregator, dashboard_type)
     assert asked == ([] if dashboard_type == "resources" else [{}])
 
 
-# -- somebody else's parts -------------------------------------------------------------------------------
+# -- third-party parts ----------------------------------------------------------------------------------
 
 
 def value(name, number, metric_type, unit=MetricUnit.COUNT, tags=None, **metadata):
-    """Return a metric's value."""
+    """Return the value of a metric."""
     return MetricValue(name, number, metric_type, unit, NOW, tags or {}, metadata)
 
 
 def test_an_aggregator_without_history_has_one_point():
-    """The contract alone makes a dashboard: what its summary of the window says, now."""
+    """The contract alone is enough for a dashboard: a point with the summary of the window."""
     foreign = Contract(
         [
             value("requests", 90, MetricType.COUNTER, rate=9.0),
@@ -440,12 +440,12 @@ def test_an_aggregator_without_history_has_one_point():
 
 
 def test_the_in_memory_aggregator_has_a_history(aggregator):
-    """It offers what dashboards look for."""
+    """It implements `HistoryAggregator`."""
     assert isinstance(aggregator, HistoryAggregator)
 
 
-def test_an_aggregator_without_windows_is_no_fault(caplog):
-    """Where a window is refused, as it may be, the present numbers are shown and nothing is logged."""
+def test_an_aggregator_without_windows_is_not_an_error(caplog):
+    """If it refuses a window, as it may, current numbers are shown and nothing is logged."""
     foreign = Contract([value("requests", 90, MetricType.COUNTER, rate=9.0)], {})
 
     def refuse(metric_name, time_window=None):
@@ -458,7 +458,7 @@ def test_an_aggregator_without_windows_is_no_fault(caplog):
 
 
 class Broken:
-    """Raises whatever it is asked."""
+    """Raises on every call."""
 
     def __getattr__(self, name):
         def fail(*_):
@@ -468,8 +468,8 @@ class Broken:
 
 
 @pytest.mark.parametrize("dashboard_type", TYPES)
-def test_a_broken_part_takes_nothing_else_along(aggregator, dashboard_type, caplog):
-    """A monitor or an aggregator that raises is logged, and the other's panels are there."""
+def test_a_broken_part_does_not_affect_the_other(aggregator, dashboard_type, caplog):
+    """The error is logged, and the panels of the other part are complete."""
     without_monitor = panels(aggregator, dashboard_type, Broken())
     assert any(panel["series"] for panel in without_monitor.values())
     caplog.clear()
@@ -513,8 +513,8 @@ HOSTILE_VALUES = st.builds(
     st.dictionaries(st.sampled_from(["rate", "p95", "sum", "last", "avg", "count"]), HOSTILE_NUMBERS),
     st.sampled_from(TYPES),
 )
-def test_whatever_a_foreign_aggregator_says_the_dashboard_is_valid(listed, summary, dashboard_type):
-    """No number, name or tag, however odd, makes a dashboard that JSON or its schema refuses."""
+def test_a_dashboard_of_any_aggregator_is_valid(listed, summary, dashboard_type):
+    """Any numbers, names and tags give a dashboard that is valid JSON and follows the schema."""
     foreign = Contract(listed, {each.name: summary for each in listed})
     now = NOW
     checked(create_dashboard(dashboard_type, foreign, Monitor(), now))
@@ -528,8 +528,8 @@ def test_whatever_a_foreign_aggregator_says_the_dashboard_is_valid(listed, summa
     checked(create_dashboard(dashboard_type, foreign, Monitor(), now))
 
 
-def test_what_is_recorded_may_be_huge_or_hostile(clock):
-    """Numbers at the end of the floats and names out of any alphabet are drawn as far as they can be."""
+def test_recorded_values_may_be_huge_or_hostile(clock):
+    """Numbers near the largest float and names from any alphabet are drawn as far as possible."""
     store = Store(clock)
     collector, tracker = InMemoryCollector(store), InMemoryTracker(store)
     for _ in range(3):
@@ -549,7 +549,7 @@ def test_what_is_recorded_may_be_huge_or_hostile(clock):
 
 @pytest.mark.parametrize("unknown", ["overviews", "", None, 3, ["overview"]])
 def test_an_unknown_dashboard_is_an_error(aggregator, unknown):
-    """The error quotes what was asked for and names dashboards that there are."""
+    """The error quotes the type and names similar ones."""
     with pytest.raises(InvalidInputError) as caught:
         create_dashboard(unknown, aggregator, PsutilMonitor(), NOW)
     assert repr(unknown) in str(caught.value)
@@ -570,11 +570,11 @@ def test_an_unknown_dashboard_is_an_error(aggregator, unknown):
     ],
 )
 def test_a_window_points_and_thresholds_are_checked(aggregator, options):
-    """The error quotes what was passed."""
+    """The error quotes the value."""
     with pytest.raises(InvalidInputError, match=f"{next(iter(options))}="):
         create_dashboard("overview", aggregator, Monitor(), NOW, **options)
 
 
 def test_outcomes_are_operations_only(aggregator):
-    """What is known of how operations ended is their rates, not those of counters."""
+    """Outcomes are the rates of operations, not those of counters."""
     assert {value.name for value in outcomes(aggregator)} == {"checkout", "login", "search"}
