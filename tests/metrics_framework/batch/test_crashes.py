@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from metrics_framework.batch import BatchMetrics
-from metrics_framework.batch.load import load_stats
+from metrics_framework.batch.summary import load_summary
 from metrics_framework.errors import OutputError
 
 pytestmark = pytest.mark.heavy
@@ -46,12 +46,12 @@ def test_a_batch_that_is_killed_at_any_moment_goes_on(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
         process.stdout.close()
-        stats = load_stats(tmp_path / "journal")
+        stats = load_summary(tmp_path / "journal")
         assert stats["total_files"] == stats["processed_count"] == len(names(tmp_path / "journal"))
     subprocess.run([sys.executable, "-c", SCRIPT], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
     assert kills >= 3
     assert sorted(names(tmp_path / "journal")) == [f"file-{number:06}" for number in range(6_000)]
-    stats = load_stats(tmp_path / "journal")
+    stats = load_summary(tmp_path / "journal")
     assert (stats["total_files"], stats["timing"]["min_per_file_seconds"]) == (6_000, 0.5)
 
 
@@ -140,7 +140,7 @@ def test_a_journal_that_cannot_be_begun_is_an_error(small_disk: Path) -> None:
     with (small_disk / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
         while True:
             ballast.write(bytes(4096))
-    with pytest.raises(OutputError, match=r"cannot begin the journal .* No space left on device"):
+    with pytest.raises(OutputError, match=r"cannot write the journal .* No space left on device"):
         BatchMetrics(journal=small_disk / "journal")
 
 
@@ -160,16 +160,16 @@ def test_a_device_that_is_always_full_loses_details_only(caplog: pytest.LogCaptu
     """Every write fails; the batch has everything in memory that fits there, and all of its totals."""
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
-    from metrics_framework.batch.disk import Spill, _File
-    from metrics_framework.batch.records import Records
+    from metrics_framework.batch.disk import SpillFile, _OffsetFile
+    from metrics_framework.batch.rows import RowStore
 
-    spill = Spill()
-    spill._file = _File(os.open("/dev/full", os.O_RDWR))
-    records = Records(10, spill)
+    spill = SpillFile()
+    spill._file = _OffsetFile(os.open("/dev/full", os.O_RDWR))
+    records = RowStore(10, spill)
     for number in range(100):
         records.rows.append((str(number), 1.0, 1.0, 1, 0, "success", None, None, None))
-        records.settle()
-    totals, rows = records.seen()
+        records.flush()
+    totals, rows = records.totals_and_rows()
     assert totals.counts.files + len(rows) == 100
     assert records.lost == totals.counts.files
     assert "No space left on device" in caplog.text

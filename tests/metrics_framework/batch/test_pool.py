@@ -76,14 +76,14 @@ def test_only_a_few_items_are_taken_ahead() -> None:
 @pytest.mark.parametrize("how", [{}, {"threads": 0}, {"processes": 0}, {"threads": 1, "processes": 1}])
 def test_a_pool_is_of_one_kind(how: dict[str, int]) -> None:
     """Neither kind, both, or no worker is an error at once."""
-    with pytest.raises(InvalidInputError, match="say how many there are of one of them"):
+    with pytest.raises(InvalidInputError, match="pass one of them, 1 or more"):
         BatchMetrics().map(work, [], **how)
 
 
 def test_what_cannot_go_to_another_process_is_said_at_once() -> None:
     """A lambda, say; nothing is recorded as if every file had failed."""
     batch = BatchMetrics()
-    with pytest.raises(InvalidInputError, match="cannot go to another process"):
+    with pytest.raises(InvalidInputError, match="cannot be pickled for another process"):
         batch.map(lambda _: None, [1], processes=1)
     assert batch.counts.files == 0
 

@@ -25,7 +25,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from metrics_framework.cli.app import app
-from metrics_framework.cli.numbers import duration, plain
+from metrics_framework.cli.output import format_duration, format_number
 from metrics_framework.snapshots import Environment, PerformanceSnapshot, read_snapshot
 from metrics_framework.snapshots.distributions import DISTRIBUTIONS_TAG
 
@@ -60,14 +60,6 @@ def workplace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     for name in OUTSIDE:
         monkeypatch.delenv(name, raising=False)
     return tmp_path
-
-
-@pytest.fixture(autouse=True)
-def interruptible() -> Iterator[None]:
-    """Let what the tests start be interrupted, even where they run in the background of a shell."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def metrics_framework(*arguments: str) -> list[str]:
@@ -238,10 +230,10 @@ def test_run_measures_a_command_and_writes_a_snapshot() -> None:
     assert done.stdout.splitlines()[0].strip() == "op, 3 runs"
     table = rows(done.stdout)
     assert metrics.latency is not None
-    assert table["mean"] == duration(metrics.latency.mean or 0)
-    assert table["p95"] == duration(metrics.latency.p95 or 0)
-    assert table["throughput"] == f"{plain(metrics.throughput or 0)} runs/s"
-    assert table["peak memory"] == f"{plain(metrics.memory_mb or 0)} MB"
+    assert table["mean"] == format_duration(metrics.latency.mean or 0)
+    assert table["p95"] == format_duration(metrics.latency.p95 or 0)
+    assert table["throughput"] == f"{format_number(metrics.throughput or 0)} runs/s"
+    assert table["peak memory"] == f"{format_number(metrics.memory_mb or 0)} MB"
     assert table["failures"] == "0"
     assert {"p50", "p99", "min", "max"} <= set(table)
 
@@ -424,7 +416,7 @@ def test_more_tags_than_a_snapshot_holds_are_refused(number: int) -> None:
     """Tags that a snapshot has no room for, beside its own, are wrong usage before anything runs."""
     done = invoke("run", *(f"--tag=k{index}=v" for index in range(number)), "--", "touch", "ran")
     assert done.exit_code == 2
-    assert f"{number} are too many: a snapshot holds 50" in done.stderr.replace("\n", " ")
+    assert f"{number} tags are too many: a snapshot holds 50" in done.stderr.replace("\n", " ")
     assert list(Path.cwd().iterdir()) == []
 
 
@@ -598,7 +590,7 @@ def test_a_terminal_shows_progress_and_a_pipe_stays_plain() -> None:
     assert process.returncode == 0
     shown = ESCAPES.sub("", drawn)
     assert "[red]nap ━" in shown
-    assert re.search(r"[12]/3 last [\d.]+ m?s", shown)
+    assert re.search(r"[12]/3 0 errors, \S+/s, \S+ s left, last [\d.]+ m?s", shown)
     assert drawn.rindex("\x1b[?25h") > drawn.rindex("\x1b[?25l")
     assert "\x1b" not in output
     assert len(written()) == 1
@@ -645,7 +637,7 @@ def test_a_pipe_gets_a_line_every_few_seconds() -> None:
     done = cli("run", "-n", "2", "--warmup", "1", "--name", "nap", "--", "sleep", "2.6")
     assert done.returncode == 0
     (line,) = done.stderr.splitlines()
-    assert re.fullmatch(r"nap: run 1, 2 of 3 done, last [\d.]+ s", line)
+    assert re.fullmatch(r"nap: 2 of 3 done, 0 errors, [\d.]+/s, \d+ s left, last [\d.]+ s", line)
 
 
 # -- validate ------------------------------------------------------------------------------------------

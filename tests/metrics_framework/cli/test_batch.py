@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from metrics_framework.cli.app import app
-from metrics_framework.cli.batch_run import find_files, shown_name
+from metrics_framework.cli.batch import find_files, recorded_name
 from metrics_framework.snapshots import PerformanceSnapshot, read_snapshot
 
 
@@ -100,14 +100,14 @@ def test_stats_of_an_unknown_batch_name_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["in/*.txt"], "there is no command: put it behind --"),
-        (["in/*.txt", "--"], "there is no command"),
-        (["in/*.txt", "--", "cat"], "no part of the command is {}"),
-        (["in/*.nope", "--", "cat", "{}"], "no file is found by 'in/*.nope'"),
+        (["in/*.txt"], "missing command: put it after --"),
+        (["in/*.txt", "--"], "missing command"),
+        (["in/*.txt", "--", "cat"], "the command does not contain {}"),
+        (["in/*.nope", "--", "cat", "{}"], "no file matches 'in/*.nope'"),
         (["--", "cat", "{}"], "Missing argument"),
         (["--resume", "in/*.txt", "--", "cat", "{}"], "--resume needs the --id"),
-        (["--resume", "--id", "x", "in/*.txt", "--", "cat", "{}"], "there is no batch 'x' to go on with"),
-        (["--id", "../x", "in/*.txt", "--", "cat", "{}"], "only letters, digits"),
+        (["--resume", "--id", "x", "in/*.txt", "--", "cat", "{}"], "there is no batch 'x' to resume"),
+        (["--id", "../x", "in/*.txt", "--", "cat", "{}"], "'../x' is not valid: use letters, digits"),
         (["--tag", "k", "in/*.txt", "--", "cat", "{}"], "is not of the form KEY=VALUE"),
         (["in/*.txt", "--", "no-such-program", "{}"], "cannot run 'no-such-program'"),
         (["--state", "in/a.txt/x", "in/*.txt", "--", "cat", "{}"], "cannot open the journal"),
@@ -128,11 +128,11 @@ def test_a_batch_is_not_begun_twice() -> None:
     assert invoke("run", "--id", "b", "in/[ab]*.txt", *command).exit_code == 0
     refused = invoke("run", "--id", "b", "in/*.txt", *command)
     assert refused.exit_code == 2
-    assert "--resume goes on with it" in refused.stderr
+    assert "pass --resume to resume it" in refused.stderr
     assert invoke("run", "--id", "b", "--resume", "in/*.txt", *command).exit_code == 0
     assert sorted(Path("done").read_text().splitlines()) == sorted(find_files(["in/*.txt"]))
     nothing = invoke("run", "--id", "b", "--resume", "in/*.txt", *command)
-    assert (nothing.exit_code, nothing.stderr) == (0, "nothing is left to do\n")
+    assert (nothing.exit_code, nothing.stderr) == (0, "no files are left to process\n")
     assert rows(nothing.stdout)["files"] == "5"
 
 
@@ -181,10 +181,10 @@ def test_names_that_are_no_text_are_processed(workplace: Path) -> None:
     result = invoke("run", "--id", "b", "--csv", "out.csv", "in/*.dat", "--", "test", "-e", "{}")
     assert result.exit_code == 0, result.output
     assert "in/\\udcff.dat" in Path("out.csv").read_text()
-    assert shown_name(path) == "in/\\udcff.dat"
+    assert recorded_name(path) == "in/\\udcff.dat"
     assert (
         invoke("run", "--id", "b", "--resume", "in/*.dat", "--", "true", "{}").stderr
-        == "nothing is left to do\n"
+        == "no files are left to process\n"
     )
 
 

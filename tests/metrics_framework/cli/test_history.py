@@ -149,14 +149,14 @@ def test_an_unknown_metric_is_one_line(snapshots: Path) -> None:
     where = f"the 0 chosen runs of {str(snapshots)!r}"
     assert result.stderr == f"Error: no metric 'latency.p95' in {where}; others have it\n"
     result = cli("history", snapshots, "--branch", "none")
-    assert (result.exit_code, result.stdout, result.stderr) == (1, "", f"{snapshots}: no such runs\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", f"{snapshots}: no run matches\n")
 
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     """A folder that does not exist is wrong usage; an empty one holds no snapshot."""
     assert cli("history", "nowhere").exit_code == 2
     result = cli("history", tmp_path)
-    assert (result.exit_code, result.stderr) == (1, f"{tmp_path}: holds no snapshot\n")
+    assert (result.exit_code, result.stderr) == (1, f"{tmp_path}: no snapshot found\n")
     assert cli("history", tmp_path, "--tag", "novalue").exit_code == 2
 
 
@@ -167,7 +167,7 @@ def test_a_bad_file_is_named_once_and_left_out(snapshots: Path) -> None:
     result = cli("history", snapshots)
     assert result.exit_code == 0
     (line,) = result.stderr.splitlines()
-    assert line.startswith(f"{snapshots / 'bad.json'}: left out: document: is not JSON")
+    assert line.startswith(f"{snapshots / 'bad.json'}: skipped: document: is not JSON")
     assert "\x1b" not in result.stdout
     assert r"\x1b[31mred" in result.stdout
 
@@ -178,14 +178,14 @@ def test_two_timers_are_not_taken_for_one(tmp_path: Path) -> None:
         tags = {"latency_metric": timer}
         write(tmp_path / f"{number}.json", document(number, str(number), {"p95": 1.0}, tags=tags, a=1))
     note = (
-        "Note: latency and throughput are of several timers: 'parse' in 2 runs, 'render' in 1 run;"
-        " --tag latency_metric=… chooses one\n"
+        "Note: latency and throughput come from different timers: 'parse' in 2 runs, 'render' in 1 run;"
+        " select one with --tag latency_metric=…\n"
     )
     assert cli("history", tmp_path, "latency.p95").stderr == note
     assert cli("history", tmp_path).stderr == note
     assert cli("history", tmp_path, "a").stderr == ""
     assert cli("history", tmp_path, "latency.p95", "--tag", "latency_metric=parse").stderr == ""
-    assert "several timers" in cli("diff", tmp_path / "0.json", tmp_path / "1.json").stderr
+    assert "different timers" in cli("diff", tmp_path / "0.json", tmp_path / "1.json").stderr
 
 
 # -- diff --------------------------------------------------------------------------------------------------
@@ -247,4 +247,4 @@ def test_a_diff_of_what_is_no_snapshot_is_an_error(tmp_path: Path, snapshots: Pa
     assert result.stderr.startswith(f"{bad}: metrics.throughput: must be")
     (tmp_path / "empty").mkdir()
     result = cli("diff", tmp_path / "empty", snapshots)
-    assert (result.exit_code, result.stderr) == (1, f"{tmp_path / 'empty'}: holds no snapshot\n")
+    assert (result.exit_code, result.stderr) == (1, f"{tmp_path / 'empty'}: no snapshot found\n")

@@ -192,7 +192,10 @@ def test_follow_prints_events_as_they_come(tmp_path):
         time.sleep(0.2)  # it may be about to count it
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 130
-        assert process.stderr.read() == f"{path}, line 1: is no JSON object but []\n3 events, 1 other lines\n"
+        assert (
+            process.stderr.read()
+            == f"{path}, line 1: is no JSON object but []\nevents: 3, invalid lines: 1\n"
+        )
 
 
 @pytest.mark.heavy

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from metrics_framework.batch import BatchMetrics
-from metrics_framework.batch.load import load_stats
-from metrics_framework.batch.resume import Names
+from metrics_framework.batch.disk import NameSet
+from metrics_framework.batch.summary import load_summary
 from metrics_framework.clock import ManualClock
 from metrics_framework.errors import InvalidInputError, OutputError
 
@@ -70,8 +70,8 @@ def test_what_failed_may_be_done_again(journal: Path, clock: ManualClock) -> Non
     assert next(batch.remaining(FILES)) == "1"
     batch.record_file("1", duration=1.0)
     batch.close()
-    assert load_stats(journal)["errors"] == {"by_type": {}, "total": 0, "rate_percent": 0.0}
-    assert load_stats(journal)["total_files"] == 3
+    assert load_summary(journal)["errors"] == {"by_type": {}, "total": 0, "rate_percent": 0.0}
+    assert load_summary(journal)["total_files"] == 3
     assert [path.name for path in journal.parent.iterdir()] == ["b.jsonl"]
 
 
@@ -85,7 +85,7 @@ def test_a_line_that_was_not_finished_is_written_over(journal: Path, clock: Manu
         assert batch.counts.files == len(rows)
         batch.record_file("new", duration=1.0)
         batch.close()
-        assert load_stats(journal)["total_files"] == len(rows) + 1
+        assert load_summary(journal)["total_files"] == len(rows) + 1
         assert journal.read_bytes().endswith(b"null]\n")
 
 
@@ -120,7 +120,7 @@ def test_a_file_that_is_no_journal_is_left_alone(tmp_path: Path, content: bytes)
 
 def test_a_journal_is_of_one_batch(journal: Path) -> None:
     """Another id is an error that names both."""
-    with pytest.raises(InvalidInputError, match="of the batch 'b', not of 'c'"):
+    with pytest.raises(InvalidInputError, match="of batch 'b', not of 'c'"):
         BatchMetrics("c", journal=journal)
 
 
@@ -129,7 +129,7 @@ def test_a_journal_is_used_once_at_a_time(journal: Path) -> None:
     first = BatchMetrics(journal=journal)
     with pytest.raises(InvalidInputError, match="is in use by another batch"):
         BatchMetrics(journal=journal)
-    assert load_stats(journal)["total_files"] == 3
+    assert load_summary(journal)["total_files"] == 3
     first.close()
     BatchMetrics(journal=journal)
 
@@ -151,14 +151,14 @@ def test_a_journal_says_what_its_columns_are(journal: Path) -> None:
 
 def test_stats_come_from_a_journal_or_an_export(journal: Path, clock: ManualClock, tmp_path: Path) -> None:
     """They are the same; an interrupted batch ends with its last file."""
-    stats = load_stats(journal)
+    stats = load_summary(journal)
     assert stats["timing"]["total_duration_seconds"] == 10.0
     batch = BatchMetrics(journal=journal, clock=clock)
     batch.export_json(tmp_path / "out.json")
-    exported = load_stats(tmp_path / "out.json")
+    exported = load_summary(tmp_path / "out.json")
     assert exported["errors"] == stats["errors"]
     (tmp_path / "small.json").write_text(json.dumps({"summary": exported}))
-    assert load_stats(tmp_path / "small.json") == exported
+    assert load_summary(tmp_path / "small.json") == exported
 
 
 @pytest.mark.parametrize(
@@ -168,13 +168,13 @@ def test_stats_of_anything_else_are_an_error(tmp_path: Path, content: bytes) -> 
     """Whatever it is, it is said in a sentence."""
     path = tmp_path / "x"
     path.write_bytes(content)
-    with pytest.raises(InvalidInputError, match="neither the journal of a batch nor"):
-        load_stats(path)
+    with pytest.raises(InvalidInputError, match="neither the journal nor the JSON export of a batch"):
+        load_summary(path)
 
 
 def test_names_are_found_again() -> None:
     """A name that was added is in, any other is not, also one that is no UTF-8."""
-    names = Names()
+    names = NameSet()
     names.add(str(number) for number in range(1_000))
     names.add(["\udcff"])
     assert len(names) == 1_001

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from metrics_framework.cli.measure import Measurement, measure
-from metrics_framework.cli.numbers import duration, plain
-from metrics_framework.cli.tables import print_measurement, print_snapshot
+from metrics_framework.batch.progress import make_progress
+from metrics_framework.cli.measure import CommandMeasurement, measure, print_measurement
+from metrics_framework.cli.output import format_duration, format_number, print_failure, sparkline
+from metrics_framework.cli.snapshots import print_snapshot
+from metrics_framework.clock import SYSTEM_CLOCK
 from metrics_framework.snapshots import (
     Environment,
     LatencyMetrics,
@@ -20,6 +25,8 @@ from metrics_framework.snapshots import (
     SnapshotMetadata,
 )
 from metrics_framework.system import MetricsSystem
+
+MILLISECONDS = {"µs": 1e-3, "ms": 1.0, "s": 1e3}
 
 
 @pytest.fixture(autouse=True)
@@ -54,15 +61,15 @@ def test_a_measurement_has_a_row_for_every_figure(capsys: pytest.CaptureFixture[
     cpu = next(key for key in table if key.startswith("CPU"))
     assert re.fullmatch(r"CPU, of \d+ cores", cpu)
     assert {key: table[key] for key in table if key != "run by run"} == {
-        "mean": duration(latency.mean or 0),
-        "p50": duration(latency.p50 or 0),
-        "p95": duration(latency.p95 or 0),
-        "p99": duration(latency.p99 or 0),
-        "min": duration(summary["min"]),
-        "max": duration(summary["max"]),
-        "throughput": f"{plain(metrics.throughput or 0)} runs/s",
-        "peak memory": f"{plain(metrics.memory_mb or 0)} MB",
-        cpu: f"{plain(metrics.cpu_percent or 0)} %",
+        "mean": format_duration(latency.mean or 0),
+        "p50": format_duration(latency.p50 or 0),
+        "p95": format_duration(latency.p95 or 0),
+        "p99": format_duration(latency.p99 or 0),
+        "min": format_duration(summary["min"]),
+        "max": format_duration(summary["max"]),
+        "throughput": f"{format_number(metrics.throughput or 0)} runs/s",
+        "peak memory": f"{format_number(metrics.memory_mb or 0)} MB",
+        cpu: f"{format_number(metrics.cpu_percent or 0)} %",
         "failures": "0",
     }
     assert re.fullmatch("[▁▂▃▄▅▆▇█]{3}", table["run by run"])
@@ -74,7 +81,7 @@ def test_a_measurement_has_a_row_for_every_figure(capsys: pytest.CaptureFixture[
 def test_every_statistic_is_in_its_own_row(capsys: pytest.CaptureFixture[str]) -> None:
     """Of runs that took 1 to 100 milliseconds, each row shows the statistic that it is named after."""
     times = [float(number) for number in range(1, 101)]
-    measurement = Measurement("op", MetricsSystem(), milliseconds=times)
+    measurement = CommandMeasurement("op", MetricsSystem(), milliseconds=times)
     for milliseconds in times:
         measurement.system.collector.record_timer("op", milliseconds)
         measurement.system.tracker.record_success("op")
@@ -204,3 +211,117 @@ def test_a_terminal_gets_colours(capsys: pytest.CaptureFixture[str], monkeypatch
     print_measurement(measurement, measurement.system.snapshot())
     failures = next(line for line in capsys.readouterr().out.splitlines() if "failures" in line)
     assert "\x1b[1;31m" in failures
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [
+        (0, "0 µs"),
+        (0.0001234, "0.123 µs"),
+        (0.01234, "12.3 µs"),
+        (0.9994, "999 µs"),
+        (0.9996, "1 ms"),
+        (1, "1 ms"),
+        (1.5, "1.50 ms"),
+        (12.34, "12.3 ms"),
+        (99.96, "100 ms"),
+        (999.4, "999 ms"),
+        (999.7, "1 s"),
+        (1234.5, "1.23 s"),
+        (90_000, "90 s"),
+        (3_600_000, "3,600 s"),
+    ],
+)
+def test_a_duration_has_the_unit_that_suits_it(milliseconds: float, text: str) -> None:
+    """Durations read as people write them: three digits, in microseconds, milliseconds or seconds."""
+    assert format_duration(milliseconds) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0"),
+        (3, "3"),
+        (3.0, "3"),
+        (0.98765, "0.988"),
+        (0.5, "0.500"),
+        (0.0123, "0.0123"),
+        (0.99996, "1"),
+        (9.996, "10"),
+        (12.34, "12.3"),
+        (99.94, "99.9"),
+        (99.96, "100"),
+        (123.4, "123"),
+        (1234.5678, "1,235"),
+        (1234567.0, "1,234,567"),
+    ],
+)
+def test_a_plain_number_has_three_digits_that_count(number: float, text: str) -> None:
+    """Numbers are rounded to three digits, but never lose whole ones, and thousands are set apart."""
+    assert format_number(number) == text
+
+
+@given(st.floats(1e-6, 1e12))
+def test_a_rounded_number_is_near_the_number(number: float) -> None:
+    """Whatever the number, what is shown is within half a percent of it and has at most three digits."""
+    text = format_number(number)
+    assert float(text.replace(",", "")) == pytest.approx(number, rel=0.005)
+    if number < 999:
+        digits = text.partition("e")[0].replace(".", "").lstrip("0")
+        assert len(digits) <= 3
+
+
+@given(st.floats(1e-6, 1e12))
+def test_a_duration_can_be_read_back(milliseconds: float) -> None:
+    """Whatever the duration, number and unit together are within half a percent of it."""
+    number, unit = format_duration(milliseconds).split(" ")
+    assert float(number.replace(",", "")) * MILLISECONDS[unit] == pytest.approx(milliseconds, rel=0.005)
+    if unit != "s":
+        assert re.fullmatch(r"[\d.]{1,7}(e-\d+)?", number)
+
+
+@pytest.mark.parametrize(
+    ("values", "bars"),
+    [
+        ([], ""),
+        ([0.0, 0.0], "▁▁"),
+        ([5.0], "█"),
+        ([7.0, 7.0, 7.0], "███"),
+        ([1, 2, 4, 8], "▁▂▄█"),
+        ([0, 8], "▁█"),
+        ([1e-9, 1.0], "▁█"),
+    ],
+)
+def test_a_sparkline_is_a_bar_for_each_value(values: list[float], bars: str) -> None:
+    """Each bar is as high as its value's share of the largest."""
+    assert sparkline(values) == bars
+
+
+@given(st.lists(st.floats(0, 1e9), min_size=1, max_size=300), st.integers(1, 50))
+def test_a_sparkline_fits_and_keeps_the_outlier(values: list[float], width: int) -> None:
+    """Never wider than asked for, and the largest value is a full bar in its place however many there are."""
+    bars = sparkline(values, width)
+    assert len(bars) == min(len(values), width)
+    if max(values) > 0:
+        assert bars[values.index(max(values)) * len(bars) // len(values) :].count("█") >= 1
+
+
+def test_a_sparkline_of_many_values_shows_each_stretch() -> None:
+    """With more values than bars, every bar is the largest of its stretch, in the order of time."""
+    values = [1.0] * 100
+    values[3], values[57], values[99] = 8.0, 4.0, 6.0
+    bars = sparkline(values, 10)
+    assert bars == "█▁▁▁▁▄▁▁▁▆"
+
+
+def test_a_failure_shows_the_end_of_its_error_output() -> None:
+    """The headline is followed by the last lines, indented and with control characters escaped."""
+    pipe = io.StringIO()
+    progress = make_progress("build", 1, SYSTEM_CLOCK, pipe)
+    print_failure(progress, "run 1 failed", "".join(f"line {number}\x1b\n" for number in range(1, 31)), 10)
+    print_failure(progress, "run 2 failed", "", 10)
+    assert pipe.getvalue().splitlines() == [
+        "run 1 failed",
+        *(f"  line {number}\\x1b" for number in range(21, 31)),
+        "run 2 failed",
+    ]

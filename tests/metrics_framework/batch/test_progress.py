@@ -1,0 +1,297 @@
+"""Progress of loops, on a pseudo-terminal and on a pipe."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import io
+import os
+import re
+import struct
+import subprocess
+import sys
+import termios
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Self, TextIO
+
+import pytest
+
+from metrics_framework.batch import BatchMetrics
+from metrics_framework.batch import progress as progress_module
+from metrics_framework.batch.progress import ProgressLines, make_progress
+from metrics_framework.clock import SYSTEM_CLOCK, ManualClock
+
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+
+
+class Terminal:
+    """A pseudo-terminal; everything that is drawn on it is kept."""
+
+    def __init__(self) -> None:
+        self._keyboard, screen = os.openpty()
+        fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+        self.screen: TextIO = os.fdopen(screen, "w")
+        self._drawn = b""
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.drawn()
+
+    def drawn(self) -> str:
+        """Close the terminal; return what was drawn, with its escape codes."""
+        if not self.screen.closed:
+            self.screen.close()
+            self._reader.join()
+            os.close(self._keyboard)
+        return self._drawn.decode()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                chunk = os.read(self._keyboard, 4096)
+            except OSError:  # how Linux says that the other end is closed
+                return
+            if not chunk:
+                return
+            self._drawn += chunk
+
+
+@pytest.fixture(autouse=True)
+def ordinary_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take nothing from the terminal that the tests run in."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    for name in ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_lines_tell_how_far_it_has_got(capsys: pytest.CaptureFixture[str], clock: ManualClock) -> None:
+    """Every five seconds a line has the errors, the rate and the time that remains; one is at the end."""
+    batch = BatchMetrics(clock=clock)
+    for number in batch.track(range(100), title="parsing"):
+        with batch.file(f"{number}"):
+            clock.advance(0.2)
+            if number % 25 == 0:
+                raise ValueError
+    assert capsys.readouterr().err.splitlines() == [
+        "parsing: 25 of 100 done, 1 error, 5/s, 15 s left",
+        "parsing: 50 of 100 done, 2 errors, 5/s, 10 s left",
+        "parsing: 75 of 100 done, 3 errors, 5/s, 5 s left",
+        "parsing: 100 of 100 done, 4 errors, 5/s",
+    ]
+
+
+def test_without_a_number_nothing_is_said_of_the_rest(
+    capsys: pytest.CaptureFixture[str], clock: ManualClock
+) -> None:
+    """Of items that come one by one nobody knows how many there will be, unless it is said."""
+    batch = BatchMetrics(clock=clock)
+    assert list(batch.track(iter("abc"))) == ["a", "b", "c"]
+    assert list(batch.track(iter("abc"), total=4)) == ["a", "b", "c"]
+    assert capsys.readouterr().err == "files: 3 done, 0 errors\nfiles: 3 of 4 done, 0 errors\n"
+
+
+def test_errors_from_before_are_not_this_loops(capsys: pytest.CaptureFixture[str]) -> None:
+    """Only errors since the loop began are counted."""
+    batch = BatchMetrics()
+    batch.record_error("before", "ValueError", "")
+    for _ in batch.track(["a"]):
+        batch.record_error("a", "ValueError", "")
+    assert "1 error" in capsys.readouterr().err
+
+
+def test_a_loop_that_is_left_says_where(capsys: pytest.CaptureFixture[str]) -> None:
+    """The last line counts the items that were done."""
+    batch = BatchMetrics()
+    for number in batch.track(range(10)):
+        if number == 4:
+            break
+    assert capsys.readouterr().err.startswith("files: 4 of 10 done")
+
+
+def test_nothing_to_do_is_nothing_to_say(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without items there is no line."""
+    assert list(BatchMetrics().track([])) == []
+    assert capsys.readouterr().err == ""
+
+
+def test_async_loops_work_for_both_kinds_of_items(capsys: pytest.CaptureFixture[str]) -> None:
+    """`async for` takes items that come asynchronously and those that do not; `for` refuses the former."""
+
+    async def items() -> AsyncIterator[int]:
+        for number in range(3):
+            await asyncio.sleep(0)
+            yield number
+
+    async def main() -> list[int]:
+        batch = BatchMetrics()
+        return [item async for item in batch.track(items())] + [item async for item in batch.track([3, 4])]
+
+    assert asyncio.run(main()) == [0, 1, 2, 3, 4]
+    with pytest.raises(TypeError, match="use `async for`"):
+        list(BatchMetrics().track(items()))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.4, "59 s"), (60, "1:00 min"), (3599, "59:59 min"), (7_620, "2:07 h")],
+)
+def test_times_are_said_as_people_do(seconds: float, text: str) -> None:
+    """Seconds, minutes and hours, two of them at most."""
+    assert progress_module._format_seconds(seconds) == text
+
+
+def test_a_stream_that_is_gone_ends_nothing(clock: ManualClock) -> None:
+    """Progress that nobody can read any more is no error."""
+    closed = io.StringIO()
+    closed.close()
+    for stream in (closed, None):
+        lines = ProgressLines("files", 2, clock, stream)
+        lines.update(1, 0)
+        lines.stop()
+
+
+SCRIPT = """
+import sys, time
+{without}
+from metrics_framework.batch import BatchMetrics
+batch = BatchMetrics()
+for number in batch.track(range(20), title="parsing"):
+    with batch.file(str(number)):
+        time.sleep(0.02)
+        if number == 3:
+            raise ValueError
+"""
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("rich", [True, False])
+def test_a_terminal_shows_a_bar_if_rich_is_there(tmp_path: Path, rich: bool) -> None:
+    """With rich there is a bar that is gone at the end, and without it lines."""
+    script = SCRIPT.format(without="" if rich else "sys.modules['rich'] = None")
+    keyboard, screen = os.openpty()
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stderr=screen,
+        env={**environment, "TERM": "xterm-256color", "COLUMNS": "100"},
+    )
+    os.close(screen)
+    drawn = b""
+    while True:
+        try:
+            chunk = os.read(keyboard, 4096)
+        except OSError:
+            break
+        if not chunk:
+            break
+        drawn += chunk
+    os.close(keyboard)
+    assert process.wait() == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn.decode())
+    assert "parsing" in text
+    assert ("━" in text) is rich
+    assert "1 error" in text
+    if not rich:
+        assert text.splitlines()[-1].startswith("parsing: 20 of 20 done, 1 error")
+
+
+def test_what_is_no_terminal_gets_lines(clock: ManualClock) -> None:
+    """Whether rich is installed or not."""
+    assert isinstance(make_progress("files", 1, clock, io.StringIO()), ProgressLines)
+
+
+def test_a_terminal_shows_a_bar() -> None:
+    """The bar shows the title, how many items are done and failed, and the note on the last one."""
+    with Terminal() as terminal:
+        progress = make_progress("build", 3, SYSTEM_CLOCK, terminal.screen)
+        progress.update(1, 0, "last 12.3 ms")
+        progress.update(2, 1, "last 1.50 s")
+        progress.stop()
+        drawn = terminal.drawn()
+    shown = ESCAPES.sub("", drawn)
+    assert "\x1b[" in drawn
+    assert "build" in shown
+    assert "━" in shown
+    assert "2/3" in shown
+    assert "1 error" in shown
+    assert "last 1.50 s" in shown
+
+
+def test_the_bar_restores_the_terminal() -> None:
+    """When the bar stops, it is erased and the cursor is visible again."""
+    with Terminal() as terminal:
+        progress = make_progress("build", 3, SYSTEM_CLOCK, terminal.screen)
+        progress.update(1, 0, "last 1 s")
+        progress.stop()
+        drawn = terminal.drawn()
+    assert drawn.rindex("\x1b[?25h") > drawn.rindex("\x1b[?25l")
+    last_frame = drawn[drawn.rindex("last 1 s") :]
+    assert "\x1b[2K" in last_frame
+
+
+def test_printed_lines_appear_above_the_bar() -> None:
+    """On a terminal each line is shown on its own, and the bar continues below."""
+    with Terminal() as terminal:
+        progress = make_progress("build", 3, SYSTEM_CLOCK, terminal.screen)
+        progress.update(1, 0)
+        progress.print("run 1 failed: exit code 3", "bold red")
+        progress.print("  details")
+        progress.update(2, 1)
+        progress.stop()
+        lines = [line.strip() for line in re.split(r"[\r\n]+", ESCAPES.sub("", terminal.drawn()))]
+    assert lines.index("run 1 failed: exit code 3") < lines.index("details")
+
+
+@pytest.mark.parametrize("title", ["a[b]", "[red]x", "[/]", "größe ✓", "{task.id}", "a\\"])
+def test_a_title_is_not_markup(title: str, clock: ManualClock) -> None:
+    """Brackets, braces and other characters of a title are shown unchanged, on a terminal and on a pipe."""
+    with Terminal() as terminal:
+        progress = make_progress(title, 3, SYSTEM_CLOCK, terminal.screen)
+        progress.update(1, 0)
+        progress.stop()
+        assert f"{title} " in ESCAPES.sub("", terminal.drawn())
+    pipe = io.StringIO()
+    progress = make_progress(title, 3, clock, pipe)
+    progress.update(1, 0)
+    progress.stop()
+    assert pipe.getvalue() == f"{title}: 1 of 3 done, 0 errors\n"
+
+
+def test_without_a_last_line_a_quick_job_prints_nothing(clock: ManualClock) -> None:
+    """A command that prints a table at the end shows lines only if it takes longer than a few seconds."""
+    pipe = io.StringIO()
+    progress = make_progress("build", 100, clock, pipe, last_line=False)
+    for step in range(100):
+        clock.advance(0.01)
+        progress.update(step + 1, 0)
+    progress.stop()
+    assert pipe.getvalue() == ""
+
+
+def test_a_line_ends_with_the_note(clock: ManualClock) -> None:
+    """Every five seconds a line shows the note of the latest update."""
+    pipe = io.StringIO()
+    progress = make_progress("build", 5, clock, pipe, last_line=False)
+    for step, note in enumerate(["last 1 s", "last 12.3 ms", "last 90 s"], 1):
+        clock.advance(3)
+        progress.update(step, 0, note)
+    progress.stop()
+    assert pipe.getvalue() == "build: 2 of 5 done, 0 errors, 0.33/s, 9 s left, last 12.3 ms\n"
+
+
+def test_printed_lines_are_not_markup() -> None:
+    """Markup, numbers and paths in a line stay as they are, and a long line is not wrapped."""
+    text = "[bold]x[/] /usr/bin 3.14 :smile: " + "x" * 300
+    pipe = io.StringIO()
+    progress = make_progress("build", 1, SYSTEM_CLOCK, pipe)
+    progress.print(text, "bold red")
+    progress.stop()
+    assert pipe.getvalue() == f"{text}\n"
