@@ -129,7 +129,10 @@ def load_summary(path: str | Path, in_memory: int = 10_000) -> dict[str, Any]:
         InvalidInputError: If it is neither a journal nor an export.
     """
     journal = Journal(path, writable=False)
-    state = JournalState.read(journal, None, in_memory) if journal.has_header() else JournalState()
+    try:
+        state = JournalState.read(journal, None, in_memory) if journal.has_header() else JournalState()
+    except OSError as error:  # a folder can be opened but not read
+        raise OutputError(f"cannot read {str(path)!r}: {error.strerror}") from error
     if state.batch_id is not None:
         return summarize(
             state.batch_id,

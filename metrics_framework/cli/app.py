@@ -13,10 +13,10 @@ from metrics_framework.cli.batch import batch
 from metrics_framework.cli.diff import DiffSide, read_side, show_diff
 from metrics_framework.cli.history import mixed_timers, open_history, show_metric, show_runs
 from metrics_framework.cli.measure import CommandMeasurement, measure, print_measurement
-from metrics_framework.cli.output import EXIT_INTERRUPTED
+from metrics_framework.cli.output import EXIT_INTERRUPTED, format_count
 from metrics_framework.cli.snapshots import INTERRUPTED_TAG, parse_pairs, parse_tags, print_snapshot, save
 from metrics_framework.cli.telemetry import telemetry
-from metrics_framework.errors import InvalidInputError, MetricsError, SnapshotError
+from metrics_framework.errors import InvalidInputError, MetricsError, OutputError, SnapshotError
 from metrics_framework.recording.engine import ENGINE
 from metrics_framework.snapshots import Environment, read_snapshot
 from metrics_framework.snapshots.build import LATENCY_TAG
@@ -26,7 +26,7 @@ from metrics_framework.snapshots.distributions import SUFFIX, read_sidecar
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message=f"%(prog)s, version %(version)s, {ENGINE} engine")
 def app() -> None:
-    """Measure commands, work with performance snapshots, run batch jobs, and read telemetry."""
+    """Measure commands, compare performance snapshots, run batch jobs, and read telemetry."""
 
 
 app.add_command(batch)
@@ -36,7 +36,7 @@ app.add_command(telemetry)
 @app.command(context_settings={"allow_interspersed_args": False})
 @click.option("-n", "--runs", default=10, show_default=True, type=click.IntRange(1), help="Measured runs.")
 @click.option(
-    "--warmup", default=0, show_default=True, type=click.IntRange(0), help="Unmeasured runs before them."
+    "--warmup", default=0, show_default=True, type=click.IntRange(0), help="Runs before them, not measured."
 )
 @click.option(
     "--output",
@@ -76,7 +76,9 @@ def run(
       2    wrong usage, or the command cannot be started
       130  interrupted by Ctrl-C or SIGTERM (the snapshot holds the finished runs)
 
-    Example: metrics-framework run -n 20 --warmup 2 -- python -c "import json"
+    \b
+    Example:
+      metrics-framework run -n 20 --warmup 2 -- python -c "import json"
     """  # noqa: D301 - the backspace tells click not to rewrap the paragraph
     context = parse_tags(tags)
     try:
@@ -128,13 +130,12 @@ def validate(files: tuple[Path, ...]) -> None:
     for file in files:
         try:
             if file.suffix == SUFFIX:
-                contents = f"{len(read_sidecar(file))} distributions"
+                contents = format_count(len(read_sidecar(file)), "distribution")
             else:
-                contents = f"{len(read_snapshot(file).metrics.flat())} measurements"
+                contents = format_count(len(read_snapshot(file).metrics.flat()), "measurement")
         except MetricsError as error:
             failed = True
-            for line in _lines(error):
-                click.echo(f"{file}: {line}", err=True)
+            _print_error(file, error)
         else:
             click.echo(f"{file}: valid, {contents}")
     sys.exit(1 if failed else 0)
@@ -144,12 +145,17 @@ def validate(files: tuple[Path, ...]) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the snapshot as JSON, including all defaults.")
 def show(file: Path, as_json: bool) -> None:
-    """Show the snapshot in FILE as a table."""
+    """Show the snapshot in FILE as a table.
+
+    \b
+    Exit codes:
+      0  the snapshot was shown
+      1  FILE is not a valid snapshot, or cannot be read
+    """  # noqa: D301 - as above
     try:
         snapshot = read_snapshot(file)
     except MetricsError as error:
-        for line in _lines(error):
-            click.echo(f"{file}: {line}", err=True)
+        _print_error(file, error)
         sys.exit(1)
     if as_json:
         click.echo(json.dumps(snapshot.to_dict(), indent=2))
@@ -192,19 +198,21 @@ def history(
     last: int | None,
     format: str,
 ) -> None:
-    """Show METRIC over the snapshots in DIR as a chart, or list all runs and metrics.
+    """Show how METRIC changed over the snapshots in DIR.
 
-    DIR is a folder, or a file with one snapshot per line such as FlameIQ's history.jsonl. METRIC is a key
-    like latency.p95 or custom.payload/size/mean, or the name under which it was recorded. Without a terminal
-    one line per run replaces the chart. Files that are not snapshots are skipped, with a message on standard
-    error.
+    With METRIC, the command draws a chart, or prints a line per run if there is no terminal. Without METRIC,
+    it lists all runs and metrics. METRIC is a key like latency.p95 or custom.payload/size/mean, or the name
+    under which it was recorded. DIR is a folder, or a file with one snapshot per line such as FlameIQ's
+    history.jsonl. Files that are not snapshots are skipped, with a message on standard error.
 
     \b
     Exit codes:
       0  runs were shown
       1  no run matches, or no run has the metric
 
-    Example: metrics-framework history snapshots latency.p95 --branch main --last 50
+    \b
+    Example:
+      metrics-framework history snapshots latency.p95 --branch main --last 50
     """  # noqa: D301 - as above
     found = open_history(source)
     try:
@@ -218,7 +226,8 @@ def history(
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
     if not runs:
-        click.echo(f"{source}: {'no run matches' if found.runs() else 'no snapshot found'}", err=True)
+        fault = "no run matches" if found.runs() else "no snapshot"
+        click.echo(f"Error: {fault} in {str(source)!r}", err=True)
         sys.exit(1)
     is_of_timer = metric is None or metric.startswith("latency.") or metric == "throughput"
     if is_of_timer and (note := mixed_timers(runs)):
@@ -236,9 +245,10 @@ def history(
     help="Output format.",
 )
 def diff(a: Path, b: Path, format: str) -> None:
-    """Show the snapshots A and B side by side, with each change in percent of A.
+    """Show the snapshots A and B side by side.
 
-    A and B are files, or folders, whose newest snapshot is used. The command reports no verdict.
+    A and B are files, or folders, whose newest snapshot is used. Changes are in percent of A. The command
+    reports no verdict.
 
     \b
     Exit codes:
@@ -252,10 +262,14 @@ def _side(path: Path) -> DiffSide:
     try:
         return read_side(path)
     except MetricsError as error:
-        for line in _lines(error):
-            click.echo(f"{path}: {line}", err=True)
+        _print_error(path, error)
         sys.exit(1)
 
 
-def _lines(error: MetricsError) -> tuple[str, ...]:
-    return error.violations if isinstance(error, SnapshotError) else (str(error),)
+def _print_error(path: Path, error: MetricsError) -> None:
+    """Print a read error, or each violation of the schema with the path of the file."""
+    if isinstance(error, OutputError):
+        click.echo(f"Error: {error}", err=True)
+        return
+    for violation in error.violations if isinstance(error, SnapshotError) else (str(error),):
+        click.echo(f"{path}: {violation}", err=True)

@@ -60,7 +60,7 @@ _CANNOT_START = InvalidInputError.__name__
 
 @click.group()
 def batch() -> None:
-    """Run a command for each of many files, and show the results of such batches."""
+    """Run a command for each of many files."""
 
 
 class _FilesAndCommand(click.Command):
@@ -155,7 +155,9 @@ def run(
       2    wrong usage, no files, or the command cannot be started
       130  interrupted by Ctrl-C or SIGTERM
 
-    Example: metrics-framework batch run --jobs 4 "src/**/*.py" -- python -m py_compile {}
+    \b
+    Example:
+      metrics-framework batch run --jobs 4 "src/**/*.py" -- python -m py_compile {}
     """  # noqa: D301 - the backspace tells click not to rewrap the paragraph
     command: list[str] = ctx.meta.get(__name__, [])
     if not command:
@@ -289,7 +291,9 @@ def _export(metrics: BatchMetrics, json_file: Path | None, csv_file: Path | None
 @_state
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def stats(batch_file: str, state: Path, as_json: bool) -> None:
-    """Show the summary of a batch, finished or running, by its journal, its JSON export or its ID.
+    """Show the summary of a batch, finished or running.
+
+    Pass its ID, or the path of its journal or JSON export.
 
     \b
     Exit codes:

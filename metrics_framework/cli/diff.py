@@ -43,7 +43,7 @@ def read_side(path: Path) -> DiffSide:
     if path.is_dir() or path.suffix == ".jsonl":
         newest = open_history(path).where(last=1).measurements()
         if not newest:
-            raise OutputError("no snapshot found")
+            raise OutputError(f"no snapshot in {str(path)!r}")
         return DiffSide(*newest[0])
     snapshot = read_snapshot(path)
     data = snapshot.metadata

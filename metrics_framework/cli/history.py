@@ -22,6 +22,7 @@ from metrics_framework.cli.chart import chart
 from metrics_framework.cli.output import (
     add_cells,
     escape_control,
+    format_count,
     format_measurement,
     sparkline,
     table_title,
@@ -86,7 +87,9 @@ def mixed_timers(runs: Iterable[Run]) -> str | None:
     timers = Counter(run.tags[LATENCY_TAG] for run in runs if LATENCY_TAG in run.tags)
     if len(timers) < 2:
         return None
-    listed = ", ".join(f"{timer!r} in {_runs(number)}" for timer, number in timers.most_common())
+    listed = ", ".join(
+        f"{timer!r} in {format_count(number, 'run')}" for timer, number in timers.most_common()
+    )
     return f"latency and throughput come from different timers: {listed}"
 
 
@@ -126,7 +129,7 @@ def show_metric(history: History, metric: str, format: str) -> list[Run]:
 def _print_chart(
     console: Console, key: str, values: Sequence[RunValue], summary: Mapping[str, float]
 ) -> None:
-    console.print(Text(escape_control(f"{key}, {_runs(len(values))}"), style="bold"))
+    console.print(Text(escape_control(f"{key}, {format_count(len(values), 'run')}"), style="bold"))
     lines = chart(
         [one.value for one in values],
         lambda value: format_measurement(key, value),
@@ -143,7 +146,7 @@ def _print_chart(
 
 
 def _print_lines(key: str, values: Sequence[RunValue]) -> None:
-    click.echo(escape_control(f"{key}, {_runs(len(values))}"))
+    click.echo(escape_control(f"{key}, {format_count(len(values), 'run')}"))
     texts = [format_measurement(key, one.value) for one in values]
     width = max(map(len, texts))
     for one, text in zip(values, texts, strict=True):
@@ -174,7 +177,11 @@ def show_runs(history: History, format: str) -> list[Run]:
 def _print_tables(runs: Sequence[tuple[Run, dict[str, float]]]) -> None:
     console = wide_console()
     newest = runs[-MAX_TABLE_RUNS:]
-    title = _runs(len(runs)) if newest == runs else f"{_runs(len(runs))}, the newest {MAX_TABLE_RUNS}"
+    title = (
+        format_count(len(runs), "run")
+        if newest == runs
+        else f"{format_count(len(runs), 'run')}, the newest {MAX_TABLE_RUNS}"
+    )
     table = _table(title, "time", "branch", "commit", "environment", "latency.p95", "throughput")
     for run, values in newest:
         keys = ("latency.p95", "throughput")
@@ -186,7 +193,7 @@ def _print_tables(runs: Sequence[tuple[Run, dict[str, float]]]) -> None:
     for _, values in runs:
         for key, value in values.items():
             series[key].append(value)
-    table = _table(f"{len(series)} metrics", "metric", "runs", "last", "min", "max", "run by run")
+    table = _table(format_count(len(series), "metric"), "metric", "runs", "last", "min", "max", "run by run")
     for key, of_metric in sorted(series.items(), key=lambda one: (one[0].startswith("custom."), one[0])):
         cells = [format_measurement(key, value) for value in (of_metric[-1], min(of_metric), max(of_metric))]
         add_cells(table, key, str(len(of_metric)), *cells, sparkline(of_metric, 24))
@@ -224,10 +231,6 @@ def _to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
     for row in rows:
         writer.writerow({**row, "tags": json.dumps(row["tags"])})
     return buffer.getvalue().removesuffix("\r\n")
-
-
-def _runs(number: int) -> str:
-    return f"{number} {'run' if number == 1 else 'runs'}"
 
 
 def _minute(moment: datetime) -> str:

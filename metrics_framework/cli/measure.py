@@ -13,6 +13,7 @@ from rich.console import Console
 from metrics_framework.batch.progress import Progress, make_progress
 from metrics_framework.cli.output import (
     add_label,
+    format_count,
     format_duration,
     format_number,
     label_table,
@@ -158,9 +159,7 @@ def print_measurement(measurement: CommandMeasurement, snapshot: PerformanceSnap
     """Print the table of a measured command."""
     summary = measurement.system.aggregator.get_metric_summary(measurement.name)
     metrics = snapshot.metrics
-    table = label_table(
-        f"{measurement.name}, {measurement.runs} {'run' if measurement.runs == 1 else 'runs'}"
-    )
+    table = label_table(f"{measurement.name}, {format_count(measurement.runs, 'run')}")
     for label, key in (
         ("mean", "avg"),
         ("p50", "p50"),
@@ -175,8 +174,8 @@ def print_measurement(measurement: CommandMeasurement, snapshot: PerformanceSnap
     if metrics.memory_mb is not None:
         add_label(table, "peak memory", f"{format_number(metrics.memory_mb)} MB")
     if metrics.cpu_percent is not None:
-        cores = measurement.system.resource_monitor.get_cpu_usage()["count"]
-        add_label(table, f"CPU, of {format_number(cores)} cores", f"{format_number(metrics.cpu_percent)} %")
+        cores = format_count(int(measurement.system.resource_monitor.get_cpu_usage()["count"]), "core")
+        add_label(table, f"CPU, of {cores}", f"{format_number(metrics.cpu_percent)} %")
     failures = measurement.system.tracker.get_failure_breakdown(measurement.name)
     add_label(table, "failures", format_number(measurement.failures), "bold red" if failures else "")
     for error_type, number in sorted(failures.items()):

@@ -72,6 +72,11 @@ def format_number(number: float) -> str:
     return f"{number:#.3g}"
 
 
+def format_count(number: int, noun: str) -> str:
+    """Format a number of things: ``1 run``, ``1,234 runs``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def format_bytes(number: float) -> str:
     """Format a number of bytes with three significant digits; 1 MB is 10^6 bytes.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from metrics_framework.cli.output import add_label, format_duration, format_number, label_table
+from metrics_framework.cli.output import add_label, format_measurement, label_table
 from metrics_framework.errors import OutputError
 from metrics_framework.plugins import load_adapter
 from metrics_framework.recording import Distribution
@@ -104,8 +104,5 @@ def print_snapshot(snapshot: PerformanceSnapshot) -> None:
         add_label(table, f"tag {key}", value)
     table.add_section()
     for key, number in snapshot.metrics.flat().items():
-        if key.startswith("latency."):
-            add_label(table, key, format_duration(number))
-        else:
-            add_label(table, key, format_number(number))
+        add_label(table, key, format_measurement(key, number))
     Console().print(table)

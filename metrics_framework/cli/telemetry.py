@@ -20,6 +20,7 @@ from metrics_framework.cli.output import (
     add_cells,
     escape_control,
     format_bytes,
+    format_count,
     format_duration,
     format_number,
     sparkline,
@@ -50,10 +51,11 @@ def telemetry() -> None:
 @telemetry.command()
 @FILE
 def project(file: str) -> None:
-    """Print the events of FILE as JSON lines in the common envelope.
+    """Print the events of FILE as JSON lines.
 
-    FILE is a file of JSON lines, plain or compressed with gzip, a folder of segments, or - for standard
-    input. Lines that are not events are reported on standard error with their line numbers.
+    Each event is printed in the common envelope. FILE is a file of JSON lines, plain or compressed with gzip,
+    a folder of segments, or - for standard input. Lines that are not events are reported on standard error
+    with their line numbers.
 
     \b
     Exit codes:
@@ -71,8 +73,8 @@ def project(file: str) -> None:
 def summary(file: str) -> None:
     """Summarize the events of FILE by session, rank and stage.
 
-    FILE and the exit codes are the same as for `project`. Memory is the memory allocated by the framework, or
-    else the memory used on the device. The bars range from the lowest to the highest value of their row.
+    FILE and the exit codes are the same as for `project`. Memory is that reported by the allocator, or else
+    the memory used on the device. The bars range from the lowest to the highest value of their row.
     """
     flaws = _Flaws()
     found = TelemetrySummary()
@@ -100,16 +102,16 @@ def summary(file: str) -> None:
     help="Seconds between reads.",
 )
 def follow(file: Path, port: int | None, interval: float) -> None:
-    """Read FILE, then follow it as it grows, until interrupted.
+    """Print or serve the events of FILE as it grows.
 
-    FILE is a file or a folder of segments. It need not exist yet, and may be truncated or rotated. Each event
-    is printed as a JSON line in the common envelope. With --serve, Prometheus can scrape the measurements
-    from the printed address instead.
+    Reads until interrupted. FILE is a file or a folder of segments. It need not exist yet, and may be
+    truncated or rotated. Each event is printed as a JSON line in the common envelope. With --serve,
+    Prometheus can scrape the measurements from the printed address instead.
 
     \b
     Exit codes:
       1    FILE cannot be read, or the port is in use
-      130  interrupted, by Ctrl-C or SIGTERM
+      130  interrupted by Ctrl-C or SIGTERM
     """  # noqa: D301 - as above
     flaws = _Flaws()
     events = 0
@@ -172,9 +174,11 @@ def print_telemetry(name: str, summary: TelemetrySummary, statuses: Mapping[str,
     console = Console()
     sessions = summary.sessions()
     short = _unique_prefixes(sessions)
-    records = f"{format_number(summary.records)} {'event' if summary.records == 1 else 'events'}"
     # Not a table title, which would wrap at the width of the table.
-    console.print(Text(escape_control(f"{name}, {records}"), style="bold"), soft_wrap=True)
+    console.print(
+        Text(escape_control(f"{name}, {format_count(summary.records, 'event')}"), style="bold"),
+        soft_wrap=True,
+    )
     if not sessions:
         return
     table = _columns("sessions", ["session", "status", "source"], ["events", "time"])

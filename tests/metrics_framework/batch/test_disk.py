@@ -172,6 +172,12 @@ def test_stats_of_anything_else_are_an_error(tmp_path: Path, content: bytes) -> 
         load_summary(path)
 
 
+def test_a_folder_has_no_summary(tmp_path: Path) -> None:
+    """A folder can be opened but not read, which is an error that names it."""
+    with pytest.raises(OutputError, match=rf"cannot read {str(tmp_path)!r}: Is a directory"):
+        load_summary(tmp_path)
+
+
 def test_names_are_found_again() -> None:
     """A name that was added is in, any other is not, also one that is no UTF-8."""
     names = NameSet()

@@ -667,7 +667,7 @@ def test_validate_prints_a_line_for_each_broken_rule() -> None:
     assert done.returncode == 1
     assert done.stdout.splitlines() == [
         "good.json: valid, 3 measurements",
-        "also good.json: valid, 1 measurements",
+        "also good.json: valid, 1 measurement",
     ]
     lines = done.stderr.splitlines()
     assert [line.split(": ")[:2] for line in lines] == [
@@ -714,7 +714,8 @@ def test_what_is_no_snapshot_is_one_line(
     assert (done.exit_code, done.stdout) == (1, "")
     assert isinstance(done.exception, SystemExit)
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"{name}: {message}")
+    expected = f"Error: {message}" if content is None else f"{name}: {message}"
+    assert line.startswith(expected)
 
 
 def test_every_encoding_of_json_is_read() -> None:
@@ -739,7 +740,7 @@ def test_a_folder_of_snapshots_is_validated_with_its_sidecars() -> None:
     done = invoke("validate", *files)
     assert done.exit_code == 0
     sidecar, snapshot = done.stdout.splitlines()
-    assert sidecar == f"{path.with_suffix('.dist')}: valid, 1 distributions"
+    assert sidecar == f"{path.with_suffix('.dist')}: valid, 1 distribution"
     assert snapshot.startswith(f"{path}: valid, ")
     path.with_suffix(".dist").write_bytes(b"half")
     done = invoke("validate", *files, "snapshots/none.dist")
@@ -765,7 +766,7 @@ def test_show_prints_a_table() -> None:
         "environment": "ci",
         "tag µ": "a[b]",
         "latency.p95": "180 ms",
-        "throughput": "950",
+        "throughput": "950/s",
         "custom.größe": "0.500",
     }
 

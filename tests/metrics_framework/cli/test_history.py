@@ -149,14 +149,18 @@ def test_an_unknown_metric_is_one_line(snapshots: Path) -> None:
     where = f"the 0 chosen runs of {str(snapshots)!r}"
     assert result.stderr == f"Error: no metric 'latency.p95' in {where}; others have it\n"
     result = cli("history", snapshots, "--branch", "none")
-    assert (result.exit_code, result.stdout, result.stderr) == (1, "", f"{snapshots}: no run matches\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (
+        1,
+        "",
+        f"Error: no run matches in {str(snapshots)!r}\n",
+    )
 
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     """A folder that does not exist is wrong usage; an empty one holds no snapshot."""
     assert cli("history", "nowhere").exit_code == 2
     result = cli("history", tmp_path)
-    assert (result.exit_code, result.stderr) == (1, f"{tmp_path}: no snapshot found\n")
+    assert (result.exit_code, result.stderr) == (1, f"Error: no snapshot in {str(tmp_path)!r}\n")
     assert cli("history", tmp_path, "--tag", "novalue").exit_code == 2
 
 
@@ -247,4 +251,4 @@ def test_a_diff_of_what_is_no_snapshot_is_an_error(tmp_path: Path, snapshots: Pa
     assert result.stderr.startswith(f"{bad}: metrics.throughput: must be")
     (tmp_path / "empty").mkdir()
     result = cli("diff", tmp_path / "empty", snapshots)
-    assert (result.exit_code, result.stderr) == (1, f"{tmp_path / 'empty'}: no snapshot found\n")
+    assert (result.exit_code, result.stderr) == (1, f"Error: no snapshot in {str(tmp_path / 'empty')!r}\n")

@@ -148,9 +148,9 @@ def test_a_snapshot_has_a_row_for_every_field(capsys: pytest.CaptureFixture[str]
         "latency.p50": "250 µs",
         "latency.p95": "1.23 s",
         "latency.p99": "90 s",
-        "throughput": "950",
-        "memory_mb": "512",
-        "cpu_percent": "42",
+        "throughput": "950/s",
+        "memory_mb": "512 MB",
+        "cpu_percent": "42 %",
         "custom.http/requests[endpoint:/status]": "1,234,567",
         "custom.größe": "0.500",
     }
@@ -165,7 +165,7 @@ def test_a_snapshot_without_a_repository_says_none(capsys: pytest.CaptureFixture
     assert [key for key in table if "." in key or key in ("throughput", "memory_mb", "cpu_percent")] == [
         "throughput"
     ]
-    assert table["throughput"] == "0.00100"
+    assert table["throughput"] == "0.00100/s"
 
 
 @pytest.mark.parametrize("text", ["a[b]", "[red]x[/red]", "[/]", ":smile:", "größe ✓ 测量 👩‍💻", "a\\[b]"])
