@@ -55,7 +55,7 @@ class Terminal:
         while True:
             try:
                 chunk = os.read(self._keyboard, 4096)
-            except OSError:  # how Linux says that the other end is closed
+            except OSError:  # Linux reports a closed other end this way
                 return
             if not chunk:
                 return
@@ -70,8 +70,8 @@ def ordinary_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_lines_tell_how_far_it_has_got(capsys: pytest.CaptureFixture[str], clock: ManualClock) -> None:
-    """Every five seconds a line has the errors, the rate and the time that remains; one is at the end."""
+def test_lines_show_progress(capsys: pytest.CaptureFixture[str], clock: ManualClock) -> None:
+    """Every five seconds, and at the end, a line shows errors, rate and time left."""
     batch = BatchMetrics(clock=clock)
     for number in batch.track(range(100), title="parsing"):
         with batch.file(f"{number}"):
@@ -86,18 +86,18 @@ def test_lines_tell_how_far_it_has_got(capsys: pytest.CaptureFixture[str], clock
     ]
 
 
-def test_without_a_number_nothing_is_said_of_the_rest(
+def test_without_a_total_no_time_left_is_shown(
     capsys: pytest.CaptureFixture[str], clock: ManualClock
 ) -> None:
-    """Of items that come one by one nobody knows how many there will be, unless it is said."""
+    """The number of items of an iterator is unknown unless ``total`` is passed."""
     batch = BatchMetrics(clock=clock)
     assert list(batch.track(iter("abc"))) == ["a", "b", "c"]
     assert list(batch.track(iter("abc"), total=4)) == ["a", "b", "c"]
     assert capsys.readouterr().err == "files: 3 done, 0 errors\nfiles: 3 of 4 done, 0 errors\n"
 
 
-def test_errors_from_before_are_not_this_loops(capsys: pytest.CaptureFixture[str]) -> None:
-    """Only errors since the loop began are counted."""
+def test_earlier_errors_are_not_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    """Only errors since the start of the loop are counted."""
     batch = BatchMetrics()
     batch.record_error("before", "ValueError", "")
     for _ in batch.track(["a"]):
@@ -105,8 +105,8 @@ def test_errors_from_before_are_not_this_loops(capsys: pytest.CaptureFixture[str
     assert "1 error" in capsys.readouterr().err
 
 
-def test_a_loop_that_is_left_says_where(capsys: pytest.CaptureFixture[str]) -> None:
-    """The last line counts the items that were done."""
+def test_a_loop_that_ends_early_shows_its_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    """The last line counts the items that are done."""
     batch = BatchMetrics()
     for number in batch.track(range(10)):
         if number == 4:
@@ -114,14 +114,14 @@ def test_a_loop_that_is_left_says_where(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().err.startswith("files: 4 of 10 done")
 
 
-def test_nothing_to_do_is_nothing_to_say(capsys: pytest.CaptureFixture[str]) -> None:
-    """Without items there is no line."""
+def test_an_empty_loop_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without items there are no lines."""
     assert list(BatchMetrics().track([])) == []
     assert capsys.readouterr().err == ""
 
 
-def test_async_loops_work_for_both_kinds_of_items(capsys: pytest.CaptureFixture[str]) -> None:
-    """`async for` takes items that come asynchronously and those that do not; `for` refuses the former."""
+def test_async_loops_take_both_kinds_of_iterables(capsys: pytest.CaptureFixture[str]) -> None:
+    """`async for` takes async and ordinary iterables; `for` rejects async ones."""
 
     async def items() -> AsyncIterator[int]:
         for number in range(3):
@@ -141,13 +141,13 @@ def test_async_loops_work_for_both_kinds_of_items(capsys: pytest.CaptureFixture[
     ("seconds", "text"),
     [(0.4, "0 s"), (59.4, "59 s"), (60, "1:00 min"), (3599, "59:59 min"), (7_620, "2:07 h")],
 )
-def test_times_are_said_as_people_do(seconds: float, text: str) -> None:
-    """Seconds, minutes and hours, two of them at most."""
+def test_durations_are_readable(seconds: float, text: str) -> None:
+    """Seconds, minutes or hours, with at most two units."""
     assert progress_module._format_seconds(seconds) == text
 
 
-def test_a_stream_that_is_gone_ends_nothing(clock: ManualClock) -> None:
-    """Progress that nobody can read any more is no error."""
+def test_a_closed_stream_is_not_an_error(clock: ManualClock) -> None:
+    """Progress on a closed or missing stream is dropped."""
     closed = io.StringIO()
     closed.close()
     for stream in (closed, None):
@@ -171,8 +171,8 @@ for number in batch.track(range(20), title="parsing"):
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("rich", [True, False])
-def test_a_terminal_shows_a_bar_if_rich_is_there(tmp_path: Path, rich: bool) -> None:
-    """With rich there is a bar that is gone at the end, and without it lines."""
+def test_a_terminal_shows_a_bar_if_rich_is_installed(tmp_path: Path, rich: bool) -> None:
+    """With rich a bar is drawn and erased at the end; without it lines are printed."""
     script = SCRIPT.format(without="" if rich else "sys.modules['rich'] = None")
     keyboard, screen = os.openpty()
     environment = {
@@ -203,7 +203,7 @@ def test_a_terminal_shows_a_bar_if_rich_is_there(tmp_path: Path, rich: bool) -> 
         assert text.splitlines()[-1].startswith("parsing: 20 of 20 done, 1 error")
 
 
-def test_what_is_no_terminal_gets_lines(clock: ManualClock) -> None:
+def test_a_stream_without_a_terminal_gets_lines(clock: ManualClock) -> None:
     """Whether rich is installed or not."""
     assert isinstance(make_progress("files", 1, clock, io.StringIO()), ProgressLines)
 
