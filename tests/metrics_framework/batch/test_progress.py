@@ -3,63 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import io
 import os
 import re
-import struct
 import subprocess
 import sys
-import termios
-import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Self, TextIO
 
 import pytest
 
 from metrics_framework.batch import BatchMetrics
 from metrics_framework.batch import progress as progress_module
-from metrics_framework.batch.progress import ProgressLines, make_progress
+from metrics_framework.batch.progress import Progress, ProgressLines, make_progress
 from metrics_framework.clock import SYSTEM_CLOCK, ManualClock
-
-ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
-
-
-class Terminal:
-    """A pseudo-terminal; everything that is drawn on it is kept."""
-
-    def __init__(self) -> None:
-        self._keyboard, screen = os.openpty()
-        fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
-        self.screen: TextIO = os.fdopen(screen, "w")
-        self._drawn = b""
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.drawn()
-
-    def drawn(self) -> str:
-        """Close the terminal; return what was drawn, with its escape codes."""
-        if not self.screen.closed:
-            self.screen.close()
-            self._reader.join()
-            os.close(self._keyboard)
-        return self._drawn.decode()
-
-    def _read(self) -> None:
-        while True:
-            try:
-                chunk = os.read(self._keyboard, 4096)
-            except OSError:  # Linux reports a closed other end this way
-                return
-            if not chunk:
-                return
-            self._drawn += chunk
+from tests.terminal import ESCAPES, Terminal
 
 
 @pytest.fixture(autouse=True)
@@ -174,28 +132,18 @@ for number in batch.track(range(20), title="parsing"):
 def test_a_terminal_shows_a_bar_if_rich_is_installed(tmp_path: Path, rich: bool) -> None:
     """With rich a bar is drawn and erased at the end; without it lines are printed."""
     script = SCRIPT.format(without="" if rich else "sys.modules['rich'] = None")
-    keyboard, screen = os.openpty()
     environment = {
         key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")
     }
-    process = subprocess.Popen(
-        [sys.executable, "-c", script],
-        stderr=screen,
-        env={**environment, "TERM": "xterm-256color", "COLUMNS": "100"},
-    )
-    os.close(screen)
-    drawn = b""
-    while True:
-        try:
-            chunk = os.read(keyboard, 4096)
-        except OSError:
-            break
-        if not chunk:
-            break
-        drawn += chunk
-    os.close(keyboard)
-    assert process.wait() == 0
-    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn.decode())
+    with Terminal() as terminal:
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            stderr=terminal.screen,
+            env={**environment, "TERM": "xterm-256color", "COLUMNS": "100"},
+            check=False,
+        )
+        text = ESCAPES.sub("", terminal.drawn())
+    assert done.returncode == 0
     assert "parsing" in text
     assert ("━" in text) is rich
     assert "1 error" in text
@@ -208,30 +156,33 @@ def test_a_stream_without_a_terminal_gets_lines(clock: ManualClock) -> None:
     assert isinstance(make_progress("files", 1, clock, io.StringIO()), ProgressLines)
 
 
+def drawn_by(use: Callable[[Progress], None], title: str = "build") -> str:
+    """Return the output on a terminal of a use of the progress of three items."""
+    with Terminal() as terminal:
+        with os.fdopen(os.dup(terminal.screen), "w") as screen:
+            progress = make_progress(title, 3, SYSTEM_CLOCK, screen)
+            use(progress)
+            progress.stop()
+        return terminal.drawn()
+
+
 def test_a_terminal_shows_a_bar() -> None:
     """The bar shows the title, how many items are done and failed, and the note on the last one."""
-    with Terminal() as terminal:
-        progress = make_progress("build", 3, SYSTEM_CLOCK, terminal.screen)
+
+    def use(progress: Progress) -> None:
         progress.update(1, 0, "last 12.3 ms")
         progress.update(2, 1, "last 1.50 s")
-        progress.stop()
-        drawn = terminal.drawn()
+
+    drawn = drawn_by(use)
     shown = ESCAPES.sub("", drawn)
     assert "\x1b[" in drawn
-    assert "build" in shown
-    assert "━" in shown
-    assert "2/3" in shown
-    assert "1 error" in shown
-    assert "last 1.50 s" in shown
+    for part in ("build", "━", "2/3", "1 error", "last 1.50 s"):
+        assert part in shown
 
 
 def test_the_bar_restores_the_terminal() -> None:
     """When the bar stops, it is erased and the cursor is visible again."""
-    with Terminal() as terminal:
-        progress = make_progress("build", 3, SYSTEM_CLOCK, terminal.screen)
-        progress.update(1, 0, "last 1 s")
-        progress.stop()
-        drawn = terminal.drawn()
+    drawn = drawn_by(lambda progress: progress.update(1, 0, "last 1 s"))
     assert drawn.rindex("\x1b[?25h") > drawn.rindex("\x1b[?25l")
     last_frame = drawn[drawn.rindex("last 1 s") :]
     assert "\x1b[2K" in last_frame
@@ -239,25 +190,22 @@ def test_the_bar_restores_the_terminal() -> None:
 
 def test_printed_lines_appear_above_the_bar() -> None:
     """On a terminal each line is shown on its own, and the bar continues below."""
-    with Terminal() as terminal:
-        progress = make_progress("build", 3, SYSTEM_CLOCK, terminal.screen)
+
+    def use(progress: Progress) -> None:
         progress.update(1, 0)
         progress.print("run 1 failed: exit code 3", "bold red")
         progress.print("  details")
         progress.update(2, 1)
-        progress.stop()
-        lines = [line.strip() for line in re.split(r"[\r\n]+", ESCAPES.sub("", terminal.drawn()))]
+
+    lines = [line.strip() for line in re.split(r"[\r\n]+", ESCAPES.sub("", drawn_by(use)))]
     assert lines.index("run 1 failed: exit code 3") < lines.index("details")
 
 
 @pytest.mark.parametrize("title", ["a[b]", "[red]x", "[/]", "größe ✓", "{task.id}", "a\\"])
 def test_a_title_is_not_markup(title: str, clock: ManualClock) -> None:
     """Brackets, braces and other characters of a title are shown unchanged, on a terminal and on a pipe."""
-    with Terminal() as terminal:
-        progress = make_progress(title, 3, SYSTEM_CLOCK, terminal.screen)
-        progress.update(1, 0)
-        progress.stop()
-        assert f"{title} " in ESCAPES.sub("", terminal.drawn())
+    drawn = drawn_by(lambda progress: progress.update(1, 0), title)
+    assert f"{title} " in ESCAPES.sub("", drawn)
     pipe = io.StringIO()
     progress = make_progress(title, 3, clock, pipe)
     progress.update(1, 0)

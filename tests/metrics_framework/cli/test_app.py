@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import shutil
 import signal
-import struct
 import subprocess
 import sys
-import termios
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,8 +24,8 @@ from metrics_framework.cli.app import app
 from metrics_framework.cli.output import format_duration, format_number
 from metrics_framework.snapshots import Environment, PerformanceSnapshot, read_snapshot
 from metrics_framework.snapshots.distributions import DISTRIBUTIONS_TAG
+from tests.terminal import ESCAPES, Terminal
 
-ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 OUTSIDE = (
     *("CI", "GITHUB_ACTIONS", "GITLAB_CI", "JENKINS_URL", "CIRCLECI", "BUILDKITE", "TF_BUILD", "TRAVIS"),
     *("BITBUCKET_BUILD_NUMBER", "DRONE", "SEMAPHORE", "APPVEYOR", "CODEBUILD_BUILD_ID"),
@@ -171,29 +167,6 @@ def running(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[st
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-
-
-class Terminal:
-    """A pseudo-terminal with 24 lines and 120 columns that keeps its output."""
-
-    def __init__(self) -> None:
-        self.keyboard, self.screen = os.openpty()
-        fcntl.ioctl(self.screen, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
-        self._drawn = b""
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def drawn(self) -> str:
-        """Close the terminal, which must not be in use, and return its output."""
-        os.close(self.screen)
-        self._reader.join()
-        os.close(self.keyboard)
-        return self._drawn.decode()
-
-    def _read(self) -> None:
-        with suppress(OSError):  # Linux reports a closed other end this way
-            while chunk := os.read(self.keyboard, 4096):
-                self._drawn += chunk
 
 
 # -- run: what it does ---------------------------------------------------------------------------------

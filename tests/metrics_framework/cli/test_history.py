@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from metrics_framework.cli.app import app
 from tests.metrics_adapters.snapshot_writer.histories import document, write
+from tests.terminal import Terminal
 
 
 @pytest.fixture(autouse=True)
@@ -79,29 +79,20 @@ def test_a_metric_without_a_terminal_is_a_line_per_run(snapshots: Path) -> None:
 @pytest.mark.parametrize(("encoding", "dots"), [("utf-8", "⠀⡠"), ("ascii", "*")])
 def test_a_metric_on_a_terminal_is_a_chart(snapshots: Path, encoding: str, dots: str) -> None:
     """The chart has axes, dates and statistics; it is drawn in ASCII if the terminal is not UTF-8."""
-    outer, inner = pty.openpty()
     environ = {**os.environ, "TERM": "dumb", "COLUMNS": "80", "PYTHONIOENCODING": encoding}
     command = [sys.executable, "-m", "metrics_framework", "history", str(snapshots), "latency.p95"]
-    with subprocess.Popen(command, stdout=inner, stdin=inner, env=environ) as process:
-        os.close(inner)
-        text = b""
-        while True:
-            try:
-                read = os.read(outer, 4096)
-            except OSError:  # Linux reports a closed other end this way
-                break
-            if not read:
-                break
-            text += read
-    os.close(outer)
-    assert process.returncode == 0
-    lines = text.decode().splitlines()
+    with Terminal() as terminal:
+        screen = terminal.screen
+        done = subprocess.run(command, stdout=screen, stdin=screen, env=environ, check=False)
+        text = terminal.drawn()
+    assert done.returncode == 0
+    lines = text.splitlines()
     assert lines[0] == "latency.p95, 30 runs"
     assert lines[1].startswith("129 ms ")
     assert lines[10].startswith("100 ms ")
-    assert any(dot in text.decode() for dot in dots)
+    assert any(dot in text for dot in dots)
     assert lines[12].split() == ["2026-01-01", "00:00", "2026-01-01", "00:29"]
-    assert "last 129 ms   min 100 ms   p50 114 ms" in text.decode()
+    assert "last 129 ms   min 100 ms   p50 114 ms" in text
     assert all(len(line) <= 80 for line in lines)
 
 
