@@ -107,7 +107,7 @@ def run_pool(
     workers = threads if processes is None else processes
     if workers is None or (threads is not None and processes is not None) or workers < 1:
         raise InvalidInputError(
-            f"threads={threads!r} and processes={processes!r}: pass one of them, 1 or more"
+            f"threads={threads!r} and processes={processes!r}: say how many there are of one of them"
         )
     task = Task(function, retries, batch.skip_on, batch.track_memory)
     return _results(batch, Pool(task, workers, in_processes=processes is not None), items, name, details)
