@@ -14,7 +14,14 @@ from metrics_framework.cli.diff import DiffSide, read_side, show_diff
 from metrics_framework.cli.history import mixed_timers, open_history, show_metric, show_runs
 from metrics_framework.cli.measure import CommandMeasurement, measure, print_measurement
 from metrics_framework.cli.output import EXIT_INTERRUPTED, format_count
-from metrics_framework.cli.snapshots import INTERRUPTED_TAG, parse_pairs, parse_tags, print_snapshot, save
+from metrics_framework.cli.snapshots import (
+    INTERRUPTED_TAG,
+    parse_pairs,
+    parse_tags,
+    print_snapshot,
+    save,
+    snapshot_options,
+)
 from metrics_framework.cli.telemetry import telemetry
 from metrics_framework.errors import InvalidInputError, MetricsError, OutputError, SnapshotError
 from metrics_framework.recording.engine import ENGINE
@@ -36,24 +43,9 @@ app.add_command(telemetry)
 @app.command(context_settings={"allow_interspersed_args": False})
 @click.option("-n", "--runs", default=10, show_default=True, type=click.IntRange(1), help="Measured runs.")
 @click.option(
-    "--warmup", default=0, show_default=True, type=click.IntRange(0), help="Runs before them, not measured."
+    "--warmup", default=0, show_default=True, type=click.IntRange(0), help="Warm-up runs, not measured."
 )
-@click.option(
-    "--output",
-    default="snapshots",
-    show_default=True,
-    type=click.Path(file_okay=False, writable=True, path_type=Path),
-    help="Folder for the snapshot.",
-)
-@click.option("--name", help="Name of the command in the snapshot.  [default: the program's name]")
-@click.option(
-    "--tag", "tags", multiple=True, metavar="KEY=VALUE", help="Tag for the snapshot's metadata; repeatable."
-)
-@click.option(
-    "--environment",
-    type=click.Choice([environment.value for environment in Environment]),
-    help="Environment of the snapshot.  [default: ci under CI, else local]",
-)
+@snapshot_options
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
     runs: int,

@@ -31,7 +31,7 @@ from metrics_framework.cli.output import (
     label_table,
     print_failure,
 )
-from metrics_framework.cli.snapshots import INTERRUPTED_TAG, SaveResult, parse_tags, save
+from metrics_framework.cli.snapshots import INTERRUPTED_TAG, SaveResult, parse_tags, save, snapshot_options
 from metrics_framework.clock import SYSTEM_CLOCK
 from metrics_framework.errors import (
     InvalidInputError,
@@ -41,7 +41,6 @@ from metrics_framework.errors import (
     UnknownNameError,
     nearest,
 )
-from metrics_framework.snapshots import Environment
 from metrics_framework.system import MetricsSystem
 
 BATCH_TAG = "batch"
@@ -107,22 +106,7 @@ _file = click.Path(dir_okay=False, writable=True, path_type=Path)
     "--json", "json_file", type=_file, metavar="FILE", help="Write the summary and all files as JSON."
 )
 @click.option("--csv", "csv_file", type=_file, metavar="FILE", help="Write all files as CSV.")
-@click.option(
-    "--output",
-    default="snapshots",
-    show_default=True,
-    type=click.Path(file_okay=False, writable=True, path_type=Path),
-    help="Folder for the snapshot.",
-)
-@click.option("--name", help="Name of the command in the snapshot.  [default: the program's name]")
-@click.option(
-    "--tag", "tags", multiple=True, metavar="KEY=VALUE", help="Tag for the snapshot's metadata; repeatable."
-)
-@click.option(
-    "--environment",
-    type=click.Choice([environment.value for environment in Environment]),
-    help="Environment of the snapshot.  [default: ci under CI, else local]",
-)
+@snapshot_options
 @click.argument("globs", metavar="GLOB...", nargs=-1, required=True)
 @click.pass_context
 def run(

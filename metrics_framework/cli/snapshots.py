@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +14,43 @@ from metrics_framework.cli.output import add_label, format_measurement, label_ta
 from metrics_framework.errors import OutputError
 from metrics_framework.plugins import load_adapter
 from metrics_framework.recording import Distribution
-from metrics_framework.snapshots import PerformanceSnapshot
+from metrics_framework.snapshots import Environment, PerformanceSnapshot
 from metrics_framework.snapshots.build import LATENCY_TAG
 from metrics_framework.snapshots.distributions import DISTRIBUTIONS_TAG
 from metrics_framework.snapshots.rules import MAX_TAGS
 
 INTERRUPTED_TAG = "interrupted"
 """Metadata tag of a snapshot whose command was interrupted."""
+
+_OPTIONS = [
+    click.option(
+        "--output",
+        default="snapshots",
+        show_default=True,
+        type=click.Path(file_okay=False, writable=True, path_type=Path),
+        help="Folder for the snapshot.",
+    ),
+    click.option("--name", help="Name of the command in the snapshot.  [default: the program's name]"),
+    click.option(
+        "--tag",
+        "tags",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Tag for the snapshot's metadata; repeatable.",
+    ),
+    click.option(
+        "--environment",
+        type=click.Choice([environment.value for environment in Environment]),
+        help="Environment of the snapshot.  [default: ci under CI, else local]",
+    ),
+]
+
+
+def snapshot_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of commands that write a snapshot: output, name, tag and environment."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
 
 
 def parse_pairs(pairs: tuple[str, ...]) -> dict[str, str]:
