@@ -86,14 +86,7 @@ _file = click.Path(dir_okay=False, writable=True, path_type=Path)
 
 
 @batch.command(cls=_FilesAndCommand)
-@click.option(
-    "-j",
-    "--jobs",
-    default=1,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Files to process at once.",
-)
+@click.option("-j", "--jobs", default=1, show_default=True, type=click.IntRange(1), help="Files in parallel.")
 @click.option(
     "--timeout", type=click.FloatRange(0, min_open=True), help="Seconds after which a command is killed."
 )
@@ -102,10 +95,8 @@ _file = click.Path(dir_okay=False, writable=True, path_type=Path)
 @click.option("--resume", is_flag=True, help="Resume the batch of this --id: process the remaining files.")
 @click.option("--retry-failed", is_flag=True, help="Resume, and process failed files again.")
 @_state
-@click.option(
-    "--json", "json_file", type=_file, metavar="FILE", help="Write the summary and all files as JSON."
-)
-@click.option("--csv", "csv_file", type=_file, metavar="FILE", help="Write all files as CSV.")
+@click.option("--json", "json_file", type=_file, metavar="FILE", help="Write summary and files as JSON.")
+@click.option("--csv", "csv_file", type=_file, metavar="FILE", help="Write files as CSV.")
 @snapshot_options
 @click.argument("globs", metavar="GLOB...", nargs=-1, required=True)
 @click.pass_context
@@ -147,9 +138,7 @@ def run(
     if not command:
         raise click.UsageError(f"missing command: put it after --, for example: -- wc -l {PLACEHOLDER}")
     if not any(PLACEHOLDER in part for part in command):
-        raise click.UsageError(
-            f"the command does not contain {PLACEHOLDER}, the placeholder for the file: add it"
-        )
+        raise click.UsageError(f"the command does not contain {PLACEHOLDER}: put it in place of the file")
     context = parse_tags(tags, BATCH_TAG)
     paths = find_files(globs)
     if not paths:
@@ -413,16 +402,16 @@ def run_files(
     return True
 
 
+@dataclass(frozen=True)
 class _FileCommand:
     """Runs the command for one file, in a thread of the pool."""
 
-    def __init__(self, runner: CommandRunner, job: CommandJob, cancelled: Event) -> None:
-        self._runner = runner
-        self._job = job
-        self._cancelled = cancelled
+    runner: CommandRunner
+    job: CommandJob
+    cancelled: Event
 
     def __call__(self, path: str) -> CommandResult:
-        for _ in range(self._job.retries):
+        for _ in range(self.job.retries):
             try:
                 result = self._once(path)
             except TimeoutError:
@@ -432,9 +421,8 @@ class _FileCommand:
         return self._once(path)
 
     def _once(self, path: str) -> CommandResult:
-        return self._runner.run(
-            self._job.for_file(path), timeout=self._job.timeout, cancelled=self._cancelled
-        )
+        command = self.job.for_file(path)
+        return self.runner.run(command, timeout=self.job.timeout, cancelled=self.cancelled)
 
 
 def _record(batch: BatchMetrics, name: str, result: TaskResult) -> tuple[str, str] | None:

@@ -160,15 +160,8 @@ def print_measurement(measurement: CommandMeasurement, snapshot: PerformanceSnap
     summary = measurement.system.aggregator.get_metric_summary(measurement.name)
     metrics = snapshot.metrics
     table = label_table(f"{measurement.name}, {format_count(measurement.runs, 'run')}")
-    for label, key in (
-        ("mean", "avg"),
-        ("p50", "p50"),
-        ("p95", "p95"),
-        ("p99", "p99"),
-        ("min", "min"),
-        ("max", "max"),
-    ):
-        add_label(table, label, format_duration(summary[key]))
+    for key in ("avg", "p50", "p95", "p99", "min", "max"):
+        add_label(table, "mean" if key == "avg" else key, format_duration(summary[key]))
     if metrics.throughput is not None:
         add_label(table, "throughput", f"{format_number(metrics.throughput)} runs/s")
     if metrics.memory_mb is not None:
