@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -21,6 +22,17 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 MAX_EXAMPLES = int(os.environ.get("METRICS_FRAMEWORK_MAX_EXAMPLES", "0"))
 """Limits the examples of each property test, also of those with settings of their own. 0 is no limit."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible() -> Iterator[None]:
+    """Handle SIGINT as Python does by default, also where a shell ignores it for its background jobs.
+
+    A child process inherits that a signal is ignored, and then a test cannot interrupt it.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A journal: what it holds, and going on with the batch that it is of."""
+"""Journals: their contents, and resuming a batch."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from metrics_framework.batch import BatchMetrics
-from metrics_framework.batch.load import load_stats
-from metrics_framework.batch.resume import Names
+from metrics_framework.batch.disk import NameSet
+from metrics_framework.batch.summary import load_summary
 from metrics_framework.clock import ManualClock
 from metrics_framework.errors import InvalidInputError, OutputError
 
 
 def begin(path: Path, clock: ManualClock) -> None:
-    """Do half of a batch of six files, in ten seconds, and be interrupted."""
+    """Process half of a batch of six files in ten seconds, then stop as if interrupted."""
     batch = BatchMetrics("b", journal=path, clock=clock)
     batch.start()
     batch.record_file("0", duration=1.0, samples=5)
@@ -30,15 +30,15 @@ FILES = [str(number) for number in range(6)]
 
 @pytest.fixture
 def journal(tmp_path: Path, clock: ManualClock) -> Path:
-    """Return the journal of a batch that was interrupted."""
+    """Return the journal of an interrupted batch."""
     path = tmp_path / "state" / "b.jsonl"
     begin(path, clock)
     return path
 
 
 @pytest.mark.parametrize("in_memory", [0, 1, 10_000])
-def test_a_batch_is_gone_on_with(journal: Path, clock: ManualClock, in_memory: int) -> None:
-    """What is left is known, and in the end everything is there once; the pause is nobody's time."""
+def test_an_interrupted_batch_can_be_resumed(journal: Path, clock: ManualClock, in_memory: int) -> None:
+    """Remaining files are known, each file is recorded once, and the pause does not count as batch time."""
     clock.advance(3600)
     batch = BatchMetrics(journal=journal, clock=clock, in_memory=in_memory)
     assert batch.batch_id == "b"
@@ -63,20 +63,20 @@ def test_a_batch_is_gone_on_with(journal: Path, clock: ManualClock, in_memory: i
     assert list(again.remaining(FILES)) == []
 
 
-def test_what_failed_may_be_done_again(journal: Path, clock: ManualClock) -> None:
-    """With ``retry_failed`` the failures of before are forgotten, in the journal as well."""
+def test_failed_files_can_be_retried(journal: Path, clock: ManualClock) -> None:
+    """With ``retry_failed`` earlier failures are removed, also from the journal."""
     batch = BatchMetrics(journal=journal, retry_failed=True, clock=clock)
     assert batch.counts == (2, 1, 0, 1)
     assert next(batch.remaining(FILES)) == "1"
     batch.record_file("1", duration=1.0)
     batch.close()
-    assert load_stats(journal)["errors"] == {"by_type": {}, "total": 0, "rate_percent": 0.0}
-    assert load_stats(journal)["total_files"] == 3
+    assert load_summary(journal)["errors"] == {"by_type": {}, "total": 0, "rate_percent": 0.0}
+    assert load_summary(journal)["total_files"] == 3
     assert [path.name for path in journal.parent.iterdir()] == ["b.jsonl"]
 
 
-def test_a_line_that_was_not_finished_is_written_over(journal: Path, clock: ManualClock) -> None:
-    """Wherever the journal was cut, what was whole is there, and it can be gone on with."""
+def test_an_incomplete_line_is_overwritten(journal: Path, clock: ManualClock) -> None:
+    """Wherever the journal was cut, complete lines are read and the batch can be resumed."""
     content = journal.read_bytes()
     for size in range(len(content) + 1):
         journal.write_bytes(content[:size])
@@ -85,14 +85,14 @@ def test_a_line_that_was_not_finished_is_written_over(journal: Path, clock: Manu
         assert batch.counts.files == len(rows)
         batch.record_file("new", duration=1.0)
         batch.close()
-        assert load_stats(journal)["total_files"] == len(rows) + 1
+        assert load_summary(journal)["total_files"] == len(rows) + 1
         assert journal.read_bytes().endswith(b"null]\n")
 
 
-def test_a_line_that_nobody_can_read_costs_its_file_only(
+def test_an_unreadable_line_loses_its_file_only(
     journal: Path, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The others are there, the file is left to do, and it is said."""
+    """The other files are read, this one is left to do, and the line is logged."""
     lines = journal.read_bytes().splitlines(keepends=True)
     lines[2:3] = [
         b"\0" * 80 + b"\n",
@@ -109,8 +109,8 @@ def test_a_line_that_nobody_can_read_costs_its_file_only(
 
 
 @pytest.mark.parametrize("content", [b"hello\n", b"{}\n", b"[1]", b'{"batch_journal":2,"batch_id":"b"}\n'])
-def test_a_file_that_is_no_journal_is_left_alone(tmp_path: Path, content: bytes) -> None:
-    """Nobody's file is written over because it was named by mistake."""
+def test_a_file_that_is_not_a_journal_is_not_overwritten(tmp_path: Path, content: bytes) -> None:
+    """Naming another file by mistake is an error, and the file is unchanged."""
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
     with pytest.raises(InvalidInputError, match="is not the journal of a batch"):
@@ -118,63 +118,69 @@ def test_a_file_that_is_no_journal_is_left_alone(tmp_path: Path, content: bytes)
     assert path.read_bytes() == content
 
 
-def test_a_journal_is_of_one_batch(journal: Path) -> None:
-    """Another id is an error that names both."""
-    with pytest.raises(InvalidInputError, match="of the batch 'b', not of 'c'"):
+def test_a_journal_belongs_to_one_batch(journal: Path) -> None:
+    """Another ID is an error that names both."""
+    with pytest.raises(InvalidInputError, match="of batch 'b', not of 'c'"):
         BatchMetrics("c", journal=journal)
 
 
-def test_a_journal_is_used_once_at_a_time(journal: Path) -> None:
-    """A second batch on it is refused as long as the first one is there."""
+def test_a_journal_is_locked(journal: Path) -> None:
+    """A second batch with the same journal is rejected while the first is open."""
     first = BatchMetrics(journal=journal)
     with pytest.raises(InvalidInputError, match="is in use by another batch"):
         BatchMetrics(journal=journal)
-    assert load_stats(journal)["total_files"] == 3
+    assert load_summary(journal)["total_files"] == 3
     first.close()
     BatchMetrics(journal=journal)
 
 
 def test_a_journal_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
-    """A folder in its place, say."""
+    """For example, if a folder has its name."""
     with pytest.raises(OutputError, match="cannot open the journal"):
         BatchMetrics(journal=tmp_path)
     with pytest.raises(OutputError, match="cannot open the journal"):
         BatchMetrics(journal="a\0b")
 
 
-def test_a_journal_says_what_its_columns_are(journal: Path) -> None:
-    """The first line names the fields of the others, for whoever reads it without us."""
+def test_a_journal_names_its_fields(journal: Path) -> None:
+    """The first line names the fields of the other lines, for other programs."""
     head, start, first, *_ = map(json.loads, journal.read_bytes().splitlines())
     assert (head["batch_id"], start) == ("b", {"start": 1767225600.0})
     assert dict(zip(head["fields"], first, strict=True))["samples"] == 5
 
 
-def test_stats_come_from_a_journal_or_an_export(journal: Path, clock: ManualClock, tmp_path: Path) -> None:
-    """They are the same; an interrupted batch ends with its last file."""
-    stats = load_stats(journal)
+def test_a_journal_and_its_export_have_one_summary(journal: Path, clock: ManualClock, tmp_path: Path) -> None:
+    """An interrupted batch ends with its last file."""
+    stats = load_summary(journal)
     assert stats["timing"]["total_duration_seconds"] == 10.0
     batch = BatchMetrics(journal=journal, clock=clock)
     batch.export_json(tmp_path / "out.json")
-    exported = load_stats(tmp_path / "out.json")
+    exported = load_summary(tmp_path / "out.json")
     assert exported["errors"] == stats["errors"]
     (tmp_path / "small.json").write_text(json.dumps({"summary": exported}))
-    assert load_stats(tmp_path / "small.json") == exported
+    assert load_summary(tmp_path / "small.json") == exported
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"[]", b"{}", b'{"summary": {}}', b'{"summary": 1}', b"\xff", b"[" * 100_000]
 )
-def test_stats_of_anything_else_are_an_error(tmp_path: Path, content: bytes) -> None:
-    """Whatever it is, it is said in a sentence."""
+def test_the_summary_of_another_file_is_an_error(tmp_path: Path, content: bytes) -> None:
+    """The error is one sentence for any content."""
     path = tmp_path / "x"
     path.write_bytes(content)
-    with pytest.raises(InvalidInputError, match="neither the journal of a batch nor"):
-        load_stats(path)
+    with pytest.raises(InvalidInputError, match="neither the journal nor the JSON export of a batch"):
+        load_summary(path)
 
 
-def test_names_are_found_again() -> None:
-    """A name that was added is in, any other is not, also one that is no UTF-8."""
-    names = Names()
+def test_a_folder_has_no_summary(tmp_path: Path) -> None:
+    """A folder can be opened but not read, which is an error that names it."""
+    with pytest.raises(OutputError, match=rf"cannot read {str(tmp_path)!r}: Is a directory"):
+        load_summary(tmp_path)
+
+
+def test_a_name_set_contains_added_names_only() -> None:
+    """Also names that are not UTF-8."""
+    names = NameSet()
     names.add(str(number) for number in range(1_000))
     names.add(["\udcff"])
     assert len(names) == 1_001
