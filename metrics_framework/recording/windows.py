@@ -34,6 +34,8 @@ RECENT_COARSENESS = 1.5
 MAX_RECENT_NS = 3_600_000_000_000
 """How far back the windows of a series reach."""
 
+_MAX_RECENT_SLOT_NS = 128 * RECENT_SLOT_NS  # a slot of twice this width would be older than an hour
+
 MAX_SPANS = 1_000
 """How many starts and ends of slots are shared: an hour has about 500 of them."""
 
@@ -196,7 +198,7 @@ def _merge_old(levels: list[tuple[Any, ...]], now_ns: int) -> None:
 
 
 class RecentWindows(Generic[T]):
-    """The last hour of one series, in at most 20 coarse slots. Immutable.
+    """The last hour of one series, in at most 22 coarse slots. Immutable.
 
     Thousands of series have one each, so a slot takes two references and its aggregate: slots that start and
     end at the same time share one object for both times. Older records are dropped, as the state of the
@@ -227,7 +229,9 @@ class RecentWindows(Generic[T]):
         while place < end:
             span, content = slots[place], slots[place + 1]
             place += 2
-            if span[1] + MAX_RECENT_NS < start_ns:
+            # Series differ in the widths of their slots. Whole blocks of the greatest width are dropped, so
+            # that a window of an hour over several series can begin where none of their slots is split.
+            if span[1] + -span[1] % _MAX_RECENT_SLOT_NS + MAX_RECENT_NS < start_ns:
                 kept_from_ns = span[1]
                 continue
             width = 2 * (span[1] - span[0])
