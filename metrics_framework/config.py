@@ -29,7 +29,7 @@ ENGINE_VARIABLES = frozenset(f"{PREFIX}{name}" for name in ("PURE", "COMPILED", 
 """Environment variables that choose or build the recording engine and are no configuration keys."""
 
 
-class Kind(NamedTuple):
+class ValueKind(NamedTuple):
     """A kind of value.
 
     Attributes:
@@ -38,12 +38,12 @@ class Kind(NamedTuple):
         read: Makes one of the text of an environment variable; raises ``ValueError`` where it cannot.
     """
 
-    says: str
-    holds: Callable[[Any], bool]
-    read: Callable[[str], object]
+    description: str
+    is_valid: Callable[[Any], bool]
+    parse: Callable[[str], object]
 
 
-class Key(NamedTuple):
+class ConfigKey(NamedTuple):
     """What is declared of a key.
 
     Attributes:
@@ -54,7 +54,7 @@ class Key(NamedTuple):
         secret: Whether values may have secrets, so that errors do not quote what may be a URL.
     """
 
-    kind: Kind
+    kind: ValueKind
     default: str
     meaning: str
     at_start: bool = False
@@ -125,25 +125,25 @@ def _read_names(text: str) -> list[str]:
 
 
 # An upper bound that no one needs keeps `timedelta` from overflowing.
-_POSITIVE = Kind("a positive number", lambda value: _is_number(value, 1e-9, 1e8), float)
-_WHOLE = Kind(
+_POSITIVE = ValueKind("a positive number", lambda value: _is_number(value, 1e-9, 1e8), float)
+_WHOLE = ValueKind(
     "a whole number of 1 or more", lambda value: isinstance(value, int) and _is_number(value, 1, 1e12), int
 )
-_SHARE = Kind("a number from 0 to 1", lambda value: _is_number(value, 0, 1), float)
-_PERCENT = Kind("a number from 0 to 100", lambda value: _is_number(value, 0, 100), float)
-_FLAG = Kind("true or false", lambda value: isinstance(value, bool), _read_flag)
-_NAMES = Kind("a list of names", _is_names, _read_names)
-_TEXT = Kind("a text that is not empty", lambda value: isinstance(value, str) and value != "", str)
-_PATH = Kind("a path", lambda value: isinstance(value, str | os.PathLike) and str(value) != "", str)
-_TAGS = Kind("a table of tag to text, like service=shop", _is_tags, _read_tags)
-_RULES = Kind("an array of tables (JSON in a variable)", _is_tables, _read_tables)
-_ON_ERROR = Kind('"raise" or "log"', lambda value: value in ("raise", "log"), str)
+_SHARE = ValueKind("a number from 0 to 1", lambda value: _is_number(value, 0, 1), float)
+_PERCENT = ValueKind("a number from 0 to 100", lambda value: _is_number(value, 0, 100), float)
+_FLAG = ValueKind("true or false", lambda value: isinstance(value, bool), _read_flag)
+_NAMES = ValueKind("a list of names", _is_names, _read_names)
+_TEXT = ValueKind("a text that is not empty", lambda value: isinstance(value, str) and value != "", str)
+_PATH = ValueKind("a path", lambda value: isinstance(value, str | os.PathLike) and str(value) != "", str)
+_TAGS = ValueKind("a table of tag to text, like service=shop", _is_tags, _read_tags)
+_RULES = ValueKind("an array of tables (JSON in a variable)", _is_tables, _read_tables)
+_ON_ERROR = ValueKind('"raise" or "log"', lambda value: value in ("raise", "log"), str)
 
 
 def _key(
-    kind: Kind, default: str, meaning: str, *, at_start: bool = False, secret: bool = False
-) -> dict[str, Key]:
-    return {"key": Key(kind, default, meaning, at_start, secret)}
+    kind: ValueKind, default: str, meaning: str, *, at_start: bool = False, secret: bool = False
+) -> dict[str, ConfigKey]:
+    return {"key": ConfigKey(kind, default, meaning, at_start, secret)}
 
 
 @dataclass(frozen=True)
@@ -347,7 +347,7 @@ class Settings:
         )
 
 
-KEYS: Mapping[str, Key] = {setting.name: setting.metadata["key"] for setting in fields(Settings)}
+KEYS: Mapping[str, ConfigKey] = {setting.name: setting.metadata["key"] for setting in fields(Settings)}
 """Every key and what is declared of it."""
 
 
@@ -359,8 +359,8 @@ def _checked(config: Mapping[str, Any], source: str = "") -> dict[str, Any]:
         if key not in KEYS:
             raise ConfigurationError(f"{source}unknown configuration key {key!r}.{nearest(str(key), KEYS)}")
         kind = KEYS[key].kind
-        if value is not None and not kind.holds(value):
-            raise ConfigurationError(f"{source}{key}={KEYS[key].quoted(value)} is not {kind.says}")
+        if value is not None and not kind.is_valid(value):
+            raise ConfigurationError(f"{source}{key}={KEYS[key].quoted(value)} is not {kind.description}")
     _check_endpoints(config, source)
     return {key: value for key, value in config.items() if value is not None}
 
@@ -399,11 +399,11 @@ def _read_environ(environ: Mapping[str, str]) -> dict[str, Any]:
         key = known[variable]
         kind = KEYS[key].kind
         try:
-            value = kind.read(text)
+            value = kind.parse(text)
         except ValueError:
             value = None
-        if not kind.holds(value):
-            raise ConfigurationError(f"{variable}={KEYS[key].quoted(text)} is not {kind.says}")
+        if not kind.is_valid(value):
+            raise ConfigurationError(f"{variable}={KEYS[key].quoted(text)} is not {kind.description}")
         found |= _checked({key: value}, f"{variable}={KEYS[key].quoted(text)}: ")
     return found
 

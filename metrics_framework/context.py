@@ -9,18 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TypeVar
 
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.plugins import load_adapter
-from metrics_framework.system import MetricsSystem
+from metrics_framework.system import AnySystem, MetricsSystem
 
-_Use = tuple[MetricsSystem]
+S = TypeVar("S", bound=AnySystem)
+_Use = tuple[AnySystem]
 
 _IN_USE: ContextVar[tuple[_Use, ...]] = ContextVar("metrics_framework.in_use", default=())
-_NOTHING: dict[str, MetricsSystem] = {}
+_NOTHING: dict[str, AnySystem] = {}
 
 
-def current() -> MetricsSystem:
+def current() -> AnySystem:
     """Return the system in use in this context; outside of any `use`, one that keeps nothing.
 
     Example:
@@ -31,7 +33,7 @@ def current() -> MetricsSystem:
 
 
 @contextmanager
-def use(system: MetricsSystem) -> Iterator[MetricsSystem]:
+def use(system: S) -> Iterator[S]:
     """Make a system the one that `current` returns, for the length of a ``with`` block.
 
     Uses nest, and each ends its own: what was in use before is in use again, in whatever order they end. The
@@ -66,7 +68,7 @@ def use(system: MetricsSystem) -> Iterator[MetricsSystem]:
         _IN_USE.set(remaining)
 
 
-def _nothing() -> MetricsSystem:
+def _nothing() -> AnySystem:
     if "system" not in _NOTHING:
         # Where two threads are the first at once, one of the two is kept.
         _NOTHING.setdefault(

@@ -1,15 +1,27 @@
-"""Whether all is well: the judgement, and the readings that it was made by."""
+"""Health of a system, and the recording of resources as gauges.
+
+Names, tags and units of the gauges follow OpenTelemetry's semantic conventions for system, process and
+CPython metrics (https://opentelemetry.io/docs/specs/semconv/system/) where these define one.
+docs/resources.md lists all gauges.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from functools import cache, partial
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from metrics_framework._version import __version__
+from metrics_framework.capabilities import DetailedMonitor, HasStore
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.log import Isolation
-from metrics_framework.protocols import MetricsAggregator, ResourceMonitor
+from metrics_framework.log import Isolation, log_event
+from metrics_framework.protocols import MetricCollector, MetricsAggregator, ResourceMonitor
+from metrics_framework.values import MetricType, MetricValue
 
 if TYPE_CHECKING:
     from metrics_framework.recording import Store
@@ -117,12 +129,10 @@ class HealthCheck:
     def _error_rate(self) -> float:
         if self.tracked is not None:
             window = min(self.thresholds.window, self.tracked.retention)
-            readings = self.tracked.outcomes_by_operation(window)
-            events = sum(reading.count for reading in readings)
-            successes = sum(reading.successes for reading in readings)
+            results = self.tracked.outcomes_by_operation(window)
+            events = sum(result.count for result in results)
+            successes = sum(result.successes for result in results)
         else:
-            from metrics_framework.dashboard import outcomes  # slow to import
-
             found = [value.metadata for value in outcomes(self.aggregator)]
             events = sum(outcome["count"] for outcome in found)
             # Rounded to whole events: 1 - 0.95 is a little more than 5 %.
@@ -140,3 +150,217 @@ def _check_range(what: str, value: object, most: int) -> None:
 
 
 THRESHOLDS = Thresholds()
+
+
+def outcomes(aggregator: MetricsAggregator) -> list[MetricValue]:
+    """Return what an aggregator knows of how operations ended: rates that carry a success rate."""
+    values = aggregator.get_metrics_by_tag({})
+    return [
+        value for value in values if value.metric_type is MetricType.RATE and "success_rate" in value.metadata
+    ]
+
+
+# -- resources -------------------------------------------------------------------------------------------
+
+
+class ResourceGauge(NamedTuple):
+    """What a key of a reading is recorded as.
+
+    Attributes:
+        key: The key.
+        name: The gauge's name.
+        tags: Its tags, beside those that the reading as a whole has.
+        divisor: What the number is divided by.
+        merge: What its series are together, on a collector that can be told; a number that all of them have
+            in turn says nothing.
+    """
+
+    key: str
+    name: str
+    tags: Mapping[str, str] = {}
+    divisor: int = 1
+    merge: Literal["latest", "sum", "max"] = "latest"
+
+
+_USED = {"system.memory.state": "used"}
+_SENT, _RECEIVED = ({"network.io.direction": direction} for direction in ("transmit", "receive"))
+_DISK_STATE = "system.filesystem.state"
+_GENERATION = "cpython.gc.generation"
+MOUNTPOINT = "system.filesystem.mountpoint"
+"""The tag that tells disks apart."""
+
+MEMORY_GAUGES = (
+    ResourceGauge("used", "system.memory.usage", _USED),
+    ResourceGauge("percent", "system.memory.utilization", _USED, 100),
+    ResourceGauge("available", "system.memory.available"),
+    ResourceGauge("total", "system.memory.limit"),
+    ResourceGauge("process_rss", "process.memory.usage"),
+    ResourceGauge("process_peak_rss", "process.memory.peak"),
+)
+CPU_GAUGES = (
+    ResourceGauge("percent", "system.cpu.utilization", divisor=100),
+    ResourceGauge("process_percent_of_all", "process.cpu.utilization", divisor=100),
+    ResourceGauge("load_1m", "system.cpu.load_average.1m"),
+    ResourceGauge("load_5m", "system.cpu.load_average.5m"),
+    ResourceGauge("load_15m", "system.cpu.load_average.15m"),
+    ResourceGauge("count", "system.cpu.logical.count"),
+)
+DISK_GAUGES = (
+    ResourceGauge("used", "system.filesystem.usage", {_DISK_STATE: "used"}),
+    ResourceGauge("free", "system.filesystem.usage", {_DISK_STATE: "free"}),
+    ResourceGauge("percent", "system.filesystem.utilization", {_DISK_STATE: "used"}, 100, "max"),
+    ResourceGauge("total", "system.filesystem.limit"),
+)
+NETWORK_GAUGES = (
+    ResourceGauge("bytes_sent", "system.network.io", _SENT, merge="sum"),
+    ResourceGauge("bytes_received", "system.network.io", _RECEIVED, merge="sum"),
+    ResourceGauge("packets_sent", "system.network.packet.count", _SENT, merge="sum"),
+    ResourceGauge("packets_received", "system.network.packet.count", _RECEIVED, merge="sum"),
+    ResourceGauge("errors_out", "system.network.errors", _SENT, merge="sum"),
+    ResourceGauge("errors_in", "system.network.errors", _RECEIVED, merge="sum"),
+    ResourceGauge("drops_out", "system.network.packet.dropped", _SENT, merge="sum"),
+    ResourceGauge("drops_in", "system.network.packet.dropped", _RECEIVED, merge="sum"),
+)
+_PROCESS = (
+    ResourceGauge("threads", "process.thread.count"),
+    ResourceGauge("file_descriptors", "process.unix.file_descriptor.count"),
+    ResourceGauge("handles", "process.windows.handle.count"),
+    ResourceGauge("uptime", "process.uptime"),
+)
+_GARBAGE = (
+    ResourceGauge("collections", "cpython.gc.collections", merge="sum"),
+    ResourceGauge("collected", "cpython.gc.collected_objects", merge="sum"),
+    ResourceGauge("uncollectable", "cpython.gc.uncollectable_objects", merge="sum"),
+)
+_RUNTIME = (ResourceGauge("info", "process.runtime.info"),)
+
+RESOURCE_GAUGES = frozenset(
+    gauge.name
+    for gauges in (MEMORY_GAUGES, CPU_GAUGES, DISK_GAUGES, NETWORK_GAUGES, _PROCESS, _GARBAGE, _RUNTIME)
+    for gauge in gauges
+)
+"""Every name that `record_resources` records."""
+
+
+def record_resources(
+    monitor: ResourceMonitor, collector: MetricCollector, failing: set[str] | None = None
+) -> None:
+    """Read everything once and record each reading as a gauge.
+
+    What fails is logged and costs its own gauges only: they keep their last values.
+
+    Args:
+        monitor: What is read. A key that a reading of it lacks is not recorded.
+        collector: Where the gauges go.
+        failing: Which kinds of reading failed the last time; the call brings it up to date. Given the same
+            set again and again, a kind that goes on failing is logged once until it works again.
+    """
+    failing = set() if failing is None else failing
+    refused: dict[str, Exception] = {}
+    store = _store_of(collector)
+    for source in resource_sources(monitor):
+        try:
+            found = source.take()
+        except Exception as error:  # noqa: BLE001 - a monitor may raise anything
+            _log_once(failing, source.kind, f"no reading of the {source.kind}", error=repr(error))
+            continue
+        failing.discard(source.kind)
+        for gauge, value in found:
+            try:
+                scaled = value if gauge.divisor == 1 else value / gauge.divisor
+                if store is not None and gauge.merge != "latest":
+                    _describe_merge(store, gauge)
+                collector.record_gauge(gauge.name, scaled, {**gauge.tags, **source.tags} or None)
+            except Exception as error:  # noqa: BLE001 - a collector may raise anything, or reject the value
+                refused.setdefault(gauge.name, error)
+    if refused:
+        first = repr(next(iter(refused.values())))
+        _log_once(failing, "gauges", "resource gauges not recorded", gauges=sorted(refused), error=first)
+    else:
+        failing.discard("gauges")
+
+
+class ResourceSource(NamedTuple):
+    """Something to be read.
+
+    Attributes:
+        kind: What the log calls it.
+        read: Reads it.
+        gauges: What its keys are.
+        tags: Tags of all of them.
+    """
+
+    kind: str
+    read: Callable[[], Mapping[str, float]]
+    gauges: Sequence[ResourceGauge]
+    tags: Mapping[str, str] = {}
+
+    def take(self) -> list[tuple[ResourceGauge, float]]:
+        """Read, and return each gauge with its number before it is divided."""
+        reading = self.read()
+        return [(gauge, reading[gauge.key]) for gauge in self.gauges if gauge.key in reading]
+
+
+def resource_sources(monitor: ResourceMonitor) -> Iterator[ResourceSource]:
+    """Yield all that can be read of the machine, the process and the interpreter."""
+    yield ResourceSource("memory", monitor.get_memory_usage, MEMORY_GAUGES)
+    yield ResourceSource("CPU", lambda: _share_of_all(monitor.get_cpu_usage()), CPU_GAUGES)
+    detailed = monitor if isinstance(monitor, DetailedMonitor) else None
+    for path in detailed.disks if detailed else ("/",):
+        read = partial(monitor.get_disk_usage, path)
+        yield ResourceSource(f"disk {path!r}", read, DISK_GAUGES, {MOUNTPOINT: path})
+    yield ResourceSource("network", monitor.get_network_stats, NETWORK_GAUGES)
+    if detailed:
+        yield ResourceSource("process", detailed.get_process_usage, _PROCESS)
+    if sys.implementation.name == "cpython":
+        for generation, counts in enumerate(gc.get_stats()):
+            read = partial(dict[str, float], counts)
+            yield ResourceSource("garbage collector", read, _GARBAGE, {_GENERATION: str(generation)})
+    yield ResourceSource("runtime", lambda: {"info": 1}, _RUNTIME, _runtime())
+
+
+def _store_of(collector: MetricCollector) -> Store | None:
+    if not isinstance(collector, HasStore):
+        return None
+    from metrics_framework.recording.store import store_of  # slow to import
+
+    return store_of(collector)
+
+
+def _describe_merge(store: Store, gauge: ResourceGauge) -> None:
+    """Describe how the gauge's series combine, unless the application did."""
+    description = store.description(gauge.name)
+    if description.merge == "latest":
+        store.describe(gauge.name, unit=description.unit, help=description.help, merge=gauge.merge)
+
+
+def _share_of_all(cpu: Mapping[str, float]) -> Mapping[str, float]:
+    """Add the process' percentage of all CPUs together, as the conventions want it."""
+    if "process_percent" not in cpu or "count" not in cpu:
+        return cpu
+    return {**cpu, "process_percent_of_all": cpu["process_percent"] / max(cpu["count"], 1)}
+
+
+@cache
+def _runtime() -> Mapping[str, str]:
+    """Return what the program runs on, by the names of the conventions' resource attributes."""
+    if sys.platform == "win32":
+        import platform  # slow to import, and an import that a fork interrupts never ends in the child
+
+        machine = platform.machine().lower()
+    else:
+        machine = os.uname().machine
+    return {
+        "process.runtime.name": sys.implementation.name,
+        "process.runtime.version": sys.version.split()[0],
+        "telemetry.sdk.name": "metrics-framework",
+        "telemetry.sdk.version": __version__,
+        "os.type": {"win32": "windows"}.get(sys.platform, sys.platform),
+        "host.arch": {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine),
+    }
+
+
+def _log_once(failing: set[str], kind: str, event: str, **fields: object) -> None:
+    if kind not in failing:
+        log_event("warning", event, **fields)
+    failing.add(kind)

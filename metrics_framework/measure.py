@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, Protocol, Self, TypeVar, cast
 
 from metrics_framework.clock import Clock
 from metrics_framework.protocols import PerformanceTimer, SuccessFailureTracker
-from metrics_framework.recording import Store
+from metrics_framework.recording.store import Store, store_of
 from metrics_framework.validation import check_name, plain_tags
 
 P = ParamSpec("P")
@@ -100,9 +100,8 @@ def meter_of(
     timer: PerformanceTimer, tracker: SuccessFailureTracker, clock: Clock
 ) -> StoreMeter | ProtocolMeter:
     """Return a meter that feeds both: through their store, which has its own clock, if they share one."""
-    store = getattr(timer, "store", None)
-    shared = store is getattr(tracker, "store", None)
-    if shared and isinstance(store, Store):
+    store = store_of(timer)
+    if store is not None and store is store_of(tracker):
         return StoreMeter(store)
     return ProtocolMeter(timer, tracker, clock)
 

@@ -6,10 +6,20 @@ import os
 from collections.abc import AsyncIterator, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeAlias
 
+from typing_extensions import TypeVar, get_protocol_members
+
+from metrics_framework.capabilities import (
+    DetailedMonitor,
+    HasStore,
+    JoinsSystem,
+    StoreAggregator,
+    StoreCollector,
+    StoreTimer,
+    StoreTracker,
+)
 from metrics_framework.clock import SYSTEM_CLOCK, Clock, utc
-from metrics_framework.composition import part_or_default, shared_store, store_of
 from metrics_framework.errors import ClosedError, InvalidInputError
 from metrics_framework.export.exporter import EXPORT_TIMEOUT, Outputs
 from metrics_framework.export.outputs import (
@@ -19,7 +29,7 @@ from metrics_framework.export.outputs import (
     SnapshotOutput,
     SystemOutput,
 )
-from metrics_framework.health import THRESHOLDS, HealthCheck, Thresholds
+from metrics_framework.health import THRESHOLDS, HealthCheck, Thresholds, record_resources
 from metrics_framework.log import Isolation, log_event
 from metrics_framework.plugins import load_adapter
 from metrics_framework.protocols import (
@@ -29,7 +39,6 @@ from metrics_framework.protocols import (
     ResourceMonitor,
     SuccessFailureTracker,
 )
-from metrics_framework.resources import record_resources
 from metrics_framework.snapshots import Environment, PerformanceSnapshot, SnapshotBuilder, SnapshotMetadata
 from metrics_framework.snapshots.build import MAX_CUSTOM, BuildReport
 from metrics_framework.snapshots.provenance import Provenance, find_provenance
@@ -38,7 +47,7 @@ from metrics_framework.values import MetricValue
 if TYPE_CHECKING:
     from metrics_framework.config import Settings
     from metrics_framework.measure import Measurement
-    from metrics_framework.recording import Rule
+    from metrics_framework.recording import Rule, Store
     from metrics_framework.streams import Deltas, Subscription
 
 __all__ = ["DistributionOutput", "MetricsSystem", "SnapshotOutput", "SystemOutput"]
@@ -49,8 +58,16 @@ RESOURCES_DEADLINE = 10.0
 
 PARTS = ("collector", "timer", "tracker", "resource_monitor", "aggregator")
 
+# The types of a system's parts. A part that is not given has all the abilities of the in-memory one.
+CollectorT_co = TypeVar("CollectorT_co", bound=MetricCollector, default=StoreCollector, covariant=True)
+TimerT_co = TypeVar("TimerT_co", bound=PerformanceTimer, default=StoreTimer, covariant=True)
+TrackerT_co = TypeVar("TrackerT_co", bound=SuccessFailureTracker, default=StoreTracker, covariant=True)
+MonitorT_co = TypeVar("MonitorT_co", bound=ResourceMonitor, default=DetailedMonitor, covariant=True)
+AggregatorT_co = TypeVar("AggregatorT_co", bound=MetricsAggregator, default=StoreAggregator, covariant=True)
+P = TypeVar("P")
 
-class MetricsSystem:
+
+class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, AggregatorT_co]):
     """Collecting, timing, tracking, monitoring and aggregating, behind one object.
 
     It fulfils the Protocols `metrics_framework.protocols.MetricsSystem` and ``AsyncMetricsSystem``. Any part
@@ -105,11 +122,11 @@ class MetricsSystem:
     def __init__(
         self,
         *,
-        collector: MetricCollector | None = None,
-        timer: PerformanceTimer | None = None,
-        tracker: SuccessFailureTracker | None = None,
-        resource_monitor: ResourceMonitor | None = None,
-        aggregator: MetricsAggregator | None = None,
+        collector: CollectorT_co | None = None,
+        timer: TimerT_co | None = None,
+        tracker: TrackerT_co | None = None,
+        resource_monitor: MonitorT_co | None = None,
+        aggregator: AggregatorT_co | None = None,
         outputs: Iterable[Output] = (),
         latency_metric: str | None = None,
         custom_metrics: Iterable[str] | None = None,
@@ -122,15 +139,17 @@ class MetricsSystem:
         clock: Clock | None = None,
     ) -> None:
         given = {"collector": collector, "timer": timer, "tracker": tracker, "aggregator": aggregator}
-        self._store = shared_store(given, clock, tags, rules)
+        self._store = _shared_store(given, clock, tags, rules)
         self._clock = clock = clock or (self._store.clock if self._store else SYSTEM_CLOCK)
         store = self._store
         # Plain attributes: a property would cost a record through `system.collector` a tenth more.
-        self.collector: Final = part_or_default(collector, MetricCollector, "in_memory.collector", store)
-        self.timer: Final = part_or_default(timer, PerformanceTimer, "in_memory.timer", store)
-        self.tracker: Final = part_or_default(tracker, SuccessFailureTracker, "in_memory.tracker", store)
-        self.aggregator: Final = part_or_default(aggregator, MetricsAggregator, "in_memory.aggregator", store)
-        self.resource_monitor: Final = part_or_default(
+        self.collector: Final[CollectorT_co] = _part(collector, MetricCollector, "in_memory.collector", store)
+        self.timer: Final[TimerT_co] = _part(timer, PerformanceTimer, "in_memory.timer", store)
+        self.tracker: Final[TrackerT_co] = _part(tracker, SuccessFailureTracker, "in_memory.tracker", store)
+        self.aggregator: Final[AggregatorT_co] = _part(
+            aggregator, MetricsAggregator, "in_memory.aggregator", store
+        )
+        self.resource_monitor: Final[MonitorT_co] = _part(
             resource_monitor, ResourceMonitor, "resources", self.collector, clock
         )
         self._outputs = Outputs(self, outputs, clock)
@@ -154,7 +173,7 @@ class MetricsSystem:
 
         # Threads and signals are slow to import, and a program that only names the Protocols has neither.
         from metrics_framework.callbacks import GaugeCallbacks
-        from metrics_framework.collecting import Collection
+        from metrics_framework.export.interval import Collection
         from metrics_framework.runtime.shutdown import Shutdown
         from metrics_framework.streams import streams_of
 
@@ -173,9 +192,8 @@ class MetricsSystem:
         self._shutdown = Shutdown(self._end, self._begin_in_child)
         self._shutdown.watch(on_exit=shutdown_on_exit, on_sigterm=shutdown_on_sigterm)
         for part in given.values():
-            join = getattr(part, "join_system", None)
-            if join is not None:
-                join(self)
+            if isinstance(part, JoinsSystem):
+                part.join_system(self)
 
     def __setattr__(self, name: str, value: object) -> None:
         # Not `name in self.__dict__`: who looks at that makes every attribute slower from then on.
@@ -249,7 +267,7 @@ class MetricsSystem:
         if own is not None:
             collector: MetricCollector = own(tags)
             return collector
-        from metrics_framework.scoped import ScopedCollector
+        from metrics_framework.capabilities import ScopedCollector
 
         return ScopedCollector(self.collector, tags)
 
@@ -326,7 +344,7 @@ class MetricsSystem:
         isolation.call("resource monitoring not stopped", self.resource_monitor.stop_resource_monitoring)
         self._outputs.write_last(self._final_snapshot, isolation)
 
-    def take_over(self, other: MetricsSystem) -> None:
+    def take_over(self, other: AnySystem) -> None:
         """Write from now on what another system on the same store would have written.
 
         Its outputs, its ``collection_interval`` if this system has none, and its watch over the interpreter's
@@ -412,7 +430,7 @@ class MetricsSystem:
             monitor=self.resource_monitor,
             aggregator=self.aggregator,
             store=self._store,
-            tracked=store_of(self.tracker),
+            tracked=_store_of(self.tracker),
             isolation=self._isolation,
         ).read(uptime_seconds, overhead)
 
@@ -514,7 +532,83 @@ class MetricsSystem:
         return (self._clock.monotonic_ns() - self._start_ns) / 1e9
 
 
+AnySystem: TypeAlias = MetricsSystem[
+    MetricCollector, PerformanceTimer, SuccessFailureTracker, ResourceMonitor, MetricsAggregator
+]
+"""A system of any parts, which have at least the methods of their contracts."""
+
+
 def _say_what_is_left_out(report: BuildReport) -> None:
     if report.left_out:
         first = [f"{item.what}: {item.reason}" for item in report.left_out[:10]]
         log_event("info", "left out of the snapshot", left_out=len(report.left_out), first=first)
+
+
+# -- parts ---------------------------------------------------------------------------------------------
+
+
+def _shared_store(
+    parts: Mapping[str, object],
+    clock: Clock | None,
+    tags: Mapping[str, str] | None,
+    rules: Iterable[Rule],
+) -> Store | None:
+    """Return the store of the parts that have one; a new one where a default part needs it.
+
+    Args:
+        parts: Name to part; ``None`` is to be the default part.
+        clock: What a new store reads time from.
+        tags: The constant tags of a new store.
+        rules: The rules of a new store.
+
+    Raises:
+        InvalidInputError: If parts have different stores, or there are tags or rules and no new store.
+    """
+    stores = {name: store for name, part in parts.items() if (store := _store_of(part)) is not None}
+    if len({id(store) for store in stores.values()}) > 1:
+        raise InvalidInputError(
+            f"{' and '.join(stores)} do not share one store, so that what one records another would not see:"
+            " make one Store and pass it to each as store="
+        )
+    rules = list(rules)
+    if stores or None not in parts.values():
+        if tags or rules:
+            raise InvalidInputError(
+                f"{'tags' if tags else 'rules'}={tags or rules!r} come too late, as no store is to be made:"
+                " pass them to that of the given parts, as in Store(tags=…, rules=…)"
+            )
+        return next(iter(stores.values()), None)
+    from metrics_framework.recording import Store
+
+    return Store(clock or SYSTEM_CLOCK, tags=tags, rules=rules)
+
+
+def _store_of(part: object) -> Store | None:
+    if not isinstance(part, HasStore) or part.store is None:
+        return None
+    from metrics_framework.recording.store import store_of  # slow to import; other parts do not need it
+
+    return store_of(part)
+
+
+def _part(given: P | None, protocol: type[Any], default: str, *arguments: object) -> P:
+    """Return a part that fulfils its Protocol.
+
+    Args:
+        given: What was passed in.
+        protocol: What it has to fulfil.
+        default: The adapter that is made where nothing was passed in.
+        *arguments: What that one is made with.
+
+    Raises:
+        InvalidInputError: If it lacks a method; the message names each.
+    """
+    if given is None:
+        part: P = load_adapter(default)(*arguments)
+        return part
+    missing = sorted(
+        name for name in get_protocol_members(protocol) if not callable(getattr(given, name, None))
+    )
+    if missing:
+        raise InvalidInputError(f"{given!r} is no {protocol.__name__}: it lacks {', '.join(missing)}")
+    return given

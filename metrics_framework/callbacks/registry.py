@@ -12,6 +12,7 @@ from metrics_framework.callbacks.evaluator import Evaluator
 from metrics_framework.callbacks.looking import looking
 from metrics_framework.callbacks.on_threads import ThreadLooks
 from metrics_framework.callbacks.work import Work
+from metrics_framework.capabilities import DescribesMetrics, RemovesSeries
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.log import Isolation, log_event
@@ -238,9 +239,9 @@ class GaugeCallbacks:
         return 0.0 if work.failure is None else (self._clock.monotonic_ns() - good_ns) / 1e9
 
     def _describe(self) -> None:
-        describe = getattr(self._collector, "describe", None)
-        if self._is_described or not callable(describe):
+        if self._is_described or not isinstance(self._collector, DescribesMetrics):
             return
+        describe = self._collector.describe
         self._is_described = True
         for description in (
             partial(describe, FAILURES, help="Calls of gauge callbacks that gave no value."),
@@ -249,10 +250,10 @@ class GaugeCallbacks:
             self._isolation.call("callback accounts not described", description)
 
     def _forget(self, work: Work) -> None:
-        remove = getattr(self._collector, "remove", None)
-        if callable(remove):
+        if isinstance(self._collector, RemovesSeries):
             for name, tags in ((work.name, work.tags), (AGE, _account(work))):
-                self._isolation.call("gauge not removed", partial(remove, name, tags), gauge=name)
+                remove = partial(self._collector.remove, name, tags)
+                self._isolation.call("gauge not removed", remove, gauge=name)
 
 
 def _key(name: str, tags: Mapping[str, str]) -> Key:

@@ -12,7 +12,7 @@ from rich.console import Console
 from metrics_framework.cli.progress import Progress
 from metrics_framework.plugins import load_adapter
 from metrics_framework.protocols import ResourceMonitor
-from metrics_framework.system import MetricsSystem
+from metrics_framework.system import AnySystem, MetricsSystem
 from metrics_framework.values import MetricUnit
 
 
@@ -56,7 +56,7 @@ class Measurement:
     """
 
     name: str
-    system: MetricsSystem
+    system: AnySystem
     milliseconds: list[float] = field(default_factory=list)
     failures: int = 0
     interrupted: bool = False

@@ -1,6 +1,6 @@
 """Dashboards as plain data: panels that a page, a terminal or a test can draw."""
 
-from metrics_framework.dashboard.courses import HistoryAggregator
+from metrics_framework.capabilities import HistoryAggregator
 from metrics_framework.dashboard.create import (
     ERROR_RATE,
     MEMORY_PERCENT,
@@ -9,7 +9,7 @@ from metrics_framework.dashboard.create import (
     create_dashboard,
     dashboard_schema,
 )
-from metrics_framework.dashboard.subjects import outcomes
+from metrics_framework.health import outcomes
 
 __all__ = [
     "ERROR_RATE",

@@ -5,54 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import NamedTuple, TypeVar
 
+from metrics_framework.capabilities import History, HistoryAggregator
 from metrics_framework.dashboard.plain import mapping, number
 from metrics_framework.dashboard.subjects import Measure, Subject, Summary, level, subjects
 from metrics_framework.errors import InvalidInputError, UnknownNameError
+from metrics_framework.health import resource_sources
 from metrics_framework.log import log_event
 from metrics_framework.protocols import MetricsAggregator, ResourceMonitor
-from metrics_framework.resources import readings
 from metrics_framework.values import MetricType
 
 R = TypeVar("R")
-
-History = Sequence[tuple[datetime, datetime, dict[str, Any]]]
-"""Intervals, the oldest first: where each starts and ends, and its summary."""
-
-
-@runtime_checkable
-class HistoryAggregator(Protocol):
-    """What an aggregator offers beyond its contract for lines instead of single points.
-
-    Dashboards rely on it where it is there. Each method cuts a time window into at most ``points`` intervals
-    without gaps; 1 is the window as a whole. A summary has the keys that a summary of that window has; of
-    outcomes it has ``count``, ``rate``, ``success_rate`` and ``failures`` by error type.
-    """
-
-    def get_metric_history(self, metric_name: str, time_window: timedelta, points: int) -> History:
-        """Return the course of a metric over all of its series.
-
-        Raises:
-            UnknownMetricError: If it was never recorded.
-        """
-        ...
-
-    def get_timing_history(self, operation: str, time_window: timedelta, points: int) -> History:
-        """Return the course of an operation's durations in milliseconds.
-
-        Raises:
-            UnknownMetricError: If it was never timed.
-        """
-        ...
-
-    def get_outcome_history(self, operation: str, time_window: timedelta, points: int) -> History:
-        """Return the course of how an operation ended.
-
-        Raises:
-            UnknownMetricError: If it was never tracked.
-        """
-        ...
 
 
 class Course(NamedTuple):
@@ -173,11 +137,12 @@ class Courses:
         """Return the tags and the number of each gauge of a name that the monitor reads now."""
         if self._present is None:
             self._present = {}
-            for reading in self._asked("resource monitor", lambda: list(readings(self._monitor))) or ():
-                for gauge, value in self._asked("resource monitor", reading.take) or ():
+            sources = self._asked("resource monitor", lambda: list(resource_sources(self._monitor)))
+            for source in sources or ():
+                for gauge, value in self._asked("resource monitor", source.take) or ():
                     read = number(value)
                     if read is not None:
-                        tagged = ({**gauge.tags, **reading.tags}, read / gauge.divisor)
+                        tagged = ({**gauge.tags, **source.tags}, read / gauge.divisor)
                         self._present.setdefault(gauge.name, []).append(tagged)
         return self._present.get(name, [])
 

@@ -21,7 +21,7 @@ from metrics_framework.dashboard.subjects import (
     rate,
     total,
 )
-from metrics_framework.resources import CPU_GAUGES, DISK_GAUGES, MEMORY_GAUGES, MOUNTPOINT, NETWORK_GAUGES
+from metrics_framework.health import CPU_GAUGES, DISK_GAUGES, MEMORY_GAUGES, MOUNTPOINT, NETWORK_GAUGES
 from metrics_framework.values import MetricType, MetricUnit
 
 LINES = 5

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 from metrics_framework.dashboard.plain import mapping, number
-from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
 Summary = Mapping[str, Any]
@@ -66,14 +65,6 @@ def subjects(values: Iterable[MetricValue]) -> list[Subject]:
                 one = found[key] = Subject(value.name, value.metric_type, value.unit, operation)
         one.values.append(value)
     return list(found.values())
-
-
-def outcomes(aggregator: MetricsAggregator) -> list[MetricValue]:
-    """Return what an aggregator knows of how operations ended: rates that carry a success rate."""
-    values = aggregator.get_metrics_by_tag({})
-    return [
-        value for value in values if value.metric_type is MetricType.RATE and "success_rate" in value.metadata
-    ]
 
 
 # -- measures --------------------------------------------------------------------------------------------

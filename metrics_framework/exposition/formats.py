@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from metrics_framework.capabilities import IteratesMetrics
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.exposition.text import to_prometheus
 from metrics_framework.protocols import MetricsAggregator
@@ -29,12 +30,13 @@ def to_plain(value: MetricValue) -> dict[str, Any]:
 
 
 def each_value(aggregator: MetricsAggregator) -> Iterator[MetricValue]:
-    """Yield what an aggregator answers, in turns, and one at a time where it can: see `turns`.
-
-    One that can has a method ``iter_metrics``.
-    """
-    one_by_one = getattr(aggregator, "iter_metrics", None)
-    for value in aggregator.get_metrics_by_tag({}) if one_by_one is None else one_by_one():
+    """Yield all series of an aggregator and yield the GIL between them; see `IteratesMetrics`."""
+    values: Iterable[MetricValue] = (
+        aggregator.iter_metrics()
+        if isinstance(aggregator, IteratesMetrics)
+        else aggregator.get_metrics_by_tag({})
+    )
+    for value in values:
         yield_gil()
         yield value
 

@@ -2,7 +2,8 @@
 
 import typing
 
-from metrics_framework.snapshots.build import BuildReport, DistributionAggregator, LeftOut, SnapshotBuilder
+from metrics_framework.capabilities import DistributionAggregator
+from metrics_framework.snapshots.build import BuildReport, LeftOut, SnapshotBuilder
 from metrics_framework.snapshots.files import dump_snapshot, read_snapshot
 from metrics_framework.snapshots.flat import Measured, find_keys, parse_flat_key
 from metrics_framework.snapshots.keys import CustomSeries, custom_key, parse_custom_key

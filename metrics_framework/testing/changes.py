@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
+from metrics_framework.capabilities import HasAggregator
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.recording.aggregates import sum_of
@@ -16,12 +17,12 @@ from metrics_framework.validation import safe_repr
 from metrics_framework.values import MetricType, MetricValue
 
 
-class HasAggregator(Protocol):
-    """What is asked of a system: checks rely on its aggregator and on nothing else."""
+@runtime_checkable
+class ListsMetrics(Protocol):
+    """The one method of an aggregator that checks rely on."""
 
-    @property
-    def aggregator(self) -> MetricsAggregator:
-        """Answers questions."""
+    def get_metrics_by_tag(self, tag_filter: dict[str, str]) -> list[MetricValue]:
+        """Return the matching series; see `MetricsAggregator.get_metrics_by_tag`."""
         ...
 
 
@@ -72,14 +73,13 @@ def aggregator_of(system: HasAggregator | MetricsAggregator) -> MetricsAggregato
     Raises:
         InvalidInputError: If it is neither.
     """
-    found: Any = getattr(system, "aggregator", system)
-    if isinstance(found, type) or not callable(getattr(found, "get_metrics_by_tag", None)):
+    found = system.aggregator if isinstance(system, HasAggregator) else system
+    if isinstance(found, type) or not isinstance(found, ListsMetrics):
         raise InvalidInputError(
             f"{safe_repr(system)} cannot be asked what was recorded: pass a MetricsSystem"
             " or a MetricsAggregator"
         )
-    aggregator: MetricsAggregator = found
-    return aggregator
+    return found
 
 
 def read(aggregator: MetricsAggregator) -> State:

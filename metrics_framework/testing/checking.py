@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from types import TracebackType
 
+from metrics_framework.capabilities import HasAggregator
 from metrics_framework.errors import InvalidInputError
+from metrics_framework.health import RESOURCE_GAUGES
 from metrics_framework.protocols import MetricsAggregator
-from metrics_framework.resources import RESOURCE_GAUGES
-from metrics_framework.testing.changes import HasAggregator, Series, State, aggregator_of, changed, read
+from metrics_framework.testing.changes import Series, State, aggregator_of, changed, read
 from metrics_framework.testing.expectations import Expectation
 from metrics_framework.testing.report import report
 from metrics_framework.validation import safe_repr

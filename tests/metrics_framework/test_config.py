@@ -81,7 +81,7 @@ def inline(value: object) -> str:
 def test_the_documentation_has_every_key_as_it_is_declared():
     """The one table of `docs/configuration.md` says of each key what its declaration says."""
     rows = [
-        f"| `{name}` | {key.kind.says} | {key.default or '-'} | {key.meaning}"
+        f"| `{name}` | {key.kind.description} | {key.default or '-'} | {key.meaning}"
         + (" *At the start only.* |" if key.at_start else " |")
         for name, key in KEYS.items()
     ]
@@ -183,7 +183,7 @@ def test_numbers_are_positive(key, value):
     """A number that is not positive is quoted in the error, with its key."""
     with pytest.raises(ConfigurationError) as caught:
         Settings.parse({key: value})
-    assert str(caught.value) == f"{key}={value!r} is not {KEYS[key].kind.says}"
+    assert str(caught.value) == f"{key}={value!r} is not {KEYS[key].kind.description}"
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_a_value_of_another_kind_is_quoted(key, value):
     """The error says what the key takes."""
     with pytest.raises(ConfigurationError) as caught:
         Settings.load({key: value}, None, {})
-    assert str(caught.value) == f"{key}={value!r} is not {KEYS[key].kind.says}"
+    assert str(caught.value) == f"{key}={value!r} is not {KEYS[key].kind.description}"
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_a_bad_variable_is_quoted_with_its_value(key, text):
     """The error names the variable, its value, and what it takes."""
     with pytest.raises(ConfigurationError) as caught:
         Settings.load({}, None, {variable(key): text})
-    assert str(caught.value) == f"{variable(key)}={text!r} is not {KEYS[key].kind.says}"
+    assert str(caught.value) == f"{variable(key)}={text!r} is not {KEYS[key].kind.description}"
 
 
 @given(st.sampled_from(sorted(KEYS)), st.text(max_size=20))
@@ -348,7 +348,7 @@ def test_any_text_is_a_value_or_one_clear_error(key, text):
     """No variable, whatever it holds, is anything else than a checked value or a `ConfigurationError`."""
     with suppress(ConfigurationError):
         settings = Settings.load({}, None, {variable(key): text})
-        assert KEYS[key].kind.holds(settings.given()[key])
+        assert KEYS[key].kind.is_valid(settings.given()[key])
 
 
 def test_variables_have_the_documented_prefix():

@@ -7,10 +7,10 @@ from itertools import chain
 from typing import NamedTuple
 
 from metrics_adapters.prometheus.families import Heading, heading, labels_of
-from metrics_framework.composition import store_of
 from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.recording import Description, OutcomeReading, SeriesReading, Store
 from metrics_framework.recording.namespaces import Named
+from metrics_framework.recording.store import store_of
 from metrics_framework.values import MetricType
 
 

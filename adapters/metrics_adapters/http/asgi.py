@@ -24,7 +24,8 @@ from metrics_adapters.http.scrape import (
     Scrape,
 )
 from metrics_adapters.http.shared_call import Start, in_thread
-from metrics_adapters.prometheus.expositions import Callbacks, Exposable
+from metrics_adapters.prometheus.expositions import Exposable
+from metrics_framework.capabilities import AsyncCallbacks, Callbacks
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.log import log_event
 from metrics_framework.runtime.cooperative import TimeSlice
@@ -127,8 +128,9 @@ class ScrapeApp:
         callbacks = self._endpoint.callbacks
         if callbacks is None:
             return None
-        collect_async = getattr(callbacks, "collect_async", None)
-        return in_thread(callbacks.collect) if collect_async is None else event_loop.in_task(collect_async)
+        if isinstance(callbacks, AsyncCallbacks):
+            return event_loop.in_task(callbacks.collect_async)
+        return in_thread(callbacks.collect)
 
 
 def _request(scope: Scope) -> Request:

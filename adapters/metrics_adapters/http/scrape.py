@@ -20,13 +20,13 @@ from metrics_adapters.http.auth import Access
 from metrics_adapters.http.negotiation import choose_format, wants_gzip
 from metrics_adapters.http.shared_call import Call, SharedCall, Start, in_thread
 from metrics_adapters.prometheus.expositions import (
-    Callbacks,
     Exposable,
     callbacks_of,
     exposition_of,
 )
 from metrics_adapters.prometheus.families import count_by_default
 from metrics_adapters.prometheus.text import Format
+from metrics_framework.capabilities import Callbacks
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.log import Isolation
 from metrics_framework.runtime.cooperative import cooperatively, yield_gil

@@ -18,7 +18,8 @@ from prometheus_client.registry import CollectorRegistry
 from metrics_adapters.http.connection import Conversation
 from metrics_adapters.http.scrape import MAX_SCRAPES, PATH, TIMEOUT, Endpoint
 from metrics_adapters.http.tls import Certificates, StrPath
-from metrics_adapters.prometheus.expositions import Callbacks, Exposable
+from metrics_adapters.prometheus.expositions import Exposable
+from metrics_framework.capabilities import Callbacks
 from metrics_framework.errors import InvalidInputError, OutputError
 from metrics_framework.log import Isolation, log_event
 from metrics_framework.validation import safe_repr

@@ -8,7 +8,8 @@ from typing import Any
 from prometheus_client.registry import CollectorRegistry
 
 from metrics_adapters.http.scrape import MAX_SCRAPES, PATH, TIMEOUT, Answer, Endpoint, Request
-from metrics_adapters.prometheus.expositions import Callbacks, Exposable
+from metrics_adapters.prometheus.expositions import Exposable
+from metrics_framework.capabilities import Callbacks
 
 WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 

@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Protocol, cast
-
 from prometheus_client.registry import CollectorRegistry
 
 from metrics_adapters.prometheus.families import exposed_names
 from metrics_adapters.prometheus.rendering import Exposition
-from metrics_framework.composition import store_of
+from metrics_framework.capabilities import Callbacks, HasCallbacks, HasCollector, HasStore
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.recording import Store
+from metrics_framework.recording.store import store_of
 from metrics_framework.validation import safe_repr
 
-
-class Callbacks(Protocol):
-    """What brings gauges up to date before they are exposed.
-
-    Where it has a coroutine function ``collect_async`` too, that one is called on an event loop.
-    """
-
-    def collect(self) -> object:
-        """Call all that has to be called."""
-        ...
-
-
-class OnStore(Protocol):
-    """A part of the library, such as a collector."""
-
-    @property
-    def store(self) -> Store:
-        """Where it keeps its numbers."""
-        ...
-
-
-Exposable = Exposition | Store | OnStore | MetricsSystem
+Exposable = Exposition | Store | HasStore | MetricsSystem
 """What can be exposed: a system whose collector is on a store, too."""
 
 
@@ -76,9 +54,9 @@ def callbacks_of(metrics: object, given: Callbacks | None = None) -> Callbacks |
     Raises:
         InvalidInputError: If ``given`` cannot be called.
     """
-    callbacks = getattr(metrics, "callbacks", None) if given is None else given
-    if callable(getattr(callbacks, "collect", None)):
-        return cast("Callbacks", callbacks)
+    callbacks = metrics.callbacks if given is None and isinstance(metrics, HasCallbacks) else given
+    if isinstance(callbacks, Callbacks):
+        return callbacks
     if given is not None:
         raise InvalidInputError(f"callbacks={safe_repr(given)} cannot be called: they have no collect()")
     return None
@@ -87,7 +65,7 @@ def callbacks_of(metrics: object, given: Callbacks | None = None) -> Callbacks |
 def _store(metrics: object) -> Store:
     if isinstance(metrics, Store):
         return metrics
-    for owner in (metrics, getattr(metrics, "collector", None)):
+    for owner in (metrics, metrics.collector if isinstance(metrics, HasCollector) else None):
         store = store_of(owner)
         if store is not None:
             return store

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import REGISTRY
@@ -45,6 +45,7 @@ _OWN_LABELS = {"histogram": "le", "gaugehistogram": "le", "summary": "quantile"}
 """The label of a family's samples that names no series."""
 
 
+@runtime_checkable
 class Collects(Protocol):
     """What is read: a `prometheus_client.CollectorRegistry`, or whatever else yields metric families."""
 
@@ -99,7 +100,7 @@ class RegistryAggregator:
     """
 
     def __init__(self, registry: Collects = REGISTRY, clock: Clock = SYSTEM_CLOCK) -> None:
-        if isinstance(registry, type) or not callable(getattr(registry, "collect", None)):
+        if isinstance(registry, type) or not isinstance(registry, Collects):
             raise InvalidInputError(
                 f"registry={safe_repr(registry)} is no registry; pass one, like prometheus_client.REGISTRY"
             )

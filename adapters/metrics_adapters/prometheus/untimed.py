@@ -10,10 +10,10 @@ from prometheus_client.registry import CollectorRegistry
 from metrics_adapters.prometheus.expositions import Exposable, exposition_of
 from metrics_adapters.prometheus.rendering import Exposition
 from metrics_adapters.prometheus.text import Format
-from metrics_framework.composition import store_of
 from metrics_framework.exposition.formats import each_value
 from metrics_framework.exposition.text import to_prometheus
 from metrics_framework.protocols import MetricsSystem
+from metrics_framework.recording.store import store_of
 from metrics_framework.runtime.cooperative import yield_gil
 
 _TIMESTAMP = re.compile(rb'(?m)^([^\s#{]+(?:\{.*\})? [^\s"}]+) -?\d+$')

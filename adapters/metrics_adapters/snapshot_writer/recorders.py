@@ -14,7 +14,7 @@ from metrics_framework.config import Settings
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.recording import Store
 from metrics_framework.snapshots import PerformanceSnapshot
-from metrics_framework.system import MetricsSystem
+from metrics_framework.system import AnySystem, MetricsSystem
 
 
 class _Writing:
@@ -22,7 +22,7 @@ class _Writing:
 
     def __init__(self, store: Store, writer: SnapshotWriter) -> None:
         self.writer = writer
-        self.system = MetricsSystem(
+        self.system: AnySystem = MetricsSystem(
             collector=InMemoryCollector(store), outputs=[writer], shutdown_on_exit=True
         )
         self.is_own = True
@@ -95,7 +95,7 @@ class _Written:
         if self._writing.is_own:
             self._writing.system.shutdown_metrics()
 
-    def join_system(self, system: MetricsSystem) -> None:
+    def join_system(self, system: AnySystem) -> None:
         """Leave the writing to a system that this became a part of; the system calls it."""
         writing = self._writing
         if writing.system is not system:

@@ -216,8 +216,8 @@ def test_a_registry_costs_its_own_metrics_alone(run, caplog, gate, how):
     assert "registry failed" in messages(caplog)[0]
 
 
-class Callbacks:
-    """Callbacks that say from where they were called."""
+class ThreadCallbacks:
+    """Callbacks without a coroutine, which record where they were called."""
 
     def __init__(self, work=lambda: None):
         self.work = work
@@ -227,6 +227,10 @@ class Callbacks:
         """Be called by a thread."""
         self.called.append("thread" if threading.current_thread() is not threading.main_thread() else "main")
         self.work()
+
+
+class Callbacks(ThreadCallbacks):
+    """Callbacks that an event loop can await."""
 
     async def collect_async(self):
         """Be called on the loop."""
@@ -245,8 +249,7 @@ def test_callbacks_are_called_on_the_loop(run, metrics):
 
 def test_callbacks_without_a_coroutine_are_called_in_a_thread(metrics):
     """What knows threads alone does not hold the loop up."""
-    callbacks = Callbacks()
-    callbacks.collect_async = None
+    callbacks = ThreadCallbacks()
     assert asyncio.run(get(make_asgi_app(metrics, callbacks=callbacks))).status_code == 200
     assert callbacks.called == ["thread"]
 

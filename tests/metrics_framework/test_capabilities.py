@@ -6,12 +6,10 @@ from typing import Any
 
 import pytest
 
-from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTimer, InMemoryTracker
-from metrics_adapters.null import NullMonitor
-from metrics_framework import InvalidInputError, MetricsSystem, MetricUnit, Rule
+from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector
+from metrics_framework import InvalidInputError, MetricsSystem, MetricUnit
+from metrics_framework.capabilities import ScopedCollector
 from metrics_framework.protocols import MetricCollector
-from metrics_framework.recording import Store
-from metrics_framework.scoped import ScopedCollector
 
 TENANT = {"tenant": "acme"}
 
@@ -112,56 +110,3 @@ def test_bound_instruments_of_a_scope_have_its_tags():
     collector = InMemoryCollector()
     collector.with_tags(TENANT).counter("orders", {"status": "paid"}).add(2)
     assert found(InMemoryAggregator(collector.store)) == {"orders": ({"status": "paid", "tenant": "acme"}, 2)}
-
-
-# -- constant tags ---------------------------------------------------------------------------------------
-
-
-def test_constant_tags_are_on_everything_that_is_read():
-    """Metrics, timed and tracked operations bear them, are found by them, and keep their own of that name."""
-    metrics = MetricsSystem(tags={"service": "shop", "zone": "1"})
-    metrics.collector.increment("orders", {"zone": "2"})
-    with metrics.measure("checkout"):
-        pass
-    values = metrics.aggregator.get_metrics_by_tag({"service": "shop"})
-    assert sorted((value.name, value.metric_type.value, value.tags["zone"]) for value in values) == [
-        ("checkout", "rate", "1"),
-        ("checkout", "timer", "1"),
-        ("orders", "counter", "2"),
-    ]
-    assert 'service="shop"' in metrics.aggregator.export_metrics("prometheus")
-
-
-def test_a_snapshot_has_constant_tags_in_its_metadata():
-    """Custom keys stay what they are without constant tags, and those of one call win over them."""
-    metrics = MetricsSystem(tags={"service": "shop", "zone": "1"})
-    metrics.collector.increment("orders", {"status": "paid"})
-    metrics.collector.increment("visits", {"zone": "2"})
-    with metrics.measure("checkout"):
-        pass
-    snapshot = metrics.snapshot(tags={"zone": "9"})
-    assert snapshot.metadata.tags == {"service": "shop", "zone": "9", "latency_metric": "checkout"}
-    assert {"orders[status:paid]", "visits[zone:2]", "operation:checkout/success_rate"} <= set(
-        snapshot.metrics.custom
-    )
-
-
-@pytest.mark.parametrize("more", [{"tags": {"service": "shop"}}, {"rules": [Rule("a", deny=True)]}])
-def test_tags_and_rules_of_a_store_that_exists_come_too_late(more):
-    """A system that makes no store says where its tags and rules belong."""
-    store = Store()
-    parts = {
-        "collector": InMemoryCollector(store),
-        "timer": InMemoryTimer(store),
-        "tracker": InMemoryTracker(store),
-        "aggregator": InMemoryAggregator(store),
-        "resource_monitor": NullMonitor(),
-    }
-    with pytest.raises(InvalidInputError, match=r"pass them to that of the given parts, as in Store\(tags=…"):
-        MetricsSystem(**parts, **more)  # type: ignore[arg-type]
-
-
-def test_constant_tags_are_checked_when_the_system_is_made():
-    """Tags that cannot be are refused before anything is recorded."""
-    with pytest.raises(InvalidInputError):
-        MetricsSystem(tags={"": "shop"})
