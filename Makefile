@@ -67,10 +67,11 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-# The stub of the compiled engine is compared with the engine itself.
+# The Python blocks of the docs are type-checked too. The stub of the compiled engine is compared with the engine.
 types: $(VENV)/.installed $(CORE)
 	$(BIN)/mypy
 	$(BIN)/pyright
+	$(BIN)/python tests/typing/check_docs.py
 	! test -e $(CORE) || $(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml metrics_framework.recording._core
 
 imports: $(VENV)/.installed

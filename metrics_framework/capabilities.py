@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from metrics_framework.recording.results import Failure, SeriesDistribution
     from metrics_framework.recording.state import MergeLaw
     from metrics_framework.recording.store import Store
+    from metrics_framework.recording.windows import Interval
 
 History = Sequence[tuple[datetime, datetime, dict[str, Any]]]
 """Intervals, the oldest first: start, end and summary."""
@@ -406,6 +407,18 @@ class StoreAggregator(SummariesByTag, IteratesMetrics, DistributionAggregator, H
     @property
     def store(self) -> Store:
         """The store."""
+        ...
+
+    def get_metric_history(self, metric_name: str, time_window: timedelta, points: int) -> list[Interval]:
+        """Return the history of a metric over all of its series."""
+        ...
+
+    def get_timing_history(self, operation: str, time_window: timedelta, points: int) -> list[Interval]:
+        """Return the history of an operation's durations in milliseconds."""
+        ...
+
+    def get_outcome_history(self, operation: str, time_window: timedelta, points: int) -> list[Interval]:
+        """Return the history of an operation's outcomes."""
         ...
 
 

@@ -18,6 +18,7 @@ from metrics_framework.capabilities import (
     StoreCollector,
     StoreTimer,
     StoreTracker,
+    with_tags,
 )
 from metrics_framework.clock import SYSTEM_CLOCK, Clock, utc
 from metrics_framework.errors import ClosedError, InvalidInputError
@@ -263,13 +264,7 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
             >>> metrics = MetricsSystem()
             >>> metrics.with_tags({"tenant": "acme"}).increment("orders")
         """
-        own = getattr(self.collector, "with_tags", None)
-        if own is not None:
-            collector: MetricCollector = own(tags)
-            return collector
-        from metrics_framework.capabilities import ScopedCollector
-
-        return ScopedCollector(self.collector, tags)
+        return with_tags(self.collector, tags)
 
     # -- life ------------------------------------------------------------------------------------------
 
