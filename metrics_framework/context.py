@@ -1,7 +1,7 @@
-"""The system that is in use here: a default for a context, which code may ask for and never has to.
+"""The current system of a context, for code that cannot take a system as an argument.
 
-A context is what `contextvars` calls one: an asyncio task and `asyncio.to_thread` inherit that of their
-creator, a plain thread starts with an empty one.
+Contexts are those of `contextvars`: an asyncio task and `asyncio.to_thread` inherit the context of their
+creator, and a plain thread starts with an empty one.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _NOTHING: dict[str, AnySystem] = {}
 
 
 def current() -> AnySystem:
-    """Return the system in use in this context; outside of any `use`, one that keeps nothing.
+    """Return the current system; outside of any `use` block, a system that discards all records.
 
     Example:
-        >>> current().collector.increment("orders")  # for whoever wants to know
+        >>> current().collector.increment("orders")
     """
     in_use = _IN_USE.get()
     return in_use[-1][0] if in_use else _nothing()
@@ -34,17 +34,17 @@ def current() -> AnySystem:
 
 @contextmanager
 def use(system: S) -> Iterator[S]:
-    """Make a system the one that `current` returns, for the length of a ``with`` block.
+    """Make `current` return a system during a ``with`` block.
 
-    Uses nest, and each ends its own: what was in use before is in use again, in whatever order they end. The
-    system is not shut down.
+    Blocks nest. The end of a block removes its own system, in whatever order blocks end, and does not shut it
+    down.
 
     Args:
-        system: Which one.
+        system: The system.
 
     Raises:
-        InvalidInputError: If it is no `MetricsSystem`, or the block is left in another context than it was
-            entered in.
+        InvalidInputError: If ``system`` is not a `MetricsSystem`, or the block ends in another context than
+            it began in.
 
     Example:
         >>> with use(MetricsSystem()) as metrics:
@@ -52,8 +52,8 @@ def use(system: S) -> Iterator[S]:
         True
     """
     if not isinstance(system, MetricsSystem):
-        raise InvalidInputError(f"{system!r} is no MetricsSystem to use")
-    # A tuple of its own for each use, so that one system may be in use twice.
+        raise InvalidInputError(f"use({system!r}) takes a MetricsSystem: pass the system itself")
+    # Each block has a tuple of its own, so that blocks of the same system can be told apart.
     this: _Use = (system,)
     _IN_USE.set((*_IN_USE.get(), this))
     try:
@@ -63,14 +63,14 @@ def use(system: S) -> Iterator[S]:
         remaining = tuple(other for other in before if other is not this)
         if len(remaining) == len(before):
             raise InvalidInputError(
-                "use() ended in another context than it began in: begin and end it in one thread or task"
+                "a use() block ended in another context than it began in: stay in one thread or task"
             )
         _IN_USE.set(remaining)
 
 
 def _nothing() -> AnySystem:
     if "system" not in _NOTHING:
-        # Where two threads are the first at once, one of the two is kept.
+        # If two threads create one at the same time, both get the same one.
         _NOTHING.setdefault(
             "system",
             MetricsSystem(

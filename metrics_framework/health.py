@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Up to where a system is healthy, the limits included.
+    """The limits of a healthy system. A reading that equals its limit is healthy.
 
     Attributes:
         error_rate: The share of tracked operations that fail, 0.0 to 1.0.
-        memory_percent: How full the machine's memory is, 0 to 100.
-        cpu_percent: How busy the machine is, 0 to 100; ``None`` where that is no fault.
-        window: How far back the error rate looks; no further than the retention.
+        memory_percent: The memory usage of the machine, 0 to 100.
+        cpu_percent: The CPU usage of the machine, 0 to 100; ``None`` for no limit.
+        window: The window of the error rate, at most the retention.
 
     Raises:
-        InvalidInputError: If one of them is out of its range.
+        InvalidInputError: If a value is out of its range.
     """
 
     error_rate: float = 0.05
@@ -47,7 +47,7 @@ class Thresholds:
     window: timedelta = timedelta(minutes=5)
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check the ranges of all values."""
         _check_range("error_rate", self.error_rate, 1)
         _check_range("memory_percent", self.memory_percent, 100)
         if self.cpu_percent is not None:
@@ -58,15 +58,15 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class HealthCheck:
-    """Reads the parts of a system.
+    """Reads the health of a system from its parts.
 
     Attributes:
-        thresholds: Up to where all is well.
-        monitor: Reads the machine.
-        aggregator: Asked for series and outcomes where no store can be.
-        store: Where the system keeps its numbers, if the library's own parts do.
-        tracked: Where the tracker keeps its outcomes, if it is the library's own.
-        isolation: Logs what fails.
+        thresholds: The limits.
+        monitor: Reads resource usage.
+        aggregator: Lists series and outcomes if there is no store.
+        store: The store of the system, if it has one.
+        tracked: The store of the tracker, if it has one.
+        isolation: Logs failures.
     """
 
     thresholds: Thresholds
@@ -77,23 +77,22 @@ class HealthCheck:
     isolation: Isolation
 
     def read(self, uptime_seconds: float, overhead_percent: float) -> dict[str, bool | float | int]:
-        """Judge, and say by what; nothing here asks a network, unless a part of someone else's does.
+        """Return the health and the readings behind it. Uses the network only if a given part does.
 
-        ``healthy`` is false where a reading is above its threshold, or a part fails to answer: that is logged
-        once until it answers again, and its readings are 0.
+        ``healthy`` is false if a reading exceeds its threshold or a part fails. A failure is logged once
+        until the part succeeds again; its readings are 0.
 
         Args:
-            uptime_seconds: How long the system has been there.
-            overhead_percent: CPU time that the thread which collects at an interval has used, in percent of
-                one CPU since the start. What a record costs the thread that makes it is not in it.
+            uptime_seconds: The age of the system.
+            overhead_percent: The CPU time of the collection thread, in percent of one CPU since the start.
+                It does not include the cost of records in the threads that make them.
 
         Returns:
             ``healthy``; ``error_rate``, the share of tracked operations that failed in the window of the
-            thresholds (since the start where the tracker is someone else's); ``uptime_seconds``; ``series``;
-            ``recorded``, ``rejected`` and ``overflowed``, numbers of records since the start (0
-            where no part is on a `Store`); ``compiled``, whether they are recorded by the compiled engine;
-            ``memory_percent`` and ``cpu_percent`` of the machine;
-            ``overhead_percent``.
+            thresholds (since the start if the tracker has no store); ``uptime_seconds``; ``series``;
+            ``recorded``, ``rejected`` and ``overflowed``, numbers of records since the start (0 if no part
+            has a store); ``compiled``, whether the compiled engine records; ``memory_percent`` and
+            ``cpu_percent`` of the machine; ``overhead_percent``.
         """
         limits, store = self.thresholds, self.store
         error_rate = self._ask("the outcomes", self._error_rate)
@@ -123,7 +122,7 @@ class HealthCheck:
         return self.isolation.call("health not read", question, what=what)
 
     def _series(self) -> int:
-        # Counting costs a store nothing; an aggregator works out every summary for it.
+        # A store only counts; an aggregator would compute all summaries.
         return self.store.series_count if self.store else len(self.aggregator.get_metrics_by_tag({}))
 
     def _error_rate(self) -> float:
@@ -135,7 +134,7 @@ class HealthCheck:
         else:
             found = [value.metadata for value in outcomes(self.aggregator)]
             events = sum(outcome["count"] for outcome in found)
-            # Rounded to whole events: 1 - 0.95 is a little more than 5 %.
+            # Round to whole events: 1 - 0.95 is slightly more than 5 %.
             successes = sum(round(outcome["count"] * outcome["success_rate"]) for outcome in found)
         return (events - successes) / events if events else 0.0
 
@@ -153,7 +152,7 @@ THRESHOLDS = Thresholds()
 
 
 def outcomes(aggregator: MetricsAggregator) -> list[MetricValue]:
-    """Return what an aggregator knows of how operations ended: rates that carry a success rate."""
+    """Return the outcomes of all operations of an aggregator: rates that have a success rate."""
     values = aggregator.get_metrics_by_tag({})
     return [
         value for value in values if value.metric_type is MetricType.RATE and "success_rate" in value.metadata
@@ -164,15 +163,14 @@ def outcomes(aggregator: MetricsAggregator) -> list[MetricValue]:
 
 
 class ResourceGauge(NamedTuple):
-    """What a key of a reading is recorded as.
+    """The gauge of a key of a resource reading.
 
     Attributes:
         key: The key.
         name: The gauge's name.
-        tags: Its tags, beside those that the reading as a whole has.
-        divisor: What the number is divided by.
-        merge: What its series are together, on a collector that can be told; a number that all of them have
-            in turn says nothing.
+        tags: Its tags, besides those of the source.
+        divisor: Divides the number before it is recorded.
+        merge: How the gauge's series combine, on a collector that has a store.
     """
 
     key: str
@@ -187,7 +185,7 @@ _SENT, _RECEIVED = ({"network.io.direction": direction} for direction in ("trans
 _DISK_STATE = "system.filesystem.state"
 _GENERATION = "cpython.gc.generation"
 MOUNTPOINT = "system.filesystem.mountpoint"
-"""The tag that tells disks apart."""
+"""The tag that distinguishes disks."""
 
 MEMORY_GAUGES = (
     ResourceGauge("used", "system.memory.usage", _USED),
@@ -239,21 +237,21 @@ RESOURCE_GAUGES = frozenset(
     for gauges in (MEMORY_GAUGES, CPU_GAUGES, DISK_GAUGES, NETWORK_GAUGES, _PROCESS, _GARBAGE, _RUNTIME)
     for gauge in gauges
 )
-"""Every name that `record_resources` records."""
+"""The names of all gauges that `record_resources` records."""
 
 
 def record_resources(
     monitor: ResourceMonitor, collector: MetricCollector, failing: set[str] | None = None
 ) -> None:
-    """Read everything once and record each reading as a gauge.
+    """Read all resources once and record each reading as a gauge.
 
-    What fails is logged and costs its own gauges only: they keep their last values.
+    A failure is logged and affects only its own gauges, which keep their last values.
 
     Args:
-        monitor: What is read. A key that a reading of it lacks is not recorded.
-        collector: Where the gauges go.
-        failing: Which kinds of reading failed the last time; the call brings it up to date. Given the same
-            set again and again, a kind that goes on failing is logged once until it works again.
+        monitor: Reads the resources. A key that its reading lacks is not recorded.
+        collector: Receives the gauges.
+        failing: The kinds of reading that failed at the last call, which this call updates. If all calls
+            share one set, a kind that keeps failing is logged once until it succeeds again.
     """
     failing = set() if failing is None else failing
     refused: dict[str, Exception] = {}
@@ -281,13 +279,13 @@ def record_resources(
 
 
 class ResourceSource(NamedTuple):
-    """Something to be read.
+    """A source of resource readings, such as one disk.
 
     Attributes:
-        kind: What the log calls it.
-        read: Reads it.
-        gauges: What its keys are.
-        tags: Tags of all of them.
+        kind: Its name in logs.
+        read: Returns a reading.
+        gauges: The gauges of its keys.
+        tags: The tags of all its gauges.
     """
 
     kind: str
@@ -296,13 +294,13 @@ class ResourceSource(NamedTuple):
     tags: Mapping[str, str] = {}
 
     def take(self) -> list[tuple[ResourceGauge, float]]:
-        """Read, and return each gauge with its number before it is divided."""
+        """Read, and return each gauge with its number, not yet divided."""
         reading = self.read()
         return [(gauge, reading[gauge.key]) for gauge in self.gauges if gauge.key in reading]
 
 
 def resource_sources(monitor: ResourceMonitor) -> Iterator[ResourceSource]:
-    """Yield all that can be read of the machine, the process and the interpreter."""
+    """Yield all sources of the machine, the process and the interpreter."""
     yield ResourceSource("memory", monitor.get_memory_usage, MEMORY_GAUGES)
     yield ResourceSource("CPU", lambda: _share_of_all(monitor.get_cpu_usage()), CPU_GAUGES)
     detailed = monitor if isinstance(monitor, DetailedMonitor) else None
@@ -335,7 +333,7 @@ def _describe_merge(store: Store, gauge: ResourceGauge) -> None:
 
 
 def _share_of_all(cpu: Mapping[str, float]) -> Mapping[str, float]:
-    """Add the process' percentage of all CPUs together, as the conventions want it."""
+    """Add the CPU usage of the process in percent of all CPUs, which the conventions require."""
     if "process_percent" not in cpu or "count" not in cpu:
         return cpu
     return {**cpu, "process_percent_of_all": cpu["process_percent"] / max(cpu["count"], 1)}
@@ -343,9 +341,9 @@ def _share_of_all(cpu: Mapping[str, float]) -> Mapping[str, float]:
 
 @cache
 def _runtime() -> Mapping[str, str]:
-    """Return what the program runs on, by the names of the conventions' resource attributes."""
+    """Return the runtime and platform, named by the resource attributes of the conventions."""
     if sys.platform == "win32":
-        import platform  # slow to import, and an import that a fork interrupts never ends in the child
+        import platform  # slow to import; an import during a fork never ends in the child
 
         machine = platform.machine().lower()
     else:

@@ -1,8 +1,8 @@
-"""Measuring a block or a function: its duration and its outcome.
+"""Measures the duration and the outcome of a block or a function.
 
-One decorator serves four kinds of function. A coroutine is timed until it returns, not until it is created.
-A generator, sync or async, is timed from the first requested item to its end, without the time that its
-consumer takes between two items.
+One decorator supports four kinds of function. A coroutine is timed until it returns. A generator, sync or
+async, is timed from the first requested item to its end, without the time that its consumer takes between two
+items.
 """
 
 from __future__ import annotations

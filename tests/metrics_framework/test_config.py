@@ -379,7 +379,7 @@ def test_every_key_is_read_from_a_file(tmp_path, name, table):
         ("a.toml", "[metrics_framework]\ncolection_interval = 1", "Did you mean 'collection_interval'"),
         ("a.toml", "[metrics-framework]\ncollection_interval = 1", r"no table \[metrics_framework\]"),
         ("a.toml", "metrics_framework = 3", "3 is not a mapping"),
-        ("a.toml", "[metrics_framework", "is no TOML"),
+        ("a.toml", "[metrics_framework", "is not valid TOML"),
         ("pyproject.toml", "[metrics_framework]", r"no table \[tool.metrics_framework\]"),
         ("pyproject.toml", "tool = 3", r"no table \[tool.metrics_framework\]"),
     ],

@@ -139,7 +139,7 @@ def test_the_use_of_a_system_does_not_shut_it_down(systems):
 def test_only_a_system_can_be_used(wrong):
     """Anything else is one clear error, and changes nothing."""
     before = current()
-    with pytest.raises(InvalidInputError, match="is no MetricsSystem"), use(wrong):
+    with pytest.raises(InvalidInputError, match="takes a MetricsSystem"), use(wrong):
         pass
     assert current() is before
 

@@ -266,7 +266,7 @@ def test_a_window_is_a_positive_duration(window):
 
 def test_thresholds_are_thresholds():
     """A dict in their place is refused when the system is made."""
-    with pytest.raises(InvalidInputError, match="are no Thresholds"):
+    with pytest.raises(InvalidInputError, match="is not a Thresholds"):
         MetricsSystem(thresholds={"error_rate": 0.1})
 
 

@@ -339,7 +339,7 @@ def test_a_part_that_lacks_a_method_is_refused(part, method):
     setattr(Incomplete, method, None)
     with pytest.raises(InvalidInputError) as caught:
         MetricsSystem(**{part: Incomplete()})
-    assert str(caught.value) == f"<incomplete part> is no {protocol.__name__}: it lacks {method}"
+    assert str(caught.value) == f"<incomplete part> is not a {protocol.__name__}: it lacks {method}"
 
 
 def test_a_part_in_the_wrong_place_is_refused():
@@ -951,7 +951,7 @@ def test_the_latency_metric_can_be_chosen(clock):
 
 def test_one_string_of_custom_metrics_is_an_error() -> None:
     """A string where a list of patterns belongs would match by its letters; the error shows the list."""
-    with pytest.raises(InvalidInputError, match=r"pass a list: \['http\.\*'\]"):
+    with pytest.raises(InvalidInputError, match=r"pass a list, \['http\.\*'\]"):
         MetricsSystem(custom_metrics="http.*")
 
 
@@ -1155,7 +1155,7 @@ def test_tags_and_rules_of_a_store_that_exists_come_too_late(more):
         "aggregator": InMemoryAggregator(store),
         "resource_monitor": NullMonitor(),
     }
-    with pytest.raises(InvalidInputError, match=r"pass them to that of the given parts, as in Store\(tags=…"):
+    with pytest.raises(InvalidInputError, match=r"pass them to that store, Store\(tags=…"):
         MetricsSystem(**parts, **more)  # type: ignore[arg-type]
 
 
