@@ -145,8 +145,8 @@ class Measurement:
         tags: Mapping[str, str] | None = None,
     ) -> None:
         self._meter = meter
-        # Bad input raises here, where it is passed, and not at the end of the measured code. An operation and
-        # tags that were recorded before are valid: checking them would cost half of a measurement.
+        # Check arguments before the measured code runs. An operation and tags that were recorded before are
+        # valid: checking them again would cost half of a measurement.
         if meter.find(operation, tags) is None:
             self._operation = check_name(operation, "operation name")
             self._given = plain_tags(tags)

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from metrics_framework.recording import Rule, Store
     from metrics_framework.streams import Deltas, Subscription
 
-__all__ = ["DistributionOutput", "MetricsSystem", "SnapshotOutput", "SystemOutput"]
+__all__ = ["AnySystem", "DistributionOutput", "MetricsSystem", "SnapshotOutput", "SystemOutput"]
 
 
 RESOURCES_DEADLINE = 10.0

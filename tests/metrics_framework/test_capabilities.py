@@ -1,4 +1,4 @@
-"""Tags that a system or a scope adds are on everything that is recorded there, and nowhere else."""
+"""A scope adds its tags to its own records and to no others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TENANT = {"tenant": "acme"}
 
 
 class Foreign:
-    """A collector of someone else's: it knows the Protocol and nothing more."""
+    """A collector that has only the methods of the Protocol."""
 
     def __init__(self) -> None:
         own = InMemoryCollector()
@@ -26,7 +26,7 @@ class Foreign:
 
 
 def record_everything(collector: MetricCollector, tags: dict[str, str] | None) -> None:
-    """Record by each method of the Protocol."""
+    """Record with each method of the Protocol."""
     collector.record_counter("counter", 2, tags)
     collector.record_gauge("gauge", 3, tags)
     collector.record_histogram("histogram", 4, tags)
@@ -41,7 +41,7 @@ def found(aggregator: InMemoryAggregator) -> dict[str, tuple[dict[str, str], flo
 
 
 def scope(foreign: bool, tags: dict[str, str]) -> tuple[Any, InMemoryAggregator]:
-    """Return a scope over a collector of this library or another one, and what shows what it records."""
+    """Return a scope over our collector or a foreign one, and an aggregator of its records."""
     if foreign:
         collector = Foreign()
         return ScopedCollector(collector, tags), collector.aggregator  # type: ignore[arg-type]
@@ -52,7 +52,7 @@ def scope(foreign: bool, tags: dict[str, str]) -> tuple[Any, InMemoryAggregator]
 @pytest.mark.parametrize("foreign", [False, True])
 @pytest.mark.parametrize("tags", [None, {"b": "2"}, {"z": "3", "a": "1"}])
 def test_a_scope_adds_its_tags_to_every_kind_of_record(foreign, tags):
-    """All six methods record as without a scope, the tags of the scope added, again and again."""
+    """All six methods record as without a scope, with the tags of the scope added."""
     scoped, aggregator = scope(foreign, TENANT)
     for _ in range(3):
         record_everything(scoped, tags)
@@ -66,8 +66,8 @@ def test_a_scope_adds_its_tags_to_every_kind_of_record(foreign, tags):
 
 
 @pytest.mark.parametrize("foreign", [False, True])
-def test_scopes_nest_and_the_narrower_tag_counts(foreign):
-    """Of a tag that two scopes and a record have, the record's counts, then the inner scope's."""
+def test_scopes_nest_and_the_inner_tag_wins(foreign):
+    """The tag of a record wins over that of the inner scope, which wins over the outer scope."""
     outer, aggregator = scope(foreign, {"a": "outer", "b": "outer", "c": "outer"})
     outer.with_tags({"b": "inner", "c": "inner"}).record_counter("name", 1, {"c": "record"})
     outer.record_counter("other", 1)
@@ -77,8 +77,8 @@ def test_scopes_nest_and_the_narrower_tag_counts(foreign):
     }
 
 
-def test_a_systems_scope_is_that_of_its_collector():
-    """`MetricsSystem.with_tags` works over collectors of this library and of others."""
+def test_with_tags_of_a_system_scopes_its_collector():
+    """`MetricsSystem.with_tags` works with our collectors and with foreign ones."""
     foreign = Foreign()
     systems = [MetricsSystem(), MetricsSystem(collector=foreign, aggregator=foreign.aggregator)]  # type: ignore[arg-type]
     for system in systems:
@@ -88,15 +88,15 @@ def test_a_systems_scope_is_that_of_its_collector():
 
 
 @pytest.mark.parametrize("tags", ["tenant", {"": "acme"}, {1: "acme"}, [("tenant", "acme")]])
-def test_bad_tags_of_a_scope_are_refused_when_it_is_made(tags):
-    """No record has to find out."""
+def test_invalid_tags_of_a_scope_are_rejected_when_it_is_created(tags):
+    """No record is needed to find the error."""
     for make in (MetricsSystem().with_tags, lambda tags: ScopedCollector(InMemoryCollector(), tags)):
         with pytest.raises(InvalidInputError):
             make(tags)
 
 
-def test_bad_tags_of_a_record_in_a_scope_are_refused_as_ever():
-    """A scope changes nothing about bad input."""
+def test_invalid_tags_of_a_record_in_a_scope_are_rejected():
+    """A scope does not change the handling of bad input."""
     scoped = InMemoryCollector().with_tags(TENANT)
     for tags in ("x", {"": "y"}, 5):
         with pytest.raises(InvalidInputError):
@@ -106,7 +106,30 @@ def test_bad_tags_of_a_record_in_a_scope_are_refused_as_ever():
 
 
 def test_bound_instruments_of_a_scope_have_its_tags():
-    """What is looked up once through a scope is a series of it."""
+    """A bound instrument of a scope records into a series with the scope's tags."""
     collector = InMemoryCollector()
     collector.with_tags(TENANT).counter("orders", {"status": "paid"}).add(2)
     assert found(InMemoryAggregator(collector.store)) == {"orders": ({"status": "paid", "tenant": "acme"}, 2)}
+
+
+def test_no_record_asks_for_an_ability(monkeypatch):
+    """`isinstance` with a Protocol is slow: it runs when parts are set up, never for a record."""
+    foreign = Foreign()
+    systems = [MetricsSystem(), MetricsSystem(collector=foreign, aggregator=foreign.aggregator)]  # type: ignore[arg-type]
+    scopes = [system.with_tags(TENANT) for system in systems]
+    asked = []
+    check = type(MetricCollector).__instancecheck__
+
+    def count(protocol, part):
+        asked.append(protocol)
+        return check(protocol, part)
+
+    monkeypatch.setattr(type(MetricCollector), "__instancecheck__", count)
+    for system, scoped in zip(systems, scopes, strict=True):
+        with system.measure("checkout"):
+            pass
+        asked.clear()  # the first measurement looks for the store
+        with system.measure("checkout"):
+            record_everything(system.collector, None)
+            record_everything(scoped, None)
+        assert [protocol for protocol in asked if protocol.__module__.startswith("metrics_")] == []

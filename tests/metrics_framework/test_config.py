@@ -128,7 +128,7 @@ def test_every_key_is_understood():
 
 @pytest.mark.parametrize("config", [{}, {"collection_interval": None, "export_endpoints": None}])
 def test_every_key_may_be_left_out(config):
-    """What is not configured stays as it is; `None` is the same as nothing."""
+    """Keys that are not configured keep their values; `None` means not configured."""
     assert Settings.parse(config) == Settings()
     assert Settings().given() == {}
 
@@ -292,7 +292,7 @@ def test_a_wrong_rule_says_what_is_wrong_with_it(rules, message):
 
 
 def test_configured_tags_and_rules_are_those_of_the_system():
-    """What a configuration says of tags and rules holds for what is recorded."""
+    """Configured tags and rules apply to all records."""
     config = {"tags": {"service": "shop"}, "rules": [{"names": "noise", "deny": True}, Rule("a", rename="b")]}
     with MetricsSystem.from_config(config, environ={}) as metrics:
         metrics.collector.increment("a")
@@ -385,7 +385,7 @@ def test_every_key_is_read_from_a_file(tmp_path, name, table):
     ],
 )
 def test_a_bad_file_is_an_error_that_names_it(tmp_path, name, content, message):
-    """The error says which file, and what is wrong with it."""
+    """The error names the file and its fault."""
     path = tmp_path / name
     path.write_text(content)
     with pytest.raises(ConfigurationError, match=message) as caught:

@@ -78,7 +78,7 @@ def test_nothing_is_made_before_it_is_asked_for():
 
 
 def test_nothing_in_the_library_asks_for_it():
-    """No module but its own, and the one for FastAPI, mentions `current()`: who has a system passes it on."""
+    """Only `context` and the FastAPI dependencies use `current()`; all other code gets a system passed."""
     packages = (metrics_framework, metrics_adapters)
     sources = [path for package in packages for path in Path(package.__file__).parent.rglob("*.py")]
     asks = re.compile(r"(?<![.\w])current\(|\bcontext import|framework\.current")
@@ -107,7 +107,7 @@ def test_uses_nest_and_what_was_before_comes_back(systems):
 
 @pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt(), SystemExit(3)], ids=repr)
 def test_an_exception_ends_the_use_and_goes_on(systems, error):
-    """What was in use before is in use again, and the exception is the application's own."""
+    """After an exception the previous system is current again, and the exception is unchanged."""
     before = current()
     with pytest.raises(type(error)) as caught, use(systems[0]), use(systems[1]):
         raise error

@@ -242,7 +242,7 @@ def test_the_window_can_be_chosen(clock):
     ],
 )
 def test_each_threshold_judges_its_reading(clock, limits, healthy):
-    """What is at its limit is healthy, and what is above it is not."""
+    """A reading at its limit is healthy; a reading above it is not."""
     thresholds = Thresholds(**{"error_rate": 0.3, **limits})
     system = MetricsSystem(resource_monitor=Monitor(), thresholds=thresholds, clock=clock)
     track(system, 3, 1)
@@ -564,7 +564,7 @@ def test_the_interpreter_is_recorded_whatever_the_monitor(store):
 
 
 def test_a_reading_that_a_monitor_lacks_is_not_made_up(store, caplog):
-    """A key that is missing records nothing and is no fault, and a key beyond the contract is no gauge."""
+    """A missing key records nothing and is not an error; a key beyond the contract is not recorded."""
     monitor = FakeMonitor(
         {"percent": 40.0, "swap": 1.0}, {"process_percent": 50.0}, {"total": 1.0}, {"errors_in": 0}
     )

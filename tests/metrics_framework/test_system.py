@@ -508,7 +508,7 @@ def test_shutting_down_without_any_measurement_raises_nothing(clock, caplog):
 
 
 def test_numbers_can_be_asked_after_the_shutdown(clock):
-    """What was recorded is still there for a last report."""
+    """After shutdown, records can still be read for a last report."""
     system = MetricsSystem(clock=clock)
     system.collector.increment("orders")
     system.shutdown_metrics()
@@ -517,7 +517,7 @@ def test_numbers_can_be_asked_after_the_shutdown(clock):
 
 
 def test_streams_end_with_the_system(system):
-    """`async for` over a stream ends when the system is shut down, with what was recorded until then."""
+    """`async for` over a stream yields all records until shutdown, and then ends."""
 
     async def main() -> list[str]:
         stream = system.metrics_stream()
@@ -551,7 +551,7 @@ class Exporter:
 
 
 def test_an_output_may_take_the_system():
-    """What has `export` is given the system itself at the end, also where there is no snapshot to be made."""
+    """An output with `export` gets the system at shutdown, even if there is no snapshot."""
     exporter, output = Exporter(), Output()
     made = MetricsSystem(resource_monitor=ForeignMonitor({}, {}), outputs=[exporter, output])
     with made:
@@ -583,7 +583,7 @@ def test_outputs_of_both_kinds_fail_on_their_own(caplog):
 
 @pytest.mark.parametrize("wrong", [object(), Output(name=3), "snapshot_writer", SnapshotWriter], ids=type)
 def test_an_output_without_a_name_or_a_write_method_is_refused(wrong):
-    """What is no output is found when the system is made, not when it ends."""
+    """An invalid output is rejected by the constructor, not at shutdown."""
     if wrong is SnapshotWriter:
         wrong = type("NoWrite", (), {"name": "x", "__repr__": lambda self: "<no write>"})()
     with pytest.raises(InvalidInputError, match="is no output"):
@@ -917,7 +917,7 @@ def test_a_snapshot_says_when_and_where(system, clock):
     [(Environment.LOCAL, Environment.LOCAL), ("ci", Environment.CI), ("the moon", Environment.CUSTOM)],
 )
 def test_an_environment_may_be_a_text(system, given, expected):
-    """A text that is no known environment is a custom one."""
+    """An unknown environment name is a custom environment."""
     assert system.snapshot(environment=given).metadata.environment is expected
 
 
@@ -994,7 +994,7 @@ def test_the_log_says_how_much_a_snapshot_left_out(system, caplog):
 
 
 def test_dashboards_are_those_of_the_systems_thresholds_and_retention(clock):
-    """What is unhealthy is past the line, and a short retention makes a short window, not an error."""
+    """Values above the limit are unhealthy; a retention shorter than the window is not an error."""
     limits = Thresholds(error_rate=0.2, memory_percent=70, cpu_percent=60)
     store = Store(clock, retention=timedelta(minutes=5))
     collector = InMemoryCollector(store)
