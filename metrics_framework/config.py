@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from metrics_framework.health import Thresholds
     from metrics_framework.recording import Rule, Store
 
-TABLE = "metrics_framework"
+TOML_TABLE = "metrics_framework"
 """The table of a TOML file; a ``pyproject.toml`` has it in ``[tool]``."""
 
-PREFIX = "METRICS_FRAMEWORK_"
+VARIABLE_PREFIX = "METRICS_FRAMEWORK_"
 """The prefix of environment variables."""
 
-ENGINE_VARIABLES = frozenset(f"{PREFIX}{name}" for name in ("PURE", "COMPILED", "DEBUG_CORE"))
+ENGINE_VARIABLES = frozenset(f"{VARIABLE_PREFIX}{name}" for name in ("PURE", "COMPILED", "DEBUG_CORE"))
 """Environment variables of the recording engine, which are not configuration keys."""
 
 
@@ -395,9 +395,9 @@ def _parsed_rules(tables: Iterable[Mapping[str, Any] | Rule]) -> list[Rule]:
 
 def _read_environ(environ: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    known = {f"{PREFIX}{key.upper()}": key for key in KEYS}
+    known = {f"{VARIABLE_PREFIX}{key.upper()}": key for key in KEYS}
     for variable, text in environ.items():
-        if not variable.startswith(PREFIX) or variable in ENGINE_VARIABLES:
+        if not variable.startswith(VARIABLE_PREFIX) or variable in ENGINE_VARIABLES:
             continue
         if variable not in known:
             raise ConfigurationError(f"unknown environment variable {variable!r}.{nearest(variable, known)}")
@@ -423,7 +423,7 @@ def _read_file(path: Path) -> Any:
         raise ConfigurationError(f"cannot read {str(path)!r}: {error.strerror}") from error
     except ValueError as error:  # invalid TOML or UTF-8
         raise ConfigurationError(f"{str(path)!r} is not valid TOML: {error}") from error
-    place = f"tool.{TABLE}" if path.name == "pyproject.toml" else TABLE
+    place = f"tool.{TOML_TABLE}" if path.name == "pyproject.toml" else TOML_TABLE
     for name in place.split("."):
         if not isinstance(document, Mapping) or name not in document:
             raise ConfigurationError(f"{str(path)!r} has no table [{place}]")

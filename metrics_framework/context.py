@@ -19,7 +19,7 @@ S = TypeVar("S", bound=AnySystem)
 _Use = tuple[AnySystem]
 
 _IN_USE: ContextVar[tuple[_Use, ...]] = ContextVar("metrics_framework.in_use", default=())
-_NOTHING: dict[str, AnySystem] = {}
+_NULL_SYSTEM: dict[str, AnySystem] = {}
 
 
 def current() -> AnySystem:
@@ -29,7 +29,7 @@ def current() -> AnySystem:
         >>> current().collector.increment("orders")
     """
     in_use = _IN_USE.get()
-    return in_use[-1][0] if in_use else _nothing()
+    return in_use[-1][0] if in_use else _null_system()
 
 
 @contextmanager
@@ -68,10 +68,10 @@ def use(system: S) -> Iterator[S]:
         _IN_USE.set(remaining)
 
 
-def _nothing() -> AnySystem:
-    if "system" not in _NOTHING:
+def _null_system() -> AnySystem:
+    if "system" not in _NULL_SYSTEM:
         # If two threads create one at the same time, both get the same one.
-        _NOTHING.setdefault(
+        _NULL_SYSTEM.setdefault(
             "system",
             MetricsSystem(
                 collector=load_adapter("null.collector")(),
@@ -81,4 +81,4 @@ def _nothing() -> AnySystem:
                 aggregator=load_adapter("null.aggregator")(),
             ),
         )
-    return _NOTHING["system"]
+    return _NULL_SYSTEM["system"]

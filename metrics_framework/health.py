@@ -148,7 +148,7 @@ def _check_range(what: str, value: object, most: int) -> None:
         raise InvalidInputError(f"threshold {what}={value!r} is not a number from 0 to {most}")
 
 
-THRESHOLDS = Thresholds()
+DEFAULT_THRESHOLDS = Thresholds()
 
 
 def outcomes(aggregator: MetricsAggregator) -> list[MetricValue]:

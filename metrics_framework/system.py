@@ -30,7 +30,7 @@ from metrics_framework.export.outputs import (
     SnapshotOutput,
     SystemOutput,
 )
-from metrics_framework.health import THRESHOLDS, HealthCheck, Thresholds, record_resources
+from metrics_framework.health import DEFAULT_THRESHOLDS, HealthCheck, Thresholds, record_resources
 from metrics_framework.log import Isolation, log_event
 from metrics_framework.plugins import load_adapter
 from metrics_framework.protocols import (
@@ -133,7 +133,7 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
         max_custom: int = MAX_CUSTOM,
         tags: Mapping[str, str] | None = None,
         rules: Iterable[Rule] = (),
-        thresholds: Thresholds = THRESHOLDS,
+        thresholds: Thresholds = DEFAULT_THRESHOLDS,
         shutdown_on_exit: bool = False,
         shutdown_on_sigterm: bool = False,
         clock: Clock | None = None,
@@ -162,7 +162,7 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
         self._max_custom = max_custom
         if not isinstance(thresholds, Thresholds):
             raise InvalidInputError(
-                f"thresholds={thresholds!r} is not a Thresholds: pass one like {THRESHOLDS!r}"
+                f"thresholds={thresholds!r} is not a Thresholds: pass one like {DEFAULT_THRESHOLDS!r}"
             )
         self._thresholds = thresholds
         self._start_ns = clock.monotonic_ns()

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics_framework import MetricsSystem, Thresholds
-from metrics_framework.config import KEYS, PREFIX, Settings
+from metrics_framework.config import KEYS, VARIABLE_PREFIX, Settings
 from metrics_framework.errors import ConfigurationError
 from metrics_framework.export.endpoints import NAMES
 from metrics_framework.export.exporter import EXPORT_TIMEOUT
@@ -353,7 +353,7 @@ def test_any_text_is_a_value_or_one_clear_error(key, text):
 
 def test_variables_have_the_documented_prefix():
     """Other programs' variables are left alone."""
-    assert PREFIX == "METRICS_FRAMEWORK_"
+    assert VARIABLE_PREFIX == "METRICS_FRAMEWORK_"
     assert Settings.load({}, None, {"METRICS_COLLECTION_INTERVAL": "x"}) == Settings()
 
 
