@@ -131,8 +131,8 @@ def track(system: MetricsSystem, successes: int, failures: int, operation: str =
         system.tracker.record_failure(operation, "timeout")
 
 
-def test_health_says_what_it_was_judged_by(system, clock):
-    """The answer has the readings beside the judgement."""
+def test_health_contains_its_readings(system, clock):
+    """The result has the readings beside the judgement."""
     system.collector.increment("orders", {"region": "north"})
     system.collector.increment("orders", {"region": "south"})
     track(system, 3, 1)
@@ -152,8 +152,8 @@ def test_health_says_what_it_was_judged_by(system, clock):
     }
 
 
-def test_health_without_events_is_good(system):
-    """A system in which nothing was tracked has no errors."""
+def test_a_system_without_events_is_healthy(system):
+    """A system without tracked operations has no errors."""
     health = system.get_system_health()
     assert (health["healthy"], health["error_rate"]) == (True, 0.0)
 
@@ -178,7 +178,7 @@ def test_more_than_one_in_twenty_failures_is_unhealthy(system, successes, failur
 
 
 def test_the_error_rate_is_of_all_operations_together(system):
-    """A rare operation that always fails does not outweigh a frequent one that never does."""
+    """A rare operation that always fails does not outweigh a frequent one that never fails."""
     track(system, 99, 0, "frequent")
     track(system, 0, 1, "rare")
     health = system.get_system_health()
@@ -187,13 +187,13 @@ def test_the_error_rate_is_of_all_operations_together(system):
 
 @pytest.mark.parametrize(("percent", "healthy"), [(95.0, True), (95.1, False)])
 def test_a_full_machine_is_unhealthy(clock, percent, healthy):
-    """Above 95 % of the machine's memory the system is not healthy."""
+    """A system is unhealthy above 95 % of the machine's memory."""
     system = MetricsSystem(resource_monitor=Monitor(memory=percent), clock=clock)
     assert system.get_system_health()["healthy"] is healthy
 
 
 def test_health_of_this_machine():
-    """With the default monitor the readings are this machine's."""
+    """The default monitor reads this machine."""
     with MetricsSystem() as metrics:
         health = metrics.get_system_health()
     assert 0 < health["memory_percent"] <= 100
@@ -204,7 +204,7 @@ def test_health_of_this_machine():
 
 
 def test_the_error_rate_is_of_the_last_five_minutes(system, clock):
-    """Failures of long ago are forgiven; 300 seconds, and the tenth by which a window may be longer."""
+    """Older failures do not count: 300 seconds, plus the tenth by which a window may be longer."""
     track(system, 0, 5)
     assert system.get_system_health()["error_rate"] == 1.0
     clock.advance(290)
@@ -216,7 +216,7 @@ def test_the_error_rate_is_of_the_last_five_minutes(system, clock):
 
 
 def test_the_window_can_be_chosen(clock):
-    """A threshold's window is how far back the error rate looks, and at most the retention."""
+    """The window of the thresholds is that of the error rate, at most the retention."""
     thresholds = Thresholds(window=timedelta(days=365))
     system = MetricsSystem(resource_monitor=Monitor(), thresholds=thresholds, clock=clock)
     track(system, 0, 1)
@@ -252,20 +252,20 @@ def test_each_threshold_judges_its_reading(clock, limits, healthy):
 @pytest.mark.parametrize("value", [-0.01, 101, float("nan"), float("inf"), "1", True], ids=str)
 @pytest.mark.parametrize("what", ["error_rate", "memory_percent", "cpu_percent"])
 def test_a_threshold_out_of_range_is_an_error(what, value):
-    """The error names the threshold, quotes the value and says the range."""
+    """The error names the threshold, its value and the range."""
     with pytest.raises(InvalidInputError, match=f"threshold {what}=.*from 0 to"):
         Thresholds(**{what: value})
 
 
 @pytest.mark.parametrize("window", [timedelta(0), timedelta(seconds=-1), 300, None], ids=str)
 def test_a_window_is_a_positive_duration(window):
-    """Anything else is one clear error."""
+    """Any other value raises an error."""
     with pytest.raises(InvalidInputError, match=r"threshold window=.*positive timedelta"):
         Thresholds(window=window)
 
 
-def test_thresholds_are_thresholds():
-    """A dict in their place is refused when the system is made."""
+def test_thresholds_must_be_thresholds():
+    """The constructor rejects a dict."""
     with pytest.raises(InvalidInputError, match="is not a Thresholds"):
         MetricsSystem(thresholds={"error_rate": 0.1})
 
@@ -273,8 +273,8 @@ def test_thresholds_are_thresholds():
 # -- the readings --------------------------------------------------------------------------------------------
 
 
-def test_what_went_wrong_with_records_is_counted(clock):
-    """Refused records and those that lost a tag are readings of the store."""
+def test_faulty_records_are_counted(clock):
+    """Rejected records and those that lost a tag are readings of the store."""
     system = MetricsSystem.from_config({"on_error": "log", "max_series_per_name": 2}, environ={})
     system.collector.record_counter("orders", -1)
     for user in range(5):
@@ -286,7 +286,7 @@ def test_what_went_wrong_with_records_is_counted(clock):
 
 
 def test_every_reading_is_a_plain_number(system):
-    """Values are bool, float or int, also where a monitor answers with something alike."""
+    """Values are bool, float or int, even if a monitor returns a similar type."""
 
     class Percent(float):
         pass
@@ -295,8 +295,8 @@ def test_every_reading_is_a_plain_number(system):
     assert {type(value) for value in system.get_system_health().values()} == {bool, float, int}
 
 
-def test_the_overhead_is_what_the_collecting_thread_uses():
-    """CPU time of the background thread counts, that of recording threads and waiting does not."""
+def test_the_overhead_is_the_cpu_time_of_the_collection_thread():
+    """Recording threads and waiting do not count."""
     spun = threading.Event()
 
     class Spinning(Monitor):
@@ -325,15 +325,15 @@ def test_the_overhead_is_what_the_collecting_thread_uses():
 
 
 def test_a_foreign_tracker_is_judged_by_the_aggregator(clock):
-    """Where outcomes are not in a store, the aggregator is asked for those since the start."""
+    """If outcomes are not in a store, those of the aggregator since the start count."""
     aggregator = Aggregator([outcome(clock, count=4, success_rate=0.75)])
     system = MetricsSystem(tracker=Tracker(), aggregator=aggregator, resource_monitor=Monitor(), clock=clock)
     clock.advance(86_400)
     assert system.get_system_health()["error_rate"] == 0.25
 
 
-def test_a_foreign_aggregator_is_not_asked_where_a_store_knows(clock):
-    """A health check costs no question to a server where the tracker is the library's own."""
+def test_a_foreign_aggregator_is_not_called_if_there_is_a_store(clock):
+    """A health check sends no query to a server if the tracker has a store."""
     aggregator = Aggregator()
     store = Store(clock)
     system = MetricsSystem(
@@ -344,7 +344,7 @@ def test_a_foreign_aggregator_is_not_asked_where_a_store_knows(clock):
     assert aggregator.asked == 0
 
 
-def test_health_asks_no_network(monkeypatch):
+def test_health_does_not_use_the_network(monkeypatch):
     """The default parts open no socket for a health check."""
     with MetricsSystem() as system:
 
@@ -365,8 +365,8 @@ def test_health_asks_no_network(monkeypatch):
     ],
     ids=["memory", "text", "cpu", "outcomes"],
 )
-def test_a_part_that_fails_is_unhealthy_and_the_rest_is_answered(clock, caplog, parts, reading):
-    """The answer has every reading, 0 for the one that failed, and the log says once that it did."""
+def test_a_failing_part_is_unhealthy_and_the_rest_is_read(clock, caplog, parts, reading):
+    """The failed reading is 0 and logged once; all others are present."""
     system = MetricsSystem(**{"resource_monitor": Monitor(), **parts}, clock=clock)
     clock.advance(2)
     for _ in range(3):
@@ -390,7 +390,7 @@ def test_a_part_that_recovers_is_healthy_again(clock, caplog):
     assert len(caplog.records) == 2
 
 
-def test_a_monitor_that_knows_no_number_is_unhealthy(clock):
+def test_a_monitor_that_returns_nan_is_unhealthy(clock):
     """NaN is not within any limit."""
     system = MetricsSystem(resource_monitor=Monitor(memory=float("nan")), clock=clock)
     assert system.get_system_health()["healthy"] is False
@@ -497,7 +497,7 @@ def names(store: Store) -> set[str]:
 
 
 def test_each_reading_is_a_gauge(store):
-    """Every key of the contract is recorded under its conventional name and tags; shares are of 1."""
+    """Every key of the contract has its conventional name and tags; shares are from 0 to 1."""
     monitor = FakeMonitor()
     record_resources(monitor, InMemoryCollector(store))
     assert monitor.path == "/"
@@ -529,8 +529,8 @@ def test_each_reading_is_a_gauge(store):
     }
 
 
-def test_what_a_monitor_knows_beyond_the_contract_is_recorded(store):
-    """Each of its disks and what its process holds are recorded, and with them there is every gauge."""
+def test_readings_of_a_detailed_monitor_are_recorded(store):
+    """Its disks and its process usage complete the set of gauges."""
     assert isinstance(Detailed(), DetailedMonitor)
     assert not isinstance(FakeMonitor(), DetailedMonitor)
     record_resources(Detailed(), InMemoryCollector(store))
@@ -545,8 +545,8 @@ def test_what_a_monitor_knows_beyond_the_contract_is_recorded(store):
     assert names(store) | RUNTIME == RESOURCE_GAUGES
 
 
-def test_the_interpreter_is_recorded_whatever_the_monitor(store):
-    """What runs is the tags of a constant 1, and the garbage collector is counted by generation."""
+def test_the_interpreter_is_recorded_with_any_monitor(store):
+    """A constant 1 has the runtime as tags, and the garbage collector is counted by generation."""
     record_resources(NullMonitor(), InMemoryCollector(store))
     found = InMemoryAggregator(store).get_metrics_by_tag({})
     assert {value.name for value in found} == RUNTIME
@@ -579,8 +579,8 @@ def test_a_reading_that_a_monitor_lacks_is_not_made_up(store, caplog):
 
 @pytest.mark.parametrize("fault", [RuntimeError("no idea"), None, {"percent": "a lot"}, {"total": math.nan}])
 @pytest.mark.parametrize("kind", ["memory", "cpu", "disk", "network"])
-def test_a_fault_of_a_monitor_costs_its_own_gauges_only(store, caplog, kind, fault):
-    """Where a reading raises or is nonsense, the others are recorded, and one warning says so."""
+def test_a_failing_reading_affects_its_own_gauges_only(store, caplog, kind, fault):
+    """If a reading raises or is invalid, the others are recorded, and one warning is logged."""
     whole = Store(ManualClock())
     record_resources(FakeMonitor(**{kind: {}}), InMemoryCollector(whole))
     record_resources(FakeMonitor(**{kind: fault}), InMemoryCollector(store))
@@ -589,8 +589,8 @@ def test_a_fault_of_a_monitor_costs_its_own_gauges_only(store, caplog, kind, fau
     assert [record.levelname for record in caplog.records] == ["WARNING"] * known
 
 
-def test_a_failing_kind_is_said_once_until_it_works_again(store, caplog):
-    """With the same set of failing kinds a failure that goes on is one warning, also beside another one."""
+def test_a_failing_kind_is_logged_once_until_it_succeeds(store, caplog):
+    """With one set of failing kinds, a lasting failure is one warning, even beside another one."""
     monitor, collector, failing = FakeMonitor(), InMemoryCollector(store), set()
 
     def warnings(**readings) -> int:
@@ -608,8 +608,8 @@ def test_a_failing_kind_is_said_once_until_it_works_again(store, caplog):
     assert warnings(memory=OSError("fourth")) == 1
 
 
-def test_a_name_that_is_something_else_costs_that_gauge_only(store, caplog):
-    """Where a name is a counter already the other gauges are recorded, and one warning names it."""
+def test_a_name_of_another_type_affects_that_gauge_only(store, caplog):
+    """If a name is a counter, the other gauges are recorded, and one warning names it."""
     collector, failing = InMemoryCollector(store), set()
     collector.increment("system.cpu.utilization")
     for _ in range(3):
@@ -622,7 +622,7 @@ def test_a_name_that_is_something_else_costs_that_gauge_only(store, caplog):
 
 
 def test_the_page_lists_every_gauge_with_its_tags(store):
-    """The table in the documentation has exactly the recorded names, each with the tags that it gets."""
+    """The table of the documentation has exactly the recorded names with their tags."""
     rows = [
         line.split("|")[1:-1] for line in PAGE.read_text().splitlines() if re.match(r"\| `[a-z]+\.", line)
     ]
@@ -635,8 +635,8 @@ def test_the_page_lists_every_gauge_with_its_tags(store):
     assert all(unit.strip() and what.strip() for _, _, unit, what in rows)
 
 
-def test_series_of_one_gauge_make_sense_together(clock):
-    """Running totals add up and of several disks the fullest counts, unless the user said otherwise."""
+def test_series_of_one_gauge_are_merged(clock):
+    """Totals are added and the fullest disk counts, unless the application described it otherwise."""
     store = Store(clock)
     collector = InMemoryCollector(store)
     collector.describe("system.network.io", merge="max", help="mine")
