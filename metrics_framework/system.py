@@ -175,14 +175,13 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
 
         # Slow to import; a program that only imports the Protocols does not need them.
         from metrics_framework.callbacks import GaugeCallbacks
+        from metrics_framework.callbacks.calls import Callback
         from metrics_framework.export.interval import IntervalCollection
         from metrics_framework.runtime.shutdown import Shutdown
-        from metrics_framework.streams import streams_of
+        from metrics_framework.streams import publisher_of
 
         self.callbacks: Final = GaugeCallbacks(self.collector, clock=clock)
-        self._resources = self.callbacks.work(
-            "resources", self._record_resources, deadline=RESOURCES_DEADLINE
-        )
+        self._resources = Callback("resources", self._record_resources, RESOURCES_DEADLINE, is_recorded=False)
         self._collection = IntervalCollection(
             self._record_resources,
             self.callbacks.collect,
@@ -190,7 +189,7 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
             self._outputs,
             self._isolation,
         )
-        self._streams = streams_of(self.aggregator)
+        self._publisher = publisher_of(self.aggregator)
         self._shutdown = Shutdown(self._end, self._begin_in_child)
         self._shutdown.watch(on_exit=shutdown_on_exit, on_sigterm=shutdown_on_sigterm)
         for part in given.values():
@@ -338,7 +337,7 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
     def _end(self) -> None:
         self._collection.stop()
         self.callbacks.close()
-        self._streams.close()
+        self._publisher.close()
         # The system does not start it, but the application may have.
         isolation = Isolation()
         isolation.call("resource monitoring not stopped", self.resource_monitor.stop_resource_monitoring)
@@ -364,7 +363,7 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
     def _begin_in_child(self) -> None:
         self._outputs.begin_in_child()
         self._collection.begin_in_child()
-        self._streams.begin_in_child()
+        self._publisher.reset_in_child()
         self._start_ns = self._clock.monotonic_ns()
 
     # -- snapshots, health and dashboards --------------------------------------------------------------
@@ -501,7 +500,7 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
             InvalidInputError: If an argument is invalid.
             ClosedError: After `shutdown_metrics`.
         """
-        return self._streams.subscribe(filters, buffer=buffer, after=after)
+        return self._publisher.subscribe(filters, buffer=buffer, after=after)
 
     def metrics_stream(self, filters: dict[str, Any] | None = None) -> AsyncIterator[MetricValue]:
         """Yield the metric of each record, with its new value, from now until shutdown.
@@ -512,7 +511,7 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
         Raises:
             InvalidInputError: If a filter is unknown or its value is not allowed.
         """
-        return self._streams.values(filters)
+        return self._publisher.values(filters)
 
     def deltas(self, every: float = 1.0, filters: Mapping[str, Any] | None = None) -> Deltas:
         """Yield lists of changes at an interval: one value for each series with new records.
@@ -524,7 +523,7 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
         Raises:
             InvalidInputError: If an argument is invalid.
         """
-        return self._streams.deltas(every, filters)
+        return self._publisher.deltas(every, filters)
 
     def _uptime_seconds(self) -> float:
         return (self._clock.monotonic_ns() - self._start_ns) / 1e9

@@ -16,7 +16,7 @@ from metrics_framework.log import log_event
 from metrics_framework.protocols import MetricsSystem
 
 if TYPE_CHECKING:
-    from metrics_framework.callbacks.work import Work
+    from metrics_framework.callbacks.calls import Callback
     from metrics_framework.export.endpoints import EndpointUrl
 
 FIRST_PAUSE = 1.0
@@ -52,7 +52,7 @@ class Destination:
         self.takes_snapshots = takes_snapshots(output)
         self.reason: str | None = None
         self.failures = 0
-        self.work: Work | None = None
+        self.work: Callback | None = None
         self.owed: deque[FullSnapshot] = deque(maxlen=OWED)
         self._given_up = 0
         self._url = url

@@ -18,8 +18,7 @@ from metrics_framework.log import Isolation, log_event
 from metrics_framework.protocols import MetricsSystem
 
 if TYPE_CHECKING:
-    from metrics_framework.callbacks.evaluator import Evaluator
-    from metrics_framework.callbacks.work import Work
+    from metrics_framework.callbacks.calls import Callback, CallRunner
 
 T = TypeVar("T")
 
@@ -52,10 +51,10 @@ class Outputs:
         self._configured: list[Destination] = []
         self._on_demand: dict[str, Destination] = {}
         self._unmade: dict[str, str] = {}
-        self._evaluator: Evaluator | None = None
+        self._evaluator: CallRunner | None = None
         self._making = threading.Lock()  # two exports at once make an endpoint once
         # Weak, as one that is forgotten may be at an export yet.
-        self._of_works: WeakValueDictionary[Work, Destination] = WeakValueDictionary()
+        self._of_works: WeakValueDictionary[Callback, Destination] = WeakValueDictionary()
 
     @property
     def failures(self) -> dict[str, str]:
@@ -171,14 +170,14 @@ class Outputs:
         Returns:
             Endpoint to whether it succeeded; why it did not is in the log.
         """
-        from metrics_framework.callbacks.looking import looking
+        from metrics_framework.callbacks.collection import collect_async
 
         snapshot = _Once(build)
         known = {endpoint: self._known(endpoint, urls) for endpoint in endpoints}
         found = known if all(known.values()) else await self._found(known, urls, timeout)
         works = {each: self._work(each, snapshot, timeout) for each in found.values() if each is not None}
         if works:
-            await looking()(self._all_at_once(), works.values())
+            await collect_async(self._all_at_once(), works.values())
         return {
             endpoint: each is not None and works[each].failure is None for endpoint, each in found.items()
         }
@@ -208,8 +207,8 @@ class Outputs:
         self, known: Mapping[str, Destination | None], urls: Mapping[str, str], timeout: float
     ) -> dict[str, Destination | None]:
         """Return the outputs that are meant; making one may have modules imported, which takes its time."""
-        from metrics_framework.callbacks.looking import looking
-        from metrics_framework.callbacks.work import Work
+        from metrics_framework.callbacks.calls import Callback
+        from metrics_framework.callbacks.collection import collect_async
 
         found: dict[str, Destination | None] = {}
 
@@ -218,7 +217,7 @@ class Outputs:
                 for endpoint in known:
                     found[endpoint] = self._find(endpoint, urls)
 
-        await looking()(self._all_at_once(), [Work("endpoints", find, timeout, {}, records=False)])
+        await collect_async(self._all_at_once(), [Callback("endpoints", find, timeout)])
         in_time = dict(found)
         for endpoint in known.keys() - in_time.keys():
             self._do_without(endpoint, f"not made within {timeout:g} s")
@@ -247,10 +246,10 @@ class Outputs:
         log_event("warning", f"no export: {reason}", outputs=names)
         _keep(self._unmade, _without_secrets(endpoint), reason)
 
-    def _work(self, destination: Destination, snapshot: _Once, timeout: float) -> Work:
-        from metrics_framework.callbacks.work import Work
+    def _work(self, destination: Destination, snapshot: _Once, timeout: float) -> Callback:
+        from metrics_framework.callbacks.calls import Callback
 
-        work = destination.work or Work(destination.name, _nothing, timeout, {}, records=False)
+        work = destination.work or Callback(destination.name, _nothing, timeout)
         destination.work = work
         self._of_works[work] = destination
         # A call that has not returned yet goes on with what it had; it is joined, and given up again.
@@ -260,19 +259,19 @@ class Outputs:
     def _export(self, destination: Destination, snapshot: _Once) -> None:
         destination.give(self._system, snapshot() if destination.takes_snapshots else None)
 
-    def _all_at_once(self) -> Evaluator:
-        from metrics_framework.callbacks.evaluator import Evaluator
+    def _all_at_once(self) -> CallRunner:
+        from metrics_framework.callbacks.calls import CallRunner
 
         if self._evaluator is None:
-            self._evaluator = Evaluator(self._take, self._failed)
+            self._evaluator = CallRunner(self._take, self._failed)
         return self._evaluator
 
-    def _take(self, work: Work, _: object) -> None:
+    def _take(self, work: Callback, _: object) -> None:
         destination = self._of_works.get(work)
         if destination is not None:
             destination.succeed()
 
-    def _failed(self, work: Work, _: str, reason: str) -> None:
+    def _failed(self, work: Callback, _: str, reason: str) -> None:
         destination = self._of_works.get(work)
         work.failure = "failed"  # why is for the destination to say, without secrets
         if destination is not None:
