@@ -71,10 +71,11 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/python tools/check_class_names.py
 
-# Also compares the stub of the compiled engine with the engine.
+# Also type-checks the Python blocks of the docs, and compares the stub of the compiled engine with the engine.
 types: $(VENV)/.installed $(CORE)
 	$(BIN)/mypy
 	$(BIN)/pyright
+	$(BIN)/python tests/typing/check_docs.py
 	! test -e $(CORE) || $(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml metrics_framework.recording._core
 
 imports: $(VENV)/.installed

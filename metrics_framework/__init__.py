@@ -89,7 +89,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name == "Rule":  # what records is slow to import, and who only names the Protocols never needs it
+    if name == "Rule":  # slow to import; code that only uses the Protocols does not need it
         from metrics_framework.recording import Rule
 
         return Rule

@@ -1,7 +1,4 @@
-"""Time, as something that is passed in.
-
-Whatever reads a clock takes one as an argument, so that a test moves time by hand and never sleeps.
-"""
+"""Clocks, which are passed as arguments, so that tests advance a clock instead of sleeping."""
 
 from __future__ import annotations
 
@@ -11,10 +8,10 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Two readings of time; every part of the library that measures or stamps relies on them."""
+    """A source of time. Every part of the library that measures time or adds timestamps relies on it."""
 
     def monotonic_ns(self) -> int:
-        """Return nanoseconds that never run backwards; only differences mean anything."""
+        """Return nanoseconds that never decrease; only differences are meaningful."""
         ...
 
     def time_ns(self) -> int:
@@ -23,13 +20,13 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clocks.
+    """The clock of the machine.
 
-    `metrics_framework.recording` replaces `monotonic_ns` with the function of its engine, which reads the
-    same clock: this module must not import an engine.
+    `metrics_framework.recording` replaces `monotonic_ns` with its engine's function, which reads the same
+    clock. This module cannot import the engine itself.
     """
 
-    # The functions themselves, not wrappers: a reading costs one C call.
+    # Direct references, so that a reading costs one C call.
     monotonic_ns = staticmethod(time.perf_counter_ns)
     time_ns = staticmethod(time.time_ns)
 
@@ -39,7 +36,7 @@ SYSTEM_CLOCK = SystemClock()
 
 
 class ManualClock:
-    """A clock that stands still until a test moves it.
+    """A clock that moves only when a test advances it.
 
     Example:
         >>> clock = ManualClock()
@@ -50,31 +47,31 @@ class ManualClock:
     """
 
     def __init__(self, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
-        """Begin at ``start``, an aware datetime."""
+        """Start at an aware datetime."""
         self._monotonic_ns = 0
         self.set_wall(start)
 
     def advance(self, seconds: float) -> None:
-        """Let ``seconds`` (zero or more) go by on both readings."""
+        """Advance both readings by ``seconds``, which must not be negative."""
         if seconds < 0:
-            raise ValueError(f"a clock cannot advance by {seconds!r} seconds; use set_wall to jump back")
+            raise ValueError(f"advance({seconds!r}) would move a clock backwards: call set_wall instead")
         step = round(seconds * 1e9)
         self._monotonic_ns += step
         self._wall_ns += step
 
     def set_wall(self, moment: datetime) -> None:
-        """Set the wall reading to an aware datetime, as an operator or NTP would; monotonic stays."""
+        """Set the wall time to an aware datetime, as NTP does; the monotonic time does not change."""
         self._wall_ns = round(moment.timestamp() * 1e6) * 1_000
 
     def monotonic_ns(self) -> int:
-        """Return the nanoseconds advanced so far."""
+        """Return the nanoseconds that the clock was advanced by."""
         return self._monotonic_ns
 
     def time_ns(self) -> int:
-        """Return the wall reading in nanoseconds since the epoch."""
+        """Return the wall time in nanoseconds since the epoch."""
         return self._wall_ns
 
 
 def utc(clock: Clock) -> datetime:
-    """Return the clock's wall reading as an aware UTC datetime."""
+    """Return the clock's wall time as an aware UTC datetime."""
     return datetime.fromtimestamp(clock.time_ns() / 1e9, tz=UTC)

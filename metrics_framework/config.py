@@ -1,7 +1,7 @@
-"""The facade's configuration: which keys there are, what their values may be, and where they come from.
+"""The configuration of a system: its keys, their allowed values, and the sources of values.
 
-Each key is declared once, as a field of `Settings`: by that, values of every source are read and checked,
-errors are worded, and the table in ``docs/configuration.md`` is tested.
+Each key is declared once, as a field of `Settings`. The declaration drives how values of all sources are
+parsed and checked, the texts of errors, and the table in ``docs/configuration.md``, which a test compares.
 """
 
 from __future__ import annotations
@@ -19,49 +19,49 @@ if TYPE_CHECKING:
     from metrics_framework.health import Thresholds
     from metrics_framework.recording import Rule, Store
 
-TABLE = "metrics_framework"
-"""The table of a TOML file; in a ``pyproject.toml`` it is in ``[tool]``."""
+TOML_TABLE = "metrics_framework"
+"""The table of a TOML file; a ``pyproject.toml`` has it in ``[tool]``."""
 
-PREFIX = "METRICS_FRAMEWORK_"
-"""What the names of environment variables begin with."""
+VARIABLE_PREFIX = "METRICS_FRAMEWORK_"
+"""The prefix of environment variables."""
 
-ENGINE_VARIABLES = frozenset(f"{PREFIX}{name}" for name in ("PURE", "COMPILED", "DEBUG_CORE"))
-"""Environment variables that choose or build the recording engine and are no configuration keys."""
+ENGINE_VARIABLES = frozenset(f"{VARIABLE_PREFIX}{name}" for name in ("PURE", "COMPILED", "DEBUG_CORE"))
+"""Environment variables of the recording engine, which are not configuration keys."""
 
 
-class Kind(NamedTuple):
+class ValueKind(NamedTuple):
     """A kind of value.
 
     Attributes:
-        says: What a value has to be, for errors and the documentation.
-        holds: Says whether a value is of this kind.
-        read: Makes one of the text of an environment variable; raises ``ValueError`` where it cannot.
+        description: The allowed values, for errors and the documentation.
+        is_valid: Returns whether a value is allowed.
+        parse: Parses the text of an environment variable; raises ``ValueError`` if the text is invalid.
     """
 
-    says: str
-    holds: Callable[[Any], bool]
-    read: Callable[[str], object]
+    description: str
+    is_valid: Callable[[Any], bool]
+    parse: Callable[[str], object]
 
 
-class Key(NamedTuple):
-    """What is declared of a key.
+class ConfigKey(NamedTuple):
+    """The declaration of a key.
 
     Attributes:
-        kind: What its values are.
-        default: What holds without it, for the documentation.
-        meaning: What it does, for the documentation.
-        at_start: Whether it is decided when a system is made, and not later.
-        secret: Whether values may have secrets, so that errors do not quote what may be a URL.
+        kind: The kind of its values.
+        default: The default, for the documentation.
+        meaning: The effect, for the documentation.
+        at_start: Whether the key can be set only when a system is created.
+        secret: Whether values may contain secrets, so that errors hide URLs.
     """
 
-    kind: Kind
+    kind: ValueKind
     default: str
     meaning: str
     at_start: bool = False
     secret: bool = False
 
     def quoted(self, value: object) -> str:
-        """Return a value as errors quote it."""
+        """Return a value for an error message."""
         if not self.secret:
             return repr(value)
         from metrics_framework.export.endpoints import hide_urls
@@ -84,11 +84,11 @@ def _is_tags(value: object) -> bool:
 
 
 def _is_tables(value: object) -> bool:
-    # Without a `Rule` to compare with, as what records is slow to import: each is read when a store is made.
+    # Does not compare with `Rule`, which is slow to import: rules are parsed when a store is created.
     return isinstance(value, list | tuple) and not any(isinstance(table, str | int) for table in value)
 
 
-def _read_tags(text: str) -> dict[str, str]:
+def _parse_tags(text: str) -> dict[str, str]:
     tags = {}
     for pair in text.split(","):
         tag, separator, value = pair.partition("=")
@@ -98,13 +98,13 @@ def _read_tags(text: str) -> dict[str, str]:
     return tags
 
 
-def _read_tables(text: str) -> object:
+def _parse_tables(text: str) -> object:
     import json
 
     return json.loads(text)
 
 
-def _read_flag(text: str) -> bool:
+def _parse_flag(text: str) -> bool:
     flags = {
         "true": True,
         "yes": True,
@@ -120,76 +120,76 @@ def _read_flag(text: str) -> bool:
     return flags[text.lower()]
 
 
-def _read_names(text: str) -> list[str]:
+def _parse_names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-# An upper bound that no one needs keeps `timedelta` from overflowing.
-_POSITIVE = Kind("a positive number", lambda value: _is_number(value, 1e-9, 1e8), float)
-_WHOLE = Kind(
-    "a whole number of 1 or more", lambda value: isinstance(value, int) and _is_number(value, 1, 1e12), int
+# The upper bound keeps `timedelta` from overflowing.
+_POSITIVE = ValueKind("a positive number", lambda value: _is_number(value, 1e-9, 1e8), float)
+_WHOLE = ValueKind(
+    "an integer of 1 or more", lambda value: isinstance(value, int) and _is_number(value, 1, 1e12), int
 )
-_SHARE = Kind("a number from 0 to 1", lambda value: _is_number(value, 0, 1), float)
-_PERCENT = Kind("a number from 0 to 100", lambda value: _is_number(value, 0, 100), float)
-_FLAG = Kind("true or false", lambda value: isinstance(value, bool), _read_flag)
-_NAMES = Kind("a list of names", _is_names, _read_names)
-_TEXT = Kind("a text that is not empty", lambda value: isinstance(value, str) and value != "", str)
-_PATH = Kind("a path", lambda value: isinstance(value, str | os.PathLike) and str(value) != "", str)
-_TAGS = Kind("a table of tag to text, like service=shop", _is_tags, _read_tags)
-_RULES = Kind("an array of tables (JSON in a variable)", _is_tables, _read_tables)
-_ON_ERROR = Kind('"raise" or "log"', lambda value: value in ("raise", "log"), str)
+_SHARE = ValueKind("a number from 0 to 1", lambda value: _is_number(value, 0, 1), float)
+_PERCENT = ValueKind("a number from 0 to 100", lambda value: _is_number(value, 0, 100), float)
+_FLAG = ValueKind("true or false", lambda value: isinstance(value, bool), _parse_flag)
+_NAMES = ValueKind("a list of names", _is_names, _parse_names)
+_TEXT = ValueKind("a non-empty string", lambda value: isinstance(value, str) and value != "", str)
+_PATH = ValueKind("a path", lambda value: isinstance(value, str | os.PathLike) and str(value) != "", str)
+_TAGS = ValueKind("a table of strings, like service=shop", _is_tags, _parse_tags)
+_RULES = ValueKind("an array of tables (JSON in a variable)", _is_tables, _parse_tables)
+_ON_ERROR = ValueKind('"raise" or "log"', lambda value: value in ("raise", "log"), str)
 
 
 def _key(
-    kind: Kind, default: str, meaning: str, *, at_start: bool = False, secret: bool = False
-) -> dict[str, Key]:
-    return {"key": Key(kind, default, meaning, at_start, secret)}
+    kind: ValueKind, default: str, meaning: str, *, at_start: bool = False, secret: bool = False
+) -> dict[str, ConfigKey]:
+    return {"key": ConfigKey(kind, default, meaning, at_start, secret)}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A configuration that was checked as a whole, before any of it is applied.
+    """A checked configuration, ready to be applied.
 
-    Every field is a key, ``None`` where it was not given.
+    Each field is a key; ``None`` if the key is not set.
     """
 
     collection_interval: float | None = field(
         default=None,
         metadata=_key(
-            _POSITIVE, "", "Seconds between two readings of the machine and two snapshots to each output."
+            _POSITIVE, "", "Seconds between two collections of resources and two exports to each output."
         ),
     )
     export_endpoints: list[str] | None = field(
         default=None,
         metadata=_key(
-            _NAMES, "", "Where to export to: names and URLs of [endpoints](exporting.md).", secret=True
+            _NAMES, "", "Names and URLs of the [endpoints](exporting.md) to export to.", secret=True
         ),
     )
     export_timeout: float | None = field(
         default=None,
-        metadata=_key(_POSITIVE, "30", "Seconds that `export_metrics_async` waits for an endpoint."),
+        metadata=_key(_POSITIVE, "30", "Time-out of an export of `export_metrics_async`, in seconds."),
     )
     prometheus_target: str | os.PathLike[str] | None = field(
         default=None,
         metadata=_key(
             _PATH,
             "`metrics.prom`",
-            "Where the endpoint `prometheus` goes: a file, or a `pushgateway+http://…`.",
+            "Target of the endpoint `prometheus`: a file, or a `pushgateway+http://…` URL.",
             secret=True,
         ),
     )
     snapshot_directory: str | os.PathLike[str] | None = field(
-        default=None, metadata=_key(_PATH, "`snapshots`", "Where `snapshot_writer` puts its files.")
+        default=None, metadata=_key(_PATH, "`snapshots`", "Folder of the files of `snapshot_writer`.")
     )
     snapshot_max_bytes: int | None = field(
         default=None,
-        metadata=_key(_WHOLE, "", "Bytes that the files of `snapshot_writer` take up, before the oldest go."),
+        metadata=_key(_WHOLE, "", "Maximum size of all files of `snapshot_writer`; the oldest are deleted."),
     )
     shutdown_on_exit: bool | None = field(
         default=None, metadata=_key(_FLAG, "false", "Shut down at the interpreter's exit.")
     )
     shutdown_on_sigterm: bool | None = field(
-        default=None, metadata=_key(_FLAG, "false", "Shut down on SIGTERM, then pass it on.")
+        default=None, metadata=_key(_FLAG, "false", "Shut down on SIGTERM, then pass the signal on.")
     )
     latency_metric: str | None = field(
         default=None, metadata=_key(_TEXT, "the busiest", "The timer that becomes a snapshot's latency.")
@@ -197,31 +197,31 @@ class Settings:
     custom_metrics: list[str] | None = field(
         default=None,
         metadata=_key(
-            _NAMES, "all", "Patterns like `http.*` of names that become custom keys of a snapshot."
+            _NAMES, "all", "Patterns, like `http.*`, of names that become custom keys of a snapshot."
         ),
     )
     max_custom: int | None = field(
-        default=None, metadata=_key(_WHOLE, "200", "Custom keys of a snapshot at most.")
+        default=None, metadata=_key(_WHOLE, "200", "Maximum number of custom keys of a snapshot.")
     )
     healthy_error_rate: float | None = field(
-        default=None, metadata=_key(_SHARE, "0.05", "Healthy up to this share of failures.")
+        default=None, metadata=_key(_SHARE, "0.05", "Maximum share of failures of a healthy system.")
     )
     healthy_memory_percent: float | None = field(
-        default=None, metadata=_key(_PERCENT, "95", "Healthy up to this use of the machine's memory.")
+        default=None, metadata=_key(_PERCENT, "95", "Maximum memory usage of a healthy machine.")
     )
     healthy_cpu_percent: float | None = field(
-        default=None, metadata=_key(_PERCENT, "", "Healthy up to this use of the machine's CPU.")
+        default=None, metadata=_key(_PERCENT, "", "Maximum CPU usage of a healthy machine.")
     )
     healthy_window: float | None = field(
-        default=None, metadata=_key(_POSITIVE, "300", "Seconds that the error rate looks back.")
+        default=None, metadata=_key(_POSITIVE, "300", "Window of the error rate, in seconds.")
     )
     retention_days: float | None = field(
         default=None,
         metadata=_key(
             _POSITIVE,
             "30",
-            "Days that a time window may reach back; where it is given, also days that `snapshot_writer`"
-            " keeps its files.",
+            "Maximum length of a time window, in days. If set, `snapshot_writer` also deletes files that are"
+            " older.",
         ),
     )
     tags: Mapping[str, str] | None = field(
@@ -230,7 +230,9 @@ class Settings:
     )
     rules: list[Mapping[str, Any] | Rule] | None = field(
         default=None,
-        metadata=_key(_RULES, "", "What is done to names and tags before they are recorded.", at_start=True),
+        metadata=_key(
+            _RULES, "", "Rules that change or drop names and tags before they are recorded.", at_start=True
+        ),
     )
     on_error: str | None = field(
         default=None,
@@ -240,40 +242,43 @@ class Settings:
     )
     expire_after: float | None = field(
         default=None,
-        metadata=_key(_POSITIVE, "", "Seconds after which an idle series is forgotten.", at_start=True),
+        metadata=_key(_POSITIVE, "", "Seconds after which an idle series is removed.", at_start=True),
     )
     max_series_per_name: int | None = field(
-        default=None, metadata=_key(_WHOLE, "10000", "Series of one metric or operation.", at_start=True)
+        default=None,
+        metadata=_key(_WHOLE, "10000", "Maximum number of series of a metric or operation.", at_start=True),
     )
     max_series: int | None = field(
-        default=None, metadata=_key(_WHOLE, "100000", "Series in all.", at_start=True)
+        default=None, metadata=_key(_WHOLE, "100000", "Maximum number of series in total.", at_start=True)
     )
     max_names: int | None = field(
-        default=None, metadata=_key(_WHOLE, "2000", "Metrics, and operations.", at_start=True)
+        default=None,
+        metadata=_key(_WHOLE, "2000", "Maximum number of metrics, and of operations.", at_start=True),
     )
     max_error_types: int | None = field(
-        default=None, metadata=_key(_WHOLE, "100", "Error types of one operation.", at_start=True)
+        default=None,
+        metadata=_key(_WHOLE, "100", "Maximum number of error types of an operation.", at_start=True),
     )
 
     @classmethod
     def parse(cls, config: Mapping[str, Any]) -> Settings:
-        """Check a configuration for a system that exists.
+        """Check a configuration for an existing system.
 
         Raises:
-            ConfigurationError: If a key is unknown, a value is not allowed, or a key comes too late.
+            ConfigurationError: If a key is unknown, a value is not allowed, or a key is for new systems only.
         """
         settings = cls(**_checked(config))
         for key, value in settings.given().items():
             if KEYS[key].at_start:
                 raise ConfigurationError(
-                    f"{key}={value!r} comes too late for this system: make one with"
+                    f"{key}={value!r} cannot be set on an existing system: create one with"
                     f" MetricsSystem.from_config({{{key!r}: {value!r}}})"
                 )
         return settings
 
     @classmethod
     def load(cls, config: Mapping[str, Any], file: str | Path | None, environ: Mapping[str, str]) -> Settings:
-        """Read and check the configuration of a new system, of three sources of which the later wins.
+        """Read and check the configuration of a new system from three sources; later ones take precedence.
 
         Raises:
             ConfigurationError: If a key is unknown, a value is not allowed, or the file cannot be read.
@@ -282,21 +287,21 @@ class Settings:
         return cls(**{**from_file, **_read_environ(environ), **_checked(config)})
 
     def given(self) -> dict[str, Any]:
-        """Return the keys that were given."""
+        """Return the keys that are set."""
         values = ((key, getattr(self, key)) for key in KEYS)
         return {key: value for key, value in values if value is not None}
 
     def updated(self, later: Settings) -> Settings:
-        """Return these settings with those of a later configuration in their place."""
+        """Return these settings, overridden by those of a later configuration."""
         return replace(self, **later.given())
 
     @property
     def retention(self) -> timedelta | None:
-        """How far back a time window may reach; ``None`` to leave it as it is."""
+        """The maximum length of a time window; ``None`` to keep the current one."""
         return None if self.retention_days is None else timedelta(days=self.retention_days)
 
     def thresholds(self, before: Thresholds) -> Thresholds:
-        """Return thresholds with those that were given in place of what was before."""
+        """Return ``before``, overridden by the thresholds that are set."""
         given: dict[str, Any] = {
             "error_rate": self.healthy_error_rate,
             "memory_percent": self.healthy_memory_percent,
@@ -306,7 +311,7 @@ class Settings:
         return replace(before, **{name: limit for name, limit in given.items() if limit is not None})
 
     def urls(self) -> dict[str, str]:
-        """Return the names of endpoints that stand for a URL, with the URL that is configured."""
+        """Return the names of endpoints with their configured URLs."""
         from urllib.parse import quote
 
         from metrics_framework.export.endpoints import NAMES
@@ -322,14 +327,14 @@ class Settings:
         return urls
 
     def endpoints(self) -> dict[str, str]:
-        """Return what is to be exported to: each name or URL as it was given, with the URL that it means."""
+        """Return the endpoints to export to: each configured name or URL, with its URL."""
         if not self.export_endpoints:
             return {}
         urls = self.urls()
         return {endpoint: urls.get(endpoint, endpoint) for endpoint in self.export_endpoints}
 
     def store(self) -> Store:
-        """Make the store of a new system."""
+        """Create the store of a new system."""
         from metrics_framework.recording import Budgets, Store
 
         budgets = {
@@ -347,20 +352,20 @@ class Settings:
         )
 
 
-KEYS: Mapping[str, Key] = {setting.name: setting.metadata["key"] for setting in fields(Settings)}
-"""Every key and what is declared of it."""
+KEYS: Mapping[str, ConfigKey] = {setting.name: setting.metadata["key"] for setting in fields(Settings)}
+"""All keys with their declarations."""
 
 
 def _checked(config: Mapping[str, Any], source: str = "") -> dict[str, Any]:
-    """Return the keys that have a value, checked; ``source`` begins the errors."""
+    """Check all keys and return those that have a value; errors begin with ``source``."""
     if not isinstance(config, Mapping):
         raise ConfigurationError(f"{source}{config!r} is not a mapping of keys to values")
     for key, value in config.items():
         if key not in KEYS:
             raise ConfigurationError(f"{source}unknown configuration key {key!r}.{nearest(str(key), KEYS)}")
         kind = KEYS[key].kind
-        if value is not None and not kind.holds(value):
-            raise ConfigurationError(f"{source}{key}={KEYS[key].quoted(value)} is not {kind.says}")
+        if value is not None and not kind.is_valid(value):
+            raise ConfigurationError(f"{source}{key}={KEYS[key].quoted(value)} is not {kind.description}")
     _check_endpoints(config, source)
     return {key: value for key, value in config.items() if value is not None}
 
@@ -374,7 +379,7 @@ def _check_endpoints(config: Mapping[str, Any], source: str) -> None:
         from metrics_framework.export.endpoints import make_endpoint
 
         try:
-            make_endpoint(endpoint)  # which sends nothing
+            make_endpoint(endpoint)  # sends nothing
         except InvalidInputError as error:
             raise ConfigurationError(f"{source}{key}{error}") from None
 
@@ -390,20 +395,20 @@ def _parsed_rules(tables: Iterable[Mapping[str, Any] | Rule]) -> list[Rule]:
 
 def _read_environ(environ: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    known = {f"{PREFIX}{key.upper()}": key for key in KEYS}
+    known = {f"{VARIABLE_PREFIX}{key.upper()}": key for key in KEYS}
     for variable, text in environ.items():
-        if not variable.startswith(PREFIX) or variable in ENGINE_VARIABLES:
+        if not variable.startswith(VARIABLE_PREFIX) or variable in ENGINE_VARIABLES:
             continue
         if variable not in known:
             raise ConfigurationError(f"unknown environment variable {variable!r}.{nearest(variable, known)}")
         key = known[variable]
         kind = KEYS[key].kind
         try:
-            value = kind.read(text)
+            value = kind.parse(text)
         except ValueError:
             value = None
-        if not kind.holds(value):
-            raise ConfigurationError(f"{variable}={KEYS[key].quoted(text)} is not {kind.says}")
+        if not kind.is_valid(value):
+            raise ConfigurationError(f"{variable}={KEYS[key].quoted(text)} is not {kind.description}")
         found |= _checked({key: value}, f"{variable}={KEYS[key].quoted(text)}: ")
     return found
 
@@ -416,9 +421,9 @@ def _read_file(path: Path) -> Any:
             document = tomllib.load(file)
     except OSError as error:
         raise ConfigurationError(f"cannot read {str(path)!r}: {error.strerror}") from error
-    except ValueError as error:  # no TOML, or no UTF-8
-        raise ConfigurationError(f"{str(path)!r} is no TOML: {error}") from error
-    place = f"tool.{TABLE}" if path.name == "pyproject.toml" else TABLE
+    except ValueError as error:  # invalid TOML or UTF-8
+        raise ConfigurationError(f"{str(path)!r} is not valid TOML: {error}") from error
+    place = f"tool.{TOML_TABLE}" if path.name == "pyproject.toml" else TOML_TABLE
     for name in place.split("."):
         if not isinstance(document, Mapping) or name not in document:
             raise ConfigurationError(f"{str(path)!r} has no table [{place}]")

@@ -1,7 +1,7 @@
-"""The system that is in use here: a default for a context, which code may ask for and never has to.
+"""The current system of a context, for code that cannot take a system as an argument.
 
-A context is what `contextvars` calls one: an asyncio task and `asyncio.to_thread` inherit that of their
-creator, a plain thread starts with an empty one.
+Contexts are those of `contextvars`: an asyncio task and `asyncio.to_thread` inherit the context of their
+creator, and a plain thread starts with an empty one.
 """
 
 from __future__ import annotations
@@ -9,40 +9,42 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TypeVar
 
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.plugins import load_adapter
-from metrics_framework.system import MetricsSystem
+from metrics_framework.system import AnySystem, MetricsSystem
 
-_Use = tuple[MetricsSystem]
+S = TypeVar("S", bound=AnySystem)
+_Use = tuple[AnySystem]
 
 _IN_USE: ContextVar[tuple[_Use, ...]] = ContextVar("metrics_framework.in_use", default=())
-_NOTHING: dict[str, MetricsSystem] = {}
+_NULL_SYSTEM: dict[str, AnySystem] = {}
 
 
-def current() -> MetricsSystem:
-    """Return the system in use in this context; outside of any `use`, one that keeps nothing.
+def current() -> AnySystem:
+    """Return the current system; outside of any `use` block, a system that discards all records.
 
     Example:
-        >>> current().collector.increment("orders")  # for whoever wants to know
+        >>> current().collector.increment("orders")
     """
     in_use = _IN_USE.get()
-    return in_use[-1][0] if in_use else _nothing()
+    return in_use[-1][0] if in_use else _null_system()
 
 
 @contextmanager
-def use(system: MetricsSystem) -> Iterator[MetricsSystem]:
-    """Make a system the one that `current` returns, for the length of a ``with`` block.
+def use(system: S) -> Iterator[S]:
+    """Make `current` return a system during a ``with`` block.
 
-    Uses nest, and each ends its own: what was in use before is in use again, in whatever order they end. The
-    system is not shut down.
+    Blocks nest. The end of a block removes its own system, in whatever order blocks end, and does not shut it
+    down.
 
     Args:
-        system: Which one.
+        system: The system.
 
     Raises:
-        InvalidInputError: If it is no `MetricsSystem`, or the block is left in another context than it was
-            entered in.
+        InvalidInputError: If ``system`` is not a `MetricsSystem`, or the block ends in another context than
+            it began in.
 
     Example:
         >>> with use(MetricsSystem()) as metrics:
@@ -50,8 +52,8 @@ def use(system: MetricsSystem) -> Iterator[MetricsSystem]:
         True
     """
     if not isinstance(system, MetricsSystem):
-        raise InvalidInputError(f"{system!r} is no MetricsSystem to use")
-    # A tuple of its own for each use, so that one system may be in use twice.
+        raise InvalidInputError(f"use({system!r}) takes a MetricsSystem: pass the system itself")
+    # Each block has a tuple of its own, so that blocks of the same system can be told apart.
     this: _Use = (system,)
     _IN_USE.set((*_IN_USE.get(), this))
     try:
@@ -61,15 +63,15 @@ def use(system: MetricsSystem) -> Iterator[MetricsSystem]:
         remaining = tuple(other for other in before if other is not this)
         if len(remaining) == len(before):
             raise InvalidInputError(
-                "use() ended in another context than it began in: begin and end it in one thread or task"
+                "a use() block ended in another context than it began in: stay in one thread or task"
             )
         _IN_USE.set(remaining)
 
 
-def _nothing() -> MetricsSystem:
-    if "system" not in _NOTHING:
-        # Where two threads are the first at once, one of the two is kept.
-        _NOTHING.setdefault(
+def _null_system() -> AnySystem:
+    if "system" not in _NULL_SYSTEM:
+        # If two threads create one at the same time, both get the same one.
+        _NULL_SYSTEM.setdefault(
             "system",
             MetricsSystem(
                 collector=load_adapter("null.collector")(),
@@ -79,4 +81,4 @@ def _nothing() -> MetricsSystem:
                 aggregator=load_adapter("null.aggregator")(),
             ),
         )
-    return _NOTHING["system"]
+    return _NULL_SYSTEM["system"]

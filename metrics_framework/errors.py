@@ -1,24 +1,24 @@
-"""Every error that the library raises on purpose.
+"""All errors that the library raises.
 
-The tree is drawn by what a caller can do about an error::
+The tree is organized by how a caller can respond::
 
-    MetricsError                          catch this to catch them all
-    ├── InvalidInputError   (ValueError)  a value breaks a rule: pass another value
+    MetricsError                          catches all of them
+    ├── InvalidInputError   (ValueError)  a value is invalid: pass another value
     │   ├── MetricTypeError               the name is already a metric of another type
     │   ├── ConfigurationError            a configuration key or value is wrong
-    │   ├── DistributionsError            a file is not that of a snapshot's distributions
+    │   ├── DistributionsError            a file is not a valid sidecar of a snapshot
     │   └── SnapshotError                 a document is not a valid v1 snapshot
     │       └── SchemaVersionError        its schema version is not the integer 1
-    ├── UnknownNameError    (LookupError) nothing goes by that name: ask for another one
-    │   ├── UnknownMetricError            no metric or operation was recorded under it
-    │   ├── UnknownTimerError             no running timer has that id
-    │   └── UnknownAdapterError           no adapter provides it
-    ├── ClosedError         (RuntimeError) the call came too late: the object was shut down
-    ├── OutputError         (OSError)     a disk or a server refused: try again, or elsewhere
-    │   └── RefusedError                  a server will not have what was sent: send something else
+    ├── UnknownNameError    (LookupError) the name does not exist: use another name
+    │   ├── UnknownMetricError            no metric or operation has the name
+    │   ├── UnknownTimerError             no running timer has the id
+    │   └── UnknownAdapterError           no adapter has the name
+    ├── ClosedError         (RuntimeError) the object is already shut down
+    ├── OutputError         (OSError)     a disk or a server failed: try again
+    │   └── RefusedError                  the server rejects this data: do not retry
     └── MissingExtraError   (ImportError) an optional dependency is not installed
 
-Adapters translate the errors of the libraries that they stand on into these.
+Adapters translate the errors of the libraries that they use into these.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class MetricsError(Exception):
 
 
 class InvalidInputError(MetricsError, ValueError):
-    """A value that was passed in breaks a rule; the message quotes it and says what is allowed."""
+    """An argument is invalid. The message quotes the value and names a valid one."""
 
 
 class MetricTypeError(InvalidInputError):
@@ -43,23 +43,23 @@ class ConfigurationError(InvalidInputError):
 
 
 class DistributionsError(InvalidInputError):
-    """A file is not a valid sidecar, or that of another snapshot."""
+    """A file is not a valid sidecar, or belongs to another snapshot."""
 
 
 class SnapshotError(InvalidInputError):
     """A document or a set of values is not a valid v1 snapshot.
 
     Attributes:
-        violations: Each rule that is broken, as ``"path: what is wrong"``, in the document's order.
+        violations: Each violation as ``"path: fault"``, in the order of the document.
     """
 
     def __init__(self, violations: Sequence[str]) -> None:
-        """Keep every violation; the message is one line for each."""
+        """Store all violations; the message has one line for each."""
         self.violations = tuple(violations)
         super().__init__("\n".join(self.violations))
 
     def __reduce__(self) -> tuple[type[SnapshotError], tuple[Sequence[str]]]:
-        """Travel between processes with the violations intact."""
+        """Pickle the error with its violations."""
         return (type(self), (self.violations,))
 
 
@@ -68,19 +68,19 @@ class SchemaVersionError(SnapshotError):
 
 
 class UnknownNameError(MetricsError, LookupError):
-    """Nothing goes by the name that was asked for; the message lists the nearest known names."""
+    """A name does not exist. The message lists similar names."""
 
 
 class UnknownMetricError(UnknownNameError):
-    """No metric or operation was recorded under that name."""
+    """No metric or operation was recorded under the name."""
 
 
 class UnknownTimerError(UnknownNameError):
-    """No running timer has that id: it was never started, or was stopped already."""
+    """No running timer has the id: it was never started, or is already stopped."""
 
 
 class UnknownAdapterError(UnknownNameError):
-    """No installed adapter provides what was asked for."""
+    """No installed adapter has the name."""
 
 
 class ClosedError(MetricsError, RuntimeError):
@@ -88,40 +88,40 @@ class ClosedError(MetricsError, RuntimeError):
 
 
 class OutputError(MetricsError, OSError):
-    """Something outside the process (a disk, a server) refused; what was to be written still exists."""
+    """A disk or a server failed. The data still exists and can be written again."""
 
 
 class RefusedError(OutputError):
-    """A server answered that it will not have what was sent: the same again would be refused again."""
+    """A server rejected the data, and would reject it again."""
 
 
 class MissingExtraError(MetricsError, ImportError):
-    """An optional dependency is not installed; the message is the command that installs it."""
+    """An optional dependency is not installed. The message contains the command that installs it."""
 
     def __init__(self, feature: str, extra: str) -> None:
-        """Say which ``extra`` brings what ``feature`` needs."""
+        """Name the ``extra`` that ``feature`` needs."""
         self.feature, self.extra = feature, extra
         super().__init__(f"{feature} needs an optional dependency: pip install 'metrics-framework[{extra}]'")
 
     def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
-        """Travel between processes."""
+        """Pickle the error."""
         return (type(self), (self.feature, self.extra))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the end of an error message that names what ``name`` was probably meant to be.
+    """Return a suggestion for a name that does not exist, to append to an error message.
 
     Args:
-        name: What was asked for.
-        known: What exists.
+        name: The unknown name.
+        known: All known names.
 
     Returns:
-        A sentence that begins with a space, ready to be appended.
+        A sentence that begins with a space.
     """
     names = sorted(known)
     if not names:
         return " There are none yet."
-    from difflib import get_close_matches  # only an error needs it
+    from difflib import get_close_matches  # slow to import
 
     close = get_close_matches(name, names, n=3, cutoff=0.5)
     if close:

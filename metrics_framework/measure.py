@@ -1,8 +1,8 @@
-"""Measuring a block or a function: its duration and its outcome.
+"""Measures the duration and the outcome of a block or a function.
 
-One decorator serves four kinds of function. A coroutine is timed until it returns, not until it is created.
-A generator, sync or async, is timed from the first requested item to its end, without the time that its
-consumer takes between two items.
+One decorator supports four kinds of function. A coroutine is timed until it returns. A generator, sync or
+async, is timed from the first requested item to its end, without the time that its consumer takes between two
+items.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, Protocol, Self, TypeVar, cast
 
 from metrics_framework.clock import Clock
 from metrics_framework.protocols import PerformanceTimer, SuccessFailureTracker
-from metrics_framework.recording import Store
+from metrics_framework.recording.store import Store, store_of
 from metrics_framework.validation import check_name, plain_tags
 
 P = ParamSpec("P")
@@ -100,9 +100,8 @@ def meter_of(
     timer: PerformanceTimer, tracker: SuccessFailureTracker, clock: Clock
 ) -> StoreMeter | ProtocolMeter:
     """Return a meter that feeds both: through their store, which has its own clock, if they share one."""
-    store = getattr(timer, "store", None)
-    shared = store is getattr(tracker, "store", None)
-    if shared and isinstance(store, Store):
+    store = store_of(timer)
+    if store is not None and store is store_of(tracker):
         return StoreMeter(store)
     return ProtocolMeter(timer, tracker, clock)
 
@@ -146,8 +145,8 @@ class Measurement:
         tags: Mapping[str, str] | None = None,
     ) -> None:
         self._meter = meter
-        # Bad input raises here, where it is passed, and not at the end of the measured code. An operation and
-        # tags that were recorded before are valid: checking them would cost half of a measurement.
+        # Check arguments before the measured code runs. An operation and tags that were recorded before are
+        # valid: checking them again would cost half of a measurement.
         if meter.find(operation, tags) is None:
             self._operation = check_name(operation, "operation name")
             self._given = plain_tags(tags)

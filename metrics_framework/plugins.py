@@ -1,8 +1,8 @@
-"""Adapters by name.
+"""Loads adapters by name.
 
-Built-in adapters are in a table of module paths, so that they are found without scanning, also in a frozen
-application, and cost nothing until they are asked for. Any other name is looked up in the entry-point group
-``metrics_framework.adapters``, which is how third parties plug in.
+Built-in adapters are in a table of module paths: loading one needs no scan, works in a frozen application,
+and imports nothing else. Other names are looked up in the entry-point group ``metrics_framework.adapters``,
+where third parties register adapters.
 """
 
 from __future__ import annotations
@@ -44,24 +44,24 @@ BUILT_IN = {
 
 
 def load_adapter(name: str) -> Any:
-    """Return the class or function that provides the adapter ``name``.
+    """Return the class or function that creates the adapter ``name``.
 
     Raises:
-        UnknownAdapterError: If neither the table nor an installed package provides it.
+        UnknownAdapterError: If neither the table nor an installed package has the name.
     """
     return load_from(BUILT_IN, ENTRY_POINT_GROUP, name)
 
 
 def load_from(built_in: Mapping[str, str], group: str, name: str) -> Any:
-    """Return what goes by ``name`` in a table of module paths, or else in a group of entry points.
+    """Load ``name`` from a table of module paths, or else from a group of entry points.
 
     Raises:
-        UnknownAdapterError: If it is in neither.
+        UnknownAdapterError: If neither has the name.
     """
     if name in built_in:
         module, _, attribute = built_in[name].partition(":")
         return getattr(import_module(module), attribute)
-    from importlib.metadata import entry_points  # slow to import, and only third parties need it
+    from importlib.metadata import entry_points  # slow to import
 
     installed = entry_points(group=group)
     for entry_point in installed:

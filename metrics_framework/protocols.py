@@ -1,17 +1,17 @@
-"""The contracts: what code depends on, and what an adapter implements.
+"""The contracts: applications depend on these Protocols, and adapters implement them.
 
-Read this page first. An application takes these Protocols as arguments; an adapter provides them; nothing
+Read this page first. An application takes the Protocols as arguments, and an adapter implements them; nothing
 else connects the two. They are frozen: names, parameters, defaults and return types do not change, so that
-an adapter written today works with every later release. What the library offers beyond them lives on the
-concrete classes.
+an adapter written today works with every later release. `metrics_framework.capabilities` has the optional
+abilities of adapters.
 
-Names are strings, and not empty. Tags are ``str`` to ``str`` and choose a series within a metric. Metadata
+Names are non-empty strings. Tags map ``str`` to ``str`` and choose a series within a metric. Metadata
 describes one event and never becomes a tag. Times are milliseconds unless a unit says otherwise.
 
-Bad input is an `InvalidInputError` that quotes it and changes nothing, also of timers and trackers. Any
-thread may call any method, also in a signal handler or a ``__del__``: nothing blocks and nothing is lost.
-What a backend cannot know it leaves out. ``docs/adapters.md`` shows an adapter, and
-`metrics_framework.testing.conformance` tests one.
+Every method is thread-safe, and may be called in a signal handler or a ``__del__``: it never blocks and loses
+no record. Bad input raises an `InvalidInputError` that quotes the value, and changes nothing; this includes
+timers and trackers. An adapter leaves out values that its backend does not know. ``docs/adapters.md`` shows
+an adapter, and `metrics_framework.testing.conformance` tests one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ from metrics_framework.values import MetricType, MetricUnit, MetricValue, Timing
 
 @runtime_checkable
 class MetricCollector(Protocol):
-    """Takes numbers in. Everything that wants to be measured relies on this one."""
+    """Records numbers.
+
+    Application code, gauge callbacks, the recording of resources and the instrumentation rely on it.
+    """
 
     @abstractmethod
     def record_counter(self, name: str, value: int | float = 1, tags: dict[str, str] | None = None) -> None:
@@ -34,11 +37,11 @@ class MetricCollector(Protocol):
 
         Args:
             name: The metric's name.
-            value: How much to add: finite and not negative.
-            tags: Which series of the metric.
+            value: The amount: finite and not negative.
+            tags: The series of the metric.
 
         Raises:
-            InvalidInputError: If an argument breaks its rule, or the name is another type of metric.
+            InvalidInputError: If an argument is invalid, or the name is a metric of another type.
         """
         ...
 
@@ -48,11 +51,11 @@ class MetricCollector(Protocol):
 
         Args:
             name: The metric's name.
-            value: Its value from now on: finite. ``True`` and ``False`` are 1 and 0.
-            tags: Which series of the metric.
+            value: The new value: finite. ``True`` and ``False`` are 1 and 0.
+            tags: The series of the metric.
 
         Raises:
-            InvalidInputError: If an argument breaks its rule, or the name is another type of metric.
+            InvalidInputError: If an argument is invalid, or the name is a metric of another type.
         """
         ...
 
@@ -63,10 +66,10 @@ class MetricCollector(Protocol):
         Args:
             name: The metric's name.
             value: The value: finite, of either sign.
-            tags: Which series of the metric.
+            tags: The series of the metric.
 
         Raises:
-            InvalidInputError: If an argument breaks its rule, or the name is another type of metric.
+            InvalidInputError: If an argument is invalid, or the name is a metric of another type.
         """
         ...
 
@@ -82,22 +85,22 @@ class MetricCollector(Protocol):
 
         Args:
             name: The metric's name.
-            duration: How long: finite and not negative.
-            unit: What ``duration`` is counted in: seconds, milliseconds or microseconds.
-            tags: Which series of the metric.
+            duration: The duration: finite and not negative.
+            unit: The unit of ``duration``: seconds, milliseconds or microseconds.
+            tags: The series of the metric.
 
         Raises:
-            InvalidInputError: If an argument breaks its rule, or the name is another type of metric.
+            InvalidInputError: If an argument is invalid, or the name is a metric of another type.
         """
         ...
 
     @abstractmethod
     def increment(self, name: str, tags: dict[str, str] | None = None) -> None:
-        """Add 1 to a counter; a name that is a gauge goes up by 1.
+        """Add 1 to a counter, or to a gauge if the name is one.
 
         Args:
-            name: The metric's name; an unknown one becomes a counter.
-            tags: Which series of the metric.
+            name: The metric's name; a new name becomes a counter.
+            tags: The series of the metric.
 
         Raises:
             InvalidInputError: If the name is a histogram or a timer.
@@ -106,32 +109,35 @@ class MetricCollector(Protocol):
 
     @abstractmethod
     def decrement(self, name: str, tags: dict[str, str] | None = None) -> None:
-        """Take 1 from a gauge.
+        """Subtract 1 from a gauge.
 
         Args:
-            name: The metric's name; an unknown one becomes a gauge.
-            tags: Which series of the metric.
+            name: The metric's name; a new name becomes a gauge.
+            tags: The series of the metric.
 
         Raises:
-            InvalidInputError: If the name is not a gauge; a counter never goes down.
+            InvalidInputError: If the name is not a gauge: a counter never decreases.
         """
         ...
 
 
 @runtime_checkable
 class PerformanceTimer(Protocol):
-    """Measures how long operations take. Code with a duration to find out relies on this one."""
+    """Measures how long operations take.
+
+    Application code, `MetricsSystem.measure` and snapshots rely on it.
+    """
 
     @abstractmethod
     def start_timer(self, operation_name: str, metadata: dict[str, Any] | None = None) -> str:
         """Start timing an operation.
 
         Args:
-            operation_name: What is being timed.
-            metadata: What is known about this event; it comes back in the result.
+            operation_name: The operation.
+            metadata: Details of this event; the result contains them.
 
         Returns:
-            An id for `stop_timer`.
+            A timer id for `stop_timer`.
         """
         ...
 
@@ -140,11 +146,11 @@ class PerformanceTimer(Protocol):
         """Stop a timer and record its duration.
 
         Args:
-            timer_id: What `start_timer` returned.
+            timer_id: The id that `start_timer` returned.
             success: Whether the operation succeeded.
 
         Returns:
-            The duration in milliseconds, with the metadata that the timer was started with.
+            The duration in milliseconds, with the metadata from `start_timer`.
 
         Raises:
             UnknownTimerError: If no running timer has that id.
@@ -155,20 +161,20 @@ class PerformanceTimer(Protocol):
     def time_operation(
         self, operation_name: str, operation: Callable[[], Any], metadata: dict[str, Any] | None = None
     ) -> TimingResult:
-        """Call ``operation`` and record how long it took.
+        """Call ``operation`` and record its duration.
 
-        If it raises, its time is recorded as a failure and the exception goes on unchanged.
+        If ``operation`` raises, the duration is recorded as a failure and the exception propagates.
 
         Args:
-            operation_name: What is being timed.
+            operation_name: The operation.
             operation: A callable without arguments.
-            metadata: What is known about this event.
+            metadata: Details of this event.
 
         Returns:
-            The duration in milliseconds; ``metadata["result"]`` is what ``operation`` returned.
+            The duration in milliseconds; ``metadata["result"]`` is the return value of ``operation``.
 
         Raises:
-            InvalidInputError: If an argument breaks its rule; then ``operation`` was not called.
+            InvalidInputError: If an argument is invalid; ``operation`` was not called.
         """
         ...
 
@@ -177,11 +183,11 @@ class PerformanceTimer(Protocol):
         """Summarize an operation's durations.
 
         Args:
-            operation_name: What was timed.
+            operation_name: The operation.
 
         Returns:
             ``count``, ``sum``, ``avg``, ``min``, ``max``, ``stddev``, ``p50``, ``p90``, ``p95``, ``p99``
-            in milliseconds, ``rate`` per second and the ``seconds`` that all of them cover.
+            in milliseconds, ``rate`` per second, and the ``seconds`` that the summary covers.
 
         Raises:
             UnknownMetricError: If the operation was never timed.
@@ -191,15 +197,18 @@ class PerformanceTimer(Protocol):
 
 @runtime_checkable
 class SuccessFailureTracker(Protocol):
-    """Counts how operations end. Code with an outcome to report relies on this one."""
+    """Counts the successes and failures of operations.
+
+    Application code, `MetricsSystem.measure`, health checks and snapshots rely on it.
+    """
 
     @abstractmethod
     def record_success(self, operation: str, metadata: dict[str, Any] | None = None) -> None:
         """Count one success of an operation.
 
         Args:
-            operation: What succeeded.
-            metadata: What is known about this event.
+            operation: The operation.
+            metadata: Details of this event.
         """
         ...
 
@@ -208,57 +217,60 @@ class SuccessFailureTracker(Protocol):
         """Count one failure of an operation.
 
         Args:
-            operation: What failed.
-            error_type: The kind of failure: a name.
-            metadata: What is known about this event.
+            operation: The operation.
+            error_type: The type of the failure: a non-empty string.
+            metadata: Details of this event.
         """
         ...
 
     @abstractmethod
     def get_success_rate(self, operation: str, time_window: timedelta | None = None) -> float:
-        """Return the share of an operation's events that succeeded.
+        """Return the success rate of an operation.
 
         Args:
-            operation: Which operation.
-            time_window: How far back to look; ``None`` is since the start.
+            operation: The operation.
+            time_window: The length of the window up to now; ``None`` is since the start.
 
         Returns:
-            0.0 to 1.0; 1.0 where a known operation has no events in the window.
+            A share from 0.0 to 1.0; 1.0 if the operation has no events in the window.
 
         Raises:
             UnknownMetricError: If the operation was never tracked.
-            InvalidInputError: If the window is not positive, or the backend keeps none.
+            InvalidInputError: If the window is not positive, or the backend keeps no windows.
         """
         ...
 
     @abstractmethod
     def get_failure_breakdown(self, operation: str, time_window: timedelta | None = None) -> dict[str, int]:
-        """Count an operation's failures by kind.
+        """Count the failures of an operation by error type.
 
         Args:
-            operation: Which operation.
-            time_window: How far back to look; ``None`` is since the start.
+            operation: The operation.
+            time_window: The length of the window up to now; ``None`` is since the start.
 
         Returns:
-            Error type to number of failures, without zeros.
+            The number of failures of each error type, without zeros.
 
         Raises:
             UnknownMetricError: If the operation was never tracked.
-            InvalidInputError: If the window is not positive, or the backend keeps none.
+            InvalidInputError: If the window is not positive, or the backend keeps no windows.
         """
         ...
 
 
 @runtime_checkable
 class ResourceMonitor(Protocol):
-    """Reads what the machine and the process use. Health checks and snapshots rely on this one."""
+    """Reads the resource usage of the machine and of the process.
+
+    Health checks, snapshots, dashboards and the recording of resources rely on it.
+    """
 
     @abstractmethod
     def get_memory_usage(self) -> dict[str, float]:
-        """Return the machine's memory and the process' share of it.
+        """Return the memory usage of the machine and of the process.
 
-        ``used``, ``available``, ``total``, ``process_rss`` and ``process_peak_rss`` are bytes; ``percent`` is
-        of ``total``.
+        ``used``, ``available``, ``total``, ``process_rss`` and ``process_peak_rss`` are bytes. ``percent`` is
+        the used share of ``total``.
         """
         ...
 
@@ -266,19 +278,20 @@ class ResourceMonitor(Protocol):
     def get_cpu_usage(self) -> dict[str, float]:
         """Return ``percent``, ``process_percent``, ``load_1m``, ``load_5m``, ``load_15m`` and ``count``.
 
-        ``process_percent`` counts 100 for each core that is fully used; ``percent`` is of the whole machine.
+        ``process_percent`` is 100 for each fully used core. ``percent`` is of the whole machine.
         """
         ...
 
     @abstractmethod
     def get_disk_usage(self, path: str = "/") -> dict[str, float]:
-        """Return ``used``, ``free``, ``total`` in bytes and ``percent`` of the disk that holds ``path``."""
+        """Return ``used``, ``free`` and ``total`` bytes and ``percent`` of the disk that has ``path``."""
         ...
 
     @abstractmethod
     def get_network_stats(self) -> dict[str, int]:
-        """Return what passed the machine's interfaces since they came up.
+        """Return the traffic of all network interfaces since they came up.
 
+        Keys:
         ``bytes_sent``, ``bytes_received``, ``packets_sent``, ``packets_received``, ``errors_in``,
         ``errors_out``, ``drops_in``, ``drops_out``.
         """
@@ -286,96 +299,102 @@ class ResourceMonitor(Protocol):
 
     @abstractmethod
     def start_resource_monitoring(self, interval: float = 60.0) -> None:
-        """Record memory, CPU, disks and network every ``interval`` seconds; a second start does nothing."""
+        """Record memory, CPU, disks and network every ``interval`` seconds. Repeated calls do nothing."""
         ...
 
     @abstractmethod
     def stop_resource_monitoring(self) -> None:
-        """Stop reading in the background; a second stop does nothing."""
+        """Stop recording in the background. Repeated calls do nothing."""
         ...
 
 
 @runtime_checkable
 class MetricsAggregator(Protocol):
-    """Answers questions about what was recorded. Reports, dashboards and snapshots rely on this one."""
+    """Summarizes and exports the recorded metrics.
+
+    Snapshots, dashboards, exports, streams and health checks rely on it.
+    """
 
     @abstractmethod
     def get_metric_summary(self, metric_name: str, time_window: timedelta | None = None) -> dict[str, float]:
         """Summarize a metric over all of its series.
 
         Args:
-            metric_name: Which metric.
-            time_window: How far back to look; ``None`` is since the start.
+            metric_name: The metric.
+            time_window: The length of the window up to now; ``None`` is since the start.
 
         Returns:
-            Always ``count`` and ``seconds`` (what the summary really covers). A counter adds ``sum``,
+            Always ``count`` and ``seconds`` (the time that the summary covers). A counter adds ``sum``,
             ``rate`` and ``total`` (since the start); a gauge ``last``, ``avg``, ``min``, ``max``; a
             histogram or timer ``sum``, ``rate``, ``avg``, ``min``, ``max``, ``stddev``, ``p50``, ``p90``,
-            ``p95``, ``p99``. Without records in the window there are no averages, extremes or quantiles.
+            ``p95``, ``p99``. Averages, extremes and quantiles are left out if the window has no records.
             ``rate`` is a counter's ``sum``, or a distribution's ``count``, per second. A quantile is the
-            nearest rank: a value that was recorded, within the backend's error.
+            nearest rank: a recorded value, within the error of the backend.
 
         Raises:
             UnknownMetricError: If the metric was never recorded.
-            InvalidInputError: If the window is not positive, or the backend keeps none.
+            InvalidInputError: If the window is not positive, or the backend keeps no windows.
         """
         ...
 
     @abstractmethod
     def get_metrics_by_tag(self, tag_filter: dict[str, str]) -> list[MetricValue]:
-        """Return every series that carries all the tags of ``tag_filter``; an empty filter matches all.
+        """Return every series that has all the tags of ``tag_filter``. An empty filter matches all series.
 
-        Operations are listed beside metrics, which may share a name, with ``metadata["operation"]`` true:
-        their durations as a timer, their outcomes as a rate whose metadata holds ``count`` and
-        ``success_rate``. Health checks and dashboards find operations by these.
+        Operations are listed beside metrics, which may have the same names, with ``metadata["operation"]``
+        set to ``True``: durations as a timer, outcomes as a rate with ``count`` and ``success_rate`` in its
+        metadata. Health checks and dashboards find operations by these keys.
         """
         ...
 
     @abstractmethod
     def export_metrics(self, format: str = "json") -> str:
-        """Return everything in one text format.
+        """Return all series in a text format.
 
         Args:
-            format: A format's name; each adapter says which ones it knows.
+            format: The name of a format that the adapter supports.
 
         Raises:
-            InvalidInputError: If the format is unknown; the message lists the known ones.
+            InvalidInputError: If the format is unknown; the message lists the supported formats.
         """
         ...
 
     @abstractmethod
     def get_top_metrics(self, metric_type: MetricType, limit: int = 10) -> list[MetricValue]:
-        """Return at most ``limit`` series of one type, the largest first; a rate is also a counter's."""
+        """Return up to ``limit`` series of a type, the largest first. Counters also count as rates."""
         ...
 
 
 @runtime_checkable
 class MetricsSystem(Protocol):
-    """Everything behind one object. Components that need the full functionality rely on this one."""
+    """All parts behind one object.
+
+    Outputs, HTTP endpoints and the instrumentation rely on it.
+    """
 
     @property
     def collector(self) -> MetricCollector:
-        """Takes numbers in."""
+        """Records numbers."""
         ...
 
     @property
     def timer(self) -> PerformanceTimer:
-        """Measures operations."""
+        """Measures durations."""
         ...
 
     @property
     def tracker(self) -> SuccessFailureTracker:
-        """Counts how operations end."""
+        """Counts successes and failures."""
         ...
 
     @property
     def resource_monitor(self) -> ResourceMonitor:
-        """Reads the machine and the process."""
+        """Reads resource usage."""
         ...
 
     @property
     def aggregator(self) -> MetricsAggregator:
-        """Answers questions."""
+        """Summarizes and exports metrics."""
         ...
 
     @abstractmethod
@@ -383,62 +402,62 @@ class MetricsSystem(Protocol):
         """Apply a configuration.
 
         Args:
-            config: Settings such as ``collection_interval``, ``retention_days``, ``export_endpoints``.
+            config: Keys such as ``collection_interval``, ``retention_days`` and ``export_endpoints``.
 
         Raises:
-            ConfigurationError: If a key is unknown or a value is not allowed; then nothing was applied.
+            ConfigurationError: If a key is unknown or a value is not allowed; no key was applied.
         """
         ...
 
     @abstractmethod
     def shutdown_metrics(self) -> None:
-        """Stop background work and write what is left to write; called twice, nothing happens."""
+        """Stop background work and write the final output. Repeated calls do nothing."""
         ...
 
     @abstractmethod
     def get_system_health(self) -> dict[str, bool | float | int]:
-        """Return ``healthy``, ``error_rate`` (0.0 to 1.0) and the readings they were judged by."""
+        """Return ``healthy``, ``error_rate`` (0.0 to 1.0) and the readings behind them."""
         ...
 
     @abstractmethod
     def create_dashboard_data(self, dashboard_type: str = "overview") -> dict[str, Any]:
-        """Return a dashboard's panels as plain data.
+        """Return the panels of a dashboard as plain data.
 
         Args:
-            dashboard_type: Which dashboard.
+            dashboard_type: The dashboard.
 
         Raises:
-            InvalidInputError: If there is no such dashboard; the message lists those there are.
+            InvalidInputError: If the dashboard does not exist; the message lists all dashboards.
         """
         ...
 
 
 @runtime_checkable
 class AsyncMetricsSystem(Protocol):
-    """What a service does without holding up its event loop."""
+    """Collects, exports and streams without blocking the event loop. Async services rely on it."""
 
     @abstractmethod
     async def collect_metrics_async(self) -> None:
-        """Read every source that is read on demand, such as the machine's resources."""
+        """Read all sources that are read on demand, such as resources and gauge callbacks."""
         ...
 
     @abstractmethod
     async def export_metrics_async(self, endpoints: list[str]) -> dict[str, bool]:
-        """Export to several endpoints, each on its own.
+        """Export to several endpoints; a failure of one does not affect the others.
 
         Args:
-            endpoints: Where to.
+            endpoints: The endpoints.
 
         Returns:
-            Endpoint to whether the export succeeded.
+            Whether the export to each endpoint succeeded.
         """
         ...
 
     @abstractmethod
     def metrics_stream(self, filters: dict[str, Any] | None = None) -> AsyncIterator[MetricValue]:
-        """Yield metrics as they are collected; implement it as an async generator.
+        """Yield metrics as they are collected. Implement it as an async generator.
 
         Args:
-            filters: Which metrics: by type, name or tags.
+            filters: Selects metrics by type, name or tags.
         """
         ...

@@ -1,4 +1,4 @@
-"""The facade: five parts behind one object, and the snapshot that they become."""
+"""The facade: five parts behind one object, their lifecycle, snapshots and exports."""
 
 from __future__ import annotations
 
@@ -6,10 +6,21 @@ import os
 from collections.abc import AsyncIterator, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeAlias
 
+from typing_extensions import TypeVar, get_protocol_members
+
+from metrics_framework.capabilities import (
+    DetailedMonitor,
+    HasStore,
+    JoinsSystem,
+    StoreAggregator,
+    StoreCollector,
+    StoreTimer,
+    StoreTracker,
+    with_tags,
+)
 from metrics_framework.clock import SYSTEM_CLOCK, Clock, utc
-from metrics_framework.composition import part_or_default, shared_store, store_of
 from metrics_framework.errors import ClosedError, InvalidInputError
 from metrics_framework.export.exporter import EXPORT_TIMEOUT, Outputs
 from metrics_framework.export.outputs import (
@@ -19,7 +30,7 @@ from metrics_framework.export.outputs import (
     SnapshotOutput,
     SystemOutput,
 )
-from metrics_framework.health import THRESHOLDS, HealthCheck, Thresholds
+from metrics_framework.health import DEFAULT_THRESHOLDS, HealthCheck, Thresholds, record_resources
 from metrics_framework.log import Isolation, log_event
 from metrics_framework.plugins import load_adapter
 from metrics_framework.protocols import (
@@ -29,7 +40,6 @@ from metrics_framework.protocols import (
     ResourceMonitor,
     SuccessFailureTracker,
 )
-from metrics_framework.resources import record_resources
 from metrics_framework.snapshots import Environment, PerformanceSnapshot, SnapshotBuilder, SnapshotMetadata
 from metrics_framework.snapshots.build import MAX_CUSTOM, BuildReport
 from metrics_framework.snapshots.provenance import Provenance, find_provenance
@@ -38,61 +48,68 @@ from metrics_framework.values import MetricValue
 if TYPE_CHECKING:
     from metrics_framework.config import Settings
     from metrics_framework.measure import Measurement
-    from metrics_framework.recording import Rule
+    from metrics_framework.recording import Rule, Store
     from metrics_framework.streams import Deltas, Subscription
 
-__all__ = ["DistributionOutput", "MetricsSystem", "SnapshotOutput", "SystemOutput"]
+__all__ = ["AnySystem", "DistributionOutput", "MetricsSystem", "SnapshotOutput", "SystemOutput"]
 
 
 RESOURCES_DEADLINE = 10.0
-"""How many seconds `MetricsSystem.collect_metrics_async` waits for the machine's resources."""
+"""The deadline in seconds of reading resources in `MetricsSystem.collect_metrics_async`."""
 
 PARTS = ("collector", "timer", "tracker", "resource_monitor", "aggregator")
 
+# The types of a system's parts. A part that is not given has all the abilities of the in-memory one.
+CollectorT_co = TypeVar("CollectorT_co", bound=MetricCollector, default=StoreCollector, covariant=True)
+TimerT_co = TypeVar("TimerT_co", bound=PerformanceTimer, default=StoreTimer, covariant=True)
+TrackerT_co = TypeVar("TrackerT_co", bound=SuccessFailureTracker, default=StoreTracker, covariant=True)
+MonitorT_co = TypeVar("MonitorT_co", bound=ResourceMonitor, default=DetailedMonitor, covariant=True)
+AggregatorT_co = TypeVar("AggregatorT_co", bound=MetricsAggregator, default=StoreAggregator, covariant=True)
+P = TypeVar("P")
 
-class MetricsSystem:
-    """Collecting, timing, tracking, monitoring and aggregating, behind one object.
 
-    It fulfils the Protocols `metrics_framework.protocols.MetricsSystem` and ``AsyncMetricsSystem``. Any part
-    may be replaced by whatever satisfies its Protocol; parts that are not given are the in-memory ones, on
-    one store.
+class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, AggregatorT_co]):
+    """Records, times, tracks, monitors and aggregates. Thread-safe.
+
+    It implements the Protocols `metrics_framework.protocols.MetricsSystem` and ``AsyncMetricsSystem``. Each
+    part is any object with the methods of its Protocol, and keeps its type. The default parts are the
+    in-memory ones, on one store.
 
     Args:
-        collector: Takes numbers in.
-        timer: Measures operations.
-        tracker: Counts how operations end.
-        resource_monitor: Reads the machine and the process.
-        aggregator: Answers questions.
-        outputs: Where snapshots and numbers go, each a `SnapshotOutput` or a `SystemOutput`: at every
-            ``collection_interval``, if there is one, and at the end.
+        collector: Records numbers.
+        timer: Measures durations.
+        tracker: Counts successes and failures.
+        resource_monitor: Reads resource usage.
+        aggregator: Summarizes and exports metrics.
+        outputs: Receive snapshots (`SnapshotOutput`) or the system (`SystemOutput`) at every
+            ``collection_interval`` and at shutdown.
         latency_metric: The timer that becomes a snapshot's latency; the busiest by default.
         custom_metrics: Patterns of the names that become custom keys of a snapshot; all by default.
-        max_custom: How many custom keys a snapshot holds at most.
-        tags: Constant tags, such as the service's name: every metric bears them where it is read, and a
-            snapshot in its metadata.
-        rules: What is done to the names and tags that anybody records, in this order.
-        thresholds: Up to where the system is healthy.
-        shutdown_on_exit: Whether the interpreter's exit shuts the system down, also after an exception that
-            nobody caught; `os._exit` and a crash do not.
-        shutdown_on_sigterm: Whether SIGTERM does. Then it is passed on to what handled it before, or ends the
-            process; where it is ignored, it stays ignored. Only in the main thread.
-        clock: Where time comes from; the store's clock by default.
+        max_custom: The maximum number of custom keys of a snapshot.
+        tags: Constant tags, such as the service's name. Every query adds them to each metric, and a snapshot
+            has them in its metadata.
+        rules: Change or drop recorded names and tags, in this order.
+        thresholds: The limits of a healthy system.
+        shutdown_on_exit: Whether to shut down at the interpreter's exit, also after an uncaught exception;
+            `os._exit` and a crash bypass it.
+        shutdown_on_sigterm: Whether to shut down on SIGTERM. The signal is then passed to the previous
+            handler, or ends the process. An ignored SIGTERM stays ignored. Only in the main thread.
+        clock: The source of time; the store's clock by default.
 
     Attributes:
-        collector: Takes numbers in.
-        timer: Measures operations.
-        tracker: Counts how operations end.
-        resource_monitor: Reads the machine and the process.
-        aggregator: Answers questions.
-        callbacks: Calls functions for the values of gauges: at every ``collection_interval``, if there is
-            one, and whenever somebody collects.
+        collector: Records numbers.
+        timer: Measures durations.
+        tracker: Counts successes and failures.
+        resource_monitor: Reads resource usage.
+        aggregator: Summarizes and exports metrics.
+        callbacks: Calls functions at each collection and records their return values as gauges.
 
     Raises:
-        InvalidInputError: If a part lacks a method of its Protocol, parts keep their numbers apart,
-            ``custom_metrics`` is one string, or SIGTERM cannot be handled here.
+        InvalidInputError: If a part lacks a method of its Protocol, parts have different stores,
+            ``custom_metrics`` is a string, or SIGTERM cannot be handled here.
 
-    The process that made the system writes its final snapshot, a forked child never does. A child collects
-    and writes nothing at an interval either, until it configures a ``collection_interval`` itself.
+    Only the process that created the system writes its final snapshot; a forked child does not. A child also
+    does no work at an interval until it configures a ``collection_interval`` itself.
 
     Example:
         >>> with MetricsSystem() as metrics:
@@ -105,66 +122,70 @@ class MetricsSystem:
     def __init__(
         self,
         *,
-        collector: MetricCollector | None = None,
-        timer: PerformanceTimer | None = None,
-        tracker: SuccessFailureTracker | None = None,
-        resource_monitor: ResourceMonitor | None = None,
-        aggregator: MetricsAggregator | None = None,
+        collector: CollectorT_co | None = None,
+        timer: TimerT_co | None = None,
+        tracker: TrackerT_co | None = None,
+        resource_monitor: MonitorT_co | None = None,
+        aggregator: AggregatorT_co | None = None,
         outputs: Iterable[Output] = (),
         latency_metric: str | None = None,
         custom_metrics: Iterable[str] | None = None,
         max_custom: int = MAX_CUSTOM,
         tags: Mapping[str, str] | None = None,
         rules: Iterable[Rule] = (),
-        thresholds: Thresholds = THRESHOLDS,
+        thresholds: Thresholds = DEFAULT_THRESHOLDS,
         shutdown_on_exit: bool = False,
         shutdown_on_sigterm: bool = False,
         clock: Clock | None = None,
     ) -> None:
         given = {"collector": collector, "timer": timer, "tracker": tracker, "aggregator": aggregator}
-        self._store = shared_store(given, clock, tags, rules)
+        self._store = _shared_store(given, clock, tags, rules)
         self._clock = clock = clock or (self._store.clock if self._store else SYSTEM_CLOCK)
         store = self._store
         # Plain attributes: a property would cost a record through `system.collector` a tenth more.
-        self.collector: Final = part_or_default(collector, MetricCollector, "in_memory.collector", store)
-        self.timer: Final = part_or_default(timer, PerformanceTimer, "in_memory.timer", store)
-        self.tracker: Final = part_or_default(tracker, SuccessFailureTracker, "in_memory.tracker", store)
-        self.aggregator: Final = part_or_default(aggregator, MetricsAggregator, "in_memory.aggregator", store)
-        self.resource_monitor: Final = part_or_default(
+        self.collector: Final[CollectorT_co] = _part(collector, MetricCollector, "in_memory.collector", store)
+        self.timer: Final[TimerT_co] = _part(timer, PerformanceTimer, "in_memory.timer", store)
+        self.tracker: Final[TrackerT_co] = _part(tracker, SuccessFailureTracker, "in_memory.tracker", store)
+        self.aggregator: Final[AggregatorT_co] = _part(
+            aggregator, MetricsAggregator, "in_memory.aggregator", store
+        )
+        self.resource_monitor: Final[MonitorT_co] = _part(
             resource_monitor, ResourceMonitor, "resources", self.collector, clock
         )
         self._outputs = Outputs(self, outputs, clock)
         self._latency_metric = latency_metric
         if isinstance(custom_metrics, str):
             raise InvalidInputError(
-                f"custom_metrics={custom_metrics!r} is one string; pass a list: [{custom_metrics!r}]"
+                f"custom_metrics={custom_metrics!r} is a string: pass a list, [{custom_metrics!r}]"
             )
         self._custom_metrics = None if custom_metrics is None else tuple(custom_metrics)
         self._max_custom = max_custom
         if not isinstance(thresholds, Thresholds):
-            raise InvalidInputError(f"thresholds={thresholds!r} are no Thresholds, like {THRESHOLDS!r}")
+            raise InvalidInputError(
+                f"thresholds={thresholds!r} is not a Thresholds: pass one like {DEFAULT_THRESHOLDS!r}"
+            )
         self._thresholds = thresholds
         self._start_ns = clock.monotonic_ns()
         self._provenance: Provenance | None = None
         self._measure: partial[Measurement] | None = None
         self._settings: Settings | None = None
         self._isolation = Isolation()
-        # One set for good, so that a reading that goes on failing is logged once.
+        # One set for all calls, so that a reading that keeps failing is logged once.
         self._record_resources = partial(record_resources, self.resource_monitor, self.collector, set())
 
-        # Threads and signals are slow to import, and a program that only names the Protocols has neither.
+        # Slow to import; a program that only imports the Protocols does not need them.
         from metrics_framework.callbacks import GaugeCallbacks
         from metrics_framework.callbacks.calls import Callback
-        from metrics_framework.collecting import Collection
+        from metrics_framework.export.interval import IntervalCollection
         from metrics_framework.runtime.shutdown import Shutdown
         from metrics_framework.streams import publisher_of
 
         self.callbacks: Final = GaugeCallbacks(self.collector, clock=clock)
         self._resources = Callback("resources", self._record_resources, RESOURCES_DEADLINE, is_recorded=False)
-        self._collection = Collection(
+        self._collection = IntervalCollection(
             self._record_resources,
             self.callbacks.collect,
-            self._full_snapshot,  # what it leaves out is said with the final one
+            self._full_snapshot,  # omissions are logged once, with the final snapshot
             self._outputs,
             self._isolation,
         )
@@ -172,14 +193,15 @@ class MetricsSystem:
         self._shutdown = Shutdown(self._end, self._begin_in_child)
         self._shutdown.watch(on_exit=shutdown_on_exit, on_sigterm=shutdown_on_sigterm)
         for part in given.values():
-            join = getattr(part, "join_system", None)
-            if join is not None:
-                join(self)
+            if isinstance(part, JoinsSystem):
+                part.join_system(self)
 
     def __setattr__(self, name: str, value: object) -> None:
-        # Not `name in self.__dict__`: who looks at that makes every attribute slower from then on.
+        # Not `name in self.__dict__`: creating that dict makes every later attribute access slower.
         if name in PARTS and hasattr(self, name):
-            raise AttributeError(f"a system's {name} is decided when it is made: MetricsSystem({name}=…)")
+            raise AttributeError(
+                f"{name} cannot be replaced: pass it to the constructor, MetricsSystem({name}=…)"
+            )
         super().__setattr__(name, value)
 
     @classmethod
@@ -190,18 +212,18 @@ class MetricsSystem:
         file: str | Path | None = None,
         environ: Mapping[str, str] = os.environ,
     ) -> Self:
-        """Make a system of default parts by a file, the environment and a mapping, of which the later wins.
+        """Create a system from a file, the environment and a mapping; later sources take precedence.
 
         Args:
-            config: Key to value; ``docs/configuration.md`` has them all.
+            config: The keys of ``docs/configuration.md`` with their values.
             file: A TOML file with a table ``[metrics_framework]``, or a ``pyproject.toml`` with
                 ``[tool.metrics_framework]``.
-            environ: Variables like ``METRICS_FRAMEWORK_COLLECTION_INTERVAL``; none with ``{}``.
+            environ: Variables like ``METRICS_FRAMEWORK_COLLECTION_INTERVAL``; ``{}`` reads none.
 
         Raises:
             ConfigurationError: If a key is unknown, a value is not allowed, or the file cannot be read.
         """
-        from metrics_framework.config import Settings  # only who configures needs it
+        from metrics_framework.config import Settings  # slow to import
 
         settings = Settings.load(config or {}, file, environ)
         system = cls(collector=load_adapter("in_memory.collector")(settings.store()))
@@ -209,17 +231,17 @@ class MetricsSystem:
         return system
 
     def measure(self, operation: str, tags: Mapping[str, str] | None = None) -> Measurement:
-        """Measure a block or a function: how long it takes and how it ends.
+        """Measure the duration and the outcome of a block or a function.
 
-        The result is a context manager, sync and async, and a decorator that is right for functions,
-        coroutines, generators and async generators.
+        The result is a context manager, sync and async, and a decorator for functions, coroutines,
+        generators and async generators.
 
         Args:
-            operation: What is measured; the timer and the tracker know it by this name.
-            tags: What to keep it apart by; more can be added before it ends.
+            operation: The name of the operation in the timer and the tracker.
+            tags: The tags of its series; `Measurement.tag` adds more before the end.
 
         Raises:
-            InvalidInputError: If an argument breaks its rule.
+            InvalidInputError: If an argument is invalid.
 
         Example:
             >>> metrics = MetricsSystem()
@@ -229,30 +251,24 @@ class MetricsSystem:
             1
         """
         if self._measure is None:
-            from metrics_framework.measure import Measurement, meter_of  # inspect is slow to import
+            from metrics_framework.measure import Measurement, meter_of  # slow to import
 
             self._measure = partial(Measurement, meter_of(self.timer, self.tracker, self._clock))
         return self._measure(operation, tags)
 
     def with_tags(self, tags: Mapping[str, str]) -> MetricCollector:
-        """Return a collector that adds tags to what is recorded through it: one to keep, not for one record.
+        """Return a collector that adds tags to every record. Keep it: creating one costs more than a record.
 
         Raises:
-            InvalidInputError: If ``tags`` is no mapping of strings.
+            InvalidInputError: If ``tags`` is not a mapping of strings.
 
         Example:
             >>> metrics = MetricsSystem()
             >>> metrics.with_tags({"tenant": "acme"}).increment("orders")
         """
-        own = getattr(self.collector, "with_tags", None)
-        if own is not None:
-            collector: MetricCollector = own(tags)
-            return collector
-        from metrics_framework.scoped import ScopedCollector
+        return with_tags(self.collector, tags)
 
-        return ScopedCollector(self.collector, tags)
-
-    # -- life ------------------------------------------------------------------------------------------
+    # -- lifecycle -------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
         return self
@@ -264,20 +280,20 @@ class MetricsSystem:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        import asyncio  # slow to import, and only async code needs it
+        import asyncio  # slow to import
 
         await asyncio.to_thread(self.shutdown_metrics)
 
     def initialize_metrics(self, config: dict[str, Any]) -> None:
         """Apply a configuration; see `metrics_framework.protocols.MetricsSystem.initialize_metrics`.
 
-        Keys that were applied before and are not in ``config`` stay as they are.
+        Keys that are not in ``config`` keep their values.
 
         Args:
-            config: Key to value; ``docs/configuration.md`` has them all, and which `from_config` alone takes.
+            config: The keys of ``docs/configuration.md``, except those for `from_config` only.
 
         Raises:
-            ConfigurationError: If a key is unknown or a value is not allowed; then nothing was applied.
+            ConfigurationError: If a key is unknown or a value is not allowed; no key was applied.
             ClosedError: After `shutdown_metrics`.
         """
         from metrics_framework.config import Settings
@@ -289,16 +305,18 @@ class MetricsSystem:
 
         with self._shutdown.lock:
             if self._shutdown.begun:
-                raise ClosedError("this MetricsSystem was shut down; make a new one")
-            # First whatever may be refused, then what has an effect.
+                raise ClosedError("this MetricsSystem is shut down: create a new one")
+            # First all steps that can fail, then those that have an effect.
             if settings.shutdown_on_sigterm:
                 check_sigterm()
-            # An endpoint and its folder may have been named by different calls.
+            # An endpoint and its folder may come from different calls.
             every = self._settings.updated(settings) if self._settings else settings
             outputs = self._outputs.prepare(every.endpoints())
             self._settings = every
             self._outputs.configure(outputs)
-            if settings.retention is not None and self._store is not None:  # foreign parts keep their own
+            if (
+                settings.retention is not None and self._store is not None
+            ):  # parts without a store have their own retention
                 self._store.retention = settings.retention
             self._latency_metric = settings.latency_metric or self._latency_metric
             if settings.custom_metrics is not None:
@@ -310,9 +328,9 @@ class MetricsSystem:
                 self._collection.start(settings.collection_interval)
 
     def shutdown_metrics(self) -> None:
-        """Stop background work, end streams, and write to every output for the last time.
+        """Stop background work, end streams, and write the final output.
 
-        It happens once: a second call does nothing, and waits where another thread is at it.
+        Repeated calls do nothing, except to wait for a call in another thread.
         """
         self._shutdown.run()
 
@@ -320,18 +338,17 @@ class MetricsSystem:
         self._collection.stop()
         self.callbacks.close()
         self._publisher.close()
-        # Nobody here starts it, but its owner may have.
+        # The system does not start it, but the application may have.
         isolation = Isolation()
         isolation.call("resource monitoring not stopped", self.resource_monitor.stop_resource_monitoring)
         self._outputs.write_last(self._final_snapshot, isolation)
 
-    def take_over(self, other: MetricsSystem) -> None:
-        """Write from now on what another system on the same store would have written.
+    def take_over(self, other: AnySystem) -> None:
+        """Take over the outputs of another system on the same store, and shut it down.
 
-        Its outputs, its ``collection_interval`` if this system has none, and its watch over the interpreter's
-        exit become those of this system; it is shut down without a final snapshot. A part that has a system
-        of its own calls this in its method ``join_system``, which a system calls with itself where it has
-        one.
+        This system also takes over its ``collection_interval`` if it has none itself, and its shutdown at the
+        interpreter's exit. The other system writes no final snapshot. A part that has a system of its own
+        calls this method in ``join_system``; see `metrics_framework.capabilities.JoinsSystem`.
         """
         interval, on_exit = other._collection.interval, other._shutdown.on_exit
         other._outputs.move_to(self._outputs)
@@ -349,30 +366,30 @@ class MetricsSystem:
         self._publisher.reset_in_child()
         self._start_ns = self._clock.monotonic_ns()
 
-    # -- questions -------------------------------------------------------------------------------------
+    # -- snapshots, health and dashboards --------------------------------------------------------------
 
     def snapshot(
         self, *, environment: Environment | str | None = None, tags: Mapping[str, str] | None = None
     ) -> PerformanceSnapshot:
-        """Return everything since the start as a v1 performance snapshot; what v1 cannot hold is logged.
+        """Return a v1 performance snapshot of everything since the start. Omissions are logged.
 
         Args:
-            environment: Where the run takes place; found out by default.
-            tags: The run's own context: at most 48, as the name of the latency's timer and the sidecar of a
-                `SnapshotWriter` are two more; with 49 there is no sidecar.
+            environment: The environment of the run; detected by default.
+            tags: The context of the run. At most 48: the latency's timer and the sidecar of a
+                `SnapshotWriter` add two more. With 49 there is no sidecar.
 
         Raises:
-            SnapshotError: If nothing was measured, or a tag breaks a rule of the schema.
+            SnapshotError: If nothing was measured, or a tag is invalid in the schema.
         """
         snapshot, report = self.build_snapshot(environment=environment, tags=tags)
-        _say_what_is_left_out(report)
+        _log_omissions(report)
         return snapshot
 
     def build_snapshot(
         self, *, environment: Environment | str | None = None, tags: Mapping[str, str] | None = None
     ) -> tuple[PerformanceSnapshot, BuildReport]:
-        """Return a snapshot as `snapshot` does, with the report of what it could not hold."""
-        # The code that runs is that of the start, so it is looked up once.
+        """Return a snapshot like `snapshot`, and a report of the omissions."""
+        # The running code does not change, so its provenance is looked up once.
         self._provenance = self._provenance or find_provenance()
         metadata = SnapshotMetadata(
             commit=self._provenance.commit,
@@ -399,11 +416,11 @@ class MetricsSystem:
 
     def _final_snapshot(self) -> FullSnapshot:
         snapshot, report = self.build_snapshot()
-        _say_what_is_left_out(report)
+        _log_omissions(report)
         return FullSnapshot(snapshot, report.distributions)
 
     def get_system_health(self) -> dict[str, bool | float | int]:
-        """Return whether all is well, and the readings; see `metrics_framework.health.HealthCheck.read`."""
+        """Return the health of the system; see `metrics_framework.health.HealthCheck.read`."""
         uptime_seconds = self._uptime_seconds()
         overhead = self._collection.cpu_ns / 1e7 / uptime_seconds if uptime_seconds > 0 else 0.0
         return HealthCheck(
@@ -411,13 +428,13 @@ class MetricsSystem:
             monitor=self.resource_monitor,
             aggregator=self.aggregator,
             store=self._store,
-            tracked=store_of(self.tracker),
+            tracked=_store_of(self.tracker),
             isolation=self._isolation,
         ).read(uptime_seconds, overhead)
 
     def create_dashboard_data(self, dashboard_type: str = "overview") -> dict[str, Any]:
-        """Return a dashboard's panels; see `metrics_framework.dashboard.create_dashboard`."""
-        from metrics_framework.dashboard import WINDOW, create_dashboard  # not every program draws
+        """Return the panels of a dashboard; see `metrics_framework.dashboard.create_dashboard`."""
+        from metrics_framework.dashboard import WINDOW, create_dashboard  # slow to import
 
         return create_dashboard(
             dashboard_type,
@@ -433,26 +450,26 @@ class MetricsSystem:
     # -- async -----------------------------------------------------------------------------------------
 
     async def collect_metrics_async(self) -> None:
-        """Read the machine's resources and call all gauge callbacks, at once, and record them as gauges.
+        """Read resources and call all gauge callbacks concurrently, and record the results as gauges.
 
-        What may block is done in other threads, async callbacks on this loop, which may be one of asyncio or
-        of trio. Each has a deadline: a callback its own, the resources 10 seconds.
+        Blocking calls run in other threads, async callbacks on this event loop, of asyncio or trio. Each has
+        a deadline: callbacks their own, resources 10 seconds.
         """
         await self.callbacks.collect_async(beside=[self._resources])
 
     async def export_metrics_async(self, endpoints: list[str]) -> dict[str, bool]:
-        """Export to outputs and endpoints, all at once and off the event loop, each on its own.
+        """Export to outputs and endpoints concurrently, without blocking the event loop of asyncio or trio.
 
-        On asyncio or trio. Each has `export_timeout` seconds, 30 by default; none is exported to twice at a
-        time. Whether or not an output is left alone for a while at the interval, here it is tried.
+        Each export has `export_timeout` seconds, 30 by default. Exports to one endpoint never overlap. This
+        method also tries an output that failed and is paused at the interval.
 
         Args:
-            endpoints: Names of outputs, and names or URLs of endpoints, as ``docs/exporting.md`` lists them;
-                also such as were never configured.
+            endpoints: Names of outputs, and names or URLs of endpoints (see ``docs/exporting.md``), which
+                need not be configured.
 
         Returns:
-            Endpoint to whether the export succeeded. Nothing is raised for one that is dead, slow or unknown:
-            why it failed is in the log, and in `export_failures`.
+            Whether the export to each endpoint succeeded. An unreachable, slow or unknown endpoint raises
+            nothing: the log and `export_failures` have the reason.
         """
         settings = self._settings
         urls = settings.urls() if settings else {}
@@ -461,36 +478,35 @@ class MetricsSystem:
 
     @property
     def export_failures(self) -> dict[str, str]:
-        """Why the last export to an output or endpoint failed, by its name, for those that are not well.
+        """The reason of each output or endpoint whose last export failed, by name.
 
-        No user, password or secret of a URL is in it.
+        The reasons contain no user, password or secret of a URL.
         """
         return self._outputs.failures
 
     def subscribe(
         self, filters: Mapping[str, Any] | None = None, *, buffer: int = 10_000, after: int | None = None
     ) -> Subscription:
-        """Subscribe to every record from now on, until the system is shut down.
+        """Subscribe to all records from now until shutdown.
 
         Args:
             filters: ``name`` (a name, or a pattern like ``http.*``), ``type`` (a `MetricType` or its value),
                 ``tags`` (all of them must match) and ``sample_rate`` (above 0 and up to 1).
-            buffer: How many events wait for the subscriber at most; past it the oldest is dropped and
-                counted.
-            after: The sequence number of the last event that a former subscription had: it goes on from
-                there, as far back as events are kept; what is not counts as dropped, whatever the filters.
+            buffer: The maximum number of buffered events; a full buffer drops the oldest event and counts it.
+            after: The sequence number of the last event of an earlier subscription, to continue from there.
+                Events that are no longer kept count as dropped, whatever the filters.
 
         Raises:
-            InvalidInputError: If an argument breaks its rule.
+            InvalidInputError: If an argument is invalid.
             ClosedError: After `shutdown_metrics`.
         """
         return self._publisher.subscribe(filters, buffer=buffer, after=after)
 
     def metrics_stream(self, filters: dict[str, Any] | None = None) -> AsyncIterator[MetricValue]:
-        """Yield every record from now on, as its metric is with it, until the system is shut down.
+        """Yield the metric of each record, with its new value, from now until shutdown.
 
         Args:
-            filters: As `subscribe` takes them.
+            filters: The filters of `subscribe`.
 
         Raises:
             InvalidInputError: If a filter is unknown or its value is not allowed.
@@ -498,14 +514,14 @@ class MetricsSystem:
         return self._publisher.values(filters)
 
     def deltas(self, every: float = 1.0, filters: Mapping[str, Any] | None = None) -> Deltas:
-        """Yield what has changed: one value for each series that was recorded into, every so many seconds.
+        """Yield lists of changes at an interval: one value for each series with new records.
 
         Args:
-            every: Seconds from one list to the next; there is none where nothing has changed.
-            filters: As `subscribe` takes them, but for ``sample_rate``.
+            every: Seconds between two lists; an interval without changes yields none.
+            filters: The filters of `subscribe`, except ``sample_rate``.
 
         Raises:
-            InvalidInputError: If an argument breaks its rule.
+            InvalidInputError: If an argument is invalid.
         """
         return self._publisher.deltas(every, filters)
 
@@ -513,7 +529,83 @@ class MetricsSystem:
         return (self._clock.monotonic_ns() - self._start_ns) / 1e9
 
 
-def _say_what_is_left_out(report: BuildReport) -> None:
+AnySystem: TypeAlias = MetricsSystem[
+    MetricCollector, PerformanceTimer, SuccessFailureTracker, ResourceMonitor, MetricsAggregator
+]
+"""A system of any parts: the type of an argument for functions that use the methods of the facade."""
+
+
+def _log_omissions(report: BuildReport) -> None:
     if report.left_out:
         first = [f"{item.what}: {item.reason}" for item in report.left_out[:10]]
         log_event("info", "left out of the snapshot", left_out=len(report.left_out), first=first)
+
+
+# -- parts ---------------------------------------------------------------------------------------------
+
+
+def _shared_store(
+    parts: Mapping[str, object],
+    clock: Clock | None,
+    tags: Mapping[str, str] | None,
+    rules: Iterable[Rule],
+) -> Store | None:
+    """Return the store of the given parts, or a new one if a default part needs one.
+
+    Args:
+        parts: Name to part; ``None`` stands for the default part.
+        clock: The clock of a new store.
+        tags: The constant tags of a new store.
+        rules: The rules of a new store.
+
+    Raises:
+        InvalidInputError: If parts have different stores, or tags or rules are given but no store is created.
+    """
+    stores = {name: store for name, part in parts.items() if (store := _store_of(part)) is not None}
+    if len({id(store) for store in stores.values()}) > 1:
+        raise InvalidInputError(
+            f"{' and '.join(stores)} have different stores, so one cannot read the records of the other:"
+            " create one Store and pass it to each as store="
+        )
+    rules = list(rules)
+    if stores or None not in parts.values():
+        if tags or rules:
+            raise InvalidInputError(
+                f"{'tags' if tags else 'rules'}={tags or rules!r} cannot change the store of the given parts:"
+                " pass them to that store, Store(tags=…, rules=…)"
+            )
+        return next(iter(stores.values()), None)
+    from metrics_framework.recording import Store
+
+    return Store(clock or SYSTEM_CLOCK, tags=tags, rules=rules)
+
+
+def _store_of(part: object) -> Store | None:
+    if not isinstance(part, HasStore) or part.store is None:
+        return None
+    from metrics_framework.recording.store import store_of  # slow to import; other parts do not need it
+
+    return store_of(part)
+
+
+def _part(given: P | None, protocol: type[Any], default: str, *arguments: object) -> P:
+    """Return a part that has all methods of its Protocol.
+
+    Args:
+        given: The part, or ``None`` for the default.
+        protocol: The Protocol.
+        default: The name of the default adapter.
+        *arguments: The constructor arguments of the default adapter.
+
+    Raises:
+        InvalidInputError: If the part lacks methods; the message names them.
+    """
+    if given is None:
+        part: P = load_adapter(default)(*arguments)
+        return part
+    missing = sorted(
+        name for name in get_protocol_members(protocol) if not callable(getattr(given, name, None))
+    )
+    if missing:
+        raise InvalidInputError(f"{given!r} is not a {protocol.__name__}: it lacks {', '.join(missing)}")
+    return given

@@ -1,4 +1,4 @@
-"""The values that the contracts pass around: metric types, units, readings and timings."""
+"""The values that the contracts use: metric types, units, metric values and timings."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from metrics_framework.errors import InvalidInputError
 
 
 class MetricType(Enum):
-    """What kind of number a metric is."""
+    """The type of a metric."""
 
     COUNTER = "counter"
-    """Only ever grows; its total and its rate mean something."""
+    """A total that never decreases."""
     GAUGE = "gauge"
-    """A current value that goes up and down."""
+    """A current value that can increase and decrease."""
     HISTOGRAM = "histogram"
     """A distribution of values."""
     TIMER = "timer"
     """A distribution of durations, kept in milliseconds."""
     RATE = "rate"
-    """Events per second, derived from counters and operations; nothing is recorded as a rate."""
+    """Events per second, derived from counters and operations; it cannot be recorded."""
 
 
 class MetricUnit(Enum):
-    """What a number is counted in."""
+    """The unit of a number."""
 
     SECONDS = "seconds"
     MILLISECONDS = "milliseconds"
@@ -42,7 +42,7 @@ class MetricUnit(Enum):
 
 @dataclass
 class MetricValue:
-    """One metric at one moment.
+    """The value of one series at one time.
 
     ``value`` is a counter's total, a gauge's last value, the p95 of a histogram or timer, or events
     per second for a rate.
@@ -50,11 +50,11 @@ class MetricValue:
     Attributes:
         name: The metric's or operation's name, as recorded.
         value: The number described above, in ``unit``.
-        metric_type: What kind of number it is.
-        unit: What it is counted in.
-        timestamp: When it was read, in UTC.
+        metric_type: The type of the metric.
+        unit: The unit of ``value``.
+        timestamp: When the value was read, in UTC.
         tags: The tags of the series.
-        metadata: The full summary and whatever else the adapter knows.
+        metadata: The full summary, and details that the adapter adds.
     """
 
     name: str
@@ -71,14 +71,14 @@ class TimingResult:
     """One finished timing.
 
     Attributes:
-        operation_name: What was timed.
-        duration: How long it took, in ``unit``.
+        operation_name: The operation.
+        duration: The duration, in ``unit``.
         unit: Milliseconds, for every adapter of this library.
-        start_time: When it began, in UTC.
-        end_time: When it ended: ``start_time`` plus the duration.
+        start_time: When the operation began, in UTC.
+        end_time: ``start_time`` plus the duration.
         success: Whether the operation succeeded.
-        metadata: What was passed to the timer; ``time_operation`` adds the callable's return value
-            as ``"result"``.
+        metadata: The metadata that was passed to the timer; ``time_operation`` adds the return value of the
+            callable as ``"result"``.
     """
 
     operation_name: str
@@ -93,7 +93,7 @@ class TimingResult:
         __slots__ = ("__dict__", "__weakref__", "pending")
 
         def __getattr__(self, name: str) -> Any:
-            # An attribute is missing: the fields of a pending result are worked out at their first use.
+            # An attribute is missing: compute the fields of a pending result at their first use.
             self._finish()
             if name not in self.__dict__:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -106,10 +106,10 @@ class TimingResult:
         def _finish(self) -> None:
             try:
                 pending = object.__getattribute__(self, "pending")
-            except AttributeError:  # it is finished
+            except AttributeError:  # the fields are computed
                 return
             operation_name, metadata, start_ns, stop_ns, success, clock = pending
-            # From the reading of the monotonic clock then to that of the wall clock.
+            # Convert the monotonic reading of that moment to wall time.
             end_ns = clock.time_ns() - (clock.monotonic_ns() - stop_ns)
             end = datetime.fromtimestamp(end_ns / 1e9, tz=UTC)
             milliseconds = (stop_ns - start_ns) / 1e6
@@ -121,8 +121,8 @@ class TimingResult:
             fields.setdefault("end_time", end)
             fields.setdefault("success", success)
             fields.setdefault("metadata", {} if metadata is None else metadata)
-            with suppress(AttributeError):  # another thread was faster
-                del self.pending  # last, so that another thread that asks meanwhile finds all fields
+            with suppress(AttributeError):  # another thread deleted it first
+                del self.pending  # last, so that other threads never see a missing field
 
 
 PendingTiming = tuple[str, dict[str, Any] | None, int, int, bool, Any]
@@ -130,9 +130,9 @@ PendingTiming = tuple[str, dict[str, Any] | None, int, int, bool, Any]
 
 
 def pending_timing(pending: PendingTiming) -> TimingResult:
-    """Return a result whose fields are worked out when they are first used, which most callers never do.
+    """Return a result that computes its fields at their first use; most callers never use them.
 
-    The compiled engine does the same in C. To fill all fields at once costs more than the rest of a timing.
+    The compiled engine does the same in C. Computing the fields costs more than the rest of a timing.
     """
     result: Any = object.__new__(TimingResult)
     result.pending = pending
@@ -150,7 +150,7 @@ def to_milliseconds(duration: float, unit: MetricUnit) -> float:
     """Convert a duration to milliseconds.
 
     Args:
-        duration: A number of ``unit``.
+        duration: The duration, in ``unit``.
         unit: One of the three time units.
 
     Returns:
@@ -163,4 +163,4 @@ def to_milliseconds(duration: float, unit: MetricUnit) -> float:
         return duration * _MILLISECONDS_IN[unit]
     except (KeyError, TypeError):
         allowed = ", ".join(f"MetricUnit.{known.name}" for known in _MILLISECONDS_IN)
-        raise InvalidInputError(f"unit={unit!r} does not measure time; use one of {allowed}") from None
+        raise InvalidInputError(f"unit={unit!r} is not a unit of time: pass one of {allowed}") from None

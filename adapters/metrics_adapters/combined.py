@@ -11,6 +11,7 @@ from metrics_framework.errors import InvalidInputError, UnknownMetricError, Unkn
 from metrics_framework.exposition import formats
 from metrics_framework.log import log_event
 from metrics_framework.protocols import MetricsAggregator
+from metrics_framework.recording.store import store_of
 from metrics_framework.validation import plain_tags, safe_repr
 from metrics_framework.values import MetricType, MetricValue
 
@@ -58,7 +59,7 @@ class CombinedAggregator:
                 raise InvalidInputError(
                     f"{safe_repr(member)} is no MetricsAggregator: it lacks a method of the Protocol"
                 )
-        stores = (getattr(member, "store", None) for member in members)
+        stores = map(store_of, members)
         self.store = next((store for store in stores if store is not None), None)
         self._members = members
         self._faulty: set[int] = set()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar, overload
 
 from metrics_framework.callbacks.calls import Callback, CallRunner
 from metrics_framework.callbacks.collection import ThreadCollector, collect_async
+from metrics_framework.capabilities import DescribesMetrics, RemovesSeries
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.log import Isolation, log_event
@@ -227,9 +228,9 @@ class GaugeCallbacks:
         return 0.0 if callback.failure is None else (self._clock.monotonic_ns() - good_ns) / 1e9
 
     def _describe_metrics(self) -> None:
-        describe = getattr(self._collector, "describe", None)
-        if self._is_described or not callable(describe):
+        if self._is_described or not isinstance(self._collector, DescribesMetrics):
             return
+        describe = self._collector.describe
         self._is_described = True
         for description in (
             partial(describe, FAILURES_METRIC, help="Failed calls of gauge callbacks."),
@@ -238,10 +239,10 @@ class GaugeCallbacks:
             self._isolation.call("callback accounts not described", description)
 
     def _remove_gauges(self, callback: Callback) -> None:
-        remove = getattr(self._collector, "remove", None)
-        if callable(remove):
+        if isinstance(self._collector, RemovesSeries):
             for name, tags in ((callback.name, callback.tags), (AGE_METRIC, _tags_with_name(callback))):
-                self._isolation.call("gauge not removed", partial(remove, name, tags), gauge=name)
+                remove = partial(self._collector.remove, name, tags)
+                self._isolation.call("gauge not removed", remove, gauge=name)
 
 
 def _key(name: str, tags: Mapping[str, str]) -> Key:

@@ -41,7 +41,7 @@ from metrics_framework.errors import (
     UnknownNameError,
     nearest,
 )
-from metrics_framework.system import MetricsSystem
+from metrics_framework.system import AnySystem, MetricsSystem
 
 BATCH_TAG = "batch"
 """Metadata tag of a snapshot with the ID of its batch."""
@@ -198,7 +198,7 @@ def _run(
 
 
 def _snapshot(
-    system: MetricsSystem, output: Path, environment: str | None, tags: dict[str, str]
+    system: AnySystem, output: Path, environment: str | None, tags: dict[str, str]
 ) -> SaveResult | None:
     try:
         return save(system.snapshot(environment=environment, tags=tags), output)
@@ -207,7 +207,7 @@ def _snapshot(
 
 
 def _open_batch(
-    system: MetricsSystem, name: str, state: Path, batch_id: str | None, *, resume: bool, retry_failed: bool
+    system: AnySystem, name: str, state: Path, batch_id: str | None, *, resume: bool, retry_failed: bool
 ) -> BatchMetrics:
     """Start a batch, or resume one."""
     if resume and batch_id is None:

@@ -24,7 +24,7 @@ from metrics_framework.clock import SYSTEM_CLOCK
 from metrics_framework.plugins import load_adapter
 from metrics_framework.protocols import ResourceMonitor
 from metrics_framework.snapshots import PerformanceSnapshot
-from metrics_framework.system import MetricsSystem
+from metrics_framework.system import AnySystem, MetricsSystem
 from metrics_framework.values import MetricUnit
 
 _MAX_FAILURE_LINES = 10
@@ -82,7 +82,7 @@ class CommandMeasurement:
     """
 
     name: str
-    system: MetricsSystem
+    system: AnySystem
     milliseconds: list[float] = field(default_factory=list)
     failures: int = 0
     interrupted: bool = False

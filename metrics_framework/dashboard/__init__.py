@@ -1,6 +1,6 @@
 """Dashboards as plain data: panels that a web page, a terminal or a test can draw."""
 
-from metrics_framework.dashboard.metric_views import outcomes
+from metrics_framework.capabilities import HistoryAggregator
 from metrics_framework.dashboard.panels import (
     ERROR_RATE,
     MEMORY_PERCENT,
@@ -9,7 +9,7 @@ from metrics_framework.dashboard.panels import (
     create_dashboard,
     dashboard_schema,
 )
-from metrics_framework.dashboard.time_series import HistoryAggregator
+from metrics_framework.health import outcomes
 
 __all__ = [
     "ERROR_RATE",

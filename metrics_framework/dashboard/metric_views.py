@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
 MAX_FLOAT = sys.float_info.max
@@ -69,14 +68,6 @@ def metric_views(values: Iterable[MetricValue]) -> list[MetricView]:
                 view = found[key] = MetricView(value.name, value.metric_type, value.unit, operation)
         view.values.append(value)
     return list(found.values())
-
-
-def outcomes(aggregator: MetricsAggregator) -> list[MetricValue]:
-    """Return the outcomes of operations that an aggregator has: rates with a success rate."""
-    values = aggregator.get_metrics_by_tag({})
-    return [
-        value for value in values if value.metric_type is MetricType.RATE and "success_rate" in value.metadata
-    ]
 
 
 # -- measures --------------------------------------------------------------------------------------------

@@ -27,8 +27,8 @@ from metrics_framework.dashboard.metric_views import (
 )
 from metrics_framework.dashboard.time_series import TimeSeriesReader
 from metrics_framework.errors import InvalidInputError, nearest
+from metrics_framework.health import CPU_GAUGES, DISK_GAUGES, MEMORY_GAUGES, MOUNTPOINT, NETWORK_GAUGES
 from metrics_framework.protocols import MetricsAggregator, ResourceMonitor
-from metrics_framework.resources import CPU_GAUGES, DISK_GAUGES, MEMORY_GAUGES, MOUNTPOINT, NETWORK_GAUGES
 from metrics_framework.values import MetricType, MetricUnit
 
 SCHEMA_VERSION = 1

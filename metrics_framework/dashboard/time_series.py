@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import NamedTuple, TypeVar
 
+from metrics_framework.capabilities import History, HistoryAggregator
 from metrics_framework.dashboard.metric_views import (
     Measure,
     MetricView,
@@ -17,49 +18,12 @@ from metrics_framework.dashboard.metric_views import (
     to_number,
 )
 from metrics_framework.errors import InvalidInputError, UnknownNameError
+from metrics_framework.health import resource_sources
 from metrics_framework.log import log_event
 from metrics_framework.protocols import MetricsAggregator, ResourceMonitor
-from metrics_framework.resources import readings
 from metrics_framework.values import MetricType
 
 R = TypeVar("R")
-
-History = Sequence[tuple[datetime, datetime, dict[str, Any]]]
-"""Intervals, oldest first: the start, the end and the summary of each."""
-
-
-@runtime_checkable
-class HistoryAggregator(Protocol):
-    """An aggregator that also returns time series. Dashboards draw lines from it instead of single points.
-
-    Each method divides a time window into at most ``points`` intervals without gaps; 1 is the whole window. A
-    summary has the keys of a summary of that window. A summary of outcomes has ``count``, ``rate``,
-    ``success_rate``, and ``failures`` by error type.
-    """
-
-    def get_metric_history(self, metric_name: str, time_window: timedelta, points: int) -> History:
-        """Return the time series of a metric, over all of its series.
-
-        Raises:
-            UnknownMetricError: If the metric was never recorded.
-        """
-        ...
-
-    def get_timing_history(self, operation: str, time_window: timedelta, points: int) -> History:
-        """Return the time series of the durations of an operation, in milliseconds.
-
-        Raises:
-            UnknownMetricError: If the operation was never timed.
-        """
-        ...
-
-    def get_outcome_history(self, operation: str, time_window: timedelta, points: int) -> History:
-        """Return the time series of the outcomes of an operation.
-
-        Raises:
-            UnknownMetricError: If the operation was never tracked.
-        """
-        ...
 
 
 class TimeSeries(NamedTuple):
@@ -185,11 +149,12 @@ class TimeSeriesReader:
         """Return the tags and the value of each gauge with a name that the monitor reads now."""
         if self._current is None:
             self._current = {}
-            for reading in self._try("resource monitor", lambda: list(readings(self._monitor))) or ():
-                for gauge, value in self._try("resource monitor", reading.take) or ():
+            sources = self._try("resource monitor", lambda: list(resource_sources(self._monitor)))
+            for source in sources or ():
+                for gauge, value in self._try("resource monitor", source.take) or ():
                     number = to_number(value)
                     if number is not None:
-                        tagged = ({**gauge.tags, **reading.tags}, number / gauge.divisor)
+                        tagged = ({**gauge.tags, **source.tags}, number / gauge.divisor)
                         self._current.setdefault(gauge.name, []).append(tagged)
         return self._current.get(name, [])
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from metrics_framework.export.outputs import FullSnapshot, Output, takes_snapshots
+from metrics_framework.export.outputs import DistributionOutput, FullSnapshot, Output, takes_snapshots
 from metrics_framework.log import log_event
 from metrics_framework.protocols import MetricsSystem
 
@@ -120,7 +120,7 @@ class Destination:
         return True
 
     def _put(self, snapshot: FullSnapshot) -> None:
-        if getattr(self.output, "keeps_distributions", False):
+        if isinstance(self.output, DistributionOutput) and self.output.keeps_distributions:
             self.output.write(*snapshot)
         else:
             self.output.write(snapshot.snapshot)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from metrics_framework.errors import ConfigurationError, UnknownAdapterError, nearest
@@ -65,16 +65,33 @@ class Option(NamedTuple):
     meaning: str
 
 
-class EndpointFactory(Protocol):
-    """What makes an endpoint; third parties declare one as an entry point.
+@runtime_checkable
+class HasOptions(Protocol):
+    """An `EndpointFactory` whose URLs may have a query.
 
     Attributes:
-        options: What may stand in the query; without it nothing may. They are shown in logs, so a secret has
-            no place among them: user and password are its place. Where there is an attribute
-            ``hides_address`` that is true, path and query are kept from logs as well.
+        options: The options of the query. Logs show them, so pass a secret as user or password instead.
     """
 
     options: Mapping[str, Option]
+
+
+@runtime_checkable
+class HidesAddress(Protocol):
+    """An `EndpointFactory` whose URLs may have secrets in path and query.
+
+    Attributes:
+        hides_address: Whether logs leave path and query out.
+    """
+
+    hides_address: bool
+
+
+class EndpointFactory(Protocol):
+    """Makes an endpoint. Third parties declare one as an entry point.
+
+    It may have the attributes of `HasOptions` and `HidesAddress`.
+    """
 
     def __call__(self, url: EndpointUrl) -> Output:
         """Make an endpoint, whose name should be ``str(url)``; nothing is sent yet.
@@ -239,8 +256,9 @@ def make_endpoint(text: str) -> tuple[EndpointUrl, Output]:
     """
     url = EndpointUrl.parse(NAMES.get(text, text))
     factory = _factory(url.scheme)
-    hides_address = getattr(factory, "hides_address", False)
-    url = (url.hiding_address() if hides_address else url).checked(getattr(factory, "options", {}))
+    if isinstance(factory, HidesAddress) and factory.hides_address:
+        url = url.hiding_address()
+    url = url.checked(factory.options if isinstance(factory, HasOptions) else {})
     return url, factory(url)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.protocols import MetricsSystem
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from metrics_framework.recording import Distribution
 
 
+@runtime_checkable
 class SnapshotOutput(Protocol):
     """Where snapshots go; the facade relies on it, and isolates one that fails from the others.
 
@@ -31,6 +32,7 @@ class SnapshotOutput(Protocol):
         ...
 
 
+@runtime_checkable
 class DistributionOutput(SnapshotOutput, Protocol):
     """An output that keeps the values behind a snapshot's statistics as well."""
 
@@ -46,6 +48,7 @@ class DistributionOutput(SnapshotOutput, Protocol):
         ...
 
 
+@runtime_checkable
 class SystemOutput(Protocol):
     """Where a system's numbers go in a form of their own; the facade treats it as a `SnapshotOutput`.
 
@@ -80,7 +83,7 @@ Output = SnapshotOutput | SystemOutput
 
 def takes_snapshots(output: Output) -> TypeIs[SnapshotOutput]:
     """Say whether an output is given snapshots rather than the system."""
-    return callable(getattr(output, "write", None))
+    return isinstance(output, SnapshotOutput)
 
 
 def name_of(output: Output) -> str:
@@ -89,10 +92,8 @@ def name_of(output: Output) -> str:
     Raises:
         InvalidInputError: If it has none, or nothing that takes what a system holds.
     """
-    name = getattr(output, "name", None)
-    takes = takes_snapshots(output) or callable(getattr(output, "export", None))
-    if not isinstance(name, str) or not takes:
+    if not isinstance(output, SnapshotOutput | SystemOutput) or not isinstance(output.name, str):
         raise InvalidInputError(
             f"{output!r} is no output: it needs a name and a method write(snapshot) or export(system)"
         )
-    return name
+    return output.name

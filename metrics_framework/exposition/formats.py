@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from metrics_framework.capabilities import IteratesMetrics
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.runtime.cooperative import yield_gil
@@ -30,10 +31,14 @@ def to_plain(value: MetricValue) -> dict[str, Any]:
 def each_value(aggregator: MetricsAggregator) -> Iterator[MetricValue]:
     """Yield all values of an aggregator, and yield the GIL if this thread is cooperative; see `yield_gil`.
 
-    An aggregator with a method ``iter_metrics`` is read one value at a time.
+    An aggregator that is an `IteratesMetrics` is read one value at a time.
     """
-    one_by_one = getattr(aggregator, "iter_metrics", None)
-    for value in aggregator.get_metrics_by_tag({}) if one_by_one is None else one_by_one():
+    values: Iterable[MetricValue] = (
+        aggregator.iter_metrics()
+        if isinstance(aggregator, IteratesMetrics)
+        else aggregator.get_metrics_by_tag({})
+    )
+    for value in values:
         yield_gil()
         yield value
 

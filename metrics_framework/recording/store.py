@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Literal
 
+from metrics_framework.capabilities import HasStore
 from metrics_framework.clock import SYSTEM_CLOCK, Clock, SystemClock
 from metrics_framework.errors import InvalidInputError, MetricTypeError
 from metrics_framework.recording import engine
@@ -383,3 +384,9 @@ def _check_window_by(metric: Metric, window_by: tuple[str, ...]) -> None:
             f"{metric.name!r} was recorded already, so window_by={list(window_by)!r} comes too late:"
             " describe it before its first record"
         )
+
+
+def store_of(part: object) -> Store | None:
+    """Return the store that a part of a system records into or reads from, or ``None`` if it has none."""
+    store = part.store if isinstance(part, HasStore) else None
+    return store if isinstance(store, Store) else None

@@ -2,7 +2,8 @@
 
 import typing
 
-from metrics_framework.snapshots.build import BuildReport, DistributionAggregator, LeftOut, SnapshotBuilder
+from metrics_framework.capabilities import DistributionAggregator
+from metrics_framework.snapshots.build import BuildReport, LeftOut, SnapshotBuilder
 from metrics_framework.snapshots.files import LeftOutFile, Run, RunValue, dump_snapshot, read_snapshot
 from metrics_framework.snapshots.keys import (
     CustomSeries,

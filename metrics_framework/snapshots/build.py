@@ -8,16 +8,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, TypeVar
 
+from metrics_framework.capabilities import DistributionAggregator
 from metrics_framework.errors import UnknownNameError
+from metrics_framework.health import RESOURCE_GAUGES
 from metrics_framework.protocols import (
     MetricsAggregator,
     PerformanceTimer,
     ResourceMonitor,
     SuccessFailureTracker,
 )
-from metrics_framework.resources import RESOURCE_GAUGES
 from metrics_framework.snapshots.keys import STATISTICS, SUCCESS_RATE, custom_key, key_stem
 from metrics_framework.snapshots.rules import LATENCY_FIELDS, is_measurement
 from metrics_framework.snapshots.v1 import LatencyMetrics, Metrics, PerformanceSnapshot, SnapshotMetadata
@@ -25,7 +26,6 @@ from metrics_framework.values import MetricType, MetricValue, to_milliseconds
 
 if TYPE_CHECKING:
     from metrics_framework.recording import Distribution
-    from metrics_framework.recording.results import SeriesDistribution
 
 T = TypeVar("T")
 
@@ -36,19 +36,6 @@ LATENCY_TAG = "latency_metric"
 """The metadata tag that names the timer behind ``latency``."""
 
 _BYTES_IN_MEGABYTE = 1_000_000
-
-
-@runtime_checkable
-class DistributionAggregator(Protocol):
-    """An aggregator that keeps the values behind its statistics. `SnapshotBuilder` uses it."""
-
-    def get_distributions(self) -> Iterable[SeriesDistribution]:
-        """Return the distributions of all series of histograms, timers and timed operations."""
-        ...
-
-    def get_distribution(self, name: str, *, operation: bool = False) -> Distribution:
-        """Return the merged distribution of all series of one metric or operation."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeGuard
+from typing import Literal, TypeGuard
 
 from metrics_framework.protocols import MetricCollector
+from metrics_framework.recording.store import store_of
 from metrics_framework.telemetry.projection import ProjectedTelemetryRecord
 from metrics_framework.values import MetricUnit
 
@@ -134,8 +135,8 @@ def _is_number(value: object) -> TypeGuard[int | float]:
 
 def _describe(collector: MetricCollector) -> None:
     """Describe the gauges, if the collector has a store and they are not described yet."""
-    store: Any = getattr(collector, "store", None)
-    if not callable(getattr(store, "description", None)):
+    store = store_of(collector)
+    if store is None:
         return
     for gauge in TELEMETRY_GAUGES:
         before = store.description(gauge.name)

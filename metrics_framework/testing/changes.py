@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
+from metrics_framework.capabilities import HasAggregator
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.recording.aggregates import sum_of
@@ -16,12 +17,12 @@ from metrics_framework.validation import safe_repr
 from metrics_framework.values import MetricType, MetricValue
 
 
-class HasAggregator(Protocol):
-    """A system with an aggregator. Checks use nothing else of it."""
+@runtime_checkable
+class ListsMetrics(Protocol):
+    """An aggregator, of which checks use only this method."""
 
-    @property
-    def aggregator(self) -> MetricsAggregator:
-        """Reads the recorded metrics."""
+    def get_metrics_by_tag(self, tag_filter: dict[str, str]) -> list[MetricValue]:
+        """Return the matching series; see `MetricsAggregator.get_metrics_by_tag`."""
         ...
 
 
@@ -72,13 +73,12 @@ def aggregator_of(system: HasAggregator | MetricsAggregator) -> MetricsAggregato
     Raises:
         InvalidInputError: If the argument is neither.
     """
-    found: Any = getattr(system, "aggregator", system)
-    if isinstance(found, type) or not callable(getattr(found, "get_metrics_by_tag", None)):
+    found = system.aggregator if isinstance(system, HasAggregator) else system
+    if isinstance(found, type) or not isinstance(found, ListsMetrics):
         raise InvalidInputError(
             f"{safe_repr(system)} is not a metrics system: pass a MetricsSystem or a MetricsAggregator"
         )
-    aggregator: MetricsAggregator = found
-    return aggregator
+    return found
 
 
 def read(aggregator: MetricsAggregator) -> State:

@@ -10,11 +10,12 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from types import TracebackType
 
+from metrics_framework.capabilities import HasAggregator
 from metrics_framework.errors import InvalidInputError
+from metrics_framework.health import RESOURCE_GAUGES
 from metrics_framework.protocols import MetricsAggregator
-from metrics_framework.resources import RESOURCE_GAUGES
 from metrics_framework.system import MetricsSystem
-from metrics_framework.testing.changes import HasAggregator, SeriesKey, State, aggregator_of, changed, read
+from metrics_framework.testing.changes import SeriesKey, State, aggregator_of, changed, read
 from metrics_framework.testing.expectations import Expectation
 from metrics_framework.testing.report import recorded, report
 from metrics_framework.validation import safe_repr

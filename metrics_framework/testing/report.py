@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from metrics_framework.capabilities import HasAggregator
 from metrics_framework.errors import nearest
+from metrics_framework.health import RESOURCE_GAUGES
 from metrics_framework.protocols import MetricsAggregator
-from metrics_framework.resources import RESOURCE_GAUGES
 from metrics_framework.testing.changes import (
-    HasAggregator,
     NumberChange,
     SeriesKey,
     State,

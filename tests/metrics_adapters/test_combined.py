@@ -217,7 +217,7 @@ def test_a_latency_may_be_a_histogram_in_seconds(registry):
 def test_parts_with_another_store_are_still_refused(registry):
     """A combined aggregator over one store does not go with a collector on another."""
     aggregator = CombinedAggregator(RegistryAggregator(registry), InMemoryAggregator())
-    with pytest.raises(InvalidInputError, match="do not share one store"):
+    with pytest.raises(InvalidInputError, match="have different stores"):
         MetricsSystem(aggregator=aggregator, collector=InMemoryCollector())
     assert MetricsSystem(aggregator=aggregator).collector.store is aggregator.store
 

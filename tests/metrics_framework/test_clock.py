@@ -92,5 +92,5 @@ def test_setting_the_wall_leaves_the_monotonic_reading(moment):
 
 
 def test_a_reading_in_utc_is_aware():
-    """What is stamped says its zone."""
+    """A timestamp has its time zone."""
     assert utc(SYSTEM_CLOCK).tzinfo is UTC

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics_framework import MetricsSystem, Thresholds
-from metrics_framework.config import KEYS, PREFIX, Settings
+from metrics_framework.config import KEYS, VARIABLE_PREFIX, Settings
 from metrics_framework.errors import ConfigurationError
 from metrics_framework.export.endpoints import NAMES
 from metrics_framework.export.exporter import EXPORT_TIMEOUT
@@ -78,10 +78,10 @@ def inline(value: object) -> str:
 # -- one declaration ---------------------------------------------------------------------------------------
 
 
-def test_the_documentation_has_every_key_as_it_is_declared():
-    """The one table of `docs/configuration.md` says of each key what its declaration says."""
+def test_the_documentation_has_every_key_as_declared():
+    """The table of `docs/configuration.md` equals the declarations."""
     rows = [
-        f"| `{name}` | {key.kind.says} | {key.default or '-'} | {key.meaning}"
+        f"| `{name}` | {key.kind.description} | {key.default or '-'} | {key.meaning}"
         + (" *At the start only.* |" if key.at_start else " |")
         for name, key in KEYS.items()
     ]
@@ -90,7 +90,7 @@ def test_the_documentation_has_every_key_as_it_is_declared():
 
 
 def test_the_defaults_are_those_of_the_parts():
-    """What the documentation calls a default is what a system does without the key."""
+    """A documented default is the behaviour without the key."""
     budgets, thresholds = Budgets(), Thresholds()
     parameters = inspect.signature(MetricsSystem).parameters
     assert {name: key.default for name, key in KEYS.items() if key.default[:1].isdigit()} == {
@@ -114,7 +114,7 @@ def test_the_defaults_are_those_of_the_parts():
 
 
 def test_every_key_has_an_example_here():
-    """A key that is added is tested from every source."""
+    """A new key is tested with every source."""
     assert EXAMPLES.keys() == KEYS.keys()
 
 
@@ -122,24 +122,24 @@ def test_every_key_has_an_example_here():
 
 
 def test_every_key_is_understood():
-    """Each key becomes a setting, and nothing else does."""
+    """Each key becomes one setting."""
     assert Settings.parse(LATER).given() == LATER
 
 
 @pytest.mark.parametrize("config", [{}, {"collection_interval": None, "export_endpoints": None}])
 def test_every_key_may_be_left_out(config):
-    """What is not configured stays as it is; `None` is the same as nothing."""
+    """Keys that are not configured keep their values; `None` means not configured."""
     assert Settings.parse(config) == Settings()
     assert Settings().given() == {}
 
 
-def test_parts_of_a_day_are_a_retention():
-    """A retention may be shorter than a day."""
+def test_a_retention_may_be_shorter_than_a_day():
+    """Fractions of a day are allowed."""
     assert Settings.parse({"retention_days": 0.5}).retention == timedelta(hours=12)
 
 
 def test_later_settings_replace_their_own_keys_only():
-    """What a later configuration does not name stays."""
+    """Keys that a later configuration lacks keep their values."""
     before = Settings.parse({"max_custom": 5, "retention_days": 3})
     assert before.updated(Settings.parse({"max_custom": 7})).given() == {"max_custom": 7, "retention_days": 3}
 
@@ -154,7 +154,7 @@ def test_later_settings_replace_their_own_keys_only():
     ],
 )
 def test_an_unknown_key_names_the_nearest(key, meant):
-    """A misspelled key is not ignored, in whatever source it stands."""
+    """A misspelled key is an error in every source."""
     for parse in (
         lambda: Settings.parse({key: 1}),
         lambda: Settings.load({key: 1}, None, {}),
@@ -169,7 +169,7 @@ def test_an_unknown_key_names_the_nearest(key, meant):
 
 @pytest.mark.parametrize("config", [None, 3, "collection_interval", ["collection_interval"]])
 def test_a_configuration_is_a_mapping(config):
-    """Anything else is one clear error."""
+    """Any other value raises an error."""
     with pytest.raises(ConfigurationError, match="is not a mapping"):
         Settings.parse(config)
 
@@ -180,10 +180,10 @@ WRONG = [0, -1, math.nan, math.inf, -math.inf, True, False, "60", [60], 10**400]
 @pytest.mark.parametrize("value", WRONG, ids=lambda value: str(value)[:6])
 @pytest.mark.parametrize("key", ["collection_interval", "retention_days", "healthy_window", "max_custom"])
 def test_numbers_are_positive(key, value):
-    """A number that is not positive is quoted in the error, with its key."""
+    """The error for a number that is not positive quotes it and its key."""
     with pytest.raises(ConfigurationError) as caught:
         Settings.parse({key: value})
-    assert str(caught.value) == f"{key}={value!r} is not {KEYS[key].kind.says}"
+    assert str(caught.value) == f"{key}={value!r} is not {KEYS[key].kind.description}"
 
 
 @pytest.mark.parametrize(
@@ -218,10 +218,10 @@ def test_numbers_are_positive(key, value):
     ],
 )
 def test_a_value_of_another_kind_is_quoted(key, value):
-    """The error says what the key takes."""
+    """The error names the allowed values."""
     with pytest.raises(ConfigurationError) as caught:
         Settings.load({key: value}, None, {})
-    assert str(caught.value) == f"{key}={value!r} is not {KEYS[key].kind.says}"
+    assert str(caught.value) == f"{key}={value!r} is not {KEYS[key].kind.description}"
 
 
 @pytest.mark.parametrize(
@@ -231,8 +231,8 @@ def test_a_value_of_another_kind_is_quoted(key, value):
         (["newrelic"], r"'newrelic'. Known: .*influx\+http.*prometheus.*statsd.*webhook\+https"),
     ],
 )
-def test_an_unknown_endpoint_says_which_there_are(names, message):
-    """A name that no adapter provides is an error also beside a known one, and from every source."""
+def test_an_unknown_endpoint_lists_the_known_ones(names, message):
+    """An unknown name is an error also beside a known one, and from every source."""
     with pytest.raises(ConfigurationError, match=message):
         Settings.parse({"export_endpoints": names})
     with pytest.raises(ConfigurationError, match=f"METRICS_FRAMEWORK_EXPORT_ENDPOINTS=.*{message}"):
@@ -241,7 +241,7 @@ def test_an_unknown_endpoint_says_which_there_are(names, message):
 
 @pytest.mark.parametrize("key", ["export_endpoints", "prometheus_target"])
 def test_no_error_quotes_a_secret(key):
-    """A URL that is wrong, or in the wrong place, is not quoted, from whatever source."""
+    """No source quotes a URL that is invalid or misplaced."""
     url = "influx+http://me:geheim@host?tokn=geheim2"
     wrong = [url] if key == "export_endpoints" else url
     for parse in (
@@ -255,8 +255,8 @@ def test_no_error_quotes_a_secret(key):
         assert "influx+http" in str(caught.value)
 
 
-def test_names_stand_for_what_is_configured():
-    """`prometheus` is a file or a Pushgateway, and `snapshot_writer` a folder, as the keys say."""
+def test_names_stand_for_configured_urls():
+    """`prometheus` is a file or a Pushgateway, and `snapshot_writer` a folder, according to the keys."""
     assert Settings().urls() == NAMES
     pushed = "pushgateway+http://gateway:9091?job=nightly"
     config = {"prometheus_target": pushed, "snapshot_directory": "kept here"}
@@ -268,8 +268,8 @@ def test_names_stand_for_what_is_configured():
 
 
 @pytest.mark.parametrize("key", [key for key in KEYS if KEYS[key].at_start])
-def test_what_is_decided_at_the_start_comes_too_late_afterwards(key):
-    """The error shows the call that takes the key."""
+def test_keys_for_new_systems_are_rejected_later(key):
+    """The error shows the call that accepts the key."""
     value = EXAMPLES[key][0]
     with pytest.raises(ConfigurationError) as caught:
         MetricsSystem().initialize_metrics({key: value, "retention_days": 3})
@@ -285,14 +285,14 @@ def test_what_is_decided_at_the_start_comes_too_late_afterwards(key):
         ([{"names": "a"}], "rules: the rule for names='a' does nothing"),
     ],
 )
-def test_a_wrong_rule_says_what_is_wrong_with_it(rules, message):
-    """Rules of a configuration are checked as those that are made by hand."""
+def test_the_error_of_an_invalid_rule_names_its_fault(rules, message):
+    """Configured rules are checked like rules in code."""
     with pytest.raises(ConfigurationError, match=message):
         MetricsSystem.from_config({"rules": rules}, environ={})
 
 
 def test_configured_tags_and_rules_are_those_of_the_system():
-    """What a configuration says of tags and rules holds for what is recorded."""
+    """Configured tags and rules apply to all records."""
     config = {"tags": {"service": "shop"}, "rules": [{"names": "noise", "deny": True}, Rule("a", rename="b")]}
     with MetricsSystem.from_config(config, environ={}) as metrics:
         metrics.collector.increment("a")
@@ -305,14 +305,14 @@ def test_configured_tags_and_rules_are_those_of_the_system():
 
 
 @pytest.mark.parametrize("name", ["PURE", "COMPILED", "DEBUG_CORE"])
-def test_variables_of_the_engine_are_no_keys(name):
-    """The variables that choose or build the recording engine stand beside those of the configuration."""
+def test_variables_of_the_engine_are_not_keys(name):
+    """The variables that choose or build the recording engine are not configuration."""
     MetricsSystem.from_config({}, environ={f"METRICS_FRAMEWORK_{name}": "1"}).shutdown_metrics()
 
 
 @pytest.mark.parametrize("key", EXAMPLES)
 def test_every_key_is_read_from_the_environment(key):
-    """A variable says the same as the key in a mapping."""
+    """A variable has the same effect as the key in a mapping."""
     value, text = EXAMPLES[key]
     settings = Settings.load({}, None, {variable(key): text, "HOME": "/root", "metrics_framework_x": "1"})
     assert settings.given() == {key: value}
@@ -336,24 +336,24 @@ def test_every_key_is_read_from_the_environment(key):
         ("rules", "3"),
     ],
 )
-def test_a_bad_variable_is_quoted_with_its_value(key, text):
-    """The error names the variable, its value, and what it takes."""
+def test_an_invalid_variable_is_quoted_with_its_value(key, text):
+    """The error names the variable, its value, and the allowed values."""
     with pytest.raises(ConfigurationError) as caught:
         Settings.load({}, None, {variable(key): text})
-    assert str(caught.value) == f"{variable(key)}={text!r} is not {KEYS[key].kind.says}"
+    assert str(caught.value) == f"{variable(key)}={text!r} is not {KEYS[key].kind.description}"
 
 
 @given(st.sampled_from(sorted(KEYS)), st.text(max_size=20))
 def test_any_text_is_a_value_or_one_clear_error(key, text):
-    """No variable, whatever it holds, is anything else than a checked value or a `ConfigurationError`."""
+    """Any text of a variable becomes a checked value or a `ConfigurationError`."""
     with suppress(ConfigurationError):
         settings = Settings.load({}, None, {variable(key): text})
-        assert KEYS[key].kind.holds(settings.given()[key])
+        assert KEYS[key].kind.is_valid(settings.given()[key])
 
 
 def test_variables_have_the_documented_prefix():
-    """Other programs' variables are left alone."""
-    assert PREFIX == "METRICS_FRAMEWORK_"
+    """Variables of other programs are ignored."""
+    assert VARIABLE_PREFIX == "METRICS_FRAMEWORK_"
     assert Settings.load({}, None, {"METRICS_COLLECTION_INTERVAL": "x"}) == Settings()
 
 
@@ -364,7 +364,7 @@ def test_variables_have_the_documented_prefix():
     ("name", "table"), [("app.toml", "metrics_framework"), ("pyproject.toml", "tool.metrics_framework")]
 )
 def test_every_key_is_read_from_a_file(tmp_path, name, table):
-    """A table of a TOML file says the same as a mapping; in a `pyproject.toml` it is in `[tool]`."""
+    """A table of a TOML file has the same effect as a mapping; a `pyproject.toml` has it in `[tool]`."""
     config = {key: value for key, (value, _) in EXAMPLES.items()}
     path = tmp_path / name
     path.write_text(toml(table, config) + "\n[tool.other]\nx = 1\n")
@@ -379,13 +379,13 @@ def test_every_key_is_read_from_a_file(tmp_path, name, table):
         ("a.toml", "[metrics_framework]\ncolection_interval = 1", "Did you mean 'collection_interval'"),
         ("a.toml", "[metrics-framework]\ncollection_interval = 1", r"no table \[metrics_framework\]"),
         ("a.toml", "metrics_framework = 3", "3 is not a mapping"),
-        ("a.toml", "[metrics_framework", "is no TOML"),
+        ("a.toml", "[metrics_framework", "is not valid TOML"),
         ("pyproject.toml", "[metrics_framework]", r"no table \[tool.metrics_framework\]"),
         ("pyproject.toml", "tool = 3", r"no table \[tool.metrics_framework\]"),
     ],
 )
-def test_a_bad_file_is_an_error_that_names_it(tmp_path, name, content, message):
-    """The error says which file, and what is wrong with it."""
+def test_an_invalid_file_is_an_error_that_names_it(tmp_path, name, content, message):
+    """The error names the file and its fault."""
     path = tmp_path / name
     path.write_text(content)
     with pytest.raises(ConfigurationError, match=message) as caught:
@@ -395,7 +395,7 @@ def test_a_bad_file_is_an_error_that_names_it(tmp_path, name, content, message):
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])
 def test_a_file_that_cannot_be_read_is_an_error_that_names_it(tmp_path, content):
-    """A file that is not there, or that holds no text, is not taken for an empty one."""
+    """A missing or binary file is not treated as an empty one."""
     path = tmp_path / "a.toml"
     if content is not None:
         path.write_bytes(content)
@@ -408,7 +408,7 @@ def test_a_file_that_cannot_be_read_is_an_error_that_names_it(tmp_path, content)
 
 @given(st.sets(st.sampled_from(["file", "environment", "mapping"])))
 def test_the_later_source_wins(tmp_path_factory, sources):
-    """The mapping wins over the environment, and that over the file, key by key."""
+    """The mapping overrides the environment, which overrides the file, for each key."""
     path = tmp_path_factory.mktemp("settings") / "a.toml"
     path.write_text(toml("metrics_framework", {"max_custom": 1, "retention_days": 1}))
     settings = Settings.load(
@@ -421,8 +421,8 @@ def test_the_later_source_wins(tmp_path_factory, sources):
     assert settings.retention_days == (1 if "file" in sources else None)
 
 
-def test_a_system_is_made_by_a_configuration(tmp_path, monkeypatch):
-    """Budgets, thresholds, outputs and all the rest hold in the system that comes out."""
+def test_a_system_is_created_from_a_configuration(tmp_path, monkeypatch):
+    """Budgets, thresholds, outputs and all other keys apply to the new system."""
     monkeypatch.setenv(variable("max_series_per_name"), "2")
     path = tmp_path / "app.toml"
     path.write_text(toml("metrics_framework", {"on_error": "log", "retention_days": 2, "max_custom": 1}))

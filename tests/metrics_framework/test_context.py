@@ -38,8 +38,8 @@ def nothing_left():
 # -- outside of any use ------------------------------------------------------------------------------------
 
 
-def test_outside_of_any_use_everything_may_be_recorded_and_nothing_is_kept():
-    """A library may always record; the same system of nothing answers everywhere."""
+def test_outside_of_any_use_all_records_are_discarded():
+    """A library can always record; every call returns the same null system."""
     nothing = current()
     nothing.collector.record_counter("orders", 3)
     nothing.timer.time_operation("checkout", lambda: None)
@@ -51,8 +51,8 @@ def test_outside_of_any_use_everything_may_be_recorded_and_nothing_is_kept():
     assert current() is nothing
 
 
-def test_the_system_of_nothing_is_made_once_also_by_many_threads():
-    """Whoever is first, all of them get the same one."""
+def test_the_null_system_is_created_once_even_by_many_threads():
+    """All threads get the same system."""
     code = (
         "import sys, threading\n"
         "sys.setswitchinterval(1e-6)\n"
@@ -66,8 +66,8 @@ def test_the_system_of_nothing_is_made_once_also_by_many_threads():
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
-def test_nothing_is_made_before_it_is_asked_for():
-    """Importing, and using a system, makes no system of nothing."""
+def test_the_null_system_is_created_on_demand():
+    """Importing the package, and using a system, do not create it."""
     code = (
         "import sys, metrics_framework\n"
         "assert 'metrics_adapters' not in sys.modules\n"
@@ -77,8 +77,8 @@ def test_nothing_is_made_before_it_is_asked_for():
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
-def test_nothing_in_the_library_asks_for_it():
-    """No module but its own, and the one for FastAPI, mentions `current()`: who has a system passes it on."""
+def test_the_library_does_not_use_the_current_system():
+    """Only `context` and the FastAPI dependencies use `current()`; all other code gets a system passed."""
     packages = (metrics_framework, metrics_adapters)
     sources = [path for package in packages for path in Path(package.__file__).parent.rglob("*.py")]
     asks = re.compile(r"(?<![.\w])current\(|\bcontext import|framework\.current")
@@ -90,8 +90,8 @@ def test_nothing_in_the_library_asks_for_it():
 # -- nesting -----------------------------------------------------------------------------------------------
 
 
-def test_uses_nest_and_what_was_before_comes_back(systems):
-    """Inside a block its system is the current one, after it the one around it, also the same one twice."""
+def test_uses_nest_and_restore_the_previous_system(systems):
+    """The current system is that of the innermost block, even if blocks use the same system."""
     a, b, _ = systems
     before = current()
     with use(a) as given:
@@ -106,8 +106,8 @@ def test_uses_nest_and_what_was_before_comes_back(systems):
 
 
 @pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt(), SystemExit(3)], ids=repr)
-def test_an_exception_ends_the_use_and_goes_on(systems, error):
-    """What was in use before is in use again, and the exception is the application's own."""
+def test_an_exception_ends_the_use_and_propagates(systems, error):
+    """After an exception the previous system is current again, and the exception is unchanged."""
     before = current()
     with pytest.raises(type(error)) as caught, use(systems[0]), use(systems[1]):
         raise error
@@ -116,7 +116,7 @@ def test_an_exception_ends_the_use_and_goes_on(systems, error):
 
 
 def test_uses_may_end_in_any_order(systems):
-    """Each use ends its own, so that the one that began last of those that remain is in use."""
+    """Each block removes its own system; the last one that began of the rest is current."""
     a, b, c = systems
     one, two, three = use(a), use(b), use(c)
     for block in (one, two, three):
@@ -129,7 +129,7 @@ def test_uses_may_end_in_any_order(systems):
 
 
 def test_the_use_of_a_system_does_not_shut_it_down(systems):
-    """Who made it ends it."""
+    """The creator of a system shuts it down."""
     with use(systems[0]):
         pass
     systems[0].initialize_metrics({"max_custom": 3})
@@ -137,15 +137,15 @@ def test_the_use_of_a_system_does_not_shut_it_down(systems):
 
 @pytest.mark.parametrize("wrong", [None, MetricsSystem, "metrics", 3], ids=str)
 def test_only_a_system_can_be_used(wrong):
-    """Anything else is one clear error, and changes nothing."""
+    """Any other value raises an error and changes nothing."""
     before = current()
-    with pytest.raises(InvalidInputError, match="is no MetricsSystem"), use(wrong):
+    with pytest.raises(InvalidInputError, match="takes a MetricsSystem"), use(wrong):
         pass
     assert current() is before
 
 
-def test_a_use_that_ends_elsewhere_is_an_error(systems):
-    """A block that is left in another context than it was entered in says so, and harms neither."""
+def test_a_use_that_ends_in_another_context_is_an_error(systems):
+    """The error changes neither context."""
     errors = []
     stack = ExitStack()
 
@@ -168,8 +168,8 @@ def test_a_use_that_ends_elsewhere_is_an_error(systems):
 # -- threads and tasks -------------------------------------------------------------------------------------
 
 
-def test_a_plain_thread_starts_without_it_unless_it_is_handed_on(systems):
-    """A new thread has an empty context; a copy of one's own carries the system over."""
+def test_a_plain_thread_starts_without_it_unless_it_gets_the_context(systems):
+    """A new thread has an empty context; a copied context contains the system."""
     nothing, found = current(), []
     with use(systems[0]):
         own = contextvars.copy_context()
@@ -181,7 +181,7 @@ def test_a_plain_thread_starts_without_it_unless_it_is_handed_on(systems):
 
 
 def test_threads_do_not_see_each_others_systems(systems):
-    """Each thread has its own while all of them are inside of their blocks at once."""
+    """Each thread has its own system while all blocks are open."""
     together, found = threading.Barrier(3, timeout=20), {}
 
     def work(number: int) -> None:
@@ -199,7 +199,7 @@ def test_threads_do_not_see_each_others_systems(systems):
 
 
 def test_tasks_inherit_it_and_do_not_see_each_others(systems):
-    """A task starts with its creator's, `asyncio.to_thread` too, and what a task uses stays its own."""
+    """A task and `asyncio.to_thread` inherit the system; the use of a task stays in the task."""
     a, b, c = systems
 
     async def work(own: MetricsSystem) -> list[MetricsSystem]:

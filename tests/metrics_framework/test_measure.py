@@ -1,4 +1,4 @@
-"""Measuring blocks and functions: what is recorded, and that the code measured behaves as if it were not."""
+"""Measuring blocks and functions: the records, and that measured code behaves as without measuring."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def metrics(clock):
 
 
 def told(metrics, operation="work", tags=None) -> Told:
-    """Return what was recorded of the series of an operation that carries exactly these tags."""
+    """Return the records of the series of an operation that has exactly these tags."""
     values = [
         value
         for value in metrics.aggregator.get_metrics_by_tag({})
@@ -236,7 +236,7 @@ def test_an_exception_goes_on_unchanged_and_is_counted(metrics, clock, error):
 
 
 def test_the_traceback_leads_to_where_it_was_raised(metrics):
-    """A measured function does not hide the place of an error from who looks for it."""
+    """A measured function keeps the traceback of an error."""
 
     @metrics.measure("work")
     def work():
@@ -270,7 +270,7 @@ def test_an_operation_can_end_badly_without_an_exception(metrics):
 
 
 def test_an_exception_says_more_than_an_error_type(metrics):
-    """Where both are there, what was raised is counted."""
+    """An exception wins over an error type that was set."""
     with pytest.raises(ValueError, match="no"), metrics.measure("work") as measurement:  # noqa: PT012
         measurement.error_type = "http_500"
         raise ValueError("no")
@@ -291,7 +291,7 @@ def test_tags_keep_series_apart(metrics, clock):
 
 
 def test_a_tag_may_come_before_the_end(metrics):
-    """What is known in the course of the work becomes a tag, and a tag of the same name is changed."""
+    """Tags can be added during the work, and replace tags of the same name."""
     with metrics.measure("work", {"a": "1"}) as measurement:
         measurement.tag("b", "2")
         measurement.tag("a", "3")
@@ -320,7 +320,7 @@ def test_the_callers_tags_stay_theirs(metrics):
 
 
 def test_values_of_tags_become_strings(metrics):
-    """A value that is no string is converted, as everywhere."""
+    """A value that is not a string is converted."""
     with metrics.measure("work", {"status": 200}) as measurement:
         measurement.tag("retry", 1)
     assert told(metrics, tags={"status": "200", "retry": "1"}).timed == 1
@@ -469,7 +469,7 @@ def test_a_functions_exception_goes_on(metrics, clock):
 
 
 def test_a_function_may_call_itself(metrics, clock):
-    """Recursion is no use of a running measurement: each call has its own."""
+    """Each call of a recursive function has its own measurement."""
 
     @metrics.measure("work")
     def work(depth):
@@ -849,7 +849,7 @@ def test_an_async_generators_consumer_is_left_out(metrics, clock):
 
 
 def test_a_generator_is_spoken_with_as_if_not_measured(metrics, clock):
-    """What is sent and thrown in arrives, what comes out and is returned goes out."""
+    """Sent values, thrown exceptions, items and the return value pass through unchanged."""
 
     @metrics.measure("work")
     def work():
@@ -1214,7 +1214,7 @@ def test_a_generators_bad_arguments_are_said_at_its_start(metrics):
     assert told(metrics).failures == {"TypeError": 1}
 
 
-# -- parts of somebody else's ------------------------------------------------------------------------------
+# -- foreign parts -----------------------------------------------------------------------------------------
 
 
 class ForeignTimer:
@@ -1438,7 +1438,7 @@ def test_an_async_generator_that_outlives_its_loop_logs_nothing(metrics, caplog)
 
 @pytest.mark.parametrize("error_type", ["", 3, ValueError])
 def test_a_bad_error_type_is_said_where_it_is_set(metrics, error_type):
-    """An error type that is no name is an error at its assignment, and the measurement is as it was."""
+    """An invalid error type is rejected at its assignment and does not change the measurement."""
     with metrics.measure("work") as work:
         with pytest.raises(InvalidInputError, match="error type"):
             work.error_type = error_type

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTimer, InMemoryTracker
+from metrics_adapters.null import NullMonitor
 from metrics_adapters.resources import PsutilMonitor
 from metrics_adapters.snapshot_writer import SnapshotWriter
 from metrics_framework import (
@@ -28,6 +29,7 @@ from metrics_framework import (
     MetricUnit,
     MetricValue,
     PerformanceSnapshot,
+    Rule,
     SnapshotError,
     Thresholds,
     TimingResult,
@@ -215,7 +217,7 @@ def system(clock: ManualClock):
 
 @pytest.mark.smoke
 def test_the_embedded_default_needs_nothing():
-    """Without an argument a system records in memory and becomes a snapshot."""
+    """A system without arguments records in memory and builds snapshots."""
     with MetricsSystem() as metrics:
         metrics.collector.record_counter("orders", 3)
         metrics.timer.time_operation("checkout", lambda: None)
@@ -228,23 +230,23 @@ def test_the_embedded_default_needs_nothing():
 
 
 def test_a_system_satisfies_both_contracts(system):
-    """The facade is a `MetricsSystem` and an `AsyncMetricsSystem`, and its parts are what they say."""
+    """The facade is a `MetricsSystem` and an `AsyncMetricsSystem`, and its parts fit their Protocols."""
     assert isinstance(system, protocols.MetricsSystem)
     assert isinstance(system, protocols.AsyncMetricsSystem)
     for part, (protocol, _) in FOREIGN.items():
         assert isinstance(getattr(system, part), protocol)
 
 
-def test_parts_cannot_be_swapped_later(system):
-    """What a system is made of is decided once."""
+def test_parts_cannot_be_replaced_later(system):
+    """The parts of a system are set in the constructor only."""
     for part in FOREIGN:
         with pytest.raises(AttributeError):
             setattr(system, part, None)
 
 
 @pytest.mark.parametrize("part", FOREIGN)
-def test_any_part_may_be_someone_elses(part):
-    """A part that satisfies its Protocol is used as it is, beside default parts."""
+def test_any_part_may_be_foreign(part):
+    """A part with the methods of its Protocol is used unchanged, beside default parts."""
     given = FOREIGN[part][1]()
     with MetricsSystem(**{part: given}) as metrics:
         assert getattr(metrics, part) is given
@@ -269,8 +271,8 @@ def foreign_system() -> MetricsSystem:
     )
 
 
-def test_a_system_of_foreign_parts_makes_no_store(monkeypatch):
-    """Where nothing of ours keeps numbers, no store is made, and none of ours is needed for any answer."""
+def test_a_system_of_foreign_parts_creates_no_store(monkeypatch):
+    """Without default parts no store is created, and no query needs one."""
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a store was made")
@@ -298,8 +300,8 @@ def test_a_system_of_foreign_parts_makes_no_store(monkeypatch):
         MetricsSystem()
 
 
-def test_all_parts_may_be_someone_elses():
-    """A system of foreign parts alone answers every question by the Protocols."""
+def test_all_parts_may_be_foreign():
+    """A system of foreign parts alone answers every query through the Protocols."""
     system = foreign_system()
     snapshot = system.snapshot()
     assert snapshot.metrics.flat() == {
@@ -326,8 +328,8 @@ def test_all_parts_may_be_someone_elses():
         if not method.startswith("_")
     ],
 )
-def test_a_part_that_lacks_a_method_is_refused(part, method):
-    """The error names the Protocol and the missing method, when the system is made and not later."""
+def test_a_part_that_lacks_a_method_is_rejected(part, method):
+    """The error of the constructor names the Protocol and the missing method."""
     protocol, kind = FOREIGN[part]
 
     class Incomplete(kind):
@@ -337,11 +339,11 @@ def test_a_part_that_lacks_a_method_is_refused(part, method):
     setattr(Incomplete, method, None)
     with pytest.raises(InvalidInputError) as caught:
         MetricsSystem(**{part: Incomplete()})
-    assert str(caught.value) == f"<incomplete part> is no {protocol.__name__}: it lacks {method}"
+    assert str(caught.value) == f"<incomplete part> is not a {protocol.__name__}: it lacks {method}"
 
 
-def test_a_part_in_the_wrong_place_is_refused():
-    """The error lists everything that is missing."""
+def test_a_part_in_the_wrong_place_is_rejected():
+    """The error lists all missing methods."""
     with pytest.raises(InvalidInputError, match="record_failure, record_success"):
         MetricsSystem(tracker=ForeignTimer())
 
@@ -359,8 +361,8 @@ def test_a_part_in_the_wrong_place_is_refused():
         },
     ],
 )
-def test_parts_with_different_stores_are_refused(kinds):
-    """Parts that would not see each other's numbers are an error that names them and the remedy."""
+def test_parts_with_different_stores_are_rejected(kinds):
+    """The error names the parts that cannot read each other's records, and the remedy."""
     with pytest.raises(InvalidInputError) as caught:
         MetricsSystem(**{part: kind() for part, kind in kinds.items()})
     assert " and ".join(kinds) in str(caught.value)
@@ -379,7 +381,7 @@ def test_parts_with_different_stores_are_refused(kinds):
     ],
 )
 def test_the_default_parts_share_a_given_parts_store(clock, part, kind):
-    """Where one part has a store, all default parts are views of it, on its clock."""
+    """If one part has a store, all default parts use it and its clock."""
     store = Store(clock)
     with MetricsSystem(**{part: kind(store)}, resource_monitor=ForeignMonitor()) as metrics:
         metrics.collector.increment("orders")
@@ -392,7 +394,7 @@ def test_the_default_parts_share_a_given_parts_store(clock, part, kind):
 
 
 def test_the_default_monitor_records_into_the_systems_collector():
-    """Background readings arrive where everything else does."""
+    """Readings in the background become gauges of the system's collector."""
     recorded = threading.Event()
 
     class Collector(ForeignCollector):
@@ -409,7 +411,7 @@ def test_the_default_monitor_records_into_the_systems_collector():
 
 
 def test_leaving_the_context_shuts_down(clock):
-    """At the end of the block the final snapshot is written, with all that was recorded in it."""
+    """The end of the block writes the final snapshot, with all records of the block."""
     output, monitor = Output(), ForeignMonitor()
     with MetricsSystem(outputs=[output], resource_monitor=monitor, clock=clock) as metrics:
         metrics.collector.record_counter("orders", 3)
@@ -420,7 +422,7 @@ def test_leaving_the_context_shuts_down(clock):
 
 
 def test_leaving_the_async_context_shuts_down(clock):
-    """An `async with` does the same, off the event loop."""
+    """The end of an `async with` block does the same, off the event loop."""
     threads = []
 
     class Here(Output):
@@ -440,8 +442,8 @@ def test_leaving_the_async_context_shuts_down(clock):
 
 
 @pytest.mark.parametrize("error", [ValueError("the application's own"), KeyboardInterrupt()])
-def test_an_error_in_the_block_goes_on(clock, error):
-    """Shutting down neither swallows nor hides what went wrong, and the snapshot is still written."""
+def test_an_error_in_the_block_propagates(clock, error):
+    """Shutdown does not hide the exception, and the snapshot is still written."""
     output = Output()
     with pytest.raises(type(error)) as caught, MetricsSystem(outputs=[output], clock=clock):
         raise error
@@ -457,8 +459,8 @@ def test_an_error_in_the_block_goes_on(clock, error):
     assert len(output.written) == 2
 
 
-def test_shutting_down_twice_is_shutting_down_once(clock):
-    """The final snapshot is written once to each output, however often the system is shut down."""
+def test_a_second_shutdown_does_nothing(clock):
+    """The final snapshot is written once to each output."""
     outputs, monitor = [Output("one"), Output("two")], ForeignMonitor()
     system = MetricsSystem(outputs=iter(outputs), resource_monitor=monitor, clock=clock)
     with system:
@@ -471,7 +473,7 @@ def test_shutting_down_twice_is_shutting_down_once(clock):
 
 @pytest.mark.parametrize("error", [OSError("the disk is full"), RuntimeError("a bug")])
 def test_a_failing_output_does_not_harm_another(clock, caplog, monkeypatch, error):
-    """An output that fails is an error in the log; the application and other outputs do not notice."""
+    """A failing output is logged; the application and other outputs are not affected."""
     monkeypatch.setattr(exporter, "LAST_PAUSE", 0)
     before, after = Output("before"), Output("after")
     outputs = [before, Output("failing", error), after]
@@ -484,7 +486,7 @@ def test_a_failing_output_does_not_harm_another(clock, caplog, monkeypatch, erro
 
 
 def test_a_monitor_that_cannot_stop_costs_no_snapshot(clock, caplog):
-    """The final snapshot is written although the resource monitor fails to stop; the log says that it did."""
+    """The final snapshot is written although the monitor fails to stop, which is logged."""
 
     class Stuck(ForeignMonitor):
         def stop_resource_monitoring(self):
@@ -497,7 +499,7 @@ def test_a_monitor_that_cannot_stop_costs_no_snapshot(clock, caplog):
 
 
 def test_shutting_down_without_any_measurement_raises_nothing(clock, caplog):
-    """Where there is nothing to put into a snapshot, that is said in the log."""
+    """A shutdown without a snapshot is logged."""
     output = Output()
     monitor = ForeignMonitor(memory={}, cpu={})
     MetricsSystem(resource_monitor=monitor, outputs=[output], clock=clock).shutdown_metrics()
@@ -505,8 +507,8 @@ def test_shutting_down_without_any_measurement_raises_nothing(clock, caplog):
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
-def test_numbers_can_be_asked_after_the_shutdown(clock):
-    """What was recorded is still there for a last report."""
+def test_records_can_be_read_after_shutdown(clock):
+    """After shutdown, records can still be read for a last report."""
     system = MetricsSystem(clock=clock)
     system.collector.increment("orders")
     system.shutdown_metrics()
@@ -515,7 +517,7 @@ def test_numbers_can_be_asked_after_the_shutdown(clock):
 
 
 def test_streams_end_with_the_system(system):
-    """`async for` over a stream ends when the system is shut down, with what was recorded until then."""
+    """`async for` over a stream yields all records until shutdown, and then ends."""
 
     async def main() -> list[str]:
         stream = system.metrics_stream()
@@ -549,7 +551,7 @@ class Exporter:
 
 
 def test_an_output_may_take_the_system():
-    """What has `export` is given the system itself at the end, also where there is no snapshot to be made."""
+    """An output with `export` gets the system at shutdown, even if there is no snapshot."""
     exporter, output = Exporter(), Output()
     made = MetricsSystem(resource_monitor=ForeignMonitor({}, {}), outputs=[exporter, output])
     with made:
@@ -557,16 +559,16 @@ def test_an_output_may_take_the_system():
     assert (exporter.systems, output.written) == ([made], [])
 
 
-def test_no_snapshot_is_made_for_those_that_take_the_system(monkeypatch):
-    """Building a snapshot costs what only outputs of snapshots need."""
+def test_no_snapshot_is_built_for_system_outputs(monkeypatch):
+    """A snapshot is built only if an output takes snapshots."""
     exporter = Exporter()
     made = MetricsSystem(resource_monitor=ForeignMonitor(), outputs=[exporter])
     monkeypatch.setattr(made, "snapshot", lambda: pytest.fail("a snapshot was made"))
     assert asyncio.run(made.export_metrics_async(["exporter"])) == {"exporter": True}
 
 
-def test_outputs_of_both_kinds_fail_on_their_own(caplog):
-    """One that fails is logged and `False`; the other kind is written to all the same."""
+def test_outputs_of_both_kinds_fail_independently(caplog):
+    """A failing output is logged and `False`; outputs of the other kind are written."""
     exporter, output = Exporter(RuntimeError("full")), Output()
     made = MetricsSystem(resource_monitor=ForeignMonitor(), outputs=[exporter, output])
     made.timer.time_operation("load", lambda: None)
@@ -580,8 +582,8 @@ def test_outputs_of_both_kinds_fail_on_their_own(caplog):
 
 
 @pytest.mark.parametrize("wrong", [object(), Output(name=3), "snapshot_writer", SnapshotWriter], ids=type)
-def test_an_output_without_a_name_or_a_write_method_is_refused(wrong):
-    """What is no output is found when the system is made, not when it ends."""
+def test_an_output_without_a_name_or_a_write_method_is_rejected(wrong):
+    """An invalid output is rejected by the constructor, not at shutdown."""
     if wrong is SnapshotWriter:
         wrong = type("NoWrite", (), {"name": "x", "__repr__": lambda self: "<no write>"})()
     with pytest.raises(InvalidInputError, match="is no output"):
@@ -619,7 +621,7 @@ def background_threads() -> list[threading.Thread]:
 
 
 def test_an_interval_reads_the_machine_and_writes_snapshots(clock):
-    """At every interval the readings are gauges and each output has a snapshot, from one thread."""
+    """At every interval one thread records resources and writes a snapshot to each output."""
     output, other, monitor = Counting(), Counting("other"), ForeignMonitor()
     with MetricsSystem(outputs=[output, other], resource_monitor=monitor, clock=clock) as system:
         system.initialize_metrics({"collection_interval": 0.001})
@@ -637,7 +639,7 @@ def test_an_interval_reads_the_machine_and_writes_snapshots(clock):
 
 
 def test_resources_are_read_at_once_and_the_first_snapshot_is_an_interval_later():
-    """Nothing was measured yet when the interval begins, so nothing is written."""
+    """Nothing is measured when the interval starts, so nothing is written."""
     output, read = Output(), threading.Event()
 
     class Monitor(ForeignMonitor):
@@ -652,8 +654,8 @@ def test_resources_are_read_at_once_and_the_first_snapshot_is_an_interval_later(
     assert len(output.written) == 1  # the final one
 
 
-def test_a_system_that_nobody_has_any_more_stops_collecting(clock):
-    """The thread goes on while the system is used, and ends with it, also with an interval of an hour."""
+def test_a_garbage_collected_system_stops_collecting(clock):
+    """The thread runs as long as the system exists, even if the interval is an hour."""
     output = Counting()
     system = MetricsSystem(outputs=[output], resource_monitor=ForeignMonitor(), clock=clock)
     system.initialize_metrics({"collection_interval": 0.001})
@@ -669,8 +671,8 @@ def test_a_system_that_nobody_has_any_more_stops_collecting(clock):
     assert gone() is None
 
 
-def test_another_interval_takes_the_place_of_the_first(clock):
-    """A new interval holds at once, with one thread; the same interval changes nothing."""
+def test_a_new_interval_replaces_the_first(clock):
+    """A new interval applies immediately, with one thread; the same interval changes nothing."""
     output = Counting()
     with MetricsSystem(outputs=[output], resource_monitor=ForeignMonitor(), clock=clock) as system:
         system.initialize_metrics({"collection_interval": 3_600})
@@ -684,8 +686,8 @@ def test_another_interval_takes_the_place_of_the_first(clock):
         output.wait(2)
 
 
-def test_a_failing_output_is_logged_once_until_it_works_again(clock, caplog):
-    """At intervals an output that fails costs the others nothing, and does not fill the log."""
+def test_a_failing_output_is_logged_once_until_it_succeeds(clock, caplog):
+    """At intervals a failing output does not affect the others or flood the log."""
     failing, good = Counting("failing"), Counting("good")
     failing.error = OSError("the disk is full")
     with MetricsSystem(outputs=[failing, good], resource_monitor=ForeignMonitor(), clock=clock) as system:
@@ -712,7 +714,7 @@ def wait_for_tries(failing, tries, good, clock):
 
 
 def test_a_failing_monitor_costs_no_snapshot(clock, caplog):
-    """Snapshots are written although the machine cannot be read; the log says once that it cannot."""
+    """Snapshots are written although resources cannot be read, which is logged once."""
 
     class Broken(ForeignMonitor):
         def get_memory_usage(self):
@@ -729,8 +731,8 @@ def test_a_failing_monitor_costs_no_snapshot(clock, caplog):
     assert output.written[0].metrics.custom["orders"] == 1
 
 
-def test_nothing_measured_is_no_error_at_an_interval(clock, caplog):
-    """While there is nothing to put into a snapshot, none is written and nothing is said."""
+def test_an_interval_without_measurements_is_not_an_error(clock, caplog):
+    """Without a snapshot to write, nothing is written and nothing is logged."""
     asked = threading.Event()
 
     class Monitor(ForeignMonitor):
@@ -754,7 +756,7 @@ def test_nothing_measured_is_no_error_at_an_interval(clock, caplog):
 
 
 def test_an_output_may_shut_the_system_down(clock):
-    """The thread that collects does not wait for itself."""
+    """The collection thread does not wait for itself."""
 
     class Last(Counting):
         def write(self, snapshot):
@@ -775,7 +777,7 @@ def test_an_output_may_shut_the_system_down(clock):
 
 
 def test_the_second_configuration_replaces_the_firsts_keys(tmp_path, clock):
-    """An endpoint that is named again is there once, in its last folder; keys that are not named stay."""
+    """A repeated endpoint exists once, with its last folder; other keys keep their values."""
     system = MetricsSystem(resource_monitor=ForeignMonitor(), clock=clock)
     system.initialize_metrics({"export_endpoints": ["snapshot_writer"], "snapshot_directory": tmp_path / "a"})
     system.initialize_metrics({"export_endpoints": ["snapshot_writer", "snapshot_writer"], "max_custom": 1})
@@ -789,7 +791,7 @@ def test_the_second_configuration_replaces_the_firsts_keys(tmp_path, clock):
 
 
 def test_a_given_output_stays_whatever_is_configured(tmp_path, monkeypatch, clock):
-    """Naming an output that was passed in adds nothing, and naming none takes nothing away."""
+    """Naming a given output adds nothing, and naming none removes nothing."""
     monkeypatch.chdir(tmp_path)
     system = MetricsSystem(outputs=[SnapshotWriter("given")], resource_monitor=ForeignMonitor(), clock=clock)
     system.initialize_metrics({"export_endpoints": ["snapshot_writer"]})
@@ -799,7 +801,7 @@ def test_a_given_output_stays_whatever_is_configured(tmp_path, monkeypatch, cloc
 
 
 def test_the_latency_metric_and_thresholds_are_configured(system):
-    """What the constructor takes a configuration can change later."""
+    """A configuration can override the constructor's arguments."""
     system.collector.record_timer("busy", 1)
     system.collector.record_timer("busy", 1)
     system.collector.record_timer("slow", 500)
@@ -810,14 +812,14 @@ def test_the_latency_metric_and_thresholds_are_configured(system):
     assert system.get_system_health()["healthy"] is True
 
 
-def test_a_retention_concerns_the_store_alone():
-    """Parts of someone else's have nothing that it could bound, and take the same configuration."""
+def test_a_retention_applies_to_the_store_only():
+    """Foreign parts accept the same configuration, without an effect."""
     with foreign_system() as system:
         system.initialize_metrics({"retention_days": 3})
 
 
 def test_the_retention_bounds_windows(system):
-    """Windows reach back as far as is configured."""
+    """The configured retention is the longest window."""
     system.collector.increment("orders")
     system.initialize_metrics({"retention_days": 2})
     system.aggregator.get_metric_summary("orders", timedelta(days=2))
@@ -826,7 +828,7 @@ def test_the_retention_bounds_windows(system):
 
 
 def test_an_endpoint_takes_the_final_snapshot(system, tmp_path, monkeypatch):
-    """A named endpoint is one more output: its files are written at the shutdown."""
+    """A configured endpoint is an output: shutdown writes its files."""
     monkeypatch.chdir(tmp_path)
     system.initialize_metrics({"export_endpoints": ["snapshot_writer"]})
     system.collector.record_counter("orders", 3)
@@ -837,7 +839,7 @@ def test_an_endpoint_takes_the_final_snapshot(system, tmp_path, monkeypatch):
 
 
 def test_an_empty_configuration_changes_nothing(system):
-    """Nothing is started and nothing is required."""
+    """An empty configuration starts nothing and requires nothing."""
     system.initialize_metrics({})
     assert background_threads() == []
 
@@ -853,8 +855,8 @@ def test_an_empty_configuration_changes_nothing(system):
         ({"retention_days": math.nan}, "retention_days=nan"),
     ],
 )
-def test_a_wrong_configuration_is_not_applied_in_parts(system, tmp_path, monkeypatch, wrong, message):
-    """One wrong key or value is an error that quotes it, and nothing of the rest has any effect."""
+def test_an_invalid_configuration_is_not_applied_in_parts(system, tmp_path, monkeypatch, wrong, message):
+    """An invalid key or value raises an error that quotes it, and no other key is applied."""
     monkeypatch.chdir(tmp_path)
     right = {"collection_interval": 5, "retention_days": 1, "export_endpoints": ["snapshot_writer"]}
     with pytest.raises(ConfigurationError, match=message):
@@ -866,8 +868,8 @@ def test_a_wrong_configuration_is_not_applied_in_parts(system, tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_system_that_was_shut_down_is_not_configured(system):
-    """The error says to make a new one."""
+def test_a_system_that_is_shut_down_cannot_be_configured(system):
+    """The error tells to create a new system."""
     system.shutdown_metrics()
     with pytest.raises(ClosedError, match="new one"):
         system.initialize_metrics({"collection_interval": 5})
@@ -878,8 +880,8 @@ def test_a_system_that_was_shut_down_is_not_configured(system):
 
 
 @pytest.mark.parametrize("dashboard_type", ["overview", "performance", "errors", "resources"])
-def test_every_dashboard_is_there(system, dashboard_type):
-    """Each type has panels and says when it was made."""
+def test_every_dashboard_exists(system, dashboard_type):
+    """Each type has panels and the time of its creation."""
     system.tracker.record_failure("work", "timeout")
     dashboard = system.create_dashboard_data(dashboard_type)
     assert (dashboard["type"], dashboard["generated_at"]) == (dashboard_type, "2026-01-01T00:00:00+00:00")
@@ -887,7 +889,7 @@ def test_every_dashboard_is_there(system, dashboard_type):
 
 
 def test_the_overview_is_the_default_dashboard(system):
-    """Without a type it is the overview."""
+    """The default type is the overview."""
     assert system.create_dashboard_data() == system.create_dashboard_data("overview")
 
 
@@ -900,8 +902,8 @@ def test_an_unknown_dashboard_is_an_error(system):
 # -- snapshots -----------------------------------------------------------------------------------------------
 
 
-def test_a_snapshot_says_when_and_where(system, clock):
-    """Time comes from the clock; environment and tags are those that are given."""
+def test_a_snapshot_has_its_time_and_environment(system, clock):
+    """The time comes from the clock; environment and tags are the given ones."""
     clock.advance(60)
     metadata = system.snapshot(environment="staging", tags={"release": "3"}).metadata
     assert metadata.timestamp == datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
@@ -914,13 +916,13 @@ def test_a_snapshot_says_when_and_where(system, clock):
     ("given", "expected"),
     [(Environment.LOCAL, Environment.LOCAL), ("ci", Environment.CI), ("the moon", Environment.CUSTOM)],
 )
-def test_an_environment_may_be_a_text(system, given, expected):
-    """A text that is no known environment is a custom one."""
+def test_an_environment_may_be_a_string(system, given, expected):
+    """An unknown environment name is a custom environment."""
     assert system.snapshot(environment=given).metadata.environment is expected
 
 
 def test_the_callers_tags_are_not_kept(system):
-    """The caller's dict is neither changed nor shared."""
+    """The caller's dict is neither changed nor stored."""
     system.timer.time_operation("work", lambda: None)
     tags = {"release": "3"}
     snapshot = system.snapshot(tags=tags)
@@ -929,13 +931,13 @@ def test_the_callers_tags_are_not_kept(system):
 
 
 def test_too_many_tags_are_an_error(system):
-    """The schema's rules hold for tags that are given."""
+    """The rules of the schema apply to given tags."""
     with pytest.raises(SnapshotError):
         system.snapshot(tags={f"tag {number}": "" for number in range(51)})
 
 
 def test_the_latency_metric_can_be_chosen(clock):
-    """By default the busiest timer is the latency; another one can be named."""
+    """The latency is that of the busiest timer, or of the chosen one."""
 
     def record(system: MetricsSystem) -> PerformanceSnapshot:
         for milliseconds in (1, 2, 3):
@@ -947,14 +949,14 @@ def test_the_latency_metric_can_be_chosen(clock):
     assert record(MetricsSystem(latency_metric="slow", clock=clock)).metrics.latency.p50 == 500
 
 
-def test_one_string_of_custom_metrics_is_an_error() -> None:
-    """A string where a list of patterns belongs would match by its letters; the error shows the list."""
-    with pytest.raises(InvalidInputError, match=r"pass a list: \['http\.\*'\]"):
+def test_a_string_of_custom_metrics_is_an_error() -> None:
+    """A string would match by its characters; the error shows the list to pass."""
+    with pytest.raises(InvalidInputError, match=r"pass a list, \['http\.\*'\]"):
         MetricsSystem(custom_metrics="http.*")
 
 
 def test_custom_metrics_can_be_chosen_and_are_bounded(clock):
-    """Only names that match become custom keys, and no more than the maximum."""
+    """Only matching names become custom keys, up to the maximum."""
     system = MetricsSystem(custom_metrics=(name for name in ["http.*"]), max_custom=2, clock=clock)
     for name in ("http.a", "http.b", "http.c", "disk.a"):
         system.collector.increment(name)
@@ -965,8 +967,8 @@ def test_custom_metrics_can_be_chosen_and_are_bounded(clock):
         assert len(report.left_out) == 2
 
 
-def test_what_a_snapshot_cannot_hold_is_logged(system, caplog):
-    """A negative gauge is not in the snapshot, and that is said in the log and in the report."""
+def test_omissions_of_a_snapshot_are_logged(system, caplog):
+    """A negative gauge is not in the snapshot; the log and the report name it."""
     system.collector.record_gauge("balance", -3)
     system.collector.record_gauge("level", 3)
     with caplog.at_level(logging.INFO, logger="metrics_framework"):
@@ -979,8 +981,8 @@ def test_what_a_snapshot_cannot_hold_is_logged(system, caplog):
 # -- async ---------------------------------------------------------------------------------------------------
 
 
-def test_the_log_says_how_much_a_snapshot_left_out(system, caplog):
-    """However many series do not fit, it is one short line: their number and the first ten."""
+def test_the_log_counts_the_omissions_of_a_snapshot(system, caplog):
+    """Any number of omitted series is one short line: their number and the first ten."""
     caplog.set_level(logging.INFO, "metrics_framework")
     for number in range(500):
         system.collector.increment("orders", {"shop": str(number)})
@@ -991,8 +993,8 @@ def test_the_log_says_how_much_a_snapshot_left_out(system, caplog):
     assert record.getMessage().count("over the limit of 100") == 10
 
 
-def test_dashboards_are_those_of_the_systems_thresholds_and_retention(clock):
-    """What is unhealthy is past the line, and a short retention makes a short window, not an error."""
+def test_dashboards_use_the_systems_thresholds_and_retention(clock):
+    """Values above the limit are unhealthy; a retention shorter than the window is not an error."""
     limits = Thresholds(error_rate=0.2, memory_percent=70, cpu_percent=60)
     store = Store(clock, retention=timedelta(minutes=5))
     collector = InMemoryCollector(store)
@@ -1007,7 +1009,7 @@ def test_dashboards_are_those_of_the_systems_thresholds_and_retention(clock):
         assert system.create_dashboard_data()["window_seconds"] == 3600
 
 
-def test_collecting_records_the_machines_resources(system):
+def test_collecting_records_resources(system):
     """One call reads memory and CPU and records each as a gauge."""
     asyncio.run(system.collect_metrics_async())
     found = {value.name: value.value for value in system.aggregator.get_metrics_by_tag({})}
@@ -1022,8 +1024,8 @@ def test_collecting_records_the_machines_resources(system):
     }
 
 
-def test_exporting_says_for_each_endpoint_whether_it_succeeded(clock, tmp_path, caplog):
-    """An unknown endpoint and one that fails are False and logged; the others are written all the same."""
+def test_exporting_returns_whether_each_endpoint_succeeded(clock, tmp_path, caplog):
+    """Unknown and failing endpoints are `False` and logged; the others are written."""
     good, writer = Output("good"), SnapshotWriter(tmp_path)
     outputs = [Output("bad", OSError("refused")), good, Output("not asked"), writer]
     system = MetricsSystem(outputs=outputs, clock=clock)
@@ -1037,14 +1039,14 @@ def test_exporting_says_for_each_endpoint_whether_it_succeeded(clock, tmp_path, 
     assert "refused" in messages
 
 
-def test_exporting_to_nowhere_is_no_error(system):
-    """Without endpoints the answer is empty; without outputs every endpoint is unknown."""
+def test_exporting_to_no_endpoint_is_not_an_error(system):
+    """Without endpoints the result is empty; without outputs every endpoint is unknown."""
     assert asyncio.run(system.export_metrics_async([])) == {}
     assert asyncio.run(system.export_metrics_async(["good"])) == {"good": False}
 
 
-def test_exporting_does_not_hold_up_the_event_loop(clock):
-    """While an output is being written to, the loop goes on."""
+def test_exporting_does_not_block_the_event_loop(clock):
+    """The loop runs while an output is written."""
     writing, go_on = threading.Event(), threading.Event()
 
     class Slow(Output):
@@ -1065,8 +1067,8 @@ def test_exporting_does_not_hold_up_the_event_loop(clock):
     asyncio.run(main())
 
 
-def test_a_stream_yields_what_another_thread_records(system):
-    """`async for` sees the records of threads, as filtered, while they are made."""
+def test_a_stream_yields_records_of_another_thread(system):
+    """`async for` yields matching records of threads while they are made."""
 
     async def main() -> list[tuple[str, float]]:
         stream = system.metrics_stream({"name": "orders.*", "type": "counter"})
@@ -1091,13 +1093,13 @@ def test_a_stream_yields_what_another_thread_records(system):
 
 
 def test_an_unknown_filter_is_an_error_at_the_call(system):
-    """A misspelled filter is found where it is written, not where the stream is read."""
+    """A misspelled filter raises at the call, not when the stream is read."""
     with pytest.raises(InvalidInputError, match=r"'names'.*Did you mean 'name'"):
         system.metrics_stream({"names": "orders.*"})
 
 
-def test_a_stream_without_filters_takes_everything(system):
-    """`None` and an empty dict filter nothing."""
+def test_a_stream_without_filters_yields_everything(system):
+    """`None` and an empty dict match everything."""
 
     async def main() -> list[str]:
         found = []
@@ -1108,3 +1110,56 @@ def test_a_stream_without_filters_takes_everything(system):
         return found
 
     assert asyncio.run(main()) == ["orders", "orders"]
+
+
+# -- constant tags ---------------------------------------------------------------------------------------
+
+
+def test_constant_tags_are_on_everything():
+    """Metrics and operations have them and are found by them; their own tags of the same name win."""
+    metrics = MetricsSystem(tags={"service": "shop", "zone": "1"})
+    metrics.collector.increment("orders", {"zone": "2"})
+    with metrics.measure("checkout"):
+        pass
+    values = metrics.aggregator.get_metrics_by_tag({"service": "shop"})
+    assert sorted((value.name, value.metric_type.value, value.tags["zone"]) for value in values) == [
+        ("checkout", "rate", "1"),
+        ("checkout", "timer", "1"),
+        ("orders", "counter", "2"),
+    ]
+    assert 'service="shop"' in metrics.aggregator.export_metrics("prometheus")
+
+
+def test_a_snapshot_has_constant_tags_in_its_metadata():
+    """Custom keys do not contain constant tags; the tags of a call win over them."""
+    metrics = MetricsSystem(tags={"service": "shop", "zone": "1"})
+    metrics.collector.increment("orders", {"status": "paid"})
+    metrics.collector.increment("visits", {"zone": "2"})
+    with metrics.measure("checkout"):
+        pass
+    snapshot = metrics.snapshot(tags={"zone": "9"})
+    assert snapshot.metadata.tags == {"service": "shop", "zone": "9", "latency_metric": "checkout"}
+    assert {"orders[status:paid]", "visits[zone:2]", "operation:checkout/success_rate"} <= set(
+        snapshot.metrics.custom
+    )
+
+
+@pytest.mark.parametrize("more", [{"tags": {"service": "shop"}}, {"rules": [Rule("a", deny=True)]}])
+def test_tags_and_rules_cannot_change_an_existing_store(more):
+    """The error of the constructor names the place for tags and rules."""
+    store = Store()
+    parts = {
+        "collector": InMemoryCollector(store),
+        "timer": InMemoryTimer(store),
+        "tracker": InMemoryTracker(store),
+        "aggregator": InMemoryAggregator(store),
+        "resource_monitor": NullMonitor(),
+    }
+    with pytest.raises(InvalidInputError, match=r"pass them to that store, Store\(tags=…"):
+        MetricsSystem(**parts, **more)  # type: ignore[arg-type]
+
+
+def test_constant_tags_are_checked_when_the_system_is_created():
+    """Invalid tags are rejected before anything is recorded."""
+    with pytest.raises(InvalidInputError):
+        MetricsSystem(tags={"": "shop"})

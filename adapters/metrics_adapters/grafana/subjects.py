@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import NamedTuple
 
-from metrics_framework.composition import store_of
 from metrics_framework.exposition.families import FamilyHeader, family_header, series_labels
 from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.recording import Description, OutcomeReading, SeriesReading, Store
 from metrics_framework.recording.namespaces import Named
+from metrics_framework.recording.store import store_of
 from metrics_framework.values import MetricType
 
 

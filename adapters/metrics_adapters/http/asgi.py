@@ -12,6 +12,7 @@ from metrics_adapters.http.options import EndpointOptions
 from metrics_adapters.http.scrape import Endpoint, EndpointResponse, Scrape, ScrapeRequest, Start, in_thread
 from metrics_adapters.http.types import Receive, Scope, Send
 from metrics_adapters.prometheus.targets import Target
+from metrics_framework.capabilities import AsyncCallbacks
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.log import log_event
 from metrics_framework.runtime.cooperative import TimeSlice
@@ -90,8 +91,9 @@ class ScrapeApp:
         callbacks = self._endpoint.callbacks
         if callbacks is None:
             return None
-        collect_async = getattr(callbacks, "collect_async", None)
-        return in_thread(callbacks.collect) if collect_async is None else in_task(collect_async)
+        if isinstance(callbacks, AsyncCallbacks):
+            return in_task(callbacks.collect_async)
+        return in_thread(callbacks.collect)
 
 
 def _request(scope: Scope) -> ScrapeRequest:

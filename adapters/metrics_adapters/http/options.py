@@ -7,7 +7,7 @@ from typing import TypedDict
 
 from prometheus_client.registry import CollectorRegistry
 
-from metrics_adapters.prometheus.targets import Callbacks
+from metrics_framework.capabilities import Callbacks
 
 DEFAULT_PATH = "/metrics"
 

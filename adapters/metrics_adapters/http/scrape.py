@@ -17,12 +17,8 @@ from prometheus_client.registry import CollectorRegistry
 from metrics_adapters.http.auth import Authenticator
 from metrics_adapters.http.negotiation import choose_format, wants_gzip
 from metrics_adapters.http.options import DEFAULT_MAX_SCRAPES, DEFAULT_PATH, DEFAULT_TIMEOUT_SECONDS
-from metrics_adapters.prometheus.targets import (
-    Callbacks,
-    Target,
-    callbacks_of,
-    exposition_of,
-)
+from metrics_adapters.prometheus.targets import Target, callbacks_of, exposition_of
+from metrics_framework.capabilities import Callbacks
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.exposition.families import set_default_buckets
 from metrics_framework.exposition.text import Format

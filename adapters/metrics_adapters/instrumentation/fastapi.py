@@ -22,7 +22,7 @@ from starlette.requests import HTTPConnection
 from metrics_framework.context import current
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.protocols import MetricCollector, PerformanceTimer, SuccessFailureTracker
-from metrics_framework.system import MetricsSystem
+from metrics_framework.system import AnySystem, MetricsSystem
 
 __all__ = [
     "Collector",
@@ -38,7 +38,7 @@ __all__ = [
 # All are async although they await nothing: FastAPI runs plain functions in a thread.
 
 
-async def get_metrics(connection: HTTPConnection) -> MetricsSystem:
+async def get_metrics(connection: HTTPConnection) -> AnySystem:
     """Return the system of the application that serves this request or WebSocket.
 
     Raises:
@@ -53,7 +53,7 @@ async def get_metrics(connection: HTTPConnection) -> MetricsSystem:
     return current()
 
 
-Metrics = Annotated[MetricsSystem, Depends(get_metrics)]
+Metrics = Annotated[AnySystem, Depends(get_metrics)]
 """The whole system."""
 
 

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from metrics_framework.capabilities import BindsInstruments, DescribesMetrics, HasCollector
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
-from metrics_framework.composition import store_of
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.log import Isolation
 from metrics_framework.measure import Meter, meter_of
 from metrics_framework.protocols import MetricCollector, MetricsSystem
+from metrics_framework.recording.store import store_of
 
 SystemOrCollector = MetricsSystem | MetricCollector
 """The target of the measurements.
@@ -32,7 +33,7 @@ def collector_of(metrics: SystemOrCollector) -> MetricCollector:
     Raises:
         InvalidInputError: If ``metrics`` is neither a system nor a collector.
     """
-    collector = getattr(metrics, "collector", metrics)
+    collector = metrics.collector if isinstance(metrics, HasCollector) else metrics
     if not isinstance(collector, MetricCollector):
         raise InvalidInputError(f"metrics={metrics!r} is neither a MetricsSystem nor a MetricCollector")
     return collector
@@ -104,10 +105,11 @@ class InFlight:
     """
 
     def __init__(self, metrics: SystemOrCollector, name: str, help: str) -> None:
-        collector: Any = collector_of(metrics)
-        if hasattr(collector, "describe"):
+        collector = collector_of(metrics)
+        if isinstance(collector, DescribesMetrics):
             collector.describe(name, merge="sum", help=help)
         self._collector = collector
+        self._binds = collector if isinstance(collector, BindsInstruments) else None
         self._name = name
         self._gauges: dict[tuple[tuple[str, str], ...], Any] = {}
         self._lock = threading.Lock()
@@ -126,8 +128,8 @@ class InFlight:
         gauge = self._gauges.get(key)
         if gauge is not None:
             return gauge
-        if hasattr(self._collector, "gauge"):
-            gauge = self._collector.gauge(self._name, tags)
+        if self._binds is not None:
+            gauge = self._binds.gauge(self._name, tags)
             if len(self._gauges) < MAX_CACHED_GAUGES:
                 self._gauges[key] = gauge
             return gauge

@@ -19,10 +19,10 @@ from metrics_adapters.otlp.readings import StoreReader, read_values, text
 from metrics_adapters.otlp.sent import Sent, Temporality
 from metrics_framework._version import __version__
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
-from metrics_framework.composition import store_of
 from metrics_framework.errors import InvalidInputError, MissingExtraError, RefusedError
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.recording import Store
+from metrics_framework.recording.store import store_of
 from metrics_framework.validation import plain_tags, safe_repr
 
 Protocol = Literal["http", "grpc"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import REGISTRY, CollectorRegistry
@@ -95,6 +95,7 @@ class PrometheusCollector(InMemoryCollector):
         return named.name
 
 
+@runtime_checkable
 class FamilySource(Protocol):
     """A collector of prometheus_client, or a whole `CollectorRegistry`."""
 

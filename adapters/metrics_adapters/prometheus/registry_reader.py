@@ -80,7 +80,7 @@ class RegistryAggregator:
     """
 
     def __init__(self, registry: FamilySource = REGISTRY, clock: Clock = SYSTEM_CLOCK) -> None:
-        if isinstance(registry, type) or not callable(getattr(registry, "collect", None)):
+        if isinstance(registry, type) or not isinstance(registry, FamilySource):
             raise InvalidInputError(
                 f"registry={safe_repr(registry)} is not a registry: pass a CollectorRegistry, such as"
                 " prometheus_client.REGISTRY"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Protocol, cast
 
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import CollectorRegistry
 
 from metrics_adapters.prometheus.collector import check_registry, has_free_names
 from metrics_adapters.prometheus.registry_text import render_registry, without_timestamps
-from metrics_framework.composition import store_of
+from metrics_framework.capabilities import Callbacks, HasCallbacks, HasCollector, HasStore
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.exposition.families import ExpositionLog, exposed_names
 from metrics_framework.exposition.formats import each_value
@@ -19,6 +18,7 @@ from metrics_framework.exposition.incremental import IncrementalWriter
 from metrics_framework.exposition.text import Format, to_prometheus
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.recording import Store
+from metrics_framework.recording.store import store_of
 from metrics_framework.runtime.cooperative import yield_gil
 from metrics_framework.validation import safe_repr
 
@@ -74,27 +74,7 @@ class Exposition:
         return render_registry(self.registry, self.store, format, self._log)
 
 
-class Callbacks(Protocol):
-    """Updates gauges before they are exposed.
-
-    If it also has a coroutine function ``collect_async``, that one is awaited on an event loop.
-    """
-
-    def collect(self) -> object:
-        """Call all callbacks."""
-        ...
-
-
-class StoreOwner(Protocol):
-    """A part of the library that keeps its numbers in a store, such as a collector."""
-
-    @property
-    def store(self) -> Store:
-        """The store."""
-        ...
-
-
-Target = Exposition | Store | StoreOwner | MetricsSystem
+Target = Exposition | Store | HasStore | MetricsSystem
 """The types that can be exposed. The collector of a system must have a store."""
 
 
@@ -133,9 +113,9 @@ def callbacks_of(metrics: object, given: Callbacks | None = None) -> Callbacks |
     Raises:
         InvalidInputError: If ``given`` has no method ``collect``.
     """
-    callbacks = getattr(metrics, "callbacks", None) if given is None else given
-    if callable(getattr(callbacks, "collect", None)):
-        return cast("Callbacks", callbacks)
+    callbacks = metrics.callbacks if given is None and isinstance(metrics, HasCallbacks) else given
+    if isinstance(callbacks, Callbacks):
+        return callbacks
     if given is not None:
         raise InvalidInputError(
             f"callbacks={safe_repr(given)} has no collect(): pass MetricsSystem.callbacks"
@@ -146,7 +126,7 @@ def callbacks_of(metrics: object, given: Callbacks | None = None) -> Callbacks |
 def _store(metrics: object) -> Store:
     if isinstance(metrics, Store):
         return metrics
-    for owner in (metrics, getattr(metrics, "collector", None)):
+    for owner in (metrics, metrics.collector if isinstance(metrics, HasCollector) else None):
         store = store_of(owner)
         if store is not None:
             return store

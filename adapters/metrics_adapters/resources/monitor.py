@@ -14,8 +14,8 @@ import psutil
 
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import InvalidInputError, OutputError
+from metrics_framework.health import record_resources
 from metrics_framework.protocols import MetricCollector
-from metrics_framework.resources import record_resources
 from metrics_framework.runtime.background import Background, check_interval
 
 _PSUTIL_ERRORS = (psutil.Error, OSError, RuntimeError)

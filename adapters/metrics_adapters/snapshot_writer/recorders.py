@@ -14,7 +14,7 @@ from metrics_framework.errors import InvalidInputError
 from metrics_framework.recording import Store
 from metrics_framework.runtime.fork import ForkOrder, run_after_fork
 from metrics_framework.snapshots import PerformanceSnapshot
-from metrics_framework.system import MetricsSystem
+from metrics_framework.system import AnySystem, MetricsSystem
 
 
 class _StoreWriter:
@@ -22,7 +22,7 @@ class _StoreWriter:
 
     def __init__(self, store: Store, writer: SnapshotWriter) -> None:
         self.writer = writer
-        self.system = MetricsSystem(
+        self.system: AnySystem = MetricsSystem(
             collector=InMemoryCollector(store), outputs=[writer], shutdown_on_exit=True
         )
         self.is_own = True
@@ -94,7 +94,7 @@ class _SnapshotRecorder:
         if self._store_writer.is_own:
             self._store_writer.system.shutdown_metrics()
 
-    def join_system(self, system: MetricsSystem) -> None:
+    def join_system(self, system: AnySystem) -> None:
         """Leave the writing to a system that received this recorder. The system calls it."""
         store_writer = self._store_writer
         if store_writer.system is not system:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pytest
 
@@ -77,6 +77,11 @@ class MetricsSystemContract(ABC):
             system.create_dashboard_data("no such board")
 
 
+@runtime_checkable
+class _ClosesStream(Protocol):
+    async def aclose(self) -> object: ...
+
+
 class _Both(protocols.MetricsSystem, protocols.AsyncMetricsSystem, Protocol):
     """A system with the synchronous and the asynchronous Protocol."""
 
@@ -117,9 +122,8 @@ class AsyncMetricsSystemContract(ABC):
             system.collector.increment("orders.paid")
             async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
                 value = await anext(stream)
-            closing = getattr(stream, "aclose", None)
-            if closing is not None:
-                await closing()
+            if isinstance(stream, _ClosesStream):
+                await stream.aclose()
             return value.name, value.value
 
         assert asyncio.run(first()) == ("orders.paid", 1)

@@ -209,8 +209,8 @@ def test_a_failing_registry_does_not_fail_the_scrape(run, caplog, gate, how):
     assert "registry failed" in messages(caplog)[0]
 
 
-class Callbacks:
-    """Callbacks that record from where they were called."""
+class ThreadCallbacks:
+    """Callbacks without a coroutine function. They record from where they were called."""
 
     def __init__(self, work=lambda: None):
         self.work = work
@@ -220,6 +220,10 @@ class Callbacks:
         """Be called by a thread."""
         self.called.append("thread" if threading.current_thread() is not threading.main_thread() else "main")
         self.work()
+
+
+class Callbacks(ThreadCallbacks):
+    """Callbacks that an event loop can await."""
 
     async def collect_async(self):
         """Be called on the loop."""
@@ -238,8 +242,7 @@ def test_callbacks_are_called_on_the_event_loop(run, metrics):
 
 def test_blocking_callbacks_are_called_in_a_thread(metrics):
     """They do not block the event loop."""
-    callbacks = Callbacks()
-    callbacks.collect_async = None
+    callbacks = ThreadCallbacks()
     assert asyncio.run(get(make_asgi_app(metrics, callbacks=callbacks))).status_code == 200
     assert callbacks.called == ["thread"]
 

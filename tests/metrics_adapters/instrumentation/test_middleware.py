@@ -19,9 +19,9 @@ from starlette.routing import Host, Mount, Route, Router, WebSocketRoute
 from metrics_adapters.asgi import MetricsMiddleware
 from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTimer, InMemoryTracker
 from metrics_framework import MetricsSystem
+from metrics_framework.capabilities import ScopedCollector
 from metrics_framework.errors import InvalidInputError, UnknownMetricError
 from metrics_framework.recording import Store
-from metrics_framework.scoped import ScopedCollector
 from metrics_framework.values import MetricType
 
 REQUEST = "http.server.request"

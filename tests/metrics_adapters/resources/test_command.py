@@ -20,7 +20,7 @@ from metrics_adapters.in_memory import InMemoryCollector
 from metrics_adapters.resources import CommandMonitor
 from metrics_adapters.resources.command import run_command
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.resources import record_resources
+from metrics_framework.health import record_resources
 
 MB = 1_000_000
 LITTLE = 8 * MB

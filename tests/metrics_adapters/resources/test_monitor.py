@@ -26,8 +26,8 @@ from metrics_adapters.in_memory import InMemoryCollector
 from metrics_adapters.resources import PsutilMonitor
 from metrics_framework.clock import ManualClock
 from metrics_framework.errors import InvalidInputError, OutputError, UnknownMetricError
+from metrics_framework.health import RESOURCE_GAUGES
 from metrics_framework.recording import Store
-from metrics_framework.resources import RESOURCE_GAUGES
 
 MEGABYTE = 1_000_000
 PATIENCE = 20.0

@@ -21,8 +21,8 @@ from metrics_adapters.resources import PsutilMonitor
 from metrics_framework.clock import ManualClock, utc
 from metrics_framework.dashboard import HistoryAggregator, create_dashboard, dashboard_schema, outcomes
 from metrics_framework.errors import InvalidInputError
+from metrics_framework.health import record_resources
 from metrics_framework.recording import Store
-from metrics_framework.resources import record_resources
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
 MEMORY, DISK, NETWORK = "system.memory.utilization", "system.filesystem.utilization", "system.network.io"

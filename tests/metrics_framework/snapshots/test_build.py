@@ -16,6 +16,7 @@ from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector
 from metrics_framework import MetricsSystem
 from metrics_framework.clock import ManualClock
 from metrics_framework.errors import SnapshotError, UnknownMetricError
+from metrics_framework.health import RESOURCE_GAUGES
 from metrics_framework.protocols import (
     MetricsAggregator,
     PerformanceTimer,
@@ -23,7 +24,6 @@ from metrics_framework.protocols import (
     SuccessFailureTracker,
 )
 from metrics_framework.recording import Store
-from metrics_framework.resources import RESOURCE_GAUGES
 from metrics_framework.snapshots import (
     BuildReport,
     Environment,

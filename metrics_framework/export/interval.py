@@ -1,7 +1,7 @@
-"""What a system does by itself at an interval, in one thread: read the machine, call gauge callbacks, write.
+"""The thread that reads resources, calls gauge callbacks and writes outputs at an interval.
 
-A forked child does none of it until it configures an interval of its own: it would write files that nobody
-asked it for, and a pool of workers would read the same machine many times.
+A forked child does not continue it until it configures an interval itself. Otherwise it would write files
+that the application does not expect, and each worker of a pool would read the same machine.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from metrics_framework.log import Isolation
 from metrics_framework.runtime.background import Background
 
 
-class Collection:
-    """Collects at an interval, in a thread of its own, which ends when nobody has the collection any more.
+class IntervalCollection:
+    """Collects and exports at an interval, in a thread that ends when this object is garbage collected.
 
     Args:
-        read: Reads the machine and records the readings.
+        read: Reads and records resources.
         call: Calls the gauge callbacks.
-        build: Makes what is written.
-        outputs: Where snapshots go.
-        isolation: Logs what fails; what fails costs nothing else.
+        build: Builds a snapshot.
+        outputs: Receive the snapshots.
+        isolation: Logs failures; a failure does not affect the other steps.
 
     Attributes:
-        cpu_ns: CPU time that the thread has used so far, in nanoseconds.
+        cpu_ns: The CPU time of the thread so far, in nanoseconds.
     """
 
     def __init__(
@@ -50,28 +50,28 @@ class Collection:
 
     @property
     def interval(self) -> float | None:
-        """Seconds between two collections; ``None`` while there are none."""
+        """Seconds between two collections; ``None`` if stopped."""
         return self._interval
 
     def start(self, interval: float) -> None:
-        """Read all at once, and read all and write snapshots every ``interval`` seconds from now on.
+        """Collect now, and collect and export every ``interval`` seconds.
 
-        Nothing happens where the interval is that already.
+        Does nothing if the interval does not change.
         """
         if interval != self._interval:
             self.stop()
             self._interval, self._is_first = interval, True
-            # A bound method, which keeps neither this nor the system alive.
+            # `Background` refers to the bound method weakly: it does not keep the system alive.
             self._background = Background(self._work, interval, "metrics collection", in_child=False)
 
     def stop(self) -> None:
-        """Stop, and wait until nothing runs any more; a second call does nothing."""
+        """Stop and wait for the thread. Repeated calls do nothing."""
         background, self._background, self._interval = self._background, None, None
         if background is not None:
             background.stop()
 
     def begin_in_child(self) -> None:
-        """Forget the thread, which a forked child does not have."""
+        """Reset the state in a forked child, which does not have the thread."""
         self._background, self._interval, self.cpu_ns = None, None, 0
 
     def _work(self) -> None:
@@ -89,4 +89,4 @@ class Collection:
         try:
             return self._build()
         except SnapshotError:
-            return None  # nothing was measured yet
+            return None  # nothing is measured yet
