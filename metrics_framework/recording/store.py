@@ -6,8 +6,6 @@ coarse windows. Fine windows are kept once for each name, so that they cost noth
 
 from __future__ import annotations
 
-import os
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -49,6 +47,7 @@ from metrics_framework.recording.state import (
     check_duration,
     checked_fields,
 )
+from metrics_framework.runtime.fork import ForkOrder, reset_after_fork
 from metrics_framework.validation import check_name
 from metrics_framework.values import MetricUnit
 
@@ -107,7 +106,7 @@ class Store(Queries):
         self.timings: SeriesIndex = self._timings.indexes[TIMER.label]
         self.outcomes_index: SeriesIndex = self._outcomes.indexes[OUTCOMES.label]
         self._operations = OperationRecorder(self.core, self.timings, self.outcomes_index, self)
-        _STORES.add(self)
+        reset_after_fork(self, Store._reset_in_child, ForkOrder.STATE)
 
     # -- recording -------------------------------------------------------------------------------------
 
@@ -351,18 +350,6 @@ class Store(Queries):
         for names in self._namespaces:
             for metric in names.metrics():
                 metric.reset()
-
-
-_STORES: weakref.WeakSet[Store] = weakref.WeakSet()
-
-
-def _reset_stores() -> None:
-    for store in list(_STORES):
-        store._reset_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_stores)
 
 
 def _checked_rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:

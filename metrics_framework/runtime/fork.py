@@ -65,6 +65,7 @@ def _register(order: ForkOrder) -> None:
         _registered["threads"] = True
         # Hooks run in the order of their registration. A thread may log or use an executor at once, so the
         # hooks that release the locks of these modules must come first.
+        import concurrent.futures.thread  # noqa: F401
         import logging  # noqa: F401
 
         if not _registered["state"]:

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import _thread
 import atexit
-import os
 import signal
 import sys
 import threading
-import weakref
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 from metrics_framework.errors import InvalidInputError
+from metrics_framework.runtime.fork import ForkOrder, reset_after_fork
 
 
 class Shutdown:
@@ -43,7 +42,7 @@ class Shutdown:
         self._on_sigterm = False
         self._is_owed = False  # a SIGTERM that came and was not passed on yet
         self._before: Any = signal.SIG_DFL
-        _SHUTDOWNS.add(self)
+        reset_after_fork(self, Shutdown._reset_in_child, ForkOrder.STATE)
 
     @property
     def on_exit(self) -> bool:
@@ -91,7 +90,7 @@ class Shutdown:
         if self._on_exit or self._on_sigterm:
             atexit.register(self._at_exit)
 
-    def begin_in_child(self) -> None:
+    def _reset_in_child(self) -> None:
         """Leave the last work to the parent; its threads, and what they held, are not here."""
         self.lock = threading.RLock()
         self._is_inherited = True
@@ -127,18 +126,6 @@ class Shutdown:
         # A handler that was installed over ours stays, and may still call ours.
         if signal.getsignal(signal.SIGTERM) == self._handle:
             signal.signal(signal.SIGTERM, self._before)
-
-
-_SHUTDOWNS: weakref.WeakSet[Shutdown] = weakref.WeakSet()
-
-
-def _begin_in_child() -> None:
-    for shutdown in list(_SHUTDOWNS):
-        shutdown.begin_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_in_child)
 
 
 def check_sigterm() -> None:

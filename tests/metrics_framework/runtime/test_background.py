@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import gc
 import os
-import select
 import signal
 import subprocess
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from metrics_framework.runtime.background import Background
+from tests.metrics_framework.runtime.children import PATIENCE, forks, in_a_child
 
-PATIENCE = 20.0
 NEVER = 3_600.0
-forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
 
 class Worker:
@@ -68,32 +65,6 @@ def ended(thread: threading.Thread) -> bool:
     """Wait for a thread to end."""
     thread.join(PATIENCE)
     return not thread.is_alive()
-
-
-def in_a_child(work: Callable[[], object]) -> str:
-    """Return the text of what ``work`` returns in a forked child, which is ended where it does not end."""
-    reading, writing = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # that there are threads is what is tested
-        child = os.fork()
-    if child == 0:
-        try:
-            try:
-                answer = str(work())
-            except BaseException as error:  # noqa: BLE001 - the parent sees it
-                answer = repr(error)
-            os.write(writing, answer.encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    ready, _, _ = select.select([reading], [], [], PATIENCE)
-    if not ready:
-        os.kill(child, signal.SIGKILL)
-    answer = os.read(reading, 1 << 16).decode()
-    os.close(reading)
-    os.waitpid(child, 0)
-    assert ready, "the child waits for ever"
-    return answer
 
 
 # -- starting and stopping -----------------------------------------------------------------------------------
@@ -278,26 +249,66 @@ def test_what_was_stopped_stays_so_in_a_child():
 
 
 @forks
-def test_a_child_made_in_the_middle_of_a_call_does_not_wait_for_it(begin):
-    """The parent's thread may be anywhere at the fork: the child's begins anew and can be stopped."""
-    working, go_on = threading.Event(), threading.Event()
+def test_a_child_made_during_a_call_does_not_wait_for_it(begin):
+    """A call that runs in the parent at the fork does not exist in the child, which calls at once."""
+    parent, go_on = os.getpid(), threading.Event()
+    calls = Worker()
 
     def work() -> None:
-        working.set()
-        go_on.wait(PATIENCE)
+        calls.work()
+        if os.getpid() == parent:
+            go_on.wait(PATIENCE)
 
     background = begin(work, NEVER)
-    assert working.wait(PATIENCE)
+    calls.wait()
 
     def child() -> object:
-        nonlocal working, go_on
-        working, go_on = threading.Event(), threading.Event()
-        go_on.set()
-        assert working.wait(PATIENCE)
+        calls.wait()
         return background.stop()
 
     assert in_a_child(child) == "None"
     go_on.set()
+
+
+@forks
+def test_a_child_can_log_at_once():
+    """The thread of a child logs, though a thread of the parent held the lock of a handler at the fork."""
+    code = """
+import os, sys, threading
+from metrics_framework.runtime.fork import ForkOrder, run_after_fork
+run_after_fork(int, ForkOrder.STATE)
+assert "logging" not in sys.modules
+from metrics_framework.log import log_event
+from metrics_framework.runtime.background import Background
+
+def work():
+    log_event("warning", "at work", child=os.getpid() != parent)
+    worked.release()
+
+parent, worked, held = os.getpid(), threading.Semaphore(0), threading.Event()
+running = Background(work, 3600, "a")
+assert worked.acquire(timeout=20)
+import logging
+handler = logging.StreamHandler(sys.stdout)
+logging.getLogger().addHandler(handler)
+
+def hold():
+    with handler.lock:
+        held.set()
+        threading.Event().wait(60)
+
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+for _ in range(20):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if worked.acquire(timeout=20) else 1)
+    print(os.waitpid(child, 0)[1], flush=True)
+os._exit(0)  # an ordinary exit would wait for the lock of the handler
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3 * PATIENCE)
+    assert done.stdout.splitlines() == ["event='at work' child=True", "0"] * 20, done.stderr
 
 
 @forks

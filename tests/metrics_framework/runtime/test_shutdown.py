@@ -443,8 +443,9 @@ def test_background_work_does_not_go_on_in_a_child_and_can_be_started_there(run)
         "if child == 0:\n"
         "    assert names() == ['metrics-resource-reading'], names()\n"  # who started it alone wants it
         "    system.resource_monitor.stop_resource_monitoring()\n"
+        "    recorded = lambda: len(system.aggregator.get_metrics_by_tag({'by': 'collection'}))\n"
+        "    system.callbacks.add('g', lambda: 1, tags={'by': 'collection'})\n"
         "    time.sleep(0.3)\n"
-        "    recorded = lambda: len(system.aggregator.get_metrics_by_tag({}))\n"
         "    assert (names(), recorded(), files()) == ([], 0, written)\n"
         "    system.initialize_metrics({'max_custom': 5})\n"
         "    assert names() == []\n"
