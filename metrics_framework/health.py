@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from metrics_framework.errors import InvalidInputError
 from metrics_framework.log import Isolation
 from metrics_framework.protocols import MetricsAggregator, ResourceMonitor
+from metrics_framework.validation import check_duration, check_range
 
 if TYPE_CHECKING:
     from metrics_framework.recording import Store
@@ -36,12 +36,11 @@ class Thresholds:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        _check_range("error_rate", self.error_rate, 1)
-        _check_range("memory_percent", self.memory_percent, 100)
+        check_range("threshold error_rate", self.error_rate, 1)
+        check_range("threshold memory_percent", self.memory_percent, 100)
         if self.cpu_percent is not None:
-            _check_range("cpu_percent", self.cpu_percent, 100)
-        if not isinstance(self.window, timedelta) or self.window <= timedelta(0):
-            raise InvalidInputError(f"threshold window={self.window!r} is not a positive timedelta")
+            check_range("threshold cpu_percent", self.cpu_percent, 100)
+        check_duration("threshold window", self.window)
 
 
 @dataclass(frozen=True)
@@ -132,11 +131,6 @@ class HealthCheck:
 
 def _is_within(reading: float | None, limit: float | None) -> bool:
     return reading is not None and (limit is None or reading <= limit)
-
-
-def _check_range(what: str, value: object, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-        raise InvalidInputError(f"threshold {what}={value!r} is not a number from 0 to {most}")
 
 
 THRESHOLDS = Thresholds()

@@ -11,8 +11,9 @@ from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import MissingExtraError
 from metrics_framework.log import log_event
 from metrics_framework.protocols import MetricCollector
-from metrics_framework.runtime.background import Background, check_interval
+from metrics_framework.runtime.background import Background
 from metrics_framework.telemetry import TelemetryIdentity, TelemetryRecorder, project_telemetry_mapping
+from metrics_framework.validation import check_seconds
 
 try:
     import pynvml
@@ -130,7 +131,7 @@ class GpuMonitor:
         Raises:
             InvalidInputError: If ``interval`` is not a positive number of seconds.
         """
-        check_interval(interval)
+        check_seconds("interval", interval)
         self.stop_monitoring()
         self._background = Background(self.sample, interval, "GPU reading")
 

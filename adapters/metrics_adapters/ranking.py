@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.validation import safe_repr
+from metrics_framework.validation import check_count, safe_repr
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
 
@@ -21,8 +21,7 @@ def largest(values: Iterable[MetricValue], metric_type: MetricType, limit: int) 
     Raises:
         InvalidInputError: If an argument breaks its rule.
     """
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        raise InvalidInputError(f"limit={safe_repr(limit)} is not a whole number of 1 or more")
+    check_count("limit", limit)
     if not isinstance(metric_type, MetricType):
         raise InvalidInputError(
             f"metric_type={safe_repr(metric_type)} is not a MetricType, like MetricType.TIMER"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from inspect import iscoroutine
@@ -16,6 +15,7 @@ from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.log import Isolation, log_event
 from metrics_framework.protocols import MetricCollector
+from metrics_framework.validation import check_seconds
 from metrics_framework.values import MetricUnit
 
 F = TypeVar("F", bound=Callable[[], Any])
@@ -120,7 +120,7 @@ class GaugeCallbacks:
         from metrics_framework.validation import check_name, plain_tags
 
         name, plain = check_name(name), plain_tags(tags)
-        _check_deadline(name, deadline)
+        check_seconds(f"callback {name!r}: deadline", deadline)
 
         def add(function: F) -> F:
             _check_function(name, function)
@@ -261,17 +261,6 @@ def _key(name: str, tags: Mapping[str, str]) -> Key:
 
 def _account(work: Work, **tags: str) -> dict[str, str]:
     return {**work.tags, "callback": work.name, **tags}
-
-
-def _check_deadline(name: str, deadline: object) -> None:
-    if (
-        isinstance(deadline, bool)
-        or not isinstance(deadline, int | float)
-        or not 0 < deadline <= threading.TIMEOUT_MAX  # NaN is neither
-    ):
-        raise InvalidInputError(
-            f"{name!r} cannot have deadline={deadline!r}: pass a positive, finite number of seconds"
-        )
 
 
 def _check_function(name: str, function: object) -> None:

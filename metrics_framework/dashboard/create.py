@@ -12,6 +12,7 @@ from metrics_framework.dashboard.panels import Panel
 from metrics_framework.dashboard.plain import number
 from metrics_framework.errors import InvalidInputError, nearest
 from metrics_framework.protocols import MetricsAggregator, ResourceMonitor
+from metrics_framework.validation import check_count, check_duration
 
 SCHEMA_VERSION = 1
 
@@ -52,10 +53,8 @@ def create_dashboard(
     Raises:
         InvalidInputError: If there is no such dashboard, or an argument breaks its rule.
     """
-    if not isinstance(window, timedelta) or window <= timedelta(0):
-        raise InvalidInputError(f"window={window!r} is not a positive duration")
-    if points.__class__ is not int or points < 2:
-        raise InvalidInputError(f"points={points!r} is not a whole number of 2 or more")
+    check_duration("window", window)
+    check_count("points", points, least=2)
     for what, threshold, most in (
         ("error_rate", error_rate, 1),
         ("memory_percent", memory_percent, 100),

@@ -245,17 +245,6 @@ class StoreState:
         return (ruled and ruled.max_series) or self.cardinality.budgets.series_per_name
 
 
-def check_duration(what: str, duration: timedelta) -> timedelta:
-    """Return a duration if it is one.
-
-    Raises:
-        InvalidInputError: If it is anything else, or not positive.
-    """
-    if not isinstance(duration, timedelta) or duration <= timedelta(0):
-        raise InvalidInputError(f"{what}={duration!r} is not a positive duration")
-    return duration
-
-
 def nanoseconds(duration: timedelta) -> int:
     """Return a duration in nanoseconds."""
     return duration // timedelta(microseconds=1) * 1_000

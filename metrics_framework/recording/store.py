@@ -44,11 +44,10 @@ from metrics_framework.recording.state import (
     NotGiven,
     OnError,
     StoreState,
-    check_duration,
     checked_fields,
 )
 from metrics_framework.runtime.fork import ForkOrder, reset_after_fork
-from metrics_framework.validation import check_name
+from metrics_framework.validation import check_duration, check_name
 from metrics_framework.values import MetricUnit
 
 DefaultBuckets = Iterable[float] | Literal["by_unit"]

@@ -8,24 +8,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
-from metrics_framework.errors import InvalidInputError
 from metrics_framework.log import log_event
 from metrics_framework.runtime.cooperative import cooperatively
 from metrics_framework.runtime.fork import ForkOrder, reset_after_fork
-
-
-def check_interval(interval: object) -> None:
-    """Check that a thread can wait that long.
-
-    Raises:
-        InvalidInputError: If ``interval`` is not a positive number of seconds.
-    """
-    if (
-        isinstance(interval, bool)
-        or not isinstance(interval, (int, float))
-        or not 0 < interval <= threading.TIMEOUT_MAX
-    ):
-        raise InvalidInputError(f"interval={interval!r} is not a positive number of seconds")
 
 
 class Background:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from metrics_framework.errors import InvalidInputError
 from metrics_framework.runtime.event_loops import Notifier
 from metrics_framework.streams.events import Run, StreamEvent
 from metrics_framework.streams.filters import StreamFilter
+from metrics_framework.validation import check_seconds
 from metrics_framework.values import MetricValue
 
 
@@ -31,8 +31,7 @@ class Deltas:
     """
 
     def __init__(self, every: float, chosen: StreamFilter, keeper: object) -> None:
-        if every.__class__ not in (int, float) or not math.isfinite(every) or every <= 0:
-            raise InvalidInputError(f"every={every!r} is not a positive number of seconds")
+        check_seconds("every", every)
         if chosen.sample_rate != 1:
             raise InvalidInputError(
                 f"filter sample_rate={chosen.sample_rate!r} has no meaning here: each series has one value"

@@ -16,6 +16,7 @@ from metrics_framework.streams.deltas import Deltas
 from metrics_framework.streams.events import Run
 from metrics_framework.streams.filters import StreamFilter
 from metrics_framework.streams.subscription import Subscription, ValueStream
+from metrics_framework.validation import check_count
 
 TICK_SECONDS = 0.05
 """How often is published what was recorded."""
@@ -109,8 +110,7 @@ class Streams:
     ) -> Subscription:
         """Subscribe to what is recorded from now on; see `MetricsSystem.subscribe`."""
         chosen = StreamFilter.parse(filters)
-        if buffer.__class__ is not int or buffer < 1:
-            raise InvalidInputError(f"buffer={buffer!r} is not a whole number of 1 or more")
+        check_count("buffer", buffer)
         if after is not None and (after.__class__ is not int or after < 0):
             raise InvalidInputError(f"after={after!r} is not a sequence number")
         subscription = Subscription(chosen, buffer, self)

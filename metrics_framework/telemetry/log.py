@@ -12,8 +12,9 @@ from typing import Any, Self
 
 from metrics_framework.errors import ClosedError, InvalidInputError, OutputError
 from metrics_framework.log import Isolation
-from metrics_framework.runtime.background import Background, check_interval
+from metrics_framework.runtime.background import Background
 from metrics_framework.telemetry.events import EventSource
+from metrics_framework.validation import check_seconds
 
 
 class TelemetryLog:
@@ -108,7 +109,7 @@ class TelemetryLog:
         Raises:
             InvalidInputError: If ``interval`` is not a positive number of seconds.
         """
-        check_interval(interval)
+        check_seconds("interval", interval)
         self.stop_sampling()
         self._interval_ms = round(interval * 1e3)
         # An event says which process it is of, and that is this one.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 from collections import UserDict
+from datetime import timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
 from fractions import Fraction
@@ -15,7 +17,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.validation import check_name, milliseconds, plain_number, plain_tags
+from metrics_framework.validation import (
+    check_count,
+    check_duration,
+    check_name,
+    check_port,
+    check_positive,
+    check_range,
+    check_seconds,
+    check_url_path,
+    milliseconds,
+    plain_number,
+    plain_tags,
+)
 from metrics_framework.values import MetricUnit
 
 TAGS = st.dictionaries(st.text(min_size=1), st.text(), max_size=6)
@@ -288,3 +302,64 @@ def test_a_duration_beyond_the_largest_float_is_refused():
     with pytest.raises(InvalidInputError, match=r"'name' cannot record 1e\+308 seconds"):
         milliseconds("name", 1e308, MetricUnit.SECONDS)
     assert milliseconds("name", 1e308, MetricUnit.MILLISECONDS) == 1e308
+
+
+# -- other arguments -------------------------------------------------------------------------------------
+
+
+class Unprintable:
+    """A value whose `repr` fails."""
+
+    def __repr__(self) -> str:
+        """Fail."""
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("check", "good", "bad", "fault", "remedy"),
+    [
+        (
+            check_seconds,
+            [1, 0.001, 5e-324, threading.TIMEOUT_MAX],
+            [0, -1, math.nan, math.inf, threading.TIMEOUT_MAX * 2, 10**400],
+            "is not a positive number of seconds",
+            "a number above 0",
+        ),
+        (
+            check_duration,
+            [timedelta(microseconds=1), timedelta.max],
+            [timedelta(0), timedelta(days=-1), 60],
+            "is not a positive duration",
+            "a timedelta",
+        ),
+        (check_count, [1, 10**30], [0, -1, 1.0, math.nan], "is not a whole number of 1 or more", "an int"),
+        (check_port, [0, 80, 65_535], [-1, 65_536, 80.0], "is not a port", "an int from 0 to 65535"),
+        (check_positive, [1, 0.5, math.inf], [0, -1, math.nan], "is not a positive number", "above 0"),
+        (check_url_path, ["/", "/metrics"], ["", "metrics", b"/"], "does not begin with a slash", "/metrics"),
+    ],
+)
+def test_an_argument_is_returned_or_refused_with_a_remedy(check, good, bad, fault, remedy):
+    """The error quotes the value, states the fault and the remedy; a boolean is not a number."""
+    for value in good:
+        assert check("argument", value) is value
+    for value in (*bad, None, True, "3", [1], Unprintable()):
+        with pytest.raises(InvalidInputError) as caught:
+            check("argument", value)
+        shown = "<Unprintable>" if isinstance(value, Unprintable) else repr(value)
+        assert str(caught.value).startswith(f"argument={shown} {fault}: pass ")
+        assert remedy in str(caught.value)
+
+
+def test_a_count_may_have_another_least_value():
+    """The error names the least value of the argument."""
+    assert check_count("points", 2, least=2) == 2
+    with pytest.raises(InvalidInputError, match="points=1 is not a whole number of 2 or more"):
+        check_count("points", 1, least=2)
+
+
+def test_a_number_in_a_range_is_returned():
+    """Both ends belong to the range."""
+    assert [check_range("share", share, 1) for share in (0, 0.5, 1)] == [0, 0.5, 1]
+    for share in (-0.1, 1.1, math.nan, True, None):
+        with pytest.raises(InvalidInputError, match=r"share=.* is not a number from 0 to 1: pass an int"):
+            check_range("share", share, 1)

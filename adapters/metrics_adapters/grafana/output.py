@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import threading
@@ -18,7 +17,7 @@ from metrics_adapters.http_client import Address, deliver
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.runtime.atomic_files import replace_file
-from metrics_framework.validation import safe_repr
+from metrics_framework.validation import check_seconds, safe_repr
 
 _API = "/api/dashboards/db"
 
@@ -66,8 +65,7 @@ class GrafanaDashboard:
             )
         if datasource is not None and not isinstance(datasource, str):
             raise InvalidInputError(f"datasource={safe_repr(datasource)} is not the uid of a data source")
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
-            raise InvalidInputError(f"timeout={safe_repr(timeout)} is not a positive number of seconds")
+        check_seconds("timeout", timeout)
         self.title = _text(title)
         self.uid = uid or _uid_of(self.title)
         self._datasource = None if datasource is None else _text(datasource)

@@ -28,8 +28,6 @@ from metrics_adapters.http.scrape import (
     METHODS,
     TIMEOUT,
     Answer,
-    check_count,
-    check_seconds,
     refusal,
     short_answer,
 )
@@ -37,7 +35,7 @@ from metrics_adapters.http.sse import Streams
 from metrics_framework.errors import InvalidInputError, nearest
 from metrics_framework.log import log_event
 from metrics_framework.system import MetricsSystem
-from metrics_framework.validation import safe_repr
+from metrics_framework.validation import check_count, check_seconds, check_url_path, safe_repr
 
 ENDPOINTS = ("metrics", "snapshot", "health", "stream")
 """What an application serves by default, each at a path of that name."""
@@ -96,8 +94,8 @@ def make_app(
         >>> app = make_app(MetricsSystem(), bearer_token="s3cret")
     """
     chosen = _checked_endpoints(endpoints)
-    if not isinstance(prefix, str) or (prefix and not prefix.startswith("/")):
-        raise InvalidInputError(f"prefix={safe_repr(prefix)} is no path that begins with a slash")
+    if prefix != "":
+        check_url_path("prefix", prefix)
     check_count("max_clients", max_clients)
     check_count("buffer", buffer)
     check_seconds("heartbeat", heartbeat)

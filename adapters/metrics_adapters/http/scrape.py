@@ -27,10 +27,9 @@ from metrics_adapters.prometheus.expositions import (
 )
 from metrics_adapters.prometheus.families import count_by_default
 from metrics_adapters.prometheus.text import Format
-from metrics_framework.errors import InvalidInputError
 from metrics_framework.log import Isolation
 from metrics_framework.runtime.cooperative import cooperatively, yield_gil
-from metrics_framework.validation import safe_repr
+from metrics_framework.validation import check_count, check_seconds, check_url_path
 
 PATH = "/metrics"
 """Where metrics are by default."""
@@ -90,26 +89,6 @@ def refusal(access: Access) -> Answer:
     return short_answer(HTTPStatus.UNAUTHORIZED, "credentials are missing or wrong", *challenges)
 
 
-def check_count(what: str, count: int) -> None:
-    """Check how many of something there may be.
-
-    Raises:
-        InvalidInputError: If it is no whole number of 1 or more.
-    """
-    if count.__class__ is not int or count < 1:
-        raise InvalidInputError(f"{what}={safe_repr(count)} is not a whole number of 1 or more")
-
-
-def check_seconds(what: str, seconds: float) -> None:
-    """Check for how long something may take.
-
-    Raises:
-        InvalidInputError: If it is no number above 0 that can be waited for.
-    """
-    if seconds.__class__ not in (int, float) or not 0 < seconds <= threading.TIMEOUT_MAX:
-        raise InvalidInputError(f"{what}={safe_repr(seconds)} is no number of seconds above 0")
-
-
 _FAILED = short_answer(HTTPStatus.INTERNAL_SERVER_ERROR, "the metrics could not be rendered; see the log")
 
 
@@ -143,8 +122,7 @@ class Endpoint:
         max_scrapes: int = MAX_SCRAPES,
         timeout: float = TIMEOUT,
     ) -> None:
-        if not isinstance(path, str) or not path.startswith("/"):
-            raise InvalidInputError(f"path={safe_repr(path)} is no path that begins with a slash")
+        check_url_path("path", path)
         check_count("max_scrapes", max_scrapes)
         check_seconds("timeout", timeout)
         self.exposition = exposition_of(metrics, registry)

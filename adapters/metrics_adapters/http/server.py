@@ -21,7 +21,7 @@ from metrics_adapters.http.tls import Certificates, StrPath
 from metrics_adapters.prometheus.expositions import Callbacks, Exposable
 from metrics_framework.errors import InvalidInputError, OutputError
 from metrics_framework.log import Isolation, log_event
-from metrics_framework.validation import safe_repr
+from metrics_framework.validation import check_port, safe_repr
 
 MAX_CONNECTIONS = 100
 """How many connections are held at a time; for one more, the one that has waited longest is closed."""
@@ -245,10 +245,9 @@ def check_address(addr: str, port: int) -> None:
     Raises:
         InvalidInputError: If it is no address, or no port.
     """
-    if port.__class__ is not int or not 0 <= port <= 65_535:
-        raise InvalidInputError(f"port={safe_repr(port)} is no whole number from 0 to 65535")
+    check_port("port", port)
     if not isinstance(addr, str):
-        raise InvalidInputError(f"addr={safe_repr(addr)} is no address, like '127.0.0.1'")
+        raise InvalidInputError(f"addr={safe_repr(addr)} is not an address: pass a string like '127.0.0.1'")
 
 
 def url_of(listener: socket.socket, scheme: str = "http") -> str:

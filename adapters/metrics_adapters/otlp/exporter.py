@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import threading
@@ -23,7 +22,7 @@ from metrics_framework.composition import store_of
 from metrics_framework.errors import InvalidInputError, MissingExtraError, RefusedError
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.recording import Store
-from metrics_framework.validation import plain_tags, safe_repr
+from metrics_framework.validation import check_seconds, plain_tags, safe_repr
 
 Protocol = Literal["http", "grpc"]
 Compression = Literal["gzip", "none"]
@@ -91,8 +90,7 @@ class OtlpExporter:
         self._headers = _checked_headers(headers or {}, is_grpc=self._is_grpc)
         self._temporality: Temporality = temporality
         self._about = plain_tags(resource)
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
-            raise InvalidInputError(f"timeout={safe_repr(timeout)} is not a positive number of seconds")
+        check_seconds("timeout", timeout)
         self._timeout = float(timeout)
         self._is_compressed = compression == "gzip"
         self._created_ns = time.time_ns()

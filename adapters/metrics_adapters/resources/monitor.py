@@ -16,7 +16,8 @@ from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import InvalidInputError, OutputError
 from metrics_framework.protocols import MetricCollector
 from metrics_framework.resources import record_resources
-from metrics_framework.runtime.background import Background, check_interval
+from metrics_framework.runtime.background import Background
+from metrics_framework.validation import check_seconds
 
 _PSUTIL_ERRORS = (psutil.Error, OSError, RuntimeError)
 """What psutil raises; `NotImplementedError`, where a system lacks something, is a `RuntimeError`."""
@@ -166,7 +167,7 @@ class PsutilMonitor:
         Raises:
             InvalidInputError: If ``interval`` is not a positive number of seconds.
         """
-        check_interval(interval)
+        check_seconds("interval", interval)
         with self._lock:
             if self._background is None or self._background.stopped:
                 self._background = Background(self.sample, interval, "resource reading")

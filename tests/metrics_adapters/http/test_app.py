@@ -248,15 +248,15 @@ def test_it_takes_part_in_the_life_of_a_server(system):
         ({"endpoints": ["strem"]}, "unknown endpoint 'strem'. Did you mean 'stream'?"),
         ({"endpoints": "stream"}, "endpoints='stream' is no list"),
         ({"endpoints": []}, r"endpoints=\[\] is empty; there are metrics, snapshot"),
-        ({"prefix": "internal"}, "prefix='internal' is no path that begins with a slash"),
+        ({"prefix": "internal"}, "prefix='internal' does not begin with a slash"),
         ({"bearer_token": ""}, "bearer_token= is empty"),
         ({"allow_origins": "https://a"}, "allow_origins='https://a' is no list of origins"),
         ({"allow_origins": ["https://a/b"]}, "'https://a/b', which is no origin like"),
         ({"allow_origins": ["https://a\r\nx: y"]}, "which is no origin like"),
         ({"max_clients": 0}, "max_clients=0 is not a whole number of 1 or more"),
         ({"buffer": True}, "buffer=True is not a whole number of 1 or more"),
-        ({"heartbeat": 0}, "heartbeat=0 is no number of seconds above 0"),
-        ({"timeout": float("nan")}, "timeout=nan is no number of seconds above 0"),
+        ({"heartbeat": 0}, "heartbeat=0 is not a positive number of seconds"),
+        ({"timeout": float("nan")}, "timeout=nan is not a positive number of seconds"),
     ],
 )
 def test_a_wrong_argument_is_one_clear_error(system, options, text):

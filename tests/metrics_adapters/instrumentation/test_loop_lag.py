@@ -100,10 +100,10 @@ def test_it_may_be_used_again_but_not_twice_at_once(backend):
     anyio.run(main, backend=backend)
 
 
-@pytest.mark.parametrize("interval", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("interval", [0, -1, float("nan"), float("inf"), "1"])
 def test_an_interval_is_a_number_of_seconds(interval):
     """Anything that cannot be waited for is refused."""
-    with pytest.raises(InvalidInputError, match="seconds above 0"):
+    with pytest.raises(InvalidInputError, match="is not a positive number of seconds"):
         LoopLag(MetricsSystem(), interval)
 
 

@@ -705,7 +705,7 @@ def test_sync_callbacks_cost_no_asyncio():
 @pytest.mark.parametrize("deadline", [0, -1, float("nan"), float("inf"), "1", None, True, 1e300])
 def test_a_deadline_is_a_positive_number(callbacks, deadline):
     """Anything else is refused with what it may be."""
-    with pytest.raises(InvalidInputError, match=r"'size' cannot have deadline=.*positive, finite number"):
+    with pytest.raises(InvalidInputError, match=r"callback 'size': deadline=.* is not a positive number"):
         callbacks.add("size", lambda: 1, deadline=deadline)
 
 
