@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from metrics_framework.clock import SYSTEM_CLOCK, Clock, utc
 from metrics_framework.composition import part_or_default, shared_store, store_of
 from metrics_framework.errors import ClosedError, InvalidInputError
-from metrics_framework.export.exporter import EXPORT_TIMEOUT, Outputs
+from metrics_framework.export.exporter import DEFAULT_EXPORT_TIMEOUT_SECONDS, Outputs
 from metrics_framework.export.outputs import (
     DistributionOutput,
     FullSnapshot,
@@ -324,7 +324,7 @@ class MetricsSystem:
         # Nobody here starts it, but its owner may have.
         isolation = Isolation()
         isolation.call("resource monitoring not stopped", self.resource_monitor.stop_resource_monitoring)
-        self._outputs.write_last(self._final_snapshot, isolation)
+        self._outputs.write_final(self._final_snapshot, isolation)
 
     def take_over(self, other: MetricsSystem) -> None:
         """Write from now on what another system on the same store would have written.
@@ -457,7 +457,7 @@ class MetricsSystem:
         """
         settings = self._settings
         urls = settings.urls() if settings else {}
-        timeout = (settings.export_timeout if settings else None) or EXPORT_TIMEOUT
+        timeout = (settings.export_timeout if settings else None) or DEFAULT_EXPORT_TIMEOUT_SECONDS
         return await self._outputs.export(endpoints, self._final_snapshot, urls, timeout)
 
     @property

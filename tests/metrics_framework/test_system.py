@@ -472,7 +472,7 @@ def test_shutting_down_twice_is_shutting_down_once(clock):
 @pytest.mark.parametrize("error", [OSError("the disk is full"), RuntimeError("a bug")])
 def test_a_failing_output_does_not_harm_another(clock, caplog, monkeypatch, error):
     """An output that fails is an error in the log; the application and other outputs do not notice."""
-    monkeypatch.setattr(exporter, "LAST_PAUSE", 0)
+    monkeypatch.setattr(exporter, "FINAL_PAUSE_SECONDS", 0)
     before, after = Output("before"), Output("after")
     outputs = [before, Output("failing", error), after]
     MetricsSystem(outputs=outputs, clock=clock).shutdown_metrics()
@@ -584,7 +584,7 @@ def test_an_output_without_a_name_or_a_write_method_is_refused(wrong):
     """What is no output is found when the system is made, not when it ends."""
     if wrong is SnapshotWriter:
         wrong = type("NoWrite", (), {"name": "x", "__repr__": lambda self: "<no write>"})()
-    with pytest.raises(InvalidInputError, match="is no output"):
+    with pytest.raises(InvalidInputError, match="is not an output"):
         MetricsSystem(outputs=[wrong])
 
 

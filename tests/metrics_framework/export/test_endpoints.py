@@ -119,18 +119,21 @@ def test_a_url_is_taken_apart():
     ("url", "message"),
     [
         ("influx+http://h?db=x&tokn=word", "unknown option 'tokn'"),
-        ("influx+http://h?db=x&token=word", r"'token'.* A secret goes before the host, like .*//:TOKEN@host"),
+        (
+            "influx+http://h?db=x&token=word",
+            r"'token'.* Write a secret before the host, like .*//:TOKEN@host",
+        ),
         ("influx+http://h?db=x&btch=1", "Did you mean 'batch'"),
         ("influx+http://h?db=x&batch=word", "the option batch is not a whole number from 1 to 1000000"),
-        ("influx+http://h?db=x&db=y", "an option is given twice"),
+        ("influx+http://h?db=x&db=y", "its query has an option twice"),
         ("influx+http://h?db=x&gzip=word", "the option gzip is not yes or no"),
         ("influx+http://h?db=x&timeout=-1", "timeout is not a positive number of seconds"),
-        ("influx+http://h?word", "its host, port or query cannot be read"),
-        ("influx+http://h:word?db=x", "its host, port or query cannot be read"),
-        ("influx+http://me:a/word@h?db=x", "a slash in a password is %2F|cannot be read"),
-        ("influx+http:me:word@h?db=x", "two slashes go before a host"),
+        ("influx+http://h?word", "its host, port or query is malformed"),
+        ("influx+http://h:word?db=x", "its host, port or query is malformed"),
+        ("influx+http://me:a/word@h?db=x", "write %2F for a slash in a password|is malformed"),
+        ("influx+http:me:word@h?db=x", "write // before a host"),
         ("influx+http://me:a word@h?db=x", "a space or a control character"),
-        ("influx+http://me:#word@h?db=x", "in a password it is written %23|cannot be read"),
+        ("influx+http://me:#word@h?db=x", "write %23 for it in a password|is malformed"),
         ("influx+http://me:word@h", "it needs db=… for version 1 of InfluxDB, or org=… and bucket=…"),
         ("influx+http://me:word@h?db=x&bucket=y", "it needs db=…"),
         ("influx+http://?db=x", "names no host"),
@@ -160,7 +163,7 @@ def test_a_wrong_url_says_what_is_wrong_and_no_secret(url, message):
     """The error names the endpoint and the rule, and quotes nothing that may be a secret."""
     with pytest.raises(ConfigurationError, match=message) as caught:
         make_endpoint(url)
-    assert "word" not in str(caught.value).replace("a password", "").replace("in a password", "")
+    assert "word" not in str(caught.value).replace("a password", "")
 
 
 @settings(max_examples=30)
@@ -182,14 +185,14 @@ SECRET = st.text(st.characters(codec="utf-8", exclude_characters="*"), min_size=
 
 
 @given(SECRET, SECRET)
-def test_a_secret_is_not_shown_and_is_scrubbed(user, password):
+def test_a_secret_is_not_shown_and_is_redacted(user, password):
     """Whatever a password is made of, it is neither in the URL's text nor left in a text that quotes it."""
     from urllib.parse import quote
 
     text = f"influx+http://{quote(user, safe='')}:{quote(password, safe='')}@host/path"
     url = EndpointUrl.parse(text)
     assert (url.username, url.password) == (user, password)
-    for shown in (str(url), repr(url), url.scrubbed(f"no {text}"), url.scrubbed(f"refused: {password}!")):
+    for shown in (str(url), repr(url), url.redacted(f"no {text}"), url.redacted(f"refused: {password}!")):
         assert password not in shown
         assert quote(password, safe="") not in shown
 
