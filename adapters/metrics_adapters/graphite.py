@@ -8,11 +8,11 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import ClassVar
 
-from metrics_adapters.numbers import numbers_of, series_name
-from metrics_adapters.paths import Notices, plain_path, safe_name
+from metrics_adapters.line_protocols import log_left_out, numbers_of, plain_path, safe_name, series_name
 from metrics_framework.errors import ConfigurationError, OutputError
 from metrics_framework.export.endpoints import EndpointUrl, Option, choice_option, seconds_option, text_option
 from metrics_framework.exposition.formats import each_value
+from metrics_framework.log import LogOnce
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.values import MetricValue
 
@@ -52,7 +52,7 @@ class GraphiteEndpoint:
         self._prefix = f"{safe_name(url.options['prefix'])}." if url.options["prefix"] else ""
         self._with_tags = url.options["tags"] == "graphite"
         self._timeout = url.options["timeout"]
-        self._notices = Notices(self.name)
+        self._left_out = LogOnce(output=self.name)
 
     def export(self, system: MetricsSystem) -> None:
         """Send what a system holds.
@@ -75,7 +75,7 @@ class GraphiteEndpoint:
         for value in values:
             path = self._path(value)
             if path in taken:
-                self._notices.left_out("another has its path", value.name)
+                log_left_out(self._left_out, "another has its path", value.name)
                 continue
             taken.add(path)
             seconds = int(value.timestamp.timestamp())

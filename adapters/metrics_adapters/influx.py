@@ -10,11 +10,11 @@ from typing import ClassVar
 from urllib.parse import urlencode
 
 from metrics_adapters.http_client import HTTP_OPTIONS, address_of, authorization_of, deliver
-from metrics_adapters.numbers import numbers_of, series_name
-from metrics_adapters.paths import Notices
+from metrics_adapters.line_protocols import log_left_out, numbers_of, series_name
 from metrics_framework.errors import ConfigurationError
 from metrics_framework.export.endpoints import EndpointUrl, Option, flag_option, text_option, whole_option
 from metrics_framework.exposition.formats import each_value
+from metrics_framework.log import LogOnce
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.values import MetricValue
 
@@ -52,7 +52,7 @@ class InfluxEndpoint:
         self._batch = url.options["batch"]
         self._gzip = url.options["gzip"]
         self._timeout = url.options["timeout"]
-        self._notices = Notices(self.name)
+        self._left_out = LogOnce(output=self.name)
         self._headers = {"Content-Type": "text/plain; charset=utf-8", **authorization_of(url, "Token")}
         if self._gzip:
             self._headers["Content-Encoding"] = "gzip"
@@ -79,7 +79,7 @@ class InfluxEndpoint:
         for value in values:
             series = _series(value)
             if series in taken:
-                self._notices.left_out("another has its measurement and tags", value.name)
+                log_left_out(self._left_out, "another has its measurement and tags", value.name)
                 continue
             taken.add(series)
             fields = ",".join(

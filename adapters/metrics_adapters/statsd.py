@@ -11,8 +11,15 @@ from contextlib import suppress
 from decimal import Decimal
 from typing import ClassVar, NamedTuple
 
-from metrics_adapters.numbers import Number, numbers_of, series_name
-from metrics_adapters.paths import Notices, plain_path, safe_name, safe_part
+from metrics_adapters.line_protocols import (
+    Number,
+    log_left_out,
+    numbers_of,
+    plain_path,
+    safe_name,
+    safe_part,
+    series_name,
+)
 from metrics_framework.errors import ConfigurationError, OutputError
 from metrics_framework.export.endpoints import (
     EndpointUrl,
@@ -23,6 +30,7 @@ from metrics_framework.export.endpoints import (
     whole_option,
 )
 from metrics_framework.exposition.formats import each_value
+from metrics_framework.log import LogOnce
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.values import MetricValue
 
@@ -82,7 +90,7 @@ class StatsdEndpoint:
         self._tags = url.options["tags"]
         self._mtu = url.options["mtu"]
         self._timeout = url.options["timeout"]
-        self._notices = Notices(self.name)
+        self._left_out = LogOnce(output=self.name)
         self._begin()
 
     def _begin(self) -> None:
@@ -118,7 +126,7 @@ class StatsdEndpoint:
             name, tags = self._name(value)
             series = f"{name}{tags}"
             if series in taken:
-                self._notices.left_out("another has its name", value.name)
+                log_left_out(self._left_out, "another has its name", value.name)
                 continue
             taken.add(series)
             for number in numbers_of(value):
@@ -134,7 +142,7 @@ class StatsdEndpoint:
         for line in lines:
             length = len(line.text) + 1
             if length > self._mtu + 1:
-                self._notices.left_out(f"it is longer than {self._mtu} bytes", line.text[:80])
+                log_left_out(self._left_out, f"it is longer than {self._mtu} bytes", line.text[:80])
                 continue
             if datagram and size + length > self._mtu + 1:
                 yield datagram

@@ -1,4 +1,4 @@
-"""The OTLP exporter: an output of a system."""
+"""The OTLP exporter, an output of a system, and its endpoint."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 from urllib.parse import SplitResult, urlsplit
 
 from opentelemetry.sdk.resources import Resource
 
-from metrics_adapters.otlp.clients import Client
-from metrics_adapters.otlp.message import described, message
-from metrics_adapters.otlp.readings import StoreReader, read_values, text
-from metrics_adapters.otlp.sent import Sent, Temporality
+from metrics_adapters.http_client import authorization_of, plain_address_of
+from metrics_adapters.otlp.client import Client
+from metrics_adapters.otlp.message import Temporality, described, message
+from metrics_adapters.otlp.series import Sent, StoreReader, read_values, text
 from metrics_framework._version import __version__
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.composition import store_of
-from metrics_framework.errors import InvalidInputError, MissingExtraError, RefusedError
+from metrics_framework.errors import ConfigurationError, InvalidInputError, MissingExtraError, RefusedError
+from metrics_framework.export.endpoints import EndpointUrl, Option, choice_option, seconds_option
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.recording import Store
 from metrics_framework.validation import check_seconds, plain_tags, safe_repr
@@ -181,10 +182,10 @@ class OtlpExporter:
 def _client_type(protocol: Protocol) -> Callable[[str, str, Mapping[str, str], float, bool], Client]:
     try:
         if protocol == "grpc":
-            from metrics_adapters.otlp.over_grpc import GrpcClient
+            from metrics_adapters.otlp.grpc_client import GrpcClient
 
             return GrpcClient
-        from metrics_adapters.otlp.over_http import HttpClient
+        from metrics_adapters.otlp.http_client import HttpClient
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"export by OTLP over {protocol}", "otlp") from error
     return HttpClient
@@ -233,3 +234,39 @@ def _checked_headers(headers: Mapping[str, str], *, is_grpc: bool) -> dict[str, 
         if not isinstance(value, str) or not re.fullmatch(values, value):
             raise InvalidInputError(f"headers: the value of {name!r} is not a line of {what} text")
     return dict(headers)
+
+
+class OtlpEndpoint(OtlpExporter):
+    """``otlp+http://collector:4318`` or ``otlp+grpc://collector:4317``, by the official exporters.
+
+    ``otlp+https`` and ``otlp+grpcs`` are with TLS. User and password, or a token in place of a password, are
+    sent as the header ``Authorization``.
+
+    Args:
+        url: The receiver.
+
+    Raises:
+        ConfigurationError: If it is no address.
+        MissingExtraError: If the extra ``otlp`` is not installed.
+    """
+
+    options: ClassVar[Mapping[str, Option]] = {
+        "temporality": choice_option(
+            ("cumulative", "delta"), "cumulative", "Whether numbers count since the start, or what is new."
+        ),
+        "compression": choice_option(("gzip", "none"), "gzip", "Whether requests are compressed."),
+        "timeout": seconds_option(10.0, "Seconds after which a request is given up."),
+    }
+
+    def __init__(self, url: EndpointUrl) -> None:
+        transport = url.scheme.partition("+")[2]
+        try:
+            super().__init__(
+                plain_address_of(url, "https" if transport.endswith("s") else "http"),
+                protocol="grpc" if transport.startswith("grpc") else "http",
+                headers=authorization_of(url),
+                **url.options,
+            )
+        except InvalidInputError as error:
+            raise ConfigurationError(f"endpoint {url}: {error}") from None
+        self.name = str(url)

@@ -1,9 +1,9 @@
-"""What is sent, in bytes: each point by the official classes, and what they are slow at by hand."""
+"""The data model of OTLP, and its messages in bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any, Literal, NamedTuple
 
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
@@ -24,13 +24,20 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import ResourceMetrics as SentRe
 from opentelemetry.sdk.metrics.export import MetricsData, ResourceMetrics
 from opentelemetry.sdk.resources import Resource
 
-from metrics_adapters.otlp.contents import Counted
-from metrics_adapters.otlp.exponential import Cells, Exponential, as_double
-from metrics_adapters.otlp.readings import Kind, Stream
-from metrics_adapters.otlp.sent import Point, Temporality
-from metrics_adapters.otlp.wire import field
+from metrics_adapters.otlp.histograms import Cells, Content, Counted, Exponential, Part, as_double
 from metrics_framework._version import __version__
 from metrics_framework.runtime.cooperative import yield_gil
+
+Kind = Literal["counter", "gauge", "histogram", "exponential"]
+
+_ATTRIBUTES: dict[Kind, int] = {
+    "counter": NumberDataPoint.ATTRIBUTES_FIELD_NUMBER,
+    "gauge": NumberDataPoint.ATTRIBUTES_FIELD_NUMBER,
+    "histogram": HistogramDataPoint.ATTRIBUTES_FIELD_NUMBER,
+    "exponential": ExponentialHistogramDataPoint.ATTRIBUTES_FIELD_NUMBER,
+}
+"""The field of a point that its attributes are in."""
+
 
 # Two scopes, since an operation may have the name of a metric.
 _SCOPES = {
@@ -43,6 +50,63 @@ _TEMPORALITIES = {
 }
 _INT64 = range(-(1 << 63), 1 << 63)
 _POINTS = Sum.DATA_POINTS_FIELD_NUMBER  # the same of all kinds
+
+
+Temporality = Literal["cumulative", "delta"]
+
+
+class Stream(NamedTuple):
+    """What all series of one name have in common.
+
+    Attributes:
+        is_operation: Whether it is of an operation, whose names are apart from those of metrics.
+        name: As recorded; an operation's ends in ``.duration`` or ``.operations``.
+        kind: What its series hold.
+        unit: In UCUM; may be empty.
+        help: What it is; may be empty.
+    """
+
+    is_operation: bool
+    name: str
+    kind: Kind
+    unit: str
+    help: str
+
+
+class Reading(NamedTuple):
+    """One series, and what it holds.
+
+    Attributes:
+        stream: What it has in common with others.
+        key: What tells it from all others.
+        attributes: Its attributes, as the fields of a point.
+        content: What it holds.
+    """
+
+    stream: Stream
+    key: Hashable
+    attributes: bytes
+    content: Content
+
+    @classmethod
+    def of(cls, stream: Stream, attributes: Mapping[str, str], content: Content) -> Reading:
+        """Return the reading of a series that is told from others by its attributes."""
+        key = stream, frozenset(attributes.items())
+        return cls(stream, key, encoded_attributes(stream.kind, attributes), content)
+
+
+class Point(NamedTuple):
+    """What is sent of a series.
+
+    Attributes:
+        reading: The series, and all that it holds.
+        start_ns: When it began to count what is sent, in nanoseconds since the epoch.
+        part: What is sent.
+    """
+
+    reading: Reading
+    start_ns: int
+    part: Part
 
 
 def described(resource: Resource) -> bytes:
@@ -176,3 +240,37 @@ _FORMS: dict[Kind, _Form] = {
         _exponential,
     ),
 }
+
+
+def encoded_attributes(kind: Kind, attributes: Mapping[str, str]) -> bytes:
+    """Return attributes as fields of a point of that kind."""
+    number = _ATTRIBUTES[kind]
+    return b"".join([attribute(number, name, value) for name, value in attributes.items()])
+
+
+def field(number: int, content: bytes) -> bytes:
+    """Return a field that holds a message, a text, or packed numbers.
+
+    Args:
+        number: The field's number, 15 at most.
+        content: What it holds.
+    """
+    size = len(content)
+    if size < 0x80:
+        return bytes((number << 3 | 2, size)) + content
+    return bytes((number << 3 | 2,)) + _varint(size) + content
+
+
+def attribute(number: int, name: str, value: str) -> bytes:
+    """Return an attribute, in the field with that number; a lone surrogate becomes Python's escape."""
+    value_bytes = field(1, value.encode(errors="backslashreplace"))
+    return field(number, field(1, name.encode(errors="backslashreplace")) + field(2, value_bytes))
+
+
+def _varint(number: int) -> bytes:
+    found = bytearray()
+    while number >= 0x80:
+        found.append(number & 0x7F | 0x80)
+        number >>= 7
+    found.append(number)
+    return bytes(found)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics_adapters.numbers import numbers_of, series_name
+from metrics_adapters.line_protocols import numbers_of, series_name
 from metrics_framework import MetricsSystem, MetricType, MetricUnit, MetricValue, OutputError
 from metrics_framework.export.endpoints import make_endpoint
 

@@ -11,8 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from metrics_adapters.in_memory import InMemoryTimer
-from metrics_adapters.in_memory.timer import MAX_RUNNING_TIMERS
+from metrics_adapters.in_memory import MAX_RUNNING_TIMERS, InMemoryTimer
 from metrics_framework.clock import ManualClock, utc
 from metrics_framework.errors import InvalidInputError, UnknownMetricError, UnknownTimerError
 from metrics_framework.recording import Store

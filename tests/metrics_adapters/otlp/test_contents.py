@@ -8,8 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics_adapters.otlp.contents import Counted, began_anew, is_empty, since, whole
-from metrics_adapters.otlp.exponential import MAX_BUCKETS, Exponential
+from metrics_adapters.otlp.histograms import (
+    MAX_BUCKETS,
+    Counted,
+    Exponential,
+    began_anew,
+    is_empty,
+    since,
+    whole,
+)
 from metrics_framework.recording import Distribution
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from metrics_adapters.otlp.exponential import MAX_BUCKETS, Cells, new_of, whole_of
+from metrics_adapters.otlp.histograms import MAX_BUCKETS, Cells, new_of, whole_of
 from metrics_framework.recording import Distribution
 from metrics_framework.recording.distribution import EXACT_VALUES
 

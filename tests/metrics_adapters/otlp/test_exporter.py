@@ -21,8 +21,8 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
 from opentelemetry.sdk.metrics.export import MetricExportResult
 
 from metrics_adapters.otlp import OtlpExporter
-from metrics_adapters.otlp.contents import whole
 from metrics_adapters.otlp.exporter import BATCH
+from metrics_adapters.otlp.histograms import whole
 from metrics_framework import MetricsSystem
 from metrics_framework.clock import ManualClock
 from metrics_framework.errors import InvalidInputError, OutputError, RefusedError

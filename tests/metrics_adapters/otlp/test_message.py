@@ -25,10 +25,8 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from metrics_adapters.otlp.contents import Counted, whole
-from metrics_adapters.otlp.message import described, message
-from metrics_adapters.otlp.readings import Reading, Stream
-from metrics_adapters.otlp.sent import Point
+from metrics_adapters.otlp.histograms import Counted, whole
+from metrics_adapters.otlp.message import Point, Reading, Stream, described, message
 from metrics_framework._version import __version__
 from metrics_framework.recording import Distribution
 

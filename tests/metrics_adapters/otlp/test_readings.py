@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from metrics_adapters.in_memory import InMemoryCollector
-from metrics_adapters.otlp.readings import StoreReader
+from metrics_adapters.otlp.series import StoreReader
 from metrics_framework.recording import Store
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from metrics_adapters.otlp.readings import Reading, Stream
-from metrics_adapters.otlp.sent import Sent
+from metrics_adapters.otlp.message import Reading, Stream
+from metrics_adapters.otlp.series import Sent
 
 ORDERS = Stream(False, "orders", "counter", "", "")
 DEPTH = Stream(False, "depth", "gauge", "", "")

@@ -12,7 +12,7 @@ from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 
-from metrics_adapters.otlp.clients import NOTHING, one_line, quiet, rejected
+from metrics_adapters.otlp.client import NOTHING, one_line, quiet, rejected
 from metrics_framework.errors import OutputError, RefusedError
 
 _TRY_AGAIN = {408, 425, 429}

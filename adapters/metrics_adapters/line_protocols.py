@@ -1,13 +1,16 @@
-"""A metric value as plain numbers: what formats that know no distributions are given."""
+"""What the line protocols of StatsD, Graphite and InfluxDB share: plain numbers, and safe names."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from metrics_framework.log import LogOnce
 from metrics_framework.values import MetricType, MetricValue
 
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 DISTRIBUTION = ("count", "sum", "avg", "min", "max", "stddev", "p50", "p90", "p95", "p99")
 _GROWING = {"count", "sum", "successes", "failures"}
 """Those that only grow, as a counter does; a sum of negative values does not, which is seen when it falls."""
@@ -80,3 +83,40 @@ def _is_finite(number: object) -> bool:
         return math.isfinite(number)
     except OverflowError:  # an integer beyond every float
         return False
+
+
+def safe_name(name: str) -> str:
+    """Return a name, whose dots divide it, in letters, digits, ``_``, ``-`` and ``.`` only.
+
+    Example:
+        >>> safe_name("http.requests/s..total")
+        'http.requests_s.total'
+    """
+    return ".".join(safe_part(part) for part in name.split(".") if part) or "_"
+
+
+def safe_part(text: str) -> str:
+    """Return one part of a path: every other character is ``_``, a dot too, and so is no text at all."""
+    return _UNSAFE.sub("_", text) or "_"
+
+
+def plain_path(name: str, tags: Mapping[str, str]) -> str:
+    """Return the path of a series whose tags are part of it, sorted, each with its value.
+
+    Example:
+        >>> plain_path("http.requests", {"route": "/orders", "method": "GET"})
+        'http.requests.method.GET.route._orders'
+    """
+    parts = [part for tag in sorted(tags) for part in (safe_part(tag), safe_part(tags[tag]))]
+    return ".".join([safe_name(name), *parts])
+
+
+def log_left_out(once: LogOnce, why: str, name: str) -> None:
+    """Log that a series is left out of an export, once for each reason.
+
+    Args:
+        once: The log of the endpoint.
+        why: The reason.
+        name: The name of the series.
+    """
+    once.log("warning", "a series is left out of an export", once_for=why, why=why, name=name)

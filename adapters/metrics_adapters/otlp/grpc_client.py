@@ -10,7 +10,7 @@ from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExp
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
 
-from metrics_adapters.otlp.clients import NOTHING, one_line, quiet, rejected
+from metrics_adapters.otlp.client import NOTHING, one_line, quiet, rejected
 from metrics_framework.errors import OutputError, RefusedError
 
 _REFUSALS = {

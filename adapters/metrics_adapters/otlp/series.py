@@ -1,19 +1,12 @@
-"""What a system holds, as OpenTelemetry names it, series by series."""
+"""The series of a system, as OpenTelemetry names them, and what of each the receiver has."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
-from opentelemetry.proto.metrics.v1.metrics_pb2 import (
-    ExponentialHistogramDataPoint,
-    HistogramDataPoint,
-    NumberDataPoint,
-)
-
-from metrics_adapters.otlp.contents import Content, Counted
-from metrics_adapters.otlp.exponential import as_double
-from metrics_adapters.otlp.wire import attribute
+from metrics_adapters.otlp.histograms import Content, Counted, as_double, began_anew, is_empty, since, whole
+from metrics_adapters.otlp.message import Kind, Point, Reading, Stream, Temporality, encoded_attributes
 from metrics_framework.exposition.formats import each_value
 from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.recording import Store
@@ -38,8 +31,6 @@ UNITS = {
 OWN_ATTRIBUTES = ("outcome", "error.type")
 """Attributes of an operation's outcomes, which no tag may have the name of."""
 
-Kind = Literal["counter", "gauge", "histogram", "exponential"]
-
 _KINDS: dict[MetricType, Kind] = {
     MetricType.COUNTER: "counter",
     MetricType.GAUGE: "gauge",
@@ -48,56 +39,8 @@ _KINDS: dict[MetricType, Kind] = {
 }
 """What a store's metrics of each type are."""
 
-_ATTRIBUTES: dict[Kind, int] = {
-    "counter": NumberDataPoint.ATTRIBUTES_FIELD_NUMBER,
-    "gauge": NumberDataPoint.ATTRIBUTES_FIELD_NUMBER,
-    "histogram": HistogramDataPoint.ATTRIBUTES_FIELD_NUMBER,
-    "exponential": ExponentialHistogramDataPoint.ATTRIBUTES_FIELD_NUMBER,
-}
-"""The field of a point that its attributes are in."""
-
 _DURATION_HELP = "How long the operation took."
 _OUTCOME_HELP = "How the operation ended."
-
-
-class Stream(NamedTuple):
-    """What all series of one name have in common.
-
-    Attributes:
-        is_operation: Whether it is of an operation, whose names are apart from those of metrics.
-        name: As recorded; an operation's ends in ``.duration`` or ``.operations``.
-        kind: What its series hold.
-        unit: In UCUM; may be empty.
-        help: What it is; may be empty.
-    """
-
-    is_operation: bool
-    name: str
-    kind: Kind
-    unit: str
-    help: str
-
-
-class Reading(NamedTuple):
-    """One series, and what it holds.
-
-    Attributes:
-        stream: What it has in common with others.
-        key: What tells it from all others.
-        attributes: Its attributes, as the fields of a point.
-        content: What it holds.
-    """
-
-    stream: Stream
-    key: Hashable
-    attributes: bytes
-    content: Content
-
-    @classmethod
-    def of(cls, stream: Stream, attributes: Mapping[str, str], content: Content) -> Reading:
-        """Return the reading of a series that is told from others by its attributes."""
-        key = stream, frozenset(attributes.items())
-        return cls(stream, key, _written(stream.kind, attributes), content)
 
 
 class StoreReader:
@@ -118,7 +61,7 @@ class StoreReader:
                 yield_gil()
                 attributes = known.get(series)
                 if attributes is None:
-                    attributes = _written(stream.kind, _attributes(series.tags, store.tags, own))
+                    attributes = encoded_attributes(stream.kind, _attributes(series.tags, store.tags, own))
                 present[series] = attributes
                 if stream.kind == "exponential":
                     yield Reading(stream, series, attributes, aggregate)
@@ -128,7 +71,7 @@ class StoreReader:
                     yield Reading(stream, series, attributes, aggregate.value)
                 else:
                     for error_type, number in _endings(aggregate.successes, aggregate.failures):
-                        ending = _written(stream.kind, _ending(error_type))
+                        ending = encoded_attributes(stream.kind, _ending(error_type))
                         yield Reading(stream, (series, error_type), attributes + ending, number)
         self._attributes = present
 
@@ -215,11 +158,6 @@ def _attributes(
     }
 
 
-def _written(kind: Kind, attributes: Mapping[str, str]) -> bytes:
-    number = _ATTRIBUTES[kind]
-    return b"".join([attribute(number, name, value) for name, value in attributes.items()])
-
-
 def _ends(metadata: Mapping[str, Any]) -> tuple[int, dict[str, int]]:
     successes, failures = metadata.get("successes"), metadata.get("failures")
     if successes is None or failures is None:  # the contract asks for no more than these two
@@ -244,3 +182,65 @@ def _counted(value: MetricValue) -> Counted | None:
     if "count" not in known or "sum" not in known:
         return None
     return Counted((), (int(known["count"]),), as_double(known["sum"]), *extremes)
+
+
+class _Entry(NamedTuple):
+    start_ns: int
+    sent_ns: int
+    content: Content
+
+
+class Sent:
+    """Keeps what was received, by series.
+
+    Only what `commit` is told of counts as received, so an export that fails loses nothing: the next one has
+    it too.
+
+    Args:
+        start_ns: When the source began, in nanoseconds since the epoch.
+        temporality: ``cumulative`` sends all since a series began, ``delta`` what is new.
+    """
+
+    def __init__(self, start_ns: int, temporality: Temporality) -> None:
+        self._since_ns = start_ns
+        self._is_delta = temporality == "delta"
+        self._entries: dict[Hashable, _Entry] = {}
+
+    def points(self, readings: Iterable[Reading]) -> list[Point]:
+        """Return what is to be sent of some series; as deltas, those without anything new are left out."""
+        found = self._delta if self._is_delta else self._cumulative
+        return [point for reading in readings if (point := found(reading)) is not None]
+
+    def commit(self, points: Iterable[Point], now_ns: int) -> None:
+        """Take note that some points, which were read at that time, were received."""
+        for reading, start_ns, _ in points:
+            if reading.stream.kind != "gauge":
+                self._entries[reading.key] = _Entry(start_ns, now_ns, reading.content)
+
+    def complete(self, readings: Iterable[Reading], now_ns: int) -> None:
+        """Take note that everything was received; what is there no more is forgotten."""
+        present = {reading.key for reading in readings}
+        for key in [key for key in self._entries if key not in present]:
+            del self._entries[key]
+        self._since_ns = now_ns
+
+    def _cumulative(self, reading: Reading) -> Point:
+        entry = self._entries.get(reading.key)
+        start_ns = self._since_ns
+        if entry is not None:
+            # What holds less than before was removed, and began anew after it was sent last.
+            start_ns = entry.sent_ns if began_anew(reading.content, entry.content) else entry.start_ns
+        return Point(reading, start_ns, whole(reading.content))
+
+    def _delta(self, reading: Reading) -> Point | None:
+        if reading.stream.kind == "gauge":
+            return Point(reading, self._since_ns, whole(reading.content))
+        entry = self._entries.get(reading.key)
+        start_ns, part = self._since_ns, None
+        if entry is not None:
+            if entry.content == reading.content:
+                return None
+            start_ns, part = max(start_ns, entry.sent_ns), since(reading.content, entry.content)
+        if part is None:
+            part = whole(reading.content)
+        return None if is_empty(part) else Point(reading, start_ns, part)
