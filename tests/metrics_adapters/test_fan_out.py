@@ -214,7 +214,7 @@ def test_our_own_collectors_refuse_through_it():
 def test_what_is_no_collector_is_an_error_that_quotes_it(member):
     """A member that lacks a method is refused when the fan-out is made, wherever it stands."""
     for members in ((member,), (Member(), member)):
-        with pytest.raises(InvalidInputError, match="is no MetricCollector") as caught:
+        with pytest.raises(InvalidInputError, match="is not a MetricCollector") as caught:
             FanOutCollector(*members)
         assert repr(member) in str(caught.value)
 

@@ -1,4 +1,8 @@
-"""The data model of OTLP, and its messages in bytes."""
+"""The data model of OTLP, and its encoding as Protocol Buffers.
+
+The official classes encode each point. What they encode slowly is encoded here: a repeated field may stand
+anywhere in its message, so constant parts are encoded once and joined with the rest as bytes.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,14 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import ResourceMetrics as SentRe
 from opentelemetry.sdk.metrics.export import MetricsData, ResourceMetrics
 from opentelemetry.sdk.resources import Resource
 
-from metrics_adapters.otlp.histograms import Cells, Content, Counted, Exponential, Part, as_double
+from metrics_adapters.otlp.histograms import (
+    ConsecutiveCounts,
+    ExplicitCounts,
+    ExponentialCounts,
+    RecordedValue,
+    SentValue,
+    as_double,
+)
 from metrics_framework._version import __version__
 from metrics_framework.runtime.cooperative import yield_gil
 
@@ -36,7 +47,7 @@ _ATTRIBUTES: dict[Kind, int] = {
     "histogram": HistogramDataPoint.ATTRIBUTES_FIELD_NUMBER,
     "exponential": ExponentialHistogramDataPoint.ATTRIBUTES_FIELD_NUMBER,
 }
-"""The field of a point that its attributes are in."""
+"""The number of the field with the attributes, by kind of point."""
 
 
 # Two scopes, since an operation may have the name of a metric.
@@ -49,21 +60,21 @@ _TEMPORALITIES = {
     "delta": AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA,
 }
 _INT64 = range(-(1 << 63), 1 << 63)
-_POINTS = Sum.DATA_POINTS_FIELD_NUMBER  # the same of all kinds
+_POINTS = Sum.DATA_POINTS_FIELD_NUMBER  # the same for all kinds
 
 
 Temporality = Literal["cumulative", "delta"]
 
 
-class Stream(NamedTuple):
-    """What all series of one name have in common.
+class MetricStream(NamedTuple):
+    """The description of all series of one name.
 
     Attributes:
-        is_operation: Whether it is of an operation, whose names are apart from those of metrics.
-        name: As recorded; an operation's ends in ``.duration`` or ``.operations``.
-        kind: What its series hold.
-        unit: In UCUM; may be empty.
-        help: What it is; may be empty.
+        is_operation: Whether it belongs to an operation, whose name may also be that of a metric.
+        name: The recorded name, for an operation with ``.duration`` or ``.operations``.
+        kind: The kind of its points.
+        unit: The unit in UCUM, or an empty string.
+        help: The description, or an empty string.
     """
 
     is_operation: bool
@@ -73,44 +84,44 @@ class Stream(NamedTuple):
     help: str
 
 
-class Reading(NamedTuple):
-    """One series, and what it holds.
+class SeriesValue(NamedTuple):
+    """One series and its current value.
 
     Attributes:
-        stream: What it has in common with others.
-        key: What tells it from all others.
-        attributes: Its attributes, as the fields of a point.
-        content: What it holds.
+        stream: The description of its name.
+        key: Identifies the series.
+        attributes: Its attributes, encoded as fields of a point.
+        content: Its value.
     """
 
-    stream: Stream
+    stream: MetricStream
     key: Hashable
     attributes: bytes
-    content: Content
+    content: RecordedValue
 
     @classmethod
-    def of(cls, stream: Stream, attributes: Mapping[str, str], content: Content) -> Reading:
-        """Return the reading of a series that is told from others by its attributes."""
+    def of(cls, stream: MetricStream, attributes: Mapping[str, str], content: RecordedValue) -> SeriesValue:
+        """Return the value of a series that is identified by its attributes."""
         key = stream, frozenset(attributes.items())
         return cls(stream, key, encoded_attributes(stream.kind, attributes), content)
 
 
 class Point(NamedTuple):
-    """What is sent of a series.
+    """A data point of a series.
 
     Attributes:
-        reading: The series, and all that it holds.
-        start_ns: When it began to count what is sent, in nanoseconds since the epoch.
-        part: What is sent.
+        reading: The series and its current value.
+        start_ns: The start of the time that the point covers, in nanoseconds since the epoch.
+        part: The value that is sent.
     """
 
-    reading: Reading
+    reading: SeriesValue
     start_ns: int
-    part: Part
+    part: SentValue
 
 
-def described(resource: Resource) -> bytes:
-    """Return what says of a message whose numbers these are."""
+def encode_resource(resource: Resource) -> bytes:
+    """Return the encoded resource of a message."""
     message = encode_metrics(MetricsData([ResourceMetrics(resource, [], resource.schema_url)]))
     return _bytes(message.resource_metrics[0])
 
@@ -119,12 +130,12 @@ def message(points: Iterable[Point], now_ns: int, resource: bytes, temporality: 
     """Return points as one message.
 
     Args:
-        points: What is sent.
-        now_ns: When it was read, in nanoseconds since the epoch.
-        resource: Whose numbers these are, from `described`.
-        temporality: Whether they count since the start, or since the last message.
+        points: The data points.
+        now_ns: When they were read, in nanoseconds since the epoch.
+        resource: The resource, from `encode_resource`.
+        temporality: Whether points count since the start, or since the last message.
     """
-    by_stream: dict[Stream, list[bytes]] = {}
+    by_stream: dict[MetricStream, list[bytes]] = {}
     for point in points:
         yield_gil()
         stream = point.reading.stream
@@ -141,7 +152,7 @@ def message(points: Iterable[Point], now_ns: int, resource: bytes, temporality: 
     return field(ExportMetricsServiceRequest.RESOURCE_METRICS_FIELD_NUMBER, resource + b"".join(found))
 
 
-def _metric(stream: Stream, points: list[bytes], temporality: Temporality) -> bytes:
+def _metric(stream: MetricStream, points: list[bytes], temporality: Temporality) -> bytes:
     form = _FORMS[stream.kind]
     about = Metric(name=stream.name, description=stream.help, unit=stream.unit)
     data = _bytes(form.about(_TEMPORALITIES[temporality])) + b"".join(points)
@@ -160,7 +171,7 @@ def _number(point: Point, now_ns: int) -> bytes:
 
 def _counted(point: Point, now_ns: int) -> bytes:
     part = point.part
-    assert isinstance(part, Counted)
+    assert isinstance(part, ExplicitCounts)
     sent = HistogramDataPoint(
         start_time_unix_nano=point.start_ns,
         time_unix_nano=now_ns,
@@ -176,7 +187,7 @@ def _counted(point: Point, now_ns: int) -> bytes:
 
 def _exponential(point: Point, now_ns: int) -> bytes:
     part = point.part
-    assert isinstance(part, Exponential)
+    assert isinstance(part, ExponentialCounts)
     sent = ExponentialHistogramDataPoint(
         start_time_unix_nano=point.start_ns,
         time_unix_nano=now_ns,
@@ -195,10 +206,10 @@ def _exponential(point: Point, now_ns: int) -> bytes:
     return written
 
 
-def _buckets(cells: Cells) -> bytes:
+def _buckets(cells: ConsecutiveCounts) -> bytes:
     buckets, (low, counts) = ExponentialHistogramDataPoint.Buckets, cells
     if isinstance(counts, bytes) and counts.isascii():
-        # Each number below 128 is a byte, and the class would look at every one of them.
+        # Each number below 128 is one byte, and the official class would iterate over all of them.
         return _bytes(buckets(offset=low)) + field(buckets.BUCKET_COUNTS_FIELD_NUMBER, counts)
     return _bytes(buckets(offset=low, bucket_counts=counts))
 
@@ -209,11 +220,11 @@ def _bytes(sent: Any) -> bytes:
 
 
 class _Form(NamedTuple):
-    """How a kind of metric is written.
+    """The encoding of one kind of metric.
 
     Attributes:
-        number: The field of a metric that its points are in.
-        about: Returns what is said of all points, of their temporality.
+        number: The number of the field with the points.
+        about: Returns the message around the points, for a temporality.
         point: Returns a point without its attributes.
     """
 
@@ -252,8 +263,8 @@ def field(number: int, content: bytes) -> bytes:
     """Return a field that holds a message, a text, or packed numbers.
 
     Args:
-        number: The field's number, 15 at most.
-        content: What it holds.
+        number: The number of the field, 15 at most.
+        content: The value of the field.
     """
     size = len(content)
     if size < 0x80:
@@ -262,7 +273,7 @@ def field(number: int, content: bytes) -> bytes:
 
 
 def attribute(number: int, name: str, value: str) -> bytes:
-    """Return an attribute, in the field with that number; a lone surrogate becomes Python's escape."""
+    """Return a field with an attribute. A lone surrogate is written as Python's escape."""
     value_bytes = field(1, value.encode(errors="backslashreplace"))
     return field(number, field(1, name.encode(errors="backslashreplace")) + field(2, value_bytes))
 

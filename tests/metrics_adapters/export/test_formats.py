@@ -194,9 +194,9 @@ def test_a_forked_child_begins_at_zero(daemon):
 
 
 def test_two_exports_at_once_do_not_count_twice():
-    """One that finds another under way waits, and gives up after the time-out."""
+    """A second export waits, and fails after its time-out."""
     found = endpoint("statsd://127.0.0.1:1?timeout=0.01")
-    with found._lock, pytest.raises(OutputError, match="another export to it is under way"):
+    with found._lock, pytest.raises(OutputError, match="another export to it is running"):
         found.export(MetricsSystem())
 
 

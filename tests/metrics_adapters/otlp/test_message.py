@@ -25,8 +25,8 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from metrics_adapters.otlp.histograms import Counted, whole
-from metrics_adapters.otlp.message import Point, Reading, Stream, described, message
+from metrics_adapters.otlp.histograms import ExplicitCounts, sent_value
+from metrics_adapters.otlp.message import MetricStream, Point, SeriesValue, encode_resource, message
 from metrics_framework._version import __version__
 from metrics_framework.recording import Distribution
 
@@ -41,7 +41,7 @@ VALUES = st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=300)
 TIMES = st.integers(1, NOW)
 
 
-def metric_of(stream: Stream, points: list[Point]) -> Metric:
+def metric_of(stream: MetricStream, points: list[Point]) -> Metric:
     """Return what the official classes are told of some points."""
     temporality = AggregationTemporality.DELTA
     told = []
@@ -72,18 +72,18 @@ def metric_of(stream: Stream, points: list[Point]) -> Metric:
     return Metric(stream.name, stream.help, stream.unit, data)
 
 
-def reading_of(stream: Stream, attributes: dict[str, str]) -> Reading:
+def reading_of(stream: MetricStream, attributes: dict[str, str]) -> SeriesValue:
     """Return the reading of a series whose key has its attributes in their order."""
-    return Reading.of(stream, attributes, 0)._replace(key=tuple(attributes.items()))
+    return SeriesValue.of(stream, attributes, 0)._replace(key=tuple(attributes.items()))
 
 
 def parts(kind: str):
     """Return what a kind of metric may send of a series."""
     if kind == "exponential":
-        return VALUES.map(Distribution.of).map(whole)
+        return VALUES.map(Distribution.of).map(sent_value)
     if kind == "histogram":
         return st.builds(
-            Counted,
+            ExplicitCounts,
             st.just((1.0, 5.0)),
             st.tuples(*[st.integers(0, 1 << 40)] * 3),
             st.floats(0, 1e9),
@@ -98,12 +98,12 @@ def parts(kind: str):
 @pytest.mark.parametrize("kind", ["counter", "gauge", "histogram", "exponential"])
 def test_the_official_classes_write_the_same(kind, data):
     """A message is read as the one that the official exporter would have made, to the last field."""
-    stream = Stream(data.draw(st.booleans()), data.draw(TEXTS), kind, "ms", data.draw(TEXTS))
+    stream = MetricStream(data.draw(st.booleans()), data.draw(TEXTS), kind, "ms", data.draw(TEXTS))
     points = [
         Point(reading_of(stream, data.draw(ATTRIBUTES)), data.draw(TIMES), data.draw(parts(kind)))
         for _ in range(data.draw(st.integers(1, 4)))
     ]
-    found = ExportMetricsServiceRequest.FromString(message(points, NOW, described(RESOURCE), "delta"))
+    found = ExportMetricsServiceRequest.FromString(message(points, NOW, encode_resource(RESOURCE), "delta"))
     scope = "metrics_framework.operations" if stream.is_operation else "metrics_framework"
     scopes = [ScopeMetrics(InstrumentationScope(scope, __version__), [metric_of(stream, points)], "")]
     official = encode_metrics(MetricsData([ResourceMetrics(RESOURCE, scopes, "")]))

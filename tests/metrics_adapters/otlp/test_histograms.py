@@ -1,0 +1,232 @@
+"""Distributions become exponential histograms, and differences of them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from metrics_adapters.otlp.histograms import (
+    MAX_BUCKETS,
+    ConsecutiveCounts,
+    ExplicitCounts,
+    ExponentialCounts,
+    exponential_of,
+    exponential_since,
+    is_zero,
+    sent_value,
+    value_since,
+    was_reset,
+)
+from metrics_framework.recording import Distribution
+from metrics_framework.recording.distribution import EXACT_VALUES
+
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+VALUES = st.lists(FINITE | st.integers(-(10**6), 10**6), min_size=1, max_size=400)
+
+
+def counts_by_index(part) -> dict[int | str, int]:
+    """Return the counts of an exponential histogram by sign and index, after a check that they are whole."""
+    found = {
+        ("+", index): count for index, count in enumerate(part.positive.counts, part.positive.low) if count
+    }
+    found |= {
+        ("-", index): count for index, count in enumerate(part.negative.counts, part.negative.low) if count
+    }
+    if part.zeros:
+        found["zero", 0] = part.zeros
+    assert sum(found.values()) == part.number
+    return found
+
+
+def at(value: float, scale: int) -> tuple[str, int]:
+    """Return the bucket of a value by the rule of the data model: bounds are inclusive above."""
+    if value == 0:
+        return "zero", 0
+    index = math.ceil(math.log2(abs(value)) * 2.0**scale) - 1
+    return "+" if value > 0 else "-", index
+
+
+@settings(max_examples=30)
+@given(VALUES)
+def test_every_value_is_in_its_bucket(values):
+    """Each value is counted in the bucket that the data model names, in at most 160 buckets a sign."""
+    part = sent_value(Distribution.of(values))
+    assert isinstance(part, ExponentialCounts)
+    expected: dict[tuple[str, int], int] = {}
+    for value in values:
+        sign, index = at(value, 6)
+        key = sign, index >> (6 - part.scale)
+        expected[key] = expected.get(key, 0) + 1
+    assert counts_by_index(part) == expected
+    assert max(len(part.positive.counts), len(part.negative.counts)) <= MAX_BUCKETS
+    assert (part.min, part.max) == (min(values), max(values))
+
+
+@settings(max_examples=30)
+@given(VALUES, VALUES)
+def test_what_is_new_is_what_came_after(first, second):
+    """The part since some values is the distribution of the later ones, at a scale that both fit into."""
+    before = Distribution.of(first)
+    now = before.merge(Distribution.of(second))
+    part = value_since(now, before)
+    assert isinstance(part, ExponentialCounts)
+    later = sent_value(Distribution.of(second))
+    assert part.number == len(second)
+    assert (part.min, part.max) == (None, None)
+    down = later.scale - part.scale
+    expected: dict[tuple[str, int], int] = {}
+    for (sign, index), count in counts_by_index(later).items():
+        key = sign, index >> down if down >= 0 else index
+        expected[key] = expected.get(key, 0) + count
+    if down >= 0:
+        assert counts_by_index(part) == expected
+
+
+def test_a_negative_value_leaves_no_sum():
+    """The protocol has no sum of a histogram with negative values, as it may fall."""
+    assert sent_value(Distribution.of([-1.0, 5.0])).sum is None
+    assert sent_value(Distribution.of([0.0, 5.0])).sum == 5.0
+
+
+def test_a_sum_beyond_the_floats_is_infinite():
+    """Values whose sum leaves the floats are counted all the same; of what is new there is no sum then."""
+    large = Distribution.of([1.7e308, 1.7e308])
+    assert sent_value(large).sum == math.inf
+    assert value_since(large.merge(large), large).sum is None
+
+
+@pytest.mark.parametrize(
+    ("now", "before"),
+    [
+        (3, 5),
+        (Distribution.of([1.0]), Distribution.of([1.0, 2.0])),
+        (Distribution.of([0.0, -1.0]), Distribution.of([0.0, 1.0])),
+        (Distribution.of([1.0]), Distribution.of([0.0])),
+        (ExplicitCounts((1.0,), (1, 0), 1.0, None, None), ExplicitCounts((1.0,), (2, 0), 1.0, None, None)),
+        (ExplicitCounts((1.0,), (1, 0), 1.0, None, None), ExplicitCounts((2.0,), (1, 0), 1.0, None, None)),
+        (3, Distribution.of([1.0])),
+    ],
+)
+def test_what_lost_something_began_anew(now, before):
+    """A series that holds less than before in any place is another one."""
+    assert value_since(now, before) is None
+
+
+def test_a_lost_value_is_seen_without_its_buckets():
+    """Fewer values or narrower extremes say that a series began anew; more of them do not."""
+    before = Distribution.of([1.0, 5.0])
+    for fewer in ([1.0], [2.0, 5.0, 5.0], [1.0, 4.0, 4.0]):
+        assert was_reset(Distribution.of(fewer), before)
+    assert not was_reset(Distribution.of([1.0, 5.0, 7.0]), before)
+    assert was_reset(2, 3)
+
+
+def test_nothing_new_is_empty():
+    """A series that nothing was recorded of since has an empty part, of each kind."""
+    for content in (
+        4,
+        4.5,
+        Distribution.of([1.0, -2.0, 0.0]),
+        ExplicitCounts((1.0,), (1, 2), 3.0, None, None),
+    ):
+        part = value_since(content, content)
+        assert part is not None
+        assert is_zero(part)
+        assert not is_zero(sent_value(content))
+
+
+# Many values, so that none are kept as they are: how often each of a few is there.
+TIMES = st.sampled_from([1, 2, 100, 255, 256, 300, 70_000])
+MANY = st.dictionaries(st.sampled_from([*range(-9, 10), 1e-9, 500.0, 1e6]), TIMES, min_size=1, max_size=9)
+FILL = {3.0: EXACT_VALUES + 1}
+
+
+def distribution(counted) -> Distribution:
+    """Return the distribution of some values, each as many times as it is said."""
+    return Distribution.of([value for value, times in counted.items() for _ in range(times)])
+
+
+def buckets_of(values: Distribution) -> dict[tuple[str, int], int]:
+    """Return the counts of a distribution's own buckets by sign and index."""
+    _, negative, zeros, positive = values.buckets
+    found = {("+", index): count for index, count in positive.items()}
+    found |= {("-", index): count for index, count in negative.items()}
+    return found | ({("zero", 0): zeros} if zeros else {})
+
+
+def counts_of(part) -> dict[tuple[str, int], int]:
+    """Return the counts of a histogram by sign and index."""
+
+    def counted(sign: str, cells: ConsecutiveCounts) -> dict[tuple[str, int], int]:
+        return {(sign, index): count for index, count in enumerate(cells.counts, cells.low) if count}
+
+    zeros = {("zero", 0): part.zeros} if part.zeros else {}
+    return counted("+", part.positive) | counted("-", part.negative) | zeros
+
+
+def coarser(counts: dict[tuple[str, int], int], steps: int) -> dict[tuple[str, int], int]:
+    """Return counts at a lower scale, one bucket after the other."""
+    found: Counter[tuple[str, int]] = Counter()
+    for (sign, index), count in counts.items():
+        found[sign, index >> steps] += count
+    return dict(found)
+
+
+@settings(max_examples=50, deadline=None)
+@given(MANY)
+def test_many_values_are_in_their_buckets(counted):
+    """The buckets of a distribution are made coarser without a value lost, however full they are."""
+    values = distribution(FILL | counted)
+    part = exponential_of(values)
+    assert counts_of(part) == coarser(buckets_of(values), values.scale - part.scale)
+    for cells in (part.positive, part.negative):
+        assert len(cells.counts) <= MAX_BUCKETS
+
+
+@settings(max_examples=50, deadline=None)
+@given(MANY, MANY)
+def test_of_many_values_those_that_are_new_are_told(first, second):
+    """What is new are the later values, whatever the widths of their packed counts."""
+    before = distribution(FILL | first)
+    later = distribution(second)
+    part = exponential_since(before.merge(later), before)
+    assert part is not None
+    assert (part.number, part.min, part.max) == (later.count, None, None)
+    assert counts_of(part) == coarser(buckets_of(later), later.scale - part.scale)
+
+
+@settings(max_examples=50, deadline=None)
+@given(MANY, MANY)
+@example({1: 1, 4: 100}, {1: 1, 4: 99, 5: 300})
+@example({1: 1, 4: 300}, {1: 1, 4: 2, 5: 300})
+@example({-1: 1, -4: 100}, {-1: 1, -5: 100})
+@example({1: 2}, {1: 1})
+@example({0: 2}, {0: 1})
+def test_a_bucket_that_shrank_is_seen(first, second):
+    """There is nothing new of a distribution that has fewer values in any bucket than it had."""
+    before, now = distribution(FILL | first), distribution(FILL | second)
+    had, has = buckets_of(before), buckets_of(now)
+    shrank = any(has.get(place, 0) < count for place, count in had.items())
+    assert (exponential_since(now, before) is None) == shrank
+
+
+def test_what_is_new_may_be_nothing():
+    """Of a distribution that is as it was there are no new values."""
+    values = distribution({1.0: 200, -4.0: 100})
+    part = exponential_since(values, values)
+    assert part is not None
+    assert (part.number, counts_of(part)) == (0, {})
+
+
+def test_distributions_of_other_scales_are_compared():
+    """Where the later one had to be made coarser in the store, the earlier one is as well."""
+    before = distribution({1.0: 200})
+    now = before.merge(distribution({1e-200: 1, 1e200: 1}))
+    assert now.scale < before.scale
+    part = exponential_since(now, before)
+    assert part is not None
+    assert sorted(counts_of(part).values()) == [1, 1]
