@@ -29,7 +29,7 @@ from metrics_framework.values import MetricType, MetricUnit, MetricValue, Timing
 __all__ = ["InMemoryAggregator", "InMemoryCollector", "InMemoryTimer", "InMemoryTracker"]
 
 MAX_RUNNING_TIMERS = 10_000
-"""How many timers may run at once before the oldest is given up."""
+"""How many timers may run at once before the oldest is abandoned."""
 
 _VALUE_KEY = {
     MetricType.COUNTER: "sum",
@@ -42,12 +42,12 @@ _VALUE_KEY = {
 class InMemoryCollector(Recorder):
     """A `MetricCollector` that records into a store. Thread-safe.
 
-    A record takes no lock and never waits. It may come from any thread, a signal handler, a garbage
-    collector's callback or a ``__del__``.
+    A record takes no lock and never blocks. It may run in any thread, a signal handler, a callback of the
+    garbage collector or a ``__del__``.
 
     Args:
-        store: The store; one of its own by default.
-        tags: Tags that are added to every record; a record's own tag of the same name wins.
+        store: The store; by default a new one.
+        tags: Tags that are added to every record. A record's own tag of the same name wins.
 
     Example:
         >>> collector = InMemoryCollector()
@@ -62,7 +62,7 @@ class InMemoryCollector(Recorder):
     def with_tags(self, tags: Mapping[str, str]) -> InMemoryCollector:
         """Return a collector into the same store that adds tags to every record.
 
-        The tags cost something for the first record of a series only, so keep the collector.
+        The tags slow down only the first record of a series, so keep the collector.
 
         Raises:
             InvalidInputError: If ``tags`` is not a mapping of strings.
@@ -80,10 +80,10 @@ class InMemoryCollector(Recorder):
     # -- beyond the contract ---------------------------------------------------------------------------
 
     def counter(self, name: str, tags: Mapping[str, str] | None = None) -> CounterSeries:
-        """Return a bound counter: one series, found once, whose ``add`` costs a fraction of a record by name.
+        """Return a bound counter: one series, whose ``add`` is much faster than a record by name.
 
         Raises:
-            InvalidInputError: If an argument breaks its rule, or the name is another type of metric.
+            InvalidInputError: If an argument is not allowed, or the name is a metric of another type.
         """
         series: CounterSeries = self._scope.bind("counter", name, tags)
         return series
@@ -92,7 +92,7 @@ class InMemoryCollector(Recorder):
         """Return a bound gauge, with ``set``, ``increment`` and ``decrement``.
 
         Raises:
-            InvalidInputError: If an argument breaks its rule, or the name is another type of metric.
+            InvalidInputError: If an argument is not allowed, or the name is a metric of another type.
         """
         series: GaugeSeries = self._scope.bind("gauge", name, tags)
         return series
@@ -101,7 +101,7 @@ class InMemoryCollector(Recorder):
         """Return a bound histogram, with ``observe``.
 
         Raises:
-            InvalidInputError: If an argument breaks its rule, or the name is another type of metric.
+            InvalidInputError: If an argument is not allowed, or the name is a metric of another type.
         """
         series: HistogramSeries = self._scope.bind("histogram", name, tags)
         return series
@@ -110,7 +110,7 @@ class InMemoryCollector(Recorder):
         """Return a bound timer, with ``observe`` for a duration and ``time`` for a ``with`` block.
 
         Raises:
-            InvalidInputError: If an argument breaks its rule, or the name is another type of metric.
+            InvalidInputError: If an argument is not allowed, or the name is a metric of another type.
         """
         series: TimerSeries = self._scope.bind("timer", name, tags)
         return series
@@ -138,18 +138,18 @@ class InMemoryCollector(Recorder):
         )
 
     def remove(self, name: str, tags: Mapping[str, str] | None = None) -> bool:
-        """Forget a metric, or one of its series; return whether there was anything to forget."""
+        """Remove a metric, or one of its series, and return whether it existed."""
         return self.store.remove(name, tags)
 
 
 class InMemoryTimer(RunningTimers):
     """A `PerformanceTimer` that keeps durations in a store.
 
-    A timer that is never stopped would be kept for ever, so only the newest `MAX_RUNNING_TIMERS` are;
+    Only the newest `MAX_RUNNING_TIMERS` running timers are kept, because a timer may never be stopped.
     ``abandoned`` counts the others.
 
     Args:
-        store: The store; one of its own by default.
+        store: The store; by default a new one.
     """
 
     def __init__(self, store: Store | None = None) -> None:
@@ -158,14 +158,14 @@ class InMemoryTimer(RunningTimers):
 
     @property
     def abandoned(self) -> int:
-        """How many timers on this store were started, never stopped, and given up."""
+        """How many timers of this store were started, never stopped, and abandoned."""
         return self.store.abandoned
 
     def time_operation(
         self, operation_name: str, operation: Callable[[], Any], metadata: dict[str, Any] | None = None
     ) -> TimingResult:
         """Call ``operation`` and record its duration; see `PerformanceTimer.time_operation`."""
-        # Not one of the running timers, which other code can stop and which are given up past a number.
+        # Not a running timer, which other code could stop and which might be abandoned.
         store = self.store
         known: Any = store.timings.get(operation_name)
         series: TimerSeries | None = known or store.find_timing(operation_name)
@@ -193,7 +193,7 @@ class InMemoryTimer(RunningTimers):
 
         Args:
             operation_name: The operation.
-            time_window: How far back; since the start by default.
+            time_window: The time to look back; by default since the start.
             tags: Tags that `measure` gave to the operation; all of them together by default. See
                 `metrics_framework.capabilities.TimingsByTag`.
         """
@@ -204,7 +204,7 @@ class InMemoryTracker:
     """A `SuccessFailureTracker` that keeps outcomes in a store.
 
     Args:
-        store: The store; one of its own by default.
+        store: The store; by default a new one.
     """
 
     def __init__(self, store: Store | None = None) -> None:
@@ -232,7 +232,7 @@ class InMemoryTracker:
 
         Args:
             operation: The operation.
-            time_window: How far back; since the start by default.
+            time_window: The time to look back; by default since the start.
             tags: Tags that `measure` gave to the operation; all of them together by default. See
                 `metrics_framework.capabilities.RatesByTag`.
         """
@@ -249,7 +249,7 @@ class InMemoryTracker:
 
         Args:
             operation: The operation.
-            time_window: How far back; since the start by default.
+            time_window: The time to look back; by default since the start.
             tags: Tags that `measure` gave to the operation; all of them together by default.
         """
         return self.store.outcomes(operation, time_window, tags).failures
@@ -287,7 +287,7 @@ class InMemoryAggregator:
 
         Args:
             metric_name: The metric.
-            time_window: How far back; since the start by default.
+            time_window: The time to look back; by default since the start.
             tags: Tags of the series to summarize; all series together by default. See
                 `metrics_framework.capabilities.SummariesByTag`.
         """
@@ -417,5 +417,5 @@ class InMemoryAggregator:
 
 
 def _record(series: TimerSeries | None, elapsed_ns: int, *, success: bool) -> None:
-    if series is not None:  # None: the name was refused, and counted
+    if series is not None:  # None: the name was refused and counted
         series.elapse(elapsed_ns / 1e6, success)

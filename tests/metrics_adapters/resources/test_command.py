@@ -165,7 +165,7 @@ def test_a_command_that_no_system_could_take_is_an_error() -> None:
     """An argument with a NUL, and no command at all, raise instead of failing somewhere inside."""
     with pytest.raises(InvalidInputError, match="null"):
         run_command(["echo", "a\0b"])
-    with pytest.raises(InvalidInputError, match="no command"):
+    with pytest.raises(InvalidInputError, match="command= is empty"):
         run_command([])
 
 

@@ -19,7 +19,7 @@ PATIENCE = 20.0
 def slept(monkeypatch):
     """Return the pauses that are made from here on, which are due at once and take no time."""
     pauses = []
-    monkeypatch.setattr(cooperative, "_TURN_SECONDS", 0.0)
+    monkeypatch.setattr(cooperative, "_SLICE_SECONDS", 0.0)
     monkeypatch.setattr(cooperative.time, "sleep", pauses.append)
     return pauses
 
@@ -53,10 +53,10 @@ def test_a_block_is_one_threads_own(slept):
 
 def test_a_turn_has_its_time(monkeypatch):
     """No pause is made before it is due."""
-    monkeypatch.setattr(cooperative, "_TURN_SECONDS", PATIENCE)
+    monkeypatch.setattr(cooperative, "_SLICE_SECONDS", PATIENCE)
     pace = TimeSlice()
     assert not pace.is_due()
-    monkeypatch.setattr(cooperative, "_TURN_SECONDS", 0.0)
+    monkeypatch.setattr(cooperative, "_SLICE_SECONDS", 0.0)
     pace.begin()
     assert pace.is_due()
 

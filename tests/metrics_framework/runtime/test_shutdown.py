@@ -369,7 +369,7 @@ def test_a_handler_outside_of_python_is_not_replaced(monkeypatch):
     """What the signal could not be passed on to is left alone, and the error says what to do."""
     # Only a program that embeds Python can install a handler before Python looks.
     monkeypatch.setattr(signal, "getsignal", lambda number: None)
-    with pytest.raises(InvalidInputError, match=r"outside of Python.*call shutdown_metrics"):
+    with pytest.raises(InvalidInputError, match=r"not installed by Python.*call shutdown_metrics"):
         MetricsSystem(shutdown_on_sigterm=True)
 
 
