@@ -29,7 +29,7 @@ VALUES = st.lists(FINITE | st.integers(-(10**6), 10**6), min_size=1, max_size=40
 
 
 def counts_by_index(part) -> dict[int | str, int]:
-    """Return the counts of an exponential histogram by sign and index, after a check that they are whole."""
+    """Return the counts of an exponential histogram by sign and index, and check their sum."""
     found = {
         ("+", index): count for index, count in enumerate(part.positive.counts, part.positive.low) if count
     }
@@ -43,7 +43,7 @@ def counts_by_index(part) -> dict[int | str, int]:
 
 
 def at(value: float, scale: int) -> tuple[str, int]:
-    """Return the bucket of a value by the rule of the data model: bounds are inclusive above."""
+    """Return the bucket of a value by the data model: upper bounds are inclusive."""
     if value == 0:
         return "zero", 0
     index = math.ceil(math.log2(abs(value)) * 2.0**scale) - 1
@@ -53,7 +53,7 @@ def at(value: float, scale: int) -> tuple[str, int]:
 @settings(max_examples=30)
 @given(VALUES)
 def test_every_value_is_in_its_bucket(values):
-    """Each value is counted in the bucket that the data model names, in at most 160 buckets a sign."""
+    """Each value is in the bucket of the data model, with at most 160 buckets of each sign."""
     part = sent_value(Distribution.of(values))
     assert isinstance(part, ExponentialCounts)
     expected: dict[tuple[str, int], int] = {}
@@ -68,8 +68,8 @@ def test_every_value_is_in_its_bucket(values):
 
 @settings(max_examples=30)
 @given(VALUES, VALUES)
-def test_what_is_new_is_what_came_after(first, second):
-    """The part since some values is the distribution of the later ones, at a scale that both fit into."""
+def test_the_difference_has_the_later_values(first, second):
+    """The difference is the distribution of the later values, at a scale that fits both."""
     before = Distribution.of(first)
     now = before.merge(Distribution.of(second))
     part = value_since(now, before)
@@ -87,13 +87,13 @@ def test_what_is_new_is_what_came_after(first, second):
 
 
 def test_a_negative_value_leaves_no_sum():
-    """The protocol has no sum of a histogram with negative values, as it may fall."""
+    """A sum with negative values may fall, so the protocol excludes it."""
     assert sent_value(Distribution.of([-1.0, 5.0])).sum is None
     assert sent_value(Distribution.of([0.0, 5.0])).sum == 5.0
 
 
 def test_a_sum_beyond_the_floats_is_infinite():
-    """Values whose sum leaves the floats are counted all the same; of what is new there is no sum then."""
+    """The values are counted, and a difference has no sum."""
     large = Distribution.of([1.7e308, 1.7e308])
     assert sent_value(large).sum == math.inf
     assert value_since(large.merge(large), large).sum is None
@@ -111,13 +111,13 @@ def test_a_sum_beyond_the_floats_is_infinite():
         (3, Distribution.of([1.0])),
     ],
 )
-def test_what_lost_something_began_anew(now, before):
-    """A series that holds less than before in any place is another one."""
+def test_lost_values_are_a_reset(now, before):
+    """A series with fewer values in any bucket was reset."""
     assert value_since(now, before) is None
 
 
-def test_a_lost_value_is_seen_without_its_buckets():
-    """Fewer values or narrower extremes say that a series began anew; more of them do not."""
+def test_a_reset_is_detected_without_comparing_buckets():
+    """Fewer values or narrower extremes are a reset; more values are not."""
     before = Distribution.of([1.0, 5.0])
     for fewer in ([1.0], [2.0, 5.0, 5.0], [1.0, 4.0, 4.0]):
         assert was_reset(Distribution.of(fewer), before)
@@ -125,8 +125,8 @@ def test_a_lost_value_is_seen_without_its_buckets():
     assert was_reset(2, 3)
 
 
-def test_nothing_new_is_empty():
-    """A series that nothing was recorded of since has an empty part, of each kind."""
+def test_the_difference_of_equal_values_is_zero():
+    """This holds for each kind of value."""
     for content in (
         4,
         4.5,
@@ -146,7 +146,7 @@ FILL = {3.0: EXACT_VALUES + 1}
 
 
 def distribution(counted) -> Distribution:
-    """Return the distribution of some values, each as many times as it is said."""
+    """Return the distribution of values and their counts."""
     return Distribution.of([value for value, times in counted.items() for _ in range(times)])
 
 
@@ -169,7 +169,7 @@ def counts_of(part) -> dict[tuple[str, int], int]:
 
 
 def coarser(counts: dict[tuple[str, int], int], steps: int) -> dict[tuple[str, int], int]:
-    """Return counts at a lower scale, one bucket after the other."""
+    """Return counts at a lower scale, computed bucket by bucket."""
     found: Counter[tuple[str, int]] = Counter()
     for (sign, index), count in counts.items():
         found[sign, index >> steps] += count
@@ -179,7 +179,7 @@ def coarser(counts: dict[tuple[str, int], int], steps: int) -> dict[tuple[str, i
 @settings(max_examples=50, deadline=None)
 @given(MANY)
 def test_many_values_are_in_their_buckets(counted):
-    """The buckets of a distribution are made coarser without a value lost, however full they are."""
+    """Merging buckets loses no value, however large their counts are."""
     values = distribution(FILL | counted)
     part = exponential_of(values)
     assert counts_of(part) == coarser(buckets_of(values), values.scale - part.scale)
@@ -189,8 +189,8 @@ def test_many_values_are_in_their_buckets(counted):
 
 @settings(max_examples=50, deadline=None)
 @given(MANY, MANY)
-def test_of_many_values_those_that_are_new_are_told(first, second):
-    """What is new are the later values, whatever the widths of their packed counts."""
+def test_the_difference_of_many_values_has_the_later_ones(first, second):
+    """The widths of the packed counts do not matter."""
     before = distribution(FILL | first)
     later = distribution(second)
     part = exponential_since(before.merge(later), before)
@@ -206,16 +206,16 @@ def test_of_many_values_those_that_are_new_are_told(first, second):
 @example({-1: 1, -4: 100}, {-1: 1, -5: 100})
 @example({1: 2}, {1: 1})
 @example({0: 2}, {0: 1})
-def test_a_bucket_that_shrank_is_seen(first, second):
-    """There is nothing new of a distribution that has fewer values in any bucket than it had."""
+def test_a_bucket_that_shrank_is_a_reset(first, second):
+    """There is no difference if any bucket has fewer values than before."""
     before, now = distribution(FILL | first), distribution(FILL | second)
     had, has = buckets_of(before), buckets_of(now)
     shrank = any(has.get(place, 0) < count for place, count in had.items())
     assert (exponential_since(now, before) is None) == shrank
 
 
-def test_what_is_new_may_be_nothing():
-    """Of a distribution that is as it was there are no new values."""
+def test_an_unchanged_distribution_has_an_empty_difference():
+    """It contains no values."""
     values = distribution({1.0: 200, -4.0: 100})
     part = exponential_since(values, values)
     assert part is not None
@@ -223,7 +223,7 @@ def test_what_is_new_may_be_nothing():
 
 
 def test_distributions_of_other_scales_are_compared():
-    """Where the later one had to be made coarser in the store, the earlier one is as well."""
+    """If the store lowered the scale of the later one, the earlier one is lowered too."""
     before = distribution({1.0: 200})
     now = before.merge(distribution({1e-200: 1, 1e200: 1}))
     assert now.scale < before.scale

@@ -1,4 +1,4 @@
-"""What is written by hand, beside what the official classes write of the same."""
+"""The encoding equals that of the official classes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TIMES = st.integers(1, NOW)
 
 
 def metric_of(stream: MetricStream, points: list[Point]) -> Metric:
-    """Return what the official classes are told of some points."""
+    """Return points as objects of the official classes."""
     temporality = AggregationTemporality.DELTA
     told = []
     for reading, start, part in points:
@@ -73,12 +73,12 @@ def metric_of(stream: MetricStream, points: list[Point]) -> Metric:
 
 
 def reading_of(stream: MetricStream, attributes: dict[str, str]) -> SeriesValue:
-    """Return the reading of a series whose key has its attributes in their order."""
+    """Return the value of a series whose key has its attributes in order."""
     return SeriesValue.of(stream, attributes, 0)._replace(key=tuple(attributes.items()))
 
 
 def parts(kind: str):
-    """Return what a kind of metric may send of a series."""
+    """Return values that a kind of metric may send."""
     if kind == "exponential":
         return VALUES.map(Distribution.of).map(sent_value)
     if kind == "histogram":
@@ -96,8 +96,8 @@ def parts(kind: str):
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 @pytest.mark.parametrize("kind", ["counter", "gauge", "histogram", "exponential"])
-def test_the_official_classes_write_the_same(kind, data):
-    """A message is read as the one that the official exporter would have made, to the last field."""
+def test_the_official_classes_encode_the_same(kind, data):
+    """A message decodes to the message of the official exporter, in every field."""
     stream = MetricStream(data.draw(st.booleans()), data.draw(TEXTS), kind, "ms", data.draw(TEXTS))
     points = [
         Point(reading_of(stream, data.draw(ATTRIBUTES)), data.draw(TIMES), data.draw(parts(kind)))

@@ -13,8 +13,8 @@ ORDERS = MetricStream(False, "orders", "counter", "", "")
 DEPTH = MetricStream(False, "depth", "gauge", "", "")
 
 
-def told(sent: ReceivedSeries, readings: list[SeriesValue], now: int) -> list[tuple[int, object]]:
-    """Have everything received, and return the start and content of each point."""
+def send(sent: ReceivedSeries, readings: list[SeriesValue], now: int) -> list[tuple[int, object]]:
+    """Send all series, and return the start and value of each point."""
     points = sent.points(readings)
     sent.commit(points, now)
     sent.complete(readings, now)
@@ -22,65 +22,65 @@ def told(sent: ReceivedSeries, readings: list[SeriesValue], now: int) -> list[tu
 
 
 def test_cumulative_numbers_count_since_the_start():
-    """A series that is there from the start on keeps its start; one that comes later began after the last."""
+    """A first series keeps its start. A later one started at the previous export."""
     sent = ReceivedSeries(100, "cumulative")
     one, other = {"page": "1"}, {"page": "2"}
-    assert told(sent, [SeriesValue.of(ORDERS, one, 2)], 110) == [(100, 2)]
-    assert told(sent, [SeriesValue.of(ORDERS, one, 5), SeriesValue.of(ORDERS, other, 1)], 120) == [
+    assert send(sent, [SeriesValue.of(ORDERS, one, 2)], 110) == [(100, 2)]
+    assert send(sent, [SeriesValue.of(ORDERS, one, 5), SeriesValue.of(ORDERS, other, 1)], 120) == [
         (100, 5),
         (110, 1),
     ]
-    assert told(sent, [SeriesValue.of(ORDERS, one, 5), SeriesValue.of(ORDERS, other, 4)], 130) == [
+    assert send(sent, [SeriesValue.of(ORDERS, one, 5), SeriesValue.of(ORDERS, other, 4)], 130) == [
         (100, 5),
         (110, 4),
     ]
 
 
-def test_a_series_that_began_anew_has_a_new_start():
-    """A total that fell, or that was away for a while, counts since the last export."""
+def test_a_reset_series_has_a_new_start():
+    """A total that fell or was missing counts since the last export."""
     sent = ReceivedSeries(100, "cumulative")
-    told(sent, [SeriesValue.of(ORDERS, {}, 9)], 110)
-    assert told(sent, [SeriesValue.of(ORDERS, {}, 4)], 120) == [(110, 4)]
-    assert told(sent, [SeriesValue.of(ORDERS, {}, 6)], 130) == [(110, 6)]
-    told(sent, [], 140)
-    assert told(sent, [SeriesValue.of(ORDERS, {}, 7)], 150) == [(140, 7)]
+    send(sent, [SeriesValue.of(ORDERS, {}, 9)], 110)
+    assert send(sent, [SeriesValue.of(ORDERS, {}, 4)], 120) == [(110, 4)]
+    assert send(sent, [SeriesValue.of(ORDERS, {}, 6)], 130) == [(110, 6)]
+    send(sent, [], 140)
+    assert send(sent, [SeriesValue.of(ORDERS, {}, 7)], 150) == [(140, 7)]
 
 
-def test_a_delta_is_what_is_new():
-    """Each delta counts since the last one that was received; where nothing is new there is none."""
+def test_a_delta_contains_new_records():
+    """Each delta counts since the last one that was received. Without new records there is none."""
     sent = ReceivedSeries(100, "delta")
-    assert told(sent, [SeriesValue.of(ORDERS, {}, 2)], 110) == [(100, 2)]
-    assert told(sent, [SeriesValue.of(ORDERS, {}, 7)], 120) == [(110, 5)]
-    assert told(sent, [SeriesValue.of(ORDERS, {}, 7)], 130) == []
-    assert told(sent, [SeriesValue.of(ORDERS, {}, 8)], 140) == [(130, 1)]
-    assert told(sent, [SeriesValue.of(ORDERS, {}, 3)], 150) == [(140, 3)]
+    assert send(sent, [SeriesValue.of(ORDERS, {}, 2)], 110) == [(100, 2)]
+    assert send(sent, [SeriesValue.of(ORDERS, {}, 7)], 120) == [(110, 5)]
+    assert send(sent, [SeriesValue.of(ORDERS, {}, 7)], 130) == []
+    assert send(sent, [SeriesValue.of(ORDERS, {}, 8)], 140) == [(130, 1)]
+    assert send(sent, [SeriesValue.of(ORDERS, {}, 3)], 150) == [(140, 3)]
 
 
 def test_what_was_not_received_is_in_the_next_delta():
-    """A delta that nobody took note of changes nothing."""
+    """A delta without a commit changes nothing."""
     sent = ReceivedSeries(100, "delta")
-    told(sent, [SeriesValue.of(ORDERS, {}, 2)], 110)
+    send(sent, [SeriesValue.of(ORDERS, {}, 2)], 110)
     sent.points([SeriesValue.of(ORDERS, {}, 5)])
-    assert told(sent, [SeriesValue.of(ORDERS, {}, 9)], 130) == [(110, 7)]
+    assert send(sent, [SeriesValue.of(ORDERS, {}, 9)], 130) == [(110, 7)]
 
 
 def test_series_that_were_received_before_a_failure_are_not_sent_again():
-    """Of an export that broke off after a batch, the next delta has the other series alone in full."""
+    """After a failure between two requests, the next delta contains the series of the second one."""
     sent = ReceivedSeries(100, "delta")
     first, second = SeriesValue.of(ORDERS, {"page": "1"}, 2), SeriesValue.of(ORDERS, {"page": "2"}, 3)
     sent.commit(sent.points([first]), 110)
-    assert told(sent, [first, second], 120) == [(100, 3)]
+    assert send(sent, [first, second], 120) == [(100, 3)]
 
 
 def test_a_gauge_is_always_sent():
-    """A gauge is its value, whatever was sent before."""
+    """A gauge is sent even if it is unchanged."""
     sent = ReceivedSeries(100, "delta")
-    assert [part for _, part in told(sent, [SeriesValue.of(DEPTH, {}, 0)], 110)] == [0]
-    assert [part for _, part in told(sent, [SeriesValue.of(DEPTH, {}, -3)], 120)] == [-3]
+    assert [part for _, part in send(sent, [SeriesValue.of(DEPTH, {}, 0)], 110)] == [0]
+    assert [part for _, part in send(sent, [SeriesValue.of(DEPTH, {}, -3)], 120)] == [-3]
 
 
-def test_what_is_kept_of_a_series_ends_with_it(clock):
-    """Attributes are made once for a series, and forgotten with it."""
+def test_cached_attributes_are_removed_with_their_series(clock):
+    """Attributes are encoded once for each series."""
     store = Store(clock, expire_after=timedelta(minutes=1))
     reader, collector = StoreReader(store), InMemoryCollector(store)
     for user in ("1", "2"):

@@ -1,4 +1,4 @@
-"""Exports: all at once when asked for, with pauses after failures at the interval; none of them raises."""
+"""Exports are concurrent on demand, pause after failures, retry snapshots, and never raise."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SYSTEM = MetricsSystem()
 
 
 class Output:
-    """An output that takes the system, fails when told to, and counts."""
+    """An output of the system that counts its exports and can fail."""
 
     def __init__(self, name="output", error=None):
         self.name, self.error, self.tries = name, error, 0
@@ -39,7 +39,7 @@ class Output:
         self.go_on.set()
 
     def export(self, system):
-        """Wait until it may go on; fail, or not."""
+        """Wait until it may continue; then fail or succeed."""
         self.tries += 1
         assert self.go_on.wait(PATIENCE)
         if self.error is not None:
@@ -54,7 +54,7 @@ def export(system, *endpoints):
 # -- when asked for ----------------------------------------------------------------------------------------
 
 
-def test_all_are_exported_to_at_once():
+def test_exports_on_demand_run_concurrently():
     """No endpoint waits for another."""
     meeting = threading.Barrier(3)
 
@@ -66,8 +66,8 @@ def test_all_are_exported_to_at_once():
     assert export(system, "a", "b", "c") == dict.fromkeys("abc", True)
 
 
-def test_one_that_hangs_is_given_up(caplog):
-    """A hanging endpoint is `False` after the time-out, costs the others nothing, and is not called again."""
+def test_a_hanging_export_times_out(caplog):
+    """The result is `False` after the time-out. Other exports are not delayed, and it is not called again."""
     hanging, good = Output("hanging"), Output("good")
     hanging.go_on.clear()
     system = MetricsSystem(outputs=[hanging, good])
@@ -85,13 +85,13 @@ def test_one_that_hangs_is_given_up(caplog):
 
 
 def test_exporting_works_on_trio():
-    """The answer is the same on a loop of trio."""
+    """The result is the same as on asyncio."""
     system = MetricsSystem(outputs=[Output("good"), Output("bad", OSError("full"))])
     assert trio.run(system.export_metrics_async, ["good", "bad"]) == {"good": True, "bad": False}
 
 
 def test_the_reason_is_in_the_log_and_on_the_system(caplog):
-    """A failure says why until the next success; each that was asked for is logged."""
+    """Each failure on demand is logged, and `export_failures` has the reason until the next success."""
     output = Output(error=RefusedError("no such bucket"))
     system = MetricsSystem(outputs=[output])
     for _ in range(2):
@@ -104,13 +104,13 @@ def test_the_reason_is_in_the_log_and_on_the_system(caplog):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), MemoryError()])
-def test_nothing_that_an_output_raises_reaches_who_asked(error):
-    """Also what would end the thread is a failure of that output."""
+def test_no_exception_of_an_output_reaches_the_caller(error):
+    """Exceptions that would end a thread are failures of the output too."""
     assert export(MetricsSystem(outputs=[Output(error=error)]), "output") == {"output": False}
 
 
-def test_a_url_that_was_never_configured_is_exported_to(tmp_path):
-    """A URL is as good as a name, and is known from then on by what it has sent."""
+def test_an_export_accepts_a_url_that_is_not_configured(tmp_path):
+    """The endpoint of the URL is created once and keeps its state."""
     system = MetricsSystem()
     system.collector.increment("orders")
     url = f"file://{tmp_path}/metrics.jsonl"
@@ -119,8 +119,8 @@ def test_a_url_that_was_never_configured_is_exported_to(tmp_path):
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
 
 
-def made_slowly(monkeypatch):
-    """Return an event that making an endpoint waits for, and the threads that made one."""
+def slow_creation(monkeypatch):
+    """Return an event that delays the creation of endpoints, and the threads that created one."""
     from metrics_framework.export import endpoints
 
     go_on, threads, make = threading.Event(), [], endpoints.make_endpoint
@@ -134,9 +134,9 @@ def made_slowly(monkeypatch):
     return go_on, threads
 
 
-def test_an_endpoint_is_made_off_the_loop_and_once(monkeypatch, tmp_path):
-    """Importing what an endpoint needs holds no loop up, and of two exports at once one makes it."""
-    go_on, threads = made_slowly(monkeypatch)
+def test_an_endpoint_is_created_once_in_a_thread(monkeypatch, tmp_path):
+    """Its imports do not block the event loop, and concurrent exports create it once."""
+    go_on, threads = slow_creation(monkeypatch)
     system = MetricsSystem()
     url = f"file://{tmp_path}/metrics.jsonl"
 
@@ -152,9 +152,9 @@ def test_an_endpoint_is_made_off_the_loop_and_once(monkeypatch, tmp_path):
     assert threads[0] is not threading.main_thread()
 
 
-def test_an_endpoint_that_takes_for_ever_to_make_is_false(monkeypatch, tmp_path, caplog):
-    """The time-out is for making it, too; the others that are asked for have to do without as little."""
-    go_on, _ = made_slowly(monkeypatch)
+def test_the_creation_of_an_endpoint_times_out(monkeypatch, tmp_path, caplog):
+    """The time-out includes the creation, and the other exports succeed."""
+    go_on, _ = slow_creation(monkeypatch)
     system = MetricsSystem(outputs=[Output("good")])
     system.initialize_metrics({"export_timeout": 0.1})
     url = f"file://{tmp_path}/metrics.jsonl"
@@ -168,8 +168,8 @@ def test_an_endpoint_that_takes_for_ever_to_make_is_false(monkeypatch, tmp_path,
     assert system.export_failures == {}
 
 
-def test_what_was_never_configured_is_remembered_within_bounds(tmp_path, monkeypatch):
-    """An application that makes up URLs does not fill the memory."""
+def test_the_number_of_remembered_endpoints_is_limited(tmp_path, monkeypatch):
+    """An application that generates URLs does not fill the memory."""
     monkeypatch.setattr(exporter, "MAX_ON_DEMAND_ENDPOINTS", 3)
     system = MetricsSystem()
     urls = [f"file:{tmp_path}/nowhere/{number}.json" for number in range(5)]
@@ -178,8 +178,8 @@ def test_what_was_never_configured_is_remembered_within_bounds(tmp_path, monkeyp
     assert len(system.export_failures) == 2 * 3
 
 
-def test_an_unknown_endpoint_is_false_and_its_secret_stays_one(caplog):
-    """Nothing is raised for what is no endpoint; the reason has no part of the URL but its scheme."""
+def test_the_secret_of_an_unknown_endpoint_is_not_logged(caplog):
+    """The result is `False`, and the reason contains only the scheme of the URL."""
     system = MetricsSystem()
     url = "influks+http://me:geheim@host?db=x"
     assert export(system, url) == {url: False}
@@ -189,7 +189,7 @@ def test_an_unknown_endpoint_is_false_and_its_secret_stays_one(caplog):
 
 
 def test_no_secret_of_a_url_reaches_the_log(caplog, monkeypatch):
-    """Also where an endpoint quotes its password in an error of its own."""
+    """An error of the endpoint that quotes its password is redacted."""
     from metrics_adapters.webhook import WebhookEndpoint
 
     def fail(self, system):
@@ -209,7 +209,7 @@ def test_no_secret_of_a_url_reaches_the_log(caplog, monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_forked_child_exports_while_its_parent_does():
-    """What hangs in a thread of the parent does not hang the child."""
+    """An export that hangs in a thread of the parent does not block the child."""
     output = Output()
     output.go_on.clear()
     system = MetricsSystem(outputs=[output])
@@ -227,8 +227,8 @@ def test_a_forked_child_exports_while_its_parent_does():
 # -- at the interval -----------------------------------------------------------------------------------------
 
 
-def test_pauses_grow_and_end_with_a_success(clock, caplog):
-    """Each failure doubles the pause, up to five minutes, never all of it; the log says it once."""
+def test_pauses_double_until_a_success(clock, caplog):
+    """Each failure doubles the pause, up to five minutes, less a random part; it is logged once."""
     output = Output(error=OSError("down"))
     outputs = Outputs(MetricsSystem(), [output], clock)
 
@@ -251,8 +251,8 @@ def test_pauses_grow_and_end_with_a_success(clock, caplog):
     assert seconds_until_next_try() == 0.25
 
 
-def test_the_end_does_not_wait_for_a_pause(clock):
-    """The last export is tried whatever came before it, and so is one that is asked for."""
+def test_the_final_export_does_not_wait_for_a_pause(clock):
+    """The final export and exports on demand are tried during a pause."""
     output = Output(error=OSError("down"))
     system = MetricsSystem(outputs=[output], clock=clock)
     export(system, "output")
@@ -261,8 +261,8 @@ def test_the_end_does_not_wait_for_a_pause(clock):
     assert output.tries == 3
 
 
-def test_those_that_failed_come_last(clock):
-    """One that takes its time to fail again holds up nobody."""
+def test_failed_outputs_come_last(clock):
+    """A slow failure does not delay the other outputs."""
     order = []
 
     class Ordered(Output):
@@ -277,8 +277,8 @@ def test_those_that_failed_come_last(clock):
     assert order == ["bad", "good", "good", "bad"]
 
 
-def test_a_configured_endpoint_is_exported_to_at_the_end_and_kept(tmp_path):
-    """What is configured again keeps what it knows; what is no longer named is exported to no more."""
+def test_a_configured_endpoint_is_kept_and_exported_to_at_shutdown(tmp_path):
+    """An endpoint that is configured again keeps its state; one that is removed gets no more exports."""
     first, second = f"file://{tmp_path}/a.jsonl", f"file://{tmp_path}/b.jsonl"
     with MetricsSystem.from_config({"export_endpoints": [first]}, environ={}) as system:
         before = system._outputs._configured[0]
@@ -289,8 +289,8 @@ def test_a_configured_endpoint_is_exported_to_at_the_end_and_kept(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["b.jsonl"]
 
 
-def test_endpoints_that_look_alike_are_told_apart():
-    """Two that differ in a secret alone are two, with names of their own."""
+def test_endpoints_with_the_same_redacted_url_have_different_names():
+    """Two endpoints that differ only in a secret get numbered names."""
     system = MetricsSystem()
     urls = [f"webhook+http://127.0.0.1:1/{secret}" for secret in ("first", "second")]
     assert export(system, *urls) == dict.fromkeys(urls, False)
@@ -304,7 +304,7 @@ def test_endpoints_that_look_alike_are_told_apart():
 
 
 class SnapshotKeeper:
-    """An output that keeps what it is given, or fails."""
+    """An output that stores snapshots, or fails."""
 
     name = "output"
 
@@ -313,49 +313,49 @@ class SnapshotKeeper:
         self.written: list[float] = []
 
     def write(self, snapshot: PerformanceSnapshot) -> None:
-        """Keep the snapshot's number, or fail."""
+        """Store the number of the snapshot, or fail."""
         if self.error is not None:
             raise self.error
         self.written.append(snapshot.metrics.throughput)
 
 
 class DistributionKeeper(SnapshotKeeper):
-    """An output that keeps distributions as well."""
+    """An output that stores distributions too."""
 
     keeps_distributions = True
 
     def write(self, snapshot, distributions=None):
-        """Keep both."""
+        """Store both."""
         super().write(snapshot)
         self.kept = distributions
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch) -> None:
-    """Try the final snapshot again at once."""
+    """Retry the final snapshot without a pause."""
     monkeypatch.setattr(exporter, "FINAL_PAUSE_SECONDS", 0)
 
 
 @pytest.fixture
 def isolation() -> Isolation:
-    """Return what logs failures."""
+    """Return the isolation of failures."""
     return Isolation()
 
 
 def run(number: float) -> FullSnapshot:
-    """Return a run that can be told from others."""
+    """Return a snapshot with a number."""
     return FullSnapshot(
         PerformanceSnapshot(Metrics(throughput=number)), {"latency": Distribution.of([number])}
     )
 
 
-def said(caplog) -> list[str]:
-    """Return the log."""
+def messages(caplog) -> list[str]:
+    """Return the log messages."""
     return [record.getMessage() for record in caplog.records]
 
 
-def test_what_was_refused_comes_with_the_next_that_is_taken(isolation, caplog):
-    """The next snapshot comes first, then what is owed; the log says that it failed and recovered."""
+def test_refused_snapshots_are_retried_with_the_next_one(isolation, caplog):
+    """The next snapshot is written first, then the pending ones. Failure and recovery are logged."""
     caplog.set_level("INFO")
     output = SnapshotKeeper(OutputError("the disk is full"))
     outputs = Outputs(SYSTEM, [output], ManualClock())
@@ -368,15 +368,15 @@ def test_what_was_refused_comes_with_the_next_that_is_taken(isolation, caplog):
     assert output.written == [4, 3, 2, 1]
     outputs.write(lambda: run(5), isolation, at_interval=True)
     assert output.written == [4, 3, 2, 1, 5]
-    first, second = said(caplog)
+    first, second = messages(caplog)
     assert "snapshot not written" in first
     assert "the disk is full" in first
     assert "'snapshots written late'" in second
     assert "written=3 lost=0" in second
 
 
-def test_what_is_owed_is_bounded(isolation, caplog):
-    """However long a disk is full, the newest ten are owed, and the log says how many are lost."""
+def test_the_number_of_pending_snapshots_is_limited(isolation, caplog):
+    """The newest ten are pending, and the log reports how many are lost."""
     output = SnapshotKeeper(OSError("full"))
     outputs = Outputs(SYSTEM, [output], ManualClock())
     for number in range(1, MAX_PENDING_SNAPSHOTS + 6):
@@ -384,11 +384,11 @@ def test_what_is_owed_is_bounded(isolation, caplog):
     output.error = None
     outputs.write(lambda: run(100), isolation, at_interval=True)
     assert output.written == [100, *range(MAX_PENDING_SNAPSHOTS + 5, 5, -1)]
-    assert f"written={MAX_PENDING_SNAPSHOTS} lost=5" in said(caplog)[-1]
+    assert f"written={MAX_PENDING_SNAPSHOTS} lost=5" in messages(caplog)[-1]
 
 
-def test_what_would_be_refused_again_is_not_owed(isolation):
-    """An `OSError` says that it may be tried again; a bug does not."""
+def test_only_an_os_error_makes_a_snapshot_pending(isolation):
+    """Any other error would occur again."""
     output = SnapshotKeeper(RuntimeError("a bug"))
     outputs = Outputs(SYSTEM, [output], ManualClock())
     outputs.write(lambda: run(1), isolation, at_interval=True)
@@ -397,8 +397,8 @@ def test_what_would_be_refused_again_is_not_owed(isolation):
     assert output.written == [2]
 
 
-def test_who_asks_is_answered_and_owed_nothing(isolation):
-    """A snapshot on demand that fails is the caller's to try again; one that is taken brings what is owed."""
+def test_a_failed_export_on_demand_is_not_pending(isolation):
+    """The caller can retry it. A successful export on demand also writes the pending snapshots."""
     output = SnapshotKeeper(OSError("full"))
     outputs = Outputs(SYSTEM, [output], ManualClock())
     outputs.write(lambda: run(1), isolation, at_interval=True)
@@ -409,8 +409,8 @@ def test_who_asks_is_answered_and_owed_nothing(isolation):
     assert output.written == [3, 1]
 
 
-def test_a_disk_that_fills_up_again_loses_nothing(isolation):
-    """Where what is owed is refused once more, it stays owed, in its place."""
+def test_a_failed_retry_keeps_the_order(isolation):
+    """A pending snapshot that is refused again stays pending, in its place."""
 
     class Filling(SnapshotKeeper):
         room = 0
@@ -429,8 +429,8 @@ def test_a_disk_that_fills_up_again_loses_nothing(isolation):
     assert output.written == [3, 2, 5, 4, 1]
 
 
-def test_the_final_snapshot_is_tried_again(isolation, caplog):
-    """A disk that refuses for a moment at the end costs nothing; what was owed before comes as well."""
+def test_the_final_snapshot_is_retried(isolation, caplog):
+    """A short failure at shutdown loses nothing, and pending snapshots are written too."""
 
     class Late(SnapshotKeeper):
         tries = 0
@@ -446,41 +446,41 @@ def test_the_final_snapshot_is_tried_again(isolation, caplog):
     outputs.write(lambda: run(1), isolation, at_interval=True)
     outputs.write_final(lambda: run(2), isolation)
     assert output.written == [2, 1]
-    assert "snapshots lost" not in " ".join(said(caplog))
+    assert "snapshots lost" not in " ".join(messages(caplog))
 
 
-def test_what_is_lost_at_the_end_is_said(isolation, caplog):
-    """After a few tries the final snapshot is given up, and the log says how many went with it."""
+def test_snapshots_that_are_lost_at_shutdown_are_logged(isolation, caplog):
+    """After the last retry, the log reports how many snapshots are lost."""
     output = SnapshotKeeper(OSError("full"))
     outputs = Outputs(SYSTEM, [output], ManualClock())
     outputs.write(lambda: run(1), isolation, at_interval=True)
     outputs.write_final(lambda: run(2), isolation)
     assert output.written == []
-    lost = said(caplog)[-1]
+    lost = messages(caplog)[-1]
     assert "snapshots lost" in lost
     assert "lost=2" in lost
     outputs.write_final(lambda: run(3), isolation)
-    assert "lost=1" in said(caplog)[-1]
+    assert "lost=1" in messages(caplog)[-1]
 
 
-def test_an_output_that_works_ends_at_once(isolation, monkeypatch):
-    """Nobody waits at the end where nothing is owed."""
+def test_without_pending_snapshots_the_shutdown_does_not_wait(isolation, monkeypatch):
+    """The pause between retries is skipped."""
     monkeypatch.setattr(exporter, "FINAL_PAUSE_SECONDS", 3_600)
     output = SnapshotKeeper()
     Outputs(SYSTEM, [output], ManualClock()).write_final(lambda: run(1), isolation)
     assert output.written == [1]
 
 
-def test_distributions_go_to_those_that_keep_them(isolation):
-    """An output that says so gets them; any other is written to as ever."""
+def test_distributions_go_to_outputs_that_keep_them(isolation):
+    """An output without `keeps_distributions` gets the snapshot alone."""
     plain, keeping = SnapshotKeeper(), DistributionKeeper()
     Outputs(SYSTEM, [plain, keeping], ManualClock()).write(lambda: run(7), isolation)
     assert plain.written == keeping.written == [7]
     assert keeping.kept["latency"].count == 1
 
 
-def test_what_is_owed_outlives_a_configuration(isolation, caplog):
-    """An output that is configured anew takes what the one before was owed; else it is lost, and said."""
+def test_pending_snapshots_move_to_a_new_output_of_the_same_name(isolation, caplog):
+    """Without such an output they are lost, which is logged."""
     first, second = SnapshotKeeper(OSError("full")), SnapshotKeeper()
     outputs = Outputs(SYSTEM, [], ManualClock())
     outputs.configure([Destination("output", first)])
@@ -491,11 +491,11 @@ def test_what_is_owed_outlives_a_configuration(isolation, caplog):
     second.error = OSError("full")
     outputs.write(lambda: run(3), isolation, at_interval=True)
     outputs.configure([])
-    assert "snapshots lost" in said(caplog)[-1]
+    assert "snapshots lost" in messages(caplog)[-1]
 
 
 def test_outputs_move_to_another_system_once(isolation):
-    """All of them go, an equal one is not written to twice, and nothing is left."""
+    """All outputs move, except those that the other system has already."""
 
     class Equal(SnapshotKeeper):
         def __eq__(self, other):
@@ -511,8 +511,8 @@ def test_outputs_move_to_another_system_once(isolation):
     assert (mine.written, theirs.written, other.written) == ([1], [], [1])
 
 
-def test_a_child_owes_nothing(isolation):
-    """What is owed is the parent's to write."""
+def test_a_forked_child_has_no_pending_snapshots(isolation):
+    """Pending snapshots belong to the parent."""
     output = SnapshotKeeper(OSError("full"))
     outputs = Outputs(SYSTEM, [output], ManualClock())
     outputs.write(lambda: run(1), isolation, at_interval=True)
@@ -523,7 +523,7 @@ def test_a_child_owes_nothing(isolation):
 
 
 @pytest.mark.parametrize("wrong", [object(), "snapshots", type("Nameless", (), {"write": print})()])
-def test_what_is_no_output_is_refused(wrong):
-    """An output has a name and a method to write; the error says so."""
+def test_an_object_that_is_not_an_output_is_refused(wrong):
+    """The error states that an output needs a name and a method."""
     with pytest.raises(InvalidInputError, match="needs a name and a method"):
         Outputs(SYSTEM, [wrong], ManualClock())
