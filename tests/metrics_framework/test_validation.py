@@ -1,4 +1,4 @@
-"""What names a series, and the input that is refused before it reaches one."""
+"""The checks of names, tags, numbers and other arguments."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TAGS = st.dictionaries(st.text(min_size=1), st.text(), max_size=6)
 
 
 class Branch(str, Enum):  # noqa: UP042 - the older kind, whose str() is not its value
-    """An enumeration whose members are strings but say something else by `str`."""
+    """An enumeration of strings with another `str`."""
 
     MAIN = "main"
 
@@ -48,7 +48,7 @@ class Level(StrEnum):
 
 
 class Loud(str):
-    """A string that shouts when it is converted."""
+    """A string with another `str`."""
 
     __slots__ = ()
 
@@ -66,7 +66,7 @@ class Mute:
 
 
 class Index:
-    """What behaves like an integer without being one, as numpy's integers do."""
+    """A type with `__index__`, like numpy's integers."""
 
     def __init__(self, value: int) -> None:
         """Keep the integer."""
@@ -78,7 +78,7 @@ class Index:
 
 
 class Floating:
-    """What behaves like a float without being one, as numpy's float32 does."""
+    """A type with `__float__`, like numpy's float32."""
 
     def __init__(self, value: float) -> None:
         """Keep the float."""
@@ -100,7 +100,7 @@ class Port(IntEnum):
 
 @given(TAGS, st.randoms(use_true_random=False))
 def test_the_order_of_tags_does_not_matter(tags, random):
-    """The same pairs in another order are the same series, also in their order."""
+    """Tags are sorted by name."""
     items = list(tags.items())
     random.shuffle(items)
     assert list(plain_tags(dict(items)).items()) == list(plain_tags(tags).items()) == sorted(tags.items())
@@ -108,7 +108,7 @@ def test_the_order_of_tags_does_not_matter(tags, random):
 
 @given(TAGS)
 def test_strings_are_kept_as_they_are(tags):
-    """Names and values that are strings stay what they were; what was passed is neither kept nor changed."""
+    """The result is a new dict with the same strings."""
     before = dict(tags)
     plain = plain_tags(tags)
     assert plain == before
@@ -128,16 +128,16 @@ def test_any_mapping_holds_tags(mapping):
     assert plain_tags(mapping({"branch": "main"})) == {"branch": "main"}
 
 
-def test_values_that_hash_alike_stay_apart():
-    """Values are converted by `str`: True, 1 and 1.0 are three series though they are equal."""
+def test_equal_values_of_different_types_are_different_tags():
+    """Values are converted by `str`: True, 1 and 1.0 are three series."""
     assert [plain_tags({"a": value})["a"] for value in (True, 1, 1.0, None)] == ["True", "1", "1.0", "None"]
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [(Branch.MAIN, "main"), (Level.HIGH, "high"), (Loud("quiet"), "quiet")]
 )
-def test_strings_of_a_subclass_are_the_characters_they_consist_of(value, text):
-    """A member of a string enumeration names the same series as its value, and is a plain string then."""
+def test_strings_of_a_subclass_count_as_their_characters(value, text):
+    """A member of a string enumeration becomes the plain string of its value."""
     assert plain_tags({"a": value}) == plain_tags({"a": text}) == {"a": text}
     ((name, plain),) = plain_tags({value: value}).items()
     assert (name, plain) == (text, text)
@@ -147,8 +147,8 @@ def test_strings_of_a_subclass_are_the_characters_they_consist_of(value, text):
 @pytest.mark.parametrize(
     "tags", [0, 5, "", "branch", [], ["branch"], [("branch", "main")], (), {"branch"}, False]
 )
-def test_tags_that_are_no_mapping_are_refused(tags):
-    """The error quotes what was passed and shows what is meant, also for what is empty or zero."""
+def test_tags_other_than_a_mapping_are_refused(tags):
+    """The error quotes the value and shows an example, also for empty values and zero."""
     with pytest.raises(InvalidInputError) as caught:
         plain_tags(tags)
     assert f"tags={tags!r} " in str(caught.value)
@@ -157,14 +157,14 @@ def test_tags_that_are_no_mapping_are_refused(tags):
 
 @pytest.mark.parametrize("name", ["", 1, None, b"branch", ("a", "b")])
 def test_a_tag_without_a_proper_name_is_refused(name):
-    """A tag's name is a non-empty string, also beside tags that are in order."""
+    """The name of a tag is a non-empty string."""
     with pytest.raises(InvalidInputError) as caught:
         plain_tags({"region": "north", name: "main"})
     assert f"tag name {name!r} " in str(caught.value)
 
 
 def test_a_value_that_cannot_be_converted_is_refused():
-    """The error names the tag and says what went wrong, which is its cause."""
+    """The error names the tag, and has the original error as its cause."""
     with pytest.raises(InvalidInputError, match=r"tag 'a' .*RuntimeError\('nothing to say'\)") as caught:
         plain_tags({"a": Mute()})
     assert isinstance(caught.value.__cause__, RuntimeError)
@@ -186,8 +186,8 @@ def test_an_enumeration_member_names_what_its_value_names():
 
 
 @pytest.mark.parametrize("name", ["", None, 3, 0, b"requests", ["requests"]])
-def test_what_is_no_text_is_no_name(name):
-    """The error quotes the name, and says what kind of name it should have been."""
+def test_a_name_is_a_non_empty_string(name):
+    """The error quotes the value and states the kind of name."""
     with pytest.raises(InvalidInputError) as caught:
         check_name(name, "operation name")
     assert str(caught.value).startswith(f"operation name {name!r} ")
@@ -200,15 +200,15 @@ def test_what_is_no_text_is_no_name(name):
 
 @given(st.integers(-(10**300), 10**300) | st.floats(allow_nan=False, allow_infinity=False))
 def test_finite_numbers_pass_unchanged(value):
-    """What is fit to be recorded is recorded as it is, of the type that it has."""
+    """Integers and floats keep their type."""
     plain = plain_number("name", value, signed=True)
     assert plain == value
     assert type(plain) is type(value)
 
 
 @pytest.mark.parametrize("value", [0, 0.0, -0.0, 5e-324, sys.float_info.max, int(sys.float_info.max)])
-def test_the_edges_of_what_only_grows(value):
-    """Zero and the largest number are allowed where nothing negative is."""
+def test_zero_and_the_largest_number_are_allowed(value):
+    """They are allowed for unsigned values."""
     assert plain_number("name", value, signed=False) == value
 
 
@@ -223,7 +223,7 @@ def test_the_edges_of_what_only_grows(value):
         (Port.HTTP, 80),
     ],
 )
-def test_what_behaves_like_a_number_is_converted(value, plain):
+def test_number_like_objects_are_converted(value, plain):
     """Decimals, fractions and other libraries' numbers become a plain `int` or `float`."""
     number = plain_number("name", value, signed=False)
     assert number == plain
@@ -256,22 +256,22 @@ def test_numbers_that_are_not_finite_are_refused(value, signed):
 @pytest.mark.parametrize(
     "value", [True, False, "3", b"3", None, 1j, [1], (1, 2), Decimal("sNaN"), Ellipsis], ids=str
 )
-def test_what_is_no_number_is_refused(value):
-    """The error quotes what was passed; booleans are no numbers either."""
+def test_values_other_than_numbers_are_refused(value):
+    """The error quotes the value. A boolean is not a number."""
     with pytest.raises(InvalidInputError, match="an int or a float") as caught:
         plain_number("name", value, signed=True)
     assert f"'name' cannot record {value!r}" in str(caught.value)
 
 
-def test_a_fraction_that_no_float_can_hold_is_refused():
-    """Numbers of other types are held to the same range."""
+def test_a_fraction_beyond_the_largest_float_is_refused():
+    """Numbers of other types have the same range."""
     with pytest.raises(InvalidInputError, match="'name' cannot record"):
         plain_number("name", Fraction(10**400), signed=True)
 
 
 @pytest.mark.parametrize("value", [-1, -0.5, -5e-324, Decimal(-1), Index(-1)])
-def test_a_negative_number_is_refused_where_numbers_only_grow(value):
-    """The error says that only zero or more is allowed; where a sign is allowed it passes."""
+def test_a_negative_number_is_refused_if_unsigned(value):
+    """The error states that zero or more is allowed. With `signed=True` it passes."""
     with pytest.raises(InvalidInputError, match="zero or more"):
         plain_number("name", value, signed=False)
     assert plain_number("name", value, signed=True) < 0
@@ -285,13 +285,13 @@ def test_a_negative_number_is_refused_where_numbers_only_grow(value):
     [(MetricUnit.SECONDS, 2_500.0), (MetricUnit.MILLISECONDS, 2.5), (MetricUnit.MICROSECONDS, 0.0025)],
 )
 def test_durations_become_milliseconds(unit, expected):
-    """Seconds, milliseconds and microseconds are kept in milliseconds."""
+    """Seconds, milliseconds and microseconds are converted."""
     assert milliseconds("name", 2.5, unit) == expected
 
 
 @pytest.mark.parametrize("unit", [MetricUnit.BYTES, MetricUnit.COUNT, "seconds", None, []])
-def test_a_unit_that_measures_no_time_is_refused(unit):
-    """The error quotes the unit and lists those that are allowed."""
+def test_a_unit_other_than_time_is_refused(unit):
+    """The error quotes the unit and lists the allowed ones."""
     with pytest.raises(InvalidInputError, match=r"MetricUnit\.SECONDS") as caught:
         milliseconds("name", 1.0, unit)
     assert repr(unit) in str(caught.value)
