@@ -14,7 +14,7 @@ from opentelemetry.sdk.resources import Resource
 
 from metrics_adapters.http_client import authorization_of, plain_address_of
 from metrics_adapters.otlp.client import Client
-from metrics_adapters.otlp.message import Temporality, encode_resource, message
+from metrics_adapters.otlp.message import Temporality, encode_message, encode_resource
 from metrics_adapters.otlp.series import ReceivedSeries, StoreReader, read_values, text
 from metrics_framework._version import __version__
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
@@ -136,21 +136,21 @@ class OtlpExporter:
         store = store_of(system.aggregator)
         self._follow_source(store, system.aggregator)
         reader = self._reader
-        readings = list(read_values(system.aggregator) if reader is None else reader.read())
+        series_values = list(read_values(system.aggregator) if reader is None else reader.read())
         now_ns = self._last_ns = max(self._last_ns, self._clock.time_ns())
         if self._client is None:  # at the first export, because a worker may fork before it
             self._client = self._connect(
                 self._url, self.name, self._headers, self._timeout, self._is_compressed
             )
         rejected = ""
-        for start in range(0, len(readings), MAX_SERIES_PER_REQUEST):
-            batch = readings[start : start + MAX_SERIES_PER_REQUEST]
+        for start in range(0, len(series_values), MAX_SERIES_PER_REQUEST):
+            batch = series_values[start : start + MAX_SERIES_PER_REQUEST]
             points = self._sent.points(batch)
             if points:
-                sent = message(points, now_ns, self._resource, self._temporality)
+                sent = encode_message(points, now_ns, self._resource, self._temporality)
                 rejected = self._client.send(sent) or rejected
                 self._sent.commit(points, now_ns)
-        self._sent.complete(readings, now_ns)
+        self._sent.complete(series_values, now_ns)
         if rejected:  # all other points were accepted and are not sent again
             raise RefusedError(f"{self.name} rejected {rejected}")
 

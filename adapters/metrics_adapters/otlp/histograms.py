@@ -243,40 +243,40 @@ SentValue = int | float | ExponentialCounts | ExplicitCounts
 """The value in a message: all of a `RecordedValue`, or what is new in it."""
 
 
-def sent_value(content: RecordedValue) -> SentValue:
+def sent_value(value: RecordedValue) -> SentValue:
     """Return all of a value."""
-    return exponential_of(content) if isinstance(content, Distribution) else content
+    return exponential_of(value) if isinstance(value, Distribution) else value
 
 
-def was_reset(content: RecordedValue, before: RecordedValue) -> bool:
+def was_reset(value: RecordedValue, before: RecordedValue) -> bool:
     """Return whether a series was reset since an earlier value, by a cheap test."""
-    if isinstance(content, Distribution) and isinstance(before, Distribution):
-        return content.count < before.count or content.min > before.min or content.max < before.max
-    return value_since(content, before) is None
+    if isinstance(value, Distribution) and isinstance(before, Distribution):
+        return value.count < before.count or value.min > before.min or value.max < before.max
+    return value_since(value, before) is None
 
 
-def value_since(content: RecordedValue, before: RecordedValue) -> SentValue | None:
+def value_since(value: RecordedValue, before: RecordedValue) -> SentValue | None:
     """Return what was recorded after an earlier value, without extremes, which cannot be derived.
 
     Returns:
         ``None`` if the series was reset, so that the earlier value is not part of the current one.
     """
-    if isinstance(content, Distribution) and isinstance(before, Distribution):
-        return exponential_since(content, before)
-    if isinstance(content, ExplicitCounts) and isinstance(before, ExplicitCounts):
-        if content.bounds != before.bounds:
+    if isinstance(value, Distribution) and isinstance(before, Distribution):
+        return exponential_since(value, before)
+    if isinstance(value, ExplicitCounts) and isinstance(before, ExplicitCounts):
+        if value.bounds != before.bounds:
             return None
-        counts = tuple(now - then for now, then in zip(content.counts, before.counts, strict=True))
+        counts = tuple(now - then for now, then in zip(value.counts, before.counts, strict=True))
         if min(counts) < 0:
             return None
-        return ExplicitCounts(content.bounds, counts, content.sum - before.sum, None, None)
-    if isinstance(content, int | float) and isinstance(before, int | float) and content >= before:
-        return content - before if content > before else 0
+        return ExplicitCounts(value.bounds, counts, value.sum - before.sum, None, None)
+    if isinstance(value, int | float) and isinstance(before, int | float) and value >= before:
+        return value - before if value > before else 0
     return None
 
 
-def is_zero(part: SentValue) -> bool:
+def is_zero(value: SentValue) -> bool:
     """Return whether a value contains no records."""
-    if isinstance(part, ExplicitCounts):
-        return not any(part.counts)
-    return not (part.number if isinstance(part, ExponentialCounts) else part)
+    if isinstance(value, ExplicitCounts):
+        return not any(value.counts)
+    return not (value.number if isinstance(value, ExponentialCounts) else value)

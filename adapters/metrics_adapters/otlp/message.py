@@ -91,33 +91,33 @@ class SeriesValue(NamedTuple):
         stream: The description of its name.
         key: Identifies the series.
         attributes: Its attributes, encoded as fields of a point.
-        content: Its value.
+        value: Its value.
     """
 
     stream: MetricStream
     key: Hashable
     attributes: bytes
-    content: RecordedValue
+    value: RecordedValue
 
     @classmethod
-    def of(cls, stream: MetricStream, attributes: Mapping[str, str], content: RecordedValue) -> SeriesValue:
+    def of(cls, stream: MetricStream, attributes: Mapping[str, str], value: RecordedValue) -> SeriesValue:
         """Return the value of a series that is identified by its attributes."""
         key = stream, frozenset(attributes.items())
-        return cls(stream, key, encoded_attributes(stream.kind, attributes), content)
+        return cls(stream, key, encoded_attributes(stream.kind, attributes), value)
 
 
 class Point(NamedTuple):
     """A data point of a series.
 
     Attributes:
-        reading: The series and its current value.
+        series: The series and its current value.
         start_ns: The start of the time that the point covers, in nanoseconds since the epoch.
-        part: The value that is sent.
+        value: The value that is sent.
     """
 
-    reading: SeriesValue
+    series: SeriesValue
     start_ns: int
-    part: SentValue
+    value: SentValue
 
 
 def encode_resource(resource: Resource) -> bytes:
@@ -126,7 +126,7 @@ def encode_resource(resource: Resource) -> bytes:
     return _bytes(message.resource_metrics[0])
 
 
-def message(points: Iterable[Point], now_ns: int, resource: bytes, temporality: Temporality) -> bytes:
+def encode_message(points: Iterable[Point], now_ns: int, resource: bytes, temporality: Temporality) -> bytes:
     """Return points as one message.
 
     Args:
@@ -138,8 +138,8 @@ def message(points: Iterable[Point], now_ns: int, resource: bytes, temporality: 
     by_stream: dict[MetricStream, list[bytes]] = {}
     for point in points:
         yield_gil()
-        stream = point.reading.stream
-        written = point.reading.attributes + _FORMS[stream.kind].point(point, now_ns)
+        stream = point.series.stream
+        written = point.series.attributes + _FORMS[stream.kind].point(point, now_ns)
         by_stream.setdefault(stream, []).append(field(_POINTS, written))
     scopes: dict[bool, list[bytes]] = {}
     for stream, many in by_stream.items():
@@ -160,9 +160,9 @@ def _metric(stream: MetricStream, points: list[bytes], temporality: Temporality)
 
 
 def _number(point: Point, now_ns: int) -> bytes:
-    number = point.part
+    number = point.value
     assert isinstance(number, int | float)
-    start_ns = 0 if point.reading.stream.kind == "gauge" else point.start_ns
+    start_ns = 0 if point.series.stream.kind == "gauge" else point.start_ns
     if isinstance(number, int) and number in _INT64:
         return _bytes(NumberDataPoint(start_time_unix_nano=start_ns, time_unix_nano=now_ns, as_int=number))
     number = as_double(number)
@@ -170,39 +170,39 @@ def _number(point: Point, now_ns: int) -> bytes:
 
 
 def _counted(point: Point, now_ns: int) -> bytes:
-    part = point.part
-    assert isinstance(part, ExplicitCounts)
+    value = point.value
+    assert isinstance(value, ExplicitCounts)
     sent = HistogramDataPoint(
         start_time_unix_nano=point.start_ns,
         time_unix_nano=now_ns,
-        count=sum(part.counts),
-        sum=part.sum,
-        bucket_counts=part.counts,
-        explicit_bounds=part.bounds,
-        min=part.min,
-        max=part.max,
+        count=sum(value.counts),
+        sum=value.sum,
+        bucket_counts=value.counts,
+        explicit_bounds=value.bounds,
+        min=value.min,
+        max=value.max,
     )
     return _bytes(sent)
 
 
 def _exponential(point: Point, now_ns: int) -> bytes:
-    part = point.part
-    assert isinstance(part, ExponentialCounts)
+    value = point.value
+    assert isinstance(value, ExponentialCounts)
     sent = ExponentialHistogramDataPoint(
         start_time_unix_nano=point.start_ns,
         time_unix_nano=now_ns,
-        count=part.number,
-        sum=part.sum,
-        scale=part.scale,
-        zero_count=part.zeros,
-        min=part.min,
-        max=part.max,
+        count=value.number,
+        sum=value.sum,
+        scale=value.scale,
+        zero_count=value.zeros,
+        min=value.min,
+        max=value.max,
     )
     written = _bytes(sent)
-    if part.positive.counts:
-        written += field(ExponentialHistogramDataPoint.POSITIVE_FIELD_NUMBER, _buckets(part.positive))
-    if part.negative.counts:
-        written += field(ExponentialHistogramDataPoint.NEGATIVE_FIELD_NUMBER, _buckets(part.negative))
+    if value.positive.counts:
+        written += field(ExponentialHistogramDataPoint.POSITIVE_FIELD_NUMBER, _buckets(value.positive))
+    if value.negative.counts:
+        written += field(ExponentialHistogramDataPoint.NEGATIVE_FIELD_NUMBER, _buckets(value.negative))
     return written
 
 
@@ -259,17 +259,17 @@ def encoded_attributes(kind: Kind, attributes: Mapping[str, str]) -> bytes:
     return b"".join([attribute(number, name, value) for name, value in attributes.items()])
 
 
-def field(number: int, content: bytes) -> bytes:
+def field(number: int, value: bytes) -> bytes:
     """Return a field that holds a message, a text, or packed numbers.
 
     Args:
         number: The number of the field, 15 at most.
-        content: The value of the field.
+        value: The value of the field.
     """
-    size = len(content)
+    size = len(value)
     if size < 0x80:
-        return bytes((number << 3 | 2, size)) + content
-    return bytes((number << 3 | 2,)) + _varint(size) + content
+        return bytes((number << 3 | 2, size)) + value
+    return bytes((number << 3 | 2,)) + _varint(size) + value
 
 
 def attribute(number: int, name: str, value: str) -> bytes:

@@ -202,7 +202,7 @@ def _counted(value: MetricValue) -> ExplicitCounts | None:
 class _Entry(NamedTuple):
     start_ns: int
     sent_ns: int
-    content: RecordedValue
+    value: RecordedValue
 
 
 class ReceivedSeries:
@@ -220,41 +220,41 @@ class ReceivedSeries:
         self._is_delta = temporality == "delta"
         self._entries: dict[Hashable, _Entry] = {}
 
-    def points(self, readings: Iterable[SeriesValue]) -> list[Point]:
+    def points(self, series_values: Iterable[SeriesValue]) -> list[Point]:
         """Return the points to send. Deltas without new records are left out."""
         found = self._delta if self._is_delta else self._cumulative
-        return [point for reading in readings if (point := found(reading)) is not None]
+        return [point for series in series_values if (point := found(series)) is not None]
 
     def commit(self, points: Iterable[Point], now_ns: int) -> None:
         """Mark points as received that were read at ``now_ns``."""
-        for reading, start_ns, _ in points:
-            if reading.stream.kind != "gauge":
-                self._entries[reading.key] = _Entry(start_ns, now_ns, reading.content)
+        for series, start_ns, _ in points:
+            if series.stream.kind != "gauge":
+                self._entries[series.key] = _Entry(start_ns, now_ns, series.value)
 
-    def complete(self, readings: Iterable[SeriesValue], now_ns: int) -> None:
+    def complete(self, series_values: Iterable[SeriesValue], now_ns: int) -> None:
         """Mark everything as received, and forget series that no longer exist."""
-        present = {reading.key for reading in readings}
+        present = {series.key for series in series_values}
         for key in [key for key in self._entries if key not in present]:
             del self._entries[key]
         self._since_ns = now_ns
 
-    def _cumulative(self, reading: SeriesValue) -> Point:
-        entry = self._entries.get(reading.key)
+    def _cumulative(self, series: SeriesValue) -> Point:
+        entry = self._entries.get(series.key)
         start_ns = self._since_ns
         if entry is not None:
             # A series that was reset started after it was sent last.
-            start_ns = entry.sent_ns if was_reset(reading.content, entry.content) else entry.start_ns
-        return Point(reading, start_ns, sent_value(reading.content))
+            start_ns = entry.sent_ns if was_reset(series.value, entry.value) else entry.start_ns
+        return Point(series, start_ns, sent_value(series.value))
 
-    def _delta(self, reading: SeriesValue) -> Point | None:
-        if reading.stream.kind == "gauge":
-            return Point(reading, self._since_ns, sent_value(reading.content))
-        entry = self._entries.get(reading.key)
-        start_ns, part = self._since_ns, None
+    def _delta(self, series: SeriesValue) -> Point | None:
+        if series.stream.kind == "gauge":
+            return Point(series, self._since_ns, sent_value(series.value))
+        entry = self._entries.get(series.key)
+        start_ns, value = self._since_ns, None
         if entry is not None:
-            if entry.content == reading.content:
+            if entry.value == series.value:
                 return None
-            start_ns, part = max(start_ns, entry.sent_ns), value_since(reading.content, entry.content)
-        if part is None:
-            part = sent_value(reading.content)
-        return None if is_zero(part) else Point(reading, start_ns, part)
+            start_ns, value = max(start_ns, entry.sent_ns), value_since(series.value, entry.value)
+        if value is None:
+            value = sent_value(series.value)
+        return None if is_zero(value) else Point(series, start_ns, value)

@@ -28,17 +28,17 @@ FINITE = st.floats(allow_nan=False, allow_infinity=False)
 VALUES = st.lists(FINITE | st.integers(-(10**6), 10**6), min_size=1, max_size=400)
 
 
-def counts_by_index(part) -> dict[int | str, int]:
+def counts_by_index(sent) -> dict[int | str, int]:
     """Return the counts of an exponential histogram by sign and index, and check their sum."""
     found = {
-        ("+", index): count for index, count in enumerate(part.positive.counts, part.positive.low) if count
+        ("+", index): count for index, count in enumerate(sent.positive.counts, sent.positive.low) if count
     }
     found |= {
-        ("-", index): count for index, count in enumerate(part.negative.counts, part.negative.low) if count
+        ("-", index): count for index, count in enumerate(sent.negative.counts, sent.negative.low) if count
     }
-    if part.zeros:
-        found["zero", 0] = part.zeros
-    assert sum(found.values()) == part.number
+    if sent.zeros:
+        found["zero", 0] = sent.zeros
+    assert sum(found.values()) == sent.number
     return found
 
 
@@ -54,16 +54,16 @@ def at(value: float, scale: int) -> tuple[str, int]:
 @given(VALUES)
 def test_every_value_is_in_its_bucket(values):
     """Each value is in the bucket of the data model, with at most 160 buckets of each sign."""
-    part = sent_value(Distribution.of(values))
-    assert isinstance(part, ExponentialCounts)
+    sent = sent_value(Distribution.of(values))
+    assert isinstance(sent, ExponentialCounts)
     expected: dict[tuple[str, int], int] = {}
     for value in values:
         sign, index = at(value, 6)
-        key = sign, index >> (6 - part.scale)
+        key = sign, index >> (6 - sent.scale)
         expected[key] = expected.get(key, 0) + 1
-    assert counts_by_index(part) == expected
-    assert max(len(part.positive.counts), len(part.negative.counts)) <= MAX_BUCKETS
-    assert (part.min, part.max) == (min(values), max(values))
+    assert counts_by_index(sent) == expected
+    assert max(len(sent.positive.counts), len(sent.negative.counts)) <= MAX_BUCKETS
+    assert (sent.min, sent.max) == (min(values), max(values))
 
 
 @settings(max_examples=30)
@@ -72,18 +72,18 @@ def test_the_difference_has_the_later_values(first, second):
     """The difference is the distribution of the later values, at a scale that fits both."""
     before = Distribution.of(first)
     now = before.merge(Distribution.of(second))
-    part = value_since(now, before)
-    assert isinstance(part, ExponentialCounts)
+    sent = value_since(now, before)
+    assert isinstance(sent, ExponentialCounts)
     later = sent_value(Distribution.of(second))
-    assert part.number == len(second)
-    assert (part.min, part.max) == (None, None)
-    down = later.scale - part.scale
+    assert sent.number == len(second)
+    assert (sent.min, sent.max) == (None, None)
+    down = later.scale - sent.scale
     expected: dict[tuple[str, int], int] = {}
     for (sign, index), count in counts_by_index(later).items():
         key = sign, index >> down if down >= 0 else index
         expected[key] = expected.get(key, 0) + count
     if down >= 0:
-        assert counts_by_index(part) == expected
+        assert counts_by_index(sent) == expected
 
 
 def test_a_negative_value_leaves_no_sum():
@@ -127,16 +127,16 @@ def test_a_reset_is_detected_without_comparing_buckets():
 
 def test_the_difference_of_equal_values_is_zero():
     """This holds for each kind of value."""
-    for content in (
+    for recorded in (
         4,
         4.5,
         Distribution.of([1.0, -2.0, 0.0]),
         ExplicitCounts((1.0,), (1, 2), 3.0, None, None),
     ):
-        part = value_since(content, content)
-        assert part is not None
-        assert is_zero(part)
-        assert not is_zero(sent_value(content))
+        sent = value_since(recorded, recorded)
+        assert sent is not None
+        assert is_zero(sent)
+        assert not is_zero(sent_value(recorded))
 
 
 # Many values, so that none are kept as they are: how often each of a few is there.
@@ -158,14 +158,14 @@ def buckets_of(values: Distribution) -> dict[tuple[str, int], int]:
     return found | ({("zero", 0): zeros} if zeros else {})
 
 
-def counts_of(part) -> dict[tuple[str, int], int]:
+def counts_of(sent) -> dict[tuple[str, int], int]:
     """Return the counts of a histogram by sign and index."""
 
     def counted(sign: str, cells: ConsecutiveCounts) -> dict[tuple[str, int], int]:
         return {(sign, index): count for index, count in enumerate(cells.counts, cells.low) if count}
 
-    zeros = {("zero", 0): part.zeros} if part.zeros else {}
-    return counted("+", part.positive) | counted("-", part.negative) | zeros
+    zeros = {("zero", 0): sent.zeros} if sent.zeros else {}
+    return counted("+", sent.positive) | counted("-", sent.negative) | zeros
 
 
 def coarser(counts: dict[tuple[str, int], int], steps: int) -> dict[tuple[str, int], int]:
@@ -181,9 +181,9 @@ def coarser(counts: dict[tuple[str, int], int], steps: int) -> dict[tuple[str, i
 def test_many_values_are_in_their_buckets(counted):
     """Merging buckets loses no value, however large their counts are."""
     values = distribution(FILL | counted)
-    part = exponential_of(values)
-    assert counts_of(part) == coarser(buckets_of(values), values.scale - part.scale)
-    for cells in (part.positive, part.negative):
+    sent = exponential_of(values)
+    assert counts_of(sent) == coarser(buckets_of(values), values.scale - sent.scale)
+    for cells in (sent.positive, sent.negative):
         assert len(cells.counts) <= MAX_BUCKETS
 
 
@@ -193,10 +193,10 @@ def test_the_difference_of_many_values_has_the_later_ones(first, second):
     """The widths of the packed counts do not matter."""
     before = distribution(FILL | first)
     later = distribution(second)
-    part = exponential_since(before.merge(later), before)
-    assert part is not None
-    assert (part.number, part.min, part.max) == (later.count, None, None)
-    assert counts_of(part) == coarser(buckets_of(later), later.scale - part.scale)
+    sent = exponential_since(before.merge(later), before)
+    assert sent is not None
+    assert (sent.number, sent.min, sent.max) == (later.count, None, None)
+    assert counts_of(sent) == coarser(buckets_of(later), later.scale - sent.scale)
 
 
 @settings(max_examples=50, deadline=None)
@@ -217,9 +217,9 @@ def test_a_bucket_that_shrank_is_a_reset(first, second):
 def test_an_unchanged_distribution_has_an_empty_difference():
     """It contains no values."""
     values = distribution({1.0: 200, -4.0: 100})
-    part = exponential_since(values, values)
-    assert part is not None
-    assert (part.number, counts_of(part)) == (0, {})
+    sent = exponential_since(values, values)
+    assert sent is not None
+    assert (sent.number, counts_of(sent)) == (0, {})
 
 
 def test_distributions_of_other_scales_are_compared():
@@ -227,6 +227,6 @@ def test_distributions_of_other_scales_are_compared():
     before = distribution({1.0: 200})
     now = before.merge(distribution({1e-200: 1, 1e200: 1}))
     assert now.scale < before.scale
-    part = exponential_since(now, before)
-    assert part is not None
-    assert sorted(counts_of(part).values()) == [1, 1]
+    sent = exponential_since(now, before)
+    assert sent is not None
+    assert sorted(counts_of(sent).values()) == [1, 1]

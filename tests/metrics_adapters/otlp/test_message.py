@@ -26,7 +26,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from metrics_adapters.otlp.histograms import ExplicitCounts, sent_value
-from metrics_adapters.otlp.message import MetricStream, Point, SeriesValue, encode_resource, message
+from metrics_adapters.otlp.message import MetricStream, Point, SeriesValue, encode_message, encode_resource
 from metrics_framework._version import __version__
 from metrics_framework.recording import Distribution
 
@@ -45,24 +45,24 @@ def metric_of(stream: MetricStream, points: list[Point]) -> Metric:
     """Return points as objects of the official classes."""
     temporality = AggregationTemporality.DELTA
     told = []
-    for reading, start, part in points:
-        attributes = dict(reading.key)
+    for series, start, value in points:
+        attributes = dict(series.key)
         if stream.kind == "exponential":
             told.append(
                 ExponentialHistogramDataPoint(
-                    attributes, start, NOW, part.number, part.sum, part.scale, part.zeros,
-                    Buckets(*part.positive), Buckets(*part.negative), 0, part.min, part.max,
+                    attributes, start, NOW, value.number, value.sum, value.scale, value.zeros,
+                    Buckets(*value.positive), Buckets(*value.negative), 0, value.min, value.max,
                 )
             )  # fmt: skip
         elif stream.kind == "histogram":
             told.append(
                 HistogramDataPoint(
-                    attributes, start, NOW, sum(part.counts), part.sum, part.counts, part.bounds,
-                    part.min, part.max,
+                    attributes, start, NOW, sum(value.counts), value.sum, value.counts, value.bounds,
+                    value.min, value.max,
                 )
             )  # fmt: skip
         else:
-            told.append(NumberDataPoint(attributes, start, NOW, part))
+            told.append(NumberDataPoint(attributes, start, NOW, value))
     data = {
         "counter": lambda: Sum(told, temporality, True),
         "gauge": lambda: Gauge(told),
@@ -72,7 +72,7 @@ def metric_of(stream: MetricStream, points: list[Point]) -> Metric:
     return Metric(stream.name, stream.help, stream.unit, data)
 
 
-def reading_of(stream: MetricStream, attributes: dict[str, str]) -> SeriesValue:
+def value_of(stream: MetricStream, attributes: dict[str, str]) -> SeriesValue:
     """Return the value of a series whose key has its attributes in order."""
     return SeriesValue.of(stream, attributes, 0)._replace(key=tuple(attributes.items()))
 
@@ -100,10 +100,12 @@ def test_the_official_classes_encode_the_same(kind, data):
     """A message decodes to the message of the official exporter, in every field."""
     stream = MetricStream(data.draw(st.booleans()), data.draw(TEXTS), kind, "ms", data.draw(TEXTS))
     points = [
-        Point(reading_of(stream, data.draw(ATTRIBUTES)), data.draw(TIMES), data.draw(parts(kind)))
+        Point(value_of(stream, data.draw(ATTRIBUTES)), data.draw(TIMES), data.draw(parts(kind)))
         for _ in range(data.draw(st.integers(1, 4)))
     ]
-    found = ExportMetricsServiceRequest.FromString(message(points, NOW, encode_resource(RESOURCE), "delta"))
+    found = ExportMetricsServiceRequest.FromString(
+        encode_message(points, NOW, encode_resource(RESOURCE), "delta")
+    )
     scope = "metrics_framework.operations" if stream.is_operation else "metrics_framework"
     scopes = [ScopeMetrics(InstrumentationScope(scope, __version__), [metric_of(stream, points)], "")]
     official = encode_metrics(MetricsData([ResourceMetrics(RESOURCE, scopes, "")]))

@@ -13,12 +13,12 @@ ORDERS = MetricStream(False, "orders", "counter", "", "")
 DEPTH = MetricStream(False, "depth", "gauge", "", "")
 
 
-def send(sent: ReceivedSeries, readings: list[SeriesValue], now: int) -> list[tuple[int, object]]:
+def send(sent: ReceivedSeries, series_values: list[SeriesValue], now: int) -> list[tuple[int, object]]:
     """Send all series, and return the start and value of each point."""
-    points = sent.points(readings)
+    points = sent.points(series_values)
     sent.commit(points, now)
-    sent.complete(readings, now)
-    return [(point.start_ns, point.part) for point in points]
+    sent.complete(series_values, now)
+    return [(point.start_ns, point.value) for point in points]
 
 
 def test_cumulative_numbers_count_since_the_start():
@@ -75,8 +75,8 @@ def test_series_that_were_received_before_a_failure_are_not_sent_again():
 def test_a_gauge_is_always_sent():
     """A gauge is sent even if it is unchanged."""
     sent = ReceivedSeries(100, "delta")
-    assert [part for _, part in send(sent, [SeriesValue.of(DEPTH, {}, 0)], 110)] == [0]
-    assert [part for _, part in send(sent, [SeriesValue.of(DEPTH, {}, -3)], 120)] == [-3]
+    assert [value for _, value in send(sent, [SeriesValue.of(DEPTH, {}, 0)], 110)] == [0]
+    assert [value for _, value in send(sent, [SeriesValue.of(DEPTH, {}, -3)], 120)] == [-3]
 
 
 def test_cached_attributes_are_removed_with_their_series(clock):
@@ -86,9 +86,9 @@ def test_cached_attributes_are_removed_with_their_series(clock):
     for user in ("1", "2"):
         collector.increment("orders", {"user": user})
         clock.advance(25)
-    first = {reading.attributes: reading for reading in reader.read()}
+    first = {series.attributes: series for series in reader.read()}
     clock.advance(30)
-    second = {reading.attributes: reading for reading in reader.read()}
+    second = {series.attributes: series for series in reader.read()}
     (kept,) = second.values()
     assert len(first) == 2
     assert kept.attributes is first[kept.attributes].attributes
