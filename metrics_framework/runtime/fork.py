@@ -17,12 +17,12 @@ T = TypeVar("T")
 
 
 class ForkOrder(IntEnum):
-    """The phases of the hook, in the order in which they run.
+    """The phases of the hook, in their order. Before `THREADS`, nothing may log.
 
     Attributes:
         LOCKS: Replaces locks, which may be held by a thread that the child does not have.
         STATE: Empties or reopens what belongs to the parent: numbers, files, sockets.
-        THREADS: Starts threads again. Everything else is in order by then.
+        THREADS: Starts threads again. The locks of logging and of all objects are new by then.
     """
 
     LOCKS = 0
