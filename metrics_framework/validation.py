@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import operator
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, SupportsFloat
 
@@ -169,6 +169,18 @@ def check_positive(what: str, number: object) -> float:
             f"{what}={safe_repr(number)} is not a positive number: pass an int or a float above 0"
         )
     return number
+
+
+def check_choice(what: str, value: object, choices: Iterable[str]) -> None:
+    """Check that ``value`` is one of a few strings.
+
+    Raises:
+        InvalidInputError: If it is not.
+    """
+    *known, last = choices
+    if value not in (*known, last):
+        allowed = f"{', '.join(map(repr, known))} or {last!r}"
+        raise InvalidInputError(f"{what}={safe_repr(value)} is unknown: pass {allowed}")
 
 
 def check_port(what: str, port: object) -> int:

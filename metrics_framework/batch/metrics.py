@@ -21,6 +21,7 @@ from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.log import log_event
 from metrics_framework.protocols import MetricsSystem
+from metrics_framework.validation import check_choice
 
 if TYPE_CHECKING:
     from metrics_framework.batch.pool import FileResult
@@ -108,8 +109,7 @@ class BatchMetrics:
         retry_failed: bool = False,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        if on_error not in ("continue", "raise"):
-            raise InvalidInputError(f"on_error={on_error!r} is unknown; use 'continue' or 'raise'")
+        check_choice("on_error", on_error, ("continue", "raise"))
         self.on_error: Policy = on_error
         self.skip_on = skip_on
         self.track_memory = track_memory

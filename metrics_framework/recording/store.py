@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from metrics_framework.clock import SYSTEM_CLOCK, Clock, SystemClock
 from metrics_framework.errors import InvalidInputError, MetricTypeError
@@ -47,7 +47,7 @@ from metrics_framework.recording.state import (
     checked_fields,
 )
 from metrics_framework.runtime.fork import ForkOrder, reset_after_fork
-from metrics_framework.validation import check_duration, check_name
+from metrics_framework.validation import check_choice, check_duration, check_name
 from metrics_framework.values import MetricUnit
 
 DefaultBuckets = Iterable[float] | Literal["by_unit"]
@@ -91,8 +91,7 @@ class Store(Queries):
         rules: Iterable[Rule] = (),
         default_buckets: DefaultBuckets = (),
     ) -> None:
-        if on_error not in ("raise", "log"):
-            raise InvalidInputError(f"on_error={on_error!r} is not 'raise' or 'log'")
+        check_choice("on_error", on_error, get_args(OnError))
         check_budgets(budgets)
         if expire_after is not None:
             check_duration("expire_after", expire_after)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.validation import (
+    check_choice,
     check_count,
     check_duration,
     check_name,
@@ -355,6 +356,15 @@ def test_a_count_may_have_another_least_value():
     assert check_count("points", 2, least=2) == 2
     with pytest.raises(InvalidInputError, match="points=1 is not a whole number of 2 or more"):
         check_count("points", 1, least=2)
+
+
+def test_a_choice_is_one_of_the_known_strings():
+    """The error quotes the value and lists the choices."""
+    check_choice("mode", "b", ("a", "b", "c"))
+    for value in ("d", None, ["a"]):
+        with pytest.raises(InvalidInputError) as caught:
+            check_choice("mode", value, ("a", "b", "c"))
+        assert str(caught.value) == f"mode={value!r} is unknown: pass 'a', 'b' or 'c'"
 
 
 def test_a_number_in_a_range_is_returned():

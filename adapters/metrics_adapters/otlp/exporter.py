@@ -23,7 +23,7 @@ from metrics_framework.errors import ConfigurationError, InvalidInputError, Miss
 from metrics_framework.export.endpoints import EndpointUrl, Option, choice_option, seconds_option
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.recording import Store
-from metrics_framework.validation import check_seconds, plain_tags, safe_repr
+from metrics_framework.validation import check_choice, check_seconds, plain_tags, safe_repr
 
 Protocol = Literal["http", "grpc"]
 Compression = Literal["gzip", "none"]
@@ -79,9 +79,9 @@ class OtlpExporter:
         timeout: float = 10.0,
         compression: Compression = "gzip",
     ) -> None:
-        _check_choice("protocol", protocol, Protocol)
-        _check_choice("temporality", temporality, Temporality)
-        _check_choice("compression", compression, Compression)
+        check_choice("protocol", protocol, get_args(Protocol))
+        check_choice("temporality", temporality, get_args(Temporality))
+        check_choice("compression", compression, get_args(Compression))
         parts = _split(endpoint, protocol)
         secure = "s" if protocol == "http" and parts.scheme == "https" else ""
         self.name = f"otlp+{protocol}{secure}://{parts.netloc}{parts.path}"
@@ -188,12 +188,6 @@ def _client_type(protocol: Protocol) -> Callable[[str, str, Mapping[str, str], f
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"export by OTLP over {protocol}", "otlp") from error
     return HttpClient
-
-
-def _check_choice(name: str, given: object, choice: object) -> None:
-    if given not in get_args(choice):
-        allowed = " or ".join(map(repr, get_args(choice)))
-        raise InvalidInputError(f"{name}={safe_repr(given)} is unknown: pass {allowed}")
 
 
 def _split(endpoint: str, protocol: Protocol) -> SplitResult:

@@ -24,7 +24,7 @@ from metrics_framework.exposition import formats
 from metrics_framework.log import log_event
 from metrics_framework.snapshots import Environment, LeftOutFile, Run, RunValue, find_keys, parse_flat_key
 from metrics_framework.snapshots.keys import SUCCESS_RATE
-from metrics_framework.validation import check_count, check_duration, plain_tags, safe_repr
+from metrics_framework.validation import check_choice, check_count, check_duration, plain_tags, safe_repr
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
 QUANTILES = {"p50": 50, "p90": 90, "p95": 95, "p99": 99}
@@ -103,9 +103,8 @@ class SnapshotAggregator:
         """
         if last is not None:
             check_count("last", last)
-        if environment is not None and environment not in list(Environment):
-            known = ", ".join(Environment)
-            raise InvalidInputError(f"environment={safe_repr(environment)} is none of {known}")
+        if environment is not None:
+            check_choice("environment", environment, map(str, Environment))
         before = self._selection
         narrowed = copy(self)
         narrowed._selection = Selection(

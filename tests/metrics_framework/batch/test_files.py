@@ -96,7 +96,7 @@ def test_an_error_that_cannot_speak_is_recorded_too() -> None:
 
 def test_an_unknown_policy_is_refused() -> None:
     """The message names those there are."""
-    with pytest.raises(InvalidInputError, match="'ignore' is unknown; use 'continue' or 'raise'"):
+    with pytest.raises(InvalidInputError, match="'ignore' is unknown: pass 'continue' or 'raise'"):
         BatchMetrics(on_error="ignore")  # type: ignore[arg-type]
 
 
