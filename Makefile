@@ -1,26 +1,28 @@
-# One word for each thing a contributor does. A fresh machine needs Python 3.11+, make and the package index.
+# One-word commands for contributors. They need Python 3.11 or newer, make and the package index.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# FlameIQ brings scipy, so the tests that run it find it in an environment of its own.
+# FlameIQ depends on scipy, so it has its own environment. Some tests run it.
 FLAMEIQ := .venvs/flameiq
-# Peers whose results ours must equal, without what they need for everything else; a later release of one of
-# them is in a folder within.
+# Programs that tests compare our results with, without their other dependencies. A subfolder has a later release
+# of one of them.
 PEERS := .venvs/peers
-# The benchmarks' peers are nobody else's business either.
+# The libraries that the benchmarks compare with.
 BENCH := .venvs/bench
 # The compiled engine, beside its source.
 CORE := metrics_framework/recording/_core.abi3.so
-# A copy of the package whose engine checks every access to memory.
+# A copy of the package whose engine checks every memory access.
 SANITIZED := build/sanitize
+# Cached bytecode halves the time of tests that start other processes. Some containers turn it off.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: run build test soak sanitize servers quick check format lint types imports bench docs lock clean
 
 run: $(VENV)/.installed $(CORE)
 	$(BIN)/python examples/parse_stdlib.py
 
-# Fails if the machine cannot compile. All other targets then go on with the pure engine.
+# Fails if the machine cannot compile. The other targets use the pure engine then.
 build: export METRICS_FRAMEWORK_COMPILED = 1
 build: $(CORE)
 
@@ -31,20 +33,21 @@ test: $(VENV)/.installed $(CORE) $(FLAMEIQ)/.installed $(PEERS)/.installed
 	$(BIN)/coverage report
 	$(BIN)/pytest -m heavy -n 2 --dist loadfile $(ARGS)
 
-# The real servers that heavy tests start, from Debian's packages into .servers; nobody needs to be root.
+# Downloads the servers that heavy tests start into .servers, from Debian's packages and without root.
 servers:
 	$(PYTHON) tests/servers/programs.py
 
+# The fast tests, with few examples of each property and without the documentation: under a minute on two cores.
+quick: export METRICS_FRAMEWORK_MAX_EXAMPLES = 10
 quick: $(VENV)/.installed $(CORE)
-	$(BIN)/pytest -m "not heavy" -n 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest tests -m "not heavy" -n auto --dist loadfile $(ARGS)
 
-# The long proofs at full length; `make test` and CI run a tenth of each. One of them: make soak ARGS="-k NAME".
+# The soak tests at full length; `make test` and CI run a tenth. A single one: make soak ARGS="-k NAME".
 soak: $(VENV)/.installed $(CORE)
 	METRICS_FRAMEWORK_SOAK=1 $(BIN)/pytest -m soak --timeout 7200 $(ARGS)
 
-# The recording tests of the compiled engine, as a debug build under AddressSanitizer and UndefinedBehaviorSanitizer.
-# CPython itself never frees some objects, so leaks are not reported. In one process: xdist waits forever for a
-# worker that a sanitizer has aborted.
+# The recording tests on a debug build under AddressSanitizer and UndefinedBehaviorSanitizer. Leaks are not reported,
+# because CPython itself never frees some objects. Without xdist, which waits forever for an aborted worker.
 sanitize: $(VENV)/.installed
 	rm -rf $(SANITIZED)
 	mkdir -p $(SANITIZED)
@@ -66,8 +69,9 @@ format: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/python tools/check_class_names.py
 
-# The stub of the compiled engine is compared with the engine itself.
+# Also compares the stub of the compiled engine with the engine.
 types: $(VENV)/.installed $(CORE)
 	$(BIN)/mypy
 	$(BIN)/pyright
@@ -76,7 +80,7 @@ types: $(VENV)/.installed $(CORE)
 imports: $(VENV)/.installed
 	$(BIN)/lint-imports
 
-# Takes a quarter of an hour: many processes, one after the other. The tables go into the documentation.
+# Takes 15 minutes. Writes the tables of docs/benchmarks.md.
 bench: $(BENCH)/.installed $(PEERS)/.installed
 	$(BENCH)/bin/python -m benchmarks $(ARGS)
 
@@ -84,7 +88,7 @@ docs: $(VENV)/.installed
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-# Rewrites the locked versions from pyproject.toml.
+# Updates the locked versions from pyproject.toml.
 lock: $(VENV)/.installed
 	$(BIN)/pip install -q uv
 	$(BIN)/uv pip compile --universal --python-version 3.11 --upgrade \
@@ -102,7 +106,7 @@ $(VENV)/.installed: requirements/dev.txt pyproject.toml
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
 	touch $@
 
-# A compiler that fails on the source is an error; a machine that cannot compile gets a line instead of the file.
+# A compile error stops make. A machine without a compiler gets a message instead, and uses the pure engine.
 $(CORE): metrics_framework/recording/_core.c hatch_build.py | $(VENV)/.installed
 	@$(BIN)/python hatch_build.py
 

@@ -1,8 +1,7 @@
 """Runs the code blocks of the README and the documentation.
 
-A ``python`` block runs as it stands, after the blocks before it on its page. Of a ``console`` block every
-line that begins with ``$ `` runs in a shell and must succeed. A block after ``<!--- skip: next -->`` is not
-run.
+A ``python`` block runs after the earlier blocks of its page. In a ``console`` block, each line that begins
+with ``$ `` runs in a shell and must succeed. A block after ``<!--- skip: next -->`` does not run.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser, SkipParse
 
 @pytest.fixture(scope="module")
 def workplace() -> Iterator[None]:
-    """Run a page's blocks in an empty folder that is gone afterwards."""
+    """Run a page's blocks in an empty folder, and delete it afterwards."""
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -38,11 +37,11 @@ class ConsoleBlockParser(CodeBlockParser):
     language = "console"
 
     def evaluate(self, example: Example) -> None:
-        """Run each command; one that fails fails the page."""
+        """Run each command, and fail if one fails."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         for line in example.parsed.splitlines():
             if line.startswith("$ "):
-                # A shell, because these are the lines that a reader types into one.
+                # A shell, because readers type these lines into one.
                 subprocess.run(line[2:], shell=True, check=True, env={**os.environ, "PATH": path})  # noqa: S602
 
 

@@ -1,1 +1,1 @@
-"""Measurements beside the peers, in one run, as ratios. ``make bench`` runs them all."""
+"""Benchmarks beside other libraries, in one run, as ratios. ``make bench`` runs them all."""

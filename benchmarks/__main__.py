@@ -47,18 +47,18 @@ BENCHMARKS: dict[str, Callable[[int], Report]] = {
 
 
 def main() -> None:
-    """Run them one after the other: side by side they would slow each other down."""
+    """Run the benchmarks one after the other: in parallel they would slow each other down."""
     arguments = sys.argv[1:]
     rounds = int(arguments.pop(0)) if arguments and arguments[0].isdigit() else recording.ROUNDS
     unknown = [name for name in arguments if name not in BENCHMARKS]
     if unknown:
-        sys.exit(f"there is no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
+        sys.exit(f"unknown benchmark {unknown[0]!r}: use one of {', '.join(BENCHMARKS)}")
     for name in arguments or BENCHMARKS:
         write(name, BENCHMARKS[name](rounds))
 
 
 def write(what: str, report: Report) -> None:
-    """Put the tables of a benchmark in the place of the last ones."""
+    """Replace the tables of a benchmark in the documentation."""
     text, begin = PAGE.read_text(), BEGIN.format(what)
     before, found, rest = text.partition(begin)
     _, ended, after = rest.partition(END)

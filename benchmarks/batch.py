@@ -57,7 +57,7 @@ def _table(
 
 
 def _run(library: str, files: int) -> dict[str, dict[str, float]]:
-    # tracekit's environment has nothing of ours, and needs nothing.
+    # tracekit runs without our package and its dependencies.
     command = [LIBRARIES[library], str(ROOT / "benchmarks" / "batch_worker.py"), library, str(files)]
     path = os.pathsep.join([str(ROOT), str(ROOT / "adapters")])
     environment = {**os.environ, "PYTHONPATH": path} if library != "tracekit" else None

@@ -1,4 +1,4 @@
-"""One library recording and exporting a batch, in a process of its own: numbers on standard output.
+"""Records and exports a batch with one library, and prints the numbers. Each run is a separate process.
 
 ``python benchmarks/batch_worker.py LIBRARY FILES`` prints one JSON object: seconds of the processor that each
 stage took, and resident bytes at the end of each, above what there was before the first. It runs in the
@@ -21,13 +21,13 @@ from typing import Any
 STAGES = ("record", "summary", "JSON", "CSV")
 
 SLICE = 1_000
-"""How many files are made up at a time; that takes no time of a stage."""
+"""The number of files generated at a time. Generating is not measured."""
 
 
 def load(library: str) -> Any:
     """Return the module of a library's batch metrics."""
     if library == "tracekit":
-        # Without the packages around it, which need far more than it does.
+        # Without its parent packages, which have many more dependencies.
         sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "metrics_framework" / "batch"))
         import tracekit_peer
 
@@ -38,7 +38,7 @@ def load(library: str) -> Any:
 
 
 def stages(batch: Any, files: int, folder: str) -> dict[str, Callable[[], float]]:
-    """Return what to do, in this order; each says how many seconds it took."""
+    """Return the stages in order. Each returns its time in seconds."""
     chosen = random.Random(4)
     durations = [chosen.lognormvariate(-3, 1) for _ in range(SLICE)]
 
@@ -65,14 +65,14 @@ def stages(batch: Any, files: int, folder: str) -> dict[str, Callable[[], float]
 
 
 def timed(action: Callable[[], object]) -> float:
-    """Return the seconds of the processor that an action takes; what runs beside it takes none of them."""
+    """Return the CPU seconds of this process for an action. Other processes do not count."""
     begin = time.process_time()
     action()
     return time.process_time() - begin
 
 
 def peak_bytes() -> int:
-    """Return the most resident memory that this process ever had, in bytes."""
+    """Return the peak resident memory of this process, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
@@ -83,7 +83,7 @@ def main(library: str, files: int) -> dict[str, dict[str, float]]:
     """Measure every stage."""
     module = load(library)
     with tempfile.TemporaryDirectory() as folder:
-        warm = module.BatchMetrics()  # whatever is imported late is imported now
+        warm = module.BatchMetrics()  # runs lazy imports
         for stage in stages(warm, 20, folder).values():
             stage()
         batch = module.BatchMetrics()

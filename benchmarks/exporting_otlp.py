@@ -34,10 +34,10 @@ CASES = {
     "histogram, delta": "10 000 histograms, deltas",
 }
 VALUES = [1.5, 2.25, 3.0, 7.75, 40.0, 41.0, 300.0, 301.5]
-"""What each histogram records between two exports."""
+"""The values that each histogram records between two exports."""
 
 Record = Callable[[str, str, float], object]
-"""Records a number under two tags."""
+"""Records a number with two tags."""
 
 
 def main(rounds: int = ROUNDS) -> Report:

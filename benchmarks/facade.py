@@ -1,4 +1,4 @@
-"""What the facade adds: to a record, by itself and by rules and tags; and what its answers cost.
+"""What the facade adds to a record, with and without rules and tags, and what its results cost.
 
 The ways to record take turns within one process, a short stretch each, many times: a machine that slows down
 slows all of them. A ratio is the median of the ratios of neighbouring stretches.
@@ -98,7 +98,7 @@ def _repeat(record: Callable[[InMemoryCollector, float], None], to: InMemoryColl
 
 def _in_turns(ways: dict[str, Callable[[int], None]], what: str) -> dict[str, list[float]]:
     took: dict[str, list[float]] = {way: [] for way in ways}
-    chosen = random.Random(1)  # who comes first in a turn is at a disadvantage
+    chosen = random.Random(1)  # the first one in a turn is at a disadvantage
     for record in ways.values():
         record(CALLS)
     for _ in track(range(STRETCHES), what, console=Console(stderr=True)):
@@ -152,7 +152,7 @@ def _answers(report: Report) -> None:
         "health": system.get_system_health,
         "export, prometheus text": lambda: system.aggregator.export_metrics("prometheus"),
     }
-    report.table(f"An answer of a system with {SERIES} series, in milliseconds", ["median", "fastest"])
+    report.table(f"A result of a system with {SERIES} series, in milliseconds", ["median", "fastest"])
     for what, ask in answers.items():
         took = []
         for _ in range(ANSWERS):

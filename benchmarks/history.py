@@ -1,4 +1,4 @@
-"""What it costs to ask the history of thousands of snapshots, beside reading them all as JSON.
+"""What a query of the history of thousands of snapshots costs, beside reading them all as JSON.
 
 The ways take turns, each in a process of its own as the command line is, and a ratio is the median of the
 ratios within a turn. What an interpreter with the library imported costs is in none of them.
@@ -72,7 +72,7 @@ def main() -> Report:
         f"Medians of {ROUNDS} turns; ratios within a turn. {FILES} files of {files / FILES / 1e3:.1f} kB"
         f" with 19 measurements each; the index takes {index / files:.2f} of their size."
     )
-    report.table(f"A question about {FILES} snapshots", ["ms", "of reading every file"])
+    report.table(f"A query of {FILES} snapshots", ["ms", "of reading every file"])
     base = took["every file read as JSON"]
     for way, seconds in took.items():
         ratio = statistics.median(one / other for one, other in zip(seconds, base, strict=True))

@@ -1,4 +1,4 @@
-"""What it costs to import the library, beside prometheus_client.
+"""What an import of the library costs, beside prometheus_client.
 
 Fresh interpreters, the two in turn, so that a machine that slows down slows both. What an empty interpreter
 costs is taken off.

@@ -1,4 +1,4 @@
-"""What middleware adds to a request, beside the peers.
+"""What middleware adds to a request, beside other middleware.
 
 One FastAPI application is called as a server would call it, without a network in between: bare, and with each
 middleware around it. They take turns within one process, a short stretch each; a ratio is the median of the
@@ -35,7 +35,7 @@ def main() -> Report:
     took = asyncio.run(_measure())
     report = Report()
     report.say(
-        f"Medians of {STRETCHES} turns; ratios within a turn, of what is added to the bare application."
+        f"Medians of {STRETCHES} turns; ratios within a turn, of the time added to the bare application."
     )
     report.table(f"Microseconds added to a request (ratio to {BASE})", list(CASES))
     for way in (way for way in took if way != "bare"):

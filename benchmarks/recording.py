@@ -1,4 +1,4 @@
-"""What it costs to record, beside the peers: time, instructions and memory.
+"""What a record costs, beside other libraries: time, instructions and memory.
 
 Each library runs each case in a process of its own, and the libraries take turns of some milliseconds, so
 that a machine that slows down slows all of them. A time is the CPU time of the recording thread, the least of

@@ -1,4 +1,4 @@
-"""The measuring process: one library in one case. It prints its numbers as JSON.
+"""Measures one library in one case, and prints the numbers as JSON. Each run is a separate process.
 
 ``python -m benchmarks.recording_workers time LIBRARY CASE SCALE`` prepares the case, prints a line, and then
 answers each line that it reads with one measurement, so that libraries can take turns. The other measures

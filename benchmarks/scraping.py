@@ -1,7 +1,7 @@
-"""What it costs to be scraped, beside the peers.
+"""What a scrape costs, beside other libraries.
 
 Each measurement is a process of its own, and the libraries take turns. Times are the CPU time of the thread
-that answers, so that a busy machine counts less; how long an event loop is held up is wall time.
+that answers, so that a busy machine counts less; the block of an event loop is wall time.
 """
 
 from __future__ import annotations
@@ -54,13 +54,11 @@ def main(rounds: int = ROUNDS) -> Report:
     for case, what in IN_A_LOOP.items():
         report.row(f"{what}, {MOMENTS['changed']}", _cells(found, "stall", case, "changed"))
         report.row(f"{what}, all of it within a second", _cells(found, "stall", case, "crowded"))
-    report.table(
-        "Longest time that an event loop is held up by a scrape, in milliseconds (ratio)", list(PEERS)
-    )
+    report.table("Longest block of an event loop by a scrape, in milliseconds (ratio)", list(PEERS))
     for case, what in IN_A_LOOP.items():
         report.row(f"{what}, first scrape", _cells(found, "stall", case, "first"))
         report.row(f"{what}, later", _cells(found, "stall", case, "later"))
-    report.table("Memory that a scrape needs beside what is there, in MB (ratio)", list(PEERS))
+    report.table("Additional memory of a scrape, in MB (ratio)", list(PEERS))
     for case, what in SERIES.items():
         for key in ("first", "later"):
             report.row(f"{what}, {key} scrape", _cells(found, "peak", case, key))

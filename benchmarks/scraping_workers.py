@@ -1,4 +1,4 @@
-"""What runs in a process of its own: one library that is scraped, and the numbers on standard output.
+"""Scrapes one library and prints the numbers. Each run is a separate process.
 
 ``python -m benchmarks.scraping_workers PEER MEASURE CASE`` prints one JSON object.
 """
@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.peers import OURS, PURE
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-"""prometheus_client's, for everybody."""
+"""The buckets of prometheus_client, for all libraries."""
 
 Record = Callable[[dict[str, str]], object]
 App = Callable[..., Awaitable[None]]
@@ -154,7 +154,7 @@ class Aioprometheus:
         return text
 
     def app(self) -> App:
-        # As its own applications do, which need a framework: it renders in the loop, in one go.
+        # Like its own applications, which need a framework: it renders in the loop, without a pause.
         async def app(scope: Any, receive: Any, send: Any) -> None:
             text = self.scrape()
             await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -173,7 +173,7 @@ PEERS: dict[str, Callable[[], Any]] = {
 
 
 def filled(peer: str, case: str) -> tuple[Any, Callable[[], None]]:
-    """Return a library with some series in it, and what changes each of them."""
+    """Return a library with some series, and a function that changes all of them."""
     kind, _, count = case.partition(", ")
     library = PEERS[peer]()
     record = getattr(library, kind)()
@@ -224,7 +224,7 @@ def _cpu_ms(work: Callable[[], bytes]) -> float:
 
 
 def measure_peak(peer: str, case: str) -> dict[str, float]:
-    """Return how much more memory a scrape needs while it goes on, in MB: the first one, and a later one."""
+    """Return the additional memory of the first scrape and of a later one, in MB."""
     library, change = filled(peer, case)
     result = {}
     for which in ("first", "later"):
@@ -240,7 +240,7 @@ def measure_peak(peer: str, case: str) -> dict[str, float]:
 
 
 def measure_stall(peer: str, case: str) -> dict[str, float] | None:
-    """Return how long an event loop is held up at most while it answers scrapes, and the CPU of one."""
+    """Return the longest block of an event loop that answers scrapes, and the CPU time of one scrape."""
     library, change = filled(peer, case)
     app = library.app()
     if app is None:
@@ -290,7 +290,7 @@ async def _stall(app: App, change: Callable[[], None]) -> dict[str, float]:
         await ticker
         assert sum(parts) > 1_000_000
         stalls.append(longest * 1e3)
-    # Alone, as the ticker takes all the time that is left.
+    # Without the ticker, which uses all remaining time.
     times: dict[str, list[float]] = {"changed": [], "crowded": []}
     for moment in ("changed", "crowded") * 3:
         if moment == "changed":

@@ -1,4 +1,4 @@
-"""A service of FastAPI under load: how long its event loop is held up, and how many requests it answers.
+"""A FastAPI service under load: how long its event loop is blocked, and how many requests it answers.
 
 Each way of measuring is a process of its own, and they take turns. The load comes from this process, on the
 other core: clients that ask one request after the other, a scrape every half a second, and subscribers.
@@ -37,7 +37,7 @@ def main(rounds: int = ROUNDS) -> Report:
         f" {CLIENTS * REQUESTS} requests by {CLIENTS} clients, with {HISTOGRAMS} histograms in the process."
     )
     report.table(
-        "The event loop of a service is held up",
+        "Blocks of the event loop of a service",
         ["longest, ms", "99 of 100 below, ms", "requests a second (ratio)"],
     )
     bare = statistics.median(rate for _, _, rate in found["bare"])
@@ -49,7 +49,7 @@ def main(rounds: int = ROUNDS) -> Report:
 
 
 def _run(way: str) -> tuple[float, float, float]:
-    """Return how long the loop was held up in milliseconds, at most and usually, and requests a second."""
+    """Return the longest and the usual block of the loop in milliseconds, and requests a second."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "metrics.json")
         command = [sys.executable, "-m", "benchmarks.service_workers", way, str(file)]
@@ -94,7 +94,7 @@ async def _load(address: str, way: str) -> float:
         for _ in range(SUBSCRIBERS):
             await listening.acquire()
     async with httpx.AsyncClient(base_url=address, timeout=30) as client:
-        await client.get("/books/1")  # what is made once is there by now
+        await client.get("/books/1")  # creates everything that is created once
         await asyncio.sleep(1.5)
         await client.post("/held-up")
     begin = time.perf_counter()

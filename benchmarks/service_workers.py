@@ -1,4 +1,4 @@
-"""What runs in a process of its own: a service of FastAPI that holds 2 000 histograms.
+"""A FastAPI service with 2 000 histograms, as a separate process.
 
 ``python -m benchmarks.service_workers WAY FILE`` serves on a free port, which it prints. ``/held-up`` tells
 how late the event loop was, each time that it was looked at.
@@ -25,11 +25,11 @@ lateness: list[float] = []
 
 
 def bare(app: FastAPI, _: str) -> None:
-    """Measure nothing."""
+    """Do not measure."""
 
 
 def scraped(app: FastAPI, _: str) -> None:
-    """Measure requests, and serve what is measured."""
+    """Measure requests, and serve the metrics."""
     from metrics_adapters.asgi import MetricsMiddleware, make_app
     from metrics_framework import MetricsSystem
 
@@ -41,7 +41,7 @@ def scraped(app: FastAPI, _: str) -> None:
 
 
 def scraped_streamed_exported(app: FastAPI, file: str) -> None:
-    """Do all that at once, and export everything every second."""
+    """Measure, serve and stream at once, and export everything every second."""
     scraped(app, file)
 
     async def export() -> None:
@@ -53,7 +53,7 @@ def scraped_streamed_exported(app: FastAPI, file: str) -> None:
 
 
 def prometheus_client(app: FastAPI, _: str) -> None:
-    """Measure requests by prometheus_client, and serve what is measured."""
+    """Measure requests with prometheus_client, and serve the metrics."""
     from prometheus_client import REGISTRY, Histogram, disable_created_metrics, make_asgi_app
     from prometheus_fastapi_instrumentator import Instrumentator
 
@@ -75,7 +75,7 @@ WAYS = {
 
 @asynccontextmanager
 async def life(app: FastAPI) -> AsyncIterator[None]:
-    """Look at the loop while the service is up."""
+    """Measure the delays of the loop while the service runs."""
     loop = asyncio.get_running_loop()
 
     def look(due: float) -> None:

@@ -1,4 +1,4 @@
-"""What a snapshot of a large system costs, and what an application notices of those written beside it.
+"""What a snapshot of a large system costs, and how much it slows an application down.
 
 The application records with and without a writer in turns, so that a machine that slows down slows both; a
 ratio is the median of the ratios of neighbouring turns.
@@ -86,7 +86,7 @@ def _written(report: Report, writer: SnapshotWriter, system: MetricsSystem) -> N
 
 
 def _measured(work: Callable[[], object]) -> tuple[float, int]:
-    """Return the milliseconds that something takes, and the bytes that it takes up at most."""
+    """Return the milliseconds and the peak bytes of a call."""
     took = []
     for _ in range(ROUNDS):
         gc.collect()
@@ -109,7 +109,7 @@ def _beside(report: Report, folder: Path) -> None:
     collector = InMemoryCollector(store)
     for number in range(1_000):
         collector.record_counter("other", 1, {"series": str(number)})
-    ways = {"nobody writes": None, "a snapshot every second": 1.0, "ten a second": 0.1}
+    ways = {"no snapshots": None, "a snapshot every second": 1.0, "ten a second": 0.1}
     took: dict[str, list[float]] = {way: [] for way in ways}
     _record(collector)
     for _ in track(range(TURNS), "recording beside a writer", console=Console(stderr=True)):
@@ -121,9 +121,9 @@ def _beside(report: Report, folder: Path) -> None:
             _record(collector)
             took[way].append((time.perf_counter() - begin) / CALLS * 1e9)
             system.shutdown_metrics()
-    report.table("A counter with 2 tags, beside a system of 1000 series", ["ns", "of nobody writing"])
+    report.table("A counter with 2 tags, beside snapshots of 1000 series", ["ns", "of no snapshots"])
     for way, each in took.items():
-        ratio = statistics.median(one / other for one, other in zip(each, took["nobody writes"], strict=True))
+        ratio = statistics.median(one / other for one, other in zip(each, took["no snapshots"], strict=True))
         report.row(way, [f"{statistics.median(each):.0f}", f"{ratio:.2f}"])
 
 

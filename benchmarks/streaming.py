@@ -1,4 +1,4 @@
-"""What a stream costs who records, and how fast it is, beside a queue for each subscriber.
+"""What a stream costs the recording thread, and how fast it is, beside a queue for each subscriber.
 
 Each measurement is a process of its own, and the ways take turns. What a record costs is the CPU time of the
 thread that records; how fast events arrive is wall time, with the recording.
@@ -35,7 +35,7 @@ def main(rounds: int = ROUNDS) -> Report:
 
     report = Report()
     report.say(f"Python {sys.version.split()[0]}. Medians of {rounds} rounds.")
-    report.table("A record of a counter: nanoseconds of CPU (more than with nobody)", list(WAYS))
+    report.table("A record of a counter: nanoseconds of CPU (more than without subscribers)", list(WAYS))
     for number in SUBSCRIBERS:
         cells = []
         for way in WAYS:
@@ -56,7 +56,7 @@ def main(rounds: int = ROUNDS) -> Report:
 
 
 def _subscribers(number: int) -> str:
-    return {0: "nobody", 1: "1 subscriber"}.get(number, f"{number} subscribers")
+    return {0: "no subscribers", 1: "1 subscriber"}.get(number, f"{number} subscribers")
 
 
 def _run(way: str, measure: str, number: int) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What runs in a process of its own: one way to stream records to subscribers, and its numbers.
+"""Streams records to subscribers in one way and prints the numbers. Each run is a separate process.
 
 ``python -m benchmarks.streaming_workers WAY MEASURE SUBSCRIBERS`` prints one JSON object.
 """
@@ -29,7 +29,7 @@ class Ours:
         self._subscriptions = [self._system.subscribe(buffer=10 * RECORDS) for _ in range(subscribers)]
 
     def streams(self, loop: asyncio.AbstractEventLoop) -> list[Subscription]:
-        """Return what the subscribers read."""
+        """Return the streams of the subscribers."""
         return self._subscriptions
 
     def end(self) -> None:
@@ -45,12 +45,12 @@ class Queues:
         self._queues: list[asyncio.Queue[Any]] = [asyncio.Queue() for _ in range(subscribers)]
 
     def streams(self, loop: asyncio.AbstractEventLoop) -> list[AsyncIterator[Any]]:
-        """Return what the subscribers read."""
+        """Return the streams of the subscribers."""
         self._loop = loop
         return [self._read(queue) for queue in self._queues]
 
     def record(self, name: str, value: float, tags: dict[str, str]) -> None:
-        """Record, and tell everybody."""
+        """Record, and notify all subscribers."""
         self._system.collector.record_counter(name, value, tags)
         event = {"name": name, "value": value, "tags": tags, "timestamp": time.time()}
         for queue in self._queues:
@@ -70,7 +70,7 @@ WAYS: dict[str, Callable[[int], Any]] = {"metrics_framework": Ours, "asyncio.Que
 
 
 def measure(way: str, subscribers: int, *, encoded: bool) -> dict[str, float]:
-    """Record as fast as can be while all subscribers read on one event loop in another thread.
+    """Record as fast as possible while all subscribers read on one event loop in another thread.
 
     Returns:
         Nanoseconds of CPU that a record costs its thread, and how many events a second arrived in all.

@@ -1,4 +1,4 @@
-"""Tables that people read in a terminal, and that the documentation holds."""
+"""Tables for the terminal and for the documentation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rich.table import Table
 
 
 class Report:
-    """Tables with a sentence in front."""
+    """Tables after a sentence."""
 
     def __init__(self) -> None:
         self._said: list[str] = []
@@ -39,7 +39,7 @@ class Report:
             console.print(table)
 
     def to_markdown(self) -> str:
-        """Return everything as it stands in the documentation."""
+        """Return everything as Markdown."""
         parts = list(self._said)
         for title, columns, rows in self._tables:
             lines = [f"| {title} | {' | '.join(columns)} |", f"|---{'|---:' * len(columns)}|"]

@@ -1,4 +1,4 @@
-"""What it costs to project telemetry events, beside Stormlog's own projection.
+"""What projecting telemetry events costs, beside Stormlog's own projection.
 
 The same events go through both in one process, in turns, a stretch of them each: a machine that slows down
 slows both. A ratio is the median of the ratios of neighbouring stretches.
@@ -70,7 +70,7 @@ def _compare(
     report: Report, events: list[dict[str, Any]], ways: dict[str, Callable[[dict[str, Any]], object]]
 ) -> None:
     took: dict[str, list[float]] = {name: [] for name in ways}
-    chosen = random.Random(1)  # who comes first in a turn is at a disadvantage
+    chosen = random.Random(1)  # the first one in a turn is at a disadvantage
     for begin in track(range(0, len(events), STRETCH), "telemetry", console=Console(stderr=True)):
         stretch = events[begin : begin + STRETCH]
         for name, project in chosen.sample(list(ways.items()), len(ways)):
@@ -117,7 +117,7 @@ def _load(path: Path) -> None:
 
 
 def _events() -> list[dict[str, Any]]:
-    """Return events as they come from a file."""
+    """Return events as read from a file."""
     chosen = random.Random(1)
     flags = dict.fromkeys(
         [

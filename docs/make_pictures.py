@@ -1,6 +1,6 @@
-"""Draws the pictures of the documentation from what the command line really prints.
+"""Draws `docs/images/run.svg` from the real output of the command line.
 
-python docs/make_pictures.py
+``python docs/make_pictures.py``
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ COMMAND = "metrics-framework run -n 20 --warmup 2 -- python3 -c 'import json'"
 
 
 def main() -> None:
-    """Run the command as on a terminal and keep its output as an SVG."""
+    """Run the command as in a terminal, and save its output as an SVG."""
     script = Path(sys.executable).with_name("metrics-framework")
     arguments = [str(script), "run", "-n", "20", "--warmup", "2", "--", "python3", "-c", "import json"]
     environment = {**os.environ, "FORCE_COLOR": "1", "COLUMNS": "76"}

@@ -1,7 +1,7 @@
-"""Takes the picture of Prometheus' graph page: what the page "Prometheus in five minutes" leads to.
+"""Takes the screenshot of Prometheus' graph page for "Prometheus in five minutes".
 
 ``python docs/make_prometheus_picture.py`` takes four minutes. It needs Prometheus with its web page (Debian's
-package, or a release) and Chromium on ``PATH``, and the ports 9464 and 9090 free.
+package, or a release) and Chromium on ``PATH``, and the free ports 9464 and 9090.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ QUERY = {"g0.expr": "sum by (item) (rate(items_sold_total[1m]))", "g0.tab": "0",
 
 
 def main() -> None:
-    """Run the application and the server, and look at them with a browser."""
+    """Run the application and the server, and take a screenshot of the graph."""
     picture = DOCS / "images" / "prometheus.png"
     with tempfile.TemporaryDirectory() as folder:
         arguments = (f"--config.file={EXAMPLE / 'prometheus.yml'}", "--storage.tsdb.path=data")
@@ -31,9 +31,11 @@ def main() -> None:
         try:
             time.sleep(SECONDS)
             browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-            look = ["--window-size=1180,860", "--virtual-time-budget=20000", f"--screenshot={picture}"]
+            options = ["--window-size=1180,860", "--virtual-time-budget=20000", f"--screenshot={picture}"]
             subprocess.run(
-                [*browser, *look, f"http://127.0.0.1:9090/graph?{urlencode(QUERY)}"], check=True, timeout=120
+                [*browser, *options, f"http://127.0.0.1:9090/graph?{urlencode(QUERY)}"],
+                check=True,
+                timeout=120,
             )
         finally:
             for program in programs:

@@ -1,7 +1,7 @@
 """A small order service, which the ``service_*.py`` examples share.
 
-Look at the constructor of `OrderService`: it takes three Protocols and knows no backend. Who makes the parts
-and hands them over is all that the examples differ in.
+The constructor of `OrderService` takes three Protocols and knows no backend. The examples differ only in how
+they create these dependencies and inject them.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from metrics_framework import MetricCollector, MetricsSystem, PerformanceTimer, 
 PLACE = "order.place"
 
 
-class OutOfStock(Exception):  # noqa: N818 - the shop's word for it
-    """There is not enough left of an item."""
+class OutOfStock(Exception):  # noqa: N818 - the term of the shop
+    """The stock of an item is too low for an order."""
 
 
 class OrderService:
-    """Takes orders and counts them."""
+    """Places orders and counts them."""
 
     def __init__(
         self,
@@ -37,10 +37,10 @@ class OrderService:
         self._tracker = tracker
 
     async def place(self, item: str, quantity: int) -> int:
-        """Take an order and return how many of the item are left.
+        """Place an order and return the remaining stock of the item.
 
         Raises:
-            OutOfStock: If there are fewer than ``quantity``.
+            OutOfStock: If the stock is below ``quantity``.
         """
         timer_id = self._timer.start_timer(PLACE)
         success = False
@@ -54,7 +54,7 @@ class OrderService:
         finally:
             self._timer.stop_timer(timer_id, success)
         self._tracker.record_success(PLACE)
-        # Tags are what the numbers can be told apart by: few values each.
+        # Each tag has few values, because each combination of values is a series of its own.
         self._collector.increment("orders", {"item": item})
         self._collector.record_histogram("order.quantity", quantity)
         self._collector.record_gauge("stock", self._stock[item], {"item": item})
@@ -62,12 +62,12 @@ class OrderService:
 
 
 def full_stock() -> dict[str, int]:
-    """Return what there is in the morning; the lamps will not last."""
+    """Return the initial stock; the lamps will sell out."""
     return {"book": 500, "chair": 300, "lamp": 60}
 
 
 async def simulate(place: Callable[[str, int], Awaitable[object]], customers: int = 10) -> None:
-    """Let some customers place 20 orders each, all at once."""
+    """Let customers place 20 orders each, concurrently."""
 
     async def shop() -> None:
         for _ in range(20):
@@ -78,7 +78,7 @@ async def simulate(place: Callable[[str, int], Awaitable[object]], customers: in
 
 
 def report(metrics: MetricsSystem) -> None:
-    """Print what was measured, and where the snapshot of it is."""
+    """Print the measurements and the path of their snapshot."""
     stats = metrics.timer.get_timing_stats(PLACE)
     print(f"{'orders placed or refused':<28}{stats['count']:>8.0f}")
     for key in ("avg", "p50", "p95", "max"):

@@ -1,7 +1,7 @@
-"""Measures a real piece of work: parsing every module of the running interpreter's standard library.
+"""A batch job: parses every module of the running interpreter's standard library.
 
-Each file is one of a batch. It shows what a job does with the library: it makes a `MetricsSystem` and a batch
-that records into it, passes the Protocols on, and ends with a table and a v1 snapshot.
+It creates a `MetricsSystem` and a batch that records into it, passes the Protocols to the code that does the
+work, and ends with tables and a v1 snapshot.
 
     python examples/parse_stdlib.py [FOLDER]
 """
@@ -27,14 +27,14 @@ OPERATION = "stdlib.parse"
 
 
 class Parser:
-    """Parses Python files; it knows the batch, the Protocols and no adapter."""
+    """Parses Python files. It depends on the batch and a Protocol, not on an adapter."""
 
     def __init__(self, batch: BatchMetrics, collector: MetricCollector) -> None:
         self._batch = batch
         self._collector = collector
 
     def parse(self, path: Path, package: str) -> None:
-        """Parse one file; what cannot be parsed is counted, and the batch goes on."""
+        """Parse one file. A file that cannot be parsed is counted as failed, and the batch continues."""
         tree = None
         with self._batch.file(path) as file:
             with tokenize.open(path) as text:
@@ -48,7 +48,7 @@ class Parser:
 
 
 def sources(folder: Path) -> list[tuple[Path, str]]:
-    """Return every module of a library and the sub-package that it belongs to."""
+    """Return every module of a library with its sub-package."""
     modules = sorted(path for path in folder.rglob("*.py") if "site-packages" not in path.parts)
     return [
         (path, parts[0] if len(parts := path.relative_to(folder).parts) > 1 else "(top)") for path in modules
@@ -56,12 +56,12 @@ def sources(folder: Path) -> list[tuple[Path, str]]:
 
 
 def main(folder: Path) -> None:
-    """Parse, then show the table, what was slowest, and where the snapshot is."""
+    """Parse the files, then print the tables and the path of the snapshot."""
     files = sources(folder)
     if not files:
         sys.exit(f"there is no Python file in {str(folder)!r}")
     console = Console()
-    warnings.simplefilter("ignore")  # the library's own tests hold odd code
+    warnings.simplefilter("ignore")  # tests of the standard library contain code that warns
     with MetricsSystem(latency_metric=OPERATION, custom_metrics=["stdlib.*", "file.*"]) as metrics:
         metrics.resource_monitor.start_resource_monitoring(interval=0.25)
         with BatchMetrics("stdlib", system=metrics, operation=OPERATION) as batch:
@@ -74,7 +74,7 @@ def main(folder: Path) -> None:
 
 
 def show(console: Console, metrics: MetricsSystem, batch: BatchMetrics, folder: Path) -> None:
-    """Print the numbers that a person wants to see."""
+    """Print the summary, the slowest files and the slowest sub-packages."""
     summary = batch.summary()
     stats = metrics.aggregator.get_metric_summary(OPERATION)
     memory = metrics.aggregator.get_metric_summary("process.memory.usage")
@@ -87,7 +87,7 @@ def show(console: Console, metrics: MetricsSystem, batch: BatchMetrics, folder: 
         table.add_row(label, f"{stats[key]:.2f} ms")
     table.add_row("throughput", f"{summary.throughput.files_per_second:.0f} files/s")
     table.add_row("lines", f"{summary.throughput.samples_per_second:,.0f} lines/s")
-    table.add_row("memory, average and most", f"{memory['avg'] / 1e6:.0f} / {memory['max'] / 1e6:.0f} MB")
+    table.add_row("memory, average and maximum", f"{memory['avg'] / 1e6:.0f} / {memory['max'] / 1e6:.0f} MB")
     table.add_row("success rate", f"{1 - summary.errors.rate:.2%}")
     for error_type, number in sorted(summary.errors.by_type.items()):
         table.add_row(f"  {error_type}", str(number))

@@ -3,7 +3,7 @@
     pip install fastapi httpx uvicorn
     uvicorn --app-dir examples scrape_fastapi:app
 
-A route, and no mount: a mount would send who asks for ``/metrics`` on to ``/metrics/`` first.
+Use a route, not a mount: a mount redirects ``/metrics`` to ``/metrics/``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from metrics_framework import MetricsSystem
 
 
 def create_scraped_app(metrics: MetricsSystem) -> FastAPI:
-    """Make the application of the service, and put the metrics beside its own routes."""
+    """Create the application of the service, and add a route for the metrics."""
     service = create_app(metrics)
     service.router.routes.append(Route("/metrics", make_asgi_app(metrics)))
     return service

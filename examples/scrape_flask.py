@@ -14,7 +14,7 @@ from metrics_framework import MetricsSystem
 
 
 def create_app(metrics: MetricsSystem | None = None) -> Flask:
-    """Make the application, with a route that hands a scrape over."""
+    """Create the application, with a route that passes scrapes to the WSGI application."""
     metrics = metrics or MetricsSystem()
     scraped = make_wsgi_app(metrics)
     app = Flask(__name__)

@@ -1,4 +1,4 @@
-"""A greeting in Starlette, with ``/metrics`` for Prometheus, who has to know a token.
+"""A greeting in Starlette, with ``/metrics`` for Prometheus, protected by a bearer token.
 
 pip install starlette uvicorn
 METRICS_TOKEN=s3cret uvicorn --app-dir examples scrape_starlette:create_app --factory
@@ -18,7 +18,7 @@ from metrics_framework import MetricsSystem
 
 
 def create_app(metrics: MetricsSystem | None = None) -> Starlette:
-    """Make the application; without a token everybody may scrape."""
+    """Create the application. Without METRICS_TOKEN, scrapes need no token."""
     metrics = metrics or MetricsSystem()
 
     async def greet(request: Request) -> PlainTextResponse:

@@ -1,8 +1,8 @@
-"""The order service in plain asyncio: dependencies are passed to the constructor, and that is all.
+"""The order service in plain asyncio: dependencies are passed to the constructor.
 
     python examples/service_asyncio.py
 
-It needs nothing but metrics-framework, and prints a table and the path of a snapshot.
+It needs only metrics-framework, and prints a table and the path of a snapshot.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from metrics_framework import MetricsSystem
 
 
 async def main() -> None:
-    """Put the service together, let customers in, and show what was measured."""
+    """Create the service, simulate customers, and print the measurements."""
     async with MetricsSystem() as metrics:
-        # The one place that knows which adapters there are. A test passes others.
+        # The only place that chooses the adapters. A test passes others.
         service = OrderService(full_stock(), metrics.collector, metrics.timer, metrics.tracker)
         await simulate(service.place)
         report(metrics)

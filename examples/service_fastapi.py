@@ -1,9 +1,9 @@
-"""The order service in FastAPI: its `Depends` hands the parts over.
+"""The order service in FastAPI: `Depends` injects the dependencies.
 
     pip install fastapi httpx
     python examples/service_fastapi.py
 
-Customers talk to the application in the same process; it prints a table and the path of a snapshot.
+Simulated customers call the application in the same process. It prints a table and the path of a snapshot.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ router = APIRouter()
 
 
 class Order(BaseModel):
-    """What a customer sends."""
+    """The request body of an order."""
 
     item: str
     quantity: int
@@ -35,13 +35,13 @@ def get_metrics(request: Request) -> MetricsSystem:
 
 
 def get_service(request: Request, metrics: Annotated[MetricsSystem, Depends(get_metrics)]) -> OrderService:
-    """Put the service together; it is cheap, so each request has its own."""
+    """Create the service. This is cheap, so each request creates one."""
     return OrderService(request.app.state.stock, metrics.collector, metrics.timer, metrics.tracker)
 
 
 @router.post("/orders")
 async def place_order(order: Order, service: Annotated[OrderService, Depends(get_service)]) -> dict[str, int]:
-    """Take an order."""
+    """Place an order."""
     try:
         return {"left": await service.place(order.item, order.quantity)}
     except OutOfStock as error:
@@ -50,12 +50,12 @@ async def place_order(order: Order, service: Annotated[OrderService, Depends(get
 
 @router.get("/health")
 def health(metrics: Annotated[MetricsSystem, Depends(get_metrics)]) -> dict[str, float]:
-    """Say how the process is."""
+    """Return the health of the process."""
     return metrics.get_system_health()
 
 
 def create_app(metrics: MetricsSystem) -> FastAPI:
-    """Make the application; nothing is global, so that a test makes one of its own."""
+    """Create the application. Nothing is global, so a test can create its own."""
     app = FastAPI()
     app.state.metrics = metrics
     app.state.stock = full_stock()
@@ -64,7 +64,7 @@ def create_app(metrics: MetricsSystem) -> FastAPI:
 
 
 async def main() -> None:
-    """Start the application, let customers in, and show what was measured."""
+    """Start the application, simulate customers, and print the measurements."""
     async with MetricsSystem() as metrics:
         transport = httpx.ASGITransport(create_app(metrics))
         async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:

@@ -1,10 +1,10 @@
-"""A FastAPI service that measures what it does by itself: requests, tasks, other services, its event loop.
+"""A FastAPI service with automatic metrics of requests, tasks, outgoing requests and the event loop.
 
     pip install fastapi httpx uvicorn
     uvicorn --app-dir examples service_measured:app
     curl http://127.0.0.1:8000/books/1; curl http://127.0.0.1:8000/metrics
 
-Only ``/books`` says a word about metrics: it counts something of its own, through an annotation.
+Only ``/books`` contains code for metrics: a counter of its own, injected by an annotation.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ BOOKS = {1: "Emma", 2: "Ulysses"}
 
 
 async def rate(title: str) -> dict[str, int]:
-    """Be the service that knows how good a book is."""
+    """Serve the ratings of books."""
     await asyncio.sleep(0.001)
     return {"stars": len(title) % 5 + 1}
 
 
 def ratings() -> FastAPI:
-    """Return the other service, which runs in this process to keep the example small."""
+    """Return the rating service, which runs in this process to keep the example small."""
     service = FastAPI()
     service.get("/rating/{title}")(rate)
     return service
 
 
 def create_app(metrics: MetricsSystem) -> FastAPI:
-    """Make the application; nothing is global, so that a test makes one of its own."""
+    """Create the application. Nothing is global, so a test can create its own."""
     tasks = TaskMetrics(metrics)
     transport = measured_transport(httpx.ASGITransport(ratings()), metrics)
 

@@ -1,4 +1,4 @@
-"""The order service with svcs: a registry knows how to make what is asked for by its type.
+"""The order service with svcs: a registry creates dependencies by their type.
 
     pip install svcs
     python examples/service_svcs.py
@@ -17,7 +17,7 @@ from metrics_framework import MetricCollector, MetricsSystem, PerformanceTimer, 
 
 
 def register(registry: svcs.Registry, metrics: MetricsSystem) -> None:
-    """Say what each Protocol is in this application. A test registers others under the same types."""
+    """Register an implementation of each Protocol. A test registers others under the same types."""
     registry.register_value(MetricCollector, metrics.collector)
     registry.register_value(PerformanceTimer, metrics.timer)
     registry.register_value(SuccessFailureTracker, metrics.tracker)
@@ -32,12 +32,12 @@ def register(registry: svcs.Registry, metrics: MetricsSystem) -> None:
 
 
 async def main() -> None:
-    """Fill the registry, let customers in, and show what was measured."""
+    """Fill the registry, simulate customers, and print the measurements."""
     async with MetricsSystem() as metrics, svcs.Registry() as registry:
         register(registry, metrics)
 
         async def place(item: str, quantity: int) -> None:
-            # A container is what one request gets; web frameworks make it for you.
+            # One container per request. In a web framework, the integration of svcs creates it.
             async with svcs.Container(registry) as services:
                 await services.get(OrderService).place(item, quantity)
 

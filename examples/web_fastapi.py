@@ -1,4 +1,4 @@
-"""The order service in FastAPI, with its numbers at ``/internal``: metrics, snapshot, health and a stream.
+"""The order service in FastAPI, with metrics, snapshot, health and a stream at ``/internal``.
 
     pip install fastapi httpx uvicorn
     METRICS_TOKEN=s3cret uvicorn --app-dir examples --timeout-graceful-shutdown 3 web_fastapi:app
@@ -6,8 +6,8 @@
     curl -H 'Authorization: Bearer s3cret' http://127.0.0.1:8000/internal/health
     curl -NH 'Authorization: Bearer s3cret' 'http://127.0.0.1:8000/internal/stream?name=orders*'
 
-Without a token everybody may read them. Open streams would hold the end of uvicorn up for ever but for the
-timeout.
+Without METRICS_TOKEN, requests need no token. Without the timeout, open streams would keep uvicorn from
+shutting down.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from metrics_framework import MetricsSystem
 
 
 def create_watched_app(metrics: MetricsSystem, token: str | None = None) -> FastAPI:
-    """Make the application of the service, and mount what tells of it."""
+    """Create the application of the service, and mount the metrics application."""
     service = create_app(metrics)
     service.mount("/internal", make_app(metrics, bearer_token=token))
     return service

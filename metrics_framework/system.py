@@ -154,14 +154,13 @@ class MetricsSystem:
 
         # Threads and signals are slow to import, and a program that only names the Protocols has neither.
         from metrics_framework.callbacks import GaugeCallbacks
+        from metrics_framework.callbacks.calls import Callback
         from metrics_framework.collecting import Collection
         from metrics_framework.runtime.shutdown import Shutdown
-        from metrics_framework.streams import streams_of
+        from metrics_framework.streams import publisher_of
 
         self.callbacks: Final = GaugeCallbacks(self.collector, clock=clock)
-        self._resources = self.callbacks.work(
-            "resources", self._record_resources, deadline=RESOURCES_DEADLINE
-        )
+        self._resources = Callback("resources", self._record_resources, RESOURCES_DEADLINE, is_recorded=False)
         self._collection = Collection(
             self._record_resources,
             self.callbacks.collect,
@@ -169,7 +168,7 @@ class MetricsSystem:
             self._outputs,
             self._isolation,
         )
-        self._streams = streams_of(self.aggregator)
+        self._publisher = publisher_of(self.aggregator)
         self._shutdown = Shutdown(self._end, self._begin_in_child)
         self._shutdown.watch(on_exit=shutdown_on_exit, on_sigterm=shutdown_on_sigterm)
         for part in given.values():
@@ -320,7 +319,7 @@ class MetricsSystem:
     def _end(self) -> None:
         self._collection.stop()
         self.callbacks.close()
-        self._streams.close()
+        self._publisher.close()
         # Nobody here starts it, but its owner may have.
         isolation = Isolation()
         isolation.call("resource monitoring not stopped", self.resource_monitor.stop_resource_monitoring)
@@ -347,7 +346,7 @@ class MetricsSystem:
     def _begin_in_child(self) -> None:
         self._outputs.begin_in_child()
         self._collection.begin_in_child()
-        self._streams.begin_in_child()
+        self._publisher.reset_in_child()
         self._start_ns = self._clock.monotonic_ns()
 
     # -- questions -------------------------------------------------------------------------------------
@@ -485,7 +484,7 @@ class MetricsSystem:
             InvalidInputError: If an argument breaks its rule.
             ClosedError: After `shutdown_metrics`.
         """
-        return self._streams.subscribe(filters, buffer=buffer, after=after)
+        return self._publisher.subscribe(filters, buffer=buffer, after=after)
 
     def metrics_stream(self, filters: dict[str, Any] | None = None) -> AsyncIterator[MetricValue]:
         """Yield every record from now on, as its metric is with it, until the system is shut down.
@@ -496,7 +495,7 @@ class MetricsSystem:
         Raises:
             InvalidInputError: If a filter is unknown or its value is not allowed.
         """
-        return self._streams.values(filters)
+        return self._publisher.values(filters)
 
     def deltas(self, every: float = 1.0, filters: Mapping[str, Any] | None = None) -> Deltas:
         """Yield what has changed: one value for each series that was recorded into, every so many seconds.
@@ -508,7 +507,7 @@ class MetricsSystem:
         Raises:
             InvalidInputError: If an argument breaks its rule.
         """
-        return self._streams.deltas(every, filters)
+        return self._publisher.deltas(every, filters)
 
     def _uptime_seconds(self) -> float:
         return (self._clock.monotonic_ns() - self._start_ns) / 1e9

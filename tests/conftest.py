@@ -1,9 +1,10 @@
-"""What every test may ask for."""
+"""Fixtures for all tests, and the Hypothesis profiles."""
 
 from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -14,24 +15,48 @@ from tests.servers.fixtures import influx, prometheus, promtool, pushgateway, st
 
 __all__ = ["clock", "influx", "prometheus", "promtool", "pushgateway", "soak", "statsd", "victoria_metrics"]
 
-# One profile for people, one for CI: there nothing is random from run to run. A slow machine fails nothing.
+# Deadlines would fail on slow machines. CI uses the same examples in every run.
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", parent=settings.get_profile("dev"), derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
+MAX_EXAMPLES = int(os.environ.get("METRICS_FRAMEWORK_MAX_EXAMPLES", "0"))
+"""Limits the examples of each property test, also of those with settings of their own. 0 is no limit."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible() -> Iterator[None]:
+    """Handle SIGINT as Python does by default, also where a shell ignores it for its background jobs.
+
+    A child process inherits that a signal is ignored, and then a test cannot interrupt it.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
 
 @pytest.fixture
 def clock() -> ManualClock:
-    """Return a clock that the test moves by hand; it starts at 2026-01-01T00:00:00 UTC."""
+    """Return a clock that the test advances. It starts at 2026-01-01T00:00:00 UTC."""
     return ManualClock()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark long proofs as heavy."""
+    """Mark soak tests as heavy, and limit the examples of property tests."""
     for item in items:
         if item.get_closest_marker("soak"):
             item.add_marker("heavy")
+        if MAX_EXAMPLES and isinstance(item, pytest.Function):
+            _limit_examples(item)
+
+
+def _limit_examples(item: pytest.Function) -> None:
+    function = getattr(item.obj, "__func__", item.obj)
+    # Hypothesis offers no other way to change the settings of a decorated test.
+    used = getattr(function, "_hypothesis_internal_use_settings", None)
+    if used is not None and used.max_examples > MAX_EXAMPLES:
+        function._hypothesis_internal_use_settings = settings(used, max_examples=MAX_EXAMPLES)
 
 
 @pytest.fixture
@@ -43,9 +68,9 @@ def soak() -> Callable[[int], int]:
 
 @pytest.fixture
 def no_gc_callbacks() -> Iterator[None]:
-    """Remove the callbacks of other tools, such as Hypothesis, from the garbage collector.
+    """Remove the garbage collector callbacks of other tools, such as Hypothesis.
 
-    A signal handler that raises while one of them runs loses its exception, and the test would fail.
+    An exception of a signal handler that interrupts such a callback is lost, and the test would fail.
     """
     gc.collect()
     callbacks = gc.callbacks[:]

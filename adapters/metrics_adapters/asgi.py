@@ -1,10 +1,11 @@
-"""What an async service needs: what it serves, what it asks others for, its tasks, its event loop."""
+"""Metrics for async services: HTTP endpoints, and instrumentation of requests, tasks and the event loop."""
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from metrics_adapters.http.app import ENDPOINTS, WebApp, make_app
+    from metrics_adapters.http.app import WebApp, make_app
     from metrics_adapters.http.app_server import AppServer, serve_app
+    from metrics_adapters.http.options import ENDPOINTS
     from metrics_adapters.instrumentation.httpx import measured_transport
     from metrics_adapters.instrumentation.loop_lag import LoopLag
     from metrics_adapters.instrumentation.middleware import MetricsMiddleware
@@ -22,9 +23,9 @@ __all__ = [
     "serve_app",
 ]
 
-# Each brings what others do not need: httpx, uvicorn, prometheus_client, or asyncio.
+# Loaded at first use, because each needs a dependency of its own: httpx, uvicorn, prometheus_client.
 _MODULES = {
-    "ENDPOINTS": "http.app",
+    "ENDPOINTS": "http.options",
     "AppServer": "http.app_server",
     "LoopLag": "instrumentation.loop_lag",
     "MetricsMiddleware": "instrumentation.middleware",

@@ -1,4 +1,4 @@
-"""One HTTP request and its answer: within a time limit, to the address that was named and to no other."""
+"""An HTTP client for single requests: one time limit for everything, no redirects, no proxies."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from urllib.parse import quote
 from metrics_framework.errors import ConfigurationError, OutputError, RefusedError
 from metrics_framework.export.endpoints import EndpointUrl, Option, seconds_option, text_option
 
-_PIECE = 65_536
-_MAX_TEXT = 500
-"""How many characters of an answer are quoted."""
-_TRY_AGAIN = {408, 425, 429}
-"""Statuses below 500 that say nothing against what was sent."""
+_CHUNK_BYTES = 65_536
+_MAX_TEXT_CHARACTERS = 500
+"""The length of the quoted beginning of a response."""
+_RETRYABLE_STATUSES = {408, 425, 429}
+"""The statuses below 500 after which the same request may succeed later."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a request goes.
+    """The address of a request.
 
     Attributes:
         scheme: ``http`` or ``https``.
         host: The host, without brackets.
-        port: The port, or ``None`` for the scheme's.
+        port: The port; ``None`` for the default of the scheme.
         path: The path, encoded.
-        tls: How an ``https`` server is checked; by the system's authorities by default.
+        tls: How an ``https`` server is verified; by default with the certificate authorities of the system.
     """
 
     scheme: str
@@ -49,20 +49,20 @@ class Address:
         return f"{self.scheme}://{host}{port}{self.path}"
 
     def connection(self, timeout: float) -> http.client.HTTPConnection:
-        """Return a connection that is not open yet."""
+        """Return a connection that is not connected yet."""
         if self.scheme == "https":
             return http.client.HTTPSConnection(self.host, self.port, timeout=timeout, context=self.tls)
         return http.client.HTTPConnection(self.host, self.port, timeout=timeout)
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came back.
+class HttpResponse:
+    """The response to a request.
 
     Attributes:
         status: The status.
-        text: The beginning of the body in one line, fit for a message; empty where all is well.
-        location: Where a redirect leads, without user, password and query; else empty.
+        text: The beginning of an error's body as one line for a message; empty for a status below 300.
+        location: The target of a redirect without user, password and query; otherwise empty.
     """
 
     status: int
@@ -79,73 +79,73 @@ def deliver(
     *,
     what: str,
 ) -> None:
-    """Send a request, and raise unless it was taken; redirects are not followed.
+    """Send a request, and raise unless the status is 2xx. Redirects are not followed.
 
     Args:
-        address: Where it goes.
+        address: The address.
         method: ``PUT``, ``POST``, ``DELETE``, …
-        body: What is sent.
-        headers: All headers but those of the connection and the length.
-        timeout: Seconds that all of it may take.
-        what: What could not be done, for messages: it begins them.
+        body: The body of the request.
+        headers: All headers except ``Connection`` and ``Content-Length``.
+        timeout: The time limit in seconds for the whole exchange.
+        what: The beginning of error messages: what could not be done.
 
     Raises:
-        RefusedError: If the server will not have it; the message quotes why.
-        OutputError: If the server is not to be reached or fails: try again later.
+        RefusedError: If the server rejects the request. The message quotes its reason.
+        OutputError: If the server cannot be reached or fails. A later retry may succeed.
     """
     try:
-        answer = exchange(address, method, body, headers, timeout)
+        response = exchange(address, method, body, headers, timeout)
     except OSError as error:
         raise OutputError(f"{what}: {error}") from error
-    if 200 <= answer.status < 300:
+    if 200 <= response.status < 300:
         return
-    message = f"{what}: the answer is {answer.status}"
-    if 300 <= answer.status < 400:
-        target = f" to {answer.location}" if answer.location else ""
-        raise RefusedError(f"{message}, a redirect{target}; it is not followed, so change url")
-    message += f": {answer.text}" if answer.text else ""
-    if answer.status >= 500 or answer.status in _TRY_AGAIN:
+    message = f"{what}: HTTP status {response.status}"
+    if 300 <= response.status < 400:
+        target = f" to {response.location}" if response.location else ""
+        raise RefusedError(f"{message}, a redirect{target}, which is not followed: change url")
+    message += f": {response.text}" if response.text else ""
+    if response.status >= 500 or response.status in _RETRYABLE_STATUSES:
         raise OutputError(message)
     raise RefusedError(message)
 
 
 def basic_authorization(user: str, password: str) -> str:
-    """Return the header ``Authorization`` of a user without a colon and a password."""
+    """Return the ``Authorization`` header of a user and a password. The user must not contain a colon."""
     secret = f"{user}:{password}".encode(errors="surrogatepass")
     return f"Basic {b64encode(secret).decode()}"
 
 
 def exchange(
     address: Address, method: str, body: bytes | None, headers: Mapping[str, str], timeout: float
-) -> Answer:
-    """Send a request and return what comes back, whatever its status.
+) -> HttpResponse:
+    """Send a request and return the response, whatever its status.
 
-    The standard library's ``urlopen`` would follow redirects, repeat a POST as a GET, ask proxies of the
-    environment, and wait anew for each byte of an answer.
+    ``urllib.request.urlopen`` is not used: it follows redirects, repeats a POST as a GET, uses the proxies of
+    the environment, and applies its time-out to each read separately.
 
     Args:
-        address: Where it goes.
+        address: The address.
         method: ``PUT``, ``POST``, ``DELETE``, …
-        body: What is sent.
-        headers: All headers but those of the connection and the length.
-        timeout: Seconds that all of it may take. A host of several addresses may take longer to connect to,
-            and looking it up has a limit of the system's own.
+        body: The body of the request.
+        headers: All headers except ``Connection`` and ``Content-Length``.
+        timeout: The time limit in seconds for the whole exchange. It does not cover the name lookup, and
+            applies to each address of the host separately when connecting.
 
     Raises:
-        OSError: If there is no answer, or no HTTP; its text is fit for a message.
+        OSError: If there is no response, or it is not HTTP. Its text is suitable for an error message.
     """
-    end = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout
     connection = address.connection(timeout)
     try:
         connection.connect()
-        connected = cast("socket.socket", connection.sock)
+        sock = cast("socket.socket", connection.sock)
         length = {} if body is None else {"Content-Length": str(len(body))}
-        # A server that refuses may close before it has read all; its answer is there to be read.
+        # A server may close without reading the body of a rejected request; the response is still readable.
         with suppress(BrokenPipeError, ConnectionResetError):
-            pieces = None if body is None else _pieces(body, connected, end)
-            connection.request(method, address.path, pieces, {**headers, **length, "Connection": "close"})
-        # Only `makefile` of a socket is asked for.
-        response = http.client.HTTPResponse(cast("socket.socket", _Limited(connected, end)), method=method)
+            chunks = None if body is None else _chunks(body, sock, deadline)
+            connection.request(method, address.path, chunks, {**headers, **length, "Connection": "close"})
+        readable = cast("socket.socket", _DeadlineFile(sock, deadline))  # only `makefile` is called
+        response = http.client.HTTPResponse(readable, method=method)
         response.begin()
         return _read(response)
     except TimeoutError as error:
@@ -153,73 +153,73 @@ def exchange(
     except OSError as error:
         raise OSError(error.strerror or str(error) or type(error).__name__) from error
     except http.client.HTTPException as error:
-        raise OSError(f"the answer is no HTTP ({_line(repr(error))})") from error
+        raise OSError(f"the response is not HTTP ({_line(repr(error))})") from error
     finally:
         connection.close()
 
 
-class _Limited:
-    """A socket that is read until a moment."""
+class _DeadlineFile:
+    """A socket whose reads fail after a deadline."""
 
-    def __init__(self, connected: socket.socket, end: float) -> None:
-        self._arguments = connected, end
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self._sock_and_deadline = sock, deadline
 
     def makefile(self, mode: Literal["rb"]) -> io.BufferedReader:
-        return io.BufferedReader(_Reader(*self._arguments))
+        return io.BufferedReader(_DeadlineReader(*self._sock_and_deadline))
 
 
-class _Reader(io.RawIOBase):
-    def __init__(self, connected: socket.socket, end: float) -> None:
-        self._socket = connected
-        self._end = end
+class _DeadlineReader(io.RawIOBase):
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self._socket = sock
+        self._deadline = deadline
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        _limit(self._socket, self._end)
+        _set_timeout(self._socket, self._deadline)
         return self._socket.recv_into(buffer)
 
 
-def _pieces(body: bytes, connected: socket.socket, end: float) -> Iterator[bytes]:
-    for start in range(0, len(body), _PIECE):
-        _limit(connected, end)
-        yield body[start : start + _PIECE]
+def _chunks(body: bytes, sock: socket.socket, deadline: float) -> Iterator[bytes]:
+    for start in range(0, len(body), _CHUNK_BYTES):
+        _set_timeout(sock, deadline)
+        yield body[start : start + _CHUNK_BYTES]
 
 
-def _limit(connected: socket.socket, end: float) -> None:
-    left = end - time.monotonic()
+def _set_timeout(sock: socket.socket, deadline: float) -> None:
+    left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError
-    connected.settimeout(left)
+    sock.settimeout(left)
 
 
-def _read(response: http.client.HTTPResponse) -> Answer:
+def _read(response: http.client.HTTPResponse) -> HttpResponse:
     text = ""
     if response.status >= 300:
-        # The status is the answer; a body that breaks off adds what it can.
+        # The status matters; an incomplete body is quoted as far as it was received.
         with suppress(OSError, http.client.HTTPException):
-            text = _line(response.read(4 * _MAX_TEXT).decode(errors="replace"))
+            text = _line(response.read(4 * _MAX_TEXT_CHARACTERS).decode(errors="replace"))
     location = re.split("[?#]", _line(response.getheader("Location") or ""))[0]
-    return Answer(response.status, text, re.sub("//[^/]*@", "//", location))
+    return HttpResponse(response.status, text, re.sub("//[^/]*@", "//", location))
 
 
 def _line(text: str) -> str:
     printable = "".join(one if one.isprintable() else " " for one in text)
     line = " ".join(printable.split())
-    return line if len(line) <= _MAX_TEXT else f"{line[:_MAX_TEXT]}…"
+    return line if len(line) <= _MAX_TEXT_CHARACTERS else f"{line[:_MAX_TEXT_CHARACTERS]}…"
 
 
 # -- endpoints by URL --
 
 HTTP_OPTIONS: Mapping[str, Option] = {
-    "timeout": seconds_option(10.0, "Seconds after which a request is given up."),
-    "cafile": text_option(None, "Who signs the server's certificate, a file; the system's authorities else."),
+    "timeout": seconds_option(10.0, "Time limit in seconds for a request."),
+    "cafile": text_option(None, "File of certificate authorities to trust; those of the system by default."),
 }
 
 
 def address_of(url: EndpointUrl, path: str, query: str = "") -> Address:
-    """Return where requests go.
+    """Return the address of requests.
 
     Args:
         url: The URL, whose scheme ends in ``http`` or ``https``.
@@ -227,14 +227,14 @@ def address_of(url: EndpointUrl, path: str, query: str = "") -> Address:
         query: The query, encoded.
 
     Raises:
-        ConfigurationError: If there is no host, or the file of authorities cannot be used.
+        ConfigurationError: If there is no host, or the file of certificate authorities is invalid.
     """
     try:
         host = url.host.encode("idna")
     except ValueError:
         host = b""
     if not host or re.search(rb"[\x00-\x20\x7f]", host):
-        raise ConfigurationError(f"endpoint {url}: it names no host")
+        raise ConfigurationError(f"endpoint {url}: the URL has no host")
     scheme = url.scheme.rpartition("+")[2]
     encoded = quote(path, safe="/~:@!$&'()*+,;=") or "/"
     target = f"{encoded}?{query}" if query else encoded
@@ -242,37 +242,37 @@ def address_of(url: EndpointUrl, path: str, query: str = "") -> Address:
 
 
 def plain_address_of(url: EndpointUrl, scheme: str) -> str:
-    """Return where requests go as a URL without credentials and options.
+    """Return the URL of requests without credentials and options.
 
     Raises:
         ConfigurationError: If there is no host.
     """
     if not url.host:
-        raise ConfigurationError(f"endpoint {url}: it names no host")
+        raise ConfigurationError(f"endpoint {url}: the URL has no host")
     host = f"[{url.host}]" if ":" in url.host else url.host
     port = "" if url.port is None else f":{url.port}"
     return f"{scheme}://{host}{port}{quote(url.path, safe='/~')}"
 
 
 def authorization_of(url: EndpointUrl, bearer: str = "Bearer") -> dict[str, str]:
-    """Return the header of the credentials: a user and a password, or a token, which is a password alone."""
+    """Return the ``Authorization`` header: a user and a password, or a token if there is only a password."""
     if url.username is None and url.password is None:
         return {}
     if url.username is not None:
         if ":" in url.username:
-            raise ConfigurationError(f"endpoint {url}: a user has no colon")
+            raise ConfigurationError(f"endpoint {url}: the user must not contain a colon")
         return {"Authorization": basic_authorization(url.username, url.password or "")}
     return {"Authorization": f"{bearer} {header_value(url, url.password or '')}"}
 
 
 def header_value(url: EndpointUrl, text: str) -> str:
-    """Return a text that may be the value of a header.
+    """Return a text after checking that it can be the value of a header.
 
     Raises:
-        ConfigurationError: If it may not.
+        ConfigurationError: If it cannot.
     """
     if not re.fullmatch(r"[\t\x20-\x7e\xa0-\xff]*", text):
-        raise ConfigurationError(f"endpoint {url}: the token is not a line of Latin-1 text")
+        raise ConfigurationError(f"endpoint {url}: the token must be one line of Latin-1 text")
     return text
 
 
@@ -281,7 +281,7 @@ def _tls(url: EndpointUrl, scheme: str) -> ssl.SSLContext | None:
     if cafile is None:
         return None
     if scheme != "https":
-        raise ConfigurationError(f"endpoint {url}: cafile is of use for https only")
+        raise ConfigurationError(f"endpoint {url}: cafile requires https")
     try:
         return ssl.create_default_context(cafile=cafile)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""An application that Prometheus scrapes: ``python app.py [PORT]``, ended by Ctrl-C."""
+"""An application that Prometheus scrapes: ``python app.py [PORT]``. Stop it with Ctrl-C."""
 
 import random
 import sys
@@ -14,7 +14,7 @@ metrics.callbacks.add("queue.size", lambda: len(queue))
 
 
 def sell(item: str) -> None:
-    """Sell an item, as far as the warehouse answers."""
+    """Sell an item. Fails if the warehouse does not answer."""
     with metrics.measure("order", {"item": item}):
         time.sleep(random.lognormvariate(-4, 0.6))
         if random.random() < 0.05:
@@ -23,7 +23,7 @@ def sell(item: str) -> None:
 
 
 def main() -> None:
-    """Sell for ever."""
+    """Sell items until interrupted."""
     port = int(sys.argv[1]) if len(sys.argv) > 1 else 9464
     with serve(port, metrics=metrics) as server:
         print(f"metrics at {server.url}", flush=True)

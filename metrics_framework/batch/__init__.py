@@ -1,6 +1,6 @@
-"""Batch jobs: metrics of each file while they run, a summary, JSON and CSV at the end.
+"""Batch jobs: metrics of each file, progress, a summary, and export to JSON and CSV.
 
-`BatchMetrics` is where to start. Names, JSON and CSV are those of tracekit's batch metrics.
+Start with `BatchMetrics`. Names, JSON and CSV are those of tracekit's batch metrics.
 """
 
 from metrics_framework.batch.files import FileRun
@@ -12,8 +12,8 @@ from metrics_framework.batch.models import (
     ThroughputStats,
     TimingStats,
 )
+from metrics_framework.batch.progress import Track
 from metrics_framework.batch.rows import Counts
-from metrics_framework.batch.track import Track
 
 __all__ = [
     "BatchMetrics",

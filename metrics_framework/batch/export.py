@@ -1,6 +1,6 @@
-"""A batch as JSON and as CSV, a file at a time, however many there are.
+"""Writes a batch as JSON and CSV, in chunks, so that memory does not grow with the number of files.
 
-The bytes are those that ``json.dump(…, indent=2, default=str)`` and ``csv.DictWriter`` write.
+The output is byte for byte that of ``json.dump(…, indent=2, default=str)`` and ``csv.DictWriter``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from uuid import uuid4
 
 from metrics_framework.batch.models import format_timestamp
-from metrics_framework.batch.rows import Row, is_plain
+from metrics_framework.batch.rows import FileRow, is_storable
 
 COLUMNS = (
     "filename",
@@ -32,14 +32,14 @@ COLUMNS = (
     "memory_peak_bytes",
     "samples_per_second",
 )
-"""What is written of a file."""
+"""The columns of a CSV line and the keys of a JSON object."""
 
 
-def write_json(path: Path, summary: Mapping[str, Any], chunks: Iterable[Sequence[Row]]) -> None:
+def write_json(path: Path, summary: Mapping[str, Any], chunks: Iterable[Sequence[FileRow]]) -> None:
     """Write a summary and all files as one JSON document.
 
     Raises:
-        OSError: If the disk refuses; then the file is what it was.
+        OSError: If writing fails. An existing file is unchanged then.
     """
     with _replacing(path) as file:
         text = json.dumps(summary, indent=2, default=str).replace("\n", "\n  ")
@@ -51,24 +51,24 @@ def write_json(path: Path, summary: Mapping[str, Any], chunks: Iterable[Sequence
         file.write("]\n}" if separator == "\n" else "\n  ]\n}")
 
 
-def write_csv(path: Path, chunks: Iterable[Sequence[Row]]) -> None:
+def write_csv(path: Path, chunks: Iterable[Sequence[FileRow]]) -> None:
     """Write a header and a line for each file.
 
     Raises:
-        OSError: If the disk refuses; then the file is what it was.
-        UnicodeEncodeError: If a name cannot be encoded; likewise.
+        OSError: If writing fails. An existing file is unchanged then.
+        UnicodeEncodeError: If a name cannot be encoded. An existing file is unchanged then.
     """
     with _replacing(path, newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for rows in chunks:
-            if is_plain(rows):
+            if is_storable(rows):
                 file.write(_lines(rows))
             else:
                 writer.writerows(map(_cells, rows))
 
 
-def _cells(row: Row) -> tuple[Any, ...]:
+def _cells(row: FileRow) -> tuple[Any, ...]:
     """Return the values of `COLUMNS`; see `metrics_framework.batch.models.FileMetrics.to_dict`."""
     filename, end, duration, samples, measurements, status, error_type, error_message, memory_peak = row
     start = end - duration
@@ -91,23 +91,23 @@ _LINE = ",".join(["%s"] * len(COLUMNS)) + "\r\n"
 _COMMAS = _LINE.count(",")
 
 
-def _lines(rows: Sequence[Row]) -> str:
-    """Return rows of numbers and text as lines.
+def _lines(rows: Sequence[FileRow]) -> str:
+    """Return rows of numbers and strings as CSV lines.
 
-    The module csv asks of every character whether it has to be quoted, which takes longer than all the rest.
-    So it gets only the lines that need quotes.
+    The csv module checks each character for quoting, which takes longer than everything else. So it formats
+    only the lines that need quotes.
     """
     lines = [_LINE % tuple(["" if cell is None else cell for cell in _cells(row)]) for row in rows]
     text = "".join(lines)
-    if _is_bare(text, len(lines)):
+    if _needs_no_quotes(text, len(lines)):
         return text
     return "".join(
-        [line if _is_bare(line, 1) else _quoted(row) for line, row in zip(lines, rows, strict=True)]
+        [line if _needs_no_quotes(line, 1) else _quoted(row) for line, row in zip(lines, rows, strict=True)]
     )
 
 
-def _is_bare(text: str, lines: int) -> bool:
-    """Say whether nothing in a text of so many lines has to be quoted."""
+def _needs_no_quotes(text: str, lines: int) -> bool:
+    """Return whether no value in a text of so many lines needs quotes."""
     return (
         text.count(",") == _COMMAS * lines
         and '"' not in text
@@ -116,7 +116,7 @@ def _is_bare(text: str, lines: int) -> bool:
     )
 
 
-def _quoted(row: Row) -> str:
+def _quoted(row: FileRow) -> str:
     line = StringIO(newline="")
     csv.writer(line).writerow(_cells(row))
     return line.getvalue()
@@ -125,16 +125,16 @@ def _quoted(row: Row) -> str:
 _OBJECT = "    {{\n{}\n    }}".format(",\n".join(f'      "{column}": %s' for column in COLUMNS))
 
 
-# What the module json does in Python wherever it indents is a tenth of the time in C. It is given a separator
-# that no text holds, as control characters are escaped.
+# With an indent the json module encodes in Python, which takes ten times as long as in C. Without one, values
+# can be split at a separator that no JSON text contains, because control characters are escaped.
 _SEPARATOR = "\0"
 _encode = json.JSONEncoder(separators=(_SEPARATOR, ": "), check_circular=False).encode
 
 
-def _objects(rows: Sequence[Row]) -> Iterable[str]:
-    """Return each row as the JSON object that stands in the list of files."""
+def _objects(rows: Sequence[FileRow]) -> Iterable[str]:
+    """Return each row as an indented JSON object of the list of files."""
     cells = map(_cells, rows)
-    if not is_plain(rows):
+    if not is_storable(rows):
         return (_OBJECT % tuple(map(_literal, row)) for row in cells)
     text = _encode(list(cells))
     return (_OBJECT % tuple(row.split(_SEPARATOR)) for row in text[2:-2].split(f"]{_SEPARATOR}["))
@@ -146,9 +146,9 @@ def _literal(value: Any) -> str:
 
 @contextmanager
 def _replacing(path: Path, newline: str | None = None) -> Iterator[TextIO]:
-    """Open a file that takes the place of another when everything is in it."""
-    path = Path(os.path.realpath(path))  # the target of a link, not the link
-    if path.exists() and not path.is_file():  # a pipe, a terminal; or a folder, which is an error
+    """Open a temporary file that replaces ``path`` if the block ends without an error."""
+    path = Path(os.path.realpath(path))  # replace the target of a link, not the link
+    if path.exists() and not path.is_file():  # a pipe or a terminal; a folder raises an error
         with path.open("w", newline=newline) as file:
             yield file
         return
@@ -161,7 +161,7 @@ def _replacing(path: Path, newline: str | None = None) -> Iterator[TextIO]:
                 shutil.copymode(path, temporary)
         except FileNotFoundError as error:
             if error.filename == str(temporary):
-                error.filename = str(path)  # the name that the caller knows
+                error.filename = str(path)  # report the path that the caller passed
             raise
         temporary.replace(path)
     finally:

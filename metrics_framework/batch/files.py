@@ -1,29 +1,29 @@
-"""One file that is being processed: how long it takes, how it ends, and the memory that it needs."""
+"""One file while it is processed: its duration, its outcome and its peak memory."""
 
 from __future__ import annotations
 
+import threading
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
-from metrics_framework.batch.peaks import PEAKS, Peak
 from metrics_framework.batch.rows import Counts
 from metrics_framework.clock import Clock
 
-Policy = Literal["continue", "raise"]
-"""What happens to an error once it is recorded."""
+ErrorPolicy = Literal["continue", "raise"]
+"""Whether an error is suppressed or raised after it was recorded."""
 
 
 class Batch(Protocol):
-    """What a file, a loop and a pool need of the `BatchMetrics` that they record into."""
+    """The part of `BatchMetrics` that `FileRun`, `Track` and the pool use."""
 
     clock: Clock
-    on_error: Policy
+    on_error: ErrorPolicy
     skip_on: tuple[type[Exception], ...]
     track_memory: bool
 
     @property
     def counts(self) -> Counts:
-        """How many files were recorded, and how they ended."""
+        """Number of recorded files by outcome."""
         ...
 
     def record_file(
@@ -46,15 +46,75 @@ class Batch(Protocol):
         ...
 
 
+class MemoryPeak:
+    """Memory of one block of code: the bytes in use when it started, and the most since."""
+
+    __slots__ = ("base", "most")
+
+    def __init__(self, base: int) -> None:
+        self.base = self.most = base
+
+
+class PeakMemoryTracker:
+    """Measures the peak memory of Python objects in blocks of code, with `tracemalloc`. Thread-safe.
+
+    tracemalloc has one peak for the whole process, so concurrent blocks share their memory. Tracing is on
+    only while a block runs, unless it was on before.
+    """
+
+    def __init__(self) -> None:
+        self._running: set[MemoryPeak] = set()
+        self._lock = threading.RLock()
+        self._started_tracing = False
+
+    def begin(self) -> MemoryPeak:
+        """Start measuring a block."""
+        import tracemalloc  # imported only if memory is tracked
+
+        with self._lock:
+            if not tracemalloc.is_tracing():
+                tracemalloc.start()
+                self._started_tracing = True
+            self._update_running()
+            peak = MemoryPeak(tracemalloc.get_traced_memory()[0])
+            self._running.add(peak)
+            return peak
+
+    def end(self, peak: MemoryPeak) -> int:
+        """Stop measuring a block, and return its peak in bytes above the memory at its start."""
+        import tracemalloc
+
+        with self._lock:
+            self._update_running()
+            self._running.discard(peak)
+            if self._started_tracing and not self._running:
+                tracemalloc.stop()
+                self._started_tracing = False
+            return max(0, peak.most - peak.base)
+
+    def _update_running(self) -> None:
+        """Apply the peak of tracemalloc to all running blocks, and reset it."""
+        import tracemalloc
+
+        most = tracemalloc.get_traced_memory()[1]
+        for peak in self._running:
+            peak.most = max(peak.most, most)
+        tracemalloc.reset_peak()
+
+
+PEAK_MEMORY = PeakMemoryTracker()
+"""The only tracker of the process, because tracemalloc has one peak."""
+
+
 class FileRun:
-    """The use of `BatchMetrics.file`.
+    """The context manager that `BatchMetrics.file` returns.
 
     Attributes:
         name: The file's name.
-        samples: How many samples were processed; for whoever processes the file to set.
-        measurements: How many measurements were computed; likewise.
-        memory_peak: The most memory that it took, in bytes; likewise, unless the batch looks itself.
-        duration: Once the block has ended, how long it took, in seconds.
+        samples: Number of samples processed. Set it in the block.
+        measurements: Number of measurements computed. Set it in the block.
+        memory_peak: Peak memory in bytes. Set it in the block, unless the batch has ``track_memory``.
+        duration: Seconds that the block took, once it has ended.
     """
 
     def __init__(self, batch: Batch, name: str) -> None:
@@ -64,17 +124,17 @@ class FileRun:
         self.memory_peak: int | None = None
         self.duration = 0.0
         self._batch = batch
-        self._reason: str | None = None
-        self._peak: Peak | None = None
+        self._skip_reason: str | None = None
+        self._peak: MemoryPeak | None = None
         self._begin_ns = 0
 
     def skip(self, reason: str = "") -> None:
-        """Let the file count as skipped, if the block ends without an error."""
-        self._reason = reason
+        """Count the file as skipped if the block ends without an error."""
+        self._skip_reason = reason
 
     def __enter__(self) -> Self:
         if self._batch.track_memory:
-            self._peak = PEAKS.begin()
+            self._peak = PEAK_MEMORY.begin()
         self._begin_ns = self._batch.clock.monotonic_ns()
         return self
 
@@ -84,9 +144,9 @@ class FileRun:
         batch = self._batch
         duration = self.duration = (batch.clock.monotonic_ns() - self._begin_ns) / 1e9
         if self._peak is not None:
-            self.memory_peak = PEAKS.end(self._peak)
+            self.memory_peak = PEAK_MEMORY.end(self._peak)
         if error is None:
-            if self._reason is None:
+            if self._skip_reason is None:
                 batch.record_file(
                     self.name,
                     duration=duration,
@@ -95,19 +155,19 @@ class FileRun:
                     memory_peak=self.memory_peak,
                 )
             else:
-                batch.record_skip(self.name, self._reason)
+                batch.record_skip(self.name, self._skip_reason)
             return False
         if not isinstance(error, Exception):
             return False
         if isinstance(error, batch.skip_on):
-            batch.record_skip(self.name, reason_of(error))
+            batch.record_skip(self.name, skip_reason(error))
             return True
         batch.record_file(
             self.name,
             duration=duration,
             status="error",
             error_type=type(error).__name__,
-            error_message=message_of(error),
+            error_message=error_message(error),
             memory_peak=self.memory_peak,
         )
         return batch.on_error == "continue"
@@ -121,15 +181,15 @@ class FileRun:
         return self.__exit__(kind, error, trace)
 
 
-def message_of(error: Exception) -> str:
-    """Return what an error says; nothing where it cannot be said."""
+def error_message(error: Exception) -> str:
+    """Return the message of an error, or an empty string if its ``__str__`` raises."""
     try:
         return str(error)
-    except Exception:  # noqa: BLE001 - somebody else's error
+    except Exception:  # noqa: BLE001 - an error class of the application
         return ""
 
 
-def reason_of(error: Exception) -> str:
-    """Return why an error skips a file."""
-    message = message_of(error)
+def skip_reason(error: Exception) -> str:
+    """Return the reason to record for a file that an error skips."""
+    message = error_message(error)
     return f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -1,4 +1,4 @@
-"""Metrics of a batch job: a file at a time while it runs, a summary, JSON and CSV at its end."""
+"""`BatchMetrics`: records each file of a batch job, and summarizes and exports the batch."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
-from metrics_framework.batch.disk import Journal, Spill
+from metrics_framework.batch.disk import Journal, JournalState, SpillFile
 from metrics_framework.batch.export import write_csv, write_json
-from metrics_framework.batch.feed import Feed
-from metrics_framework.batch.files import FileRun, Policy
+from metrics_framework.batch.files import ErrorPolicy, FileRun
 from metrics_framework.batch.models import BatchMetricsSummary, FileMetrics
-from metrics_framework.batch.records import Records
-from metrics_framework.batch.resume import Earlier
-from metrics_framework.batch.rows import Counts, to_metrics
+from metrics_framework.batch.progress import Track
+from metrics_framework.batch.rows import Counts, RowStore, to_metrics
 from metrics_framework.batch.summary import summarize
-from metrics_framework.batch.track import Track
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.log import log_event
+from metrics_framework.log import Isolation, log_event
 from metrics_framework.protocols import MetricsSystem
+from metrics_framework.runtime.fork import ForkOrder, run_after_fork
 from metrics_framework.validation import check_choice
+from metrics_framework.values import MetricUnit
 
 if TYPE_CHECKING:
     from metrics_framework.batch.pool import FileResult
@@ -29,57 +28,96 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-IN_MEMORY = 10_000
+DEFAULT_FILES_IN_MEMORY = 10_000
 """How many files' details are kept in memory by default."""
 
-_here = os.getpid()  # asking the system for each file would be a fifth of what recording one takes
+_NOT_RECORDED = "batch not recorded into its system"
+
+_process_id = os.getpid()  # cached: a system call for each file would take a fifth of the recording time
 
 
-def _begin_in_child() -> None:
-    global _here  # noqa: PLW0603 - there is one process
-    _here = os.getpid()
+def _update_process_id() -> None:
+    global _process_id  # noqa: PLW0603 - one value per process
+    _process_id = os.getpid()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_in_child)
+run_after_fork(_update_process_id, ForkOrder.STATE)
+
+
+class SystemRecorder:
+    """Records files into a system: as a timer, as outcomes of an operation, and as counters.
+
+    The timer and the operation have one name, with which the names of the counters start. Errors of the
+    system are logged and do not affect the batch.
+
+    Args:
+        system: The system. Only its collector and its tracker are used.
+        operation: Name of the operation.
+    """
+
+    def __init__(self, system: MetricsSystem, operation: str) -> None:
+        self._collector = system.collector
+        self._tracker = system.tracker
+        self._operation = operation
+        self._isolation = Isolation()
+
+    def record_file(
+        self, duration: float, samples: int, measurements: int, status: str, error_type: str | None
+    ) -> None:
+        """Record a file; see `BatchMetrics.record_file`."""
+        call, collector, tracker = self._isolation.call, self._collector, self._tracker
+        operation = self._operation
+        if status == "skipped":
+            call(_NOT_RECORDED, lambda: collector.record_counter(f"{operation}.skipped"))
+            return
+        call(_NOT_RECORDED, lambda: collector.record_timer(operation, duration, MetricUnit.SECONDS))
+        if status == "error":
+            call(_NOT_RECORDED, lambda: tracker.record_failure(operation, error_type or "unknown"))
+        elif status == "success":
+            call(_NOT_RECORDED, lambda: tracker.record_success(operation))
+            if samples:
+                call(_NOT_RECORDED, lambda: collector.record_counter(f"{operation}.samples", samples))
+            if measurements:
+                name = f"{operation}.measurements"
+                call(_NOT_RECORDED, lambda: collector.record_counter(name, measurements))
 
 
 class BatchMetrics:
-    """Collects the metrics of a batch job; from any thread, also from signal handlers.
+    """Collects the metrics of a batch job. Thread-safe, also in signal handlers.
 
-    A context manager that starts and finishes the batch. Counts, sums, the fastest and the slowest file are
-    exact, however many files there are. The median and the standard deviation are exact up to ``in_memory``
-    files, from then on the median is within 1 %, and details go to the disk: numbers and text as they are,
-    anything else as its text. Where the disk refuses details, they are lost and `lost` says how many; the
-    batch goes on and its totals stay right.
+    As a context manager it starts and finishes the batch. Counts, sums, minimum and maximum are exact for any
+    number of files. The median and the standard deviation are exact up to ``in_memory`` files. With more, the
+    median is accurate to 1 %, and details are written to disk: numbers and strings unchanged, other values
+    converted by `str`. If writing fails, the details are lost and counted in `lost`; the batch continues and
+    its totals stay exact.
 
     Args:
-        batch_id: What the batch is called; made up by default.
-        system: Where every file is recorded, too, so that the batch ends in a snapshot: in a timer, as a
-            success or failure of an operation, and in counters of samples, measurements and skipped files.
-        operation: The name of the timer and the operation, with which those of the counters begin.
-        on_error: What `file` does with an error once it is recorded: ``"continue"`` keeps it from going on,
-            ``"raise"`` does not.
-        skip_on: Errors for which a file is skipped and has not failed.
-        track_memory: Whether to look at the memory of each file that `file` or `map` measures.
-        in_memory: How many files' details to keep in memory.
-        spill_folder: Where the others' go; the system's folder for temporary files by default.
-        journal: A file that they go to instead, each at once, and that outlives the process. If it exists,
-            the batch that it holds is gone on with: `remaining` knows what is left to do.
-        retry_failed: Whether a batch that is gone on with forgets which files failed.
-        clock: Where time comes from.
+        batch_id: Name of the batch; generated by default.
+        system: Also receives every file, for a snapshot of the batch: as a timer, as a success or failure of
+            an operation, and as counters of samples, measurements and skipped files.
+        operation: Name of the timer and the operation, and start of the names of the counters.
+        on_error: Whether `file` suppresses an error after recording it (``"continue"``) or raises it
+            (``"raise"``).
+        skip_on: Exceptions that mark a file as skipped instead of failed.
+        track_memory: Whether `file` and `map` measure the peak memory of each file.
+        in_memory: Most files whose details are kept in memory.
+        spill_folder: Folder of the temporary file with the other details; the system's by default.
+        journal: File that stores the details instead. Each file is written as soon as it is recorded. If the
+            journal exists, its batch is resumed; `remaining` yields the items that are left.
+        retry_failed: Whether a resumed batch forgets failed files, so that `remaining` yields them again.
+        clock: Measures time.
 
     Attributes:
-        batch_id: What the batch is called.
-        skip_on: Errors for which a file is skipped.
-        on_error: What `file` does with an error.
-        track_memory: Whether the memory of each file is looked at.
-        clock: Where time comes from.
+        batch_id: Name of the batch.
+        skip_on: Exceptions that mark a file as skipped.
+        on_error: Whether `file` suppresses or raises an error.
+        track_memory: Whether the peak memory of each file is measured.
+        clock: Measures time.
 
     Raises:
-        InvalidInputError: If ``on_error`` is unknown, the journal is that of another batch or no journal, or
-            it is in use.
-        OutputError: If the journal cannot be opened or begun.
+        InvalidInputError: If ``on_error`` is unknown, or if the journal belongs to another batch, is in use,
+            or is not a journal.
+        OutputError: If the journal cannot be opened or written.
 
     Example:
         >>> batch = BatchMetrics(batch_id="job-001")
@@ -100,54 +138,54 @@ class BatchMetrics:
         *,
         system: MetricsSystem | None = None,
         operation: str = "batch.file",
-        on_error: Policy = "continue",
+        on_error: ErrorPolicy = "continue",
         skip_on: tuple[type[Exception], ...] = (),
         track_memory: bool = False,
-        in_memory: int = IN_MEMORY,
+        in_memory: int = DEFAULT_FILES_IN_MEMORY,
         spill_folder: str | Path | None = None,
         journal: str | Path | None = None,
         retry_failed: bool = False,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         check_choice("on_error", on_error, ("continue", "raise"))
-        self.on_error: Policy = on_error
+        self.on_error: ErrorPolicy = on_error
         self.skip_on = skip_on
         self.track_memory = track_memory
         self.clock = clock
-        self._feed = None if system is None else Feed(system, operation)
-        self._process = _here
+        self._recorder = None if system is None else SystemRecorder(system, operation)
+        self._owner_id = _process_id
         self._time_ns = clock.time_ns
         if journal is None:
-            earlier = Earlier(batch_id or _new_id())
-            self._records = Records(in_memory, Spill(spill_folder))
+            resumed = JournalState(batch_id or _new_id())
+            self._store = RowStore(in_memory, SpillFile(spill_folder))
         else:
             opened = Journal(journal)
-            earlier = Earlier.read(opened, batch_id, in_memory, retry_failed=retry_failed)
-            opened.cut_off(earlier.place)  # a line that was not finished
-            if earlier.batch_id is None:
-                earlier.begin(opened, batch_id or _new_id())
-            self._records = Records(in_memory, opened, earlier.place, earlier.totals, earlier.rows)
-        self.batch_id = batch_id or str(earlier.batch_id)
-        self._earlier = earlier
-        self._paused = earlier.paused
-        self._start_time = earlier.start
-        self._end_time = earlier.end
+            resumed = JournalState.read(opened, batch_id, in_memory, retry_failed=retry_failed)
+            opened.truncate(resumed.offset)  # removes an incomplete line
+            if resumed.batch_id is None:
+                resumed.write_header(opened, batch_id or _new_id())
+            self._store = RowStore(in_memory, opened, resumed.offset, resumed.totals, resumed.rows)
+        self.batch_id = batch_id or str(resumed.batch_id)
+        self._resumed = resumed
+        self._paused = resumed.paused
+        self._start_time = resumed.start
+        self._end_time = resumed.end
 
-    # -- life ------------------------------------------------------------------------------------------
+    # -- lifecycle -------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Mark the batch as started; one that is gone on with has started already."""
+        """Mark the batch as started. A resumed batch keeps its first start time."""
         now = self._now()
-        self._records.note({"start": now})
-        if self._earlier.start is None:
+        self._store.write_event({"start": now})
+        if self._resumed.start is None:
             self._start_time = now
         else:
-            self._paused = self._earlier.paused + max(0.0, now - self._earlier.last)
+            self._paused = self._resumed.paused + max(0.0, now - self._resumed.last)
             self._end_time = None
         log_event("info", "batch started", batch_id=self.batch_id)
 
     def finish(self) -> None:
-        """Mark the batch as finished, and log what it came to."""
+        """Mark the batch as finished, and log its summary."""
         self._mark_end()
         summary = self.summary()
         log_event(
@@ -162,7 +200,7 @@ class BatchMetrics:
 
     def _mark_end(self) -> None:
         self._end_time = self._now()
-        self._records.note({"finish": self._end_time})
+        self._store.write_event({"finish": self._end_time})
 
     def __enter__(self) -> Self:
         self.start()
@@ -171,18 +209,18 @@ class BatchMetrics:
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is None:
             self.finish()
-        else:  # a summary that fails would hide why
+        else:  # no summary: an error of it would hide this one
             self._mark_end()
 
     def close(self) -> None:
-        """Let go of the disk: of details that are not in memory, and of the journal, which others may take.
+        """Unlock the journal or remove the temporary file. Details not in memory become unreadable.
 
-        Nobody has to: it also happens when nobody uses the batch any more.
+        Calling this is optional: it also happens when the batch is garbage-collected.
         """
-        self._records.close()
+        self._store.close()
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a BatchMetrics stays in its process; use batch.map(function, items, processes=…)")
+        raise TypeError("a BatchMetrics cannot be pickled: use batch.map(function, items, processes=…)")
 
     # -- recording -------------------------------------------------------------------------------------
 
@@ -198,48 +236,48 @@ class BatchMetrics:
         error_message: str | None = None,
         memory_peak: int | None = None,
     ) -> None:
-        """Record a file that was processed; it ended now.
+        """Record a file whose processing has just ended.
 
         Args:
-            filename: Its name.
-            duration: How long it took, in seconds.
-            samples: How many samples were processed.
-            measurements: How many measurements were computed.
+            filename: Name of the file.
+            duration: Processing time in seconds.
+            samples: Number of samples processed.
+            measurements: Number of measurements computed.
             status: ``success``, ``error`` or ``skipped``.
-            error_type: Of an error, its type.
-            error_message: Of an error, what it said.
-            memory_peak: The most memory that it took, in bytes.
+            error_type: Type of the error, if it failed.
+            error_message: Message of the error, if it failed.
+            memory_peak: Peak memory in bytes.
 
         Raises:
-            TypeError: If ``duration`` is no number, or ``error_type`` no key.
-            InvalidInputError: In a forked child, whose record its parent would never see.
+            TypeError: If ``duration`` is not a number, or ``error_type`` is not hashable.
+            InvalidInputError: In a forked child, because the parent would not see the record.
         """
-        if self._process != _here:
+        if self._owner_id != _process_id:
             raise InvalidInputError(
-                f"this batch belongs to process {self._process}, which would not see what is recorded here;"
-                " use batch.map(function, items, processes=…)"
+                f"this batch belongs to process {self._owner_id}, which does not see records of process"
+                f" {_process_id}: use batch.map(function, items, processes=…)"
             )
         now = self._time_ns() / 1e9
-        _ = now - duration  # what is no number is said here, not when it is read
-        records = self._records
-        records.rows.append(
+        _ = now - duration  # raises for a value that is not a number, here and not when it is read
+        store = self._store
+        store.rows.append(
             (filename, now, duration, samples, measurements, status, error_type, error_message, memory_peak)
         )
-        if len(records.rows) > records.due:
-            records.settle()
+        if len(store.rows) > store.flush_above:
+            store.flush()
         if status == "error" and error_type:
             hash(error_type)
-        if self._feed is not None:
-            self._feed.file(duration, samples, measurements, status, error_type)
+        if self._recorder is not None:
+            self._recorder.record_file(duration, samples, measurements, status, error_type)
 
     def record_error(self, filename: str, error_type: str, error_message: str, duration: float = 0.0) -> None:
         """Record a file that failed.
 
         Args:
-            filename: Its name.
-            error_type: The type of the error, ``"FileNotFoundError"`` say.
-            error_message: What it said.
-            duration: How long it took until then, in seconds.
+            filename: Name of the file.
+            error_type: Type of the error, such as ``"FileNotFoundError"``.
+            error_message: Message of the error.
+            duration: Processing time until the error, in seconds.
         """
         self.record_file(
             filename,
@@ -253,20 +291,20 @@ class BatchMetrics:
         """Record a file that was skipped.
 
         Args:
-            filename: Its name.
-            reason: Why.
+            filename: Name of the file.
+            reason: Why it was skipped.
         """
         self.record_file(filename, duration=0.0, status="skipped", error_message=reason)
 
     def file(self, filename: str | os.PathLike[str]) -> FileRun:
-        """Measure the processing of one file: a context manager, also an async one.
+        """Return a context manager, sync and async, that measures the processing of one file.
 
-        It records how long the block takes and how it ends: well, skipped, or by an error, which goes on or
-        does not as ``on_error`` says. What is no `Exception`, Ctrl-C or a cancelled task say, always goes on
-        and records nothing: the file is not done.
+        It records the duration of the block and its outcome: success, skipped or error. ``on_error`` decides
+        whether an error is suppressed. A `BaseException` that is not an `Exception`, such as Ctrl-C or a
+        cancelled task, always propagates and records nothing: the file is not done.
 
         Args:
-            filename: Its name.
+            filename: Name of the file.
 
         Example:
             >>> batch = BatchMetrics()
@@ -280,15 +318,15 @@ class BatchMetrics:
     def track(
         self, items: Iterable[T] | AsyncIterable[T], *, total: int | None = None, title: str = "files"
     ) -> Track[T]:
-        """Return items as they are, and show on standard error how far the one who asks for them has got.
+        """Iterate over items, and show progress on standard error.
 
-        A bar on a terminal, if rich is installed, and else a line now and then: how many are done and how
-        many failed, how many a second, and the time that remains.
+        Shows how many items are done, how many failed, the rate and the time left: as a bar on a terminal if
+        rich is installed, otherwise as a line every five seconds.
 
         Args:
-            items: To be used in a ``for`` loop, or in an ``async for``.
-            total: How many there are; their ``len`` by default, where they have one.
-            title: What they are.
+            items: Items for a ``for`` or ``async for`` loop.
+            total: Number of items; their ``len`` by default, if they have one.
+            title: Name of the items in the display.
         """
         return Track(self, items, total, title)
 
@@ -305,22 +343,23 @@ class BatchMetrics:
     ) -> Iterator[FileResult[T, R]]:
         """Call a function for each item in a pool of threads or processes, and record each as a file.
 
-        Nothing happens before the first result is asked for, and never more than four items a worker are
-        taken out of ``items`` ahead. Results come as they are ready. Where a process dies, of a signal or for
-        lack of memory, the pool is made anew and whatever it was at is done again, one by one; an item that
-        its process dies of then has failed with the type ``WorkerDied``.
+        Lazy: work starts when the first result is requested, and at most four items per worker are taken from
+        ``items`` in advance. Results come in the order in which they finish. If a process dies, from a signal
+        or for lack of memory, the pool is replaced and the items that were running run again one by one. An
+        item whose process dies then has failed with the error type ``WorkerDied``.
 
         Args:
-            function: What to do; for processes it must be one that can be pickled.
-            items: What to do it for.
-            threads: How many threads.
-            processes: How many processes, instead.
-            retries: How often to try again after an error.
-            name: An item's file name.
-            details: What else to record of a result: ``samples``, ``measurements``.
+            function: Called for each item. For processes it must be picklable.
+            items: Arguments of the calls.
+            threads: Number of threads.
+            processes: Number of processes, instead of threads.
+            retries: How often to retry after an error.
+            name: Returns the file name of an item.
+            details: Returns ``samples`` and ``measurements`` of a result, to be recorded.
 
         Raises:
-            InvalidInputError: If neither threads nor processes are given, or both.
+            InvalidInputError: If neither or both of ``threads`` and ``processes`` are given, or the function
+                cannot be pickled.
         """
         from metrics_framework.batch.pool import run_pool  # multiprocessing is slow to import
 
@@ -336,31 +375,31 @@ class BatchMetrics:
         )
 
     def remaining(self, items: Iterable[T], *, name: Callable[[T], str] = str) -> Iterator[T]:
-        """Yield the items that the journal does not hold from earlier on, if the batch is gone on with.
+        """Yield the items that are not in the journal from earlier sessions: all items of a new batch.
 
         Args:
-            items: Everything that is to be done.
-            name: An item's file name.
+            items: All items of the batch.
+            name: Returns the file name of an item.
         """
-        done = self._earlier.done
+        done = self._resumed.done
         return (item for item in items if name(item) not in done)
 
-    # -- questions -------------------------------------------------------------------------------------
+    # -- results ---------------------------------------------------------------------------------------
 
     @property
     def counts(self) -> Counts:
-        """How many files were recorded, and how they ended."""
-        totals, rows = self._records.seen()
+        """Number of recorded files by outcome."""
+        totals, rows = self._store.totals_and_rows()
         return totals.counts.plus(rows)
 
     @property
     def lost(self) -> int:
-        """Of how many files the details are lost, because the disk refused them."""
-        return self._records.lost
+        """Number of files whose details are lost because they could not be written."""
+        return self._store.lost
 
     def summary(self) -> BatchMetricsSummary:
-        """Return what all files come to so far."""
-        totals, rows = self._records.seen()
+        """Return the summary of all files so far."""
+        totals, rows = self._store.totals_and_rows()
         return summarize(
             self.batch_id,
             totals,
@@ -371,45 +410,45 @@ class BatchMetrics:
         )
 
     def files(self) -> Iterator[FileMetrics]:
-        """Yield the details of every file, in the order in which they were recorded; never all at once."""
-        for rows in self._records.read():
+        """Yield the details of every file in the order of recording. Reads them in chunks."""
+        for rows in self._store.read():
             yield from map(to_metrics, rows)
 
     def get_file_metrics(self) -> list[dict[str, Any]]:
-        """Return the details of every file as plain data: a list as long as the batch; see also `files`."""
+        """Return a list of the details of all files as plain data. For large batches use `files`."""
         return [file.to_dict() for file in self.files()]
 
     def export_json(self, path: str | Path) -> None:
-        """Write the summary and the details of every file into a JSON file.
+        """Write the summary and the details of every file to a JSON file.
 
         Args:
-            path: Where to; what is there is replaced when everything is written.
+            path: The file. An existing one is replaced when everything is written.
 
         Raises:
-            OSError: If the disk refuses; then nothing is replaced.
+            OSError: If writing fails. An existing file is unchanged then.
         """
         path = Path(path)
-        write_json(path, self.summary().to_dict(), self._records.read())
-        self._say_exported(path)
+        write_json(path, self.summary().to_dict(), self._store.read())
+        self._log_export(path)
 
     def export_csv(self, path: str | Path) -> None:
-        """Write the details of every file into a CSV file; without files nothing is written.
+        """Write the details of every file to a CSV file. A batch without files writes nothing.
 
         Args:
-            path: Where to; what is there is replaced when everything is written.
+            path: The file. An existing one is replaced when everything is written.
 
         Raises:
-            OSError: If the disk refuses; then nothing is replaced.
+            OSError: If writing fails. An existing file is unchanged then.
         """
         path = Path(path)
-        totals, rows = self._records.seen()
+        totals, rows = self._store.totals_and_rows()
         if not totals.counts.files and not rows:
             log_event("warning", "batch has no files to export")
             return
-        write_csv(path, self._records.read())
-        self._say_exported(path)
+        write_csv(path, self._store.read())
+        self._log_export(path)
 
-    def _say_exported(self, path: Path) -> None:
+    def _log_export(self, path: Path) -> None:
         log_event("info", "batch exported", path=str(path))
         if self.lost:
             log_event("warning", "export lacks the details of files that the disk refused", files=self.lost)
@@ -428,11 +467,11 @@ def get_batch_stats(batch_id: str, metrics: BatchMetrics) -> dict[str, Any]:
     """Return the summary of a batch as plain data.
 
     Args:
-        batch_id: Which batch.
-        metrics: Its metrics.
+        batch_id: The expected batch.
+        metrics: Metrics of that batch.
 
     Raises:
-        InvalidInputError: If they are those of another batch; a ``ValueError``.
+        InvalidInputError: If they belong to another batch. It is a ``ValueError``.
     """
     if metrics.batch_id != batch_id:
         raise InvalidInputError(f"Batch ID mismatch: expected {batch_id}, got {metrics.batch_id}")

@@ -1,7 +1,7 @@
-"""What is known of a file and of a whole batch, and how it reads as plain data.
+"""The metrics of a file and of a batch, and their form as plain data.
 
-Names, units and rounding are those of tracekit 0.3.1 (``tracekit.batch.metrics``), and so is every byte of
-JSON and CSV.
+Names, units and rounding match tracekit 0.3.1 (``tracekit.batch.metrics``), so JSON and CSV exports are equal
+byte for byte.
 """
 
 from __future__ import annotations
@@ -12,23 +12,22 @@ from functools import lru_cache
 from math import modf
 from typing import Any
 
-_FAR = 1e11
-"""Some three thousand years, in seconds."""
+_MAX_FAST_SECONDS = 1e11  # about 3,000 years
 
 
 def format_timestamp(seconds: float) -> str:
-    """Return seconds since the epoch as ISO 8601 in UTC: six decimals and a ``Z``.
+    """Return seconds since the epoch as ISO 8601 in UTC, with six decimals and a ``Z``.
 
     Raises:
-        ValueError: If there is no such date, or it is no number.
-        OverflowError: If it is infinite or too far away.
+        ValueError: If it is NaN, or the date is out of range.
+        OverflowError: If it is infinite or out of the range of the platform.
 
     Example:
         >>> format_timestamp(1767225600.25)
         '2026-01-01T00:00:00.250000Z'
     """
-    if seconds.__class__ is float and 0.0 < seconds < _FAR:
-        # The files of a batch end within few seconds, so most of this is known already.
+    if seconds.__class__ is float and 0.0 < seconds < _MAX_FAST_SECONDS:
+        # Many files of a batch end within the same second, so the text up to the second is cached.
         fraction, whole = modf(seconds)
         microseconds = round(fraction * 1e6)
         if microseconds < 1_000_000:
@@ -43,19 +42,19 @@ def _to_second(seconds: float) -> str:
 
 @dataclass
 class FileMetrics:
-    """What is known of one file.
+    """The metrics of one file.
 
     Attributes:
-        filename: Its name.
-        start_time: When its processing began, in seconds since the epoch.
-        end_time: When it ended.
-        duration: How long it took, in seconds.
-        samples: How many samples were processed.
-        measurements: How many measurements were computed.
+        filename: Name of the file.
+        start_time: Start of processing, in seconds since the epoch.
+        end_time: End of processing, in seconds since the epoch.
+        duration: Processing time in seconds.
+        samples: Number of samples processed.
+        measurements: Number of measurements computed.
         status: ``success``, ``error`` or ``skipped``.
-        error_type: Of an error, its type.
-        error_message: Of an error, what it said; of a skipped file, why.
-        memory_peak: The most memory that it took, in bytes; ``None`` where nobody looked.
+        error_type: Type of the error, if it failed.
+        error_message: Message of the error, or why the file was skipped.
+        memory_peak: Peak memory in bytes; ``None`` if not measured.
     """
 
     filename: str
@@ -70,7 +69,7 @@ class FileMetrics:
     memory_peak: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return the metrics as plain data."""
         return {
             "filename": self.filename,
             "start_time": format_timestamp(self.start_time) if self.start_time else None,
@@ -88,12 +87,12 @@ class FileMetrics:
 
 @dataclass
 class ErrorBreakdown:
-    """How files failed.
+    """Failed files by error type.
 
     Attributes:
-        by_type: How many by the type of their error.
-        total: How many in all, also those without a type.
-        rate: Their share of all files.
+        by_type: Number of failed files by error type.
+        total: Number of all failed files, with or without an error type.
+        rate: Share of failed files, from 0 to 1.
     """
 
     by_type: dict[str, int] = field(default_factory=dict)
@@ -101,23 +100,23 @@ class ErrorBreakdown:
     rate: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain data; the rate as a percentage."""
+        """Return the metrics as plain data, with the rate in percent."""
         return {"by_type": self.by_type, "total": self.total, "rate_percent": round(self.rate * 100, 2)}
 
 
 @dataclass
 class TimingStats:
-    """How long the batch and its files took, in seconds.
+    """Durations of the batch and its files, in seconds.
 
-    Those per file are of the files that succeeded and took any time.
+    The values per file include only files that succeeded with a duration above zero.
 
     Attributes:
-        total_duration: From start to finish; before that, the sum over the files.
+        total_duration: Time from start to finish; before the finish, the sum over the files.
         average_per_file: Arithmetic mean.
-        min_per_file: The fastest.
-        max_per_file: The slowest.
-        median_per_file: The middle one, or the mean of the two in the middle.
-        stddev_per_file: Standard deviation, the sample's form.
+        min_per_file: Shortest duration.
+        max_per_file: Longest duration.
+        median_per_file: Median; the mean of the two middle values if their number is even.
+        stddev_per_file: Sample standard deviation.
     """
 
     total_duration: float = 0.0
@@ -128,7 +127,7 @@ class TimingStats:
     stddev_per_file: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain data, rounded to milliseconds."""
+        """Return the metrics as plain data, rounded to milliseconds."""
         return {
             "total_duration_seconds": round(self.total_duration, 3),
             "average_per_file_seconds": round(self.average_per_file, 3),
@@ -141,13 +140,13 @@ class TimingStats:
 
 @dataclass
 class ThroughputStats:
-    """How much was done in a second, counting files that succeeded.
+    """Throughput of the files that succeeded.
 
     Attributes:
-        files_per_second: Files.
-        samples_per_second: Samples.
-        measurements_per_second: Measurements.
-        bytes_per_second: Bytes; 0.0, as nobody counts them.
+        files_per_second: Files per second.
+        samples_per_second: Samples per second.
+        measurements_per_second: Measurements per second.
+        bytes_per_second: Always 0.0, because bytes are not counted. It keeps the export equal to tracekit's.
     """
 
     files_per_second: float = 0.0
@@ -156,7 +155,7 @@ class ThroughputStats:
     bytes_per_second: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain data, rounded."""
+        """Return the metrics as plain data, rounded."""
         return {
             "files_per_second": round(self.files_per_second, 3),
             "samples_per_second": round(self.samples_per_second, 0),
@@ -167,19 +166,19 @@ class ThroughputStats:
 
 @dataclass
 class BatchMetricsSummary:
-    """A whole batch.
+    """The summary of a batch.
 
     Attributes:
-        batch_id: Which batch.
-        total_files: How many files were recorded.
-        processed_count: How many succeeded.
-        error_count: How many failed.
-        skip_count: How many were skipped.
-        timing: How long it took.
-        throughput: How much was done in a second.
-        errors: How files failed.
-        start_time: When it started, as `format_timestamp` has it; empty before.
-        end_time: When it finished; empty before.
+        batch_id: Name of the batch.
+        total_files: Number of recorded files.
+        processed_count: Number of files that succeeded.
+        error_count: Number of files that failed.
+        skip_count: Number of files that were skipped.
+        timing: Durations of the batch and its files.
+        throughput: Files, samples and measurements per second.
+        errors: Failed files by error type.
+        start_time: Start of the batch in the form of `format_timestamp`; empty before the start.
+        end_time: End of the batch in the same form; empty before the finish.
     """
 
     batch_id: str
@@ -194,7 +193,7 @@ class BatchMetricsSummary:
     end_time: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return the metrics as plain data."""
         succeeded = (self.processed_count / self.total_files * 100) if self.total_files > 0 else 0
         return {
             "batch_id": self.batch_id,

@@ -1,7 +1,6 @@
-"""Calls of a function in a pool of threads or processes, each recorded as a file.
+"""Calls a function for each item in a pool of threads or processes, and records each call as a file.
 
-The pool's workers measure; only the process that owns the batch records. So a file counts once, however
-often it had to be begun.
+Workers measure; only the process that owns the batch records. So a file counts once, even if it is retried.
 """
 
 from __future__ import annotations
@@ -18,8 +17,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from metrics_framework.batch.files import Batch, message_of, reason_of
-from metrics_framework.batch.peaks import PEAKS
+from metrics_framework.batch.files import PEAK_MEMORY, Batch, error_message, skip_reason
 from metrics_framework.clock import SYSTEM_CLOCK
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.validation import check_count
@@ -28,20 +26,20 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 WORKER_DIED = "WorkerDied"
-"""The error type of an item that a process died of."""
+"""Error type of an item whose worker process died while no other item was running."""
 
-_AHEAD = 4
+_ITEMS_PER_WORKER = 4
 
 
 @dataclass(frozen=True)
 class FileResult(Generic[T, R]):
-    """What became of one item.
+    """The result of one item.
 
     Attributes:
-        item: Which.
-        value: What the function returned; ``None`` where it did not.
+        item: The item.
+        value: The return value; ``None`` if the call failed or was skipped.
         status: ``success``, ``error`` or ``skipped``.
-        error_type: Of an error, its type.
+        error_type: The type of the error, if it failed.
     """
 
     item: T
@@ -50,8 +48,8 @@ class FileResult(Generic[T, R]):
     error_type: str | None
 
 
-class Outcome(NamedTuple):
-    """What a worker measured."""
+class TaskResult(NamedTuple):
+    """The measurements of one call, sent by a worker."""
 
     value: Any
     duration: float
@@ -63,36 +61,36 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker is told; it travels to another process."""
+    """The function that workers call, with its options. Pickled for worker processes."""
 
     function: Callable[[Any], Any]
     retries: int
     skip_on: tuple[type[Exception], ...]
     track_memory: bool
 
-    def __call__(self, item: Any) -> Outcome:
-        """Do it for an item, and again if it fails."""
+    def __call__(self, item: Any) -> TaskResult:
+        """Call the function for an item, with retries."""
         for _ in range(self.retries):
-            outcome = self._once(item)
-            if outcome.status != "error":
-                return outcome
+            result = self._once(item)
+            if result.status != "error":
+                return result
         return self._once(item)
 
-    def _once(self, item: Any) -> Outcome:
-        peak = PEAKS.begin() if self.track_memory else None
+    def _once(self, item: Any) -> TaskResult:
+        peak = PEAK_MEMORY.begin() if self.track_memory else None
         begin_ns = SYSTEM_CLOCK.monotonic_ns()
         value, error = None, None
         try:
             value = self.function(item)
-        except Exception as raised:  # noqa: BLE001 - it is recorded
+        except Exception as raised:  # noqa: BLE001 - recorded as the result
             error = raised
         duration = (SYSTEM_CLOCK.monotonic_ns() - begin_ns) / 1e9
-        memory_peak = None if peak is None else PEAKS.end(peak)
+        memory_peak = None if peak is None else PEAK_MEMORY.end(peak)
         if error is None:
-            return Outcome(value, duration, memory_peak=memory_peak)
+            return TaskResult(value, duration, memory_peak=memory_peak)
         if isinstance(error, self.skip_on):
-            return Outcome(None, 0.0, "skipped", None, reason_of(error))
-        return Outcome(None, duration, "error", type(error).__name__, message_of(error), memory_peak)
+            return TaskResult(None, 0.0, "skipped", None, skip_reason(error))
+        return TaskResult(None, duration, "error", type(error).__name__, error_message(error), memory_peak)
 
 
 def run_pool(
@@ -122,37 +120,40 @@ def _results(
     details: Callable[[R], Mapping[str, int]] | None,
 ) -> Iterator[FileResult[T, R]]:
     with pool:
-        for item, outcome in pool.run(items):
-            more = details(outcome.value) if details and outcome.status == "success" else {}
+        for item, result in pool.run(items):
+            more = details(result.value) if details and result.status == "success" else {}
             batch.record_file(
                 name(item),
-                duration=outcome.duration,
-                status=outcome.status,
-                error_type=outcome.error_type,
-                error_message=outcome.error_message,
-                memory_peak=outcome.memory_peak,
+                duration=result.duration,
+                status=result.status,
+                error_type=result.error_type,
+                error_message=result.error_message,
+                memory_peak=result.memory_peak,
                 **more,
             )
-            yield FileResult(item, outcome.value, outcome.status, outcome.error_type)
+            yield FileResult(item, result.value, result.status, result.error_type)
 
 
 class Pool:
-    """Workers that outlive the death of one of them."""
+    """A pool of workers that replaces its processes if one of them dies."""
 
     def __init__(self, task: Task, workers: int, *, in_processes: bool) -> None:
         self._task = task
         self._workers = workers
         self._in_processes = in_processes
         self._executor: Executor | None = None
-        self._running: dict[Future[Outcome], Any] = {}
-        self._ready: SimpleQueue[Future[Outcome]] = SimpleQueue()
+        self._running: dict[Future[TaskResult], Any] = {}
+        self._ready: SimpleQueue[Future[TaskResult]] = SimpleQueue()
         self._suspects: deque[Any] = deque()
-        self._is_alone = False
+        self._runs_alone = False
         if in_processes:
             try:
                 pickle.dumps(task)
-            except Exception as error:  # whatever its own pickling raises
-                raise InvalidInputError(f"{task.function!r} cannot go to another process: {error}") from error
+            except Exception as error:  # pickling code of the application may raise anything
+                raise InvalidInputError(
+                    f"{task.function!r} cannot be pickled for another process: {error};"
+                    " pass a function of a module, or use threads="
+                ) from error
 
     def __enter__(self) -> Pool:
         return self
@@ -160,46 +161,46 @@ class Pool:
     def __exit__(self, *error: object) -> None:
         self._stop()
 
-    def run(self, items: Iterable[Any]) -> Iterator[tuple[Any, Outcome]]:
-        """Yield each item and what became of it, as it is ready."""
-        waiting = iter(items)
+    def run(self, items: Iterable[Any]) -> Iterator[tuple[Any, TaskResult]]:
+        """Yield each item with its result, in the order in which they finish."""
+        remaining = iter(items)
         while True:
-            is_alive = self._fill(waiting)
+            is_alive = self._fill(remaining)
             if is_alive:
                 if not self._running:
                     return
                 future = self._ready.get()
                 is_alive = not _is_broken(future)
                 if is_alive:
-                    yield self._running.pop(future), _outcome_of(future)
+                    yield self._running.pop(future), _result_of(future)
             if not is_alive:
-                yield from self._begin_anew()
+                yield from self._replace_executor()
 
-    def _fill(self, waiting: Iterator[Any]) -> bool:
-        """Give the workers enough to do, and say whether they still live.
+    def _fill(self, items: Iterator[Any]) -> bool:
+        """Submit items up to the limit, and return whether the executor still works.
 
-        What was begun when a process died is done again with nothing beside it, so that a second death is no
-        other item's.
+        Items that were running when a process died run again one by one, so that a second death is certainly
+        due to the item itself.
         """
-        if self._running and (self._suspects or self._is_alone):
+        if self._running and (self._suspects or self._runs_alone):
             return True
-        self._is_alone = bool(self._suspects)
+        self._runs_alone = bool(self._suspects)
         if self._suspects:
-            return self._give(self._suspects.popleft())
-        while len(self._running) < _AHEAD * self._workers:
+            return self._submit(self._suspects.popleft())
+        while len(self._running) < _ITEMS_PER_WORKER * self._workers:
             try:
-                item = next(waiting)
+                item = next(items)
             except StopIteration:
                 return True
-            if not self._give(item):
+            if not self._submit(item):
                 return False
         return True
 
-    def _give(self, item: Any) -> bool:
+    def _submit(self, item: Any) -> bool:
         if self._executor is None:
             self._executor = self._start()
         try:
-            future: Future[Outcome] = self._executor.submit(self._task, item)
+            future: Future[TaskResult] = self._executor.submit(self._task, item)
         except BrokenExecutor:
             self._suspects.append(item)
             return False
@@ -207,26 +208,26 @@ class Pool:
         future.add_done_callback(self._ready.put)
         return True
 
-    def _begin_anew(self) -> Iterator[tuple[Any, Outcome]]:
-        """Make a new pool after a death; yield what was ready all the same, and who died alone."""
+    def _replace_executor(self) -> Iterator[tuple[Any, TaskResult]]:
+        """Stop the broken executor. Yield results that were ready, and an error if one item ran alone."""
         wait(self._running)
         running, self._running, self._ready = self._running, {}, SimpleQueue()
         self._stop()
         for future, item in running.items():
             if not _is_broken(future):
-                yield item, _outcome_of(future)
-            elif self._is_alone:
-                yield item, Outcome(None, 0.0, "error", WORKER_DIED, "its process ended abruptly")
+                yield item, _result_of(future)
+            elif self._runs_alone:
+                yield item, TaskResult(None, 0.0, "error", WORKER_DIED, "its worker process died")
             else:
                 self._suspects.append(item)
 
     def _start(self) -> Executor:
         if not self._in_processes:
             return ThreadPoolExecutor(self._workers, thread_name_prefix="metrics-batch")
-        # Not a fork of this process, which may have threads; what is started clean takes no longer for long.
+        # Not a fork, which is unsafe if this process has threads.
         methods = multiprocessing.get_all_start_methods()
         context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-        return ProcessPoolExecutor(self._workers, mp_context=context, initializer=_begin_worker)
+        return ProcessPoolExecutor(self._workers, mp_context=context, initializer=_start_worker)
 
     def _stop(self) -> None:
         executor, self._executor = self._executor, None
@@ -234,26 +235,26 @@ class Pool:
             executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _is_broken(future: Future[Outcome]) -> bool:
+def _is_broken(future: Future[TaskResult]) -> bool:
     return future.cancelled() or isinstance(future.exception(), BrokenExecutor)
 
 
-def _outcome_of(future: Future[Outcome]) -> Outcome:
+def _result_of(future: Future[TaskResult]) -> TaskResult:
     error = future.exception()
     if error is None:
         return future.result()
-    # A value that cannot be sent back, or an error that is no Exception.
-    return Outcome(None, 0.0, "error", type(error).__name__, str(error))
+    # The value cannot be pickled, or the error is a BaseException.
+    return TaskResult(None, 0.0, "error", type(error).__name__, str(error))
 
 
-def _begin_worker() -> None:
-    """Leave Ctrl-C to the process that owns the pool, and end with it, however it ends."""
+def _start_worker() -> None:
+    """Ignore Ctrl-C, which the owner of the pool handles, and exit when the owner ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     owner = multiprocessing.parent_process()
     if owner is not None:
-        threading.Thread(target=_end_with, args=[owner], name="metrics-batch-owner", daemon=True).start()
+        threading.Thread(target=_exit_with, args=[owner], name="metrics-batch-owner", daemon=True).start()
 
 
-def _end_with(owner: Any) -> None:
+def _exit_with(owner: Any) -> None:
     owner.join()
     os._exit(1)

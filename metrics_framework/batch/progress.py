@@ -1,51 +1,65 @@
-"""How far a batch has got: a bar where there is a terminal and rich, a line now and then elsewhere."""
+"""Progress on standard error: a bar on a terminal if rich is installed, else a line every few seconds."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sized
 from contextlib import suppress
-from typing import Any, Protocol, TextIO
+from typing import Any, Generic, Protocol, TextIO, TypeVar
 
+from metrics_framework.batch.files import Batch
 from metrics_framework.clock import Clock
 
+T = TypeVar("T")
+
 LINE_SECONDS = 5.0
-"""How long to wait between two lines at least."""
+"""Least time between two lines without a terminal."""
+
+_UPDATE_NS = 100_000_000
 
 
 class Progress(Protocol):
-    """Shows how far it has got; `Track` and the command line rely on it."""
+    """A progress display; `Track` and the command line rely on it."""
 
-    def update(self, done: int, errors: int) -> None:
-        """Say how many are done, and how many of them failed."""
+    def update(self, done: int, errors: int, note: str = "") -> None:
+        """Show how many items are done, how many of them failed, and a note on the last one."""
         ...
 
-    def say(self, line: str) -> None:
-        """Print something besides."""
+    def print(self, line: str, style: str = "") -> None:
+        """Print a line above the bar, in a style of rich if there is a bar."""
         ...
 
     def stop(self) -> None:
-        """Show no more."""
+        """Remove the bar, or print the last line."""
         ...
 
 
-def make_progress(title: str, total: int | None, clock: Clock, stream: TextIO | None = None) -> Progress:
-    """Return what suits a stream.
+def make_progress(
+    title: str,
+    total: int | None,
+    clock: Clock,
+    stream: TextIO | None = None,
+    *,
+    last_line: bool = True,
+) -> Progress:
+    """Return the progress display for a stream.
 
     Args:
-        title: What is going on.
-        total: How many there are; ``None`` where nobody knows.
-        clock: Where time comes from.
-        stream: Where to; standard error by default.
+        title: What the items are.
+        total: Number of items; ``None`` if unknown.
+        clock: Measures the elapsed time.
+        stream: Where it is shown; standard error by default.
+        last_line: Whether to print a line at the end if there is no bar. Pass ``False`` if a report follows.
     """
     stream = stream or sys.stderr
     if stream is not None and stream.isatty():
         with suppress(ImportError):
-            return Bar(title, total, clock, stream)
-    return Lines(title, total, clock, stream)
+            return ProgressBar(title, total, clock, stream)
+    return ProgressLines(title, total, clock, stream, last_line=last_line)
 
 
-class Pace:
-    """How fast it goes."""
+class _Rate:
+    """Computes how many items are done per second, and the time left."""
 
     def __init__(self, total: int | None, clock: Clock) -> None:
         self._total = total
@@ -54,58 +68,61 @@ class Pace:
 
     @property
     def seconds(self) -> float:
-        """How long it has gone on."""
+        """Seconds since the start."""
         return (self._clock.monotonic_ns() - self._begin_ns) / 1e9
 
-    def describe(self, done: int, errors: int) -> str:
-        """Return the errors, the rate and the time that remains, as far as they are known."""
+    def describe(self, done: int, errors: int, note: str) -> str:
+        """Return the number of errors, the rate and the time left, if known, and the note."""
         seconds = self.seconds
         parts = [f"{errors:,} {'error' if errors == 1 else 'errors'}"]
         if done and seconds > 0:
             rate = done / seconds
             parts.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s")
             if self._total is not None and done < self._total:
-                parts.append(f"{_clock_time((self._total - done) / rate)} left")
-        return ", ".join(parts)
+                parts.append(f"{_format_seconds((self._total - done) / rate)} left")
+        return ", ".join([*parts, note] if note else parts)
 
 
-class Lines:
-    """Prints a line every `LINE_SECONDS`, and one at the end."""
+class ProgressLines:
+    """Prints a line every `LINE_SECONDS`, and one at the end unless ``last_line`` is false."""
 
-    def __init__(self, title: str, total: int | None, clock: Clock, stream: TextIO | None) -> None:
+    def __init__(
+        self, title: str, total: int | None, clock: Clock, stream: TextIO | None, *, last_line: bool = True
+    ) -> None:
         self._title = title
         self._total = total
         self._stream = stream
-        self._pace = Pace(total, clock)
+        self._last_line = last_line
+        self._rate = _Rate(total, clock)
         self._next_line = LINE_SECONDS
-        self._last = (0, 0)
-        self._shown = (0, 0)
+        self._current = (0, 0, "")
+        self._printed = (0, 0, "")
 
-    def update(self, done: int, errors: int) -> None:
-        """Say how many are done, and how many of them failed."""
-        self._last = (done, errors)
-        if self._pace.seconds >= self._next_line:
-            self._print()
-            self._next_line = self._pace.seconds + LINE_SECONDS
+    def update(self, done: int, errors: int, note: str = "") -> None:
+        """Print a line if `LINE_SECONDS` have passed since the previous one."""
+        self._current = (done, errors, note)
+        if self._rate.seconds >= self._next_line:
+            self._print_current()
+            self._next_line = self._rate.seconds + LINE_SECONDS
 
-    def say(self, line: str) -> None:
-        """Print something besides."""
-        # Whoever no longer reads the progress does not end the batch.
+    def print(self, line: str, style: str = "") -> None:
+        """Print a line without a style."""
+        # A closed or missing stream must not end the batch.
         with suppress(OSError, ValueError, AttributeError):
             print(line, file=self._stream, flush=True)
 
     def stop(self) -> None:
-        """Print the last line."""
-        if self._last != self._shown:
-            self._print()
+        """Print the last line if it would differ from the previous one."""
+        if self._last_line and self._current != self._printed:
+            self._print_current()
 
-    def _print(self) -> None:
-        done, errors = self._shown = self._last
+    def _print_current(self) -> None:
+        done, _, _ = self._printed = self._current
         of_total = "" if self._total is None else f" of {self._total:,}"
-        self.say(f"{self._title}: {done:,}{of_total} done, {self._pace.describe(done, errors)}")
+        self.print(f"{self._title}: {done:,}{of_total} done, {self._rate.describe(*self._current)}")
 
 
-class Bar:
+class ProgressBar:
     """Draws a bar with rich.
 
     Raises:
@@ -117,36 +134,36 @@ class Bar:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
         from rich.progress import Progress as RichProgress
 
-        self._pace = Pace(total, clock)
+        self._rate = _Rate(total, clock)
         self._bar: Any = RichProgress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[pace]}", markup=False),
+            TextColumn("{task.fields[rate]}", markup=False),
             console=Console(file=stream),
             transient=True,
         )
-        self._task = self._bar.add_task(title, total=total, pace="")
+        self._task = self._bar.add_task(title, total=total, rate="")
         self._bar.start()
 
-    def update(self, done: int, errors: int) -> None:
-        """Say how many are done, and how many of them failed."""
-        self._bar.update(self._task, completed=done, pace=self._pace.describe(done, errors))
+    def update(self, done: int, errors: int, note: str = "") -> None:
+        """Redraw the bar."""
+        self._bar.update(self._task, completed=done, rate=self._rate.describe(done, errors, note))
 
-    def say(self, line: str) -> None:
-        """Print something above the bar."""
+    def print(self, line: str, style: str = "") -> None:
+        """Print a line above the bar."""
         from rich.text import Text
 
-        # Text, not str: in what a command writes, ":boom:" is no picture and "[x]" no markup.
-        self._bar.console.print(Text(line), soft_wrap=True)
+        # Text, not str: output of a command such as ":boom:" or "[x]" is not markup.
+        self._bar.console.print(Text(line, style), soft_wrap=True)
 
     def stop(self) -> None:
         """Remove the bar."""
         self._bar.stop()
 
 
-def _clock_time(seconds: float) -> str:
-    """Return a time as people say it: ``12 s``, ``3:05 min`` or ``2:07 h``."""
+def _format_seconds(seconds: float) -> str:
+    """Return a duration with at most two units: ``12 s``, ``3:05 min`` or ``2:07 h``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -154,3 +171,65 @@ def _clock_time(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes}:{rest:02} min"
     return f"{minutes // 60}:{minutes % 60:02} h"
+
+
+class Track(Generic[T]):
+    """The iterable that `BatchMetrics.track` returns. An item is done when the next one is requested."""
+
+    def __init__(
+        self, batch: Batch, items: Iterable[T] | AsyncIterable[T], total: int | None, title: str
+    ) -> None:
+        self._batch = batch
+        self._items = items
+        self._total = len(items) if total is None and isinstance(items, Sized) else total
+        self._title = title
+
+    def __iter__(self) -> Iterator[T]:
+        if not isinstance(self._items, Iterable):
+            raise TypeError("the items are an async iterable: use `async for`")
+        with self._show_progress() as progress:
+            for item in self._items:
+                yield item
+                progress.advance()
+
+    async def __aiter__(self) -> AsyncIterator[T]:
+        with self._show_progress() as progress:
+            if isinstance(self._items, AsyncIterable):
+                async for item in self._items:
+                    yield item
+                    progress.advance()
+            else:
+                for item in self._items:
+                    yield item
+                    progress.advance()
+
+    def _show_progress(self) -> _LoopProgress:
+        return _LoopProgress(self._batch, make_progress(self._title, self._total, self._batch.clock))
+
+
+class _LoopProgress:
+    """The progress of one loop, updated a few times per second."""
+
+    def __init__(self, batch: Batch, progress: Progress) -> None:
+        self._batch = batch
+        self._progress = progress
+        self._errors_before = batch.counts.errors
+        self._done = 0
+        self._next_ns = 0
+
+    def __enter__(self) -> _LoopProgress:
+        return self
+
+    def advance(self) -> None:
+        self._done += 1
+        now = self._batch.clock.monotonic_ns()
+        if now >= self._next_ns:
+            self._update()
+            self._next_ns = now + _UPDATE_NS
+
+    def __exit__(self, *error: object) -> None:
+        self._update()
+        self._progress.stop()
+
+    def _update(self) -> None:
+        self._progress.update(self._done, self._batch.counts.errors - self._errors_before)

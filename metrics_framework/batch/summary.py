@@ -1,11 +1,14 @@
-"""From rows and totals to a summary."""
+"""Summaries of batches: from rows and totals, from a journal, or from a JSON export."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
+from metrics_framework.batch.disk import Journal, JournalState
 from metrics_framework.batch.models import (
     BatchMetricsSummary,
     ErrorBreakdown,
@@ -13,14 +16,18 @@ from metrics_framework.batch.models import (
     TimingStats,
     format_timestamp,
 )
-from metrics_framework.batch.rows import Row, Totals, count_error_types
+from metrics_framework.batch.rows import FileRow, Totals, count_error_types
+from metrics_framework.errors import InvalidInputError, OutputError
 from metrics_framework.recording import Distribution
+
+_EXPORT_HEAD_BYTES = 1 << 20
+_FILES_KEY = b',\n  "files": ['
 
 
 def summarize(
     batch_id: str,
     totals: Totals,
-    rows: Sequence[Row],
+    rows: Sequence[FileRow],
     *,
     start: float | None,
     end: float | None,
@@ -29,26 +36,26 @@ def summarize(
     """Return the summary of a batch.
 
     Args:
-        batch_id: Which batch.
-        totals: Of the files that are no longer in memory.
-        rows: The others.
-        start: When it started, in seconds since the epoch.
+        batch_id: The batch.
+        totals: Totals of the files that are no longer in memory.
+        rows: The other files.
+        start: When the batch started, in seconds since the epoch.
         end: When it finished.
-        paused: For how many seconds in between nobody was at it.
+        paused: Seconds between its sessions.
     """
     if totals.counts.files:
         totals = totals.plus(rows)
         if totals.fault is not None:
             raise totals.fault
         counts, error_types = totals.counts, dict(totals.error_types)
-        timing = _merged_timing(totals.durations)
+        timing = _timing_of_distribution(totals.durations)
         samples, measurements = totals.samples, totals.measurements
     else:
         counts, error_types = totals.counts.plus(rows), count_error_types(rows, {})
-        good = [row for row in rows if row[5] == "success"]
-        timing = _exact_timing([row[2] for row in good if row[2] > 0])
-        samples = sum(map(itemgetter(3), good))
-        measurements = sum(map(itemgetter(4), good))
+        succeeded = [row for row in rows if row[5] == "success"]
+        timing = _exact_timing([row[2] for row in succeeded if row[2] > 0])
+        samples = sum(map(itemgetter(3), succeeded))
+        measurements = sum(map(itemgetter(4), succeeded))
     if start and end:
         timing.total_duration = end - start - paused
     seconds = timing.total_duration
@@ -78,7 +85,7 @@ def summarize(
 
 
 def _exact_timing(durations: Sequence[Any]) -> TimingStats:
-    """Return the timing of files whose durations are all at hand."""
+    """Return exact statistics of the durations of all files."""
     if not durations:
         return TimingStats()
     import statistics  # slow to import
@@ -93,8 +100,8 @@ def _exact_timing(durations: Sequence[Any]) -> TimingStats:
     )
 
 
-def _merged_timing(durations: Distribution) -> TimingStats:
-    """Return the timing of files of which only the distribution is known: its median is within 1 %."""
+def _timing_of_distribution(durations: Distribution) -> TimingStats:
+    """Return statistics of a distribution. Its median is accurate to 1 %."""
     count = durations.count
     if not count:
         return TimingStats()
@@ -106,3 +113,47 @@ def _merged_timing(durations: Distribution) -> TimingStats:
         median_per_file=durations.quantiles(0.5)[0],
         stddev_per_file=durations.stddev * (count / (count - 1)) ** 0.5 if count > 1 else 0.0,
     )
+
+
+def load_summary(path: str | Path, in_memory: int = 10_000) -> dict[str, Any]:
+    """Return the summary of a batch as plain data, from its journal or a file of `export_json`.
+
+    An interrupted batch ends with the last file in its journal.
+
+    Args:
+        path: The file.
+        in_memory: Up to how many files of a journal the median is exact.
+
+    Raises:
+        OutputError: If it cannot be read.
+        InvalidInputError: If it is neither a journal nor an export.
+    """
+    journal = Journal(path, writable=False)
+    try:
+        state = JournalState.read(journal, None, in_memory) if journal.has_header() else JournalState()
+    except OSError as error:  # a folder can be opened but not read
+        raise OutputError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    if state.batch_id is not None:
+        return summarize(
+            state.batch_id,
+            state.totals,
+            state.rows,
+            start=state.start,
+            end=state.end or state.last,
+            paused=state.paused,
+        ).to_dict()
+    try:
+        with Path(path).open("rb") as file:
+            # The summary comes first, so the list of files, which may be long, is not read.
+            head, found, _ = file.read(_EXPORT_HEAD_BYTES).partition(_FILES_KEY)
+            document = json.loads(head + b"}") if found else json.loads(head + file.read())
+        summary = document["summary"]
+        if not {"batch_id", "total_files", "timing", "throughput", "errors"} <= summary.keys():
+            raise KeyError
+    except OSError as error:
+        raise OutputError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        raise InvalidInputError(
+            f"{str(path)!r} is neither the journal nor the JSON export of a batch"
+        ) from None
+    return dict(summary)

@@ -18,8 +18,8 @@ def main() -> None:
             raise
         sys.exit(str(MissingExtraError("the command line", "cli")))
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a terminal without "µ" shows "?", and nothing is lost
+        if isinstance(stream, TextIOWrapper):  # a terminal without "µ" shows "?" instead of an error
             stream.reconfigure(errors="replace")
-    # Whoever cancels a job sends SIGTERM; it ends the measuring as Ctrl-C does.
+    # SIGTERM, which cancels a job in CI, interrupts a command as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     app(prog_name="metrics-framework")

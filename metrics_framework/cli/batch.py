@@ -1,23 +1,38 @@
-"""The commands of batch jobs: ``batch run`` and ``batch stats``."""
+"""``metrics-framework batch``: runs a command for each of many files, and summarizes such batches."""
 
 from __future__ import annotations
 
+import glob
 import json
 import re
+import signal
 import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event
 from typing import Any
 from uuid import uuid4
 
 import click
+from rich.console import Console
 
 from metrics_framework.batch import BatchMetrics
-from metrics_framework.batch.load import load_stats
-from metrics_framework.cli.batch_run import PLACEHOLDER, Job, find_files, not_done, run_files
-from metrics_framework.cli.exit_codes import INTERRUPTED
-from metrics_framework.cli.snapshots import INTERRUPTED_TAG, Saved, parse_tags, save
-from metrics_framework.cli.tables import print_batch
+from metrics_framework.batch.pool import Pool, Task, TaskResult
+from metrics_framework.batch.progress import make_progress
+from metrics_framework.batch.summary import load_summary
+from metrics_framework.cli.measure import CommandResult, CommandRunner, describe_exit, make_runner
+from metrics_framework.cli.output import (
+    EXIT_INTERRUPTED,
+    add_label,
+    format_duration,
+    format_number,
+    label_table,
+    print_failure,
+)
+from metrics_framework.cli.snapshots import INTERRUPTED_TAG, SaveResult, parse_tags, save, snapshot_options
+from metrics_framework.clock import SYSTEM_CLOCK
 from metrics_framework.errors import (
     InvalidInputError,
     MetricsError,
@@ -26,24 +41,29 @@ from metrics_framework.errors import (
     UnknownNameError,
     nearest,
 )
-from metrics_framework.plugins import load_adapter
-from metrics_framework.snapshots import Environment
 from metrics_framework.system import MetricsSystem
 
 BATCH_TAG = "batch"
-"""The metadata tag of a snapshot that says which batch it is of."""
+"""Metadata tag of a snapshot with the ID of its batch."""
 
-_JOURNAL = ".jsonl"
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+PLACEHOLDER = "{}"
+"""Replaced by the file in a command."""
+
+_JOURNAL_SUFFIX = ".jsonl"
+_VALID_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_MAX_PRINTED_FAILURES = 10
+_MAX_FAILURE_LINES = 3
+_MAX_MESSAGE_CHARACTERS = 500
+_CANNOT_START = InvalidInputError.__name__
 
 
 @click.group()
 def batch() -> None:
-    """Run a command for each of many files, and show what such batches came to."""
+    """Run a command for each of many files."""
 
 
 class _FilesAndCommand(click.Command):
-    """A command line whose second half, behind ``--``, is a command of its own."""
+    """A command line with another command after ``--``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if "--" in args:
@@ -60,41 +80,24 @@ _state = click.option(
     default="batches",
     show_default=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the journals, of which a batch that was interrupted is gone on with.",
+    help="Folder of the journals, from which an interrupted batch is resumed.",
 )
 _file = click.Path(dir_okay=False, writable=True, path_type=Path)
 
 
 @batch.command(cls=_FilesAndCommand)
-@click.option("-j", "--jobs", default=1, show_default=True, type=click.IntRange(1), help="Files at a time.")
+@click.option("-j", "--jobs", default=1, show_default=True, type=click.IntRange(1), help="Files in parallel.")
 @click.option(
-    "--timeout", type=click.FloatRange(0, min_open=True), help="Seconds after which a command is ended."
+    "--timeout", type=click.FloatRange(0, min_open=True), help="Seconds after which a command is killed."
 )
-@click.option(
-    "--retries", default=0, show_default=True, type=click.IntRange(0), help="How often to try a file again."
-)
-@click.option("--id", "batch_id", metavar="ID", help="What the batch is called.  [default: made up]")
-@click.option("--resume", is_flag=True, help="Go on with the batch of that --id: do what is left of it.")
-@click.option("--retry-failed", is_flag=True, help="With --resume: and what failed.")
+@click.option("--retries", default=0, show_default=True, type=click.IntRange(0), help="Retries per file.")
+@click.option("--id", "batch_id", metavar="ID", help="ID of the batch.  [default: generated]")
+@click.option("--resume", is_flag=True, help="Resume the batch of this --id: process the remaining files.")
+@click.option("--retry-failed", is_flag=True, help="Resume, and process failed files again.")
 @_state
 @click.option("--json", "json_file", type=_file, metavar="FILE", help="Write summary and files as JSON.")
-@click.option("--csv", "csv_file", type=_file, metavar="FILE", help="Write the files as CSV.")
-@click.option(
-    "--output",
-    default="snapshots",
-    show_default=True,
-    type=click.Path(file_okay=False, writable=True, path_type=Path),
-    help="Folder that the snapshot is written into.",
-)
-@click.option("--name", help="What the command is called in the snapshot.  [default: the program's name]")
-@click.option(
-    "--tag", "tags", multiple=True, metavar="KEY=VALUE", help="Context for the snapshot; repeatable."
-)
-@click.option(
-    "--environment",
-    type=click.Choice([environment.value for environment in Environment]),
-    help="Where this runs.  [default: ci under CI, else local]",
-)
+@click.option("--csv", "csv_file", type=_file, metavar="FILE", help="Write files as CSV.")
+@snapshot_options
 @click.argument("globs", metavar="GLOB...", nargs=-1, required=True)
 @click.pass_context
 def run(
@@ -114,75 +117,81 @@ def run(
     environment: str | None,
     globs: tuple[str, ...],
 ) -> None:
-    """Run COMMAND for every file that a GLOB finds; in it, {} stands for the file.
+    """Run COMMAND for every file that matches a GLOB. {} in COMMAND is replaced by the file.
 
-    Each file's time, peak memory and outcome are recorded; a file whose command fails, or does not end in
-    time, is an error, and the batch goes on. What is done is kept in a journal: a batch that was interrupted
-    goes on with --resume. At the end comes a table, and a snapshot.
+    Records time, peak memory and outcome of each file. If a command fails or times out, the file counts as an
+    error and the batch continues. Finished files are kept in a journal, so that an interrupted batch can be
+    resumed with --resume. At the end, the command prints a table and writes a snapshot.
 
     \b
     Exit codes:
       0    every file succeeded
-      1    a file failed (everything is written all the same)
-      2    wrong usage, no files, or a command that cannot be started
-      130  interrupted, by Ctrl-C or SIGTERM
+      1    a file failed (all output is still written)
+      2    wrong usage, no files, or the command cannot be started
+      130  interrupted by Ctrl-C or SIGTERM
 
-    Example: metrics-framework batch run --jobs 4 "src/**/*.py" -- python -m py_compile {}
-    """  # noqa: D301 - click looks for the character, which keeps it from filling the paragraph
+    \b
+    Example:
+      metrics-framework batch run --jobs 4 "src/**/*.py" -- python -m py_compile {}
+    """  # noqa: D301 - the backspace tells click not to rewrap the paragraph
     command: list[str] = ctx.meta.get(__name__, [])
     if not command:
-        raise click.UsageError(f"there is no command: put it behind --, like: -- wc -l {PLACEHOLDER}")
+        raise click.UsageError(f"missing command: put it after --, for example: -- wc -l {PLACEHOLDER}")
     if not any(PLACEHOLDER in part for part in command):
-        raise click.UsageError(f"no part of the command is {PLACEHOLDER}, which stands for the file")
+        raise click.UsageError(f"the command does not contain {PLACEHOLDER}: put it in place of the file")
     context = parse_tags(tags, BATCH_TAG)
     paths = find_files(globs)
     if not paths:
-        raise click.UsageError(f"no file is found by {' or '.join(map(repr, globs))}")
-    job = Job(command, jobs, timeout, retries)
+        raise click.UsageError(f"no file matches {' or '.join(map(repr, globs))}")
+    job = CommandJob(command, jobs, timeout, retries)
     name = name or Path(command[0]).name
-    monitor = load_adapter("resources.command")()
-    system = MetricsSystem(resource_monitor=monitor, latency_metric=name)
-    metrics = _open(system, name, state, batch_id, resume=resume or retry_failed, retry_failed=retry_failed)
+    runner = make_runner()
+    system = MetricsSystem(resource_monitor=runner, latency_metric=name)
+    metrics = _open_batch(
+        system, name, state, batch_id, resume=resume or retry_failed, retry_failed=retry_failed
+    )
     try:
         before = metrics.counts.files
-        todo = list(not_done(metrics, paths))
-        finished = _run(metrics, monitor, job, todo, name, state)
-        problems = _export(metrics, json_file, csv_file)
+        todo = list(metrics.remaining(paths, name=recorded_name))
+        finished = _run(metrics, runner, job, todo, name, state)
+        errors = _export(metrics, json_file, csv_file)
         context[BATCH_TAG] = metrics.batch_id
         if not finished:
             context[INTERRUPTED_TAG] = "true"
         saved = _snapshot(system, output, environment, context) if todo else None
         stats = metrics.summary().to_dict()
         print_batch(stats)
-        for problem in problems:
-            click.echo(f"Error: {problem}", err=True)
-        if saved is not None and not saved.say():
-            problems.append("no snapshot")
+        for error in errors:
+            click.echo(f"Error: {error}", err=True)
+        if saved is not None and not saved.report():
+            errors.append("no snapshot")
     except KeyboardInterrupt:  # before the first file, after the last one, or a second time
-        sys.exit(INTERRUPTED)
+        sys.exit(EXIT_INTERRUPTED)
     finally:
         metrics.close()
     if not finished:
         left = len(todo) - (stats["total_files"] - before)
         click.echo(
-            f"interrupted with {left} of {len(paths)} files left; the same command goes on with"
+            f"interrupted with {left} of {len(paths)} files left; to resume, run the same command with"
             f" --id {metrics.batch_id} --resume",
             err=True,
         )
-        sys.exit(INTERRUPTED)
-    sys.exit(1 if problems or stats["error_count"] else 0)
+        sys.exit(EXIT_INTERRUPTED)
+    sys.exit(1 if errors or stats["error_count"] else 0)
 
 
-def _run(metrics: BatchMetrics, monitor: Any, job: Job, paths: list[str], name: str, state: Path) -> bool:
-    """Do what is left to do of a batch; say whether nothing interrupted it."""
+def _run(
+    metrics: BatchMetrics, runner: CommandRunner, job: CommandJob, paths: list[str], name: str, state: Path
+) -> bool:
+    """Process the remaining files of a batch. Returns whether it finished without an interruption."""
     if not paths:
-        click.echo("nothing is left to do", err=True)
+        click.echo("no files are left to process", err=True)
         return True
     metrics.start()
     try:
-        finished = run_files(metrics, monitor, job, paths, name)
+        finished = run_files(metrics, runner, job, paths, name)
     except InvalidInputError as error:
-        _forget(metrics, state)
+        _discard_journal(metrics, state)
         raise click.UsageError(str(error)) from error
     metrics.finish()
     return finished
@@ -190,30 +199,33 @@ def _run(metrics: BatchMetrics, monitor: Any, job: Job, paths: list[str], name: 
 
 def _snapshot(
     system: MetricsSystem, output: Path, environment: str | None, tags: dict[str, str]
-) -> Saved | None:
+) -> SaveResult | None:
     try:
         return save(system.snapshot(environment=environment, tags=tags), output)
-    except SnapshotError:  # not a single command ended
+    except SnapshotError:  # no command finished
         return None
 
 
-def _open(
+def _open_batch(
     system: MetricsSystem, name: str, state: Path, batch_id: str | None, *, resume: bool, retry_failed: bool
 ) -> BatchMetrics:
-    """Begin a batch, or go on with one."""
+    """Start a batch, or resume one."""
     if resume and batch_id is None:
-        raise click.UsageError("--resume needs the --id of the batch that it goes on with")
-    if batch_id is not None and not _ID.fullmatch(batch_id):
-        raise click.BadParameter("only letters, digits, dots, dashes and underscores", param_hint="'--id'")
+        raise click.UsageError("--resume needs the --id of the batch to resume")
+    if batch_id is not None and not _VALID_ID.fullmatch(batch_id):
+        raise click.BadParameter(
+            f"{batch_id!r} is not valid: use letters, digits, dots, dashes and underscores",
+            param_hint="'--id'",
+        )
     batch_id = batch_id or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid4().hex[:4]}"
-    journal = state / f"{batch_id}{_JOURNAL}"
+    journal = state / f"{batch_id}{_JOURNAL_SUFFIX}"
     if resume and not journal.exists():
         raise click.UsageError(
-            f"there is no batch {batch_id!r} to go on with.{nearest(batch_id, _known(state))}"
+            f"there is no batch {batch_id!r} to resume.{nearest(batch_id, _known_ids(state))}"
         )
     if journal.exists() and not resume:
         raise click.UsageError(
-            f"the batch {batch_id!r} exists: --resume goes on with it, another --id begins anew"
+            f"the batch {batch_id!r} exists: pass --resume to resume it, or another --id to start a new one"
         )
     try:
         return BatchMetrics(
@@ -223,28 +235,28 @@ def _open(
         raise click.UsageError(str(error)) from error
 
 
-def _forget(metrics: BatchMetrics, state: Path) -> None:
-    """Remove the journal of a batch that could not begin."""
+def _discard_journal(metrics: BatchMetrics, state: Path) -> None:
+    """Remove the journal of a batch that could not start."""
     metrics.close()
     if not metrics.counts.files:
-        (state / f"{metrics.batch_id}{_JOURNAL}").unlink(missing_ok=True)
+        (state / f"{metrics.batch_id}{_JOURNAL_SUFFIX}").unlink(missing_ok=True)
 
 
-def _known(state: Path) -> list[str]:
-    return [path.name.removesuffix(_JOURNAL) for path in state.glob(f"*{_JOURNAL}")]
+def _known_ids(state: Path) -> list[str]:
+    return [path.name.removesuffix(_JOURNAL_SUFFIX) for path in state.glob(f"*{_JOURNAL_SUFFIX}")]
 
 
 def _export(metrics: BatchMetrics, json_file: Path | None, csv_file: Path | None) -> list[str]:
-    problems = []
+    errors = []
     for file, export in ((json_file, metrics.export_json), (csv_file, metrics.export_csv)):
         if file is not None:
             try:
                 export(file)
             except OSError as error:
-                problems.append(f"cannot write {str(file)!r}: {error.strerror or error}")
+                errors.append(f"cannot write {str(file)!r}: {error.strerror or error}")
     if metrics.lost:
-        problems.append(f"the disk refused the details of {metrics.lost} files; the totals are right")
-    return problems
+        errors.append(f"details of {metrics.lost} files could not be written; the totals are exact")
+    return errors
 
 
 @batch.command()
@@ -252,20 +264,24 @@ def _export(metrics: BatchMetrics, json_file: Path | None, csv_file: Path | None
 @_state
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def stats(batch_file: str, state: Path, as_json: bool) -> None:
-    """Show what a batch came to, also while it runs: from its journal, a JSON export, or by its ID.
+    """Show the summary of a batch, finished or running.
+
+    Pass its ID, or the path of its journal or JSON export.
 
     \b
     Exit codes:
-      0  it is shown
+      0  the summary was shown
       1  there is no such batch, or it cannot be read
     """  # noqa: D301 - as above
     path = Path(batch_file)
-    if not path.exists() and _ID.fullmatch(batch_file):
-        path = state / f"{batch_file}{_JOURNAL}"
+    if not path.exists() and _VALID_ID.fullmatch(batch_file):
+        path = state / f"{batch_file}{_JOURNAL_SUFFIX}"
     try:
         if not path.exists():
-            raise UnknownNameError(f"there is no batch {batch_file!r}.{nearest(batch_file, _known(state))}")
-        summary: dict[str, Any] = load_stats(path)
+            raise UnknownNameError(
+                f"there is no batch {batch_file!r}.{nearest(batch_file, _known_ids(state))}"
+            )
+        summary: dict[str, Any] = load_summary(path)
     except MetricsError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
@@ -273,3 +289,163 @@ def stats(batch_file: str, state: Path, as_json: bool) -> None:
         click.echo(json.dumps(summary, indent=2))
     else:
         print_batch(summary)
+
+
+def print_batch(stats: Mapping[str, Any]) -> None:
+    """Print the table of a batch summary."""
+    timing, throughput, errors = stats["timing"], stats["throughput"], stats["errors"]
+    table = label_table(f"batch {stats['batch_id']}")
+    add_label(table, "files", format_number(stats["total_files"]))
+    add_label(
+        table,
+        "succeeded",
+        f"{format_number(stats['processed_count'])}, {stats['success_rate_percent']:.2f} %",
+    )
+    if stats["skip_count"]:
+        add_label(table, "skipped", format_number(stats["skip_count"]))
+    add_label(
+        table, "failed", format_number(stats["error_count"]), "bold red" if stats["error_count"] else ""
+    )
+    for error_type, number in sorted(errors["by_type"].items()):
+        add_label(table, f"  {error_type}", format_number(number), "red")
+    add_label(table, "time", format_duration(timing["total_duration_seconds"] * 1e3))
+    labels = {"mean": "average", "median": "median", "stddev": "stddev", "min": "min", "max": "max"}
+    for label, key in labels.items() if stats["processed_count"] else ():
+        add_label(table, f"  per file, {label}", format_duration(timing[f"{key}_per_file_seconds"] * 1e3))
+    add_label(table, "throughput", f"{format_number(throughput['files_per_second'])} files/s")
+    if throughput["samples_per_second"]:
+        add_label(table, "", f"{format_number(throughput['samples_per_second'])} samples/s")
+    add_label(table, "started", stats["start_time"] or "not yet")
+    add_label(table, "finished", stats["end_time"] or "not yet")
+    Console().print(table)
+
+
+@dataclass(frozen=True)
+class CommandJob:
+    """The command for each file, with its options.
+
+    Attributes:
+        command: The program and its arguments, with `PLACEHOLDER` for the file.
+        workers: How many files are processed at the same time.
+        timeout: Seconds after which a command is killed; ``None`` for no limit.
+        retries: Retries per file.
+    """
+
+    command: Sequence[str]
+    workers: int
+    timeout: float | None
+    retries: int
+
+    def for_file(self, path: str) -> list[str]:
+        """Return the command for a file."""
+        return [part.replace(PLACEHOLDER, path) for part in self.command]
+
+
+def find_files(patterns: Iterable[str]) -> list[str]:
+    """Return the files that match paths and patterns, each once, in order, without folders.
+
+    ``**`` matches any number of folders.
+    """
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        # An existing path, expanded by the shell, may contain characters that have a meaning in patterns.
+        paths = [pattern] if Path(pattern).exists() else sorted(glob.iglob(pattern, recursive=True))  # noqa: PTH207
+        found.update(dict.fromkeys(path for path in paths if not Path(path).is_dir()))
+    return list(found)
+
+
+def recorded_name(path: str) -> str:
+    """Return the name under which a file is recorded. Bytes of the path that are not UTF-8 are escaped."""
+    return path.encode(errors="backslashreplace").decode()
+
+
+def run_files(
+    batch: BatchMetrics, runner: CommandRunner, job: CommandJob, paths: Sequence[str], title: str
+) -> bool:
+    """Run the command for each file and record the outcome.
+
+    Args:
+        batch: Records the files.
+        runner: Runs the commands, from several threads.
+        job: The command and its options.
+        paths: The files.
+        title: Title of the progress display.
+
+    Returns:
+        Whether all files were processed. Ctrl-C, SIGTERM, or a command that Ctrl-C ended interrupts it.
+
+    Raises:
+        InvalidInputError: If the command of the first file cannot be started. A later file counts as failed.
+    """
+    cancelled = Event()
+    progress = make_progress(title, len(paths), SYSTEM_CLOCK)
+    task = Task(_FileCommand(runner, job, cancelled), 0, (), track_memory=False)
+    failures = 0
+    try:
+        with Pool(task, job.workers, in_processes=False) as pool:
+            try:
+                for done, (path, result) in enumerate(pool.run(paths), 1):
+                    if done == 1 and result.error_type == _CANNOT_START:
+                        raise InvalidInputError(result.error_message)
+                    failure = _record(batch, recorded_name(path), result)
+                    if failure:
+                        failures += 1
+                        if failures <= _MAX_PRINTED_FAILURES:
+                            print_failure(progress, *failure, _MAX_FAILURE_LINES)
+                    progress.update(done, failures)
+            finally:
+                cancelled.set()
+    except KeyboardInterrupt:
+        return False
+    finally:
+        progress.stop()
+    return True
+
+
+@dataclass(frozen=True)
+class _FileCommand:
+    """Runs the command for one file, in a thread of the pool."""
+
+    runner: CommandRunner
+    job: CommandJob
+    cancelled: Event
+
+    def __call__(self, path: str) -> CommandResult:
+        for _ in range(self.job.retries):
+            try:
+                result = self._once(path)
+            except TimeoutError:
+                continue
+            if result.exit_code in (0, -signal.SIGINT):
+                return result
+        return self._once(path)
+
+    def _once(self, path: str) -> CommandResult:
+        command = self.job.for_file(path)
+        return self.runner.run(command, timeout=self.job.timeout, cancelled=self.cancelled)
+
+
+def _record(batch: BatchMetrics, name: str, result: TaskResult) -> tuple[str, str] | None:
+    """Record the outcome of a command. Returns headline and text of a failure."""
+    if result.status == "error":
+        if result.error_type == InterruptedError.__name__:
+            raise KeyboardInterrupt
+        error_type, message = str(result.error_type), str(result.error_message)
+        batch.record_error(name, error_type, message, result.duration)
+        return f"{name}: {error_type}", message
+    run: CommandResult = result.value
+    if run.exit_code == -signal.SIGINT:  # Ctrl-C on a terminal goes to the command and to this process
+        raise KeyboardInterrupt
+    if run.exit_code == 0:
+        batch.record_file(name, duration=run.seconds, memory_peak=run.peak_rss)
+        return None
+    error_type, message = describe_exit(run.exit_code), run.error_output.strip()[-_MAX_MESSAGE_CHARACTERS:]
+    batch.record_file(
+        name,
+        duration=run.seconds,
+        status="error",
+        error_type=error_type,
+        error_message=message,
+        memory_peak=run.peak_rss,
+    )
+    return f"{name}: {error_type}", message

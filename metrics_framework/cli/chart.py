@@ -1,13 +1,14 @@
-"""A line chart in a terminal: numbers in their order, with what the axes mean."""
+"""A line chart for the terminal, in braille or ASCII characters."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
-HEIGHT = 10
+HEIGHT_LINES = 10
+"""Height of a chart, without its axis."""
 
-# The dots of a braille character by column and row; each is a bit above the empty one.
+# The bit of each dot of a braille character, by column and row; _EMPTY is the character without dots.
 _BRAILLE = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 _EMPTY = 0x2800
 
@@ -18,22 +19,22 @@ def chart(
     ends: tuple[str, str],
     *,
     width: int,
-    plain: bool = False,
+    ascii_only: bool = False,
 ) -> list[str]:
     """Return the lines of a chart.
 
-    Where there are more values than dots in a row, the smallest and the largest of each stretch are drawn, so
-    that no outlier is lost.
+    If there are more values than columns, each column shows the smallest and the largest of several values,
+    so that outliers show.
 
     Args:
-        values: At least one of 0 or more, in their order; every step to the right is as wide as the others.
-        label: How to write a value beside the axis.
-        ends: What is at the left and the right end.
-        width: How many columns the lines may have.
-        plain: Whether to draw with ASCII characters alone.
+        values: At least one value, in order, each 0 or more. They are drawn at equal distances.
+        label: Formats a value for the axis.
+        ends: Labels of the left and the right end of the axis.
+        width: Most columns of a line.
+        ascii_only: Whether to draw with ASCII characters only.
 
     Example:
-        >>> for line in chart([1, 2, 3], str, ("Monday", "Friday"), width=20, plain=True):
+        >>> for line in chart([1, 2, 3], str, ("Monday", "Friday"), width=20, ascii_only=True):
         ...     print(line)
         3.0 |              *
             |            **
@@ -49,13 +50,13 @@ def chart(
              Monday   Friday
     """
     low, high = float(min(values)), float(max(values))
-    labels = {0: label(high), HEIGHT // 2: label(low + (high - low) / 2), HEIGHT - 1: label(low)}
+    labels = {0: label(high), HEIGHT_LINES // 2: label(low + (high - low) / 2), HEIGHT_LINES - 1: label(low)}
     if low == high:
-        labels = {HEIGHT // 2: label(low)}
+        labels = {HEIGHT_LINES // 2: label(low)}
     margin = max(map(len, labels.values()))
     columns = max(width - margin - 2, 1)
-    upright, corner, across = ("|", "+", "-") if plain else ("│", "└", "─")
-    drawn = _plain(values, columns) if plain else _braille(values, columns)
+    upright, corner, across = ("|", "+", "-") if ascii_only else ("│", "└", "─")
+    drawn = _ascii(values, columns) if ascii_only else _braille(values, columns)
     lines = [
         f"{labels.get(number, ''):>{margin}} {upright}{row}".rstrip() for number, row in enumerate(drawn)
     ]
@@ -65,15 +66,15 @@ def chart(
     return [*lines, f"{'':{margin}} {corner}{across * columns}", f"{'':{margin}}  {below}"]
 
 
-def _plain(values: Sequence[float], columns: int) -> Iterator[str]:
-    dots = _dots(values, columns, HEIGHT)
-    for row in range(HEIGHT):
+def _ascii(values: Sequence[float], columns: int) -> Iterator[str]:
+    dots = _dots(values, columns, HEIGHT_LINES)
+    for row in range(HEIGHT_LINES):
         yield "".join("*" if (column, row) in dots else " " for column in range(columns))
 
 
 def _braille(values: Sequence[float], columns: int) -> Iterator[str]:
-    dots = _dots(values, 2 * columns, 4 * HEIGHT)
-    for row in range(HEIGHT):
+    dots = _dots(values, 2 * columns, 4 * HEIGHT_LINES)
+    for row in range(HEIGHT_LINES):
         yield "".join(
             chr(
                 _EMPTY
@@ -89,7 +90,7 @@ def _braille(values: Sequence[float], columns: int) -> Iterator[str]:
 
 
 def _dots(values: Sequence[float], width: int, height: int) -> set[tuple[int, int]]:
-    """Return the column and row, from the top left, of each dot of the line through the values."""
+    """Return column and row, from the top left, of each dot of the line through the values."""
     low, high = min(values), max(values)
     points = [(column, _row(value, low, high, height)) for column, value in _spread(values, width)]
     dots = set(points)
@@ -106,15 +107,15 @@ def _dots(values: Sequence[float], width: int, height: int) -> set[tuple[int, in
 
 
 def _spread(values: Sequence[float], width: int) -> Iterator[tuple[int, float]]:
-    """Yield the values to draw and the column of each."""
+    """Yield the column and the value of each point."""
     number = len(values)
     if number <= width:
         for place, value in enumerate(values):
             yield (round(place * (width - 1) / (number - 1)) if number > 1 else width // 2), value
         return
     for column in range(width):
-        stretch = values[number * column // width : number * (column + 1) // width]
-        yield from ((column, value) for value in sorted({min(stretch), max(stretch)}, key=stretch.index))
+        part = values[number * column // width : number * (column + 1) // width]
+        yield from ((column, value) for value in sorted({min(part), max(part)}, key=part.index))
 
 
 def _row(value: float, low: float, high: float, height: int) -> int:

@@ -1,4 +1,4 @@
-"""What ``metrics-framework diff`` shows: two snapshots, measurement by measurement, without a verdict."""
+"""``metrics-framework diff``: two snapshots side by side, without a verdict."""
 
 from __future__ import annotations
 
@@ -11,81 +11,77 @@ from typing import Any
 
 import click
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from metrics_framework.cli.history import mixed_timers, open_history
-from metrics_framework.cli.numbers import measured
-from metrics_framework.cli.tables import visible
+from metrics_framework.cli.output import add_cells, escape_control, format_measurement, wide_console
 from metrics_framework.errors import OutputError
 from metrics_framework.snapshots import Run, read_snapshot
 
 
 @dataclass(frozen=True)
-class Side:
-    """One of two snapshots.
+class DiffSide:
+    """One of the two snapshots.
 
     Attributes:
-        run: Whose it is.
-        values: What it measured, by flat key.
+        run: The run that wrote it.
+        values: Its measurements by flat key.
     """
 
     run: Run
     values: Mapping[str, float] = field(default_factory=dict)
 
 
-def read_side(path: Path) -> Side:
-    """Read a snapshot, or the newest of a folder or of a file with one a line.
+def read_side(path: Path) -> DiffSide:
+    """Read a snapshot, or the newest of a folder or of a file with one snapshot per line.
 
     Raises:
         OutputError: If there is none, or it cannot be read.
-        SnapshotError: If the file is no snapshot.
+        SnapshotError: If the file is not a valid snapshot.
     """
     if path.is_dir() or path.suffix == ".jsonl":
         newest = open_history(path).where(last=1).measurements()
         if not newest:
-            raise OutputError("holds no snapshot")
-        return Side(*newest[0])
+            raise OutputError(f"no snapshot in {str(path)!r}")
+        return DiffSide(*newest[0])
     snapshot = read_snapshot(path)
-    said = snapshot.metadata
-    run = Run(said.run_id, said.timestamp, said.commit, said.branch, said.environment, said.tags, path)
-    return Side(run, snapshot.metrics.flat())
+    data = snapshot.metadata
+    run = Run(data.run_id, data.timestamp, data.commit, data.branch, data.environment, data.tags, path)
+    return DiffSide(run, snapshot.metrics.flat())
 
 
-def show_diff(a: Side, b: Side, format: str) -> None:
+def show_diff(a: DiffSide, b: DiffSide, format: str) -> None:
     """Print two snapshots side by side."""
     keys = sorted({**a.values, **b.values}, key=lambda key: (key.startswith("custom."), key))
     if format == "json":
-        rows = [{"key": key, **_plain(a.values.get(key), b.values.get(key))} for key in keys]
+        rows = [{"key": key, **_diff_fields(a.values.get(key), b.values.get(key))} for key in keys]
         click.echo(json.dumps({"a": str(a.run.path), "b": str(b.run.path), "metrics": rows}, indent=2))
         return
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)  # nobody's lines are broken for a terminal that is not there
+    console = wide_console()
     for name, side in (("A", a), ("B", b)):
         run = side.run
-        said = (
+        details = (
             f"{run.timestamp:%Y-%m-%d %H:%M}",
             run.branch or "no branch",
             (run.commit or "no commit")[:12],
         )
-        console.print(Text(visible(f"{name}  {run.path}  {'  '.join(said)}")), soft_wrap=True)
+        console.print(Text(escape_control(f"{name}  {run.path}  {'  '.join(details)}")), soft_wrap=True)
     table = Table(box=box.SIMPLE)
     table.add_column("metric", overflow="fold")
     for column in ("A", "B", "change"):
         table.add_column(column, justify="right", overflow="fold")
     for key in keys:
         before, after = a.values.get(key), b.values.get(key)
-        told = ["" if value is None else measured(key, value) for value in (before, after)]
-        table.add_row(*(Text(visible(cell)) for cell in (key, *told, change(before, after))))
+        values = ["" if value is None else format_measurement(key, value) for value in (before, after)]
+        add_cells(table, key, *values, change(before, after))
     console.print(table)
     if note := mixed_timers([a.run, b.run]):
         click.echo(f"Note: {note}", err=True)
 
 
 def change(before: float | None, after: float | None) -> str:
-    """Return how far a number moved, in percent of what it was.
+    """Return the change of a value in percent of the first one.
 
     Example:
         >>> change(200, 210), change(2, 1), change(0, 3), change(None, 1)
@@ -109,7 +105,7 @@ def _percent(before: float, after: float) -> float:
     return (after - before) / before * 100
 
 
-def _plain(before: float | None, after: float | None) -> dict[str, Any]:
+def _diff_fields(before: float | None, after: float | None) -> dict[str, Any]:
     percent = None
     if before is not None and after is not None:
         percent = 0.0 if before == after else _percent(before, after) if before else None

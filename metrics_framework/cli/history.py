@@ -1,4 +1,4 @@
-"""What ``metrics-framework history`` shows: a metric over the runs, or the runs and what they measured."""
+"""``metrics-framework history``: a metric run by run, or the list of runs and metrics."""
 
 from __future__ import annotations
 
@@ -19,22 +19,29 @@ from rich.table import Table
 from rich.text import Text
 
 from metrics_framework.cli.chart import chart
-from metrics_framework.cli.numbers import measured, sparkline
-from metrics_framework.cli.tables import visible
+from metrics_framework.cli.output import (
+    add_cells,
+    escape_control,
+    format_count,
+    format_measurement,
+    sparkline,
+    table_title,
+    wide_console,
+)
 from metrics_framework.plugins import load_adapter
 from metrics_framework.snapshots import LeftOutFile, Run, RunValue
 from metrics_framework.snapshots.build import LATENCY_TAG
 
-MAX_RUNS = 20
-"""How many runs a table lists at most; the other formats list them all."""
+MAX_TABLE_RUNS = 20
+"""Most runs in a table. JSON and CSV list all."""
 
-_SILENCE = logging.NullHandler()
-_CHART_WIDTH = 100
+_NO_LOG = logging.NullHandler()
+_MAX_CHART_COLUMNS = 100
 _SUMMARY = ("last", "min", "p50", "avg", "p95", "max", "stddev")
 
 
 class History(Protocol):
-    """The adapter ``snapshot_writer.aggregator``, as far as the command line asks it."""
+    """The part of the adapter ``snapshot_writer.aggregator`` that the command line uses."""
 
     def where(
         self,
@@ -45,64 +52,66 @@ class History(Protocol):
         tags: Mapping[str, str] | None = None,
         last: int | None = None,
     ) -> Self:
-        """Return the same history with the chosen runs alone."""
+        """Return the history of the matching runs."""
         ...
 
     def values(self, metric: str) -> list[RunValue]:
-        """Return what each run measured of a metric."""
+        """Return the value of a metric in each run."""
         ...
 
     def runs(self) -> list[Run]:
-        """Return every run."""
+        """Return all runs."""
         ...
 
     def measurements(self) -> list[tuple[Run, dict[str, float]]]:
-        """Return every run with all that it measured."""
+        """Return all runs with their measurements."""
         ...
 
     def get_metric_summary(self, metric_name: str) -> dict[str, float]:
-        """Summarize a metric over runs."""
+        """Return statistics of a metric over the runs."""
         ...
 
     def left_out(self) -> list[LeftOutFile]:
-        """Return the files that are no snapshots."""
+        """Return the files that are not snapshots."""
         ...
 
 
 def open_history(source: Path) -> History:
-    """Return the history of a folder or a file; what is wrong with files is asked of it, and not logged."""
-    logging.getLogger("metrics_framework").addHandler(_SILENCE)
+    """Return the history of a folder or a file. Invalid files are not logged; see `History.left_out`."""
+    logging.getLogger("metrics_framework").addHandler(_NO_LOG)
     return cast(History, load_adapter("snapshot_writer.aggregator")(source))
 
 
 def mixed_timers(runs: Iterable[Run]) -> str | None:
-    """Return what there is to say where the latency of some runs is of another timer than that of others."""
+    """Return a warning if the latency of the runs comes from different timers."""
     timers = Counter(run.tags[LATENCY_TAG] for run in runs if LATENCY_TAG in run.tags)
     if len(timers) < 2:
         return None
-    listed = ", ".join(f"{timer!r} in {_runs(number)}" for timer, number in timers.most_common())
-    return f"latency and throughput are of several timers: {listed}"
+    listed = ", ".join(
+        f"{timer!r} in {format_count(number, 'run')}" for timer, number in timers.most_common()
+    )
+    return f"latency and throughput come from different timers: {listed}"
 
 
 # -- a metric ----------------------------------------------------------------------------------------------
 
 
 def show_metric(history: History, metric: str, format: str) -> list[Run]:
-    """Print a metric over the runs, and return those that have it.
+    """Print a metric run by run, and return the runs that have it.
 
     Raises:
-        UnknownMetricError: If none has it.
+        UnknownMetricError: If no run has it.
     """
     values = history.values(metric)
     if format == "json":
         document = {
             "metric": metric,
             "summary": history.get_metric_summary(metric),
-            "values": [{**_plain_run(one.run), "key": one.key, "value": one.value} for one in values],
+            "values": [{**_run_fields(one.run), "key": one.key, "value": one.value} for one in values],
         }
         click.echo(json.dumps(document, indent=2))
     elif format == "csv":
-        rows = [{**_plain_run(one.run), "key": one.key, "value": one.value} for one in values]
+        rows = [{**_run_fields(one.run), "key": one.key, "value": one.value} for one in values]
         click.echo(_to_csv(rows, list(rows[0])))
     else:
         series: defaultdict[str, list[RunValue]] = defaultdict(list)
@@ -111,49 +120,53 @@ def show_metric(history: History, metric: str, format: str) -> list[Run]:
         console = Console()
         for key, of_series in series.items():
             if console.is_terminal:
-                _draw(console, key, of_series, history.get_metric_summary(key))
+                _print_chart(console, key, of_series, history.get_metric_summary(key))
             else:
-                _list(key, of_series)
+                _print_lines(key, of_series)
     return [one.run for one in values]
 
 
-def _draw(console: Console, key: str, values: Sequence[RunValue], summary: Mapping[str, float]) -> None:
-    console.print(Text(visible(f"{key}, {_runs(len(values))}"), style="bold"))
+def _print_chart(
+    console: Console, key: str, values: Sequence[RunValue], summary: Mapping[str, float]
+) -> None:
+    console.print(Text(escape_control(f"{key}, {format_count(len(values), 'run')}"), style="bold"))
     lines = chart(
         [one.value for one in values],
-        lambda value: measured(key, value),
+        lambda value: format_measurement(key, value),
         (_minute(values[0].run.timestamp), _minute(values[-1].run.timestamp)),
-        width=min(console.width, _CHART_WIDTH),
-        plain=not console.encoding.lower().startswith("utf"),
+        width=min(console.width, _MAX_CHART_COLUMNS),
+        ascii_only=not console.encoding.lower().startswith("utf"),
     )
     for line in lines:
         console.print(Text(line, style="cyan", no_wrap=True, overflow="crop"))
-    said = "   ".join(f"{name} {measured(key, summary[name])}" for name in _SUMMARY if name in summary)
-    console.print(Text(said))
+    statistics = "   ".join(
+        f"{name} {format_measurement(key, summary[name])}" for name in _SUMMARY if name in summary
+    )
+    console.print(Text(statistics))
 
 
-def _list(key: str, values: Sequence[RunValue]) -> None:
-    click.echo(visible(f"{key}, {_runs(len(values))}"))
-    texts = [measured(key, one.value) for one in values]
+def _print_lines(key: str, values: Sequence[RunValue]) -> None:
+    click.echo(escape_control(f"{key}, {format_count(len(values), 'run')}"))
+    texts = [format_measurement(key, one.value) for one in values]
     width = max(map(len, texts))
     for one, text in zip(values, texts, strict=True):
         commit = (one.run.commit or "none")[:12]
         line = f"{one.run.timestamp.isoformat(timespec='seconds')}  {text:>{width}}  {commit:12}"
-        click.echo(visible(f"{line}  {one.run.branch or 'none'}"))
+        click.echo(escape_control(f"{line}  {one.run.branch or 'none'}"))
 
 
 # -- the runs ----------------------------------------------------------------------------------------------
 
 
 def show_runs(history: History, format: str) -> list[Run]:
-    """Print the runs and which metrics they have, and return them."""
+    """Print the runs and their metrics, and return the runs."""
     runs = history.measurements()
     if format == "json":
-        listed = [{**_plain_run(run), "metrics": values} for run, values in runs]
+        listed = [{**_run_fields(run), "metrics": values} for run, values in runs]
         click.echo(json.dumps({"runs": listed}, indent=2))
     elif format == "csv":
         keys = list(dict.fromkeys(key for _, values in runs for key in values))
-        rows = [{**_plain_run(run), **values} for run, values in runs]
+        rows = [{**_run_fields(run), **values} for run, values in runs]
         context = [name for name in (rows[0] if rows else {}) if name not in keys]
         click.echo(_to_csv(rows, [*context, *sorted(keys)]))
     elif runs:
@@ -162,44 +175,43 @@ def show_runs(history: History, format: str) -> list[Run]:
 
 
 def _print_tables(runs: Sequence[tuple[Run, dict[str, float]]]) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)  # nobody's lines are broken for a terminal that is not there
-    newest = runs[-MAX_RUNS:]
-    title = _runs(len(runs)) if newest == runs else f"{_runs(len(runs))}, the newest {MAX_RUNS}"
+    console = wide_console()
+    newest = runs[-MAX_TABLE_RUNS:]
+    title = (
+        format_count(len(runs), "run")
+        if newest == runs
+        else f"{format_count(len(runs), 'run')}, the newest {MAX_TABLE_RUNS}"
+    )
     table = _table(title, "time", "branch", "commit", "environment", "latency.p95", "throughput")
     for run, values in newest:
-        told = [measured(key, values[key]) if key in values else "" for key in ("latency.p95", "throughput")]
+        keys = ("latency.p95", "throughput")
+        cells = [format_measurement(key, values[key]) if key in values else "" for key in keys]
         context = [_minute(run.timestamp), run.branch or "none", (run.commit or "none")[:12]]
-        _add(table, [*context, run.environment.value, *told])
+        add_cells(table, *context, run.environment.value, *cells)
     console.print(table)
     series: defaultdict[str, list[float]] = defaultdict(list)
     for _, values in runs:
         for key, value in values.items():
             series[key].append(value)
-    table = _table(f"{len(series)} metrics", "metric", "runs", "last", "min", "max", "run by run")
+    table = _table(format_count(len(series), "metric"), "metric", "runs", "last", "min", "max", "run by run")
     for key, of_metric in sorted(series.items(), key=lambda one: (one[0].startswith("custom."), one[0])):
-        told = [measured(key, value) for value in (of_metric[-1], min(of_metric), max(of_metric))]
-        _add(table, [key, str(len(of_metric)), *told, sparkline(of_metric, 24)])
+        cells = [format_measurement(key, value) for value in (of_metric[-1], min(of_metric), max(of_metric))]
+        add_cells(table, key, str(len(of_metric)), *cells, sparkline(of_metric, 24))
     console.print(table)
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=Text(title, style="bold not italic"), title_justify="left", box=box.SIMPLE)
+    table = Table(title=table_title(title), title_justify="left", box=box.SIMPLE)
     for column in columns:
         is_number = column in ("runs", "last", "min", "max", "latency.p95", "throughput")
         table.add_column(column, justify="right" if is_number else "left", overflow="fold")
     return table
 
 
-def _add(table: Table, cells: Iterable[str]) -> None:
-    table.add_row(*(Text(visible(cell)) for cell in cells))
-
-
 # -- formats -----------------------------------------------------------------------------------------------
 
 
-def _plain_run(run: Run) -> dict[str, Any]:
+def _run_fields(run: Run) -> dict[str, Any]:
     return {
         "timestamp": run.timestamp.isoformat(),
         "run_id": run.run_id,
@@ -219,10 +231,6 @@ def _to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
     for row in rows:
         writer.writerow({**row, "tags": json.dumps(row["tags"])})
     return buffer.getvalue().removesuffix("\r\n")
-
-
-def _runs(number: int) -> str:
-    return f"{number} {'run' if number == 1 else 'runs'}"
 
 
 def _minute(moment: datetime) -> str:

@@ -1,69 +1,104 @@
-"""The snapshot that a command leaves behind: its tags, and where it goes."""
+"""Snapshots of the commands: their tags, how they are written, and the table of one."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from rich.console import Console
 
+from metrics_framework.cli.output import add_label, format_measurement, label_table
 from metrics_framework.errors import OutputError
 from metrics_framework.plugins import load_adapter
 from metrics_framework.recording import Distribution
-from metrics_framework.snapshots import PerformanceSnapshot
+from metrics_framework.snapshots import Environment, PerformanceSnapshot
 from metrics_framework.snapshots.build import LATENCY_TAG
 from metrics_framework.snapshots.distributions import DISTRIBUTIONS_TAG
 from metrics_framework.snapshots.rules import MAX_TAGS
 
 INTERRUPTED_TAG = "interrupted"
-"""The metadata tag of a snapshot that does not hold all that was asked for."""
+"""Metadata tag of a snapshot whose command was interrupted."""
+
+_OPTIONS = [
+    click.option(
+        "--output",
+        default="snapshots",
+        show_default=True,
+        type=click.Path(file_okay=False, writable=True, path_type=Path),
+        help="Folder for the snapshot.",
+    ),
+    click.option("--name", help="Name of the command in the snapshot.  [default: the program's name]"),
+    click.option(
+        "--tag",
+        "tags",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Tag for the snapshot's metadata; repeatable.",
+    ),
+    click.option(
+        "--environment",
+        type=click.Choice([environment.value for environment in Environment]),
+        help="Environment of the snapshot.  [default: ci under CI, else local]",
+    ),
+]
+
+
+def snapshot_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of commands that write a snapshot: output, name, tag and environment."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
 
 
 def parse_pairs(pairs: tuple[str, ...]) -> dict[str, str]:
-    """Return what was given as ``KEY=VALUE``."""
+    """Parse ``KEY=VALUE`` options."""
     tags: dict[str, str] = {}
     for pair in pairs:
         key, separator, value = pair.partition("=")
         if not separator or not key:
-            raise click.BadParameter(f"{pair!r} is not of the form KEY=VALUE", param_hint="'--tag'")
+            raise click.BadParameter(
+                f"{pair!r} is not of the form KEY=VALUE: pass, for example, branch=main",
+                param_hint="'--tag'",
+            )
         tags[key] = value
     return tags
 
 
 def parse_tags(pairs: tuple[str, ...], *own: str) -> dict[str, str]:
-    """Return the tags of a snapshot that were given as ``KEY=VALUE``.
+    """Parse the tags of a snapshot, given as ``KEY=VALUE``.
 
     Args:
-        pairs: What was given.
-        *own: Tags that the command adds, besides those that every command may.
+        pairs: The options.
+        *own: Tags that the command adds, besides those that every command may add.
     """
     tags = parse_pairs(pairs)
     own = (LATENCY_TAG, INTERRUPTED_TAG, DISTRIBUTIONS_TAG, *own)
     if len({*tags, *own}) > MAX_TAGS:
         raise click.BadParameter(
-            f"{len(tags)} are too many: a snapshot holds {MAX_TAGS}, with"
-            f" {', '.join(map(repr, sorted(own)))} among them",
+            f"{len(tags)} tags are too many: a snapshot holds {MAX_TAGS}, including"
+            f" {', '.join(map(repr, sorted(own)))}; pass fewer",
             param_hint="'--tag'",
         )
     return tags
 
 
 @dataclass(frozen=True)
-class Saved:
-    """A snapshot that was written, or was to be."""
+class SaveResult:
+    """A snapshot, and the path at which it was saved or the error that prevented it."""
 
     snapshot: PerformanceSnapshot
     path: Path | None
-    problem: OutputError | None
+    error: OutputError | None
 
-    def say(self) -> bool:
-        """Print where it is, or all of it where the disk refused; say whether it is anywhere."""
-        if self.problem is not None:
-            # What was measured is not lost with the disk.
+    def report(self) -> bool:
+        """Print the path, or the error and the whole snapshot. Returns whether it was saved."""
+        if self.error is not None:
+            # Measurements are printed, so that an unwritable folder does not lose them.
             click.echo(json.dumps(self.snapshot.to_dict()))
-            click.echo(f"Error: {self.problem}", err=True)
+            click.echo(f"Error: {self.error}", err=True)
             return False
         click.echo(self.path)
         return True
@@ -71,16 +106,33 @@ class Saved:
 
 def save(
     snapshot: PerformanceSnapshot, folder: Path, distributions: Mapping[str, Distribution] | None = None
-) -> Saved:
-    """Write a snapshot into a folder; before anything is printed, as whoever reads that may stop reading.
+) -> SaveResult:
+    """Write a snapshot to a folder. Call it before printing, which fails if the reader of a pipe has ended.
 
     Args:
         snapshot: The snapshot.
-        folder: Where it goes.
-        distributions: The values behind it, if they are to be beside it.
+        folder: The folder.
+        distributions: Distributions for its sidecar, if it gets one.
     """
     try:
         path = load_adapter("snapshot_writer")(folder).write(snapshot, distributions)
-        return Saved(snapshot, path, None)
+        return SaveResult(snapshot, path, None)
     except OutputError as error:
-        return Saved(snapshot, None, error)
+        return SaveResult(snapshot, None, error)
+
+
+def print_snapshot(snapshot: PerformanceSnapshot) -> None:
+    """Print the table of a snapshot: its metadata and its measurements."""
+    metadata = snapshot.metadata
+    table = label_table("performance snapshot")
+    add_label(table, "run", metadata.run_id)
+    add_label(table, "time", metadata.timestamp.isoformat())
+    add_label(table, "commit", metadata.commit or "none")
+    add_label(table, "branch", metadata.branch or "none")
+    add_label(table, "environment", metadata.environment.value)
+    for key, value in sorted(metadata.tags.items()):
+        add_label(table, f"tag {key}", value)
+    table.add_section()
+    for key, number in snapshot.metrics.flat().items():
+        add_label(table, key, format_measurement(key, number))
+    Console().print(table)

@@ -1,7 +1,7 @@
-"""Dashboards as plain data: panels that a page, a terminal or a test can draw."""
+"""Dashboards as plain data: panels that a web page, a terminal or a test can draw."""
 
-from metrics_framework.dashboard.courses import HistoryAggregator
-from metrics_framework.dashboard.create import (
+from metrics_framework.dashboard.metric_views import outcomes
+from metrics_framework.dashboard.panels import (
     ERROR_RATE,
     MEMORY_PERCENT,
     POINTS,
@@ -9,7 +9,7 @@ from metrics_framework.dashboard.create import (
     create_dashboard,
     dashboard_schema,
 )
-from metrics_framework.dashboard.subjects import outcomes
+from metrics_framework.dashboard.time_series import HistoryAggregator
 
 __all__ = [
     "ERROR_RATE",

@@ -1,41 +1,55 @@
-"""The panels: rate, errors and duration of operations; use, saturation and errors of the machine.
+"""The dashboards and their panels, by two methods.
 
-Rate, errors, duration is Tom Wilkie's RED method; utilization, saturation, errors Brendan Gregg's USE.
+The panels of operations show rate, errors and duration (Tom Wilkie's RED method), those of the machine
+utilization, saturation and errors (Brendan Gregg's USE method).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from metrics_framework.dashboard.courses import Courses, last
-from metrics_framework.dashboard.plain import labels, mapping, number, text
-from metrics_framework.dashboard.subjects import (
+from metrics_framework.dashboard.metric_views import (
     Measure,
-    Subject,
+    MetricView,
     error_percent,
     failures_per_second,
     level,
     p95,
     percent_level,
     rate,
+    to_labels,
+    to_mapping,
+    to_number,
+    to_text,
     total,
 )
+from metrics_framework.dashboard.time_series import TimeSeriesReader
+from metrics_framework.errors import InvalidInputError, nearest
+from metrics_framework.protocols import MetricsAggregator, ResourceMonitor
 from metrics_framework.resources import CPU_GAUGES, DISK_GAUGES, MEMORY_GAUGES, MOUNTPOINT, NETWORK_GAUGES
+from metrics_framework.validation import check_count, check_duration
 from metrics_framework.values import MetricType, MetricUnit
 
-LINES = 5
-"""How many lines a chart has at most: more cannot be told apart on a small screen."""
+SCHEMA_VERSION = 1
 
-ROWS = 10
-"""How many bars or rows other panels have at most."""
+WINDOW = timedelta(hours=1)
+POINTS = 60
+ERROR_RATE = 0.05
+MEMORY_PERCENT = 95.0
+
+DISK_WARNING_PERCENT = 90.0
+
+MAX_LINES = 5
+"""Maximum number of lines in a chart: more cannot be distinguished on a small screen."""
+
+MAX_ROWS = 10
+"""Maximum number of bars or rows in other panels."""
 
 Panel = dict[str, Any]
-Series = dict[str, Any]
-Kind = Literal["stat", "line", "bar", "table"]
-
-DISK_PERCENT = 90.0
-"""Above which a disk is soon full."""
+PanelSeries = dict[str, Any]
+PanelKind = Literal["stat", "line", "bar", "table"]
 
 _MEMORY, _CPU, _DISK, _NETWORK = (
     {gauge.key: gauge.name for gauge in gauges}
@@ -43,17 +57,114 @@ _MEMORY, _CPU, _DISK, _NETWORK = (
 )
 
 
+def create_dashboard(
+    dashboard_type: str,
+    aggregator: MetricsAggregator,
+    monitor: ResourceMonitor,
+    now: datetime,
+    *,
+    window: timedelta = WINDOW,
+    points: int = POINTS,
+    error_rate: float = ERROR_RATE,
+    memory_percent: float = MEMORY_PERCENT,
+    cpu_percent: float | None = None,
+) -> dict[str, Any]:
+    """Return a dashboard as plain data that follows `dashboard_schema`.
+
+    Lines need a `HistoryAggregator`. With any other aggregator, each line is a single point. If a part fails,
+    the error is logged and its values are left out.
+
+    Args:
+        dashboard_type: ``overview``, ``performance``, ``errors`` or ``resources``.
+        aggregator: Provides recorded values.
+        monitor: Provides current values of resources that were not recorded.
+        now: The time of the dashboard, with a time zone.
+        window: How far back to look; at most the retention of the aggregator.
+        points: The maximum number of points of a line, 2 or more.
+        error_rate: The critical share of failures, 0.0 to 1.0.
+        memory_percent: The critical use of the machine's memory, in percent.
+        cpu_percent: The critical use of all CPUs together, in percent; ``None`` for no threshold.
+
+    Raises:
+        InvalidInputError: If there is no such dashboard, or an argument is not valid.
+    """
+    check_duration("window", window)
+    check_count("points", points, least=2)
+    for name, threshold, maximum in (
+        ("error_rate", error_rate, 1),
+        ("memory_percent", memory_percent, 100),
+        ("cpu_percent", 0 if cpu_percent is None else cpu_percent, 100),
+    ):
+        if to_number(threshold) is None or not 0 <= threshold <= maximum:
+            raise InvalidInputError(f"{name}={threshold!r} is not a number from 0 to {maximum}")
+    reader = TimeSeriesReader(aggregator, monitor, now, window, points)
+    dashboards: dict[str, Callable[[], list[Panel]]] = {
+        "overview": lambda: [
+            overall_error_rate(reader, 100 * error_rate),
+            cpu(reader, cpu_percent, "stat"),
+            memory(reader, memory_percent, "stat"),
+            throughput(reader),
+            error_rates(reader, 100 * error_rate),
+            durations(reader),
+        ],
+        "performance": lambda: [
+            throughput(reader),
+            durations(reader),
+            time_spent(reader),
+            *distributions(reader),
+        ],
+        "errors": lambda: [
+            overall_error_rate(reader, 100 * error_rate),
+            error_rates(reader, 100 * error_rate),
+            failures(reader),
+            failures_by_kind(reader),
+        ],
+        "resources": lambda: [
+            cpu(reader, cpu_percent),
+            load(reader),
+            memory(reader, memory_percent),
+            memory_in_bytes(reader),
+            disk(reader),
+            network(reader),
+            network_totals(reader),
+            network_errors(reader),
+        ],
+    }
+    if not isinstance(dashboard_type, str) or dashboard_type not in dashboards:
+        raise InvalidInputError(
+            f"there is no dashboard {dashboard_type!r}.{nearest(str(dashboard_type), dashboards)}"
+        )
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "type": dashboard_type,
+        "generated_at": now.astimezone(UTC).isoformat(),
+        "window_seconds": window.total_seconds(),
+        "panels": dashboards[dashboard_type](),
+    }
+
+
+def dashboard_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of the result of `create_dashboard`."""
+    import json
+    from importlib.resources import files  # slow to import
+
+    schema: dict[str, Any] = json.loads(
+        files("metrics_framework.dashboard").joinpath("schema.json").read_text(encoding="utf-8")
+    )
+    return schema
+
+
 def panel(
     title: str,
     description: str,
-    kind: Kind,
+    kind: PanelKind,
     unit: MetricUnit,
-    series: Iterable[Series],
+    series: Iterable[PanelSeries],
     *,
     maximum: float | None = None,
     thresholds: Iterable[dict[str, Any]] = (),
 ) -> Panel:
-    """Return a panel; its id is its title in lower case, with hyphens."""
+    """Return a panel. Its id is the title in lower case, with hyphens."""
     return {
         "id": "-".join("".join(char if char.isalnum() else " " for char in title.lower()).split()),
         "title": title,
@@ -67,49 +178,49 @@ def panel(
 
 
 def above(value: float, severity: Literal["warning", "critical"] = "critical") -> dict[str, Any]:
-    """Return a threshold: what is above it is bad."""
+    """Return a threshold that values should not exceed."""
     return {"value": value, "severity": severity, "direction": "above"}
 
 
 # -- operations ------------------------------------------------------------------------------------------
 
 
-def throughput(courses: Courses) -> Panel:
-    """Return how much is going on: the busiest operations, timers and counters."""
-    tracked = {one.name for one in courses.subjects if _is_tracked(one)}
+def throughput(reader: TimeSeriesReader) -> Panel:
+    """Return the events per second of the busiest operations, timers and counters."""
+    tracked = {view.name for view in reader.views if _is_tracked(view)}
     busy = [
-        one
-        for one in courses.subjects
-        if _is_tracked(one)
-        or (one.metric_type is MetricType.TIMER and not (one.operation and one.name in tracked))
-        or (one.metric_type is MetricType.COUNTER and one.unit is MetricUnit.COUNT)
+        view
+        for view in reader.views
+        if _is_tracked(view)
+        or (view.metric_type is MetricType.TIMER and not (view.operation and view.name in tracked))
+        or (view.metric_type is MetricType.COUNTER and view.unit is MetricUnit.COUNT)
     ]
     return panel(
         "Throughput",
-        "Events per second: the busiest operations, timers and counters of the whole run.",
+        "Events per second of the busiest operations, timers and counters since the start.",
         "line",
         MetricUnit.OPERATIONS_PER_SECOND,
-        _lines(courses, busy, rate, LINES, per_second=True),
+        _lines(reader, busy, rate, per_second=True),
     )
 
 
-def error_rates(courses: Courses, threshold: float) -> Panel:
-    """Return which share of their events fails, of the operations that fail most."""
+def error_rates(reader: TimeSeriesReader, threshold: float) -> Panel:
+    """Return the error rate of the operations that fail most often."""
     return panel(
         "Error rate",
-        "Share of failures: the operations that failed most often in the whole run.",
+        "Share of failures of the operations that failed most often since the start.",
         "line",
         MetricUnit.PERCENT,
-        _lines(courses, filter(_is_tracked, courses.subjects), error_percent, LINES),
+        _lines(reader, filter(_is_tracked, reader.views), error_percent),
         maximum=100,
         thresholds=[above(threshold)],
     )
 
 
-def overall_error_rate(courses: Courses, threshold: float) -> Panel:
-    """Return which share of all events failed since the start."""
-    values = [value for one in courses.subjects if _is_tracked(one) for value in one.values]
-    everything = Subject("all operations", MetricType.RATE, MetricUnit.PERCENT, True, values)
+def overall_error_rate(reader: TimeSeriesReader, threshold: float) -> Panel:
+    """Return the error rate of all operations since the start."""
+    values = [value for view in reader.views if _is_tracked(view) for value in view.values]
+    everything = MetricView("all operations", MetricType.RATE, MetricUnit.PERCENT, True, values)
     share = error_percent(everything.since_start) if values else None
     return panel(
         "Errors overall",
@@ -122,243 +233,244 @@ def overall_error_rate(courses: Courses, threshold: float) -> Panel:
     )
 
 
-def failures(courses: Courses) -> Panel:
-    """Return how many failures there are a second, of the operations that fail most."""
+def failures(reader: TimeSeriesReader) -> Panel:
+    """Return the failures per second of the operations with the most failures."""
     return panel(
         "Failures",
-        "Failures per second: the operations with most of them in the whole run.",
+        "Failures per second of the operations with the most failures since the start.",
         "line",
         MetricUnit.OPERATIONS_PER_SECOND,
-        _lines(courses, filter(_is_tracked, courses.subjects), failures_per_second, LINES, per_second=True),
+        _lines(reader, filter(_is_tracked, reader.views), failures_per_second, per_second=True),
     )
 
 
-def failures_by_kind(courses: Courses) -> Panel:
-    """Return the most frequent kinds of failures in the window."""
-    failing = _worst(filter(_is_tracked, courses.subjects), failures_per_second, ROWS)
+def failures_by_kind(reader: TimeSeriesReader) -> Panel:
+    """Return the most frequent error types in the window."""
+    failing = _largest(filter(_is_tracked, reader.views), failures_per_second, MAX_ROWS)
     rows = [
-        _series(one.name, {"error_type": error_type}, [], number(many))
-        for one in failing
-        for error_type, many in mapping(courses.of(one).whole.get("failures")).items()
-        if number(many)
+        _series(view.name, {"error_type": error_type}, [], to_number(count))
+        for view in failing
+        for error_type, count in to_mapping(reader.read(view).whole.get("failures")).items()
+        if to_number(count)
     ]
-    worst = sorted(rows, key=lambda row: -(row["value"] or 0))[:ROWS]
-    return panel(
-        "Failures by kind", "How often each error type was counted.", "table", MetricUnit.COUNT, worst
-    )
+    most = sorted(rows, key=lambda row: -(row["value"] or 0))[:MAX_ROWS]
+    return panel("Failures by kind", "Failures by error type.", "table", MetricUnit.COUNT, most)
 
 
-def durations(courses: Courses) -> Panel:
-    """Return how long the slowest operations and timers take."""
+def durations(reader: TimeSeriesReader) -> Panel:
+    """Return the 95th percentile of the slowest operations and timers."""
     return panel(
         "Duration, p95",
-        "Nineteen of twenty take no longer: the slowest operations and timers of the whole run.",
+        "95 % of the durations are shorter: the slowest operations and timers since the start.",
         "line",
         MetricUnit.MILLISECONDS,
-        _lines(courses, filter(_is_timed, courses.subjects), p95, LINES),
+        _lines(reader, filter(_is_timed, reader.views), p95),
     )
 
 
-def time_spent(courses: Courses) -> Panel:
-    """Return where the time goes: all durations of an operation or timer together."""
+def time_spent(reader: TimeSeriesReader) -> Panel:
+    """Return the total time of operations and timers."""
     return panel(
         "Time spent",
-        "All durations in the window together: what to make faster first.",
+        "Sum of all durations in the window: the first place to optimize.",
         "bar",
         MetricUnit.MILLISECONDS,
-        _bars(courses, filter(_is_timed, courses.subjects), total),
+        _bars(reader, filter(_is_timed, reader.views), total),
     )
 
 
-def distributions(courses: Courses) -> list[Panel]:
-    """Return the largest histograms, a panel for each unit."""
-    histograms = [one for one in courses.subjects if one.metric_type is MetricType.HISTOGRAM]
+def distributions(reader: TimeSeriesReader) -> list[Panel]:
+    """Return the largest histograms, one panel for each unit."""
+    histograms = [view for view in reader.views if view.metric_type is MetricType.HISTOGRAM]
     return [
         panel(
             f"Values in {unit.value}, p95",
-            "Nineteen of twenty are no larger: the largest histograms of the whole run.",
+            "95 % of the values are smaller: the largest histograms since the start.",
             "bar",
             unit,
-            _bars(courses, [one for one in histograms if one.unit is unit], p95),
+            _bars(reader, [view for view in histograms if view.unit is unit], p95),
         )
         for unit in MetricUnit
-        if any(one.unit is unit for one in histograms)
+        if any(view.unit is unit for view in histograms)
     ]
 
 
 # -- the machine and the process -------------------------------------------------------------------------
 
 
-def cpu(courses: Courses, threshold: float | None, kind: Kind = "line") -> Panel:
-    """Return how busy the machine is, and in a chart also how much of that is the process."""
-    shown = ["percent"] if kind == "stat" else ["percent", "process_percent_of_all"]
+def cpu(reader: TimeSeriesReader, threshold: float | None, kind: PanelKind = "line") -> Panel:
+    """Return the CPU use of the machine, and in a chart also that of the process."""
+    is_stat = kind == "stat"
+    keys = ["percent"] if is_stat else ["percent", "process_percent_of_all"]
     return panel(
         "CPU",
         "Use of all CPUs together."
-        if kind == "stat"
-        else "Use of all CPUs together: all of it, the process'.",
+        if is_stat
+        else "Use of all CPUs together, by the machine and the process.",
         kind,
         MetricUnit.PERCENT,
-        _gauges(courses, [_CPU[key] for key in shown], percent_level),
+        _gauges(reader, [_CPU[key] for key in keys], percent_level),
         maximum=100,
         thresholds=[] if threshold is None else [above(threshold)],
     )
 
 
-def memory(courses: Courses, threshold: float, kind: Kind = "line") -> Panel:
-    """Return how full the machine's memory is."""
+def memory(reader: TimeSeriesReader, threshold: float, kind: PanelKind = "line") -> Panel:
+    """Return the memory use of the machine."""
     return panel(
         "Memory",
-        "How full the machine's memory is.",
+        "Use of the machine's memory.",
         kind,
         MetricUnit.PERCENT,
-        _gauges(courses, [_MEMORY["percent"]], percent_level),
+        _gauges(reader, [_MEMORY["percent"]], percent_level),
         maximum=100,
         thresholds=[above(threshold)],
     )
 
 
-def memory_in_bytes(courses: Courses) -> Panel:
-    """Return what memory the process takes."""
+def memory_in_bytes(reader: TimeSeriesReader) -> Panel:
+    """Return the memory use of the process."""
     return panel(
         "Process memory",
-        "Resident memory now, and the most there was.",
+        "Resident memory of the process, and its peak.",
         "line",
         MetricUnit.BYTES,
-        _gauges(courses, [_MEMORY[key] for key in ("process_rss", "process_peak_rss")]),
+        _gauges(reader, [_MEMORY[key] for key in ("process_rss", "process_peak_rss")]),
     )
 
 
-def load(courses: Courses) -> Panel:
-    """Return how many tasks run or wait: more than there are CPUs means that they queue."""
-    cpus = _gauges(courses, [_CPU["count"]])
+def load(reader: TimeSeriesReader) -> Panel:
+    """Return the load averages, with the number of CPUs as threshold."""
+    cpus = _gauges(reader, [_CPU["count"]])
     return panel(
         "Load",
-        "Tasks that run or wait for a CPU; above the number of CPUs they queue.",
+        "Tasks that run or wait for a CPU. Above the number of CPUs, they queue.",
         "line",
         MetricUnit.COUNT,
-        _gauges(courses, [_CPU[key] for key in ("load_1m", "load_5m", "load_15m")]),
+        _gauges(reader, [_CPU[key] for key in ("load_1m", "load_5m", "load_15m")]),
         thresholds=[above(one["value"], "warning") for one in cpus if one["value"]],
     )
 
 
-def disk(courses: Courses) -> Panel:
-    """Return how full the fullest disk was, or where nothing was recorded, each of them."""
+def disk(reader: TimeSeriesReader) -> Panel:
+    """Return the use of the fullest recorded disk, or of each disk if none was recorded."""
     return panel(
         "Disk",
-        "How full the fullest of the recorded disks is.",
+        "Use of the fullest recorded disk.",
         "line",
         MetricUnit.PERCENT,
-        _gauges(courses, [_DISK["percent"]], percent_level, by=MOUNTPOINT),
+        _gauges(reader, [_DISK["percent"]], percent_level, by=MOUNTPOINT),
         maximum=100,
-        thresholds=[above(DISK_PERCENT, "warning")],
+        thresholds=[above(DISK_WARNING_PERCENT, "warning")],
     )
 
 
-def network(courses: Courses) -> Panel:
-    """Return how much passes the network."""
-    recorded = courses.of_gauge(_NETWORK["bytes_sent"])
-    changes = recorded.changes() if recorded is not None else []
-    whole = sum(value for _, value in changes) / len(changes) if changes else None
+def network(reader: TimeSeriesReader) -> Panel:
+    """Return the network traffic per second."""
+    recorded = reader.read_gauge(_NETWORK["bytes_sent"])
+    increases = recorded.increases() if recorded is not None else []
+    average = sum(value for _, value in increases) / len(increases) if increases else None
     return panel(
         "Network",
-        "Bytes per second that all interfaces sent and received together.",
+        "Bytes per second that all interfaces together sent and received.",
         "line",
         MetricUnit.BYTES,
-        [_series(_NETWORK["bytes_sent"], {}, changes, number(whole))] if changes else [],
+        [_series(_NETWORK["bytes_sent"], {}, increases, to_number(average))] if increases else [],
     )
 
 
-def network_totals(courses: Courses) -> Panel:
-    """Return what passed the network so far."""
+def network_totals(reader: TimeSeriesReader) -> Panel:
+    """Return the total network traffic."""
     return panel(
         "Network totals",
-        "What all interfaces sent and received since they came up, now.",
+        "Bytes that all interfaces sent and received since they came up.",
         "table",
         MetricUnit.BYTES,
-        _present(courses, [_NETWORK["bytes_sent"]]),
+        _current(reader, [_NETWORK["bytes_sent"]]),
     )
 
 
-def network_errors(courses: Courses) -> Panel:
-    """Return what the network interfaces lost."""
+def network_errors(reader: TimeSeriesReader) -> Panel:
+    """Return the errors and drops of the network interfaces."""
     return panel(
         "Network errors",
-        "Packets with errors and packets that were dropped since the interfaces came up, now.",
+        "Packets with errors and dropped packets since the interfaces came up.",
         "table",
         MetricUnit.COUNT,
-        _present(courses, [_NETWORK["errors_in"], _NETWORK["drops_in"]]),
+        _current(reader, [_NETWORK["errors_in"], _NETWORK["drops_in"]]),
     )
 
 
 # -- series ----------------------------------------------------------------------------------------------
 
 
-def _is_tracked(subject: Subject) -> bool:
-    return subject.metric_type is MetricType.RATE
+def _is_tracked(view: MetricView) -> bool:
+    return view.metric_type is MetricType.RATE
 
 
-def _is_timed(subject: Subject) -> bool:
-    return subject.metric_type is MetricType.TIMER
+def _is_timed(view: MetricView) -> bool:
+    return view.metric_type is MetricType.TIMER
 
 
-def _series(name: object, tags: object, points: list[list[int | float]], value: int | float | None) -> Series:
-    return {"name": text(name), "tags": labels(tags), "points": points, "value": value}
+def _series(
+    name: object, tags: object, points: list[list[int | float]], value: int | float | None
+) -> PanelSeries:
+    return {"name": to_text(name), "tags": to_labels(tags), "points": points, "value": value}
 
 
-def _worst(subjects: Iterable[Subject], measure: Measure, limit: int) -> list[Subject]:
-    """Return those with the largest numbers since the start; of equals the first by name."""
-    ranked = [(measured, one) for one in subjects if (measured := measure(one.since_start)) is not None]
+def _largest(views: Iterable[MetricView], measure: Measure, limit: int) -> list[MetricView]:
+    """Return the views with the largest numbers since the start. Equal ones are sorted by name."""
+    ranked = [(number, view) for view in views if (number := measure(view.since_start)) is not None]
     ranked.sort(key=lambda item: (-item[0], str(item[1].name)))
-    return [one for _, one in ranked[:limit]]
+    return [view for _, view in ranked[:limit]]
 
 
 def _lines(
-    courses: Courses, subjects: Iterable[Subject], measure: Measure, limit: int, *, per_second: bool = False
-) -> list[Series]:
-    drawn = ((one, courses.of(one)) for one in _worst(subjects, measure, limit))
+    reader: TimeSeriesReader, views: Iterable[MetricView], measure: Measure, *, per_second: bool = False
+) -> list[PanelSeries]:
+    drawn = ((view, reader.read(view)) for view in _largest(views, measure, MAX_LINES))
     lines = [
-        _series(one.name, {}, course.points(measure, per_second=per_second), measure(course.whole))
-        for one, course in drawn
+        _series(view.name, {}, series.points(measure, per_second=per_second), measure(series.whole))
+        for view, series in drawn
     ]
     return _descending(line for line in lines if line["points"])
 
 
-def _bars(courses: Courses, subjects: Iterable[Subject], measure: Measure) -> list[Series]:
+def _bars(reader: TimeSeriesReader, views: Iterable[MetricView], measure: Measure) -> list[PanelSeries]:
     bars = [
-        _series(one.name, {}, [], measure(courses.of(one).whole)) for one in _worst(subjects, measure, ROWS)
+        _series(view.name, {}, [], measure(reader.read(view).whole))
+        for view in _largest(views, measure, MAX_ROWS)
     ]
     return _descending(bar for bar in bars if bar["value"] is not None)
 
 
-def _descending(series: Iterable[Series]) -> list[Series]:
+def _descending(series: Iterable[PanelSeries]) -> list[PanelSeries]:
     return sorted(series, key=lambda one: (one["value"] is None, -(one["value"] or 0)))
 
 
 def _gauges(
-    courses: Courses, names: Iterable[str], measure: Measure = level, *, by: str | None = None
-) -> list[Series]:
-    """Return what was recorded of each gauge, or where nothing was, what the monitor reads now.
+    reader: TimeSeriesReader, names: Iterable[str], measure: Measure = level, *, by: str | None = None
+) -> list[PanelSeries]:
+    """Return each gauge as recorded, or as the monitor reads it now if it was not recorded.
 
     Args:
-        courses: Knows both.
+        reader: Reads both.
         names: The gauges.
-        measure: What is shown of them.
-        by: The tag by which what is read now is told apart.
+        measure: Takes the number from a summary.
+        by: The tag that distinguishes current values of one gauge.
     """
-    shown: list[Series] = []
+    found: list[PanelSeries] = []
     for name in names:
-        recorded = courses.of_gauge(name)
-        if recorded is not None and last(recorded) is not None:
-            latest = measure({"last": last(recorded)})
-            shown.append(_series(name, {}, recorded.points(measure), latest))
+        recorded = reader.read_gauge(name)
+        if recorded is not None and recorded.last is not None:
+            found.append(_series(name, {}, recorded.points(measure), measure({"last": recorded.last})))
             continue
-        for tags, value in courses.present(name):
-            course = courses.of_reading(value)
-            told = {by: tags[by]} if by is not None and by in tags else {}
-            shown.append(_series(name, told, course.points(measure), measure(course.whole)))
-    return shown[:ROWS]
+        for tags, value in reader.current_values(name):
+            series = reader.from_reading(value)
+            kept = {by: tags[by]} if by is not None and by in tags else {}
+            found.append(_series(name, kept, series.points(measure), measure(series.whole)))
+    return found[:MAX_ROWS]
 
 
-def _present(courses: Courses, names: Iterable[str]) -> list[Series]:
-    return [_series(name, tags, [], value) for name in names for tags, value in courses.present(name)]
+def _current(reader: TimeSeriesReader, names: Iterable[str]) -> list[PanelSeries]:
+    return [_series(name, tags, [], value) for name in names for tags, value in reader.current_values(name)]

@@ -21,8 +21,7 @@ from metrics_framework.log import Isolation, log_event
 from metrics_framework.protocols import MetricsSystem
 
 if TYPE_CHECKING:
-    from metrics_framework.callbacks.evaluator import Evaluator
-    from metrics_framework.callbacks.work import Work
+    from metrics_framework.callbacks.calls import Callback, CallRunner
     from metrics_framework.export.endpoints import EndpointUrl
 
 T = TypeVar("T")
@@ -71,7 +70,7 @@ class Destination:
         self.takes_snapshots = takes_snapshots(output)
         self.reason: str | None = None
         self.failures = 0
-        self.work: Work | None = None
+        self.work: Callback | None = None
         self.pending: deque[FullSnapshot] = deque(maxlen=MAX_PENDING_SNAPSHOTS)
         self._discarded = 0
         self._url = url
@@ -183,10 +182,10 @@ class Outputs:
         self._configured: list[Destination] = []
         self._on_demand: dict[str, Destination] = {}
         self._creation_errors: dict[str, str] = {}
-        self._evaluator: Evaluator | None = None
+        self._runner: CallRunner | None = None
         self._creating = threading.Lock()  # concurrent exports create an endpoint once
         # Weak: an endpoint that is no longer remembered may still be exporting.
-        self._of_works: WeakValueDictionary[Work, Destination] = WeakValueDictionary()
+        self._of_works: WeakValueDictionary[Callback, Destination] = WeakValueDictionary()
 
     @property
     def failures(self) -> dict[str, str]:
@@ -299,14 +298,14 @@ class Outputs:
         Returns:
             Endpoint to whether its export succeeded. The log has the reason of each failure.
         """
-        from metrics_framework.callbacks.looking import looking
+        from metrics_framework.callbacks.collection import collect_async
 
         snapshot = _SharedSnapshot(build)
         known = {endpoint: self._known(endpoint, urls) for endpoint in endpoints}
         found = known if all(known.values()) else await self._found(known, urls, timeout)
         works = {each: self._work(each, snapshot, timeout) for each in found.values() if each is not None}
         if works:
-            await looking()(self._call_runner(), works.values())
+            await collect_async(self._call_runner(), works.values())
         return {
             endpoint: each is not None and works[each].failure is None for endpoint, each in found.items()
         }
@@ -336,8 +335,8 @@ class Outputs:
         self, known: Mapping[str, Destination | None], urls: Mapping[str, str], timeout: float
     ) -> dict[str, Destination | None]:
         """Return the outputs. Missing ones are created in a thread, because that may import modules."""
-        from metrics_framework.callbacks.looking import looking
-        from metrics_framework.callbacks.work import Work
+        from metrics_framework.callbacks.calls import Callback
+        from metrics_framework.callbacks.collection import collect_async
 
         found: dict[str, Destination | None] = {}
 
@@ -346,7 +345,7 @@ class Outputs:
                 for endpoint in known:
                     found[endpoint] = self._find(endpoint, urls)
 
-        await looking()(self._call_runner(), [Work("endpoints", find, timeout, {}, records=False)])
+        await collect_async(self._call_runner(), [Callback("endpoints", find, timeout)])
         in_time = dict(found)
         for endpoint in known.keys() - in_time.keys():
             self._fail_creation(endpoint, f"not created within {timeout:g} seconds")
@@ -375,10 +374,10 @@ class Outputs:
         log_event("warning", f"no export: {reason}", outputs=names)
         _remember(self._creation_errors, _without_secrets(endpoint), reason)
 
-    def _work(self, destination: Destination, snapshot: _SharedSnapshot, timeout: float) -> Work:
-        from metrics_framework.callbacks.work import Work
+    def _work(self, destination: Destination, snapshot: _SharedSnapshot, timeout: float) -> Callback:
+        from metrics_framework.callbacks.calls import Callback
 
-        work = destination.work or Work(destination.name, _nothing, timeout, {}, records=False)
+        work = destination.work or Callback(destination.name, _nothing, timeout)
         destination.work = work
         self._of_works[work] = destination
         # A call that is still running keeps its old function and deadline, and this export joins it.
@@ -388,19 +387,19 @@ class Outputs:
     def _export(self, destination: Destination, snapshot: _SharedSnapshot) -> None:
         destination.deliver(self._system, snapshot() if destination.takes_snapshots else None)
 
-    def _call_runner(self) -> Evaluator:
-        from metrics_framework.callbacks.evaluator import Evaluator
+    def _call_runner(self) -> CallRunner:
+        from metrics_framework.callbacks.calls import CallRunner
 
-        if self._evaluator is None:
-            self._evaluator = Evaluator(self._take, self._failed)
-        return self._evaluator
+        if self._runner is None:
+            self._runner = CallRunner(self._take, self._failed)
+        return self._runner
 
-    def _take(self, work: Work, _: object) -> None:
+    def _take(self, work: Callback, _: object) -> None:
         destination = self._of_works.get(work)
         if destination is not None:
             destination.succeed()
 
-    def _failed(self, work: Work, _: str, reason: str) -> None:
+    def _failed(self, work: Callback, _: str, reason: str) -> None:
         destination = self._of_works.get(work)
         work.failure = "failed"  # the destination has the reason, without secrets
         if destination is not None:

@@ -1,4 +1,4 @@
-"""Text formats of metric values: pure functions from what an aggregator answers to text."""
+"""The text formats of `export_metrics`, by name: pure functions from metric values to text."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.exposition.text import to_prometheus
 from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.runtime.cooperative import yield_gil
 from metrics_framework.values import MetricValue
 
 
 def to_plain(value: MetricValue) -> dict[str, Any]:
-    """Return a metric value as plain data that JSON can hold."""
+    """Return a metric value as data that JSON can represent."""
     return {
         "name": value.name,
         "type": value.metric_type.value,
@@ -29,9 +28,9 @@ def to_plain(value: MetricValue) -> dict[str, Any]:
 
 
 def each_value(aggregator: MetricsAggregator) -> Iterator[MetricValue]:
-    """Yield what an aggregator answers, in turns, and one at a time where it can: see `turns`.
+    """Yield all values of an aggregator, and yield the GIL if this thread is cooperative; see `yield_gil`.
 
-    One that can has a method ``iter_metrics``.
+    An aggregator with a method ``iter_metrics`` is read one value at a time.
     """
     one_by_one = getattr(aggregator, "iter_metrics", None)
     for value in aggregator.get_metrics_by_tag({}) if one_by_one is None else one_by_one():
@@ -40,18 +39,18 @@ def each_value(aggregator: MetricsAggregator) -> Iterator[MetricValue]:
 
 
 def to_json(values: Iterable[MetricValue]) -> str:
-    """Return one JSON document: ``{"metrics": [...]}``, each value on a line."""
+    """Return one JSON document: ``{"metrics": [...]}``, with one value per line."""
     lines = ",\n".join(json.dumps(to_plain(value)) for value in values)
     return f'{{"metrics": [\n{lines}\n]}}\n' if lines else '{"metrics": []}\n'
 
 
 def to_jsonl(values: Iterable[MetricValue]) -> str:
-    """Return one JSON object for each value, each on a line."""
+    """Return one JSON object per line, for each value."""
     return "".join(json.dumps(to_plain(value)) + "\n" for value in values)
 
 
 def to_csv(values: Iterable[MetricValue]) -> str:
-    """Return a header and a row for each value; tags and metadata are JSON within their cells."""
+    """Return a header and one row for each value. Tags and metadata are JSON in their cells."""
     buffer = io.StringIO(newline="")
     columns = ["name", "type", "value", "unit", "timestamp", "tags", "metadata"]
     writer = csv.DictWriter(buffer, columns)
@@ -60,6 +59,13 @@ def to_csv(values: Iterable[MetricValue]) -> str:
         row = to_plain(value)
         writer.writerow({**row, "tags": json.dumps(row["tags"]), "metadata": json.dumps(row["metadata"])})
     return buffer.getvalue()
+
+
+def to_prometheus(values: Iterable[MetricValue]) -> str:
+    """Return text in Prometheus text format 0.0.4; see `metrics_framework.exposition.text.to_prometheus`."""
+    from metrics_framework.exposition import text  # slow to import: it also reads stores
+
+    return text.to_prometheus(values)
 
 
 Renderer = Callable[[Iterable[MetricValue]], str]
@@ -73,15 +79,15 @@ FORMATS: dict[str, Renderer] = {
 
 
 def render(values: Iterable[MetricValue], format: str, formats: Mapping[str, Renderer] = FORMATS) -> str:
-    """Return values in the format of that name.
+    """Return values as text in a format.
 
     Args:
-        values: What an aggregator answers.
-        format: A format's name.
-        formats: Those there are.
+        values: The values of an aggregator.
+        format: The name of the format.
+        formats: The known formats, by name.
 
     Raises:
-        InvalidInputError: If there is no such format; the message lists those there are.
+        InvalidInputError: If the format is unknown; the message lists the known formats.
     """
     try:
         renderer = formats[format]

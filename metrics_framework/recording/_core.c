@@ -1078,6 +1078,15 @@ state_stddev(const DistributionState *d)
     return d->count ? ldexp(sqrt(d->squares / (double)d->count), d->exponent) : 0.0;
 }
 
+/* How many buckets fit into a block. A block may have room for more than a distribution may span: without the limit,
+ * a value in that room would be counted at a resolution that is no longer allowed. */
+static inline int32_t
+cells_capacity(int class, int width)
+{
+    size_t capacity = class_size(class) / (size_t)width;
+    return capacity < MAX_INDEXES ? (int32_t)capacity : MAX_INDEXES;
+}
+
 /* Make room for a count at `index`, in a block of its own until the change of the state shows it. Returns -1 where
  * memory is at its end. The caller has made sure that all fits into MAX_INDEXES. */
 static NOINLINE int
@@ -1097,7 +1106,7 @@ cells_grow(Page *page, DistributionState *d, Cells *cells, int32_t index)
     if (width_for(peak) > width)
         width = width_for(peak);
     int class = class_of((size_t)length * (size_t)width);
-    int32_t capacity = (int32_t)(class_size(class) / (size_t)width), slack = capacity - length;
+    int32_t slack = cells_capacity(class, width) - length;
     uint64_t block = page_alloc(page, class);
     if (block == 0)
         return -1;
@@ -1309,7 +1318,7 @@ distribution_place(Page *page, DistributionState *d, double value, Place *place)
         int32_t index = bucket_index(fabs(value), d->halvings);
         if (LIKELY(cells->block != 0)) {
             int64_t at = (int64_t)index - cells->low;
-            if (LIKELY(at >= 0 && (uint64_t)at < class_size(cells->class) / cells->width)) {
+            if (LIKELY(at >= 0 && at < cells_capacity(cells->class, cells->width))) {
                 uint8_t *bytes = AT(page, cells->block);
                 if (LIKELY(cell_get(bytes, cells->width, at) < width_limit(cells->width))) {
                     place->cell = bytes;

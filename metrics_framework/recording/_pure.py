@@ -1258,7 +1258,7 @@ class Series(_Stateful[_SeriesState]):
         return 0
 
     def logged_number(self, before: Any, value: Any) -> tuple[Any, int | float]:
-        """Return what it goes on from after a record, and the number that a log shows."""
+        """Return the state after a record, and the number that a log shows."""
         return before, 0
 
 
@@ -1489,7 +1489,7 @@ class OutcomeSeries(Series):
             self.record(admitted, False, self._core.now())
 
     def admitted(self, error_type: str | None) -> str | None:
-        """Return what an error type is counted as; ``None`` if it is refused."""
+        """Return the name under which an error type is counted; ``None`` if it is rejected."""
         if error_type is None or self.is_null:
             return error_type
         known = self.slot.error_types

@@ -104,7 +104,7 @@ def sum_of(numbers: Sequence[int | float]) -> int | float:
             return total
     try:
         return math.fsum(numbers)
-    except OverflowError:  # fsum refuses partial sums beyond the largest float
+    except OverflowError:  # fsum rejects partial sums beyond the largest float
         total = sum(map(float, numbers))
         return total if total == total else 0.0
 
@@ -115,7 +115,7 @@ def within_int64(number: int | float) -> int | float:
 
 
 def size_of(*parts: object) -> int:
-    """Return how many bytes the parts of an aggregate take: ``sys.getsizeof`` of it is to include them."""
+    """Return the size of the parts of an aggregate in bytes, for its ``__sizeof__``."""
     return sum(map(sys.getsizeof, parts))
 
 
@@ -172,7 +172,7 @@ class CounterAggregate(NamedTuple):
         return CounterAggregate(self.records + later.records, total, is_exact)
 
     def subtract(self, earlier: CounterAggregate) -> CounterAggregate:
-        """Return what was added since an earlier aggregate of the same series."""
+        """Return the difference to an earlier aggregate of the same series."""
         return CounterAggregate(
             self.records - earlier.records,
             self.running_sum.subtract(earlier.running_sum),
@@ -405,7 +405,7 @@ def summarize_gauge(aggregate: _Gauge, start_ns: int, now_ns: int, before: _Gaug
         low, high, began = min(low, before.last), max(high, before.last), start_ns
     span = now_ns - began
     average = integral / span if span > 0 else float(aggregate.last)
-    # Rounding may put the average of a constant an ulp outside of it, and extremes overflow.
+    # By rounding, the average of a constant may differ from it by an ulp, and extremes may overflow.
     average = min(max(average, low), high) if average == average else float(aggregate.last)
     return {**result, "last": aggregate.last, "avg": average, "min": low, "max": high}
 

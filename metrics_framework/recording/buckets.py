@@ -35,11 +35,11 @@ _SUFFIXES = {
     "megabytes": MetricUnit.MEGABYTES,
     "mb": MetricUnit.MEGABYTES,
 }
-"""What a name ends in, after a dot or an underscore, to its unit."""
+"""Maps the ending of a name, after a dot or underscore, to its unit."""
 
 
 class BucketCounts(NamedTuple):
-    """How many values lie between bounds; a bound belongs to the bucket below it.
+    """The number of values between bounds. A bound belongs to the bucket below it.
 
     Attributes:
         bounds: Ascending upper bounds, without infinity.
@@ -74,7 +74,7 @@ def default_bounds(unit: MetricUnit | None, name: str = "") -> tuple[float, ...]
 
     Args:
         unit: The described unit.
-        name: The metric's name. If no unit is described, its ending tells the unit: ``_seconds``, ``.ms``,
+        name: The metric's name. If no unit is described, its ending determines it: ``_seconds``, ``.ms``,
             ``_bytes`` and the like.
 
     Example:
@@ -103,7 +103,7 @@ def seconds_as(unit: MetricUnit | None, bounds: Iterable[float]) -> tuple[float,
 
 
 def check_bounds(bounds: Iterable[float]) -> tuple[float, ...]:
-    """Return bounds as floats; a last one that is infinite is left out.
+    """Return bounds as floats, without an infinite last one.
 
     Raises:
         InvalidInputError: If there are none, one is not a finite number, or they do not ascend.

@@ -23,7 +23,7 @@ MAX_COLLAPSED_TAGS = 16
 
 
 class Budgets(NamedTuple):
-    """How much a store keeps, however many names and tags are recorded.
+    """Limits the names and series of a store.
 
     Attributes:
         series_per_name: Series of one metric or operation.
@@ -85,7 +85,7 @@ class Cardinality:
         self.recent.reset()
 
     def admit_name(self, count: int) -> bool:
-        """Return whether a namespace of so many names takes another one; count an overflow if not."""
+        """Return whether a namespace with ``count`` names accepts another one; count an overflow if not."""
         if count < self.budgets.names:
             return True
         self.overflowed.add(1)
@@ -158,18 +158,18 @@ class SeriesLimiter:
         )
 
     def forget(self, series: Series) -> None:
-        """Take note that a series was removed."""
+        """Note that a series was removed."""
         if OTHER in series.values:
             self._collapsed_series = max(self._collapsed_series - 1, 0)
 
     def loses(self, tags: Mapping[str, str]) -> bool:
-        """Return whether records with these tags may be counted in a series that does not carry them."""
+        """Return whether records with these tags may be counted in a series without them."""
         if any(name in self.collapsed_tags and value != OTHER for name, value in tags.items()):
             return True
         return self._has_lost_all_tags and tags.keys() != {OTHER}
 
     def collapse(self, tags: Mapping[str, str]) -> Series:
-        """Return the series that records of these tags share past the budget, and count the overflow.
+        """Return the series that records with these tags share over the budget, and count the overflow.
 
         Only the tag that grew loses its value, so that a filter on any other tag stays exact. If the series
         without it grow as well, the tag with the most values of the others follows. The last resort is a
@@ -192,7 +192,7 @@ class SeriesLimiter:
                     return metric.make(shared)
             growing = [name for name in tags if name not in self.collapsed_tags]
             if not growing or len(self.collapsed_tags) >= MAX_COLLAPSED_TAGS:
-                self._has_lost_all_tags = True  # for good: this series may expire, and windows last longer
+                self._has_lost_all_tags = True  # permanently: this series may expire before the windows do
                 last = {OTHER: OTHER}
                 return metric.find(last) or metric.make(last)
             worst = self._most_varied(growing)
@@ -277,7 +277,7 @@ class RecentMemory:
         series.drop_recent()
 
     def forget(self, series: Series) -> None:
-        """Take note that the windows of a series are about to go."""
+        """Note that the windows of a series will be removed."""
         slot = series.recent
         if slot is not None and slot.windows is not None:
             self.used = max(self.used - _nbytes(slot), 0)
@@ -313,5 +313,5 @@ class RecentMemory:
 
 
 def _nbytes(slot: Slot) -> int:
-    """Return about how many bytes the recent slot of a series and its windows take."""
+    """Return the approximate size of the recent slot and the windows of a series, in bytes."""
     return _SLOT_BYTES + (0 if slot.windows is None else slot.windows.nbytes)

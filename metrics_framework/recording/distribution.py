@@ -361,7 +361,7 @@ class Distribution:
 
     @property
     def relative_error(self) -> float:
-        """How far a quantile may be from the true value, as a share of it; 0.0 while all values are kept."""
+        """The maximum relative error of a quantile; 0.0 while all values are kept."""
         return 0.0 if self._exact is not None else (2.0**2.0**-self.scale - 1) / 2
 
     @property

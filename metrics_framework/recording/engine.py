@@ -21,7 +21,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
 LAYOUT = 1
-"""The version of the interface between the engines and the library. A build with another one is refused."""
+"""The version of the interface of the engines. The library rejects a build with another version."""
 
 _NAMES = (
     "RECENT_NS",
@@ -61,18 +61,18 @@ class Owner(Protocol):
         ...
 
     def number(self, value: object, signed: bool) -> int | float | None:
-        """Return a value as a finite number; ``None`` if it was refused and counted. It may raise."""
+        """Return a value as a finite number; ``None`` if it was rejected and counted. It may raise."""
         ...
 
     def milliseconds(self, value: object, unit: object) -> float | None:
-        """Return a duration in milliseconds; ``None`` if it was refused and counted. It may raise."""
+        """Return a duration in milliseconds; ``None`` if it was rejected and counted. It may raise."""
         ...
 
     def error_type(self, error_type: str) -> str | None:
         """Admit an error type that is not in the slot's `ErrorTypes` yet.
 
         Returns:
-            The error type to count; ``None`` if it was refused and counted.
+            The error type to count; ``None`` if it was rejected and counted.
         """
         ...
 
@@ -89,11 +89,11 @@ class Finder(Protocol):
         ...
 
     def find(self, kind: str, name: object, tags: object) -> Any:
-        """Return a series, a new one if need be; ``None`` if the input was refused and counted."""
+        """Return a series, a new one if need be; ``None`` if the input was rejected and counted."""
         ...
 
     def find_step(self, name: object, step: int, tags: object) -> Any:
-        """Return the counter or gauge that a step of 1 or -1 moves; ``None`` if it was refused."""
+        """Return the counter or gauge that a step of 1 or -1 moves; ``None`` if it was rejected."""
         ...
 
 
@@ -101,11 +101,11 @@ class TimerFinder(Protocol):
     """Finds the series of operations for `RunningTimers` and `OperationRecorder`: the store."""
 
     def find_timing(self, operation: object, tags: object = None) -> Any:
-        """Return the durations of an operation; ``None`` if the input was refused and counted."""
+        """Return the durations of an operation; ``None`` if the input was rejected and counted."""
         ...
 
     def find_outcomes(self, operation: object, tags: object = None) -> Any:
-        """Return the outcomes of an operation; ``None`` if the input was refused and counted."""
+        """Return the outcomes of an operation; ``None`` if the input was rejected and counted."""
         ...
 
     def count_abandoned(self) -> None:

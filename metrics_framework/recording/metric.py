@@ -116,7 +116,7 @@ def check_milliseconds(name: str, value: object, unit: Any) -> float:
 
 
 class Metric:
-    """A name with its series: the owner that the engine asks about everything that is not a number.
+    """A name with its series. The engine calls it for everything that is not a number.
 
     Windows are kept once for all series, or once for each combination of the values of the tags in
     ``window_by`` of its description. Each series has its own recent windows, as far as the budget goes.
@@ -172,7 +172,7 @@ class Metric:
 
     @property
     def is_known(self) -> bool:
-        """Whether anything was recorded, now or before its series expired, or it was declared."""
+        """Whether it has records, had any before its series expired, or was declared."""
         if not self.declared and not self._was_recorded:
             self._was_recorded = any(map(_has_records, self.series())) or any(
                 slot.windows is not None or slot.peek()[2] is not None for slot in self.slots
@@ -185,7 +185,7 @@ class Metric:
         return None if tag_set is None else tag_set.get(tuple(tags.values()))
 
     def find_or_make(self, tags: Mapping[str, str]) -> Series:
-        """Return the series of these tags: a new one within the budget, else one that others share.
+        """Return the series of these tags: a new one within the budget, else a shared one.
 
         Args:
             tags: Tags as `plain_tags` returns them.
@@ -203,7 +203,7 @@ class Metric:
         tag_set = self.tag_sets.get(names)
         if tag_set is None:
             tag_set = self.tag_sets.setdefault(names, TagSet(self, names))
-        # Of two threads that get here at once, both get the same series.
+        # Two concurrent threads get the same series.
         return self._admit(self.kind.series(tag_set, values, self._slot(tags)))
 
     def _admit(self, series: Series) -> Series:
@@ -239,7 +239,7 @@ class Metric:
                 self.remove(series)
 
     def _expire_to_make_room(self) -> bool:
-        """Forget idle series where the budget is used up, once in a while; return whether it was time."""
+        """Remove idle series at intervals if the budget is used up; return whether it did."""
         state, now = self.state, self.state.core.now()
         if state.expire_ns is None or now < self._next_expiry_ns or not state.describe(self.name).expires:
             return False
@@ -253,10 +253,10 @@ class Metric:
         self._next_expiry_ns = 0
         self.removed_ns = -1
 
-    # -- what the engine asks of the owner of a series -------------------------------------------------
+    # -- callbacks of the engine -----------------------------------------------------------------------
 
     def number(self, value: object, signed: bool) -> int | float | None:
-        """Return a number that the engine does not know; ``None`` if it was refused and counted.
+        """Return a number of a type that the engine does not handle; ``None`` if it was rejected and counted.
 
         Raises:
             InvalidInputError: If it is not a number that can be recorded.
@@ -264,7 +264,7 @@ class Metric:
         return self.state.checked(check_number, self.kind, self.name, value, signed)
 
     def milliseconds(self, value: object, unit: object) -> float | None:
-        """Return a duration in milliseconds; ``None`` if it was refused and counted.
+        """Return a duration in milliseconds; ``None`` if it was rejected and counted.
 
         Raises:
             InvalidInputError: If it is not a duration that can be recorded.
@@ -272,7 +272,7 @@ class Metric:
         return self.state.checked(check_milliseconds, self.name, value, unit)
 
     def error_type(self, error_type: object) -> str | None:
-        """Return what a new error type is counted as; ``None`` if it was refused and counted.
+        """Return the name under which a new error type is counted; ``None`` if it was rejected and counted.
 
         Raises:
             InvalidInputError: If it is not a non-empty string.
@@ -283,7 +283,7 @@ class Metric:
         return self.state.cardinality.admit_error_type(self.error_types, name, self.name)
 
     def readmit(self, series: Series) -> Series | None:
-        """Take back a removed series that is recorded into, or return the series in its place.
+        """Re-add a removed series that has a new record, or return its replacement.
 
         Returns:
             ``None`` if another kind of metric has the name now, and that was counted.
@@ -333,7 +333,7 @@ class Metric:
                 return
 
     def apply_description(self) -> None:
-        """Follow a change of the description, of the rules or of the default buckets."""
+        """Apply a change of the description, the rules or the default buckets."""
         law, bounds = (
             self.state.describe(self.name).merge,
             self.state.bounds(self.name, self.kind.metric_type),
@@ -434,7 +434,7 @@ class _Part(NamedTuple):
 
 
 class _WindowByTags:
-    """Puts a window by tags together from the series that carry them.
+    """Builds a window by tags from the series that have these tags.
 
     Args:
         metric: The metric.
@@ -491,7 +491,7 @@ class _WindowByTags:
         while True:
             split = [part for part in parts if part.is_split_by(edge_ns)]
             if any(part.windows is None for part in split):
-                raise self._refused("has series with these tags whose windows are not kept")
+                raise self._refused("has series with these tags that have no windows")
             lowest_ns = max([lowest_ns, *(part.complete_ns for part in split)])
             if edge_ns < lowest_ns:
                 edge_ns, is_rising = lowest_ns, True
@@ -530,7 +530,7 @@ class _WindowByTags:
                         yield series
 
     def _part(self, series: Series) -> _Part:
-        # The last record first: then the windows, which are read after it, have this record.
+        # Read the last record first: the windows, which are read later, contain it.
         last_ns = series.last_ns - series.last_ns % RECENT_SLOT_NS
         first_ns = series.created_ns - series.created_ns % RECENT_SLOT_NS
         slot, windows, complete_ns = series.recent, None, 0
@@ -579,7 +579,7 @@ def _plain(series: Series) -> tuple[Any, None] | None:
 
 
 def _has_records(series: Series) -> bool:
-    # A clock that starts at 0 has a first record at 0, which is also the time of no record.
+    # With a clock that starts at 0, the first record is at 0, which also means "no record".
     return series.last_ns != 0 or series.state() is not None
 
 

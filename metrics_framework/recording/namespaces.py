@@ -28,7 +28,7 @@ class NameRegistry:
 
     Args:
         exposed_names: The backend's rules.
-        forget_unused: Forgets a metric whose only record was refused; returns whether it was one.
+        forget_unused: Forgets a metric whose only record was rejected; returns whether it was one.
     """
 
     def __init__(self, exposed_names: ExposedNames, forget_unused: Callable[[Named], bool]) -> None:
@@ -38,14 +38,14 @@ class NameRegistry:
         self._names: dict[Named, frozenset[str]] = {}
 
     def register(self, named: Named, unit: MetricUnit | None) -> None:
-        """Register the exposed names of a metric; its former names that it no longer needs are free again.
+        """Register the exposed names of a metric, and free its former names.
 
         Raises:
             InvalidInputError: If another metric has one of them; the message names both.
         """
         before, names = self._names.get(named, frozenset()), frozenset(self.exposed_names(named, unit))
         taken: set[str] = set()
-        # In one order, so that of two threads that want the same names one gets them all.
+        # In a fixed order: if two threads register the same names, one of them gets all.
         for name in sorted(names - before):
             while (owner := self._owners.setdefault(name, named)) != named:
                 if not self._forget_unused(owner):
@@ -64,11 +64,11 @@ class NameRegistry:
         self._free(self._names.pop(named, frozenset()), named)
 
     def owner(self, name: str) -> Named | None:
-        """Return the metric that has an exposed name."""
+        """Return the metric with an exposed name."""
         return self._owners.get(name)
 
     def names(self) -> list[str]:
-        """Return all names that are taken."""
+        """Return all registered names."""
         return list(self._owners)
 
     def _free(self, names: Iterable[str], named: Named) -> None:
@@ -85,14 +85,14 @@ class Namespace:
 
     Args:
         state: Shared with the rest of the store.
-        what: What errors call a name.
-        done: What was not done to an unknown name.
-        kinds: The kinds that a name may be of.
+        what: The noun in errors about a name, such as ``"metric"``.
+        done: The participle in the error for an unknown name, such as ``"recorded"``.
+        kinds: The possible kinds of a name.
         rules: Change names and tags before anything is recorded.
 
     Attributes:
-        indexes: Series by names and tags as they are given, for each kind by its label.
-        registry: The names that metrics are exposed by, if they must differ.
+        indexes: Finds series by the names and tags of records; one for each kind, by its label.
+        registry: The exposed names, if they must be unique.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Namespace:
         """Return the series of a name and tags, a new one if need be: the slow path of a record.
 
         Returns:
-            ``None`` if the input was refused and counted.
+            ``None`` if the input was rejected and counted.
 
         Raises:
             InvalidInputError: If an argument breaks its rule, or the name is of another kind.
@@ -143,7 +143,7 @@ class Namespace:
         return self._state.checked(self._find, kind, name, tags)
 
     def bind(self, kind: Kind, name: object, tags: object) -> Any:
-        """Return the series of a name and tags for good: the name is known from now on.
+        """Bind and return the series of a name and tags. The name is known from now on.
 
         Raises:
             InvalidInputError: If an argument breaks its rule, or the name is of another kind.
@@ -164,23 +164,23 @@ class Namespace:
         while True:
             metric = self.metric(kind, ruled.name)
             series = metric.find_or_make(ruled.keep(plain))
-            if metric.name == ruled.name:  # else each record under a name past the budget is counted
+            if metric.name == ruled.name:  # a record under a name over the budget is counted each time
                 learn(index, given, plain, series)
             if self._metrics.get(metric.name) is metric:
                 return series
-            # Another thread has removed the name meanwhile: records into this series would not be seen.
+            # Another thread has removed the name: reads would not see records of this series.
             metric.remove(series)
             index.forget(given)
 
     def ruled(self, name: str) -> Ruled | None:
-        """Return what the rules make of a name; ``None`` if they deny it."""
+        """Return the effect of the rules on a name; ``None`` if they deny it."""
         ruled = apply(self._rules, name)
         if ruled and (ruled.buckets or ruled.max_series) and len(self._state.ruled) < MAX_RULED_NAMES:
             self._state.ruled[ruled.name] = ruled
         return ruled
 
     def recorded_name(self, name: str) -> str | None:
-        """Return the name that records of ``name`` are kept under; ``None`` if there is none."""
+        """Return the name under which records of ``name`` are stored; ``None`` if there is none."""
         ruled = self.ruled(name)
         names = () if ruled is None else (ruled.name, *(f"{OTHER}{label}" for label in self.indexes))
         return next((kept for kept in names if kept in self._metrics), None)
@@ -199,7 +199,7 @@ class Namespace:
                 metric = self._metrics.get(name)
             metric = metric or self._metrics.setdefault(name, self._new(kind, name))
         if metric.kind is not kind:
-            if not metric.is_known:  # the record that made it was refused
+            if not metric.is_known:  # the record that created it was rejected
                 self.remove(name)
                 return self.metric(kind, name)
             raise MetricTypeError(
@@ -231,7 +231,7 @@ class Namespace:
         return True
 
     def register(self, named: Named) -> None:
-        """Register the names that a metric is exposed by.
+        """Register the exposed names of a metric.
 
         Raises:
             InvalidInputError: If another metric has one of them.
@@ -246,7 +246,7 @@ class Namespace:
 
 
 class _Denied:
-    """The owner of the series of names that a rule denies: their input is checked and not kept.
+    """The owner of the series of denied names. Their input is checked and discarded.
 
     Args:
         state: Shared with the rest of the store.
@@ -260,15 +260,15 @@ class _Denied:
         self._kind = kind
 
     def number(self, value: object, signed: bool) -> int | float | None:
-        """Return a number that the engine does not know; ``None`` if it was refused and counted."""
+        """Return a number that the engine does not handle; ``None`` if it was rejected and counted."""
         return self._state.checked(check_number, self._kind, self.name, value, signed)
 
     def milliseconds(self, value: object, unit: object) -> float | None:
-        """Return a duration in milliseconds; ``None`` if it was refused and counted."""
+        """Return a duration in milliseconds; ``None`` if it was rejected and counted."""
         return self._state.checked(check_milliseconds, self.name, value, unit)
 
     def error_type(self, error_type: object) -> str | None:
-        """Return an error type; ``None`` if it was refused and counted."""
+        """Return an error type; ``None`` if it was rejected and counted."""
         return self._state.checked(check_name, error_type, "error type")
 
     def readmit(self, series: Series) -> Series:

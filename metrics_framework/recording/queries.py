@@ -1,4 +1,4 @@
-"""Queries: what a store answers about the numbers it keeps."""
+"""Queries: the methods of a store that read its numbers."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Queries:
 
     @property
     def retention(self) -> timedelta:
-        """How far back a time window may reach; older records stay in totals only."""
+        """The maximum length of a time window. Older records remain in totals only."""
         return timedelta(microseconds=self._state.retention_ns // 1_000)
 
     @retention.setter
@@ -221,7 +221,7 @@ class Queries:
         return [(metric.named, metric) for names in self._namespaces for metric in names.metrics()]
 
     def expire(self, metric: Metric, many: Iterable[Series]) -> None:
-        """Forget those of a metric's series that have been idle for too long."""
+        """Remove the series of a metric that have been idle for too long."""
         expire_ns = self._state.expire_ns
         if expire_ns is not None and self._state.describe(metric.name).expires:
             metric.expire(many, self.core.now() - expire_ns)
@@ -258,32 +258,32 @@ class Queries:
 
     @property
     def series_count(self) -> int:
-        """How many series there are, operations included."""
+        """The number of series, including operations."""
         return sum(metric.series_count for names in self._namespaces for metric in names.metrics())
 
     @property
     def is_compiled(self) -> bool:
-        """Whether the compiled engine records, and not the one in pure Python."""
+        """Whether the compiled engine is in use, not the one in pure Python."""
         return engine.ENGINE == "compiled"
 
     @property
     def recorded(self) -> int:
-        """How many records there were."""
+        """The number of records."""
         return self.core.records
 
     @property
     def rejected(self) -> int:
-        """How many records were refused and counted instead of raising."""
+        """The number of rejected records that were counted instead of raising."""
         return self._state.rejected.value
 
     @property
     def overflowed(self) -> int:
-        """How often a budget cost a record a tag's value, its name or its error type."""
+        """How many records lost a tag value, a name or an error type to a budget."""
         return self._state.cardinality.overflowed.value
 
     @property
     def abandoned(self) -> int:
-        """How many timers were started, never stopped, and given up."""
+        """The number of timers that were started, never stopped, and abandoned."""
         return self._state.abandoned.value
 
     # -- inside ----------------------------------------------------------------------------------------
@@ -355,13 +355,13 @@ class Queries:
         ]
 
     def _housekeeping(self) -> None:
-        """Log the warnings that records left to reads, and count and reclaim."""
+        """Log the warnings of records, count series and reclaim memory."""
         self._state.log_notices()
         self._state.cardinality.series_count = self.series_count
         self._state.cardinality.recent.reclaim(self._all_series())
 
     def _tidy(self) -> None:
-        """Do what records leave to full reads: log warnings, and forget idle series."""
+        """Do the housekeeping of full reads: log warnings, and remove idle series."""
         if self._state.expire_ns is not None:
             for names in self._namespaces:
                 for metric in names.metrics():
@@ -389,6 +389,6 @@ def _summarize(metric: Metric, window: Window[Any]) -> dict[str, Any]:
 def _wall_time(moment_ns: int, now_ns: int, wall_ns: int) -> datetime:
     """Return a moment of the monotonic clock in UTC, to the millisecond.
 
-    Two clocks cannot be read at once: rounded, the same moment is the same in the next answer.
+    Two clocks cannot be read at the same moment. Rounding gives a moment the same time in each result.
     """
     return datetime.fromtimestamp(round((wall_ns - (now_ns - moment_ns)) / 1e6) / 1e3, tz=UTC)

@@ -1,4 +1,4 @@
-"""The answers of a store."""
+"""The results of queries of a store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from metrics_framework.values import MetricType
 
 @dataclass(frozen=True)
 class Failure:
-    """One failure of an operation, as it was reported."""
+    """One failure of an operation, as reported."""
 
     error_type: str
     metadata: dict[str, Any]
@@ -23,7 +23,7 @@ class Failure:
 
 
 class RawFailure(NamedTuple):
-    """A failure as it is kept; its `Failure` is made when it is read."""
+    """A stored failure. A read creates its `Failure`."""
 
     error_type: str
     metadata: dict[str, Any]

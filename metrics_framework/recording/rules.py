@@ -23,7 +23,7 @@ MAX_RULED_NAMES = 10_000
 
 @dataclass(frozen=True)
 class Rule:
-    """Changes the metrics and operations whose names match.
+    """A rule for all metrics and operations with matching names.
 
     Rules are tried in order, each on the name that the rules before it returned.
 
@@ -67,7 +67,7 @@ class Rule:
 
     @classmethod
     def parse(cls, table: Mapping[str, Any]) -> Rule:
-        """Make a rule of a mapping, as it is in a configuration file.
+        """Create a rule from a mapping of a configuration file.
 
         Raises:
             InvalidInputError: If a key is unknown or a value is not allowed.
@@ -99,7 +99,7 @@ class Ruled(NamedTuple):
     max_series: int | None
 
     def keep(self, tags: Mapping[str, str]) -> dict[str, str]:
-        """Return tags without those that are left out."""
+        """Return tags without the dropped ones."""
         return {tag: value for tag, value in tags.items() if tag not in self.drop_tags}
 
 
@@ -124,7 +124,7 @@ def apply(rules: Iterable[Rule], name: str) -> Ruled | None:
 
 
 def learn(index: SeriesIndex, name: str, given: Mapping[str, str], series: Series) -> None:
-    """Let records of a name and tags, as they are given, find a series in one lookup.
+    """Index a series under the name and tags of a record, so that the next record finds it in one lookup.
 
     A series past a budget is not learned: each of its records is counted as an overflow, and later there may
     be room for a series of its own.
@@ -142,18 +142,18 @@ def learn(index: SeriesIndex, name: str, given: Mapping[str, str], series: Serie
 
 
 class Source(Protocol):
-    """What `Scope` adds tags to: the store."""
+    """The interface that `Scope` needs of the store."""
 
     def find(self, kind: str, name: object, tags: object) -> Any:
-        """Return the series of a metric; ``None`` if the input was refused and counted."""
+        """Return the series of a metric; ``None`` if the input was rejected and counted."""
         ...
 
     def find_step(self, name: object, step: int, tags: object) -> Any:
-        """Return the series that a step up or down moves."""
+        """Return the series that an increment or decrement changes."""
         ...
 
     def bind(self, kind: str, name: object, tags: object) -> Any:
-        """Return the series of a metric for good."""
+        """Bind and return the series of a metric."""
         ...
 
 
@@ -186,7 +186,7 @@ class Scope:
         return self._learned(kind, name, tags, series)
 
     def bind(self, kind: str, name: object, tags: object) -> Any:
-        """Return the series of a metric for good; see `Store.bind`."""
+        """Bind and return the series of a metric; see `Store.bind`."""
         return self._store.bind(kind, name, self._with(tags))
 
     def _learned(self, kind: str, name: object, tags: object, series: Any) -> Any:
@@ -198,4 +198,4 @@ class Scope:
         try:
             return {**self.tags, **plain_tags(tags)}
         except InvalidInputError:
-            return tags  # the store reports what is wrong with them
+            return tags  # the store reports the error

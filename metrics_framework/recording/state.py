@@ -64,7 +64,7 @@ NOT_GIVEN: Final = NotGiven.NOT_GIVEN
 
 @dataclass(frozen=True)
 class Description:
-    """What an application says of a metric.
+    """The description of a metric by the application.
 
     Attributes:
         unit: The unit of its numbers; a timer's are milliseconds whatever this says.
@@ -146,7 +146,7 @@ class StoreState:
             by the unit of the metric.
         on_removed: Called with each series that is removed: its owner's `Named`, the series, and its final
             aggregate.
-        rejected: Counts the refused input, if errors are not raised.
+        rejected: Counts rejected input, if errors are not raised.
         abandoned: Counts the timers that were started, never stopped, and given up.
     """
 
@@ -196,10 +196,10 @@ class StoreState:
         self.notice("input refused", error=str(error))
 
     def checked(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
-        """Return the result of a function; ``None`` if it refused its input and that was counted.
+        """Return the result of a function; ``None`` if it rejected its input and that was counted.
 
         Raises:
-            InvalidInputError: If it refused its input, unless the store logs errors.
+            InvalidInputError: If it rejected its input, unless the store logs errors.
         """
         try:
             return function(*args, **kwargs)
@@ -208,7 +208,7 @@ class StoreState:
             return None
 
     def notice(self, event: str, **fields: Any) -> None:
-        """Have the next read log a warning, once for the same fields: a record never logs."""
+        """Schedule a warning for the next read, once for the same fields. A record never logs."""
         key = f"{event} {fields}"
         noticed = self._noticed.setdefault(event, set())
         if key not in noticed and len(noticed) < MAX_NOTICES:
@@ -228,7 +228,7 @@ class StoreState:
         return replace(description, buckets=ruled.buckets) if ruled and ruled.buckets else description
 
     def bounds(self, name: str, metric_type: MetricType) -> tuple[float, ...]:
-        """Return the upper bounds that values are counted by; empty for anything but distributions."""
+        """Return the bucket bounds of a metric; empty for counters and gauges."""
         if metric_type not in (MetricType.HISTOGRAM, MetricType.TIMER):
             return ()
         description = self.describe(name)
@@ -240,7 +240,7 @@ class StoreState:
         return seconds_as(unit, self.default_buckets) if self.default_buckets else ()
 
     def max_series(self, name: str) -> int:
-        """Return how many series a name may have."""
+        """Return the maximum number of series of a name."""
         ruled = self.ruled.get(name)
         return (ruled and ruled.max_series) or self.cardinality.budgets.series_per_name
 

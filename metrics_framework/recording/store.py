@@ -1,7 +1,7 @@
-"""The store: the one place where numbers are kept, which collectors, timers and trackers are views of.
+"""The store: keeps all numbers. Collectors, timers, trackers and aggregators are views of it.
 
 Metrics and operations are two namespaces. A series keeps its state since the start, and about an hour of
-coarse windows. Fine windows are kept once for each name, so that they cost nothing as series are added.
+coarse windows. Fine windows are kept once per name, so they do not grow with the number of series.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Store(Queries):
         budgets: How many series, names and error types are kept apart, and the memory of windows by tag.
         expire_after: How long a series may be idle before it is forgotten; for ever by default. Totals of
             its name stay.
-        tags: Constant tags of every series, such as the service's name. They cost a record nothing; a
+        tags: Constant tags of every series, such as the service's name. They do not slow down a record; a
             series' own tag of the same name wins.
         rules: Change names and tags before anything is recorded, in this order.
         default_buckets: Upper bounds that the values of histograms and timers are counted by if neither a
@@ -121,7 +121,7 @@ class Store(Queries):
             tags: The tags of the series.
 
         Returns:
-            ``None`` if the input was refused and counted.
+            ``None`` if the input was rejected and counted.
 
         Raises:
             InvalidInputError: If an argument breaks its rule, or the name is of another type.
@@ -150,7 +150,7 @@ class Store(Queries):
         """Return the series that a step up or down moves: a gauge, or a counter for a step up.
 
         Returns:
-            ``None`` if the input was refused and counted.
+            ``None`` if the input was rejected and counted.
 
         Raises:
             MetricTypeError: If the name is a histogram or timer, or a counter would go down.
@@ -260,7 +260,7 @@ class Store(Queries):
         name, state = ruled.name, self._state
         for names in self._namespaces:
             metric = names.get(name)
-            if metric is not None and not metric.is_known:  # the record that made it was refused
+            if metric is not None and not metric.is_known:  # the record that created it was rejected
                 names.remove(name)
         before = state.descriptions.get(name, NOT_DESCRIBED)
         description = replace(before, **fields)
@@ -360,7 +360,9 @@ def _checked_rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:
 
 def _check_window_by(metric: Metric, window_by: tuple[str, ...]) -> None:
     if metric.kind is GAUGE and window_by:
-        raise InvalidInputError(f"{metric.name!r} is a gauge, whose windows are not kept by tags")
+        raise InvalidInputError(
+            f"{metric.name!r} is a gauge, and window_by={list(window_by)!r} is not for gauges: leave it out"
+        )
     if metric.window_by != window_by:
         raise InvalidInputError(
             f"{metric.name!r} was recorded already, so window_by={list(window_by)!r} comes too late:"

@@ -84,6 +84,60 @@ async def checkpoint() -> None:
     await _loop().checkpoint()
 
 
+async def run_within(seconds: float, function: Callable[[], Awaitable[object]]) -> bool:
+    """Run an async function, and return whether it finished in time; otherwise it was cancelled."""
+    if (trio := running_trio()) is not None:
+        with trio.move_on_after(seconds) as scope:
+            await function()
+        return not scope.cancelled_caught
+    import asyncio
+
+    try:
+        async with asyncio.timeout(seconds):
+            await function()
+    except TimeoutError:
+        return False
+    return True
+
+
+async def run_until_first(*functions: Callable[[], Awaitable[object]]) -> None:
+    """Run async functions concurrently until one of them finishes, then cancel the others.
+
+    Raises:
+        Exception: If a function raised it before another finished; in an exception group on trio.
+    """
+    if (trio := running_trio()) is not None:
+        async with trio.open_nursery() as nursery:
+
+            async def run(function: Callable[[], Awaitable[object]]) -> None:
+                await function()
+                nursery.cancel_scope.cancel()
+
+            for function in functions:
+                nursery.start_soon(run, function)
+        return
+    import asyncio
+
+    tasks = [asyncio.ensure_future(function()) for function in functions]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+def create_event() -> Any:
+    """Return an event of the running event loop. It has ``set()`` and ``wait()``."""
+    if (trio := running_trio()) is not None:
+        return trio.Event()
+    import asyncio
+
+    return asyncio.Event()
+
+
 class _Asyncio:
     @staticmethod
     async def wait(notifier: Notifier, is_due: Callable[[], bool], seconds: float | None) -> None:

@@ -1,13 +1,18 @@
-"""Version 1 performance snapshots: the models, their rules, and how a system becomes one."""
+"""Version 1 performance snapshots: models, validation, files, and the builder that reads a system."""
 
 import typing
 
 from metrics_framework.snapshots.build import BuildReport, DistributionAggregator, LeftOut, SnapshotBuilder
-from metrics_framework.snapshots.files import dump_snapshot, read_snapshot
-from metrics_framework.snapshots.flat import Measured, find_keys, parse_flat_key
-from metrics_framework.snapshots.keys import CustomSeries, custom_key, parse_custom_key
+from metrics_framework.snapshots.files import LeftOutFile, Run, RunValue, dump_snapshot, read_snapshot
+from metrics_framework.snapshots.keys import (
+    CustomSeries,
+    Measured,
+    custom_key,
+    find_keys,
+    parse_custom_key,
+    parse_flat_key,
+)
 from metrics_framework.snapshots.rules import document_violations, json_schema
-from metrics_framework.snapshots.runs import LeftOutFile, Run, RunValue
 from metrics_framework.snapshots.v1 import (
     Environment,
     LatencyMetrics,
@@ -47,7 +52,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name == "read_distributions":  # what keeps numbers is slow to import
+    if name == "read_distributions":  # imported on use: `recording` is slow to import
         from metrics_framework.snapshots.distributions import read_distributions
 
         return read_distributions

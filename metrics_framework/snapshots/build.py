@@ -1,4 +1,4 @@
-"""How a system becomes a snapshot, by the Protocols alone: whatever the adapters are, they can emit one."""
+"""Builds a snapshot of a system from its Protocols, so that any adapters can produce one."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_CUSTOM = 200
-"""How many custom keys a snapshot holds unless it is told otherwise: a comparison flags each that moves."""
+"""Default limit of custom keys in a snapshot. A comparison reports each one that changes."""
 
 LATENCY_TAG = "latency_metric"
-"""The metadata tag that names the timer which ``latency`` was taken from."""
+"""The metadata tag that names the timer behind ``latency``."""
 
 _BYTES_IN_MEGABYTE = 1_000_000
 
 
 @runtime_checkable
 class DistributionAggregator(Protocol):
-    """An aggregator that knows the values behind its statistics; a builder relies on it."""
+    """An aggregator that keeps the values behind its statistics. `SnapshotBuilder` uses it."""
 
     def get_distributions(self) -> Iterable[SeriesDistribution]:
-        """Return those of every series of a histogram, timer or timed operation, since the start."""
+        """Return the distributions of all series of histograms, timers and timed operations."""
         ...
 
     def get_distribution(self, name: str, *, operation: bool = False) -> Distribution:
-        """Return those of all series of one together."""
+        """Return the merged distribution of all series of one metric or operation."""
         ...
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Something that was recorded and is not in the snapshot."""
+    """A recorded value that is not in the snapshot, and the reason."""
 
     what: str
     reason: str
@@ -61,13 +61,13 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a snapshot could not hold.
+    """What is not in the snapshot itself.
 
     Attributes:
-        left_out: What was recorded and is not in it.
-        distributions: The values behind the statistics that are in it, where the aggregator knows them: by
-            the flat keys of those without the statistic, such as ``latency`` or ``custom.payload/size``. They
-            are read a moment after the statistics, so a running application may have recorded more.
+        left_out: Recorded values that were left out, with reasons.
+        distributions: The distributions behind the statistics, if the aggregator keeps them. A key is the
+            flat key without the statistic, such as ``latency`` or ``custom.payload/size``. They are read
+            after the statistics, so a running application may have recorded more by then.
     """
 
     left_out: tuple[LeftOut, ...]
@@ -76,7 +76,7 @@ class BuildReport:
 
 @dataclass
 class _Latency:
-    """What ``latency`` and ``throughput`` are taken from."""
+    """The source of ``latency`` and ``throughput``."""
 
     name: str
     operation: bool
@@ -86,21 +86,21 @@ class _Latency:
 
 @dataclass
 class SnapshotBuilder:
-    """Reads the four parts that a snapshot is made of.
+    """Builds a snapshot from the four parts of a system.
 
-    A part that fails costs its own values only; the report says so.
+    If a part fails, only its own values are left out, and the report says so.
 
     Attributes:
-        timer: Asked for the durations of an operation.
-        tracker: Asked for success rates.
-        resource_monitor: Asked for peak memory and average CPU; without one they are left out.
-        aggregator: Asked for everything that was recorded.
-        seconds: How long the run has lasted, for adapters whose summaries have no ``rate``.
-        latency_metric: The timer that becomes ``latency``; the one with the most records by default.
-        custom_metrics: Patterns like ``http.*``: only metrics and operations whose names match become
+        timer: Provides the durations of an operation.
+        tracker: Provides success rates.
+        resource_monitor: Provides peak memory and average CPU; without one they are left out.
+        aggregator: Provides all recorded values.
+        seconds: The duration of the run, for adapters whose summaries have no ``rate``.
+        latency_metric: The timer that becomes ``latency``; by default the one with the most records.
+        custom_metrics: Patterns such as ``http.*`` for the names of metrics and operations that become
             custom keys; all by default.
-        max_custom: How many custom keys to hold at most.
-        constant_tags: What every series bears: it goes into the metadata, and not into every key.
+        max_custom: The maximum number of custom keys.
+        constant_tags: Tags of every series. They go into the metadata instead of every key.
     """
 
     timer: PerformanceTimer
@@ -115,23 +115,23 @@ class SnapshotBuilder:
     _left_out: list[LeftOut] = field(default_factory=list, init=False)
 
     def build(self, metadata: SnapshotMetadata) -> tuple[PerformanceSnapshot, BuildReport]:
-        """Return the snapshot and what it could not hold.
+        """Return the snapshot, and the report on what is not in it.
 
         Args:
-            metadata: The run's context; the tag `LATENCY_TAG` is added.
+            metadata: The context of the run. The tag `LATENCY_TAG` is added.
 
         Raises:
-            SnapshotError: If there is nothing at all to put into it.
+            SnapshotError: If there are no measurements at all.
         """
         self._left_out.clear()
-        values = self._ask("metrics", self._values) or []
+        values = self._try("metrics", self._values) or []
         timers = [value for value in values if value.metric_type is MetricType.TIMER]
-        latency = self._ask("latency", lambda: self._latency(timers))
+        latency = self._try("latency", lambda: self._latency(timers))
         custom = dict(self._custom(values, latency))
         kept = dict(sorted(custom.items())[: self.max_custom])
         beyond = (key for key in custom if key not in kept)
-        self._leave_out(beyond, f"over the limit of {self.max_custom} custom keys")
-        distributions = self._ask("distributions", lambda: dict(self._distributions(kept, latency))) or {}
+        self._leave_out(beyond, f"over the limit of {self.max_custom} custom keys: raise max_custom")
+        distributions = self._try("distributions", lambda: dict(self._distributions(kept, latency))) or {}
         tags = {**self.constant_tags, **metadata.tags}
         if latency is not None:
             tags[LATENCY_TAG] = latency.name
@@ -139,8 +139,8 @@ class SnapshotBuilder:
             Metrics(
                 latency=LatencyMetrics(**latency.fields) if latency else None,
                 throughput=latency.throughput if latency else None,
-                memory_mb=self._ask("memory_mb", self._memory_mb),
-                cpu_percent=self._ask("cpu_percent", self._cpu_percent),
+                memory_mb=self._try("memory_mb", self._memory_mb),
+                cpu_percent=self._try("cpu_percent", self._cpu_percent),
                 custom=kept,
             ),
             metadata=SnapshotMetadata(
@@ -158,10 +158,10 @@ class SnapshotBuilder:
         values = self.aggregator.get_metrics_by_tag({})
         if not self.constant_tags:
             return values
-        return [replace(value, tags=self._own(value.tags)) for value in values]
+        return [replace(value, tags=self._without_constant(value.tags)) for value in values]
 
-    def _own(self, tags: Mapping[str, str]) -> dict[str, str]:
-        """Return the tags without those that every series bears."""
+    def _without_constant(self, tags: Mapping[str, str]) -> dict[str, str]:
+        """Return the tags without the constant ones."""
         constant = self.constant_tags.items()
         return {tag: text for tag, text in tags.items() if (tag, text) not in constant}
 
@@ -172,18 +172,18 @@ class SnapshotBuilder:
         for value in timers:
             records[value.name, _is_operation(value)] += value.metadata.get("count", 0)
         if self.latency_metric is None:
-            # The name decides between equals, so that the same run always chooses the same timer.
+            # Equal counts are ordered by name, so that equal runs choose the same timer.
             ranked = sorted(records, key=lambda timer: (-records[timer], timer))
             if not ranked:
                 return None
             name, operation = ranked[0]
         else:
             name = self.latency_metric
-            # An aggregator that does not list operations leaves the timer to be asked.
+            # An aggregator may not list operations: a name that it does not list is read from the timer.
             operation = (name, True) in records or (name, False) not in records
         try:
             summary = self._timer_summary(name, operation, timers)
-        except Exception as error:  # noqa: BLE001 - a foreign adapter may raise anything; the rest goes on
+        except Exception as error:  # noqa: BLE001 - a third-party adapter may raise anything
             reason = (
                 "was not recorded" if isinstance(error, UnknownNameError) else f"could not be read: {error!r}"
             )
@@ -193,13 +193,13 @@ class SnapshotBuilder:
         fields = {
             key: value
             for key, value in found.items()
-            if value is not None and self._measured(f"latency.{key}", value) is not None
+            if value is not None and self._valid(f"latency.{key}", value) is not None
         }
         if not fields:
-            self._leave_out([f"latency of {name!r}"], "has no durations")
+            self._leave_out([f"latency of {name!r}"], "has no valid durations")
             return None
         rate = summary.get("rate", summary.get("count", 0) / self.seconds if self.seconds > 0 else None)
-        return _Latency(name, operation, fields, None if rate is None else self._measured("throughput", rate))
+        return _Latency(name, operation, fields, None if rate is None else self._valid("throughput", rate))
 
     def _timer_summary(self, name: str, operation: bool, timers: list[MetricValue]) -> dict[str, float]:
         if operation:
@@ -216,18 +216,18 @@ class SnapshotBuilder:
     def _custom(self, values: list[MetricValue], latency: _Latency | None) -> Iterable[tuple[str, float]]:
         patterns = None if self.custom_metrics is None else tuple(self.custom_metrics)
         for value in values:
-            # What they say of the run is in memory_mb and cpu_percent; the rest is the machine's.
+            # memory_mb and cpu_percent cover the run; other resource gauges describe the machine.
             if value.name in RESOURCE_GAUGES or (latency is not None and _is_source(value, latency)):
                 continue
-            chosen = patterns is None or any(fnmatchcase(value.name, pattern) for pattern in patterns)
-            numbers: Iterable[tuple[str, float]] | None = self._ask(
+            is_selected = patterns is None or any(fnmatchcase(value.name, pattern) for pattern in patterns)
+            numbers: Iterable[tuple[str, float]] | None = self._try(
                 repr(value.name), partial(list, self._numbers(value))
             )
             for key, number in numbers or ():
-                if not chosen:
-                    self._leave_out([key], "not among custom_metrics")
+                if not is_selected:
+                    self._leave_out([key], "not matched by custom_metrics")
                 elif not is_measurement(number):
-                    self._leave_out([key], f"v1 cannot hold {number!r}")
+                    self._leave_out([key], f"v1 stores only finite numbers of 0 or more, got {number!r}")
                 else:
                     yield key, number
 
@@ -245,10 +245,10 @@ class SnapshotBuilder:
             yield custom_key(name, tags), value.value
         elif operation:
             key = custom_key(name, tags, statistic=SUCCESS_RATE, operation=True)
-            # A tracker knows nothing of the tags that an aggregator may keep operations apart by.
+            # A tracker has no tags, so it cannot give the rate of one tagged series.
             rate = value.metadata.get(SUCCESS_RATE)
             if rate is None and not tags:
-                rate = self._ask(key, lambda: self.tracker.get_success_rate(name))
+                rate = self._try(key, lambda: self.tracker.get_success_rate(name))
             if rate is not None:
                 yield key, rate
 
@@ -260,12 +260,12 @@ class SnapshotBuilder:
         if not isinstance(self.aggregator, DistributionAggregator):
             return
         if latency is not None:
-            with suppress(UnknownNameError):  # a timer of someone else keeps its own
+            with suppress(UnknownNameError):  # another timer has its own numbers
                 yield "latency", self.aggregator.get_distribution(latency.name, operation=latency.operation)
         statistics = (key.rpartition("/") for key in kept)
         stems = {stem for stem, _, statistic in statistics if statistic in STATISTICS}
         for series in self.aggregator.get_distributions():
-            stem = key_stem(series.name, self._own(series.tags), series.operation)
+            stem = key_stem(series.name, self._without_constant(series.tags), series.operation)
             if stem in stems:
                 yield f"custom.{stem}", series.distribution
 
@@ -276,7 +276,7 @@ class SnapshotBuilder:
             return None
         memory = self.resource_monitor.get_memory_usage()
         peak = memory.get("process_peak_rss", memory.get("process_rss"))
-        return None if peak is None else self._measured("memory_mb", peak / _BYTES_IN_MEGABYTE)
+        return None if peak is None else self._valid("memory_mb", peak / _BYTES_IN_MEGABYTE)
 
     def _cpu_percent(self) -> float | None:
         if self.resource_monitor is None:
@@ -285,22 +285,22 @@ class SnapshotBuilder:
         percent = cpu.get("process_average_percent", cpu.get("process_percent"))
         if percent is None:
             return None
-        share = self._measured("cpu_percent", percent / max(cpu.get("count", 1), 1))
-        # Two clocks, of the CPU and of the wall, may disagree by a tick: full is full.
+        share = self._valid("cpu_percent", percent / max(cpu.get("count", 1), 1))
+        # CPU time and wall time may differ by a tick, which can put the share above 100.
         return None if share is None else min(share, 100.0)
 
-    def _measured(self, what: str, number: float) -> float | None:
+    def _valid(self, what: str, number: float) -> float | None:
         if is_measurement(number):
             return number
-        self._leave_out([what], f"v1 cannot hold {number!r}")
+        self._leave_out([what], f"v1 stores only finite numbers of 0 or more, got {number!r}")
         return None
 
     # -- the report ------------------------------------------------------------------------------------
 
-    def _ask(self, what: str, question: Callable[[], T]) -> T | None:
+    def _try(self, what: str, read: Callable[[], T]) -> T | None:
         try:
-            return question()
-        except Exception as error:  # noqa: BLE001 - a foreign adapter may raise anything; the rest goes on
+            return read()
+        except Exception as error:  # noqa: BLE001 - a third-party adapter may raise anything
             self._leave_out([what], f"could not be read: {error!r}")
             return None
 
@@ -313,6 +313,6 @@ def _is_operation(value: MetricValue) -> bool:
 
 
 def _is_source(value: MetricValue, latency: _Latency) -> bool:
-    """Say whether a value is what ``latency`` holds already; a series with tags says more."""
+    """Return whether a value is the source of ``latency``. A series with tags is kept: it tells more."""
     is_timer = value.metric_type is MetricType.TIMER and not value.tags
     return is_timer and (value.name, _is_operation(value)) == (latency.name, latency.operation)

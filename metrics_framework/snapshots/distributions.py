@@ -1,24 +1,22 @@
-"""Distributions beside a snapshot: what v1 has no room for, in a file of its own.
+"""Sidecars: the distributions behind the statistics of a snapshot, in a file beside it.
 
-A snapshot holds statistics; the values behind them are in its sidecar, ``NAME.dist`` beside ``NAME.json``.
-The snapshot names its sidecar by a hash of the content, in the metadata tag `DISTRIBUTIONS_TAG`, so that
-neither is ever taken for that of another run. v1 itself stays as it is: who does not know sidecars reads the
-snapshot, and ignores them.
+v1 stores statistics only. The sidecar ``NAME.dist`` beside ``NAME.json`` stores their distributions. The
+snapshot identifies its sidecar by a hash of the content, in the metadata tag `DISTRIBUTIONS_TAG`, so that the
+sidecar of another run is never mistaken for it. Programs that do not know sidecars can ignore them.
 
-A sidecar is JSON, compressed by gzip::
+A sidecar is JSON, compressed with gzip::
 
     {"format": "metrics-framework distributions", "version": 1,
      "distributions": {"latency": {...}, "custom.payload/size": {...}}}
 
-A key is that of the snapshot's measurements (`Metrics.flat`) without the statistic: the values behind
-``custom.payload/size/p95`` are those of ``custom.payload/size``. Each distribution has ``count``, ``min``,
-``max``, ``mean``, ``stddev`` and ``sum``, which is the sum and the rounding error still to be added to it;
-``stddev`` and ``sum`` are ``null`` where they are beyond the largest float. ``failures`` is how many of the
-values ended in failure; without it none did. Up to 128 values are there as they are, as ``values``. More of
-them are counted in base-2 exponential buckets, as those of OpenTelemetry: ``scale``, ``zeros``, and of either
-sign ``offset`` and ``counts``, where count ``i`` is that of the magnitudes in ``(base**(offset+i),
-base**(offset+i+1)]`` with ``base = 2**(2**-scale)``. A quantile is off by half a bucket at most: ``(base - 1)
-/ 2`` of its value.
+A key is a key of the snapshot's measurements (`Metrics.flat`) without the statistic: the distribution behind
+``custom.payload/size/p95`` is ``custom.payload/size``. Each distribution has ``count``, ``min``, ``max``,
+``mean``, ``stddev`` and ``sum`` (the sum and the rounding error to add to it); ``stddev`` and ``sum`` are
+``null`` if they exceed the largest float. ``failures`` is the number of values that ended in failure, 0 if
+absent. Up to 128 values are listed, as ``values``. More of them are counted in base-2 exponential buckets, as
+in OpenTelemetry: ``scale``, ``zeros``, and for each sign ``offset`` and ``counts``, where count ``i`` is the
+number of magnitudes in ``(base**(offset+i), base**(offset+i+1)]`` with ``base = 2**(2**-scale)``. A quantile
+is off by at most half a bucket: ``(base - 1) / 2`` of its value.
 """
 
 from __future__ import annotations
@@ -47,50 +45,50 @@ from metrics_framework.snapshots.files import read_snapshot
 from metrics_framework.snapshots.rules import quote
 
 DISTRIBUTIONS_TAG = "distributions"
-"""The metadata tag of a snapshot that names its sidecar: ``sha256:`` and the hash of the file's content."""
+"""The metadata tag that identifies the sidecar of a snapshot: ``sha256:`` and the hash of its content."""
 
-SUFFIX = ".dist"
-"""What ends the name of a sidecar, where that of its snapshot ends in ``.json``."""
+SIDECAR_SUFFIX = ".dist"
+"""The suffix of a sidecar. Its snapshot has the same name with the suffix ``.json``."""
 
 FORMAT = "metrics-framework distributions"
 VERSION = 1
 
-MAX_BYTES = 256 * 2**20
-"""How large a sidecar may be when it is unpacked; a file may claim to hold anything."""
+MAX_UNPACKED_BYTES = 256 * 2**20
+"""Maximum size of an uncompressed sidecar: a small gzip file can expand to any size."""
 
 _LOWEST_SCALE = -10
-"""At this scale one bucket spans more octaves than there are floats."""
+"""At this scale, one bucket spans more octaves than floats have."""
 
-_MOST = 2**64 - 1
-"""No bucket holds more."""
+_MAX_COUNT = 2**64 - 1
+"""The maximum count of a bucket."""
 
-_GZIP = 16 + zlib.MAX_WBITS
-"""Says to zlib that the data has gzip's frame."""
+_GZIP_WBITS = 16 + zlib.MAX_WBITS
+"""Selects the gzip format in zlib."""
 
 
 def sidecar_path(path: str | Path) -> Path:
-    """Return where the sidecar of the snapshot at ``path`` is.
+    """Return the path of the sidecar of the snapshot at ``path``.
 
     Example:
         >>> sidecar_path("snapshots/run.json").name
         'run.dist'
     """
-    return Path(path).with_suffix(SUFFIX)
+    return Path(path).with_suffix(SIDECAR_SUFFIX)
 
 
 def read_distributions(path: str | Path) -> dict[str, Distribution]:
     """Read the distributions of a snapshot.
 
     Args:
-        path: The snapshot's file; its sidecar is beside it.
+        path: The file of the snapshot. Its sidecar is beside it.
 
     Returns:
-        Key to distribution; none where the snapshot names no sidecar.
+        Key to distribution. Empty if the snapshot names no sidecar.
 
     Raises:
-        OutputError: If a file cannot be read; a sidecar that was named may have been left behind.
+        OutputError: If a file cannot be read, for example if the sidecar was not copied with its snapshot.
         SnapshotError: If the snapshot is not valid.
-        DistributionsError: If the sidecar is that of another snapshot, or not valid.
+        DistributionsError: If the sidecar belongs to another snapshot, or is not valid.
     """
     named = read_snapshot(path).metadata.tags.get(DISTRIBUTIONS_TAG)
     if named is None:
@@ -99,8 +97,8 @@ def read_distributions(path: str | Path) -> dict[str, Distribution]:
     content = _content(sidecar)
     if content_name(content) != named:
         raise DistributionsError(
-            f"{str(sidecar)!r} is not the sidecar of {str(path)!r}, which names {quote(named)}:"
-            f" this is {content_name(content)!r}"
+            f"{str(sidecar)!r} is not the sidecar of {str(path)!r}: the snapshot names {quote(named)},"
+            f" but this is {content_name(content)!r}"
         )
     try:
         return load_distributions(content)
@@ -109,37 +107,37 @@ def read_distributions(path: str | Path) -> dict[str, Distribution]:
 
 
 def read_sidecar(path: str | Path) -> dict[str, Distribution]:
-    """Read a sidecar by its own path, whatever snapshot it belongs to.
+    """Read a sidecar by its own path, without its snapshot.
 
     Raises:
-        OutputError: If it cannot be read.
+        OutputError: If the file cannot be read.
         DistributionsError: If it is not valid.
     """
     return load_distributions(_content(Path(path)))
 
 
 def content_name(content: bytes) -> str:
-    """Return what a snapshot names its sidecar by."""
+    """Return the tag value that identifies a sidecar with this content."""
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def dump_distributions(distributions: Mapping[str, Distribution]) -> bytes:
-    """Return distributions as the content of a sidecar; equal ones as equal content."""
+    """Return distributions as the content of a sidecar. Equal distributions give equal content."""
     document = {
         "format": FORMAT,
         "version": VERSION,
         "distributions": {key: _to_plain(distribution.state) for key, distribution in distributions.items()},
     }
     text = json.dumps(document, separators=(",", ":"), allow_nan=False)
-    packer = zlib.compressobj(wbits=_GZIP)  # unlike gzip's own functions it stamps no time on it
+    packer = zlib.compressobj(wbits=_GZIP_WBITS)  # unlike the gzip module, it adds no timestamp
     return packer.compress(text.encode("ascii")) + packer.flush()
 
 
 def load_distributions(content: bytes) -> dict[str, Distribution]:
-    """Read what `dump_distributions` returned.
+    """Read the content that `dump_distributions` returned.
 
     Raises:
-        DistributionsError: If it is anything else; the message says where and what.
+        DistributionsError: If it is anything else. The message gives the place and the fault.
     """
     document = _unpacked(content)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
@@ -150,27 +148,27 @@ def load_distributions(content: bytes) -> dict[str, Distribution]:
     distributions = document.get("distributions")
     if not isinstance(distributions, dict):
         raise DistributionsError(f"distributions: must be an object, got {quote(distributions)}")
-    return {key: _Checked(plain, key).distribution() for key, plain in distributions.items()}
+    return {key: _DistributionParser(plain, key).distribution() for key, plain in distributions.items()}
 
 
 def _content(sidecar: Path) -> bytes:
     try:
         return sidecar.read_bytes()
-    except (OSError, ValueError) as error:  # a ValueError for a path that no system can have
+    except (OSError, ValueError) as error:  # ValueError: the path contains a null character
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise OutputError(f"cannot read {str(sidecar)!r}: {reason}") from error
 
 
 def _unpacked(content: bytes) -> Any:
-    unpacker = zlib.decompressobj(wbits=_GZIP)
+    unpacker = zlib.decompressobj(wbits=_GZIP_WBITS)
     try:
-        text = unpacker.decompress(content, MAX_BYTES)
+        text = unpacker.decompress(content, MAX_UNPACKED_BYTES)
     except zlib.error as error:
         raise DistributionsError(f"document: is not compressed by gzip: {error}") from error
     if unpacker.unconsumed_tail:
-        raise DistributionsError(f"document: is larger than {MAX_BYTES} bytes")
+        raise DistributionsError(f"document: is larger than {MAX_UNPACKED_BYTES} bytes")
     if not unpacker.eof:
-        raise DistributionsError("document: is cut short")
+        raise DistributionsError("document: is truncated")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -200,12 +198,12 @@ def _to_plain(state: DistributionState) -> dict[str, Any]:
     return plain
 
 
-class _Checked:
-    """One distribution of a document, read with every rule checked.
+class _DistributionParser:
+    """Validates and reads one distribution of a document.
 
     Args:
-        plain: What the document has.
-        key: Where it has it.
+        plain: The plain data.
+        key: Its key in the document.
     """
 
     def __init__(self, plain: object, key: str) -> None:
@@ -215,7 +213,7 @@ class _Checked:
         self._plain: dict[str, Any] = plain
 
     def distribution(self) -> Distribution:
-        count = self._whole("count")
+        count = self._integer("count")
         if not count:
             return Distribution()
         low, high = within_int64(self._number("min")), within_int64(self._number("max"))
@@ -227,10 +225,10 @@ class _Checked:
             raise self._error(".stddev", f"must be 0 or more, got {stddev!r}")
         exact = self._values(low, high) if "values" in self._plain else None
         buckets = Distribution().state.buckets if exact is not None else self._buckets()
-        held = len(exact) if exact is not None else _held(buckets)
-        if held != count:
-            raise self._error(".count", f"is {count}, but there are {held} values")
-        failures = self._whole("failures") if "failures" in self._plain else 0
+        total = len(exact) if exact is not None else _bucket_total(buckets)
+        if total != count:
+            raise self._error(".count", f"is {count}, but there are {total} values")
+        failures = self._integer("failures") if "failures" in self._plain else 0
         if failures > count:
             raise self._error(".failures", f"is {failures}, but there are {count} values")
         return Distribution.of_state(
@@ -241,7 +239,7 @@ class _Checked:
         values = self._plain["values"]
         if not isinstance(values, list) or len(values) > EXACT_VALUES:
             raise self._error(".values", f"must be a list of at most {EXACT_VALUES} numbers")
-        # Whole numbers beyond 2**53 are kept as floats here, and as they are in min and max.
+        # Integers beyond 2**53 are floats here, but unchanged in min and max.
         if not all(_is_number(value) and float(low) <= value <= float(high) for value in values):
             raise self._error(".values", "must be finite numbers from min to max")
         return tuple(map(float, values))
@@ -252,7 +250,7 @@ class _Checked:
             raise self._error(
                 ".scale", f"must be an integer from {_LOWEST_SCALE} to {SCALE}, got {quote(scale)}"
             )
-        return Buckets(scale, self._cells("negative"), self._whole("zeros"), self._cells("positive"))
+        return Buckets(scale, self._cells("negative"), self._integer("zeros"), self._cells("positive"))
 
     def _cells(self, sign: str) -> PackedCounts:
         plain = self._plain.get(sign)
@@ -267,7 +265,7 @@ class _Checked:
         if (
             not isinstance(counts, list)
             or not 0 < len(counts) <= MAX_INDEXES
-            or not all(count.__class__ is int and 0 <= count <= _MOST for count in counts)
+            or not all(count.__class__ is int and 0 <= count <= _MAX_COUNT for count in counts)
             or not counts[0]
             or not counts[-1]
         ):
@@ -294,18 +292,18 @@ class _Checked:
         number: int | float = value
         return number
 
-    def _whole(self, key: str) -> int:
+    def _integer(self, key: str) -> int:
         value: Any = self._plain.get(key)
-        if value.__class__ is not int or not 0 <= value <= _MOST:
+        if value.__class__ is not int or not 0 <= value <= _MAX_COUNT:
             raise self._error(f".{key}", f"must be an integer of 0 or more, got {quote(value)}")
-        whole: int = value
-        return whole
+        integer: int = value
+        return integer
 
     def _error(self, place: str, problem: str) -> DistributionsError:
         return DistributionsError(f"{self._path}{place}: {problem}")
 
 
-def _held(buckets: Buckets) -> int:
+def _bucket_total(buckets: Buckets) -> int:
     return buckets.zeros + sum(buckets.negative.counts()) + sum(buckets.positive.counts())
 
 

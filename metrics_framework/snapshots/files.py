@@ -1,13 +1,15 @@
-"""Snapshots as text, and reading them from files."""
+"""Reading snapshots from files, snapshots as JSON, and the runs that a history reads from files."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from metrics_framework.errors import OutputError, SnapshotError
-from metrics_framework.snapshots.v1 import PerformanceSnapshot
+from metrics_framework.snapshots.v1 import Environment, PerformanceSnapshot
 
 
 def read_snapshot(path: str | Path) -> PerformanceSnapshot:
@@ -15,32 +17,32 @@ def read_snapshot(path: str | Path) -> PerformanceSnapshot:
 
     Raises:
         OutputError: If the file cannot be read.
-        SnapshotError: If it is not a valid v1 snapshot; every violation is listed.
+        SnapshotError: If it is not a valid v1 snapshot. The error lists every violation.
     """
     return PerformanceSnapshot.from_dict(parse_document(read_content(path)))
 
 
 def read_content(path: str | Path) -> bytes:
-    """Return what a file holds.
+    """Return the content of a file.
 
     Raises:
         OutputError: If the file cannot be read.
     """
     try:
         return Path(path).read_bytes()
-    except (OSError, ValueError) as error:  # a ValueError for a path that no system can have
+    except (OSError, ValueError) as error:  # ValueError: the path contains a null character
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise OutputError(f"cannot read {str(path)!r}: {reason}") from error
 
 
 def parse_document(content: bytes) -> Any:
-    """Return the JSON document that a file holds, whatever it says.
+    """Return the JSON document in the content of a file, without validation.
 
     Raises:
-        SnapshotError: If it is no JSON.
+        SnapshotError: If it is not JSON.
     """
     try:
-        # bytes: JSON may be UTF-8, UTF-16 or UTF-32, with or without a byte order mark
+        # Bytes, because JSON may be UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
         return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise SnapshotError([f"document: is not JSON: {error}"]) from error
@@ -49,3 +51,56 @@ def parse_document(content: bytes) -> Any:
 def dump_snapshot(snapshot: PerformanceSnapshot) -> str:
     """Return a snapshot as the JSON document that `read_snapshot` reads."""
     return json.dumps(snapshot.to_dict(), indent=2, allow_nan=False) + "\n"
+
+
+@dataclass(frozen=True)
+class Run:
+    """The context of one run, and the file that holds its snapshot.
+
+    Attributes:
+        run_id: Identifies the run; ``None`` if the file has none.
+        timestamp: The time of the run, in UTC; the modification time of the file if it has none.
+        commit: The git commit, or ``None``.
+        branch: The git branch, or ``None``.
+        environment: The environment of the run.
+        tags: The tags of its metadata.
+        path: The file.
+        line: The line, from 1, if each line of the file is a snapshot; else ``None``.
+    """
+
+    run_id: str | None
+    timestamp: datetime
+    commit: str | None
+    branch: str | None
+    environment: Environment
+    tags: dict[str, str]
+    path: Path
+    line: int | None = None
+
+
+@dataclass(frozen=True)
+class RunValue:
+    """One measurement of a run.
+
+    Attributes:
+        run: The run.
+        key: The flat key of the measurement, such as ``latency.p95``.
+        value: The number, in the unit of `metrics_framework.snapshots.parse_flat_key`.
+    """
+
+    run: Run
+    key: str
+    value: float
+
+
+@dataclass(frozen=True)
+class LeftOutFile:
+    """A file that looks like a snapshot but is not valid.
+
+    Attributes:
+        path: The file.
+        reason: Its violations, or why it cannot be read.
+    """
+
+    path: Path
+    reason: str

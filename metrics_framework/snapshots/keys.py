@@ -1,19 +1,22 @@
-"""Keys of custom metrics: one for each series, by a rule that two series never share.
+"""Keys of measurements: the unique custom key of each series, and the meaning of a flat key.
 
-v1 custom keys hold no dot, and FlameIQ splits its thresholds at ``=``, so neither appears. In a metric's
-name a dot becomes ``/``; tags follow, sorted, as ``[tag:value,tag:value]``; characters that would be
-ambiguous are percent-encoded; a statistic of a distribution follows as ``/p95``. An operation, which is in
-a namespace of its own, is marked by ``operation:`` in front.
+v1 custom keys have no dot, and FlameIQ splits its thresholds at ``=``, so a key contains neither. In the name
+of a metric a dot becomes ``/``. Tags follow, sorted, as ``[tag:value,tag:value]``. Ambiguous characters are
+percent-encoded. A statistic of a distribution follows as ``/p95``. Operations have a namespace of their own,
+so their keys begin with ``operation:``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import unquote
 
+from metrics_framework.values import MetricUnit
+
 STATISTICS = {"count": "count", "mean": "avg", "p95": "p95", "p99": "p99"}
-"""Each statistic of a distribution that becomes a key, and where a summary has it."""
+"""Each statistic of a distribution that becomes a key, and its key in a summary."""
 
 SUCCESS_RATE = "success_rate"
 
@@ -29,10 +32,10 @@ def custom_key(
     """Return the custom key of a series.
 
     Args:
-        name: The metric's or operation's name.
-        tags: The series' tags.
-        statistic: Which statistic of it: one of `STATISTICS` or `SUCCESS_RATE`; ``None`` for its one value.
-        operation: Whether the name is an operation's.
+        name: The name of a metric or operation.
+        tags: The tags of the series.
+        statistic: One of `STATISTICS` or `SUCCESS_RATE`; ``None`` for a metric with a single value.
+        operation: Whether the name is that of an operation.
 
     Example:
         >>> custom_key("git.commits.created")
@@ -44,7 +47,7 @@ def custom_key(
     if statistic is not None:
         return f"{key}/{statistic}"
     if not tags:
-        # A plain metric named "x.p95" is not the p95 of a distribution named "x".
+        # A metric named "x.p95" is not the p95 of a distribution named "x".
         head, dot, last = key.rpartition("/")
         if dot and last in _SUFFIXES:
             return f"{head}%2E{last}"
@@ -52,7 +55,7 @@ def custom_key(
 
 
 def key_stem(name: str, tags: Mapping[str, str] | None, operation: bool) -> str:
-    """Return what the custom keys of a distribution's statistics have in common, up to the last slash."""
+    """Return the common start of the custom keys of a distribution, up to the last slash."""
     key = name.translate(_IN_NAME)
     if tags:
         pairs = sorted((tag.translate(_IN_TAG), value.translate(_IN_TAG)) for tag, value in tags.items())
@@ -61,13 +64,13 @@ def key_stem(name: str, tags: Mapping[str, str] | None, operation: bool) -> str:
 
 
 class CustomSeries(NamedTuple):
-    """What a custom key stands for.
+    """The series and statistic of a custom key.
 
     Attributes:
-        name: The metric's or operation's name, as recorded.
-        tags: The series' tags.
-        statistic: Which statistic of it; ``None`` for its one value.
-        operation: Whether the name is an operation's.
+        name: The recorded name of the metric or operation.
+        tags: The tags of the series.
+        statistic: The statistic; ``None`` for a metric with a single value.
+        operation: Whether the name is that of an operation.
     """
 
     name: str
@@ -77,7 +80,7 @@ class CustomSeries(NamedTuple):
 
 
 def parse_custom_key(key: str) -> CustomSeries:
-    """Return the series that `custom_key` made a key of; of a key by another rule the name is the key.
+    """Return the series of a key that `custom_key` made. For any other key, the name is the key itself.
 
     Example:
         >>> parse_custom_key("http/requests[endpoint:/status]/p95")
@@ -92,12 +95,95 @@ def parse_custom_key(key: str) -> CustomSeries:
         stem = head
     name, bracket, listed = stem.removesuffix("]").partition("[")
     tags = dict(_pair(pair) for pair in listed.split(",")) if bracket else {}
-    # What another tool calls a "[" or a "%" may be anything: only what leads back to the key is ours.
+    # Other tools may use "[" and "%" differently: the result must lead back to the same key.
     series = CustomSeries(unquote(name.replace("/", ".")), tags, statistic, key.startswith("operation:"))
-    made = custom_key(series.name, series.tags, statistic=series.statistic, operation=series.operation)
-    return series if made == key and series.name else CustomSeries(key, {})
+    same = custom_key(series.name, series.tags, statistic=series.statistic, operation=series.operation)
+    return series if same == key and series.name else CustomSeries(key, {})
 
 
 def _pair(text: str) -> tuple[str, str]:
     tag, _, value = text.partition(":")
     return unquote(tag), unquote(value)
+
+
+CUSTOM_PREFIX = "custom."
+"""The prefix of the flat keys of custom measurements."""
+
+_UNITS = {
+    "throughput": MetricUnit.OPERATIONS_PER_SECOND,
+    "memory_mb": MetricUnit.MEGABYTES,
+    "cpu_percent": MetricUnit.PERCENT,
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measurement of a snapshot, with the metric or operation that was recorded.
+
+    Attributes:
+        key: Its flat key, as in `Metrics.flat`: unique within a snapshot.
+        name: The recorded name, followed by the statistic if it is one, as in ``payload.size.p95``.
+        unit: The unit, as far as v1 tells: it does not mark the durations of metrics.
+        tags: The tags of the series.
+        statistic: The statistic of a distribution or of an operation.
+        operation: Whether it belongs to an operation.
+    """
+
+    key: str
+    name: str
+    unit: MetricUnit
+    tags: dict[str, str] = field(default_factory=dict)
+    statistic: str | None = None
+    operation: bool = False
+
+
+def parse_flat_key(key: str) -> Measured:
+    """Return the measurement of a flat key.
+
+    Example:
+        >>> parse_flat_key("latency.p95").unit.value
+        'milliseconds'
+        >>> parse_flat_key("custom.operation:db/query/p95").name
+        'db.query.p95'
+    """
+    if not key.startswith(CUSTOM_PREFIX):
+        return Measured(key, key, _UNITS.get(key, MetricUnit.MILLISECONDS))
+    series = parse_custom_key(key.removeprefix(CUSTOM_PREFIX))
+    name = series.name if series.statistic is None else f"{series.name}.{series.statistic}"
+    return Measured(key, name, _custom_unit(series), series.tags, series.statistic, series.operation)
+
+
+def _custom_unit(series: CustomSeries) -> MetricUnit:
+    is_duration = series.operation and series.statistic not in ("count", SUCCESS_RATE)
+    return MetricUnit.MILLISECONDS if is_duration else MetricUnit.COUNT
+
+
+def find_keys(name: str, keys: Iterable[str]) -> list[str]:
+    """Return the flat keys that have a name: one, or one for each series of a metric.
+
+    Args:
+        name: A flat key, a custom key, or a recorded name followed by the statistic.
+        keys: All flat keys.
+
+    Returns:
+        The keys of the first kind of name that matches, in this order. A metric comes before an operation of
+        the same name. Empty if nothing matches.
+
+    Example:
+        >>> find_keys("hits", ["throughput", "custom.hits[code:200]", "custom.hits[code:404]"])
+        ['custom.hits[code:200]', 'custom.hits[code:404]']
+    """
+    known = sorted(keys)
+    for key in (name, CUSTOM_PREFIX + name):
+        if key in known:
+            return [key]
+    named = [one for one in map(parse_flat_key, known) if one.name == name]
+    for operation, is_statistic in ((False, False), (False, True), (True, True)):
+        found = [
+            one.key
+            for one in named
+            if one.operation is operation and (one.statistic is not None) is is_statistic
+        ]
+        if found:
+            return found
+    return []

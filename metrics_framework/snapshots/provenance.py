@@ -1,4 +1,4 @@
-"""Where a run comes from: commit and branch by the CI system's variables or git, and the environment."""
+"""The provenance of a run: commit, branch and environment, from a CI system's variables or from git."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from metrics_framework.snapshots.v1 import Environment
 
 _CI_SYSTEMS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
-    # The variable that shows the system, those with the commit, those with the branch: the first set one.
+    # The variable that identifies the system, then those with the commit and the branch: the first set wins.
     ("GITHUB_ACTIONS", ("GITHUB_SHA",), ("GITHUB_HEAD_REF", "GITHUB_REF_NAME")),
     ("GITLAB_CI", ("CI_COMMIT_SHA",), ("CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", "CI_COMMIT_REF_NAME")),
     ("JENKINS_URL", ("GIT_COMMIT",), ("CHANGE_BRANCH", "BRANCH_NAME", "GIT_BRANCH")),
@@ -29,12 +29,12 @@ _CI_SYSTEMS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("CODEBUILD_BUILD_ID", ("CODEBUILD_RESOLVED_SOURCE_VERSION",), ("CODEBUILD_WEBHOOK_HEAD_REF",)),
 )
 
-_GIT_SECONDS = 5.0
+_GIT_TIMEOUT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a run comes from; what cannot be found out is ``None``."""
+    """The origin of a run; ``None`` for what cannot be determined."""
 
     commit: str | None
     branch: str | None
@@ -42,16 +42,16 @@ class Provenance:
 
 
 def find_provenance(folder: str | Path = ".", environ: Mapping[str, str] | None = None) -> Provenance:
-    """Find out where a run in ``folder`` comes from.
+    """Determine the provenance of a run in ``folder``.
 
-    A CI system's own variables win over git, because CI checks out a commit without its branch.
+    The variables of a CI system win over git, because CI checks out a commit without its branch.
 
     Args:
         folder: A folder of the working tree.
-        environ: The environment's variables; the process' own by default.
+        environ: The environment variables; those of the process by default.
 
     Returns:
-        The commit, the branch, and the environment: ``ci`` where a CI system or ``CI`` shows, else ``local``.
+        The commit, the branch, and the environment: ``ci`` if a CI system or ``CI`` is found, else ``local``.
     """
     variables = os.environ if environ is None else environ
     commit = branch = None
@@ -70,7 +70,7 @@ def find_provenance(folder: str | Path = ".", environ: Mapping[str, str] | None 
 def _first(variables: Mapping[str, str], names: tuple[str, ...]) -> str | None:
     for name in names:
         if value := variables.get(name):
-            # Azure and CodeBuild name the whole reference, Jenkins' git plugin the remote's branch.
+            # Azure and CodeBuild give the full reference, the git plugin of Jenkins the remote branch.
             return value.removeprefix("origin/" if name == "GIT_BRANCH" else "refs/heads/")
     return None
 
@@ -84,7 +84,7 @@ def _git(folder: str | Path, *arguments: str) -> str | None:
             capture_output=True,
             stdin=subprocess.DEVNULL,
             text=True,
-            timeout=_GIT_SECONDS,
+            timeout=_GIT_TIMEOUT_SECONDS,
             check=False,
         )
     except (OSError, ValueError, subprocess.SubprocessError):

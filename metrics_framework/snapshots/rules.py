@@ -1,8 +1,8 @@
-"""The rules of the v1 schema, each said once.
+"""The validation rules of the v1 schema, each in one place.
 
-The source is the FlameIQ performance schema, version 1, "Field reference" and "Validation rules". Where
-that page leaves something open, the rule here is the strict one that still accepts what FlameIQ writes.
-A rule that is broken becomes one line: ``path: what is wrong``.
+The source is the FlameIQ performance schema, version 1, "Field reference" and "Validation rules". If that
+page is ambiguous, the rule here is the strictest one that accepts all output of FlameIQ. A violation is one
+line: ``path: what is wrong``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LATENCY_FIELDS = ("mean", "p50", "p95", "p99")
 MAX_TAGS = 50
 
 # ISO 8601 in its extended form: a date, and optionally a time of day and an offset.
-# Hours and minutes are bounded here, because Pythons differ in which 24:00 and which +00:60 they read.
+# Hours and minutes are bounded here, because Python versions differ in accepting 24:00 and +00:60.
 _TIMESTAMP = re.compile(
     r"\d{4}-\d{2}-\d{2}([T ]([01]\d|2[0-3]):\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:[0-5]\d)?)?", re.ASCII
 )
@@ -30,21 +30,21 @@ class _Quoting(Repr):
     def repr_int(self, x: int, level: int) -> str:
         try:
             return super().repr_int(x, level)
-        except ValueError:  # more digits than Python prints
+        except ValueError:  # Python refuses to print that many digits
             return f"<int of {x.bit_length()} bits>"
 
 
 _quoting = _Quoting()
 _quoting.maxstring = _quoting.maxother = _quoting.maxlong = 60
 quote = _quoting.repr
-"""`repr`, short enough for an error message whatever the value is."""
+"""`repr` of any value, short enough for an error message."""
 
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of a v1 snapshot.
 
-    It accepts what `PerformanceSnapshot.from_dict` accepts. The one thing that it cannot tell apart is the
-    number ``1.0`` from the integer ``1`` as ``schema_version``: JSON Schema calls both an integer.
+    It accepts what `PerformanceSnapshot.from_dict` accepts, with one exception: it also accepts ``1.0`` as
+    ``schema_version``, because JSON Schema does not distinguish it from the integer ``1``.
     """
     from importlib.resources import files  # slow to import
 
@@ -58,12 +58,12 @@ def json_schema() -> dict[str, Any]:
 
 
 def is_version_1(value: object) -> bool:
-    """Say whether a ``schema_version`` is the integer 1; neither ``True`` nor ``1.0`` is."""
+    """Return whether a ``schema_version`` is the integer 1; ``True`` and ``1.0`` are not."""
     return type(value) is int and value == SCHEMA_VERSION
 
 
 def document_violations(document: object) -> list[str]:
-    """Return every rule that a document breaks, in the document's order; none if it is a valid v1 snapshot.
+    """Return all violations of a document, in its order; an empty list for a valid v1 snapshot.
 
     Args:
         document: What `json.loads` returned.
@@ -80,12 +80,12 @@ def document_violations(document: object) -> list[str]:
 
 
 def version_violation(version: object) -> str:
-    """Return the line for a version that is not 1."""
+    """Return the violation for a version that is not 1."""
     return f"schema_version: must be the integer 1, got {quote(version)}"
 
 
 def metadata_violations(metadata: object, path: str) -> Iterator[str]:
-    """Yield the rules that a document's ``metadata`` breaks."""
+    """Yield the violations of a document's ``metadata``."""
     if not isinstance(metadata, Mapping):
         yield f"{path}: must be an object, got {quote(metadata)}"
         return
@@ -107,7 +107,7 @@ def parse_timestamp(text: object) -> datetime:
     """Return an ISO 8601 datetime as UTC; one without an offset is taken as UTC.
 
     Raises:
-        ValueError: If ``text`` is anything else; the message is what follows the path in a violation.
+        ValueError: If ``text`` is anything else. The message follows the path in a violation.
     """
     problem = f"must be an ISO 8601 datetime like '2026-01-01T10:00:00+00:00', got {quote(text)}"
     if not isinstance(text, str) or not _TIMESTAMP.fullmatch(text):
@@ -119,12 +119,12 @@ def parse_timestamp(text: object) -> datetime:
 
 
 def as_utc(moment: datetime) -> datetime:
-    """Return the same moment in UTC; a naive one is taken as UTC."""
+    """Return a time in UTC. A time without an offset is taken as UTC."""
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def tags_violations(tags: object, path: str) -> Iterator[str]:
-    """Yield the rules that metadata tags break."""
+    """Yield the violations of metadata tags."""
     if not isinstance(tags, Mapping):
         yield f"{path}: must be an object of strings, got {quote(tags)}"
         return
@@ -136,7 +136,7 @@ def tags_violations(tags: object, path: str) -> Iterator[str]:
 
 
 def metrics_violations(metrics: object, path: str) -> Iterator[str]:
-    """Yield the rules that a document's ``metrics`` break."""
+    """Yield the violations of a document's ``metrics``."""
     if not isinstance(metrics, Mapping):
         yield f"{path}: must be an object, got {quote(metrics)}"
         return
@@ -152,7 +152,7 @@ def metrics_violations(metrics: object, path: str) -> Iterator[str]:
 
 
 def value_violations(metrics: Mapping[str, object], path: str) -> Iterator[str]:
-    """Yield the rules that ``throughput``, ``memory_mb`` and ``cpu_percent`` break; each may be absent."""
+    """Yield the violations of ``throughput``, ``memory_mb`` and ``cpu_percent``, which may be absent."""
     for key in ("throughput", "memory_mb"):
         value = metrics.get(key)
         if value is not None and not is_measurement(value):
@@ -163,7 +163,7 @@ def value_violations(metrics: Mapping[str, object], path: str) -> Iterator[str]:
 
 
 def latency_violations(latency: object, path: str) -> Iterator[str]:
-    """Yield the rules that a document's ``latency`` breaks."""
+    """Yield the violations of a document's ``latency``."""
     if not isinstance(latency, Mapping):
         yield f"{path}: must be an object, got {quote(latency)}"
         return
@@ -176,7 +176,7 @@ def latency_violations(latency: object, path: str) -> Iterator[str]:
 
 
 def custom_violations(custom: object, path: str) -> Iterator[str]:
-    """Yield the rules that custom metrics break."""
+    """Yield the violations of custom metrics."""
     if not isinstance(custom, Mapping):
         yield f"{path}: must be an object of numbers, got {quote(custom)}"
         return
@@ -188,7 +188,7 @@ def custom_violations(custom: object, path: str) -> Iterator[str]:
 
 
 def is_measurement(value: object, at_most: float = math.inf) -> bool:
-    """Say whether a value is a finite number from 0 to ``at_most``; a boolean is no number."""
+    """Return whether a value is a finite number from 0 to ``at_most``. A boolean is not a number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     try:

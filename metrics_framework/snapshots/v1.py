@@ -1,7 +1,7 @@
 """The models of a v1 performance snapshot.
 
-The format is the FlameIQ performance schema, version 1: stable, and read and written by the ``flameiq``
-command line as well. Every rule is in `metrics_framework.snapshots.rules`; a model that exists is valid.
+The format is the FlameIQ performance schema, version 1. It is stable, and the ``flameiq`` command line reads
+and writes it too. All rules are in `metrics_framework.snapshots.rules`; constructors check them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from metrics_framework.snapshots import rules
 
 
 class Environment(StrEnum):
-    """Where a run took place; any other value becomes `CUSTOM`."""
+    """The environment of a run; any other value becomes `CUSTOM`."""
 
     CI = "ci"
     LOCAL = "local"
@@ -32,16 +32,16 @@ class Environment(StrEnum):
 
 @dataclass(frozen=True)
 class LatencyMetrics:
-    """Latency in milliseconds; at least one field is given.
+    """Latency in milliseconds, with at least one field.
 
     Attributes:
         mean: The arithmetic mean.
         p50: The median.
-        p95: The 95th percentile, which comparisons look at first.
+        p95: The 95th percentile, the first one that comparisons use.
         p99: The 99th percentile.
 
     Raises:
-        SnapshotError: If all fields are ``None``, or one is not a finite number of 0 or more.
+        SnapshotError: If all fields are ``None``, or a field is not a finite number of 0 or more.
     """
 
     mean: float | None = None
@@ -50,22 +50,22 @@ class LatencyMetrics:
     p99: float | None = None
 
     def __post_init__(self) -> None:
-        _refuse(rules.latency_violations(vars(self), "latency"))
+        _raise_if_any(rules.latency_violations(vars(self), "latency"))
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Everything that one run measured; at least one measurement is given.
+    """All measurements of one run, at least one.
 
     Attributes:
-        latency: How long operations took, in milliseconds.
+        latency: The durations of operations, in milliseconds.
         throughput: Operations per second.
         memory_mb: Peak resident memory in megabytes of 10^6 bytes.
-        cpu_percent: Average CPU utilisation, 0 to 100 whatever the number of cores.
-        custom: The caller's own measurements; keys hold no dot.
+        cpu_percent: Average CPU utilization, 0 to 100 for all cores together.
+        custom: Other measurements. A key has no dot.
 
     Raises:
-        SnapshotError: If nothing is given, or a value breaks a rule of the schema.
+        SnapshotError: If there is no measurement, or a value breaks a rule of the schema.
     """
 
     latency: LatencyMetrics | None = None
@@ -76,14 +76,14 @@ class Metrics:
 
     def __post_init__(self) -> None:
         if self.latency is not None and not isinstance(self.latency, LatencyMetrics):
-            _refuse([f"metrics.latency: must be LatencyMetrics, got {rules.quote(self.latency)}"])
-        _refuse(rules.metrics_violations(self._to_dict(), "metrics"))
+            _raise_if_any([f"metrics.latency: must be LatencyMetrics, got {rules.quote(self.latency)}"])
+        _raise_if_any(rules.metrics_violations(self._to_dict(), "metrics"))
 
     def flat(self) -> dict[str, float]:
         """Return every measurement under its flat key.
 
         Keys are ``latency.mean``, ``latency.p50``, ``latency.p95``, ``latency.p99``, ``throughput``,
-        ``memory_mb``, ``cpu_percent`` and ``custom.<name>``, in that order, without those that are absent.
+        ``memory_mb``, ``cpu_percent`` and ``custom.<name>``, in this order. Absent measurements are omitted.
         """
         plain = self._to_dict()
         latency, custom = plain.pop("latency", {}), plain.pop("custom", {})
@@ -107,15 +107,15 @@ class Metrics:
 
 @dataclass(frozen=True)
 class SnapshotMetadata:
-    """What is known about a run beside its numbers.
+    """The context of a run.
 
     Attributes:
         run_id: Identifies the run; a new UUID4 by default.
-        commit: The git commit, or ``None`` outside of a repository.
-        branch: The git branch, or ``None`` where there is none.
-        timestamp: When the run took place, kept in UTC; now by default.
-        environment: Where it took place; a string is turned into an `Environment`.
-        tags: The caller's own context: at most 50 pairs of strings.
+        commit: The git commit, or ``None`` outside a repository.
+        branch: The git branch, or ``None`` if there is none.
+        timestamp: The time of the run, converted to UTC; now by default.
+        environment: The environment of the run. A string is converted to an `Environment`.
+        tags: Any other context: at most 50 pairs of strings.
 
     Raises:
         SnapshotError: If a value breaks a rule of the schema.
@@ -137,13 +137,13 @@ class SnapshotMetadata:
             object.__setattr__(self, "timestamp", rules.as_utc(self.timestamp))
         except (TypeError, OverflowError):
             violations.append(f"metadata.timestamp: must be a datetime, got {rules.quote(self.timestamp)}")
-        _refuse(violations)
+        _raise_if_any(violations)
         object.__setattr__(self, "environment", Environment(self.environment))
 
 
 @dataclass(frozen=True)
 class PerformanceSnapshot:
-    """One run's measurements and context: what is written, compared and gated on.
+    """The measurements and the context of one run.
 
     Attributes:
         metrics: The measurements.
@@ -168,14 +168,14 @@ class PerformanceSnapshot:
         if not rules.is_version_1(self.schema_version):
             raise SchemaVersionError([rules.version_violation(self.schema_version)])
         parts = (("metrics", self.metrics, Metrics), ("metadata", self.metadata, SnapshotMetadata))
-        _refuse(
+        _raise_if_any(
             f"{name}: must be {kind.__name__}, got {rules.quote(part)}"
             for name, part, kind in parts
             if not isinstance(part, kind)
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON; `from_dict` turns it back into an equal snapshot."""
+        """Return plain data for JSON. `from_dict` returns an equal snapshot from it."""
         metadata = self.metadata
         return {
             "schema_version": self.schema_version,
@@ -192,14 +192,14 @@ class PerformanceSnapshot:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> PerformanceSnapshot:
-        """Return the snapshot that plain data describes.
+        """Return a snapshot from plain data, such as a parsed JSON document.
 
-        What is missing gets its default (an absent ``schema_version`` is 1, an absent timestamp is now), an
-        unknown environment becomes ``custom``, and fields that v1 does not have are ignored.
+        Absent fields get their defaults (``schema_version`` 1, the current time as timestamp), an unknown
+        environment becomes ``custom``, and fields that v1 does not have are ignored.
 
         Raises:
             SchemaVersionError: If ``schema_version`` is not the integer 1.
-            SnapshotError: If anything else breaks a rule; it lists every violation, not the first one alone.
+            SnapshotError: If anything else breaks a rule. It lists every violation.
         """
         violations = rules.document_violations(data)
         if violations:
@@ -214,7 +214,7 @@ class PerformanceSnapshot:
         latency = metrics.get("latency")
         return cls(
             metrics=Metrics(
-                latency=LatencyMetrics(**_known(latency, rules.LATENCY_FIELDS))
+                latency=LatencyMetrics(**_pick(latency, rules.LATENCY_FIELDS))
                 if latency is not None
                 else None,
                 throughput=metrics.get("throughput"),
@@ -223,16 +223,16 @@ class PerformanceSnapshot:
                 custom=dict(metrics.get("custom", {})),
             ),
             metadata=SnapshotMetadata(
-                **_known(metadata, ("run_id", "commit", "branch", "timestamp", "environment", "tags"))
+                **_pick(metadata, ("run_id", "commit", "branch", "timestamp", "environment", "tags"))
             ),
         )
 
 
-def _known(data: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+def _pick(data: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     return {key: data[key] for key in keys if key in data}
 
 
-def _refuse(violations: Iterable[str]) -> None:
+def _raise_if_any(violations: Iterable[str]) -> None:
     found = list(violations)
     if found:
         raise SnapshotError(found)

@@ -1,7 +1,7 @@
-"""Streams: what is recorded reaches any number of subscribers, in any thread and on any event loop.
+"""Streams: every record is delivered to any number of subscribers, in any thread and on any event loop.
 
-A store logs its records while there are subscribers; other aggregators are polled for changes, by their
-Protocols alone. One thread publishes, and each subscriber has a bounded buffer of its own.
+The in-memory store logs its records while there are subscribers. Other aggregators are polled for changes
+with the methods of their Protocol. One thread publishes, and each subscriber has a bounded buffer.
 """
 
 from typing import Any
@@ -9,33 +9,30 @@ from typing import Any
 from metrics_framework.plugins import load_adapter
 from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.streams.deltas import Deltas
-from metrics_framework.streams.events import StreamEvent
-from metrics_framework.streams.filters import StreamFilter
-from metrics_framework.streams.hub import Streams
-from metrics_framework.streams.polled import Polled
-from metrics_framework.streams.recorded import Recorded
+from metrics_framework.streams.events import StreamEvent, StreamFilter
+from metrics_framework.streams.publisher import Publisher
+from metrics_framework.streams.sources import PollingSource, StoreSource
 from metrics_framework.streams.subscription import Subscription, ValueStream
 
 __all__ = [
     "Deltas",
-    "Polled",
-    "Recorded",
+    "PollingSource",
+    "Publisher",
+    "StoreSource",
     "StreamEvent",
     "StreamFilter",
-    "Streams",
     "Subscription",
     "ValueStream",
-    "streams_of",
+    "publisher_of",
 ]
 
 
-def streams_of(aggregator: MetricsAggregator) -> Streams:
-    """Return the streams of the metrics that an aggregator has.
+def publisher_of(aggregator: MetricsAggregator) -> Publisher:
+    """Return a publisher of an aggregator's metrics.
 
-    The in-memory one has all its numbers in its store, which logs its records; any other one is polled for
-    changes.
+    It reads the record log of an in-memory aggregator's store, and polls any other aggregator.
     """
     if isinstance(aggregator, load_adapter("in_memory.aggregator")):
         in_memory: Any = aggregator
-        return Streams(Recorded(in_memory.store))
-    return Streams(Polled(aggregator))
+        return Publisher(StoreSource(in_memory.store))
+    return Publisher(PollingSource(aggregator))

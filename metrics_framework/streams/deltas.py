@@ -1,4 +1,4 @@
-"""Changes, coalesced: one value for each series that changed in a period, however often it did."""
+"""Deltas: one value for each series that changed in a period, however many records it has."""
 
 from __future__ import annotations
 
@@ -10,52 +10,52 @@ from typing import Self
 
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.runtime.event_loops import Notifier
-from metrics_framework.streams.events import Run, StreamEvent
-from metrics_framework.streams.filters import StreamFilter
+from metrics_framework.streams.events import EventChunk, StreamEvent, StreamFilter
 from metrics_framework.validation import check_seconds
 from metrics_framework.values import MetricValue
 
 
 class Deltas:
-    """What `MetricsSystem.deltas` returns: an async iterator of lists.
+    """An async iterator of lists of changed values, returned by `MetricsSystem.deltas`.
 
-    It never drops anything: what it keeps is the last event of each series that has changed.
+    It drops nothing, because it keeps only the last event of each series that has changed.
 
     Args:
-        every: Seconds from one list to the next, at least.
-        chosen: What it gets.
-        keeper: What has to live as long as somebody reads.
+        every: The minimum number of seconds between two lists.
+        stream_filter: Selects the series.
+        publisher: Stays alive as long as this object.
 
     Raises:
-        InvalidInputError: If ``every`` is no positive number, or a sample is asked for.
+        InvalidInputError: If ``every`` is not a valid number of seconds, or the filter has a sample rate.
     """
 
-    def __init__(self, every: float, chosen: StreamFilter, keeper: object) -> None:
+    def __init__(self, every: float, stream_filter: StreamFilter, publisher: object) -> None:
         check_seconds("every", every)
-        if chosen.sample_rate != 1:
+        if stream_filter.sample_rate != 1:
             raise InvalidInputError(
-                f"filter sample_rate={chosen.sample_rate!r} has no meaning here: each series has one value"
+                f"filter sample_rate={stream_filter.sample_rate!r} is not supported by deltas, which have one"
+                " value for each series: remove it"
             )
         self._every = every
-        self._chosen = chosen
-        self._keeper = keeper
+        self._filter = stream_filter
+        self._publisher = publisher
         self._notifier = Notifier()
         self._due = time.monotonic() + every
         self._is_closed = False
         self._has_ended = False
         self._error: BaseException | None = None
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
-        """Give up what waits; nobody else may be at work."""
+    def reset(self) -> None:
+        """Discard all pending changes. No other thread may use this object meanwhile."""
         self._lock = threading.RLock()
-        self._changed: dict[object, tuple[Run, int]] = {}
+        self._changed: dict[object, tuple[EventChunk, int]] = {}
 
-    # -- for the subscriber ----------------------------------------------------------------------------
+    # -- for the reader --------------------------------------------------------------------------------
 
     @property
     def is_closed(self) -> bool:
-        """Whether it was closed, by `aclose`."""
+        """Whether `aclose` was called."""
         return self._is_closed
 
     def __aiter__(self) -> Self:
@@ -76,11 +76,11 @@ class Deltas:
         self._due = time.monotonic() + self._every
         return [
             replace(value, metadata={**value.metadata, "records": records})
-            for value, records in ((_last(run).value, records) for run, records in changed.values())
+            for value, records in ((_last(chunk).value, records) for chunk, records in changed.values())
         ]
 
     async def aclose(self) -> None:
-        """End it: whoever waits for a list is told that there are no more."""
+        """Close the iterator. It ends for a task that waits for a list."""
         self._is_closed = True
         with self._lock:
             self._changed.clear()
@@ -91,30 +91,30 @@ class Deltas:
             return True
         return bool(self._changed) and time.monotonic() >= self._due
 
-    # -- for who publishes -----------------------------------------------------------------------------
+    # -- for the publisher -----------------------------------------------------------------------------
 
-    def offer(self, runs: Sequence[Run], after: int = 0) -> None:
-        """Take in what the filter takes of some events."""
+    def deliver(self, chunks: Sequence[EventChunk], after: int = 0) -> None:
+        """Note the series that have changed."""
         with self._lock:
-            for run in runs:
-                if self._chosen.takes_all or run.subject.is_taken_by(self._chosen):
-                    _, records = self._changed.get(run.subject.key, (None, 0))
-                    self._changed[run.subject.key] = (run, records + len(run))
+            for chunk in chunks:
+                if self._filter.matches_all or chunk.series.is_matched_by(self._filter):
+                    _, records = self._changed.get(chunk.series.key, (None, 0))
+                    self._changed[chunk.series.key] = (chunk, records + len(chunk))
             changed = list(self._changed.values()) if time.monotonic() >= self._due else []
-        for run, _ in changed:
-            _last(run)  # made here, and not on somebody's event loop
+        for chunk, _ in changed:
+            _last(chunk)  # created in this thread, to keep the event loop free
         if changed:
             self._notifier.notify()
 
-    def miss(self, number: int) -> None:
-        """Take in that some events cannot be had: their series change again, or show with the next one."""
+    def count_missed(self, number: int) -> None:
+        """Do nothing: a missed change of a series shows with its next one."""
 
     def end(self, error: BaseException | None = None) -> None:
-        """Say that no more will come, and why, where that is an error."""
+        """End the iterator after the pending changes, with an error if there is one."""
         self._error = error
         self._has_ended = True
         self._notifier.notify()
 
 
-def _last(run: Run) -> StreamEvent:
-    return run[len(run) - 1]
+def _last(chunk: EventChunk) -> StreamEvent:
+    return chunk[len(chunk) - 1]

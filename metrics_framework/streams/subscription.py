@@ -1,4 +1,4 @@
-"""One subscriber: a bounded buffer that one thread fills and whoever subscribed empties."""
+"""Subscriptions: bounded buffers that the publisher fills and a subscriber reads."""
 
 from __future__ import annotations
 
@@ -11,27 +11,25 @@ from types import TracebackType
 from typing import Self
 
 from metrics_framework.runtime.event_loops import Notifier, checkpoint
-from metrics_framework.streams.events import Run, StreamEvent
-from metrics_framework.streams.filters import StreamFilter
+from metrics_framework.streams.events import EventChunk, StreamEvent, StreamFilter
 from metrics_framework.values import MetricValue
 
-BURST = 64
-"""After how many events at most, which were there at once, other tasks of the loop have their turn."""
+MAX_BURST_EVENTS = 64
+"""How many events a task takes without waiting before the other tasks of its event loop run."""
 
-Item = tuple[Run | list[StreamEvent], int]
-"""Events, and the index of the first one that was neither taken nor dropped yet."""
+BufferedEvents = tuple[EventChunk | list[StreamEvent], int]
+"""Events, and the index of the first one that has not been taken or dropped."""
 
 
 class Subscription:
-    """The events that one subscriber gets: an async iterator, an iterator of a thread, and a context manager.
+    """The events of one subscriber: an iterator, an async iterator and a context manager. Thread-safe.
 
-    Its buffer is bounded: where it is full, the oldest event in it is dropped, and counted. It stays usable
-    when a wait is cancelled: no event is lost by that. Closed, or no longer used by anyone, it costs nothing.
+    If the buffer is full, its oldest events are dropped and counted. Cancelling a wait loses no event.
 
     Args:
-        chosen: What it gets.
+        stream_filter: Selects the events.
         buffer: How many events wait for the subscriber at most.
-        keeper: What has to live as long as somebody reads.
+        publisher: Stays alive as long as this object.
 
     Example:
         >>> from metrics_framework import MetricsSystem
@@ -43,61 +41,62 @@ class Subscription:
         (1, 1, 0)
     """
 
-    def __init__(self, chosen: StreamFilter, buffer: int, keeper: object) -> None:
-        self._chosen = chosen
-        self._buffer = buffer
-        self._keeper = keeper
+    def __init__(self, stream_filter: StreamFilter, buffer: int, publisher: object) -> None:
+        self._filter = stream_filter
+        self._max_buffered = buffer
+        self._publisher = publisher
         self._notifier = Notifier()
         self._is_closed = False
         self._has_ended = False
         self._error: BaseException | None = None
         self._dropped = 0
-        self._lost = 0  # before the oldest event that waits
+        self._lost_before = 0  # events lost directly before the oldest buffered one
         self._taken = 0
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
-        """Give up what waits; nobody else may be at work."""
+    def reset(self) -> None:
+        """Discard the buffered events. No other thread may use this object meanwhile."""
         self._lock = threading.RLock()
-        self._items: deque[Item | int] = deque()  # a number: so many events are missing here
-        self._waiting = 0
+        # An integer stands for a number of events that are missing at this point.
+        self._buffer_items: deque[BufferedEvents | int] = deque()
+        self._buffered = 0
 
-    # -- for the subscriber ----------------------------------------------------------------------------
+    # -- for the reader --------------------------------------------------------------------------------
 
     @property
     def dropped(self) -> int:
-        """How many events were lost in all: dropped for want of room, or missed before it resumed."""
+        """How many events were lost in total, in a full buffer or before the subscription resumed."""
         return self._dropped
 
     @property
     def is_closed(self) -> bool:
-        """Whether it was closed, by `close`; then it gets nothing any more, not even what waits."""
+        """Whether `close` was called. A closed subscription yields nothing, not even buffered events."""
         return self._is_closed
 
     @property
-    def is_over(self) -> bool:
-        """Whether nothing is left, and nothing will come."""
-        return self._is_closed or (self._has_ended and not self._items)
+    def is_finished(self) -> bool:
+        """Whether there are no more events: it is closed, or has ended and all were read."""
+        return self._is_closed or (self._has_ended and not self._buffer_items)
 
     def close(self) -> None:
-        """Get nothing any more; whoever waits for it is woken. A second call does nothing."""
+        """Unsubscribe, and wake waiting readers. A second call does nothing."""
         with self._lock:
             self._is_closed = True
-            self._items.clear()
-            self._waiting = 0
+            self._buffer_items.clear()
+            self._buffered = 0
         self._notifier.notify()
 
     def get(self, timeout: float | None = None) -> StreamEvent | None:
         """Return the next event, from a thread.
 
         Args:
-            timeout: How many seconds to wait for it; ``None`` for as long as it takes, 0 not at all.
+            timeout: Seconds to wait for an event; ``None`` for any time, 0 for not at all.
 
         Returns:
-            ``None`` where none came in time, or all is over (`is_over`).
+            ``None`` if there was no event in time, or if there will be no more (`is_finished`).
         """
         until = None if timeout is None else time.monotonic() + timeout
-        while (event := self._take()) is None and not self.is_over:
+        while (event := self._take()) is None and not self.is_finished:
             left = None if until is None else until - time.monotonic()
             if left is not None and left <= 0:
                 break
@@ -113,10 +112,10 @@ class Subscription:
 
     async def __anext__(self) -> StreamEvent:
         self._taken += 1
-        if self._taken % BURST == 0:
-            await checkpoint()  # before an event is taken, so that none is lost where a task is cancelled
+        if self._taken % MAX_BURST_EVENTS == 0:
+            await checkpoint()  # before an event is taken, so that a cancellation loses none
         while (event := self._take()) is None:
-            if self.is_over:
+            if self.is_finished:
                 raise StopAsyncIteration
             await self._notifier.wait_async(self._is_due)
             self._taken = 0
@@ -137,7 +136,7 @@ class Subscription:
         self.close()
 
     def _is_due(self) -> bool:
-        return self._is_closed or self._has_ended or self._waiting > 0
+        return self._is_closed or self._has_ended or self._buffered > 0
 
     def _take(self) -> StreamEvent | None:
         with self._lock:
@@ -146,95 +145,101 @@ class Subscription:
                 if self._has_ended and self._error is not None and not self._is_closed:
                     raise self._error
                 return None
-            self._waiting -= 1
-            lost, self._lost = self._lost, 0
+            self._buffered -= 1
+            lost, self._lost_before = self._lost_before, 0
         events, index = found
-        event = events[index]  # making it may take a while
-        return event.after_loss(lost) if lost else event
+        event = events[index]  # without the lock: creating it may take a while
+        return event.with_dropped(lost) if lost else event
 
-    def _next(self) -> Item | None:
-        while self._items and not self._is_closed:
-            item = self._items[0]
+    def _next(self) -> BufferedEvents | None:
+        while self._buffer_items and not self._is_closed:
+            item = self._buffer_items[0]
             if isinstance(item, int):
-                self._items.popleft()
-                self._lost += item
+                self._buffer_items.popleft()
+                self._lost_before += item
                 continue
             events, index = item
             if index + 1 < len(events):
-                self._items[0] = (events, index + 1)
+                self._buffer_items[0] = (events, index + 1)
             else:
-                self._items.popleft()
+                self._buffer_items.popleft()
             return item
         return None
 
-    # -- for who publishes -----------------------------------------------------------------------------
+    # -- for the publisher -----------------------------------------------------------------------------
 
-    def offer(self, runs: Sequence[Run], after: int = 0) -> None:
-        """Take in what the filter takes of some events, and wake who waits for it, once.
+    def deliver(self, chunks: Sequence[EventChunk], after: int = 0) -> None:
+        """Buffer the events that the filter matches, and wake waiting readers.
 
         Args:
-            runs: The events, in their order.
-            after: The sequence number up to which they are left out.
+            chunks: The events, in order.
+            after: Events up to this sequence number are left out.
         """
-        items = [item for run in runs if (item := self._chosen_of(run, after)) is not None]
+        items = [item for chunk in chunks if (item := self._select(chunk, after)) is not None]
         if not items:
             return
         with self._lock:
             if self._is_closed:
                 return
-            self._items += items
-            self._waiting += sum(len(events) - index for events, index in items)
-            if self._waiting > self._buffer:
-                self._drop(self._waiting - self._buffer)
+            self._buffer_items += items
+            self._buffered += sum(len(events) - index for events, index in items)
+            if self._buffered > self._max_buffered:
+                self._drop(self._buffered - self._max_buffered)
         self._notifier.notify()
 
-    def miss(self, number: int) -> None:
-        """Take in that some events cannot be had any more; they count, whichever the filter takes."""
+    def count_missed(self, number: int) -> None:
+        """Count events that are no longer available, whether or not the filter would match them."""
         with self._lock:
             if number and not self._is_closed:
-                self._items.append(number)
+                self._buffer_items.append(number)
                 self._dropped += number
 
     def end(self, error: BaseException | None = None) -> None:
-        """Say that no more will come, and why, where that is an error."""
+        """End the stream after the buffered events, with an error if there is one."""
         self._error = error
         self._has_ended = True
         self._notifier.notify()
 
-    def _chosen_of(self, run: Run, after: int) -> Item | None:
-        chosen = self._chosen
-        skipped = max(after + 1 - run.first, 0)
-        if skipped >= len(run) or not (chosen.takes_all or run.subject.is_taken_by(chosen)):
+    def _select(self, chunk: EventChunk, after: int) -> BufferedEvents | None:
+        stream_filter = self._filter
+        skipped = max(after + 1 - chunk.first, 0)
+        if skipped >= len(chunk) or not (
+            stream_filter.matches_all or chunk.series.is_matched_by(stream_filter)
+        ):
             return None
-        if chosen.sample_rate == 1:
-            return run, skipped
-        # Made now: a few events of each run must not keep all the others of it in memory.
-        sample = [run[index] for index in range(skipped, len(run)) if chosen.samples(run.first + index)]
+        if stream_filter.sample_rate == 1:
+            return chunk, skipped
+        # Created now: a few sampled events must not keep the rest of their chunk in memory.
+        sample = [
+            chunk[index]
+            for index in range(skipped, len(chunk))
+            if stream_filter.is_in_sample(chunk.first + index)
+        ]
         return (sample, 0) if sample else None
 
     def _drop(self, number: int) -> None:
-        self._waiting -= number
+        self._buffered -= number
         self._dropped += number
-        self._lost += number
+        self._lost_before += number
         while number:
-            item = self._items.popleft()
+            item = self._buffer_items.popleft()
             if isinstance(item, int):
-                self._lost += item
+                self._lost_before += item
                 continue
             events, index = item
             if len(events) - index > number:
-                self._items.appendleft((events, index + number))
+                self._buffer_items.appendleft((events, index + number))
                 return
             number -= len(events) - index
 
 
 class ValueStream:
-    """What `MetricsSystem.metrics_stream` returns: the values of a subscription.
+    """The values of a subscription, returned by `MetricsSystem.metrics_stream`.
 
-    A value after some that this stream lost has their number in ``metadata["dropped"]``.
+    The first value after a loss has the number of lost events in ``metadata["dropped"]``.
 
     Args:
-        subscription: Where they come from; closed by `aclose`.
+        subscription: Provides the events. `aclose` closes it.
     """
 
     def __init__(self, subscription: Subscription) -> None:
@@ -250,5 +255,5 @@ class ValueStream:
         return replace(event.value, metadata={**event.value.metadata, "dropped": event.dropped})
 
     async def aclose(self) -> None:
-        """End it: whoever waits for a value is told that there are no more."""
+        """Close the stream. It ends for a task that waits for a value."""
         self._subscription.close()

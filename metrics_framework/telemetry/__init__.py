@@ -1,15 +1,8 @@
-"""Telemetry events of memory trackers and GPUs: projected into one envelope, read, followed and recorded."""
+"""Telemetry events of memory trackers and GPUs: a common envelope, reading, following, recording, writing."""
 
-from metrics_framework.telemetry.events import EventSource, ResourceEvents, TelemetryIdentity
+from metrics_framework.telemetry.events import EventSource, ResourceEvents, TelemetryIdentity, TelemetryLog
 from metrics_framework.telemetry.following import TelemetryFollower
 from metrics_framework.telemetry.gauges import TELEMETRY_GAUGES, TelemetryGauge, TelemetryRecorder
-from metrics_framework.telemetry.log import TelemetryLog
-from metrics_framework.telemetry.manifests import (
-    TelemetryManifest,
-    TelemetrySession,
-    read_telemetry_manifest,
-    telemetry_files,
-)
 from metrics_framework.telemetry.projection import (
     TELEMETRY_PROJECTION_SCHEMA_VERSION,
     ProjectedTelemetryRecord,
@@ -18,7 +11,15 @@ from metrics_framework.telemetry.projection import (
     unique_projected_correlations,
     unique_projected_resources,
 )
-from metrics_framework.telemetry.reading import Flaw, read_projected_telemetry, read_telemetry
+from metrics_framework.telemetry.reading import (
+    Flaw,
+    TelemetryManifest,
+    TelemetrySession,
+    read_projected_telemetry,
+    read_telemetry,
+    read_telemetry_manifest,
+    telemetry_files,
+)
 
 __all__ = [
     "TELEMETRY_GAUGES",

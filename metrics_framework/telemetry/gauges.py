@@ -1,4 +1,4 @@
-"""Projected events as gauges and counters: so they reach Prometheus, streams and snapshots."""
+"""Records projected events as gauges and a counter, so that Prometheus, streams and snapshots get them."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from metrics_framework.protocols import MetricCollector
 from metrics_framework.telemetry.projection import ProjectedTelemetryRecord
 from metrics_framework.values import MetricUnit
 
-EVENTS = "telemetry.events"
-"""The counter of events, by type and severity."""
+EVENTS_COUNTER = "telemetry.events"
+"""Counts events by type and severity."""
 
 MAX_SOURCES = 10_000
-"""Of how many sources the time of the last event is remembered."""
+"""Maximum number of sources whose last event is remembered."""
 
 
 @dataclass(frozen=True)
 class TelemetryGauge:
-    """What an attribute of a record is recorded as.
+    """The gauge of an attribute of a record.
 
     Attributes:
         attribute: The attribute.
-        name: The gauge's name.
-        help: What it is.
-        unit: What it is counted in, where that is not in the name.
-        merge: What its series are together, on a collector that can be told.
+        name: The name of the gauge.
+        help: Its description.
+        unit: Its unit, unless the name tells it.
+        merge: How its series are merged, if the collector supports it.
     """
 
     attribute: str
@@ -37,35 +37,35 @@ class TelemetryGauge:
     merge: Literal["sum", "max"] = "max"
 
 
-def _memory(place: str, what: str, help: str, merge: Literal["sum", "max"]) -> TelemetryGauge:
-    name = f"memory.{place}.{what}"
+def _memory(place: str, kind: str, help: str, merge: Literal["sum", "max"]) -> TelemetryGauge:
+    name = f"memory.{place}.{kind}"
     return TelemetryGauge(f"{name}_bytes", f"telemetry.{name}", help, MetricUnit.BYTES, merge)
 
 
 TELEMETRY_GAUGES = (
-    _memory("allocator", "allocated", "Memory that a program's allocator has given out.", "sum"),
-    _memory("allocator", "reserved", "Memory that a program's allocator has taken from the device.", "sum"),
-    _memory("allocator", "active", "Memory in blocks that are in use.", "sum"),
-    _memory("allocator", "inactive", "Memory in blocks that could be used again.", "sum"),
-    _memory("allocator", "change", "How much the last event changed.", "sum"),
-    _memory("device", "used", "Memory of the device that anybody uses.", "max"),
-    _memory("device", "free", "Memory of the device that nobody uses.", "max"),
-    _memory("device", "total", "Memory of the device.", "max"),
-    TelemetryGauge("gpu.utilization", "telemetry.gpu.utilization", "Share of the time that the GPU worked."),
-    TelemetryGauge("gpu.power_watts", "telemetry.gpu.power_watts", "Power that the GPU draws.", merge="sum"),
-    TelemetryGauge("gpu.temperature_celsius", "telemetry.gpu.temperature_celsius", "The GPU's temperature."),
+    _memory("allocator", "allocated", "Memory that the allocator has handed out.", "sum"),
+    _memory("allocator", "reserved", "Memory that the allocator has reserved on the device.", "sum"),
+    _memory("allocator", "active", "Memory in blocks in use.", "sum"),
+    _memory("allocator", "inactive", "Memory in blocks that can be reused.", "sum"),
+    _memory("allocator", "change", "Change of allocated memory by the last event.", "sum"),
+    _memory("device", "used", "Used memory of the device.", "max"),
+    _memory("device", "free", "Free memory of the device.", "max"),
+    _memory("device", "total", "Total memory of the device.", "max"),
+    TelemetryGauge("gpu.utilization", "telemetry.gpu.utilization", "Share of time that the GPU was busy."),
+    TelemetryGauge("gpu.power_watts", "telemetry.gpu.power_watts", "Power draw of the GPU.", merge="sum"),
+    TelemetryGauge("gpu.temperature_celsius", "telemetry.gpu.temperature_celsius", "Temperature of the GPU."),
 )
 
 
 class TelemetryRecorder:
-    """Records projected events: what they measured as gauges, and that they happened as a counter.
+    """Records the measurements of projected events as gauges, and counts the events.
 
-    Gauges and the counter bear the tags ``source_kind``, ``host``, ``rank`` and ``device``, which are
-    ``unknown`` where the event does not say them; the counter ``event_type`` and ``severity`` as well, which
-    may be ``none``. An event that is older than the last one of its source is counted and moves no gauge.
+    Gauges and the counter have the tags ``source_kind``, ``host``, ``rank`` and ``device``, which are
+    ``unknown`` if the event does not have them. The counter also has ``event_type`` and ``severity``, which
+    may be ``none``. An event older than the last one of its source is counted, but sets no gauge.
 
     Args:
-        collector: Where to.
+        collector: Receives the records.
 
     Example:
         >>> from metrics_framework import MetricsSystem
@@ -83,14 +83,14 @@ class TelemetryRecorder:
         _describe(collector)
 
     def record(self, record: ProjectedTelemetryRecord) -> None:
-        """Record an event; what is no finite number in it is left out.
+        """Record an event. Measurements that are not finite numbers are left out.
 
         Raises:
-            InvalidInputError: If the collector refuses it, as where a name is another type of metric.
+            InvalidInputError: If the collector refuses it, for example because a name has another type.
         """
         tags = _tags(record)
         kind = {"event_type": record.event_type, "severity": record.severity or "none"}
-        self._collector.record_counter(EVENTS, 1, {**tags, **kind})
+        self._collector.record_counter(EVENTS_COUNTER, 1, {**tags, **kind})
         if not self._is_latest(tuple(tags.values()), record.timestamp_ns):
             return
         for gauge in TELEMETRY_GAUGES:
@@ -99,7 +99,7 @@ class TelemetryRecorder:
                 self._collector.record_gauge(gauge.name, value, tags)
 
     def record_all(self, records: Iterable[ProjectedTelemetryRecord]) -> int:
-        """Record events, and return how many they were."""
+        """Record events, and return their number."""
         count = 0
         for record in records:
             self.record(record)
@@ -108,7 +108,7 @@ class TelemetryRecorder:
 
     def _is_latest(self, source: tuple[str, ...], timestamp_ns: int) -> bool:
         latest = self._latest.pop(source, timestamp_ns)
-        # Put back at the end: what is forgotten is the source that was silent for longest.
+        # Inserted again at the end, so that the source without events for longest is removed.
         self._latest[source] = max(latest, timestamp_ns)
         if len(self._latest) > MAX_SOURCES:
             del self._latest[next(iter(self._latest))]
@@ -133,13 +133,13 @@ def _is_number(value: object) -> TypeGuard[int | float]:
 
 
 def _describe(collector: MetricCollector) -> None:
-    """Say what the gauges are, where the collector has a store and nobody said it before."""
+    """Describe the gauges, if the collector has a store and they are not described yet."""
     store: Any = getattr(collector, "store", None)
     if not callable(getattr(store, "description", None)):
         return
     for gauge in TELEMETRY_GAUGES:
-        said = store.description(gauge.name)
-        if said.unit is None and not said.help and said.merge == "latest":
+        before = store.description(gauge.name)
+        if before.unit is None and not before.help and before.merge == "latest":
             store.describe(gauge.name, unit=gauge.unit, help=gauge.help, merge=gauge.merge)
-    if not store.description(EVENTS).help:
-        store.describe(EVENTS, help="Telemetry events.")
+    if not store.description(EVENTS_COUNTER).help:
+        store.describe(EVENTS_COUNTER, help="Telemetry events.")

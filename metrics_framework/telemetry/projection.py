@@ -1,9 +1,9 @@
-"""Telemetry events, as trackers of GPU and CPU memory write them, in one envelope.
+"""The common envelope of telemetry events, which trackers of GPU and CPU memory write.
 
-An event is a mapping with some twenty keys (schema generations 3 and 4). Its projection separates what every
-consumer asks for, such as time, session, severity and stage, from what describes the source (``resource``),
-the measurement (``attributes``) and the relation to other events (``correlation``). The form, its names and
-its record ids are those of Stormlog 0.3.4 to 0.3.9.
+An event is a mapping with about twenty keys (schema versions 3 and 4). Its projection separates the fields of
+all events, such as time, session, severity and stage, from the source (``resource``), the measurements
+(``attributes``) and the relation to other events (``correlation``). The structure, names and record ids are
+those of Stormlog 0.3.4 to 0.3.9.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TELEMETRY_PROJECTION_SCHEMA_VERSION: Literal[1] = 1
 """The version of the envelope."""
 
 _BACKENDS = frozenset(("cpu", "cuda", "rocm", "mps", "tensorflow"))
-_BACKENDS_IN_COLLECTORS = ("cuda", "rocm", "mps", "cpu", "tensorflow")  # the first that fits is taken
+_BACKENDS_IN_COLLECTORS = ("cuda", "rocm", "mps", "cpu", "tensorflow")  # the first match wins
 
 _SEVERITIES = {
     "critical": "critical",
@@ -36,7 +36,7 @@ _SEVERITIES = {
     "sample": "info",
 }
 
-_MEASURED = {
+_MEASURED_KEYS = {
     "sampling.interval_ms": "sampling_interval_ms",
     "memory.allocator.allocated_bytes": "allocator_allocated_bytes",
     "memory.allocator.reserved_bytes": "allocator_reserved_bytes",
@@ -47,32 +47,32 @@ _MEASURED = {
     "memory.device.free_bytes": "device_free_bytes",
     "memory.device.total_bytes": "device_total_bytes",
 }
-_SOURCE = ("collector", "host", "pid", "device_id", "job_id", "rank", "local_rank", "world_size")
-_RELATION = ("session_id", "job_id", "rank", "local_rank", "world_size")
-_PHASE_RELATION = ("scope_id", "parent_scope_id", "sequence")
+_RESOURCE_KEYS = ("collector", "host", "pid", "device_id", "job_id", "rank", "local_rank", "world_size")
+_CORRELATION_KEYS = ("session_id", "job_id", "rank", "local_rank", "world_size")
+_PHASE_KEYS = ("scope_id", "parent_scope_id", "sequence")
 
 _SCALARS = frozenset((str, int, float, bool, type(None)))
 
 
 @dataclass(frozen=True)
 class ProjectedTelemetryRecord:
-    """One telemetry event in the envelope; its mappings cannot be changed, nor what they hold.
+    """One telemetry event in the envelope. It is immutable, including its mappings and their values.
 
     Attributes:
         schema_version: `TELEMETRY_PROJECTION_SCHEMA_VERSION`.
-        record_id: What the event holds, as ``telemetry-`` and 128 bits: equal events have equal ids.
-        timestamp_ns: When it happened, in nanoseconds since 1970.
-        observed_timestamp_ns: When it was seen.
-        session_id: The run of a tracker that it belongs to.
+        record_id: ``telemetry-`` and a hash of 128 bits of the event. Equal events have equal ids.
+        timestamp_ns: The time of the event, in nanoseconds since 1970.
+        observed_timestamp_ns: The time at which it was observed.
+        session_id: The run of a tracker.
         source_kind: ``cpu``, ``cuda``, ``rocm``, ``mps`` or ``tensorflow``; else ``gpu`` or ``other``.
         event_type: Such as ``sample``, ``allocation``, ``peak`` or ``warning``.
-        stage: The innermost phase of the program that it happened in.
-        severity: ``info``, ``warning``, ``error`` or ``critical``, or what the event itself says.
-        severity_text: The event's own words for it.
-        body: A sentence for people.
-        resource: Where it comes from: collector, host, process, device, job and rank.
-        attributes: The event's metadata, and its measurements as ``memory.…``.
-        correlation: What it has in common with other events: session, job, rank, phase.
+        stage: The innermost phase of the program.
+        severity: ``info``, ``warning``, ``error`` or ``critical``, or the severity given in the event.
+        severity_text: The severity in the words of the event.
+        body: A message for people.
+        resource: The source: collector, host, process, device, job and rank.
+        attributes: The metadata of the event, and its measurements as ``memory.…``.
+        correlation: The values that related events share: session, job, rank, phase.
     """
 
     schema_version: Literal[1]
@@ -96,16 +96,15 @@ def project_telemetry_mapping(
 ) -> ProjectedTelemetryRecord:
     """Return a telemetry event in the envelope.
 
-    Only what identifies the event is checked: event types, schema generations and whatever else an event
-    holds are taken as they are.
+    Only the fields that identify the event are checked. Its type, schema version and other values are not.
 
     Args:
-        record: The event, as a line of a telemetry file holds it.
-        observed_timestamp_ns: When it was seen; the event's own time by default.
+        record: The event, as parsed from a line of a telemetry file.
+        observed_timestamp_ns: The time at which it was observed; the time of the event by default.
 
     Raises:
-        InvalidInputError: If ``session_id``, ``timestamp_ns`` or ``event_type`` are missing or of another
-            type, ``metadata`` is no mapping, or ``observed_timestamp_ns`` is no integer or negative.
+        InvalidInputError: If ``session_id``, ``timestamp_ns`` or ``event_type`` is missing or has the wrong
+            type, ``metadata`` is not a mapping, or ``observed_timestamp_ns`` is not an integer of 0 or more.
 
     Example:
         >>> event = {"session_id": "s", "timestamp_ns": 7, "event_type": "warning", "device_id": 0}
@@ -150,39 +149,39 @@ def project_telemetry_mapping(
         severity=_severity(event_type, metadata),
         severity_text=None if severity_text is None else str(severity_text),
         body=None if body is None else str(body),
-        resource=_frozen({"source_kind": source_kind, **{key: record.get(key) for key in _SOURCE}}),
-        attributes=_frozen({**metadata, **{name: record.get(key) for name, key in _MEASURED.items()}}),
-        correlation=_frozen(
+        resource=_freeze({"source_kind": source_kind, **{key: record.get(key) for key in _RESOURCE_KEYS}}),
+        attributes=_freeze({**metadata, **{name: record.get(key) for name, key in _MEASURED_KEYS.items()}}),
+        correlation=_freeze(
             {
-                **{key: record.get(key) for key in _RELATION},
-                **{f"phase.{key}": value for key in _PHASE_RELATION if (value := phase.get(key)) is not None},
+                **{key: record.get(key) for key in _CORRELATION_KEYS},
+                **{f"phase.{key}": value for key in _PHASE_KEYS if (value := phase.get(key)) is not None},
             }
         ),
     )
 
 
 def projected_record_to_dict(record: ProjectedTelemetryRecord) -> dict[str, Any]:
-    """Return a record as plain data that JSON can hold, its keys always in the same order."""
-    return {name: _thawed(getattr(record, name)) for name in _FIELDS}
+    """Return a record as plain data for JSON, with its keys in a fixed order."""
+    return {name: _to_plain(getattr(record, name)) for name in _FIELDS}
 
 
 _FIELDS = tuple(one.name for one in fields(ProjectedTelemetryRecord))
 
 
 def unique_projected_resources(records: Iterable[ProjectedTelemetryRecord]) -> list[dict[str, Any]]:
-    """Return where records come from: each ``resource`` once, in the order of their first records."""
+    """Return the distinct ``resource`` mappings of records, in order of first appearance."""
     return list(_unique(record.resource for record in records))
 
 
 def unique_projected_correlations(records: Iterable[ProjectedTelemetryRecord]) -> list[dict[str, Any]]:
-    """Return what records have in common: each ``correlation`` once, in the order of their first records."""
+    """Return the distinct ``correlation`` mappings of records, in order of first appearance."""
     return list(_unique(record.correlation for record in records))
 
 
 def _unique(mappings: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     seen: set[str] = set()
     for mapping in mappings:
-        plain = _thawed(mapping)
+        plain = _to_plain(mapping)
         text = _canonical(plain)
         if text not in seen:
             seen.add(text)
@@ -222,37 +221,37 @@ def _stage(phase: Mapping[str, Any]) -> str | None:
 
 
 def _severity(event_type: str, metadata: Mapping[str, Any]) -> str | None:
-    said = metadata.get("severity")
-    if isinstance(said, str) and said.strip():
-        return said.strip().lower()
+    given = metadata.get("severity")
+    if isinstance(given, str) and given.strip():
+        return given.strip().lower()
     return _SEVERITIES.get(event_type.strip().lower())
 
 
 # -- frozen and plain data -----------------------------------------------------------------------------
 
 
-def _frozen(value: Any) -> Any:
+def _freeze(value: Any) -> Any:
     if isinstance(value, Mapping):
         return MappingProxyType(
             {
                 (key if key.__class__ is str else str(key)): (
-                    held if held.__class__ in _SCALARS else _frozen(held)
+                    item if item.__class__ in _SCALARS else _freeze(item)
                 )
-                for key, held in value.items()
+                for key, item in value.items()
             }
         )
     if isinstance(value, (list, tuple)):
-        return tuple(_frozen(item) for item in value)
+        return tuple(_freeze(item) for item in value)
     return value
 
 
-def _thawed(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     if value.__class__ in _SCALARS:
         return value
     if isinstance(value, Mapping):
-        return {str(key): _thawed(held) for key, held in value.items()}
+        return {str(key): _to_plain(item) for key, item in value.items()}
     if isinstance(value, tuple):
-        return [_thawed(item) for item in value]
+        return [_to_plain(item) for item in value]
     return value
 
 
@@ -266,28 +265,27 @@ def _record_id(record: Mapping[str, Any]) -> str:
 
 
 def _canonical(mapping: Mapping[str, Any]) -> str:
-    """Return the JSON text that identities are made of.
+    """Return the JSON text from which record ids are made.
 
-    It is defined as the text of what is read back from a first text of the thawed mapping. That is the first
-    text itself, except where a key is no string or one half of a pair of surrogates, which change between
-    the two.
+    By definition, the plain mapping is converted to JSON, parsed, and converted again. The first text is
+    already the result, unless a key is not a string or there is a lone surrogate, which parsing changes.
     """
     try:
         if _is_plain(mapping) and "\\ud" not in (text := _encode(mapping)):
             return text
-    except RecursionError:  # what follows may go deeper
+    except RecursionError:  # the full conversion may need less depth
         pass
-    return _encode(json.loads(_encode(_thawed(mapping))))
+    return _encode(json.loads(_encode(_to_plain(mapping))))
 
 
 def _is_plain(value: Any) -> bool:
-    """Return whether a value is what JSON is read as: nothing in it is converted on the way to a text."""
+    """Return whether a value consists of types that JSON parsing returns, which need no conversion."""
     kind = value.__class__
     if kind in _SCALARS:
         return True
     if kind is dict:
-        for key, held in value.items():
-            if key.__class__ is not str or not (held.__class__ in _SCALARS or _is_plain(held)):
+        for key, item in value.items():
+            if key.__class__ is not str or not (item.__class__ in _SCALARS or _is_plain(item)):
                 return False
         return True
     return kind is list and all(_is_plain(item) for item in value)

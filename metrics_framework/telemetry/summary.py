@@ -1,4 +1,4 @@
-"""What a lot of events say together, in memory that does not grow with them."""
+"""A summary of many telemetry events, with bounded memory."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from typing import NamedTuple
 
 from metrics_framework.telemetry.projection import ProjectedTelemetryRecord
 
-SLOTS = 240
-"""How many stretches of time the memory over time is kept for at least half of, and at most."""
+MAX_TIMELINE_SLOTS = 240
+"""Maximum number of slots in a timeline. Beyond it, the slots double in width."""
 
 
-class Course:
-    """The largest value of each stretch of time, stretches being as long as they need to be."""
+class PeakTimeline:
+    """The peak of each time slot. Slots double in width as the timeline gets longer."""
 
     def __init__(self) -> None:
         self._slots: dict[int, float] = {}
         self._width_ns = 1
 
     def add(self, time_ns: int, value: float) -> None:
-        """Take a value in; times may come in any order."""
-        self._keep(time_ns // self._width_ns, value)
-        while max(self._slots) - min(self._slots) >= SLOTS:
+        """Add a value. Times may come in any order."""
+        self._add(time_ns // self._width_ns, value)
+        while max(self._slots) - min(self._slots) >= MAX_TIMELINE_SLOTS:
             before, self._slots = self._slots, {}
             self._width_ns *= 2
-            for slot, highest in before.items():
-                self._keep(slot // 2, highest)
+            for slot, peak in before.items():
+                self._add(slot // 2, peak)
 
     def values(self) -> list[float]:
-        """Return the values at equal distances in time; where nothing was measured it is the last one."""
+        """Return the peak of each slot. A slot without a value repeats the one before."""
         values: list[float] = []
         for slot in range(min(self._slots, default=0), max(self._slots, default=-1) + 1):
             values.append(self._slots[slot] if slot in self._slots else values[-1])
         return values
 
-    def _keep(self, slot: int, value: float) -> None:
+    def _add(self, slot: int, value: float) -> None:
         self._slots[slot] = max(self._slots.get(slot, value), value)
 
 
-class Part(NamedTuple):
-    """What events are told apart by: session, rank and stage, where they say them."""
+class GroupKey(NamedTuple):
+    """The session, rank and stage of an event, by which events are grouped."""
 
     session_id: str
     rank: int | None
@@ -48,16 +48,16 @@ class Part(NamedTuple):
 
 
 @dataclass
-class PartSummary:
-    """What the events of one part say.
+class GroupSummary:
+    """The summary of one group of events.
 
     Attributes:
+        first_ns: The time of the earliest event.
+        last_ns: The time of the latest event.
+        records: The number of events.
         source_kinds: The kinds of their sources.
-        records: How many they are.
-        first_ns: The time of the earliest.
-        last_ns: The time of the latest.
-        peak: The most memory that one of them measured, in bytes; ``None`` where none did.
-        memory: The memory over time: allocated, or else used on the device.
+        peak: The largest memory of an event, in bytes; ``None`` if no event has any.
+        memory: Memory over time: allocated memory, or memory used on the device.
     """
 
     first_ns: int
@@ -65,10 +65,10 @@ class PartSummary:
     records: int = 0
     source_kinds: set[str] = field(default_factory=set)
     peak: int | None = None
-    memory: Course = field(default_factory=Course)
+    memory: PeakTimeline = field(default_factory=PeakTimeline)
 
     def add(self, record: ProjectedTelemetryRecord) -> None:
-        """Take an event in."""
+        """Add an event."""
         self.records += 1
         self.first_ns = min(self.first_ns, record.timestamp_ns)
         self.last_ns = max(self.last_ns, record.timestamp_ns)
@@ -80,38 +80,38 @@ class PartSummary:
 
 
 class TelemetrySummary:
-    """Sums events up by session, rank and stage.
+    """Summarizes events by session, rank and stage.
 
     Attributes:
-        records: How many there were.
-        parts: What those of each session, rank and stage say, in the order of their first events.
-        events: How many there were of each session, type and severity.
+        records: The number of events.
+        groups: The summary of each session, rank and stage, in the order of their first events.
+        events: The number of events of each session, type and severity.
     """
 
     def __init__(self) -> None:
         self.records = 0
-        self.parts: dict[Part, PartSummary] = {}
+        self.groups: dict[GroupKey, GroupSummary] = {}
         self.events: Counter[tuple[str, str, str | None]] = Counter()
 
     def add(self, record: ProjectedTelemetryRecord) -> None:
-        """Take an event in."""
+        """Add an event."""
         self.records += 1
         rank = record.resource.get("rank")
-        part = Part(record.session_id, rank if isinstance(rank, int) else None, record.stage)
-        if part not in self.parts:
-            self.parts[part] = PartSummary(record.timestamp_ns, record.timestamp_ns)
-        self.parts[part].add(record)
+        key = GroupKey(record.session_id, rank if isinstance(rank, int) else None, record.stage)
+        if key not in self.groups:
+            self.groups[key] = GroupSummary(record.timestamp_ns, record.timestamp_ns)
+        self.groups[key].add(record)
         self.events[record.session_id, record.event_type, record.severity] += 1
 
-    def sessions(self) -> dict[str, list[PartSummary]]:
-        """Return the parts of each session."""
-        sessions: dict[str, list[PartSummary]] = {}
-        for part, summary in self.parts.items():
-            sessions.setdefault(part.session_id, []).append(summary)
+    def sessions(self) -> dict[str, list[GroupSummary]]:
+        """Return the groups of each session."""
+        sessions: dict[str, list[GroupSummary]] = {}
+        for key, summary in self.groups.items():
+            sessions.setdefault(key.session_id, []).append(summary)
         return sessions
 
     def was_stopped(self, session_id: str) -> bool:
-        """Return whether a session has an event that says so."""
+        """Return whether a session has a ``stop`` event."""
         return any(session == session_id and kind == "stop" for session, kind, _ in self.events)
 
 

@@ -1,11 +1,11 @@
-"""What helps to test code that measures, and adapters.
+"""Tools to test code that records metrics, and to test adapters.
 
-`expect` checks how a block of code changes the metrics of any system. The extra ``testing`` brings what the
-rest needs: `metrics_framework.testing.plugin`, a pytest plugin with a system for each test, and
-`metrics_framework.testing.conformance`, which tests adapters.
+`expect` checks how a block of code changes the metrics of any system. Two more modules need the extra
+``testing``: `metrics_framework.testing.plugin`, a pytest plugin that gives each test a system, and
+`metrics_framework.testing.conformance`, the tests for adapters.
 """
 
-from metrics_framework.testing.checking import expect
+from metrics_framework.testing.checking import MetricsTestSystem, expect
 from metrics_framework.testing.expectations import (
     Expectation,
     counter,
@@ -16,7 +16,6 @@ from metrics_framework.testing.expectations import (
     timer,
 )
 from metrics_framework.testing.report import recorded
-from metrics_framework.testing.system import MetricsTestSystem
 
 __all__ = [
     "Expectation",

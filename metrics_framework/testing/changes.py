@@ -1,6 +1,6 @@
-"""What an aggregator lists, before and after: the numbers of every series, and how far they moved.
+"""Reads the numbers of every series, and computes how much they changed between two reads.
 
-Everything is read by `MetricsAggregator.get_metrics_by_tag`, so any adapter will do.
+Uses only `MetricsAggregator.get_metrics_by_tag`, so it works with every adapter.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from metrics_framework.values import MetricType, MetricValue
 
 
 class HasAggregator(Protocol):
-    """What is asked of a system: checks rely on its aggregator and on nothing else."""
+    """A system with an aggregator. Checks use nothing else of it."""
 
     @property
     def aggregator(self) -> MetricsAggregator:
-        """Answers questions."""
+        """Reads the recorded metrics."""
         ...
 
 
-class Series(NamedTuple):
-    """What numbers belong to.
+class SeriesKey(NamedTuple):
+    """Identifies a series: the owner of one set of numbers.
 
     Attributes:
         name: The metric's or operation's name.
         kind: ``counter``, ``gauge``, ``histogram``, ``timer``, ``success`` or ``failure``. An operation's
             durations are a timer like any other.
-        tags: Its tags, sorted.
-        error_type: The kind of a ``failure``.
+        tags: The tags, sorted.
+        error_type: The error type of a ``failure``.
     """
 
     name: str
@@ -42,49 +42,48 @@ class Series(NamedTuple):
     error_type: str = ""
 
 
-class Change(NamedTuple):
-    """How far a number moved; or, of a gauge, what it is.
+class NumberChange(NamedTuple):
+    """The change of a number; for a gauge, its current value.
 
     Attributes:
-        value: The number, without the digits that only rounding left.
-        tolerance: How far rounding may have moved it: zero where all was counted in integers.
+        value: The number, without digits that are only a rounding error.
+        tolerance: The possible rounding error. It is zero if all values are integers.
     """
 
     value: int | float
     tolerance: float
 
     def agrees_with(self, expected: object) -> bool:
-        """Return whether this is the expected number; what is no number decides by its ``==``."""
+        """Return whether this is the expected number. Other objects, such as matchers, decide by ``==``."""
         if isinstance(expected, int | float):
             return expected == self.value or abs(expected - self.value) <= self.tolerance
         return bool(expected == self.value)
 
 
 Numbers = Mapping[str, int | float]
-"""The numbers of a series: ``total`` of a counter, ``last`` of a gauge, ``count`` (and ``sum``) of others."""
+"""The numbers of a series: ``total`` of a counter, ``last`` of a gauge, ``count`` and ``sum`` of others."""
 
-State = Mapping[Series, Numbers]
+State = Mapping[SeriesKey, Numbers]
 
 
 def aggregator_of(system: HasAggregator | MetricsAggregator) -> MetricsAggregator:
-    """Return the aggregator of a system, or the aggregator that it is.
+    """Return the aggregator of a system, or the aggregator itself.
 
     Raises:
-        InvalidInputError: If it is neither.
+        InvalidInputError: If the argument is neither.
     """
     found: Any = getattr(system, "aggregator", system)
     if isinstance(found, type) or not callable(getattr(found, "get_metrics_by_tag", None)):
         raise InvalidInputError(
-            f"{safe_repr(system)} cannot be asked what was recorded: pass a MetricsSystem"
-            " or a MetricsAggregator"
+            f"{safe_repr(system)} is not a metrics system: pass a MetricsSystem or a MetricsAggregator"
         )
     aggregator: MetricsAggregator = found
     return aggregator
 
 
 def read(aggregator: MetricsAggregator) -> State:
-    """Return the numbers of every series; reading changes none."""
-    state: dict[Series, dict[str, int | float]] = {}
+    """Return the numbers of every series, without changing them."""
+    state: dict[SeriesKey, dict[str, int | float]] = {}
     for value in aggregator.get_metrics_by_tag({}):
         for series, numbers in _split(value):
             sums = state.setdefault(series, {})
@@ -93,11 +92,11 @@ def read(aggregator: MetricsAggregator) -> State:
     return state
 
 
-def change(series: Iterable[Series], key: str, before: State, after: State) -> Change | None:
-    """Return how far a number of several series moved in all; of gauges what it is after.
+def change(series: Iterable[SeriesKey], key: str, before: State, after: State) -> NumberChange | None:
+    """Return how much a number of several series changed in all; for gauges, the sum of their values.
 
     Returns:
-        ``None`` where there is no such number: no gauge, or an aggregator that does not know it.
+        ``None`` if the number does not exist: there is no such gauge, or the aggregator does not list it.
     """
     chosen = list(series)
     then = [before[each][key] for each in chosen if each in before and key in before[each]]
@@ -106,14 +105,14 @@ def change(series: Iterable[Series], key: str, before: State, after: State) -> C
         return None
     end, begin = sum_of(now), 0 if key == "last" else sum_of(then)
     if isinstance(end, int) and isinstance(begin, int):
-        return Change(end - begin, 0.0)
+        return NumberChange(end - begin, 0.0)
     largest = max(abs(end), abs(begin))
     noise = 4 * math.ulp(largest) if math.isfinite(largest) else 0.0
-    return Change(_shortest(end - begin, noise), 2 * noise)
+    return NumberChange(_shortest(end - begin, noise), 2 * noise)
 
 
-def changed(before: State, after: State) -> list[Series]:
-    """Return the series whose numbers differ, sorted; also one that is new with a number, or gone."""
+def changed(before: State, after: State) -> list[SeriesKey]:
+    """Return the changed series, sorted, including removed series, and new ones whose numbers are not 0."""
     return sorted(
         series
         for series in before.keys() | after.keys()
@@ -121,16 +120,16 @@ def changed(before: State, after: State) -> list[Series]:
     )
 
 
-def _moved(series: Series, before: Numbers | None, after: Numbers | None) -> bool:
+def _moved(series: SeriesKey, before: Numbers | None, after: Numbers | None) -> bool:
     if series.kind == "gauge":
         return before != after
-    # A counter that is declared, or given a zero, counted nothing.
+    # A counter that was only declared, or increased by 0, did not change.
     then, now = before or {}, after or {}
     return any(then.get(key, 0) != now.get(key, 0) for key in {*then, *now})
 
 
 def _shortest(number: float, noise: float) -> float:
-    """Return the number of the fewest digits within ``noise``: 0.3 for 12.6 - 12.3."""
+    """Return the number with the fewest digits within ``noise``: 0.3 for 12.6 - 12.3."""
     for digits in range(1, 17):
         short = float(f"{number:.{digits}g}")
         if abs(short - number) <= noise:
@@ -138,21 +137,21 @@ def _shortest(number: float, noise: float) -> float:
     return number
 
 
-def _split(value: MetricValue) -> Iterator[tuple[Series, Numbers]]:
+def _split(value: MetricValue) -> Iterator[tuple[SeriesKey, Numbers]]:
     tags, metadata = tuple(sorted(value.tags.items())), value.metadata
     kind = value.metric_type.value
     if value.metric_type is MetricType.COUNTER:
-        yield Series(value.name, kind, tags), {"total": value.value}
+        yield SeriesKey(value.name, kind, tags), {"total": value.value}
     elif value.metric_type is MetricType.GAUGE:
-        yield Series(value.name, kind, tags), {"last": value.value}
+        yield SeriesKey(value.name, kind, tags), {"last": value.value}
     elif value.metric_type is not MetricType.RATE:
         yield (
-            Series(value.name, kind, tags),
+            SeriesKey(value.name, kind, tags),
             {key: metadata[key] for key in ("count", "sum") if key in metadata},
         )
-    elif "success_rate" in metadata:  # any other rate is derived from what is listed already
+    elif "success_rate" in metadata:  # other rates are derived from values that are in the list, too
         successes = metadata.get("successes", round(metadata["count"] * metadata["success_rate"]))
-        if successes:  # what only ever failed has no successes to list, as what succeeded has no failures
-            yield Series(value.name, "success", tags), {"count": successes}
+        if successes:  # an operation that always failed is listed with its failures only
+            yield SeriesKey(value.name, "success", tags), {"count": successes}
         for error_type, count in metadata.get("failures", {}).items():
-            yield Series(value.name, "failure", tags, error_type), {"count": count}
+            yield SeriesKey(value.name, "failure", tags, error_type), {"count": count}

@@ -1,7 +1,7 @@
-"""The check itself: what a block of code changes, against what it is expected to change.
+"""Checks how a block of code changes the metrics, and the system that offers this as a method.
 
-The numbers are compared before and after the block, so that what was recorded earlier makes no difference,
-nothing has to be reset, and blocks may nest.
+Numbers are compared before and after the block. Earlier records do not matter, nothing has to be reset, and
+blocks can be nested.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from types import TracebackType
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.resources import RESOURCE_GAUGES
-from metrics_framework.testing.changes import HasAggregator, Series, State, aggregator_of, changed, read
+from metrics_framework.system import MetricsSystem
+from metrics_framework.testing.changes import HasAggregator, SeriesKey, State, aggregator_of, changed, read
 from metrics_framework.testing.expectations import Expectation
-from metrics_framework.testing.report import report
+from metrics_framework.testing.report import recorded, report
 from metrics_framework.validation import safe_repr
 
 
@@ -24,20 +25,20 @@ def expect(
 ) -> AbstractContextManager[None]:
     """Check how a block of code changes the metrics.
 
-    What other threads record meanwhile counts, too. An exception of the block goes on unchanged, and then
+    Records of other threads during the block count, too. If the block raises, its exception propagates and
     nothing is checked.
 
     Args:
-        system: What the code records into: a system, whose aggregator is asked, or an aggregator.
-        *expectations: What the block must change.
-        only: Whether nothing else may change; the gauges of a resource monitor always may.
+        system: The system that the code records into, or its aggregator.
+        *expectations: The changes that the block must make.
+        only: Whether to fail on any other change. The gauges of a resource monitor may always change.
 
     Returns:
-        A context manager for one ``with`` block. Its end raises `AssertionError` with a table of what was
-        expected and everything that changed.
+        A context manager for one ``with`` block. On exit it raises `AssertionError` if a check fails; the
+        message is a table of expected and actual numbers, and of every change.
 
     Raises:
-        InvalidInputError: If an argument breaks its rule, or nothing is expected.
+        InvalidInputError: If an argument is invalid, or there is no expectation and ``only`` is false.
 
     Example:
         >>> from metrics_framework import MetricsSystem
@@ -49,18 +50,18 @@ def expect(
     for each in (system, *expectations):
         if isinstance(each, Expectation) == (each is system):
             raise InvalidInputError(
-                f"{safe_repr(each)} is out of place: expect(system, counter('orders'), …) takes the system"
-                " first, then what counter, gauge, histogram, timer, success and failure return"
+                f"{safe_repr(each)} is in the wrong position: pass the system first, then expectations such"
+                " as counter('orders') or timer('checkout')"
             )
     if not expectations and not only:
         raise InvalidInputError(
-            "nothing is expected: name a change, or pass only=True where nothing may change"
+            "expect() has no expectations: pass at least one, or only=True if nothing may change"
         )
     return _Block(aggregator_of(system), expectations, only)
 
 
 class _Block(AbstractContextManager[None]):
-    """What `expect` returns."""
+    """The context manager that `expect` returns."""
 
     def __init__(
         self, aggregator: MetricsAggregator, expectations: tuple[Expectation, ...], only: bool
@@ -81,15 +82,27 @@ class _Block(AbstractContextManager[None]):
             return
         before, after = self._before, read(self._aggregator)
         failed = [each for each in self._expectations if not each.is_met(before, after)]
-        surprises = _surprises(self._expectations, changed(before, after)) if self._only else []
-        if failed or surprises:
-            raise AssertionError(report(self._expectations, failed, surprises, before, after))
+        unexpected = _unexpected(self._expectations, changed(before, after)) if self._only else []
+        if failed or unexpected:
+            raise AssertionError(report(self._expectations, failed, unexpected, before, after))
 
 
-def _surprises(expectations: Iterable[Expectation], moved: Iterable[Series]) -> list[Series]:
+def _unexpected(expectations: Iterable[Expectation], moved: Iterable[SeriesKey]) -> list[SeriesKey]:
     wanted = list(expectations)
     return [
         series
         for series in moved
         if series.name not in RESOURCE_GAUGES and not any(each.covers(series) for each in wanted)
     ]
+
+
+class MetricsTestSystem(MetricsSystem):
+    """A `MetricsSystem` with the methods `expect` and `recorded` for tests: the fixture ``metrics``."""
+
+    def expect(self, *expectations: Expectation, only: bool = False) -> AbstractContextManager[None]:
+        """Check how a block of code changes the metrics; see `metrics_framework.testing.expect`."""
+        return expect(self, *expectations, only=only)
+
+    def recorded(self) -> str:
+        """Return all recorded metrics as a table; see `metrics_framework.testing.recorded`."""
+        return recorded(self)

@@ -1,4 +1,4 @@
-"""Expectations: which metrics a block of code changes, and how."""
+"""Expectations: the changes of metrics that a block of code must make."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.testing.changes import Change, Series, State, change
+from metrics_framework.testing.changes import NumberChange, SeriesKey, State, change
 from metrics_framework.validation import check_name, plain_tags, safe_repr
 
 
 @dataclass(frozen=True, eq=False)
 class Expectation:
-    """One expected change; made by `counter`, `gauge`, `histogram`, `timer`, `success` and `failure`.
+    """One expected change, created by `counter`, `gauge`, `histogram`, `timer`, `success` or `failure`.
 
     Attributes:
-        kind: The function that made it.
+        kind: The name of the function that created it.
         name: The metric's or operation's name.
-        tags: Tags that a series must carry to belong; it may carry others.
-        numbers: What is expected: ``total`` (a counter's change), ``last`` (a gauge's value), ``count`` and
-            ``sum`` (of what was added in the block).
-        error_type: The kind of a failure.
+        tags: The tags that a series must have. It may have others, too.
+        numbers: The expected numbers: ``total`` (the change of a counter), ``last`` (the value of a gauge),
+            ``count`` and ``sum`` (of the values recorded in the block).
+        error_type: The error type of a failure.
     """
 
     kind: str
@@ -29,13 +29,13 @@ class Expectation:
     numbers: Mapping[str, object]
     error_type: str = ""
 
-    def covers(self, series: Series) -> bool:
-        """Return whether a series is one that this expectation is about."""
+    def covers(self, series: SeriesKey) -> bool:
+        """Return whether this expectation applies to a series."""
         same = (series.kind, series.name, series.error_type) == (self.kind, self.name, self.error_type)
         return same and self.tags.items() <= dict(series.tags).items()
 
-    def actual(self, before: State, after: State) -> dict[str, Change | None]:
-        """Return what became of the expected numbers; ``None`` is one that nobody knows."""
+    def actual(self, before: State, after: State) -> dict[str, NumberChange | None]:
+        """Return the actual numbers. ``None`` means that the aggregator does not list the number."""
         covered = [series for series in before.keys() | after.keys() if self.covers(series)]
         return {key: change(covered, key, before, after) for key in self.numbers}
 
@@ -54,12 +54,12 @@ def counter(
 
     Args:
         name: The metric's name.
-        change: By how much, all series with the tags together; 0 says that it does not move, or is unknown.
-        tags: Tags that cannot be written as keywords, like ``{"http.route": "/", "tags": "x"}``.
-        **more_tags: The other tags; their values are strings.
+        change: The increase, summed over all series that have the tags. 0 expects no increase.
+        tags: Tags that cannot be written as keywords, such as ``{"http.route": "/", "tags": "x"}``.
+        **more_tags: Other tags. The values are strings.
 
     Raises:
-        InvalidInputError: If an argument breaks its rule.
+        InvalidInputError: If an argument is invalid.
     """
     return _expectation("counter", name, tags, more_tags, {"total": change})
 
@@ -67,16 +67,16 @@ def counter(
 def gauge(
     name: str, value: object, /, *, tags: Mapping[str, str] | None = None, **more_tags: str
 ) -> Expectation:
-    """Expect a gauge to have a value at the end, whether or not the block set it.
+    """Expect a gauge to have a value after the block, whether or not the block set it.
 
     Args:
         name: The metric's name.
-        value: Its last value; of several series with the tags, their sum.
+        value: The last value, summed over all series that have the tags.
         tags: See `counter`.
         **more_tags: See `counter`.
 
     Raises:
-        InvalidInputError: If an argument breaks its rule.
+        InvalidInputError: If an argument is invalid.
     """
     return _expectation("gauge", name, tags, more_tags, {"last": value})
 
@@ -94,13 +94,13 @@ def histogram(
 
     Args:
         name: The metric's name.
-        count: How many; any number where only ``sum`` is given, 1 where neither is.
-        sum: What they add up to.
-        tags: See `counter`; also for tags that are called ``count`` or ``sum``.
+        count: The number of values. If only ``sum`` is given, any number; if neither is, 1.
+        sum: The sum of the values.
+        tags: See `counter`; also use it for tags named ``count`` or ``sum``.
         **more_tags: See `counter`.
 
     Raises:
-        InvalidInputError: If an argument breaks its rule.
+        InvalidInputError: If an argument is invalid.
     """
     return _expectation("histogram", name, tags, more_tags, _count_and_sum(count, sum))
 
@@ -114,17 +114,17 @@ def timer(
     tags: Mapping[str, str] | None = None,
     **more_tags: str,
 ) -> Expectation:
-    """Expect durations to be recorded, of a metric or of an operation that is timed.
+    """Expect durations to be recorded for a timer or for a timed operation.
 
     Args:
         name: The metric's or operation's name.
-        count: How many; any number where only ``sum`` is given, 1 where neither is.
-        sum: What they add up to, in milliseconds.
-        tags: See `counter`; also for tags that are called ``count`` or ``sum``.
+        count: The number of durations. If only ``sum`` is given, any number; if neither is, 1.
+        sum: The sum of the durations, in milliseconds.
+        tags: See `counter`; also use it for tags named ``count`` or ``sum``.
         **more_tags: See `counter`.
 
     Raises:
-        InvalidInputError: If an argument breaks its rule.
+        InvalidInputError: If an argument is invalid.
     """
     return _expectation("timer", name, tags, more_tags, _count_and_sum(count, sum))
 
@@ -136,12 +136,12 @@ def success(
 
     Args:
         operation: The operation's name.
-        count: How often.
-        tags: See `counter`; also for a tag that is called ``count``.
+        count: The number of times.
+        tags: See `counter`; also use it for a tag named ``count``.
         **more_tags: See `counter`.
 
     Raises:
-        InvalidInputError: If an argument breaks its rule.
+        InvalidInputError: If an argument is invalid.
     """
     return _expectation("success", operation, tags, more_tags, {"count": count})
 
@@ -159,13 +159,13 @@ def failure(
 
     Args:
         operation: The operation's name.
-        error_type: The kind of failure.
-        count: How often.
-        tags: See `counter`; also for a tag that is called ``count``.
+        error_type: The error type, such as ``"TimeoutError"``.
+        count: The number of times.
+        tags: See `counter`; also use it for a tag named ``count``.
         **more_tags: See `counter`.
 
     Raises:
-        InvalidInputError: If an argument breaks its rule.
+        InvalidInputError: If an argument is invalid.
     """
     error_type = check_name(error_type, "error type")
     return _expectation("failure", operation, tags, more_tags, {"count": count}, error_type)
@@ -180,15 +180,15 @@ def _expectation(
     error_type: str = "",
 ) -> Expectation:
     for key, value in more_tags.items():
-        if not isinstance(value, str):  # counter("orders", change=3) must not wait for a tag "change"
+        if not isinstance(value, str):  # counter("orders", change=3) must not expect a tag "change"
             raise InvalidInputError(
-                f"{key}={safe_repr(value)} would be a tag, whose value is a string: give the expected number"
-                f" by its place, or write the tag as {key}={str(value)!r}"
+                f"{key}={safe_repr(value)} is not a tag, because its value is not a string: pass the expected"
+                f" number by position, or write the tag as {key}={str(value)!r}"
             )
     given, more = plain_tags(tags), plain_tags(more_tags)
     for key in given.keys() & more.keys():
         raise InvalidInputError(
-            f"tag {key!r} is given twice, as {more[key]!r} and in tags= as {given[key]!r}: give it once"
+            f"tag {key!r} is passed twice, as {more[key]!r} and in tags= as {given[key]!r}: pass it once"
         )
     return Expectation(kind, check_name(name), {**given, **more}, numbers, error_type)
 

@@ -1,6 +1,6 @@
 """A pytest plugin with the fixtures ``metrics`` and ``metrics_clock``.
 
-It is loaded where it is asked for, in the topmost ``conftest.py``:
+Load it in the topmost ``conftest.py``:
 
     pytest_plugins = ["metrics_framework.testing.plugin"]
 
@@ -14,14 +14,14 @@ from collections.abc import Iterator
 import pytest
 
 from metrics_framework.clock import ManualClock
-from metrics_framework.testing.system import MetricsTestSystem
+from metrics_framework.testing.checking import MetricsTestSystem
 
 __all__ = ["metrics", "metrics_clock"]
 
 
 @pytest.fixture
 def metrics(request: pytest.FixtureRequest) -> Iterator[MetricsTestSystem]:
-    """An in-memory metrics system of the test's own; with ``metrics_clock``, its time is that clock's."""
+    """An in-memory metrics system, new for each test. It uses ``metrics_clock`` if the test requests it."""
     clock: ManualClock | None = None
     if "metrics_clock" in request.fixturenames:
         clock = request.getfixturevalue("metrics_clock")
@@ -31,5 +31,5 @@ def metrics(request: pytest.FixtureRequest) -> Iterator[MetricsTestSystem]:
 
 @pytest.fixture
 def metrics_clock() -> ManualClock:
-    """The clock of ``metrics``, moved by hand: it starts at 2026-01-01T00:00:00 UTC."""
+    """The clock of ``metrics``, advanced by the test. It starts at 2026-01-01T00:00:00 UTC."""
     return ManualClock()

@@ -1,4 +1,4 @@
-"""The text of a failed check, and of everything recorded, for people who look for the reason."""
+"""Formats the message of a failed check, and a table of all recorded metrics."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from metrics_framework.errors import nearest
 from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.resources import RESOURCE_GAUGES
 from metrics_framework.testing.changes import (
-    Change,
     HasAggregator,
-    Series,
+    NumberChange,
+    SeriesKey,
     State,
     aggregator_of,
     change,
@@ -22,7 +22,7 @@ from metrics_framework.testing.expectations import Expectation
 from metrics_framework.validation import safe_repr
 
 MAX_CHANGES = 100
-"""How many changes a report lists."""
+"""The number of changes that a report lists."""
 
 _PLAIN = re.compile(r"[^\s{}=,'\"\\]+")
 
@@ -30,18 +30,18 @@ _PLAIN = re.compile(r"[^\s{}=,'\"\\]+")
 def report(
     expectations: Sequence[Expectation],
     failed: Collection[Expectation],
-    surprises: Collection[Series],
+    unexpected: Collection[SeriesKey],
     before: State,
     after: State,
 ) -> str:
-    """Return what was expected beside what happened, and below it everything that changed.
+    """Return a table of the expected and the actual numbers, followed by a list of every change.
 
     Args:
-        expectations: All of them, in the order in which they were written.
-        failed: Those that are not met.
-        surprises: The changes that should not be.
-        before: What was recorded before the block.
-        after: What is recorded after it.
+        expectations: All expectations, in the order of the test.
+        failed: The expectations that are not met.
+        unexpected: The changes that no expectation covers, if the check allows no others.
+        before: The numbers before the block.
+        after: The numbers after the block.
     """
     moved = changed(before, after)
     rows = [("", "", "", "expected", "actual")]
@@ -53,37 +53,37 @@ def report(
         mark = "✗" if each in failed else "✓"
         rows.append((mark, each.kind, name, _expected(each), _actual(each, before, after)))
     faults = [f"{len(failed)} of {_counted(len(expectations), 'expectation')} failed"] if failed else []
-    faults += [f"{_counted(len(surprises), 'change')} not expected"] if surprises else []
+    faults += [f"{_counted(len(unexpected), 'unexpected change')}"] if unexpected else []
     lines = [f"metrics: {', '.join(faults)}", ""]
     if expectations:
         lines += [*_aligned(rows, notes), ""]
-    # Readings of the machine change all the time and explain nothing.
+    # The gauges of the resource monitor change all the time and do not explain a failure.
     listed = [series for series in moved if series.name not in RESOURCE_GAUGES]
     if not listed:
-        return "\n".join([*lines, "Nothing changed in the block."])
+        return "\n".join([*lines, "The block changed no metrics."])
     changes = [
         (
-            "✗" if series in surprises else " ",
+            "✗" if series in unexpected else " ",
             series.kind,
             _label(series.name, dict(series.tags), series.error_type),
             _movement(series, before, after),
         )
         for series in listed[:MAX_CHANGES]
     ]
-    lines += ["Everything that changed in the block:", "", *_aligned(changes)]
+    lines += ["All changes in the block:", "", *_aligned(changes)]
     if len(listed) > MAX_CHANGES:
         lines.append(f"     … and {len(listed) - MAX_CHANGES} more")
     return "\n".join(lines)
 
 
 def recorded(system: HasAggregator | MetricsAggregator) -> str:
-    """Return everything that was recorded as a table, a line for each series, to be printed.
+    """Return all recorded metrics as a table for printing, with one line per series.
 
     Args:
-        system: A system, whose aggregator is asked, or an aggregator.
+        system: A system or its aggregator.
 
     Raises:
-        InvalidInputError: If it is neither.
+        InvalidInputError: If the argument is neither.
 
     Example:
         >>> from metrics_framework import MetricsSystem
@@ -100,7 +100,7 @@ def recorded(system: HasAggregator | MetricsAggregator) -> str:
         )
         for series, numbers in sorted(read(aggregator_of(system)).items())
     ]
-    return "\n".join(_aligned(rows, indent="")) or "nothing was recorded"
+    return "\n".join(_aligned(rows, indent="")) or "no metrics were recorded"
 
 
 def _expected(expectation: Expectation) -> str:
@@ -112,7 +112,7 @@ def _actual(expectation: Expectation, before: State, after: State) -> str:
     return _moves(expectation.kind, expectation.actual(before, after))
 
 
-def _movement(series: Series, before: State, after: State) -> str:
+def _movement(series: SeriesKey, before: State, after: State) -> str:
     if series not in after:
         return "removed"
     text = _moves(series.kind, {key: change([series], key, before, after) for key in after[series]})
@@ -121,7 +121,7 @@ def _movement(series: Series, before: State, after: State) -> str:
     return f"{text} (was {before[series]['last']})" if series in before else f"{text} (new)"
 
 
-def _moves(kind: str, numbers: Mapping[str, Change | None]) -> str:
+def _moves(kind: str, numbers: Mapping[str, NumberChange | None]) -> str:
     unknown = "none" if kind == "gauge" else "unknown"
     return _listed(
         kind,
@@ -137,13 +137,13 @@ def _number(value: object, kind: str) -> str:
 
 def _listed(kind: str, numbers: Mapping[str, str]) -> str:
     if kind not in ("histogram", "timer"):
-        return ", ".join(numbers.values())  # there is one, and no doubt what it is
+        return ", ".join(numbers.values())  # there is only one
     unit = {"sum": " ms"} if kind == "timer" else {}
     return ", ".join(f"{key} {number}{unit.get(key, '')}" for key, number in numbers.items())
 
 
-def _note(expectation: Expectation, before: State, after: State, moved: Collection[Series]) -> str:
-    """Return why an expectation may have failed, where there is more to say than its numbers."""
+def _note(expectation: Expectation, before: State, after: State, moved: Collection[SeriesKey]) -> str:
+    """Return the probable reason of a failure, or "" if the numbers say all."""
     known = before.keys() | after.keys()
     if any(expectation.covers(series) and (series in moved or series.kind == "gauge") for series in known):
         return ""
@@ -151,20 +151,20 @@ def _note(expectation: Expectation, before: State, after: State, moved: Collecti
     kinds = sorted({series.kind for series in known if series.name == name})
     if kind not in kinds:
         if kinds:
-            return f"{name!r} was recorded as {' and '.join(kinds)}, not as {kind}."
+            return f"{name!r} was recorded as a {' and a '.join(kinds)}, not as a {kind}."
         names = {series.name for series in known if series.kind == kind} or {each.name for each in known}
         return f"No {kind} {name!r} was recorded.{nearest(name, names)}"
     same = [series for series in known if (series.name, series.kind) == (name, kind)]
     error_type, types = expectation.error_type, {series.error_type for series in same}
     if error_type not in types:
-        return f"No {error_type!r} was recorded.{nearest(error_type, types)}"
+        return f"No failure of type {error_type!r} was recorded.{nearest(error_type, types)}"
     others = [series for series in same if series.error_type == error_type]
     if any(expectation.covers(series) for series in others) and not any(each in moved for each in others):
         return ""
-    # The series that was probably meant: one that changed, with the most tags in common.
+    # The test probably meant a series that changed, with the most tags in common.
     wanted = expectation.tags.items()
     closest = max(sorted(others), key=lambda each: (each in moved, len(wanted & set(each.tags))))
-    return f"Recorded with {_differing(expectation.tags, dict(closest.tags))}."
+    return f"It was recorded with {_differing(expectation.tags, dict(closest.tags))}."
 
 
 def _differing(wanted: Mapping[str, str], found: Mapping[str, str]) -> str:
@@ -177,7 +177,7 @@ def _differing(wanted: Mapping[str, str], found: Mapping[str, str]) -> str:
     if missing:
         parts.append(f"no tag {' or '.join(map(repr, sorted(missing)))}")
         if found:
-            parts[-1] += f" (its tags: {', '.join(found)})"
+            parts[-1] += f" (it has: {', '.join(found)})"
     return "; ".join(parts)
 
 
@@ -188,7 +188,7 @@ def _label(name: str, tags: Mapping[str, str], error_type: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Return a name or a tag as it is, or quoted where it would be mistaken for something else."""
+    """Return a name or tag, quoted if it could be misread."""
     return text if _PLAIN.fullmatch(text) and text.isprintable() else repr(text)
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the service examples share."""
+"""Fixtures of the tests of the service examples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @pytest.fixture
 def run_service(tmp_path: Path) -> Callable[[str], tuple[dict[str, float], PerformanceSnapshot]]:
-    """Return what runs an example as its reader would: it returns the printed table and the snapshot."""
+    """Return a function that runs an example and returns the printed table and the snapshot."""
 
     def run(name: str) -> tuple[dict[str, float], PerformanceSnapshot]:
         done = subprocess.run(
@@ -44,7 +44,7 @@ def examples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def check(table: dict[str, float], snapshot: PerformanceSnapshot) -> None:
-    """Assert that the table of 200 orders is right in itself, and that the snapshot agrees."""
+    """Assert that the table of 200 orders is consistent, and that the snapshot agrees with it."""
     metrics = snapshot.metrics
     items = ("book", "chair", "lamp")
     placed = {item: table[f"orders of {item}s"] for item in items}
@@ -66,5 +66,5 @@ def check(table: dict[str, float], snapshot: PerformanceSnapshot) -> None:
 
 @pytest.fixture
 def check_service() -> Callable[[dict[str, float], PerformanceSnapshot], None]:
-    """Return the check that all three examples pass."""
+    """Return the check that the service examples share."""
     return check

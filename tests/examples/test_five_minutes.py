@@ -1,4 +1,4 @@
-"""The page "Prometheus in five minutes": what it tells its reader to do works."""
+"""The instructions of the page "Prometheus in five minutes" work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ QUERIES = re.findall(r"```promql\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Return a Prometheus by the page's configuration, which scrapes the page's application."""
+    """Return a Prometheus with the page's configuration that scrapes the page's application."""
     program = required("prometheus")
     folder: Path = tmp_path_factory.mktemp("five_minutes")
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -49,8 +49,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
 
 
 @pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.split("(")[0].strip())
-def test_each_query_of_the_page_has_an_answer(server, query):
-    """What the page asks Prometheus for is there, within a minute."""
+def test_each_query_of_the_page_returns_data(server, query):
+    """Prometheus has data for each query of the page within a minute."""
     everything = {"book", "chair", "lamp"} if "item" in query else {None}
     found = server.wait_until(
         query,

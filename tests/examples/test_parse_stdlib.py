@@ -1,4 +1,4 @@
-"""The first example, run as its reader would run it."""
+"""The batch example, run as a reader runs it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "parse_stdlib.py"
 
 @pytest.fixture
 def library(tmp_path: Path) -> Path:
-    """Return a folder with two packages of the standard library and three files that are no Python."""
+    """Return a folder with two packages of the standard library and three files that are not Python."""
     folder = tmp_path / "library"
     for package in (json, tomllib):
         assert package.__file__ is not None
@@ -49,7 +49,7 @@ def run_example(folder: Path, *arguments: str) -> subprocess.CompletedProcess[st
 
 
 def rows(text: str) -> dict[str, list[str]]:
-    """Return the rows of all printed tables, whatever lines they are drawn with."""
+    """Return the rows of all printed tables, with any kind of lines."""
     cells = [
         [cell.strip() for cell in re.split(r"[│|]|\s{2,}", line) if cell.strip()]
         for line in text.splitlines()
@@ -58,7 +58,7 @@ def rows(text: str) -> dict[str, list[str]]:
 
 
 def test_every_file_is_parsed_and_shown(tmp_path: Path, library: Path) -> None:
-    """The tables tell how many files there were, how they failed, and which were the slowest."""
+    """The tables show the number of files, failures by type, and the slowest files."""
     done = run_example(tmp_path, str(library))
     assert done.returncode == 0, done.stderr
     table = rows(done.stdout)
@@ -70,7 +70,7 @@ def test_every_file_is_parsed_and_shown(tmp_path: Path, library: Path) -> None:
     for statistic in ("mean", "p50", "p95", "p99", "max"):
         assert re.fullmatch(r"[\d,]+\.\d\d ms", table[statistic][0])
     assert re.fullmatch(r"[\d,]+ files/s", table["throughput"][0])
-    assert re.fullmatch(r"\d+ / \d+ MB", table["memory, average and most"][0])
+    assert re.fullmatch(r"\d+ / \d+ MB", table["memory, average and maximum"][0])
     slowest = [name for name in table if "/" in name]
     assert len(slowest) == 5
     assert set(slowest) <= {str(path.relative_to(library)) for path in good}
@@ -81,7 +81,7 @@ def test_every_file_is_parsed_and_shown(tmp_path: Path, library: Path) -> None:
 
 
 def test_the_last_line_is_the_path_of_a_valid_snapshot(tmp_path: Path, library: Path) -> None:
-    """The snapshot is in the folder ``snapshots`` of where the example ran, and agrees with the table."""
+    """The snapshot is in the folder ``snapshots`` of the working folder, and agrees with the table."""
     done = run_example(tmp_path, "library")
     path = tmp_path / done.stdout.splitlines()[-1]
     assert list((tmp_path / "snapshots").iterdir()) == [path]
@@ -113,7 +113,7 @@ def test_progress_is_not_part_of_the_output(tmp_path: Path, library: Path) -> No
 
 @pytest.mark.parametrize("folder", ["empty", "missing"])
 def test_a_folder_without_python_files_is_one_line(tmp_path: Path, folder: str) -> None:
-    """Where there is nothing to parse, it says so, writes no snapshot and fails."""
+    """Without Python files the example prints one line, writes no snapshot and fails."""
     (tmp_path / "empty").mkdir()
     done = run_example(tmp_path, folder)
     assert (done.returncode, done.stdout) == (1, "")

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 WORKFLOW = ROOT / "examples" / "workflows" / "performance.yml"
 FLAMEIQ = ROOT / ".venvs" / "flameiq" / "bin"
 SHELL = ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail"]
-"""What GitHub runs a step with, where the workflow names a shell or none."""
+"""The command that GitHub runs for a step, with and without a named shell."""
 
 MAIN, PULL_REQUEST = "refs/heads/main", "refs/pull/7/merge"
 STEPS = ["Install", "Measure", "Check the snapshot", "Compare", "Report", "Set the baseline"]
@@ -34,7 +34,7 @@ def workflow() -> dict[str, Any]:
 
 
 def run_steps(workflow: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the steps that run something."""
+    """Return the steps that run a command."""
     return [step for step in workflow["jobs"]["measure"]["steps"] if "run" in step]
 
 
@@ -43,9 +43,9 @@ class Job:
 
     Args:
         workflow: The workflow.
-        folder: The checkout; what the cache brings is in it already.
-        ref: What GitHub runs it for.
-        **environ: What the workflow's ``env`` is overridden with.
+        folder: The checkout, with the restored cache.
+        ref: The git reference that GitHub runs it for.
+        **environ: Variables that override the workflow's ``env``.
     """
 
     def __init__(self, workflow: dict[str, Any], folder: Path, ref: str, **environ: str) -> None:
@@ -72,7 +72,7 @@ class Job:
         self.output = ""
 
     def run(self) -> Job:
-        """Run the steps one by one; after one that fails, those alone that run always."""
+        """Run the steps one by one; after a failure, only those that always run."""
         for step in self.steps:
             if step["name"] == "Install" or not self._is_due(step):
                 continue
@@ -97,7 +97,7 @@ class Job:
         if condition == "github.ref == 'refs/heads/main'":
             return not failed and self.ref == MAIN
         found = re.fullmatch(r"always\(\) && hashFiles\('(.+)'\) != ''", condition)
-        assert found is not None, f"nobody taught this test what {condition!r} means"
+        assert found is not None, f"this test does not support the condition {condition!r}"
         return (self.folder / found[1]).exists()
 
     def snapshot(self) -> Path:
@@ -107,7 +107,7 @@ class Job:
 
 
 def checkout(folder: Path, cache: Path | None, seconds: float) -> Path:
-    """Make a working tree with a program that takes so long, and with what the cache holds."""
+    """Create a working tree with a program of the given duration, and with the cached files."""
     folder.mkdir()
     (folder / "benchmark.py").write_text(f"import time\ntime.sleep({seconds})\n")
     if cache is not None:
@@ -115,8 +115,8 @@ def checkout(folder: Path, cache: Path | None, seconds: float) -> Path:
     return folder
 
 
-def test_the_workflow_is_one(workflow):
-    """It has the steps that are run below, and each names a tool that its first step installs."""
+def test_the_workflow_has_the_expected_steps(workflow):
+    """It has the steps that are run below, and each uses a tool that its first step installs."""
     steps = run_steps(workflow)
     assert [step["name"] for step in steps] == STEPS
     install = steps[0]["run"].split()
@@ -130,11 +130,11 @@ def test_the_workflow_is_one(workflow):
 @pytest.mark.heavy
 @pytest.mark.skipif(shutil.which("bash") is None, reason="a workflow's steps are written for bash")
 def test_a_slower_pull_request_fails(workflow, tmp_path):
-    """Main sets the baseline; a pull request that is as fast passes, a slower one fails and has a report."""
+    """Main sets the baseline; a pull request of equal speed passes, a slower one fails and has a report."""
     if not (FLAMEIQ / "flameiq").exists():
         missing = f"{FLAMEIQ.relative_to(ROOT)} is missing: `make test` installs it"
         pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
-    # The machine that runs this is busy: what is slower is so by far, and what is not is given room.
+    # On a busy machine durations vary, so the slow program is much slower and the threshold is wide.
     options = {"RUNS": "5", "ALLOWED": "300%"}
 
     first = Job(workflow, checkout(tmp_path / "main", None, 0.02), MAIN, **options).run()

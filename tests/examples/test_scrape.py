@@ -1,4 +1,4 @@
-"""The examples that Prometheus scrapes: each counts what it does, and shows it at ``/metrics``."""
+"""The examples that Prometheus scrapes: each exposes its metrics at ``/metrics``."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from metrics_framework import MetricsSystem
 
 
 async def talk(app, *requests):
-    """Return the answers of an application to some requests."""
+    """Return the responses of an application to some requests."""
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
         return [await client.request(*request[:2], **dict(request[2:])) for request in requests]
 
 
 def test_fastapi(examples, clock):
-    """An order that was taken is in the scrape of the application that took it."""
+    """A scrape of the application shows an order that it placed."""
     pytest.importorskip("fastapi")
     app = importlib.import_module("scrape_fastapi").create_scraped_app(MetricsSystem(clock=clock))
     order = ("json", {"item": "lamp", "quantity": 59})
@@ -28,7 +28,7 @@ def test_fastapi(examples, clock):
 
 
 def test_starlette(examples, clock, monkeypatch):
-    """A greeting is counted, and shown to who knows the token."""
+    """A greeting is counted, and a scrape with the token shows it."""
     monkeypatch.setenv("METRICS_TOKEN", "s3cret")
     app = importlib.import_module("scrape_starlette").create_app(MetricsSystem(clock=clock))
     token = ("headers", {"Authorization": "Bearer s3cret"})
@@ -40,7 +40,7 @@ def test_starlette(examples, clock, monkeypatch):
 
 
 def test_flask(examples, clock):
-    """A greeting is counted and shown; other paths stay Flask's."""
+    """A greeting is counted and shown; other paths are answered by Flask."""
     pytest.importorskip("flask")
     app = importlib.import_module("scrape_flask").create_app(MetricsSystem(clock=clock))
     client = app.test_client()

@@ -1,4 +1,4 @@
-"""The order service in plain asyncio, run as its reader would run it."""
+"""The order service in plain asyncio, run as a reader runs it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from metrics_framework.recording import Store
 
 
 def test_the_table_and_the_snapshot_agree(run_service, check_service):
-    """200 orders are placed or refused, and every number that is printed is in the snapshot too."""
+    """200 orders are placed or refused, and every printed number is also in the snapshot."""
     check_service(*run_service("service_asyncio.py"))
 
 
@@ -23,14 +23,14 @@ def orders(examples):
     return importlib.import_module("orders")
 
 
-def test_the_service_takes_whatever_fits(orders):
-    """With adapters that keep nothing it works as well: it knows the Protocols alone."""
+def test_the_service_works_with_other_adapters(orders):
+    """It works with adapters that keep nothing, because it depends on Protocols only."""
     service = orders.OrderService({"book": 3}, NullCollector(), NullTimer(), NullTracker())
     assert asyncio.run(service.place("book", 2)) == 1
 
 
 def test_a_refused_order_is_counted_and_changes_nothing(orders, clock):
-    """It raises, is a failure of its kind, and the stock is what it was."""
+    """It raises, counts as a failure of its type, and leaves the stock unchanged."""
     store, stock = Store(clock), {"book": 1}
     timer, tracker = InMemoryTimer(store), InMemoryTracker(store)
     service = orders.OrderService(stock, InMemoryCollector(store), timer, tracker)

@@ -1,4 +1,4 @@
-"""The order service in FastAPI, run as its reader would run it."""
+"""The order service in FastAPI, run as a reader runs it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ httpx = pytest.importorskip("httpx")
 
 @pytest.mark.heavy
 def test_the_table_and_the_snapshot_agree(run_service, check_service):
-    """200 orders go through the application, and every number that is printed is in the snapshot too."""
+    """200 orders go through the application, and every printed number is also in the snapshot."""
     check_service(*run_service("service_fastapi.py"))
 
 
-def test_a_test_hands_in_a_system_of_its_own(examples, clock):
-    """One line replaces what every handler is given; answers say what is left, or that it is too little."""
+def test_a_test_can_inject_its_own_system(examples, clock):
+    """One line replaces the system of every handler; responses contain the remaining stock or an error."""
     service = importlib.import_module("service_fastapi")
     inside, outside = MetricsSystem(clock=clock), MetricsSystem(clock=clock)
     app = service.create_app(outside)

@@ -1,4 +1,4 @@
-"""The service that measures what it does by itself."""
+"""The service with automatic metrics."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ pytest.importorskip("fastapi")
 httpx = pytest.importorskip("httpx")
 
 
-def test_a_scrape_shows_all_that_a_request_has_done(examples, clock):
-    """One book: a request by its template, one to the other service by its host, a task, the book."""
+def test_a_scrape_shows_everything_a_request_did(examples, clock):
+    """For one book: a request by route, an outgoing request by host, a task, and the counter of books."""
     app = importlib.import_module("service_measured").create_app(MetricsSystem(clock=clock))
 
     async def talk():

@@ -1,4 +1,4 @@
-"""The example that is watched over HTTP: it counts what it does, and shows it beneath ``/internal``."""
+"""The example that exposes its metrics at ``/internal``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytest.importorskip("fastapi")
 
 
 def test_fastapi(examples, clock):
-    """An order that was taken is in all that the application shows, to who knows the token."""
+    """Everything that the application exposes shows an order that it placed, to clients with the token."""
     app = importlib.import_module("web_fastapi").create_watched_app(MetricsSystem(clock=clock), "s3cret")
 
     async def talk():

@@ -1,4 +1,4 @@
-"""The documentation of options."""
+"""The documentation of endpoint options."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DOCUMENTATION = Path(__file__).parents[2] / "docs" / "exporting.md"
 
 
 def shown(default: object) -> str:
-    """Return a default as the table has it."""
+    """Return a default in the format of the table."""
     if isinstance(default, bool):
         return "yes" if default else "no"
     if default is None:
@@ -19,8 +19,8 @@ def shown(default: object) -> str:
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
-def test_the_documentation_has_every_option_as_it_is_declared():
-    """The table of `docs/exporting.md` says of each endpoint's options what their declarations say."""
+def test_the_documentation_lists_every_option():
+    """The table of `docs/exporting.md` matches the declarations of the options."""
     factories = {}
     for scheme in BUILT_IN:
         factories.setdefault(load_from(BUILT_IN, ENTRY_POINT_GROUP, scheme), scheme)

@@ -150,8 +150,8 @@ class TestPoorSaysSo(Made, MetricsAggregatorContract):
 FOUND = {
     "TestRacy": "test_threads_lose_nothing",
     "TestLenient": "test_a_bad_number_is_one_error",
-    "TestOrdered": "test_the_order_of_tags_is_no_matter",
-    "TestSeconds": "test_a_timing_says_how_long_it_took",
+    "TestOrdered": "test_the_order_of_tags_does_not_matter",
+    "TestSeconds": "test_a_timing_has_a_duration",
     "TestSwallowing": "test_a_call_that_raises_is_timed",
     "TestOptimist": "test_the_rate_is_the_share_of_successes",
     "TestWindowless": "test_a_window_without_events_is_a_success",

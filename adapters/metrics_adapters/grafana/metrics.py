@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import NamedTuple
 
-from metrics_adapters.prometheus.families import Heading, heading, labels_of
 from metrics_framework.composition import store_of
+from metrics_framework.exposition.families import FamilyHeader, family_header, series_labels
 from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.recording import Description, OutcomeReading, SeriesReading, Store
 from metrics_framework.recording.namespaces import Named
@@ -26,7 +26,7 @@ class ExposedMetric(NamedTuple):
     """
 
     named: Named
-    heading: Heading
+    heading: FamilyHeader
     labels: tuple[str, ...]
     constant: dict[str, str]
     merge: str
@@ -43,7 +43,7 @@ def exposed_metrics(aggregator: MetricsAggregator) -> list[ExposedMetric]:
         tags.setdefault(named, set()).update(names)
     found: dict[str, ExposedMetric] = {}
     for named in sorted(tags, key=lambda named: (named.name, named.metric_type.value, named.is_operation)):
-        head = heading(named, descriptions[named])
+        head = family_header(named, descriptions[named])
         of_all = _labels(head, {name: text for name, text in constant.items() if text})
         apart = _labels(head, dict.fromkeys(tags[named], "")).keys() - of_all.keys()
         merge = descriptions[named].merge
@@ -51,8 +51,8 @@ def exposed_metrics(aggregator: MetricsAggregator) -> list[ExposedMetric]:
     return list(found.values())
 
 
-def _labels(head: Heading, tags: Mapping[str, str]) -> dict[str, str]:
-    return labels_of(tags, head.own_labels)
+def _labels(head: FamilyHeader, tags: Mapping[str, str]) -> dict[str, str]:
+    return series_labels(tags, head.own_labels)
 
 
 def _of_store(store: Store) -> Iterator[tuple[Named, Description, Iterable[str]]]:

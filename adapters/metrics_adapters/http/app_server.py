@@ -1,49 +1,41 @@
-"""The application as a server of its own, on uvicorn in a thread."""
+"""The ASGI application of `make_app` on a uvicorn server in a thread."""
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
-import weakref
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Self, Unpack
 
 from metrics_adapters.http.app import WebApp, make_app
-from metrics_adapters.http.scrape import TIMEOUT
-from metrics_adapters.http.server import check_address, listen, url_of
+from metrics_adapters.http.options import DEFAULT_TIMEOUT_SECONDS, AppOptions
+from metrics_adapters.http.server import check_address, listen, local_url
 from metrics_framework.errors import MissingExtraError
 from metrics_framework.log import Isolation, log_event
+from metrics_framework.runtime.fork import ForkOrder, reset_after_fork
 from metrics_framework.system import MetricsSystem
 
 if TYPE_CHECKING:
     import uvicorn
 
-_GRACE_SECONDS = 2  # for answers that are under way when a server is closed
+_GRACEFUL_CLOSE_SECONDS = 2  # for responses in progress when the server is closed
 
 
 def serve_app(
-    system: MetricsSystem,
-    port: int,
-    addr: str = "127.0.0.1",
-    *,
-    timeout: float = TIMEOUT,
-    **options: Unpack[Options],
+    system: MetricsSystem, port: int, addr: str = "127.0.0.1", **options: Unpack[AppOptions]
 ) -> AppServer:
-    """Serve a system by `make_app`, in a thread that keeps no interpreter alive.
+    """Serve a system over HTTP in a daemon thread: see `make_app`.
 
     It needs the extra ``web``. A forked child does not serve.
 
     Args:
-        system: What is served.
-        port: Where to listen; 0 for a free port, which ``port`` of the result says.
-        addr: The address to listen on, that of this machine alone by default.
-        timeout: How many seconds an answer may take, and how many a client may take to read it; where the
-            system can (Linux), the connection of one that does not is broken after twice as many.
-        **options: The other arguments of `make_app`.
+        system: The system to serve.
+        port: The port to listen on; 0 for a free port, which is ``port`` of the result.
+        addr: The address to listen on. By default only this machine can connect.
+        **options: The keyword arguments of `make_app`. On Linux, the connection of a client that does not
+            read is closed after twice the ``timeout``.
 
     Raises:
-        InvalidInputError: If an argument is not what it has to be.
+        InvalidInputError: If an argument is invalid.
         MissingExtraError: If uvicorn is not installed.
         OutputError: If the port is in use or not allowed.
 
@@ -54,12 +46,12 @@ def serve_app(
         True
     """
     check_address(addr, port)
-    app = make_app(system, timeout=timeout, **options)
-    server = _server(app)
+    server = _server(make_app(system, **options))
     listener = listen(addr, port)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # Connections take it over. Without it, one whose client reads no more stays as long as that lives; it
-        # is twice the time, so that the application, which knows more, is usually the first to give it up.
+        # Connections inherit it. Without it, the connection of a client that stops reading stays open as long
+        # as the client lives. Twice the time lets the application time out first, because it logs the reason.
+        timeout = options.get("timeout", DEFAULT_TIMEOUT_SECONDS)
         milliseconds = min(round(2 * timeout * 1000), 2**31 - 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
     return AppServer(server, listener)
@@ -81,46 +73,33 @@ def _server(app: WebApp) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
         ws="none",
-        log_config=None,  # the application's own logging is to stay what it is
-        timeout_graceful_shutdown=_GRACE_SECONDS,
+        log_config=None,  # leaves the logging of the application unchanged
+        timeout_graceful_shutdown=_GRACEFUL_CLOSE_SECONDS,
         server_header=False,
     )
     return Server(config)
 
 
-class Options(TypedDict, total=False):
-    """The arguments of `make_app` that `serve_app` passes on."""
-
-    endpoints: Iterable[str]
-    prefix: str
-    bearer_token: str | None
-    basic_auth: tuple[str, str] | None
-    allow_origins: Iterable[str]
-    max_clients: int
-    buffer: int
-    heartbeat: float
-
-
 class AppServer:
-    """A running server; as a context manager it is closed at the end. `serve_app` makes one.
+    """A running server, which `serve_app` returns. It is closed at the end of its ``with`` block.
 
     Args:
-        server: What serves.
-        listener: Where it accepts connections.
+        server: The uvicorn server.
+        listener: The listening socket.
 
     Attributes:
-        port: Where it listens.
-        url: Its address, for a client on this machine.
+        port: The port that it listens on.
+        url: Its URL for a client on this machine.
     """
 
     def __init__(self, server: uvicorn.Server, listener: socket.socket) -> None:
         self._server = server
         self._listener = listener
         self.port: int = listener.getsockname()[1]
-        self.url = url_of(listener)
+        self.url = local_url(listener)
         self._isolation = Isolation()
         self._thread = threading.Thread(target=self._run, name="metrics-app", daemon=True)
-        _SERVERS.add(self)
+        reset_after_fork(self, AppServer._reset_after_fork, ForkOrder.STATE)
         self._thread.start()
 
     def __repr__(self) -> str:
@@ -134,17 +113,17 @@ class AppServer:
 
     @property
     def closed(self) -> bool:
-        """Whether it takes no more connections."""
+        """Whether it has stopped accepting connections."""
         return self._server.should_exit or not self._thread.is_alive()
 
     def close(self) -> None:
-        """Stop listening, end all streams, let answers end for two seconds, and end the thread.
+        """Stop listening, end all streams, give responses two seconds to finish, and stop the thread.
 
-        Calling it again does nothing, and waits where another thread is at it.
+        A second call does nothing, except to wait for a call in progress.
         """
         self._server.should_exit = True
         if self._thread is not threading.current_thread():
-            self._thread.join(2 * _GRACE_SECONDS + 1)
+            self._thread.join(2 * _GRACEFUL_CLOSE_SECONDS + 1)
             if self._thread.is_alive():
                 log_event("warning", "a server goes on after it was closed", url=self.url)
 
@@ -152,19 +131,7 @@ class AppServer:
         self._isolation.call("server failed", lambda: self._server.run([self._listener]), url=self.url)
         self._listener.close()
 
-    def _begin_in_child(self) -> None:
-        # The thread is the parent's, and so is the port.
+    def _reset_after_fork(self) -> None:
+        # The thread and the port belong to the parent.
         self._server.should_exit = True
         self._listener.close()
-
-
-_SERVERS: weakref.WeakSet[AppServer] = weakref.WeakSet()
-
-
-def _begin_in_child() -> None:
-    for server in list(_SERVERS):
-        server._begin_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_in_child)

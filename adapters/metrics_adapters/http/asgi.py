@@ -2,135 +2,192 @@
 
 from __future__ import annotations
 
-from prometheus_client.registry import CollectorRegistry
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import Future
+from functools import partial
+from typing import Unpack
 
-from metrics_adapters.http import event_loop
-from metrics_adapters.http.asgi_exchange import (
-    Receive,
-    Scope,
-    Send,
-    headers_of,
-    inner_path,
-    live,
-    send_answer,
-)
-from metrics_adapters.http.scrape import (
-    MAX_SCRAPES,
-    PATH,
-    TIMEOUT,
-    Answer,
-    Endpoint,
-    Request,
-    Scrape,
-)
-from metrics_adapters.http.shared_call import Start, in_thread
-from metrics_adapters.prometheus.expositions import Callbacks, Exposable
+from metrics_adapters.http.options import EndpointOptions
+from metrics_adapters.http.scrape import Endpoint, EndpointResponse, Scrape, ScrapeRequest, Start, in_thread
+from metrics_adapters.http.types import Receive, Scope, Send
+from metrics_adapters.prometheus.targets import Target
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.log import log_event
 from metrics_framework.runtime.cooperative import TimeSlice
+from metrics_framework.runtime.event_loops import checkpoint, run_within, running_trio
 
 
-def make_asgi_app(
-    metrics: Exposable,
-    *,
-    registry: CollectorRegistry | None = None,
-    callbacks: Callbacks | None = None,
-    bearer_token: str | None = None,
-    basic_auth: tuple[str, str] | None = None,
-    path: str = PATH,
-    max_scrapes: int = MAX_SCRAPES,
-    timeout: float = TIMEOUT,
-) -> ScrapeApp:
-    """Return an application that answers a scrape at ``path``, and where it is mounted.
+def make_asgi_app(metrics: Target, **options: Unpack[EndpointOptions]) -> ScrapeApp:
+    """Return an ASGI application that serves the metrics at ``path`` and at the root of a mount.
 
-    It renders on the event loop, which goes on in between about every millisecond; the metrics of
-    ``registry``, whose collectors may wait for something, are rendered in a thread. It runs under asyncio
-    and under trio.
+    It renders on the event loop and yields to other tasks about every millisecond. The metrics of
+    ``registry`` are rendered in a thread, because its collectors may block. It runs under asyncio and trio.
 
     Args:
-        metrics: What is exposed: a `MetricsSystem`, a collector, a `Store` or an `Exposition`.
-        registry: A prometheus_client registry whose metrics are appended.
-        callbacks: What is called before each scrape; ``metrics.callbacks`` by default, where there are any.
-        bearer_token: What a request has to bear, if anything.
-        basic_auth: User and password that a request has to give, if any.
-        path: Where it answers beside the root of a mount.
-        max_scrapes: How many scrapes are answered at the same time; others get the status 503.
-        timeout: How many seconds one may take, and how many its client may take to read it. Callbacks and
-            ``registry`` are waited for half of it.
+        metrics: The metrics to expose: a `MetricsSystem`, a collector, a `Store` or an `Exposition`.
+        **options: ``registry``, ``callbacks``, ``bearer_token``, ``basic_auth``, ``path``, ``max_scrapes``
+            and ``timeout``: see `EndpointOptions`.
 
     Raises:
-        InvalidInputError: If an argument is not what it has to be.
+        InvalidInputError: If an argument is invalid.
 
     Example:
         >>> from metrics_framework import MetricsSystem
         >>> app = make_asgi_app(MetricsSystem())
     """
-    return ScrapeApp(
-        Endpoint(
-            metrics,
-            registry=registry,
-            callbacks=callbacks,
-            bearer_token=bearer_token,
-            basic_auth=basic_auth,
-            path=path,
-            max_scrapes=max_scrapes,
-            timeout=timeout,
-        )
-    )
+    return ScrapeApp(Endpoint(metrics, **options))
 
 
 class ScrapeApp:
-    """What `make_asgi_app` returns; as no function, Starlette's ``Route`` takes it for an application."""
+    """The application that `make_asgi_app` returns.
+
+    It is an object, because Starlette's ``Route`` would take a function for a request handler.
+    """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection, as ASGI 3 has it.
+        """Serve one HTTP request or the lifespan events of ASGI 3. WebSocket connections are rejected.
 
         Raises:
-            InvalidInputError: If it is of another kind than HTTP, WebSocket, which is refused, and lifespan.
+            InvalidInputError: If the scope has another type.
         """
         kind = scope["type"]
         if kind == "http":
             await self._respond(scope, send)
         elif kind == "lifespan":
-            await live(receive, send)
+            await serve_lifespan(receive, send)
         elif kind == "websocket":
             await send({"type": "websocket.close"})
         else:
-            raise InvalidInputError(f"a connection of the type {kind!r} cannot be served")
+            raise unsupported_scope(kind)
 
     async def _respond(self, scope: Scope, send: Send) -> None:
         request = _request(scope)
-        admitted = self._endpoint.admit(request, inner_path(scope).rstrip("/") or self._endpoint.path)
-        if isinstance(admitted, Answer):
-            await send_answer(admitted, request.method, send)
+        admitted = self._endpoint.admit(request, path_in_mount(scope).rstrip("/") or self._endpoint.path)
+        if isinstance(admitted, EndpointResponse):
+            await send_response(admitted, request.method, send)
             return
         with admitted:
-            answer = await self._answer(admitted)
+            response = await self._run(admitted)
             seconds = self._endpoint.timeout
-            if not await event_loop.done_within(seconds, lambda: send_answer(answer, request.method, send)):
+            if not await run_within(seconds, lambda: send_response(response, request.method, send)):
                 log_event("warning", "a scrape was not read in time", seconds=seconds)
 
-    async def _answer(self, scrape: Scrape) -> Answer:
-        for future, seconds in scrape.waiting(self._call_back()):
-            await event_loop.wait(future, seconds)
-        pace = TimeSlice()
-        for _ in scrape.making():
-            if pace.is_due():
-                await event_loop.checkpoint()
-                pace.begin()
-        return scrape.answer
+    async def _run(self, scrape: Scrape) -> EndpointResponse:
+        for call, seconds in scrape.pending_calls(self._callback_start()):
+            await call.wait_async(seconds)
+        time_slice = TimeSlice()
+        for _ in scrape.render():
+            if time_slice.is_due():
+                await checkpoint()
+                time_slice.begin()
+        return scrape.response
 
-    def _call_back(self) -> Start[object] | None:
+    def _callback_start(self) -> Start[object] | None:
         callbacks = self._endpoint.callbacks
         if callbacks is None:
             return None
         collect_async = getattr(callbacks, "collect_async", None)
-        return in_thread(callbacks.collect) if collect_async is None else event_loop.in_task(collect_async)
+        return in_thread(callbacks.collect) if collect_async is None else in_task(collect_async)
 
 
-def _request(scope: Scope) -> Request:
+def _request(scope: Scope) -> ScrapeRequest:
     names = ("authorization", "accept", "accept-encoding", "x-prometheus-scrape-timeout-seconds")
-    return Request(scope["method"], *map(headers_of(scope).get, names))
+    return ScrapeRequest(scope["method"], *map(headers_of(scope).get, names))
+
+
+# -- shared by the ASGI applications --
+
+
+def unsupported_scope(kind: object) -> InvalidInputError:
+    """Return the error for a scope that is not ``http``, ``lifespan`` or ``websocket``."""
+    return InvalidInputError(f"scope type {kind!r} is not supported: only http, lifespan and websocket are")
+
+
+def headers_of(scope: Scope) -> dict[str, str]:
+    """Return the headers of a request by their lower-case names. Repeated headers are joined with commas."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
+def path_in_mount(scope: Scope) -> str:
+    """Return the path of a request without the path of the mount, which only some frameworks include."""
+    path: str = scope["path"]
+    root = scope.get("root_path", "").rstrip("/")
+    inside = path.removeprefix(root)
+    return inside if not inside or inside.startswith("/") else path
+
+
+async def send_response(response: EndpointResponse, method: str, send: Send) -> None:
+    """Send a response, without its body for ``HEAD``. A client that has disconnected is not an error."""
+    headers = [(name.lower().encode(), value.encode()) for name, value in response.headers]
+    body: Iterable[bytes] = [] if method == "HEAD" else response.body
+    try:
+        await send({"type": "http.response.start", "status": response.status.value, "headers": headers})
+        for chunk in body:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+    except OSError:
+        pass  # the client has disconnected
+
+
+async def serve_lifespan(
+    receive: Receive, send: Send, on_shutdown: Callable[[], None] = lambda: None
+) -> None:
+    """Answer the lifespan events of the server until it shuts down."""
+    while True:
+        event = (await receive())["type"]
+        if event == "lifespan.shutdown":
+            on_shutdown()
+        await send({"type": f"{event}.complete"})
+        if event == "lifespan.shutdown":
+            return
+
+
+# -- calls in a task --
+
+
+def in_task(function: Callable[[], Awaitable[object]]) -> Start[object]:
+    """Return a starter that runs an async function in a task of its own on the running event loop."""
+
+    def start(future: Future[object]) -> None:
+        if (trio := running_trio()) is not None:
+            trio.lowlevel.spawn_system_task(_run_on_trio, future, function)
+            return
+        task = asyncio.ensure_future(function())
+        _TASKS.add(task)
+        task.add_done_callback(partial(_settle, future))
+
+    return start
+
+
+_LOOP_STOPPED = "the event loop stopped"
+_TASKS: set[asyncio.Future[object]] = set()  # keeps the tasks alive: the event loop holds weak references
+
+
+async def _run_on_trio(future: Future[object], function: Callable[[], Awaitable[object]]) -> None:
+    try:
+        result = await function()
+    except Exception as error:  # noqa: BLE001 - passed on to the waiters; it would crash the event loop
+        future.set_exception(error)
+    except BaseException:
+        future.set_exception(RuntimeError(_LOOP_STOPPED))
+        raise
+    else:
+        future.set_result(result)
+
+
+def _settle(future: Future[object], task: asyncio.Future[object]) -> None:
+    _TASKS.discard(task)
+    if task.cancelled():
+        future.set_exception(RuntimeError(_LOOP_STOPPED))
+    elif (error := task.exception()) is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(task.result())

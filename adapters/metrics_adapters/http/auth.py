@@ -1,90 +1,84 @@
-"""Who may scrape: a bearer token, or a user with a password."""
+"""Authentication of requests by a bearer token or basic authentication."""
 
 from __future__ import annotations
 
 import hmac
 import secrets
 from base64 import b64decode
-from binascii import Error as NotBase64
+from binascii import Error as Base64Error
 
 from metrics_framework.errors import InvalidInputError
 
 REALM = "metrics"
 
 
-class Access:
-    """Tells whether a request may see the metrics.
+class Authenticator:
+    """Checks the ``Authorization`` header of requests.
 
-    Secrets are kept as keyed hashes alone, and compared in a time that says nothing of them.
+    It keeps only keyed hashes of the secrets and compares them in constant time.
 
     Args:
-        bearer_token: What ``Authorization: Bearer …`` has to bear.
-        basic_auth: A user and a password, for ``Authorization: Basic …``. Where there is a token too, either
-            will do; where there is neither, everybody may scrape.
+        bearer_token: The token of ``Authorization: Bearer …``.
+        basic_auth: The user and the password of ``Authorization: Basic …``. If there is a token too, either
+            is accepted; if there is neither, every request is accepted.
 
     Raises:
-        InvalidInputError: If a header cannot bear one of them.
+        InvalidInputError: If a header cannot contain the token, the user or the password.
 
     Example:
-        >>> access = Access(bearer_token="s3cret")
-        >>> access.allows("Bearer s3cret"), access.allows("Bearer guess"), access.allows(None)
-        (True, False, False)
+        >>> authenticator = Authenticator(bearer_token="s3cret")
+        >>> authenticator.accepts("Bearer s3cret"), authenticator.accepts("Bearer guess")
+        (True, False)
     """
 
     def __init__(self, bearer_token: str | None = None, basic_auth: tuple[str, str] | None = None) -> None:
         self._key = secrets.token_bytes(32)
-        self._known: dict[str, bytes] = {}
+        self._hashes: dict[str, bytes] = {}
         if bearer_token is not None:
-            self._known["bearer"] = self._hash(_checked_token(bearer_token))
+            self._hashes["bearer"] = self._hash(_checked_token(bearer_token))
         if basic_auth is not None:
-            self._known["basic"] = self._hash(_checked_user(basic_auth))
-        self.challenges = [f'{scheme.title()} realm="{REALM}"' for scheme in self._known]
-        """What ``WWW-Authenticate`` says, a header each; none where everybody may scrape."""
+            self._hashes["basic"] = self._hash(_checked_user(basic_auth))
+        self.challenges = [f'{scheme.title()} realm="{REALM}"' for scheme in self._hashes]
+        """The values of ``WWW-Authenticate``. Empty if no credentials are required."""
 
-    def allows(self, authorization: str | None) -> bool:
-        """Return whether a request may see the metrics.
-
-        Args:
-            authorization: Its ``Authorization`` header, ``None`` where there is none.
-        """
-        if not self._known:
+    def accepts(self, authorization: str | None) -> bool:
+        """Return whether the ``Authorization`` header of a request is accepted; ``None`` if it has none."""
+        if not self._hashes:
             return True
         scheme, _, credentials = (authorization or "").strip().partition(" ")
-        scheme, given = scheme.lower(), credentials.strip().encode(errors="replace")
+        scheme, secret = scheme.lower(), credentials.strip().encode(errors="replace")
         if scheme == "basic":
             try:
-                given = b64decode(given, validate=True)
-            except NotBase64:
+                secret = b64decode(secret, validate=True)
+            except Base64Error:
                 return False
-        known = self._known.get(scheme)
-        return known is not None and hmac.compare_digest(known, self._hash(given))
+        expected = self._hashes.get(scheme)
+        return expected is not None and hmac.compare_digest(expected, self._hash(secret))
 
     def _hash(self, secret: bytes) -> bytes:
         return hmac.digest(self._key, secret, "sha256")
 
 
-# What is refused here is not quoted: an error ends up in a log.
+# The errors do not quote the secrets, because errors are logged.
 
 
 def _checked_token(token: object) -> bytes:
     if not isinstance(token, str) or not token.isascii() or not token.isprintable() or " " in token:
-        raise InvalidInputError("bearer_token= is no text of visible ASCII characters")
+        raise InvalidInputError("bearer_token must be a string of printable ASCII characters without spaces")
     if not token:
-        raise InvalidInputError("bearer_token= is empty; pass None where everybody may scrape")
+        raise InvalidInputError("bearer_token is empty: pass None to require no credentials")
     return token.encode()
 
 
 def _checked_user(pair: object) -> bytes:
     if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
-        raise InvalidInputError("basic_auth= is no pair of texts; pass (user, password)")
+        raise InvalidInputError("basic_auth must be a (user, password) tuple of strings")
     user, password = pair
     if not user or not password:
-        raise InvalidInputError("basic_auth= has an empty user or password")
+        raise InvalidInputError("basic_auth must not have an empty user or password")
     if ":" in user:
-        raise InvalidInputError(
-            "basic_auth= has a user with a colon, which ends the user's name in the header"
-        )
+        raise InvalidInputError("the user of basic_auth must not contain a colon")
     try:
         return f"{user}:{password}".encode()
     except UnicodeEncodeError as error:
-        raise InvalidInputError("basic_auth= holds what UTF-8 cannot say") from error
+        raise InvalidInputError("basic_auth must be encodable as UTF-8") from error

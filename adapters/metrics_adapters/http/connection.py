@@ -1,4 +1,4 @@
-"""One connection to the scrape server: HTTP/1.1 within limits of time and size."""
+"""One connection to the scrape server: HTTP/1.1 with limits of time and size."""
 
 from __future__ import annotations
 
@@ -13,54 +13,53 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
 
-from metrics_adapters.http.scrape import PIECE, Answer, Endpoint, Request, short_answer
+from metrics_adapters.http.scrape import CHUNK_BYTES, Endpoint, EndpointResponse, ScrapeRequest, text_response
 
-MAX_REQUEST = 1 << 16
-"""How many bytes a request may have."""
+MAX_REQUEST_BYTES = 1 << 16
 
 IDLE_SECONDS = 120.0
-"""How long a connection is kept for the next scrape."""
+"""How long a connection is kept open for the next scrape."""
 
-_LINGER_SECONDS = 1.0
+_DRAIN_SECONDS = 1.0
 _HINT = '<!doctype html><title>Metrics</title><p>The metrics are at <a href="{0}">{0}</a>.\n'
 
 
 class RequestTooLongError(Exception):
-    """A request has more bytes than it may have."""
+    """The request is longer than `MAX_REQUEST_BYTES`."""
 
 
-class Wire(io.RawIOBase):
-    """A socket as a file, whose reads and writes end at a moment that is set, however slow the other side is.
+class DeadlineSocket(io.RawIOBase):
+    """A socket as a file, whose reads and writes fail after a deadline, however slow the peer is.
 
     Args:
-        sock: The socket; may be one of TLS.
+        sock: The socket, plain or TLS.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._end = 0.0
-        self._allowed = 0
+        self._deadline = 0.0
+        self._bytes_left = 0
 
-    def allow(self, seconds: float, size: int = MAX_REQUEST) -> None:
-        """Let what follows take so many seconds, and read so many bytes."""
-        self._end = time.monotonic() + seconds
-        self._allowed = size
+    def set_limits(self, seconds: float, size: int = MAX_REQUEST_BYTES) -> None:
+        """Limit the following reads and writes to ``seconds`` in all, and the reads to ``size`` bytes."""
+        self._deadline = time.monotonic() + seconds
+        self._bytes_left = size
 
     def readable(self) -> bool:
-        """Say that it can be read."""
+        """Return that it can be read."""
         return True
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         """Read some bytes.
 
         Raises:
-            TimeoutError: If none come in time.
-            RequestTooLongError: If they are too many.
+            TimeoutError: If none arrive before the deadline.
+            RequestTooLongError: If they exceed the size limit.
         """
         self._set_timeout()
         number = self._sock.recv_into(buffer)
-        self._allowed -= number
-        if self._allowed < 0:
+        self._bytes_left -= number
+        if self._bytes_left < 0:
             raise RequestTooLongError
         return number
 
@@ -68,87 +67,87 @@ class Wire(io.RawIOBase):
         """Write all bytes.
 
         Raises:
-            TimeoutError: If they are not taken in time.
+            TimeoutError: If the peer does not read them before the deadline.
         """
         view = memoryview(data)
         while view:
             self._set_timeout()
-            view = view[self._sock.send(view[:PIECE]) :]
+            view = view[self._sock.send(view[:CHUNK_BYTES]) :]
         return len(data)
 
     def _set_timeout(self) -> None:
-        seconds = self._end - time.monotonic()
+        seconds = self._deadline - time.monotonic()
         if seconds <= 0:
             raise TimeoutError
         self._sock.settimeout(seconds)
 
 
-class Conversation(BaseHTTPRequestHandler):
-    """Answers the requests of one connection, one after the other.
+class Connection(BaseHTTPRequestHandler):
+    """Serves the requests of one connection, one after the other.
 
     Args:
-        sock: The connection; its TLS handshake is made here.
-        endpoint: What is scraped.
+        sock: The socket. `serve` makes the TLS handshake.
+        endpoint: The metrics.
 
     Attributes:
-        waiting_since: Since when it waits for a request, ``None`` while it answers one.
-        leaving: Whether it ends before the next request.
+        idle_since: When it started to wait for a request; ``None`` during a request.
+        is_closing: Whether it closes before the next request.
     """
 
     protocol_version = default_request_version = "HTTP/1.1"
 
     def __init__(self, sock: socket.socket, endpoint: Endpoint) -> None:
-        # Not that of the base, which would answer everything before it returned.
+        # The constructor of the base class is not called: it would serve all requests before it returned.
         self._sock = sock
         self._endpoint = endpoint
-        self._wire = Wire(sock)
-        self._patience = endpoint.timeout
-        self.rfile = self._incoming = io.BufferedReader(self._wire)
-        self.wfile = self._wire  # type: ignore[assignment]
-        self.waiting_since: float | None = time.monotonic()
-        self.leaving = False
+        self._deadline_socket = DeadlineSocket(sock)
+        self._idle_timeout = endpoint.timeout
+        self.rfile = self._incoming = io.BufferedReader(self._deadline_socket)
+        self.wfile = self._deadline_socket  # type: ignore[assignment]
+        self.idle_since: float | None = time.monotonic()
+        self.is_closing = False
 
-    def talk(self) -> None:
-        """Answer what comes, and close the connection."""
+    def serve(self) -> None:
+        """Serve all requests, and close the connection."""
         try:
             if isinstance(self._sock, ssl.SSLSocket):
                 self._sock.settimeout(self._endpoint.timeout)
                 self._sock.do_handshake()
             self.handle()
-            self._linger()
+            self._drain()
         except OSError:
-            pass  # the other side is gone, too slow, or speaks no TLS
+            pass  # the peer has disconnected, is too slow, or does not use TLS
         finally:
-            self.cut()  # a forked child may have a copy of the socket
+            self.abort()  # a forked child may have a copy of the socket
             self.close()
 
-    def leave(self) -> None:
-        """End before the next request; at once where that is waited for."""
-        self.leaving = True
-        if self.waiting_since is not None:
-            self.cut()
+    def close_when_idle(self) -> None:
+        """Close the connection before the next request: at once if it is idle."""
+        self.is_closing = True
+        if self.idle_since is not None:
+            self.abort()
 
-    def cut(self) -> None:
-        """End at once, from any thread."""
+    def abort(self) -> None:
+        """Shut the connection down at once, from any thread."""
         with suppress(OSError):
-            # The plain socket's method: that of TLS would let another thread go on without TLS.
+            # Not the method of a TLS socket, which would let another thread continue without TLS.
             socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close the socket, where there is no thread that talks."""
+        """Close the socket. No thread may be serving it."""
         self._sock.close()
 
     def handle_one_request(self) -> None:
-        """Wait for a request and answer it."""
+        """Wait for a request and serve it."""
         self.close_connection = True
         self.command, self.requestline, self.request_version = "", "", self.protocol_version
-        self._wire.allow(self._patience)
-        self.waiting_since = time.monotonic()
-        if self.leaving or not self._incoming.peek(1):
+        self._deadline_socket.set_limits(self._idle_timeout)
+        self.idle_since = time.monotonic()
+        if self.is_closing or not self._incoming.peek(1):
             return
-        self.waiting_since = None
-        self._wire.allow(self._endpoint.timeout)
-        self._patience = IDLE_SECONDS
+        self.idle_since = None
+        self._deadline_socket.set_limits(self._endpoint.timeout)
+        self._idle_timeout = IDLE_SECONDS
         try:
             self.raw_requestline = self.rfile.readline()
             if not self.parse_request():
@@ -164,12 +163,12 @@ class Conversation(BaseHTTPRequestHandler):
             self.send_error(HTTPStatus.BAD_REQUEST)
             return
         if "Transfer-Encoding" in self.headers or self.headers.get("Content-Length", "0") != "0":
-            self.close_connection = True  # what follows is a body, which nobody reads, and no request
+            self.close_connection = True  # a body follows, which is not read
         self._respond(path)
 
     def _respond(self, path: str) -> None:
         admitted = self._endpoint.admit(_request(self.command, self.headers), path)
-        if not isinstance(admitted, Answer):
+        if not isinstance(admitted, EndpointResponse):
             with admitted:
                 self._send(admitted.run())
         elif admitted.status is HTTPStatus.NOT_FOUND and path == "/":
@@ -177,46 +176,46 @@ class Conversation(BaseHTTPRequestHandler):
         else:
             self._send(admitted)
 
-    def _send(self, answer: Answer) -> None:
-        self._wire.allow(self._endpoint.timeout)
-        self.send_response(answer.status)
-        for name, value in answer.headers:
+    def _send(self, response: EndpointResponse) -> None:
+        self._deadline_socket.set_limits(self._endpoint.timeout)
+        self.send_response(response.status)
+        for name, value in response.headers:
             self.send_header(name, value)
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
         if self.command != "HEAD":
-            for piece in answer.body:
-                self._wire.write(piece)
+            for chunk in response.body:
+                self._deadline_socket.write(chunk)
 
-    def _linger(self) -> None:
-        # Closed while something unread comes in, a connection takes the answer from the other side.
-        self.waiting_since = end = time.monotonic() + _LINGER_SECONDS
+    def _drain(self) -> None:
+        # If unread data arrives at a closed connection, the peer is reset and may lose the response.
+        self.idle_since = end = time.monotonic() + _DRAIN_SECONDS
         socket.socket.shutdown(self._sock, socket.SHUT_WR)
         while (seconds := end - time.monotonic()) > 0:
             self._sock.settimeout(seconds)
-            if not socket.socket.recv(self._sock, PIECE):
+            if not socket.socket.recv(self._sock, CHUNK_BYTES):
                 return
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer by what the status says, and close: the base's words quote the request."""
+        """Send the phrase of the status, and close: the text of the base class would quote the request."""
         self.close_connection = True
-        self._send(short_answer(HTTPStatus(code), HTTPStatus(code).phrase))
+        self._send(text_response(HTTPStatus(code), HTTPStatus(code).phrase))
 
     def version_string(self) -> str:
-        """Return what ``Server`` says: no version, which is nobody's business."""
+        """Return the value of ``Server``, without a version that would help an attacker."""
         return "metrics-framework"
 
     def log_message(self, format: str, *args: object) -> None:
-        """Log nothing: scrapes are many, and requests may hold secrets."""
+        """Log nothing: scrapes are frequent, and requests may contain secrets."""
 
 
-def _request(method: str, headers: Message) -> Request:
+def _request(method: str, headers: Message) -> ScrapeRequest:
     def value(name: str) -> str | None:
         values = headers.get_all(name)
         return None if values is None else ", ".join(map(str, values))
 
-    return Request(
+    return ScrapeRequest(
         method,
         value("Authorization"),
         value("Accept"),
@@ -225,7 +224,7 @@ def _request(method: str, headers: Message) -> Request:
     )
 
 
-def _hint(path: str) -> Answer:
+def _hint(path: str) -> EndpointResponse:
     body = _HINT.format(escape(path)).encode()
     headers = [("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(body)))]
-    return Answer(HTTPStatus.OK, headers, [body])
+    return EndpointResponse(HTTPStatus.OK, headers, [body])

@@ -1,7 +1,6 @@
-"""What a client takes: the format and the compression that its headers ask for.
+"""Content negotiation: the format and the compression that the headers of a client ask for.
 
-The rules are those of RFC 9110 ("Content Negotiation"). An element that is broken, or whose weight is, counts
-for nothing; whatever a header says, there is an answer.
+The rules are those of RFC 9110. Malformed elements are ignored, so every header has a result.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from metrics_adapters.prometheus.text import Format
+from metrics_framework.exposition.text import Format
 
 _ELEMENTS = re.compile(r'(?:[^,"]|"[^"]*"?)+')
 _PARAMETERS = re.compile(r'(?:[^;"]|"[^"]*"?)+')
@@ -23,7 +22,7 @@ class _Offer(NamedTuple):
     version: str
 
 
-# Where a client likes both as much, it is the first one.
+# If a client accepts both equally, it gets the first.
 _OFFERS = (
     _Offer(Format.TEXT, "text/plain", "0.0.4"),
     _Offer(Format.OPENMETRICS, "application/openmetrics-text", "1.0.0"),
@@ -31,14 +30,14 @@ _OFFERS = (
 
 
 def choose_format(accept: str | None) -> Format:
-    """Return the format that suits an ``Accept`` header best.
+    """Return the format that matches an ``Accept`` header best.
 
-    The highest weight wins, then what is named most exactly; the text format 0.0.4 where nothing decides and
-    where nothing suits. Of parameters only ``version`` matters: one that is not offered does not suit, and
-    none suits any.
+    The highest weight wins, then the most specific element. The text format 0.0.4 is the default, also if no
+    element matches. The only parameter that matters is ``version``: an element without one matches any
+    version.
 
     Args:
-        accept: The header; ``None`` where there is none.
+        accept: The header; ``None`` if there is none.
 
     Example:
         >>> choose_format("application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5").name
@@ -47,21 +46,21 @@ def choose_format(accept: str | None) -> Format:
     best, chosen = (0.0, 0), Format.TEXT
     wanted = list(_elements(accept))
     for offer in _OFFERS:
-        # Of all that suit an offer the most exact one says its weight.
-        exactness, weight = max(
-            ((_exactness(offer, one), one.weight) for one in wanted if _exactness(offer, one)),
+        # The most specific element that matches an offer decides its weight.
+        specificity, weight = max(
+            ((_specificity(offer, one), one.weight) for one in wanted if _specificity(offer, one)),
             default=(0, 0.0),
         )
-        if weight > 0 and (weight, exactness) > best:
-            best, chosen = (weight, exactness), offer.format
+        if weight > 0 and (weight, specificity) > best:
+            best, chosen = (weight, specificity), offer.format
     return chosen
 
 
 def wants_gzip(accept_encoding: str | None) -> bool:
-    """Return whether an ``Accept-Encoding`` header asks for gzip at least as much as for no compression.
+    """Return whether an ``Accept-Encoding`` header prefers gzip to no compression, or accepts both equally.
 
     Args:
-        accept_encoding: The header; ``None`` where there is none.
+        accept_encoding: The header; ``None`` if there is none.
 
     Example:
         >>> wants_gzip("gzip, deflate"), wants_gzip("gzip;q=0, *"), wants_gzip("*")
@@ -90,8 +89,8 @@ def _elements(header: str | None) -> Iterator[_Element]:
             yield _Element(name, parameters, float(weight))
 
 
-def _exactness(offer: _Offer, wanted: _Element) -> int:
-    """Return how exactly an offer is named, from 1 for ``*/*`` to 4; 0 where it does not suit."""
+def _specificity(offer: _Offer, wanted: _Element) -> int:
+    """Return how specific the match is, from 1 for ``*/*`` to 4; 0 if the element does not match."""
     version = wanted.parameters.get("version")
     if version not in (None, offer.version):
         return 0

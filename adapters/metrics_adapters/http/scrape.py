@@ -1,342 +1,429 @@
-"""What every endpoint does with a scrape, whatever brings it: a server of ours, ASGI or WSGI."""
+"""The scrape endpoint behind every transport: the server, ASGI and WSGI."""
 
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
-import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from functools import partial
 from http import HTTPStatus
-from typing import Any, NamedTuple, Self
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from prometheus_client.registry import CollectorRegistry
 
-from metrics_adapters.http.auth import Access
+from metrics_adapters.http.auth import Authenticator
 from metrics_adapters.http.negotiation import choose_format, wants_gzip
-from metrics_adapters.http.shared_call import Call, SharedCall, Start, in_thread
-from metrics_adapters.prometheus.expositions import (
+from metrics_adapters.http.options import DEFAULT_MAX_SCRAPES, DEFAULT_PATH, DEFAULT_TIMEOUT_SECONDS
+from metrics_adapters.prometheus.targets import (
     Callbacks,
-    Exposable,
+    Target,
     callbacks_of,
     exposition_of,
 )
-from metrics_adapters.prometheus.families import count_by_default
-from metrics_adapters.prometheus.text import Format
+from metrics_framework.exposition.families import set_default_buckets
+from metrics_framework.exposition.text import Format
 from metrics_framework.log import Isolation
 from metrics_framework.runtime.cooperative import cooperatively, yield_gil
+from metrics_framework.runtime.event_loops import Notifier
+from metrics_framework.runtime.fork import ForkOrder, reset_after_fork
 from metrics_framework.validation import check_count, check_seconds, check_url_path
 
-PATH = "/metrics"
-"""Where metrics are by default."""
+CHUNK_BYTES = 1 << 16
+"""The size of a chunk of a body. Compressing one takes about a quarter of a millisecond."""
 
-MAX_SCRAPES = 10
-"""How many scrapes are answered at the same time by default."""
+ALLOWED_METHODS = ("GET", "HEAD")
 
-TIMEOUT = 10.0
-"""How many seconds a scrape may take by default; Prometheus' own default is to give up after as many."""
+_WAITING_SHARE = 0.5  # of the time-out, for callbacks and the registry; the rest is for rendering
+_COMPRESSION_LEVEL = 1  # compresses 27 times; level 6 compresses 38 times and takes twice the time
+_GZIP_WBITS = 16 + zlib.MAX_WBITS
 
-PIECE = 1 << 16
-"""How many bytes of a body are handled at a time: to compress them takes a quarter of a millisecond."""
+T = TypeVar("T")
 
-METHODS = ("GET", "HEAD")
-
-_FOR_OTHERS = 0.5  # of a scrape's time is what callbacks and foreign metrics are waited for
-_COMPRESSION = 1  # leaves a 27th of the bytes; level 6, a 38th, takes twice the time
-_GZIP = 16 + zlib.MAX_WBITS
+Start = Callable[["Future[T]"], None]
+"""Starts a call whose result or exception goes to the future."""
 
 
-class Request(NamedTuple):
-    """What is asked for: the method, and headers, which are ``None`` where they were not sent.
+class ScrapeRequest(NamedTuple):
+    """The method of a request and its headers, ``None`` for those that were not sent.
 
     Attributes:
         method: ``GET`` and so on.
         authorization: ``Authorization``.
         accept: ``Accept``.
         accept_encoding: ``Accept-Encoding``.
-        patience: ``X-Prometheus-Scrape-Timeout-Seconds``, after which nobody waits for the answer.
+        scrape_timeout: ``X-Prometheus-Scrape-Timeout-Seconds``, after which Prometheus stops waiting.
     """
 
     method: str
     authorization: str | None = None
     accept: str | None = None
     accept_encoding: str | None = None
-    patience: str | None = None
+    scrape_timeout: str | None = None
 
 
-class Answer(NamedTuple):
-    """What is sent back: a status, headers, and the body in pieces."""
+class EndpointResponse(NamedTuple):
+    """A response: the status, the headers and the chunks of the body."""
 
     status: HTTPStatus
     headers: list[tuple[str, str]]
     body: Iterable[bytes]
 
 
-def short_answer(status: HTTPStatus, text: str, *headers: tuple[str, str]) -> Answer:
-    """Return an answer of one line of text."""
+def text_response(status: HTTPStatus, text: str, *headers: tuple[str, str]) -> EndpointResponse:
+    """Return a response with one line of text."""
     body = f"{text}\n".encode()
     own = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
-    return Answer(status, [*own, *headers], [body])
+    return EndpointResponse(status, [*own, *headers], [body])
 
 
-def refusal(access: Access) -> Answer:
-    """Return the answer to a request that access was not given to."""
-    challenges = [("WWW-Authenticate", challenge) for challenge in access.challenges]
-    return short_answer(HTTPStatus.UNAUTHORIZED, "credentials are missing or wrong", *challenges)
+def unauthorized(authenticator: Authenticator) -> EndpointResponse:
+    """Return the response to a request without accepted credentials."""
+    challenges = [("WWW-Authenticate", challenge) for challenge in authenticator.challenges]
+    return text_response(HTTPStatus.UNAUTHORIZED, "missing or invalid credentials", *challenges)
 
 
-_FAILED = short_answer(HTTPStatus.INTERNAL_SERVER_ERROR, "the metrics could not be rendered; see the log")
+def method_not_allowed() -> EndpointResponse:
+    """Return the response to a method other than ``GET`` and ``HEAD``."""
+    allow = ("Allow", ", ".join(ALLOWED_METHODS))
+    return text_response(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD are allowed", allow)
+
+
+def unavailable(text: str, retry_seconds: float = 1) -> EndpointResponse:
+    """Return the response to a request that the client should retry later."""
+    return text_response(HTTPStatus.SERVICE_UNAVAILABLE, text, ("Retry-After", str(round(retry_seconds))))
+
+
+_FAILED = text_response(HTTPStatus.INTERNAL_SERVER_ERROR, "the metrics could not be rendered: see the log")
+
+
+class TimedCall(Generic[T]):
+    """A call in progress.
+
+    Args:
+        timeout: How many seconds its waiters should wait, from now.
+
+    Attributes:
+        future: Receives the result.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self.future: Future[T] = Future()
+        self.future.set_running_or_notify_cancel()  # so that no waiter can cancel it
+        self._finished = Notifier()
+        self.future.add_done_callback(lambda _: self._finished.notify())
+        self._until = time.monotonic() + timeout
+
+    def wait(self, seconds: float) -> None:
+        """Block this thread until the call finishes or ``seconds`` have passed."""
+        self._finished.wait(self.future.done, seconds)
+
+    async def wait_async(self, seconds: float | None = None) -> None:
+        """Wait in a task until the call finishes or ``seconds``, by default its own time-out, have passed."""
+        await self._finished.wait_async(self.future.done, self.seconds_left() if seconds is None else seconds)
+
+    def seconds_left(self) -> float:
+        """Return the remaining seconds before the time-out."""
+        return max(self._until - time.monotonic(), 0.0)
+
+    def outcome(self) -> T:
+        """Return the result, or raise the exception of the call.
+
+        Raises:
+            TimeoutError: If the call has not finished yet.
+        """
+        if not self.future.done():
+            raise TimeoutError("the call timed out")
+        return self.future.result()
+
+
+class SharedCall(Generic[T]):
+    """Makes one call at a time. Callers that arrive during a call share it.
+
+    A hanging call therefore blocks one thread, however many callers there are, and each caller waits only for
+    the rest of the call's time-out.
+
+    Args:
+        timeout: How many seconds callers wait, from the start of the call.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self.reset()
+        reset_after_fork(self, SharedCall.reset, ForkOrder.LOCKS)
+
+    def reset(self) -> None:
+        """Forget the call in progress: in a forked child its thread does not exist."""
+        self._lock = threading.Lock()
+        self._call: TimedCall[T] | None = None
+
+    def call(self, start: Start[T]) -> TimedCall[T]:
+        """Return the call in progress, or start a new one."""
+        with self._lock:
+            call = self._call
+            if call is None or call.future.done():
+                call = self._call = TimedCall(self._timeout)
+                call.future.add_done_callback(self._forget)
+                try:
+                    start(call.future)
+                except Exception as error:  # noqa: BLE001 - for example, no thread can be started
+                    call.future.set_exception(error)
+            return call
+
+    def _forget(self, done: Future[T]) -> None:
+        call = self._call
+        if call is not None and call.future is done:
+            self._call = None  # the result may be large
+
+
+def in_thread(function: Callable[[], T]) -> Start[T]:
+    """Return a starter that runs a function in a daemon thread of its own."""
+
+    def start(future: Future[T]) -> None:
+        threading.Thread(target=run, args=(future,), name="metrics-scrape", daemon=True).start()
+
+    def run(future: Future[T]) -> None:
+        try:
+            with cooperatively():
+                result = function()
+        except BaseException as error:  # noqa: BLE001 - passed on to the waiters
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    return start
 
 
 class Endpoint:
-    """Metrics that can be scraped.
+    """Metrics that can be scraped. Thread-safe.
 
     Args:
-        metrics: What is exposed; see `exposition_of`.
-        registry: Whose metrics are appended.
-        callbacks: What is called before each scrape; ``metrics.callbacks`` by default, where there are any.
-        bearer_token: What a request has to bear; see `Access`.
-        basic_auth: User and password that a request has to give.
-        path: Where they are.
-        max_scrapes: How many are answered at a time; others are told to come again.
-        timeout: How many seconds one may take. Callbacks and ``registry`` are waited for half of it; then
-            a scrape does without them.
+        metrics: The metrics to expose: see `exposition_of`.
+        registry, callbacks, bearer_token, basic_auth, path, max_scrapes, timeout: See `EndpointOptions`.
 
     Raises:
-        InvalidInputError: If an argument is not what it has to be.
+        InvalidInputError: If an argument is invalid.
     """
 
     def __init__(
         self,
-        metrics: Exposable,
+        metrics: Target,
         *,
         registry: CollectorRegistry | None = None,
         callbacks: Callbacks | None = None,
         bearer_token: str | None = None,
         basic_auth: tuple[str, str] | None = None,
-        path: str = PATH,
-        max_scrapes: int = MAX_SCRAPES,
-        timeout: float = TIMEOUT,
+        path: str = DEFAULT_PATH,
+        max_scrapes: int = DEFAULT_MAX_SCRAPES,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
     ) -> None:
         check_url_path("path", path)
         check_count("max_scrapes", max_scrapes)
         check_seconds("timeout", timeout)
         self.exposition = exposition_of(metrics, registry)
         if self.exposition is not metrics:
-            count_by_default(self.exposition.store)
+            set_default_buckets(self.exposition.store)
         self.callbacks = callbacks_of(metrics, callbacks)
         self.path = path
         self.timeout = timeout
         self.isolation = Isolation()
-        self._access = Access(bearer_token, basic_auth)
+        self._authenticator = Authenticator(bearer_token, basic_auth)
         self._max_scrapes = max_scrapes
-        self._collecting = SharedCall[object](timeout * _FOR_OTHERS)
-        self._foreign = {format: SharedCall[bytes](timeout * _FOR_OTHERS) for format in Format}
-        self._places = threading.BoundedSemaphore(max_scrapes)
-        _ENDPOINTS.add(self)
+        self._callback_call = SharedCall[object](timeout * _WAITING_SHARE)
+        self._registry_calls = {format: SharedCall[bytes](timeout * _WAITING_SHARE) for format in Format}
+        self.reset()
+        reset_after_fork(self, Endpoint.reset, ForkOrder.LOCKS)
 
-    def admit(self, request: Request, path: str) -> Scrape | Answer:
-        """Return the scrape that a request may make, or the answer to one that may not.
+    def reset(self) -> None:
+        """Free all slots: in a forked child, the scrapes that hold them run in the parent."""
+        self._slots = threading.BoundedSemaphore(self._max_scrapes)
 
-        A scrape takes a place, which it gives back where it is left as a context manager.
+    def admit(self, request: ScrapeRequest, path: str) -> Scrape | EndpointResponse:
+        """Return the scrape for a request, or the response to a request that is rejected.
+
+        A scrape occupies a slot and frees it at the end of its ``with`` block at the latest.
 
         Args:
-            request: What is asked for.
-            path: Where it is asked for, without the path of a mount.
+            request: The request.
+            path: Its path, without the path of a mount.
         """
-        if not self._access.allows(request.authorization):
-            return refusal(self._access)
-        if request.method not in METHODS:
-            allowed = ("Allow", ", ".join(METHODS))
-            return short_answer(HTTPStatus.METHOD_NOT_ALLOWED, "metrics can only be read", allowed)
+        if not self._authenticator.accepts(request.authorization):
+            return unauthorized(self._authenticator)
+        if request.method not in ALLOWED_METHODS:
+            return method_not_allowed()
         if path.rstrip("/") != self.path.rstrip("/"):
-            return short_answer(HTTPStatus.NOT_FOUND, f"the metrics are at {self.path}")
-        places = self._places
-        if not places.acquire(blocking=False):
-            busy = "as many scrapes as may be are under way"
-            return short_answer(HTTPStatus.SERVICE_UNAVAILABLE, busy, ("Retry-After", "1"))
-        return Scrape(self, request, places.release)
+            return text_response(HTTPStatus.NOT_FOUND, f"not found: the metrics are at {self.path}")
+        slots = self._slots
+        if not slots.acquire(blocking=False):
+            return unavailable("too many concurrent scrapes")
+        return Scrape(self, request, slots.release)
 
-    def collect(self, start: Start[object]) -> Call[object]:
-        """Have the callbacks called, or share in a call that is under way."""
-        return self._collecting.call(start)
+    def call_callbacks(self, start: Start[object]) -> TimedCall[object]:
+        """Start calling the callbacks, or share the call in progress."""
+        return self._callback_call.call(start)
 
-    def foreign(self, format: Format) -> Call[bytes] | None:
-        """Have the registry rendered, or share in a rendering that is under way; ``None`` without one."""
+    def render_registry(self, format: Format) -> TimedCall[bytes] | None:
+        """Start rendering the registry, or share the call in progress. ``None`` if there is no registry."""
         if self.exposition.registry is None:
             return None
-        return self._foreign[format].call(in_thread(partial(self.exposition.foreign, format)))
-
-    def begin_in_child(self) -> None:
-        """Forget who was at it: they are in the parent, and so are the places and locks that they held."""
-        self._places = threading.BoundedSemaphore(self._max_scrapes)
-        self._collecting.begin_anew()
-        for call in self._foreign.values():
-            call.begin_anew()
+        return self._registry_calls[format].call(in_thread(partial(self.exposition.registry_text, format)))
 
 
 class Scrape:
-    """One scrape, from being let in to having been answered.
+    """One scrape, from its admission to the end of its response.
 
-    Nothing is sent before all is made: one that fails is an error, and never a part of the metrics.
+    Nothing is sent before everything is rendered, so a failed scrape is an error and never a part of the
+    metrics.
+
+    Args:
+        endpoint: The metrics.
+        request: The request.
+        release: Frees the slot.
 
     Attributes:
-        answer: The answer, once `making` has come to its end.
-        seconds: How long it may take.
+        response: The response, once `render` is exhausted.
+        seconds: The time limit.
     """
 
-    def __init__(self, endpoint: Endpoint, request: Request, leave: Callable[[], None]) -> None:
+    def __init__(self, endpoint: Endpoint, request: ScrapeRequest, release: Callable[[], None]) -> None:
         self._endpoint = endpoint
         self._format = choose_format(request.accept)
         self._gzip = wants_gzip(request.accept_encoding)
         self._is_head = request.method == "HEAD"
-        self._leave = leave
-        self._has_place = True
-        self._callbacks: Call[object] | None = None
-        self._foreign: Call[bytes] | None = None
-        self.answer = _FAILED
-        self.seconds = min(endpoint.timeout, _seconds(request.patience))
-        self._begun = time.monotonic()
+        self._release = release
+        self._has_slot = True
+        self._callback_call: TimedCall[object] | None = None
+        self._registry_call: TimedCall[bytes] | None = None
+        self.response = _FAILED
+        self.seconds = min(endpoint.timeout, _parse_timeout(request.scrape_timeout))
+        self._started = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._give_place_back()
+        self._release_slot()
 
-    def _give_place_back(self) -> None:
-        if self._has_place:
-            self._has_place = False
-            self._leave()
+    def _release_slot(self) -> None:
+        if self._has_slot:
+            self._has_slot = False
+            self._release()
 
-    def run(self) -> Answer:
-        """Return the answer, in a thread that may wait."""
+    def run(self) -> EndpointResponse:
+        """Return the response. This blocks the thread."""
         callbacks = self._endpoint.callbacks
-        for future, seconds in self.waiting(None if callbacks is None else in_thread(callbacks.collect)):
-            wait([future], seconds)
+        for call, seconds in self.pending_calls(None if callbacks is None else in_thread(callbacks.collect)):
+            call.wait(seconds)
         with cooperatively():
-            for _ in self.making():
+            for _ in self.render():
                 yield_gil()
-        return self.answer
+        return self.response
 
-    def waiting(self, call_back: Start[object] | None) -> Iterator[tuple[Future[Any], float]]:
-        """Begin what may take its time, and yield what is to be waited for, and for how many seconds.
+    def pending_calls(self, start_callbacks: Start[object] | None) -> Iterator[tuple[TimedCall[Any], float]]:
+        """Start the callbacks and the registry, and yield each call with the seconds to wait for it.
 
         Args:
-            call_back: Starts the callbacks, if there are any.
+            start_callbacks: Starts the callbacks, if there are any.
         """
         if self._is_head:
             return
-        self._foreign = self._endpoint.foreign(self._format)
-        if call_back is not None:
-            self._callbacks = self._endpoint.collect(call_back)
-        for call in (self._callbacks, self._foreign):
+        self._registry_call = self._endpoint.render_registry(self._format)
+        if start_callbacks is not None:
+            self._callback_call = self._endpoint.call_callbacks(start_callbacks)
+        for call in (self._callback_call, self._registry_call):
             if call is not None:
-                yield call.future, self._patience(call)
+                yield call, self._seconds_for(call)
 
-    def making(self) -> Iterator[None]:
-        """Make the answer, and yield about every millisecond, for others to go on."""
+    def render(self) -> Iterator[None]:
+        """Render the response. It yields about every millisecond, so that other tasks can run."""
         body, error = _Body(self._gzip), None
         try:
             if not self._is_head:
-                for chunk in self._chunks():
-                    body.add(chunk[:PIECE])
-                    yield  # also for an empty chunk, which took its time
-                    for begin in range(PIECE, len(chunk), PIECE):
-                        body.add(chunk[begin : begin + PIECE])
+                for text in self._text():
+                    body.add(text[:CHUNK_BYTES])
+                    yield  # for an empty text too: producing it took time
+                    for start in range(CHUNK_BYTES, len(text), CHUNK_BYTES):
+                        body.add(text[start : start + CHUNK_BYTES])
                         yield
                     self._check_time()
-        except Exception as raised:  # noqa: BLE001 - the endpoint lives on
+        except Exception as raised:  # noqa: BLE001 - the endpoint must survive it
             error = raised
-        made = self._endpoint.isolation.call("scrape failed", partial(self._made, body, error))
-        self.answer = made or _FAILED
+        rendered = self._endpoint.isolation.call("scrape failed", partial(self._build, body, error))
+        self.response = rendered or _FAILED
 
-    def _chunks(self) -> Iterator[bytes]:
-        attempt = self._endpoint.isolation.call
-        if self._callbacks is not None:
-            attempt("callbacks failed; gauges are scraped as they are", self._callbacks.outcome)
-        foreign = None
-        if self._foreign is not None:
-            foreign = attempt("registry failed; metrics are scraped without it", self._foreign.outcome)
-        return self._endpoint.exposition.chunks(self._format, foreign=foreign or b"")
+    def _text(self) -> Iterator[bytes]:
+        isolate = self._endpoint.isolation.call
+        if self._callback_call is not None:
+            isolate("callbacks failed; gauges are scraped as they are", self._callback_call.outcome)
+        registry_text = None
+        if self._registry_call is not None:
+            event = "registry failed; metrics are scraped without it"
+            registry_text = isolate(event, self._registry_call.outcome)
+        return self._endpoint.exposition.chunks(self._format, registry_text=registry_text or b"")
 
-    def _made(self, body: _Body, error: Exception | None) -> Answer:
+    def _build(self, body: _Body, error: Exception | None) -> EndpointResponse:
         if error is not None:
             raise error
-        pieces = body.end()
+        chunks = body.finish()
         headers = [("Content-Type", self._format.content_type), ("Cache-Control", "no-store")]
         if self._gzip:
             headers.append(("Content-Encoding", "gzip"))
-        if self._is_head:  # it is made for nobody, so that nobody knows its length
-            self._give_place_back()
-            return Answer(HTTPStatus.OK, headers, [])
-        headers.append(("Content-Length", str(sum(map(len, pieces)))))
-        return Answer(HTTPStatus.OK, headers, self._sending(pieces))
+        if self._is_head:  # nothing was rendered, so the length is unknown
+            self._release_slot()
+            return EndpointResponse(HTTPStatus.OK, headers, [])
+        headers.append(("Content-Length", str(sum(map(len, chunks)))))
+        return EndpointResponse(HTTPStatus.OK, headers, self._send_body(chunks))
 
-    def _sending(self, pieces: list[bytes]) -> Iterator[bytes]:
-        yield from pieces[:-1]
-        # Who has all of an answer may come again at once, and finds the place free.
-        self._give_place_back()
-        yield from pieces[-1:]
+    def _send_body(self, chunks: list[bytes]) -> Iterator[bytes]:
+        yield from chunks[:-1]
+        # A client that has received the whole response may scrape again at once and must find the slot free.
+        self._release_slot()
+        yield from chunks[-1:]
 
-    def _patience(self, call: Call[Any]) -> float:
-        own = self._begun + self.seconds * _FOR_OTHERS - time.monotonic()
+    def _seconds_for(self, call: TimedCall[Any]) -> float:
+        own = self._started + self.seconds * _WAITING_SHARE - time.monotonic()
         return max(min(call.seconds_left(), own), 0.0)
 
     def _check_time(self) -> None:
-        if time.monotonic() > self._begun + self.seconds:
-            raise TimeoutError(f"it took more than {self.seconds} seconds")
+        if time.monotonic() > self._started + self.seconds:
+            raise TimeoutError(f"the scrape took more than {self.seconds} seconds")
 
 
 class _Body:
-    """Puts small chunks together and compresses them where that is asked for."""
+    """Joins small texts into chunks, and compresses them if requested."""
 
     def __init__(self, gzip: bool) -> None:
-        self._compressor = zlib.compressobj(_COMPRESSION, zlib.DEFLATED, _GZIP) if gzip else None
-        self._pieces: list[bytes] = []
-        self._rest: list[bytes] = []
-        self._size = 0
+        self._compressor = zlib.compressobj(_COMPRESSION_LEVEL, zlib.DEFLATED, _GZIP_WBITS) if gzip else None
+        self._chunks: list[bytes] = []
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
 
     def add(self, data: bytes) -> None:
         if self._compressor is not None:
             data = self._compressor.compress(data)
-        self._rest.append(data)
-        self._size += len(data)
-        if self._size >= PIECE:
-            self._put_together()
+        self._pending.append(data)
+        self._pending_bytes += len(data)
+        if self._pending_bytes >= CHUNK_BYTES:
+            self._join()
 
-    def end(self) -> list[bytes]:
+    def finish(self) -> list[bytes]:
         if self._compressor is not None:
-            self._rest.append(self._compressor.flush())
-        self._put_together()
-        return self._pieces
+            self._pending.append(self._compressor.flush())
+        self._join()
+        return self._chunks
 
-    def _put_together(self) -> None:
-        self._pieces.append(b"".join(self._rest))
-        self._rest.clear()
-        self._size = 0
+    def _join(self) -> None:
+        self._chunks.append(b"".join(self._pending))
+        self._pending.clear()
+        self._pending_bytes = 0
 
 
-def _seconds(patience: str | None) -> float:
-    """Return how long a server waits by its header; infinitely long where that makes no sense."""
+def _parse_timeout(header: str | None) -> float:
+    """Return the seconds that a header states; infinity if it is missing or invalid."""
     try:
-        seconds = float(patience or "inf")
+        seconds = float(header or "inf")
     except ValueError:
         return math.inf
     return seconds if seconds > 0 else math.inf
-
-
-_ENDPOINTS: weakref.WeakSet[Endpoint] = weakref.WeakSet()
-
-
-def _begin_in_child() -> None:
-    for endpoint in list(_ENDPOINTS):
-        endpoint.begin_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_in_child)

@@ -1,4 +1,4 @@
-"""The scrape endpoint as a server of its own: a thread that accepts, and a thread for each connection."""
+"""The scrape server: a thread that accepts connections, and a thread for each connection."""
 
 from __future__ import annotations
 
@@ -8,69 +8,59 @@ import selectors
 import socket
 import threading
 import time
-import weakref
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Self
+from typing import Self, Unpack
 
-from prometheus_client.registry import CollectorRegistry
-
-from metrics_adapters.http.connection import Conversation
-from metrics_adapters.http.scrape import MAX_SCRAPES, PATH, TIMEOUT, Endpoint
+from metrics_adapters.http.connection import Connection
+from metrics_adapters.http.options import EndpointOptions
+from metrics_adapters.http.scrape import Endpoint
 from metrics_adapters.http.tls import Certificates, StrPath
-from metrics_adapters.prometheus.expositions import Callbacks, Exposable
+from metrics_adapters.prometheus.targets import Target
 from metrics_framework.errors import InvalidInputError, OutputError
 from metrics_framework.log import Isolation, log_event
+from metrics_framework.runtime.fork import ForkOrder, reset_after_fork
 from metrics_framework.validation import check_port, safe_repr
 
 MAX_CONNECTIONS = 100
-"""How many connections are held at a time; for one more, the one that has waited longest is closed."""
+"""The number of open connections. For a further one, the connection that is idle for longest is closed."""
 
-_GRACE_SECONDS = 2.0  # for scrapes that are under way when a server is closed
-_CUT_SECONDS = 1.0
-_PAUSE_SECONDS = 0.2  # where no connection can be accepted, as there are no more descriptors
-_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what is there, by where it listens
+_GRACEFUL_CLOSE_SECONDS = 2.0  # for scrapes in progress when the server is closed
+_ABORT_SECONDS = 1.0
+_ACCEPT_RETRY_SECONDS = 0.2  # after a failure to accept, such as when no file descriptor is free
+_LOOPBACK_OF_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not bound here
 
 
 def serve(
     port: int,
     addr: str = "127.0.0.1",
     *,
-    metrics: Exposable,
-    registry: CollectorRegistry | None = None,
-    callbacks: Callbacks | None = None,
+    metrics: Target,
     certfile: StrPath | None = None,
     keyfile: StrPath | None = None,
     client_cafile: StrPath | None = None,
-    bearer_token: str | None = None,
-    basic_auth: tuple[str, str] | None = None,
-    path: str = PATH,
-    max_scrapes: int = MAX_SCRAPES,
-    timeout: float = TIMEOUT,
+    **options: Unpack[EndpointOptions],
 ) -> MetricsServer:
-    """Serve metrics for Prometheus to scrape, in threads that keep no interpreter alive.
+    """Serve metrics for Prometheus to scrape, in daemon threads.
 
-    A forked child does not serve: its copies of the sockets are closed. It may serve on a port of its own.
+    A forked child does not serve: its copies of the sockets are closed. It may call `serve` with another
+    port.
 
     Args:
-        port: Where to listen; 0 for a free port, which ``port`` of the result says.
-        addr: The address to listen on, that of this machine alone by default; ``"0.0.0.0"`` for any, and
-            ``"::"`` for any of IPv6 too.
-        metrics: What is exposed: a `MetricsSystem`, a collector, a `Store` or an `Exposition`.
-        registry: A prometheus_client registry whose metrics are appended.
-        callbacks: What is called before each scrape; ``metrics.callbacks`` by default, where there are any.
-        certfile: The server's certificate in PEM, for TLS. Renewed files are used at once.
-        keyfile: Its key; by default it is in ``certfile`` too.
-        client_cafile: Who signs the certificates that clients have to have; none are asked for by default.
-        bearer_token: What a request has to bear, if anything.
-        basic_auth: User and password that a request has to give, if any.
-        path: Where the metrics are.
-        max_scrapes: How many scrapes are answered at the same time; others get the status 503.
-        timeout: How many seconds a request, its scrape and its answer may take, each. Callbacks and
-            ``registry`` are waited for half of it.
+        port: The port to listen on; 0 for a free port, which is ``port`` of the result.
+        addr: The address to listen on. By default only this machine can connect; ``"0.0.0.0"`` listens on all
+            IPv4 addresses and ``"::"`` on all IPv4 and IPv6 addresses.
+        metrics: The metrics to expose: a `MetricsSystem`, a collector, a `Store` or an `Exposition`.
+        certfile: The certificate of the server in PEM, for TLS. A renewed file is used at once.
+        keyfile: The private key; by default it is in ``certfile``.
+        client_cafile: The certificate authorities of the client certificates, for mutual TLS. By default
+            clients need no certificate.
+        **options: ``registry``, ``callbacks``, ``bearer_token``, ``basic_auth``, ``path``, ``max_scrapes``
+            and ``timeout``: see `EndpointOptions`. The time limit applies to reading a request, to its scrape
+            and to sending the response separately.
 
     Raises:
-        InvalidInputError: If an argument is not what it has to be.
+        InvalidInputError: If an argument is invalid.
         OutputError: If the port is in use or not allowed.
 
     Example:
@@ -80,35 +70,26 @@ def serve(
         True
     """
     check_address(addr, port)
-    endpoint = Endpoint(
-        metrics,
-        registry=registry,
-        callbacks=callbacks,
-        bearer_token=bearer_token,
-        basic_auth=basic_auth,
-        path=path,
-        max_scrapes=max_scrapes,
-        timeout=timeout,
-    )
+    endpoint = Endpoint(metrics, **options)
     certificates = None
     if certfile is not None:
         certificates = Certificates(certfile, keyfile, client_cafile)
     elif keyfile is not None or client_cafile is not None:
-        raise InvalidInputError("keyfile= and client_cafile= need certfile=, the server's own certificate")
+        raise InvalidInputError("keyfile and client_cafile require certfile, the certificate of the server")
     return MetricsServer(listen(addr, port), endpoint, certificates)
 
 
 class MetricsServer:
-    """A running server; as a context manager it is closed at the end. `serve` makes one.
+    """A running scrape server, which `serve` returns. It is closed at the end of its ``with`` block.
 
     Args:
-        listener: Where it accepts connections.
-        endpoint: What is scraped.
-        certificates: For TLS, if anything.
+        listener: The listening socket.
+        endpoint: The metrics.
+        certificates: The certificates for TLS; ``None`` for plain HTTP.
 
     Attributes:
-        port: Where it listens.
-        url: Where the metrics are, for a client on this machine.
+        port: The port that it listens on.
+        url: The URL of the metrics for a client on this machine.
     """
 
     def __init__(
@@ -119,15 +100,15 @@ class MetricsServer:
         self._endpoint = endpoint
         self._certificates = certificates
         self.port: int = listener.getsockname()[1]
-        self.url = f"{url_of(listener, 'http' if certificates is None else 'https')}{endpoint.path}"
+        self.url = f"{local_url(listener, 'http' if certificates is None else 'https')}{endpoint.path}"
         self._isolation = Isolation()
-        self._lock = threading.RLock()  # a signal handler may close in the middle of a close
+        self._lock = threading.RLock()  # reentrant: a signal handler may call `close` during `close`
         self._closed = False
-        self._conversations: dict[Conversation, threading.Thread] = {}
+        self._connections: dict[Connection, threading.Thread] = {}
         self._awake, self._wake = socket.socketpair()
         self._selector = selectors.DefaultSelector()
         self._thread = threading.Thread(target=self._run, name="metrics-server", daemon=True)
-        _SERVERS.add(self)
+        reset_after_fork(self, MetricsServer._reset_after_fork, ForkOrder.STATE)
         self._thread.start()
 
     def __repr__(self) -> str:
@@ -141,24 +122,24 @@ class MetricsServer:
 
     @property
     def closed(self) -> bool:
-        """Whether it takes no more connections."""
+        """Whether it has stopped accepting connections."""
         return self._closed
 
     def close(self) -> None:
-        """Stop listening, let scrapes that are under way be answered for two seconds, and end all threads.
+        """Stop listening, give scrapes in progress two seconds to finish, and stop all threads.
 
-        Calling it again does nothing, and waits where another thread is at it.
+        A second call does nothing, except to wait for a call in progress.
         """
         with self._lock:
             self._closed = True
-            conversations = dict(self._conversations)
+            connections = dict(self._connections)
         self._wake.close()
-        for conversation in conversations:
-            conversation.leave()
-        _join([self._thread, *conversations.values()], _GRACE_SECONDS)
-        for conversation in conversations:
-            conversation.cut()
-        late = _join(conversations.values(), _CUT_SECONDS)
+        for connection in connections:
+            connection.close_when_idle()
+        _join([self._thread, *connections.values()], _GRACEFUL_CLOSE_SECONDS)
+        for connection in connections:
+            connection.abort()
+        late = _join(connections.values(), _ABORT_SECONDS)
         if late:
             log_event("warning", "scrapes go on after their server was closed", scrapes=late)
 
@@ -168,7 +149,7 @@ class MetricsServer:
         while not self._closed:
             self._selector.select()
             if not self._closed and not self._isolation.call("no connection accepted", self._accept):
-                time.sleep(_PAUSE_SECONDS)
+                time.sleep(_ACCEPT_RETRY_SECONDS)
         for resource in (self._selector, self._listener, self._awake):
             resource.close()
 
@@ -176,67 +157,67 @@ class MetricsServer:
         try:
             sock, _ = self._listener.accept()
         except (BlockingIOError, ConnectionError):
-            return True  # who came has gone again
+            return True  # the client has disconnected already
         try:
             if self._certificates is not None:
-                # The handshake is for the connection's own thread.
+                # The thread of the connection makes the handshake, which may block.
                 sock = self._certificates.context().wrap_socket(
                     sock, server_side=True, do_handshake_on_connect=False
                 )
         except OSError:
             sock.close()
         else:
-            self._begin(Conversation(sock, self._endpoint))
+            self._start(Connection(sock, self._endpoint))
         return True
 
-    def _begin(self, conversation: Conversation) -> None:
+    def _start(self, connection: Connection) -> None:
         thread = threading.Thread(
-            target=self._talk, args=[conversation], name="metrics-server-connection", daemon=True
+            target=self._serve, args=[connection], name="metrics-server-connection", daemon=True
         )
         with self._lock:
             if self._closed or not self._make_room():
-                conversation.close()
+                connection.close()
                 return
-            self._conversations[conversation] = thread
+            self._connections[connection] = thread
         try:
             thread.start()
-        except RuntimeError:  # no more threads to be had
-            self._end(conversation)
+        except RuntimeError:  # no thread can be started
+            self._finish(connection)
             raise
 
-    def _talk(self, conversation: Conversation) -> None:
-        self._isolation.call("connection failed", conversation.talk)
-        self._end(conversation)
+    def _serve(self, connection: Connection) -> None:
+        self._isolation.call("connection failed", connection.serve)
+        self._finish(connection)
 
-    def _end(self, conversation: Conversation) -> None:
-        conversation.close()
+    def _finish(self, connection: Connection) -> None:
+        connection.close()
         with self._lock:
-            self._conversations.pop(conversation, None)
+            self._connections.pop(connection, None)
 
     def _make_room(self) -> bool:
-        """Return whether one more connection may be held; for it, another one may be told to leave."""
-        if len(self._conversations) < MAX_CONNECTIONS:
+        """Return whether a further connection may be open. The longest idle one may be closed for it."""
+        if len(self._connections) < MAX_CONNECTIONS:
             return True
-        waiting = {
+        idle = {
             since: one
-            for one in list(self._conversations)
-            if not one.leaving and (since := one.waiting_since) is not None
+            for one in list(self._connections)
+            if not one.is_closing and (since := one.idle_since) is not None
         }
-        if waiting:
-            waiting[min(waiting)].leave()
-        return bool(waiting)
+        if idle:
+            idle[min(idle)].close_when_idle()
+        return bool(idle)
 
-    def _begin_in_child(self) -> None:
-        # The sockets are the parent's: there they stay open, and are closed when it says so.
+    def _reset_after_fork(self) -> None:
+        # The sockets belong to the parent. Closing the copies of the child leaves them open there.
         self._lock = threading.RLock()
         self._closed = True
         for close in (
             *(one.close for one in (self._selector, self._listener, self._awake, self._wake)),
-            *(one.close for one in self._conversations),
+            *(one.close for one in self._connections),
         ):
             with suppress(OSError):
                 close()
-        self._conversations = {}
+        self._connections = {}
 
 
 def check_address(addr: str, port: int) -> None:
@@ -250,19 +231,19 @@ def check_address(addr: str, port: int) -> None:
         raise InvalidInputError(f"addr={safe_repr(addr)} is not an address: pass a string like '127.0.0.1'")
 
 
-def url_of(listener: socket.socket, scheme: str = "http") -> str:
-    """Return the address of a socket that listens, for a client on this machine."""
+def local_url(listener: socket.socket, scheme: str = "http") -> str:
+    """Return the URL of a listening socket for a client on this machine."""
     address: str = listener.getsockname()[0]
     port: int = listener.getsockname()[1]
-    host = _ANY.get(address, address)
+    host = _LOOPBACK_OF_ANY.get(address, address)
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def listen(addr: str, port: int) -> socket.socket:
-    """Return a socket that listens.
+    """Return a listening socket.
 
     Raises:
-        OutputError: If that is refused; the message says what to do.
+        OutputError: If the port is in use or not allowed.
     """
     try:
         if addr == "::" and socket.has_dualstack_ipv6():
@@ -273,31 +254,19 @@ def listen(addr: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:
         number = getattr(error, "errno", None)
         reason = os.strerror(number) if isinstance(error, OSError) and number and number > 0 else str(error)
-        remedy = "; pass another port, or 0 for a free one" if number == errno.EADDRINUSE else ""
+        remedy = ": pass another port, or 0 for a free one" if number == errno.EADDRINUSE else ""
         raise OutputError(f"cannot listen on {safe_repr(addr)}, port {port}: {reason}{remedy}") from error
-    # Its connections have it from here; without it, a second write waits up to 40 ms for the first to be
-    # acknowledged. asyncio would see to it only for sockets that were made with a protocol's number.
+    # Connections inherit this. Without it, a second write waits up to 40 ms for the acknowledgement of the
+    # first. asyncio sets it only for sockets that were created with a protocol number.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 
 def _join(threads: Iterable[threading.Thread], seconds: float) -> int:
-    """Wait for threads to end, for so many seconds in all, and return how many have not."""
-    end = time.monotonic() + seconds
+    """Wait up to ``seconds`` in all for threads to end, and return how many are still running."""
+    deadline = time.monotonic() + seconds
     others = [one for one in threads if one is not threading.current_thread()]
     for thread in others:
         if thread.is_alive():
-            thread.join(max(end - time.monotonic(), 0.0))
+            thread.join(max(deadline - time.monotonic(), 0.0))
     return sum(one.is_alive() for one in others)
-
-
-_SERVERS: weakref.WeakSet[MetricsServer] = weakref.WeakSet()
-
-
-def _begin_in_child() -> None:
-    for server in list(_SERVERS):
-        server._begin_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_in_child)

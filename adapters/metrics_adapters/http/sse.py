@@ -1,57 +1,66 @@
-"""The stream: each client has a subscription, and nothing but what it has not read yet."""
+"""The stream endpoint: server-sent events (SSE) of the metrics that change.
+
+The format is that of the HTML standard. Each client has a subscription and a small buffer of its own.
+"""
 
 from __future__ import annotations
 
-import os
+import re
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
 from weakref import WeakKeyDictionary
 
-from metrics_adapters.http.asgi_exchange import Receive, Scope, Send, send_answer
-from metrics_adapters.http.event_loop import done_within, first_of, new_event, wait
-from metrics_adapters.http.frames import (
-    CONTENT_TYPE,
-    HEARTBEAT,
-    RESTARTED,
-    dropped_frame,
-    fields_of,
-    filters_of,
-    metric_frame,
-    resumption,
-    retry_frame,
-)
-from metrics_adapters.http.scrape import Answer, short_answer
-from metrics_adapters.http.shared_call import Call, in_thread
-from metrics_framework.errors import ClosedError, InvalidInputError
+from metrics_adapters.http.asgi import send_response
+from metrics_adapters.http.scrape import EndpointResponse, TimedCall, in_thread, text_response, unavailable
+from metrics_adapters.http.types import Receive, Scope, Send
+from metrics_framework.errors import ClosedError, InvalidInputError, nearest
 from metrics_framework.log import Isolation, log_event
+from metrics_framework.runtime.event_loops import create_event, run_until_first, run_within
+from metrics_framework.runtime.fork import ForkOrder, reset_after_fork, run_after_fork
 from metrics_framework.streams import Subscription
 from metrics_framework.system import MetricsSystem
+from metrics_framework.validation import safe_repr
+
+CONTENT_TYPE = "text/event-stream; charset=utf-8"
+
+HEARTBEAT_COMMENT = b": heartbeat\n\n"
+"""Clients ignore a comment. It keeps proxies from closing an idle stream."""
+
+RESTARTED_EVENT = b"event: restarted\ndata: {}\n\n"
+"""Tells a client that reconnects that its last event came from another process, so it cannot resume."""
+
+LAST_EVENT_ID_FIELD = "last_event_id"
+"""The query field for clients that cannot send the header ``Last-Event-ID``."""
 
 RETRY_SECONDS = 2.0
-"""After how many seconds a client comes back that was cut off."""
+"""How long a client waits before it reconnects."""
 
-_PIECE = 1 << 14  # how many bytes wait for a client beside its subscription, and are sent at once
-_FAILED = "a stream failed"  # in the log
+_BUFFER_BYTES = 1 << 14  # of events, in addition to the subscription; they are sent at once
+_MAX_FIELDS = 100
+_EVENT_ID = re.compile(r"([0-9]{1,18})(?:-([0-9a-f]+))?")
+_FAILED = "a stream failed"
 _HEADERS = [
     ("Content-Type", CONTENT_TYPE),
     ("Cache-Control", "no-store"),
-    ("X-Accel-Buffering", "no"),  # nginx would keep events back until it has a page of them
+    ("X-Accel-Buffering", "no"),  # nginx would buffer events until a page is full
 ]
 
 
-class Streams:
+class StreamEndpoint:
     """The streams of one system.
 
     Args:
-        system: Whose metrics they are.
-        max_clients: How many there are at a time; others are told to come again.
-        buffer: How many events wait for a client that reads slowly; beyond, they are dropped and counted.
-        heartbeat: After how many seconds without an event a client is sent a comment.
-        timeout: How many seconds a client has to take in what it is sent, before it is cut off.
+        system: The system.
+        max_clients: The number of concurrent clients. Further ones get status 503.
+        buffer: The number of events that are buffered for a slow client. Further ones are dropped and
+            counted.
+        heartbeat: The seconds without an event after which a client is sent a comment.
+        timeout: The seconds that a client has to read what it was sent, before it is disconnected.
     """
 
     def __init__(
@@ -63,86 +72,86 @@ class Streams:
         self._heartbeat = heartbeat
         self._timeout = timeout
         self._isolation = Isolation()
-        self.begin_anew()
+        self.reset()
+        reset_after_fork(self, StreamEndpoint.reset, ForkOrder.LOCKS)
 
-    def begin_anew(self) -> None:
-        """Forget the clients: in a forked child they are the parent's."""
+    def reset(self) -> None:
+        """Forget all clients: in a forked child, they belong to the parent."""
         self._clients: set[_Client] = set()
-        self._places = threading.BoundedSemaphore(self._max_clients)
+        self._slots = threading.BoundedSemaphore(self._max_clients)
 
     @property
     def clients(self) -> int:
-        """How many streams there are."""
+        """The number of clients."""
         return len(self._clients)
 
     def end(self) -> None:
-        """End all streams of this event loop, after what waits for their clients."""
+        """End all streams of this event loop once their buffered events are sent."""
         for client in list(self._clients):
             client.end()
 
     async def respond(self, scope: Scope, headers: Mapping[str, str], receive: Receive, send: Send) -> None:
-        """Serve a client until it goes, is cut off, or the system is shut down."""
-        method = scope["method"]
-        if not self._places.acquire(blocking=False):
-            busy = "as many clients as may be have a stream"
-            await send_answer(_unavailable(busy), method, send)
+        """Serve a client until it leaves, is disconnected, or the system is shut down."""
+        slots = self._slots
+        if not slots.acquire(blocking=False):
+            busy = unavailable("too many stream clients", RETRY_SECONDS)
+            await send_response(busy, scope["method"], send)
             return
-        places = self._places
         try:
             await self._admit(scope, headers, receive, send)
         finally:
-            places.release()
+            slots.release()
 
     async def _admit(self, scope: Scope, headers: Mapping[str, str], receive: Receive, send: Send) -> None:
         method = scope["method"]
-        mark = _mark_of(self._system)
+        epoch = _epoch_of(self._system)
         try:
-            filters, last = filters_of(fields_of(scope.get("query_string", b"")))
-            resumed = resumption(headers.get("last-event-id") or last, mark)
-            subscription = await self._subscribed(filters, resumed.after)
+            filters, last = stream_filters(query_fields(scope.get("query_string", b"")))
+            resumed = resume_point(headers.get("last-event-id") or last, epoch)
+            subscription = await self._subscribe(filters, resumed.after)
         except InvalidInputError as error:
-            await send_answer(short_answer(HTTPStatus.BAD_REQUEST, str(error)), method, send)
+            await send_response(text_response(HTTPStatus.BAD_REQUEST, str(error)), method, send)
             return
-        except (ClosedError, TimeoutError, RuntimeError) as error:  # the last where there are no more threads
-            await send_answer(_unavailable(str(error)), method, send)
+        except (ClosedError, TimeoutError, RuntimeError) as error:  # RuntimeError: no thread can be started
+            await send_response(unavailable(str(error), RETRY_SECONDS), method, send)
             return
-        except Exception as error:  # noqa: BLE001 - a part of someone else's may raise anything
+        except Exception as error:  # noqa: BLE001 - a custom part of the system may raise anything
             self._isolation.call(_FAILED, partial(_raise, error))
-            failed = short_answer(HTTPStatus.INTERNAL_SERVER_ERROR, "the stream failed; see the log")
-            await send_answer(failed, method, send)
+            failed = text_response(HTTPStatus.INTERNAL_SERVER_ERROR, "the stream failed: see the log")
+            await send_response(failed, method, send)
             return
         if method == "HEAD":
             subscription.close()
-            await send_answer(Answer(HTTPStatus.OK, _HEADERS, []), method, send)
+            await send_response(EndpointResponse(HTTPStatus.OK, _HEADERS, []), method, send)
             return
-        opening = retry_frame(RETRY_SECONDS) + (RESTARTED if resumed.restarted else b"")
-        client = _Client(subscription, mark, opening, send, self._heartbeat, self._timeout, self._isolation)
+        opening = retry_field(RETRY_SECONDS) + (RESTARTED_EVENT if resumed.restarted else b"")
+        client = _Client(subscription, epoch, opening, send, self._heartbeat, self._timeout, self._isolation)
         self._clients.add(client)
         try:
             await client.serve(receive)
         finally:
             self._clients.discard(client)
 
-    async def _subscribed(self, filters: dict[str, Any], after: int | None) -> Subscription:
-        # In a thread: for the first one, every series there is is looked at.
-        call = Call[Subscription](self._timeout)
+    async def _subscribe(self, filters: dict[str, Any], after: int | None) -> Subscription:
+        # In a thread, because the first subscription reads every series.
+        call = TimedCall[Subscription](self._timeout)
         subscribe = partial(self._system.subscribe, filters, buffer=self._buffer, after=after)
         in_thread(subscribe)(call.future)
-        await wait(call.future, call.seconds_left())
+        await call.wait_async()
         return call.outcome()
 
 
 class _Client:
-    """One client and what waits for it.
+    """One client and its buffer.
 
-    A task takes events from the subscription as long as little waits, and another sends; so one that does not
-    read holds up its own subscription alone, which is bounded.
+    One task moves events from the subscription to the buffer while there is room, and another sends the
+    buffer. A client that does not read therefore fills only its own subscription, which is bounded.
     """
 
     def __init__(
         self,
         subscription: Subscription,
-        mark: str,
+        epoch: str,
         opening: bytes,
         send: Send,
         heartbeat: float,
@@ -150,109 +159,242 @@ class _Client:
         isolation: Isolation,
     ) -> None:
         self._subscription = subscription
-        self._mark = mark
-        self._waiting = bytearray(opening)
+        self._epoch = epoch
+        self._buffer = bytearray(opening)
         self._send = send
         self._heartbeat = heartbeat
         self._timeout = timeout
         self._isolation = isolation
-        self._filled = new_event()
-        self._emptied = new_event()
-        self._over = False
-        self._in_time = True
+        self._filled = create_event()
+        self._emptied = create_event()
+        self._is_ending = False
+        self._reads_in_time = True
 
     def end(self) -> None:
-        """Have the stream end after what waits."""
-        self._over = True
+        """End the stream once the buffer is sent."""
+        self._is_ending = True
         self._filled.set()
 
     async def serve(self, receive: Receive) -> None:
-        """Talk until one side ends it."""
+        """Send events until the client leaves, is too slow, or the stream ends."""
         try:
             with self._subscription:
-                await first_of(partial(_gone, receive), self._take, self._talk)
+                await run_until_first(partial(_wait_for_disconnect, receive), self._fill, self._send_all)
         finally:
-            # Now that the subscription is closed, it is the last word.
+            # The subscription is closed now, so the number is final.
             dropped = self._subscription.dropped
-            if not self._in_time:
+            if not self._reads_in_time:
                 log_event("warning", "a stream was not read in time", seconds=self._timeout, dropped=dropped)
             elif dropped:
                 log_event("info", "a stream lost events: it was read too slowly", dropped=dropped)
 
-    async def _take(self) -> None:
+    async def _fill(self) -> None:
         try:
-            await self._take_all()
-        except Exception as error:  # noqa: BLE001 - a part of someone else's may raise anything
+            await self._fill_buffer()
+        except Exception as error:  # noqa: BLE001 - a custom part of the system may raise anything
             self._isolation.call(_FAILED, partial(_raise, error))
         self.end()
-        await new_event().wait()  # for ever: who sends comes to the end
+        await create_event().wait()  # never set: `_send_all` finishes first, after the buffer is sent
 
-    async def _take_all(self) -> None:
-        said = 0
+    async def _fill_buffer(self) -> None:
+        reported = 0
         async for event in self._subscription:
             if event.dropped:
-                said += event.dropped
-                self._add(dropped_frame(event.dropped, event.sequence - 1, self._mark))
-            self._add(metric_frame(event.sequence, self._mark, event.json()))
-            while len(self._waiting) >= _PIECE:
-                self._emptied = new_event()
+                reported += event.dropped
+                self._add(dropped_event(event.dropped, event.sequence - 1, self._epoch))
+            self._add(metric_event(event.sequence, self._epoch, event.json()))
+            while len(self._buffer) >= _BUFFER_BYTES:
+                self._emptied = create_event()
                 await self._emptied.wait()
-        unsaid = self._subscription.dropped - said
-        if unsaid > 0:
-            self._add(dropped_frame(unsaid, None, self._mark))
+        unreported = self._subscription.dropped - reported
+        if unreported > 0:
+            self._add(dropped_event(unreported, None, self._epoch))
 
-    def _add(self, frame: bytes) -> None:
-        self._waiting += frame
+    def _add(self, text: bytes) -> None:
+        self._buffer += text
         self._filled.set()
 
-    async def _talk(self) -> None:
-        """Send what comes, until there is no more or nobody takes it."""
+    async def _send_all(self) -> None:
+        """Send the buffer whenever it is filled, until the stream ends or the client is too slow."""
         try:
-            await self._send_in_time({"type": "http.response.start", "status": 200, "headers": _RAW_HEADERS})
-            over = False
-            while self._in_time and not over:
-                if not self._waiting and not self._over:
-                    self._filled = new_event()
-                    if not await done_within(self._heartbeat, self._filled.wait):
-                        self._waiting += HEARTBEAT
-                data, over = bytes(self._waiting), self._over
-                self._waiting.clear()
+            start = {"type": "http.response.start", "status": 200, "headers": _RAW_HEADERS}
+            await self._send_in_time(start)
+            is_last = False
+            while self._reads_in_time and not is_last:
+                if not self._buffer and not self._is_ending:
+                    self._filled = create_event()
+                    if not await run_within(self._heartbeat, self._filled.wait):
+                        self._buffer += HEARTBEAT_COMMENT
+                data, is_last = bytes(self._buffer), self._is_ending
+                self._buffer.clear()
                 self._emptied.set()
                 if data:
                     await self._send_in_time({"type": "http.response.body", "body": data, "more_body": True})
-            if self._in_time:
+            if self._reads_in_time:
                 await self._send_in_time({"type": "http.response.body", "body": b""})
         except OSError:
-            pass  # the client is gone
+            pass  # the client has disconnected
 
     async def _send_in_time(self, message: dict[str, Any]) -> None:
-        self._in_time = await done_within(self._timeout, lambda: self._send(message))
+        self._reads_in_time = await run_within(self._timeout, lambda: self._send(message))
 
 
 _RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in _HEADERS]
 
 
-async def _gone(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
-        pass  # a body, which says nothing here
+        pass  # the body of the request, which is ignored
 
 
 def _raise(error: Exception) -> None:
     raise error
 
 
-def _unavailable(text: str) -> Answer:
-    retry = ("Retry-After", str(round(RETRY_SECONDS)))
-    return short_answer(HTTPStatus.SERVICE_UNAVAILABLE, text, retry)
+# An epoch identifies the sequence numbers of one system in one process: a forked child starts new ones.
+_EPOCHS: WeakKeyDictionary[MetricsSystem, str] = WeakKeyDictionary()
 
 
-# The marks of this process: its systems count their events from anew, as those of a forked child do.
-_MARKS: WeakKeyDictionary[MetricsSystem, str] = WeakKeyDictionary()
+def _epoch_of(system: MetricsSystem) -> str:
+    return _EPOCHS.setdefault(system, secrets.token_hex(4))
 
 
-def _mark_of(system: MetricsSystem) -> str:
-    return _MARKS.setdefault(system, secrets.token_hex(4))
+run_after_fork(_EPOCHS.clear, ForkOrder.STATE)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_MARKS.clear)
+# -- the text of events --
+
+
+def metric_event(sequence: int, epoch: str, data: bytes) -> bytes:
+    """Return the text of one metric event.
+
+    Args:
+        sequence: Its sequence number.
+        epoch: Distinguishes the sequence numbers of different processes.
+        data: JSON without a line break.
+    """
+    return b"id: %d-%b\nevent: metric\ndata: %b\n\n" % (sequence, epoch.encode(), data)
+
+
+def dropped_event(count: int, last: int | None, epoch: str) -> bytes:
+    """Return the event that reports dropped events.
+
+    Args:
+        count: The number of dropped events.
+        last: The sequence number of the last of them, from which a client that reconnects resumes: it neither
+            counts them twice nor gets them again. ``None`` at the end of the stream, where it is unknown.
+        epoch: As for `metric_event`.
+    """
+    event_id = b"" if last is None else b"id: %d-%b\n" % (last, epoch.encode())
+    return b'%bevent: dropped\ndata: {"dropped": %d}\n\n' % (event_id, count)
+
+
+def retry_field(seconds: float) -> bytes:
+    """Return the field that states how long a client waits before it reconnects."""
+    return b"retry: %d\n\n" % round(seconds * 1000)
+
+
+# -- the query and the last event id --
+
+
+class ResumePoint(NamedTuple):
+    """The point at which a client resumes.
+
+    Attributes:
+        after: The sequence number of the last event that it received; ``None`` if it starts with new events.
+        restarted: Whether its last event came from another process.
+    """
+
+    after: int | None
+    restarted: bool
+
+
+def resume_point(last_event_id: str | None, epoch: str) -> ResumePoint:
+    """Return the point at which a client resumes.
+
+    A number without an epoch counts as one of this process. Malformed ids count as those of another process.
+
+    Args:
+        last_event_id: The id that the client sent; ``None`` or empty if it is new.
+        epoch: The epoch of this process.
+
+    Example:
+        >>> resume_point("7-a1", "a1"), resume_point("7-b2", "a1")
+        (ResumePoint(after=7, restarted=False), ResumePoint(after=None, restarted=True))
+    """
+    if not last_event_id:
+        return ResumePoint(None, restarted=False)
+    match = _EVENT_ID.fullmatch(last_event_id.strip())
+    if match is None or match[2] not in (None, epoch):
+        return ResumePoint(None, restarted=True)
+    return ResumePoint(int(match[1]), restarted=False)
+
+
+def query_fields(query: bytes) -> list[tuple[str, str]]:
+    """Return the fields of a query.
+
+    Raises:
+        InvalidInputError: If there are more than 100.
+    """
+    try:
+        return parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
+    except ValueError:
+        raise InvalidInputError(f"the query has more than {_MAX_FIELDS} fields") from None
+
+
+def stream_filters(fields: Iterable[tuple[str, str]]) -> tuple[dict[str, Any], str | None]:
+    """Return the filters of a query and the id of the last event that the client received.
+
+    Args:
+        fields: ``name``, ``type``, and one ``tag`` for each tag.
+
+    Raises:
+        InvalidInputError: If a field is unknown or repeated, or a tag has no value.
+
+    Example:
+        >>> stream_filters([("name", "http.*"), ("tag", "route:/")])
+        ({'name': 'http.*', 'tags': {'route': '/'}}, None)
+    """
+    filters: dict[str, Any] = dict(_known_fields(fields, "name", "type", LAST_EVENT_ID_FIELD))
+    last = filters.pop(LAST_EVENT_ID_FIELD, None)
+    if tags := _tags(fields):
+        filters["tags"] = tags
+    return filters, last
+
+
+def snapshot_tags(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the tags in a query, for the metadata of a snapshot.
+
+    Raises:
+        InvalidInputError: If there is another field, or a tag is malformed or repeated.
+    """
+    _known_fields(fields)
+    return _tags(fields)
+
+
+def _known_fields(fields: Iterable[tuple[str, str]], *names: str) -> dict[str, str]:
+    """Return all fields except tags. Unknown and repeated fields are errors."""
+    found: dict[str, str] = {}
+    for key, text in fields:
+        if key == "tag":
+            continue
+        if key not in names:
+            raise InvalidInputError(f"unknown field {safe_repr(key)}.{nearest(key, ('tag', *names))}")
+        if key in found:
+            raise InvalidInputError(f"field {key!r} occurs twice")
+        found[key] = text
+    return found
+
+
+def _tags(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    tags: dict[str, str] = {}
+    for field, text in fields:
+        if field != "tag":
+            continue
+        key, colon, value = text.partition(":")
+        if not key or not colon:
+            raise InvalidInputError(f"tag={safe_repr(text)} is not a key and a value, such as 'route:/'")
+        if key in tags:
+            raise InvalidInputError(f"tag {safe_repr(key)} occurs twice")
+        tags[key] = value
+    return tags

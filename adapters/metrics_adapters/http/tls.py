@@ -1,4 +1,4 @@
-"""Certificates from files, also where these are renewed while a server runs."""
+"""TLS certificates from files, which are reloaded when they are renewed."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ StrPath = str | PathLike[str]
 
 
 class Certificates:
-    """Makes the TLS context of a server, anew whenever one of its files has changed.
+    """Provides the TLS context of a server, and reloads it when one of the files changes.
 
-    Files that cannot be used then are logged, and the last good ones stay in use.
+    If the changed files are invalid, the error is logged and the previous context stays in use.
 
     Args:
-        certfile: The server's certificate and its chain, in PEM.
-        keyfile: Its key, without a password; by default it is in ``certfile`` too.
-        client_cafile: Who signs the certificates that clients have to have; none are asked for by default.
+        certfile: The certificate of the server and its chain, in PEM.
+        keyfile: The private key, without a password; by default it is in ``certfile``.
+        client_cafile: The certificate authorities of the client certificates. By default clients need none.
 
     Raises:
-        InvalidInputError: If the files cannot be used.
+        InvalidInputError: If the files are invalid.
     """
 
     def __init__(
@@ -50,7 +50,9 @@ class Certificates:
             context.load_cert_chain(self._certfile, self._keyfile, password=_refuse_password)
         except OSError as error:  # ssl.SSLError is one
             files = f"certfile={self._certfile!s}, keyfile={self._keyfile!s}"
-            raise InvalidInputError(f"{files} cannot be used: {error}") from error
+            raise InvalidInputError(
+                f"{files} cannot be used: {error}; pass a certificate and its private key in PEM"
+            ) from error
         if self._client_cafile is not None:
             try:
                 context.load_verify_locations(self._client_cafile)
@@ -74,5 +76,5 @@ def _stamp(file: Path) -> tuple[int, int] | None:
 
 
 def _refuse_password() -> str:
-    # Without this, OpenSSL would ask for one on the terminal, and wait.
-    raise InvalidInputError("the key has a password, which nobody can type here; use one without")
+    # Without this, OpenSSL would prompt for the password on the terminal.
+    raise InvalidInputError("the private key has a password: pass a key without a password")

@@ -1,1 +1,1 @@
-"""Measures ASGI applications, HTTP clients, tasks and the event loop."""
+"""Instrumentation of ASGI applications, HTTP clients, tasks and the event loop."""

@@ -1,4 +1,4 @@
-"""How work ends: the name of its error, where being cancelled is one of its own."""
+"""Error types: the names under which failures and cancellations are counted."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import asyncio
 import sys
 
 CANCELLED = "cancelled"
-"""The error type of what was cancelled, on asyncio and on trio."""
+"""The error type of a cancellation, on asyncio and trio."""
 
 
 def error_type_of(error: BaseException) -> str:
-    """Return what the end by an exception is counted as: its type's name, or `CANCELLED`.
+    """Return the error type of an exception: the name of its class, or `CANCELLED`.
 
-    A group of exceptions is what its members have in common: their one type, else the type of the group.
+    The error type of an exception group is that of its members if they share one, else that of the group.
     """
     types = {CANCELLED if is_cancelled(leaf) else type(leaf).__name__ for leaf in _leaves(error)}
-    if len(types) > 1:  # a sibling that failed is why the others were cancelled
+    if len(types) > 1:  # the failure of a sibling has cancelled the others
         types.discard(CANCELLED)
     return types.pop() if len(types) == 1 else type(error).__name__
 
 
 def is_cancelled(error: BaseException) -> bool:
-    """Say whether an exception is how asyncio or trio cancels."""
+    """Return whether an exception is a cancellation of asyncio or trio."""
     if isinstance(error, asyncio.CancelledError):
         return True
     trio = sys.modules.get("trio")

@@ -1,7 +1,7 @@
-"""Dependencies of FastAPI: the application's system and its parts, as annotations.
+"""FastAPI dependencies that inject the application's system and its parts.
 
-The system is the first of: ``request.state.metrics``, which a lifespan yields; ``app.state.metrics``; and
-`metrics_framework.current`. In a test: ``app.dependency_overrides[get_metrics] = lambda: metrics``.
+The system is the first of ``request.state.metrics``, which a lifespan yields, ``app.state.metrics`` and
+`metrics_framework.current`. Tests set ``app.dependency_overrides[get_metrics] = lambda: metrics``.
 
 Example::
 
@@ -35,20 +35,20 @@ __all__ = [
     "get_tracker",
 ]
 
-# All are async although nothing is awaited: FastAPI would send a plain function to a thread.
+# All are async although they await nothing: FastAPI runs plain functions in a thread.
 
 
 async def get_metrics(connection: HTTPConnection) -> MetricsSystem:
     """Return the system of the application that serves this request or WebSocket.
 
     Raises:
-        InvalidInputError: If what the application has as ``state.metrics`` is no `MetricsSystem`.
+        InvalidInputError: If ``state.metrics`` is not a `MetricsSystem`.
     """
     for state in (connection.state, connection.app.state):
         metrics = getattr(state, "metrics", None)
         if metrics is not None:
             if not isinstance(metrics, MetricsSystem):
-                raise InvalidInputError(f"state.metrics is {metrics!r} and no MetricsSystem")
+                raise InvalidInputError(f"state.metrics={metrics!r} is not a MetricsSystem")
             return metrics
     return current()
 
@@ -58,17 +58,17 @@ Metrics = Annotated[MetricsSystem, Depends(get_metrics)]
 
 
 async def get_collector(metrics: Metrics) -> MetricCollector:
-    """Return what takes numbers in."""
+    """Return the collector, which records metrics."""
     return metrics.collector
 
 
 async def get_timer(metrics: Metrics) -> PerformanceTimer:
-    """Return what measures operations."""
+    """Return the timer, which measures operations."""
     return metrics.timer
 
 
 async def get_tracker(metrics: Metrics) -> SuccessFailureTracker:
-    """Return what counts how operations end."""
+    """Return the tracker, which counts successes and failures."""
     return metrics.tracker
 
 

@@ -1,4 +1,4 @@
-"""What httpx asks other services for, measured at its transport: each attempt, to the end of its body."""
+"""An httpx transport that measures each request attempt, to the end of the response body."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Self, cast, overload
 import httpx
 
 from metrics_adapters.instrumentation.error_types import error_type_of
-from metrics_adapters.instrumentation.meters import InFlight, Metrics, SafeMeter
+from metrics_adapters.instrumentation.meters import InFlight, SafeMeter, SystemOrCollector
 from metrics_adapters.instrumentation.middleware import METHOD, STATUS_CLASS, method_tag, status_class
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.validation import check_name
@@ -17,75 +17,80 @@ from metrics_framework.validation import check_name
 REQUEST = "http.client.request"
 ACTIVE_REQUESTS = "http.client.active_requests"
 HOST = "server.address"
-CLIENT_ERROR = 400
+CLIENT_ERROR_STATUS = 400
 
 
 @overload
 def measured_transport(
-    transport: httpx.AsyncBaseTransport, metrics: Metrics, *, name: str = REQUEST
+    transport: httpx.AsyncBaseTransport, metrics: SystemOrCollector, *, name: str = REQUEST
 ) -> httpx.AsyncBaseTransport: ...
 
 
 @overload
 def measured_transport(
-    transport: httpx.BaseTransport, metrics: Metrics, *, name: str = REQUEST
+    transport: httpx.BaseTransport, metrics: SystemOrCollector, *, name: str = REQUEST
 ) -> httpx.BaseTransport: ...
 
 
 def measured_transport(
-    transport: httpx.AsyncBaseTransport | httpx.BaseTransport, metrics: Metrics, *, name: str = REQUEST
+    transport: httpx.AsyncBaseTransport | httpx.BaseTransport,
+    metrics: SystemOrCollector,
+    *,
+    name: str = REQUEST,
 ) -> httpx.AsyncBaseTransport | httpx.BaseTransport:
-    """Return a transport of httpx that measures what goes through another one.
+    """Return an httpx transport that measures the requests of another transport.
 
-    Each request is an operation ``http.client.request``, from being sent until its body was read or closed;
-    a redirect or a retry is another one. Its tags are ``http.request.method``, ``server.address`` (the host,
-    never the URL) and ``http.response.status_class``. As OpenTelemetry has it for clients, a status of 400 or
-    more is a failure by its number; so is an exception by its name, and ``cancelled``. Not to read a body to
-    its end is none. The gauge ``http.client.active_requests`` counts those that are not done.
+    Each request is an operation ``http.client.request``, from sending it until its body is read or closed.
+    Redirects and retries count separately. The tags are ``http.request.method``, ``server.address`` (the
+    host, never the URL) and ``http.response.status_class``. A status of 400 or more is a failure, as
+    OpenTelemetry defines it for clients; so are exceptions and cancellations. Closing a body early is not a
+    failure. The gauge ``http.client.active_requests`` counts the requests in flight.
 
     Args:
-        transport: What sends the requests: of `httpx.AsyncClient` or of `httpx.Client`.
-        metrics: A system, or a collector, which gets the timer ``http.client.request.duration``.
-        name: What a request is called.
+        transport: The transport of an `httpx.AsyncClient` or `httpx.Client` to wrap.
+        metrics: A system; or a collector, which records the timer ``http.client.request.duration``.
+        name: The name of the operation.
 
     Raises:
-        InvalidInputError: If an argument is not what it has to be.
+        InvalidInputError: If an argument is invalid.
 
     Example:
         >>> from metrics_framework import MetricsSystem
         >>> transport = measured_transport(httpx.AsyncHTTPTransport(), MetricsSystem())
         >>> client = httpx.AsyncClient(transport=transport)
     """
-    requests = _Requests(metrics, name)
+    requests = _ClientMetrics(metrics, name)
     if isinstance(transport, httpx.AsyncBaseTransport) and isinstance(transport, httpx.BaseTransport):
-        return _Transport(transport, requests)  # it is both, such as httpx.MockTransport
+        return _Transport(transport, requests)  # such as httpx.MockTransport
     if isinstance(transport, httpx.AsyncBaseTransport):
         return _AsyncTransport(transport, requests)
     if isinstance(transport, httpx.BaseTransport):
         return _SyncTransport(transport, requests)
-    raise InvalidInputError(f"{transport!r} is no transport of httpx, like httpx.AsyncHTTPTransport()")
+    raise InvalidInputError(
+        f"{transport!r} is not an httpx transport: pass one such as httpx.AsyncHTTPTransport()"
+    )
 
 
-class _Requests:
-    """Where requests are recorded."""
+class _ClientMetrics:
+    """Records the requests of one transport."""
 
-    def __init__(self, metrics: Metrics, name: str) -> None:
+    def __init__(self, metrics: SystemOrCollector, name: str) -> None:
         self.name = check_name(name)
         self.meter = SafeMeter(metrics)
-        self.active = InFlight(metrics, ACTIVE_REQUESTS, "Requests that wait for their response, or read it.")
+        self.active = InFlight(metrics, ACTIVE_REQUESTS, "Requests that wait for or read their response.")
 
 
-class _Request:
-    """One request; an exception inside of its ``with`` block is its end."""
+class _ClientRequest:
+    """One request. An exception in its ``with`` block ends it."""
 
-    def __init__(self, requests: _Requests, request: httpx.Request) -> None:
+    def __init__(self, requests: _ClientMetrics, request: httpx.Request) -> None:
         self._requests = requests
         self._active = {METHOD: method_tag(request.method)}
         self._tags = {**self._active, HOST: request.url.host, STATUS_CLASS: status_class(None)}
         self._error_type: str | None = None
         self._has_ended = False
-        requests.active.up(self._active)
-        self._begun = requests.meter.begin(requests.name, self._tags)
+        requests.active.increment(self._active)
+        self._started = requests.meter.begin(requests.name, self._tags)
         self._since_ns = requests.meter.now_ns()
 
     def __enter__(self) -> Self:
@@ -94,30 +99,31 @@ class _Request:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None and not isinstance(error, GeneratorExit):  # to stop reading is no failure
+        # GeneratorExit: closing a body early is not a failure.
+        if error is not None and not isinstance(error, GeneratorExit):
             self.end(error_type_of(error))
 
-    def answered(self, response: httpx.Response) -> None:
-        """Take note of the status; a response that is read already, such as one of a cache, is its end."""
+    def on_response(self, response: httpx.Response) -> None:
+        """Keep the status. A response that is already read, such as one from a cache, ends the request."""
         self._tags[STATUS_CLASS] = status_class(response.status_code)
-        if response.status_code >= CLIENT_ERROR:
+        if response.status_code >= CLIENT_ERROR_STATUS:
             self._error_type = str(response.status_code)
         if response.is_closed:
             self.end()
 
     def end(self, error_type: str | None = None) -> None:
-        """Record how it ended, once."""
+        """Record the end of the request, once."""
         if self._has_ended:
             return
         self._has_ended = True
         requests = self._requests
         spent_ns = requests.meter.now_ns() - self._since_ns
-        requests.active.down(self._active)
-        requests.meter.end(self._begun, requests.name, self._tags, spent_ns, error_type or self._error_type)
+        requests.active.decrement(self._active)
+        requests.meter.end(self._started, requests.name, self._tags, spent_ns, error_type or self._error_type)
 
 
 class _AsyncBody(httpx.AsyncByteStream):
-    def __init__(self, stream: httpx.AsyncByteStream, request: _Request) -> None:
+    def __init__(self, stream: httpx.AsyncByteStream, request: _ClientRequest) -> None:
         self._stream = stream
         self._request = request
 
@@ -136,7 +142,7 @@ class _AsyncBody(httpx.AsyncByteStream):
 
 
 class _SyncBody(httpx.SyncByteStream):
-    def __init__(self, stream: httpx.SyncByteStream, request: _Request) -> None:
+    def __init__(self, stream: httpx.SyncByteStream, request: _ClientRequest) -> None:
         self._stream = stream
         self._request = request
 
@@ -154,14 +160,14 @@ class _SyncBody(httpx.SyncByteStream):
 
 
 class _AsyncTransport(httpx.AsyncBaseTransport):
-    def __init__(self, transport: httpx.AsyncBaseTransport, requests: _Requests) -> None:
+    def __init__(self, transport: httpx.AsyncBaseTransport, requests: _ClientMetrics) -> None:
         self._async_transport = transport
         self._requests = requests
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        with _Request(self._requests, request) as measured:
+        with _ClientRequest(self._requests, request) as measured:
             response = await self._async_transport.handle_async_request(request)
-        measured.answered(response)
+        measured.on_response(response)
         response.stream = _AsyncBody(cast(httpx.AsyncByteStream, response.stream), measured)
         return response
 
@@ -182,14 +188,14 @@ class _AsyncTransport(httpx.AsyncBaseTransport):
 
 
 class _SyncTransport(httpx.BaseTransport):
-    def __init__(self, transport: httpx.BaseTransport, requests: _Requests) -> None:
+    def __init__(self, transport: httpx.BaseTransport, requests: _ClientMetrics) -> None:
         self._sync_transport = transport
         self._requests = requests
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        with _Request(self._requests, request) as measured:
+        with _ClientRequest(self._requests, request) as measured:
             response = self._sync_transport.handle_request(request)
-        measured.answered(response)
+        measured.on_response(response)
         response.stream = _SyncBody(cast(httpx.SyncByteStream, response.stream), measured)
         return response
 
@@ -210,6 +216,6 @@ class _SyncTransport(httpx.BaseTransport):
 
 
 class _Transport(_AsyncTransport, _SyncTransport):
-    def __init__(self, transport: Any, requests: _Requests) -> None:
+    def __init__(self, transport: Any, requests: _ClientMetrics) -> None:
         _AsyncTransport.__init__(self, transport, requests)
         _SyncTransport.__init__(self, transport, requests)

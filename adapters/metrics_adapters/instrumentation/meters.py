@@ -1,4 +1,4 @@
-"""Where the numbers of a service go: a whole system, or a collector alone."""
+"""Meters that record into a system or a collector, and the gauge of what is in flight."""
 
 from __future__ import annotations
 
@@ -14,50 +14,50 @@ from metrics_framework.log import Isolation
 from metrics_framework.measure import Meter, meter_of
 from metrics_framework.protocols import MetricCollector, MetricsSystem
 
-Metrics = MetricsSystem | MetricCollector
-"""What takes the numbers.
+SystemOrCollector = MetricsSystem | MetricCollector
+"""The target of the measurements.
 
-With a system each thing that is measured is an *operation*, as with `MetricsSystem.measure`: it has
-durations, a success rate and kinds of failures. A collector alone gets its durations, as the timer
-``<name>.duration``, and the kind of a failure as the tag ``error.type``.
+A system records each measurement as an *operation*, as `MetricsSystem.measure` does: with durations, a
+success rate and error types. A collector records only the timer ``<name>.duration``, with the tag
+``error.type``.
 """
 
-MAX_GAUGES = 1_000
-"""How many gauges one `InFlight` remembers; any further one is looked up each time."""
+MAX_CACHED_GAUGES = 1_000
+"""The number of gauges that one `InFlight` caches. Further ones are looked up each time."""
 
 
-def collector_of(metrics: Metrics) -> MetricCollector:
-    """Return what takes single numbers.
+def collector_of(metrics: SystemOrCollector) -> MetricCollector:
+    """Return the collector of a system, or the collector itself.
 
     Raises:
-        InvalidInputError: If it is neither a system nor a collector.
+        InvalidInputError: If ``metrics`` is neither a system nor a collector.
     """
     collector = getattr(metrics, "collector", metrics)
     if not isinstance(collector, MetricCollector):
-        raise InvalidInputError(f"{metrics!r} is no MetricsSystem and no MetricCollector to record into")
+        raise InvalidInputError(f"metrics={metrics!r} is neither a MetricsSystem nor a MetricCollector")
     return collector
 
 
 class CollectorMeter:
-    """Measures by a collector alone: a timer, whose tags say how it ended too."""
+    """Records operations into a collector: as a timer whose tags contain the error type."""
 
     def __init__(self, collector: MetricCollector, clock: Clock) -> None:
         self._collector = collector
         self.now_ns = clock.monotonic_ns
 
     def begin(self, operation: str, tags: dict[str, str]) -> None:
-        """Begin; there is nothing to keep."""
+        """Start an operation. There is nothing to record yet."""
 
     def end(
         self, begun: object, operation: str, tags: dict[str, str], spent_ns: int, error_type: str | None
     ) -> None:
-        """Record how long an operation took and how it ended."""
+        """Record the duration and the error type of an operation."""
         tags = {**tags, "error.type": error_type or ""}
         self._collector.record_timer(f"{operation}.duration", spent_ns / 1e6, tags=tags)
 
 
 class SafeMeter:
-    """Measures by another meter, whose failures are logged and spoil nobody's work.
+    """Records operations through another meter, and logs its exceptions instead of raising them.
 
     Args:
         metrics: A system or a collector.
@@ -66,7 +66,7 @@ class SafeMeter:
         InvalidInputError: If ``metrics`` is neither.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: SystemOrCollector) -> None:
         collector = collector_of(metrics)
         store = store_of(collector)
         clock = SYSTEM_CLOCK if store is None else store.clock
@@ -79,31 +79,31 @@ class SafeMeter:
         self._isolation = Isolation()
 
     def begin(self, operation: str, tags: dict[str, str]) -> object:
-        """Begin to time an operation; what is returned comes back at its end."""
+        """Start an operation. Pass the result to `end`."""
         return self._isolation.call("not measured", partial(self._meter.begin, operation, tags))
 
     def end(
         self, begun: object, operation: str, tags: dict[str, str], spent_ns: int, error_type: str | None
     ) -> None:
-        """Record how long an operation took and how it ended; ``None`` is success."""
+        """Record the duration and the error type of an operation; ``None`` is a success."""
         self._isolation.call(
             "not recorded", partial(self._meter.end, begun, operation, tags, spent_ns, error_type)
         )
 
 
 class InFlight:
-    """Counts what is going on now, in a gauge; for several processes it is their sum.
+    """Counts what is in flight in a gauge. The values of several processes are summed.
 
     Args:
         metrics: A system or a collector.
         name: The gauge's name.
-        help: What it counts, in a sentence.
+        help: The help text of the gauge.
 
     Raises:
-        InvalidInputError: If ``metrics`` is neither, or the name is another type of metric.
+        InvalidInputError: If ``metrics`` is neither, or the name is taken by a metric of another type.
     """
 
-    def __init__(self, metrics: Metrics, name: str, help: str) -> None:
+    def __init__(self, metrics: SystemOrCollector, name: str, help: str) -> None:
         collector: Any = collector_of(metrics)
         if hasattr(collector, "describe"):
             collector.describe(name, merge="sum", help=help)
@@ -113,12 +113,12 @@ class InFlight:
         self._lock = threading.Lock()
         self._isolation = Isolation()
 
-    def up(self, tags: Mapping[str, str]) -> None:
-        """One more is going on."""
+    def increment(self, tags: Mapping[str, str]) -> None:
+        """Count one more."""
         self._isolation.call("in-flight gauge not moved", lambda: self._gauge(tags).increment())
 
-    def down(self, tags: Mapping[str, str]) -> None:
-        """One has ended."""
+    def decrement(self, tags: Mapping[str, str]) -> None:
+        """Count one less."""
         self._isolation.call("in-flight gauge not moved", lambda: self._gauge(tags).decrement())
 
     def _gauge(self, tags: Mapping[str, str]) -> Any:
@@ -128,10 +128,10 @@ class InFlight:
             return gauge
         if hasattr(self._collector, "gauge"):
             gauge = self._collector.gauge(self._name, tags)
-            if len(self._gauges) < MAX_GAUGES:
+            if len(self._gauges) < MAX_CACHED_GAUGES:
                 self._gauges[key] = gauge
             return gauge
-        with self._lock:  # by the contract alone, a name is a gauge once it was set; and it is set once
+        with self._lock:  # the Protocol makes a name a gauge by setting it, once
             if key not in self._gauges:
                 self._collector.record_gauge(self._name, 0, dict(tags))
                 self._gauges[key] = _NamedGauge(self._collector, self._name, dict(tags))
@@ -139,7 +139,7 @@ class InFlight:
 
 
 class _NamedGauge:
-    """A gauge of a collector that knows it by its name only."""
+    """A gauge of a collector that has no gauge objects."""
 
     def __init__(self, collector: MetricCollector, name: str, tags: dict[str, str]) -> None:
         self.increment = partial(collector.increment, name, tags)

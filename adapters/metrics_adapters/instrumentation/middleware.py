@@ -1,4 +1,4 @@
-"""ASGI middleware that measures what an application serves, in any framework and on any event loop."""
+"""ASGI middleware that measures requests and WebSocket connections, for any framework and event loop."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable, Collection
 
 from metrics_adapters.http.types import ASGIApp, Message, Receive, Scope, Send
 from metrics_adapters.instrumentation.error_types import CANCELLED, error_type_of
-from metrics_adapters.instrumentation.meters import InFlight, Metrics, SafeMeter
+from metrics_adapters.instrumentation.meters import InFlight, SafeMeter, SystemOrCollector
 from metrics_adapters.instrumentation.routes import UNMATCHED, Route
 from metrics_framework.log import Isolation
 from metrics_framework.validation import check_name
 
-RouteOf = Callable[[Scope], str | None]
+RouteFunction = Callable[[Scope], str | None]
 
 REQUEST = "http.server.request"
 ACTIVE_REQUESTS = "http.server.active_requests"
@@ -24,57 +24,59 @@ STATUS_CLASS = "http.response.status_class"
 STATUS_CODE = "http.response.status_code"
 ACCEPTED = "websocket.accepted"
 
-METHODS = frozenset(("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"))
+KNOWN_METHODS = frozenset(
+    ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE")
+)
 OTHER_METHOD = "_OTHER"
-"""What OpenTelemetry calls a method that is none of the known ones."""
+"""OpenTelemetry's tag for an unknown method."""
 
 CLIENT_DISCONNECT = "client_disconnect"
-"""The error type where the client went away before it had everything."""
+"""The error type of a client that disconnects before it has received everything."""
 
 NO_RESPONSE, INCOMPLETE_RESPONSE = "no_response", "incomplete_response"
-SERVER_ERROR = 500
+SERVER_ERROR_STATUS = 500
 NO_STATUS = "none"
 _STATUS_CLASSES = {number: f"{number}xx" for number in range(1, 6)}
 
 _LOST_CONNECTION = 1006
-_FAILED_CONNECTION = (1011, 1012, 1013, 1014)  # an error, a restart, try again later, a bad gateway
+_FAILED_CONNECTION = (1011, 1012, 1013, 1014)  # internal error, service restart, try again later, bad gateway
 
 
 def method_tag(method: str) -> str:
-    """Return a method as a tag."""
-    return method if method in METHODS else OTHER_METHOD
+    """Return the tag of a method."""
+    return method if method in KNOWN_METHODS else OTHER_METHOD
 
 
 def status_class(status: int | None) -> str:
-    """Return the class of a status, such as ``2xx``."""
+    """Return the class of a status, such as ``2xx``; ``none`` if there was no response."""
     return NO_STATUS if status is None else _STATUS_CLASSES.get(status // 100, "other")
 
 
 class MetricsMiddleware:
     """Measures each request and each WebSocket connection.
 
-    A request is an operation ``http.server.request``, from its arrival until the last byte of its response
-    was handed to the server: what runs in the background afterwards is no part of it. Its tags are
-    ``http.request.method``, ``http.route`` (the template, ``unmatched`` where there is no route) and
-    ``http.response.status_class``. A status of 500 or more and an exception are failures; so are, by names of
-    their own, a client that went away (``client_disconnect``) and a task that was ``cancelled``.
+    A request is an operation ``http.server.request``, from its arrival until the last byte of its response is
+    passed to the server. Background tasks that run afterwards are not included. The tags are
+    ``http.request.method``, ``http.route`` (the template, or ``unmatched`` without a route) and
+    ``http.response.status_class``. A status of 500 or more and an exception are failures, and so are a client
+    that disconnects (``client_disconnect``) and a cancelled task (``cancelled``).
 
     A WebSocket connection is an operation ``websocket.server.connection`` until either side closes it, with
-    the tags ``http.route`` and ``websocket.accepted``. Gauges ``http.server.active_requests`` (by method) and
-    ``websocket.server.active_connections`` count what is in flight. Names are those of OpenTelemetry where it
-    has some.
+    the tags ``http.route`` and ``websocket.accepted``. The gauges ``http.server.active_requests`` (by method)
+    and ``websocket.server.active_connections`` count what is in flight. The names are those of
+    OpenTelemetry's semantic conventions, if it defines them.
 
     Args:
         app: The application; with ``add_middleware`` the framework passes it.
-        metrics: A system, or a collector, which gets the timer ``http.server.request.duration``.
-        name: What a request is called.
-        route: Returns the template for a scope that the application has dealt with, or ``None``; for
-            frameworks whose routes are not those of Starlette and FastAPI.
-        exclude: Paths that are not measured, such as ``/metrics``, nor what is below them.
-        exact_status: Whether the tag is ``http.response.status_code``, each one, instead of the class.
+        metrics: A system; or a collector, which records the timer ``http.server.request.duration``.
+        name: The name of a request's operation.
+        route: Returns the route template of a scope that the application has handled, or ``None``; for
+            frameworks other than Starlette and FastAPI.
+        exclude: Paths that are not measured, such as ``/metrics``, including all paths below them.
+        exact_status: Whether to record the tag ``http.response.status_code`` instead of the class.
 
     Raises:
-        InvalidInputError: If an argument breaks its rule.
+        InvalidInputError: If an argument is invalid.
 
     Example:
         >>> from metrics_framework import MetricsSystem
@@ -85,31 +87,29 @@ class MetricsMiddleware:
     def __init__(
         self,
         app: ASGIApp,
-        metrics: Metrics,
+        metrics: SystemOrCollector,
         *,
         name: str = REQUEST,
-        route: RouteOf | None = None,
+        route: RouteFunction | None = None,
         exclude: Collection[str] = (),
         exact_status: bool = False,
     ) -> None:
         self.app = app
         self.name = check_name(name)
         self.meter = SafeMeter(metrics)
-        self.active_requests = InFlight(metrics, ACTIVE_REQUESTS, "Requests that are being answered.")
-        self.active_connections = InFlight(
-            metrics, ACTIVE_CONNECTIONS, "WebSocket connections that are open."
-        )
+        self.active_requests = InFlight(metrics, ACTIVE_REQUESTS, "Requests in progress.")
+        self.active_connections = InFlight(metrics, ACTIVE_CONNECTIONS, "Open WebSocket connections.")
         self.exact_status = exact_status
         self._route_of = route
         self._exclude = frozenset([exclude] if isinstance(exclude, str) else exclude)
-        self._below = tuple(f"{path.rstrip('/')}/" for path in self._exclude if path.strip("/"))
+        self._excluded_prefixes = tuple(f"{path.rstrip('/')}/" for path in self._exclude if path.strip("/"))
         self._isolation = Isolation()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection, as ASGI 3 has it; what is neither HTTP nor WebSocket passes through."""
-        measured = _MEASURED.get(scope["type"])
+        """Serve one connection of ASGI 3. Only HTTP and WebSocket connections are measured."""
+        measured = _MEASUREMENTS.get(scope["type"])
         path: str = scope.get("path", "")
-        if measured is None or path in self._exclude or path.startswith(self._below):
+        if measured is None or path in self._exclude or path.startswith(self._excluded_prefixes):
             await self.app(scope, receive, send)
             return
         exchange = measured(self, scope, receive, send)
@@ -118,10 +118,10 @@ class MetricsMiddleware:
         except BaseException as error:
             exchange.fail(error)
             raise
-        exchange.leave()
+        exchange.finish()
 
     def template(self, scope: Scope, route: Route, status: int | None) -> str:
-        """Return the route of what was dealt with, as a tag."""
+        """Return the route tag of a request that the application has handled."""
         if self._route_of is None:
             found = self._isolation.call("route not found out", lambda: route.template(status))
         else:
@@ -130,7 +130,7 @@ class MetricsMiddleware:
         return found or UNMATCHED
 
 
-class _Request:
+class _ServerRequest:
     """One request and its response."""
 
     def __init__(self, middleware: MetricsMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
@@ -142,55 +142,55 @@ class _Request:
         self._active = {METHOD: method_tag(scope["method"])}
         self._status: int | None = None
         self._has_trailers = False
-        self._is_gone = False
+        self._is_disconnected = False
         self._spent_ns: int | None = None
         self._is_recorded = False
-        middleware.active_requests.up(self._active)
-        self._begun = middleware.meter.begin(middleware.name, self._active)
+        middleware.active_requests.increment(self._active)
+        self._started = middleware.meter.begin(middleware.name, self._active)
         self._since_ns = middleware.meter.now_ns()
 
     async def receive(self) -> Message:
-        """Receive, and notice when the client goes away."""
+        """Receive a message, and detect that the client disconnects."""
         message = await self._receive()
         if message["type"] == "http.disconnect":
-            self._is_gone = True
+            self._is_disconnected = True
         return message
 
     async def send(self, message: Message) -> None:
-        """Send, and notice the end of the response."""
+        """Send a message, and detect the end of the response."""
         if message["type"] == "http.response.start":
             self._status = message["status"]
             self._has_trailers = message.get("trailers", False)
         try:
             await self._send(message)
         except OSError:
-            self._is_gone = True
+            self._is_disconnected = True
             raise
         if self._is_last(message):
             self._stop()
-            if self._status is not None and self._status < SERVER_ERROR:
+            if self._status is not None and self._status < SERVER_ERROR_STATUS:
                 self._record(None)
-            # The exception behind a server error comes after it, where there is one.
+            # A server error is recorded later, with its exception if there is one.
 
     def fail(self, error: BaseException) -> None:
-        """End with what the application raised."""
+        """Record an exception of the application."""
         error_type = error_type_of(error)
-        if self._spent_ns is None and self._is_gone:
+        if self._spent_ns is None and self._is_disconnected:
             error_type = CLIENT_DISCONNECT
         elif self._status is None and error_type != CANCELLED:
-            self._status = SERVER_ERROR  # which the server answers
+            self._status = SERVER_ERROR_STATUS  # the server sends this status
         self._stop()
         self._record(error_type)
 
-    def leave(self) -> None:
-        """End, as the application has come to its end."""
+    def finish(self) -> None:
+        """Record the end of a call of the application."""
         error_type = None
         if self._spent_ns is None:
-            if self._is_gone:
+            if self._is_disconnected:
                 error_type = CLIENT_DISCONNECT
             else:
                 error_type = NO_RESPONSE if self._status is None else INCOMPLETE_RESPONSE
-        elif self._status is not None and self._status >= SERVER_ERROR:
+        elif self._status is not None and self._status >= SERVER_ERROR_STATUS:
             error_type = str(self._status)
         self._stop()
         self._record(error_type)
@@ -208,7 +208,7 @@ class _Request:
     def _stop(self) -> None:
         if self._spent_ns is None:
             self._spent_ns = self._middleware.meter.now_ns() - self._since_ns
-            self._middleware.active_requests.down(self._active)
+            self._middleware.active_requests.decrement(self._active)
 
     def _record(self, error_type: str | None) -> None:
         if self._is_recorded or self._spent_ns is None:
@@ -220,10 +220,10 @@ class _Request:
             tags[STATUS_CODE] = NO_STATUS if status is None else str(status)
         else:
             tags[STATUS_CLASS] = status_class(status)
-        middleware.meter.end(self._begun, middleware.name, tags, self._spent_ns, error_type)
+        middleware.meter.end(self._started, middleware.name, tags, self._spent_ns, error_type)
 
 
-class _Connection:
+class _WebSocketConnection:
     """One WebSocket connection."""
 
     def __init__(self, middleware: MetricsMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
@@ -234,19 +234,19 @@ class _Connection:
         self._route = Route(scope, middleware.app)
         self._is_accepted = False
         self._has_ended = False
-        middleware.active_connections.up({})
-        self._begun = middleware.meter.begin(CONNECTION, {})
+        middleware.active_connections.increment({})
+        self._started = middleware.meter.begin(CONNECTION, {})
         self._since_ns = middleware.meter.now_ns()
 
     async def receive(self) -> Message:
-        """Receive, and notice when the client closes the connection."""
+        """Receive a message, and detect that the client closes the connection."""
         message = await self._receive()
         if message["type"] == "websocket.disconnect":
             self._end(_error_type_of_code(message.get("code")))
         return message
 
     async def send(self, message: Message) -> None:
-        """Send, and notice when the application accepts or closes the connection, or finds it lost."""
+        """Send a message, and detect that the connection is accepted, closed or lost."""
         try:
             await self._send(message)
         except OSError:
@@ -258,11 +258,11 @@ class _Connection:
             self._end(_error_type_of_code(message.get("code")))
 
     def fail(self, error: BaseException) -> None:
-        """End with what the application raised."""
+        """Record an exception of the application."""
         self._end(error_type_of(error))
 
-    def leave(self) -> None:
-        """End, as the application has come to its end."""
+    def finish(self) -> None:
+        """Record the end of a call of the application."""
         self._end(None)
 
     def _end(self, error_type: str | None) -> None:
@@ -271,19 +271,22 @@ class _Connection:
         self._has_ended = True
         middleware = self._middleware
         spent_ns = middleware.meter.now_ns() - self._since_ns
-        middleware.active_connections.down({})
+        middleware.active_connections.decrement({})
         tags = {
             ROUTE: middleware.template(self._scope, self._route, None),
             ACCEPTED: "true" if self._is_accepted else "false",
         }
-        middleware.meter.end(self._begun, CONNECTION, tags, spent_ns, error_type)
+        middleware.meter.end(self._started, CONNECTION, tags, spent_ns, error_type)
 
 
-_MEASURED: dict[str, type[_Request | _Connection]] = {"http": _Request, "websocket": _Connection}
+_MEASUREMENTS: dict[str, type[_ServerRequest | _WebSocketConnection]] = {
+    "http": _ServerRequest,
+    "websocket": _WebSocketConnection,
+}
 
 
 def _error_type_of_code(code: int | None) -> str | None:
-    """Return how a connection that was closed with a code has failed, if it has."""
+    """Return the error type of a close code; ``None`` for a success."""
     if code == _LOST_CONNECTION:
         return CLIENT_DISCONNECT
     return str(code) if code in _FAILED_CONNECTION else None

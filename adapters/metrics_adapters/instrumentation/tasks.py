@@ -1,4 +1,4 @@
-"""Tasks of asyncio, anyio and trio: how long each takes, how it ends, and how many are at it."""
+"""Measures tasks of asyncio, anyio and trio: their durations, error types and number."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextvars import Context
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from metrics_adapters.instrumentation.error_types import CANCELLED, error_type_of
-from metrics_adapters.instrumentation.meters import InFlight, Metrics, SafeMeter
+from metrics_adapters.instrumentation.meters import InFlight, SafeMeter, SystemOrCollector
 from metrics_framework.validation import check_name
 
 P = ParamSpec("P")
@@ -20,28 +20,29 @@ ACTIVE_TASKS = "async.active_tasks"
 NAME = "task.name"
 
 
-class TaskMaker(Protocol):
-    """Makes a task of a coroutine: `asyncio.eager_task_factory`, or `asyncio.Task` itself."""
+class TaskFactory(Protocol):
+    """Creates a task of a coroutine, such as `asyncio.eager_task_factory`."""
 
     def __call__(self, loop: asyncio.AbstractEventLoop, coroutine: Any, **kwargs: Any) -> asyncio.Task[Any]:
-        """Make the task."""
+        """Create the task."""
         ...
 
 
 class TaskMetrics:
     """Measures tasks: each is an operation ``async.task`` with the tag ``task.name``.
 
-    What raises fails by its exception's name; a task that is cancelled fails as ``cancelled``, also one that
-    never came to its first step. The gauge ``async.active_tasks`` counts those that are not done.
+    The error type of a task that raises is the name of its exception. That of a cancelled task is
+    ``cancelled``, even if the task was never started. The gauge ``async.active_tasks`` counts the tasks that
+    are not done.
 
-    A name is that of the function by default, never the task's own, which would be another one each time.
+    By default ``task.name`` is the name of the function. The name of the task object is different each time.
 
     Args:
-        metrics: A system, or a collector, which gets the timer ``async.task.duration``.
-        name: What a task is called as an operation.
+        metrics: A system; or a collector, which records the timer ``async.task.duration``.
+        name: The name of the operation.
 
     Raises:
-        InvalidInputError: If an argument breaks its rule.
+        InvalidInputError: If an argument is invalid.
 
     Example:
         >>> import asyncio
@@ -56,27 +57,27 @@ class TaskMetrics:
         1.0
     """
 
-    def __init__(self, metrics: Metrics, *, name: str = TASK) -> None:
+    def __init__(self, metrics: SystemOrCollector, *, name: str = TASK) -> None:
         self._name = check_name(name)
         self._meter = SafeMeter(metrics)
-        self._active = InFlight(metrics, ACTIVE_TASKS, "Tasks that are not done.")
+        self._active = InFlight(metrics, ACTIVE_TASKS, "Tasks in progress.")
 
     def create_task(
         self, coroutine: Coroutine[Any, Any, T], *, name: str | None = None, context: Context | None = None
     ) -> asyncio.Task[T]:
-        """Start a task of asyncio that is measured, as `asyncio.create_task` does."""
+        """Start a measured asyncio task, as `asyncio.create_task` does."""
         return self._start(
             functools.partial(asyncio.create_task, name=name, context=context), coroutine, name
         )
 
     def group(self, group: asyncio.TaskGroup) -> MeasuredGroup:
-        """Return a view of a task group of asyncio whose tasks are measured."""
+        """Return a wrapper of an asyncio task group that measures its tasks."""
         return MeasuredGroup(self, group)
 
     def measured(
         self, function: Callable[P, Awaitable[T]], name: str | None = None
     ) -> Callable[P, Coroutine[Any, Any, T]]:
-        """Return an async function, measured at each call: for ``start_soon`` of anyio and of trio.
+        """Return an async function that measures each call, for ``start_soon`` of anyio and trio.
 
         Example:
             >>> from metrics_framework import MetricsSystem
@@ -88,16 +89,16 @@ class TaskMetrics:
         tag = check_name(_name_of(function) if name is None else name, "task name")
 
         async def run(*args: P.args, **kwargs: P.kwargs) -> T:
-            return await _run(function(*args, **kwargs), _Task(self, tag))
+            return await _run(function(*args, **kwargs), _TaskMeasurement(self, tag))
 
         functools.update_wrapper(run, function, updated=())
         return run
 
-    def task_factory(self, make: TaskMaker | None = None) -> Callable[..., asyncio.Task[Any]]:
-        """Return a factory for ``loop.set_task_factory`` that measures every task of the loop.
+    def task_factory(self, make: TaskFactory | None = None) -> Callable[..., asyncio.Task[Any]]:
+        """Return a factory for ``loop.set_task_factory`` that measures all tasks of the loop.
 
         Args:
-            make: Another factory that makes the tasks, such as `asyncio.eager_task_factory`.
+            make: Another factory that creates the tasks, such as `asyncio.eager_task_factory`.
         """
 
         def factory(
@@ -119,26 +120,27 @@ class TaskMetrics:
         name: str | None,
     ) -> asyncio.Task[T]:
         try:
-            measurement = _Task(self, _name_of(coroutine) if name is None else check_name(name, "task name"))
+            tag = _name_of(coroutine) if name is None else check_name(name, "task name")
+            measurement = _TaskMeasurement(self, tag)
         except BaseException:
-            coroutine.close()  # nobody will await it
+            coroutine.close()  # it will not be awaited
             raise
         wrapped = _run(coroutine, measurement)
-        for attribute in ("__name__", "__qualname__"):  # what a debugger shows
+        for attribute in ("__name__", "__qualname__"):  # debuggers show them
             setattr(wrapped, attribute, getattr(coroutine, attribute, type(coroutine).__name__))
         try:
             task = start(wrapped)
-        except BaseException:  # a group that takes no more tasks
+        except BaseException:  # such as a group that is shutting down
             wrapped.close()
             coroutine.close()
             raise
         measurement.begin()
-        task.add_done_callback(functools.partial(_never_begun, coroutine, measurement))
+        task.add_done_callback(functools.partial(_finish_unstarted, coroutine, measurement))
         return task
 
 
 class MeasuredGroup:
-    """A task group of asyncio, whose tasks are measured."""
+    """An asyncio task group whose tasks are measured."""
 
     def __init__(self, metrics: TaskMetrics, group: asyncio.TaskGroup) -> None:
         self._metrics = metrics
@@ -152,36 +154,36 @@ class MeasuredGroup:
         return self._metrics._start(start, coroutine, name)
 
 
-class _Task:
-    """What one task takes."""
+class _TaskMeasurement:
+    """The measurement of one task."""
 
     def __init__(self, metrics: TaskMetrics, name: str) -> None:
         self._metrics = metrics
         self._tags = {NAME: name}
-        self._begun: object = None
+        self._started: object = None
         self._since_ns: int | None = None
         self._has_ended = False
 
     def begin(self) -> None:
-        """Begin, once: an eager task takes its first step before it is there."""
+        """Start, once: an eager task runs before its creation returns."""
         if self._since_ns is None:
             metrics = self._metrics
-            metrics._active.up(self._tags)
-            self._begun = metrics._meter.begin(metrics._name, self._tags)
+            metrics._active.increment(self._tags)
+            self._started = metrics._meter.begin(metrics._name, self._tags)
             self._since_ns = metrics._meter.now_ns()
 
     def end(self, error_type: str | None) -> None:
-        """Record how it ended, once."""
+        """Record the end of the task, once."""
         if self._has_ended or self._since_ns is None:
             return
         self._has_ended = True
         metrics = self._metrics
         spent_ns = metrics._meter.now_ns() - self._since_ns
-        metrics._active.down(self._tags)
-        metrics._meter.end(self._begun, metrics._name, self._tags, spent_ns, error_type)
+        metrics._active.decrement(self._tags)
+        metrics._meter.end(self._started, metrics._name, self._tags, spent_ns, error_type)
 
 
-async def _run(coroutine: Awaitable[T], measurement: _Task) -> T:
+async def _run(coroutine: Awaitable[T], measurement: _TaskMeasurement) -> T:
     measurement.begin()
     try:
         result = await coroutine
@@ -192,15 +194,17 @@ async def _run(coroutine: Awaitable[T], measurement: _Task) -> T:
     return result
 
 
-def _never_begun(coroutine: Coroutine[Any, Any, Any], measurement: _Task, task: asyncio.Task[Any]) -> None:
-    """Count a task that was cancelled before its first step: nothing of its coroutine ran."""
+def _finish_unstarted(
+    coroutine: Coroutine[Any, Any, Any], measurement: _TaskMeasurement, task: asyncio.Task[Any]
+) -> None:
+    """Record a task that was cancelled before its coroutine started."""
     if task.cancelled():
         coroutine.close()
         measurement.end(CANCELLED)
 
 
 def _name_of(work: object) -> str:
-    """Return the name of a function or coroutine, whatever is wrapped around it."""
+    """Return the name of a function or coroutine, without `functools.partial`."""
     while isinstance(work, functools.partial):
         work = work.func
     return getattr(work, "__qualname__", None) or type(work).__qualname__

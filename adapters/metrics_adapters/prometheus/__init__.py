@@ -1,11 +1,11 @@
-"""The Prometheus adapters."""
+"""The Prometheus adapters: collector, exposition, registry reader, server, Pushgateway and textfile."""
 
 from typing import TYPE_CHECKING
 
 from metrics_adapters.prometheus.collector import PrometheusCollector
 from metrics_adapters.prometheus.registry_reader import RegistryAggregator
-from metrics_adapters.prometheus.rendering import Exposition
-from metrics_adapters.prometheus.text import Format
+from metrics_adapters.prometheus.targets import Exposition
+from metrics_framework.exposition.text import Format
 
 if TYPE_CHECKING:
     from metrics_adapters.http.asgi import make_asgi_app
@@ -28,7 +28,7 @@ __all__ = [
     "write_textfile",
 ]
 
-# Outputs bring threads, TLS and asyncio, which are slow to import; who only collects never needs them.
+# Imported on first use: threads, TLS and asyncio are slow to import, and collecting does not need them.
 _OUTPUTS = {
     "MetricsServer": "http.server",
     "Pushgateway": "prometheus.push",

@@ -1,4 +1,4 @@
-"""Pushing to a Pushgateway: one group of metrics, replaced, added to or deleted."""
+"""The Pushgateway output: pushes a group of metrics, adds to it or deletes it."""
 
 from __future__ import annotations
 
@@ -6,48 +6,49 @@ import re
 import ssl
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
+from typing import ClassVar
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from prometheus_client.registry import CollectorRegistry
 
-from metrics_adapters.http_client import Address, basic_authorization, deliver
-from metrics_adapters.prometheus.expositions import Exposable
-from metrics_adapters.prometheus.text import Format
-from metrics_adapters.prometheus.untimed import UntimedText
-from metrics_framework.errors import InvalidInputError
+from metrics_adapters.http_client import HTTP_OPTIONS, Address, address_of, basic_authorization, deliver
+from metrics_adapters.prometheus.targets import Target, TextWithoutTimestamps
+from metrics_framework.errors import ConfigurationError, InvalidInputError
+from metrics_framework.export.endpoints import EndpointUrl, Option, text_option
+from metrics_framework.exposition.text import Format
 from metrics_framework.log import log_event
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.validation import check_name, check_seconds, plain_tags, safe_repr
 
 _LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
 _LABEL = re.compile(rb'[{,]([a-zA-Z_][a-zA-Z0-9_]*)="(?:[^"\\]|\\.)*"')
-_FORMATS_OWN = {"le", "quantile"}
+_RESERVED_LABELS = {"le", "quantile"}
 
 
 class Pushgateway:
-    """A group of metrics at a Pushgateway, and an output of a `MetricsSystem`.
+    """A group of metrics on a Pushgateway, and an output of a `MetricsSystem`.
 
-    As an output it is sent everything at every ``collection_interval`` and at the end, in place of what it
-    had. Only one process should push to a group: what one sends another would replace.
+    As an output, it replaces the group at every ``collection_interval`` and at shutdown. Only one process
+    should push to a group: each process would replace the metrics of the others.
 
-    Everything is sent each time, as totals since the start. So a push that fails loses nothing; the next one
-    makes up for it. Redirects are not followed and proxies of the environment are not asked, so that what is
-    sent, and a password with it, goes nowhere else. Passwords are in no message.
+    A push always contains the totals since the start, so the next push makes up for one that failed.
+    Redirects are not followed and the proxies of the environment are not used, so that metrics and passwords
+    reach no other host. No message contains a password.
 
     Args:
-        url: The gateway, like ``http://pushgateway:9091``; a path in front of its own and a user with a
-            password may be part of it.
+        url: The gateway, such as ``http://pushgateway:9091``. It may contain a path prefix, a user and a
+            password.
         job: The label ``job`` of the group.
-        grouping: Further labels that tell groups of the job apart. The gateway gives all of them to each
-            series, in place of the series' own labels of those names; the log says once where that happens.
-        registry: A prometheus_client registry whose metrics are sent too.
-        timeout: Seconds after which a push is given up.
-        auth: User and password, for basic authentication.
+        grouping: Further labels that distinguish the groups of a job. The gateway adds all of them to each
+            series and overwrites the series' own labels of the same names, which is logged once.
+        registry: A prometheus_client registry whose metrics are appended.
+        timeout: The time-out of a push in seconds.
+        auth: User and password for basic authentication.
         headers: Further headers, such as ``{"Authorization": "Bearer …"}``.
-        tls: How an ``https`` gateway proves who it is, and we to it; the system's authorities by default.
+        tls: The TLS context for an ``https`` gateway; by default the certificate authorities of the system.
 
     Raises:
-        InvalidInputError: If an argument cannot be sent, or contradicts another.
+        InvalidInputError: If an argument cannot be sent or contradicts another.
 
     Example:
         >>> Pushgateway("http://pushgateway:9091", "nightly", {"path": "/data", "shard": "3"})
@@ -68,9 +69,9 @@ class Pushgateway:
         headers: Mapping[str, str] | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        parts = _split(url)
+        parts = _split_url(url)
         if tls is not None and parts.scheme != "https":
-            raise InvalidInputError("tls= is of use for a url that begins with https:// only")
+            raise InvalidInputError("tls= requires a url that begins with https://")
         labels = {"job": check_name(job, "job"), **_checked_grouping(grouping)}
         path = quote(parts.path.rstrip("/"), safe="/%~:@!$&'()*+,;=")
         self._address = Address(
@@ -83,57 +84,57 @@ class Pushgateway:
         self._headers = _checked_headers(headers or {}, _credentials(parts, auth))
         check_seconds("timeout", timeout)
         self._timeout = timeout
-        self._text = UntimedText(registry)
-        self._unsaid = set(labels)
+        self._text = TextWithoutTimestamps(registry)
+        self._unreported_labels = set(labels)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self._address)!r})"
 
-    def replace(self, metrics: Exposable) -> None:
-        """Send everything; the group then has this and nothing else.
+    def replace(self, metrics: Target) -> None:
+        """Push all metrics and replace the group.
 
         Args:
-            metrics: A `MetricsSystem`, a collector, a `Store`, or an `Exposition` of it and of a registry.
+            metrics: A `MetricsSystem`, a collector, a `Store`, or an `Exposition` with its registry.
 
         Raises:
             InvalidInputError: If ``metrics`` has no store, or two names in it collide.
-            RefusedError: If the gateway will not have it; the message quotes why.
-            OutputError: If the gateway is not to be reached or fails: push again later.
+            RefusedError: If the gateway rejects the push; the message quotes its reason.
+            OutputError: If the gateway is unreachable or fails. Push again later.
         """
-        self._push("PUT", self._text.of(metrics))
+        self._push("PUT", self._text.render(metrics))
 
-    def add(self, metrics: Exposable) -> None:
-        """Send everything; the group keeps those metrics of before that have other names.
+    def add(self, metrics: Target) -> None:
+        """Push all metrics, and keep earlier metrics of the group that have other names.
 
-        Takes and raises what `replace` does.
+        The argument and the errors are those of `replace`.
         """
-        self._push("POST", self._text.of(metrics))
+        self._push("POST", self._text.render(metrics))
 
     def delete(self) -> None:
-        """Remove the group from the gateway, which does it soon after its answer; no group is no error.
+        """Delete the group, if it exists. The gateway deletes it soon after it responds.
 
         Raises:
-            RefusedError: If the gateway will not do it.
-            OutputError: If the gateway is not to be reached or fails.
+            RefusedError: If the gateway rejects the request.
+            OutputError: If the gateway is unreachable or fails.
         """
         self._send("DELETE", None)
 
     def export(self, system: MetricsSystem) -> None:
-        """Do as `replace` does; a system of somebody else's parts is sent as its aggregator answers."""
-        self._push("PUT", self._text.of_system(system))
+        """Push a system like `replace`. If its collector has no store, its aggregator is read instead."""
+        self._push("PUT", self._text.render_system(system))
 
     def _push(self, method: str, body: bytes) -> None:
         self._warn_of_overwritten(body)
         self._send(method, body)
 
     def _warn_of_overwritten(self, body: bytes) -> None:
-        for label in sorted(self._unsaid):
+        for label in sorted(self._unreported_labels):
             start = f'{label}="'.encode()
             if start not in body:
                 continue
             lines = (line for line in body.split(b"\n") if start in line and not line.startswith(b"#"))
             if any(label.encode() in _LABEL.findall(line) for line in lines):
-                self._unsaid.discard(label)
+                self._unreported_labels.discard(label)
                 log_event("warning", "the Pushgateway overwrites a label of what is pushed", label=label)
 
     def _send(self, method: str, body: bytes | None) -> None:
@@ -141,9 +142,45 @@ class Pushgateway:
         deliver(self._address, method, body, self._headers, self._timeout, what=what)
 
 
-def _split(url: str) -> SplitResult:
-    # Nothing of a URL that cannot be understood is quoted: who knows where in it a password is.
-    wrong = "url is not the address of a Pushgateway, like http://pushgateway:9091"
+class PushgatewayEndpoint(Pushgateway):
+    """``pushgateway+http://gateway:9091?job=nightly``: a `Pushgateway` from a URL.
+
+    Args:
+        url: The gateway. It may contain a path prefix, a user and a password.
+
+    Raises:
+        ConfigurationError: If the URL has no host or no job.
+    """
+
+    options: ClassVar[Mapping[str, Option]] = {
+        "job": text_option(None, "The label `job` of the group; required."),
+        "grouping": text_option(None, "Further labels of the group, such as `shard:3,zone:a`."),
+        **HTTP_OPTIONS,
+    }
+
+    def __init__(self, url: EndpointUrl) -> None:
+        job = url.required("job", f"{url.scheme}://gateway:9091?job=nightly")
+        address = address_of(url, url.path)
+        auth = None if url.username is None else (url.username, url.password or "")
+        if auth is None and url.password is not None:
+            raise ConfigurationError(f"endpoint {url}: a password needs a user: put a user before it")
+        try:
+            super().__init__(
+                str(address),
+                job,
+                _grouping(url),
+                timeout=url.options["timeout"],
+                auth=auth,
+                tls=address.tls,
+            )
+        except InvalidInputError as error:
+            raise ConfigurationError(f"endpoint {url}: {error}") from None
+        self.name = str(url)
+
+
+def _split_url(url: str) -> SplitResult:
+    # An invalid URL is never quoted: any part of it may be a password.
+    wrong = "url is not the address of a Pushgateway, such as http://pushgateway:9091"
     try:
         parts = urlsplit(url)
         host, _ = (parts.hostname or "").encode("idna"), parts.port
@@ -165,14 +202,14 @@ def _checked_grouping(grouping: Mapping[str, str] | None) -> dict[str, str]:
     wrong = [name for name in labels if not _LABEL_NAME.fullmatch(name)]
     if wrong:
         raise InvalidInputError(
-            f"grouping: {', '.join(map(safe_repr, wrong))} cannot be a label: pass letters, digits and"
-            " underscores, no digit first and no two underscores"
+            f"grouping: {', '.join(map(safe_repr, wrong))} cannot be a label: use letters, digits and"
+            " underscores, without a digit or two underscores at the beginning"
         )
     if "job" in labels:
-        raise InvalidInputError(f"grouping: job={labels['job']!r} has an argument of its own; pass job=…")
-    if own := sorted(_FORMATS_OWN & set(labels)):
+        raise InvalidInputError(f"grouping: job={labels['job']!r} is a separate argument: pass job=…")
+    if own := sorted(_RESERVED_LABELS & set(labels)):
         raise InvalidInputError(
-            f"grouping: {own[0]!r} is a label that histograms or summaries have themselves; call it otherwise"
+            f"grouping: {own[0]!r} is a reserved label of histograms or summaries: use another name"
         )
     return labels
 
@@ -182,9 +219,9 @@ def _segment(name: str, value: str) -> str:
         encoded = value.encode()
     except UnicodeEncodeError:
         raise InvalidInputError(
-            f"{name}={safe_repr(value)} cannot be a label: it is no Unicode text"
+            f"{name}={safe_repr(value)} cannot be a label: UTF-8 cannot encode it"
         ) from None
-    # A path is cleaned on its way: of what is empty, of dots, and of slashes however they are written.
+    # Proxies normalize paths: empty segments, dots and slashes, even if escaped, do not arrive.
     if "/" in value or value in ("", ".", ".."):
         return f"{name}@base64/{urlsafe_b64encode(encoded).decode() or '='}"
     return f"{name}/{quote(value, safe='')}"
@@ -193,18 +230,18 @@ def _segment(name: str, value: str) -> str:
 def _credentials(parts: SplitResult, auth: tuple[str, str] | None) -> dict[str, str]:
     if parts.username is not None or parts.password is not None:
         if auth is not None:
-            raise InvalidInputError("a user is named both in url and by auth=; leave one of them out")
+            raise InvalidInputError("both url and auth= contain a user: pass only one of them")
         auth = unquote(parts.username or ""), unquote(parts.password or "")
     if auth is None:
         return {}
     match auth:
         case (str(user), str(password)) if ":" not in user:
             return {"Authorization": basic_authorization(user, password)}
-    raise InvalidInputError("auth is not a pair of a user, without a colon, and a password")
+    raise InvalidInputError("auth must be a (user, password) tuple of texts, without a colon in the user")
 
 
 def _checked_headers(headers: Mapping[str, str], credentials: Mapping[str, str]) -> dict[str, str]:
-    """Return all headers of a request; a message about one never has its value, which may be a secret."""
+    """Return all headers of a request. No error contains the value of a header, which may be a secret."""
     own = {"content-type", "content-length", "transfer-encoding", *map(str.lower, credentials)}
     for name, value in headers.items():
         if not isinstance(name, str) or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
@@ -214,3 +251,16 @@ def _checked_headers(headers: Mapping[str, str], credentials: Mapping[str, str])
         if not isinstance(value, str) or not re.fullmatch(r"[\t\x20-\x7e\xa0-\xff]*", value):
             raise InvalidInputError(f"headers: the value of {name!r} is not a line of Latin-1 text")
     return {**headers, **credentials, "Content-Type": Format.TEXT.content_type}
+
+
+def _grouping(url: EndpointUrl) -> dict[str, str]:
+    labels = {}
+    for pair in (url.options["grouping"] or "").split(","):
+        name, colon, text = pair.partition(":")
+        if pair and not colon:
+            raise ConfigurationError(
+                f"endpoint {url}: the option grouping is not a list of labels, such as shard:3,zone:a"
+            )
+        if pair:
+            labels[name] = text
+    return labels

@@ -1,7 +1,7 @@
-"""Reads what an application already counts with prometheus_client, as an aggregator.
+"""An aggregator over the metrics that an application counts with prometheus_client.
 
-Nothing is recorded here and nothing is registered. Each question collects the registry, so what an
-application's own collectors do to answer, such as asking a database, they do each time.
+It records and registers nothing. Each method collects the registry, so a custom collector that queries a
+database does so each time.
 """
 
 from __future__ import annotations
@@ -11,84 +11,65 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Any
 
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import REGISTRY
 
-from metrics_adapters.prometheus.collector import StoreExposition
+from metrics_adapters.prometheus.collector import FamilySource, RegisteredStore, registered_collectors
 from metrics_adapters.ranking import largest
 from metrics_framework.clock import SYSTEM_CLOCK, Clock, utc
 from metrics_framework.errors import InvalidInputError, UnknownMetricError, nearest
 from metrics_framework.exposition import formats
+from metrics_framework.exposition.names import BASE_UNITS
 from metrics_framework.log import log_event
 from metrics_framework.validation import plain_tags, safe_repr
 from metrics_framework.values import MetricType, MetricUnit, MetricValue, to_milliseconds
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
-_UNITS = {
-    unit.value: unit
-    for unit in (
-        MetricUnit.SECONDS,
-        MetricUnit.MILLISECONDS,
-        MetricUnit.MICROSECONDS,
-        MetricUnit.BYTES,
-        MetricUnit.KILOBYTES,
-        MetricUnit.MEGABYTES,
-        MetricUnit.PERCENT,
-    )
-}
+_UNITS = {unit.value: unit for unit in BASE_UNITS}
 _TIMES = (MetricUnit.SECONDS, MetricUnit.MILLISECONDS, MetricUnit.MICROSECONDS)
 _DISTRIBUTIONS = (MetricType.HISTOGRAM, MetricType.TIMER)
 _OWN_LABELS = {"histogram": "le", "gaugehistogram": "le", "summary": "quantile"}
-"""The label of a family's samples that names no series."""
-
-
-class Collects(Protocol):
-    """What is read: a `prometheus_client.CollectorRegistry`, or whatever else yields metric families."""
-
-    def collect(self) -> Iterable[Metric]:
-        """Return the families with their samples."""
-        ...
+"""The label of the format itself, by family type. It is not a tag of the series."""
 
 
 class RegistryAggregator:
     """A `MetricsAggregator` over the metrics of a prometheus_client registry.
 
-    Names are those that a server scrapes: a counter ends in ``_total``. `get_metric_summary` finds it without
-    the ending too. Labels are tags, the help text is ``metadata["help"]``, and the unit is what the name ends
-    in. Info, enum and untyped metrics are gauges. The registry's target information is no metric and is left
-    out, as are numbers that are not finite.
+    Names are the exposed names: that of a counter ends in ``_total``, but `get_metric_summary` also finds it
+    without the suffix. Labels are tags, the help text is ``metadata["help"]``, and the suffix of the name
+    tells the unit. Info, enum and untyped metrics are gauges. ``target_info`` and numbers that are not finite
+    are left out.
 
-    A histogram or summary whose name ends in a unit of time is a timer: like every duration of this library
-    its values are milliseconds, though the name keeps its ``_seconds``. Counters and gauges keep the unit
-    that their name says.
+    A histogram or summary whose name ends in a unit of time is a timer: like every duration of this library,
+    its values are milliseconds, although the name still ends in ``_seconds``. Counters and gauges keep the
+    unit of their name.
 
-    What a registry does not know is left out of summaries:
+    Summaries leave out the keys that a registry does not know:
 
-    - a counter has ``sum``, ``total``, ``rate`` and ``seconds``, but no ``count``: how often it was
-      incremented is not kept;
-    - a gauge has ``last`` alone, and not even that where it has several series: none of them speaks for all;
-    - a histogram has no ``min``, ``max`` and ``stddev``. Its quantiles are estimated as Prometheus'
-      ``histogram_quantile`` does: by linear interpolation within the bucket that the quantile falls in, whose
-      width bounds the error; past the highest finite bound they are that bound. Where bounds are below zero,
-      prometheus_client keeps no sum, and there is neither ``sum`` nor ``avg``;
-    - a summary has the quantiles that it exposes, where it is one series. One without a p95, such as
-      prometheus_client's own, is listed with its average as the value and never among the largest;
-    - ``seconds``, and with it ``rate``, is known unless ``_created`` samples are disabled. It is the time
-      since the oldest series was made.
+    - a counter has ``sum``, ``total``, ``rate`` and ``seconds``, but no ``count`` of its increments;
+    - a gauge has only ``last``, and no key at all if it has several series;
+    - a histogram has no ``min``, ``max`` and ``stddev``. Its quantiles are estimated like those of the
+      function ``histogram_quantile`` of Prometheus: by linear interpolation within a bucket, whose width
+      limits the error. Above the highest finite bound, the estimate is that bound. With bounds below zero,
+      prometheus_client keeps no sum, so ``sum`` and ``avg`` are missing too;
+    - a summary has the quantiles that it exposes, if it is a single series. One without a p95, such as those
+      of prometheus_client itself, is listed with its average as the value and is never among the largest;
+    - ``seconds`` is the time since the oldest series was created. It and ``rate`` are missing if ``_created``
+      samples are disabled.
 
-    What a `PrometheusCollector` exposes is left out: its store answers that itself. A collector that raises
-    costs its own metrics only; its first fault is logged. Values are read under
-    prometheus_client's own locks, so unlike the store this must not be asked in a signal handler.
+    The metrics of a `PrometheusCollector` are left out: use the aggregator of its store. A collector that
+    raises affects no other, and its first error is logged. Values are read under the locks of
+    prometheus_client, so do not use this in a signal handler.
 
     Args:
-        registry: What to read; prometheus_client's default registry by default.
-        clock: What the age of a series is measured by.
+        registry: The registry to read; by default the default registry of prometheus_client.
+        clock: Measures the age of series.
 
     Raises:
-        InvalidInputError: If ``registry`` is none.
+        InvalidInputError: If ``registry`` is not a registry.
 
     Example:
         >>> from prometheus_client import CollectorRegistry, Counter
@@ -98,21 +79,22 @@ class RegistryAggregator:
         3.0
     """
 
-    def __init__(self, registry: Collects = REGISTRY, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, registry: FamilySource = REGISTRY, clock: Clock = SYSTEM_CLOCK) -> None:
         if isinstance(registry, type) or not callable(getattr(registry, "collect", None)):
             raise InvalidInputError(
-                f"registry={safe_repr(registry)} is no registry; pass one, like prometheus_client.REGISTRY"
+                f"registry={safe_repr(registry)} is not a registry: pass a CollectorRegistry, such as"
+                " prometheus_client.REGISTRY"
             )
         self._registry = registry
         self._clock = clock
-        self._faulty: set[int] = set()
+        self._failing: set[int] = set()
 
     def get_metric_summary(self, metric_name: str, time_window: timedelta | None = None) -> dict[str, float]:
         """Summarize a metric since the start; see `MetricsAggregator.get_metric_summary`.
 
         Raises:
             UnknownMetricError: If the registry has no such metric.
-            InvalidInputError: If a window is asked for: a registry keeps totals and no history.
+            InvalidInputError: If ``time_window`` is given: a registry keeps totals, without history.
         """
         series = list(self._series())
         found = [one for one in series if one.name == metric_name] or [
@@ -125,15 +107,15 @@ class RegistryAggregator:
             )
         if time_window is not None:
             raise InvalidInputError(
-                f"time_window={safe_repr(time_window)} cannot be answered for {metric_name!r}: a registry"
-                " keeps totals and no history; pass None for since the start, or ask a Prometheus server"
+                f"time_window={safe_repr(time_window)} is not available for {metric_name!r}: a registry keeps"
+                " totals, without history; pass None for all values, or query a Prometheus server"
             )
         return _summary([one for one in found if one.metric_type is found[0].metric_type], self._now())
 
     def get_metrics_by_tag(self, tag_filter: dict[str, str]) -> list[MetricValue]:
         """Return the matching series; see `MetricsAggregator.get_metrics_by_tag`.
 
-        A histogram or summary that nothing was observed with is not among them.
+        A histogram or summary without observations is left out.
         """
         wanted = plain_tags(tag_filter).items()
         now, timestamp = self._now(), utc(self._clock)
@@ -166,7 +148,7 @@ class RegistryAggregator:
     def get_top_metrics(self, metric_type: MetricType, limit: int = 10) -> list[MetricValue]:
         """Return the largest of a type; see `MetricsAggregator.get_top_metrics`.
 
-        `MetricType.RATE` lists counters by what they grow by per second.
+        `MetricType.RATE` lists counters by their growth per second.
         """
         values = self.get_metrics_by_tag({})
         ranked = (v for v in values if v.metric_type not in _DISTRIBUTIONS or "p95" in v.metadata)
@@ -176,19 +158,17 @@ class RegistryAggregator:
         return self._clock.time_ns() / 1e9
 
     def _series(self) -> Iterator[_Series]:
-        # `collect` of a registry ends at the first collector that raises, so each is asked by itself. The
-        # attribute is private, but the same in prometheus_client 0.21 to 0.26. Copying it is one step, which
-        # needs no lock.
-        collectors = list(getattr(self._registry, "_collector_to_names", [self._registry]))
-        self._faulty.intersection_update(map(id, collectors))
+        # `collect` of a registry stops at the first collector that raises, so each is collected by itself.
+        collectors = registered_collectors(self._registry)
+        self._failing.intersection_update(map(id, collectors))
         for collector in collectors:
-            if isinstance(collector, StoreExposition):  # what a store can answer exactly itself
+            if isinstance(collector, RegisteredStore):  # its store has exact answers
                 continue
             try:
                 found = [one for metric in collector.collect() for one in _series_of(metric)]
-            except Exception as error:  # noqa: BLE001 - an application's own collector may raise anything
-                if id(collector) not in self._faulty:
-                    self._faulty.add(id(collector))
+            except Exception as error:  # noqa: BLE001 - a custom collector may raise anything
+                if id(collector) not in self._failing:
+                    self._failing.add(id(collector))
                     log_event(
                         "error", "collector failed", collector=safe_repr(collector), error=safe_repr(error)
                     )
@@ -198,15 +178,15 @@ class RegistryAggregator:
 
 @dataclass
 class _Series:
-    """One series of a registry; what is ``None`` or empty is not known.
+    """One series of a registry. Unknown values are ``None`` or empty.
 
     Attributes:
-        name: What it is exposed as.
-        family: What its family is called.
-        number: The total of a counter, the value of a gauge.
-        buckets: The number of values up to each bound, of a histogram.
-        quantiles: Share to value, of a summary.
-        created: When it was made, in seconds since the epoch.
+        name: The exposed name.
+        family: The name of the family.
+        number: The total of a counter, or the value of a gauge.
+        buckets: The number of values up to each bound of a histogram.
+        quantiles: Share to value of a summary.
+        created: The time of its creation, in seconds since the epoch.
     """
 
     name: str
@@ -314,15 +294,15 @@ def _whole(count: float) -> int | float:
 
 
 def _summary(series: Sequence[_Series], now: float) -> dict[str, float]:
-    """Return what is known of series of one name and type together."""
+    """Summarize series of one name and type together."""
     metric_type = series[0].metric_type
     if metric_type is MetricType.GAUGE:
         return {"last": series[0].number} if len(series) == 1 else {}
     if metric_type is MetricType.COUNTER:
         total = math.fsum(one.number for one in series)
-        return {"sum": total, "total": total, **_pace(series, total, now)}
+        return {"sum": total, "total": total, **_rate(series, total, now)}
     count = math.fsum(one.count or 0 for one in series)
-    summary: dict[str, float] = {"count": _whole(count), **_pace(series, count, now)}
+    summary: dict[str, float] = {"count": _whole(count), **_rate(series, count, now)}
     totals = [one.total for one in series if one.total is not None]
     if len(totals) == len(series):
         summary["sum"] = math.fsum(totals)
@@ -331,7 +311,7 @@ def _summary(series: Sequence[_Series], now: float) -> dict[str, float]:
     return {**summary, **_quantiles(series)}
 
 
-def _pace(series: Sequence[_Series], events: float, now: float) -> dict[str, float]:
+def _rate(series: Sequence[_Series], events: float, now: float) -> dict[str, float]:
     created = [one.created for one in series if one.created is not None]
     if len(created) < len(series):
         return {}
@@ -345,30 +325,31 @@ def _quantiles(series: Sequence[_Series]) -> dict[str, float]:
         return {key: exposed[share] for key, share in QUANTILES.items() if share in exposed}
     bounds = set(series[0].buckets)
     if any(set(one.buckets) != bounds for one in series):
-        return {}  # what fell between bounds that another series does not have is not known
+        return {}  # series with different buckets cannot be added
     cumulated = {bound: math.fsum(one.buckets[bound] for one in series) for bound in bounds}
     estimates = {key: histogram_quantile(share, cumulated) for key, share in QUANTILES.items()}
     return {key: value for key, value in estimates.items() if value is not None}
 
 
 def histogram_quantile(share: float, buckets: Mapping[float, float]) -> float | None:
-    """Estimate a quantile from classic buckets as Prometheus' function of that name does.
+    """Estimate a quantile from classic buckets, like the Prometheus function of the same name.
 
-    Values are taken to be spread evenly within a bucket; the first one begins at zero if its bound is above.
+    It assumes that values are spread evenly within a bucket, and that the first bucket begins at 0 if its
+    bound is positive.
 
     Args:
-        share: Which quantile: more than 0, at most 1.
-        buckets: The number of values up to each bound, infinity among them.
+        share: The quantile, above 0 and at most 1.
+        buckets: The number of values up to each bound, including infinity.
 
     Returns:
-        ``None`` where there are no values or no finite bound.
+        The estimate, or ``None`` if there are no values or no finite bound.
 
     Example:
         >>> histogram_quantile(0.5, {1: 2, 2: 6, float("inf"): 8})
         1.5
     """
     bounds = sorted(buckets)
-    # As there: counts that were read one after another may seem to fall, where a value came in between.
+    # As in Prometheus: counts that were read one after another seem to fall if a value was added in between.
     counts = list(accumulate((buckets[bound] for bound in bounds), max))
     if len(bounds) < 2 or bounds[-1] != math.inf or not counts[-1]:
         return None
@@ -381,5 +362,5 @@ def histogram_quantile(share: float, buckets: Mapping[float, float]) -> float | 
         begin, before = (0.0, 0.0) if end > 0 else (end, 0.0)
     else:
         begin, before = bounds[place - 1], counts[place - 1]
-    # Rounding may lead an ulp past the end.
+    # Rounding may exceed the end by an ulp.
     return min(begin + (end - begin) * (rank - before) / (counts[place] - before), end)

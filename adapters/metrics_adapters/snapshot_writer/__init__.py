@@ -1,8 +1,8 @@
-"""v1 snapshots on disk: writing them, recording that ends in them, and asking about those that are there."""
+"""v1 snapshots on disk: the writer, recorders that write their numbers, and the history of snapshots."""
 
 from typing import TYPE_CHECKING
 
-from metrics_adapters.snapshot_writer.aggregator import SnapshotAggregator
+from metrics_adapters.snapshot_writer.history import SnapshotAggregator
 from metrics_adapters.snapshot_writer.writer import SnapshotWriter
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ __all__ = ["SnapshotAggregator", "SnapshotCollector", "SnapshotTimer", "Snapshot
 
 
 def __getattr__(name: str) -> object:
-    if name in __all__:  # who writes a snapshot that is there needs nothing to record with
+    if name in __all__:  # imported on use: a system that only writes snapshots does not need the recorders
         from metrics_adapters.snapshot_writer import recorders
 
         return getattr(recorders, name)

@@ -1,34 +1,39 @@
-"""The index of a source of snapshots: thousands of files are opened once, and asked about for ever.
+"""The index of a folder of snapshots: each file is opened and parsed once, and queried from then on.
 
-The files are the truth. The index can be built from them at any time, and is, where it is missing, of another
-version, damaged, or says of a file something else than the file system does. It is one SQLite database that
-is never changed in place: whoever finds it stale writes a new one under a temporary name, flushes it and
-gives it the index's name. So nobody waits for anybody, a kill leaves a whole index, and several processes at
-once only do the same work twice. Connections are opened for one question, and none crosses a fork.
+The files are the truth. An index that is missing, damaged, of another version, or out of date is built again
+from them. It is one SQLite database that is never changed in place: a process that finds it out of date
+writes a new one and replaces the file. So there are no locks, a killed process leaves a complete index, and
+processes that update it at the same time only repeat work. A connection is opened for each query, so none
+crosses a fork.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import stat
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b, sha256
 from pathlib import Path
-from uuid import uuid4
+from typing import Any, NamedTuple
 
-from metrics_adapters.snapshot_writer.entries import LINES, read_entries
-from metrics_framework.errors import OutputError
-from metrics_framework.snapshots.files import read_content
+from metrics_framework.errors import OutputError, SnapshotError
+from metrics_framework.runtime.atomic_files import AtomicFile, remove_leftovers
+from metrics_framework.snapshots import PerformanceSnapshot
+from metrics_framework.snapshots.files import parse_document, read_content
 
 INDEX_NAME = ".history.sqlite"
-"""The index, in the folder that it is of."""
+"""The index of a folder, in that folder."""
 
 FLAMEIQ_HISTORY = "history.jsonl"
-"""The file with a snapshot a line that a folder may hold: FlameIQ keeps it beside its baseline."""
+"""A file with one snapshot per line. FlameIQ keeps it beside its baseline."""
+
+JSON_LINES_SUFFIX = ".jsonl"
 
 _SCHEMA = """
 CREATE TABLE listing (digest BLOB);
@@ -41,51 +46,56 @@ CREATE TABLE keys (id INTEGER PRIMARY KEY, key BLOB UNIQUE);
 CREATE TABLE measurements (key INTEGER, run INTEGER, value REAL, PRIMARY KEY (key, run)) WITHOUT ROWID;
 """
 _VERSION = b"metrics-framework history 1\n"
-"""What follows the database in an index, with its checksum; another layout is another version."""
+"""Follows the database in an index file, before its checksum. Another schema is another version."""
 
-_KEEPS = hasattr(sqlite3.Connection, "serialize")
-"""Whether an index can be kept; where SQLite was built without that, files are read with each question."""
+_TRAILER_BYTES = len(_VERSION) + 4
 
-_TRAILER = len(_VERSION) + 4
-_TEMPORARY = ".history-{}.tmp"
-_ABANDONED_SECONDS = 3600.0
-_BATCH = 50_000
-_UNSETTLED_NS = 100_000_000
-"""How old a change has to be: a second one within the same tick of the file system's clock would not show."""
+_CAN_SERIALIZE = hasattr(sqlite3.Connection, "serialize")
+"""Whether an index can be stored. If SQLite was built without it, each query reads all files."""
 
-_UNSETTLED = ""
-"""The stamp of a file that was changed just now: it is read once more."""
+_INSERT_BATCH_ROWS = 50_000
 
+_RECENT_NS = 100_000_000
+"""A file that changed this recently is read again: a change in the same clock tick would not show."""
+
+_RECENT_STAMP = ""
+"""The stamp of a file that changed recently. It differs from every other, so the file is read again."""
+
+_MAX_LISTED_PROBLEMS = 3
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 _File = tuple[int, int]
-"""What the file system says of a file: its size, and when it was changed, in nanoseconds since 1970."""
+"""A file as the file system describes it: its size, and its modification time in nanoseconds since 1970."""
 
 
 class SourceIndex:
-    """The index of a folder, or of one file.
+    """The index of one source: a folder, or a single file.
 
-    A folder's index is a hidden file in it. Where it cannot be written, it is in the user's cache; where that
-    cannot be either, and for a source that is one file, it is kept in memory.
+    The index of a folder is a hidden file in it. If that cannot be written, the index is in the user's cache.
+    If that fails too, or the source is a single file, it is kept in memory.
 
     Args:
-        source: The folder, which need not exist yet, or a file.
+        source: A folder, which need not exist yet, or a file.
     """
 
     def __init__(self, source: Path) -> None:
         self.source = source
         self.unread: dict[str, str] = {}
-        """Files that could not be read when they were last looked at, and why."""
+        """Files that could not be read at the last update, and why."""
         self._in_memory: bytes | None = None
-        self._whole: dict[Path, tuple[int, int, int]] = {}
+        self._intact: dict[Path, tuple[int, int, int]] = {}
 
     @property
     def folder(self) -> Path:
-        """The folder that the files are in."""
+        """The folder of the files."""
         return self.source.parent if self._is_file() else self.source
 
     @contextmanager
     def connected(self) -> Iterator[sqlite3.Connection]:
-        """Bring the index up to date and ask it.
+        """Bring the index up to date, and yield a connection to it.
 
         Raises:
             OutputError: If the source cannot be listed.
@@ -102,7 +112,7 @@ class SourceIndex:
     # -- the files -------------------------------------------------------------------------------------
 
     def _is_file(self) -> bool:
-        return self.source.suffix in (".json", LINES) and not self.source.is_dir()
+        return self.source.suffix in (".json", JSON_LINES_SUFFIX) and not self.source.is_dir()
 
     def _scan(self) -> dict[str, _File]:
         try:
@@ -118,40 +128,40 @@ class SourceIndex:
 
     # -- finding an index ------------------------------------------------------------------------------
 
-    def _homes(self) -> list[Path]:
+    def _index_paths(self) -> list[Path]:
         if self._is_file():
             return []
-        homes = [self.source / INDEX_NAME]
-        with suppress(OSError, RuntimeError):  # a user without a home
+        paths = [self.source / INDEX_NAME]
+        with suppress(OSError, RuntimeError):  # the user has no home folder
             cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
             name = sha256(os.fsencode(self.source.resolve())).hexdigest()[:32]
-            homes.append(cache / "metrics-framework" / "history" / f"{name}.sqlite")
-        return homes
+            paths.append(cache / "metrics-framework" / "history" / f"{name}.sqlite")
+        return paths
 
     def _find(self, seen: dict[str, _File]) -> tuple[sqlite3.Connection | None, bytes | None]:
-        """Return a connection to an index that is up to date, or else the content of one that is not."""
-        if not _KEEPS:
+        """Return a connection to an index that is up to date, or the content of one that is out of date."""
+        if not _CAN_SERIALIZE:
             return None, None
         stale = self._in_memory
         if stale is not None and (connection := _if_fresh(_loaded(stale), seen)):
             return connection, None
-        for home in self._homes():
+        for path in self._index_paths():
             with suppress(OSError, sqlite3.Error):
-                if self._is_whole(home):
-                    address = f"{home.absolute().as_uri()}?mode=ro&immutable=1"
+                if self._is_intact_file(path):
+                    address = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
                     if connection := _if_fresh(sqlite3.connect(address, uri=True), seen):
                         return connection, None
-                    stale = home.read_bytes()
+                    stale = path.read_bytes()
         return None, stale
 
-    def _is_whole(self, home: Path) -> bool:
-        """Say whether an index is as it was written; the same file is read through for that once."""
-        status = home.stat()
+    def _is_intact_file(self, path: Path) -> bool:
+        """Return whether the checksum of an index is right. Each file is read for this only once."""
+        status = path.stat()
         identity = (status.st_ino, status.st_size, status.st_mtime_ns)
-        if self._whole.get(home) != identity:
-            if not _is_intact(home.read_bytes()):
+        if self._intact.get(path) != identity:
+            if not _is_intact(path.read_bytes()):
                 return False
-            self._whole[home] = identity
+            self._intact[path] = identity
         return True
 
     # -- renewing it -----------------------------------------------------------------------------------
@@ -167,27 +177,27 @@ class SourceIndex:
         return connection
 
     def _update(self, connection: sqlite3.Connection, seen: dict[str, _File]) -> bool:
-        """Make the index say what the files say, and return whether anything had changed."""
+        """Bring the database up to date with the files, and return whether anything changed."""
         known = _stamps(connection)
         outdated = {name for name, stamp in known.items() if name not in seen or _stamp(seen[name]) != stamp}
         if outdated:
             _remove(connection, outdated)
-        adding = _Adding(connection)
+        inserter = _Inserter(connection)
         unread: dict[str, str] = {}
         is_complete, changed = True, bool(outdated)
         for name in seen.keys() - (known.keys() - outdated):
             file = seen[name]
-            is_settled = abs(time.time_ns() - file[1]) >= _UNSETTLED_NS
+            is_recent = abs(time.time_ns() - file[1]) < _RECENT_NS
             try:
                 content = read_content(self.folder / name)
             except OutputError as error:
                 is_complete = False
-                if not isinstance(error.__cause__, FileNotFoundError):  # removed since it was listed
+                if not isinstance(error.__cause__, FileNotFoundError):  # removed since the listing
                     unread[name] = str(error)
                 continue
-            adding.add(name, file, _stamp(file) if is_settled else _UNSETTLED, content)
-            is_complete, changed = is_complete and is_settled, True
-        adding.finish()
+            inserter.add(name, file, _RECENT_STAMP if is_recent else _stamp(file), content)
+            is_complete, changed = is_complete and not is_recent, True
+        inserter.finish()
         connection.execute("DELETE FROM listing")
         if is_complete:
             connection.execute("INSERT INTO listing VALUES (?)", [_digest(seen)])
@@ -196,19 +206,20 @@ class SourceIndex:
         return changed
 
     def _save(self, connection: sqlite3.Connection) -> None:
-        if not _KEEPS:
+        if not _CAN_SERIALIZE:
             return
         database = connection.serialize()
         content = database + _VERSION + zlib.crc32(database).to_bytes(4, "big")
-        for home in self._homes():
+        for path in self._index_paths():
             with suppress(OSError):
-                _replace(home, content)
+                if path.name != INDEX_NAME:  # in the cache, which only the user may read
+                    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                remove_leftovers(path.parent)
+                with AtomicFile(path.parent, content) as file:
+                    file.replace(path)
                 self._in_memory = None
                 return
         self._in_memory = content
-
-
-# -- files -------------------------------------------------------------------------------------------------
 
 
 def _listed(entries: Iterable[os.DirEntry[str]]) -> Iterator[tuple[str, _File]]:
@@ -223,47 +234,17 @@ def _listed(entries: Iterable[os.DirEntry[str]]) -> Iterator[tuple[str, _File]]:
                 yield name, (status.st_size, status.st_mtime_ns)
 
 
-def _replace(home: Path, content: bytes) -> None:
-    """Write an index under a temporary name, and give it its own when it is whole.
-
-    Raises:
-        OSError: If the disk refuses.
-    """
-    if home.name != INDEX_NAME:  # what is in the cache is nobody else's business
-        home.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _remove_abandoned(home.parent)
-    temporary = home.with_name(_TEMPORARY.format(uuid4().hex))
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(home)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove what killed processes left; of those that live, none takes so long."""
-    for path in folder.glob(_TEMPORARY.format("*")):
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
-                path.unlink()
-
-
 # -- the database ------------------------------------------------------------------------------------------
 
 
 def _is_intact(content: bytes) -> bool:
-    database, version, checksum = content[:-_TRAILER], content[-_TRAILER:-4], content[-4:]
+    database, version, checksum = content[:-_TRAILER_BYTES], content[-_TRAILER_BYTES:-4], content[-4:]
     return version == _VERSION and zlib.crc32(database) == int.from_bytes(checksum, "big")
 
 
 def _loaded(content: bytes) -> sqlite3.Connection:
     connection = sqlite3.connect(":memory:")
-    connection.deserialize(content[:-_TRAILER])
+    connection.deserialize(content[:-_TRAILER_BYTES])
     return connection
 
 
@@ -274,7 +255,7 @@ def _empty() -> sqlite3.Connection:
 
 
 def _if_fresh(connection: sqlite3.Connection, seen: dict[str, _File]) -> sqlite3.Connection | None:
-    """Return the connection, or close it where the index says something else than the file system."""
+    """Return the connection, or close it if the index does not match the files."""
     try:
         if connection.execute("SELECT digest FROM listing").fetchone() == (_digest(seen),):
             return connection
@@ -286,13 +267,13 @@ def _if_fresh(connection: sqlite3.Connection, seen: dict[str, _File]) -> sqlite3
 
 
 def _stamp(file: _File) -> str:
-    """Return what differs where a file does."""
+    """Return a text that changes if the file does."""
     size, changed_ns = file
     return f"{size} {changed_ns}"
 
 
 def _digest(files: dict[str, _File]) -> bytes:
-    """Return what differs where any file does."""
+    """Return a digest that changes if any file does."""
     listed = "/".join([f"{name}/{size}/{changed}" for name, (size, changed) in sorted(files.items())])
     return blake2b(os.fsencode(listed), digest_size=16).digest()
 
@@ -315,8 +296,8 @@ def _remove(connection: sqlite3.Connection, names: Iterable[str]) -> None:
     connection.execute("DROP TABLE outdated")
 
 
-class _Adding:
-    """Puts files into an index, many numbers at once."""
+class _Inserter:
+    """Inserts files into an index, many measurements at once."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -326,23 +307,23 @@ class _Adding:
         self._measured: list[tuple[int, int, float]] = []
 
     def add(self, name: str, file: _File, stamp: str, content: bytes) -> None:
-        """Put one file into it."""
-        entries, problem = read_entries(content, name, file[1])
+        """Insert one file."""
+        snapshots, problem = parse_snapshots(content, name, file[1])
         file_id = self._insert(
             "INSERT INTO files (name, stamp, problem) VALUES (?, ?, ?)", os.fsencode(name), stamp, problem
         )
-        for entry in entries:
+        for one in snapshots:
             run_id = self._insert(
                 "INSERT INTO runs (file, line, digest, moment, context) VALUES (?, ?, ?, ?, ?)",
-                *(file_id, entry.line, entry.digest, entry.moment, entry.context),
+                *(file_id, one.line, one.digest, one.moment, one.context),
             )
-            for key, value in entry.measurements.items():
-                self._measured.append((self._key(stored(key)), run_id, value))
-        if len(self._measured) >= _BATCH:
+            for key, value in one.measurements.items():
+                self._measured.append((self._key(encode_key(key)), run_id, value))
+        if len(self._measured) >= _INSERT_BATCH_ROWS:
             self.finish()
 
     def finish(self) -> None:
-        """Put what is left into it."""
+        """Insert the measurements that are not inserted yet."""
         self._measured.sort()
         self._connection.executemany("INSERT INTO measurements VALUES (?, ?, ?)", self._measured)
         self._measured.clear()
@@ -359,11 +340,95 @@ class _Adding:
         return row
 
 
-def stored(key: str) -> bytes:
-    """Return a key as the index holds it: JSON may hold halves of characters, which are no text."""
+def encode_key(key: str) -> bytes:
+    """Return a key as the index stores it. JSON may contain lone surrogates, which are not valid text."""
     return key.encode("utf-8", "surrogatepass")
 
 
-def restored(key: bytes) -> str:
-    """Return the key that was stored."""
+def decode_key(key: bytes) -> str:
+    """Return the key that `encode_key` encoded."""
     return key.decode("utf-8", "surrogatepass")
+
+
+# -- the content of files ----------------------------------------------------------------------------------
+
+
+class ParsedSnapshot(NamedTuple):
+    """One snapshot of a file, as an index stores it.
+
+    Attributes:
+        line: The line in the file, from 1; 0 for the only snapshot of a file.
+        digest: Equal for the same run in several files. Empty for a run without an id.
+        moment: The time of the run, in microseconds since 1970.
+        context: Run id, commit, branch, environment and tags, as a JSON array.
+        measurements: Flat key to number.
+    """
+
+    line: int
+    digest: bytes
+    moment: int
+    context: str
+    measurements: dict[str, float]
+
+
+def parse_snapshots(content: bytes, name: str, written_ns: int) -> tuple[list[ParsedSnapshot], str | None]:
+    """Return the valid snapshots of a file, and what is wrong with the others.
+
+    Args:
+        content: The content of the file.
+        name: The name of the file. Its suffix tells whether each line is a snapshot.
+        written_ns: The modification time, which replaces a missing timestamp.
+    """
+    found: list[ParsedSnapshot] = []
+    problems: list[str] = []
+    # A file system may have years that `datetime` does not.
+    written = min(max(written_ns // 1_000, moment_of(_FIRST)), moment_of(_LAST))
+    has_lines = name.endswith(JSON_LINES_SUFFIX)
+    for number, text in _lines(content) if has_lines else [(0, content)]:
+        try:
+            found.append(_parsed(parse_document(text), number, written))
+        except SnapshotError as error:
+            place = f"line {number}: " if has_lines else ""
+            problems.append(place + "; ".join(_first(error.violations)))
+    return found, "; ".join(_first(problems)) or None
+
+
+def moment_of(timestamp: datetime) -> int:
+    """Return a time as microseconds since 1970."""
+    return (timestamp - _EPOCH) // _MICROSECOND
+
+
+def timestamp_of(moment: int) -> datetime:
+    """Return a time from microseconds since 1970, in UTC."""
+    return _EPOCH + timedelta(microseconds=moment)
+
+
+def _parsed(document: Any, line: int, written: int) -> ParsedSnapshot:
+    snapshot = PerformanceSnapshot.from_dict(document)
+    metadata, given = snapshot.metadata, document.get("metadata", {})
+    run_id = metadata.run_id if "run_id" in given else None
+    context = json.dumps(
+        [run_id, metadata.commit, metadata.branch, metadata.environment.value, metadata.tags], sort_keys=True
+    )
+    moment = moment_of(metadata.timestamp) if "timestamp" in given else written
+    measurements = snapshot.metrics.flat()
+    digest = _run_digest(run_id, context, moment, measurements)
+    return ParsedSnapshot(line, digest, moment, context, measurements)
+
+
+def _run_digest(run_id: str | None, context: str, moment: int, measurements: Mapping[str, float]) -> bytes:
+    if run_id is None:
+        return b""
+    text = f"{context} {moment} {sorted(measurements.items())}"
+    return blake2b(text.encode("utf-8", "backslashreplace"), digest_size=16).digest()
+
+
+def _lines(content: bytes) -> Iterator[tuple[int, bytes]]:
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if line.strip():
+            yield number, line
+
+
+def _first(lines: list[str] | tuple[str, ...]) -> list[str]:
+    more = len(lines) - _MAX_LISTED_PROBLEMS
+    return [*lines[:_MAX_LISTED_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]

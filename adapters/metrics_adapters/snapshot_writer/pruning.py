@@ -1,4 +1,4 @@
-"""Which snapshots of a folder are removed: the oldest, by age and by size, and never a baseline."""
+"""Retention: removes the oldest snapshots of a folder, by age and by total size, but never a baseline."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from pathlib import Path
 
 from metrics_framework.clock import Clock, utc
 from metrics_framework.runtime.atomic_files import remove_abandoned
-from metrics_framework.snapshots.distributions import SUFFIX as SIDECAR
+from metrics_framework.snapshots.distributions import SIDECAR_SUFFIX
 from metrics_framework.snapshots.v1 import PerformanceSnapshot
 from metrics_framework.validation import check_positive
 
-BASELINE = ".baseline"
-"""A file ``NAME.baseline`` beside ``NAME.json``, whatever is in it, keeps the snapshot and its sidecar."""
+BASELINE_SUFFIX = ".baseline"
+"""A file ``NAME.baseline`` beside ``NAME.json``, with any content, keeps the snapshot and its sidecar."""
 
 ORPHAN_SECONDS = 3_600.0
-"""How old a sidecar without a snapshot is when it is removed: whoever copies a pair needs a while."""
+"""Age at which a sidecar without a snapshot is removed. Copying a pair of files takes a while."""
 
-SNAPSHOT = ".json"
+SNAPSHOT_SUFFIX = ".json"
 
 _STEM = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[0-9A-Za-z]+(-\d+)?")
 
 
 def moment_text(moment: datetime) -> str:
-    """Return a time in UTC as file names begin: of fixed width, so that texts sort by age."""
+    """Return a time as file names begin: in UTC and of fixed width, so that names sort by age."""
     text = moment.astimezone(UTC).isoformat(timespec="microseconds")
     return re.sub("[-:]", "", text.partition("+")[0])
 
 
 def stem_of(snapshot: PerformanceSnapshot) -> str:
-    """Return the name of a snapshot's file without its ending: its time and the start of its run's id."""
+    """Return the name of a snapshot's file without its suffix: the time and the start of the run's id."""
     run = re.sub(r"[^0-9A-Za-z]", "", snapshot.metadata.run_id)[:8] or "run"
     return f"{moment_text(snapshot.metadata.timestamp)}Z-{run}"
 
@@ -41,14 +41,14 @@ def stem_of(snapshot: PerformanceSnapshot) -> str:
 class Pruner:
     """Keeps a folder of snapshots within limits: removes the oldest, each with its sidecar.
 
-    Only files that are named as a `SnapshotWriter` names them are ever removed. The newest stays, and so do
-    baselines, also where a limit is passed thereby.
+    It removes only files with names that a `SnapshotWriter` gives. It keeps the newest snapshot and all
+    baselines, even beyond a limit.
 
     Args:
         folder: The folder.
-        retention_days: How old a snapshot becomes, by the time in its name; as old as can be by default.
-        max_bytes: How large all of them together become; without a limit by default.
-        clock: What tells the present time.
+        retention_days: Maximum age of a snapshot, by the time in its name. Unlimited by default.
+        max_bytes: Maximum total size of all snapshots and sidecars. Unlimited by default.
+        clock: Tells the current time.
 
     Raises:
         InvalidInputError: If a limit is not positive.
@@ -66,63 +66,63 @@ class Pruner:
         self._clock = clock
 
     def prune(self, written: Path) -> None:
-        """Remove what is too old or too much, and sidecars whose snapshots were never finished.
+        """Remove snapshots beyond the limits, and sidecars whose snapshots were never finished.
 
         Args:
-            written: The snapshot that was just written, which stays as the newest does.
+            written: The snapshot that was just written, which is kept as the newest is.
 
         Raises:
-            OSError: If something cannot be removed; all the rest was.
+            OSError: If a file cannot be removed. All others are removed.
         """
         entries = {entry.name: entry for entry in os.scandir(self._folder)}
         self._remove_orphans(entries)
         if self._retention_days is None and self._max_bytes is None:
             return
-        stems = sorted(_stems(entries, SNAPSHOT))  # by age, as their names begin with the time
+        stems = sorted(_stems(entries, SNAPSHOT_SUFFIX))  # by age: a name begins with the time
         total = 0 if self._max_bytes is None else sum(_size(entries, stem) for stem in stems)
         oldest = self._oldest_moment()
-        problem: OSError | None = None
+        last_error: OSError | None = None
         for stem in stems[:-1]:
-            is_too_much = self._max_bytes is not None and total > self._max_bytes
-            if not is_too_much and stem >= oldest:
-                break  # nor is any later one
-            if f"{stem}{BASELINE}" in entries or stem == written.stem:
+            is_over_size = self._max_bytes is not None and total > self._max_bytes
+            if not is_over_size and stem >= oldest:
+                break  # all later ones are newer
+            if f"{stem}{BASELINE_SUFFIX}" in entries or stem == written.stem:
                 continue
             try:
                 self._remove(stem)
                 total -= _size(entries, stem)
             except OSError as error:
-                problem = error
-        if problem is not None:
-            raise problem
+                last_error = error
+        if last_error is not None:
+            raise last_error
 
     def _oldest_moment(self) -> str:
         if self._retention_days is None:
             return ""
         try:
             return moment_text(utc(self._clock) - timedelta(days=self._retention_days))
-        except OverflowError:  # before the first year
+        except OverflowError:  # before the year 1
             return ""
 
     def _remove(self, stem: str) -> None:
-        if (self._folder / f"{stem}{BASELINE}").exists():
-            return  # it was made one just now
-        # First the snapshot: nothing that can be read names a sidecar that is not there.
-        (self._folder / f"{stem}{SNAPSHOT}").unlink(missing_ok=True)
-        (self._folder / f"{stem}{SIDECAR}").unlink(missing_ok=True)
+        if (self._folder / f"{stem}{BASELINE_SUFFIX}").exists():
+            return  # it became a baseline since the folder was listed
+        # The snapshot first, so that no snapshot names a sidecar that does not exist.
+        (self._folder / f"{stem}{SNAPSHOT_SUFFIX}").unlink(missing_ok=True)
+        (self._folder / f"{stem}{SIDECAR_SUFFIX}").unlink(missing_ok=True)
 
     def _remove_orphans(self, entries: Mapping[str, os.DirEntry[str]]) -> None:
         now = self._clock.time_ns() / 1e9
-        for stem in _stems(entries, SIDECAR):
-            name = f"{stem}{SIDECAR}"
-            if f"{stem}{SNAPSHOT}" not in entries and now - _modified(entries[name]) > ORPHAN_SECONDS:
-                remove_abandoned(self._folder / name, unless=self._folder / f"{stem}{SNAPSHOT}")
+        for stem in _stems(entries, SIDECAR_SUFFIX):
+            name = f"{stem}{SIDECAR_SUFFIX}"
+            if f"{stem}{SNAPSHOT_SUFFIX}" not in entries and now - _modified(entries[name]) > ORPHAN_SECONDS:
+                remove_abandoned(self._folder / name, unless=self._folder / f"{stem}{SNAPSHOT_SUFFIX}")
 
 
-def _stems(names: Iterable[str], ending: str) -> Iterator[str]:
-    """Yield the names with that ending, without it, of files that are named as a writer names them."""
+def _stems(names: Iterable[str], suffix: str) -> Iterator[str]:
+    """Yield the names that a writer gives, without their suffix, of files with that suffix."""
     for name in names:
-        stem = name.removesuffix(ending)
+        stem = name.removesuffix(suffix)
         if stem != name and _STEM.fullmatch(stem):
             yield stem
 
@@ -130,7 +130,7 @@ def _stems(names: Iterable[str], ending: str) -> Iterator[str]:
 def _size(entries: Mapping[str, os.DirEntry[str]], stem: str) -> int:
     """Return the bytes of a snapshot and its sidecar."""
     size = 0
-    for name in (f"{stem}{SNAPSHOT}", f"{stem}{SIDECAR}"):
+    for name in (f"{stem}{SNAPSHOT_SUFFIX}", f"{stem}{SIDECAR_SUFFIX}"):
         if name in entries:
             with suppress(OSError):  # another writer removed it
                 size += entries[name].stat(follow_symlinks=False).st_size

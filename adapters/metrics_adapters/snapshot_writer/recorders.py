@@ -1,8 +1,7 @@
-"""Recording that ends in files: the in-memory views of a store, whose numbers are written as snapshots."""
+"""Recorders that write snapshots: the in-memory collector, timer and tracker, with files at the end."""
 
 from __future__ import annotations
 
-import os
 import threading
 from pathlib import Path
 from typing import Self
@@ -13,12 +12,13 @@ from metrics_adapters.snapshot_writer.writer import DEFAULT_FOLDER, SnapshotWrit
 from metrics_framework.config import Settings
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.recording import Store
+from metrics_framework.runtime.fork import ForkOrder, run_after_fork
 from metrics_framework.snapshots import PerformanceSnapshot
 from metrics_framework.system import MetricsSystem
 
 
-class _Writing:
-    """The one system that writes a store: one of its own, until the application makes one of the views."""
+class _StoreWriter:
+    """The system that writes a store: its own, until the application passes a recorder to another system."""
 
     def __init__(self, store: Store, writer: SnapshotWriter) -> None:
         self.writer = writer
@@ -28,36 +28,35 @@ class _Writing:
         self.is_own = True
 
     @classmethod
-    def of(cls, store: Store, folder: str | Path | SnapshotWriter) -> _Writing:
+    def of(cls, store: Store, folder: str | Path | SnapshotWriter) -> _StoreWriter:
         writer = folder if isinstance(folder, SnapshotWriter) else SnapshotWriter(folder, clock=store.clock)
-        with _MAKING:
-            writing = _WRITINGS.get(id(store))
-            if writing is None:
-                writing = _WRITINGS[id(store)] = cls(store, writer)
-        if writing.writer != writer:
+        with _lock:
+            store_writer = _STORE_WRITERS.get(id(store))
+            if store_writer is None:
+                store_writer = _STORE_WRITERS[id(store)] = cls(store, writer)
+        if store_writer.writer != writer:
             raise InvalidInputError(
-                f"this store is written into {str(writing.writer.folder)!r} already, and not into"
-                f" {str(writer.folder)!r}: pass another writer to MetricsSystem(outputs=…)"
+                f"this store is already written to {str(store_writer.writer.folder)!r}, not to"
+                f" {str(writer.folder)!r}: for a second folder, pass a writer to MetricsSystem(outputs=…)"
             )
-        return writing
+        return store_writer
 
 
-# By identity, as a system keeps its store alive: a dictionary of stores would never be rid of one.
-_WRITINGS: WeakValueDictionary[int, _Writing] = WeakValueDictionary()
-_MAKING = threading.Lock()
+# Keyed by identity: the values keep their stores alive, so keys that are stores would never be collected.
+_STORE_WRITERS: WeakValueDictionary[int, _StoreWriter] = WeakValueDictionary()
+_lock = threading.Lock()
 
 
-def _begin_in_child() -> None:
-    global _MAKING  # noqa: PLW0603 - another thread of the parent may have held it
-    _MAKING = threading.Lock()
+def _reset_lock() -> None:
+    global _lock  # noqa: PLW0603
+    _lock = threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_in_child)
+run_after_fork(_reset_lock, ForkOrder.LOCKS)
 
 
-class _Written:
-    """What the views have in common: the numbers of their store become files."""
+class _SnapshotRecorder:
+    """Base class of the recorders: writes the numbers of their store to files."""
 
     store: Store
 
@@ -68,39 +67,39 @@ class _Written:
         *,
         collection_interval: float | None = None,
     ) -> None:
-        super().__init__(store)  # type: ignore[call-arg] # that of the view, which is beside this class
+        super().__init__(store)  # type: ignore[call-arg] # of the in-memory class, the other base
         config = {"collection_interval": collection_interval}
-        Settings.parse(config)  # whoever is refused leaves nothing behind that would write at the exit
-        self._writing = _Writing.of(self.store, folder)
-        self._writing.system.initialize_metrics(config)
+        Settings.parse(config)  # an invalid interval must not leave a system that writes at exit
+        self._store_writer = _StoreWriter.of(self.store, folder)
+        self._store_writer.system.initialize_metrics(config)
 
     def snapshot(self) -> PerformanceSnapshot:
-        """Return what was recorded since the start; see `MetricsSystem.snapshot`."""
-        return self._writing.system.snapshot()
+        """Return a snapshot of everything since the start; see `MetricsSystem.snapshot`."""
+        return self._store_writer.system.snapshot()
 
     def write(self) -> Path:
-        """Write a snapshot of what was recorded since the start, now.
+        """Write a snapshot of everything since the start.
 
         Returns:
             The path of the file.
 
         Raises:
-            OutputError: If the disk refuses.
+            OutputError: If the disk refuses the file.
         """
-        snapshot, report = self._writing.system.build_snapshot()
-        return self._writing.writer.write(snapshot, report.distributions)
+        snapshot, report = self._store_writer.system.build_snapshot()
+        return self._store_writer.writer.write(snapshot, report.distributions)
 
     def close(self) -> None:
-        """Write the final snapshot; a second call does nothing, nor does one for the part of a system."""
-        if self._writing.is_own:
-            self._writing.system.shutdown_metrics()
+        """Write the final snapshot. Does nothing on a second call, or if a system does the writing."""
+        if self._store_writer.is_own:
+            self._store_writer.system.shutdown_metrics()
 
     def join_system(self, system: MetricsSystem) -> None:
-        """Leave the writing to a system that this became a part of; the system calls it."""
-        writing = self._writing
-        if writing.system is not system:
-            system.take_over(writing.system)
-            writing.system, writing.is_own = system, False
+        """Leave the writing to a system that received this recorder. The system calls it."""
+        store_writer = self._store_writer
+        if store_writer.system is not system:
+            system.take_over(store_writer.system)
+            store_writer.system, store_writer.is_own = system, False
 
     def __enter__(self) -> Self:
         return self
@@ -109,24 +108,24 @@ class _Written:
         self.close()
 
 
-class SnapshotCollector(_Written, InMemoryCollector):
-    """A `MetricCollector` whose numbers end in v1 snapshots.
+class SnapshotCollector(_SnapshotRecorder, InMemoryCollector):
+    """A `MetricCollector` that writes v1 snapshots of its numbers.
 
-    It records as the in-memory one does. The final snapshot is written by `close`, at the end of a ``with``
-    block, or at the interpreter's exit, also after an exception that nobody caught. `os._exit` and a signal
-    that kills leave what an interval has written.
+    It records as the in-memory collector does. The final snapshot is written by `close`, at the end of a
+    ``with`` block, or at the interpreter's exit, also after an uncaught exception. After `os._exit` or a
+    fatal signal, only the snapshots of earlier intervals exist.
 
-    All views of one store write it together, once. A `MetricsSystem` that is made of one goes on with it: it
-    writes at the interval and its end, and at the interpreter's exit, and `close` is left to it.
+    All recorders of one store write it together, once. A `MetricsSystem` that receives one takes over: it
+    writes at its interval, at its end and at the interpreter's exit, and `close` does nothing.
 
     Args:
-        folder: Where the files go, or the `SnapshotWriter` that writes them.
-        store: Where to keep numbers; a store of its own by default.
-        collection_interval: Seconds between two readings of the machine, and two snapshots; by default there
-            is the final one alone.
+        folder: The folder for the files, or the `SnapshotWriter` that writes them.
+        store: Keeps the numbers. A new store by default.
+        collection_interval: Seconds between two snapshots, each with a reading of the machine. By default
+            only the final snapshot is written.
 
     Raises:
-        InvalidInputError: If the store is written into another folder already.
+        InvalidInputError: If the store is already written to another folder.
         ConfigurationError: If the interval is not positive.
 
     Example:
@@ -139,15 +138,15 @@ class SnapshotCollector(_Written, InMemoryCollector):
     """
 
 
-class SnapshotTimer(_Written, InMemoryTimer):
-    """A `PerformanceTimer` whose durations end in v1 snapshots: the busiest operation is their latency.
+class SnapshotTimer(_SnapshotRecorder, InMemoryTimer):
+    """A `PerformanceTimer` that writes v1 snapshots. The operation with most records is their latency.
 
-    Arguments, and when files are written, are those of `SnapshotCollector`.
+    The arguments, and when files are written, are those of `SnapshotCollector`.
     """
 
 
-class SnapshotTracker(_Written, InMemoryTracker):
-    """A `SuccessFailureTracker` whose success rates end in v1 snapshots.
+class SnapshotTracker(_SnapshotRecorder, InMemoryTracker):
+    """A `SuccessFailureTracker` that writes v1 snapshots of its success rates.
 
-    Arguments, and when files are written, are those of `SnapshotCollector`.
+    The arguments, and when files are written, are those of `SnapshotCollector`.
     """

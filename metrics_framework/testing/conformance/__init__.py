@@ -1,8 +1,8 @@
-"""The conformance kit: an adapter is tested by saying how it is made.
+"""The conformance kit: tests for adapters. A subclass only says how to create the adapter.
 
-There is one abstract test class for each Protocol, with a test for every sentence of the contract, for
-threads, for re-entry and for bad input. Subclass those of the Protocols that you implement in a test module
-and give them one method, ``make``:
+There is one abstract test class per Protocol. It tests every sentence of the contract, thread safety,
+re-entry and bad input. In a test module, subclass the contracts of the Protocols that you implement, and
+write one method, ``make``:
 
     from metrics_framework.testing.conformance import MetricCollectorContract, Parts
 
@@ -12,12 +12,12 @@ and give them one method, ``make``:
             return Parts(collector=AcmeCollector(backend), aggregator=AcmeAggregator(backend))
 
     class TestAcmeCollector(Acme, MetricCollectorContract):
-        unknown_keys = {"max", "stddev"}  # what this backend cannot know
+        unknown_keys = {"max", "stddev"}  # keys that this backend cannot compute
 
-pytest does the rest. `Contract` says what an adapter may declare that it cannot do.
+pytest does the rest. `Contract` lists the limits that an adapter may declare.
 """
 
-# ruff: noqa: E402 - assertions show their values only in modules that pytest knows of before their import
+# ruff: noqa: E402 - pytest rewrites assertions only in modules that are registered before they are imported
 
 import pytest
 
@@ -25,7 +25,6 @@ for _module in (
     "aggregator",
     "base",
     "collector",
-    "collector_input",
     "monitor",
     "system",
     "timer",

@@ -59,7 +59,7 @@ class MetricsAggregatorContract(Contract, ABC):
     def test_a_summary_has_fixed_keys(
         self, collector: MetricCollector, aggregator: MetricsAggregator, parts: Parts, metric_type: str
     ) -> None:
-        """Each type of metric has its own, whatever was recorded, and each is a finite number."""
+        """Each metric type has its own keys, whatever was recorded, and each value is finite."""
         self.need_type(metric_type)
         getattr(collector, f"record_{metric_type}")("m", 2)
         self.settle(parts)
@@ -71,7 +71,7 @@ class MetricsAggregatorContract(Contract, ABC):
     def test_a_distribution_is_of_all_series(
         self, collector: MetricCollector, aggregator: MetricsAggregator, parts: Parts, metric_type: str
     ) -> None:
-        """Every statistic is of all values together, whichever series they are in."""
+        """Every statistic covers the values of all series."""
         self.need_type(metric_type)
         for number, value in enumerate((1, 2, 10, 4, 8)):
             getattr(collector, f"record_{metric_type}")("m", value, tags={"number": str(number % 2)})
@@ -83,7 +83,7 @@ class MetricsAggregatorContract(Contract, ABC):
     def test_a_counter_is_of_all_series_in_the_window(
         self, collector: MetricCollector, aggregator: MetricsAggregator, parts: Parts, clock: ManualClock
     ) -> None:
-        """The sum is of the window, the total since the start."""
+        """The sum covers the window, the total everything since the start."""
         self.need_type("counter")
         for number in range(4):
             collector.record_counter("c", number, {"number": str(number)})
@@ -95,7 +95,7 @@ class MetricsAggregatorContract(Contract, ABC):
         self.known("counter", aggregator.get_metric_summary("c", window), count=2, sum=5, total=6)
 
     @pytest.mark.parametrize("metric_type", ALL)
-    def test_an_empty_window_makes_nothing_up(
+    def test_an_empty_window_invents_nothing(
         self,
         collector: MetricCollector,
         aggregator: MetricsAggregator,
@@ -103,7 +103,7 @@ class MetricsAggregatorContract(Contract, ABC):
         clock: ManualClock,
         metric_type: str,
     ) -> None:
-        """Without records there are no averages, extremes or quantiles; a gauge is still what it was."""
+        """Without records there are no averages, extremes or quantiles; a gauge keeps its value."""
         self.need_type(metric_type)
         self.need_windows()
         getattr(collector, f"record_{metric_type}")("m", 2)
@@ -119,10 +119,10 @@ class MetricsAggregatorContract(Contract, ABC):
         assert set(summary) == set(expected) & self.keys(metric_type) | {"seconds"}
         self.known(metric_type, summary, **expected)
 
-    def test_a_window_says_what_it_covers(
+    def test_a_window_reports_its_length(
         self, collector: MetricCollector, aggregator: MetricsAggregator, parts: Parts, clock: ManualClock
     ) -> None:
-        """`seconds` is at least what was asked, is true, and is what rates are divided by."""
+        """`seconds` is the actual length, at least the requested one, and rates are divided by it."""
         self.need_type("counter")
         self.need_windows()
         for _ in range(600):
@@ -138,7 +138,7 @@ class MetricsAggregatorContract(Contract, ABC):
     def test_without_windows_all_is_since_the_start(
         self, collector: MetricCollector, aggregator: MetricsAggregator, parts: Parts, clock: ManualClock
     ) -> None:
-        """A backend that keeps none says so by `seconds`, or refuses the window."""
+        """A backend without windows reports the time since the start as `seconds`, or rejects the window."""
         if self.keeps_windows:
             pytest.skip("this backend keeps windows")
         collector.record_counter("c", 1)
@@ -154,7 +154,7 @@ class MetricsAggregatorContract(Contract, ABC):
     def test_quantiles_are_in_order(
         self, collector: MetricCollector, aggregator: MetricsAggregator, parts: Parts
     ) -> None:
-        """The minimum, the quantiles and the maximum never pass one another."""
+        """The minimum, the quantiles and the maximum are in ascending order."""
         self.need_type("histogram")
         for index in range(1_000):
             collector.record_histogram("h", (index * 7919) % 1_000 + 0.5)
@@ -166,10 +166,10 @@ class MetricsAggregatorContract(Contract, ABC):
             if key in known:
                 assert summary[key] == pytest.approx(value, rel=self.quantile_error)
 
-    def test_what_was_never_recorded_is_unknown(
+    def test_a_name_without_records_is_unknown(
         self, collector: MetricCollector, aggregator: MetricsAggregator, parts: Parts
     ) -> None:
-        """The error names the nearest metric that was."""
+        """The error names the nearest recorded metric."""
         collector.record_counter("http.requests", 1)
         self.settle(parts)
         with pytest.raises(UnknownMetricError, match=r"http\.requests"):
@@ -179,7 +179,7 @@ class MetricsAggregatorContract(Contract, ABC):
     def test_a_window_is_a_positive_duration(
         self, collector: MetricCollector, aggregator: MetricsAggregator, parts: Parts, window: Any
     ) -> None:
-        """Anything else is an error that quotes it."""
+        """Anything else raises an error that quotes it."""
         self.need_windows()
         collector.record_counter("c", 1)
         self.settle(parts)
@@ -192,7 +192,7 @@ class MetricsAggregatorContract(Contract, ABC):
     def test_a_filter_matches_series_that_carry_all_its_tags(
         self, collector: MetricCollector, aggregator: MetricsAggregator, parts: Parts
     ) -> None:
-        """More tags do no harm; another value, or a missing tag, does."""
+        """A series may have more tags, but not another value or a missing tag."""
         collector.record_counter("a", 1, {"x": "1"})
         collector.record_counter("b", 1, {"x": "1", "y": "2"})
         collector.record_gauge("c", 1, {"x": "2"})
@@ -218,7 +218,7 @@ class MetricsAggregatorContract(Contract, ABC):
         clock: ManualClock,
         metric_type: str,
     ) -> None:
-        """The value is a total, a last value or p95; the summary is in the metadata, durations in ms."""
+        """The value is a total, last value or p95; the metadata holds the summary, durations in ms."""
         self.need_type(metric_type)
         for number in (1, 3, 2):
             getattr(collector, f"record_{metric_type}")("m", number, tags={"x": "1"})
@@ -239,10 +239,10 @@ class MetricsAggregatorContract(Contract, ABC):
         if metric_type == "timer":
             assert value.unit is MetricUnit.MILLISECONDS
 
-    def test_answers_are_the_callers(
+    def test_changing_a_result_has_no_effect(
         self, collector: MetricCollector, aggregator: MetricsAggregator, parts: Parts
     ) -> None:
-        """What is done to an answer changes nothing."""
+        """The caller owns each result and may change it."""
         collector.record_counter("c", 1, {"x": "1"})
         self.settle(parts)
         for _ in range(2):
@@ -257,7 +257,7 @@ class MetricsAggregatorContract(Contract, ABC):
     def test_operations_are_listed(
         self, collector: MetricCollector, aggregator: MetricsAggregator, parts: Parts, clock: ManualClock
     ) -> None:
-        """Beside metrics, also of the same name: durations as a timer, outcomes as a rate.
+        """Operations are listed beside metrics: their durations as a timer, their outcomes as a rate.
 
         ``metadata["operation"]`` is true for both; that of a rate holds ``count`` and ``success_rate``.
         Health checks, dashboards and snapshots find operations by these.
@@ -294,7 +294,7 @@ class MetricsAggregatorContract(Contract, ABC):
     def test_everything_can_be_exported_as_json(
         self, collector: MetricCollector, aggregator: MetricsAggregator, parts: Parts
     ) -> None:
-        """The default format holds every series, in whatever form: its name, its tags and its value."""
+        """The default format contains the name, tags and value of every series, in any form."""
         collector.record_counter("a", 2, {"x": "1"})
         collector.record_gauge("b", -1.5)
         self.settle(parts)
@@ -304,7 +304,7 @@ class MetricsAggregatorContract(Contract, ABC):
 
     @pytest.mark.parametrize("format", ["no such format", "", None])
     def test_an_unknown_format_is_an_error(self, aggregator: MetricsAggregator, format: Any) -> None:
-        """It quotes the format and lists those that there are."""
+        """The error quotes the format and lists the known ones."""
         with pytest.raises(InvalidInputError) as caught:
             aggregator.export_metrics(format)
         assert repr(format) in str(caught.value)
@@ -313,7 +313,7 @@ class MetricsAggregatorContract(Contract, ABC):
     def test_the_largest_come_first(
         self, collector: MetricCollector, aggregator: MetricsAggregator, parts: Parts
     ) -> None:
-        """Of one type, in descending order, at most as many as asked for."""
+        """The values have one type and descend; there are at most `limit`."""
         self.need_type("counter")
         for number in (3, 9, 1, 7):
             collector.record_counter(f"c{number}", number)
@@ -346,7 +346,7 @@ class MetricsAggregatorContract(Contract, ABC):
     def test_no_more_than_the_limit(
         self, collector: MetricCollector, aggregator: MetricsAggregator, parts: Parts, limit: int
     ) -> None:
-        """Where less than one is asked for, nothing is returned, or the limit is refused."""
+        """A limit below 1 returns nothing or raises an error."""
         for name in ("a", "b", "c"):
             collector.record_counter(name, 1)
         self.settle(parts)
@@ -359,7 +359,7 @@ class MetricsAggregatorContract(Contract, ABC):
     def test_a_signal_handler_may_read(
         self, collector: MetricCollector, aggregator: MetricsAggregator, parts: Parts
     ) -> None:
-        """Reading everything in the middle of recording or reading neither blocks nor loses anything."""
+        """Reading in the middle of a record or a read neither blocks nor loses anything."""
         self.need_reentry()
         collector.record_histogram("h", 1)
         done, _ = interrupted(

@@ -1,4 +1,4 @@
-"""What all contracts have in common: how an adapter is made, given time, and read."""
+"""The base class of all contracts, and helpers for threads, signals and garbage collection."""
 
 from __future__ import annotations
 
@@ -54,18 +54,18 @@ BAD_TAGS = ["branch", 5, [("branch", "main")], {"": "main"}, {1: "main"}]
 QUANTILES = ("p50", "p90", "p95", "p99")
 
 THREADS = 8
-PATIENCE = 30.0
-"""Seconds after which a call that does not come back has failed."""
+CALL_TIMEOUT_SECONDS = 30.0
+"""A call that has not returned after this time has failed."""
 
-HASTE = 1.0
-"""Seconds for which threads take turns as often as can be."""
+FAST_SWITCHING_SECONDS = 1.0
+"""For this time, the interpreter switches threads as often as possible."""
 
-STUCK = "a call does not come back: it waits for ever"
+STUCK_CALL = "a call did not return: it waits forever"
 
 
 @dataclass
 class Parts:
-    """The parts of one backend, which show each other's numbers; those that a contract is about are there."""
+    """The parts of one backend, which share its metrics. A contract needs the parts that it tests."""
 
     collector: MetricCollector | None = None
     timer: PerformanceTimer | None = None
@@ -74,22 +74,22 @@ class Parts:
 
 
 class Contract(ABC):
-    """A contract, as tests of whatever ``make`` returns.
+    """A contract as tests of the parts that ``make`` returns.
 
-    What a backend honestly cannot do it declares, in as few words as these; all else is asked of it.
+    A backend declares its limits by the attributes below. All tests that these do not exclude must pass.
 
     Attributes:
-        unknown_keys: Keys of a summary that this backend cannot know: ``"stddev"`` of every type of metric,
-            ``"gauge.avg"`` of one. They are not asked for; being there, they would be wrong.
-        more_keys: Keys that each of its summaries with records has beyond those of the contract.
-        metric_types: The types of metric that it tells apart. Tests about another one are skipped.
-        keeps_windows: Whether it can answer for a window of time. One that cannot answers since the start
-            and says so by ``seconds``, or refuses the window with an `InvalidInputError`.
-        quantile_error: How far off its quantiles may be, relative to the value.
-        takes_negatives: Whether a histogram takes negative values. One that cannot refuses them with an
-            `InvalidInputError`, and never drops them.
-        reentrant: Whether a signal handler or a ``__del__`` may call it, also in the middle of a call. An
-            adapter that holds a lock while it records is not.
+        unknown_keys: Summary keys that this backend cannot compute: ``"stddev"`` for every metric type,
+            ``"gauge.avg"`` for one. Its summaries must not contain them.
+        more_keys: Summary keys that this backend has in addition to those of the contract.
+        metric_types: The metric types that this backend distinguishes. Tests of others are skipped.
+        keeps_windows: Whether the backend supports time windows. If not, it either summarizes everything
+            since the start, with the right ``seconds``, or rejects a window with an `InvalidInputError`.
+        quantile_error: The maximum relative error of its quantiles.
+        takes_negatives: Whether a histogram accepts negative values. If not, it rejects them with an
+            `InvalidInputError` and never drops them silently.
+        reentrant: Whether a signal handler or a ``__del__`` may call the backend in the middle of a call. An
+            adapter that holds a lock while it records is not reentrant.
     """
 
     unknown_keys: frozenset[str] | set[str] = frozenset()
@@ -102,17 +102,17 @@ class Contract(ABC):
 
     @abstractmethod
     def make(self, clock: ManualClock) -> Parts:
-        """Make the parts on an empty backend whose time is the clock's."""
+        """Create the parts on an empty backend that reads the time from the clock."""
 
     def settle(self, parts: Parts) -> None:  # noqa: B027 - most backends have nothing to do
-        """Wait until what was recorded can be read; a backend that is elsewhere may need to."""
+        """Wait until all records can be read. A remote backend may need to."""
 
     def close(self, parts: Parts) -> None:  # noqa: B027
-        """Give back what `make` took."""
+        """Release the resources that `make` acquired."""
 
     @pytest.fixture
     def clock(self) -> ManualClock:
-        """Return the clock that a test moves."""
+        """Return the clock that the test advances."""
         return ManualClock()
 
     @pytest.fixture
@@ -123,78 +123,78 @@ class Contract(ABC):
         self.close(parts)
 
     def knows(self, metric_type: str, key: str) -> bool:
-        """Say whether a summary of that type has that key."""
+        """Return whether a summary of a metric type has a key."""
         in_contract = metric_type in self.metric_types and key in SUMMARY_KEYS[metric_type]
         return in_contract and not {key, f"{metric_type}.{key}"} & set(self.unknown_keys)
 
     def keys(self, metric_type: str) -> set[str]:
-        """Return the keys that a summary of this backend has."""
+        """Return the keys of a summary of this backend."""
         return {key for key in SUMMARY_KEYS[metric_type] if self.knows(metric_type, key)} | self.more_keys
 
     def known(self, metric_type: str, summary: Mapping[str, float], **expected: float) -> None:
-        """Assert the expected values of those keys that this backend knows."""
+        """Assert the expected values of the keys that this backend can compute."""
         for key, value in expected.items():
             if self.knows(metric_type, key):
                 error = self.quantile_error if key in QUANTILES else 1e-9
                 assert summary[key] == pytest.approx(value, rel=error, abs=1e-9), key
 
     def need_windows(self) -> None:
-        """Skip a test about windows for a backend without them."""
+        """Skip the test if the backend has no time windows."""
         if not self.keeps_windows:
-            pytest.skip("this backend declares that it keeps no windows")
+            pytest.skip("this backend declares that it has no time windows")
 
     def need_type(self, metric_type: str) -> None:
-        """Skip a test about a type of metric that a backend does not tell apart from others."""
+        """Skip the test if the backend does not distinguish a metric type."""
         if metric_type not in self.metric_types:
-            pytest.skip(f"this backend declares that it knows no {metric_type}")
+            pytest.skip(f"this backend declares that it has no {metric_type}")
 
     def need_reentry(self) -> None:
-        """Skip a test about re-entry for a backend that cannot be called in the middle of a call."""
+        """Skip the test if the backend is not reentrant."""
         if not self.reentrant:
             pytest.skip("this backend declares that it is not reentrant")
 
 
 @contextmanager
-def patience() -> Iterator[None]:
-    """Fail what waits for ever in this thread instead of waiting with it, where there are timer signals."""
+def time_limit() -> Iterator[None]:
+    """Fail if the block hangs in this thread. Does nothing without timer signals."""
     stuck = False
 
     def give_up(*_: object) -> None:
         nonlocal stuck
         stuck = True
-        raise AssertionError(STUCK)
+        raise AssertionError(STUCK_CALL)
 
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(signal.SIGALRM, give_up)
-    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+    signal.setitimer(signal.ITIMER_REAL, CALL_TIMEOUT_SECONDS)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert not stuck, STUCK  # what a __del__ raises reaches nobody
+    assert not stuck, STUCK_CALL  # an exception in __del__ is ignored
 
 
 def in_threads(work: Callable[[int], None], threads: int = THREADS) -> None:
-    """Do something in several threads at once; what one raises is raised."""
+    """Call a function in several threads at once, and raise the first exception."""
     errors: list[BaseException] = []
     begin = threading.Barrier(threads)
 
     def run(number: int) -> None:
-        begin.wait(PATIENCE)
+        begin.wait(CALL_TIMEOUT_SECONDS)
         try:
             work(number)
         except BaseException as error:  # noqa: BLE001 - raised again where the test sees it
             errors.append(error)
 
     running = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(threads)]
-    # Threads take turns as often as can be: what is not safe between two of them shows. But only for a while,
-    # as a backend that takes a lock hardly gets on that way.
+    # Frequent switches reveal races. They are limited to a short time because they slow down a backend with a
+    # lock.
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
-    end = time.monotonic() + HASTE
+    end = time.monotonic() + FAST_SWITCHING_SECONDS
     try:
         for thread in running:
             thread.start()
@@ -203,9 +203,9 @@ def in_threads(work: Callable[[int], None], threads: int = THREADS) -> None:
     finally:
         sys.setswitchinterval(interval)
     for thread in running:
-        # Longer than one call may take, as each thread makes thousands, and coverage may watch them.
-        thread.join(4 * PATIENCE)
-        assert not thread.is_alive(), STUCK
+        # Longer than one call may take, because each thread makes thousands, possibly under coverage.
+        thread.join(4 * CALL_TIMEOUT_SECONDS)
+        assert not thread.is_alive(), STUCK_CALL
     for error in errors:
         raise error
 
@@ -213,14 +213,14 @@ def in_threads(work: Callable[[int], None], threads: int = THREADS) -> None:
 def interrupted(
     work: Callable[[], object], interrupt: Callable[[], object], seconds: float = 0.3
 ) -> tuple[int, int]:
-    """Do something again and again while a signal handler, many times in the middle, does something else.
+    """Repeat a call while a signal handler interrupts it many times with another call.
 
     Returns:
-        How often each was done.
+        The number of calls of each.
     """
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        pytest.skip("there are no timer signals here")
-    # Each once in peace: whoever watches the tests, such as coverage, takes a lock for what it sees first.
+        pytest.skip("this platform or thread has no timer signals")
+    # Call each once without interrupts, because coverage takes a lock for code that it sees first.
     work()
     interrupt()
     interrupts = 1
@@ -229,13 +229,13 @@ def interrupted(
     def handle(*_: object) -> None:
         nonlocal interrupts, inside
         if inside:
-            raise AssertionError(STUCK)
+            raise AssertionError(STUCK_CALL)
         inside = True
-        signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+        signal.setitimer(signal.ITIMER_REAL, CALL_TIMEOUT_SECONDS)
         interrupt()
         interrupts += 1
         inside = False
-        # One at a time: a handler that takes longer than the pause would interrupt itself for ever.
+        # One interrupt at a time: a handler slower than the interval would interrupt itself forever.
         signal.setitimer(signal.ITIMER_REAL, 0.0005 if time.monotonic() < end else 0)
 
     before = signal.signal(signal.SIGALRM, handle)
@@ -254,10 +254,10 @@ def interrupted(
 def collected(
     work: Callable[[], object], finalize: Callable[[], object], times: int = 300
 ) -> tuple[int, int]:
-    """Do something again and again while garbage is collected whose ``__del__`` does something else.
+    """Repeat a call while the garbage collector calls a ``__del__`` that makes another call.
 
     Returns:
-        How often each was done.
+        The number of calls of each.
     """
     finalized, away = 0, False
 
@@ -268,7 +268,7 @@ def collected(
         def __del__(self) -> None:
             nonlocal finalized, away
             if not away:
-                away = True  # and for ever, where it does not come back
+                away = True  # stays true if the call does not return
                 finalize()
                 away = False
                 finalized += 1
@@ -276,7 +276,7 @@ def collected(
     thresholds = gc.get_threshold()
     gc.set_threshold(3)
     try:
-        with patience():
+        with time_limit():
             for _ in range(times):
                 Garbage()
                 work()

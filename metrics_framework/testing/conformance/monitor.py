@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import pytest
 
 from metrics_framework.protocols import ResourceMonitor
-from metrics_framework.testing.conformance.base import patience
+from metrics_framework.testing.conformance.base import time_limit
 
 MEMORY_KEYS = {"used", "available", "total", "percent", "process_rss", "process_peak_rss"}
 CPU_KEYS = {"percent", "process_percent", "load_1m", "load_5m", "load_15m", "count"}
@@ -38,7 +38,7 @@ class ResourceMonitorContract(ABC):
 
     @abstractmethod
     def make_monitor(self) -> ResourceMonitor:
-        """Make the monitor."""
+        """Create the monitor."""
 
     @pytest.fixture
     def monitor(self) -> ResourceMonitor:
@@ -48,14 +48,14 @@ class ResourceMonitorContract(ABC):
         return monitor
 
     def read(self, reading: Mapping[str, float], keys: set[str]) -> Mapping[str, float]:
-        """Assert that a reading has its keys, and that nothing in it is negative."""
+        """Assert that a reading has its keys and no negative number."""
         assert set(reading) >= keys - set(self.unknown_keys)
         assert all(value >= 0 for value in reading.values())
         assert 0 <= reading.get("percent", 0) <= 100
         return reading
 
     def test_memory_is_in_bytes(self, monitor: ResourceMonitor) -> None:
-        """Every key is there; what is used and what is available fit into the total."""
+        """All keys are present; used and available memory fit into the total."""
         memory = self.read(monitor.get_memory_usage(), MEMORY_KEYS)
         total = memory.get("total", math.inf)
         assert 0 < memory.get("used", 1) <= total
@@ -64,31 +64,31 @@ class ResourceMonitorContract(ABC):
         assert memory.get("process_peak_rss", rss) >= rss * 0.9 > 1_000_000  # an interpreter takes more
 
     def test_the_cpu_is_in_percent(self, monitor: ResourceMonitor) -> None:
-        """Every key is there; the process may use every core, the machine has 100."""
+        """All keys are present; the process may use every core, the machine at most 100."""
         cpu = self.read(monitor.get_cpu_usage(), CPU_KEYS)
         assert cpu.get("count", 1) >= 1
 
     def test_a_disk_is_in_bytes(self, monitor: ResourceMonitor) -> None:
-        """Every key is there, for the disk that holds a path."""
+        """All keys are present, for the disk that holds a path."""
         for disk in (monitor.get_disk_usage(path) for path in ("/", ".")):
             self.read(disk, DISK_KEYS)
             assert disk.get("used", 0) + disk.get("free", 0) <= disk.get("total", math.inf)
         self.read(monitor.get_disk_usage(), DISK_KEYS)
 
     def test_the_network_only_counts_up(self, monitor: ResourceMonitor) -> None:
-        """Every key is there, a whole number that never falls."""
+        """All keys are present, as integers that never decrease."""
         before, after = monitor.get_network_stats(), monitor.get_network_stats()
         self.read(before, NETWORK_KEYS)
         assert all(isinstance(value, int) for value in before.values())
         assert all(after[key] >= before[key] for key in before)
 
-    def test_monitoring_starts_and_stops_twice_without_harm(self, monitor: ResourceMonitor) -> None:
-        """A second start or stop does nothing, and no thread is left over."""
-        with patience():
+    def test_starting_and_stopping_twice_is_harmless(self, monitor: ResourceMonitor) -> None:
+        """A second start or stop does nothing, and no thread remains."""
+        with time_limit():
             self.start_and_stop(monitor)
 
     def start_and_stop(self, monitor: ResourceMonitor) -> None:
-        """Start and stop twice, and again, and count threads."""
+        """Start and stop twice, repeat that, and count the threads."""
         threads = threading.active_count()
         monitor.stop_resource_monitoring()
         monitor.start_resource_monitoring(3_600)

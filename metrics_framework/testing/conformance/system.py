@@ -13,7 +13,7 @@ from metrics_framework import protocols
 from metrics_framework.clock import ManualClock
 from metrics_framework.errors import ConfigurationError, InvalidInputError
 
-PATIENCE = 20.0
+CALL_TIMEOUT_SECONDS = 20.0
 
 
 class MetricsSystemContract(ABC):
@@ -21,7 +21,7 @@ class MetricsSystemContract(ABC):
 
     @abstractmethod
     def make_system(self, clock: ManualClock) -> protocols.MetricsSystem:
-        """Make the system."""
+        """Create the system."""
 
     @pytest.fixture
     def system(self) -> Iterator[protocols.MetricsSystem]:
@@ -32,7 +32,7 @@ class MetricsSystemContract(ABC):
         system.shutdown_metrics()
 
     def test_its_parts_fulfil_their_contracts(self, system: protocols.MetricsSystem) -> None:
-        """Each part is what its Protocol says."""
+        """Each part fulfils its Protocol."""
         assert isinstance(system.collector, protocols.MetricCollector)
         assert isinstance(system.timer, protocols.PerformanceTimer)
         assert isinstance(system.tracker, protocols.SuccessFailureTracker)
@@ -40,12 +40,14 @@ class MetricsSystemContract(ABC):
         assert isinstance(system.aggregator, protocols.MetricsAggregator)
 
     def test_its_parts_see_the_same_numbers(self, system: protocols.MetricsSystem) -> None:
-        """What the collector takes in the aggregator answers with."""
+        """The aggregator returns what the collector records."""
         system.collector.increment("orders")
         assert system.aggregator.get_metric_summary("orders")["sum"] == 1
 
-    def test_a_configuration_is_applied_or_refused_as_a_whole(self, system: protocols.MetricsSystem) -> None:
-        """An unknown key is an error that quotes it."""
+    def test_a_configuration_is_applied_completely_or_not_at_all(
+        self, system: protocols.MetricsSystem
+    ) -> None:
+        """An unknown key raises an error that quotes it."""
         with pytest.raises(ConfigurationError, match="no_such_key"):
             system.initialize_metrics({"retention_days": 1, "no_such_key": True})
         system.initialize_metrics({"retention_days": 7})
@@ -57,7 +59,7 @@ class MetricsSystemContract(ABC):
         system.shutdown_metrics()
 
     def test_health_follows_failures(self, system: protocols.MetricsSystem) -> None:
-        """`error_rate` is the share of failures, and too many are not healthy."""
+        """`error_rate` is the share of failures; above the threshold the system is unhealthy."""
         health = system.get_system_health()
         assert health["error_rate"] == 0.0
         assert isinstance(health["healthy"], bool)
@@ -68,7 +70,7 @@ class MetricsSystemContract(ABC):
         assert health["healthy"] is False
 
     def test_dashboards_are_plain_data(self, system: protocols.MetricsSystem) -> None:
-        """The overview has content; an unknown dashboard is an error that quotes it."""
+        """The overview has content; an unknown dashboard raises an error that quotes it."""
         system.collector.increment("orders")
         assert system.create_dashboard_data()
         with pytest.raises(InvalidInputError, match="no such board"):
@@ -76,7 +78,7 @@ class MetricsSystemContract(ABC):
 
 
 class _Both(protocols.MetricsSystem, protocols.AsyncMetricsSystem, Protocol):
-    """A system that can be filled, and read without holding up the event loop."""
+    """A system with the synchronous and the asynchronous Protocol."""
 
 
 class AsyncMetricsSystemContract(ABC):
@@ -84,7 +86,7 @@ class AsyncMetricsSystemContract(ABC):
 
     @abstractmethod
     def make_system(self, clock: ManualClock) -> Any:
-        """Make the system."""
+        """Create the system."""
 
     @pytest.fixture
     def system(self) -> Iterator[_Both]:
@@ -95,25 +97,25 @@ class AsyncMetricsSystemContract(ABC):
         system.shutdown_metrics()
 
     def test_collecting_reads_what_is_read_on_demand(self, system: _Both) -> None:
-        """Afterwards the machine's resources are among the metrics."""
+        """Collecting adds the machine's resources to the metrics."""
         before = len(system.aggregator.get_metrics_by_tag({}))
         asyncio.run(system.collect_metrics_async())
         assert len(system.aggregator.get_metrics_by_tag({})) > before
 
     def test_a_dead_endpoint_is_false(self, system: _Both) -> None:
-        """Exporting says for each endpoint whether it succeeded, and never raises."""
+        """An export reports success or failure of each endpoint, and never raises."""
         endpoints = ["no such endpoint", "another one"]
         assert asyncio.run(system.export_metrics_async(endpoints)) == dict.fromkeys(endpoints, False)
         assert asyncio.run(system.export_metrics_async([])) == {}
 
     def test_a_stream_yields_what_changes(self, system: _Both) -> None:
-        """A value that changes after the call is yielded, one that the filters exclude is not."""
+        """A stream yields values that change after the call, unless the filters exclude them."""
 
         async def first() -> tuple[str, float]:
             stream = system.metrics_stream({"name": "orders.paid"})
             system.collector.increment("other")
             system.collector.increment("orders.paid")
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
                 value = await anext(stream)
             closing = getattr(stream, "aclose", None)
             if closing is not None:
@@ -123,7 +125,7 @@ class AsyncMetricsSystemContract(ABC):
         assert asyncio.run(first()) == ("orders.paid", 1)
 
     def test_a_stream_can_be_cancelled(self, system: _Both) -> None:
-        """Whoever waits for the next value may give up; nothing is left over."""
+        """Waiting for the next value can be cancelled without leftovers."""
 
         async def give_up() -> None:
             async def consume() -> None:
@@ -139,10 +141,10 @@ class AsyncMetricsSystemContract(ABC):
         asyncio.run(give_up())
 
     def test_an_unknown_filter_is_an_error(self, system: _Both) -> None:
-        """It quotes the filter."""
+        """The error quotes the filter."""
 
         async def stream() -> None:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
                 await anext(system.metrics_stream({"colour": "red"}))
 
         with pytest.raises(InvalidInputError, match="colour"):

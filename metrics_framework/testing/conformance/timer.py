@@ -38,8 +38,8 @@ class PerformanceTimerContract(Contract, ABC):
         self.settle(parts)
         return parts.timer.get_timing_stats(operation)
 
-    def test_a_timing_says_how_long_it_took(self, timer: PerformanceTimer, clock: ManualClock) -> None:
-        """The result has the duration in milliseconds, and the moments that it lies between."""
+    def test_a_timing_has_a_duration(self, timer: PerformanceTimer, clock: ManualClock) -> None:
+        """The result has the duration in milliseconds, and its start and end."""
         timer_id = timer.start_timer("op")
         clock.advance(0.25)
         result = timer.stop_timer(timer_id)
@@ -51,12 +51,12 @@ class PerformanceTimerContract(Contract, ABC):
         assert result.start_time.utcoffset() == timedelta(0)
         assert result.end_time.timestamp() == pytest.approx(clock.time_ns() / 1e9)
 
-    def test_a_timing_may_be_no_success(self, timer: PerformanceTimer) -> None:
-        """Whoever stops it says so, and the duration counts all the same."""
+    def test_a_timing_may_be_unsuccessful(self, timer: PerformanceTimer) -> None:
+        """`stop_timer` takes the outcome; the duration counts either way."""
         assert timer.stop_timer(timer.start_timer("op"), success=False).success is False
 
-    def test_metadata_comes_back(self, timer: PerformanceTimer) -> None:
-        """The result carries what the timer was started with, and the caller's dict is left alone."""
+    def test_metadata_is_returned(self, timer: PerformanceTimer) -> None:
+        """The result has the metadata of the start, and the caller's dict is not modified."""
         metadata: dict[str, Any] = {"rows": 3}
         timer_id = timer.start_timer("op", metadata)
         metadata["rows"] = 4
@@ -67,7 +67,7 @@ class PerformanceTimerContract(Contract, ABC):
         assert timer.stop_timer(timer.start_timer("op")).metadata == {}
 
     def test_timings_of_one_operation_overlap(self, timer: PerformanceTimer, clock: ManualClock) -> None:
-        """Each has an id of its own and stops by it, in any order."""
+        """Each has its own id and can be stopped in any order."""
         ids = []
         for _ in range(100):
             ids.append(timer.start_timer("op"))
@@ -77,7 +77,7 @@ class PerformanceTimerContract(Contract, ABC):
         assert durations == pytest.approx([(100 - number) * 1_000 for number in range(100)])
 
     def test_an_unknown_timer_is_an_error(self, timer: PerformanceTimer, parts: Parts) -> None:
-        """So is one that was stopped already; it is quoted, and nothing is recorded twice."""
+        """So is a stopped timer. The error quotes the id, and nothing is recorded twice."""
         timer_id = timer.start_timer("op")
         timer.stop_timer(timer_id)
         for wrong in (timer_id, "no such timer"):
@@ -87,7 +87,7 @@ class PerformanceTimerContract(Contract, ABC):
         self.known("timer", self.stats(parts, "op"), count=1)
 
     def test_a_call_is_timed(self, timer: PerformanceTimer, clock: ManualClock) -> None:
-        """What the callable returned is in the metadata, beside what was given."""
+        """The metadata contains the result of the callable beside the metadata passed."""
 
         def work() -> str:
             clock.advance(0.5)
@@ -104,7 +104,7 @@ class PerformanceTimerContract(Contract, ABC):
     def test_a_call_that_raises_is_timed(
         self, timer: PerformanceTimer, parts: Parts, clock: ManualClock, error: BaseException
     ) -> None:
-        """The very exception goes on, whatever it is, and the time is recorded."""
+        """The exception propagates unchanged, whatever its type, and the time is recorded."""
 
         def fail() -> None:
             clock.advance(0.125)
@@ -118,7 +118,7 @@ class PerformanceTimerContract(Contract, ABC):
     def test_statistics_are_in_milliseconds(
         self, timer: PerformanceTimer, parts: Parts, clock: ManualClock
     ) -> None:
-        """The keys are those of a timer's summary, since the start."""
+        """The keys are those of a timer's summary since the start."""
         for seconds in (0.01, 0.02, 0.06):
             timer_id = timer.start_timer("op")
             clock.advance(seconds)
@@ -129,8 +129,8 @@ class PerformanceTimerContract(Contract, ABC):
         assert stats["seconds"] >= 0.09
         self.known("timer", stats, stddev=(1400 / 3) ** 0.5, rate=3 / stats["seconds"])
 
-    def test_operations_are_apart(self, timer: PerformanceTimer, parts: Parts, clock: ManualClock) -> None:
-        """What one takes is not the other's; a failure takes time like a success."""
+    def test_operations_are_separate(self, timer: PerformanceTimer, parts: Parts, clock: ManualClock) -> None:
+        """Each operation has its own durations; a failure takes time like a success."""
         for operation, seconds in {"one": 1, "other": 2}.items():
             timer_id = timer.start_timer(operation, {"user": operation})
             clock.advance(seconds)
@@ -141,20 +141,20 @@ class PerformanceTimerContract(Contract, ABC):
     def test_an_operation_that_was_never_timed_is_unknown(
         self, timer: PerformanceTimer, parts: Parts
     ) -> None:
-        """The error names the nearest one that was."""
+        """The error names the nearest known operation."""
         timer.stop_timer(timer.start_timer("db.query"))
         with pytest.raises(UnknownMetricError, match=r"db\.query"):
             self.stats(parts, "db.qeury")
 
-    def test_a_running_timer_is_no_record(self, timer: PerformanceTimer, parts: Parts) -> None:
-        """Only what was stopped counts."""
+    def test_a_running_timer_is_not_counted(self, timer: PerformanceTimer, parts: Parts) -> None:
+        """Only stopped timers count."""
         timer.stop_timer(timer.start_timer("op"))
         timer.start_timer("op")
         self.known("timer", self.stats(parts, "op"), count=1)
 
     @pytest.mark.parametrize("bad", BAD_NAMES, ids=repr)
     def test_an_operation_has_a_name(self, timer: PerformanceTimer, bad: Any) -> None:
-        """An empty name, or what is no string, is an error that quotes it; a callable is not called then."""
+        """An empty name or another type raises an error that quotes it, and a callable is not called."""
         called = []
         with pytest.raises(InvalidInputError) as caught:
             timer.start_timer(bad)
@@ -164,7 +164,7 @@ class PerformanceTimerContract(Contract, ABC):
         assert called == []
 
     def test_threads_lose_nothing(self, timer: PerformanceTimer, parts: Parts) -> None:
-        """Whatever threads time at once is there to the last count."""
+        """Timings of concurrent threads are all counted."""
         times = 500
 
         def work(_: int) -> None:
@@ -175,7 +175,7 @@ class PerformanceTimerContract(Contract, ABC):
         self.known("timer", self.stats(parts, "op"), count=THREADS * times)
 
     def test_a_signal_handler_may_time(self, timer: PerformanceTimer, parts: Parts) -> None:
-        """Timing in the middle of timing neither blocks nor loses anything."""
+        """A timing in the middle of another neither blocks nor loses anything."""
         self.need_reentry()
         done, interrupts = interrupted(
             lambda: timer.stop_timer(timer.start_timer("op")),

@@ -53,35 +53,35 @@ class SuccessFailureTrackerContract(Contract, ABC):
         assert self.rate(parts, "op") == pytest.approx(0.75)
 
     def test_all_or_nothing(self, tracker: SuccessFailureTracker, parts: Parts) -> None:
-        """Only successes are 1.0, only failures are 0.0."""
+        """Only successes give 1.0, only failures 0.0."""
         tracker.record_success("good")
         tracker.record_failure("bad", "timeout")
         assert self.rate(parts, "good") == 1.0
         assert self.rate(parts, "bad") == 0.0
 
     def test_failures_are_counted_by_kind(self, tracker: SuccessFailureTracker, parts: Parts) -> None:
-        """Only the kinds that there were, and nothing for successes."""
+        """The breakdown lists only recorded error types, and no successes."""
         tracker.record_success("op")
         assert self.failures(parts, "op") == {}
         for kind in ("timeout", "refused", "timeout"):
             tracker.record_failure("op", kind)
         assert self.failures(parts, "op") == {"timeout": 2, "refused": 1}
 
-    def test_operations_are_apart(self, tracker: SuccessFailureTracker, parts: Parts) -> None:
-        """What one does is not the other's."""
+    def test_operations_are_separate(self, tracker: SuccessFailureTracker, parts: Parts) -> None:
+        """Each operation has its own outcomes."""
         tracker.record_success("one")
         tracker.record_failure("other", "timeout")
         assert self.failures(parts, "one") == {}
         assert self.rate(parts, "one") == 1.0
 
-    def test_answers_are_the_callers(self, tracker: SuccessFailureTracker, parts: Parts) -> None:
-        """What is done to an answer changes nothing."""
+    def test_changing_a_result_has_no_effect(self, tracker: SuccessFailureTracker, parts: Parts) -> None:
+        """The caller owns each result and may change it."""
         tracker.record_failure("op", "timeout")
         self.failures(parts, "op")["timeout"] = 5
         assert self.failures(parts, "op") == {"timeout": 1}
 
     def test_metadata_makes_no_difference(self, tracker: SuccessFailureTracker, parts: Parts) -> None:
-        """It describes an event and never keeps events apart."""
+        """Metadata describes an event and does not separate series."""
         tracker.record_success("op", {"user": "a"})
         tracker.record_success("op", {"user": "b"})
         tracker.record_failure("op", "timeout", {"user": "c", "rows": [1, 2]})
@@ -91,7 +91,7 @@ class SuccessFailureTrackerContract(Contract, ABC):
     def test_an_operation_that_was_never_tracked_is_unknown(
         self, tracker: SuccessFailureTracker, parts: Parts
     ) -> None:
-        """The error names the nearest one that was."""
+        """The error names the nearest known operation."""
         tracker.record_success("db.query")
         for read in (self.rate, self.failures):
             with pytest.raises(UnknownMetricError, match=r"db\.query"):
@@ -100,7 +100,7 @@ class SuccessFailureTrackerContract(Contract, ABC):
     def test_a_window_holds_what_happened_in_it(
         self, tracker: SuccessFailureTracker, parts: Parts, clock: ManualClock
     ) -> None:
-        """Older events are not in it; since the start, all are."""
+        """Older events are not in the window, but in the result since the start."""
         self.need_windows()
         tracker.record_failure("op", "timeout")
         clock.advance(3_600)
@@ -115,7 +115,7 @@ class SuccessFailureTrackerContract(Contract, ABC):
     def test_a_window_without_events_is_a_success(
         self, tracker: SuccessFailureTracker, parts: Parts, clock: ManualClock
     ) -> None:
-        """A known operation with nothing in the window has a rate of 1.0 and no failures."""
+        """A known operation without events in the window has a rate of 1.0 and no failures."""
         self.need_windows()
         tracker.record_failure("op", "timeout")
         clock.advance(3_600)
@@ -125,7 +125,7 @@ class SuccessFailureTrackerContract(Contract, ABC):
     def test_without_windows_all_is_since_the_start(
         self, tracker: SuccessFailureTracker, parts: Parts, clock: ManualClock
     ) -> None:
-        """A backend that keeps none answers with everything, or refuses the window."""
+        """A backend without windows returns everything since the start, or rejects the window."""
         if self.keeps_windows:
             pytest.skip("this backend keeps windows")
         tracker.record_failure("op", "timeout")
@@ -140,7 +140,7 @@ class SuccessFailureTrackerContract(Contract, ABC):
     def test_a_window_is_a_positive_duration(
         self, tracker: SuccessFailureTracker, parts: Parts, window: Any
     ) -> None:
-        """Anything else is an error that quotes it."""
+        """Anything else raises an error that quotes it."""
         self.need_windows()
         tracker.record_success("op")
         for read in (self.rate, self.failures):
@@ -149,8 +149,8 @@ class SuccessFailureTrackerContract(Contract, ABC):
             assert repr(window) in str(caught.value)
 
     @pytest.mark.parametrize("bad", BAD_NAMES, ids=repr)
-    def test_names_are_texts(self, tracker: SuccessFailureTracker, parts: Parts, bad: Any) -> None:
-        """An operation and an error type have names; what is none is quoted, and nothing is recorded."""
+    def test_names_are_strings(self, tracker: SuccessFailureTracker, parts: Parts, bad: Any) -> None:
+        """Any other operation or error type raises an error that quotes it, and nothing is recorded."""
         tracker.record_success("op")
         calls: list[Callable[[], object]] = [
             lambda: tracker.record_success(bad),
@@ -165,7 +165,7 @@ class SuccessFailureTrackerContract(Contract, ABC):
         assert self.failures(parts, "op") == {}
 
     def test_threads_lose_nothing(self, tracker: SuccessFailureTracker, parts: Parts) -> None:
-        """Whatever threads report at once is there to the last count."""
+        """Outcomes reported by concurrent threads are all counted."""
         times = 1_000
 
         def work(_: int) -> None:
@@ -180,7 +180,7 @@ class SuccessFailureTrackerContract(Contract, ABC):
         assert sum(self.failures(parts, "op").values()) == THREADS * times / 4
 
     def test_a_signal_handler_may_report(self, tracker: SuccessFailureTracker, parts: Parts) -> None:
-        """Reporting in the middle of reporting neither blocks nor loses anything."""
+        """A report in the middle of another neither blocks nor loses anything."""
         self.need_reentry()
         done, interrupts = interrupted(
             lambda: tracker.record_success("op"), lambda: tracker.record_failure("op", "signal")

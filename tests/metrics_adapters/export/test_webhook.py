@@ -57,7 +57,8 @@ def test_a_response_other_than_success_is_an_error(hook, status, kind):
     """The message quotes the response, and not the path."""
     hook.status, hook.text = status, "go away"
     with pytest.raises(
-        kind, match=rf"cannot post to webhook\+http://.*/…: the answer is {status}: go away"
+        kind,
+        match=rf"cannot post to webhook\+http://.*/…: HTTP status {status}: go away",
     ) as caught:
         export(hook, "/hidden")
     assert "hidden" not in str(caught.value)

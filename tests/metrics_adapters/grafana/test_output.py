@@ -219,7 +219,7 @@ def test_a_failed_dashboard_is_sent_again(status, error):
     with answering() as grafana:
         dashboard = GrafanaDashboard(grafana.url, token="glsa_secret")
         grafana.status, grafana.text = status, '{"message": "no"}'
-        with pytest.raises(error, match=f"the answer is {status}.*no") as caught:
+        with pytest.raises(error, match=f"HTTP status {status}.*no") as caught:
             dashboard.export(metrics)
         assert "secret" not in f"{caught.value}{dashboard!r}"
         assert isinstance(caught.value, RefusedError) == (error is RefusedError)

@@ -23,7 +23,7 @@ target = f"file:{sys.argv[1]}"
 
 @asynccontextmanager
 async def life(_: FastAPI) -> AsyncIterator[None]:
-    """Measure the loop, and export at an interval, while the service is up."""
+    """Measure the event loop and export at an interval while the service runs."""
 
     async def export() -> None:
         while True:
@@ -43,7 +43,7 @@ app.add_middleware(MetricsMiddleware, metrics=metrics, exclude=["/watch", "/expo
 
 @app.get("/books/{number}")
 async def book(number: int) -> dict[str, int]:
-    """Show a book, if there is one."""
+    """Return a book if it exists."""
     if number > 90:
         raise HTTPException(404)
     return {"number": number}
@@ -56,7 +56,7 @@ async def export() -> dict[str, bool]:
 
 
 def main() -> None:
-    """Serve on a free port, which is printed."""
+    """Serve on a free port, and print it."""
     for number in range(HISTOGRAMS):
         metrics.collector.record_histogram("ballast", number, {"number": str(number)})
     listener = listen("127.0.0.1", 0)

@@ -1,4 +1,4 @@
-"""Clients of a stream on real sockets, which keep account of what they are told."""
+"""Stream clients on real sockets that account for received and lost events."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from contextlib import contextmanager
 
 import httpx
 
-from tests.metrics_adapters.http.loops import PATIENCE
+from tests.metrics_adapters.http.clients import TIMEOUT_SECONDS
 
 RESET = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-"""A socket with this option says no goodbye when it is closed."""
+"""A socket with this option is reset when it is closed."""
 
 
 class Reader:
-    """What a client makes of the lines of a stream without filters.
+    """Reads the lines of a stream without filters and accounts for each event.
 
     Attributes:
-        at: The number up to which every event was received, or said to be lost.
-        received: How many events were received.
-        dropped: How many were said to be lost.
-        restarted: Whether it was said that the numbers began anew.
-        last_event_id: The last id, with which a client comes back.
+        at: The number up to which every event was received or reported as lost.
+        received: The number of received events.
+        dropped: The number of events reported as lost.
+        restarted: Whether a restart of the numbers was reported.
+        last_event_id: The last id, with which a client resumes.
         value: The data of the last metric.
     """
 
@@ -35,7 +35,7 @@ class Reader:
         self.last_event_id = self.value = None
 
     def read(self, until=None):
-        """Read until so many events are accounted for, or to the end of the stream."""
+        """Read until a number of events are accounted for, or to the end of the stream."""
         block = {}
         while until is None or self.at < until:
             line = next(self.lines, None)
@@ -49,7 +49,7 @@ class Reader:
             block = {}
 
     def _take(self, block):
-        # As a browser does: an id counts with the end of its event.
+        # Like a browser, it keeps an id at the end of its event.
         self.last_event_id = block.get("id", self.last_event_id)
         event = block.get("event")
         if event == "metric":
@@ -70,27 +70,27 @@ class Reader:
 
 @contextmanager
 def reading(url, path="/stream", after=None, options=()):
-    """Open a stream, and yield what reads it once the client is subscribed.
+    """Open a stream, and yield its reader once the client is subscribed.
 
     Args:
-        url: Where it is.
-        path: Its path.
-        after: The reader that this one goes on for.
-        options: Those of the socket.
+        url: The URL of the server.
+        path: The path of the stream.
+        after: The reader whose stream this one resumes.
+        options: The options of the socket.
     """
     headers = {} if after is None else {"last-event-id": after.last_event_id}
     transport = httpx.HTTPTransport(verify=False, socket_options=options)
     with (
-        httpx.Client(transport=transport, timeout=PATIENCE) as client,
-        client.stream("GET", f"{url}{path}", headers=headers) as answer,
+        httpx.Client(transport=transport, timeout=TIMEOUT_SECONDS) as client,
+        client.stream("GET", f"{url}{path}", headers=headers) as response,
     ):
-        assert answer.status_code == 200
-        yield Reader(answer.iter_lines(), 0 if after is None else after.at)
+        assert response.status_code == 200
+        yield Reader(response.iter_lines(), 0 if after is None else after.at)
 
 
 @contextmanager
 def reading_in_threads(url, count):
-    """Yield so many readers, which read to the end of the stream, in a thread each."""
+    """Yield a number of readers, each of which reads to the end of the stream in a thread."""
     readers, begun = [], threading.Semaphore(0)
 
     def read():
@@ -103,8 +103,8 @@ def reading_in_threads(url, count):
     for thread in threads:
         thread.start()
     for _ in threads:
-        assert begun.acquire(timeout=PATIENCE)
+        assert begun.acquire(timeout=TIMEOUT_SECONDS)
     yield readers
     for thread in threads:
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_SECONDS)
         assert not thread.is_alive()

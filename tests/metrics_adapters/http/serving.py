@@ -1,4 +1,4 @@
-"""An application on a real server, in a thread of its own."""
+"""An application on a real server in a thread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import uvicorn
 
 from metrics_adapters.http.types import ASGIApp
 
-PATIENCE = 20.0
+TIMEOUT_SECONDS = 20.0
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def served(app: ASGIApp) -> Iterator[str]:
     """Serve an application with uvicorn on a free port, and yield its host and port."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        app, log_level="critical", ws="websockets-sansio", timeout_graceful_shutdown=int(PATIENCE / 4)
+        app, log_level="critical", ws="websockets-sansio", timeout_graceful_shutdown=int(TIMEOUT_SECONDS / 4)
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -31,14 +31,14 @@ def served(app: ASGIApp) -> Iterator[str]:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_SECONDS)
         listener.close()
         assert not thread.is_alive()
 
 
 def wait_until(holds: Callable[[], object]) -> None:
     """Wait until a condition holds."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT_SECONDS
     while not holds():
-        assert time.monotonic() < end, "it did not happen in time"
+        assert time.monotonic() < end, "the condition was not true in time"
         time.sleep(0.005)

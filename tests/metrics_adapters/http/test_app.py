@@ -1,4 +1,4 @@
-"""The application answers who may ask, where it is mounted, and holds no loop up."""
+"""The application checks credentials, origins and paths, and does not block the event loop."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from metrics_adapters.asgi import make_app
-from metrics_adapters.http.event_loop import checkpoint, first_of
-from metrics_adapters.http.requests import MAX_QUESTIONS
+from metrics_adapters.http.app import MAX_CONCURRENT_REQUESTS
 from metrics_adapters.null import NullMonitor
 from metrics_framework import MetricsSystem, Thresholds
 from metrics_framework.errors import InvalidInputError
+from metrics_framework.runtime.event_loops import checkpoint, run_until_first
 from metrics_framework.snapshots.rules import document_violations
-from tests.metrics_adapters.http.loops import PATIENCE, StreamClient, get, talk, until
+from tests.metrics_adapters.http.clients import TIMEOUT_SECONDS, StreamClient, get, talk, until
 
 PATHS = ("/metrics", "/snapshot", "/health", "/stream")
 
@@ -32,37 +32,37 @@ def system(system):
 
 @pytest.fixture
 def gate():
-    """Return an event that lets what hangs go on; it is set at the end, so that no thread is left."""
+    """Return an event that releases hanging calls. It is set at the end, so that no thread is left."""
     event = threading.Event()
     yield event
     event.set()
     for thread in threading.enumerate():
         if thread.name == "metrics-scrape":
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT_SECONDS)
 
 
 def messages(caplog):
-    """Return what was logged."""
+    """Return the log messages."""
     return [record.getMessage() for record in caplog.records]
 
 
-# -- answers -----------------------------------------------------------------------------------------------
+# -- responses ---------------------------------------------------------------------------------------------
 
 
 def test_metrics_are_those_of_the_scrape_endpoint(run, system):
-    """In the format that was asked for."""
-    answer = run(get(make_app(system), "/metrics", accept="application/openmetrics-text"))
-    assert answer.status_code == 200
-    assert 'orders_total{item="book"} 1' in answer.text
-    assert answer.text.endswith("# EOF\n")
+    """In the requested format."""
+    response = run(get(make_app(system), "/metrics", accept="application/openmetrics-text"))
+    assert response.status_code == 200
+    assert 'orders_total{item="book"} 1' in response.text
+    assert response.text.endswith("# EOF\n")
 
 
-def test_the_snapshot_is_a_valid_one(run, system):
-    """With the tags of the query in its metadata; HEAD has no body."""
+def test_the_snapshot_is_valid(run, system):
+    """It has the tags of the query in its metadata. HEAD has no body."""
     app = make_app(system)
-    answer = run(get(app, "/snapshot?tag=run:7&tag=region:eu"))
-    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
-    document = answer.json()
+    response = run(get(app, "/snapshot?tag=run:7&tag=region:eu"))
+    assert (response.status_code, response.headers["content-type"]) == (200, "application/json")
+    document = response.json()
     assert document_violations(document) == []
     assert document["metrics"]["custom"] == {"orders[item:book]": 1}
     assert document["metadata"]["tags"] == {"run": "7", "region": "eu"}
@@ -73,28 +73,28 @@ def test_the_snapshot_is_a_valid_one(run, system):
 @pytest.mark.parametrize(
     ("query", "text"),
     [
-        ("tag=run", "tag='run' is no key and value"),
+        ("tag=run", "tag='run' is not a key and a value"),
         ("tags=run:7", "unknown field 'tags'. Did you mean 'tag'?"),
         ("&".join(f"tag={number}:x" for number in range(60)), "metadata.tags: must have at most 50 entries"),
     ],
 )
-def test_wrong_tags_of_a_snapshot_are_said(system, query, text):
-    """The status is 400, and the body says what is wrong."""
-    answer = asyncio.run(get(make_app(system), f"/snapshot?{query}"))
-    assert answer.status_code == 400
-    assert text in answer.text
+def test_an_invalid_tag_is_a_bad_request(system, query, text):
+    """The body states what is wrong."""
+    response = asyncio.run(get(make_app(system), f"/snapshot?{query}"))
+    assert response.status_code == 400
+    assert text in response.text
 
 
-def test_where_nothing_was_measured_there_is_no_snapshot_yet(run, clock):
-    """The status is 503, so that a client may come again, and the body says why."""
+def test_a_snapshot_without_metrics_is_unavailable(run, clock):
+    """The status is 503, so that a client retries, and the body states the reason."""
     app = make_app(MetricsSystem(resource_monitor=NullMonitor(), clock=clock))
-    answer = run(get(app, "/snapshot"))
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-    assert answer.text.startswith("there is no snapshot yet: metrics: must hold at least one of")
+    response = run(get(app, "/snapshot"))
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    assert response.text.startswith("no snapshot is available yet: metrics: must hold at least one of")
 
 
-def test_health_is_a_status_and_readings(run, clock):
-    """200 where all is well, 503 where too much fails; both have the readings."""
+def test_health_has_a_status_and_a_body(run, clock):
+    """Status 200 if the system is healthy, else 503."""
     limits = Thresholds(memory_percent=100)
     system = MetricsSystem(clock=clock, thresholds=limits)
     app = make_app(system)
@@ -107,12 +107,12 @@ def test_health_is_a_status_and_readings(run, clock):
     assert (ill.status_code, ill.json()["healthy"], ill.json()["error_rate"]) == (503, False, 1.0)
 
 
-# -- who may ask -------------------------------------------------------------------------------------------
+# -- access ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_every_endpoint_asks_for_the_secret(system, path):
-    """A token or a user, before anything else is said."""
+def test_every_endpoint_requires_credentials(system, path):
+    """A token or a user. They are checked first."""
     app = make_app(system, bearer_token="s3cret", basic_auth=("user", "password"))
     for headers in ({}, {"authorization": "Bearer guess"}):
         refused = StreamClient(app, path=path, **headers)
@@ -130,8 +130,8 @@ def test_every_endpoint_asks_for_the_secret(system, path):
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_nobody_keeps_an_answer(system, path):
-    """Neither a cache nor a guess about its type."""
+def test_responses_are_not_cached(system, path):
+    """Their type is not guessed, either."""
     client = StreamClient(make_app(system), path=path)
     talk(asyncio.run, lambda: until(lambda: client.messages), client)
     assert client.headers["cache-control"] == "no-store"
@@ -139,8 +139,8 @@ def test_nobody_keeps_an_answer(system, path):
     assert "access-control-allow-origin" not in client.headers
 
 
-def test_pages_of_other_sites_may_read_where_that_is_allowed(system):
-    """Each by its own name, and no other; what a page asks beforehand needs no secret."""
+def test_allowed_origins_may_read_responses(system):
+    """Only the listed origins. A preflight request needs no credentials."""
     site = "https://status.example"
     app = make_app(system, allow_origins=[site], bearer_token="s3cret")
     token = {"authorization": "Bearer s3cret"}
@@ -162,7 +162,7 @@ def test_pages_of_other_sites_may_read_where_that_is_allowed(system):
     assert any_site.headers["access-control-allow-origin"] == "*"
 
 
-# -- where -------------------------------------------------------------------------------------------------
+# -- paths -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_pages_of_other_sites_may_read_where_that_is_allowed(system):
         ("", "", "/health/", 200),
         ("", "/internal", "/internal/health", 200),
         ("", "/internal/", "/internal/health", 200),
-        ("", "/internal", "/health", 200),  # servers that leave the mount out
+        ("", "/internal", "/health", 200),  # servers that omit the mount
         ("", "/heal", "/health", 200),  # no mount, only the same letters
         ("/internal", "", "/internal/health", 200),
         ("/internal/", "/api", "/api/internal/metrics", 200),
@@ -181,14 +181,14 @@ def test_pages_of_other_sites_may_read_where_that_is_allowed(system):
         ("", "", "/health/other", 404),
     ],
 )
-def test_it_answers_where_it_is_mounted(system, prefix, root_path, path, status):
-    """The path of a mount is taken off, as far as it is there; the prefix comes after it."""
+def test_it_serves_its_paths_in_a_mount(system, prefix, root_path, path, status):
+    """The path of a mount is removed if the scope contains it; the prefix follows."""
     app = make_app(system, prefix=prefix)
     assert asyncio.run(get(app, path, root_path=root_path)).status_code == status
 
 
 def test_starlette_mounts_it(system):
-    """Beneath a path, and beneath another mount."""
+    """Below a path, and below another mount."""
     app = make_app(system)
     outer = Starlette(routes=[Mount("/internal", app), Mount("/deep", routes=[Mount("/er", app)])])
     for path in ("/internal/metrics", "/internal/snapshot", "/deep/er/health"):
@@ -204,23 +204,23 @@ def test_starlette_mounts_it(system):
     talk(asyncio.run, script, client)
 
 
-def test_only_chosen_endpoints_are_served(system):
-    """Such as health alone, for a probe that knows no token; who asks for another is told which there are."""
+def test_only_selected_endpoints_are_served(system):
+    """Such as health for a probe without a token. The 404 response lists the paths."""
     app = make_app(system, endpoints=["health"])
     assert asyncio.run(get(app, "/health")).status_code == 200
     missing = asyncio.run(get(app, "/stream"))
-    assert (missing.status_code, missing.text) == (404, "served here: /health\n")
+    assert (missing.status_code, missing.text) == (404, "not found: the paths are /health\n")
 
 
-def test_it_can_only_be_read(system):
-    """Other methods are refused, and the answer says which are not."""
+def test_other_methods_are_not_allowed(system):
+    """The response states the allowed methods."""
     for path in PATHS:
-        answer = asyncio.run(get(make_app(system), path, method="POST"))
-        assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
+        response = asyncio.run(get(make_app(system), path, method="POST"))
+        assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD")
 
 
-def test_it_takes_part_in_the_life_of_a_server(system):
-    """Startup and shutdown are answered; a websocket is refused, and what is not known is an error."""
+def test_it_answers_lifespan_events(system):
+    """A WebSocket is rejected, and an unknown scope type is an error."""
     app = make_app(system)
 
     def live(kind, *received):
@@ -238,7 +238,7 @@ def test_it_takes_part_in_the_life_of_a_server(system):
     life = ("lifespan.startup", "lifespan.shutdown")
     assert live("lifespan", *life) == [f"{event}.complete" for event in life]
     assert live("websocket", "websocket.connect") == ["websocket.close"]
-    with pytest.raises(InvalidInputError, match=r"'carrier\.pigeon' cannot be served"):
+    with pytest.raises(InvalidInputError, match=r"'carrier\.pigeon' is not supported"):
         live("carrier.pigeon")
 
 
@@ -246,36 +246,36 @@ def test_it_takes_part_in_the_life_of_a_server(system):
     ("options", "text"),
     [
         ({"endpoints": ["strem"]}, "unknown endpoint 'strem'. Did you mean 'stream'?"),
-        ({"endpoints": "stream"}, "endpoints='stream' is no list"),
-        ({"endpoints": []}, r"endpoints=\[\] is empty; there are metrics, snapshot"),
+        ({"endpoints": "stream"}, "endpoints='stream' is not a list"),
+        ({"endpoints": []}, r"endpoints=\[\] is empty: pass some of metrics, snapshot"),
         ({"prefix": "internal"}, "prefix='internal' does not begin with a slash"),
-        ({"bearer_token": ""}, "bearer_token= is empty"),
-        ({"allow_origins": "https://a"}, "allow_origins='https://a' is no list of origins"),
-        ({"allow_origins": ["https://a/b"]}, "'https://a/b', which is no origin like"),
-        ({"allow_origins": ["https://a\r\nx: y"]}, "which is no origin like"),
+        ({"bearer_token": ""}, "bearer_token is empty"),
+        ({"allow_origins": "https://a"}, "allow_origins='https://a' is not a list of origins"),
+        ({"allow_origins": ["https://a/b"]}, "'https://a/b' in allow_origins is not an origin"),
+        ({"allow_origins": ["https://a\r\nx: y"]}, "in allow_origins is not an origin"),
         ({"max_clients": 0}, "max_clients=0 is not a whole number of 1 or more"),
         ({"buffer": True}, "buffer=True is not a whole number of 1 or more"),
         ({"heartbeat": 0}, "heartbeat=0 is not a positive number of seconds"),
         ({"timeout": float("nan")}, "timeout=nan is not a positive number of seconds"),
     ],
 )
-def test_a_wrong_argument_is_one_clear_error(system, options, text):
-    """It is quoted, and the message says what it has to be."""
+def test_an_invalid_argument_is_an_error(system, options, text):
+    """The message quotes the value and states what to pass."""
     with pytest.raises(InvalidInputError, match=text):
         make_app(system, **options)
 
 
-# -- what is slow and what fails ---------------------------------------------------------------------------
+# -- slow and failing requests ----------------------------------------------------------------------------
 
 
 class Slow(MetricsSystem):
-    """A system whose snapshot, or health, takes until a gate opens."""
+    """A system whose snapshot and health block until a gate opens."""
 
     gate: threading.Event
 
     def build_snapshot(self, **keys):
         """Wait."""
-        self.gate.wait(PATIENCE)
+        self.gate.wait(TIMEOUT_SECONDS)
         return super().build_snapshot(**keys)
 
     def get_system_health(self):
@@ -283,8 +283,8 @@ class Slow(MetricsSystem):
         raise OSError("no machine")
 
 
-def test_others_go_on_while_a_snapshot_is_made(run, clock, gate):
-    """It is made in a thread."""
+def test_a_snapshot_does_not_block_the_event_loop(run, clock, gate):
+    """It is built in a thread."""
     system = Slow(clock=clock)
     system.gate = gate
     turns = []
@@ -300,45 +300,45 @@ def test_others_go_on_while_a_snapshot_is_made(run, clock, gate):
         assert (await get(make_app(system), "/snapshot")).status_code == 200
         turns.append("snapshot")
 
-    run(first_of(tick, ask))
+    run(run_until_first(tick, ask))
     assert turns == [*["tick"] * 100, "snapshot"]
 
 
-def test_questions_that_hang_are_bounded(run, clock, gate, caplog):
-    """Each client is answered in its time; so many threads hang at most; health is apart."""
+def test_hanging_requests_are_bounded(run, clock, gate, caplog):
+    """Each client gets a response in time, the number of threads is limited, and health is separate."""
     system = Slow(clock=clock)
     system.gate = gate
     app = make_app(system, timeout=0.02)
-    for _ in range(MAX_QUESTIONS):
-        answer = run(get(app, "/snapshot"))
-        assert (answer.status_code, answer.text) == (503, "snapshot: no answer within 0.02 seconds\n")
+    for _ in range(MAX_CONCURRENT_REQUESTS):
+        response = run(get(app, "/snapshot"))
+        assert (response.status_code, response.text) == (503, "snapshot timed out after 0.02 seconds\n")
     busy = run(get(app, "/snapshot"))
     assert (busy.status_code, busy.headers["retry-after"]) == (503, "1")
-    assert "as many questions as may be" in busy.text
+    assert "too many concurrent snapshot requests" in busy.text
     assert len(messages(caplog)) == 1
     assert run(get(app, "/health")).status_code == 500
     gate.set()
 
     async def ask():
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT_SECONDS
         while (await get(app, "/snapshot")).status_code != 200:
             assert time.monotonic() < end
 
     run(ask())
 
 
-def test_a_question_that_fails_is_an_error(run, clock, caplog):
-    """The log says why, once; the client does not learn it."""
+def test_a_failing_request_is_an_error(run, clock, caplog):
+    """The log states the reason once; the response does not."""
     app = make_app(Slow(clock=clock))
     for _ in range(2):
-        answer = run(get(app, "/health"))
-        assert (answer.status_code, answer.text) == (500, "health failed; see the log\n")
+        response = run(get(app, "/health"))
+        assert (response.status_code, response.text) == (500, "health failed: see the log\n")
     (message,) = messages(caplog)
     assert "no machine" in message
 
 
-def test_who_reads_nothing_is_given_up(run, system, caplog):
-    """An answer that nobody takes has its time too."""
+def test_a_client_that_does_not_read_times_out(run, system, caplog):
+    """Sending a response has a time limit."""
     client = StreamClient(make_app(system, timeout=0.05), path="/health")
     client.reads = False
     run(client.serve())
@@ -348,8 +348,8 @@ def test_who_reads_nothing_is_given_up(run, system, caplog):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_forked_child_begins_anew(system):
-    """It has none of the parent's clients, and its events are of another process."""
+def test_a_forked_child_has_no_clients(system):
+    """Its events count as those of another process."""
     app = make_app(system, max_clients=1)
     client = StreamClient(app)
     statuses = []
@@ -363,7 +363,7 @@ def test_a_forked_child_begins_anew(system):
             code = 1
             try:
                 again = StreamClient(app, last_event_id=first)
-                # The loop of this thread is the parent's.
+                # The event loop of this thread belongs to the parent.
                 thread = threading.Thread(
                     target=talk, args=[asyncio.run, lambda: until(lambda: again.text), again]
                 )

@@ -1,4 +1,4 @@
-"""The server of its own: where it listens, what it leaves alone, and how it ends."""
+"""The server of `serve_app`: where it listens, what it leaves unchanged, and how it closes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from metrics_adapters.asgi import make_app, serve_app
 from metrics_framework.errors import InvalidInputError, MissingExtraError, OutputError
-from tests.metrics_adapters.http.loops import PATIENCE
+from tests.metrics_adapters.http.clients import TIMEOUT_SECONDS
 from tests.metrics_adapters.http.readers import reading
 
 pytest.importorskip("uvicorn")
@@ -30,8 +30,8 @@ def system(system):
     return system
 
 
-def test_it_answers_on_this_machine(system):
-    """At its address, and no more once it is closed; closing again does nothing."""
+def test_it_serves_on_this_machine(system):
+    """At its URL, until it is closed. A second close does nothing."""
     with serve_app(system, 0) as server:
         assert server.url == f"http://127.0.0.1:{server.port}"
         assert "orders_total 1" in httpx.get(f"{server.url}/metrics").text
@@ -45,11 +45,11 @@ def test_it_answers_on_this_machine(system):
         httpx.get(f"{server.url}/health")
 
 
-def test_its_port_is_free_afterwards(system):
-    """Another server may have it at once."""
+def test_its_port_is_free_after_closing(system):
+    """Another server can use it at once."""
     with serve_app(system, 0) as server:
         httpx.get(f"{server.url}/health")
-        with pytest.raises(OutputError, match="Address already in use; pass another port"):
+        with pytest.raises(OutputError, match="Address already in use: pass another port"):
             serve_app(system, server.port)
     with serve_app(system, server.port) as again:
         assert httpx.get(f"{again.url}/metrics").status_code == 200
@@ -64,21 +64,21 @@ def test_its_port_is_free_afterwards(system):
         ((0,), {"timeout": -1}, "timeout=-1"),
     ],
 )
-def test_a_wrong_argument_is_one_clear_error(system, arguments, options, text):
+def test_an_invalid_argument_is_an_error(system, arguments, options, text):
     """Before anything listens."""
     with pytest.raises(InvalidInputError, match=text):
         serve_app(system, *arguments, **options)
 
 
 def test_a_missing_extra_is_named(system, monkeypatch):
-    """Without uvicorn the error says what to install."""
+    """Without uvicorn the error states what to install."""
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(MissingExtraError, match=r"serve_app needs .*pip install 'metrics-framework\[web\]'"):
         serve_app(system, 0)
 
 
-def test_the_logging_of_the_application_stays_as_it_is(system):
-    """The configuration that comes with uvicorn would replace handlers and levels."""
+def test_the_logging_of_the_application_is_unchanged(system):
+    """The default configuration of uvicorn would replace handlers and levels."""
     code = (
         "import logging; from metrics_framework import MetricsSystem;"
         "from metrics_adapters.asgi import serve_app\n"
@@ -90,8 +90,8 @@ def test_the_logging_of_the_application_stays_as_it_is(system):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_it_does_not_put_off_the_end_of_the_program():
-    """A program that forgets its server, with a client in the middle of a stream, ends without a word."""
+def test_it_does_not_keep_the_interpreter_alive():
+    """A program ends without output, even with a client in the middle of a stream."""
     code = (
         "import socket; from metrics_framework import MetricsSystem;"
         "from metrics_adapters.asgi import serve_app\n"
@@ -100,12 +100,14 @@ def test_it_does_not_put_off_the_end_of_the_program():
         "client.sendall(b'GET /health HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n')\n"
         "assert client.recv(9) == b'HTTP/1.1 '"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT_SECONDS
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_events_come_as_they_happen(system):
-    """Over a real connection, each at once."""
+def test_events_are_sent_immediately(system):
+    """Over a real connection."""
     with serve_app(system, 0) as server, reading(server.url) as reader:
         for number in range(1, 20):
             system.collector.increment("orders")
@@ -113,8 +115,8 @@ def test_events_come_as_they_happen(system):
             assert reader.value["value"] == 1 + number  # one was counted before
 
 
-def test_no_answer_waits_for_an_acknowledgement(system):
-    """Connections send at once: else each answer, which is sent in pieces, would be late by 40 ms."""
+def test_no_response_waits_for_an_acknowledgement(system):
+    """Without TCP_NODELAY, a response in several chunks would be late by 40 ms."""
     with serve_app(system, 0) as server, socket.create_connection(("127.0.0.1", server.port)) as client:
         client.sendall(b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n")
         assert client.recv(1)
@@ -129,11 +131,11 @@ def test_no_answer_waits_for_an_acknowledgement(system):
 
 
 def test_closing_ends_the_streams(system):
-    """A client sees the end of its stream, and no broken one; nothing is waited for."""
+    """A client sees the regular end of its stream, without a delay."""
     with serve_app(system, 0) as server, reading(server.url) as reader:
         begun = threading.Event()
         threading.Timer(0.01, lambda: (begun.set(), server.close())).start()
-        reader.read()  # it would raise for a connection that was cut
+        reader.read()  # it would raise if the connection were aborted
         assert begun.is_set()
         wait_until(lambda: not server._thread.is_alive())
 
@@ -141,13 +143,13 @@ def test_closing_ends_the_streams(system):
 @pytest.mark.heavy
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_forked_child_does_not_serve(system):
-    """The port is the parent's alone: a client is never answered by a child, and is refused after the end."""
+    """The port belongs to the parent: a child never responds, and the port closes with the parent."""
     with serve_app(system, 0) as server:
         httpx.get(f"{server.url}/health")
         pid = os.fork()
         if pid == 0:
             with suppress(BaseException):
-                time.sleep(PATIENCE)
+                time.sleep(TIMEOUT_SECONDS)
             os._exit(0)
         try:
             assert httpx.get(f"{server.url}/health").status_code in (200, 503)
@@ -160,8 +162,8 @@ def test_a_forked_child_does_not_serve(system):
 
 
 @pytest.mark.heavy
-def test_an_application_that_mounts_it_serves_it(system):
-    """Beneath its path, in a Starlette application that uvicorn serves as its own."""
+def test_a_mounting_application_serves_it(system):
+    """In a Starlette application on a uvicorn server of its own."""
     uvicorn = pytest.importorskip("uvicorn")
     from starlette.applications import Starlette
     from starlette.routing import Mount
@@ -179,5 +181,5 @@ def test_an_application_that_mounts_it_serves_it(system):
             reader.read(1)
     finally:
         server.should_exit = True
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_SECONDS)
         sock.close()

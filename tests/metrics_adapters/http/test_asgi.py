@@ -1,4 +1,4 @@
-"""The ASGI application keeps to ASGI, under asyncio and trio, mounted or alone, and holds no loop up."""
+"""The ASGI application conforms to ASGI under asyncio and trio, mounted or alone, and does not block."""
 
 from __future__ import annotations
 
@@ -17,32 +17,25 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 
-from metrics_adapters.http.event_loop import checkpoint
 from metrics_adapters.prometheus import make_asgi_app
-from metrics_adapters.prometheus.rendering import Exposition
+from metrics_adapters.prometheus.targets import Exposition
 from metrics_framework import MetricsSystem
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.recording import Store
+from metrics_framework.runtime.event_loops import checkpoint
 
-PATIENCE = 20.0
-RUNNERS = {"asyncio": asyncio.run, "trio": lambda main: trio.run(lambda: main)}
-
-
-@pytest.fixture(params=RUNNERS)
-def run(request):
-    """Return what runs a coroutine, on each event loop."""
-    return RUNNERS[request.param]
+TIMEOUT_SECONDS = 20.0
 
 
 @pytest.fixture
 def gate():
-    """Return an event that lets what hangs go on; it is set at the end, so that no thread is left."""
+    """Return an event that releases hanging calls. It is set at the end, so that no thread is left."""
     event = threading.Event()
     yield event
     event.set()
     for thread in threading.enumerate():
         if thread.name == "metrics-scrape":
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT_SECONDS)
 
 
 @pytest.fixture
@@ -54,26 +47,26 @@ def metrics(clock) -> MetricsSystem:
 
 
 class Scripted(Exposition):
-    """An exposition of the chunks that a test wants."""
+    """An exposition of the chunks that a test passes."""
 
     def __init__(self, *chunks, foreign=lambda: b""):
         super().__init__(Store(), CollectorRegistry())
         self.script = chunks
         self.foreign_script = foreign
 
-    def chunks(self, format=None, foreign=None):
+    def chunks(self, format=None, registry_text=None):
         """Yield each chunk, or what it returns."""
         for chunk in self.script:
             yield chunk() if callable(chunk) else chunk
-        yield foreign
+        yield registry_text
 
-    def foreign(self, format=None):
+    def registry_text(self, format=None):
         """Return what the script says."""
         return self.foreign_script()
 
 
 async def get(app, path="/metrics", method="GET", root_path="", **headers) -> httpx.Response:
-    """Return what a client of the application receives."""
+    """Return the response that a client receives."""
     transport = httpx.ASGITransport(app, root_path=root_path)
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         headers = {name.replace("_", "-"): text for name, text in headers.items()}
@@ -91,15 +84,15 @@ async def never():
 
 
 def messages(caplog):
-    """Return what was logged."""
+    """Return the log messages."""
     return [record.getMessage() for record in caplog.records]
 
 
-# -- answers -----------------------------------------------------------------------------------------------
+# -- responses ---------------------------------------------------------------------------------------------
 
 
-def test_a_scrape_is_answered(run, metrics):
-    """In the format and compression that were asked for, with a length; HEAD has no body."""
+def test_a_scrape_gets_the_metrics(run, metrics):
+    """In the requested format and compression, with a length. HEAD has no body."""
     app = make_asgi_app(metrics)
     plain = run(get(app, accept_encoding="identity"))
     assert (plain.status_code, plain.headers["content-type"]) == (
@@ -116,8 +109,8 @@ def test_a_scrape_is_answered(run, metrics):
     assert run(get(app, "/favicon.ico")).status_code == 404
 
 
-def test_the_secret_is_asked_for(metrics):
-    """As by the server: the code is the same."""
+def test_it_requires_credentials(metrics):
+    """It shares the code of the server."""
     app = make_asgi_app(metrics, basic_auth=("user", "password"))
     refused = asyncio.run(get(app))
     assert (refused.status_code, refused.headers["www-authenticate"]) == (401, 'Basic realm="metrics"')
@@ -133,19 +126,19 @@ def test_the_secret_is_asked_for(metrics):
         ("/api/", "/api/metrics", 200),
         ("/metrics", "/metrics", 200),
         ("/metrics", "/metrics/", 200),
-        ("/api", "/metrics", 200),  # servers that leave the mount out
+        ("/api", "/metrics", 200),  # servers that omit the mount
         ("/met", "/metrics", 200),  # no mount, only the same letters
         ("/metrics", "/metrics/other", 404),
         ("", "/other", 404),
     ],
 )
-def test_it_answers_where_it_is_mounted(metrics, root_path, path, status):
-    """The path of a mount is taken off, as far as it is there."""
+def test_it_serves_its_path_in_a_mount(metrics, root_path, path, status):
+    """The path of a mount is removed if the scope contains it."""
     assert asyncio.run(get(make_asgi_app(metrics), path, root_path=root_path)).status_code == status
 
 
 def test_starlette_routes_and_mounts_it(metrics):
-    """As a route it answers without a redirect; as a mount at the root of that."""
+    """As a route it responds without a redirect; as a mount, at the root of the mount."""
     app = make_asgi_app(metrics)
     outer = Starlette(
         routes=[Route("/metrics", app), Mount("/deep", routes=[Mount("/stats", app)]), Mount("/inner", app)]
@@ -156,7 +149,7 @@ def test_starlette_routes_and_mounts_it(metrics):
     assert asyncio.run(get(outer, "/metrics", method="POST")).status_code == 405
 
 
-def test_headers_that_come_twice_count_together(metrics):
+def test_repeated_headers_are_joined(metrics):
     """A list may be spread over several headers."""
     sent = []
 
@@ -168,8 +161,8 @@ def test_headers_that_come_twice_count_together(metrics):
     assert dict(sent[0]["headers"])[b"content-type"].startswith(b"application/openmetrics-text")
 
 
-def test_it_takes_part_in_the_life_of_a_server(metrics):
-    """Startup and shutdown are answered; a websocket is refused, and what is not known is an error."""
+def test_it_answers_lifespan_events(metrics):
+    """A WebSocket is rejected, and an unknown scope type is an error."""
     app = make_asgi_app(metrics)
 
     def talk(kind, *received):
@@ -187,27 +180,27 @@ def test_it_takes_part_in_the_life_of_a_server(metrics):
     life = ("lifespan.startup", "lifespan.shutdown")
     assert talk("lifespan", *life) == [f"{event}.complete" for event in life]
     assert talk("websocket", "websocket.connect") == ["websocket.close"]
-    with pytest.raises(InvalidInputError, match=r"'carrier\.pigeon' cannot be served"):
+    with pytest.raises(InvalidInputError, match=r"'carrier\.pigeon' is not supported"):
         talk("carrier.pigeon")
 
 
-# -- what fails and what is slow ---------------------------------------------------------------------------
+# -- failing and slow scrapes ------------------------------------------------------------------------------
 
 
-def test_a_renderer_that_fails_is_an_error(run, caplog):
-    """Nothing was sent before, and the log says so once."""
+def test_a_failing_renderer_is_an_error(run, caplog):
+    """Nothing was sent before, and the error is logged once."""
     app = make_asgi_app(Scripted(b"a 1\n", lambda: 1 / 0))
     assert [run(get(app)).status_code for _ in range(2)] == [500, 500]
     assert len(messages(caplog)) == 1
 
 
 @pytest.mark.parametrize("how", ["fails", "hangs"])
-def test_a_registry_costs_its_own_metrics_alone(run, caplog, gate, how):
-    """One that fails or hangs does so in a thread; ours are scraped without it."""
+def test_a_failing_registry_does_not_fail_the_scrape(run, caplog, gate, how):
+    """A registry that fails or hangs does so in a thread. Our metrics are scraped without it."""
 
     def foreign():
         if how == "hangs":
-            gate.wait(PATIENCE)
+            gate.wait(TIMEOUT_SECONDS)
         raise OSError("no database")
 
     app = make_asgi_app(Scripted(b"a 1\n", foreign=foreign), timeout=0.3)
@@ -217,7 +210,7 @@ def test_a_registry_costs_its_own_metrics_alone(run, caplog, gate, how):
 
 
 class Callbacks:
-    """Callbacks that say from where they were called."""
+    """Callbacks that record from where they were called."""
 
     def __init__(self, work=lambda: None):
         self.work = work
@@ -235,38 +228,38 @@ class Callbacks:
         self.work()
 
 
-def test_callbacks_are_called_on_the_loop(run, metrics):
-    """Each scrape calls them once, as coroutines of the loop that it runs on."""
+def test_callbacks_are_called_on_the_event_loop(run, metrics):
+    """Each scrape calls them once, in a task of its event loop."""
     callbacks = Callbacks()
     app = make_asgi_app(metrics, callbacks=callbacks)
     assert [run(get(app)).status_code for _ in range(2)] == [200, 200]
     assert callbacks.called == ["loop", "loop"]
 
 
-def test_callbacks_without_a_coroutine_are_called_in_a_thread(metrics):
-    """What knows threads alone does not hold the loop up."""
+def test_blocking_callbacks_are_called_in_a_thread(metrics):
+    """They do not block the event loop."""
     callbacks = Callbacks()
     callbacks.collect_async = None
     assert asyncio.run(get(make_asgi_app(metrics, callbacks=callbacks))).status_code == 200
     assert callbacks.called == ["thread"]
 
 
-def test_callbacks_that_fail_cost_nothing_else(run, metrics, caplog):
-    """The rest is scraped, and the log says so once."""
+def test_failing_callbacks_do_not_fail_the_scrape(run, metrics, caplog):
+    """The other metrics are in the response, and the error is logged once."""
     app = make_asgi_app(metrics, callbacks=Callbacks(lambda: 1 / 0))
     assert [run(get(app)).status_code for _ in range(2)] == [200, 200]
     assert len(messages(caplog)) == 1
     assert "callbacks failed" in messages(caplog)[0]
 
 
-def test_a_coroutine_that_hangs_is_waited_for_once(run, metrics, caplog):
-    """The first scrape waits for half of its time, the next ones not at all; one task hangs, not one each."""
+def test_hanging_callbacks_are_waited_for_once(run, metrics, caplog):
+    """The first scrape waits for half of its time-out, later ones do not wait, and all share one task."""
     callbacks = Callbacks()
     begun = []
 
     async def hang():
         begun.append(time.monotonic())
-        await (asyncio if run is asyncio.run else trio).sleep(PATIENCE)
+        await (asyncio if run is asyncio.run else trio).sleep(TIMEOUT_SECONDS)
 
     callbacks.collect_async = hang
     app = make_asgi_app(metrics, callbacks=callbacks, timeout=0.4)
@@ -277,15 +270,15 @@ def test_a_coroutine_that_hangs_is_waited_for_once(run, metrics, caplog):
     assert run(main()) == [200] * 4
     assert len(begun) == 1
     assert len(messages(caplog)) == 1
-    assert run(get(app)).status_code == 200  # another loop begins anew
+    assert run(get(app)).status_code == 200  # a new loop starts a new call
     assert len(begun) == 2
 
 
-def test_one_scrape_too_many_is_told_to_come_again(run, gate):
-    """Places are given back at the end; none is lost to a scrape that is cancelled."""
+def test_too_many_concurrent_scrapes_are_unavailable(run, gate):
+    """Slots are freed at the end, also by a cancelled scrape."""
 
     def foreign():
-        gate.wait(PATIENCE)
+        gate.wait(TIMEOUT_SECONDS)
         return b""
 
     app = make_asgi_app(Scripted(b"a 1\n", foreign=foreign), max_scrapes=1)
@@ -313,8 +306,8 @@ def test_one_scrape_too_many_is_told_to_come_again(run, gate):
     assert run(get(app)).status_code == 200
 
 
-def test_others_go_on_while_it_renders(run):
-    """Between any two chunks of a millisecond another task has its turn."""
+def test_other_tasks_run_while_it_renders(run):
+    """Between two chunks of a millisecond another task runs."""
     turns = []
 
     def chunk():
@@ -343,24 +336,24 @@ def test_others_go_on_while_it_renders(run):
     run(with_asyncio() if run is asyncio.run else with_trio())
     chunks = [place for place, turn in enumerate(turns) if turn == "chunk"]
     assert len(chunks) == 50
-    # Of two tasks that are both ready trio lets either begin, so that there one may have two turns in a row.
+    # Trio runs ready tasks in random order, so one task may run twice in a row.
     assert all(after - before > 2 for before, after in zip(chunks, chunks[2:], strict=False))
 
 
-def test_who_reads_nothing_gives_its_place_back(run, metrics, caplog):
-    """Sending has its time too; the log says that it ran out."""
+def test_a_client_that_does_not_read_frees_its_slot(run, metrics, caplog):
+    """Sending has a time limit, and the log states that it was exceeded."""
     app = make_asgi_app(metrics, max_scrapes=1, timeout=0.1)
 
     async def stuck(message):
-        await (asyncio if run is asyncio.run else trio).sleep(PATIENCE)
+        await (asyncio if run is asyncio.run else trio).sleep(TIMEOUT_SECONDS)
 
     run(app(scope(), never, stuck))
     assert "not read in time" in messages(caplog)[0]
     assert run(get(app)).status_code == 200
 
 
-def test_who_has_gone_away_is_no_fault(run, metrics, caplog):
-    """A server that cannot send raises `OSError`, by the specification; nobody needs to know."""
+def test_a_client_that_disconnects_is_not_an_error(run, metrics, caplog):
+    """By the specification, a server that cannot send raises `OSError`. It is not logged."""
 
     async def gone(message):
         raise BrokenPipeError
@@ -376,7 +369,7 @@ def test_who_has_gone_away_is_no_fault(run, metrics, caplog):
 
 @pytest.fixture
 def served():
-    """Return what serves an application by uvicorn, and says on which port."""
+    """Return a function that serves an application with uvicorn and returns the port."""
     uvicorn = pytest.importorskip("uvicorn")
     running = []
 
@@ -391,19 +384,19 @@ def served():
     yield start
     for server, thread, sock in running:
         server.should_exit = True
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_SECONDS)
         sock.close()
 
 
 def test_a_real_server_serves_it(served, metrics):
-    """Over a socket, twice on one connection, and for clients that leave in the middle."""
+    """Over a socket, twice on one connection, and with clients that disconnect early."""
     port = served(make_asgi_app(metrics))
     for _ in range(5):
-        with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
+        with socket.create_connection(("127.0.0.1", port), TIMEOUT_SECONDS) as sock:
             sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_SECONDS)) as connection:
         for _ in range(2):
             connection.request("GET", "/metrics", headers={"Accept-Encoding": "gzip"})
-            answer = connection.getresponse()
-            assert answer.status == 200
-            assert b"orders_total" in gzip.decompress(answer.read())
+            response = connection.getresponse()
+            assert response.status == 200
+            assert b"orders_total" in gzip.decompress(response.read())

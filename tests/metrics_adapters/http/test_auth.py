@@ -1,4 +1,4 @@
-"""Who may scrape is who knows the secret, and the secret is told to nobody."""
+"""Requests are accepted with the right credentials, and the secrets are never shown."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics_adapters.http.auth import Access
+from metrics_adapters.http.auth import Authenticator
 from metrics_framework.errors import InvalidInputError
 
 
@@ -17,63 +17,63 @@ def basic(text: str | bytes) -> str:
     return f"Basic {b64encode(text.encode() if isinstance(text, str) else text).decode()}"
 
 
-def test_without_secrets_everybody_may_scrape():
-    """Nothing is asked for, and what is sent is no matter."""
-    access = Access()
-    assert access.challenges == []
-    assert access.allows(None)
-    assert access.allows("Bearer anything")
+def test_without_secrets_every_request_is_accepted():
+    """Whatever credentials it sends."""
+    authenticator = Authenticator()
+    assert authenticator.challenges == []
+    assert authenticator.accepts(None)
+    assert authenticator.accepts("Bearer anything")
 
 
 @pytest.mark.parametrize("header", ["Bearer s3cret", "bearer s3cret", "BEARER   s3cret "])
-def test_the_token_opens(header):
-    """The scheme is written in any case, as HTTP has it."""
-    access = Access(bearer_token="s3cret")
-    assert access.challenges == ['Bearer realm="metrics"']
-    assert access.allows(header)
+def test_the_token_is_accepted(header):
+    """The scheme is case-insensitive, as HTTP defines it."""
+    authenticator = Authenticator(bearer_token="s3cret")
+    assert authenticator.challenges == ['Bearer realm="metrics"']
+    assert authenticator.accepts(header)
 
 
 @pytest.mark.parametrize("password", ["open sesame", "with:colons:", "π, ü and 🔑", " "])
-def test_user_and_password_open(password):
+def test_user_and_password_are_accepted(password):
     """Any password that is text."""
-    access = Access(basic_auth=("prometheus", password))
-    assert access.challenges == ['Basic realm="metrics"']
-    assert access.allows(basic(f"prometheus:{password}"))
-    assert not access.allows(basic(f"Prometheus:{password}"))
-    assert not access.allows(basic(f"prometheus:{password} "))
+    authenticator = Authenticator(basic_auth=("prometheus", password))
+    assert authenticator.challenges == ['Basic realm="metrics"']
+    assert authenticator.accepts(basic(f"prometheus:{password}"))
+    assert not authenticator.accepts(basic(f"Prometheus:{password}"))
+    assert not authenticator.accepts(basic(f"prometheus:{password} "))
 
 
-def test_either_of_two_ways_will_do():
-    """Where there is a token and a user, each opens by its own scheme alone."""
-    access = Access(bearer_token="token", basic_auth=("user", "password"))
-    assert len(access.challenges) == 2
-    assert access.allows("Bearer token")
-    assert access.allows(basic("user:password"))
-    assert not access.allows("Bearer user:password")
-    assert not access.allows(basic("token"))
+def test_either_of_two_schemes_is_accepted():
+    """A token and a user are accepted only with their own scheme."""
+    authenticator = Authenticator(bearer_token="token", basic_auth=("user", "password"))
+    assert len(authenticator.challenges) == 2
+    assert authenticator.accepts("Bearer token")
+    assert authenticator.accepts(basic("user:password"))
+    assert not authenticator.accepts("Bearer user:password")
+    assert not authenticator.accepts(basic("token"))
 
 
 @given(
     st.none() | st.text() | st.text().map(basic) | st.text().map("Bearer {}".format) | st.binary().map(basic)
 )
-def test_nothing_else_opens_and_nothing_raises(header):
-    """Whatever is sent, it is not taken for the secret."""
-    assert not Access("s3cret-token", ("the user", "the password")).allows(header)
+def test_nothing_else_is_accepted_and_nothing_raises(header):
+    """For any header."""
+    assert not Authenticator("s3cret-token", ("the user", "the password")).accepts(header)
 
 
 @pytest.mark.parametrize(
     "header",
     ["Basic", "Basic ", "Basic !!!!", "Basic dXNlcg", "Basic dXNlcg=", "Basic ü", "Bearer", "Bearer \ud800"],
 )
-def test_what_is_broken_does_not_open(header):
-    """It is refused as a wrong password is."""
-    assert not Access("token", ("user", "password")).allows(header)
+def test_malformed_credentials_are_rejected(header):
+    """Like a wrong password."""
+    assert not Authenticator("token", ("user", "password")).accepts(header)
 
 
 def test_secrets_are_not_kept():
-    """Neither the object nor anything in it shows a secret."""
-    access = Access("s3cret-token", ("admin", "pa55word"))
-    text = f"{access!r} {vars(access)!r}"
+    """Neither the object nor its attributes show a secret."""
+    authenticator = Authenticator("s3cret-token", ("admin", "pa55word"))
+    text = f"{authenticator!r} {vars(authenticator)!r}"
     assert not any(secret in text for secret in ("s3cret", "admin", "pa55"))
 
 
@@ -81,21 +81,21 @@ def test_secrets_are_not_kept():
     ("secrets", "message"),
     [
         ({"bearer_token": ""}, "is empty"),
-        ({"bearer_token": "two words"}, "visible ASCII"),
-        ({"bearer_token": "line\nfeed"}, "visible ASCII"),
-        ({"bearer_token": "schlüssel"}, "visible ASCII"),
-        ({"bearer_token": b"bytes"}, "visible ASCII"),
-        ({"basic_auth": "user:password"}, "no pair"),
-        ({"basic_auth": ("user",)}, "no pair"),
-        ({"basic_auth": ("user", b"password")}, "no pair"),
+        ({"bearer_token": "two words"}, "printable ASCII"),
+        ({"bearer_token": "line\nfeed"}, "printable ASCII"),
+        ({"bearer_token": "schlüssel"}, "printable ASCII"),
+        ({"bearer_token": b"bytes"}, "printable ASCII"),
+        ({"basic_auth": "user:password"}, "must be a .user, password. tuple"),
+        ({"basic_auth": ("user",)}, "must be a .user, password. tuple"),
+        ({"basic_auth": ("user", b"password")}, "must be a .user, password. tuple"),
         ({"basic_auth": ("", "password")}, "empty"),
         ({"basic_auth": ("user", "")}, "empty"),
         ({"basic_auth": ("us:er", "password")}, "colon"),
         ({"basic_auth": ("user", "\ud800")}, "UTF-8"),
     ],
 )
-def test_what_no_header_can_bear_is_refused(secrets, message):
-    """One clear error, which does not quote the secret."""
+def test_invalid_secrets_are_an_error(secrets, message):
+    """The message does not quote the secret."""
     with pytest.raises(InvalidInputError, match=message) as caught:
-        Access(**secrets)
+        Authenticator(**secrets)
     assert "password" not in str(caught.value).replace("user, password", "").replace("user or password", "")

@@ -1,4 +1,4 @@
-"""A real browser's `EventSource` reads the stream, is cut off, and comes back for what it missed."""
+"""The `EventSource` of a real browser reads the stream and resumes after a disconnect."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from starlette.routing import Mount, Route
 
 from metrics_adapters.asgi import make_app
 from metrics_framework import MetricsSystem
-from tests.metrics_adapters.http.loops import PATIENCE, subscriptions
+from tests.metrics_adapters.http.clients import TIMEOUT_SECONDS, subscriptions
 from tests.servers.programs import PACKAGES, find, missing
 
 uvicorn = pytest.importorskip("uvicorn")
@@ -46,7 +46,7 @@ source.addEventListener("restarted", () => { seen.push(["restarted"]); say(); })
 
 @pytest.fixture
 def browse(tmp_path):
-    """Return what opens a page in a browser; it is closed at the end."""
+    """Return a function that opens a page in a browser. It is closed at the end."""
     program = find("chromium")
     if program is None:
         (pytest.fail if "chromium" in PACKAGES else pytest.skip)(missing("chromium"))
@@ -60,11 +60,11 @@ def browse(tmp_path):
     yield open_page
     for process in processes:
         process.terminate()
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT_SECONDS)
 
 
 class Site:
-    """A page with a stream, and what the page has seen until now.
+    """A page with a stream, and the events that it has received.
 
     Attributes:
         last_event_ids: What each request for the stream had as `Last-Event-ID`.
@@ -90,47 +90,47 @@ class Site:
         return self
 
     def __exit__(self, *error):
-        self.cut()
+        self.end_streams()
         self.server.should_exit = True
-        self.thread.join(PATIENCE)
+        self.thread.join(TIMEOUT_SECONDS)
         self.sock.close()
 
     async def stream(self, scope, receive, send):
-        """Note what a request has, and serve it."""
+        """Record the headers of a request, and serve it."""
         self.loop = asyncio.get_running_loop()
         self.last_event_ids.append(dict(scope["headers"]).get(b"last-event-id", b"").decode())
         await self.app(scope, receive, send)
 
     async def listen(self, request):
-        """Take in what the page has seen."""
+        """Receive the events that the page has seen."""
         seen = json.loads(await request.body())
         self.seen = max(self.seen, seen, key=len)  # requests may overtake each other
         return Response()
 
-    def cut(self):
-        """End all streams, as a server does that ends."""
+    def end_streams(self):
+        """End all streams, like a server that shuts down."""
         if self.last_event_ids:
             self.loop.call_soon_threadsafe(self.app.end_streams)
 
     def wait_until(self, holds):
-        """Wait until what was seen holds."""
-        end = time.monotonic() + 2 * PATIENCE
+        """Wait until a condition holds."""
+        end = time.monotonic() + 2 * TIMEOUT_SECONDS
         while not holds():
             assert time.monotonic() < end, (self.seen, self.last_event_ids)
             time.sleep(0.01)
 
 
 @pytest.mark.heavy
-def test_a_page_comes_back_for_what_it_missed(system, browse):
-    """Its browser sends the last event by itself; nothing is there twice, and nothing is missing."""
+def test_a_page_resumes_after_a_disconnect(system, browse):
+    """The browser sends the last event id by itself; no event is repeated or missing."""
     with Site(system) as site:
         browse(site.url)
         site.wait_until(lambda: ["open"] in site.seen)
         for value in range(3):
             system.collector.record_gauge("orders", value, {"item": "Bücher\n"})
         site.wait_until(lambda: len(site.seen) == 4)
-        site.cut()
-        site.wait_until(lambda: ["error", 0] in site.seen)  # it tries again
+        site.end_streams()
+        site.wait_until(lambda: ["error", 0] in site.seen)  # it reconnects
         for value in range(3, 6):
             system.collector.record_gauge("orders", value, {"item": "Bücher\n"})
         site.wait_until(lambda: site.seen[-1][0] == "metric" and site.seen[-1][1]["value"] == 5)
@@ -143,19 +143,19 @@ def test_a_page_comes_back_for_what_it_missed(system, browse):
 
 
 @pytest.mark.heavy
-def test_a_page_learns_what_is_lost(system, clock, browse):
-    """Events that are no longer there when it comes back are counted, and so is a restart of the numbers."""
+def test_a_page_is_told_of_losses_and_restarts(system, clock, browse):
+    """Events that are no longer kept are counted."""
     with Site(system) as site:
         browse(site.url)
         site.wait_until(lambda: ["open"] in site.seen)
         system.collector.record_gauge("orders", 0)
         site.wait_until(lambda: site.seen[-1][0] == "metric")
         (subscription,) = subscriptions(system)
-        subscription.miss(3)
+        subscription.count_missed(3)
         system.collector.record_gauge("orders", 1)
         site.wait_until(lambda: site.seen[-1][0] == "metric" and site.seen[-1][1]["value"] == 1)
         assert site.seen[-2] == ["dropped", 3]
-        site.app = make_app(MetricsSystem(clock=clock))  # what a restart comes down to
+        site.app = make_app(MetricsSystem(clock=clock))  # as after a restart
         for client in subscriptions(system):
             client.close()
         site.wait_until(lambda: ["restarted"] in site.seen)

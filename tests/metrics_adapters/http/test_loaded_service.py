@@ -1,4 +1,4 @@
-"""A service under load that is recorded, scraped, streamed to three and exported, all at once."""
+"""A service under load that is recorded, scraped, streamed to three clients and exported at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CLIENTS, REQUESTS, SUBSCRIBERS = 6, 150, 3
 
 
 def scraped(text: str) -> int:
-    """Return how many requests a scrape has counted."""
+    """Return the request count of a scrape."""
     lines = "\n".join(line for line in text.splitlines() if "http_server_request_duration" in line)
     return int(
         sum(
@@ -35,12 +35,12 @@ def scraped(text: str) -> int:
 
 
 def exported(file: Path) -> list[dict[str, Any]]:
-    """Return the series that an export has written."""
+    """Return the series of an export."""
     return json.loads(file.read_text())["metrics"]
 
 
 async def watch(address: str, listening: asyncio.Semaphore, asked: asyncio.Future[int]) -> tuple[int, int]:
-    """Return how many events of requests a subscriber got, and how many it is told that it did not."""
+    """Return how many events of requests a subscriber received, and how many it was told that it lost."""
     events = dropped = 0
     url = f"{address}/watch/stream?name={REQUEST}&type=timer"
     async with httpx.AsyncClient(timeout=30) as client, client.stream("GET", url) as response:
@@ -60,7 +60,7 @@ async def watch(address: str, listening: asyncio.Semaphore, asked: asyncio.Futur
 
 
 async def use(address: str) -> tuple[Counter[int], list[int], list[tuple[int, int]]]:
-    """Return what was asked for by status, what scrapes counted, and what subscribers got."""
+    """Return the requests by status, the counts of scrapes, and the events of subscribers."""
     asked: Counter[int] = Counter()
     scrapes: list[int] = []
     total: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -91,7 +91,7 @@ async def use(address: str) -> tuple[Counter[int], list[int], list[tuple[int, in
 
 @pytest.fixture
 def service(tmp_path: Path):
-    """Yield the address of the service in a process of its own, and the file that it exports to."""
+    """Yield the address of the service in its own process, and the file that it exports to."""
     script = Path(__file__).with_name("loaded_service.py")
     process = subprocess.Popen(
         [sys.executable, script, str(tmp_path / "metrics.json")], stdout=subprocess.PIPE, text=True
@@ -105,7 +105,7 @@ def service(tmp_path: Path):
 
 
 def test_every_path_agrees_with_the_load_generator(service, record_property):
-    """Scrapes, three streams, the exported file and the snapshot count what the clients asked for."""
+    """Scrapes, three streams, the exported file and the snapshot count the requests of the clients."""
     address, file = service
     httpx.get(f"{address}/watch/health", timeout=30)
     asked, scrapes, got = asyncio.run(use(address))

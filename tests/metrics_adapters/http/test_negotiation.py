@@ -1,4 +1,4 @@
-"""What a client takes is read as HTTP has it, from real headers and from broken ones."""
+"""Headers of clients are read as HTTP defines it, real and malformed ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics_adapters.http.negotiation import choose_format, wants_gzip
-from metrics_adapters.prometheus.text import Format
+from metrics_framework.exposition.text import Format
 
 TEXT, OPENMETRICS = Format.TEXT, Format.OPENMETRICS
 
@@ -60,8 +60,8 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/webp,*/*;
         ("text/plain;version=0.0.4;q=0.2, text/plain;q=0.9, application/openmetrics-text;q=0.5", OPENMETRICS),
     ],
 )
-def test_the_format_is_the_one_that_is_liked_best(accept, format):
-    """The weights of the most exact elements decide; what is not offered and what is refused is not sent."""
+def test_the_format_with_the_highest_weight_is_chosen(accept, format):
+    """The weights of the most specific elements decide. Rejected formats are not sent."""
     assert choose_format(accept) is format
 
 
@@ -84,8 +84,8 @@ def test_the_format_is_the_one_that_is_liked_best(accept, format):
         "\x00\xff",
     ],
 )
-def test_what_is_broken_counts_for_nothing(accept):
-    """A header that makes no sense is answered by the text format."""
+def test_malformed_elements_are_ignored(accept):
+    """A malformed header selects the text format."""
     assert choose_format(accept) is TEXT
 
 
@@ -93,13 +93,13 @@ def test_what_is_broken_counts_for_nothing(accept):
     st.text() | st.lists(st.sampled_from([*',;="/*qQ.01 ', "text/plain", "gzip", PROMETHEUS_3])).map("".join)
 )
 def test_no_header_is_an_error(header):
-    """Whatever somebody sends, there is an answer."""
+    """Any header has a result."""
     assert choose_format(header) in Format
     assert wants_gzip(header) in (True, False)
 
 
-def test_a_very_long_header_is_read_in_one_pass():
-    """A header of 200 000 marks, whatever they are, takes no more than a look at each of them."""
+def test_a_long_header_is_parsed_in_linear_time():
+    """A header of 200 000 characters, whatever they are."""
     for mark in (",", ";", '"', "=", 'a;b="', '",'):
         assert choose_format(mark * (200_000 // len(mark))) is TEXT
 
@@ -124,6 +124,6 @@ def test_a_very_long_header_is_read_in_one_pass():
         (None, False),
     ],
 )
-def test_gzip_is_for_those_who_want_it(accept_encoding, wanted):
-    """It is sent where it is named, or anything is taken, and not where it is refused or liked less."""
+def test_gzip_is_sent_to_clients_that_accept_it(accept_encoding, wanted):
+    """If it is named or anything is accepted, and not if it is rejected or less preferred."""
     assert wants_gzip(accept_encoding) is wanted

@@ -1,4 +1,4 @@
-"""A scrape is answered, whatever callbacks, registries and renderers do, and however many come."""
+"""The scrape endpoint responds whatever callbacks, registries and renderers do, also concurrently."""
 
 from __future__ import annotations
 
@@ -11,19 +11,26 @@ import warnings
 import pytest
 from prometheus_client import CollectorRegistry
 
-from metrics_adapters.http.scrape import PIECE, Answer, Endpoint, Request
-from metrics_adapters.prometheus.rendering import Exposition
-from metrics_adapters.prometheus.text import Format
+from metrics_adapters.http.scrape import (
+    CHUNK_BYTES,
+    Endpoint,
+    EndpointResponse,
+    ScrapeRequest,
+    SharedCall,
+    in_thread,
+)
+from metrics_adapters.prometheus.targets import Exposition
 from metrics_framework.errors import InvalidInputError
+from metrics_framework.exposition.text import Format
 from metrics_framework.recording import Store
 
-PATIENCE = 20.0
+TIMEOUT_SECONDS = 20.0
 SCRAPE_THREAD = "metrics-scrape"
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 
 
 class Scripted(Exposition):
-    """An exposition whose text is what a test wants, made of chunks that may do anything."""
+    """An exposition whose text is scripted by a test, in chunks that may do anything."""
 
     def __init__(self, *chunks, foreign=lambda: b""):
         super().__init__(Store(), CollectorRegistry())
@@ -31,139 +38,139 @@ class Scripted(Exposition):
         self.foreign_script = foreign
         self.rendered = 0
 
-    def chunks(self, format=Format.TEXT, foreign=None):
-        """Yield each chunk, or what it returns."""
+    def chunks(self, format=Format.TEXT, registry_text=None):
+        """Yield each chunk, or the result of calling it."""
         self.rendered += 1
         for chunk in self.script:
             yield chunk() if callable(chunk) else chunk
-        yield foreign
+        yield registry_text
 
-    def foreign(self, format=Format.TEXT):
-        """Return what the script says."""
+    def registry_text(self, format=Format.TEXT):
+        """Return the scripted text of the registry."""
         return self.foreign_script()
 
 
 class Callbacks:
-    """Callbacks that a test looks at."""
+    """Callbacks that count their calls."""
 
     def __init__(self, work=lambda: None):
         self.work = work
         self.calls = 0
 
     def collect(self):
-        """Count, and do the work."""
+        """Count the call, and do the work."""
         self.calls += 1
         self.work()
 
 
 @pytest.fixture
 def gate():
-    """Return an event that lets what hangs go on; it is set at the end, so that no thread is left."""
+    """Return an event that releases hanging calls. It is set at the end, so that no thread is left."""
     event = threading.Event()
     yield event
     event.set()
     for thread in threading.enumerate():
         if thread.name == SCRAPE_THREAD:
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT_SECONDS)
 
 
-def scrape(endpoint: Endpoint, **headers) -> Answer:
-    """Return the answer to a scrape."""
-    admitted = endpoint.admit(Request("GET", **headers), "/metrics")
-    if isinstance(admitted, Answer):
+def scrape(endpoint: Endpoint, **headers) -> EndpointResponse:
+    """Return the response to a scrape."""
+    admitted = endpoint.admit(ScrapeRequest("GET", **headers), "/metrics")
+    if isinstance(admitted, EndpointResponse):
         return admitted
     with admitted:
         return admitted.run()
 
 
-def body(answer: Answer) -> bytes:
-    """Return the whole body, whose length is what the headers say."""
-    whole = b"".join(answer.body)
-    assert dict(answer.headers)["Content-Length"] == str(len(whole))
+def body(response: EndpointResponse) -> bytes:
+    """Return the whole body, after checking its length against the headers."""
+    whole = b"".join(response.body)
+    assert dict(response.headers)["Content-Length"] == str(len(whole))
     return whole
 
 
 def messages(caplog):
-    """Return what was logged."""
+    """Return the log messages."""
     return [record.getMessage() for record in caplog.records]
 
 
 def hanging():
-    """Return the threads of calls that have not come back."""
+    """Return the threads of unfinished calls."""
     return [thread for thread in threading.enumerate() if thread.name == SCRAPE_THREAD]
 
 
 def fail():
-    """Raise what nobody expects."""
+    """Raise an unexpected error."""
     raise ZeroDivisionError("the boiler is cold")
 
 
-# -- what is sent ------------------------------------------------------------------------------------------
+# -- responses --------------------------------------------------------------------------------------------
 
 
-def test_the_answer_is_in_the_format_that_was_asked_for():
-    """Its content type says which, and nobody may keep it for later."""
+def test_the_response_has_the_requested_format():
+    """Its content type states the format, and it must not be cached."""
     endpoint = Endpoint(Scripted(b"a 1\n", b"b 2\n"))
     for accept, format in ((None, Format.TEXT), (OPENMETRICS, Format.OPENMETRICS)):
-        answer = scrape(endpoint, accept=accept)
-        assert (answer.status, body(answer)) == (200, b"a 1\nb 2\n")
-        assert dict(answer.headers)["Content-Type"] == format.content_type
-        assert dict(answer.headers)["Cache-Control"] == "no-store"
-        assert "Content-Encoding" not in dict(answer.headers)
+        response = scrape(endpoint, accept=accept)
+        assert (response.status, body(response)) == (200, b"a 1\nb 2\n")
+        assert dict(response.headers)["Content-Type"] == format.content_type
+        assert dict(response.headers)["Cache-Control"] == "no-store"
+        assert "Content-Encoding" not in dict(response.headers)
 
 
-def test_gzip_is_the_same_text():
-    """Compressed as it is made, it is what it would be without."""
-    chunks = [b"", b"x", os.urandom(3 * PIECE + 1), b"y" * 10, b"z" * 1_000_000]
+def test_gzip_decompresses_to_the_same_text():
+    """The text is compressed chunk by chunk while it is rendered."""
+    chunks = [b"", b"x", os.urandom(3 * CHUNK_BYTES + 1), b"y" * 10, b"z" * 1_000_000]
     endpoint = Endpoint(Scripted(*chunks))
-    answer = scrape(endpoint, accept_encoding="gzip")
-    assert dict(answer.headers)["Content-Encoding"] == "gzip"
-    assert gzip.decompress(body(answer)) == body(scrape(endpoint)) == b"".join(chunks)
+    response = scrape(endpoint, accept_encoding="gzip")
+    assert dict(response.headers)["Content-Encoding"] == "gzip"
+    assert gzip.decompress(body(response)) == body(scrape(endpoint)) == b"".join(chunks)
 
 
-def test_pieces_are_neither_small_nor_large():
-    """Small chunks are put together and large ones divided, so that sending them is even."""
-    endpoint = Endpoint(Scripted(*[b"a line\n"] * 50_000, b"x" * PIECE * 5))
-    pieces = [len(piece) for piece in scrape(endpoint).body]
-    assert max(pieces) < 2 * PIECE
-    assert min(pieces[:-1]) >= PIECE
+def test_chunks_are_neither_small_nor_large():
+    """Small texts are joined and large ones are split, so that sending is even."""
+    endpoint = Endpoint(Scripted(*[b"a line\n"] * 50_000, b"x" * CHUNK_BYTES * 5))
+    chunks = [len(chunk) for chunk in scrape(endpoint).body]
+    assert max(chunks) < 2 * CHUNK_BYTES
+    assert min(chunks[:-1]) >= CHUNK_BYTES
 
 
-def test_head_is_answered_without_rendering():
-    """It has the headers of a scrape and costs nothing."""
+def test_head_does_not_render():
+    """The response has the headers of a scrape."""
     callbacks, exposition = Callbacks(), Scripted(b"a 1\n")
     endpoint = Endpoint(exposition, callbacks=callbacks)
-    with endpoint.admit(Request("HEAD", accept=OPENMETRICS), "/metrics") as admitted:
-        answer = admitted.run()
-    assert (answer.status, answer.body) == (200, [])
-    assert dict(answer.headers)["Content-Type"] == Format.OPENMETRICS.content_type
+    with endpoint.admit(ScrapeRequest("HEAD", accept=OPENMETRICS), "/metrics") as admitted:
+        response = admitted.run()
+    assert (response.status, response.body) == (200, [])
+    assert dict(response.headers)["Content-Type"] == Format.OPENMETRICS.content_type
     assert (callbacks.calls, exposition.rendered) == (0, 0)
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "get", ""])
-def test_metrics_can_only_be_read(method):
-    """Any other method is refused, and told which there are."""
-    answer = Endpoint(Scripted()).admit(Request(method), "/metrics")
-    assert answer.status == 405
-    assert dict(answer.headers)["Allow"] == "GET, HEAD"
+def test_other_methods_are_not_allowed(method):
+    """The response states the allowed methods."""
+    response = Endpoint(Scripted()).admit(ScrapeRequest(method), "/metrics")
+    assert response.status == 405
+    assert dict(response.headers)["Allow"] == "GET, HEAD"
 
 
 @pytest.mark.parametrize(
     ("path", "status"), [("/metrics", 200), ("/metrics/", 200), ("/metric", 404), ("", 404)]
 )
-def test_metrics_are_where_they_are(path, status):
-    """Another path is told so."""
-    admitted = Endpoint(Scripted()).admit(Request("GET"), path)
-    assert (admitted.status if isinstance(admitted, Answer) else 200) == status
+def test_other_paths_are_not_found(path, status):
+    """The response states the path of the metrics."""
+    admitted = Endpoint(Scripted()).admit(ScrapeRequest("GET"), path)
+    assert (admitted.status if isinstance(admitted, EndpointResponse) else 200) == status
 
 
-def test_who_has_no_secret_learns_nothing():
-    """Neither a path nor a method is told apart before the secret is right."""
+def test_credentials_are_checked_first():
+    """Without credentials, the response does not depend on the path or the method."""
     endpoint = Endpoint(Scripted(b"a 1\n"), bearer_token="s3cret")
     for method, path in (("GET", "/metrics"), ("GET", "/other"), ("POST", "/metrics")):
-        answer = endpoint.admit(Request(method, "Bearer wrong"), path)
-        assert answer.status == 401
-        assert dict(answer.headers)["WWW-Authenticate"] == 'Bearer realm="metrics"'
+        response = endpoint.admit(ScrapeRequest(method, "Bearer wrong"), path)
+        assert response.status == 401
+        assert dict(response.headers)["WWW-Authenticate"] == 'Bearer realm="metrics"'
     assert body(scrape(endpoint, authorization="Bearer s3cret")) == b"a 1\n"
 
 
@@ -186,24 +193,24 @@ def test_who_has_no_secret_learns_nothing():
         ("registry", 3),
     ],
 )
-def test_a_wrong_argument_is_one_error(argument, value):
-    """It names the argument and quotes the value."""
+def test_an_invalid_argument_is_an_error(argument, value):
+    """The message names the argument and quotes the value."""
     with pytest.raises(InvalidInputError, match=f"{argument}={value!r} "):
         Endpoint(Store(), **{argument: value})
 
 
-# -- what fails --------------------------------------------------------------------------------------------
+# -- failures ----------------------------------------------------------------------------------------------
 
 
-def test_a_renderer_that_fails_is_an_error_and_never_half_an_answer(caplog):
-    """It is said once in the log; when it works again, so does the scrape."""
+def test_a_failing_renderer_is_an_error_and_never_a_partial_response(caplog):
+    """The error is logged once. The next scrape succeeds if rendering works again."""
     exposition = Scripted(b"a 1\n", fail)
     endpoint = Endpoint(exposition)
     for _ in range(3):
-        answer = scrape(endpoint)
-        assert answer.status == 500
-        assert b"a 1" not in body(answer)
-        assert b"boiler" not in body(answer)
+        response = scrape(endpoint)
+        assert response.status == 500
+        assert b"a 1" not in body(response)
+        assert b"boiler" not in body(response)
     assert len(messages(caplog)) == 1
     assert "scrape failed" in messages(caplog)[0]
     assert "the boiler is cold" in messages(caplog)[0]
@@ -211,8 +218,8 @@ def test_a_renderer_that_fails_is_an_error_and_never_half_an_answer(caplog):
     assert body(scrape(endpoint)) == b"a 2\n"
 
 
-def test_callbacks_come_first():
-    """What they set is in the answer; they are called at each scrape."""
+def test_callbacks_are_called_before_rendering():
+    """Every scrape calls them, and its response contains the values that they set."""
     seen = []
     exposition = Scripted(lambda: f"called {callbacks.calls}\n".encode())
     callbacks = Callbacks(lambda: seen.append(exposition.rendered))
@@ -221,32 +228,32 @@ def test_callbacks_come_first():
     assert seen == [0, 1, 2]
 
 
-def test_callbacks_that_fail_cost_nothing_else(caplog):
-    """The rest is scraped, and the log says so once."""
+def test_failing_callbacks_do_not_fail_the_scrape(caplog):
+    """The other metrics are in the response, and the error is logged once."""
     endpoint = Endpoint(Scripted(b"a 1\n"), callbacks=Callbacks(fail))
     assert [body(scrape(endpoint)) for _ in range(3)] == [b"a 1\n"] * 3
     assert len(messages(caplog)) == 1
     assert "callbacks failed" in messages(caplog)[0]
 
 
-def test_callbacks_that_hang_are_waited_for_once(caplog, gate):
-    """The first scrape waits for half of its time, later ones not at all, and all share one thread."""
-    callbacks = Callbacks(lambda: gate.wait(PATIENCE))
+def test_hanging_callbacks_are_waited_for_once(caplog, gate):
+    """The first scrape waits for half of its time-out, later ones do not wait, and all share one thread."""
+    callbacks = Callbacks(lambda: gate.wait(TIMEOUT_SECONDS))
     endpoint = Endpoint(Scripted(b"a 1\n"), callbacks=callbacks, timeout=0.4)
     assert [body(scrape(endpoint)) for _ in range(5)] == [b"a 1\n"] * 5
     (thread,) = hanging()
     assert callbacks.calls == 1
     assert len(messages(caplog)) == 1
     gate.set()
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT_SECONDS)
     scrape(endpoint)
     assert callbacks.calls == 2
 
 
 @pytest.mark.parametrize("how", ["fails", "hangs"])
-def test_a_registry_that_fails_costs_its_own_metrics_alone(caplog, gate, how):
-    """Ours are scraped without it, and the log says so once."""
-    foreign = fail if how == "fails" else (lambda: b"b 2\n" if gate.wait(PATIENCE) else b"")
+def test_a_failing_registry_does_not_fail_the_scrape(caplog, gate, how):
+    """Our metrics are in the response, and the error is logged once."""
+    foreign = fail if how == "fails" else (lambda: b"b 2\n" if gate.wait(TIMEOUT_SECONDS) else b"")
     exposition = Scripted(b"a 1\n", foreign=foreign)
     endpoint = Endpoint(exposition, timeout=0.4)
     assert [body(scrape(endpoint)) for _ in range(3)] == [b"a 1\n"] * 3
@@ -255,26 +262,26 @@ def test_a_registry_that_fails_costs_its_own_metrics_alone(caplog, gate, how):
     exposition.foreign_script = lambda: b"b 2\n"
     gate.set()
     for thread in hanging():
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_SECONDS)
     assert body(scrape(endpoint)) == b"a 1\nb 2\n"
 
 
-def test_a_scrape_that_takes_too_long_is_given_up(caplog):
-    """Between two chunks it sees that its time is over."""
+def test_a_slow_scrape_times_out(caplog):
+    """The time limit is checked between two chunks."""
     rendered = []
 
     def chunk():
         rendered.append(time.sleep(0.05))
         return b"a 1\n"
 
-    answer = scrape(Endpoint(Scripted(*[chunk] * 1_000), timeout=0.2))
-    assert answer.status == 500
+    response = scrape(Endpoint(Scripted(*[chunk] * 1_000), timeout=0.2))
+    assert response.status == 500
     assert len(rendered) < 1_000
-    assert "it took more than 0.2 seconds" in messages(caplog)[0]
+    assert "the scrape took more than 0.2 seconds" in messages(caplog)[0]
 
 
 @pytest.mark.parametrize(
-    ("patience", "seconds"),
+    ("scrape_timeout", "seconds"),
     [
         ("0.25", 0.25),
         ("30", 10),
@@ -287,53 +294,55 @@ def test_a_scrape_that_takes_too_long_is_given_up(caplog):
         ("inf", 10),
     ],
 )
-def test_nothing_is_made_for_a_server_that_has_given_up(patience, seconds):
-    """The time that the server says it waits counts where it is shorter; what makes no sense does not."""
-    with Endpoint(Scripted()).admit(Request("GET", patience=patience), "/metrics") as admitted:
+def test_the_scrape_timeout_header_shortens_the_time_limit(scrape_timeout, seconds):
+    """Invalid values are ignored."""
+    with Endpoint(Scripted()).admit(
+        ScrapeRequest("GET", scrape_timeout=scrape_timeout), "/metrics"
+    ) as admitted:
         assert admitted.seconds == seconds
 
 
-# -- how many ----------------------------------------------------------------------------------------------
+# -- concurrency --------------------------------------------------------------------------------------------
 
 
-def test_more_scrapes_than_may_be_are_told_to_come_again():
-    """A place is free again once its scrape has ended, also where that failed."""
+def test_too_many_concurrent_scrapes_are_unavailable():
+    """A slot is free again after its scrape has ended or failed."""
     endpoint = Endpoint(Scripted(b"a 1\n"), max_scrapes=2)
-    with endpoint.admit(Request("GET"), "/metrics"), endpoint.admit(Request("GET"), "/metrics"):
-        answer = scrape(endpoint)
-        assert answer.status == 503
-        assert dict(answer.headers)["Retry-After"] == "1"
+    with endpoint.admit(ScrapeRequest("GET"), "/metrics"), endpoint.admit(ScrapeRequest("GET"), "/metrics"):
+        response = scrape(endpoint)
+        assert response.status == 503
+        assert dict(response.headers)["Retry-After"] == "1"
     for _ in range(3):
-        with pytest.raises(ZeroDivisionError), endpoint.admit(Request("GET"), "/metrics"):
+        with pytest.raises(ZeroDivisionError), endpoint.admit(ScrapeRequest("GET"), "/metrics"):
             fail()
     assert scrape(endpoint).status == 200
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_who_has_all_of_an_answer_may_come_again_at_once(method):
-    """A place is free before the last piece of an answer is sent, and not earlier."""
-    endpoint = Endpoint(Scripted(b"a" * PIECE + b"b 1\n"), max_scrapes=1)
+def test_a_slot_is_free_when_the_response_is_complete(method):
+    """It is freed before the last chunk of the response is sent, and not earlier."""
+    endpoint = Endpoint(Scripted(b"a" * CHUNK_BYTES + b"b 1\n"), max_scrapes=1)
     for _ in range(3):
-        admitted = endpoint.admit(Request(method), "/metrics")
+        admitted = endpoint.admit(ScrapeRequest(method), "/metrics")
         with admitted:
-            pieces = iter(admitted.run().body)
+            chunks = iter(admitted.run().body)
             if method == "GET":
-                assert next(pieces) == b"a" * PIECE
+                assert next(chunks) == b"a" * CHUNK_BYTES
                 assert scrape(endpoint).status == 503
-                assert next(pieces) == b"b 1\n"
+                assert next(chunks) == b"b 1\n"
             assert scrape(endpoint).status == 200
 
 
-def test_a_forked_child_has_all_places_and_calls_anew(gate):
-    """What the parent was at when it forked holds nothing up in the child."""
-    callbacks = Callbacks(lambda: gate.wait(PATIENCE))
+def test_a_forked_child_has_free_slots_and_new_calls(gate):
+    """Scrapes and calls of the parent do not block the child."""
+    callbacks = Callbacks(lambda: gate.wait(TIMEOUT_SECONDS))
     exposition = Scripted(b"a 1\n", foreign=lambda: callbacks.work() or b"")
     endpoint = Endpoint(exposition, callbacks=callbacks, max_scrapes=1, timeout=0.2)
-    with endpoint.admit(Request("GET"), "/metrics") as admitted:
-        admitted.run()  # its calls hang on
+    with endpoint.admit(ScrapeRequest("GET"), "/metrics") as admitted:
+        admitted.run()  # its calls still hang
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # that there are threads is what is tested
+            warnings.simplefilter("ignore", DeprecationWarning)  # the test forks with threads on purpose
             child = os.fork()
         if child == 0:
             callbacks.work, status = lambda: None, 1
@@ -342,3 +351,71 @@ def test_a_forked_child_has_all_places_and_calls_anew(gate):
             finally:
                 os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+# -- shared calls --
+
+
+def test_callers_share_the_call_in_progress():
+    """After the call has ended, the next caller starts another."""
+    shared, started = SharedCall(TIMEOUT_SECONDS), []
+    first, second = shared.call(started.append), shared.call(started.append)
+    assert first is second
+    assert first.future is started[0]
+    started[0].set_result("done")
+    assert [first.outcome(), second.outcome()] == ["done", "done"]
+    assert shared.call(started.append) is not first
+    assert len(started) == 2
+
+
+def test_the_time_out_of_a_call_counts_from_its_start():
+    """After the time-out the call still has no outcome."""
+    call = SharedCall(TIMEOUT_SECONDS).call(lambda future: None)
+    assert TIMEOUT_SECONDS - 5 < call.seconds_left() <= TIMEOUT_SECONDS
+    late = SharedCall(0).call(lambda future: None)
+    assert late.seconds_left() == 0
+    with pytest.raises(TimeoutError, match="timed out"):
+        late.outcome()
+
+
+def test_a_waiter_that_times_out_leaves_nothing_behind(run):
+    """Otherwise a hanging call would keep something of each scrape that waited for it."""
+    call = SharedCall(TIMEOUT_SECONDS).call(lambda future: None)
+    callbacks = list(call.future._done_callbacks)
+    run(call.wait_async(0.001))
+    call.wait(0.001)
+    assert call.future._done_callbacks == callbacks
+    assert call._finished._wakes == []
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("by nought"), SystemExit(3)])
+def test_an_exception_in_a_thread_is_the_outcome(error):
+    """Waiters get any exception, even SystemExit."""
+
+    def work():
+        raise error
+
+    call = SharedCall(TIMEOUT_SECONDS).call(in_thread(work))
+    assert call.future.exception(TIMEOUT_SECONDS) is error
+    with pytest.raises(type(error)):
+        call.outcome()
+
+
+def test_a_call_that_cannot_start_has_failed():
+    """If no thread can be started, callers do not wait, and the next caller tries again."""
+    shared = SharedCall(TIMEOUT_SECONDS)
+
+    def refuse(future):
+        raise RuntimeError("can't start new thread")
+
+    with pytest.raises(RuntimeError, match="new thread"):
+        shared.call(refuse).outcome()
+    assert shared.call(in_thread(lambda: "done")).future.result(TIMEOUT_SECONDS) == "done"
+
+
+def test_a_reset_forgets_the_call_in_progress():
+    """In a forked child, its thread does not exist."""
+    shared, started = SharedCall(TIMEOUT_SECONDS), []
+    first = shared.call(started.append)
+    shared.reset()
+    assert shared.call(started.append) is not first

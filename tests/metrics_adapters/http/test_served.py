@@ -1,4 +1,4 @@
-"""On a real server, every path to the numbers agrees with the client, to the last request."""
+"""On a real server, all paths to the metrics agree with the client, to the last request."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.heavy
 REQUEST, CONNECTION = "http.server.request", "websocket.server.connection"
 CLIENTS, REQUESTS, HISTOGRAMS = 8, 100, 2_000
 
-# What the clients do: a path, the template and the class of status that it has to be counted by.
+# The requests of the clients: a path, its template and the expected status class.
 ACTIONS = [
     ("/books/1", "/books/{number}", "2xx"),
     ("/books/2", "/books/{number}", "2xx"),
@@ -50,7 +50,7 @@ JOB = """
 
 
 def counted(metrics, name=REQUEST, metric_type=MetricType.TIMER) -> Counter:
-    """Return how many requests the system has counted, by route and class of status."""
+    """Return the request counts of the system by route and status class."""
     return Counter(
         {
             (value.tags["http.route"], value.tags["http.response.status_class"]): value.metadata["count"]
@@ -61,9 +61,9 @@ def counted(metrics, name=REQUEST, metric_type=MetricType.TIMER) -> Counter:
 
 
 def scraped(text: str) -> tuple[Counter, Counter]:
-    """Return how many requests a scrape has counted: by their durations, and by their outcomes."""
+    """Return the request counts of a scrape: by duration and by outcome."""
     durations, outcomes = Counter(), Counter()
-    # The parser takes longer than everything else here: it gets what is looked at only.
+    # The parser is the slowest part, so it gets only the lines that are compared.
     requests = "\n".join(line for line in text.splitlines() if "http_server_request_" in line)
     for family in text_string_to_metric_families(requests + "\n"):
         for sample in family.samples:
@@ -76,7 +76,7 @@ def scraped(text: str) -> tuple[Counter, Counter]:
 
 
 async def load(address: str) -> tuple[Counter, list[int]]:
-    """Send requests, and scrape all the while; return what was asked for, and the totals that scrapes saw."""
+    """Send requests and scrape concurrently. Return the sent requests and the totals of the scrapes."""
     asked: Counter = Counter()
     totals = []
 
@@ -85,7 +85,7 @@ async def load(address: str) -> tuple[Counter, list[int]]:
         async with httpx.AsyncClient(base_url=f"http://{address}") as client:
             for _ in range(REQUESTS):
                 path, route, status = chosen.choice(ACTIONS)
-                # After an exception the server closes the connection, which a client may be about to use.
+                # The server closes the connection after an exception, which the client may be about to reuse.
                 headers = {"connection": "close"} if status == "5xx" else {}
                 response = await client.get(path.format(chosen.randrange(10**9)), headers=headers)
                 assert f"{response.status_code // 100}xx" == status
@@ -104,7 +104,7 @@ async def load(address: str) -> tuple[Counter, list[int]]:
 
 
 def test_under_load_every_total_agrees_with_the_load_generator(monkeypatch, tmp_path):
-    """800 requests beside 2 000 histograms: in the process, scraped and in Prometheus alike."""
+    """800 requests beside 2 000 histograms: in the process, in a scrape and in Prometheus."""
     monkeypatch.syspath_prepend(Path(__file__).parents[3] / "examples")
     program = required("prometheus")
     metrics = MetricsSystem()
@@ -139,15 +139,15 @@ def test_under_load_every_total_agrees_with_the_load_generator(monkeypatch, tmp_
 
 
 def failures(metrics, name) -> dict[str, int]:
-    """Return how an operation has failed so far."""
+    """Return the failures of an operation."""
     try:
         return metrics.tracker.get_failure_breakdown(name)
     except UnknownMetricError:
         return {}
 
 
-def test_a_client_that_hangs_up_is_a_disconnect():
-    """A client that goes away in the middle of a stream ends the request, as ``client_disconnect``."""
+def test_a_client_that_disconnects_is_a_failure():
+    """Disconnecting in the middle of a stream ends the request with ``client_disconnect``."""
     metrics = MetricsSystem()
 
     async def endless(request):
@@ -167,8 +167,8 @@ def test_a_client_that_hangs_up_is_a_disconnect():
         assert metrics.aggregator.get_metric_summary("http.server.active_requests")["last"] == 0
 
 
-def test_websocket_connections_are_counted_from_both_ends():
-    """Who is greeted, who is refused, who is failed and who hangs up: each is one connection."""
+def test_every_websocket_connection_is_counted_once():
+    """Whether it is accepted, rejected, failed or closed by the client."""
     metrics = MetricsSystem()
 
     async def chat(websocket):
@@ -205,7 +205,7 @@ def test_websocket_connections_are_counted_from_both_ends():
     with served(app) as address:
         asyncio.run(talk(address))
         wait_until(lambda: metrics.timer.get_timing_stats(CONNECTION)["count"] == 4)
-    # uvicorn tells a lost connection by the code of one that was closed without a code.
+    # uvicorn reports a lost connection with the code of one that was closed without a code.
     assert metrics.tracker.get_failure_breakdown(CONNECTION) == {"ZeroDivisionError": 1}
     assert open_connections() == 0
     by_acceptance = {

@@ -1,4 +1,4 @@
-"""The scrape server answers over real sockets, within limits, and goes when it is told to."""
+"""The scrape server responds over real sockets, within its limits, and closes completely."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ import pytest
 
 from metrics_adapters.http import server as server_module
 from metrics_adapters.prometheus import serve
-from metrics_adapters.prometheus.rendering import Exposition
+from metrics_adapters.prometheus.targets import Exposition
 from metrics_framework import MetricsSystem
 from metrics_framework.errors import InvalidInputError, OutputError
 from metrics_framework.recording import Store
 
-PATIENCE = 20.0
+TIMEOUT_SECONDS = 20.0
 THREADS = "metrics-server"
 
 
@@ -39,7 +39,7 @@ def metrics(clock) -> MetricsSystem:
 
 @pytest.fixture
 def start(metrics):
-    """Return what starts a server on a free port; it is closed at the end of the test."""
+    """Return a function that starts a server on a free port. It is closed at the end of the test."""
     with ExitStack() as servers:
 
         def start(**options):
@@ -51,7 +51,7 @@ def start(metrics):
 
 @pytest.fixture
 def gate():
-    """Return an event that lets what hangs go on; it is set at the end."""
+    """Return an event that releases hanging calls. It is set at the end."""
     event = threading.Event()
     yield event
     event.set()
@@ -59,31 +59,31 @@ def gate():
 
 def connect(server) -> http.client.HTTPConnection:
     """Return a connection to a server."""
-    return http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+    return http.client.HTTPConnection("127.0.0.1", server.port, timeout=TIMEOUT_SECONDS)
 
 
 def ask(server, path="/metrics", method="GET", **headers):
-    """Return the status, headers and body of an answer on a connection of its own."""
+    """Return the status, headers and body of a response on a new connection."""
     connection = connect(server)
     try:
         connection.request(
             method, path, headers={name.replace("_", "-"): text for name, text in headers.items()}
         )
-        answer = connection.getresponse()
-        return answer.status, answer.headers, answer.read()
+        response = connection.getresponse()
+        return response.status, response.headers, response.read()
     finally:
         connection.close()
 
 
 def raw(server, sent: bytes) -> bytes:
-    """Return all that comes back for some bytes, until the server closes."""
-    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as sock:
+    """Send some bytes, and return everything that the server sends until it closes."""
+    with socket.create_connection(("127.0.0.1", server.port), TIMEOUT_SECONDS) as sock:
         sock.sendall(sent)
         return read_all(sock)
 
 
 def read_all(sock: socket.socket) -> bytes:
-    """Return what comes until the other side closes."""
+    """Return everything that is received until the peer closes."""
     received = b""
     with suppress(ConnectionResetError):
         while data := sock.recv(1 << 16):
@@ -97,33 +97,33 @@ def threads() -> list[threading.Thread]:
 
 
 def messages(caplog):
-    """Return what was logged."""
+    """Return the log messages."""
     return [record.getMessage() for record in caplog.records]
 
 
 class Large(Exposition):
-    """More text than a socket holds for a client that does not read."""
+    """More text than a socket buffers for a client that does not read."""
 
     def __init__(self):
         super().__init__(Store())
 
-    def chunks(self, format=None, foreign=None):
+    def chunks(self, format=None, registry_text=None):
         """Yield thirty megabytes."""
         yield from [b"x" * 100_000] * 300
 
 
 class Callbacks:
-    """Callbacks that do some work."""
+    """Callbacks that run a function."""
 
     def __init__(self, work):
         self.collect = work
 
 
-# -- answers -----------------------------------------------------------------------------------------------
+# -- responses ---------------------------------------------------------------------------------------------
 
 
-def test_a_scrape_is_answered(start):
-    """At its address there are the metrics, in the format and compression that were asked for."""
+def test_the_url_serves_the_metrics(start):
+    """In the requested format and compression."""
     server = start()
     assert server.url == f"http://127.0.0.1:{server.port}/metrics"
     assert urlsplit(server.url).path == "/metrics"
@@ -135,7 +135,7 @@ def test_a_scrape_is_answered(start):
     assert gzip.decompress(body).endswith(b"# EOF\n")
 
 
-def test_a_request_may_be_asked_in_any_way_that_http_has(start):
+def test_all_forms_of_requests_are_served(start):
     """HEAD, a query, a whole URL as from a proxy, HTTP/1.0, and no version at all."""
     server = start()
     assert ask(server, method="HEAD")[::2] == (200, b"")
@@ -145,26 +145,26 @@ def test_a_request_may_be_asked_in_any_way_that_http_has(start):
     assert raw(server, b"GET /metrics\r\n\r\n").startswith(b"HTTP/1.1 200 OK\r\n")
 
 
-def test_the_other_paths_say_where_the_metrics_are(start):
-    """The root is a page with a link, whatever else there is not."""
+def test_other_paths_state_where_the_metrics_are(start):
+    """The root is a page with a link; other paths are not found."""
     server = start(path="/internal/stats")
     status, headers, body = ask(server, "/")
     assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
     assert b'<a href="/internal/stats">' in body
-    assert ask(server, "/metrics")[::2] == (404, b"the metrics are at /internal/stats\n")
+    assert ask(server, "/metrics")[::2] == (404, b"not found: the metrics are at /internal/stats\n")
     assert ask(server, "/internal/stats")[0] == 200
     assert ask(server, "/", "POST")[0] == 405
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "CONNECT", "BREW"])
-def test_metrics_can_only_be_read(start, method):
-    """Another method is refused, and told which there are."""
+def test_other_methods_are_not_allowed(start, method):
+    """The response states the allowed methods."""
     status, headers, _ = ask(start(), method=method)
     assert (status, headers["Allow"]) == (405, "GET, HEAD")
 
 
-def test_the_secret_is_asked_for_everywhere(start):
-    """Without it neither the metrics nor the page that links them are shown."""
+def test_credentials_are_required_everywhere(start):
+    """Also for the page that links the metrics."""
     server = start(bearer_token="s3cret", basic_auth=("user", "password"))
     for path in ("/metrics", "/", "/other"):
         status, headers, body = ask(server, path)
@@ -175,8 +175,8 @@ def test_the_secret_is_asked_for_everywhere(start):
     assert "s3cret" not in repr(server)
 
 
-def test_a_connection_is_used_again(start):
-    """Scrapes follow one another on one connection, also those that are sent ahead."""
+def test_a_connection_serves_several_scrapes(start):
+    """Pipelined requests are served, too."""
     server = start()
     connection = connect(server)
     for path in ("/metrics", "/other", "/metrics"):
@@ -190,14 +190,14 @@ def test_a_connection_is_used_again(start):
     assert statuses == [b"200", b"200", b"404"]
 
 
-# -- what is sent to it ------------------------------------------------------------------------------------
+# -- malformed requests -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("request_", "status"),
     [
         (b"GET\r\n\r\n", b"400"),
-        (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", b"400"),  # TLS, where there is none
+        (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", b"400"),  # TLS to a plain server
         (b"GET /metrics HTTP/9.9\r\n\r\n", b"505"),
         (b"GET /metrics HTTP/x\r\n\r\n", b"400"),
         (b"GET http://[/metrics HTTP/1.1\r\n\r\n", b"400"),
@@ -208,50 +208,52 @@ def test_a_connection_is_used_again(start):
         (b"GET /metrics HTTP/1.1\r\n" + b"x: y\r\n" * 50_000 + b"\r\n", b"431"),
     ],
 )
-def test_what_is_no_request_is_refused(start, request_, status):
-    """It is answered by an error, and the connection is closed; the server goes on."""
+def test_a_malformed_request_is_rejected(start, request_, status):
+    """The response is an error, the connection is closed, and the server continues."""
     server = start()
     assert raw(server, request_).startswith(b"HTTP/1.1 " + status + b" ")
     assert ask(server)[0] == 200
 
 
-def test_a_body_is_never_taken_for_a_request(start):
-    """Where a request has a body the connection ends after the answer, so that nothing is smuggled in."""
+def test_a_body_is_never_parsed_as_a_request(start):
+    """The connection closes after a request with a body, which prevents request smuggling."""
     server = start()
     hidden = b"GET /other HTTP/1.1\r\n\r\n"
     for header in (b"Content-Length: %d" % len(hidden), b"Transfer-Encoding: chunked", b"content-length: x"):
-        answers = raw(server, b"GET /metrics HTTP/1.1\r\n" + header + b"\r\n\r\n" + hidden)
-        assert answers.count(b"HTTP/1.1 ") == 1
-        assert b"\r\nConnection: close\r\n" in answers
+        responses = raw(server, b"GET /metrics HTTP/1.1\r\n" + header + b"\r\n\r\n" + hidden)
+        assert responses.count(b"HTTP/1.1 ") == 1
+        assert b"\r\nConnection: close\r\n" in responses
 
 
 @pytest.mark.parametrize(
     "sent", ["/x%0d%0aSet-Cookie:%20a=b", "/x\r\x0bSet-Cookie:a=b", "/<script>alert(1)</script>"]
 )
-def test_nothing_that_was_sent_comes_back(start, sent):
-    """Neither headers nor a page can be made through a path or a header."""
+def test_a_response_does_not_quote_the_request(start, sent):
+    """A path or a header cannot inject headers or a page."""
     server = start()
     sent = sent.encode("latin-1")
-    answer = raw(server, b"GET " + sent + b" HTTP/1.1\r\nAccept: " + sent + b"\r\nConnection: close\r\n\r\n")
-    assert re.match(rb"HTTP/1.1 4\d\d ", answer)
-    assert b"Cookie" not in answer
-    assert b"script" not in answer
+    response = raw(
+        server, b"GET " + sent + b" HTTP/1.1\r\nAccept: " + sent + b"\r\nConnection: close\r\n\r\n"
+    )
+    assert re.match(rb"HTTP/1.1 4\d\d ", response)
+    assert b"Cookie" not in response
+    assert b"script" not in response
 
 
-# -- slow and many -----------------------------------------------------------------------------------------
+# -- limits ------------------------------------------------------------------------------------------------
 
 
-def test_who_sends_nothing_is_left(start):
-    """A connection without a request is closed in time."""
+def test_a_silent_connection_is_closed(start):
+    """After the time-out for a request."""
     server = start(timeout=0.2)
-    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), TIMEOUT_SECONDS) as sock:
         assert read_all(sock) == b""
 
 
-def test_who_sends_drop_by_drop_is_left(start):
-    """A request has its time as a whole, however often a byte of it comes."""
+def test_a_slow_request_is_closed(start):
+    """The time-out applies to the whole request, not to each byte."""
     server = start(timeout=0.3)
-    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), TIMEOUT_SECONDS) as sock:
         begin, closed = time.monotonic(), False
         for byte in b"GET /metrics HTTP/1.1\r\nx: " + b"a" * 10_000:
             try:
@@ -260,49 +262,49 @@ def test_who_sends_drop_by_drop_is_left(start):
                 closed = True
             if closed or (select.select([sock], [], [], 0.02)[0] and not sock.recv(1)):
                 break
-        assert time.monotonic() - begin < 100  # it would be 200 without
+        assert time.monotonic() - begin < 100  # without the limit it would be 200
 
 
-def test_who_reads_nothing_gives_its_place_back(start):
-    """The only place is free again when the time to read is over."""
+def test_a_client_that_does_not_read_frees_its_slot(start):
+    """The only slot is free again after the time-out for reading."""
     server = start(metrics=Large(), max_scrapes=1, timeout=0.4)
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect(("127.0.0.1", server.port))
         sock.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
-        assert select.select([sock], [], [], PATIENCE)[0]
+        assert select.select([sock], [], [], TIMEOUT_SECONDS)[0]
         assert ask(server)[0] == 503
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT_SECONDS
         while ask(server)[0] != 200:
             assert time.monotonic() < end
             time.sleep(0.02)
 
 
-def test_who_goes_away_in_the_middle_is_no_fault(start, caplog):
-    """A client that closes before it has read all leaves nothing behind, also not in the log."""
+def test_a_client_that_disconnects_is_not_an_error(start, caplog):
+    """A client that closes early leaves nothing behind, and nothing is logged."""
     server = start(metrics=Large(), max_scrapes=1)
     for _ in range(3):
-        with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as sock:
+        with socket.create_connection(("127.0.0.1", server.port), TIMEOUT_SECONDS) as sock:
             sock.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
             assert sock.recv(1)
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT_SECONDS
         while ask(server, method="HEAD")[0] != 200:
             assert time.monotonic() < end
     assert messages(caplog) == []
 
 
-def test_one_scrape_too_many_is_told_to_come_again(start, gate):
-    """While the only place is taken others get 503 at once, and then it is free again."""
+def test_too_many_concurrent_scrapes_are_unavailable(start, gate):
+    """While the only slot is taken, others get status 503 at once."""
     entered = threading.Event()
 
     def wait():
         entered.set()
-        gate.wait(PATIENCE)
+        gate.wait(TIMEOUT_SECONDS)
 
-    server = start(max_scrapes=1, timeout=2 * PATIENCE, callbacks=Callbacks(wait))
+    server = start(max_scrapes=1, timeout=2 * TIMEOUT_SECONDS, callbacks=Callbacks(wait))
     first = threading.Thread(target=ask, args=(server,))
     first.start()
-    assert entered.wait(PATIENCE)
+    assert entered.wait(TIMEOUT_SECONDS)
     status, headers, _ = ask(server)
     assert (status, headers["Retry-After"]) == (503, "1")
     gate.set()
@@ -310,8 +312,8 @@ def test_one_scrape_too_many_is_told_to_come_again(start, gate):
     assert ask(server)[0] == 200
 
 
-def test_idle_connections_make_room(start, monkeypatch):
-    """Where no more are held, the one that has waited longest is closed for a new one."""
+def test_idle_connections_are_closed_for_new_ones(start, monkeypatch):
+    """At the limit, the connection that is idle for longest is closed."""
     monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 3)
     server = start()
     idle = []
@@ -330,8 +332,8 @@ def test_idle_connections_make_room(start, monkeypatch):
             connection.close()
 
 
-def test_many_scrapes_at_once_are_all_answered(start, metrics):
-    """Sixteen clients on connections of their own get whole texts while others record."""
+def test_many_concurrent_scrapes_get_whole_responses(start, metrics):
+    """Sixteen clients scrape on their own connections while others record."""
     server = start(max_scrapes=16)
     statuses, stop = [], threading.Event()
 
@@ -355,8 +357,8 @@ def test_many_scrapes_at_once_are_all_answered(start, metrics):
     assert statuses == [(200, True, True)] * 80
 
 
-def test_a_thread_that_cannot_be_had_costs_one_connection(start, monkeypatch, caplog):
-    """The server goes on, and says so once."""
+def test_a_thread_that_cannot_start_costs_one_connection(start, monkeypatch, caplog):
+    """The server continues, and logs it once."""
     server = start()
     real = threading.Thread.start
 
@@ -374,21 +376,21 @@ def test_a_thread_that_cannot_be_had_costs_one_connection(start, monkeypatch, ca
     assert "start new thread" in messages(caplog)[0]
 
 
-# -- beginning and end -------------------------------------------------------------------------------------
+# -- start and close ---------------------------------------------------------------------------------------
 
 
-def test_a_port_in_use_is_one_error(start, metrics):
-    """It names the address and says what to do."""
+def test_a_port_in_use_is_an_error(start, metrics):
+    """The message names the address and a remedy."""
     port = start().port
     with pytest.raises(
-        OutputError, match=f"cannot listen on '127.0.0.1', port {port}: .*in use; pass another"
+        OutputError, match=f"cannot listen on '127.0.0.1', port {port}: .*in use: pass another"
     ):
         serve(port, metrics=metrics)
 
 
 @pytest.mark.parametrize("addr", ["256.0.0.1", "no.such.host.invalid", "a..b", "\x00", "x" * 300])
-def test_an_address_that_is_none_is_one_error(metrics, addr):
-    """It quotes the address."""
+def test_an_unknown_address_is_an_error(metrics, addr):
+    """The message quotes the address."""
     with pytest.raises(OutputError, match="cannot listen on"):
         serve(0, addr, metrics=metrics)
 
@@ -402,24 +404,24 @@ def test_an_address_that_is_none_is_one_error(metrics, addr):
         ({"port": True}, "port=True "),
         ({"addr": None}, "addr=None "),
         ({"metrics": None}, "metrics=None "),
-        ({"keyfile": "key.pem"}, "need certfile="),
-        ({"client_cafile": "ca.pem"}, "need certfile="),
+        ({"keyfile": "key.pem"}, "require certfile"),
+        ({"client_cafile": "ca.pem"}, "require certfile"),
     ],
 )
-def test_a_wrong_argument_is_one_error(metrics, arguments, message):
-    """It says which, and nothing listens."""
+def test_an_invalid_argument_is_an_error(metrics, arguments, message):
+    """The message names it, and nothing listens."""
     before = threads()
     with pytest.raises(InvalidInputError, match=message):
         serve(**{"port": 0, "metrics": metrics, **arguments})
     assert threads() == before
 
 
-def test_it_listens_where_it_is_told(start):
-    """The URL is one for a client on this machine, also where the server listens on all addresses."""
+def test_it_listens_at_the_given_address(start):
+    """The URL works on this machine, even if the server listens on all addresses."""
     for addr in ("localhost", "0.0.0.0", ""):
         assert start(addr=addr).url.startswith("http://127.0.0.1:")
     if socket.has_ipv6:
-        with suppress(OutputError):  # a machine may have none
+        with suppress(OutputError):  # a machine may not support IPv6
             assert start(addr="::1").url.startswith("http://[::1]:")
             both = start(addr="::")
             assert both.url.startswith("http://[::1]:")
@@ -427,16 +429,16 @@ def test_it_listens_where_it_is_told(start):
 
 
 def test_closing_ends_all_threads_and_connections(start, monkeypatch):
-    """Afterwards nobody listens, who waits is told, and the port is free; once more does nothing."""
-    monkeypatch.setattr(server_module, "_GRACE_SECONDS", 3_600)  # who only waits is given none
+    """Afterwards nothing listens, the port is free, and a second close does nothing."""
+    monkeypatch.setattr(server_module, "_GRACEFUL_CLOSE_SECONDS", 3_600)  # idle ones get none
     server = start()
     connection = connect(server)
     connection.request("GET", "/metrics")
     connection.getresponse().read()
-    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as silent:
+    with socket.create_connection(("127.0.0.1", server.port), TIMEOUT_SECONDS) as silent:
         closing = threading.Thread(target=server.close)
         closing.start()
-        closing.join(PATIENCE)
+        closing.join(TIMEOUT_SECONDS)
         assert server.closed
         assert threads() == []
         assert read_all(silent) == b""
@@ -447,75 +449,75 @@ def test_closing_ends_all_threads_and_connections(start, monkeypatch):
     serve(server.port, metrics=Store()).close()
 
 
-def test_a_scrape_that_is_under_way_is_answered_before_the_end(start, gate):
-    """Closing waits for it, up to two seconds."""
-    entered, answers = threading.Event(), []
+def test_closing_waits_for_a_scrape_in_progress(start, gate):
+    """For up to two seconds."""
+    entered, responses = threading.Event(), []
 
     def wait():
         entered.set()
-        gate.wait(PATIENCE)
+        gate.wait(TIMEOUT_SECONDS)
 
-    server = start(callbacks=Callbacks(wait), timeout=2 * PATIENCE)
-    client = threading.Thread(target=lambda: answers.append(ask(server)[0]))
+    server = start(callbacks=Callbacks(wait), timeout=2 * TIMEOUT_SECONDS)
+    client = threading.Thread(target=lambda: responses.append(ask(server)[0]))
     client.start()
-    assert entered.wait(PATIENCE)
+    assert entered.wait(TIMEOUT_SECONDS)
     closing = threading.Thread(target=server.close)
     closing.start()
     while not server.closed:
         time.sleep(0.001)
     gate.set()
-    closing.join(PATIENCE)
-    client.join(PATIENCE)
-    assert answers == [200]
+    closing.join(TIMEOUT_SECONDS)
+    client.join(TIMEOUT_SECONDS)
+    assert responses == [200]
     assert threads() == []
 
 
 @pytest.mark.heavy
-def test_a_callback_that_hangs_does_not_keep_a_server_open(start, gate, caplog):
-    """Closing comes to an end, and the log says that a scrape did not."""
+def test_a_hanging_callback_does_not_block_closing(start, gate, caplog):
+    """The log states that a scrape has not ended."""
     entered = threading.Event()
 
     def wait():
         entered.set()
-        gate.wait(PATIENCE)
+        gate.wait(TIMEOUT_SECONDS)
 
-    server = start(callbacks=Callbacks(wait), timeout=2 * PATIENCE)
+    server = start(callbacks=Callbacks(wait), timeout=2 * TIMEOUT_SECONDS)
     client = threading.Thread(target=lambda: raw(server, b"GET /metrics HTTP/1.1\r\n\r\n"))
     client.start()
-    assert entered.wait(PATIENCE)
+    assert entered.wait(TIMEOUT_SECONDS)
     server.close()
-    client.join(PATIENCE)
+    client.join(TIMEOUT_SECONDS)
     assert not client.is_alive()
     assert any("scrapes go on after their server was closed" in message for message in messages(caplog))
     gate.set()
     for thread in threads():
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_SECONDS)
 
 
-def test_many_threads_may_close_at_once(start):
-    """Each returns when all is closed."""
+def test_several_threads_can_close_concurrently(start):
+    """Each call returns when everything is closed."""
     server = start()
     closing = [threading.Thread(target=server.close) for _ in range(8)]
     for thread in closing:
         thread.start()
     for thread in closing:
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_SECONDS)
     assert threads() == []
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_forked_child_holds_nothing_open(start, metrics):
-    """The child's server is closed and it may serve anew; the parent's goes on, and is gone when closed."""
+def test_a_forked_child_keeps_no_socket_open(start, metrics):
+    """The server of the child is closed, and it may start a new one; that of the parent continues."""
     server = start()
     idle = connect(server)
     idle.request("GET", "/metrics")
     idle.getresponse().read()
-    held = [conversation._sock.fileno() for conversation in server._conversations]
+    held = [connection._sock.fileno() for connection in server._connections]
     assert held
     reading, writing = os.pipe()
     holding, letting_go = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # that there are threads is what is tested
+        warnings.simplefilter("ignore", DeprecationWarning)  # the test forks with threads on purpose
         child = os.fork()
     if child == 0:
         try:
@@ -531,7 +533,7 @@ def test_a_forked_child_holds_nothing_open(start, metrics):
             os._exit(0)
     os.close(holding)
     try:
-        assert select.select([reading], [], [], PATIENCE)[0]
+        assert select.select([reading], [], [], TIMEOUT_SECONDS)[0]
         assert os.read(reading, 100) == b"True 200"
         assert ask(server)[0] == 200
         idle.request("GET", "/metrics")
@@ -549,7 +551,7 @@ def test_a_forked_child_holds_nothing_open(start, metrics):
 
 
 def run(*lines: str) -> subprocess.CompletedProcess[str]:
-    """Run a program of some lines."""
+    """Run a program."""
     program = "\n".join(
         (
             "import signal, threading",
@@ -565,17 +567,19 @@ def run(*lines: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.heavy
-def test_it_keeps_no_interpreter_alive():
-    """A program that serves and is done ends at once, without a word, also with a connection open."""
+def test_it_does_not_keep_the_interpreter_alive():
+    """A program ends at once and without output, even with an open connection."""
     done = run(
-        "server = serve(0, metrics=MetricsSystem())", "answer = urlopen(server.url)", "print(answer.status)"
+        "server = serve(0, metrics=MetricsSystem())",
+        "response = urlopen(server.url)",
+        "print(response.status)",
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "200\n", "")
 
 
 @pytest.mark.heavy
 def test_an_interrupt_ends_the_program():
-    """Ctrl-C in the main thread closes the server on its way out."""
+    """Ctrl-C in the main thread closes the server."""
     done = run(
         "with serve(0, metrics=MetricsSystem()) as server:",
         "    urlopen(server.url).read()",

@@ -1,4 +1,4 @@
-"""The stream: each client gets its events, and one that does not read harms nobody else."""
+"""The stream endpoint: each client gets its events, and a slow one does not affect the others."""
 
 from __future__ import annotations
 
@@ -6,10 +6,23 @@ import json
 import threading
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from metrics_adapters.asgi import make_app
-from metrics_adapters.http.event_loop import checkpoint, first_of
-from tests.metrics_adapters.http.loops import (
+from metrics_adapters.http.sse import (
+    ResumePoint,
+    dropped_event,
+    metric_event,
+    query_fields,
+    resume_point,
+    retry_field,
+    snapshot_tags,
+    stream_filters,
+)
+from metrics_framework.errors import InvalidInputError
+from metrics_framework.runtime.event_loops import checkpoint, run_until_first
+from tests.metrics_adapters.http.clients import (
     StreamClient,
     metric,
     publish,
@@ -20,8 +33,8 @@ from tests.metrics_adapters.http.loops import (
 )
 
 
-def test_what_changes_is_sent(run, system):
-    """Each event with its number, as JSON; text of any language stays what it is."""
+def test_changed_metrics_are_sent(run, system):
+    """Each event has its number and is JSON. Non-ASCII text is unchanged."""
     client = StreamClient(make_app(system))
     tags = {"item": "Bücher\nund\r\u2028mehr"}
 
@@ -55,8 +68,8 @@ def test_what_changes_is_sent(run, system):
     assert client.headers["x-accel-buffering"] == "no"
 
 
-def test_subscribing_holds_no_loop_up(run, system, monkeypatch):
-    """It is done in another thread: for the first client every series is looked at."""
+def test_subscribing_does_not_block_the_event_loop(run, system, monkeypatch):
+    """It runs in a thread, because the first subscription reads every series."""
     threads, subscribe = [], system.subscribe
 
     def subscribing(*args, **options):
@@ -74,8 +87,8 @@ def test_subscribing_holds_no_loop_up(run, system, monkeypatch):
     assert threads[0] is not threading.main_thread()
 
 
-def test_who_cannot_be_subscribed_in_time_is_told_to_come_again(run, system, monkeypatch):
-    """A system that hangs holds up neither the loop nor its client."""
+def test_a_subscription_that_times_out_is_unavailable(run, system, monkeypatch):
+    """A hanging system blocks neither the loop nor the client."""
     go_on = threading.Event()
     monkeypatch.setattr(system, "subscribe", lambda *args, **options: go_on.wait(20))
     client = StreamClient(make_app(system, timeout=0.05))
@@ -89,8 +102,8 @@ def test_who_cannot_be_subscribed_in_time_is_told_to_come_again(run, system, mon
     assert client.headers["retry-after"] == "2"
 
 
-def test_filters_choose(run, system):
-    """By the name, the type and any number of tags of the query."""
+def test_filters_select_events(run, system):
+    """By the name, the type and any number of tags in the query."""
     query = "name=http.*&type=counter&tag=route:/a%20b:c&tag=method:GET"
     client = StreamClient(make_app(system), query)
     tags = {"route": "/a b:c", "method": "GET"}
@@ -117,22 +130,22 @@ def test_filters_choose(run, system):
     [
         ("type=conter", "filter type='conter' is not one of 'counter'"),
         ("nmae=x", "unknown field 'nmae'. Did you mean 'name'?"),
-        ("name=a&name=b", "field 'name' is there twice"),
-        ("tag=route", "tag='route' is no key and value like 'route:/'"),
-        ("tag=a:1&tag=a:2", "tag 'a' is there twice"),
+        ("name=a&name=b", "field 'name' occurs twice"),
+        ("tag=route", "tag='route' is not a key and a value, such as 'route:/'"),
+        ("tag=a:1&tag=a:2", "tag 'a' occurs twice"),
         ("&".join(["tag=a:1"] * 101), "the query has more than 100 fields"),
     ],
 )
-def test_a_wrong_filter_is_said(run, system, query, text):
-    """The status is 400, and the body says what is wrong."""
+def test_an_invalid_filter_is_a_bad_request(run, system, query, text):
+    """The body states what is wrong."""
     client = StreamClient(make_app(system), query)
     run(client.serve())
     assert client.status == 400
     assert text in client.text
 
 
-def test_silence_is_broken_by_comments(run, system):
-    """So that nobody between takes the stream for dead."""
+def test_idle_streams_send_heartbeat_comments(run, system):
+    """They keep proxies from closing the stream."""
     client = StreamClient(make_app(system, heartbeat=0.01))
 
     async def script():
@@ -143,8 +156,8 @@ def test_silence_is_broken_by_comments(run, system):
     talk(run, script, client)
 
 
-def test_a_client_goes_on_where_it_was(run, system):
-    """`Last-Event-ID` brings what it missed, once; so does the query, for who cannot send headers."""
+def test_a_client_resumes_after_its_last_event(run, system):
+    """It gets what it missed, once, by `Last-Event-ID` or by the query."""
     app = make_app(system)
     first = StreamClient(app)
 
@@ -156,10 +169,10 @@ def test_a_client_goes_on_where_it_was(run, system):
 
     talk(run, meet, first)
     system.collector.increment("orders")
-    _, mark, _ = metric(first.blocks[1])
+    _, epoch, _ = metric(first.blocks[1])
     for last in (
-        {"last_event_id": f"2-{mark}"},
-        {"query": f"last_event_id=2-{mark}"},
+        {"last_event_id": f"2-{epoch}"},
+        {"query": f"last_event_id=2-{epoch}"},
         {"last_event_id": "2"},
     ):
         again = StreamClient(app, **last)
@@ -171,8 +184,8 @@ def test_a_client_goes_on_where_it_was(run, system):
 
 
 @pytest.mark.parametrize("last", ["1-0badcafe", "nonsense", "-1", "9" * 30])
-def test_an_event_of_another_process_is_none_to_go_on_from(run, system, last):
-    """Where the numbers began anew, the client is told so, and gets what comes from now on."""
+def test_a_client_cannot_resume_in_another_process(run, system, last):
+    """It is told that the numbers restarted, and gets the events from now on."""
     publish(system)
     system.collector.increment("orders")
     client = StreamClient(make_app(system), last_event_id=last)
@@ -187,8 +200,8 @@ def test_an_event_of_another_process_is_none_to_go_on_from(run, system, last):
     talk(run, script, client)
 
 
-def test_what_is_lost_is_counted(run, system):
-    """A client that stops reading loses the oldest events; all others get theirs, and it learns how many."""
+def test_dropped_events_are_counted(run, system):
+    """A client that stops reading loses the oldest events and is told how many; others lose none."""
     app = make_app(system, buffer=10)
     slow, quick = StreamClient(app), StreamClient(app)
     count = 300
@@ -202,14 +215,14 @@ def test_what_is_lost_is_counted(run, system):
         assert sequences(quick.blocks) == list(range(1, count + 1))
         stuck = [one for one in subscriptions(system) if one.dropped]
         assert len(stuck) == 1
-        assert stuck[0]._waiting == 10
+        assert stuck[0]._buffered == 10
         slow.reads = True
         await until(lambda: count in sequences(slow.blocks))
         lost = [
             json.loads(block.split("data: ")[1])["dropped"] for block in slow.blocks if "dropped" in block
         ]
         assert sum(lost) == stuck[0].dropped == count - len(sequences(slow.blocks))
-        # Where it is said is where they are missing.
+        # The report is at the position of the lost events.
         before, after = (
             sequences([slow.blocks[slow.blocks.index(block) + step]])[0]
             for block in slow.blocks
@@ -221,8 +234,8 @@ def test_what_is_lost_is_counted(run, system):
     talk(run, script, slow, quick)
 
 
-def test_who_is_cut_off_after_it_learned_of_a_loss_does_not_learn_of_it_twice(run, system):
-    """What tells of a loss has an id, too, with which a client goes on after what was lost."""
+def test_dropped_events_are_not_reported_twice(run, system):
+    """The event that reports a loss has an id, from which a client resumes after the lost events."""
     app = make_app(system, buffer=1)
     client = StreamClient(app)
 
@@ -238,13 +251,13 @@ def test_who_is_cut_off_after_it_learned_of_a_loss_does_not_learn_of_it_twice(ru
         async def resume():
             assert sequences(await again.read(1)) == [5]
 
-        await first_of(again.serve, resume)
+        await run_until_first(again.serve, resume)
 
     talk(run, script, client)
 
 
-def test_what_waits_for_a_client_is_bounded(run, system):
-    """Beside its subscription only some KiB wait, however large the buffer."""
+def test_the_buffer_of_a_client_is_bounded(run, system):
+    """In addition to its subscription only some KiB are buffered, however large ``buffer`` is."""
     app = make_app(system)
     client = StreamClient(app)
 
@@ -257,7 +270,7 @@ def test_what_waits_for_a_client_is_bounded(run, system):
         for _ in range(100):
             await checkpoint()
         (subscription,) = subscriptions(system)
-        assert subscription._waiting > 150
+        assert subscription._buffered > 150
         client.reads = True
         await until(lambda: len(sequences(client.blocks)) == 200)
         assert max(len(message.get("body", b"")) for message in client.messages) < 1 << 15
@@ -265,8 +278,8 @@ def test_what_waits_for_a_client_is_bounded(run, system):
     talk(run, script, client)
 
 
-def test_a_client_that_does_not_read_is_cut_off(run, system, caplog):
-    """After its time; its place is free again, and the log says what it lost."""
+def test_a_client_that_does_not_read_is_disconnected(run, system, caplog):
+    """After the time-out its slot is free again, and the log states what it lost."""
     app = make_app(system, buffer=1, timeout=0.05, max_clients=1)
     client = StreamClient(app)
 
@@ -290,16 +303,16 @@ def test_a_client_that_does_not_read_is_cut_off(run, system, caplog):
     assert again.status == 200
 
 
-def test_head_has_no_stream(run, system):
-    """The headers alone, and the end."""
+def test_head_gets_only_the_headers(run, system):
+    """The stream ends at once."""
     client = StreamClient(make_app(system), method="HEAD")
     run(client.serve())
     assert (client.status, client.text) == (200, "")
     assert client.headers["content-type"].startswith("text/event-stream")
 
 
-def test_a_body_is_left_unread(run, system):
-    """A request that comes with one is no request that has left."""
+def test_a_request_body_is_ignored(run, system):
+    """Receiving it is not a disconnect."""
     client = StreamClient(make_app(system))
     coming = [
         {"type": "http.request", "body": b"x", "more_body": True},
@@ -318,3 +331,58 @@ def test_a_body_is_left_unread(run, system):
         await client.read(1)
 
     talk(run, script, client)
+
+
+# -- events and queries --
+
+
+def test_events_have_the_format_of_the_standard():
+    """One line for each field, and an empty line at the end."""
+    assert metric_event(7, "a1", b'{"a": "%d"}') == b'id: 7-a1\nevent: metric\ndata: {"a": "%d"}\n\n'
+    assert dropped_event(3, 6, "a1") == b'id: 6-a1\nevent: dropped\ndata: {"dropped": 3}\n\n'
+    assert retry_field(2.5) == b"retry: 2500\n\n"
+
+
+@given(st.integers(0, 10**18 - 1), st.text("0123456789abcdef", min_size=1))
+def test_an_event_id_is_its_resume_point(sequence, epoch):
+    """In the same process; an id of another process is not."""
+    given_id = metric_event(sequence, epoch, b"").split(b"\n")[0].removeprefix(b"id: ").decode()
+    assert resume_point(given_id, epoch) == ResumePoint(sequence, restarted=False)
+    assert resume_point(given_id, f"{epoch}0") == ResumePoint(None, restarted=True)
+
+
+@given(st.text())
+def test_any_last_event_id_is_accepted(text):
+    """Malformed ids have a result, too."""
+    after, restarted = resume_point(text, "a1")
+    assert after is None or not restarted
+
+
+def test_a_new_client_has_no_last_event_id():
+    """A missing or empty id does not count as one of another process."""
+    assert resume_point(None, "a1") == resume_point("", "a1") == ResumePoint(None, restarted=False)
+
+
+def test_a_query_becomes_filters():
+    """The value of a tag may contain colons, be empty, or be percent-encoded."""
+    query = b"name=*&type=gauge&tag=route:/a:b&tag=empty:&tag=%E2%82%AC:%26&last_event_id=4"
+    tags = {"route": "/a:b", "empty": "", "€": "&"}
+    assert stream_filters(query_fields(query)) == ({"name": "*", "type": "gauge", "tags": tags}, "4")
+    assert stream_filters(query_fields(b"")) == ({}, None)
+
+
+def test_a_query_has_tags_for_a_snapshot():
+    """Filters of the stream are unknown fields there."""
+    assert snapshot_tags(query_fields(b"tag=run:7")) == {"run": "7"}
+    with pytest.raises(InvalidInputError, match="unknown field 'name'"):
+        snapshot_tags(query_fields(b"name=http.*"))
+
+
+@given(st.binary(max_size=200))
+def test_any_query_is_filters_or_one_error(query):
+    """Never anything but filters or one clear error."""
+    try:
+        filters, _ = stream_filters(query_fields(query))
+    except InvalidInputError:
+        return
+    assert filters.keys() <= {"name", "type", "tags"}

@@ -1,4 +1,4 @@
-"""Over real sockets, what a client received and what it was told that it lost is all that was recorded."""
+"""Over real sockets, received and reported lost events add up to all recorded ones."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ import pytest
 
 from metrics_adapters.asgi import serve_app
 from metrics_framework import MetricsSystem
-from metrics_framework.streams import hub
-from tests.metrics_adapters.http.loops import PATIENCE, publish, subscriptions
+from metrics_framework.streams import publisher
+from tests.metrics_adapters.http.clients import TIMEOUT_SECONDS, publish, subscriptions
 from tests.metrics_adapters.http.readers import RESET, reading, reading_in_threads
 
 pytest.importorskip("uvicorn")
 from tests.metrics_adapters.http.serving import wait_until
 
-TAGS = {"text": "x" * 4_000}  # the sockets of this machine hold some megabytes
+TAGS = {"text": "x" * 4_000}  # sockets buffer some megabytes
 
 
 def record(system, number, tags=None):
-    """Record so many times, and have it published."""
+    """Record a number of times, and publish."""
     for _ in range(number):
         system.collector.increment("orders", tags)
     publish(system)
 
 
 def connections(server):
-    """Return how many connections a server of this process has, whoever knows of them."""
+    """Return the number of open connections of a server in this process."""
     held = psutil.Process().net_connections("tcp")
     return sum(one.laddr.port == server.port and one.status != "LISTEN" for one in held)
 
 
-# -- who stops reading -------------------------------------------------------------------------------------
+# -- slow clients ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.heavy
-def test_who_stops_reading_loses_what_is_counted(system, caplog, monkeypatch):
-    """Its memory is bounded, others get everything, and once it reads again it learns of each loss."""
+def test_a_client_that_stops_reading_is_told_what_it_lost(system, caplog, monkeypatch):
+    """Memory is bounded, other clients get everything, and each loss is reported once it reads again."""
     caplog.set_level("INFO", "metrics_framework")
-    monkeypatch.setattr(hub, "REPLAY", 1_000)
+    monkeypatch.setattr(publisher, "MAX_REPLAY_EVENTS", 1_000)
     most, portion, recorded = 1_000, 250, 0
     with (
-        serve_app(system, 0, buffer=most, timeout=2 * PATIENCE) as server,
+        serve_app(system, 0, buffer=most, timeout=2 * TIMEOUT_SECONDS) as server,
         reading_in_threads(server.url, 2) as quick,
         reading(server.url) as slow,
     ):
@@ -60,13 +60,13 @@ def test_who_stops_reading_loses_what_is_counted(system, caplog, monkeypatch):
             for _ in range(portions):
                 record(system, portion, TAGS)
                 recorded += portion
-                wait_until(lambda: all(reader.at == recorded for reader in quick))  # noqa: B023 - it is waited for
+                wait_until(lambda: all(reader.at == recorded for reader in quick))  # noqa: B023 - called in this iteration
                 assert all(one._waiting <= most for one in subscriptions(system))
 
         while not any(one.dropped for one in subscriptions(system)):
             go_on(1)
         tracemalloc.start(1)
-        go_on(10)  # all that is kept is known now
+        go_on(10)  # all buffers are full now
         gc.collect()
         before = tracemalloc.get_traced_memory()[0]
         go_on(20)
@@ -83,8 +83,8 @@ def test_who_stops_reading_loses_what_is_counted(system, caplog, monkeypatch):
 
 
 @pytest.mark.heavy
-def test_who_is_cut_off_learns_what_it_lost_when_it_comes_back(system, caplog):
-    """One that does not read for too long is cut off, and its connection broken; nobody else is harmed."""
+def test_a_disconnected_client_learns_its_losses_when_it_reconnects(system, caplog):
+    """The connection of a client that does not read is closed. Others are not affected."""
     recorded = 0
     with serve_app(system, 0, buffer=500, timeout=0.5) as server, reading_in_threads(server.url, 1) as quick:
         with reading(server.url) as slow:
@@ -93,7 +93,7 @@ def test_who_is_cut_off_learns_what_it_lost_when_it_comes_back(system, caplog):
             while "not read in time" not in caplog.text:
                 record(system, 200, TAGS)
                 recorded += 200
-                wait_until(lambda: quick[0].at == recorded)  # noqa: B023 - it is waited for
+                wait_until(lambda: quick[0].at == recorded)  # noqa: B023 - called in this iteration
             (stuck,) = (one for one in stuck if one.is_closed)
             assert f"dropped={stuck.dropped}" in caplog.text
             if hasattr(socket, "TCP_USER_TIMEOUT"):
@@ -109,8 +109,8 @@ def test_who_is_cut_off_learns_what_it_lost_when_it_comes_back(system, caplog):
 
 
 @pytest.mark.heavy
-def test_who_dies_is_forgotten_and_harms_nobody(system):
-    """Whether it says goodbye or not, in silence and in the middle of many events."""
+def test_a_lost_client_is_removed(system):
+    """Whether it closes properly or not, while idle and in the middle of many events."""
     with (
         serve_app(system, 0, heartbeat=1000) as server,
         reading_in_threads(server.url, 2) as readers,
@@ -128,11 +128,11 @@ def test_who_dies_is_forgotten_and_harms_nobody(system):
     assert [(reader.received, reader.dropped) for reader in readers] == [(recorded, 0)] * 2
 
 
-# -- who comes back ----------------------------------------------------------------------------------------
+# -- reconnecting ------------------------------------------------------------------------------------------
 
 
-def test_who_comes_back_misses_nothing(system):
-    """It gets what it missed, once; also at another server of the same system."""
+def test_a_client_that_reconnects_misses_nothing(system):
+    """It gets missed events once, also from another server of the same system."""
     with serve_app(system, 0) as server:
         with reading(server.url) as reader:
             record(system, 10)
@@ -146,9 +146,9 @@ def test_who_comes_back_misses_nothing(system):
     assert (reader.received, again.received, third.received) == (3, 12, 15)
 
 
-def test_who_comes_back_too_late_is_told_how_much_is_missing(system, monkeypatch):
-    """What is not kept any more counts as dropped, to the last one."""
-    monkeypatch.setattr(hub, "REPLAY", 100)
+def test_a_client_that_reconnects_late_is_told_what_it_lost(system, monkeypatch):
+    """Events that are no longer kept count as dropped, exactly."""
+    monkeypatch.setattr(publisher, "MAX_REPLAY_EVENTS", 100)
     with serve_app(system, 0) as server:
         with reading(server.url) as reader:
             record(system, 1)
@@ -160,14 +160,14 @@ def test_who_comes_back_too_late_is_told_how_much_is_missing(system, monkeypatch
     assert (again.received, again.dropped) == (100, 400)
 
 
-def test_who_comes_back_after_a_rest_is_told_how_much_was_recorded(system, monkeypatch):
-    """Where nobody listened for long nothing is kept, but how many records there were is known."""
-    monkeypatch.setattr(hub, "LINGER_SECONDS", 0.0)
+def test_losses_without_any_subscriber_are_counted(system, monkeypatch):
+    """Without subscribers no events are kept, but the number of records is known."""
+    monkeypatch.setattr(publisher, "IDLE_STOP_SECONDS", 0.0)
     with serve_app(system, 0) as server:
         with reading(server.url) as reader:
             record(system, 1)
             reader.read(1)
-        wait_until(lambda: system._streams._background is None)
+        wait_until(lambda: system._publisher._thread is None)
         for _ in range(70):
             system.collector.increment("orders")
         with reading(server.url, after=reader) as again:
@@ -176,8 +176,8 @@ def test_who_comes_back_after_a_rest_is_told_how_much_was_recorded(system, monke
     assert (again.received, again.dropped) == (1, 70)
 
 
-def test_who_comes_back_to_another_process_is_told_so(system, clock):
-    """Its number is of no use there: it is told, and gets what comes from then on."""
+def test_a_client_of_another_process_is_told_that_it_restarted(system, clock):
+    """Its event id is invalid there, and it gets the events from then on."""
     with serve_app(system, 0) as server, reading(server.url) as reader:
         record(system, 5)
         reader.read(5)
@@ -197,7 +197,7 @@ def test_who_comes_back_to_another_process_is_told_so(system, clock):
 
 @pytest.mark.heavy
 def test_many_threads_and_many_clients(system):
-    """Each client gets each record of each thread once and in order, also one that is cut off often."""
+    """Each client gets each record of each thread once and in order, even if it reconnects often."""
     rounds = 1_200
 
     def record_all(thread):
@@ -228,8 +228,8 @@ def test_many_threads_and_many_clients(system):
 
 @pytest.mark.heavy
 def test_a_thousand_subscribers_come_and_go(system, monkeypatch):
-    """In waves, over HTTP and directly, politely and not: no thread, task, socket, file or place is left."""
-    monkeypatch.setattr(hub, "LINGER_SECONDS", 0.0)
+    """Over HTTP and directly, closing properly or not: no thread, task, socket, file or slot is left."""
+    monkeypatch.setattr(publisher, "IDLE_STOP_SECONDS", 0.0)
     clients = 100
 
     async def client(port, number):
@@ -250,7 +250,7 @@ def test_a_thousand_subscribers_come_and_go(system, monkeypatch):
         with system.subscribe(buffer=10) as subscription:
             begun.release()
             for _ in range(number % 3):
-                assert subscription.get(PATIENCE) is not None
+                assert subscription.get(TIMEOUT_SECONDS) is not None
 
     async def wave(port):
         tasks = [asyncio.create_task(client(port, number)) for number in range(clients)]
@@ -263,11 +263,11 @@ def test_a_thousand_subscribers_come_and_go(system, monkeypatch):
         for thread in threads:
             thread.start()
         for _ in range(clients + 20):
-            assert begun.acquire(timeout=PATIENCE)
+            assert begun.acquire(timeout=TIMEOUT_SECONDS)
         while any(thread.is_alive() for thread in threads):
             record(system, 1)
         for thread in threads:
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT_SECONDS)
         assert all(not one.is_closed for one in dropped)
 
     begun = threading.Semaphore(0)
@@ -278,7 +278,7 @@ def test_a_thousand_subscribers_come_and_go(system, monkeypatch):
 
         def left():
             threads, tasks = threading.active_count(), len(asyncio.all_tasks(loop))
-            return threads, tasks, connections(server), files(), system._streams._background
+            return threads, tasks, connections(server), files(), system._publisher._thread
 
         before = left()
         for _ in range(5):
@@ -289,6 +289,6 @@ def test_a_thousand_subscribers_come_and_go(system, monkeypatch):
 
 
 def files():
-    """Count the open files of this process, where the system says."""
+    """Return the number of open files of this process, if the system tells."""
     folder = Path("/proc/self/fd")
     return len(list(folder.iterdir())) if folder.is_dir() else 0

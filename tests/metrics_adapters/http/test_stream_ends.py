@@ -1,4 +1,4 @@
-"""Streams come to their end: of a client, of a part, of the system and of the server."""
+"""Streams end: by the client, a failing part, the system and the server."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from metrics_adapters.asgi import make_app
 from metrics_adapters.combined import CombinedAggregator
 from metrics_adapters.in_memory import InMemoryAggregator
 from metrics_framework import MetricsSystem
-from tests.metrics_adapters.http.loops import (
+from tests.metrics_adapters.http.clients import (
     StreamClient,
     publish,
     sequences,
@@ -16,8 +16,8 @@ from tests.metrics_adapters.http.loops import (
 )
 
 
-def test_a_client_that_leaves_is_forgotten_at_once(run, system):
-    """Without anything having to be sent to it."""
+def test_a_client_that_disconnects_is_removed_at_once(run, system):
+    """Even if nothing has to be sent to it."""
     app = make_app(system)
     client = StreamClient(app)
 
@@ -31,7 +31,7 @@ def test_a_client_that_leaves_is_forgotten_at_once(run, system):
     talk(run, script, client)
 
 
-def test_a_client_that_is_found_gone_is_no_fault(run, system, caplog):
+def test_a_disconnect_while_sending_is_not_an_error(run, system, caplog):
     """A server that cannot send raises `OSError`."""
     client = StreamClient(make_app(system))
 
@@ -45,8 +45,8 @@ def test_a_client_that_is_found_gone_is_no_fault(run, system, caplog):
     assert caplog.records == []
 
 
-def test_a_client_that_is_cancelled_is_forgotten(run, system):
-    """As a server does with what is under way at its end."""
+def test_a_cancelled_client_is_removed(run, system):
+    """A server cancels requests in progress when it shuts down."""
     app = make_app(system, max_clients=1)
     for _ in range(2):
         client = StreamClient(app)
@@ -55,8 +55,8 @@ def test_a_client_that_is_cancelled_is_forgotten(run, system):
     assert (app.clients, subscriptions(system)) == (0, [])
 
 
-def test_one_client_too_many_is_told_to_come_again(run, system):
-    """The others go on; a place is free again when one leaves."""
+def test_too_many_stream_clients_are_unavailable(run, system):
+    """The others continue. A slot is free again when a client leaves."""
     app = make_app(system, max_clients=2)
     first, second, third, fourth = (StreamClient(app) for _ in range(4))
 
@@ -65,7 +65,7 @@ def test_one_client_too_many_is_told_to_come_again(run, system):
         await third.serve()
         assert third.status == 503
         assert third.headers["retry-after"] == "2"
-        assert "as many clients as may be" in third.text
+        assert "too many stream clients" in third.text
         system.collector.increment("orders")
         await first.read(1)
         second.left = True
@@ -76,8 +76,8 @@ def test_one_client_too_many_is_told_to_come_again(run, system):
     assert fourth.status == 200
 
 
-def test_the_end_of_the_system_is_the_end_of_the_stream(run, system):
-    """What waits is sent first, with the last drops; who comes later gets the status 503."""
+def test_a_shutdown_of_the_system_ends_the_stream(run, system):
+    """The buffer and the last drops are sent first. Later clients get status 503."""
     app = make_app(system, buffer=2)
     client, late = StreamClient(app), StreamClient(app)
 
@@ -88,7 +88,7 @@ def test_the_end_of_the_system_is_the_end_of_the_stream(run, system):
             system.collector.increment("orders")
         publish(system)
         await until(lambda: len(sequences(client.blocks)) == 2)
-        subscription.miss(4)  # after the last event that there is
+        subscription.count_missed(4)  # after the last event that there is
         system.shutdown_metrics()
         await until(lambda: client.served)
         assert client.blocks[-1] == 'event: dropped\ndata: {"dropped": 4}'
@@ -97,11 +97,11 @@ def test_the_end_of_the_system_is_the_end_of_the_stream(run, system):
 
     talk(run, script, client)
     assert late.status == 503
-    assert "was shut down" in late.text
+    assert "is shut down" in late.text
 
 
-def test_a_part_that_fails_reaches_neither_the_server_nor_a_client(run, caplog):
-    """The streams end, who comes then gets the status 500, and the log says why, once."""
+def test_a_failing_part_ends_the_streams(run, caplog):
+    """Later clients get status 500. The log states the reason, once."""
 
     class Failing(CombinedAggregator):
         fails = False
@@ -124,13 +124,13 @@ def test_a_part_that_fails_reaches_neither_the_server_nor_a_client(run, caplog):
     assert all(client.messages[-1] == {"type": "http.response.body", "body": b""} for client in clients)
     late = StreamClient(app)
     run(late.serve())
-    assert (late.status, late.text) == (500, "the stream failed; see the log\n")
+    assert (late.status, late.text) == (500, "the stream failed: see the log\n")
     (message,) = [record.getMessage() for record in caplog.records]
     assert "no backend" in message
 
 
-def test_the_end_of_the_server_is_the_end_of_the_stream(run, system):
-    """Its shutdown, or a call, ends what a server would wait for without end."""
+def test_a_shutdown_of_the_server_ends_the_stream(run, system):
+    """`end_streams` does the same. Otherwise a server would wait for the stream without end."""
     app = make_app(system)
     client, other = StreamClient(app), StreamClient(app)
     coming = ["lifespan.startup", "lifespan.shutdown"]

@@ -1,4 +1,4 @@
-"""The scrape server speaks TLS, asks clients for certificates, and takes renewed ones while it runs."""
+"""The scrape server with TLS, client certificates and renewed certificates."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from metrics_adapters.prometheus import serve
 from metrics_framework import MetricsSystem
 from metrics_framework.errors import InvalidInputError
 
-PATIENCE = 20.0
+TIMEOUT_SECONDS = 20.0
 
 
 class Files:
-    """The certificates of a test, and where they are.
+    """The certificate files of a test.
 
     Args:
         folder: Where to write them.
@@ -44,7 +44,7 @@ class Files:
         return cert, key
 
     def context(self, client: tuple[Path, Path] | None = None) -> ssl.SSLContext:
-        """Return what a client trusts, and what it shows."""
+        """Return the TLS context of a client: what it trusts, and its certificate."""
         context = ssl.create_default_context(cafile=str(self.ca))
         if client is not None:
             context.load_cert_chain(*client)
@@ -58,49 +58,51 @@ def made(tmp_path_factory):
 
 
 def ask(server, context: ssl.SSLContext) -> int:
-    """Return the status of a scrape by a client on a connection of its own."""
-    connection = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=PATIENCE, context=context)
+    """Return the status of a scrape on a new connection."""
+    connection = http.client.HTTPSConnection(
+        "127.0.0.1", server.port, timeout=TIMEOUT_SECONDS, context=context
+    )
     try:
         connection.request("GET", "/metrics")
-        answer = connection.getresponse()
-        answer.read()
-        return answer.status
+        response = connection.getresponse()
+        response.read()
+        return response.status
     finally:
         connection.close()
 
 
 def received(sock: socket.socket) -> bytes:
-    """Return what comes until the other side closes, in whatever way."""
+    """Return everything that is received until the connection ends in any way."""
     with suppress(ConnectionResetError):
         return sock.recv(1 << 16)
     return b""
 
 
 def serial(server, files: Files) -> int:
-    """Return the serial number of the certificate that a server shows."""
+    """Return the serial number of the certificate of a server."""
     context = files.context()
     with (
-        socket.create_connection(("127.0.0.1", server.port), PATIENCE) as sock,
+        socket.create_connection(("127.0.0.1", server.port), TIMEOUT_SECONDS) as sock,
         context.wrap_socket(sock, server_hostname="127.0.0.1") as secured,
     ):
         return int(secured.getpeercert()["serialNumber"], 16)
 
 
 def test_a_scrape_over_tls(made):
-    """A client that trusts the authority scrapes; one without trust or without TLS does not."""
+    """A client that does not trust the authority fails, and so does one without TLS."""
     with serve(0, metrics=MetricsSystem(), certfile=made.cert, keyfile=made.key) as server:
         assert server.url == f"https://127.0.0.1:{server.port}/metrics"
         assert ask(server, made.context()) == 200
         with pytest.raises(ssl.SSLCertVerificationError):
             ask(server, ssl.create_default_context())
-        with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as plain:
+        with socket.create_connection(("127.0.0.1", server.port), TIMEOUT_SECONDS) as plain:
             plain.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
             assert b"HTTP" not in received(plain)
         assert ask(server, made.context()) == 200
 
 
-def test_clients_have_to_show_a_certificate(made):
-    """With an authority for clients, one without a certificate of it is refused."""
+def test_clients_need_a_certificate(made):
+    """With ``client_cafile``, a client without a certificate of that authority is rejected."""
     options = {"certfile": made.cert, "keyfile": made.key, "client_cafile": made.ca}
     stranger = made.issue("stranger", "prometheus@example.org", trustme.CA())
     with serve(0, metrics=MetricsSystem(), **options) as server:
@@ -111,11 +113,11 @@ def test_clients_have_to_show_a_certificate(made):
         assert ask(server, made.context(made.client)) == 200
 
 
-def test_a_handshake_that_never_comes_holds_nobody_up(made):
-    """Who connects and is silent waits alone, and not for longer than a request may take."""
+def test_a_missing_handshake_does_not_block_others(made):
+    """A silent client is disconnected after the time-out for a request."""
     options = {"certfile": made.cert, "keyfile": made.key, "timeout": 0.5}
     with serve(0, metrics=MetricsSystem(), **options) as server:
-        silent = [socket.create_connection(("127.0.0.1", server.port), PATIENCE) for _ in range(5)]
+        silent = [socket.create_connection(("127.0.0.1", server.port), TIMEOUT_SECONDS) for _ in range(5)]
         try:
             assert ask(server, made.context()) == 200
             for sock in silent:
@@ -125,17 +127,17 @@ def test_a_handshake_that_never_comes_holds_nobody_up(made):
                 sock.close()
 
 
-def test_closing_ends_handshakes_too(made):
+def test_closing_ends_handshakes(made):
     """A server whose clients are silent closes at once."""
     with serve(0, metrics=MetricsSystem(), certfile=made.cert, keyfile=made.key) as server:
-        with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as silent:
+        with socket.create_connection(("127.0.0.1", server.port), TIMEOUT_SECONDS) as silent:
             server.close()
             assert received(silent) == b""
         assert not [one for one in threading.enumerate() if one.name.startswith("metrics-server")]
 
 
 def test_a_renewed_certificate_is_used_at_once(tmp_path):
-    """New connections see it, without a restart; broken files are logged, and the last good one stays."""
+    """For new connections, without a restart. Invalid files are logged, and the last valid ones are used."""
     files = Files(tmp_path)
     with serve(0, metrics=MetricsSystem(), certfile=files.cert, keyfile=files.key) as server:
         before = serial(server, files)
@@ -151,8 +153,8 @@ def test_a_renewed_certificate_is_used_at_once(tmp_path):
         assert serial(server, files) not in (before, renewed)
 
 
-def test_broken_files_are_logged_once_a_change(tmp_path, caplog):
-    """Not at every connection."""
+def test_invalid_files_are_logged_once_per_change(tmp_path, caplog):
+    """Not for every connection."""
     files = Files(tmp_path)
     certificates = Certificates(files.cert, files.key)
     context = certificates.context()
@@ -162,8 +164,8 @@ def test_broken_files_are_logged_once_a_change(tmp_path, caplog):
     assert "new certificates cannot be used" in record.getMessage()
 
 
-def test_certificates_that_cannot_be_used_are_one_error(made, tmp_path):
-    """It names the files and says why; nobody is asked for a password."""
+def test_invalid_certificates_are_an_error(made, tmp_path):
+    """The message names the files and the reason. There is no password prompt."""
     nowhere, text = tmp_path / "nowhere.pem", tmp_path / "text.pem"
     text.write_text("no certificate")
     keys = [(nowhere, None), (text, None), (made.cert, None), (made.cert, nowhere)]
@@ -174,8 +176,8 @@ def test_certificates_that_cannot_be_used_are_one_error(made, tmp_path):
         Certificates(made.cert, made.key, nowhere)
 
 
-def test_a_key_with_a_password_is_one_error(made, tmp_path):
-    """Nobody is asked for it on a terminal."""
+def test_a_key_with_a_password_is_an_error(made, tmp_path):
+    """There is no password prompt on a terminal."""
     from cryptography.hazmat.primitives import serialization
 
     key = serialization.load_pem_private_key(made.key.read_bytes(), None)

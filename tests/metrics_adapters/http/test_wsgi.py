@@ -1,4 +1,4 @@
-"""The WSGI application keeps to WSGI, alone, mounted, and in the server of the standard library."""
+"""The WSGI application conforms to WSGI: alone, mounted, and in the server of the standard library."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def metrics(clock) -> MetricsSystem:
 
 
 def ask(app, path="/metrics", method="GET", **environ):
-    """Return the status, headers and body of an answer that keeps to the specification."""
+    """Return the status, headers and body of a response, after checking it against the specification."""
     environ = {"SCRIPT_NAME": "", "QUERY_STRING": "", "PATH_INFO": path, "REQUEST_METHOD": method, **environ}
     setup_testing_defaults(environ)
     started = []
-    answer = validator(app)(environ, lambda status, headers: started.append((status, dict(headers))))
+    response = validator(app)(environ, lambda status, headers: started.append((status, dict(headers))))
     try:
-        body = b"".join(answer)
+        body = b"".join(response)
     finally:
-        answer.close()
+        response.close()
     return (*started[0], body)
 
 
@@ -49,15 +49,15 @@ def ask(app, path="/metrics", method="GET", **environ):
         ("", "/favicon.ico", "404 Not Found"),
     ],
 )
-def test_it_answers_where_it_is_mounted(metrics, script_name, path, status):
-    """At its path and at the root of a mount there are the metrics, elsewhere there are none."""
+def test_it_serves_its_path_and_the_root_of_a_mount(metrics, script_name, path, status):
+    """Other paths are not found."""
     found, _, body = ask(make_wsgi_app(metrics), path, SCRIPT_NAME=script_name)
     assert found == status
     assert (b'orders_total{item="book"} 1' in body) is (status == "200 OK")
 
 
-def test_it_honours_what_a_server_asks_for(metrics):
-    """Format, compression and method are those of the request."""
+def test_it_respects_the_headers_of_a_request(metrics):
+    """The format, the compression and the method are those of the request."""
     app = make_wsgi_app(metrics)
     accept = "application/openmetrics-text;version=1.0.0"
     status, headers, body = ask(app, HTTP_ACCEPT=accept, HTTP_ACCEPT_ENCODING="gzip")
@@ -69,8 +69,8 @@ def test_it_honours_what_a_server_asks_for(metrics):
     assert ask(app, method="POST")[0] == "405 Method Not Allowed"
 
 
-def test_it_asks_for_the_secret(metrics):
-    """As the server does: the code is the same."""
+def test_it_requires_credentials(metrics):
+    """It shares the code of the server."""
     app = make_wsgi_app(metrics, bearer_token="s3cret")
     status, headers, body = ask(app)
     assert (status, headers["WWW-Authenticate"]) == ("401 Unauthorized", 'Bearer realm="metrics"')
@@ -78,8 +78,8 @@ def test_it_asks_for_the_secret(metrics):
     assert ask(app, HTTP_AUTHORIZATION="Bearer s3cret")[0] == "200 OK"
 
 
-def test_one_more_than_may_be_is_told_to_come_again(metrics):
-    """A scrape that comes in the middle of the only one that may be is refused."""
+def test_too_many_concurrent_scrapes_are_unavailable(metrics):
+    """A scrape during the only allowed one gets status 503."""
     inner = []
 
     class Callbacks:
@@ -94,22 +94,22 @@ def test_one_more_than_may_be_is_told_to_come_again(metrics):
 
 
 class Quiet(WSGIRequestHandler):
-    """Logs nothing."""
+    """A handler that logs nothing."""
 
     def log_message(self, *args):
         """Log nothing."""
 
 
 def test_a_real_server_serves_it(metrics):
-    """Over a socket come the metrics that a client can read to the end."""
+    """A client reads the metrics over a socket to the end."""
     server = make_server("127.0.0.1", 0, make_wsgi_app(metrics), WSGIServer, Quiet)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:
         connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
         connection.request("GET", "/metrics")
-        answer = connection.getresponse()
-        assert (answer.status, b"orders_total" in answer.read()) == (200, True)
+        response = connection.getresponse()
+        assert (response.status, b"orders_total" in response.read()) == (200, True)
         connection.close()
     finally:
         server.shutdown()

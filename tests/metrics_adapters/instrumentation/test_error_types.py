@@ -1,4 +1,4 @@
-"""How work ended is one word, however the event loop wraps it."""
+"""An error type is one word, however the event loop wraps the exception."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ CANCELLED = asyncio.CancelledError()
         (ExceptionGroup("", [KeyError(), OSError()]), "ExceptionGroup"),
     ],
 )
-def test_an_end_has_one_word(error, word):
-    """Groups are what their members have in common; who fails is named before who was cancelled for it."""
+def test_an_exception_has_one_error_type(error, word):
+    """A group has the type that its members share. Failures take precedence over cancellations."""
     assert error_type_of(error) == word

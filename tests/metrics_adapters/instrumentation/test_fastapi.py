@@ -1,4 +1,4 @@
-"""FastAPI hands an application's own system, and each part of it, to whoever asks by annotation."""
+"""FastAPI injects the application's system and its parts by annotation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from metrics_framework.errors import InvalidInputError
 
 @pytest.fixture
 def metrics(clock) -> MetricsSystem:
-    """Return a system whose time stands still."""
+    """Return a system with a clock that stands still."""
     return MetricsSystem(clock=clock)
 
 
@@ -34,7 +34,7 @@ def make_app() -> FastAPI:
 
 
 def get(app) -> httpx.Response:
-    """Return what a client receives."""
+    """Return the response that a client receives."""
 
     async def main():
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://s") as client:
@@ -44,12 +44,12 @@ def get(app) -> httpx.Response:
 
 
 def orders(metrics) -> float:
-    """Return what was counted."""
+    """Return the counted orders."""
     return metrics.aggregator.get_metric_summary("orders")["total"]
 
 
 def test_the_parts_are_those_of_the_application(metrics):
-    """``app.state.metrics`` is the system; collector, timer and tracker are its own."""
+    """``app.state.metrics`` is the system; collector, timer and tracker are its parts."""
     app = make_app()
     app.state.metrics = metrics
     assert get(app).json() is True
@@ -57,20 +57,20 @@ def test_the_parts_are_those_of_the_application(metrics):
     assert metrics.tracker.get_success_rate("order") == 1
 
 
-def test_a_lifespan_may_hand_out_the_system(metrics):
-    """What a lifespan yields as ``metrics`` comes first."""
+def test_a_lifespan_can_provide_the_system(metrics):
+    """The ``metrics`` that it yields take precedence."""
     app = make_app()
     app.state.metrics = MetricsSystem()
 
-    async def served(scope, receive, send):  # a server hands on what the lifespan has yielded
+    async def served(scope, receive, send):  # a server passes on the state of the lifespan
         await app({**scope, "state": {"metrics": metrics}}, receive, send)
 
     assert get(served).json() is True
     assert orders(metrics) == 1
 
 
-def test_the_system_in_use_is_the_last_resort(metrics):
-    """Without a system of its own an application has the current one; outside of `use` that keeps nothing."""
+def test_the_current_system_is_the_fallback(metrics):
+    """An application without a system gets the current one; outside of `use` it discards records."""
     assert get(make_app()).json() is True
     with use(metrics):
         get(make_app())
@@ -78,7 +78,7 @@ def test_the_system_in_use_is_the_last_resort(metrics):
 
 
 def test_a_test_overrides_one_dependency(metrics):
-    """One line replaces the system and with it every part."""
+    """One line replaces the system and all its parts."""
     app = make_app()
     app.state.metrics = outside = MetricsSystem()
     app.dependency_overrides[get_metrics] = lambda: metrics
@@ -87,9 +87,9 @@ def test_a_test_overrides_one_dependency(metrics):
     assert outside.aggregator.get_metrics_by_tag({}) == []
 
 
-def test_a_state_that_is_something_else_is_said():
-    """Somebody else's ``app.state.metrics`` is a clear error and not an odd one later."""
+def test_a_state_of_another_type_is_an_error():
+    """Instead of a confusing error later."""
     app = make_app()
     app.state.metrics = {"orders": 1}
-    with pytest.raises(InvalidInputError, match="no MetricsSystem"):
+    with pytest.raises(InvalidInputError, match="is not a MetricsSystem"):
         get(app)

@@ -1,4 +1,4 @@
-"""What httpx asks for is counted once an attempt, to the end of the body, on both kinds of client."""
+"""Each attempt of an httpx request is counted once, to the end of the body, for both kinds of client."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ REQUEST = "http.client.request"
 
 @pytest.fixture
 def metrics(clock) -> MetricsSystem:
-    """Return a system whose time the test moves."""
+    """Return a system whose clock the test moves."""
     return MetricsSystem(clock=clock)
 
 
 def timed(metrics) -> list[tuple[dict[str, str], int, float]]:
-    """Return tags, count and longest duration of each series."""
+    """Return the tags, count and longest duration of each series."""
     return [
         (value.tags, value.metadata["count"], value.metadata["max"])
         for value in metrics.aggregator.get_metrics_by_tag({})
@@ -32,25 +32,25 @@ def timed(metrics) -> list[tuple[dict[str, str], int, float]]:
 
 
 def active(metrics) -> float:
-    """Return how many requests are not done."""
+    """Return the number of requests in flight."""
     return metrics.aggregator.get_metric_summary("http.client.active_requests")["last"]
 
 
 class Service(httpx.AsyncBaseTransport, httpx.BaseTransport):
-    """A service that takes a second to answer and one for each part of its body."""
+    """A service that takes a second to respond and one for each part of its body."""
 
     def __init__(self, clock, status=200, error=None, broken=False):
         self.clock, self.status, self.error, self.broken, self.closed = clock, status, error, broken, 0
 
     def handle_request(self, request):
-        """Answer, or raise."""
+        """Respond, or raise."""
         self.clock.advance(1)
         if self.error is not None:
             raise self.error
         return httpx.Response(self.status, stream=Body(self))
 
     async def handle_async_request(self, request):
-        """Answer, or raise."""
+        """Respond, or raise."""
         return self.handle_request(request)
 
     def close(self):
@@ -63,7 +63,7 @@ class Service(httpx.AsyncBaseTransport, httpx.BaseTransport):
 
 
 class Body(httpx.AsyncByteStream, httpx.SyncByteStream):
-    """Two parts, the second of which may never come."""
+    """Two parts, the second of which may never arrive."""
 
     def __init__(self, service):
         self.service = service
@@ -83,7 +83,7 @@ class Body(httpx.AsyncByteStream, httpx.SyncByteStream):
 
 
 def ask_sync(service, metrics, use, method="GET", url="http://books.example:8080/a/7?q=1"):
-    """Ask with a `Client`."""
+    """Send a request with a `Client`."""
     with (
         httpx.Client(transport=measured_transport(service, metrics)) as client,
         client.stream(method, url) as response,
@@ -92,7 +92,7 @@ def ask_sync(service, metrics, use, method="GET", url="http://books.example:8080
 
 
 def ask_async(service, metrics, use, method="GET", url="http://books.example:8080/a/7?q=1"):
-    """Ask with an `AsyncClient`."""
+    """Send a request with an `AsyncClient`."""
 
     async def main():
         async with (
@@ -116,7 +116,7 @@ both = pytest.mark.parametrize("ask", [ask_sync, ask_async])
 
 @both
 def test_a_request_is_timed_to_the_end_of_its_body(metrics, clock, ask):
-    """Its tags are method, host and class of status, never the URL; the body comes through whole."""
+    """Its tags are the method, the host and the status class, never the URL. The body is unchanged."""
     service = Service(clock)
     assert ask(service, metrics, read) == b"partpart"
     assert timed(metrics) == [
@@ -136,8 +136,8 @@ def test_a_request_is_timed_to_the_end_of_its_body(metrics, clock, ask):
 
 
 @both
-def test_a_body_that_nobody_reads_is_no_failure(metrics, clock, ask):
-    """Who closes the response early has had enough: it ends there, and it is a success."""
+def test_closing_a_body_early_is_a_success(metrics, clock, ask):
+    """The request ends there."""
     ask(Service(clock), metrics, lambda response: clock.advance(5))
     assert [(count, longest) for _, count, longest in timed(metrics)] == [(1, 6000)]
     assert metrics.tracker.get_success_rate(REQUEST) == 1
@@ -146,17 +146,17 @@ def test_a_body_that_nobody_reads_is_no_failure(metrics, clock, ask):
 
 @both
 @pytest.mark.parametrize("status", [404, 503])
-def test_errors_of_status_are_failures(metrics, clock, ask, status):
-    """For a client a status from 400 on is a failure by its number."""
+def test_error_statuses_are_failures(metrics, clock, ask, status):
+    """For a client, the error type of a status of 400 or more is its number."""
     ask(Service(clock, status), metrics, read)
     assert metrics.tracker.get_failure_breakdown(REQUEST) == {str(status): 1}
 
 
 @both
-def test_what_is_raised_is_a_failure_by_its_name(metrics, clock, ask):
-    """No connection, or one that breaks in the middle of a body: the exception goes on unchanged."""
+def test_an_exception_is_a_failure_by_its_name(metrics, clock, ask):
+    """A failed connection or an interrupted body: the exception propagates unchanged."""
     with pytest.raises(httpx.ConnectError):
-        ask(Service(clock, error=httpx.ConnectError("nobody there")), metrics, read)
+        ask(Service(clock, error=httpx.ConnectError("connection refused")), metrics, read)
     with pytest.raises(httpx.ReadError):
         ask(Service(clock, broken=True), metrics, read)
     assert metrics.tracker.get_failure_breakdown(REQUEST) == {"ConnectError": 1, "ReadError": 1}
@@ -164,8 +164,8 @@ def test_what_is_raised_is_a_failure_by_its_name(metrics, clock, ask):
     assert active(metrics) == 0
 
 
-def test_cancellation_has_a_failure_of_its_own(run, metrics):
-    """A request that its caller gave up is ``cancelled``, on each event loop."""
+def test_a_cancelled_request_has_its_own_error_type(run, metrics):
+    """It is ``cancelled``, on each event loop."""
 
     class Endless(httpx.AsyncBaseTransport):
         async def handle_async_request(self, request):
@@ -181,8 +181,8 @@ def test_cancellation_has_a_failure_of_its_own(run, metrics):
     assert active(metrics) == 0
 
 
-def test_a_redirect_is_another_request(metrics):
-    """What is measured is each attempt, as a server sees it."""
+def test_a_redirect_is_a_separate_request(metrics):
+    """Each attempt is measured, as a server sees it."""
 
     def answer(request):
         there = request.url.path == "/there"
@@ -195,10 +195,10 @@ def test_a_redirect_is_another_request(metrics):
 
 
 def test_each_kind_of_transport_keeps_its_kind(metrics):
-    """A sync transport becomes a sync one, an async one an async one; anything else is refused."""
+    """A sync transport becomes a sync one, an async one an async one; anything else is an error."""
     sync = measured_transport(httpx.HTTPTransport(), metrics)
     assert not isinstance(sync, httpx.AsyncBaseTransport)
     assert not isinstance(measured_transport(httpx.AsyncHTTPTransport(), metrics), httpx.BaseTransport)
-    with pytest.raises(InvalidInputError, match="no transport of httpx"):
+    with pytest.raises(InvalidInputError, match="not an httpx transport"):
         measured_transport(httpx.Client, metrics)
     sync.close()

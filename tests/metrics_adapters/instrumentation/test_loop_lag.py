@@ -1,4 +1,4 @@
-"""The lag of an event loop is what it was really late by, and looking for it ends without a trace."""
+"""The recorded lag is the real delay of the event loop, and measuring it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ LAG = "event_loop.lag"
 
 
 def lag(metrics) -> dict[str, float]:
-    """Return what is known of the lag."""
+    """Return the summary of the lag."""
     return metrics.aggregator.get_metric_summary(LAG)
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_blocked_loop_is_late_by_as_much(backend):
-    """What blocks the loop for a time is seen as that lag, once, and not as a burst afterwards."""
+def test_blocking_the_loop_is_recorded_as_lag(backend):
+    """Once for each stall, not as a burst afterwards."""
     metrics = MetricsSystem()
 
     async def main():
@@ -40,8 +40,8 @@ def test_a_blocked_loop_is_late_by_as_much(backend):
     assert 1 <= seen["count"] <= 4
 
 
-def test_a_loop_that_is_well_has_no_lag():
-    """On a clock that stands still while others wait, every look is on time."""
+def test_a_healthy_loop_has_no_lag():
+    """On a clock that stands still while tasks wait, every callback is on time."""
     metrics = MetricsSystem()
 
     async def main():
@@ -53,8 +53,8 @@ def test_a_loop_that_is_well_has_no_lag():
     assert (seen["count"], seen["max"]) == (10, 0)
 
 
-def test_asyncio_never_sees_less_than_nothing():
-    """A loop that calls a little early is not ahead of time: the least lag is 0."""
+def test_lag_is_never_negative():
+    """A loop of asyncio may call a little early."""
     metrics = MetricsSystem()
 
     async def main():
@@ -62,7 +62,7 @@ def test_asyncio_never_sees_less_than_nothing():
         now = loop.time
         async with LoopLag(metrics, interval=0.01):
             await asyncio.sleep(0.005)
-            loop.time = lambda: now() - 0.004  # as a clock of coarse resolution would say
+            loop.time = lambda: now() - 0.004  # like a clock with a coarse resolution
             loop._clock_resolution = 0.005
             await asyncio.sleep(0.05)
 
@@ -72,7 +72,7 @@ def test_asyncio_never_sees_less_than_nothing():
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_it_ends_with_its_block(backend):
-    """After the block, also one that is cancelled, nothing is recorded and nothing is left on the loop."""
+    """After the block, even a cancelled one, nothing is recorded and nothing is left on the loop."""
     metrics = MetricsSystem()
 
     async def main():
@@ -87,14 +87,14 @@ def test_it_ends_with_its_block(backend):
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_it_may_be_used_again_but_not_twice_at_once(backend):
-    """One block after the other is fine; one inside of the other is a mistake that is said."""
+def test_it_can_be_reused_but_not_nested(backend):
+    """A block inside of another is an error."""
 
     async def main():
         looking = LoopLag(InMemoryCollector(), interval=0.01)
         for _ in range(2):
             async with looking:
-                with pytest.raises(RuntimeError, match="at work already"):
+                with pytest.raises(RuntimeError, match="already running"):
                     await looking.__aenter__()
 
     anyio.run(main, backend=backend)
@@ -102,13 +102,13 @@ def test_it_may_be_used_again_but_not_twice_at_once(backend):
 
 @pytest.mark.parametrize("interval", [0, -1, float("nan"), float("inf"), "1"])
 def test_an_interval_is_a_number_of_seconds(interval):
-    """Anything that cannot be waited for is refused."""
+    """Other values are an error."""
     with pytest.raises(InvalidInputError, match="is not a positive number of seconds"):
         LoopLag(MetricsSystem(), interval)
 
 
-def test_a_collector_that_fails_does_not_end_it(caplog):
-    """It goes on looking, and the failure is logged once."""
+def test_a_failing_collector_does_not_stop_it(caplog):
+    """It continues to measure, and the failure is logged once."""
 
     class Broken(InMemoryCollector):
         looks = 0

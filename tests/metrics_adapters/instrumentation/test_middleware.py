@@ -1,4 +1,4 @@
-"""The middleware counts every request once, by its route's template, and times it to its response's end."""
+"""The middleware counts every request once, by its route, and times it to the end of its response."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ CONNECTION = "websocket.server.connection"
 
 @pytest.fixture
 def metrics(clock) -> MetricsSystem:
-    """Return a system whose time the test moves."""
+    """Return a system whose clock the test moves."""
     return MetricsSystem(clock=clock)
 
 
 async def get(app, path="/", method="GET", **options) -> httpx.Response:
-    """Return what a client of the application receives."""
+    """Return the response that a client of the application receives."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=False, **options)
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         return await client.request(method, path)
 
 
 def timed(metrics, name=REQUEST) -> list[tuple[dict[str, str], int, float]]:
-    """Return tags, count and longest duration of each series of an operation."""
+    """Return the tags, count and longest duration of each series of an operation."""
     return [
         (value.tags, value.metadata["count"], value.metadata.get("max"))
         for value in metrics.aggregator.get_metrics_by_tag({})
@@ -51,24 +51,24 @@ def timed(metrics, name=REQUEST) -> list[tuple[dict[str, str], int, float]]:
 
 
 def only(metrics, name=REQUEST) -> dict[str, str]:
-    """Return the tags of what was measured once and no more."""
+    """Return the tags of the only measurement."""
     ((tags, count, _),) = timed(metrics, name)
     assert count == 1
     return tags
 
 
 def failures(metrics, name=REQUEST) -> dict[str, int]:
-    """Return how an operation has failed."""
+    """Return the failures of an operation."""
     return metrics.tracker.get_failure_breakdown(name)
 
 
 def active(metrics, name="http.server.active_requests") -> float:
-    """Return how many are in flight."""
+    """Return the number of requests or connections in flight."""
     return metrics.aggregator.get_metric_summary(name)["last"]
 
 
 async def hello(request):
-    """Answer."""
+    """Respond."""
     return PlainTextResponse("hello")
 
 
@@ -78,7 +78,7 @@ async def fail(request):
 
 
 async def files(scope, receive, send):
-    """Answer without a router."""
+    """Respond without a router."""
     await PlainTextResponse("a file")(scope, receive, send)
 
 
@@ -101,7 +101,7 @@ def fastapi_app() -> FastAPI:
 
 
 def starlette_app() -> Starlette:
-    """Return an application with mounts in mounts, and a host."""
+    """Return an application with nested mounts and a host."""
     inner = [Route("/b/{b}", hello), Mount("/deep", app=files)]
     return Starlette(
         routes=[
@@ -124,7 +124,7 @@ TEMPLATES = [
     (fastapi_app, "/files/a/b/c", "/files/{path}"),
     (fastapi_app, "/openapi.json", "/openapi.json"),
     (fastapi_app, "/nothing", "unmatched"),
-    (fastapi_app, "/plain/7/", "unmatched"),  # sent on to the path without the slash
+    (fastapi_app, "/plain/7/", "unmatched"),  # redirected to the path without the slash
     (starlette_app, "/a/7", "/a/{number}"),
     (starlette_app, "/a/x", "unmatched"),
     (starlette_app, "/m/x/b/7", "/m/{m}/b/{b}"),
@@ -137,8 +137,8 @@ TEMPLATES = [
 @pytest.mark.parametrize("root_path", ["", "/behind/a/proxy"])
 @pytest.mark.parametrize("around", [True, False], ids=["around", "added"])
 @pytest.mark.parametrize(("make", "path", "template"), TEMPLATES)
-def test_the_tag_is_the_template_of_the_route(metrics, make, path, template, around, root_path):
-    """However deep it is mounted or included, a request has the whole template as its tag, never its path."""
+def test_the_route_tag_is_the_whole_template(metrics, make, path, template, around, root_path):
+    """However deep the route is mounted or included; never the path."""
     app = make()
     if around:
         app = MetricsMiddleware(app, metrics)
@@ -152,8 +152,8 @@ def test_the_tag_is_the_template_of_the_route(metrics, make, path, template, aro
     assert only(metrics)["http.route"] == template
 
 
-def test_middleware_of_a_mounted_application_says_the_whole_template(metrics):
-    """What measures one part of an application says where that is."""
+def test_middleware_in_a_mount_records_the_whole_template(metrics):
+    """The template starts with that of the mount."""
     part = Starlette(
         routes=[Route("/b/{b}", hello)], middleware=[Middleware(MetricsMiddleware, metrics=metrics)]
     )
@@ -161,14 +161,14 @@ def test_middleware_of_a_mounted_application_says_the_whole_template(metrics):
     assert only(metrics)["http.route"] == "/m/{m}/b/{b}"
 
 
-def test_a_router_alone_is_an_application(metrics):
+def test_a_router_alone_is_measured(metrics):
     """A router needs no application around it."""
     asyncio.run(get(MetricsMiddleware(Router([Route("/b/{b}", hello)]), metrics), "/b/2"))
     assert only(metrics)["http.route"] == "/b/{b}"
 
 
-def test_what_is_answered_before_the_router_has_its_template_too(metrics):
-    """Middleware inside that answers by itself, such as to a preflight, does not hide the route."""
+def test_a_response_of_inner_middleware_has_its_route(metrics):
+    """Such as the response to a preflight request."""
     app = MetricsMiddleware(CORSMiddleware(starlette_app(), allow_origins=["*"]), metrics)
 
     async def preflight():
@@ -180,8 +180,8 @@ def test_what_is_answered_before_the_router_has_its_template_too(metrics):
     assert only(metrics)["http.route"] == "/a/{number}"
 
 
-def test_a_framework_of_others_says_its_route_itself(metrics):
-    """A function gives the template where the router is no Starlette's; where it fails, there is none."""
+def test_a_function_returns_the_route_of_other_frameworks(metrics):
+    """If it fails, the route is ``unmatched``."""
     routes = iter([lambda scope: "/by/{hand}", lambda scope: None, lambda scope: 1 / 0])
     app = MetricsMiddleware(files, metrics, route=lambda scope: next(routes)(scope))
     for _ in range(3):
@@ -204,15 +204,15 @@ def test_a_framework_of_others_says_its_route_itself(metrics):
     ],
 )
 def test_server_errors_are_failures(metrics, status, tag, failed):
-    """The class of the status is a tag; from 500 on it is a failure by its number."""
+    """The status class is a tag; the error type of a status of 500 or more is its number."""
     app = Starlette(routes=[Route("/", lambda request: JSONResponse({}, status))])
     asyncio.run(get(MetricsMiddleware(app, metrics)))
     assert only(metrics)["http.response.status_class"] == tag
     assert failures(metrics) == failed
 
 
-def test_the_exact_status_where_it_is_wanted(metrics):
-    """With ``exact_status`` the tag is OpenTelemetry's, with every status apart."""
+def test_exact_status_records_each_status(metrics):
+    """The tag is that of OpenTelemetry."""
     asyncio.run(get(MetricsMiddleware(starlette_app(), metrics, exact_status=True), "/a/1"))
     assert only(metrics) == {
         "http.request.method": "GET",
@@ -223,7 +223,7 @@ def test_the_exact_status_where_it_is_wanted(metrics):
 
 @pytest.mark.parametrize("around", [True, False], ids=["around", "added"])
 def test_an_exception_is_a_failure_by_its_name(run, metrics, around):
-    """What a handler raises is a server error, by its name, also where the framework has answered 500."""
+    """It counts as a server error, even if the framework has sent status 500."""
     app = starlette_app()
     if around:
         app = MetricsMiddleware(app, metrics)
@@ -242,15 +242,15 @@ def test_an_exception_is_a_failure_by_its_name(run, metrics, around):
 @pytest.mark.parametrize(
     ("method", "tag"), [("GET", "GET"), ("QUERY", "QUERY"), ("get", "_OTHER"), ("EVIL", "_OTHER")]
 )
-def test_unknown_methods_are_one(metrics, method, tag):
-    """A client cannot make series by inventing methods."""
+def test_unknown_methods_share_one_tag(metrics, method, tag):
+    """A client cannot create series by inventing methods."""
     scope = {"type": "http", "method": method, "path": "/", "headers": []}
     talk(MetricsMiddleware(files, metrics), scope, [])
     assert only(metrics)["http.request.method"] == tag
 
 
 def talk(app, scope, received, *, run=asyncio.run, refuse_after=None) -> list[dict]:
-    """Serve one connection to a client that says what is ``received``, and return what it gets."""
+    """Serve one connection to a client that sends ``received``, and return what it gets."""
     received, sent = iter(received), []
 
     async def receive():
@@ -269,7 +269,7 @@ def talk(app, scope, received, *, run=asyncio.run, refuse_after=None) -> list[di
 
 
 def http_scope() -> dict:
-    """Return a request."""
+    """Return the scope of a request."""
     return {"type": "http", "method": "GET", "path": "/", "headers": []}
 
 
@@ -281,8 +281,8 @@ def part(more: bool) -> dict:
     return {"type": "http.response.body", "body": b"x", "more_body": more}
 
 
-def test_a_stream_is_timed_to_its_end_and_no_further(run, metrics, clock):
-    """The time counts to the last part of the body, without what runs in the background afterwards."""
+def test_a_stream_is_timed_to_its_last_part(run, metrics, clock):
+    """Background tasks that run afterwards are not included."""
     seen = []
 
     async def parts():
@@ -304,8 +304,8 @@ def test_a_stream_is_timed_to_its_end_and_no_further(run, metrics, clock):
     assert seen == [1, 1, 1, 0]
 
 
-def test_a_failure_in_the_background_is_none_of_the_request(metrics):
-    """What fails once the client has its response does not make the response a failure."""
+def test_a_failing_background_task_does_not_fail_the_request(metrics):
+    """The client has received its response by then."""
 
     async def answer(request):
         return PlainTextResponse("done", background=BackgroundTask(lambda: 1 / 0))
@@ -326,8 +326,8 @@ def test_a_failure_in_the_background_is_none_of_the_request(metrics):
         ([{"type": "http.response.early_hint", "links": []}, START, part(False)], 3),
     ],
 )
-def test_every_way_to_end_a_response_is_known(metrics, clock, messages, ends_at):
-    """Bodies, trailers and files end a response, each at its last message, and once."""
+def test_every_way_to_end_a_response_is_detected(metrics, clock, messages, ends_at):
+    """Bodies, trailers and files end a response at their last message, once."""
 
     async def app(scope, receive, send):
         for message in messages:
@@ -345,8 +345,8 @@ def test_every_way_to_end_a_response_is_known(metrics, clock, messages, ends_at)
     ("messages", "error_type", "status"),
     [([], "no_response", "none"), ([START, part(True)], "incomplete_response", "2xx")],
 )
-def test_a_response_that_has_no_end_is_a_failure(metrics, messages, error_type, status):
-    """An application that answers nothing, or half, fails by a name that says so."""
+def test_an_incomplete_response_is_a_failure(metrics, messages, error_type, status):
+    """A missing response and an incomplete one have error types of their own."""
 
     async def app(scope, receive, send):
         for message in messages:
@@ -358,7 +358,7 @@ def test_a_response_that_has_no_end_is_a_failure(metrics, messages, error_type, 
 
 
 def test_an_exception_after_the_start_keeps_the_status(metrics):
-    """The client was told 200, and the failure has the exception's name."""
+    """The client received 200, and the error type is the name of the exception."""
 
     async def app(scope, receive, send):
         await send(START)
@@ -371,8 +371,8 @@ def test_an_exception_after_the_start_keeps_the_status(metrics):
     assert active(metrics) == 0
 
 
-def test_a_client_that_goes_away_has_a_failure_of_its_own(run, metrics):
-    """Whether the application hears of it or runs into it, it is ``client_disconnect``; later, nothing."""
+def test_a_client_disconnect_has_its_own_error_type(run, metrics):
+    """Whether the application receives it or fails to send; after the response, it is ignored."""
 
     async def listening(scope, receive, send):
         await send(START)
@@ -396,8 +396,8 @@ def test_a_client_that_goes_away_has_a_failure_of_its_own(run, metrics):
     assert metrics.tracker.get_success_rate(REQUEST) == pytest.approx(1 / 3)
 
 
-def test_cancellation_has_a_failure_of_its_own_on_asyncio(metrics):
-    """A request whose task is cancelled is ``cancelled``, has no status, and is no longer in flight."""
+def test_a_cancelled_request_has_its_own_error_type_on_asyncio(metrics):
+    """It is ``cancelled``, has no status, and is no longer in flight."""
 
     async def main():
         task = asyncio.ensure_future(MetricsMiddleware(hang, metrics)(http_scope(), None, None))
@@ -416,8 +416,8 @@ def test_cancellation_has_a_failure_of_its_own_on_asyncio(metrics):
     assert active(metrics) == 0
 
 
-def test_cancellation_has_a_failure_of_its_own_on_trio(metrics):
-    """Trio's way to cancel is known too, also out of a nursery of the application."""
+def test_a_cancelled_request_has_its_own_error_type_on_trio(metrics):
+    """Also if a nursery of the application raises it."""
 
     async def hang(scope, receive, send):
         async with trio.open_nursery() as nursery:
@@ -436,8 +436,8 @@ def test_cancellation_has_a_failure_of_its_own_on_trio(metrics):
     assert active(metrics) == 0
 
 
-def test_what_is_neither_http_nor_websocket_passes_through(metrics):
-    """Lifespan, and whatever ASGI will have one day, reaches the application untouched."""
+def test_other_scope_types_pass_through(metrics):
+    """Lifespan and future types reach the application unchanged."""
     seen = []
 
     async def app(scope, receive, send):
@@ -452,15 +452,15 @@ def test_what_is_neither_http_nor_websocket_passes_through(metrics):
 
 @pytest.mark.parametrize("exclude", [["/files/metrics"], "/files/metrics"])
 def test_excluded_paths_are_not_measured(metrics, exclude):
-    """What asks for the numbers need not be one of them."""
+    """Such as the path of the metrics."""
     app = MetricsMiddleware(fastapi_app(), metrics, exclude=exclude)
     assert asyncio.run(get(app, "/files/metrics")).text == "a file"
     asyncio.run(get(app, "/files/other"))
     assert only(metrics)["http.route"] == "/files/{path}"
 
 
-def test_what_is_below_an_excluded_path_is_not_measured(metrics):
-    """A mounted application is left out as a whole, and no path that only begins alike."""
+def test_paths_below_an_excluded_path_are_not_measured(metrics):
+    """Paths that only start with the same letters are measured."""
     app = MetricsMiddleware(fastapi_app(), metrics, exclude=["/files/a", "/"])
     for path in ("/files/a/b", "/files/a", "/files/ab"):
         asyncio.run(get(app, path))
@@ -472,7 +472,7 @@ def test_what_is_below_an_excluded_path_is_not_measured(metrics):
 
 
 def connect(metrics, *messages, received=(), run=asyncio.run) -> None:
-    """Serve a WebSocket with an application that receives and sends as it is told."""
+    """Serve a WebSocket with an application that follows a script."""
 
     async def app(scope, receive, send):
         for message in messages:
@@ -501,23 +501,23 @@ ACCEPT = {"type": "websocket.accept"}
         ([ACCEPT], None, "true", {}),
     ],
 )
-def test_a_connection_ends_as_its_code_says(run, metrics, messages, code, accepted, failed):
-    """Whoever closes it first decides; a lost client and an error of the server are failures."""
+def test_a_close_code_decides_the_outcome(run, metrics, messages, code, accepted, failed):
+    """The first side to close decides; a lost client and a server error are failures."""
     connect(metrics, *messages, received=[{"type": "websocket.disconnect", "code": code}], run=run)
     assert only(metrics, CONNECTION) == {"http.route": "unmatched", "websocket.accepted": accepted}
     assert failures(metrics, CONNECTION) == failed
     assert active(metrics, "websocket.server.active_connections") == 0
 
 
-def test_a_connection_fails_by_what_is_raised(metrics):
-    """An exception of the application ends it by its name."""
+def test_an_exception_fails_a_connection(metrics):
+    """The error type is its name."""
     with pytest.raises(KeyError):
         connect(metrics, ACCEPT, KeyError())
     assert failures(metrics, CONNECTION) == {"KeyError": 1}
 
 
-def test_a_connection_that_takes_nothing_is_lost(metrics):
-    """Where sending fails the client is gone, whatever the framework makes of it."""
+def test_a_failing_send_is_a_client_disconnect(metrics):
+    """Whatever the framework does with the error."""
 
     async def app(scope, receive, send):
         await send(ACCEPT)
@@ -532,8 +532,8 @@ def test_a_connection_that_takes_nothing_is_lost(metrics):
     assert failures(metrics, CONNECTION) == {"client_disconnect": 1}
 
 
-def test_a_connection_has_the_template_of_its_route(metrics):
-    """WebSocket routes have templates too."""
+def test_a_connection_has_a_route_tag(metrics):
+    """WebSocket routes have templates, too."""
 
     async def chat(websocket):
         await websocket.close()
@@ -544,11 +544,11 @@ def test_a_connection_has_the_template_of_its_route(metrics):
     assert only(metrics, CONNECTION)["http.route"] == "/m/chat/{room}"
 
 
-# -- where the numbers go -----------------------------------------------------------------------------------
+# -- targets -----------------------------------------------------------------------------------------------
 
 
-def test_a_collector_alone_gets_a_timer(clock):
-    """Without a timer and tracker, the durations are a metric whose tags say how it ended too."""
+def test_a_collector_records_a_timer(clock):
+    """Without a timer and a tracker, the tags of the durations contain the error type."""
     collector = InMemoryCollector(Store(clock))
     app = MetricsMiddleware(starlette_app(), collector)
     asyncio.run(get(app, "/a/1"))
@@ -559,8 +559,8 @@ def test_a_collector_alone_gets_a_timer(clock):
     assert failed.tags["http.route"] == "/fail"
 
 
-def test_any_collector_and_any_system_will_do(clock):
-    """By the Protocols alone: a gauge is set once and then moved; timer and tracker need no common store."""
+def test_any_collector_and_any_system_is_accepted(clock):
+    """The Protocols suffice: a gauge is set once, and timer and tracker need no common store."""
     collector = InMemoryCollector(Store(clock))
     foreign = SimpleNamespace(
         collector=ScopedCollector(collector, {"app": "shop"}),
@@ -575,8 +575,8 @@ def test_any_collector_and_any_system_will_do(clock):
     assert (gauge.name, gauge.value) == ("http.server.active_requests", 0)
 
 
-def test_a_tracker_that_fails_spoils_no_request(clock, caplog):
-    """Whatever the parts of others raise is logged, and the client has its answer."""
+def test_a_failing_tracker_does_not_fail_the_request(clock, caplog):
+    """Exceptions of custom parts are logged."""
 
     class Broken(InMemoryTracker):
         def record_success(self, operation, metadata=None):
@@ -592,9 +592,9 @@ def test_a_tracker_that_fails_spoils_no_request(clock, caplog):
     assert "disk full" in caplog.text
 
 
-def test_what_cannot_record_is_refused(metrics):
-    """A wrong argument is one clear error, when the middleware is made."""
-    with pytest.raises(InvalidInputError, match="no MetricsSystem and no MetricCollector"):
+def test_an_invalid_target_is_an_error(metrics):
+    """When the middleware is created."""
+    with pytest.raises(InvalidInputError, match="neither a MetricsSystem nor a MetricCollector"):
         MetricsMiddleware(files, "metrics")
     with pytest.raises(InvalidInputError, match="not a non-empty string"):
         MetricsMiddleware(files, metrics, name="")

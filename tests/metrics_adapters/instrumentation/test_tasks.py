@@ -1,4 +1,4 @@
-"""Every task is counted once, by how it ended, on asyncio, anyio and trio."""
+"""Every task is counted once, with its outcome, on asyncio, anyio and trio."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from metrics_framework.values import MetricType
 
 @pytest.fixture
 def metrics(clock) -> MetricsSystem:
-    """Return a system whose time the test moves."""
+    """Return a system whose clock the test moves."""
     return MetricsSystem(clock=clock)
 
 
 @pytest.fixture
 def tasks(metrics) -> TaskMetrics:
-    """Return what measures tasks into the system."""
+    """Return the TaskMetrics of the system."""
     return TaskMetrics(metrics)
 
 
 async def work(clock, seconds=2, result=7):
-    """Let time go by, and return something."""
+    """Let time pass, and return a value."""
     await anyio.sleep(0)
     clock.advance(seconds)
     return result
@@ -46,7 +46,7 @@ async def fail():
 
 
 def counts(metrics) -> dict[str, int]:
-    """Return how many tasks of each name have ended."""
+    """Return the number of ended tasks by name."""
     return {
         value.tags["task.name"]: value.metadata["count"]
         for value in metrics.aggregator.get_metrics_by_tag({})
@@ -55,17 +55,17 @@ def counts(metrics) -> dict[str, int]:
 
 
 def failures(metrics) -> dict[str, int]:
-    """Return how tasks have failed."""
+    """Return the failures of tasks."""
     return metrics.tracker.get_failure_breakdown("async.task")
 
 
 def active(metrics) -> float:
-    """Return how many tasks are not done."""
+    """Return the number of tasks that are not done."""
     return metrics.aggregator.get_metric_summary("async.active_tasks")["last"]
 
 
-def test_a_task_is_timed_and_hands_out_its_result(metrics, tasks, clock):
-    """A task is what `asyncio.create_task` makes, and its time goes from its start to its end."""
+def test_a_task_is_timed_and_returns_its_result(metrics, tasks, clock):
+    """It is a task of `asyncio.create_task`, timed from its start to its end."""
 
     async def main():
         task = tasks.create_task(work(clock), name="refresh")
@@ -81,7 +81,7 @@ def test_a_task_is_timed_and_hands_out_its_result(metrics, tasks, clock):
 
 
 def test_the_name_is_that_of_the_function(metrics, tasks, clock):
-    """Tasks are told apart by what they run, which is bounded; a debugger sees that name too."""
+    """The number of functions is bounded. Debuggers show that name, too."""
 
     async def main():
         task = tasks.create_task(work(clock))
@@ -92,8 +92,8 @@ def test_the_name_is_that_of_the_function(metrics, tasks, clock):
     assert counts(metrics) == {"work": 1}
 
 
-def test_a_task_fails_by_its_exception(metrics, tasks):
-    """What it raises goes on unchanged, and one that nobody asks for is still complained of."""
+def test_an_exception_is_the_error_type_of_a_task(metrics, tasks):
+    """It propagates unchanged, and asyncio still reports one that is never retrieved."""
     complaints = []
 
     async def main():
@@ -110,8 +110,8 @@ def test_a_task_fails_by_its_exception(metrics, tasks):
 
 
 @pytest.mark.parametrize("steps", [0, 1], ids=["before its first step", "at work"])
-def test_a_cancelled_task_has_an_outcome_of_its_own(metrics, tasks, steps):
-    """Whenever it is cancelled it is counted once, and no coroutine is left that was never awaited."""
+def test_a_cancelled_task_has_its_own_error_type(metrics, tasks, steps):
+    """It is counted once whenever it is cancelled, and no coroutine is left un-awaited."""
 
     async def main():
         task = tasks.create_task(asyncio.sleep(60), name="sleeper")
@@ -129,7 +129,7 @@ def test_a_cancelled_task_has_an_outcome_of_its_own(metrics, tasks, steps):
 
 
 def test_a_group_measures_its_tasks(metrics, tasks, clock):
-    """A task group works as ever: one fails, the others are cancelled, all are counted."""
+    """A task group works as usual: if one task fails, the others are cancelled, and all are counted."""
 
     async def main():
         async with asyncio.TaskGroup() as group:
@@ -145,8 +145,8 @@ def test_a_group_measures_its_tasks(metrics, tasks, clock):
     assert active(metrics) == 0
 
 
-def test_a_group_that_has_ended_takes_no_task(metrics, tasks, clock):
-    """The error is the group's own, no coroutine is left that was never awaited, and no task was counted."""
+def test_a_finished_group_rejects_tasks(metrics, tasks, clock):
+    """The error is that of the group, no coroutine is left un-awaited, and no task is counted."""
 
     async def main():
         async with asyncio.TaskGroup() as group:
@@ -157,11 +157,11 @@ def test_a_group_that_has_ended_takes_no_task(metrics, tasks, clock):
 
     asyncio.run(main())
     assert counts(metrics) == {}
-    assert metrics.aggregator.get_metrics_by_tag({}) == []  # nor was one ever in flight
+    assert metrics.aggregator.get_metrics_by_tag({}) == []  # and none was ever in flight
 
 
 def test_a_factory_measures_every_task_of_a_loop(metrics, tasks, clock):
-    """Tasks that somebody else makes are measured too, with their names and contexts."""
+    """Also tasks of other code, with their names and contexts."""
 
     async def main():
         asyncio.get_running_loop().set_task_factory(tasks.task_factory())
@@ -177,7 +177,7 @@ def test_a_factory_measures_every_task_of_a_loop(metrics, tasks, clock):
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
 def test_eager_tasks_are_measured(metrics, tasks):
-    """A task that ends before it is handed out is counted like any other."""
+    """A task that ends before it is returned is counted like any other."""
 
     async def at_once():
         return 7
@@ -196,7 +196,7 @@ def test_eager_tasks_are_measured(metrics, tasks):
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_functions_for_start_soon_are_measured(metrics, tasks, clock, backend):
-    """Groups of anyio take a measured function, on both event loops; cancelled ones are counted so."""
+    """Task groups of anyio take a measured function, on both event loops; cancellations are counted."""
 
     async def main():
         async with anyio.create_task_group() as group:
@@ -213,7 +213,7 @@ def test_functions_for_start_soon_are_measured(metrics, tasks, clock, backend):
 
 
 def test_nurseries_of_trio_take_measured_functions(metrics, tasks):
-    """What fails in a nursery fails by its name; its sibling was cancelled."""
+    """The error type is the exception's name; the sibling is cancelled."""
 
     async def main():
         async with trio.open_nursery() as nursery:
@@ -226,16 +226,16 @@ def test_nurseries_of_trio_take_measured_functions(metrics, tasks):
     assert failures(metrics) == {"ZeroDivisionError": 1, "cancelled": 1}
 
 
-def test_a_measured_function_still_looks_like_it():
-    """Its name and documentation are those of the function, and its name that of a partial's function."""
+def test_a_measured_function_keeps_its_metadata():
+    """Name and documentation are those of the function, or of the function of a partial."""
     tasks = TaskMetrics(MetricsSystem())
     measured = tasks.measured(work)
     assert (measured.__name__, measured.__doc__) == ("work", work.__doc__)
     assert tasks.measured(functools.partial(work, None)) is not None
 
 
-def test_a_bad_name_is_refused_before_anything_runs(tasks, clock):
-    """A name that breaks the rule is one clear error, and no coroutine is left that was never awaited."""
+def test_an_invalid_name_is_an_error(tasks, clock):
+    """It is raised before anything runs, and no coroutine is left un-awaited."""
 
     async def main():
         with pytest.raises(InvalidInputError, match="task name ''"):
@@ -247,8 +247,8 @@ def test_a_bad_name_is_refused_before_anything_runs(tasks, clock):
         tasks.measured(work, 7)
 
 
-def test_a_collector_alone_will_do(clock):
-    """Without a timer and tracker the durations are a timer, whose tags say how it ended."""
+def test_a_collector_records_a_timer(clock):
+    """Without a timer and a tracker, the tags of the durations contain the error type."""
     collector = InMemoryCollector(Store(clock))
 
     async def main():

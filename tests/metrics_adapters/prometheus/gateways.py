@@ -1,4 +1,4 @@
-"""A server on loopback that takes pushes and answers as it is told."""
+"""A server on the loopback interface that receives pushes and responds as configured."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Taken:
-    """A request that came."""
+    """A received request."""
 
     method: str
     path: str
@@ -23,7 +23,7 @@ class Taken:
 
 @dataclass
 class Gateway:
-    """What the server answers, and what it took."""
+    """The response of the server, and the requests that it received."""
 
     status: int = 200
     text: str = ""
@@ -34,7 +34,7 @@ class Gateway:
 
 @contextmanager
 def answering(tls: ssl.SSLContext | None = None) -> Iterator[Gateway]:
-    """Run a gateway that answers what its attributes say at the time, behind TLS where it is given that."""
+    """Run a gateway that responds as its attributes say at that time, with TLS if a context is given."""
     gateway = Gateway()
 
     class Handler(BaseHTTPRequestHandler):
@@ -69,7 +69,7 @@ def answering(tls: ssl.SSLContext | None = None) -> Iterator[Gateway]:
 
 @contextmanager
 def speaking(talk: Callable[[socket.socket], object]) -> Iterator[str]:
-    """Give the URL of a server that talks to its first caller as ``talk`` does, and hangs up."""
+    """Give the URL of a server that calls ``talk`` for its first client, and then closes the connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:

@@ -1,4 +1,4 @@
-"""The Prometheus collector on a prometheus_client registry: what is recorded is what is scraped."""
+"""The Prometheus collector on a prometheus_client registry: scrapes contain exactly the recorded metrics."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from metrics_adapters.in_memory import InMemoryAggregator, InMemoryTimer, InMemoryTracker
 from metrics_adapters.prometheus import PrometheusCollector, RegistryAggregator
-from metrics_adapters.prometheus.families import families
 from metrics_framework import MetricsSystem, MetricUnit, Rule
 from metrics_framework.errors import InvalidInputError, UnknownMetricError
+from metrics_framework.exposition.families import ExpositionLog, families
 from metrics_framework.recording import Store
 from metrics_framework.testing.conformance import (
     MetricCollectorContract,
@@ -61,7 +61,7 @@ def collector(registry, clock) -> PrometheusCollector:
 
 
 def scraped(registry, kind="OpenMetrics"):
-    """Return name and labels to value, as a server reads them."""
+    """Return name and labels to value, as a server parses them."""
     generate, parse = FORMATS[kind]
     samples = [sample for one in parse(generate(registry).decode()) for sample in one.samples]
     found = {(sample.name, *sorted(sample.labels.items())): sample.value for sample in samples}
@@ -70,7 +70,7 @@ def scraped(registry, kind="OpenMetrics"):
 
 
 def messages(caplog):
-    """Return what was logged."""
+    """Return the logged messages."""
     return [record.getMessage() for record in caplog.records]
 
 
@@ -78,10 +78,10 @@ def messages(caplog):
 
 
 class Exposed:
-    """Makes the parts on a store that a registry exposes."""
+    """Creates the parts on a store that a registry exposes."""
 
     def make(self, clock):
-        """Make them on an empty store and registry."""
+        """Create the parts on an empty store and registry."""
         collector = PrometheusCollector(CollectorRegistry(), Store(clock))
         store = collector.store
         return Parts(collector, InMemoryTimer(store), InMemoryTracker(store), InMemoryAggregator(store))
@@ -92,23 +92,23 @@ class TestCollector(Exposed, MetricCollectorContract):
 
 
 class TestTimer(Exposed, PerformanceTimerContract):
-    """A timer on its store is a `PerformanceTimer` as ever."""
+    """A timer on its store fulfils the contract of `PerformanceTimer`."""
 
 
 class TestTracker(Exposed, SuccessFailureTrackerContract):
-    """A tracker on its store is a `SuccessFailureTracker` as ever."""
+    """A tracker on its store fulfils the contract of `SuccessFailureTracker`."""
 
 
 class TestAggregator(Exposed, MetricsAggregatorContract):
-    """An aggregator of its store is a `MetricsAggregator` as ever."""
+    """An aggregator of its store fulfils the contract of `MetricsAggregator`."""
 
 
 # -- names, units and values -------------------------------------------------------------------------------
 
 
 @pytest.mark.smoke
-def test_what_is_recorded_is_scraped(registry, collector):
-    """Each type comes out by its Prometheus name, in base units, with its labels and help text."""
+def test_records_are_scraped(registry, collector):
+    """Each type has its Prometheus name, base unit, labels and help text."""
     collector.describe("http.requests", help="Requests\nserved \\ answered.")
     collector.describe("cache.size", unit=MetricUnit.KILOBYTES)
     collector.describe("upload", unit=MetricUnit.BYTES, buckets=(1_000, 1_000_000))
@@ -146,8 +146,8 @@ def test_operations_are_a_histogram_and_a_counter_of_outcomes(registry):
     assert found[("db_query_operations_total", *failure)] == 1
 
 
-def test_a_whole_system_has_no_names_that_collide(registry):
-    """All that a system records of the machine is exposed too, beside the numbers of prometheus_client."""
+def test_a_whole_system_has_no_name_conflicts(registry):
+    """The resource metrics of a system are exposed beside those of prometheus_client."""
     with MetricsSystem(collector=PrometheusCollector(registry)) as metrics:
         asyncio.run(metrics.collect_metrics_async())
         recorded = {value.name for value in metrics.aggregator.get_metrics_by_tag({})}
@@ -158,8 +158,8 @@ def test_a_whole_system_has_no_names_that_collide(registry):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_every_sample_is_a_reading_of_the_store(registry, collector, kind):
-    """Through both parsers: nothing but what the store holds, and all of it."""
+def test_the_samples_are_exactly_those_of_the_store(registry, collector, kind):
+    """Both parsers find all series of the store and no others."""
     for number in range(50):
         tags = {"number": str(number % 7)}
         collector.record_counter("counter", number / 4, tags)
@@ -186,8 +186,8 @@ def test_every_sample_is_a_reading_of_the_store(registry, collector, kind):
     assert found == {}
 
 
-def test_constant_tags_and_rules_hold(registry):
-    """What the store adds to tags and does to names is what is scraped."""
+def test_constant_tags_and_rules_apply(registry):
+    """A scrape has the constant tags of the store and the names after its rules."""
     rules = [Rule("noisy.*", rename="lib.{name}"), Rule("lib.noisy.time", buckets=(100, 250))]
     collector = PrometheusCollector(registry, Store(tags={"service": "shop"}, rules=rules))
     collector.record_timer("noisy.time", 200)
@@ -201,8 +201,8 @@ def test_constant_tags_and_rules_hold(registry):
 # -- buckets -----------------------------------------------------------------------------------------------
 
 
-def test_a_value_on_a_bound_is_within_it(registry, collector):
-    """A duration of exactly a default bound counts in its bucket, as with prometheus_client itself."""
+def test_a_value_on_a_bound_is_in_its_bucket(registry, collector):
+    """A duration equal to a default bound counts in its bucket, as in prometheus_client."""
     theirs = CollectorRegistry()
     histogram = Histogram("t_seconds", "Help.", registry=theirs)
     for bound in Histogram.DEFAULT_BUCKETS[:-1]:
@@ -213,7 +213,7 @@ def test_a_value_on_a_bound_is_within_it(registry, collector):
 
 
 def test_bounds_before_the_first_scrape_count_all_values(registry, collector):
-    """Values that were recorded before the bounds came are counted by them, too."""
+    """Bounds that are set after the first records also count the earlier values."""
     for value in (0.5, 3, 7):
         collector.record_histogram("h", value)
     InMemoryTimer(collector.store).time_operation("op", int)
@@ -227,7 +227,7 @@ def test_bounds_before_the_first_scrape_count_all_values(registry, collector):
 
 
 def test_new_bounds_restart_a_histogram(registry, collector):
-    """With other bounds after a scrape a series counts from zero, which Prometheus takes for a reset."""
+    """New bounds after a scrape restart the series at zero, which Prometheus treats as a counter reset."""
     collector.record_histogram("h", 3)
     collector.record_timer("t", 3)
     InMemoryTimer(collector.store).time_operation("op", int)
@@ -246,8 +246,8 @@ def test_new_bounds_restart_a_histogram(registry, collector):
     assert found[("op_duration_seconds_bucket", ("le", "60.0"))] == 1
 
 
-def test_bounds_of_a_name_do_no_harm_to_other_kinds(registry, collector):
-    """An operation that is tracked may have the bounds of its durations, and a counter has none."""
+def test_bounds_do_not_affect_other_types_of_the_same_name(registry, collector):
+    """A tracked operation may have buckets for its durations, and a counter ignores buckets."""
     for name in ("op", "c"):
         collector.describe(name, buckets=(1, 2))
     InMemoryTracker(collector.store).record_success("op")
@@ -257,8 +257,8 @@ def test_bounds_of_a_name_do_no_harm_to_other_kinds(registry, collector):
     assert scraped(registry)[("op_operations_total", ("error_type", ""), ("outcome", "success"))] == 1
 
 
-def test_a_sum_that_may_fall_is_left_out(registry, collector):
-    """Where values are negative there are buckets alone, as OpenMetrics has it."""
+def test_a_sum_that_can_fall_is_left_out(registry, collector):
+    """With negative values only buckets are exposed, as OpenMetrics specifies."""
     collector.record_histogram("h", -3)
     collector.describe("below", buckets=(-5, 5))
     collector.record_histogram("below", 1)
@@ -268,7 +268,7 @@ def test_a_sum_that_may_fall_is_left_out(registry, collector):
 
 
 def test_default_buckets_of_a_store_are_kept(registry, clock):
-    """A store that has default bounds keeps them: seconds for timers, as they are for other histograms."""
+    """A store keeps its own default buckets, which are in seconds for timers."""
     collector = PrometheusCollector(registry, Store(clock, default_buckets=(0.0333, 7)))
     collector.record_timer("t", 33.3)
     collector.record_histogram("h", 5)
@@ -278,7 +278,7 @@ def test_default_buckets_of_a_store_are_kept(registry, clock):
     assert found[("h_bucket", ("le", "7.0"))] == 1
 
 
-# -- what collides -----------------------------------------------------------------------------------------
+# -- name conflicts ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -295,8 +295,8 @@ def test_default_buckets_of_a_store_are_kept(registry, clock):
     ],
     ids=lambda pair: "-".join(pair),
 )
-def test_names_that_collide_are_an_error_that_names_both(registry, collector, first, second):
-    """The first record of the second name is refused, and the first goes on."""
+def test_conflicting_names_raise_an_error_that_names_both(registry, collector, first, second):
+    """The first record of the second name fails, and the first metric is unaffected."""
     getattr(collector, first[0])(first[1], 1)
     for _ in range(2):
         with pytest.raises(InvalidInputError) as error:
@@ -308,8 +308,8 @@ def test_names_that_collide_are_an_error_that_names_both(registry, collector, fi
     scraped(registry)
 
 
-def test_operations_collide_with_metrics(collector):
-    """An operation's durations and outcomes have names as metrics have."""
+def test_operations_and_metrics_may_conflict(collector):
+    """The durations and outcomes of operations have exposed names too."""
     collector.record_timer("job.duration", 1)
     collector.increment("job.operations")
     with pytest.raises(InvalidInputError, match=r"operation 'job'.*'job\.duration'"):
@@ -318,8 +318,8 @@ def test_operations_collide_with_metrics(collector):
         InMemoryTracker(collector.store).record_success("job")
 
 
-def test_a_collision_is_counted_where_errors_are_logged(registry, caplog):
-    """With on_error="log" the application goes on, and the log names both."""
+def test_a_conflict_is_counted_if_errors_are_logged(registry, caplog):
+    """With on_error="log" nothing raises, and the log names both metrics."""
     collector = PrometheusCollector(registry, Store(on_error="log"))
     collector.increment("a.b")
     collector.increment("a_b")
@@ -328,8 +328,8 @@ def test_a_collision_is_counted_where_errors_are_logged(registry, caplog):
     assert any("'a.b'" in one and "'a_b'" in one for one in messages(caplog))
 
 
-def test_a_name_is_free_again_when_its_owner_is_gone(registry, collector):
-    """A removed metric, or one whose only record was refused, takes no name from another."""
+def test_a_name_is_free_after_its_metric_is_removed(registry, collector):
+    """A removed metric, or one whose only record failed, reserves no name."""
     collector.increment("a.b")
     collector.remove("a.b")
     collector.increment("a_b")
@@ -341,8 +341,8 @@ def test_a_name_is_free_again_when_its_owner_is_gone(registry, collector):
     assert scraped(registry) == {("a_b_total",): 1, ("g_h",): 1}
 
 
-def test_a_unit_that_makes_names_collide_is_an_error(registry, collector):
-    """Describing changes a name too: to one that is taken it is refused, and nothing has changed."""
+def test_a_unit_that_makes_names_conflict_is_an_error(registry, collector):
+    """A description that would cause a name conflict fails and changes nothing."""
     collector.record_gauge("size.bytes", 1)
     collector.record_gauge("size", 2)
     with pytest.raises(InvalidInputError, match=r"'size'.*'size\.bytes'"):
@@ -354,8 +354,8 @@ def test_a_unit_that_makes_names_collide_is_an_error(registry, collector):
     assert scraped(registry)[("size",)] == 3
 
 
-def test_a_store_with_names_that_collide_is_refused(registry):
-    """What was recorded before is checked where the collector is made."""
+def test_a_store_with_conflicting_names_is_rejected(registry):
+    """The constructor of the collector checks existing metrics."""
     store = Store()
     for name in ("a.b", "a_b"):
         InMemoryTracker(store).record_success(name)
@@ -365,8 +365,8 @@ def test_a_store_with_names_that_collide_is_refused(registry):
 
 
 @pytest.mark.parametrize("ours_first", [True, False])
-def test_a_name_of_the_applications_own_metrics_is_left_to_it(registry, collector, caplog, ours_first):
-    """Of one name prometheus_client's metric is exposed, whichever came first, and the log says so once."""
+def test_metrics_of_the_application_take_precedence(registry, collector, caplog, ours_first):
+    """If both have a name, that of prometheus_client is exposed, which is logged once."""
     if ours_first:
         collector.increment("jobs")
     Counter("jobs", "Theirs.", registry=registry).inc(5)
@@ -378,8 +378,8 @@ def test_a_name_of_the_applications_own_metrics_is_left_to_it(registry, collecto
     assert len(messages(caplog)) == 1
 
 
-def test_series_with_different_tags_all_come_out(registry, collector, caplog):
-    """Any mixture of tag keys is exposed, and the log says so once for a name."""
+def test_series_with_different_tags_are_all_exposed(registry, collector, caplog):
+    """Any mixture of tag names is exposed, and logged once per metric."""
     for tags in (None, {"a": "1"}, {"a": "1", "b": "2"}):
         collector.increment("c", tags)
     collector.record_gauge("g", 1, {"a": "1"})
@@ -389,8 +389,8 @@ def test_series_with_different_tags_all_come_out(registry, collector, caplog):
     assert "'c'" in message
 
 
-def test_series_whose_labels_become_the_same_are_one(registry, collector, caplog):
-    """Of two series that Prometheus cannot tell apart the first is exposed, and the log says so."""
+def test_of_series_with_the_same_labels_the_first_is_exposed(registry, collector, caplog):
+    """The second series is left out, which is logged."""
     collector.record_gauge("g", 1, {"a.b": "x"})
     collector.record_gauge("g", 2, {"a_b": "x"})
     collector.record_gauge("joined", 1, {"a.b": "x", "a_b": "y"})
@@ -398,8 +398,8 @@ def test_series_whose_labels_become_the_same_are_one(registry, collector, caplog
     assert len(messages(caplog)) == 1
 
 
-def test_recorded_name_is_the_way_back(collector):
-    """Any name of a family or sample leads to what was recorded; what nobody knows is an error."""
+def test_recorded_name_finds_the_recorded_name(collector):
+    """Any name of a family or sample works; an unknown one is an error."""
     collector.increment("http.requests")
     InMemoryTimer(collector.store).time_operation("db.query", int)
     for name in ("http_requests_total", "http_requests"):
@@ -417,7 +417,7 @@ def test_recorded_name_is_the_way_back(collector):
 
 
 def test_the_default_registry_is_that_of_prometheus_client():
-    """Without a registry the numbers are where prometheus_client's own are, until they are taken out."""
+    """Without a registry, the default one exposes the metrics until `unregister`."""
     collector = PrometheusCollector()
     try:
         collector.increment("tests.of.the.default.registry")
@@ -428,7 +428,7 @@ def test_the_default_registry_is_that_of_prometheus_client():
 
 
 def test_a_store_may_be_in_two_registries(registry, collector):
-    """Two collectors on one store expose the same, and both know the way back."""
+    """Two collectors on one store expose the same metrics, and both find recorded names."""
     other = CollectorRegistry()
     second = PrometheusCollector(other, collector.store)
     collector.increment("a.b")
@@ -438,8 +438,8 @@ def test_a_store_may_be_in_two_registries(registry, collector):
         second.increment("a_b")
 
 
-def test_unregistered_it_goes_on_recording(registry, collector):
-    """To unregister twice is to do it once; the store keeps its numbers."""
+def test_unregister_does_not_stop_recording(registry, collector):
+    """A second call does nothing, and the store keeps its numbers."""
     collector.increment("c")
     collector.unregister()
     collector.unregister()
@@ -449,21 +449,23 @@ def test_unregistered_it_goes_on_recording(registry, collector):
 
 
 @pytest.mark.parametrize("wrong", [object, "registry", 5], ids=["object", "text", "number"])
-def test_what_is_no_registry_is_refused(wrong):
-    """The error shows what was passed and what is to be passed."""
-    with pytest.raises(InvalidInputError, match=re.escape(f"registry={wrong!r} is no registry")):
+def test_a_wrong_registry_is_rejected(wrong):
+    """The error shows the argument and what to pass instead."""
+    with pytest.raises(
+        InvalidInputError, match=re.escape(f"registry={wrong!r} is not a CollectorRegistry: pass one")
+    ):
         PrometheusCollector(wrong)
 
 
-def test_the_registry_aggregator_does_not_read_it_back(registry, collector):
-    """What the store answers itself is not read a second time from the registry."""
+def test_the_registry_aggregator_leaves_the_store_out(registry, collector):
+    """The registry aggregator does not repeat the metrics of the store."""
     Counter("theirs", "Help.", registry=registry).inc()
     collector.increment("ours")
     assert [value.name for value in RegistryAggregator(registry).get_metrics_by_tag({})] == ["theirs_total"]
 
 
-def test_one_metric_that_fails_costs_itself(registry, collector, caplog, monkeypatch):
-    """A metric that cannot be exposed is left out and logged once; all others come out."""
+def test_a_failing_metric_affects_no_other(registry, collector, caplog, monkeypatch):
+    """A metric that cannot be exposed is left out and logged once."""
     for name in ("a", "bad", "c"):
         collector.increment(name)
     readings = collector.store.readings
@@ -479,8 +481,8 @@ def test_one_metric_that_fails_costs_itself(registry, collector, caplog, monkeyp
     assert len(messages(caplog)) == 1
 
 
-def test_families_are_made_outside_of_locks(registry, collector):
-    """While a scrape is in the middle of its rendering, other threads record and read."""
+def test_families_are_created_outside_of_locks(registry, collector):
+    """Other threads record and read during a collection."""
     collector.record_histogram("h", 1)
     rendering = iter(registry.collect())
     next(rendering)
@@ -498,7 +500,7 @@ def test_families_are_made_outside_of_locks(registry, collector):
 
 
 def test_the_core_does_not_import_prometheus_client():
-    """The rules of names and the facade work where prometheus_client is not installed."""
+    """The exposition and the facade work without prometheus_client."""
     code = (
         "import sys; sys.modules['prometheus_client'] = None; import metrics_framework.exposition.text;"
         " from metrics_framework import MetricsSystem; MetricsSystem().collector.increment('a')"
@@ -506,14 +508,14 @@ def test_the_core_does_not_import_prometheus_client():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-# -- the ways out ------------------------------------------------------------------------------------------
+# -- outputs of prometheus_client --------------------------------------------------------------------------
 
 
 class Recording(http.server.BaseHTTPRequestHandler):
-    """A gateway that keeps what it is sent."""
+    """A gateway that keeps the pushes that it receives."""
 
     def do_PUT(self):
-        """Take a push."""
+        """Receive a push."""
         self.server.pushed.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
         self.send_response(202)
         self.end_headers()
@@ -523,7 +525,7 @@ class Recording(http.server.BaseHTTPRequestHandler):
 
 
 def test_push_to_gateway_sends_the_series(registry, collector):
-    """A job's numbers reach a gateway under its grouping key."""
+    """The metrics of a job reach a gateway under its grouping key."""
     server = http.server.HTTPServer(("127.0.0.1", 0), Recording)
     server.pushed = []
     thread = threading.Thread(target=server.serve_forever)
@@ -543,7 +545,7 @@ def test_push_to_gateway_sends_the_series(registry, collector):
 
 
 def test_write_to_textfile_writes_the_series(registry, collector, tmp_path):
-    """A node exporter's text file holds our numbers."""
+    """A file for node_exporter contains the metrics."""
     collector.record_gauge("level", 4)
     write_to_textfile(str(tmp_path / "ours.prom"), registry)
     (family,) = parse_text((tmp_path / "ours.prom").read_text())
@@ -551,7 +553,7 @@ def test_write_to_textfile_writes_the_series(registry, collector, tmp_path):
 
 
 def test_the_wsgi_app_serves_the_series(registry, collector):
-    """prometheus_client's WSGI app has ours and its own."""
+    """The WSGI application of prometheus_client serves the metrics beside its own."""
     Counter("theirs", "Help.", registry=registry).inc()
     collector.increment("ours")
     environ = {
@@ -568,7 +570,7 @@ def test_the_wsgi_app_serves_the_series(registry, collector):
 
 
 def test_the_asgi_app_serves_the_series(registry, collector):
-    """prometheus_client's ASGI app has ours, as OpenMetrics where that is asked for."""
+    """The ASGI application of prometheus_client serves the metrics, as OpenMetrics on request."""
     collector.increment("ours")
     sent = []
 
@@ -592,7 +594,7 @@ def test_the_asgi_app_serves_the_series(registry, collector):
 
 
 def test_the_http_server_serves_the_series(registry, collector):
-    """prometheus_client's server answers a scrape with ours."""
+    """The server of prometheus_client serves the metrics."""
     from urllib.request import urlopen
 
     collector.increment("ours")
@@ -628,7 +630,7 @@ NUMBERS = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**70
     )
 )
 def test_hostile_input_always_parses_and_injects_nothing(records):
-    """Whatever is recorded, both formats parse, and hold the samples of the store and no other."""
+    """Whatever is recorded, both formats parse, and contain exactly the samples of the store."""
     registry = CollectorRegistry()
     collector = PrometheusCollector(registry, Store(on_error="log"))
     tracker = InMemoryTracker(collector.store)
@@ -641,9 +643,7 @@ def test_hostile_input_always_parses_and_injects_nothing(records):
             getattr(collector, f"record_{kind}")(name, number, tags=tags)
         if kind == "gauge":
             collector.describe(name, help=text)
-    expected = sum(
-        len(one.samples) for one in families(collector.store, lambda _, make: make(), lambda *_, **__: None)
-    )
+    expected = sum(len(one.samples) for one in families(collector.store, ExpositionLog()))
     for kind, (generate, parse) in FORMATS.items():
         found = scraped(registry, kind)
         assert len(found) == expected
@@ -657,7 +657,7 @@ def test_hostile_input_always_parses_and_injects_nothing(records):
 
 @pytest.mark.heavy
 def test_scrapes_under_load_are_consistent(registry):
-    """Eight writers and a scraper: +Inf is the count, nothing goes backwards, and no record is lost."""
+    """With eight writers, the +Inf bucket equals the count, no counter falls, and no record is lost."""
     collector = PrometheusCollector(registry)
     stop, written = threading.Event(), []
 
@@ -694,8 +694,8 @@ def test_scrapes_under_load_are_consistent(registry):
 
 
 @pytest.mark.heavy
-def test_of_names_that_collide_only_one_is_kept_however_they_race(registry):
-    """Threads that record names that collide at the same moment: one name has all that was not refused."""
+def test_of_conflicting_names_one_is_kept_in_any_race(registry):
+    """If threads record conflicting names at once, one name has all accepted records."""
     collector = PrometheusCollector(registry)
     for turn in range(200):
         names, refused = (f"r{turn}.a", f"r{turn}_a"), []

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes the endpoints, with TLS, certificates, passwords and tokens."""
+"""A real Prometheus scrapes the endpoints with TLS, client certificates, passwords and tokens."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ JOBS = """
 
 
 @pytest.mark.heavy
-def test_prometheus_scrapes_who_lets_it_in(tmp_path, caplog):
-    """By client certificate and password, by token, and plainly; without them its targets are down."""
+def test_prometheus_scrapes_with_every_kind_of_authentication(tmp_path, caplog):
+    """A client certificate and a password, a token, or none; with wrong credentials a target is down."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     for name, identity in (("server", "127.0.0.1"), ("client", "prometheus@example.org")):

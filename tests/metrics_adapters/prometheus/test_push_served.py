@@ -1,4 +1,4 @@
-"""What a real Pushgateway makes of a push."""
+"""The effect of a push on a real Pushgateway."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OWN = {"labels", "last_push_successful", "push_time_seconds", "push_failure_time
 
 
 def groups(address):
-    """Return the gateway's groups: their labels, and name and labels of each series to its value."""
+    """Return the groups of the gateway: labels to the names, labels and values of the series."""
     data = json.loads(request("GET", address, "/api/v1/metrics")[1])["data"]
     return [
         (
@@ -44,7 +44,7 @@ def groups(address):
 
 
 def group(address, **labels):
-    """Return the series of one group, or `None` where there is none."""
+    """Return the series of one group, or `None` if it does not exist."""
     return next((series for found, series in groups(address) if found == labels), None)
 
 
@@ -70,8 +70,8 @@ def gateway(pushgateway, job):
     own.delete()
 
 
-def test_a_replacement_is_all_that_a_group_has(pushgateway, gateway, job):
-    """A name that is no longer pushed is gone."""
+def test_replace_removes_earlier_names(pushgateway, gateway, job):
+    """A name that is not pushed again is removed."""
     first, second = InMemoryCollector(), InMemoryCollector()
     first.increment("first")
     first.increment("both")
@@ -82,8 +82,8 @@ def test_a_replacement_is_all_that_a_group_has(pushgateway, gateway, job):
     assert group(pushgateway, job=job) == {("both_total", ("job", job)): "5"}
 
 
-def test_what_is_added_keeps_other_names(pushgateway, gateway, job):
-    """A name that is pushed takes the place of all its series; another name stays."""
+def test_add_keeps_other_names(pushgateway, gateway, job):
+    """A pushed name replaces all of its series; other names stay."""
     first, second = InMemoryCollector(), InMemoryCollector()
     first.increment("first")
     first.increment("both", {"kind": "a"})
@@ -96,8 +96,8 @@ def test_what_is_added_keeps_other_names(pushgateway, gateway, job):
     }
 
 
-def test_a_deleted_group_is_gone_and_others_stay(pushgateway, gateway, job):
-    """A deletion is of one group; of a group that is not there it is no error."""
+def test_delete_affects_one_group(pushgateway, gateway, job):
+    """Deleting a group that does not exist is not an error."""
     other = Pushgateway(f"http://{pushgateway}", job, {"shard": "2"})
     collector = InMemoryCollector()
     collector.increment("orders")
@@ -123,8 +123,8 @@ TEXT = st.one_of(
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(job=TEXT.filter(bool), grouping=st.dictionaries(LABEL, TEXT, max_size=3))
-def test_any_text_tells_groups_apart(pushgateway, job, grouping):
-    """The gateway has the job and the grouping as they were given, whatever is in them; deleting finds it."""
+def test_any_text_can_be_a_group_label(pushgateway, job, grouping):
+    """The gateway has the exact job and grouping, for any text, and `delete` finds them."""
     collector = InMemoryCollector()
     collector.increment("odd")
     own = Pushgateway(f"http://{pushgateway}", job, grouping)
@@ -138,8 +138,8 @@ def test_any_text_tells_groups_apart(pushgateway, job, grouping):
     assert is_gone(pushgateway, job=job, **grouping)
 
 
-def test_a_clash_of_types_is_refused_in_the_gateways_words(pushgateway, gateway, job):
-    """One name as two types, in two groups, is refused with the reason; what the group had stays."""
+def test_a_type_conflict_is_rejected_with_the_reason(pushgateway, gateway, job):
+    """One name with two types in two groups is rejected; the group keeps its metrics."""
     counter, gauge = InMemoryCollector(), InMemoryCollector()
     counter.increment("clash")
     gauge.record_gauge("clash_total", 2)
@@ -148,13 +148,13 @@ def test_a_clash_of_types_is_refused_in_the_gateways_words(pushgateway, gateway,
     with pytest.raises(RefusedError) as caught:
         other.replace(gauge)
     address = rf"http://{pushgateway}/metrics/job/{job}/shard/2"
-    assert re.match(rf"cannot push to {address}: the answer is 400: .*clash_total", str(caught.value))
+    assert re.match(rf"cannot push to {address}: HTTP status 400: .*clash_total", str(caught.value))
     assert group(pushgateway, job=job) == {("clash_total", ("job", job)): "1"}
     other.delete()
 
 
-def test_series_that_differ_in_the_job_alone_are_refused(pushgateway, gateway, job, caplog):
-    """The group's job takes the place of a tag `job`: one series arrives under it, two cannot."""
+def test_series_that_differ_only_in_the_job_are_rejected(pushgateway, gateway, job, caplog):
+    """The job of the group overwrites a tag `job`: one such series is accepted, two are not."""
     collector = InMemoryCollector()
     collector.increment("orders", {"job": "own"})
     gateway.replace(collector)
@@ -166,7 +166,7 @@ def test_series_that_differ_in_the_job_alone_are_refused(pushgateway, gateway, j
 
 
 def test_a_whole_system_arrives(pushgateway, gateway, job):
-    """Every type, with texts of all kinds, is taken by the gateway's own parser."""
+    """The gateway accepts every type, with texts of all kinds."""
     metrics = MetricsSystem(collector=PrometheusCollector(CollectorRegistry()), outputs=[gateway])
     metrics.collector.describe("orders", help='All "orders"\n\\.')
     metrics.collector.increment("orders", {"kind": 'é"\n\\ {}', "empty": ""})
@@ -196,7 +196,7 @@ def gateway_in(folder):
 
 
 def test_nothing_is_lost_when_a_gateway_dies(tmp_path, job):
-    """A gateway that is gone, and one that forgot all, miss nothing after the next push."""
+    """After a restart without data, the next push restores everything."""
     collector = InMemoryCollector()
     collector.record_counter("orders", 3)
     with gateway_in(tmp_path) as address:
@@ -212,8 +212,8 @@ def test_nothing_is_lost_when_a_gateway_dies(tmp_path, job):
         assert group(address, job=job) == {("orders_total", ("job", job)): "12"}
 
 
-def test_a_gateway_that_hangs_is_given_up(tmp_path, job):
-    """A gateway that stops in the middle costs the time-out; once it goes on, it gets everything."""
+def test_a_hanging_gateway_times_out(tmp_path, job):
+    """A suspended gateway costs the time-out; after it resumes, it receives everything."""
     collector = InMemoryCollector()
     collector.increment("orders")
     with gateway_in(tmp_path) as address:
@@ -221,7 +221,7 @@ def test_a_gateway_that_hangs_is_given_up(tmp_path, job):
         own = Pushgateway(f"http://{address}", job, timeout=0.3)
         own.replace(collector)
         process.suspend()
-        while process.status() != psutil.STATUS_STOPPED:  # its other threads go on for a moment
+        while process.status() != psutil.STATUS_STOPPED:  # its other threads run a moment longer
             time.sleep(0.001)
         try:
             collector.increment("orders")
@@ -231,7 +231,7 @@ def test_a_gateway_that_hangs_is_given_up(tmp_path, job):
         finally:
             process.resume()
         patient = Pushgateway(f"http://{address}", job)
-        # The push that was given up is still on its way, and may overtake the first that is answered.
+        # The push that timed out is still in flight, and may overtake the first one that succeeds.
         end = time.monotonic() + 5
         wanted = {("orders_total", ("job", job)): "3"}
         while group(address, job=job) != wanted and time.monotonic() < end:
@@ -239,8 +239,8 @@ def test_a_gateway_that_hangs_is_given_up(tmp_path, job):
         assert group(address, job=job) == wanted
 
 
-def test_prometheus_clients_own_push_takes_our_registry(pushgateway, gateway, job):
-    """`push_to_gateway` pushes what a collector registered, the same as our own push."""
+def test_push_to_gateway_accepts_the_registry(pushgateway, gateway, job):
+    """`push_to_gateway` pushes the same metrics as `Pushgateway`."""
     registry = CollectorRegistry()
     collector = PrometheusCollector(registry)
     collector.increment("orders", {"kind": "a"})

@@ -1,4 +1,4 @@
-"""An aggregator over prometheus_client: what an application counts there already is answered here."""
+"""The registry aggregator: it returns the metrics that an application counts with prometheus_client."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from metrics_framework.values import MetricType, MetricUnit
 
 
 class PrometheusClient:
-    """A collector of prometheus_client's own objects, made where they are first used."""
+    """A collector that creates objects of prometheus_client at their first use."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry, self._made = registry, {}
@@ -82,7 +82,7 @@ class PrometheusClient:
 
 
 class AsDeclared(RegistryAggregator):
-    """The aggregator under the names that the kit recorded: without ``_total`` and ``_seconds``."""
+    """The aggregator with the names that the kit recorded: without ``_total`` and ``_seconds``."""
 
     def get_metric_summary(self, metric_name, time_window=None):
         """Answer for either name."""
@@ -102,7 +102,7 @@ class AsDeclared(RegistryAggregator):
 
 
 class TestContract(MetricsAggregatorContract):
-    """`RegistryAggregator` is a `MetricsAggregator`, as far as a registry knows what is asked."""
+    """`RegistryAggregator` fulfils the contract of `MetricsAggregator`, as far as a registry can."""
 
     keeps_windows = False
     unknown_keys = frozenset(
@@ -148,11 +148,11 @@ class TestContract(MetricsAggregatorContract):
             aggregator.get_metric_summary("http_reqests")
 
     def test_a_signal_handler_may_read(self, collector, aggregator, parts):
-        """Not here: prometheus_client's values have locks that a handler would wait for."""
+        """Not supported: the values of prometheus_client have locks that a handler would wait for."""
         pytest.skip("prometheus_client takes locks")
 
 
-# -- what there is -----------------------------------------------------------------------------------------
+# -- metrics of a registry ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def errors(caplog) -> list[str]:
 
 
 def test_a_counter_is_its_total(registry):
-    """A counter goes by the name that a server scrapes, and is summarized under its declared name too."""
+    """A counter has its exposed name, and can also be summarized by its declared name."""
     requests = Counter("http_requests", "Requests served.", ["method"], registry=registry)
     requests.labels("GET").inc(3)
     requests.labels("POST").inc()
@@ -188,7 +188,7 @@ def test_a_counter_is_its_total(registry):
 
 
 def test_a_rate_is_since_the_oldest_series(clock):
-    """`seconds` is the age of the oldest series, which is what the rate of all is divided by."""
+    """`seconds` is the age of the oldest series, and divides the rate."""
 
     class Aged:
         def collect(self):
@@ -205,7 +205,7 @@ def test_a_rate_is_since_the_oldest_series(clock):
 
 
 def test_without_an_age_there_is_no_rate():
-    """Where the registry does not say since when it counts, nothing is made up."""
+    """If the registry does not know the creation time, the rate is left out."""
 
     class Ageless:
         def collect(self):
@@ -219,7 +219,7 @@ def test_without_an_age_there_is_no_rate():
 
 
 def test_a_gauge_is_its_value(registry):
-    """One series is the value of its name; of several none speaks for all, and each is listed."""
+    """A single series is the value of its name; several have no common value, and each is listed."""
     Gauge("temperature", "Help.", registry=registry).set(-3.5)
     depth = Gauge("depth", "Help.", ["queue"], registry=registry)
     depth.labels("a").set(1)
@@ -230,8 +230,8 @@ def test_a_gauge_is_its_value(registry):
     assert sorted(value.value for value in named(aggregator, "depth")) == [1, 2]
 
 
-def test_units_are_what_names_end_in(registry):
-    """Counters and gauges keep the unit of their name; where it is none that is known, they count."""
+def test_the_suffix_of_a_name_is_the_unit(registry):
+    """Counters and gauges have the unit of their name, or counts if it has none."""
     Counter("sent_bytes", "Help.", registry=registry).inc(5)
     Gauge("uptime", "Help.", unit="seconds", registry=registry).set(2)
     Gauge("furlongs", "Help.", registry=registry).set(2)
@@ -249,7 +249,7 @@ def test_units_are_what_names_end_in(registry):
 )
 @pytest.mark.parametrize("kind", [Histogram, Summary])
 def test_durations_are_milliseconds(registry, kind, unit, milliseconds):
-    """A histogram or summary in a unit of time is a timer, and all of its values are milliseconds."""
+    """A histogram or summary in a unit of time is a timer, with all values in milliseconds."""
     latency = kind(f"latency_{unit}", "Help.", registry=registry)
     for value in (0.3, 0.3, 0.6):
         latency.observe(value)
@@ -264,7 +264,7 @@ def test_durations_are_milliseconds(registry, kind, unit, milliseconds):
         assert 0.5 * milliseconds < value.value <= 0.75 * milliseconds
 
 
-def test_a_histogram_is_of_all_its_series(registry):
+def test_a_histogram_merges_its_series(registry):
     """The summary of a name merges the buckets of its series."""
     sizes = Histogram("size_bytes", "Help.", ["kind"], buckets=[10, 20, 30], registry=registry)
     for number in range(1, 11):
@@ -280,8 +280,8 @@ def test_a_histogram_is_of_all_its_series(registry):
     assert {"min", "max", "stddev"}.isdisjoint(summary)
 
 
-def test_series_with_other_buckets_have_no_common_quantiles():
-    """Where bounds differ, count and sum are known and quantiles are not made up."""
+def test_series_with_different_buckets_have_no_common_quantiles():
+    """Count and sum are known, and quantiles are left out."""
 
     class Two:
         def collect(self):
@@ -295,8 +295,8 @@ def test_series_with_other_buckets_have_no_common_quantiles():
     assert RegistryAggregator(Two()).get_metric_summary("size") == {"count": 4, "sum": 8, "avg": 2}
 
 
-def test_what_was_never_observed_makes_nothing_up(registry):
-    """A histogram without values is known by its name, has no average, and is not listed."""
+def test_a_histogram_without_values_has_no_average(registry):
+    """Its name is known, but it is not listed."""
     Histogram("latency_seconds", "Help.", registry=registry)
     aggregator = RegistryAggregator(registry)
     summary = aggregator.get_metric_summary("latency_seconds")
@@ -306,7 +306,7 @@ def test_what_was_never_observed_makes_nothing_up(registry):
 
 
 def test_bounds_below_zero_leave_the_sum_unknown(registry):
-    """prometheus_client keeps no sum there: summary, lists and exports do without and have the rest."""
+    """prometheus_client keeps no sum there: summaries, lists and exports have the rest."""
     balance = Histogram("balance", "Help.", buckets=[-10, 0, 10], registry=registry)
     assert RegistryAggregator(registry).get_metrics_by_tag({}) == []
     for value in (-20, -5, 5):
@@ -328,8 +328,8 @@ def test_bounds_below_zero_leave_the_sum_unknown(registry):
     assert family.samples == theirs.samples
 
 
-def test_a_summary_has_the_quantiles_that_it_exposes():
-    """Quantiles of a custom collector's summary are taken over; of two series they cannot be merged."""
+def test_a_summary_has_its_exposed_quantiles():
+    """Quantiles of a custom collector are returned; those of two series cannot be merged."""
 
     class Custom:
         def __init__(self, *kinds):
@@ -350,7 +350,7 @@ def test_a_summary_has_the_quantiles_that_it_exposes():
 
 
 def test_a_summary_without_quantiles_is_never_ranked(registry):
-    """It is listed with its average, which is no p95 and does not compete with one."""
+    """It is listed with its average, which must not be compared with a p95."""
     Summary("latency_seconds", "Help.", registry=registry).observe(9)
     Histogram("query_seconds", "Help.", registry=registry).observe(0.5)
     aggregator = RegistryAggregator(registry)
@@ -359,7 +359,7 @@ def test_a_summary_without_quantiles_is_never_ranked(registry):
 
 
 def test_info_enums_and_untyped_numbers_are_gauges(registry):
-    """Each is listed as it is exposed, as long as it is a finite number."""
+    """Each is listed by its exposed name if it is finite."""
     Info("build", "Help.", registry=registry).info({"version": "1.2"})
     Enum("state", "Help.", states=["up", "down"], registry=registry).state("down")
     Gauge("nothing", "Help.", registry=registry).set(math.nan)
@@ -382,13 +382,13 @@ def test_info_enums_and_untyped_numbers_are_gauges(registry):
 
 
 def test_the_default_is_the_default_registry():
-    """Without arguments it reads what prometheus_client exposes by default."""
+    """Without arguments, it reads the default registry of prometheus_client."""
     names = {value.name for value in RegistryAggregator().get_metrics_by_tag({})}
     assert {"python_info", "python_gc_collections_total"} <= names
 
 
 def test_workers_of_a_server_are_added_up(tmp_path):
-    """In prometheus_client's multiprocess mode it reads what all processes counted."""
+    """In the multiprocess mode of prometheus_client it reads the metrics of all processes."""
     worker = (
         "from prometheus_client import Counter, Histogram\n"
         "Counter('requests', 'Help.').inc(2)\n"
@@ -411,11 +411,11 @@ def test_workers_of_a_server_are_added_up(tmp_path):
         subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 
-# -- faults ------------------------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------------------
 
 
 class Broken:
-    """A collector that fails after it has yielded something."""
+    """A collector that fails after its first metric."""
 
     def describe(self):
         """Say nothing: it is asked when it is registered."""
@@ -427,8 +427,8 @@ class Broken:
         raise ConnectionError("the database is away")
 
 
-def test_a_collector_that_raises_costs_its_own_metrics_only(registry, caplog):
-    """The others are there, before and after it, and the log has one line however often it is read."""
+def test_a_failing_collector_affects_no_other(registry, caplog):
+    """Other collectors are read, and one line is logged however often it is read."""
     Counter("before", "Help.", registry=registry).inc()
     registry.register(Broken())
     Counter("after", "Help.", registry=registry).inc()
@@ -441,8 +441,8 @@ def test_a_collector_that_raises_costs_its_own_metrics_only(registry, caplog):
 
 
 @pytest.mark.parametrize("answer", [None, [None], [object()]], ids=["None", "list of None", "list of object"])
-def test_a_collector_that_yields_nonsense_costs_itself(registry, caplog, answer):
-    """What is no metric family is a fault of the collector's, like any other."""
+def test_an_invalid_metric_family_is_an_error_of_its_collector(registry, caplog, answer):
+    """It is handled like an exception of the collector."""
 
     class Nonsense:
         def collect(self):
@@ -454,8 +454,8 @@ def test_a_collector_that_yields_nonsense_costs_itself(registry, caplog, answer)
     assert len(errors(caplog)) == 1
 
 
-def test_metrics_may_come_and_go_while_others_read(registry):
-    """Registering and incrementing in threads never disturbs a reader, and totals never fall."""
+def test_metrics_may_change_during_reads(registry):
+    """Registering and incrementing in threads does not disturb a reader, and totals never fall."""
     steady = Counter("steady", "Help.", registry=registry)
     end = time.monotonic() + 0.3
 
@@ -475,36 +475,36 @@ def test_metrics_may_come_and_go_while_others_read(registry):
     assert len(totals) > 1
 
 
-# -- questions ---------------------------------------------------------------------------------------------
+# -- methods -----------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_name_is_answered_with_the_nearest(registry):
-    """The error quotes it and names what there is."""
+def test_an_unknown_name_names_the_nearest(registry):
+    """The error contains the argument and the nearest known name."""
     Counter("http_requests", "Help.", registry=registry).inc()
     with pytest.raises(UnknownMetricError, match=r"'http_reqests'.*'http_requests_total'"):
         RegistryAggregator(registry).get_metric_summary("http_reqests")
 
 
-def test_there_are_no_windows(registry):
-    """A window is an error that says why and what to do; an unknown name comes first."""
+def test_windows_are_not_supported(registry):
+    """The error gives the reason and a remedy; an unknown name is reported first."""
     Counter("requests", "Help.", registry=registry).inc()
     aggregator = RegistryAggregator(registry)
-    with pytest.raises(InvalidInputError, match=r"datetime\.timedelta\(seconds=60\).*no history.*None"):
+    with pytest.raises(InvalidInputError, match=r"datetime\.timedelta\(seconds=60\).*without history.*None"):
         aggregator.get_metric_summary("requests_total", timedelta(minutes=1))
     with pytest.raises(UnknownMetricError):
         aggregator.get_metric_summary("other", timedelta(minutes=1))
 
 
 @pytest.mark.parametrize("registry", [None, "REGISTRY", CollectorRegistry], ids=["None", "name", "class"])
-def test_what_is_no_registry_is_refused(registry):
-    """The error quotes it."""
+def test_a_wrong_registry_is_rejected(registry):
+    """The error shows the argument."""
     with pytest.raises(InvalidInputError) as caught:
         RegistryAggregator(registry)
     assert repr(registry) in str(caught.value)
 
 
-def test_exports_are_whole(registry):
-    """Every format holds every series, and JSON is strict."""
+def test_exports_are_complete(registry):
+    """Every format has every series, and JSON is strict."""
     Counter("requests", "Help.", ["method"], registry=registry).labels("GET").inc(3)
     Histogram("latency_seconds", "Help.", registry=registry).observe(0.3)
     aggregator = RegistryAggregator(registry)
@@ -518,8 +518,8 @@ def test_exports_are_whole(registry):
     assert len(list(csv.DictReader(io.StringIO(aggregator.export_metrics("csv"))))) == 2
 
 
-def test_text_for_prometheus_is_that_of_prometheus_client(registry):
-    """What a server would scrape is the same from either, but for when series were created."""
+def test_prometheus_text_equals_that_of_prometheus_client(registry):
+    """It differs only in the creation times of series."""
     Counter("requests", "Requests served.", ["method"], registry=registry).labels("GET").inc(3)
     Counter("cpu_seconds", "Time.", registry=registry).inc(1.5)
     Gauge("sent_bytes", "Sent.", registry=registry).set(5)
@@ -549,7 +549,7 @@ def test_text_for_prometheus_is_that_of_prometheus_client(registry):
     st.sets(st.floats(-50, 900), min_size=1, max_size=8),
 )
 def test_an_estimate_is_in_the_bucket_of_the_true_quantile(values, bounds):
-    """So it is off by at most a bucket's width; past the highest bound it is that bound."""
+    """The error is at most the width of a bucket; above the highest bound, the estimate is that bound."""
     ordered, ends = sorted(values), [*sorted(bounds), math.inf]
     buckets = {end: sum(value <= end for value in values) for end in ends}
     estimates = [histogram_quantile(share, buckets) for share in QUANTILES.values()]
@@ -582,12 +582,12 @@ def test_an_estimate_is_in_the_bucket_of_the_true_quantile(values, bounds):
     ],
 )
 def test_quantiles_are_those_of_histogram_quantile(share, buckets, expected):
-    """Worked out by hand from the rules of Prometheus' documentation."""
+    """The expected values follow from the rules in the documentation of Prometheus."""
     assert histogram_quantile(share, buckets) == (None if expected is None else pytest.approx(expected))
 
 
-def test_the_default_registry_is_left_alone():
-    """Reading registers nothing."""
+def test_reading_registers_nothing():
+    """The default registry is unchanged."""
     before = {metric.name for metric in REGISTRY.collect()}
     RegistryAggregator().export_metrics()
     assert {metric.name for metric in REGISTRY.collect()} == before

@@ -1,4 +1,4 @@
-"""The exposition of our own: a real Prometheus scrapes it, and knows what the process says."""
+"""The exposition of a store: a real Prometheus reads the metrics of the process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from metrics_adapters.prometheus import Exposition, Format, PrometheusCollector,
 from metrics_framework import MetricsSystem
 from metrics_framework.recording import Store
 from metrics_framework.values import MetricUnit
-from tests.metrics_adapters.prometheus.test_rendering import parsed
+from tests.metrics_framework.exposition.test_incremental import parsed
 from tests.metrics_framework.exposition.test_scraped import NASTY, NUMBERS, Read, read, selected, series
 from tests.servers.fixtures import Promtool
 from tests.servers.prometheus import Prometheus
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.heavy
 
 
 def shown(exposition: Exposition) -> Read:
-    """Return what an exposition says, by the keys of `read`."""
+    """Return the samples of an exposition, by the keys of `read`."""
     found: Read = {}
     for family in parsed(exposition.render(), Format.TEXT).values():
         for (name, labels), value in family[3].items():
@@ -36,7 +36,7 @@ def shown(exposition: Exposition) -> Read:
 
 @pytest.fixture(scope="module")
 def shop() -> MetricsSystem:
-    """Return a system with metrics of every kind, described."""
+    """Return a system with described metrics of every type."""
     metrics = MetricsSystem(
         collector=PrometheusCollector(CollectorRegistry(), Store(tags={"service": "shop"}))
     )
@@ -62,7 +62,7 @@ def shop() -> MetricsSystem:
 
 @pytest.fixture(scope="module")
 def hostile() -> Store:
-    """Return a store in which every nasty text is a name, a tag, a tag's value and a help text."""
+    """Return a store in which every nasty text is a name, a tag, a tag value and a help text."""
     store = Store(on_error="log")
     collector = PrometheusCollector(CollectorRegistry(), store)
     for place, text in enumerate(NASTY):
@@ -77,13 +77,13 @@ def hostile() -> Store:
 
 @pytest.fixture(scope="module")
 def growing() -> MetricsSystem:
-    """Return a system that is recorded into while it is scraped."""
+    """Return a system for records during scrapes."""
     return MetricsSystem(collector=PrometheusCollector(CollectorRegistry()))
 
 
 @pytest.fixture(scope="module")
 def scraped(prometheus, shop, hostile, growing) -> Iterator[Prometheus]:
-    """Return a Prometheus that scrapes all of them, and an application's own metrics behind the first."""
+    """Return a Prometheus that scrapes all of them, and the metrics of an application after the first."""
     registry = CollectorRegistry()
     Counter("own", "Theirs.", registry=registry).inc(7)
     with ExitStack() as servers:
@@ -97,8 +97,8 @@ def scraped(prometheus, shop, hostile, growing) -> Iterator[Prometheus]:
         yield prometheus
 
 
-def test_prometheus_has_every_number_of_the_process(scraped, shop):
-    """Each series of each kind is in the server's database as the process says it, and nothing else is."""
+def test_prometheus_has_exactly_the_samples_of_the_process(scraped, shop):
+    """The database has each series of each type, and no others."""
     expected = shown(Exposition(shop.collector.store))
     found = read(scraped.wait_until(selected("shop"), bool))
     assert found.pop(series("own_total")) == 7
@@ -109,8 +109,8 @@ def test_prometheus_has_every_number_of_the_process(scraped, shop):
     assert found[series("order_duration_seconds_count", service="shop")] == 1_000
 
 
-def test_quantiles_are_those_of_the_process_within_a_bucket(scraped, shop):
-    """What Prometheus works out of the buckets lies in the bucket of the exact quantile."""
+def test_quantiles_differ_by_less_than_a_bucket(scraped, shop):
+    """Prometheus' estimate lies in the bucket of the exact quantile."""
     scraped.wait_until(selected("shop"), bool)
     stats = shop.timer.get_timing_stats("order")
     bounds = shop.collector.store.default_buckets
@@ -122,8 +122,8 @@ def test_quantiles_are_those_of_the_process_within_a_bucket(scraped, shop):
         assert lower <= found <= bounds[place]
 
 
-def test_rates_are_those_of_the_process(scraped, growing):
-    """While a thread records at a steady rate, both say the same rate, and at the end the same total."""
+def test_rates_equal_those_of_the_process(scraped, growing):
+    """With a steady rate of records, both report the same rate, and finally the same total."""
     stop = threading.Event()
 
     def work() -> None:
@@ -147,8 +147,8 @@ def test_rates_are_those_of_the_process(scraped, growing):
     scraped.wait_until(query, lambda found: [value for _, value in found] == [total])
 
 
-def test_hostile_texts_arrive_and_cost_nothing_else(scraped, hostile):
-    """Names, tags, values and help texts that break formats are series like any other."""
+def test_hostile_texts_arrive_and_affect_no_other_metric(scraped, hostile):
+    """Names, tags, values and help texts that break formats arrive intact."""
     expected = shown(Exposition(hostile))
     found = read(scraped.wait_until(selected("hostile exposition"), bool))
     assert found == expected
@@ -156,7 +156,7 @@ def test_hostile_texts_arrive_and_cost_nothing_else(scraped, hostile):
 
 
 def test_types_units_and_help_are_known(scraped):
-    """A server that asks for OpenMetrics is told the type, the unit and the help text."""
+    """A server that requests OpenMetrics receives type, unit and help text."""
     scraped.wait_until(selected("shop"), bool)
     known = {one["metric"]: one for one in scraped.api("targets/metadata", match_target='{job="shop"}')}
     assert known["payload_bytes"]["type"] == "histogram"
@@ -167,11 +167,11 @@ def test_types_units_and_help_are_known(scraped):
 
 
 def test_promtool_finds_nothing_in_described_metrics(promtool: Promtool, shop):
-    """Metrics with help texts and plain names are without fault, and without advice."""
+    """Promtool reports neither errors nor advice for described metrics with plain names."""
     assert promtool(Exposition(shop.collector.store).render().decode()) == (0, "")
 
 
 def test_promtool_reads_hostile_texts(promtool: Promtool, hostile):
-    """The text is not broken: all that the tool says is advice."""
+    """The text is valid: promtool has only advice."""
     status, output = promtool(Exposition(hostile).render().decode())
     assert status == 3, output

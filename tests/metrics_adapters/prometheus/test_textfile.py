@@ -1,4 +1,4 @@
-"""A textfile is whole at every moment, and what node_exporter reads."""
+"""A textfile is replaced atomically and readable by node_exporter."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def collector():
 
 
 def names(folder):
-    """Return what is in a folder."""
+    """Return the names of the files in a folder."""
     return sorted(path.name for path in folder.iterdir())
 
 
 def orders(path):
-    """Return what a file says of orders, if it is one that can be read to its end."""
+    """Return the value of `orders` in a file, or fail if the file is incomplete."""
     (family,) = text_string_to_metric_families(path.read_text())
     return {sample.name: sample.value for sample in family.samples}["orders_total"]
 
 
-def test_a_file_has_what_was_recorded(tmp_path, collector):
-    """The text format, in a file that everybody may read; nothing else is left in the folder."""
+def test_a_file_contains_the_metrics(tmp_path, collector):
+    """The file is world-readable text, and no other file is left in the folder."""
     path = tmp_path / "orders.prom"
     before = os.umask(0o022)
     try:
@@ -48,8 +48,8 @@ def test_a_file_has_what_was_recorded(tmp_path, collector):
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
-def test_a_stricter_umask_holds(tmp_path, collector):
-    """Who keeps files from others keeps this one from them too."""
+def test_a_stricter_umask_applies(tmp_path, collector):
+    """A umask that hides files from others hides this one too."""
     before = os.umask(0o077)
     try:
         write_textfile(tmp_path / "orders.prom", collector)
@@ -59,7 +59,7 @@ def test_a_stricter_umask_holds(tmp_path, collector):
 
 
 def test_a_file_is_replaced(tmp_path, collector):
-    """The next writing takes the place of the one before; who reads that one reads it to its end."""
+    """A later write replaces the file, and a reader of the old file reads it to its end."""
     path = tmp_path / "orders.prom"
     write_textfile(path, collector)
     with path.open() as before:
@@ -70,7 +70,7 @@ def test_a_file_is_replaced(tmp_path, collector):
 
 
 def test_a_reader_never_sees_a_part(tmp_path):
-    """Whoever reads while others write finds a whole file each time."""
+    """Readers find a whole file each time during concurrent writes."""
     path = tmp_path / "orders.prom"
     collector = InMemoryCollector()
     for number in range(500):
@@ -96,8 +96,8 @@ def test_a_reader_never_sees_a_part(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["orders.txt", "orders", "orders.prom.tmp", ".prom", "orders.PROM"])
-def test_a_name_that_node_exporter_skips_is_refused(tmp_path, collector, name):
-    """A file that nobody would read is an error, of the function and of the output."""
+def test_a_name_that_node_exporter_ignores_is_rejected(tmp_path, collector, name):
+    """Both the function and the output raise an error."""
     with pytest.raises(InvalidInputError, match=rf"{name}' does not end in .prom: node_exporter"):
         write_textfile(tmp_path / name, collector)
     with pytest.raises(InvalidInputError, match="does not end in"):
@@ -105,8 +105,8 @@ def test_a_name_that_node_exporter_skips_is_refused(tmp_path, collector, name):
     assert names(tmp_path) == []
 
 
-def test_a_failed_writing_leaves_the_old_file(tmp_path, collector, monkeypatch):
-    """Where the disk gives up in the middle, the old file is there, and nothing beside it."""
+def test_a_failed_write_keeps_the_old_file(tmp_path, collector, monkeypatch):
+    """If the disk fails during a write, only the old file remains."""
     path = tmp_path / "orders.prom"
     write_textfile(path, collector)
     collector.increment("orders")
@@ -130,8 +130,8 @@ def test_a_failed_writing_leaves_the_old_file(tmp_path, collector, monkeypatch):
         ("\0.prom", "(replace: )?embedded null (byte|character in dst)"),
     ],
 )
-def test_a_place_that_cannot_be_written_to_is_one_error(tmp_path, collector, place, reason):
-    """The error names the file and the system's reason."""
+def test_a_path_that_cannot_be_written_is_an_error(tmp_path, collector, place, reason):
+    """The error contains the file and the reason of the system."""
     (tmp_path / "file").touch()
     (tmp_path / "folder.prom").mkdir()
     with pytest.raises(OutputError, match=rf"^cannot write '.*\.prom': {reason}$"):
@@ -140,15 +140,15 @@ def test_a_place_that_cannot_be_written_to_is_one_error(tmp_path, collector, pla
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_may_not_be_written_to_is_one_error(tmp_path, collector):
-    """A lack of permission is said as such."""
+def test_a_missing_permission_is_an_error(tmp_path, collector):
+    """The error says that permission is denied."""
     tmp_path.chmod(0o500)
     with pytest.raises(OutputError, match=r"cannot write '.*orders.prom': Permission denied"):
         write_textfile(tmp_path / "orders.prom", collector)
 
 
-def test_a_system_writes_at_its_end(tmp_path):
-    """As an output the file is written when the system is shut down."""
+def test_a_system_writes_at_shutdown(tmp_path):
+    """As an output, the file is written at shutdown."""
     path = tmp_path / "orders.prom"
     with MetricsSystem(outputs=[Textfile(path)]) as metrics:
         metrics.collector.increment("orders")
@@ -158,7 +158,7 @@ def test_a_system_writes_at_its_end(tmp_path):
 
 @pytest.mark.heavy
 def test_promtool_finds_nothing_wrong(tmp_path, promtool):
-    """Prometheus' own checker reads every type without a complaint."""
+    """Promtool accepts every type without a complaint."""
     metrics = MetricsSystem()
     metrics.collector.describe("orders", help='Orders, "all" of\nthem.')
     metrics.collector.describe("level", help="The level.")

@@ -27,14 +27,6 @@ LITTLE = 8 * MB
 """More than ``sleep`` needs on any system, and less than the launcher has."""
 
 
-@pytest.fixture(autouse=True)
-def interruptible() -> Iterator[None]:
-    """Enable SIGINT for processes of the tests, also if the tests run in the background of a shell."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def sh(script: str) -> list[str]:
     """Return the command that runs a shell script."""
     return ["sh", "-c", script]

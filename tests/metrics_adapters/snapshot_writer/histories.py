@@ -1,4 +1,4 @@
-"""Folders of snapshots, and reading them file by file: what an index must not differ from."""
+"""Folders of snapshots, and reading them file by file, for comparison with the index."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def document(
 
 
 def write(path: Path, content: dict[str, Any] | bytes) -> Path:
-    """Write a file that was settled long ago, so that nothing is read twice."""
+    """Write a file with an old modification time, so that it is read only once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
     os.utime(path, (1_700_000_000 + len(path.name), 1_700_000_000 + path.stat().st_size))
@@ -53,7 +53,7 @@ def flat(metrics: dict[str, Any]) -> dict[str, float]:
 
 
 def read_all(folder: Path) -> list[tuple[dict[str, Any], dict[str, float]]]:
-    """Return metadata and measurements of every valid snapshot, oldest first, by reading every file."""
+    """Return metadata and measurements of every valid snapshot, oldest first, from all files."""
     found = []
     for path in sorted(folder.glob("*.json"), key=lambda path: (len(path.name), path.name)):
         try:
@@ -68,7 +68,7 @@ def read_all(folder: Path) -> list[tuple[dict[str, Any], dict[str, float]]]:
 
 
 def summarize(values: list[float]) -> dict[str, float]:
-    """Return the statistics of values, as the definitions say."""
+    """Return the statistics of values by their definitions."""
     if not values:
         return {"count": 0}
     ordered, exact = sorted(values), [Fraction(value) for value in values]

@@ -1,4 +1,4 @@
-"""The snapshot-writer adapters fulfil the contracts: their test is their constructor."""
+"""The snapshot recorders fulfil the contracts: their test is their constructor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from metrics_adapters.resources import PsutilMonitor
 from metrics_adapters.snapshot_writer import SnapshotCollector, SnapshotTimer, SnapshotTracker
 from metrics_framework import MetricsSystem
 from metrics_framework.recording import Store
-from metrics_framework.streams import polled
+from metrics_framework.streams import sources
 from metrics_framework.testing.conformance import (
     AsyncMetricsSystemContract,
     MetricCollectorContract,
@@ -22,16 +22,16 @@ from metrics_framework.testing.conformance import (
 
 
 class SnapshotFolder:
-    """Makes the views of a store that is written into a folder of the test."""
+    """Makes the recorders of a store that is written to a folder of the test."""
 
     @pytest.fixture(autouse=True)
     def folder(self, tmp_path, monkeypatch):
-        """Write there, and look for a stream's changes all the time."""
-        monkeypatch.setattr(polled, "POLL_SECONDS", 0.001)
+        """Write to a folder of the test, and check a stream for changes frequently."""
+        monkeypatch.setattr(sources, "POLL_SECONDS", 0.001)
         self.path = tmp_path
 
     def make(self, clock):
-        """Make them on an empty store."""
+        """Make the recorders on an empty store."""
         store = Store(clock)
         return Parts(
             SnapshotCollector(self.path, store),
@@ -41,13 +41,13 @@ class SnapshotFolder:
         )
 
     def close(self, parts):
-        """End the run: all of its views write one file."""
+        """End the run. All of its recorders write one file."""
         for part in (parts.collector, parts.timer, parts.tracker):
             part.close()
         assert len(list(self.path.glob("*.json"))) == 1
 
     def make_system(self, clock):
-        """Make a system of them."""
+        """Make a system of the recorders."""
         parts = self.make(clock)
         return MetricsSystem(
             collector=parts.collector, timer=parts.timer, tracker=parts.tracker, aggregator=parts.aggregator
@@ -70,12 +70,12 @@ class TestMonitor(SnapshotFolder, ResourceMonitorContract):
     """The monitor that records into a snapshot is a `ResourceMonitor`."""
 
     def make_monitor(self):
-        """Make it."""
+        """Make a monitor."""
         return PsutilMonitor(SnapshotCollector(self.path))
 
 
 class TestSystem(SnapshotFolder, MetricsSystemContract):
-    """A `MetricsSystem` of them is what its Protocol says."""
+    """A `MetricsSystem` of the recorders fulfils its Protocol."""
 
 
 class TestAsyncSystem(SnapshotFolder, AsyncMetricsSystemContract):

@@ -1,4 +1,4 @@
-"""Sudden death, full disks, crowds: what bears a final name is whole, and the application goes on."""
+"""After kills, on full disks and with many processes, files are complete and applications continue."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PATIENCE = 60
 
 
 def environ() -> dict[str, str]:
-    """Return the variables of a child process that nobody measures: it would write files of its own."""
+    """Return the variables of a child process without coverage, which would write files of its own."""
     return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
 
 
@@ -45,7 +45,7 @@ def script(text: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def whole(folder: Path) -> int:
-    """Check that every snapshot is whole and every pair agrees; return how many snapshots there are."""
+    """Check that all snapshots are complete and match their sidecars; return their number."""
     paths = list(folder.glob("*.json"))
     for path in paths:
         named = DISTRIBUTIONS_TAG in read_snapshot(path).metadata.tags
@@ -55,7 +55,7 @@ def whole(folder: Path) -> int:
 
 @pytest.fixture
 def in_memory(tmp_path) -> Iterator[Path]:
-    """Return a folder whose files are in memory, where the system has one: for thousands of writes."""
+    """Return a folder in memory, if the system has one, for thousands of writes."""
     shared = Path("/dev/shm")
     if not os.access(shared, os.W_OK):
         yield tmp_path
@@ -64,7 +64,7 @@ def in_memory(tmp_path) -> Iterator[Path]:
         yield Path(folder)
 
 
-# -- sudden death ------------------------------------------------------------------------------------------
+# -- kills -------------------------------------------------------------------------------------------------
 
 SLAUGHTER = """
 import json, os, random, signal, sys, time
@@ -96,16 +96,16 @@ print(json.dumps({"duration": duration, "kills": kills, "halves": halves}))
 """
 
 
-def test_pairs_are_whole_whenever_their_writer_is_killed(in_memory):
-    """In a thousand writes that are killed at random moments and begun again, no pair is ever half there."""
+def test_pairs_are_complete_whenever_their_writer_is_killed(in_memory):
+    """A thousand writers are killed at random moments, and no pair is ever incomplete."""
     done = script(SLAUGHTER, in_memory, 1_000)
     assert done.returncode == 0, done.stderr
     outcome = json.loads(done.stdout)
-    # A kill between two writes leaves nothing; these were within one.
+    # A kill between two writes leaves no temporary file; these were within a write.
     assert outcome["halves"] >= 10, outcome
     written = whole(in_memory)
     assert written >= 1_000
-    # What was left is gone with the next write, and sidecars without a snapshot after an hour.
+    # The next write removes leftovers, and after an hour sidecars without a snapshot.
     long_ago = time.time() - 2 * ORPHAN_SECONDS
     for path in in_memory.glob("*.dist"):
         os.utime(path, (long_ago, long_ago))
@@ -114,7 +114,7 @@ def test_pairs_are_whole_whenever_their_writer_is_killed(in_memory):
     assert len(list(in_memory.iterdir())) == 2 * written + 1
 
 
-# -- many at once ------------------------------------------------------------------------------------------
+# -- many processes ----------------------------------------------------------------------------------------
 
 CROWD = """
 import os, sys, time
@@ -146,7 +146,7 @@ sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in chi
 
 
 def test_fifty_processes_share_a_folder(tmp_path):
-    """All of them write the same run at the same moment: each snapshot is there once, with its sidecar."""
+    """They write the same run at the same time: each snapshot exists once, with its sidecar."""
     done = script(CROWD, tmp_path, 50, 4)
     assert done.returncode == 0, done.stderr
     assert whole(tmp_path) == 200
@@ -158,12 +158,12 @@ def test_fifty_processes_share_a_folder(tmp_path):
     assert not list(tmp_path.glob(".writing-*"))
 
 
-# -- disks that refuse -------------------------------------------------------------------------------------
+# -- failing disks -----------------------------------------------------------------------------------------
 
 
 @contextmanager
 def mounted(folder: Path, *options: str) -> Iterator[Path]:
-    """Mount something on a folder, where this may be done."""
+    """Mount a file system on a folder, if this is permitted."""
     folder.mkdir(exist_ok=True)
     done = subprocess.run(["mount", *options, str(folder)], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -184,7 +184,7 @@ def small_disk(tmp_path) -> Iterator[Path]:
 
 
 def eventually(holds) -> None:
-    """Wait until something holds."""
+    """Wait until a condition holds."""
     end = time.monotonic() + PATIENCE
     while not holds():
         assert time.monotonic() < end
@@ -194,8 +194,8 @@ def eventually(holds) -> None:
 VALUES = {"latency": Distribution.of([float(value) for value in range(1, 2_000)])}
 
 
-def test_a_full_disk_leaves_whole_pairs_alone(small_disk):
-    """Whichever file of a pair is the one that does not fit, both are there or neither is."""
+def test_a_full_disk_leaves_complete_pairs(small_disk):
+    """Whichever file does not fit, both files of a pair exist or neither."""
     writer = SnapshotWriter(small_disk / "snapshots")
     custom = {f"key_{number}": float(number) for number in range(150)}
     written = 0
@@ -213,8 +213,8 @@ def test_a_full_disk_leaves_whole_pairs_alone(small_disk):
     assert len(list(writer.folder.iterdir())) == 2 * written
 
 
-def test_an_application_outlives_a_full_disk(small_disk, caplog):
-    """It goes on, the log says once what is not written, and with room again what is owed comes."""
+def test_an_application_survives_a_full_disk(small_disk, caplog):
+    """The error is logged once, and the pending snapshots are written when there is space again."""
     caplog.set_level("INFO")
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(65_536))
@@ -233,8 +233,8 @@ def test_an_application_outlives_a_full_disk(small_disk, caplog):
     assert read_snapshot(max(folder.glob("*.json"))).metrics.custom["rows"] <= 1_002
 
 
-def test_a_full_disk_at_the_end_is_said(small_disk, caplog):
-    """Where the final snapshot finds no room to the last, the program ends, and the log says what is lost."""
+def test_a_full_disk_at_the_end_is_logged(small_disk, caplog):
+    """If the final snapshot never fits, the program ends, and the log has the loss."""
     (small_disk / "ballast").write_bytes(bytes(65_536))
     with SnapshotCollector(small_disk / "snapshots") as collector:
         collector.increment("rows")
@@ -243,7 +243,7 @@ def test_a_full_disk_at_the_end_is_said(small_disk, caplog):
 
 
 def test_a_folder_that_is_read_only(tmp_path, caplog):
-    """On a file system that may only be read, root too is refused; what was there stays whole."""
+    """On a read-only file system, root is refused too, and existing files stay complete."""
     caplog.set_level("INFO")
     folder = tmp_path / "snapshots"
     SnapshotWriter(folder).write(PerformanceSnapshot(Metrics(throughput=1)), VALUES)
@@ -264,7 +264,7 @@ def test_a_folder_that_is_read_only(tmp_path, caplog):
 
 
 def test_a_folder_that_disappears(tmp_path, caplog):
-    """It is made again by the next write; a write that loses it in the middle is owed, and comes."""
+    """The next write creates it again. A write that loses it is retried later."""
     folder = tmp_path / "snapshots"
     stop = threading.Event()
 
@@ -287,7 +287,7 @@ def test_a_folder_that_disappears(tmp_path, caplog):
     assert "snapshots lost" not in caplog.text
 
 
-# -- what reaches the disk, and when -----------------------------------------------------------------------
+# -- the order of writes to the disk -----------------------------------------------------------------------
 
 PAIR = """
 import sys
@@ -302,7 +302,7 @@ SnapshotWriter(sys.argv[1]).write(
 
 @pytest.fixture(scope="module")
 def strace() -> list[str]:
-    """Return the command that shows the system calls of another one, and can kill it at one."""
+    """Return the command that logs the system calls of a program, and can kill it at one."""
     program = shutil.which("strace")
     if program is None:
         pytest.skip("strace is not installed")
@@ -319,7 +319,7 @@ def traced(strace: list[str], folder: Path, log: Path, *options: str) -> subproc
 
 
 def test_the_sidecar_is_on_the_disk_before_the_snapshot_has_its_name(tmp_path, strace):
-    """Both contents, then the sidecar's name and folder, then the snapshot's: so a power cut does no harm."""
+    """Both contents, then the sidecar's name and folder, then the snapshot's, against power failures."""
     folder, log = tmp_path / "snapshots", tmp_path / "log"
     calls = "--trace=write,fsync,fdatasync,?link,?linkat,?rename,?renameat,?renameat2"
     assert traced(strace, folder, log, calls).returncode == 0
@@ -353,8 +353,8 @@ def test_the_sidecar_is_on_the_disk_before_the_snapshot_has_its_name(tmp_path, s
         ("?unlink,?unlinkat:when=2", 1, 1),
     ],
 )
-def test_a_kill_at_any_step_leaves_no_half_pair(tmp_path, strace, call, snapshots, sidecars):
-    """Killed at whichever step, a snapshot that is there has its sidecar."""
+def test_a_kill_at_any_step_leaves_no_incomplete_pair(tmp_path, strace, call, snapshots, sidecars):
+    """An existing snapshot always has its sidecar."""
     folder = tmp_path / "snapshots"
     name, _, when = call.partition(":")
     options = [f"--trace={name}", f"--inject={name}:signal=KILL:{when}"]
@@ -366,8 +366,8 @@ def test_a_kill_at_any_step_leaves_no_half_pair(tmp_path, strace, call, snapshot
 
 
 @pytest.mark.parametrize("call", ["fsync:when=3", "fsync:when=4", "?link,?linkat:when=2"])
-def test_a_refusal_at_any_step_leaves_nothing_at_all(tmp_path, strace, call):
-    """Whoever is told of an error may write it again: neither file of the pair is left."""
+def test_an_error_at_any_step_leaves_no_file(tmp_path, strace, call):
+    """The caller may write the pair again, so neither file is left."""
     folder = tmp_path / "snapshots"
     name, _, when = call.partition(":")
     options = [f"--trace={name}", f"--inject={name}:error=EIO:{when}"]
@@ -402,7 +402,7 @@ print(json.dumps({"held": held, "files": files, "sizes": sizes}))
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads resident memory as Linux tells it")
 def test_a_day_of_snapshots_stays_within_its_limits(in_memory):
-    """With a snapshot a minute for a day of the clock, neither the folder nor the memory grows."""
+    """With a snapshot per minute for a simulated day, neither the folder nor the memory grows."""
     max_bytes = 300_000
     done = script(DAY, in_memory, max_bytes)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The `flameiq` command line, the real one, reads, compares and reports on our snapshots."""
+"""The real `flameiq` command reads, compares and reports on our snapshots."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FLAMEIQ = ROOT / ".venvs" / "flameiq" / ("Scripts/flameiq.exe" if sys.platform =
 
 @pytest.fixture(autouse=True)
 def _is_installed() -> None:
-    """Skip where FlameIQ is missing, except in CI, where that is a mistake."""
+    """Skip if FlameIQ is not installed, except in CI, where this is a mistake."""
     if not FLAMEIQ.exists():
         missing = f"{FLAMEIQ.relative_to(ROOT)} is missing: `make test` installs it"
         if os.environ.get("CI"):
@@ -35,7 +35,7 @@ def _is_installed() -> None:
 
 @pytest.fixture
 def snapshot(clock: ManualClock) -> PerformanceSnapshot:
-    """Return a snapshot with everything in it that may be hard to read for another program."""
+    """Return a snapshot with all values that may be hard to read for another program."""
     metrics = MetricsSystem(clock=clock, latency_metric="http.request")
     for milliseconds in range(1, 101):
         metrics.collector.record_timer("http.request", milliseconds)
@@ -73,7 +73,7 @@ KEYS = [
 
 @pytest.fixture
 def project(tmp_path: Path, snapshot: PerformanceSnapshot) -> Path:
-    """Return a folder in which FlameIQ was initialised and the snapshot is the baseline."""
+    """Return a folder with FlameIQ initialized and the snapshot as the baseline."""
     baseline = SnapshotWriter(tmp_path / "snapshots").write(snapshot)
     assert _flameiq(tmp_path, "init").returncode == 0
     done = _flameiq(tmp_path, "baseline", "set", "-m", baseline)
@@ -111,7 +111,7 @@ def test_the_snapshot_has_what_is_hard_to_read(snapshot: PerformanceSnapshot) ->
 
 
 def test_it_finds_our_snapshots_valid(tmp_path: Path, snapshot: PerformanceSnapshot) -> None:
-    """`flameiq validate` accepts what the writer wrote, and counts as many metrics as it has flat keys."""
+    """`flameiq validate` accepts them, and counts as many metrics as there are flat keys."""
     path = _written(tmp_path, snapshot)
     done = _flameiq(tmp_path, "validate", "--json", path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -122,8 +122,8 @@ def test_it_finds_our_snapshots_valid(tmp_path: Path, snapshot: PerformanceSnaps
     }
 
 
-def test_a_sidecar_is_nobody_elses_business(project: Path, snapshot: PerformanceSnapshot) -> None:
-    """A snapshot with distributions beside it is valid, compared, and a baseline like any other."""
+def test_a_sidecar_does_not_affect_it(project: Path, snapshot: PerformanceSnapshot) -> None:
+    """A snapshot with a sidecar is valid, compared, and a baseline like any other."""
     values = {"latency": Distribution.of([float(value) for value in range(1, 101)])}
     path = SnapshotWriter(project / "snapshots").write(snapshot, values)
     assert path.with_suffix(".dist").exists()
@@ -132,16 +132,16 @@ def test_a_sidecar_is_nobody_elses_business(project: Path, snapshot: Performance
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_it_writes_what_we_read(tmp_path: Path, snapshot: PerformanceSnapshot) -> None:
-    """A snapshot that went through FlameIQ and was written by it is the same snapshot."""
+def test_we_read_its_snapshots(tmp_path: Path, snapshot: PerformanceSnapshot) -> None:
+    """A snapshot that FlameIQ read and wrote is unchanged."""
     path = _written(tmp_path, snapshot)
     done = _flameiq(tmp_path, "run", "-m", path, "-o", "normalised.json")
     assert done.returncode == 0, done.stdout + done.stderr
     assert read_snapshot(tmp_path / "normalised.json") == snapshot
 
 
-def test_it_passes_a_run_that_is_like_the_baseline(project: Path, snapshot: PerformanceSnapshot) -> None:
-    """The same numbers are no regression, and each of our keys is compared."""
+def test_it_passes_a_run_equal_to_the_baseline(project: Path, snapshot: PerformanceSnapshot) -> None:
+    """Equal numbers are not a regression, and each of our keys is compared."""
     done = _flameiq(project, "compare", "-m", _written(project, snapshot), "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     compared = {diff["metric_key"]: diff for diff in json.loads(done.stdout)["diffs"]}
@@ -151,8 +151,8 @@ def test_it_passes_a_run_that_is_like_the_baseline(project: Path, snapshot: Perf
     assert {diff["change_percent"] for diff in compared.values()} == {0.0}
 
 
-def test_it_fails_a_run_that_is_slower(project: Path, snapshot: PerformanceSnapshot) -> None:
-    """A p95 three times as high is a regression: exit status 1, and the key that regressed is named."""
+def test_it_fails_a_slower_run(project: Path, snapshot: PerformanceSnapshot) -> None:
+    """Three times the p95 is a regression: exit status 1, and the key is named."""
     path = _written(project, _slower(snapshot))
     done = _flameiq(project, "compare", "-m", path)
     assert done.returncode == 1, done.stdout + done.stderr
@@ -165,7 +165,7 @@ def test_it_fails_a_run_that_is_slower(project: Path, snapshot: PerformanceSnaps
 def test_each_of_our_keys_can_have_a_threshold(
     project: Path, snapshot: PerformanceSnapshot, key: str
 ) -> None:
-    """A custom metric that moved by half passes with a threshold of its own, and fails without."""
+    """A custom metric that changed by half passes with a threshold, and fails without."""
     name = key.removeprefix("custom.")
     custom = {**snapshot.metrics.custom, name: snapshot.metrics.custom[name] * 1.5}
     path = _written(project, replace(snapshot, metrics=replace(snapshot.metrics, custom=custom)))
@@ -176,7 +176,7 @@ def test_each_of_our_keys_can_have_a_threshold(
 
 
 def test_it_reports_on_our_snapshots(project: Path, snapshot: PerformanceSnapshot) -> None:
-    """`flameiq report` makes a page that shows the regression and our keys."""
+    """`flameiq report` makes a page with the regression and our keys."""
     done = _flameiq(project, "report", "-m", _written(project, _slower(snapshot)), "-o", "report.html")
     assert done.returncode == 0, done.stdout + done.stderr
     page = (project / "report.html").read_text("utf-8")
@@ -185,8 +185,8 @@ def test_it_reports_on_our_snapshots(project: Path, snapshot: PerformanceSnapsho
     assert "REGRESSION" in page.upper()
 
 
-def test_it_refuses_what_we_refuse(tmp_path: Path, snapshot: PerformanceSnapshot) -> None:
-    """A document of another version is invalid for both; so the tests above do not pass by themselves."""
+def test_it_rejects_what_we_reject(tmp_path: Path, snapshot: PerformanceSnapshot) -> None:
+    """A document of another version is invalid for both, so the tests above can fail."""
     path = tmp_path / "other.json"
     path.write_text(json.dumps({**snapshot.to_dict(), "schema_version": 2}))
     assert _flameiq(tmp_path, "validate", path).returncode == 3

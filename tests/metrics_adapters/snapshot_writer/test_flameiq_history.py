@@ -1,4 +1,4 @@
-"""What the real `flameiq` keeps of its baselines is a history, too."""
+"""The baselines of the real `flameiq` are a history, too."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FLAMEIQ = ROOT / ".venvs" / "flameiq" / ("Scripts/flameiq.exe" if sys.platform =
 
 @pytest.mark.heavy
 def test_baselines_are_read_beside_our_own_runs(tmp_path: Path) -> None:
-    """A baseline that was set from one of our files is that run; one from elsewhere is another."""
+    """A baseline that was set from one of our files is the same run; any other is a separate run."""
     if not FLAMEIQ.exists():
         if os.environ.get("CI"):
             pytest.fail("FlameIQ is missing: `make test` installs it")
@@ -44,6 +44,6 @@ def test_baselines_are_read_beside_our_own_runs(tmp_path: Path) -> None:
     assert both.left_out() == []
     alone = SnapshotAggregator(baselines)
     assert [run.run_id for run in alone.runs()] == ["other", "run 1"]
-    # Our index beside its files is none of its business.
+    # FlameIQ ignores our index beside its files.
     flameiq("baseline", "show")
     flameiq("compare", "--metrics", ours / "1.json")

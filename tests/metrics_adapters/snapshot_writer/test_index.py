@@ -1,4 +1,4 @@
-"""The index: never other than the files, whatever happens to it, and whoever else uses it."""
+"""The index always matches the files, after any damage and with any number of users."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from metrics_adapters.snapshot_writer import SnapshotAggregator, entries, index
+from metrics_adapters.snapshot_writer import SnapshotAggregator, index
 from metrics_adapters.snapshot_writer.index import INDEX_NAME
 from metrics_framework.clock import ManualClock
 from tests.metrics_adapters.snapshot_writer.histories import document, write
@@ -27,7 +27,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX's users and pr
 
 @pytest.fixture(autouse=True)
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the test a user's cache of its own."""
+    """Give the test its own user cache."""
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     return cache
@@ -45,22 +45,23 @@ def folder(tmp_path: Path) -> Path:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the names of the files that are opened from now on."""
     names: list[str] = []
+    original = index.parse_snapshots
 
-    def read_entries(content: bytes, name: str, written_ns: int) -> object:
+    def parse_snapshots(content: bytes, name: str, written_ns: int) -> object:
         names.append(name)
-        return entries.read_entries(content, name, written_ns)
+        return original(content, name, written_ns)
 
-    monkeypatch.setattr(index, "read_entries", read_entries)
+    monkeypatch.setattr(index, "parse_snapshots", parse_snapshots)
     return names
 
 
 def hits(folder: Path) -> list[float]:
-    """Return what a history that is asked for the first time says."""
+    """Return the values that a new history finds."""
     return [one.value for one in SnapshotAggregator(folder).values("hits")]
 
 
 def test_a_file_is_opened_once(folder: Path, opened: list[str]) -> None:
-    """Neither another question nor another history opens what an index knows."""
+    """Neither a second query nor a second history opens an indexed file."""
     aggregator = SnapshotAggregator(folder)
     aggregator.runs()
     assert sorted(opened) == [f"{number}.json" for number in range(10)]
@@ -69,8 +70,8 @@ def test_a_file_is_opened_once(folder: Path, opened: list[str]) -> None:
     assert len(opened) == 10
 
 
-def test_only_what_changed_is_opened(folder: Path, opened: list[str]) -> None:
-    """New, changed and removed files are noticed, and nothing else is read for it."""
+def test_only_changed_files_are_opened(folder: Path, opened: list[str]) -> None:
+    """New, changed and removed files are noticed, and no other file is read."""
     hits(folder)
     opened.clear()
     write(folder / "5.json", document(5, "5", hits=500))
@@ -83,24 +84,22 @@ def test_only_what_changed_is_opened(folder: Path, opened: list[str]) -> None:
 def test_a_change_within_a_tick_of_the_disks_clock_is_noticed(
     folder: Path, monkeypatch: pytest.MonkeyPatch, opened: list[str]
 ) -> None:
-    """A file that is as long as before and bears the same time is read again for as long as it is new."""
-    monkeypatch.setattr(index, "_UNSETTLED_NS", 60_000_000_000)
+    """A recent file with the same size and time is read again."""
+    monkeypatch.setattr(index, "_RECENT_NS", 60_000_000_000)
     now = time.time_ns()
     for hit in (100, 101, 102):
         (folder / "5.json").write_text(json.dumps(document(5, "5", hits=hit)))
         os.utime(folder / "5.json", ns=(now, now))
         assert hits(folder)[5] == hit
-    monkeypatch.setattr(index, "_UNSETTLED_NS", 0)
+    monkeypatch.setattr(index, "_RECENT_NS", 0)
     for _ in range(2):
         hits(folder)
     assert opened.count("5.json") == 4
 
 
-def test_an_sqlite_that_keeps_nothing_is_asked_all_the_same(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where no index can be kept, the answers are those of the files."""
-    monkeypatch.setattr(index, "_KEEPS", False)
+def test_it_works_without_sqlite_serialization(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If no index can be stored, queries read the files."""
+    monkeypatch.setattr(index, "_CAN_SERIALIZE", False)
     aggregator = SnapshotAggregator(folder)
     assert len(aggregator.runs()) == 10
     (folder / "3.json").unlink()
@@ -122,8 +121,8 @@ def test_an_sqlite_that_keeps_nothing_is_asked_all_the_same(
     ],
     ids=["empty", "garbage", "cut", "halved", "longer", "flipped", "older", "beheaded"],
 )
-def test_a_damaged_index_is_built_anew(folder: Path, damage: Callable[[bytes], bytes]) -> None:
-    """Whatever a crash or an older release left, answers are those of the files, and the index is mended."""
+def test_a_damaged_index_is_built_again(folder: Path, damage: Callable[[bytes], bytes]) -> None:
+    """After a crash or with another version, answers match the files, and the index is repaired."""
     asked = SnapshotAggregator(folder)
     asked.runs()
     intact = (folder / INDEX_NAME).read_bytes()
@@ -135,21 +134,17 @@ def test_a_damaged_index_is_built_anew(folder: Path, damage: Callable[[bytes], b
 
 
 def test_the_index_is_one_hidden_file(folder: Path) -> None:
-    """Beside the snapshots there is nothing else, whatever was asked; what a killed process left goes."""
-    abandoned = folder / ".history-0.tmp"
-    abandoned.write_bytes(b"half an index")
-    os.utime(abandoned, (0, 0))
-    young = folder / ".history-1.tmp"
-    young.write_bytes(b"being written")
+    """Queries create no other file, and leftovers of killed processes are removed."""
+    (folder / ".writing-0.tmp").write_bytes(b"half an index")
     hits(folder)
     write(folder / "new.json", document(50, "new", hits=50))
     hits(folder)
     names = {path.name for path in folder.iterdir()} - {path.name for path in folder.glob("*.json")}
-    assert names == {INDEX_NAME, young.name}
+    assert names == {INDEX_NAME}
 
 
-def test_what_it_holds_is_no_more_than_what_the_files_hold(folder: Path) -> None:
-    """Metrics and runs that no file has any more are not kept."""
+def test_it_has_no_more_than_the_files(folder: Path) -> None:
+    """Metrics and runs that no file has any more are removed."""
     write(folder / "new.json", document(50, "new", once=1))
     hits(folder)
     for number in range(1, 10):
@@ -165,13 +160,13 @@ def test_what_it_holds_is_no_more_than_what_the_files_hold(folder: Path) -> None
 TABLES = ("listing", "files", "runs", "keys", "measurements")
 
 
-# -- where it cannot be written ----------------------------------------------------------------------------
+# -- folders that are not writable -------------------------------------------------------------------------
 
 
-def test_a_folder_that_refuses_it_has_its_index_in_the_cache(
+def test_a_folder_that_is_not_writable_has_its_index_in_the_cache(
     folder: Path, cache: Path, opened: list[str]
 ) -> None:
-    """What cannot be written there is written to the user's cache, and found there by the next history."""
+    """The next history finds it in the user's cache."""
     (folder / INDEX_NAME).mkdir()
     for _ in range(2):
         assert hits(folder) == list(range(10))
@@ -180,10 +175,10 @@ def test_a_folder_that_refuses_it_has_its_index_in_the_cache(
     assert index._is_intact(index_file.read_bytes())
 
 
-def test_where_nothing_can_be_written_it_is_in_memory(
+def test_without_a_writable_folder_it_is_in_memory(
     folder: Path, cache: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each history reads the files once for itself, and goes on noticing what changes."""
+    """Each history reads the files once, and still notices changes."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "0.json"))
     (folder / INDEX_NAME).mkdir()
     aggregator = SnapshotAggregator(folder)
@@ -198,8 +193,8 @@ def test_where_nothing_can_be_written_it_is_in_memory(
 @posix
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="who may become another user")
 def test_a_folder_of_another_user_is_read() -> None:
-    """Who may only read asks the same questions and leaves nothing; a private file is said by name."""
-    with tempfile.TemporaryDirectory() as name:  # not pytest's, whose folders are the user's alone
+    """A reader without write access gets the same answers and leaves no file. A private file is reported."""
+    with tempfile.TemporaryDirectory() as name:  # the folders of pytest are private
         folder = Path(name)
         folder.chmod(0o755)
         write(folder / "0.json", document(0, "0", hits=0))
@@ -207,7 +202,7 @@ def test_a_folder_of_another_user_is_read() -> None:
         private.chmod(0)
         reading, writing = os.pipe()
         child = os.fork()
-        if child == 0:  # a user who may write nowhere
+        if child == 0:  # a user without write access
             answer: list[object] = []
             try:
                 os.setuid(65534)
@@ -226,11 +221,11 @@ def test_a_folder_of_another_user_is_read() -> None:
         assert list(folder.glob(".*")) == []
 
 
-# -- several at once ---------------------------------------------------------------------------------------
+# -- concurrency -------------------------------------------------------------------------------------------
 
 
-def test_threads_ask_at_once(folder: Path) -> None:
-    """While files come and go, every answer is one that some moment's files give."""
+def test_threads_query_concurrently(folder: Path) -> None:
+    """While files come and go, every answer matches the files at some moment."""
     aggregator = SnapshotAggregator(folder)
     errors: list[BaseException] = []
 
@@ -256,8 +251,8 @@ def test_threads_ask_at_once(folder: Path) -> None:
 
 
 @posix
-def test_a_forked_child_asks_on(folder: Path) -> None:
-    """A history that was asked before a fork answers in the child and in the parent."""
+def test_a_forked_child_continues_to_query(folder: Path) -> None:
+    """A history that was used before a fork works in the child and in the parent."""
     aggregator = SnapshotAggregator(folder)
     aggregator.runs()
     child = os.fork()
@@ -286,8 +281,8 @@ for number in range(15):
 
 
 @pytest.mark.heavy
-def test_processes_ask_and_index_at_once(folder: Path) -> None:
-    """Several processes write and ask in one folder: all see all, and the index they leave is whole."""
+def test_processes_query_and_index_concurrently(folder: Path) -> None:
+    """Several processes write and query in one folder: all see all, and the index is complete."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     processes = [
         subprocess.Popen(
@@ -306,8 +301,8 @@ def test_processes_ask_and_index_at_once(folder: Path) -> None:
 
 
 @pytest.mark.heavy
-def test_a_day_of_a_snapshot_a_minute_stays_small(tmp_path: Path) -> None:
-    """The index is smaller than its files, and a question needs little memory for a run and keeps none."""
+def test_a_day_of_snapshots_stays_small(tmp_path: Path) -> None:
+    """The index is smaller than its files, and a query needs little memory and keeps none."""
     clock = ManualClock()
     series = {f"http/requests[endpoint:/{number}]": float(number) for number in range(40)}
     for minute in range(1_440):

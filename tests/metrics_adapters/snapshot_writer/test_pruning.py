@@ -1,4 +1,4 @@
-"""Old snapshots go, the oldest first; the newest, baselines, and what is not ours stay."""
+"""Retention removes the oldest snapshots, and keeps the newest, baselines and other files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metrics_adapters.snapshot_writer import SnapshotWriter
-from metrics_adapters.snapshot_writer.pruning import BASELINE, ORPHAN_SECONDS
+from metrics_adapters.snapshot_writer.pruning import BASELINE_SUFFIX, ORPHAN_SECONDS
 from metrics_framework.clock import ManualClock, utc
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.recording import Distribution
@@ -22,18 +22,18 @@ VALUES = {"latency": Distribution.of([1.0, 2.0, 3.0])}
 
 
 def write(writer: SnapshotWriter, clock: ManualClock, run: str = "run", **options) -> Path:
-    """Write a snapshot of now."""
+    """Write a snapshot with the current time."""
     metadata = SnapshotMetadata(run, timestamp=utc(clock))
     return writer.write(PerformanceSnapshot(Metrics(throughput=1), metadata=metadata), **options)
 
 
 def names(folder: Path) -> set[str]:
-    """Return what is in a folder."""
+    """Return the names in a folder."""
     return {path.name for path in folder.iterdir()}
 
 
-def test_what_is_too_old_is_removed_with_its_sidecar(tmp_path, clock):
-    """A snapshot is removed when it is older than the retention, not a moment earlier."""
+def test_old_snapshots_are_removed_with_their_sidecars(tmp_path, clock):
+    """A snapshot is removed when it is older than the retention, not earlier."""
     writer = SnapshotWriter(tmp_path, retention_days=2, clock=clock)
     first = write(writer, clock, distributions=VALUES)
     clock.advance(86_400)
@@ -46,8 +46,8 @@ def test_what_is_too_old_is_removed_with_its_sidecar(tmp_path, clock):
     assert names(tmp_path) == {second.name, sidecar_path(second).name, third.name, fourth.name}
 
 
-def test_without_limits_everything_stays(tmp_path, clock):
-    """Nobody's files are removed who did not ask for it."""
+def test_without_limits_nothing_is_removed(tmp_path, clock):
+    """Retention is off by default."""
     writer = SnapshotWriter(tmp_path, clock=clock)
     first = write(writer, clock)
     clock.advance(86_400 * 10_000)
@@ -55,8 +55,8 @@ def test_without_limits_everything_stays(tmp_path, clock):
     assert first.exists()
 
 
-def test_the_newest_stays_whatever_its_age(tmp_path, clock):
-    """A run long ago is still the last one; nor does one go that was just written of an older time."""
+def test_the_newest_is_kept_at_any_age(tmp_path, clock):
+    """A snapshot that was just written is kept too, even if its time is older."""
     write(SnapshotWriter(tmp_path), clock, "newest")
     clock.set_wall(utc(clock) - timedelta(days=50))
     writer = SnapshotWriter(tmp_path, retention_days=1, max_bytes=1)
@@ -67,8 +67,8 @@ def test_the_newest_stays_whatever_its_age(tmp_path, clock):
 
 @settings(max_examples=30)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=8), st.integers(1, 6))
-def test_size_is_bounded_and_the_oldest_go_first(tmp_path_factory, kinds, room):
-    """Whatever is written, the folder is within the limit but for baselines and the newest."""
+def test_size_is_bounded_and_the_oldest_are_removed_first(tmp_path_factory, kinds, room):
+    """The folder is within the limit, except for baselines and the newest."""
     folder, clock = tmp_path_factory.mktemp("bounded"), ManualClock()
     size = write(SnapshotWriter(folder), clock, "0").stat().st_size
     limit = room * size
@@ -80,7 +80,7 @@ def test_size_is_bounded_and_the_oldest_go_first(tmp_path_factory, kinds, room):
         path = write(writer, clock, distributions=VALUES if has_sidecar else None)
         written.append(path.name)
         if is_baseline:
-            path.with_suffix(BASELINE).touch()
+            path.with_suffix(BASELINE_SUFFIX).touch()
             baselines.add(path.name)
     clock.advance(1)
     written.append(write(writer, clock).name)
@@ -89,16 +89,16 @@ def test_size_is_bounded_and_the_oldest_go_first(tmp_path_factory, kinds, room):
     assert written[-1] in left
     others = [name for name in written[:-1] if name not in baselines]
     kept = [name for name in others if name in left]
-    assert kept == others[len(others) - len(kept) :]  # the oldest went first
-    total = sum(path.stat().st_size for path in folder.iterdir() if path.suffix != BASELINE)
+    assert kept == others[len(others) - len(kept) :]  # the oldest were removed
+    total = sum(path.stat().st_size for path in folder.iterdir() if path.suffix != BASELINE_SUFFIX)
     assert total <= limit or not kept
 
 
-def test_a_baseline_stays_with_its_sidecar(tmp_path, clock):
-    """Whoever makes a file NAME.baseline keeps NAME.json and its distributions, until that file goes."""
+def test_a_baseline_is_kept_with_its_sidecar(tmp_path, clock):
+    """NAME.baseline keeps NAME.json and its distributions until it is removed."""
     writer = SnapshotWriter(tmp_path, retention_days=1, max_bytes=1, clock=clock)
     baseline = write(writer, clock, distributions=VALUES)
-    mark = baseline.with_suffix(BASELINE)
+    mark = baseline.with_suffix(BASELINE_SUFFIX)
     mark.write_text("main")
     clock.advance(86_400 * 7)
     write(writer, clock)
@@ -110,8 +110,8 @@ def test_a_baseline_stays_with_its_sidecar(tmp_path, clock):
     assert not sidecar_path(baseline).exists()
 
 
-def test_only_files_of_ours_are_removed(tmp_path, clock):
-    """Whatever else is in the folder is neither counted nor removed, however old and large it is."""
+def test_only_files_of_the_writer_are_removed(tmp_path, clock):
+    """Other files are neither counted nor removed, at any age and size."""
     others = {"notes.txt", "baseline.json", "20200101.json", "20200101T000000.000000Z-a.json.bak", "index"}
     for name in others:
         (tmp_path / name).write_text("x" * 10_000)
@@ -121,8 +121,8 @@ def test_only_files_of_ours_are_removed(tmp_path, clock):
     assert names(tmp_path) == others | {path.name for path in paths}
 
 
-def test_what_cannot_be_removed_costs_no_snapshot(tmp_path, clock, caplog):
-    """A folder under an old snapshot's name stays; the log says it once, and the rest goes."""
+def test_an_error_in_pruning_does_not_fail_the_write(tmp_path, clock, caplog):
+    """A folder with the name of an old snapshot is kept and logged once, and the others are removed."""
     writer = SnapshotWriter(tmp_path, retention_days=1, clock=clock)
     (tmp_path / "20200101T000000.000000Z-a.json").mkdir()
     (tmp_path / "20200102T000000.000000Z-a.json").touch()
@@ -139,8 +139,8 @@ def test_a_limit_is_a_positive_number(tmp_path, name, limit):
         SnapshotWriter(tmp_path, **{name: limit})
 
 
-def test_a_retention_may_be_longer_than_time(tmp_path, clock):
-    """Who keeps files for a million years keeps them for ever."""
+def test_a_retention_may_exceed_the_calendar(tmp_path, clock):
+    """A million years keeps files forever."""
     assert write(SnapshotWriter(tmp_path, retention_days=365e6, clock=clock), clock).exists()
 
 
@@ -148,7 +148,7 @@ def test_a_retention_may_be_longer_than_time(tmp_path, clock):
 
 
 def orphan(folder: Path, clock: ManualClock, seconds: float) -> Path:
-    """Make a sidecar as a writer leaves it that was killed so long ago."""
+    """Make the sidecar of a writer that was killed at a time in the past."""
     path = folder / "20250101T000000.000000Z-dead.dist"
     path.write_bytes(b"half a pair")
     moment = utc(clock).timestamp() - seconds
@@ -157,7 +157,7 @@ def orphan(folder: Path, clock: ManualClock, seconds: float) -> Path:
 
 
 def test_an_orphan_is_removed_after_an_hour(tmp_path, clock):
-    """Until then somebody may be copying a pair."""
+    """Earlier, a pair may be in the process of being copied."""
     writer = SnapshotWriter(tmp_path, clock=clock)
     path = orphan(tmp_path, clock, ORPHAN_SECONDS - 1)
     write(writer, clock)
@@ -167,8 +167,8 @@ def test_an_orphan_is_removed_after_an_hour(tmp_path, clock):
     assert not path.exists()
 
 
-def test_an_orphan_whose_writer_lives_stays(tmp_path, clock):
-    """A writer that hangs between the two files holds the first one until it has finished the second."""
+def test_an_orphan_of_a_living_writer_is_kept(tmp_path, clock):
+    """A writer that hangs between the two files has the first one locked."""
     fcntl = pytest.importorskip("fcntl")
     path = orphan(tmp_path, clock, 10 * ORPHAN_SECONDS)
     with path.open() as file:
@@ -179,8 +179,8 @@ def test_an_orphan_whose_writer_lives_stays(tmp_path, clock):
     assert not path.exists()
 
 
-def test_a_sidecar_of_a_stranger_stays(tmp_path, clock):
-    """Only what is named as ours are is taken for an orphan."""
+def test_a_sidecar_with_another_name_is_kept(tmp_path, clock):
+    """Only names that the writer gives are treated as orphans."""
     path = tmp_path / "mine.dist"
     path.touch()
     os.utime(path, (0, 0))

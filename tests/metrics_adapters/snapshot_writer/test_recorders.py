@@ -1,4 +1,4 @@
-"""What is recorded through the snapshot views ends in files, whoever writes them, once."""
+"""The numbers of snapshot recorders are written to files, once, by whichever system writes."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ PATIENCE = 30
 
 
 def files(folder: Path) -> list[Path]:
-    """Return the snapshots in a folder, the oldest first."""
+    """Return the snapshots in a folder, oldest first."""
     return sorted(folder.glob("*.json"))
 
 
 def only(folder: Path) -> PerformanceSnapshot:
-    """Return the one snapshot in a folder."""
+    """Return the single snapshot in a folder."""
     (path,) = files(folder)
     return read_snapshot(path)
 
 
-# -- alone -------------------------------------------------------------------------------------------------
+# -- single recorders --------------------------------------------------------------------------------------
 
 
-def test_a_block_ends_in_a_file(tmp_path):
-    """What a script records through an injected collector is in the folder when the block is left."""
+def test_a_block_writes_a_file_at_its_end(tmp_path):
+    """It has what a script recorded through an injected collector."""
     with SnapshotCollector(tmp_path) as metrics:
         metrics.record_counter("rows", 3, {"table": "users"})
         metrics.record_timer("query", 2, MetricUnit.SECONDS)
@@ -61,8 +61,8 @@ def test_a_block_ends_in_a_file(tmp_path):
     assert read_distributions(path)["latency"].count == 1
 
 
-def test_a_block_that_fails_ends_in_a_file(tmp_path):
-    """The error goes on, and what was recorded before it is kept."""
+def test_a_failing_block_writes_a_file(tmp_path):
+    """The error propagates, and earlier records are kept."""
     metrics = SnapshotCollector(tmp_path)
     metrics.increment("rows")
     with pytest.raises(RuntimeError), metrics:
@@ -71,7 +71,7 @@ def test_a_block_that_fails_ends_in_a_file(tmp_path):
 
 
 def test_a_timer_alone_gives_the_latency(tmp_path, clock):
-    """Operations that are timed become the latency and the throughput of the run."""
+    """Timed operations give the latency and the throughput of the run."""
     with SnapshotTimer(tmp_path, Store(clock)) as timer:
         for _ in range(4):
             timer.time_operation("db.query", lambda: clock.advance(0.25))
@@ -80,7 +80,7 @@ def test_a_timer_alone_gives_the_latency(tmp_path, clock):
 
 
 def test_a_tracker_alone_gives_success_rates(tmp_path):
-    """Outcomes become a success rate, run by run."""
+    """Outcomes give a success rate for each run."""
     for failures in (0, 1):
         with SnapshotTracker(tmp_path) as tracker:
             tracker.record_success("sync")
@@ -90,8 +90,8 @@ def test_a_tracker_alone_gives_success_rates(tmp_path):
     assert rates == [1.0, 0.5]
 
 
-def test_on_demand_there_is_a_file_at_once(tmp_path, clock):
-    """`write` returns its path; each holds everything since the start, and `close` writes the last one."""
+def test_write_writes_a_file_at_once(tmp_path, clock):
+    """It returns the path. Each file has everything since the start, and `close` writes the last one."""
     with SnapshotCollector(tmp_path, Store(clock)) as metrics:
         metrics.increment("rows")
         first = metrics.write()
@@ -105,7 +105,7 @@ def test_on_demand_there_is_a_file_at_once(tmp_path, clock):
 
 
 def test_closing_twice_is_closing_once(tmp_path):
-    """However often a run is ended, its final snapshot is written once."""
+    """The final snapshot of a run is written once."""
     metrics = SnapshotCollector(tmp_path)
     with metrics:
         metrics.increment("rows")
@@ -114,8 +114,8 @@ def test_closing_twice_is_closing_once(tmp_path):
     assert only(tmp_path).metrics.custom["rows"] == 1
 
 
-def test_a_disk_that_refuses_is_an_error_on_demand(tmp_path):
-    """Who asks for a file is told that there is none, and may ask again."""
+def test_a_failing_disk_is_an_error_of_write(tmp_path):
+    """The caller gets the error, and may call again."""
     folder = tmp_path / "taken"
     folder.write_text("a file")
     with SnapshotCollector(folder) as metrics:
@@ -126,8 +126,8 @@ def test_a_disk_that_refuses_is_an_error_on_demand(tmp_path):
         assert metrics.write().exists()
 
 
-def test_an_interval_writes_by_itself(tmp_path):
-    """With a `collection_interval` there are files while the run goes on."""
+def test_an_interval_writes_files(tmp_path):
+    """With a `collection_interval`, files are written during the run."""
 
     class Seen(SnapshotWriter):
         written = threading.Semaphore(0)
@@ -148,7 +148,7 @@ def test_an_interval_writes_by_itself(tmp_path):
 
 
 def test_the_folder_may_be_a_writer(tmp_path, clock):
-    """A writer with limits is passed in its folder's place."""
+    """A writer with limits may be passed instead of a folder."""
     writer = SnapshotWriter(tmp_path, retention_days=1, clock=clock)
     with SnapshotCollector(writer, Store(clock)) as metrics:
         metrics.increment("rows")
@@ -158,7 +158,7 @@ def test_the_folder_may_be_a_writer(tmp_path, clock):
 
 
 def test_memory_is_the_peak_and_cpu_the_average_of_the_run(tmp_path):
-    """What the process held once is in the snapshot, also when it is given back before the end."""
+    """Memory that was released before the end still counts."""
     with SnapshotCollector(tmp_path) as metrics:
         block = bytearray(os.urandom(1)) * 80_000_000
         held = PsutilMonitor().get_memory_usage()["process_rss"] / 1e6
@@ -170,11 +170,11 @@ def test_memory_is_the_peak_and_cpu_the_average_of_the_run(tmp_path):
     assert 0 <= snapshot.cpu_percent <= 100
 
 
-# -- several views of one store -----------------------------------------------------------------------------
+# -- several recorders of one store -------------------------------------------------------------------------
 
 
-def test_views_of_one_store_write_it_together(tmp_path):
-    """A collector, a timer and a tracker on one store are one run: one final snapshot holds all three."""
+def test_recorders_of_one_store_write_it_together(tmp_path):
+    """A collector, a timer and a tracker on one store are one run with one final snapshot."""
     store = Store()
     views = [kind(tmp_path, store) for kind in (SnapshotCollector, SnapshotTimer, SnapshotTracker)]
     collector, timer, tracker = views
@@ -188,15 +188,15 @@ def test_views_of_one_store_write_it_together(tmp_path):
 
 
 def test_a_store_is_written_into_one_folder(tmp_path):
-    """A second folder is an error that names both, and says what to do."""
+    """A second folder is an error that names both, and gives the remedy."""
     with SnapshotCollector(tmp_path / "a") as metrics:
-        with pytest.raises(InvalidInputError, match=r"'[^']*a' already, and not into '[^']*b'"):
+        with pytest.raises(InvalidInputError, match=r"already written to '[^']*a', not to '[^']*b'"):
             SnapshotTimer(tmp_path / "b", metrics.store)
         metrics.increment("rows")
 
 
-def test_a_refused_interval_leaves_nothing_behind(tmp_path):
-    """An interval that is none is an error, and the store is free for the next attempt."""
+def test_an_invalid_interval_leaves_nothing_behind(tmp_path):
+    """After the error, the store can be used again."""
     store = Store()
     with pytest.raises(ConfigurationError, match="collection_interval=0"):
         SnapshotCollector(tmp_path / "a", store, collection_interval=0)
@@ -205,8 +205,8 @@ def test_a_refused_interval_leaves_nothing_behind(tmp_path):
     assert not (tmp_path / "a").exists()
 
 
-def test_threads_that_make_views_share_one_run(tmp_path):
-    """However many threads make the first view of a store at once, the store is written once."""
+def test_threads_that_make_recorders_share_one_run(tmp_path):
+    """If many threads make the first recorder of a store at once, it is written once."""
     store, views = Store(), []
     begin = threading.Barrier(8)
 
@@ -225,8 +225,8 @@ def test_threads_that_make_views_share_one_run(tmp_path):
     assert len(files(tmp_path)) == 1
 
 
-def test_a_view_may_be_the_part_of_one_system_after_another(tmp_path):
-    """Each system writes its end, and none of them twice."""
+def test_a_recorder_may_be_part_of_one_system_after_another(tmp_path):
+    """Each system writes its final snapshot, and none is written twice."""
     collector = SnapshotCollector(tmp_path)
     for _ in range(2):
         with MetricsSystem(collector=collector) as metrics:
@@ -235,14 +235,14 @@ def test_a_view_may_be_the_part_of_one_system_after_another(tmp_path):
 
 
 def test_scoped_collectors_record_into_the_same_run(tmp_path):
-    """`with_tags` gives a collector whose records are in the same files."""
+    """Records of a `with_tags` collector are in the same files."""
     with SnapshotCollector(tmp_path) as metrics:
         metrics.with_tags({"tenant": "acme"}).increment("rows")
     assert only(tmp_path).metrics.custom["rows[tenant:acme]"] == 1
 
 
-def test_a_run_that_ended_is_forgotten(tmp_path):
-    """A process that makes a thousand runs keeps none of them."""
+def test_a_finished_run_is_released(tmp_path):
+    """A process with a thousand runs keeps none of them in memory."""
     metrics = SnapshotCollector(tmp_path)
     metrics.close()
     gone = weakref.ref(metrics.store)
@@ -251,11 +251,11 @@ def test_a_run_that_ended_is_forgotten(tmp_path):
     assert gone() is None
 
 
-# -- as a part of a system ---------------------------------------------------------------------------------
+# -- parts of a system -------------------------------------------------------------------------------------
 
 
-def test_a_system_writes_in_its_place_once(tmp_path):
-    """`MetricsSystem(collector=SnapshotCollector(…))` writes one final snapshot, of all of its parts."""
+def test_a_system_takes_over_the_writing(tmp_path):
+    """`MetricsSystem(collector=SnapshotCollector(…))` writes one final snapshot, of all parts."""
     collector = SnapshotCollector(tmp_path)
     with MetricsSystem(collector=collector, latency_metric="slow") as metrics:
         metrics.collector.increment("rows")
@@ -263,7 +263,7 @@ def test_a_system_writes_in_its_place_once(tmp_path):
             pass
         with metrics.measure("fast"):
             pass
-        collector.close()  # is left to the system
+        collector.close()  # does nothing: the system writes
         assert files(tmp_path) == []
     collector.close()
     snapshot = only(tmp_path)
@@ -272,8 +272,8 @@ def test_a_system_writes_in_its_place_once(tmp_path):
     assert read_distributions(files(tmp_path)[0])["latency"].count == 1
 
 
-def test_every_part_may_be_a_view(tmp_path):
-    """Three views as parts of a system are still one run with one file."""
+def test_every_part_may_be_a_recorder(tmp_path):
+    """Three recorders as parts of a system are one run with one file."""
     store = Store()
     parts = {
         "collector": SnapshotCollector(tmp_path, store),
@@ -286,7 +286,7 @@ def test_every_part_may_be_a_view(tmp_path):
 
 
 def test_an_output_into_the_same_folder_is_not_written_twice(tmp_path, monkeypatch):
-    """A system with the writer as its output as well has it once; another folder is written too."""
+    """A second folder is written too."""
     monkeypatch.chdir(tmp_path)
     outputs = [SnapshotWriter(tmp_path / "runs"), SnapshotWriter("other")]
     with MetricsSystem(collector=SnapshotCollector("runs"), outputs=outputs) as metrics:
@@ -295,8 +295,8 @@ def test_an_output_into_the_same_folder_is_not_written_twice(tmp_path, monkeypat
         assert only(tmp_path / folder).metrics.custom["rows"] == 1
 
 
-def test_on_demand_the_whole_system_is_written(tmp_path):
-    """`write` of a view that is a part of a system writes what the system would."""
+def test_write_of_a_part_writes_the_whole_system(tmp_path):
+    """The recorder is a part of a system, and writes what the system would."""
     collector = SnapshotCollector(tmp_path)
     with MetricsSystem(collector=collector, latency_metric="slow") as metrics:
         metrics.timer.time_operation("slow", lambda: None)
@@ -306,8 +306,8 @@ def test_on_demand_the_whole_system_is_written(tmp_path):
     assert len(files(tmp_path)) == 3
 
 
-def test_the_interval_goes_over_to_the_system(tmp_path):
-    """One thread collects, as it was asked to; an interval of the system's own counts."""
+def test_the_system_takes_over_the_interval(tmp_path):
+    """One thread collects. An interval of the system itself wins."""
     collector = SnapshotCollector(tmp_path, collection_interval=3_600)
     with MetricsSystem(collector=collector):
         running = [thread for thread in threading.enumerate() if thread.name == "metrics-metrics-collection"]
@@ -315,7 +315,7 @@ def test_the_interval_goes_over_to_the_system(tmp_path):
     assert not running[0].is_alive()
 
 
-# -- however the process ends ------------------------------------------------------------------------------
+# -- the end of the process --------------------------------------------------------------------------------
 
 SCRIPT = """
 import os, sys, threading
@@ -327,13 +327,13 @@ metrics.record_counter("rows", 3)
 ENDS = {
     "the end": ("", 0),
     "an exit": ("sys.exit(4)", 4),
-    "a crash of the main thread": ("raise ValueError('nobody catches this')", 1),
+    "a crash of the main thread": ("raise ValueError('not caught')", 1),
     "a crash with a hook": ("sys.excepthook = lambda *_: None\nraise ValueError", 1),
     "a crash of another thread": (
         "thread = threading.Thread(target=lambda: 1 / 0); thread.start(); thread.join()",
         0,
     ),
-    "a system that nobody ends": ("system = MetricsSystem(collector=metrics)", 0),
+    "a system that is not shut down": ("system = MetricsSystem(collector=metrics)", 0),
     "a crash in a system": ("system = MetricsSystem(collector=metrics); 1 / 0", 1),
     "a child": ("pid = os.fork()\nif pid: os.waitpid(pid, 0)", 0),
 }
@@ -342,7 +342,7 @@ ENDS = {
 @pytest.mark.heavy
 @pytest.mark.parametrize("end", ENDS)
 def test_however_a_program_ends_there_is_one_file(tmp_path, end):
-    """Nobody closed the collector; the interpreter's exit does, in the process that made it."""
+    """If the collector is not closed, the interpreter's exit writes, in the process that made it."""
     script, status = ENDS[end]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT + script, tmp_path], capture_output=True, text=True, check=False
@@ -352,8 +352,8 @@ def test_however_a_program_ends_there_is_one_file(tmp_path, end):
 
 
 @pytest.mark.heavy
-def test_what_kills_leaves_what_an_interval_wrote(tmp_path):
-    """`os._exit` runs nothing any more: only files that are there already are there."""
+def test_after_a_kill_earlier_files_exist(tmp_path):
+    """`os._exit` runs no code, so only existing files remain."""
     script = "path = metrics.write(); metrics.record_counter('rows', 4); os._exit(9)"
     done = subprocess.run([sys.executable, "-c", SCRIPT + script, tmp_path], check=False)
     assert done.returncode == 9

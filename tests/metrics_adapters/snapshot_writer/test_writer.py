@@ -1,4 +1,4 @@
-"""The snapshot writer, on a real disk, with real processes that share it, hold it up, and die."""
+"""The snapshot writer, on a real disk, with real processes that share it, block it, and are killed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _temporary(folder: Path) -> list[str]:
 
 
 def _environ() -> dict[str, str]:
-    """Return the variables of a child process that nobody measures: it would write files of its own."""
+    """Return the variables of a child process without coverage, which would write files of its own."""
     return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
 
 
@@ -59,7 +59,7 @@ def _refuse_links(*_: object) -> None:
 
 @contextmanager
 def _python(script: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """Run a Python script that is ended with the block, whatever happens in it."""
+    """Run a Python script that ends with the block."""
     command = [sys.executable, "-c", script, *map(str, arguments)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=_environ()) as process:
@@ -69,11 +69,11 @@ def _python(script: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-# -- what is written ---------------------------------------------------------------------------------------
+# -- content and names -------------------------------------------------------------------------------------
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
-    """A snapshot that was written is the one that is read, and nothing else is left in the folder."""
+def test_a_written_snapshot_is_read_back(tmp_path: Path) -> None:
+    """It is equal, and no other file is left in the folder."""
     snapshot = _snapshot(hits=3, **{"größe/µs": 8.5})
     path = SnapshotWriter(tmp_path).write(snapshot)
     assert read_snapshot(path) == snapshot
@@ -81,7 +81,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 
 
 def test_a_file_is_readable_json_with_a_last_newline(tmp_path: Path) -> None:
-    """People look into the files: they are indented, in plain ASCII, and end like a text file."""
+    """It is indented, in plain ASCII, and ends like a text file."""
     content = SnapshotWriter(tmp_path).write(_snapshot(µ=1)).read_bytes()
     assert content.decode("ascii").startswith('{\n  "schema_version": 1,\n')
     assert content.endswith(b"}\n")
@@ -89,13 +89,13 @@ def test_a_file_is_readable_json_with_a_last_newline(tmp_path: Path) -> None:
 
 
 def test_a_file_is_named_by_time_and_run(tmp_path: Path) -> None:
-    """A name begins with the time in UTC and goes on with the start of the run's id."""
+    """A name has the time in UTC and the start of the run's id."""
     path = SnapshotWriter(tmp_path).write(_snapshot("550e8400-e29b-41d4"))
     assert path == tmp_path / "20260101T100000.250000Z-550e8400.json"
 
 
 def test_a_files_name_is_of_fixed_width(tmp_path: Path) -> None:
-    """A moment without microseconds, and one in the first years, has as many digits as any other."""
+    """Times without microseconds, and in the first years, have as many digits as any other."""
     writer = SnapshotWriter(tmp_path)
     moments = [MOMENT.replace(microsecond=0), datetime(1, 2, 3, tzinfo=UTC)]
     names = [writer.write(_snapshot("run", moment)).name for moment in moments]
@@ -105,7 +105,7 @@ def test_a_files_name_is_of_fixed_width(tmp_path: Path) -> None:
 @settings(max_examples=30)
 @given(st.lists(st.datetimes(timezones=st.just(UTC)), min_size=2, max_size=4, unique=True))
 def test_names_sort_by_time(tmp_path_factory: pytest.TempPathFactory, moments: list[datetime]) -> None:
-    """Files sorted by name are sorted by age, from the first year to the last, by the microsecond."""
+    """Names sort by age, from the first year to the last, to the microsecond."""
     folder = tmp_path_factory.mktemp("sorted")
     writer = SnapshotWriter(folder)
     for number, moment in enumerate(moments):
@@ -116,7 +116,7 @@ def test_names_sort_by_time(tmp_path_factory: pytest.TempPathFactory, moments: l
 
 
 def test_the_same_snapshot_twice_is_two_files(tmp_path: Path) -> None:
-    """A name that is taken is never overwritten: the next file of the same time and run gets a number."""
+    """An existing name is never overwritten: the next file of the same time and run gets a number."""
     writer = SnapshotWriter(tmp_path)
     paths = [writer.write(_snapshot(number=float(number))) for number in range(12)]
     assert len(set(paths)) == 12
@@ -129,8 +129,8 @@ def test_the_same_snapshot_twice_is_two_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "dangling link"])
-def test_whatever_has_the_name_is_left_alone(tmp_path: Path, kind: str) -> None:
-    """Something of a stranger's that bears the name stays as it is."""
+def test_an_existing_file_is_never_changed(tmp_path: Path, kind: str) -> None:
+    """A file, folder or link of another program with the name stays as it is."""
     taken = tmp_path / "20260101T100000.250000Z-550e8400.json"
     if kind == "file":
         taken.write_text("mine")
@@ -161,7 +161,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("run_id", HOSTILE, ids=lambda run_id: ascii(run_id[:12]))
 def test_a_run_id_cannot_lead_out_of_the_folder(tmp_path: Path, run_id: str) -> None:
-    """Whatever a run's id is, the file is in the folder, under a harmless name, with the id unchanged."""
+    """The file is in the folder for any id, and the id in the snapshot is unchanged."""
     folder = tmp_path / "inner" / "snapshots"
     path = SnapshotWriter(folder).write(_snapshot(run_id))
     assert path.parent == folder
@@ -175,7 +175,7 @@ def test_a_run_id_cannot_lead_out_of_the_folder(tmp_path: Path, run_id: str) -> 
 def test_any_text_in_a_snapshot_is_written(
     tmp_path_factory: pytest.TempPathFactory, run_id: str, branch: str
 ) -> None:
-    """No text, not even half a surrogate pair, keeps a snapshot from being written and read."""
+    """This includes lone surrogates."""
     folder = tmp_path_factory.mktemp("any")
     metadata = SnapshotMetadata(run_id, branch=branch, tags={branch: run_id}, timestamp=MOMENT)
     snapshot = PerformanceSnapshot(Metrics(throughput=1), metadata=metadata)
@@ -183,13 +183,13 @@ def test_any_text_in_a_snapshot_is_written(
     shutil.rmtree(folder)
 
 
-# -- distributions beside it -------------------------------------------------------------------------------
+# -- sidecars ----------------------------------------------------------------------------------------------
 
 VALUES = {"latency": Distribution.of([1.0, 2.0, 3.5]), "custom.payload": Distribution.of(range(1, 1_001))}
 
 
 def test_distributions_are_beside_their_snapshot(tmp_path: Path) -> None:
-    """The sidecar has the snapshot's name, the snapshot a tag with its content's hash; v1 stays as it is."""
+    """The sidecar has the same name, and a tag of the snapshot has the hash of its content."""
     path = SnapshotWriter(tmp_path).write(_snapshot(hits=3), VALUES)
     assert _names(tmp_path) == [path.with_suffix(".dist").name, path.name]
     read = read_snapshot(path)
@@ -201,7 +201,7 @@ def test_distributions_are_beside_their_snapshot(tmp_path: Path) -> None:
 
 
 def test_a_snapshot_without_distributions_has_no_sidecar(tmp_path: Path) -> None:
-    """Nothing is beside it, and nothing in it says that there is."""
+    """It has no tag of a sidecar either."""
     path = SnapshotWriter(tmp_path).write(_snapshot(), {})
     assert _names(tmp_path) == [path.name]
     assert read_snapshot(path) == _snapshot()
@@ -209,7 +209,7 @@ def test_a_snapshot_without_distributions_has_no_sidecar(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("tags", [49, 50])
 def test_the_sidecars_tag_keeps_the_schemas_limit(tmp_path: Path, tags: int) -> None:
-    """v1 has 50 tags at most: where all are taken, the snapshot goes without its sidecar."""
+    """v1 has at most 50 tags: if all are used, no sidecar is written."""
     metadata = SnapshotMetadata(
         "run", timestamp=MOMENT, tags={f"tag {number}": "x" for number in range(tags)}
     )
@@ -221,7 +221,7 @@ def test_the_sidecars_tag_keeps_the_schemas_limit(tmp_path: Path, tags: int) -> 
 
 
 def test_a_snapshot_that_was_read_is_written_with_other_distributions(tmp_path: Path) -> None:
-    """The tag of the sidecar that it had is replaced, also where all tags are taken."""
+    """The tag of its old sidecar is replaced, even if all 50 tags are used."""
     metadata = SnapshotMetadata("run", timestamp=MOMENT, tags={f"tag {number}": "x" for number in range(49)})
     writer = SnapshotWriter(tmp_path)
     first = writer.write(PerformanceSnapshot(Metrics(throughput=1), metadata=metadata), VALUES)
@@ -231,7 +231,7 @@ def test_a_snapshot_that_was_read_is_written_with_other_distributions(tmp_path: 
 
 
 def test_pairs_of_the_same_run_and_moment_stay_pairs(tmp_path: Path) -> None:
-    """Where either name is taken, both files get the same number."""
+    """If either name exists, both files get the same number."""
     writer = SnapshotWriter(tmp_path)
     stem = "20260101T100000.250000Z-550e8400"
     (tmp_path / f"{stem}.dist").write_text("a stranger's")
@@ -243,7 +243,7 @@ def test_pairs_of_the_same_run_and_moment_stay_pairs(tmp_path: Path) -> None:
 
 
 def test_a_pair_on_a_disk_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where files are renamed instead, both are there, whole, under one name."""
+    """Files are renamed instead, and both are complete, under one name."""
     monkeypatch.setattr(os, "link", _refuse_links)
     writer = SnapshotWriter(tmp_path)
     paths = [writer.write(_snapshot(), VALUES) for _ in range(2)]
@@ -252,7 +252,7 @@ def test_a_pair_on_a_disk_without_hard_links(tmp_path: Path, monkeypatch: pytest
 
 
 def test_writers_into_one_folder_are_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a system that is given two of them writes each snapshot once."""
+    """So a system with two of them writes each snapshot once."""
     monkeypatch.chdir(tmp_path)
     assert SnapshotWriter("runs") == SnapshotWriter(tmp_path / "runs", max_bytes=5)
     assert len({SnapshotWriter("runs"), SnapshotWriter(tmp_path / "runs")}) == 1
@@ -264,7 +264,7 @@ def test_writers_into_one_folder_are_equal(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_folder_is_made_when_it_is_needed(tmp_path: Path) -> None:
-    """A writer that never writes leaves no trace; the first write makes the folder and those above it."""
+    """The first write creates the folder and its parents; an unused writer creates nothing."""
     folder = tmp_path / "a" / "b"
     writer = SnapshotWriter(folder)
     assert not (tmp_path / "a").exists()
@@ -274,26 +274,16 @@ def test_the_folder_is_made_when_it_is_needed(tmp_path: Path) -> None:
 
 
 def test_a_folder_may_be_named_by_a_string(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A relative name counts from the current folder, and there is a default."""
+    """A relative name is relative to the current folder, and there is a default."""
     monkeypatch.chdir(tmp_path)
     assert SnapshotWriter("mine").write(_snapshot()).parent == Path("mine")
     assert SnapshotWriter().write(_snapshot()).parent == Path(DEFAULT_FOLDER)
     assert _names(tmp_path) == ["mine", "snapshots"]
 
 
-def test_a_folders_name_is_no_pattern(tmp_path: Path) -> None:
-    """A folder whose name looks like a pattern is that folder and no other."""
-    for name in ("[ab]", "a"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / ".writing-old.tmp").touch()
-    SnapshotWriter(tmp_path / "[ab]").write(_snapshot())
-    assert _temporary(tmp_path / "[ab]") == []
-    assert _temporary(tmp_path / "a") == [".writing-old.tmp"]
-
-
 @pytest.mark.parametrize("name", ["taken", "taken/below"])
 def test_a_file_in_the_place_of_the_folder_is_an_output_error(tmp_path: Path, name: str) -> None:
-    """Where the folder cannot be made, the error is an `OutputError`, an `OSError`, that names it."""
+    """If the folder cannot be created, the error is an `OutputError`, an `OSError`, that names it."""
     (tmp_path / "taken").write_text("mine")
     with pytest.raises(OutputError, match=r"^cannot write a snapshot into ") as caught:
         SnapshotWriter(tmp_path / name).write(_snapshot())
@@ -306,7 +296,7 @@ def test_a_file_in_the_place_of_the_folder_is_an_output_error(tmp_path: Path, na
     not hasattr(os, "geteuid") or os.geteuid() == 0, reason="who may write everywhere is refused nothing"
 )
 def test_a_folder_without_permission_is_an_output_error(tmp_path: Path) -> None:
-    """A folder that may not be written to is an `OutputError` that says why."""
+    """The error gives the reason."""
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(OutputError, match="Permission denied"):
@@ -317,8 +307,8 @@ def test_a_folder_without_permission_is_an_output_error(tmp_path: Path) -> None:
 
 @posix
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002, 0o000])
-def test_who_may_read_a_file_is_up_to_the_umask(tmp_path: Path, umask: int) -> None:
-    """A snapshot is a file like any other that the process makes: others may read it if the umask says so."""
+def test_the_umask_decides_who_may_read_a_file(tmp_path: Path, umask: int) -> None:
+    """A snapshot has the permissions of any other file of the process."""
     before = os.umask(umask)
     try:
         path = SnapshotWriter(tmp_path).write(_snapshot())
@@ -329,7 +319,7 @@ def test_who_may_read_a_file_is_up_to_the_umask(tmp_path: Path, umask: int) -> N
 
 @posix
 def test_writing_leaves_no_file_open(tmp_path: Path) -> None:
-    """After a write, be it a success or not, no more files are open than before."""
+    """After a write that succeeds or fails, no more files are open than before."""
 
     def _next_descriptor() -> int:
         descriptor = os.dup(0)
@@ -347,13 +337,13 @@ def test_writing_leaves_no_file_open(tmp_path: Path) -> None:
 
 
 @posix
-def test_a_file_is_one_link_to_one_file(tmp_path: Path) -> None:
-    """Nothing else points to a finished file, so that nobody can change it by another name."""
+def test_a_file_has_one_link(tmp_path: Path) -> None:
+    """No other name refers to a finished file, so it cannot be changed by that name."""
     assert SnapshotWriter(tmp_path).write(_snapshot()).stat().st_nlink == 1
 
 
 def test_a_disk_without_hard_links_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a file system has no hard links, as FAT has none, files are renamed, and none is overwritten."""
+    """File systems such as FAT have none: files are renamed, and none is overwritten."""
     monkeypatch.setattr(os, "link", _refuse_links)
     writer = SnapshotWriter(tmp_path)
     paths = [writer.write(_snapshot(number=float(number))) for number in range(3)]
@@ -378,7 +368,7 @@ except OutputError as error:
 @posix
 @pytest.mark.parametrize("keys", [100, 20_000])
 def test_a_full_disk_leaves_no_file_at_all(tmp_path: Path, keys: int) -> None:
-    """Where the content does not fit, be it found out at once or late, there is an error and no file."""
+    """If the content does not fit, there is an error and no file, early or late."""
     with _python(FULL_DISK, tmp_path, keys) as process:
         output, _ = process.communicate()
     assert process.returncode == 0
@@ -386,47 +376,18 @@ def test_a_full_disk_leaves_no_file_at_all(tmp_path: Path, keys: int) -> None:
     assert _names(tmp_path) == []
 
 
-# -- what others leave behind ------------------------------------------------------------------------------
+# -- leftovers ---------------------------------------------------------------------------------------------
 
 
 def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
-    """The next write removes what writers that were killed left, and nothing that is not theirs."""
+    """The next write removes temporary files of killed writers, and no other file."""
     for name in (".writing-0123456789abcdef.tmp", ".writing-x.tmp", "notes.tmp", ".hidden", "writing-y.tmp"):
         (tmp_path / name).write_text("half")
     path = SnapshotWriter(tmp_path).write(_snapshot())
     assert _names(tmp_path) == sorted([path.name, "notes.tmp", ".hidden", "writing-y.tmp"])
 
 
-def test_a_leftover_that_cannot_be_removed_is_no_obstacle(tmp_path: Path) -> None:
-    """Something that bears a leftover's name and is no file does not keep a snapshot from being written."""
-    (tmp_path / ".writing-folder.tmp").mkdir()
-    (tmp_path / ".writing-link.tmp").symlink_to(tmp_path / "nowhere")
-    assert read_snapshot(SnapshotWriter(tmp_path).write(_snapshot())) == _snapshot()
-
-
-HOLDER = """
-import fcntl, sys
-with open(sys.argv[1], "wb") as file:
-    fcntl.flock(file, fcntl.LOCK_EX)
-    print("locked", flush=True)
-    sys.stdin.readline()
-"""
-
-
-@posix
-def test_a_file_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
-    """What looks like a leftover but is held by a living process stays until that process is gone."""
-    held = tmp_path / ".writing-held.tmp"
-    with _python(HOLDER, held) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "locked\n"
-        SnapshotWriter(tmp_path).write(_snapshot())
-        assert _temporary(tmp_path) == [held.name]
-    SnapshotWriter(tmp_path).write(_snapshot())
-    assert _temporary(tmp_path) == []
-
-
-# -- many at once ------------------------------------------------------------------------------------------
+# -- concurrency -------------------------------------------------------------------------------------------
 
 CROWD = """
 import sys, threading
@@ -453,7 +414,7 @@ sys.exit(repr(failed) if failed else 0)
 
 
 def test_many_processes_and_threads_share_a_folder(tmp_path: Path) -> None:
-    """Whoever writes at the same time, even of the same run and moment, every file is there, whole, once."""
+    """Concurrent writes, even of the same run and time, give complete files, each once."""
     processes, threads, writes = 3, 3, 5
     with (
         _python(CROWD, tmp_path, 0, threads, writes) as first,
@@ -480,7 +441,7 @@ def test_many_processes_and_threads_share_a_folder(tmp_path: Path) -> None:
 
 
 def test_threads_share_a_writer(tmp_path: Path) -> None:
-    """One writer may be used by many threads; each write gives its own path."""
+    """Many threads may use one writer. Each write returns its own path."""
     writer = SnapshotWriter(tmp_path)
     paths: list[Path] = []
     threads = [
@@ -496,7 +457,7 @@ def test_threads_share_a_writer(tmp_path: Path) -> None:
     assert all(read_snapshot(path) == _snapshot() for path in paths)
 
 
-# -- sudden death ------------------------------------------------------------------------------------------
+# -- kills -------------------------------------------------------------------------------------------------
 
 SLAUGHTER = """
 import json, os, random, signal, sys, time
@@ -531,13 +492,13 @@ print(json.dumps({"duration": duration, "interrupted": interrupted}))
 
 @posix
 @pytest.mark.heavy
-def test_a_file_with_a_final_name_is_whole_whenever_its_writer_is_killed(tmp_path: Path) -> None:
-    """However often a writer is killed within a write, each file is whole, and the next write tidies up."""
+def test_a_file_with_a_final_name_is_complete_whenever_its_writer_is_killed(tmp_path: Path) -> None:
+    """After any kill within a write, each file is complete, and the next write removes leftovers."""
     with _python(SLAUGHTER, tmp_path, 200) as process:
         output, _ = process.communicate()
     assert process.returncode == 0
     outcome = json.loads(output)
-    # A kill between two writes, or before the file is opened, leaves nothing; one within a write does.
+    # Only a kill within a write, after the file is opened, leaves a temporary file.
     assert outcome["interrupted"] >= 20, outcome
     finished = list(tmp_path.glob("*.json"))
     assert len(finished) > 5
@@ -548,7 +509,7 @@ def test_a_file_with_a_final_name_is_whole_whenever_its_writer_is_killed(tmp_pat
     assert len(_names(tmp_path)) == len(finished) + 1
 
 
-# -- what reaches the disk, and when -----------------------------------------------------------------------
+# -- the order of writes to the disk -----------------------------------------------------------------------
 
 ONCE = """
 import sys
@@ -564,7 +525,7 @@ except OutputError as error:
 
 @pytest.fixture(scope="module")
 def strace() -> list[str]:
-    """Return the command that shows the system calls of another one, and can make them fail."""
+    """Return the command that logs the system calls of a program, and can make them fail."""
     program = shutil.which("strace")
     if program is None:
         pytest.skip("strace is not installed")
@@ -577,7 +538,7 @@ def strace() -> list[str]:
 def _write_once(
     strace: list[str], log: Path, folder: Path, *options: str
 ) -> subprocess.CompletedProcess[str]:
-    # A question mark: some machines know a call by its older name only, some by its newer one only.
+    # A question mark: some machines have only the older or only the newer name of a call.
     command = [*strace, f"--output={log}", *options, sys.executable, "-c", ONCE, str(folder)]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=_environ())
 
@@ -586,7 +547,7 @@ def _write_once(
 def test_content_is_on_the_disk_before_the_name_and_the_name_before_the_return(
     tmp_path: Path, strace: list[str]
 ) -> None:
-    """Content, flush of the file, final name, flush of the folder: in this order a power cut does no harm."""
+    """Content, flush of the file, final name, flush of the folder: safe against power failures."""
     folder, log = tmp_path / "snapshots", tmp_path / "log"
     calls = "--trace=write,fsync,fdatasync,?link,?linkat,?rename,?renameat,?renameat2"
     done = _write_once(strace, log, folder, calls)
@@ -615,10 +576,10 @@ def test_content_is_on_the_disk_before_the_name_and_the_name_before_the_return(
         ("?link,?linkat:when=1", "EACCES", "Permission denied"),
     ],
 )
-def test_a_disk_that_refuses_leaves_no_file_of_a_final_name(
+def test_a_failing_disk_leaves_no_file_with_a_final_name(
     tmp_path: Path, strace: list[str], call: str, error: str, reason: str
 ) -> None:
-    """Whichever step the disk refuses, there is an error and no snapshot, and the caller may try again."""
+    """An error at any step leaves no snapshot, and the caller may try again."""
     folder = tmp_path / "snapshots"
     name, _, when = call.partition(":")
     inject = f"--inject={name}:error={error}:{when}"
@@ -637,10 +598,10 @@ def test_a_disk_that_refuses_leaves_no_file_of_a_final_name(
         ("?link,?linkat:when=1", "EOPNOTSUPP"),
     ],
 )
-def test_a_file_system_may_lack_what_makes_it_safer(
+def test_a_file_system_may_lack_flush_locks_and_links(
     tmp_path: Path, strace: list[str], call: str, error: str
 ) -> None:
-    """File systems that cannot flush a folder, lock or link a file hold snapshots all the same."""
+    """Snapshots are written even if it cannot flush a folder, lock a file or link it."""
     folder = tmp_path / "snapshots"
     name, _, when = call.partition(":")
     inject = f"--inject={name}:error={error}:{when}"
@@ -661,10 +622,10 @@ def test_a_file_system_may_lack_what_makes_it_safer(
         ("fsync:when=2", 1),
     ],
 )
-def test_a_kill_at_any_step_leaves_nothing_half(
+def test_a_kill_at_any_step_leaves_no_incomplete_file(
     tmp_path: Path, strace: list[str], call: str, finished: int | None
 ) -> None:
-    """Killed at whichever step, what bears a final name is whole, and the next write tidies up."""
+    """A file with a final name is complete, and the next write removes leftovers."""
     folder = tmp_path / "snapshots"
     name, _, when = call.partition(":")
     done = _write_once(

@@ -1,7 +1,7 @@
-"""Does to a `BatchMetrics`, ours or tracekit's, what a case says, and tells all that it answers.
+"""Runs a case on a `BatchMetrics` of this library or of tracekit, and returns all results.
 
 A case is a list of steps, each ``[method, *arguments]`` with Python expressions as arguments; ``clock`` sets
-the time. This runs in the peer's interpreter too, which has nothing of ours.
+the time. This module also runs in tracekit's interpreter, which does not have this library.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NAMES = {
 
 
 def replay(module: Any, make: Callable[[str], Any], set_clock: Callable[[int], None], case: Any) -> list[Any]:
-    """Return what each step and each question at the end came to."""
+    """Return the result of each step and of each query at the end."""
     batch = make("the batch")
     told = []
     for method, *arguments in case:
@@ -49,7 +49,7 @@ def replay(module: Any, make: Callable[[str], Any], set_clock: Callable[[int], N
 
 
 def exported(export: Callable[[Any], None], path: pathlib.Path) -> str | None:
-    """Return the bytes that an export writes, as text; ``None`` where it writes nothing."""
+    """Return the bytes of an export as text, or ``None`` if it writes no file."""
     try:
         export(path)
         return path.read_bytes().decode("latin-1") if path.exists() else None
@@ -58,7 +58,7 @@ def exported(export: Callable[[Any], None], path: pathlib.Path) -> str | None:
 
 
 def tell(ask: Callable[[], Any]) -> list[Any]:
-    """Return the answer, or which of Python's own errors it was and what it said."""
+    """Return the result, or the builtin type and the message of the error."""
     try:
         return ["answer", ask()]
     except Exception as error:  # noqa: BLE001 - whatever it raises is the answer

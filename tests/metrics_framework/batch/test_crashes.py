@@ -1,4 +1,4 @@
-"""What a batch has written, when its process is killed or its disk is full: real ones of both."""
+"""Batches whose process is killed or whose disk is full, with real processes and disks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from metrics_framework.batch import BatchMetrics
-from metrics_framework.batch.load import load_stats
+from metrics_framework.batch.summary import load_summary
 from metrics_framework.errors import OutputError
 
 pytestmark = pytest.mark.heavy
@@ -34,8 +34,8 @@ batch.finish()
 """
 
 
-def test_a_batch_that_is_killed_at_any_moment_goes_on(tmp_path: Path) -> None:
-    """However often it is killed in the middle of writing, in the end each file is there once."""
+def test_a_batch_killed_at_any_moment_can_be_resumed(tmp_path: Path) -> None:
+    """However often it is killed while writing, each file is recorded exactly once at the end."""
     chosen = random.Random(5)
     kills = 0
     for _ in range(20):
@@ -46,17 +46,17 @@ def test_a_batch_that_is_killed_at_any_moment_goes_on(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
         process.stdout.close()
-        stats = load_stats(tmp_path / "journal")
+        stats = load_summary(tmp_path / "journal")
         assert stats["total_files"] == stats["processed_count"] == len(names(tmp_path / "journal"))
     subprocess.run([sys.executable, "-c", SCRIPT], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
     assert kills >= 3
     assert sorted(names(tmp_path / "journal")) == [f"file-{number:06}" for number in range(6_000)]
-    stats = load_stats(tmp_path / "journal")
+    stats = load_summary(tmp_path / "journal")
     assert (stats["total_files"], stats["timing"]["min_per_file_seconds"]) == (6_000, 0.5)
 
 
 def names(journal: Path) -> list[str]:
-    """Return the file names in a journal, with nothing of ours."""
+    """Return the file names in a journal, read without this library."""
     found = []
     for line in journal.read_bytes().split(b"\n")[:-1]:
         entry = json.loads(line)
@@ -65,8 +65,8 @@ def names(journal: Path) -> list[str]:
     return found
 
 
-def test_nothing_stays_of_details_on_the_disk_when_a_batch_is_killed(tmp_path: Path) -> None:
-    """The temporary file of a batch has no name, so whatever ends the process leaves nothing."""
+def test_a_killed_batch_leaves_no_temporary_file(tmp_path: Path) -> None:
+    """The temporary file has no name, so nothing remains when the process ends."""
     script = (
         "import os, signal, sys\n"
         "from metrics_framework.batch import BatchMetrics\n"
@@ -100,10 +100,10 @@ def record(batch: BatchMetrics, files: int) -> None:
         batch.record_file(f"file-{number:05}", duration=0.25, samples=2)
 
 
-def test_a_full_disk_costs_details_and_nothing_else(
+def test_a_full_disk_loses_details_only(
     small_disk: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The batch goes on, its totals are right, what is lost is said, and what is kept is whole."""
+    """The batch continues, its totals are exact, lost details are reported, and kept details are complete."""
     batch = BatchMetrics("b", in_memory=100, spill_folder=small_disk)
     record(batch, 5_000)
     summary = batch.summary()
@@ -117,8 +117,8 @@ def test_a_full_disk_costs_details_and_nothing_else(
     assert f"files={batch.lost}" in caplog.text
 
 
-def test_a_journal_on_a_full_disk_is_right_as_far_as_it_goes(small_disk: Path) -> None:
-    """What it lost is left to do for who goes on with the batch, once there is room."""
+def test_a_journal_on_a_full_disk_is_valid_up_to_the_failure(small_disk: Path) -> None:
+    """Files that it lost are processed again when the batch is resumed with free space."""
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(40_000))
     batch = BatchMetrics("b", in_memory=100, journal=small_disk / "journal")
@@ -135,17 +135,17 @@ def test_a_journal_on_a_full_disk_is_right_as_far_as_it_goes(small_disk: Path) -
     assert names(small_disk / "journal") == [file.filename for file in again.files()]
 
 
-def test_a_journal_that_cannot_be_begun_is_an_error(small_disk: Path) -> None:
-    """It is said before the work begins, not after it."""
+def test_a_journal_that_cannot_be_written_is_an_error(small_disk: Path) -> None:
+    """The error is raised before the work starts."""
     with (small_disk / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
         while True:
             ballast.write(bytes(4096))
-    with pytest.raises(OutputError, match=r"cannot begin the journal .* No space left on device"):
+    with pytest.raises(OutputError, match=r"cannot write the journal .* No space left on device"):
         BatchMetrics(journal=small_disk / "journal")
 
 
-def test_an_export_to_a_full_disk_is_an_error_that_leaves_what_was_there(small_disk: Path) -> None:
-    """The file from before is whole, and no half of a new one takes the room."""
+def test_an_export_to_a_full_disk_keeps_the_old_file(small_disk: Path) -> None:
+    """The old file is complete, and no partial new file takes up space."""
     batch = BatchMetrics("b")
     record(batch, 3_000)
     path = small_disk / "out.json"
@@ -157,26 +157,26 @@ def test_an_export_to_a_full_disk_is_an_error_that_leaves_what_was_there(small_d
 
 
 def test_a_device_that_is_always_full_loses_details_only(caplog: pytest.LogCaptureFixture) -> None:
-    """Every write fails; the batch has everything in memory that fits there, and all of its totals."""
+    """Every write fails; memory holds as many rows as fit, and the totals are exact."""
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
-    from metrics_framework.batch.disk import Spill, _File
-    from metrics_framework.batch.records import Records
+    from metrics_framework.batch.disk import SpillFile, _OffsetFile
+    from metrics_framework.batch.rows import RowStore
 
-    spill = Spill()
-    spill._file = _File(os.open("/dev/full", os.O_RDWR))
-    records = Records(10, spill)
+    spill = SpillFile()
+    spill._file = _OffsetFile(os.open("/dev/full", os.O_RDWR))
+    records = RowStore(10, spill)
     for number in range(100):
         records.rows.append((str(number), 1.0, 1.0, 1, 0, "success", None, None, None))
-        records.settle()
-    totals, rows = records.seen()
+        records.flush()
+    totals, rows = records.totals_and_rows()
     assert totals.counts.files + len(rows) == 100
     assert records.lost == totals.counts.files
     assert "No space left on device" in caplog.text
 
 
-def test_memory_is_bounded_whatever_the_number_of_files(tmp_path: Path) -> None:
-    """200 000 files and their exports take a few MB more than 20 000."""
+def test_memory_does_not_grow_with_the_number_of_files(tmp_path: Path) -> None:
+    """200,000 files and their exports take only a few MB more than 20,000."""
     script = (
         "import sys\n"
         "from metrics_framework.batch import BatchMetrics\n"

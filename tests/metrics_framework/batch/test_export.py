@@ -15,7 +15,7 @@ from metrics_framework.batch import BatchMetrics
 
 
 def by_csv(batch: BatchMetrics) -> bytes:
-    """Return what the module csv makes of a batch."""
+    """Return the output of the csv module for a batch."""
     files = batch.get_file_metrics()
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, files[0])
@@ -25,15 +25,15 @@ def by_csv(batch: BatchMetrics) -> bytes:
 
 
 def exported(batch: BatchMetrics, folder: Path) -> bytes:
-    """Return what a batch exports."""
+    """Return the export of a batch."""
     batch.export_csv(folder / "batch.csv")
     return (folder / "batch.csv").read_bytes()
 
 
 @pytest.mark.parametrize("text", [",", '"', "\r", "\n", "\r\n", '""', "a,b\n", "\x00", "\u2028", "", "ü"])
 @pytest.mark.parametrize("in_memory", [10_000, 10])
-def test_one_text_among_many_is_quoted_as_csv_does(text: str, in_memory: int, tmp_path: Path) -> None:
-    """A text that needs quotes gets them in its own line, and no other line changes."""
+def test_one_value_that_needs_quotes_is_quoted(text: str, in_memory: int, tmp_path: Path) -> None:
+    """Only its own line is quoted; the other lines do not change."""
     batch = BatchMetrics(in_memory=in_memory)
     for number in range(2_500):
         batch.record_file(f"file{number}.wfm", duration=number / 7, samples=number)
@@ -48,8 +48,8 @@ NUMBERS = st.integers(-3, 10**20) | st.floats() | st.booleans()
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(files=st.lists(st.tuples(ODD, ODD | st.none() | st.just(0), NUMBERS, st.none() | NUMBERS), min_size=1))
-def test_csv_is_what_the_module_csv_writes(files: list[tuple[str, Any, Any, Any]], tmp_path: Path) -> None:
-    """Whatever texts and numbers are recorded, the lines are those of the module csv."""
+def test_csv_equals_that_of_the_csv_module(files: list[tuple[str, Any, Any, Any]], tmp_path: Path) -> None:
+    """For any strings and numbers, the lines are those of the csv module."""
     batch = BatchMetrics()
     for name, message, samples, memory_peak in files:
         batch.record_file(

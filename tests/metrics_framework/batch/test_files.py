@@ -15,13 +15,13 @@ from metrics_framework.errors import InvalidInputError
 
 
 def only(batch: BatchMetrics) -> FileMetrics:
-    """Return the one file of a batch."""
+    """Return the only file of a batch."""
     (file,) = batch.files()
     return file
 
 
 def test_a_file_is_timed(clock: ManualClock) -> None:
-    """How long the block took, and what was set in it, are in the file's details."""
+    """The details hold the duration of the block and the values set in it."""
     batch = BatchMetrics(clock=clock)
     with batch.file(Path("a/b.wfm")) as file:
         clock.advance(1.5)
@@ -30,8 +30,8 @@ def test_a_file_is_timed(clock: ManualClock) -> None:
     assert only(batch) == FileMetrics("a/b.wfm", end - 1.5, end, 1.5, 30, 2, "success", memory_peak=77)
 
 
-def test_an_error_is_recorded_and_the_batch_goes_on(clock: ManualClock) -> None:
-    """Its type and message are kept, with the time until then."""
+def test_an_error_is_recorded_and_the_batch_continues(clock: ManualClock) -> None:
+    """The error's type and message are recorded, with the duration until it was raised."""
     batch = BatchMetrics(clock=clock)
     with batch.file("a"):
         clock.advance(0.5)
@@ -41,16 +41,16 @@ def test_an_error_is_recorded_and_the_batch_goes_on(clock: ManualClock) -> None:
     assert file.duration == 0.5
 
 
-def test_an_error_may_go_on() -> None:
-    """With ``on_error="raise"`` it is recorded and raised."""
+def test_an_error_can_be_raised_after_recording() -> None:
+    """With ``on_error="raise"`` an error is recorded and raised."""
     batch = BatchMetrics(on_error="raise")
     with pytest.raises(ValueError, match="too short"), batch.file("a"):
         raise ValueError("too short")
     assert batch.counts.errors == 1
 
 
-def test_some_errors_skip_a_file() -> None:
-    """An error of a kind that skips is no failure, also where others are raised; it is the reason."""
+def test_errors_in_skip_on_skip_a_file() -> None:
+    """Such an error is the reason of a skipped file, even if other errors are raised."""
     batch = BatchMetrics(on_error="raise", skip_on=(FileNotFoundError,))
     with batch.file("a"):
         Path("/nowhere/at/all").read_bytes()
@@ -59,8 +59,8 @@ def test_some_errors_skip_a_file() -> None:
     assert str(file.error_message).startswith("FileNotFoundError: ")
 
 
-def test_a_block_may_skip_its_file() -> None:
-    """What it says is the reason, unless it fails after all."""
+def test_a_block_can_skip_its_file() -> None:
+    """The argument of ``skip`` is recorded as the reason, unless the block raises an error."""
     batch = BatchMetrics()
     with batch.file("a") as file:
         file.skip("empty")
@@ -73,16 +73,16 @@ def test_a_block_may_skip_its_file() -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, asyncio.CancelledError, GeneratorExit])
-def test_what_ends_the_program_leaves_its_file_undone(error: type[BaseException]) -> None:
-    """What is no Exception goes on, and the file is recorded as nothing."""
+def test_an_interrupted_file_is_not_recorded(error: type[BaseException]) -> None:
+    """A BaseException that is not an Exception propagates, and the file is not recorded."""
     batch = BatchMetrics()
     with pytest.raises(error), batch.file("a"):
         raise error
     assert batch.counts.files == 0
 
 
-def test_an_error_that_cannot_speak_is_recorded_too() -> None:
-    """A message that raises is an empty one."""
+def test_an_error_without_a_message_is_recorded() -> None:
+    """If ``__str__`` raises, the recorded message is empty."""
 
     class Mute(Exception):
         def __str__(self) -> str:
@@ -94,8 +94,8 @@ def test_an_error_that_cannot_speak_is_recorded_too() -> None:
     assert (only(batch).error_type, only(batch).error_message) == ("Mute", "")
 
 
-def test_an_unknown_policy_is_refused() -> None:
-    """The message names those there are."""
+def test_an_unknown_policy_is_rejected() -> None:
+    """The error lists the valid values."""
     with pytest.raises(InvalidInputError, match="'ignore' is unknown: pass 'continue' or 'raise'"):
         BatchMetrics(on_error="ignore")  # type: ignore[arg-type]
 
@@ -103,8 +103,8 @@ def test_an_unknown_policy_is_refused() -> None:
 # -- asyncio -------------------------------------------------------------------------------------------
 
 
-def test_files_of_tasks_are_kept_apart() -> None:
-    """Tasks at the same time are each a file of their own; a cancelled one is none."""
+def test_concurrent_tasks_record_separate_files() -> None:
+    """Each task records its own file; a cancelled task records none."""
 
     async def process(batch: BatchMetrics, number: int) -> None:
         async with batch.file(f"{number}") as file:
@@ -130,8 +130,8 @@ def test_files_of_tasks_are_kept_apart() -> None:
 # -- memory --------------------------------------------------------------------------------------------
 
 
-def test_memory_is_that_of_the_file() -> None:
-    """The most that was taken at once is kept, above what there was before; the next file begins anew."""
+def test_peak_memory_is_measured_per_file() -> None:
+    """The peak above the memory at the start is recorded; the next file starts again."""
     batch = BatchMetrics(track_memory=True)
     with batch.file("large"):
         _ = bytes(30_000_000)
@@ -142,8 +142,8 @@ def test_memory_is_that_of_the_file() -> None:
     assert 10_000 <= small < 200_000
 
 
-def test_memory_of_files_at_the_same_time_misses_no_peak() -> None:
-    """A file that begins does not cut off the peak of one that runs."""
+def test_concurrent_files_miss_no_memory_peak() -> None:
+    """A file that starts does not reset the peak of another one that is running."""
     batch = BatchMetrics(track_memory=True)
     grown, begun = threading.Event(), threading.Event()
 
@@ -165,8 +165,8 @@ def test_memory_of_files_at_the_same_time_misses_no_peak() -> None:
     assert (peaks["short"] or 0) < 1_000_000
 
 
-def test_tracing_ends_with_the_file_unless_it_was_on_before() -> None:
-    """What is slow is on only while it is needed, and what somebody else switched on stays on."""
+def test_tracing_stops_with_the_file_unless_it_was_on_before() -> None:
+    """Tracing, which is slow, is on only while needed, and stays on if the application started it."""
     import tracemalloc
 
     def trace(batch: Any) -> bool:

@@ -24,7 +24,7 @@ from metrics_framework.errors import InvalidInputError
 
 @pytest.fixture
 def batch(clock: ManualClock) -> BatchMetrics:
-    """Return a batch with a file of each kind, which took ten seconds."""
+    """Return a batch of ten seconds with a file of each outcome."""
     batch = BatchMetrics("nightly", clock=clock)
     batch.start()
     batch.record_file("a.wfm", duration=1.0, samples=100, measurements=2, memory_peak=5)
@@ -37,7 +37,7 @@ def batch(clock: ManualClock) -> BatchMetrics:
 
 
 def fill(batch: BatchMetrics, files: int) -> None:
-    """Record files of which every tenth fails."""
+    """Record files; every tenth fails."""
     for number in range(files):
         if number % 10 == 9:
             batch.record_error(f"{number}", f"Error{number % 3}", "broken", 9.0)
@@ -45,8 +45,8 @@ def fill(batch: BatchMetrics, files: int) -> None:
             batch.record_file(f"{number}", duration=0.001 * (number + 1), samples=number)
 
 
-def test_a_summary_adds_everything_up(batch: BatchMetrics) -> None:
-    """Counts, times, rates and errors are those of the files, by the names that tracekit gives them."""
+def test_a_summary_totals_all_files(batch: BatchMetrics) -> None:
+    """Counts, times, rates and errors are those of the files, under the names of tracekit."""
     assert batch.summary().to_dict() == {
         "batch_id": "nightly",
         "total_files": 4,
@@ -74,8 +74,8 @@ def test_a_summary_adds_everything_up(batch: BatchMetrics) -> None:
     }
 
 
-def test_details_are_those_that_were_recorded(batch: BatchMetrics) -> None:
-    """Each file comes as an object, in the order of recording, its start counted back from its end."""
+def test_files_yields_the_recorded_details(batch: BatchMetrics) -> None:
+    """Files come in the order of recording, with the start computed from end and duration."""
     first, *_, last = batch.files()
     now = 1767225600.0
     assert first == FileMetrics("a.wfm", now - 1, now, 1.0, 100, 2, "success", None, None, 5)
@@ -83,21 +83,21 @@ def test_details_are_those_that_were_recorded(batch: BatchMetrics) -> None:
     assert batch.get_file_metrics() == [file.to_dict() for file in batch.files()]
 
 
-def test_stats_are_the_summary_of_that_very_batch(batch: BatchMetrics) -> None:
-    """Asked by another id, they are an error that names both."""
+def test_get_batch_stats_checks_the_batch_id(batch: BatchMetrics) -> None:
+    """Another ID is an error that names both."""
     assert get_batch_stats("nightly", batch) == batch.summary().to_dict()
     with pytest.raises(InvalidInputError, match="Batch ID mismatch: expected daily, got nightly"):
         get_batch_stats("daily", batch)
 
 
-def test_a_batch_without_a_name_gets_one_of_its_own() -> None:
-    """Two batches without an id have different ones."""
+def test_a_batch_without_an_id_gets_a_unique_one() -> None:
+    """Two batches without an ID have different ones."""
     assert BatchMetrics().batch_id != BatchMetrics().batch_id
 
 
 @given(st.floats(min_value=-6e10, max_value=2e11, allow_nan=False))
-def test_timestamps_are_those_of_strftime(seconds: float) -> None:
-    """However they are made, they are ISO 8601 in UTC with six decimals, rounded to the nearest even."""
+def test_timestamps_equal_those_of_strftime(seconds: float) -> None:
+    """Timestamps are ISO 8601 in UTC with six decimals, rounded half to even."""
     from datetime import UTC, datetime
 
     moment = datetime.fromtimestamp(seconds, tz=UTC)
@@ -109,10 +109,10 @@ def test_timestamps_are_those_of_strftime(seconds: float) -> None:
 
 @pytest.mark.parametrize("in_memory", [0, 1, 7, 999, 1_000])
 @pytest.mark.parametrize("journaled", [False, True])
-def test_what_memory_has_no_place_for_is_on_the_disk(
+def test_rows_beyond_the_memory_limit_are_on_disk(
     tmp_path: Path, clock: ManualClock, in_memory: int, journaled: bool
 ) -> None:
-    """Details, counts, sums and extremes are the same; the median is within 1 %."""
+    """Details, counts, sums, minimum and maximum are equal; the median is accurate to 1 %."""
     whole = BatchMetrics("b", clock=clock)
     journal = tmp_path / "journal" if journaled else None
     spilled = BatchMetrics("b", clock=clock, in_memory=in_memory, journal=journal)
@@ -132,8 +132,8 @@ def test_what_memory_has_no_place_for_is_on_the_disk(
     assert spilled.lost == 0
 
 
-def test_what_a_disk_cannot_hold_is_its_text() -> None:
-    """A path becomes text and a number of another library a number; JSON and CSV are as before."""
+def test_values_on_disk_are_converted() -> None:
+    """A path becomes a string and a number of another library a number; JSON and CSV do not change."""
     from fractions import Fraction
 
     files = [BatchMetrics(in_memory=size) for size in (0, 10)]
@@ -145,8 +145,8 @@ def test_what_a_disk_cannot_hold_is_its_text() -> None:
     assert kept.filename == Path("a/b")
 
 
-def test_a_summary_that_cannot_be_is_an_error_wherever_the_file_is() -> None:
-    """Samples that cannot be added are said by the summary, not by the record, and nothing else is lost."""
+def test_values_that_cannot_be_added_fail_the_summary() -> None:
+    """Samples that cannot be added raise in the summary, not when recorded, and nothing else is lost."""
     for in_memory in (0, 10):
         batch = BatchMetrics(in_memory=in_memory)
         batch.record_file("a", duration=1.0, samples="many")  # type: ignore[arg-type]
@@ -156,8 +156,8 @@ def test_a_summary_that_cannot_be_is_an_error_wherever_the_file_is() -> None:
         assert batch.counts.files == 2
 
 
-def test_recording_from_threads_loses_nothing() -> None:
-    """Eight threads that record while another one reads are counted to the last file, each in its order."""
+def test_recording_from_threads_loses_no_file() -> None:
+    """Eight threads record while another reads; each file is counted, in the order of its thread."""
     batch = BatchMetrics(in_memory=50)
     stop = threading.Event()
 
@@ -188,10 +188,10 @@ def test_recording_from_threads_loses_nothing() -> None:
         assert own == [f"{thread}/{number}" for number in range(1_000)]
 
 
-def test_a_disk_that_refuses_costs_details_only(
+def test_write_errors_lose_details_only(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, clock: ManualClock
 ) -> None:
-    """The batch goes on, its totals are right, and it is said once, and at the export, what is lost."""
+    """The batch continues, its totals are exact, and the loss is logged once and at the export."""
     batch = BatchMetrics("b", clock=clock, in_memory=10, spill_folder=tmp_path / "missing")
     fill(batch, 100)
     assert batch.counts == (100, 90, 10, 0)
@@ -202,8 +202,8 @@ def test_a_disk_that_refuses_costs_details_only(
     assert f"files={batch.lost}" in caplog.text
 
 
-def test_a_disk_that_takes_again_is_used_again(tmp_path: Path) -> None:
-    """What comes after the disk has room again is kept."""
+def test_writing_resumes_when_the_disk_has_space(tmp_path: Path) -> None:
+    """Details recorded after the disk has space again are kept."""
     folder = tmp_path / "later"
     batch = BatchMetrics(in_memory=10, spill_folder=folder)
     fill(batch, 50)
@@ -215,8 +215,8 @@ def test_a_disk_that_takes_again_is_used_again(tmp_path: Path) -> None:
     assert sum(1 for _ in batch.files()) == 100 - lost
 
 
-def test_a_batch_that_was_closed_writes_nowhere(tmp_path: Path) -> None:
-    """Its totals go on, its details do not, and a file that was opened since is nobody's disk."""
+def test_a_closed_batch_writes_to_no_file(tmp_path: Path) -> None:
+    """Its totals continue, its details do not, and a file that reuses the descriptor is unchanged."""
     batch = BatchMetrics(in_memory=5, journal=tmp_path / "journal")
     fill(batch, 20)
     batch.close()
@@ -233,8 +233,8 @@ def test_a_batch_that_was_closed_writes_nowhere(tmp_path: Path) -> None:
 # -- exports -------------------------------------------------------------------------------------------
 
 
-def test_an_export_is_whole_or_not_there(batch: BatchMetrics, tmp_path: Path) -> None:
-    """An export that fails leaves what was there, and nothing else; one that succeeds keeps its mode."""
+def test_an_export_is_atomic(batch: BatchMetrics, tmp_path: Path) -> None:
+    """A failed export leaves the old file and no other; a successful one keeps the file mode."""
     path = tmp_path / "out.json"
     path.write_text("before")
     path.chmod(0o640)
@@ -248,8 +248,8 @@ def test_an_export_is_whole_or_not_there(batch: BatchMetrics, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_export_goes_through_links_and_pipes(batch: BatchMetrics, tmp_path: Path) -> None:
-    """A link stays one, and what is no file, a pipe say, is written into."""
+def test_an_export_follows_links_and_writes_to_pipes(batch: BatchMetrics, tmp_path: Path) -> None:
+    """A link stays a link, and a file that is not regular, such as a pipe, is written directly."""
     target, link, pipe = tmp_path / "target", tmp_path / "link", tmp_path / "pipe"
     link.symlink_to(target)
     batch.export_json(link)
@@ -264,15 +264,15 @@ def test_an_export_goes_through_links_and_pipes(batch: BatchMetrics, tmp_path: P
     assert read == [target.read_text()]
 
 
-def test_a_folder_that_is_missing_is_the_systems_error(batch: BatchMetrics, tmp_path: Path) -> None:
-    """As with any file, a path that cannot be opened is a FileNotFoundError of that path."""
+def test_an_export_to_a_missing_folder_raises_file_not_found(batch: BatchMetrics, tmp_path: Path) -> None:
+    """The FileNotFoundError names the path that the caller passed."""
     with pytest.raises(FileNotFoundError) as caught:
         batch.export_json(tmp_path / "missing" / "out.json")
     assert caught.value.filename == str(tmp_path / "missing" / "out.json")
 
 
 def test_an_empty_batch_has_json_and_no_csv(tmp_path: Path) -> None:
-    """Its JSON has an empty list, and no CSV is written."""
+    """The JSON has an empty list, and no CSV file is written."""
     batch = BatchMetrics("b")
     batch.export_json(tmp_path / "out.json")
     batch.export_csv(tmp_path / "out.csv")
@@ -296,8 +296,8 @@ def test_csv_and_json_hold_the_same_files(batch: BatchMetrics, tmp_path: Path) -
 # -- the system ----------------------------------------------------------------------------------------
 
 
-def test_a_batch_ends_in_a_snapshot(clock: ManualClock) -> None:
-    """Time, outcomes and counters of the files are in the snapshot of the system that was given."""
+def test_a_batch_records_into_its_system(clock: ManualClock) -> None:
+    """Times, outcomes and counters of the files are in the snapshot of the system."""
     system = MetricsSystem(clock=clock)
     batch = BatchMetrics("b", system=system, clock=clock)
     batch.record_file("a", duration=0.2, samples=10, measurements=3)
@@ -314,8 +314,8 @@ def test_a_batch_ends_in_a_snapshot(clock: ManualClock) -> None:
     assert custom["batch/file/skipped"] == 1
 
 
-def test_what_the_system_refuses_does_not_disturb_the_batch(caplog: pytest.LogCaptureFixture) -> None:
-    """A duration that no timer takes is in the batch all the same, and in the log."""
+def test_errors_of_the_system_do_not_affect_the_batch(caplog: pytest.LogCaptureFixture) -> None:
+    """A duration that the timer rejects is recorded in the batch, and the error is logged."""
     batch = BatchMetrics(system=MetricsSystem())
     batch.record_file("a", duration=float("nan"))
     assert batch.counts.processed == 1
@@ -325,15 +325,15 @@ def test_what_the_system_refuses_does_not_disturb_the_batch(caplog: pytest.LogCa
 # -- processes -----------------------------------------------------------------------------------------
 
 
-def test_a_batch_stays_in_its_process() -> None:
-    """It cannot be pickled, and the error says what to use instead."""
+def test_a_batch_cannot_be_pickled() -> None:
+    """The error names the alternative."""
     with pytest.raises(TypeError, match=r"use batch\.map"):
         pickle.dumps(BatchMetrics())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_is_told_that_nobody_would_see_it() -> None:
-    """Recording in a child of the process that owns the batch is an error there."""
+def test_recording_in_a_forked_child_is_an_error() -> None:
+    """Recording in a child of the process that owns the batch raises an error there."""
     batch = BatchMetrics()
     child = os.fork()
     if child == 0:
@@ -346,9 +346,9 @@ def test_a_forked_child_is_told_that_nobody_would_see_it() -> None:
     assert batch.counts.files == 0
 
 
-@pytest.mark.heavy  # as the next one
-def test_a_signal_handler_may_record_and_read_at_any_time() -> None:
-    """A handler that records and asks while rows go to the disk neither waits nor loses any."""
+@pytest.mark.heavy  # for the same reason as the next test
+def test_a_signal_handler_can_record_and_read() -> None:
+    """A handler that interrupts a write to disk neither blocks nor loses a file."""
     import signal
 
     batch = BatchMetrics(in_memory=3)
@@ -364,7 +364,7 @@ def test_a_signal_handler_may_record_and_read_at_any_time() -> None:
 
     before = signal.signal(signal.SIGALRM, handle)
     batch.record_file("first", duration=1.0)
-    batch.summary()  # whatever is imported late is imported now
+    batch.summary()  # imports lazy modules before the test
     signal.setitimer(signal.ITIMER_REAL, 0.0005)
     try:
         fill(batch, 3_000)
@@ -376,10 +376,10 @@ def test_a_signal_handler_may_record_and_read_at_any_time() -> None:
     assert sum(1 for _ in batch.files()) == 3_001 + handled
 
 
-@pytest.mark.heavy  # and so never under coverage, whose own lock such an exception may leave held
+@pytest.mark.heavy  # so it never runs under coverage, whose lock such an exception may leave held
 @pytest.mark.usefixtures("no_gc_callbacks")
-def test_an_exception_from_a_signal_handler_tears_nothing(tmp_path: Path) -> None:
-    """Wherever Ctrl-C interrupts a record, its file is in once or not at all, and all others are."""
+def test_an_exception_of_a_signal_handler_loses_no_other_file(tmp_path: Path) -> None:
+    """Wherever Ctrl-C interrupts recording, its file is recorded once or not at all, and all others once."""
     import signal
 
     class Stopped(Exception):
@@ -404,7 +404,7 @@ def test_an_exception_from_a_signal_handler_tears_nothing(tmp_path: Path) -> Non
         for journal in (None, tmp_path / "journal"):
             batch = BatchMetrics(in_memory=2, journal=journal)
             for number in range(-5, 0):
-                batch.record_file(f"{number}", duration=1.0)  # from then on the temporary file is there
+                batch.record_file(f"{number}", duration=1.0)  # the temporary file exists from now on
             stopped = set()
             try:
                 stopped = set(interrupted(batch))

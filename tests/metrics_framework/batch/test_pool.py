@@ -1,4 +1,4 @@
-"""`BatchMetrics.map`: pools of threads and processes, and their deaths."""
+"""`BatchMetrics.map`: pools of threads and processes, and workers that die."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from metrics_framework.errors import InvalidInputError
 
 
 def work(number: int) -> int:
-    """Do what some numbers do not survive."""
+    """Double a number; some numbers raise an error."""
     if number % 10 == 9:
         raise ValueError(f"{number} is no good")
     if number % 10 == 8:
@@ -26,7 +26,7 @@ def work(number: int) -> int:
 
 
 def test_threads_record_every_item() -> None:
-    """Each item is a file with its own outcome and details, and its result comes with it."""
+    """Each item is a file with its own outcome and details, and each result names its item."""
     batch = BatchMetrics(skip_on=(FileNotFoundError,))
     results = list(batch.map(work, range(100), threads=4, details=lambda value: {"samples": value}))
     assert batch.counts == (100, 80, 10, 10)
@@ -39,8 +39,8 @@ def test_threads_record_every_item() -> None:
     assert files["8"].error_message == "FileNotFoundError: 8"
 
 
-def test_an_item_is_tried_again() -> None:
-    """With retries, only an item that fails every time has failed."""
+def test_failed_items_are_retried() -> None:
+    """With retries, only an item that fails every time counts as failed."""
     tries: dict[int, int] = {}
 
     def flaky(number: int) -> int:
@@ -56,8 +56,8 @@ def test_an_item_is_tried_again() -> None:
     assert batch.counts.files == 4
 
 
-def test_only_a_few_items_are_taken_ahead() -> None:
-    """Items that come from a generator without an end are taken as they are needed."""
+def test_only_a_few_items_are_taken_in_advance() -> None:
+    """An infinite generator is consumed only as needed."""
     taken = 0
 
     def endless():
@@ -80,10 +80,10 @@ def test_a_pool_is_of_one_kind(how: dict[str, int]) -> None:
         BatchMetrics().map(work, [], **how)
 
 
-def test_what_cannot_go_to_another_process_is_said_at_once() -> None:
-    """A lambda, say; nothing is recorded as if every file had failed."""
+def test_a_function_that_cannot_be_pickled_is_rejected() -> None:
+    """A lambda, for example, raises an error at once instead of failing every file."""
     batch = BatchMetrics()
-    with pytest.raises(InvalidInputError, match="cannot go to another process"):
+    with pytest.raises(InvalidInputError, match="cannot be pickled for another process"):
         batch.map(lambda _: None, [1], processes=1)
     assert batch.counts.files == 0
 
@@ -93,7 +93,7 @@ import os, signal, sys, time
 from metrics_framework.batch import BatchMetrics
 
 def work(path):
-    """Read a file; some are bad, one kills its process the first time, one always."""
+    """Read a file. Some raise an error, one kills its process the first time, one always."""
     with open(path) as file:
         text = file.read()
     number = int(text)
@@ -129,15 +129,15 @@ def make_files(folder: Path, number: int) -> None:
 
 
 def count_lines(path: Path) -> int:
-    """Return how many lines a file has."""
+    """Return the number of lines of a file."""
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 @pytest.mark.heavy
-def test_a_pool_outlives_its_workers_and_a_batch_its_process(tmp_path: Path) -> None:
-    """Of 20 000 files each is counted once, with killed workers and a killed batch that is gone on with.
+def test_a_pool_survives_its_workers_and_a_batch_its_process(tmp_path: Path) -> None:
+    """Each of 20,000 files is counted once, although workers and the batch are killed and it is resumed.
 
-    1 % fail; a file that kills its worker is done again, and has failed if it does so a second time.
+    1 % fail. A file that kills its worker is retried, and has failed if it does so a second time.
     """
     files = 20_000
     make_files(tmp_path, files)
@@ -170,8 +170,8 @@ def test_a_pool_outlives_its_workers_and_a_batch_its_process(tmp_path: Path) -> 
 
 
 @pytest.mark.heavy
-def test_workers_end_with_their_batch(tmp_path: Path) -> None:
-    """When the process that owns a pool is killed, no worker stays behind."""
+def test_workers_exit_with_the_owner_of_the_pool(tmp_path: Path) -> None:
+    """When the process that owns the pool is killed, its workers exit."""
     (tmp_path / "script.py").write_text(
         "import os, time\n"
         "from metrics_framework.batch import BatchMetrics\n"
@@ -194,7 +194,7 @@ def test_workers_end_with_their_batch(tmp_path: Path) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Say whether a process runs."""
+    """Return whether a process is running."""
     try:
         os.kill(pid, 0)
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()

@@ -1,4 +1,4 @@
-"""Whatever is recorded, valid or not, the answers are those of tracekit 0.3.1 itself."""
+"""For any records, valid or not, results equal those of tracekit 0.3.1 itself."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Case = list[list[str]]
 
 
 def load_replay() -> Any:
-    """Return the module that the peer runs, too."""
+    """Return the module that the tracekit process runs too."""
     spec = importlib.util.spec_from_file_location("replay", Path(__file__).with_name("replay.py"))
     assert spec is not None
     assert spec.loader is not None
@@ -42,23 +42,23 @@ REPLAY = load_replay()
 
 
 class WallClock:
-    """A clock of which only the wall is read, at any time at all."""
+    """A clock with a wall time that the test sets."""
 
     def __init__(self) -> None:
         self.ns = 0
 
     def time_ns(self) -> int:
-        """Return the time that was set."""
+        """Return the time that the test set."""
         return self.ns
 
     def monotonic_ns(self) -> int:
-        """Return nothing of interest."""
+        """Return a constant, because the test does not use it."""
         return 0
 
 
 @pytest.fixture(scope="module")
 def tracekit() -> Iterator[Callable[[Case], Any]]:
-    """Return what asks tracekit; skip where it is missing, except in CI, where that is a mistake."""
+    """Return a function that runs a case in tracekit. Without tracekit, skip; in CI, fail."""
     if not PYTHON.exists():
         missing = f"{PYTHON.relative_to(ROOT)} is missing: `make test` installs it"
         if os.environ.get("CI"):
@@ -83,7 +83,7 @@ def tracekit() -> Iterator[Callable[[Case], Any]]:
 
 
 def answers(case: Case, **arguments: Any) -> Any:
-    """Return what our class answers, as JSON has it."""
+    """Return the results of this library, as they are after a round trip through JSON."""
     clock = WallClock()
 
     def make(batch_id: str) -> BatchMetrics:
@@ -95,7 +95,7 @@ def answers(case: Case, **arguments: Any) -> Any:
 
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """Log nothing: thousands of batches finish here."""
+    """Disable logging, because thousands of batches finish here."""
     caplog.set_level(logging.CRITICAL)
 
 
@@ -133,7 +133,7 @@ STATUSES = st.sampled_from(["'success'"] * 4 + ["'error'", "'skipped'", "'pendin
 
 
 def either(usual: st.SearchStrategy[str], strange: bool) -> st.SearchStrategy[str]:
-    """Return what is usual and, seldom, what nobody should pass."""
+    """Return a strategy for usual values and, rarely, invalid ones."""
     return st.one_of(usual, usual, usual, usual, STRANGE) if strange else usual
 
 
@@ -179,28 +179,29 @@ ANY = st.lists(steps(strange=True), max_size=12)
 @given(case=VALID)
 @example(case=[])
 @example(case=[["clock", "10**18"], ["start"], ["finish"]])
-def test_valid_batches_are_the_same(tracekit: Callable[[Case], Any], case: Case) -> None:
-    """Summaries, details, JSON and CSV are the same, to the last byte and digit."""
+def test_valid_batches_equal_those_of_tracekit(tracekit: Callable[[Case], Any], case: Case) -> None:
+    """Summaries, details, JSON and CSV are equal, to the last byte and digit."""
     assert answers(case) == tracekit(case)
 
 
 @settings(max_examples=120)
 @given(case=ANY)
-def test_what_nobody_should_pass_is_the_same_too(tracekit: Callable[[Case], Any], case: Case) -> None:
-    """Where tracekit raises, the same call raises an error of the same kind with the same words."""
+def test_invalid_values_raise_the_same_errors(tracekit: Callable[[Case], Any], case: Case) -> None:
+    """If tracekit raises, the same call raises an error of the same type and message."""
     mine, theirs = answers(case), tracekit(case)
     for export in (-2, -1):
-        if mine[export][0] == theirs[export][0] == "error":  # of two things that cannot be written, the other
-            mine[export] = theirs[export]  # may come first
+        if mine[export][0] == theirs[export][0] == "error":
+            # Of two values that cannot be written, either may be the first one to fail.
+            mine[export] = theirs[export]
     assert mine == theirs
 
 
 @settings(max_examples=50)
 @given(case=VALID, in_memory=st.integers(0, 5))
-def test_files_on_the_disk_are_exported_the_same(
+def test_rows_on_disk_are_exported_the_same(
     tracekit: Callable[[Case], Any], case: Case, in_memory: int
 ) -> None:
-    """Details that memory had no place for are in the CSV as if it had, and so are the counts."""
+    """The CSV and the counts of rows on disk equal those of rows in memory."""
     mine, theirs = answers(case, in_memory=in_memory), tracekit(case)
     assert mine[-1] == theirs[-1]
     assert mine[-5] == theirs[-5]

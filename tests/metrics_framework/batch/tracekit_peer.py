@@ -1,4 +1,4 @@
-"""tracekit's own class as a program: a case on each line of standard input, its answers on a line each.
+"""tracekit's class as a program: reads a case per line of standard input, and prints its results per line.
 
 Runs in ``.venvs/peers``. The module is loaded without the packages around it, which need far more.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def load():
-    """Import ``tracekit.batch.metrics``, whose file nobody has touched."""
+    """Import ``tracekit.batch.metrics`` from its original file."""
     root = Path(sysconfig.get_path("purelib"), "tracekit")
     for name in ("tracekit", "tracekit.core", "tracekit.batch"):
         package = types.ModuleType(name)
@@ -30,7 +30,7 @@ class Clock:
         self.ns = 0
 
     def time(self):
-        """Return the time that was set."""
+        """Return the time that the case sets."""
         return self.ns / 1e9
 
 

@@ -1,4 +1,4 @@
-"""Gauge callbacks looked at from threads: one that raises or hangs costs its own sample only."""
+"""Collections from threads: a callback that raises or hangs affects no other callback."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from metrics_adapters.in_memory import InMemoryCollector
 from metrics_adapters.null import NullCollector
 from metrics_framework import InvalidInputError, MetricsSystem, UnknownMetricError
 from metrics_framework.callbacks import CallbackState, GaugeCallbacks
-from metrics_framework.callbacks.workers import MOST_THREADS
+from metrics_framework.callbacks.calls import MAX_THREADS
 from metrics_framework.recording import Store
 from tests.metrics_framework.runtime.test_background import in_a_child
 
-PATIENCE = 20.0
-SHORT = 0.05
-"""The deadline of what is to miss it."""
-forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+WAIT_SECONDS = 20.0
+SHORT_DEADLINE_SECONDS = 0.05
+"""The deadline of callbacks that are to exceed it."""
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="requires os.fork")
 
 
 class Hanging:
-    """A callback that answers when the test lets it."""
+    """A callback that returns when the test sets `go_on`."""
 
     def __init__(self, value=1):
         self.value = value
@@ -43,22 +43,22 @@ class Hanging:
         self.go_on = threading.Event()
 
     def __call__(self):
-        """Wait, and answer."""
+        """Wait and return the value."""
         self.calls += 1
         self.called.release()
-        assert self.go_on.wait(PATIENCE)
+        assert self.go_on.wait(WAIT_SECONDS)
         return self.value
 
 
 @pytest.fixture
 def collector(clock):
-    """Return a collector on the clock that the test moves."""
+    """Return a collector with a manual clock."""
     return InMemoryCollector(Store(clock))
 
 
 @pytest.fixture
 def callbacks(collector, clock):
-    """Return callbacks into that collector; the thread of their loop ends with the test."""
+    """Return callbacks for that collector; all their threads end with the test."""
     callbacks = GaugeCallbacks(collector, clock=clock)
     yield callbacks
     callbacks.close()
@@ -66,15 +66,15 @@ def callbacks(collector, clock):
 
 
 def wait_for(condition):
-    """Wait until something is so."""
-    end = time.monotonic() + PATIENCE
+    """Wait until a condition is true."""
+    end = time.monotonic() + WAIT_SECONDS
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.001)
 
 
 def threads():
-    """Return the threads of callbacks."""
+    """Return the running threads of callbacks."""
     names = ("metrics-callback", "metrics-async-callbacks")
     return [thread for thread in threading.enumerate() if thread.name in names]
 
@@ -86,7 +86,7 @@ def last(collector, name, tags=None):
 
 
 def failures(collector, name, error_type):
-    """Return how often a callback failed in that way."""
+    """Return how often a callback has failed with an error type."""
     return last(
         collector, "metrics_framework.callback.failures", {"callback": name, "error_type": error_type}
     )
@@ -109,8 +109,8 @@ def raises(error):
 # -- values --------------------------------------------------------------------------------------------------
 
 
-def test_a_value_is_read_at_every_look_and_not_before(callbacks, collector):
-    """Adding calls nothing; each look records what the function returns then."""
+def test_each_collection_records_the_current_value(callbacks, collector):
+    """Adding a callback does not call it."""
     queue = SimpleQueue()
     callbacks.add("queue.size", queue.qsize)
     assert last(collector, "queue.size") is None
@@ -120,8 +120,8 @@ def test_a_value_is_read_at_every_look_and_not_before(callbacks, collector):
         queue.put(size)
 
 
-def test_a_decorated_function_stays_itself(callbacks, collector):
-    """As a decorator it takes tags too, and returns the very function."""
+def test_add_returns_the_function_itself(callbacks, collector):
+    """As a decorator, too, which accepts tags."""
 
     def size():
         return 7
@@ -133,20 +133,20 @@ def test_a_decorated_function_stays_itself(callbacks, collector):
 
 
 async def seven():
-    """Answer after a real wait."""
+    """Return 7 after a short wait."""
     await asyncio.sleep(0.001)
     return 7
 
 
 class Awaited:
-    """Callables whose answers are to be awaited."""
+    """Callables that return awaitables."""
 
     async def __call__(self):
-        """Answer after a real wait."""
+        """Return 7 after a short wait."""
         return await seven()
 
     async def method(self):
-        """Answer after a real wait."""
+        """Return 7 after a short wait."""
         return await seven()
 
 
@@ -155,17 +155,17 @@ class Awaited:
     [seven, lambda: seven(), Awaited(), Awaited().method, functools.partial(seven)],
     ids=["function", "lambda", "callable object", "method", "partial"],
 )
-def test_whatever_returns_something_to_await_is_awaited(callbacks, collector, function):
-    """Coroutine functions in every guise are callbacks."""
-    callbacks.add("pool.size", function, deadline=PATIENCE)
+def test_every_kind_of_async_callable_is_awaited(callbacks, collector, function):
+    """A function that only returns a coroutine proves to be async at its first call."""
+    callbacks.add("pool.size", function, deadline=WAIT_SECONDS)
     for _ in range(2):
         callbacks.collect()
         assert last(collector, "pool.size") == 7
     assert callbacks.states() == [CallbackState("pool.size", {}, 0.0, None)]
 
 
-def test_async_callbacks_share_one_loop_of_a_thread_of_their_own(callbacks):
-    """So what one of them opens is good for the next look."""
+def test_async_callbacks_share_the_loop_of_one_thread(callbacks):
+    """Connections that one of them opens stay usable in the next collection."""
     loops = []
 
     async def loop():
@@ -181,8 +181,8 @@ def test_async_callbacks_share_one_loop_of_a_thread_of_their_own(callbacks):
     assert loops[0][1] == "metrics-async-callbacks"
 
 
-def test_adding_again_replaces(callbacks, collector):
-    """Same name and tags, in whatever order: the last one counts."""
+def test_adding_the_same_name_and_tags_replaces_the_callback(callbacks, collector):
+    """The order of the tags does not matter."""
     callbacks.add("size", lambda: 1, {"a": "1", "b": "2"})
     callbacks.add("size", lambda: 2, {"b": "2", "a": "1"})
     callbacks.collect()
@@ -190,8 +190,8 @@ def test_adding_again_replaces(callbacks, collector):
     assert len(callbacks.states()) == 1
 
 
-def test_removing_forgets_the_callback_and_its_gauge_alone(callbacks, collector):
-    """A value that nobody reads any more is not shown for ever; other series of the name stay."""
+def test_removing_a_callback_removes_only_its_own_gauge(callbacks, collector):
+    """Other series of the same name stay."""
     callbacks.add("size", lambda: 1)
     callbacks.add("size", lambda: 2, {"queue": "mail"})
     callbacks.collect()
@@ -202,17 +202,17 @@ def test_removing_forgets_the_callback_and_its_gauge_alone(callbacks, collector)
     assert (last(collector, "size"), last(collector, "size", {"queue": "mail"})) == (None, 2)
 
 
-def test_a_callback_may_remove_and_look(callbacks, collector):
-    """A callback that uses what it belongs to neither deadlocks nor brings its gauge back."""
+def test_a_callback_may_remove_itself_or_collect(callbacks, collector):
+    """Neither deadlocks, and the removed gauge does not come back."""
     callbacks.add("once", lambda: callbacks.remove("once") + 0)
-    callbacks.add("looks", lambda: callbacks.collect() or 1, deadline=SHORT)
+    callbacks.add("collects", lambda: callbacks.collect() or 1, deadline=SHORT_DEADLINE_SECONDS)
     callbacks.collect()
     assert last(collector, "once") is None
     assert callbacks.states()[0].failure == "timeout"
 
 
-def test_what_is_added_is_kept_until_it_is_removed(callbacks):
-    """A bound method keeps its object alive; removing it lets the object go."""
+def test_the_object_of_a_bound_method_stays_alive_until_removal(callbacks):
+    """Removing the callback releases the object."""
 
     class Pool:
         def size(self):
@@ -231,8 +231,8 @@ def test_what_is_added_is_kept_until_it_is_removed(callbacks):
     assert gone() is None
 
 
-def test_a_foreign_collector_needs_nothing_beyond_the_contract():
-    """Without `describe` and `remove` callbacks work as well."""
+def test_any_collector_that_implements_the_protocol_is_enough():
+    """It may lack `describe` and `remove`."""
     gauges = {}
 
     class Foreign(NullCollector):
@@ -269,8 +269,8 @@ def test_a_foreign_collector_needs_nothing_beyond_the_contract():
     ],
 )
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_failure_costs_its_own_sample_only(callbacks, collector, function, error_type, is_async):
-    """Whatever is raised or returned, it is counted and the others are read."""
+def test_a_failure_affects_no_other_callback(callbacks, collector, function, error_type, is_async):
+    """Anything raised or returned is counted, and the other callbacks are recorded."""
 
     async def awaited(*arguments):
         return function(*arguments)
@@ -285,8 +285,8 @@ def test_a_failure_costs_its_own_sample_only(callbacks, collector, function, err
     assert failures(collector, "bad", expected) == 2
 
 
-def test_a_failing_callback_keeps_its_last_good_value_with_its_age(callbacks, collector, clock):
-    """The gauge stays; its age grows while the callback fails, and is 0 again afterwards."""
+def test_a_failing_callback_keeps_its_last_good_value(callbacks, collector, clock):
+    """The age of the value grows while the callback fails, and is 0 after a success."""
     answers = deque([5, None, None, 6])
     callbacks.add("size", answers.popleft)
     ages = []
@@ -297,12 +297,12 @@ def test_a_failing_callback_keeps_its_last_good_value_with_its_age(callbacks, co
     assert ages == [(5, None), (5, 10), (5, 20), (6, 0)]
 
 
-def test_states_say_how_each_callback_is(callbacks, clock):
-    """They are there without a look: never read, well, failed since, failed always."""
+def test_states_have_the_age_and_failure_of_each_callback(callbacks, clock):
+    """They need no collection: not called yet, failed after a success, and failed always."""
     answers = deque([5])
     callbacks.add("size", answers.popleft, {"queue": "mail"})
     callbacks.add("bad", raises(OSError()))
-    assert [(one.age_seconds, one.failure) for one in callbacks.states()] == [(None, None)] * 2
+    assert [(state.age_seconds, state.failure) for state in callbacks.states()] == [(None, None)] * 2
     callbacks.collect()
     clock.advance(2)
     callbacks.collect()
@@ -313,8 +313,8 @@ def test_states_say_how_each_callback_is(callbacks, clock):
     ]
 
 
-def test_the_accounts_bear_the_tags_of_the_callback(callbacks, collector):
-    """Callbacks of one name are told apart."""
+def test_failures_have_the_tags_of_the_callback(callbacks, collector):
+    """Callbacks of the same name are distinct."""
     for queue in ("a", "b"):
         callbacks.add("size", raises(OSError()), {"queue": queue})
     callbacks.collect()
@@ -322,8 +322,8 @@ def test_the_accounts_bear_the_tags_of_the_callback(callbacks, collector):
     assert last(collector, "metrics_framework.callback.failures", tags) == 1
 
 
-def test_the_accounts_are_zero_before_the_first_failure_and_only_with_callbacks(callbacks, collector):
-    """A question about failures has an answer from the first callback on."""
+def test_failures_are_not_recorded_before_the_first_one(callbacks, collector):
+    """Neither without callbacks nor after a success."""
     with pytest.raises(UnknownMetricError):
         collector.store.summary("metrics_framework.callback.failures")
     callbacks.add("size", lambda: 1)
@@ -331,8 +331,8 @@ def test_the_accounts_are_zero_before_the_first_failure_and_only_with_callbacks(
     assert [one.name for one in collector.store.readings()] == ["size"]
 
 
-def test_a_fault_is_logged_once_until_all_is_well_again(callbacks, caplog):
-    """Not at every scrape; and again after it had worked."""
+def test_a_failure_is_logged_once_until_the_callback_succeeds(callbacks, caplog):
+    """The next failure after a success is logged again."""
     answers = deque([None, "x", 1, None])
     callbacks.add("size", answers.popleft)
     with caplog.at_level(logging.INFO, "metrics_framework"):
@@ -345,8 +345,8 @@ def test_a_fault_is_logged_once_until_all_is_well_again(callbacks, caplog):
     assert all(part in message for part in ("callback='size'", "InvalidInputError", "cannot record None"))
 
 
-def test_a_collector_that_raises_costs_the_sample_and_nothing_else(caplog):
-    """Neither the look nor the accounts fail with it."""
+def test_a_collector_that_raises_fails_only_the_callback(caplog):
+    """Neither the collection nor the removal raises."""
 
     class Broken(NullCollector):
         def record_gauge(self, name, value, tags=None):
@@ -364,14 +364,14 @@ def test_a_collector_that_raises_costs_the_sample_and_nothing_else(caplog):
 # -- deadlines -----------------------------------------------------------------------------------------------
 
 
-def test_one_that_hangs_is_missed_and_not_called_again(callbacks, collector, clock, caplog):
-    """Each look counts it, its thread stays one, and what it returns at last is a good value."""
+def test_a_hanging_callback_times_out_and_is_not_called_again(callbacks, collector, clock, caplog):
+    """Each collection counts a time-out, one thread stays blocked, and the late value is recorded."""
     hanging = Hanging(value=9)
-    callbacks.add("slow", hanging, deadline=SHORT)
-    callbacks.add("quick", lambda: 1, deadline=PATIENCE)
-    for look in range(1, 4):
+    callbacks.add("slow", hanging, deadline=SHORT_DEADLINE_SECONDS)
+    callbacks.add("quick", lambda: 1, deadline=WAIT_SECONDS)
+    for count in range(1, 4):
         callbacks.collect()
-        assert failures(collector, "slow", "timeout") == look
+        assert failures(collector, "slow", "timeout") == count
         assert last(collector, "quick") == 1
     assert hanging.calls == 1
     assert len(threads()) == 1
@@ -386,8 +386,8 @@ def test_one_that_hangs_is_missed_and_not_called_again(callbacks, collector, clo
     assert len(caplog.records) == 1
 
 
-def test_a_look_returns_at_the_deadline(callbacks):
-    """It takes as long as the longest deadline that is missed, not as their sum."""
+def test_a_collection_returns_at_the_deadline(callbacks):
+    """It takes as long as the longest deadline, not as the sum of all."""
     hanging = Hanging()
     for number in range(20):
         callbacks.add(f"slow.{number}", hanging, deadline=0.1)
@@ -398,39 +398,39 @@ def test_a_look_returns_at_the_deadline(callbacks):
     assert 0.1 <= seconds < 1.9
 
 
-def test_more_that_hang_than_there_are_threads_keep_no_other_waiting(callbacks, collector):
-    """A place that hangs is given to another, so that a later look reads everything else."""
+def test_more_hanging_callbacks_than_threads_block_no_other(callbacks, collector):
+    """A time-out frees the slot of the thread, so that a later collection can call the others."""
     hanging = Hanging()
-    for number in range(MOST_THREADS + 5):
-        callbacks.add(f"slow.{number}", hanging, deadline=SHORT)
+    for number in range(MAX_THREADS + 5):
+        callbacks.add(f"slow.{number}", hanging, deadline=SHORT_DEADLINE_SECONDS)
     callbacks.collect()
-    assert hanging.calls >= MOST_THREADS
-    callbacks.add("quick", lambda: 1, deadline=PATIENCE)
+    assert hanging.calls >= MAX_THREADS
+    callbacks.add("quick", lambda: 1, deadline=WAIT_SECONDS)
     callbacks.collect()
     assert last(collector, "quick") == 1
-    wait_for(lambda: hanging.calls == MOST_THREADS + 5)
+    wait_for(lambda: hanging.calls == MAX_THREADS + 5)
     hanging.go_on.set()
 
 
-def test_no_more_threads_than_the_limit_call_at_once(callbacks, collector):
-    """What is not called yet waits for a free thread, and is called."""
+def test_the_number_of_threads_is_limited(callbacks, collector):
+    """The remaining callbacks are called as soon as a thread is free."""
     hanging = Hanging()
-    for number in range(2 * MOST_THREADS):
-        callbacks.add(f"slow.{number}", hanging, deadline=PATIENCE)
+    for number in range(2 * MAX_THREADS):
+        callbacks.add(f"slow.{number}", hanging, deadline=WAIT_SECONDS)
     with ThreadPoolExecutor(1) as other:
-        looking = other.submit(callbacks.collect)
-        for _ in range(MOST_THREADS):
-            assert hanging.called.acquire(timeout=PATIENCE)
-        assert hanging.calls == MOST_THREADS
+        collection = other.submit(callbacks.collect)
+        for _ in range(MAX_THREADS):
+            assert hanging.called.acquire(timeout=WAIT_SECONDS)
+        assert hanging.calls == MAX_THREADS
         hanging.go_on.set()
-        looking.result(PATIENCE)
+        collection.result(WAIT_SECONDS)
     assert all(state.failure is None for state in callbacks.states())
 
 
-def test_what_was_removed_while_it_hung_is_not_recorded(callbacks, collector):
-    """Its late value comes to nothing, and the name is free for another one."""
+def test_a_callback_removed_while_it_hangs_is_not_recorded(callbacks, collector):
+    """Its late value is discarded, and its name can be used again."""
     hanging = Hanging(value=9)
-    callbacks.add("slow", hanging, deadline=SHORT)
+    callbacks.add("slow", hanging, deadline=SHORT_DEADLINE_SECONDS)
     callbacks.collect()
     callbacks.remove("slow")
     callbacks.add("slow", lambda: 1)
@@ -441,32 +441,32 @@ def test_what_was_removed_while_it_hung_is_not_recorded(callbacks, collector):
 
 
 def test_an_async_callback_is_cancelled_at_its_deadline(callbacks, collector):
-    """So it can be called again at the next look, and its cleaning up is done."""
+    """It can clean up, and the next collection calls it again."""
     cleaned = []
 
     async def hang():
         try:
-            await asyncio.sleep(PATIENCE)
+            await asyncio.sleep(WAIT_SECONDS)
         finally:
             cleaned.append(True)
 
-    callbacks.add("slow", hang, deadline=SHORT)
+    callbacks.add("slow", hang, deadline=SHORT_DEADLINE_SECONDS)
     callbacks.add("quick", seven)
-    for look in range(1, 3):
+    for count in range(1, 3):
         callbacks.collect()
-        wait_for(lambda look=look: len(cleaned) == look)
-        assert failures(collector, "slow", "timeout") == look
+        wait_for(lambda count=count: len(cleaned) == count)
+        assert failures(collector, "slow", "timeout") == count
     assert last(collector, "quick") == 7
 
 
-def test_an_async_callback_that_blocks_its_loop_is_left_behind(callbacks, collector):
-    """The others are called on another loop from the next look on; it is not called again."""
+def test_a_blocked_event_loop_is_replaced(callbacks, collector):
+    """The next collection calls the other callbacks on a new loop, and the blocking one not again."""
     hanging = Hanging(value=9)
 
     async def blocks():
         return hanging()
 
-    callbacks.add("blocks", blocks, deadline=SHORT)
+    callbacks.add("blocks", blocks, deadline=SHORT_DEADLINE_SECONDS)
     callbacks.add("other", seven, deadline=0.5)
     callbacks.collect()
     assert failures(collector, "other", "timeout") == 1
@@ -480,8 +480,8 @@ def test_an_async_callback_that_blocks_its_loop_is_left_behind(callbacks, collec
     wait_for(lambda: len(threads()) == 1)
 
 
-def test_an_async_callback_whose_work_was_cancelled_has_failed(callbacks, collector):
-    """A cancellation that nobody asked the callback for is its failure, not that of the look."""
+def test_an_async_callback_that_raises_cancelled_error_has_failed(callbacks, collector):
+    """The collection itself is not cancelled."""
 
     async def cancelled():
         raise asyncio.CancelledError
@@ -491,38 +491,38 @@ def test_an_async_callback_whose_work_was_cancelled_has_failed(callbacks, collec
     assert failures(collector, "pool.size", "CancelledError") == 1
 
 
-# -- many who look -------------------------------------------------------------------------------------------
+# -- concurrent collections ----------------------------------------------------------------------------------
 
 
-def test_looks_at_the_same_time_share_the_call(callbacks, collector):
-    """Ten scrapers cost one call, all get its value, and a deadline that goes by counts once."""
+def test_concurrent_collections_share_a_call(callbacks, collector):
+    """Ten scrapers share one call and its value."""
     hanging = Hanging()
-    callbacks.add("shared", hanging, deadline=PATIENCE)
+    callbacks.add("shared", hanging, deadline=WAIT_SECONDS)
     with ThreadPoolExecutor(10) as scrapers:
-        looking = [scrapers.submit(callbacks.collect) for _ in range(10)]
-        assert hanging.called.acquire(timeout=PATIENCE)
+        collections = [scrapers.submit(callbacks.collect) for _ in range(10)]
+        assert hanging.called.acquire(timeout=WAIT_SECONDS)
         hanging.go_on.set()
-        for one in looking:
-            one.result(PATIENCE)
+        for one in collections:
+            one.result(WAIT_SECONDS)
     assert last(collector, "shared") == 1
-    assert hanging.calls <= 10  # those who came after the answer made calls of their own
+    assert hanging.calls <= 10  # collections that started after the call returned made their own
 
 
-def test_a_missed_deadline_counts_once_for_all_who_waited_for_it(callbacks, collector):
-    """Two scrapers at once see one failure."""
+def test_a_time_out_counts_once_for_concurrent_collections(callbacks, collector):
+    """Two scrapers at the same time count one failure."""
     hanging = Hanging()
     callbacks.add("slow", hanging, deadline=0.3)
     with ThreadPoolExecutor(2) as scrapers:
         first = scrapers.submit(callbacks.collect)
-        assert hanging.called.acquire(timeout=PATIENCE)
+        assert hanging.called.acquire(timeout=WAIT_SECONDS)
         callbacks.collect()
-        first.result(PATIENCE)
+        first.result(WAIT_SECONDS)
     assert (hanging.calls, failures(collector, "slow", "timeout")) == (1, 1)
     hanging.go_on.set()
 
 
-def test_threads_may_add_remove_and_look_at_once(callbacks, collector):
-    """Nothing raises, hangs or is called twice at a time."""
+def test_threads_may_add_remove_and_collect_concurrently(callbacks, collector):
+    """Nothing raises or hangs, and no callback is called twice at the same time."""
     running, twice = set(), []
 
     def callback(name):
@@ -544,21 +544,21 @@ def test_threads_may_add_remove_and_look_at_once(callbacks, collector):
             callbacks.collect()
 
     for number in range(4):
-        callbacks.add(f"shared.{number}", callback(number), deadline=PATIENCE)
+        callbacks.add(f"shared.{number}", callback(number), deadline=WAIT_SECONDS)
     with ThreadPoolExecutor(4) as others:
         for done in [others.submit(work, number) for number in range(4)]:
-            done.result(PATIENCE)
+            done.result(WAIT_SECONDS)
     assert twice == []
     assert all(state.failure is None for state in callbacks.states())
 
 
-def test_ctrl_c_ends_the_look_at_once(callbacks, collector):
-    """The call goes on in its thread, and its value is recorded."""
+def test_ctrl_c_ends_a_collection_immediately(callbacks, collector):
+    """The call continues in its thread, and its value is recorded."""
     hanging = Hanging(value=3)
-    callbacks.add("slow", hanging, deadline=PATIENCE)
+    callbacks.add("slow", hanging, deadline=WAIT_SECONDS)
 
     def interrupt():
-        assert hanging.called.acquire(timeout=PATIENCE)
+        assert hanging.called.acquire(timeout=WAIT_SECONDS)
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -567,7 +567,7 @@ def test_ctrl_c_ends_the_look_at_once(callbacks, collector):
             done = other.submit(interrupt)
             with pytest.raises(KeyboardInterrupt):
                 callbacks.collect()
-            done.result(PATIENCE)
+            done.result(WAIT_SECONDS)
     finally:
         signal.signal(signal.SIGINT, before)
     hanging.go_on.set()
@@ -576,8 +576,8 @@ def test_ctrl_c_ends_the_look_at_once(callbacks, collector):
     assert callbacks.states()[0].failure is None
 
 
-def test_without_threads_to_be_had_a_look_still_returns(callbacks, collector, monkeypatch):
-    """Each callback has failed, by what the system says; afterwards all is well."""
+def test_a_collection_returns_if_no_thread_can_be_started(callbacks, collector, monkeypatch):
+    """Each callback fails with the system's error; the next collection succeeds."""
     callbacks.add("sync", lambda: 1)
     callbacks.add("async", seven)
     with monkeypatch.context() as patched:
@@ -589,15 +589,15 @@ def test_without_threads_to_be_had_a_look_still_returns(callbacks, collector, mo
 
 
 def raises_on_start(thread):
-    """Refuse to start a thread, as a full system does."""
+    """Raise the error of a system that has no more threads."""
     raise RuntimeError("can't start new thread")
 
 
-# -- life ----------------------------------------------------------------------------------------------------
+# -- start and stop ------------------------------------------------------------------------------------------
 
 
-def test_threads_end_with_the_callbacks(collector):
-    """Nobody has to close anything."""
+def test_threads_end_when_the_callbacks_are_garbage_collected(collector):
+    """`close` is not needed."""
     callbacks = GaugeCallbacks(collector)
     callbacks.add("pool.size", seven)
     callbacks.collect()
@@ -607,9 +607,9 @@ def test_threads_end_with_the_callbacks(collector):
     wait_for(lambda: not threads())
 
 
-def test_after_a_close_a_look_begins_anew(callbacks, collector):
-    """Closing ends the thread of the async callbacks, and costs no sample."""
-    callbacks.add("pool.size", seven, deadline=PATIENCE)
+def test_a_collection_after_close_starts_a_new_thread(callbacks, collector):
+    """`close` ends the thread of the async callbacks, and no value is lost."""
+    callbacks.add("pool.size", seven, deadline=WAIT_SECONDS)
     callbacks.collect()
     callbacks.close()
     callbacks.close()
@@ -619,53 +619,57 @@ def test_after_a_close_a_look_begins_anew(callbacks, collector):
     assert callbacks.states()[0].failure is None
 
 
-def test_one_who_waits_while_it_is_closed_gets_a_value(callbacks, collector):
-    """A call that is cut off by a close is made again."""
+def test_close_during_a_collection_loses_no_value(callbacks, collector):
+    """A call that `close` interrupts is made again."""
     entered = threading.Semaphore(0)
-    waits = deque([PATIENCE, 0])
+    waits = deque([WAIT_SECONDS, 0])
 
     async def size():
         entered.release()
         await asyncio.sleep(waits.popleft())
         return 1
 
-    callbacks.add("pool.size", size, deadline=2 * PATIENCE)
+    callbacks.add("pool.size", size, deadline=2 * WAIT_SECONDS)
     with ThreadPoolExecutor(1) as other:
-        looking = other.submit(callbacks.collect)
-        assert entered.acquire(timeout=PATIENCE)
+        collection = other.submit(callbacks.collect)
+        assert entered.acquire(timeout=WAIT_SECONDS)
         callbacks.close()
-        looking.result(PATIENCE)
+        collection.result(WAIT_SECONDS)
     assert last(collector, "pool.size") == 1
     assert failures(collector, "pool.size", "CancelledError") is None
 
 
 @forks
-def test_a_forked_child_waits_for_nothing_of_its_parent():
-    """Calls that hang in the parent are made anew in the child, with threads and a loop of its own."""
+def test_a_forked_child_makes_its_own_calls():
+    """Callbacks that hang in the parent are called in the child, with its own threads and event loop."""
     collector = InMemoryCollector()
     callbacks = GaugeCallbacks(collector)
     hanging = Hanging()
     parent = os.getpid()
-    callbacks.add("slow", lambda: hanging() if os.getpid() == parent else 2, deadline=SHORT)
+    callbacks.add("slow", lambda: hanging() if os.getpid() == parent else 2, deadline=SHORT_DEADLINE_SECONDS)
     callbacks.add("pool.size", seven)
     callbacks.collect()
 
-    def look():
+    def collect():
         before = callbacks.states()
         callbacks.collect()
-        return [(one.age_seconds, one.failure) for one in before], last(collector, "slow"), callbacks.states()
+        return (
+            [(state.age_seconds, state.failure) for state in before],
+            last(collector, "slow"),
+            callbacks.states(),
+        )
 
     fresh = [CallbackState("slow", {}, 0.0, None), CallbackState("pool.size", {}, 0.0, None)]
-    assert in_a_child(look) == str(([(None, None)] * 2, 2, fresh))
+    assert in_a_child(collect) == str(([(None, None)] * 2, 2, fresh))
     hanging.go_on.set()
-    callbacks.collect()  # the parent's own loop still answers
+    callbacks.collect()  # the parent's event loop still works
     assert callbacks.states()[1].failure is None
     callbacks.close()
 
 
 @pytest.mark.heavy
-def test_a_program_ends_while_callbacks_hang_and_complains_of_nothing():
-    """Neither a hung thread nor the loop's keeps the interpreter, or leaves a warning."""
+def test_a_program_exits_while_callbacks_hang():
+    """Neither a blocked thread nor the event loop delays the exit or causes a warning."""
     code = (
         "import asyncio, threading\n"
         "from metrics_framework import MetricsSystem\n"
@@ -678,14 +682,14 @@ def test_a_program_ends_while_callbacks_hang_and_complains_of_nothing():
         "print([state.failure for state in metrics.callbacks.states()])\n"
     )
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_SECONDS)
     complaints = [line for line in done.stderr.splitlines() if "gauge callback failed" not in line]
     assert (done.returncode, done.stdout, complaints) == (0, "['timeout', 'timeout']\n", [])
 
 
 @pytest.mark.heavy
-def test_sync_callbacks_cost_no_asyncio():
-    """Who has no async callback does not wait for its import."""
+def test_sync_callbacks_do_not_import_asyncio():
+    """A program without async callbacks does not pay for the import."""
     code = (
         "import sys\n"
         "from metrics_framework.callbacks import GaugeCallbacks\n"
@@ -695,7 +699,7 @@ def test_sync_callbacks_cost_no_asyncio():
         "callbacks.collect()\n"
         "print({'asyncio', 'trio', 'anyio'} & set(sys.modules))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=WAIT_SECONDS)
     assert (done.stdout, done.stderr) == ("set()\n", "")
 
 
@@ -703,31 +707,31 @@ def test_sync_callbacks_cost_no_asyncio():
 
 
 @pytest.mark.parametrize("deadline", [0, -1, float("nan"), float("inf"), "1", None, True, 1e300])
-def test_a_deadline_is_a_positive_number(callbacks, deadline):
-    """Anything else is refused with what it may be."""
+def test_a_bad_deadline_is_an_error(callbacks, deadline):
+    """The message says which values are allowed."""
     with pytest.raises(InvalidInputError, match=r"callback 'size': deadline=.* is not a positive number"):
         callbacks.add("size", lambda: 1, deadline=deadline)
 
 
-def test_a_called_coroutine_function_is_refused_with_the_remedy(callbacks):
-    """Its object could be awaited once; no warning about it comes in addition."""
-    with pytest.raises(InvalidInputError, match="pass the function, without calling it"):
+def test_a_coroutine_object_is_an_error(callbacks):
+    """It could be awaited only once. Python does not warn that it was never awaited."""
+    with pytest.raises(InvalidInputError, match="pass the function without calling it"):
         callbacks.add("size", seven())
     gc.collect()
 
 
 @pytest.mark.parametrize("function", [3, "size", object()])
-def test_what_cannot_be_called_is_refused_with_the_remedy(callbacks, function):
-    """The common mistake is to call the function."""
-    with pytest.raises(InvalidInputError, match="without the parentheses"):
+def test_an_object_that_is_not_callable_is_an_error(callbacks, function):
+    """The message names the usual mistake, which is to call the function."""
+    with pytest.raises(InvalidInputError, match="without parentheses"):
         callbacks.add("size", function)
-    with pytest.raises(InvalidInputError, match="without the parentheses"):
+    with pytest.raises(InvalidInputError, match="without parentheses"):
         callbacks.add("size")(function)
 
 
 @pytest.mark.parametrize("arguments", [("",), (3,), ("size", None, "tag"), ("size", None, {"": "x"})])
-def test_names_and_tags_are_checked_at_once(callbacks, arguments):
-    """Not at the first look, where nobody sees it."""
+def test_add_checks_names_and_tags(callbacks, arguments):
+    """An error at the first collection would only be logged."""
     with pytest.raises(InvalidInputError):
         callbacks.add(*arguments)
 
@@ -735,15 +739,15 @@ def test_names_and_tags_are_checked_at_once(callbacks, arguments):
 # -- in a system ---------------------------------------------------------------------------------------------
 
 
-def test_a_system_looks_at_every_interval():
-    """Its thread reads the callbacks too, and an age is exposed in seconds."""
+def test_a_system_collects_at_every_interval():
+    """Prometheus text has the age in seconds."""
     with MetricsSystem() as metrics:
-        looked, fails = threading.Semaphore(0), deque([5])
-        metrics.callbacks.add("queue.size", fails.popleft)
-        metrics.callbacks.add("looked", lambda: looked.release() or 1)
+        collected, sizes = threading.Semaphore(0), deque([5])
+        metrics.callbacks.add("queue.size", sizes.popleft)
+        metrics.callbacks.add("collected", lambda: collected.release() or 1)
         metrics.initialize_metrics({"collection_interval": 0.01})
         for _ in range(3):
-            assert looked.acquire(timeout=PATIENCE)
+            assert collected.acquire(timeout=WAIT_SECONDS)
         text = metrics.aggregator.export_metrics("prometheus")
     assert "\nqueue_size 5" in text
     assert '\nmetrics_framework_callback_age_seconds{callback="queue.size"} ' in text
@@ -752,8 +756,8 @@ def test_a_system_looks_at_every_interval():
     )
 
 
-def test_a_shutdown_ends_the_threads_of_callbacks():
-    """Also those of the async ones."""
+def test_a_shutdown_ends_all_threads_of_callbacks():
+    """The event loop's thread ends, too."""
     with MetricsSystem() as metrics:
         metrics.callbacks.add("pool.size", seven)
         metrics.callbacks.collect()

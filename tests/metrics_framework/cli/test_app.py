@@ -1,18 +1,14 @@
-"""The commands as a user runs them: exit codes, what is printed where, and the file that is left."""
+"""The commands as a user runs them: exit codes, output and written files."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import shutil
 import signal
-import struct
 import subprocess
 import sys
-import termios
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,11 +21,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from metrics_framework.cli.app import app
-from metrics_framework.cli.numbers import duration, plain
+from metrics_framework.cli.output import format_duration, format_number
 from metrics_framework.snapshots import Environment, PerformanceSnapshot, read_snapshot
 from metrics_framework.snapshots.distributions import DISTRIBUTIONS_TAG
+from tests.terminal import ESCAPES, Terminal
 
-ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 OUTSIDE = (
     *("CI", "GITHUB_ACTIONS", "GITLAB_CI", "JENKINS_URL", "CIRCLECI", "BUILDKITE", "TF_BUILD", "TRAVIS"),
     *("BITBUCKET_BUILD_NUMBER", "DRONE", "SEMAPHORE", "APPVEYOR", "CODEBUILD_BUILD_ID"),
@@ -53,7 +49,7 @@ DOCUMENT: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def workplace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Work in an empty folder that is in no repository, on a machine that is no CI."""
+    """Work in an empty folder outside any repository, without the variables of CI."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -62,23 +58,15 @@ def workplace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture(autouse=True)
-def interruptible() -> Iterator[None]:
-    """Let what the tests start be interrupted, even where they run in the background of a shell."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def metrics_framework(*arguments: str) -> list[str]:
-    """Return the command line of the command line."""
+    """Return the arguments of a process that runs the command line."""
     return [sys.executable, "-m", "metrics_framework", *arguments]
 
 
 def cli(
     *arguments: str, prefix: tuple[str, ...] = (), **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command line to its end."""
+    """Run the command line in a process, and return its output."""
     return subprocess.run(
         [*prefix, *metrics_framework(*arguments)],
         capture_output=True,
@@ -91,7 +79,7 @@ def cli(
 
 
 def invoke(*arguments: str) -> Result:
-    """Run the command line in this process, where a process of its own would add nothing."""
+    """Run the command line in this process, which is faster."""
     return CliRunner().invoke(app, arguments, prog_name="metrics-framework")
 
 
@@ -101,14 +89,14 @@ def sh(script: str) -> list[str]:
 
 
 def rows(text: str) -> dict[str, str]:
-    """Return a printed table's rows, whatever lines it is drawn with."""
+    """Return the rows of a printed table, with any kind of lines."""
     lines = ESCAPES.sub("", text).splitlines()
     cells = [[cell.strip() for cell in re.split(r"[│|]|\s{2,}", line) if cell.strip()] for line in lines]
     return {row[0]: row[1] for row in cells if len(row) == 2}
 
 
 def written(folder: str | Path = "snapshots") -> list[Path]:
-    """Return the snapshots in a folder, where beside each there is its sidecar and nothing else."""
+    """Return the snapshots in a folder. Each has its sidecar beside it, and there are no other files."""
     found = sorted(Path(folder).iterdir()) if Path(folder).exists() else []
     snapshots = [path for path in found if path.suffix == ".json"]
     assert found == sorted([*snapshots, *(path.with_suffix(".dist") for path in snapshots)])
@@ -116,19 +104,19 @@ def written(folder: str | Path = "snapshots") -> list[Path]:
 
 
 def context_of(snapshot: PerformanceSnapshot) -> dict[str, str]:
-    """Return a snapshot's tags without the one that names its sidecar."""
+    """Return the tags of a snapshot without that of its sidecar."""
     tags = dict(snapshot.metadata.tags)
     assert tags.pop(DISTRIBUTIONS_TAG).startswith("sha256:")
     return tags
 
 
 def snapshot_of(output: str) -> PerformanceSnapshot:
-    """Return the snapshot whose path is alone on the last line of an output."""
+    """Return the snapshot whose path is the last line of the output."""
     return read_snapshot(output.splitlines()[-1])
 
 
 def unprivileged() -> tuple[str, ...]:
-    """Return what a command line begins with so that permissions hold, also for a superuser."""
+    """Return the prefix of a command for which file permissions hold, also for a superuser."""
     if os.geteuid() != 0:
         return ()
     if shutil.which("setpriv") is None:
@@ -137,7 +125,7 @@ def unprivileged() -> tuple[str, ...]:
 
 
 def await_lines(path: str | Path, number: int) -> None:
-    """Return as soon as a file has as many lines."""
+    """Wait until a file has a number of lines."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         if Path(path).exists() and Path(path).read_text().count("\n") >= number:
@@ -147,7 +135,7 @@ def await_lines(path: str | Path, number: int) -> None:
 
 
 def is_group_gone(group: int) -> bool:
-    """Say whether every process of a group has ended, within a few seconds."""
+    """Return whether every process of a group has ended, within a few seconds."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         alive = []
@@ -163,7 +151,7 @@ def is_group_gone(group: int) -> bool:
 
 @contextmanager
 def running(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """Start the command line as the leader of a new session, which is over afterwards."""
+    """Start the command line as the leader of a new session, and kill the session afterwards."""
     process = subprocess.Popen(
         metrics_framework(*arguments),
         stdin=subprocess.DEVNULL,
@@ -181,35 +169,12 @@ def running(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[st
         process.communicate()
 
 
-class Terminal:
-    """A pseudo-terminal of 24 lines of 120 letters; everything that is drawn on it is kept."""
-
-    def __init__(self) -> None:
-        self.keyboard, self.screen = os.openpty()
-        fcntl.ioctl(self.screen, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
-        self._drawn = b""
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def drawn(self) -> str:
-        """Close the terminal, which no process has open any more; return what was drawn on it."""
-        os.close(self.screen)
-        self._reader.join()
-        os.close(self.keyboard)
-        return self._drawn.decode()
-
-    def _read(self) -> None:
-        with suppress(OSError):  # how Linux says that the other end is closed
-            while chunk := os.read(self.keyboard, 4096):
-                self._drawn += chunk
-
-
 # -- run: what it does ---------------------------------------------------------------------------------
 
 
 @pytest.mark.smoke
 def test_run_measures_a_command_and_writes_a_snapshot() -> None:
-    """Every run happens, a table is shown, and the path of the snapshot is alone on the last line."""
+    """The command runs as often as requested, and the last line after the table is the snapshot's path."""
     before = datetime.now(tz=UTC)
     done = cli(
         *("run", "-n", "3", "--warmup", "2", "--output", "a/b", "--name", "op", "--environment", "staging"),
@@ -238,16 +203,16 @@ def test_run_measures_a_command_and_writes_a_snapshot() -> None:
     assert done.stdout.splitlines()[0].strip() == "op, 3 runs"
     table = rows(done.stdout)
     assert metrics.latency is not None
-    assert table["mean"] == duration(metrics.latency.mean or 0)
-    assert table["p95"] == duration(metrics.latency.p95 or 0)
-    assert table["throughput"] == f"{plain(metrics.throughput or 0)} runs/s"
-    assert table["peak memory"] == f"{plain(metrics.memory_mb or 0)} MB"
+    assert table["mean"] == format_duration(metrics.latency.mean or 0)
+    assert table["p95"] == format_duration(metrics.latency.p95 or 0)
+    assert table["throughput"] == f"{format_number(metrics.throughput or 0)} runs/s"
+    assert table["peak memory"] == f"{format_number(metrics.memory_mb or 0)} MB"
     assert table["failures"] == "0"
     assert {"p50", "p99", "min", "max"} <= set(table)
 
 
 def test_run_needs_no_dashes_before_the_command() -> None:
-    """The first word that is no option begins the command; all that follows is the command's own."""
+    """The command starts at the first argument that is not an option, and includes all that follow."""
     script = '[ "$*" = "--name x -n 5 --help -- --tag" ] && echo >> runs'
     done = cli(
         "run", "-n", "2", "/bin/sh", "-c", script, "sh", "--name", "x", "-n", "5", "--help", "--", "--tag"
@@ -268,7 +233,7 @@ def test_run_shows_the_memory_of_the_command() -> None:
 
 
 def test_run_gives_the_command_an_empty_input() -> None:
-    """A command that reads its input comes to its end, whatever the input of the command line is."""
+    """A command that reads its input ends, whatever the input of the command line is."""
     process = subprocess.Popen(
         metrics_framework("run", "-n", "1", "--", "cat"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -279,8 +244,8 @@ def test_run_gives_the_command_an_empty_input() -> None:
         process.communicate()
 
 
-def test_run_does_not_wait_for_what_the_command_leaves_behind() -> None:
-    """A background process that the command started does not hold the measuring up."""
+def test_run_does_not_wait_for_background_processes() -> None:
+    """A background process that the command started does not delay the measurement."""
     done = cli("run", "-n", "2", "--", *sh("sleep 45 & echo $! >> pids"))
     pids = [int(pid) for pid in Path("pids").read_text().split()]
     try:
@@ -295,16 +260,16 @@ def test_run_does_not_wait_for_what_the_command_leaves_behind() -> None:
 
 
 @pytest.mark.parametrize("name", ["a[b] [red]x[/] :smile:", "größe ✓ 测量"])
-def test_run_prints_a_name_as_it_is(name: str) -> None:
-    """Brackets and letters of any script in a name are no markup, in the table as in the snapshot."""
+def test_run_prints_a_name_unchanged(name: str) -> None:
+    """Brackets and non-ASCII letters in a name are not markup, in the table and in the snapshot."""
     done = cli("run", "-n", "1", "--name", name, "--tag", f"{name}={name}", "--", "false")
     assert done.returncode == 1
     assert done.stdout.splitlines()[0].strip() == f"{name}, 1 run"
     assert context_of(snapshot_of(done.stdout)) == {name: name, "latency_metric": name}
 
 
-def test_run_takes_a_name_that_is_no_text() -> None:
-    """A program whose name is not UTF-8 is measured, shown and written like any other."""
+def test_run_accepts_a_name_that_is_not_utf8() -> None:
+    """Such a program is measured, shown and written like any other."""
     program = os.fsdecode(b"caf\xe9")
     Path(program).symlink_to("/bin/true")
     done = cli("run", "-n", "1", "--", f"./{program}", PYTHONIOENCODING="utf-8:strict")
@@ -316,7 +281,7 @@ def test_run_takes_a_name_that_is_no_text() -> None:
 # -- run: where it comes from --------------------------------------------------------------------------
 
 
-def test_run_says_which_commit_it_measured() -> None:
+def test_run_records_the_commit() -> None:
     """In a git repository the snapshot has its commit and branch; under CI the environment is ci."""
     author = ("-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
     for arguments in (
@@ -337,8 +302,8 @@ def test_run_says_which_commit_it_measured() -> None:
 # -- run: what fails -----------------------------------------------------------------------------------
 
 
-def test_a_run_that_fails_is_shown_and_the_snapshot_written() -> None:
-    """Exit code 1: each failure is said with the end of its errors, counted by type, and in the snapshot."""
+def test_a_failed_run_is_shown_and_the_snapshot_written() -> None:
+    """Exit code 1: each failure is shown with the end of its errors, counted by type, and in the snapshot."""
     script = """
         echo >> runs; echo "this is run $(wc -l < runs)" >&2
         case $(wc -l < runs) in 1) exit 3;; 2) kill -KILL $$;; 3) kill -SEGV $$;; esac
@@ -357,8 +322,8 @@ def test_a_run_that_fails_is_shown_and_the_snapshot_written() -> None:
     ]
 
 
-def test_megabytes_of_errors_become_a_few_lines() -> None:
-    """Of a failing command that writes without end, only the last lines are shown."""
+def test_only_the_end_of_long_error_output_is_shown() -> None:
+    """Of megabytes of error output, only the last lines are shown."""
     done = cli("run", "-n", "1", "--", *sh("seq 1 300000 >&2; exit 1"))
     assert done.returncode == 1
     lines = [line.strip() for line in done.stderr.splitlines()]
@@ -378,7 +343,7 @@ def test_megabytes_of_errors_become_a_few_lines() -> None:
     ],
 )
 def test_a_command_that_cannot_be_started_is_wrong_usage(command: str, reason: str, warmup: str) -> None:
-    """Exit code 2 and the system's reason, without a traceback and without a snapshot."""
+    """Exit code 2 with the reason of the system, without a traceback or a snapshot."""
     Path("script.sh").write_text("#!/bin/sh\n")
     done = invoke("run", "-n", "1", "--warmup", warmup, "--", command)
     assert (done.exit_code, done.stdout) == (2, "")
@@ -386,8 +351,8 @@ def test_a_command_that_cannot_be_started_is_wrong_usage(command: str, reason: s
     assert written() == []
 
 
-def test_a_command_that_is_not_there_leaves_no_traceback() -> None:
-    """As a process, too: exit code 2, nothing on standard output, and the reason on standard error."""
+def test_a_missing_command_prints_no_traceback() -> None:
+    """In a process: exit code 2, no standard output, and the reason on standard error."""
     done = cli("run", "--", "no-such-program")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1] == "Error: cannot run 'no-such-program': No such file or directory"
@@ -412,7 +377,7 @@ def test_a_command_that_is_not_there_leaves_no_traceback() -> None:
     ids=" ".join,
 )
 def test_wrong_usage_runs_nothing(arguments: list[str]) -> None:
-    """Exit code 2 for options that make no sense, before the command runs and before anything is made."""
+    """Invalid options exit with code 2 before the command runs and before anything is created."""
     done = invoke("run", *arguments)
     assert (done.exit_code, done.stdout) == (2, "")
     assert "Error: " in done.stderr
@@ -420,16 +385,16 @@ def test_wrong_usage_runs_nothing(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("number", [48, 49, 50, 51, 200])
-def test_more_tags_than_a_snapshot_holds_are_refused(number: int) -> None:
-    """Tags that a snapshot has no room for, beside its own, are wrong usage before anything runs."""
+def test_too_many_tags_are_rejected(number: int) -> None:
+    """Tags that do not fit into a snapshot, beside its own, are wrong usage, and nothing runs."""
     done = invoke("run", *(f"--tag=k{index}=v" for index in range(number)), "--", "touch", "ran")
     assert done.exit_code == 2
-    assert f"{number} are too many: a snapshot holds 50" in done.stderr.replace("\n", " ")
+    assert f"{number} tags are too many: a snapshot holds 50" in done.stderr.replace("\n", " ")
     assert list(Path.cwd().iterdir()) == []
 
 
 def test_as_many_tags_as_a_snapshot_holds_are_written() -> None:
-    """The greatest number of tags that is accepted is in the snapshot; one given twice counts once."""
+    """The largest accepted number of tags is in the snapshot; a repeated tag counts once."""
     tags = [f"--tag=k{index}=v" for index in range(47)]
     done = invoke("run", "-n", "1", *tags, "--tag=k0=again", "--", "true")
     assert done.exit_code == 0
@@ -440,7 +405,7 @@ def test_as_many_tags_as_a_snapshot_holds_are_written() -> None:
 
 @pytest.mark.parametrize("output", ["file", "file/deeper"])
 def test_a_file_in_the_place_of_the_folder_is_wrong_usage(output: str) -> None:
-    """Where the folder cannot be, exit code 2 says so before anything runs."""
+    """A file with the folder's name exits with code 2, and nothing runs."""
     Path("file").touch()
     done = invoke("run", "--output", output, "--", "touch", "ran")
     assert (done.exit_code, done.stdout) == (2, "")
@@ -450,7 +415,7 @@ def test_a_file_in_the_place_of_the_folder_is_wrong_usage(output: str) -> None:
 
 @pytest.mark.parametrize("output", ["locked", "locked/deeper"])
 def test_a_folder_without_permission_is_wrong_usage(output: str) -> None:
-    """A folder that may not be written into is found out before anything runs."""
+    """An unwritable folder is reported before anything runs."""
     Path("locked").mkdir(mode=0o500)
     done = cli("run", "--output", output, "--", "touch", "ran", prefix=unprivileged())
     assert (done.returncode, done.stdout) == (2, "")
@@ -460,8 +425,8 @@ def test_a_folder_without_permission_is_wrong_usage(output: str) -> None:
 
 
 @pytest.mark.parametrize("script", ["rmdir out; touch out", "chmod 500 out"], ids=["replaced", "locked"])
-def test_what_was_measured_is_not_lost_with_the_folder(script: str) -> None:
-    """If the folder cannot be written into at the end, the snapshot is the last line, and the exit code 1."""
+def test_an_unwritable_folder_loses_no_measurement(script: str) -> None:
+    """If the snapshot cannot be written, it is printed as the last line, and the exit code is 1."""
     done = cli("run", "-n", "1", "--name", "op", "--output", "out", "--", *sh(script), prefix=unprivileged())
     assert done.returncode == 1
     assert "mean" in rows(done.stdout)
@@ -471,16 +436,16 @@ def test_what_was_measured_is_not_lost_with_the_folder(script: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_folder_that_vanished_is_made_again() -> None:
-    """If the command removes the folder, the snapshot is written all the same."""
+def test_a_removed_folder_is_created_again() -> None:
+    """If the command removes the folder, the snapshot is still written."""
     done = cli("run", "-n", "1", "--output", "out", "--", "rmdir", "out")
     assert done.returncode == 0
     assert written("out") == [Path(done.stdout.splitlines()[-1])]
 
 
 @pytest.mark.parametrize("output", ["closed pipe", "/dev/full"])
-def test_the_snapshot_is_written_though_no_one_reads_the_table(output: str) -> None:
-    """A pipe whose reader has gone, as in ``| head -1``, or a full disk costs the output and nothing else."""
+def test_the_snapshot_is_written_although_the_output_is_closed(output: str) -> None:
+    """A closed pipe, as after ``| head -1``, or a full disk loses only the output."""
     if output == "closed pipe":
         reader, writer = os.pipe()
         os.close(reader)
@@ -505,8 +470,8 @@ def test_the_snapshot_is_written_though_no_one_reads_the_table(output: str) -> N
 # -- run: interrupted ----------------------------------------------------------------------------------
 
 
-def test_an_interrupt_keeps_the_runs_that_had_ended() -> None:
-    """Ctrl-C in the middle: exit code 130, a snapshot of the finished runs, and nothing left running."""
+def test_an_interrupt_keeps_the_finished_runs() -> None:
+    """Ctrl-C exits with code 130, writes a snapshot of the finished runs, and leaves no process."""
     command = sh("echo >> runs; sleep 0.1; true")
     with running("run", "-n", "1000", "--name", "op", "--tag", "k=v", "--", *command) as process:
         await_lines("runs", 4)
@@ -526,8 +491,8 @@ def test_an_interrupt_keeps_the_runs_that_had_ended() -> None:
 
 
 @pytest.mark.parametrize("send", [os.kill, os.killpg])
-def test_a_cancelled_job_keeps_the_runs_that_had_ended(send: Callable[[int, int], None]) -> None:
-    """SIGTERM, to the command line alone or to its group, ends the measuring as Ctrl-C does."""
+def test_a_cancelled_job_keeps_the_finished_runs(send: Callable[[int, int], None]) -> None:
+    """SIGTERM, to the process or to its group, ends the measurement as Ctrl-C does."""
     with running("run", "-n", "1000", "--name", "op", "--", *sh("echo >> runs; sleep 0.1; true")) as process:
         await_lines("runs", 4)
         send(process.pid, signal.SIGTERM)
@@ -539,8 +504,8 @@ def test_a_cancelled_job_keeps_the_runs_that_had_ended(send: Callable[[int, int]
 
 
 @pytest.mark.parametrize("warmup", ["0", "2"])
-def test_an_interrupt_before_a_run_has_ended_leaves_no_snapshot(warmup: str) -> None:
-    """Ctrl-C in the warm-up or the first run: exit code 130, no snapshot, no table, nothing running."""
+def test_an_interrupt_before_the_first_result_writes_no_snapshot(warmup: str) -> None:
+    """Ctrl-C in the warm-up or the first run: exit code 130, no snapshot, no table, no process."""
     with running("run", "--warmup", warmup, "--", *sh("echo >> runs; exec sleep 60")) as process:
         await_lines("runs", 1)
         os.killpg(process.pid, signal.SIGINT)
@@ -552,7 +517,7 @@ def test_an_interrupt_before_a_run_has_ended_leaves_no_snapshot(warmup: str) -> 
 
 
 def test_an_interrupt_after_the_last_run_has_the_same_exit_code(tmp_path: Path) -> None:
-    """Ctrl-C while the snapshot is put together, here by a slow git, is no failure of a run."""
+    """Ctrl-C while the snapshot is built, here by a slow git, is not a failed run."""
     git = tmp_path / "bin" / "git"
     git.parent.mkdir()
     git.write_text("#!/bin/sh\necho >> git-runs\nexec sleep 60\n")
@@ -568,7 +533,7 @@ def test_an_interrupt_after_the_last_run_has_the_same_exit_code(tmp_path: Path) 
 @pytest.mark.heavy
 @pytest.mark.parametrize("presses", [1, 2])
 def test_a_command_that_ignores_an_interrupt_is_killed(presses: int) -> None:
-    """A command deaf to SIGINT and SIGTERM does not survive Ctrl-C, however often it is pressed."""
+    """A command that ignores SIGINT and SIGTERM does not survive one or more Ctrl-C."""
     script = "trap '' INT TERM; echo >> runs; [ $(wc -l < runs) = 1 ] || { sleep 60; sleep 60; }"
     with running("run", "--", *sh(script)) as process:
         await_lines("runs", 2)
@@ -584,8 +549,8 @@ def test_a_command_that_ignores_an_interrupt_is_killed(presses: int) -> None:
 # -- run: progress -------------------------------------------------------------------------------------
 
 
-def test_a_terminal_shows_progress_and_a_pipe_stays_plain() -> None:
-    """A bar is drawn on the terminal that standard error is; standard output, a pipe, has no escape codes."""
+def test_a_terminal_shows_progress_and_a_pipe_has_no_escape_codes() -> None:
+    """Standard error, a terminal, shows a bar; standard output, a pipe, has no escape codes."""
     terminal = Terminal()
     process = subprocess.Popen(
         metrics_framework("run", "-n", "3", "--name", "[red]nap", "--", "sleep", "0.15"),
@@ -598,7 +563,7 @@ def test_a_terminal_shows_progress_and_a_pipe_stays_plain() -> None:
     assert process.returncode == 0
     shown = ESCAPES.sub("", drawn)
     assert "[red]nap ━" in shown
-    assert re.search(r"[12]/3 last [\d.]+ m?s", shown)
+    assert re.search(r"[12]/3 0 errors, \S+/s, \S+ s left, last [\d.]+ m?s", shown)
     assert drawn.rindex("\x1b[?25h") > drawn.rindex("\x1b[?25l")
     assert "\x1b" not in output
     assert len(written()) == 1
@@ -607,7 +572,7 @@ def test_a_terminal_shows_progress_and_a_pipe_stays_plain() -> None:
 
 @pytest.mark.heavy
 def test_ctrl_c_on_a_terminal() -> None:
-    """The key itself: the bar is taken away, the table and the path follow, and the exit code is 130."""
+    """Pressing Ctrl-C erases the bar, prints the table and the path, and exits with code 130."""
     terminal = Terminal()
     process = subprocess.Popen(
         [
@@ -641,24 +606,24 @@ def test_ctrl_c_on_a_terminal() -> None:
 
 @pytest.mark.heavy
 def test_a_pipe_gets_a_line_every_few_seconds() -> None:
-    """Without a terminal, a long measurement says how far it is in plain lines on standard error."""
+    """Without a terminal, a long measurement prints its progress as lines on standard error."""
     done = cli("run", "-n", "2", "--warmup", "1", "--name", "nap", "--", "sleep", "2.6")
     assert done.returncode == 0
     (line,) = done.stderr.splitlines()
-    assert re.fullmatch(r"nap: run 1, 2 of 3 done, last [\d.]+ s", line)
+    assert re.fullmatch(r"nap: 2 of 3 done, 0 errors, [\d.]+/s, \d+ s left, last [\d.]+ s", line)
 
 
 # -- validate ------------------------------------------------------------------------------------------
 
 
 def write(name: str, document: object) -> str:
-    """Write a document as a person's editor would."""
+    """Write a document as an editor would."""
     Path(name).write_text(json.dumps(document, ensure_ascii=False), "utf-8")
     return name
 
 
 def broken_in_three_rules() -> dict[str, Any]:
-    """Return a document with three faults."""
+    """Return a document with three violations."""
     return {
         "metadata": {"timestamp": "yesterday"},
         "metrics": {"throughput": -1, "custom": {"a.b": 1}},
@@ -666,8 +631,8 @@ def broken_in_three_rules() -> dict[str, Any]:
 
 
 @pytest.mark.smoke
-def test_validate_prints_a_line_for_each_broken_rule() -> None:
-    """Of several files each is reported; three broken rules are three lines, and the exit code is 1."""
+def test_validate_prints_a_line_per_violation() -> None:
+    """Each file is reported; three violations are three lines, and the exit code is 1."""
     write("good.json", DOCUMENT)
     write("bad.json", broken_in_three_rules())
     write("also good.json", {"metrics": {"cpu_percent": 5}})
@@ -675,7 +640,7 @@ def test_validate_prints_a_line_for_each_broken_rule() -> None:
     assert done.returncode == 1
     assert done.stdout.splitlines() == [
         "good.json: valid, 3 measurements",
-        "also good.json: valid, 1 measurements",
+        "also good.json: valid, 1 measurement",
     ]
     lines = done.stderr.splitlines()
     assert [line.split(": ")[:2] for line in lines] == [
@@ -686,8 +651,8 @@ def test_validate_prints_a_line_for_each_broken_rule() -> None:
     assert all(len(line.split(": ", 2)[2]) > 10 for line in lines)
 
 
-def test_validate_accepts_what_run_wrote() -> None:
-    """A snapshot of this program is valid, and the exit code 0."""
+def test_validate_accepts_the_output_of_run() -> None:
+    """The snapshot that run writes is valid: exit code 0."""
     path = invoke("run", "-n", "1", "--", "true").stdout.splitlines()[-1]
     done = invoke("validate", path)
     assert (done.exit_code, done.stderr) == (0, "")
@@ -695,7 +660,7 @@ def test_validate_accepts_what_run_wrote() -> None:
 
 
 def unreadable() -> list[tuple[str, bytes | None, str]]:
-    """Return names of files that are no snapshots, their content, and what is said of them."""
+    """Return names of files that are not snapshots, their contents, and the expected errors."""
     return [
         ("missing.json", None, "cannot read 'missing.json': No such file or directory"),
         (".", None, "cannot read '.': Is a directory"),
@@ -712,42 +677,43 @@ def unreadable() -> list[tuple[str, bytes | None, str]]:
 
 @pytest.mark.parametrize(("name", "content", "message"), unreadable(), ids=lambda value: str(value)[:12])
 @pytest.mark.parametrize("arguments", [["validate"], ["show"], ["show", "--json"]], ids=" ".join)
-def test_what_is_no_snapshot_is_one_line(
+def test_an_invalid_file_is_one_line(
     arguments: list[str], name: str, content: bytes | None, message: str
 ) -> None:
-    """A file that is missing, a folder, or no snapshot is one line that says why, and exit code 1."""
+    """A missing file, a folder or an invalid file prints one line with the reason, and exits with code 1."""
     if content is not None:
         Path(name).write_bytes(content)
     done = invoke(*arguments, name)
     assert (done.exit_code, done.stdout) == (1, "")
     assert isinstance(done.exception, SystemExit)
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"{name}: {message}")
+    expected = f"Error: {message}" if content is None else f"{name}: {message}"
+    assert line.startswith(expected)
 
 
 def test_every_encoding_of_json_is_read() -> None:
-    """A file that another program saved as UTF-16 is validated and shown like any other."""
+    """A file in UTF-16 is validated and shown like any other."""
     Path("utf-16.json").write_bytes(json.dumps(DOCUMENT, ensure_ascii=False).encode("utf-16"))
     assert invoke("validate", "utf-16.json").stdout == "utf-16.json: valid, 3 measurements\n"
     assert rows(invoke("show", "utf-16.json").stdout)["custom.größe"] == "0.500"
 
 
 def test_validate_and_show_need_a_file() -> None:
-    """Without a file they are wrong usage; so are two files for show."""
+    """No file is wrong usage; so are two files for show."""
     write("good.json", DOCUMENT)
     assert invoke("validate").exit_code == invoke("show").exit_code == 2
     assert invoke("show", "good.json", "good.json").exit_code == 2
 
 
 def test_a_folder_of_snapshots_is_validated_with_its_sidecars() -> None:
-    """Whoever names every file of a folder is told of the sidecars too, and of the one that is broken."""
+    """If all files of a folder are named, sidecars are checked too, and an invalid one is reported."""
     assert invoke("run", "-n", "2", "--", "true").exit_code == 0
     (path,) = written()
     files = sorted(map(str, Path("snapshots").iterdir()))
     done = invoke("validate", *files)
     assert done.exit_code == 0
     sidecar, snapshot = done.stdout.splitlines()
-    assert sidecar == f"{path.with_suffix('.dist')}: valid, 1 distributions"
+    assert sidecar == f"{path.with_suffix('.dist')}: valid, 1 distribution"
     assert snapshot.startswith(f"{path}: valid, ")
     path.with_suffix(".dist").write_bytes(b"half")
     done = invoke("validate", *files, "snapshots/none.dist")
@@ -760,7 +726,7 @@ def test_a_folder_of_snapshots_is_validated_with_its_sidecars() -> None:
 
 
 def test_show_prints_a_table() -> None:
-    """Context and measurements of a file are rows on standard output, without escape codes on a pipe."""
+    """Metadata and measurements are rows on standard output, without escape codes on a pipe."""
     write("good.json", DOCUMENT)
     done = cli("show", "good.json")
     assert (done.returncode, done.stderr) == (0, "")
@@ -773,21 +739,21 @@ def test_show_prints_a_table() -> None:
         "environment": "ci",
         "tag µ": "a[b]",
         "latency.p95": "180 ms",
-        "throughput": "950",
+        "throughput": "950/s",
         "custom.größe": "0.500",
     }
 
 
-def test_show_all_violations() -> None:
-    """A file that breaks three rules is refused with a line for each."""
+def test_show_prints_all_violations() -> None:
+    """A file with three violations prints a line for each."""
     write("bad.json", broken_in_three_rules())
     done = invoke("show", "bad.json")
     assert (done.exit_code, done.stdout) == (1, "")
     assert len(done.stderr.splitlines()) == 3
 
 
-def test_show_json_gives_the_same_snapshot_back() -> None:
-    """The JSON that is printed is the snapshot of the file, with every default written out."""
+def test_show_json_prints_the_same_snapshot() -> None:
+    """The JSON is the snapshot of the file, including all defaults."""
     write("good.json", DOCUMENT)
     done = cli("show", "--json", "good.json")
     assert (done.returncode, done.stderr) == (0, "")
@@ -806,7 +772,7 @@ def test_show_json_gives_the_same_snapshot_back() -> None:
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_help_lists_the_commands(option: str) -> None:
-    """Both spellings show what there is, and each command explains its exit codes."""
+    """-h and --help list the commands, and the help of each command explains its exit codes."""
     done = invoke(option)
     assert done.exit_code == 0
     assert all(
@@ -817,7 +783,7 @@ def test_help_lists_the_commands(option: str) -> None:
 
 
 def test_an_unknown_command_is_wrong_usage() -> None:
-    """A command that does not exist is exit code 2 and names itself."""
+    """An unknown command exits with code 2 and is named."""
     done = invoke("measure")
     assert done.exit_code == 2
     assert "No such command 'measure'" in done.stderr

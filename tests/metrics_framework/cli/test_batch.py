@@ -17,13 +17,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from metrics_framework.cli.app import app
-from metrics_framework.cli.batch_run import find_files, shown_name
+from metrics_framework.cli.batch import find_files, recorded_name
 from metrics_framework.snapshots import PerformanceSnapshot, read_snapshot
 
 
 @pytest.fixture(autouse=True)
 def workplace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Work in a folder with six files, that is in no repository, and on no terminal."""
+    """Work in a folder with six files, outside any repository and without a terminal."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     for name in ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
@@ -40,13 +40,13 @@ def invoke(*arguments: str) -> Result:
 
 
 def rows(text: str) -> dict[str, str]:
-    """Return a printed table's rows."""
+    """Return the rows of a printed table."""
     cells = [re.split(r"\s{2,}", line.strip()) for line in text.splitlines()]
     return {row[0]: row[1] for row in cells if len(row) == 2}
 
 
 def snapshot_of(result: Result) -> PerformanceSnapshot:
-    """Return the snapshot whose path is on the last line."""
+    """Return the snapshot whose path is the last line."""
     return read_snapshot(result.stdout.splitlines()[-1])
 
 
@@ -54,7 +54,7 @@ FAILING = ["sh", "-c", 'case "$1" in *e.txt) echo "oops: $1" >&2; exit 3;; esac'
 
 
 def test_every_file_is_processed(workplace: Path) -> None:
-    """The table, JSON, CSV and the snapshot tell the same of the files that the patterns found."""
+    """The table, JSON, CSV and the snapshot agree about the files that match the patterns."""
     result = invoke(
         *("run", "--jobs", "2", "--id", "b", "--json", "out.json", "--csv", "out.csv", "--tag", "k=v"),
         *("in/**/*.txt", "--", *FAILING),
@@ -79,7 +79,7 @@ def test_every_file_is_processed(workplace: Path) -> None:
 
 
 def test_stats_are_shown_by_id_journal_or_export() -> None:
-    """All three ways show the same batch."""
+    """All three show the same batch."""
     invoke("run", "--id", "b", "--json", "out.json", "in/*.txt", "--", "true", "{}")
     shown = [invoke("stats", which) for which in ("b", "batches/b.jsonl", "out.json")]
     assert {result.exit_code for result in shown} == {0}
@@ -89,8 +89,8 @@ def test_stats_are_shown_by_id_journal_or_export() -> None:
     assert printed == json.loads(Path("out.json").read_text())["summary"]
 
 
-def test_stats_of_an_unknown_batch_name_the_nearest() -> None:
-    """It is an error on one line."""
+def test_stats_of_an_unknown_batch_suggest_the_nearest() -> None:
+    """The error is one line."""
     invoke("run", "--id", "nightly", "in/*.txt", "--", "true", "{}")
     result = invoke("stats", "nihgtly")
     assert (result.exit_code, result.stdout) == (1, "")
@@ -100,21 +100,21 @@ def test_stats_of_an_unknown_batch_name_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["in/*.txt"], "there is no command: put it behind --"),
-        (["in/*.txt", "--"], "there is no command"),
-        (["in/*.txt", "--", "cat"], "no part of the command is {}"),
-        (["in/*.nope", "--", "cat", "{}"], "no file is found by 'in/*.nope'"),
+        (["in/*.txt"], "missing command: put it after --"),
+        (["in/*.txt", "--"], "missing command"),
+        (["in/*.txt", "--", "cat"], "the command does not contain {}"),
+        (["in/*.nope", "--", "cat", "{}"], "no file matches 'in/*.nope'"),
         (["--", "cat", "{}"], "Missing argument"),
         (["--resume", "in/*.txt", "--", "cat", "{}"], "--resume needs the --id"),
-        (["--resume", "--id", "x", "in/*.txt", "--", "cat", "{}"], "there is no batch 'x' to go on with"),
-        (["--id", "../x", "in/*.txt", "--", "cat", "{}"], "only letters, digits"),
+        (["--resume", "--id", "x", "in/*.txt", "--", "cat", "{}"], "there is no batch 'x' to resume"),
+        (["--id", "../x", "in/*.txt", "--", "cat", "{}"], "'../x' is not valid: use letters, digits"),
         (["--tag", "k", "in/*.txt", "--", "cat", "{}"], "is not of the form KEY=VALUE"),
         (["in/*.txt", "--", "no-such-program", "{}"], "cannot run 'no-such-program'"),
         (["--state", "in/a.txt/x", "in/*.txt", "--", "cat", "{}"], "cannot open the journal"),
     ],
 )
-def test_wrong_usage_is_said_and_leaves_nothing(arguments: list[str], message: str) -> None:
-    """The message says what is wrong; neither a journal nor a snapshot is left."""
+def test_wrong_usage_writes_nothing(arguments: list[str], message: str) -> None:
+    """The error states the fault; no journal and no snapshot are written."""
     result = invoke("run", *arguments)
     assert result.exit_code == 2
     assert message in result.stderr
@@ -122,22 +122,22 @@ def test_wrong_usage_is_said_and_leaves_nothing(arguments: list[str], message: s
     assert not Path("snapshots").exists()
 
 
-def test_a_batch_is_not_begun_twice() -> None:
-    """A second batch of the same id is refused; with --resume what is done is not done again."""
+def test_a_batch_id_is_used_once() -> None:
+    """A second batch with the same ID is rejected; with --resume, finished files are not processed again."""
     command = ["--", "sh", "-c", 'echo "$1" >> done', "sh", "{}"]
     assert invoke("run", "--id", "b", "in/[ab]*.txt", *command).exit_code == 0
     refused = invoke("run", "--id", "b", "in/*.txt", *command)
     assert refused.exit_code == 2
-    assert "--resume goes on with it" in refused.stderr
+    assert "pass --resume to resume it" in refused.stderr
     assert invoke("run", "--id", "b", "--resume", "in/*.txt", *command).exit_code == 0
     assert sorted(Path("done").read_text().splitlines()) == sorted(find_files(["in/*.txt"]))
     nothing = invoke("run", "--id", "b", "--resume", "in/*.txt", *command)
-    assert (nothing.exit_code, nothing.stderr) == (0, "nothing is left to do\n")
+    assert (nothing.exit_code, nothing.stderr) == (0, "no files are left to process\n")
     assert rows(nothing.stdout)["files"] == "5"
 
 
-def test_what_failed_is_done_again_when_asked() -> None:
-    """With --retry-failed a file that failed gets another chance, and counts once."""
+def test_failed_files_are_retried_on_request() -> None:
+    """With --retry-failed a failed file is processed again, and counts once."""
     command = ["--", "sh", "-c", "test -e ready", "sh", "{}"]
     assert invoke("run", "--id", "b", "in/*.txt", *command).exit_code == 1
     assert invoke("run", "--id", "b", "--resume", "in/*.txt", *command).exit_code == 1
@@ -147,8 +147,8 @@ def test_what_failed_is_done_again_when_asked() -> None:
     assert (rows(again.stdout)["files"], rows(again.stdout)["failed"]) == ("5", "0")
 
 
-def test_a_file_is_tried_as_often_as_asked() -> None:
-    """With --retries a command that fails is run again; it counts once, as it ended."""
+def test_a_file_is_retried() -> None:
+    """With --retries a failed command runs again; the file counts once, with the last outcome."""
     script = 'echo x >> "$1.tries"; test "$(wc -l < "$1.tries")" -ge 3'
     result = invoke("run", "--retries", "2", "in/a.txt", "--", "sh", "-c", script, "sh", "{}")
     assert result.exit_code == 0
@@ -156,8 +156,8 @@ def test_a_file_is_tried_as_often_as_asked() -> None:
 
 
 @pytest.mark.heavy
-def test_a_command_that_takes_too_long_is_ended() -> None:
-    """With --timeout it and all that it started are gone, and its file has failed."""
+def test_a_command_that_times_out_is_killed() -> None:
+    """With --timeout the command and its child processes are killed, and the file has failed."""
     script = "sleep 60 & echo $! > pid; wait"
     result = invoke("run", "--timeout", "0.3", "in/a.txt", "--", "sh", "-c", script, "{}")
     assert result.exit_code == 1
@@ -166,38 +166,38 @@ def test_a_command_that_takes_too_long_is_ended() -> None:
     assert not psutil.pid_exists(int(Path("pid").read_text()))
 
 
-def test_a_disk_that_refuses_is_said(workplace: Path) -> None:
-    """Exports that cannot be written are errors at the end, and the table is there all the same."""
+def test_export_errors_are_reported(workplace: Path) -> None:
+    """Exports that cannot be written are reported at the end, after the table."""
     result = invoke("run", "--json", "missing/out.json", "in/a.txt", "--", "true", "{}")
     assert result.exit_code == 1
     assert rows(result.stdout)["files"] == "1"
     assert "Error: cannot write 'missing/out.json': No such file or directory" in result.stderr
 
 
-def test_names_that_are_no_text_are_processed(workplace: Path) -> None:
-    """A name that is no UTF-8 is given to the command as it is, and recorded so that anybody can read it."""
+def test_names_that_are_not_utf8_are_processed(workplace: Path) -> None:
+    """The command gets the name unchanged; the recorded name is escaped."""
     path = os.fsdecode(b"in/\xff.dat")
     Path(path).write_bytes(b"")
     result = invoke("run", "--id", "b", "--csv", "out.csv", "in/*.dat", "--", "test", "-e", "{}")
     assert result.exit_code == 0, result.output
     assert "in/\\udcff.dat" in Path("out.csv").read_text()
-    assert shown_name(path) == "in/\\udcff.dat"
+    assert recorded_name(path) == "in/\\udcff.dat"
     assert (
         invoke("run", "--id", "b", "--resume", "in/*.dat", "--", "true", "{}").stderr
-        == "nothing is left to do\n"
+        == "no files are left to process\n"
     )
 
 
 def test_files_are_found_once_and_folders_never() -> None:
-    """A path that exists is itself, whatever characters it holds; a pattern is sorted; ``**`` goes deep."""
+    """An existing path is not a pattern; matches of a pattern are sorted; ``**`` includes subfolders."""
     assert find_files(["in/[d].txt", "in/?.txt", "in/a.txt", "in"]) == ["in/[d].txt", "in/a.txt", "in/e.txt"]
     assert "in/deep/f.txt" in find_files(["in/**"])
 
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_batch_goes_on(workplace: Path, number: int) -> None:
-    """What was done is kept, what ran is ended and left to do, and the same command goes on with --resume."""
+def test_an_interrupted_batch_can_be_resumed(workplace: Path, number: int) -> None:
+    """Finished files are kept, running commands are ended, and --resume processes the remaining files."""
     for name in range(30):
         Path(f"in/{name:02}.dat").touch()
     script = 'sleep 0.2; echo "$1" >> done'
@@ -223,12 +223,12 @@ def test_an_interrupted_batch_goes_on(workplace: Path, number: int) -> None:
     assert rows(rest.stdout)["files"] == "30"
     lines = Path("done").read_text().splitlines()
     assert len(set(lines)) == 30
-    assert len(lines) <= 36  # what ran when it was interrupted may have got that far
+    assert len(lines) <= 36  # commands that were interrupted may have got that far
 
 
 @pytest.mark.heavy
-def test_a_batch_that_is_killed_goes_on(workplace: Path) -> None:
-    """Also SIGKILL loses no file that was done."""
+def test_a_killed_batch_can_be_resumed(workplace: Path) -> None:
+    """SIGKILL loses no finished file."""
     for name in range(20):
         Path(f"in/{name:02}.dat").touch()
     command = [sys.executable, "-m", "metrics_framework", "batch", "run", "--id", "b", "in/*.dat"]

@@ -1,4 +1,4 @@
-"""`history` and `diff` as a user runs them: pictures, tables, formats and errors."""
+"""`history` and `diff` as a user runs them: charts, tables, formats and errors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -17,11 +16,12 @@ from click.testing import CliRunner, Result
 
 from metrics_framework.cli.app import app
 from tests.metrics_adapters.snapshot_writer.histories import document, write
+from tests.terminal import Terminal
 
 
 @pytest.fixture(autouse=True)
 def workplace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Work in an empty folder, and take nothing from the terminal that the tests run in."""
+    """Work in an empty folder, independent of the terminal that the tests run in."""
     monkeypatch.chdir(tmp_path)
     for name in ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
@@ -40,12 +40,12 @@ def snapshots(tmp_path: Path) -> Path:
 
 
 def cli(*arguments: object) -> Result:
-    """Run the command line where there is no terminal."""
+    """Run the command line without a terminal."""
     return CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
 
 
 def cells(line: str) -> list[str]:
-    """Return what is in a line of a table."""
+    """Return the cells of a table line."""
     return [cell for cell in line.split("  ") if cell.strip()]
 
 
@@ -53,7 +53,7 @@ def cells(line: str) -> list[str]:
 
 
 def test_runs_and_metrics_are_listed(snapshots: Path) -> None:
-    """Without a metric there are the newest runs, and every metric with its extremes."""
+    """Without a metric, the newest runs are listed, and every metric with minimum and maximum."""
     result = cli("history", snapshots)
     assert (result.exit_code, result.stderr) == (0, "")
     assert "30 runs, the newest 20" in result.stdout
@@ -65,8 +65,8 @@ def test_runs_and_metrics_are_listed(snapshots: Path) -> None:
     assert "custom.a[b:/x]" in rows
 
 
-def test_a_metric_without_a_terminal_is_a_line_a_run(snapshots: Path) -> None:
-    """Time, value, commit and branch of the chosen runs, oldest first, and nothing that is drawn."""
+def test_a_metric_without_a_terminal_is_a_line_per_run(snapshots: Path) -> None:
+    """Each line has time, value, commit and branch of a run, oldest first, and there is no chart."""
     result = cli("history", snapshots, "latency.p95", "--branch", "main", "--last", 2)
     assert result.stdout.splitlines() == [
         "latency.p95, 2 runs",
@@ -77,36 +77,27 @@ def test_a_metric_without_a_terminal_is_a_line_a_run(snapshots: Path) -> None:
 
 @pytest.mark.heavy
 @pytest.mark.parametrize(("encoding", "dots"), [("utf-8", "⠀⡠"), ("ascii", "*")])
-def test_a_metric_on_a_terminal_is_a_picture(snapshots: Path, encoding: str, dots: str) -> None:
-    """A chart with its axes, dates and statistics; with ASCII characters where a terminal has no others."""
-    outer, inner = pty.openpty()
+def test_a_metric_on_a_terminal_is_a_chart(snapshots: Path, encoding: str, dots: str) -> None:
+    """The chart has axes, dates and statistics; it is drawn in ASCII if the terminal is not UTF-8."""
     environ = {**os.environ, "TERM": "dumb", "COLUMNS": "80", "PYTHONIOENCODING": encoding}
     command = [sys.executable, "-m", "metrics_framework", "history", str(snapshots), "latency.p95"]
-    with subprocess.Popen(command, stdout=inner, stdin=inner, env=environ) as process:
-        os.close(inner)
-        text = b""
-        while True:
-            try:
-                read = os.read(outer, 4096)
-            except OSError:  # what Linux says when the other end is closed
-                break
-            if not read:
-                break
-            text += read
-    os.close(outer)
-    assert process.returncode == 0
-    lines = text.decode().splitlines()
+    with Terminal() as terminal:
+        screen = terminal.screen
+        done = subprocess.run(command, stdout=screen, stdin=screen, env=environ, check=False)
+        text = terminal.drawn()
+    assert done.returncode == 0
+    lines = text.splitlines()
     assert lines[0] == "latency.p95, 30 runs"
     assert lines[1].startswith("129 ms ")
     assert lines[10].startswith("100 ms ")
-    assert any(dot in text.decode() for dot in dots)
+    assert any(dot in text for dot in dots)
     assert lines[12].split() == ["2026-01-01", "00:00", "2026-01-01", "00:29"]
-    assert "last 129 ms   min 100 ms   p50 114 ms" in text.decode()
+    assert "last 129 ms   min 100 ms   p50 114 ms" in text
     assert all(len(line) <= 80 for line in lines)
 
 
-def test_other_programs_read_it(snapshots: Path) -> None:
-    """JSON and CSV hold every run with its context, and every digit."""
+def test_json_and_csv_hold_all_runs(snapshots: Path) -> None:
+    """JSON and CSV hold every run with its metadata, and all digits."""
     asked = ("history", snapshots, "a", "--branch", "dev")
     document = json.loads(cli(*asked, "--format", "json").stdout)
     assert [one["value"] for one in document["values"]] == list(range(0, 30, 3))
@@ -131,61 +122,65 @@ def test_other_programs_read_it(snapshots: Path) -> None:
         (("--environment", "ci", "--last", "1"), ["run 29"]),
     ],
 )
-def test_runs_are_chosen(snapshots: Path, options: tuple[str, ...], runs: list[str]) -> None:
-    """By commit, tags and environment; the newest of what is left."""
+def test_runs_are_filtered(snapshots: Path, options: tuple[str, ...], runs: list[str]) -> None:
+    """By commit, tags and environment; then the newest are taken."""
     write(snapshots / "x.json", document(99, "other", environment="staging", tags={"os": "linux"}, hits=1))
     listed = json.loads(cli("history", snapshots, "--format", "json", *options).stdout)["runs"]
     assert [run["run_id"] for run in listed] == runs
 
 
 def test_an_unknown_metric_is_one_line(snapshots: Path) -> None:
-    """It quotes the name, says where it looked and names the nearest; so does an unknown branch."""
+    """The error quotes the name, states where it was searched and suggests the nearest."""
     result = cli("history", snapshots, "latency.p59")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == (
         f"Error: no metric 'latency.p59' in the 30 runs of {str(snapshots)!r}. Did you mean 'latency.p95'?\n"
     )
     result = cli("history", snapshots, "latency.p95", "--branch", "none")
-    where = f"the 0 chosen runs of {str(snapshots)!r}"
-    assert result.stderr == f"Error: no metric 'latency.p95' in {where}; others have it\n"
+    where = f"the 0 selected runs of {str(snapshots)!r}"
+    assert result.stderr == f"Error: no metric 'latency.p95' in {where}: other runs have it\n"
     result = cli("history", snapshots, "--branch", "none")
-    assert (result.exit_code, result.stdout, result.stderr) == (1, "", f"{snapshots}: no such runs\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (
+        1,
+        "",
+        f"Error: no run matches in {str(snapshots)!r}\n",
+    )
 
 
-def test_what_is_not_there_is_said(tmp_path: Path) -> None:
-    """A folder that does not exist is wrong usage; an empty one holds no snapshot."""
+def test_missing_snapshots_are_an_error(tmp_path: Path) -> None:
+    """A missing folder is wrong usage; an empty folder has no snapshot."""
     assert cli("history", "nowhere").exit_code == 2
     result = cli("history", tmp_path)
-    assert (result.exit_code, result.stderr) == (1, f"{tmp_path}: holds no snapshot\n")
+    assert (result.exit_code, result.stderr) == (1, f"Error: no snapshot in {str(tmp_path)!r}\n")
     assert cli("history", tmp_path, "--tag", "novalue").exit_code == 2
 
 
-def test_a_bad_file_is_named_once_and_left_out(snapshots: Path) -> None:
-    """On standard error, so that the output is whole; what steers a terminal is shown and does not."""
+def test_an_invalid_file_is_reported_once_and_skipped(snapshots: Path) -> None:
+    """The report is on standard error; control characters from files are escaped."""
     write(snapshots / "bad.json", b"{")
     write(snapshots / "esc.json", document(99, "esc", branch="\x1b[31mred", hits=1))
     result = cli("history", snapshots)
     assert result.exit_code == 0
     (line,) = result.stderr.splitlines()
-    assert line.startswith(f"{snapshots / 'bad.json'}: left out: document: is not JSON")
+    assert line.startswith(f"{snapshots / 'bad.json'}: skipped: document: is not JSON")
     assert "\x1b" not in result.stdout
     assert r"\x1b[31mred" in result.stdout
 
 
-def test_two_timers_are_not_taken_for_one(tmp_path: Path) -> None:
-    """Where `latency` is of several timers a note says so, and how to choose one."""
+def test_mixed_timers_are_reported(tmp_path: Path) -> None:
+    """If latency comes from several timers, a note says so, and how to select one."""
     for number, timer in enumerate(["parse", "render", "parse"]):
         tags = {"latency_metric": timer}
         write(tmp_path / f"{number}.json", document(number, str(number), {"p95": 1.0}, tags=tags, a=1))
     note = (
-        "Note: latency and throughput are of several timers: 'parse' in 2 runs, 'render' in 1 run;"
-        " --tag latency_metric=… chooses one\n"
+        "Note: latency and throughput come from different timers: 'parse' in 2 runs, 'render' in 1 run;"
+        " select one with --tag latency_metric=…\n"
     )
     assert cli("history", tmp_path, "latency.p95").stderr == note
     assert cli("history", tmp_path).stderr == note
     assert cli("history", tmp_path, "a").stderr == ""
     assert cli("history", tmp_path, "latency.p95", "--tag", "latency_metric=parse").stderr == ""
-    assert "several timers" in cli("diff", tmp_path / "0.json", tmp_path / "1.json").stderr
+    assert "different timers" in cli("diff", tmp_path / "0.json", tmp_path / "1.json").stderr
 
 
 # -- diff --------------------------------------------------------------------------------------------------
@@ -200,7 +195,7 @@ def pair(tmp_path: Path, a: dict[str, Any], b: dict[str, Any]) -> tuple[Path, Pa
 
 
 def test_a_diff_has_every_metric_and_no_verdict(tmp_path: Path) -> None:
-    """Changes are in percent of A; a base of zero and what one side lacks are said in words."""
+    """Changes are in percent of A; a zero in A and a metric in one snapshot only are stated in words."""
     before = {"latency": {"p95": 200.0}, "same": 3, "zero": 0, "none": 0, "gone": 1, "slow": 1000}
     after = {"latency": {"p95": 150.0}, "same": 3, "zero": 2, "none": 0, "new": 1, "slow": 1000.1}
     result = cli("diff", *pair(tmp_path, before, after))
@@ -219,8 +214,8 @@ def test_a_diff_has_every_metric_and_no_verdict(tmp_path: Path) -> None:
     assert rows["custom.slow"] == ["1,000", "1,000", "+0.01 %"]
 
 
-def test_a_diff_is_read_by_programs(tmp_path: Path) -> None:
-    """JSON holds every digit; a change that has no number is null."""
+def test_a_diff_in_json_has_all_digits(tmp_path: Path) -> None:
+    """A change that is not a number is null."""
     result = cli("diff", *pair(tmp_path, {"x": 4, "y": 0, "z": 1}, {"x": 5, "y": 1}), "--format", "json")
     assert json.loads(result.stdout)["metrics"] == [
         {"key": "custom.x", "a": 4.0, "b": 5.0, "change_percent": 25.0},
@@ -229,8 +224,8 @@ def test_a_diff_is_read_by_programs(tmp_path: Path) -> None:
     ]
 
 
-def test_a_folder_is_its_newest_snapshot(snapshots: Path) -> None:
-    """Of a folder, or a file with one a line, the newest run is compared."""
+def test_diff_takes_the_newest_snapshot_of_a_folder(snapshots: Path) -> None:
+    """Likewise for a file with one snapshot per line."""
     lines = write(snapshots.parent / "h.jsonl", json.dumps(document(0, "old", {"p95": 258.0})).encode())
     result = cli("diff", snapshots, lines, "--format", "json")
     compared = json.loads(result.stdout)
@@ -239,12 +234,12 @@ def test_a_folder_is_its_newest_snapshot(snapshots: Path) -> None:
     assert (latency["a"], latency["b"], latency["change_percent"]) == (129.0, 258.0, 100.0)
 
 
-def test_a_diff_of_what_is_no_snapshot_is_an_error(tmp_path: Path, snapshots: Path) -> None:
-    """Each broken rule is a line with the file's name; an empty folder holds none."""
+def test_a_diff_with_an_invalid_file_is_an_error(tmp_path: Path, snapshots: Path) -> None:
+    """Each violation is a line with the file's name; an empty folder has no snapshot."""
     bad = write(tmp_path / "bad.json", {"metrics": {"throughput": -1, "cpu_percent": 150}})
     result = cli("diff", snapshots, bad)
     assert (result.exit_code, result.stdout, len(result.stderr.splitlines())) == (1, "", 2)
     assert result.stderr.startswith(f"{bad}: metrics.throughput: must be")
     (tmp_path / "empty").mkdir()
     result = cli("diff", tmp_path / "empty", snapshots)
-    assert (result.exit_code, result.stderr) == (1, f"{tmp_path / 'empty'}: holds no snapshot\n")
+    assert (result.exit_code, result.stderr) == (1, f"Error: no snapshot in {str(tmp_path / 'empty')!r}\n")

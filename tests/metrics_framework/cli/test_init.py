@@ -1,4 +1,4 @@
-"""The entry point: how the command line starts, and what it says without its extra."""
+"""The entry point of the command line, with and without its extra."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ START = "from metrics_framework.cli import main; main()"
 
 
 def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run this interpreter to its end."""
+    """Run this interpreter in a process, and return its output."""
     import os
 
     return subprocess.run(
@@ -44,7 +44,7 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
 
 @pytest.mark.smoke
 def test_the_package_runs_as_a_module() -> None:
-    """``python -m metrics_framework`` is the command line, under its own name."""
+    """``python -m metrics_framework`` runs the command line, under its own name."""
     done = python("-m", "metrics_framework", "--version")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"metrics-framework, version {__version__}, {ENGINE} engine\n"
@@ -52,15 +52,15 @@ def test_the_package_runs_as_a_module() -> None:
 
 @pytest.mark.smoke
 def test_the_installed_command_is_the_entry_point() -> None:
-    """What pip installs as ``metrics-framework`` is `main`."""
+    """The command that pip installs as ``metrics-framework`` is `main`."""
     (script,) = entry_points(group="console_scripts", name="metrics-framework")
     assert script.load() is main
 
 
 @pytest.mark.parametrize("package", ["click", "rich"])
 @pytest.mark.parametrize("hide", [WITHOUT + START, "import sys; sys.modules[{package!r}] = None; " + START])
-def test_without_its_extra_it_names_the_extra(package: str, hide: str) -> None:
-    """Where click or rich is missing, one line says what to install, and there is no traceback."""
+def test_without_its_extra_the_command_names_it(package: str, hide: str) -> None:
+    """Without click or rich, one line names the package to install, without a traceback."""
     done = python("-c", hide.format(package=package))
     assert done.returncode != 0
     assert done.stdout == ""
@@ -70,7 +70,7 @@ def test_without_its_extra_it_names_the_extra(package: str, hide: str) -> None:
 
 
 def test_another_missing_module_is_not_blamed_on_the_extra() -> None:
-    """A broken installation shows its own error instead of advice that would not help."""
+    """A broken installation shows its own error, not advice that would not help."""
     done = python("-c", "import sys; sys.modules['metrics_framework.cli.measure'] = None; " + START)
     assert done.returncode != 0
     assert "metrics_framework.cli.measure" in done.stderr.splitlines()[-1]
@@ -78,15 +78,15 @@ def test_another_missing_module_is_not_blamed_on_the_extra() -> None:
 
 
 def test_importing_the_entry_point_needs_no_extra() -> None:
-    """The module itself imports neither click nor rich."""
+    """The module imports neither click nor rich."""
     done = python(
         "-c", "import sys, metrics_framework.cli; sys.exit('click' in sys.modules or 'rich' in sys.modules)"
     )
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_terminal_without_the_letters_loses_no_result(tmp_path: Path) -> None:
-    """On a stream that can only write ASCII, names are shown with question marks and the path is printed."""
+def test_an_ascii_terminal_loses_no_result(tmp_path: Path) -> None:
+    """An ASCII stream shows question marks for other letters, and the path is printed."""
     done = python(
         *("-m", "metrics_framework", "run", "-n", "2", "--name", "größe", "--output", str(tmp_path)),
         *("--", "sh", "-c", "echo ärger >&2; exit 3"),

@@ -1,4 +1,4 @@
-"""Measuring a command through the facade: what is recorded of it, and what is said meanwhile."""
+"""Measuring a command through the facade: the records and the progress."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def sh(script: str) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def plain_streams(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Work in an empty folder, and take nothing from the terminal that the tests run in."""
+    """Work in an empty folder, independent of the terminal that the tests run in."""
     monkeypatch.chdir(tmp_path)
     for name in ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
@@ -38,12 +38,12 @@ def plain_streams(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ],
 )
 def test_an_exit_is_described_in_words(code: int, text: str) -> None:
-    """An exit code is called that, and a signal goes by its name, or its number if it has none."""
+    """An exit code is named as such, and a signal by its name, or its number if it has no name."""
     assert describe_exit(code) == text
 
 
 def test_every_run_is_recorded(capfd: pytest.CaptureFixture[str]) -> None:
-    """Each run is one record of the timer and one success; of quick runs that succeed nothing is printed."""
+    """Each run is one record of the timer and one success; quick runs that succeed print nothing."""
     measurement = measure(["sleep", "0.05"], name="nap", runs=3, warmup=0)
     system = measurement.system
     summary = system.aggregator.get_metric_summary("nap")
@@ -56,8 +56,8 @@ def test_every_run_is_recorded(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("", "")
 
 
-def test_durations_are_kept_in_their_order() -> None:
-    """The list of durations holds every run, in milliseconds, the slow one in its place."""
+def test_durations_are_kept_in_order() -> None:
+    """The list holds the duration of each run in milliseconds."""
     script = "echo >> runs; if [ $(wc -l < runs) = 2 ]; then sleep 0.3; fi"
     measurement = measure(sh(script), name="uneven", runs=3, warmup=0)
     first, slow, last = measurement.milliseconds
@@ -67,7 +67,7 @@ def test_durations_are_kept_in_their_order() -> None:
 
 
 def test_warm_up_runs_happen_and_are_not_recorded() -> None:
-    """The command runs once more for each warm-up, which counts neither as a record nor as a failure."""
+    """The command runs once more for each warm-up, which is neither recorded nor counted as a failure."""
     measurement = measure(sh("echo >> runs; [ $(wc -l < runs) -gt 2 ]"), name="warm", runs=3, warmup=2)
     assert len(Path("runs").read_text().splitlines()) == 5
     assert (measurement.runs, measurement.failures) == (3, 0)
@@ -75,8 +75,8 @@ def test_warm_up_runs_happen_and_are_not_recorded() -> None:
     assert measurement.system.tracker.get_success_rate("warm") == 1.0
 
 
-def test_a_warm_up_that_fails_is_said(capfd: pytest.CaptureFixture[str]) -> None:
-    """A warm-up that fails warms nothing up: how it ended and its errors are shown."""
+def test_a_failed_warm_up_is_reported(capfd: pytest.CaptureFixture[str]) -> None:
+    """The exit code and the error output are shown."""
     measure(
         sh("echo >> runs; [ $(wc -l < runs) -gt 1 ] || { echo cold >&2; exit 4; }"),
         name="w",
@@ -88,8 +88,8 @@ def test_a_warm_up_that_fails_is_said(capfd: pytest.CaptureFixture[str]) -> None
     assert "cold" in errors
 
 
-def test_memory_of_the_warm_up_is_not_the_runs() -> None:
-    """A first run that needs much memory does not show once it is the warm-up."""
+def test_memory_of_the_warm_up_is_excluded() -> None:
+    """Peak memory of a first run does not count if that run is the warm-up."""
     code = "import os\nif not os.path.exists('warm'): open('warm', 'w').close(); x = b'x' * 100_000_000"
     command = [sys.executable, "-I", "-S", "-c", code]
     cold = measure(command, name="cold", runs=2, warmup=0).system.resource_monitor.get_memory_usage()
@@ -98,8 +98,8 @@ def test_memory_of_the_warm_up_is_not_the_runs() -> None:
     assert warm["process_peak_rss"] < 60 * MB < 100 * MB < cold["process_peak_rss"]
 
 
-def test_failures_are_counted_by_how_the_command_ended(capfd: pytest.CaptureFixture[str]) -> None:
-    """Exit codes and signals are types of failure; each is said at once with the end of the errors."""
+def test_failures_are_counted_by_exit_code_and_signal(capfd: pytest.CaptureFixture[str]) -> None:
+    """Each failure is shown at once with the end of the error output."""
     script = """
         echo >> runs; echo "this is run $(wc -l < runs)" >&2
         case $(wc -l < runs) in 1) exit 3;; 2) kill -KILL $$;; 3) exit 3;; 4) kill -SEGV $$;; esac
@@ -130,8 +130,8 @@ def test_failures_are_counted_by_how_the_command_ended(capfd: pytest.CaptureFixt
     ]
 
 
-def test_the_snapshot_speaks_of_the_command() -> None:
-    """Latency, memory and CPU of the snapshot are the command's, and its tag says which operation it was."""
+def test_the_snapshot_describes_the_command() -> None:
+    """Latency, memory and CPU are those of the command, and a tag names the operation."""
     code = "import time; x = b'x' * 60_000_000\nwhile time.process_time() < 0.2: pass"
     measurement = measure([sys.executable, "-I", "-S", "-c", code], name="job", runs=1, warmup=0)
     snapshot = measurement.system.snapshot()
@@ -148,7 +148,7 @@ def test_the_snapshot_speaks_of_the_command() -> None:
 
 
 def test_a_command_that_cannot_start_is_an_error() -> None:
-    """The error that names the command comes through, from the warm-up as from the first run."""
+    """The error names the command, in the warm-up and in the first run."""
     for warmup in (0, 1):
         with pytest.raises(InvalidInputError, match="cannot run 'no-such-program'"):
             measure(["no-such-program"], name="no", runs=1, warmup=warmup)

@@ -1,4 +1,4 @@
-"""The commands on telemetry files, as a user runs them."""
+"""The telemetry commands as a user runs them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write(path: Path, *events: dict[str, object]) -> Path:
 
 
 def rows(output: str) -> list[list[str]]:
-    """Return the cells of what was printed, by their columns' distance."""
+    """Return the cells of the output, split at wide gaps."""
     return [
         [cell.strip() for cell in line.split("  ") if cell.strip()]
         for line in output.splitlines()
@@ -50,8 +50,8 @@ def rows(output: str) -> list[list[str]]:
 # -- project -------------------------------------------------------------------------------------------
 
 
-def test_project_prints_a_record_a_line():
-    """Each is the event in the envelope, in the file's order, and exit code 0."""
+def test_project_prints_a_record_per_line():
+    """Each line is an event in the envelope, in the order of the file: exit code 0."""
     done = run("project", SAMPLE)
     assert done.exit_code == 0
     assert [json.loads(line) for line in done.stdout.splitlines()] == [
@@ -62,26 +62,26 @@ def test_project_prints_a_record_a_line():
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_project_reads_its_input(pack):
-    """A file called - is the standard input, packed or not."""
+def test_project_reads_standard_input(pack):
+    """A file named - is standard input, compressed or not."""
     done = run("project", "-", given=pack(SAMPLE.read_bytes()))
     assert done.exit_code == 0
     assert done.stdout == run("project", SAMPLE).stdout
 
 
 def test_a_bad_line_is_reported_and_the_rest_is_printed(tmp_path):
-    """On standard error, by its number; exit code 1. Nothing in it steers the terminal."""
+    """The report is on standard error, with the line number; control characters are escaped; exit code 1."""
     path = tmp_path / "run.jsonl"
     path.write_bytes(json.dumps(event()).encode() + b'\n"\xc2\x9b31m"\n' + json.dumps(event()).encode())
     done = run("project", path)
     assert done.exit_code == 1
     assert len(done.stdout.splitlines()) == 2
-    assert done.stderr == f'{path}, line 2: is no JSON object but "\\x9b31m"\n'
+    assert done.stderr == f'{path}, line 2: must be a JSON object, got "\\x9b31m"\n'
 
 
 @pytest.mark.parametrize("command", ["project", "summary"])
-def test_a_file_that_is_not_there_is_an_error(tmp_path, command):
-    """It names the path, and exit code 1."""
+def test_a_missing_file_is_an_error(tmp_path, command):
+    """The error names the path; exit code 1."""
     done = run(command, tmp_path / "missing")
     assert done.exit_code == 1
     assert done.stderr == f"Error: cannot read '{tmp_path / 'missing'}': No such file or directory\n"
@@ -91,7 +91,7 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path, command):
 
 
 def test_summary_shows_sessions_memory_and_events():
-    """Of a real file: a completed session of one rank, whose memory grew."""
+    """A real file has one completed session with one rank, whose memory grew."""
     done = run("summary", SAMPLE)
     assert done.exit_code == 0
     printed = rows(done.stdout)
@@ -102,7 +102,7 @@ def test_summary_shows_sessions_memory_and_events():
 
 
 def test_summary_tells_sessions_ranks_and_stages_apart(tmp_path):
-    """Sessions by as many characters as it takes, stages in the order in which they came."""
+    """Sessions are shown by unique prefixes, and stages in the order of their first events."""
     events = [
         event(
             session_id=session,
@@ -128,8 +128,8 @@ def test_summary_tells_sessions_ranks_and_stages_apart(tmp_path):
     ]
 
 
-def test_summary_takes_device_memory_where_nothing_was_allocated(tmp_path):
-    """And says so where there is neither."""
+def test_summary_uses_device_memory_without_allocator_memory(tmp_path):
+    """If there is neither, the table says none."""
     only_device = event(allocator_allocated_bytes=None, device_used_bytes=5_000)
     nothing = event(allocator_allocated_bytes=None, device_used_bytes=None, rank=0)
     printed = rows(run("summary", write(tmp_path / "run.jsonl", only_device, nothing)).stdout)
@@ -137,8 +137,8 @@ def test_summary_takes_device_memory_where_nothing_was_allocated(tmp_path):
     assert ["session-", "0", "none", "1", "0 µs", "none", "none"] in printed
 
 
-def test_summary_of_a_folder_shows_what_its_manifest_says(tmp_path):
-    """Such as that a session was interrupted."""
+def test_summary_of_a_folder_uses_its_manifest(tmp_path):
+    """For example, that a session was interrupted."""
     write(tmp_path / "segment-000001.jsonl", event())
     sessions = [{"session_id": "session-1", "status": "interrupted"}]
     (tmp_path / "manifest.json").write_text(json.dumps({"sessions": sessions, "segments": []}))
@@ -146,14 +146,14 @@ def test_summary_of_a_folder_shows_what_its_manifest_says(tmp_path):
 
 
 def test_summary_of_an_empty_file_is_empty(tmp_path):
-    """It is no error."""
+    """An empty file is not an error."""
     done = run("summary", write(tmp_path / "run.jsonl"))
     assert done.exit_code == 0
     assert "0 events" in done.stdout
 
 
-def test_summary_fits_a_terminal_and_is_not_steered(tmp_path):
-    """Eighty columns are enough for usual names, and control characters are shown."""
+def test_summary_fits_a_terminal(tmp_path):
+    """Eighty columns suffice for usual names, and control characters are escaped."""
     path = write(tmp_path / "run.jsonl", event(session_id="\x1b[31m" + "s" * 30, event_type="a\nb"))
     done = run("summary", path, width=80)
     assert max(len(line) for line in done.stdout.splitlines()[1:]) <= 80
@@ -166,7 +166,7 @@ def test_summary_fits_a_terminal_and_is_not_steered(tmp_path):
 
 @contextmanager
 def following(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
-    """Run `telemetry follow` in a process of its own."""
+    """Run `telemetry follow` in a process."""
     command = [sys.executable, "-m", "metrics_framework", "telemetry", "follow", "--interval", "0.02"]
     with subprocess.Popen(
         [*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -179,7 +179,7 @@ def following(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.mark.heavy
 def test_follow_prints_events_as_they_come(tmp_path):
-    """From a file that is not there yet, through a truncation, until it is interrupted."""
+    """The file need not exist at first and is truncated in between; the command runs until interrupted."""
     path = tmp_path / "run.jsonl"
     with following(path) as process:
         assert process.stderr
@@ -189,15 +189,18 @@ def test_follow_prints_events_as_they_come(tmp_path):
         assert [json.loads(process.stdout.readline())["body"] for _ in range(2)] == ["first", "second"]
         path.write_text("[]\n" + json.dumps(event(context="third")) + "\n")
         assert json.loads(process.stdout.readline())["body"] == "third"
-        time.sleep(0.2)  # it may be about to count it
+        time.sleep(0.2)  # until the event is counted
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 130
-        assert process.stderr.read() == f"{path}, line 1: is no JSON object but []\n3 events, 1 other lines\n"
+        assert (
+            process.stderr.read()
+            == f"{path}, line 1: must be a JSON object, got []\nevents: 3, invalid lines: 1\n"
+        )
 
 
 @pytest.mark.heavy
-def test_follow_serves_what_was_measured(tmp_path):
-    """A scrape of the address that is printed gives the values of the last event so far."""
+def test_follow_serves_measurements(tmp_path):
+    """A scrape of the printed address returns the values of the latest event."""
     path = write(tmp_path / "run.jsonl", event(device_used_bytes=1))
     with following(path, "--serve", "0") as process:
         assert process.stdout
@@ -214,7 +217,7 @@ def test_follow_serves_what_was_measured(tmp_path):
 
 
 def eventually(address: str, text: str) -> bool:
-    """Return whether a page holds a text before long."""
+    """Return whether a page contains a text within a few seconds."""
     end = time.monotonic() + 10
     while time.monotonic() < end:
         with urllib.request.urlopen(address) as page:
@@ -224,8 +227,8 @@ def eventually(address: str, text: str) -> bool:
     return False
 
 
-def test_a_port_that_is_taken_is_an_error(tmp_path):
-    """It names the port and the reason, and exit code 1."""
+def test_a_port_in_use_is_an_error(tmp_path):
+    """The error names the port and the reason; exit code 1."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -236,9 +239,9 @@ def test_a_port_that_is_taken_is_an_error(tmp_path):
 
 
 def test_a_file_that_cannot_be_followed_is_an_error(tmp_path):
-    """Such as a packed one."""
+    """For example, a compressed one."""
     path = tmp_path / "run.jsonl.gz"
     path.write_bytes(gzip.compress(SAMPLE.read_bytes()))
     done = run("follow", path)
     assert done.exit_code == 1
-    assert "is packed with gzip, and cannot be followed" in done.stderr
+    assert "is compressed with gzip and cannot be followed" in done.stderr

@@ -1,4 +1,4 @@
-"""Text formats: what is written can be read back as the same values."""
+"""Text formats: the text can be parsed back into the same values."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ VALUES = st.lists(
 
 
 def from_plain(plain: dict[str, Any]) -> MetricValue:
-    """Turn plain data back into a value."""
+    """Convert plain data back into a value."""
     return MetricValue(
         plain["name"],
         plain["value"],
@@ -51,7 +51,7 @@ def from_plain(plain: dict[str, Any]) -> MetricValue:
 
 
 def from_csv(text: str) -> list[MetricValue]:
-    """Read a table back."""
+    """Parse a table."""
     rows = csv.DictReader(io.StringIO(text, newline=""))
     return [
         from_plain({**row, **{key: json.loads(row[key]) for key in ("value", "tags", "metadata")}})
@@ -61,13 +61,13 @@ def from_csv(text: str) -> list[MetricValue]:
 
 @given(VALUES)
 def test_json_reads_back_as_the_same_values(values):
-    """The document holds every value under `metrics`, in order, with nothing lost."""
+    """The document has every value under `metrics`, in order and complete."""
     assert [from_plain(plain) for plain in json.loads(render(values, "json"))["metrics"]] == values
 
 
 @given(VALUES)
 def test_json_lines_read_back_as_the_same_values(values):
-    """Each value is one line, whatever line breaks are in its texts, and the last line is ended."""
+    """Each value is one line, even if its texts have line breaks, and the last line ends in one."""
     text = render(iter(values), "jsonl")
     lines = text.split("\n")
     assert lines.pop() == ""
@@ -76,17 +76,17 @@ def test_json_lines_read_back_as_the_same_values(values):
 
 @given(VALUES)
 def test_csv_reads_back_as_the_same_values(values):
-    """Each value is one row, whatever commas, quotes and line breaks are in its texts."""
+    """Each value is one row, even if its texts have commas, quotes or line breaks."""
     assert from_csv(render(values, "csv")) == values
 
 
-def test_csv_has_a_header_also_without_values():
+def test_csv_without_values_has_a_header():
     """An empty table still names its columns."""
     assert render([], "csv") == "name,type,value,unit,timestamp,tags,metadata\r\n"
 
 
 def test_a_value_as_plain_data():
-    """Plain data has the keys that every format shows, and texts for what JSON has no type for."""
+    """Plain data has the keys of every format, and text for types that JSON lacks."""
     value = MetricValue(
         "http.requests",
         3,
@@ -108,8 +108,8 @@ def test_a_value_as_plain_data():
 
 
 @pytest.mark.parametrize("unknown", ["xml", "JSON", "", None, [], 3])
-def test_an_unknown_format_lists_those_there_are(unknown):
-    """The error quotes what was asked for and names every format."""
+def test_an_unknown_format_lists_the_known_ones(unknown):
+    """The error contains the argument and names every format."""
     with pytest.raises(InvalidInputError) as caught:
         render([], unknown)
     assert repr(unknown) in str(caught.value)
@@ -117,16 +117,16 @@ def test_an_unknown_format_lists_those_there_are(unknown):
         assert known in str(caught.value)
 
 
-def test_the_formats_there_are():
-    """The core writes three formats."""
+def test_json_jsonl_and_csv_are_known():
+    """The core has these formats besides Prometheus text."""
     assert {"json", "jsonl", "csv"} <= FORMATS.keys()
 
 
-# -- those of the in-memory aggregator ---------------------------------------------------------------------
+# -- formats of the in-memory aggregator -------------------------------------------------------------------
 
 
 def test_prometheus_is_one_of_the_formats():
-    """By its name values become the text that a server scrapes."""
+    """Its text is the one that a server scrapes."""
     value = MetricValue(
         "hits", 3, MetricType.COUNTER, MetricUnit.COUNT, datetime(2026, 1, 1, tzinfo=UTC), {}, {}
     )
@@ -137,7 +137,7 @@ def test_prometheus_is_one_of_the_formats():
 
 @pytest.mark.parametrize("unknown", ["xml", "Snapshot", "", None, [], 3])
 def test_the_in_memory_aggregator_lists_snapshot_too(unknown):
-    """Its error quotes what was asked for and names all five formats, also where nothing was recorded."""
+    """Its error names all five formats, even if the store is empty."""
     with pytest.raises(InvalidInputError) as caught:
         InMemoryAggregator().export_metrics(unknown)
     message = f"format {unknown!r} is unknown; use one of json, jsonl, csv, prometheus, snapshot"
@@ -145,7 +145,7 @@ def test_the_in_memory_aggregator_lists_snapshot_too(unknown):
 
 
 def test_the_snapshot_format_is_a_valid_v1_document(clock):
-    """It is read back as a snapshot with latency, throughput and custom keys, at the time of its store."""
+    """It parses as a snapshot with latency, throughput and custom keys, at the time of its store."""
     store = Store(clock)
     collector, timer, tracker = InMemoryCollector(store), InMemoryTimer(store), InMemoryTracker(store)
     aggregator = InMemoryAggregator(store)
@@ -176,8 +176,8 @@ def test_the_snapshot_format_is_a_valid_v1_document(clock):
     assert snapshot.metadata.environment in Environment
 
 
-def test_the_snapshot_format_knows_no_resources():
-    """Memory and CPU are a resource monitor's to know, so they are left out instead of made up."""
+def test_the_snapshot_format_has_no_resources():
+    """Only a resource monitor knows memory and CPU, so they are left out."""
     collector = InMemoryCollector(Store(ManualClock()))
     collector.increment("hits")
     document = json.loads(InMemoryAggregator(collector.store).export_metrics("snapshot"))
@@ -185,8 +185,8 @@ def test_the_snapshot_format_knows_no_resources():
     assert document["metrics"] == {"custom": {"hits": 1}}
 
 
-def test_each_snapshot_is_a_run_of_its_own():
-    """Two exports of the same numbers have ids of their own and are otherwise equal."""
+def test_each_snapshot_has_its_own_run_id():
+    """Two exports of the same numbers differ only in their ids."""
     collector = InMemoryCollector(Store(ManualClock()))
     collector.increment("hits")
     aggregator = InMemoryAggregator(collector.store)
@@ -196,6 +196,6 @@ def test_each_snapshot_is_a_run_of_its_own():
 
 
 def test_a_snapshot_of_an_empty_store_is_an_error():
-    """Where nothing was recorded there is no valid document, which the error says."""
+    """Without records no valid document exists, which the error says."""
     with pytest.raises(SnapshotError, match="metrics: must hold at least one of"):
         InMemoryAggregator().export_metrics("snapshot")

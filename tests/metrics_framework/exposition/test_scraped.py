@@ -1,4 +1,4 @@
-"""Prometheus' text format: real servers read what the process recorded."""
+"""Prometheus text of any aggregator: real servers read the recorded metrics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from metrics_framework import MetricsSystem
 from metrics_framework.clock import ManualClock
-from metrics_framework.exposition.text import label_name, metric_name
+from metrics_framework.exposition.names import label_name, metric_name
 from metrics_framework.values import MetricUnit
 from tests.servers.fixtures import Promtool
 from tests.servers.pages import serving
@@ -36,23 +36,23 @@ NUMBERS = [0, -0.0, -2.5, 1e-320, 5e-324, 1.7976931348623157e308, 2**53, 2**53 +
 
 
 def page(metrics: MetricsSystem) -> str:
-    """Return what a server scrapes."""
+    """Return the text that a server scrapes."""
     return metrics.aggregator.export_metrics("prometheus")
 
 
 def sent(text: str) -> str:
-    """Return a text as UTF-8 can hold it."""
+    """Return a text as it is encoded in UTF-8."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def series(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
-    """Return the key of a series, whichever way its numbers are written; a label without a text is none."""
+    """Return the key of a series; a label without a text counts as missing."""
     numbers = {label: str(float(labels[label])) for label in ("le", "quantile") if label in labels}
     return name, frozenset((label, text) for label, text in {**labels, **numbers}.items() if text)
 
 
 def read(samples: list[Sample]) -> Read:
-    """Return samples of one target without the labels that are the target's."""
+    """Return the samples of one target without the labels of the target."""
     found: Read = {}
     for labels, number in samples:
         own = {label: text for label, text in labels.items() if label not in ("__name__", "job", "instance")}
@@ -62,7 +62,7 @@ def read(samples: list[Sample]) -> Read:
 
 
 def selected(job: str) -> str:
-    """Return the query of all that a target says, without what Prometheus adds."""
+    """Return the query for all samples of a target, without those that Prometheus adds."""
     return f'{{job="{job}", __name__!~"up|scrape_.+"}}'
 
 
@@ -90,7 +90,7 @@ def plain() -> MetricsSystem:
 
 
 def plain_series(metrics: MetricsSystem) -> Read:
-    """Return what the system of `plain` recorded."""
+    """Return the records of the system of `plain`."""
     query = metrics.aggregator.get_metric_summary("db.query")
     return {
         series("http_requests_total", page='a "b"\n\\c', gr__e="日本"): 3,
@@ -116,7 +116,7 @@ def plain_series(metrics: MetricsSystem) -> Read:
 
 @pytest.fixture(scope="module")
 def hostile() -> MetricsSystem:
-    """Return a system in which every nasty text is a name, a tag, a tag's value and a help text."""
+    """Return a system in which every nasty text is a name, a tag, a tag value and a help text."""
     metrics = MetricsSystem(clock=ManualClock())
     for place, text in enumerate(NASTY):
         metrics.collector.describe(f"g{place}{text}", help=text)
@@ -127,7 +127,7 @@ def hostile() -> MetricsSystem:
 
 
 def hostile_series() -> Read:
-    """Return what the system of `hostile` recorded; of names that become the same, the first."""
+    """Return the records of the system of `hostile`; of conflicting names, the first."""
     found: Read = {}
     names: set[str] = set()
     for place, text in enumerate(NASTY):
@@ -141,7 +141,7 @@ def hostile_series() -> Read:
 
 @pytest.fixture(scope="module")
 def growing() -> MetricsSystem:
-    """Return a system for a test that records while it is scraped."""
+    """Return a system for a test that records during scrapes."""
     return MetricsSystem(clock=ManualClock())
 
 
@@ -157,13 +157,13 @@ def scraped(prometheus, plain, hostile, growing) -> Iterator[Prometheus]:
 # -- Prometheus --------------------------------------------------------------------------------------------
 
 
-def test_prometheus_stores_what_was_recorded(scraped, plain):
-    """Every number and label of every type is in the server's database, and nothing else is."""
+def test_prometheus_stores_exactly_the_records(scraped, plain):
+    """The database has every number and label of every type, and no others."""
     assert read(scraped.wait_until(selected("plain"), bool)) == plain_series(plain)
 
 
-def test_prometheus_follows(scraped, growing):
-    """What is recorded later is what the server says later, under labels that no target's label hides."""
+def test_prometheus_sees_later_records(scraped, growing):
+    """Later records reach the server, and no label of the target hides theirs."""
     tags = {"job": "mine", "instance": "b", "__name__": "c", "page": ""}
     labels = {"exported_job": "mine", "exported_instance": "b", "key_name__": "c"}
     for number, total in ((39.5, 39.5), (0.5, 40)):
@@ -173,7 +173,7 @@ def test_prometheus_follows(scraped, growing):
 
 
 def test_prometheus_knows_types_and_help(scraped):
-    """Types and help texts are the described ones, with their quotes, line breaks and backslashes."""
+    """Types and help texts are the described ones, with quotes, line breaks and backslashes."""
     scraped.wait_until(selected("plain"), bool)
     known = scraped.api("targets/metadata", match_target='{job="plain"}')
     assert {family["metric"]: (family["type"], family["help"]) for family in known} == {
@@ -186,12 +186,12 @@ def test_prometheus_knows_types_and_help(scraped):
     }
 
 
-def test_prometheus_takes_hostile_texts(scraped):
-    """Names, tags and values that break formats arrive intact, and none of them costs another metric."""
+def test_prometheus_accepts_hostile_texts(scraped):
+    """Names, tags and values that break formats arrive intact, and affect no other metric."""
     assert read(scraped.wait_until(selected("hostile"), bool)) == hostile_series()
     known = scraped.api("targets/metadata", match_target='{job="hostile"}')
     helps = {family["metric"]: family["help"] for family in known}
-    # The server itself takes blanks off the front.
+    # The server itself strips leading blanks.
     expected = {metric_name(f"g{place}{text}"): sent(text).lstrip(" \t") for place, text in enumerate(NASTY)}
     assert {name: helps[name] for name in expected} == expected
 
@@ -200,12 +200,12 @@ def test_prometheus_takes_hostile_texts(scraped):
 
 
 def test_promtool_finds_nothing_in_described_metrics(promtool: Promtool, plain):
-    """Metrics with help texts and plain names are without fault, and without advice."""
+    """Promtool reports neither errors nor advice for described metrics with plain names."""
     assert promtool(page(plain)) == (0, "")
 
 
 def test_promtool_has_only_advice_on_hostile_texts(promtool: Promtool, hostile):
-    """The text is not broken: all that the tool says is about the words in names and help texts."""
+    """The text is valid: promtool comments only on words in names and help texts."""
     status, output = promtool(page(hostile))
     assert status == 3
     assert {line.split(" ", 1)[1] for line in output.splitlines()} == {
@@ -219,7 +219,7 @@ def test_promtool_has_only_advice_on_hostile_texts(promtool: Promtool, hostile):
 
 
 def test_promtool_finds_a_broken_text(promtool: Promtool, plain):
-    """The tool is a judge: a text with a byte too few is broken."""
+    """Promtool reports a text that lacks one byte."""
     assert promtool(page(plain).replace('"} 3\n', "} 3\n"))[0] == 1
 
 
@@ -227,7 +227,7 @@ def test_promtool_finds_a_broken_text(promtool: Promtool, plain):
 
 
 def pushed(pushgateway: str, job: str, metrics: MetricsSystem) -> Read:
-    """Push what a system exposes and return what the gateway then shows of it."""
+    """Push the text of a system and return the metrics that the gateway then shows."""
     assert request("PUT", pushgateway, f"/metrics/job/{job}", page(metrics)) == (200, "")
     _, text = request("GET", pushgateway, "/metrics")
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
@@ -241,11 +241,11 @@ def pushed(pushgateway: str, job: str, metrics: MetricsSystem) -> Read:
     )
 
 
-def test_a_pushgateway_shows_what_was_pushed(pushgateway, plain):
-    """The gateway takes the text whole, and its own page has every series with its number."""
+def test_a_pushgateway_shows_the_pushed_metrics(pushgateway, plain):
+    """The page of the gateway has every series with its number."""
     assert pushed(pushgateway, "plain", plain) == plain_series(plain)
 
 
-def test_a_pushgateway_takes_hostile_texts(pushgateway, hostile):
-    """Names, tags and values that break formats are on the gateway's page as they were recorded."""
+def test_a_pushgateway_accepts_hostile_texts(pushgateway, hostile):
+    """Names, tags and values that break formats appear unchanged on the page of the gateway."""
     assert pushed(pushgateway, "hostile", hostile) == hostile_series()

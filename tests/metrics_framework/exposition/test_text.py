@@ -1,4 +1,4 @@
-"""Prometheus' text format: what a server reads is what was recorded."""
+"""Prometheus text of any aggregator: a server reads exactly the recorded metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector
 from metrics_framework import MetricsSystem
 from metrics_framework.clock import ManualClock
-from metrics_framework.exposition.text import label_name, metric_name, to_prometheus
+from metrics_framework.exposition.names import label_name, metric_name
+from metrics_framework.exposition.text import to_prometheus
 from metrics_framework.recording import Store
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
@@ -26,17 +27,17 @@ VALID_LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
 
 @pytest.fixture
 def metrics(clock):
-    """Return a system on a clock that the test moves."""
+    """Return a system with a manual clock."""
     return MetricsSystem(clock=clock)
 
 
 def exposed(metrics) -> str:
-    """Return what a server would scrape."""
+    """Return the text that a server would scrape."""
     return metrics.aggregator.export_metrics("prometheus")
 
 
 def samples(text: str) -> dict:
-    """Return every sample that a server reads: its name and labels to its number."""
+    """Return every sample in a text: name and labels to number."""
     found = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -50,7 +51,7 @@ def types(text: str) -> dict[str, str]:
     """Return the type of every family, by its name in the text."""
     found = re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE)
     assert len(dict(found)) == len(found), "a family is there twice"
-    # A sample outside of its family would be a family of its own.
+    # A sample outside of its family would form its own family.
     assert [family.type for family in text_string_to_metric_families(text)] == [type_ for _, type_ in found]
     return dict(found)
 
@@ -58,22 +59,22 @@ def types(text: str) -> dict[str, str]:
 def value(
     name="x", number=1, metric_type=MetricType.GAUGE, unit=MetricUnit.COUNT, tags=None, **metadata
 ) -> MetricValue:
-    """Return a value as an adapter of somebody else's might."""
+    """Return a value as from a third-party adapter."""
     return MetricValue(name, number, metric_type, unit, NOON, tags or {}, metadata)
 
 
 # -- types -------------------------------------------------------------------------------------------------
 
 
-def test_no_values_are_no_text():
-    """Nothing recorded is an empty exposition, which is a valid one."""
+def test_no_values_give_an_empty_text():
+    """An empty text is valid."""
     assert to_prometheus([]) == ""
     assert InMemoryAggregator().export_metrics("prometheus") == ""
 
 
 @pytest.mark.smoke
 def test_the_text_of_a_counter(metrics):
-    """The text is what Prometheus' format 0.0.4 says, line for line."""
+    """The text follows format 0.0.4, line by line."""
     metrics.collector.describe("http.requests", help="Requests so far.")
     metrics.collector.record_counter("http.requests", 3, {"endpoint": "/", "code": "200"})
     assert exposed(metrics) == (
@@ -84,7 +85,7 @@ def test_the_text_of_a_counter(metrics):
 
 
 def test_counters_end_in_total(metrics):
-    """A counter's name ends in `_total`, once, whether it was recorded so or not."""
+    """The suffix `_total` is added once, whether or not the recorded name has it."""
     metrics.collector.record_counter("hits", 2)
     metrics.collector.record_counter("hits", 0.5, {"page": "a"})
     metrics.collector.record_counter("misses_total", 7)
@@ -100,7 +101,7 @@ def test_counters_end_in_total(metrics):
 
 
 def test_gauges_keep_their_names(metrics):
-    """A gauge is its last value, of either sign, for each of its series."""
+    """A gauge is the last value of each series, with either sign."""
     metrics.collector.record_gauge("queue.length", 9)
     metrics.collector.record_gauge("queue.length", -2.5)
     metrics.collector.record_gauge("queue.length", 4, {"queue": "slow"})
@@ -110,7 +111,7 @@ def test_gauges_keep_their_names(metrics):
 
 
 def test_a_histogram_without_bounds_is_a_summary(metrics):
-    """Its quantiles, sum and count are those that the library itself answers."""
+    """Its quantiles, sum and count are those of the aggregator."""
     for number in range(1, 101):
         metrics.collector.record_histogram("payload", number)
     text, summary = exposed(metrics), metrics.aggregator.get_metric_summary("payload")
@@ -126,7 +127,7 @@ def test_a_histogram_without_bounds_is_a_summary(metrics):
 
 
 def test_a_timer_is_a_summary_in_seconds(metrics):
-    """Durations, kept in milliseconds, are exposed in the base unit; counts stay counts."""
+    """Recorded milliseconds are exposed in the base unit, and counts are unchanged."""
     for milliseconds in (250.0, 250.0, 1000.0):
         metrics.collector.record_timer("db.query", milliseconds, tags={"table": "users"})
     text, summary = exposed(metrics), metrics.aggregator.get_metric_summary("db.query")
@@ -144,7 +145,7 @@ def test_a_timer_is_a_summary_in_seconds(metrics):
 
 
 def test_a_described_histogram_has_its_bounds(metrics):
-    """Each bucket counts exactly the values up to its bound, the last one all of them."""
+    """Each bucket counts exactly the values up to its bound, and the last one all of them."""
     metrics.collector.describe("payload", buckets=[1, 2.5, 10])
     for number in (-1, 1, 1.0000001, 2.5, 2.5, 10, 11, 1000):
         metrics.collector.record_histogram("payload", number)
@@ -163,7 +164,7 @@ def test_a_described_histogram_has_its_bounds(metrics):
 
 
 def test_a_described_timer_has_its_bounds_in_seconds(metrics):
-    """Bounds of a timer are milliseconds as it is recorded, and seconds as it is exposed."""
+    """The bounds of a timer are recorded in milliseconds and exposed in seconds."""
     metrics.collector.describe("db.query", buckets=[5, 250, 1000], help="Queries.")
     for milliseconds in (5, 6, 250.0, 4000):
         metrics.collector.record_timer("db.query", milliseconds, tags={"table": "users"})
@@ -187,8 +188,8 @@ def test_a_described_timer_has_its_bounds_in_seconds(metrics):
     assert types(text) == {"db_query_seconds": "histogram"}
 
 
-def test_buckets_that_came_late_count_earlier_values_too(metrics):
-    """Count, sum and buckets agree also if the description came after the first records."""
+def test_late_buckets_count_earlier_values_too(metrics):
+    """Count, sum and buckets agree even if the description follows the first records."""
     metrics.collector.record_histogram("payload", 5)
     assert types(exposed(metrics)) == {"payload": "summary"}
     metrics.collector.describe("payload", buckets=[10])
@@ -208,7 +209,7 @@ def test_buckets_that_came_late_count_earlier_values_too(metrics):
     st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=5, unique=True).map(sorted),
 )
 def test_buckets_are_cumulative_and_exact(numbers, bounds):
-    """Whatever was recorded, each bucket holds the number of values that are not above its bound."""
+    """For any records, each bucket counts exactly the values up to its bound."""
     collector = InMemoryCollector(Store(ManualClock()))
     collector.describe("payload", buckets=bounds)
     for number in numbers:
@@ -232,7 +233,7 @@ def test_buckets_are_cumulative_and_exact(numbers, bounds):
     )
 )
 def test_numbers_are_read_back_exactly(numbers):
-    """No digit of a number is lost, be it a float or an integer of up to 64 bits."""
+    """No digit is lost, of a float or of an integer of up to 64 bits."""
     collector = InMemoryCollector(Store(ManualClock()))
     for tag, number in numbers.items():
         collector.record_gauge("level", number, {"tag": tag})
@@ -270,8 +271,8 @@ def test_operations_have_durations_and_outcomes(metrics, clock):
     assert "# HELP git_push_operations_total How the operation ended.\n" in text
 
 
-def test_an_operation_without_success_still_counts_them(metrics):
-    """Successes are there from the first failure on, as zero, so that a rate has something to divide."""
+def test_an_operation_without_successes_exposes_zero(metrics):
+    """Successes are exposed from the first failure on, so that a ratio can be computed."""
     metrics.tracker.record_failure("push", 'no "route"\n\\')
     assert samples(exposed(metrics)) == {
         ("push_operations_total", ("error_type", ""), ("outcome", "success")): 0,
@@ -279,8 +280,8 @@ def test_an_operation_without_success_still_counts_them(metrics):
     }
 
 
-def test_an_operation_and_a_metric_of_one_name_stay_apart(metrics, clock):
-    """A timer and an operation may have the same name: both are exposed."""
+def test_an_operation_and_a_metric_may_have_the_same_name(metrics, clock):
+    """A timer and an operation of one name are both exposed."""
     metrics.collector.record_timer("push", 1000.0)
     metrics.timer.time_operation("push", lambda: clock.advance(2))
     found = samples(exposed(metrics))
@@ -288,8 +289,8 @@ def test_an_operation_and_a_metric_of_one_name_stay_apart(metrics, clock):
     assert found["push_duration_seconds_sum",] == 2.0
 
 
-def test_rates_of_counters_are_left_to_the_server(metrics, clock):
-    """A rate that is no operation's is not exposed, as a server works it out from the counter."""
+def test_rates_of_counters_are_not_exposed(metrics, clock):
+    """A server computes them from the counter."""
     metrics.collector.record_counter("hits", 4)
     clock.advance(2)
     rates = metrics.aggregator.get_top_metrics(MetricType.RATE)
@@ -315,7 +316,7 @@ def test_rates_of_counters_are_left_to_the_server(metrics, clock):
     ],
 )
 def test_units_are_base_units(metrics, unit, number, name, read):
-    """A unit is a suffix and Prometheus' base unit, whatever it was recorded in, for every type."""
+    """For every type, the suffix is the base unit of Prometheus, whatever the recorded unit."""
     metrics.collector.describe("x", unit=unit)
     metrics.collector.record_gauge("x", number)
     assert samples(exposed(metrics)) == {(name,): pytest.approx(read)}
@@ -357,14 +358,14 @@ def test_units_are_base_units(metrics, unit, number, name, read):
         ("a\nb{c}", MetricUnit.COUNT, False, "a_b_c"),
     ],
 )
-def test_names_by_opentelemetrys_rules(name, unit, counter, exposed_as):
-    """Whatever Prometheus cannot hold becomes an underscore, and suffixes are there once."""
+def test_names_follow_the_rules_of_opentelemetry(name, unit, counter, exposed_as):
+    """Invalid characters become underscores, and suffixes occur once."""
     assert metric_name(name, unit, counter=counter) == exposed_as
 
 
 @given(st.text(min_size=1), st.sampled_from(MetricUnit), st.booleans())
 def test_every_name_becomes_a_valid_one(name, unit, counter):
-    """Any text becomes a name that Prometheus takes, with its suffixes."""
+    """Any text becomes a valid name with its suffixes."""
     made = metric_name(name, unit, counter=counter)
     assert VALID_NAME.fullmatch(made)
     assert made.endswith("_total") or not counter
@@ -386,21 +387,21 @@ def test_every_name_becomes_a_valid_one(name, unit, counter):
         ("a:b", "a_b"),
     ],
 )
-def test_labels_that_prometheus_takes(tag, label):
-    """A tag's name becomes a label, never one of those that Prometheus keeps for itself."""
+def test_tag_names_become_valid_labels(tag, label):
+    """The name of a tag becomes a label that Prometheus does not reserve."""
     assert label_name(tag) == label
 
 
 @given(st.text(min_size=1))
 def test_every_tag_becomes_a_valid_label(tag):
-    """Any text becomes a label that Prometheus takes and does not keep for itself."""
+    """Any text becomes a valid label that Prometheus does not reserve."""
     made = label_name(tag)
     assert VALID_LABEL.fullmatch(made)
     assert label_name(made) == made
 
 
-def test_a_label_without_a_text_is_no_label():
-    """To a server a series whose tag is empty is the one without the tag, so only the first is exposed."""
+def test_an_empty_label_counts_as_missing():
+    """A server cannot distinguish an empty tag from a missing one, so only the first series is exposed."""
     values = [
         value("level", 1, tags={"place": ""}),
         value("level", 2),
@@ -411,8 +412,8 @@ def test_a_label_without_a_text_is_no_label():
     assert text.endswith("# {} of 'level' is left out: another series has its labels\n")
 
 
-def test_what_utf8_cannot_hold_is_escaped(metrics):
-    """Text from a file name that is no UTF-8 can be sent and told apart, as a value and as a help text."""
+def test_characters_that_utf8_cannot_encode_are_escaped(metrics):
+    """Surrogates from a file name that is not UTF-8 can be sent, as a value and as a help text."""
     name = os.fsdecode(b"caf\xe9")
     metrics.collector.describe("size", help=name)
     metrics.collector.record_gauge("size", 1, {"file": name, name: "x"})
@@ -426,15 +427,15 @@ def test_what_utf8_cannot_hold_is_escaped(metrics):
 
 
 def test_tags_that_become_one_label_share_it(metrics):
-    """No value is lost where two tags of a series have the same label: they are joined by a semicolon."""
+    """No value is lost: two tags of a series with the same label are joined by a semicolon."""
     metrics.collector.record_gauge("x", 1, {"a.b": "one", "a-b": "two", "c": "three", "a_b": "four"})
     assert samples(exposed(metrics)) == {("x", ("a_b", "two;one;four"), ("c", "three")): 1}
 
 
-# -- collisions --------------------------------------------------------------------------------------------
+# -- name conflicts ----------------------------------------------------------------------------------------
 
 
-def test_names_that_become_the_same_are_not_mixed(metrics):
+def test_conflicting_names_are_not_mixed(metrics):
     """The first keeps the name, the other is left out, and a comment names both."""
     metrics.collector.record_gauge("a.b", 1)
     metrics.collector.record_gauge("a_b", 2)
@@ -443,7 +444,7 @@ def test_names_that_become_the_same_are_not_mixed(metrics):
     text = exposed(metrics)
     assert samples(text) == {("a_b",): 1, ("c",): 4}
     comments = [line for line in text.splitlines() if not re.match("# (TYPE|HELP) |[^#]", line)]
-    assert comments == ["# 'a_b' is left out: its name here is that of 'a.b'"]
+    assert comments == ["# 'a_b' is left out: 'a.b' already uses its exposed name"]
 
 
 @pytest.mark.parametrize(
@@ -455,17 +456,17 @@ def test_names_that_become_the_same_are_not_mixed(metrics):
         (value("x", 1, unit=MetricUnit.BYTES), value("x.bytes", 2, unit=MetricUnit.BYTES), "x_bytes"),
     ],
 )
-def test_suffixes_may_make_names_the_same(first, second, exposed_as):
-    """Names that only a suffix makes equal are told apart, whichever comes first."""
+def test_suffixes_may_make_names_conflict(first, second, exposed_as):
+    """Names that are equal only because of a suffix are not mixed, in either order."""
     for kept, other in ((first, second), (second, first)):
         text = to_prometheus([kept, other])
         assert samples(text) == {(exposed_as,): kept.value}
         assert len(types(text)) == 1
-        assert text.endswith(f"# {other.name!r} is left out: its name here is that of {kept.name!r}\n")
+        assert text.endswith(f"# {other.name!r} is left out: {kept.name!r} already uses its exposed name\n")
 
 
 def test_an_operation_that_has_the_name_of_a_metric_is_left_out(metrics, clock):
-    """Operations are called operations in the comment, as a metric may have the same name."""
+    """The comment says "operation", because a metric may have the same name."""
     metrics.collector.record_timer("push.duration", 1000.0)
     metrics.collector.record_counter("push.operations", 5)
     with metrics.measure("push"):
@@ -474,18 +475,18 @@ def test_an_operation_that_has_the_name_of_a_metric_is_left_out(metrics, clock):
     found = samples(text)
     assert found["push_duration_seconds_sum",] == 1.0
     assert found["push_operations_total",] == 5
-    assert "# operation 'push' is left out: its name here is that of 'push.operations'\n" in text
+    assert "# operation 'push' is left out: 'push.operations' already uses its exposed name\n" in text
     assert len(types(text)) == 2
 
 
-def test_a_name_that_is_two_types_is_not_mixed():
-    """An adapter that has two types under one name has the first exposed."""
+def test_a_name_with_two_types_is_not_mixed():
+    """If an adapter has two types under one name, the first is exposed."""
     text = to_prometheus([value("x", 1), value("x", 2, MetricType.HISTOGRAM, sum=1, count=1)])
     assert samples(text) == {("x",): 1}
 
 
-def test_families_are_in_one_piece():
-    """Series of one metric stand together, in whatever order an adapter lists them."""
+def test_families_are_contiguous():
+    """The series of one metric are together, in whatever order an adapter lists them."""
     values = [value("a", 1), value("b", 2), value("a", 3, tags={"t": "1"}), value("b", 4, tags={"t": "1"})]
     text = to_prometheus(iter(values))
     assert types(text) == {"a": "gauge", "b": "gauge"}
@@ -510,7 +511,7 @@ def test_any_names_make_a_valid_exposition(names):
         expected.setdefault((metric_name(name, counter=kind == "counter"),), number)
     assert samples(text) == expected
     assert text.count(" is left out: ") >= len(kinds) - len(expected)
-    # One line for the type and one for the number of each, and one for each that was left out.
+    # One line for the type and one for the number of each metric, and one for each that was left out.
     assert len(text.removesuffix("\n").split("\n")) == 2 * len(expected) + len(kinds) - len(expected)
 
 
@@ -518,7 +519,7 @@ def test_any_names_make_a_valid_exposition(names):
 
 
 def test_label_values_and_help_are_escaped(metrics):
-    """Backslashes, line breaks and, in labels, quotes are escaped as the format says."""
+    """Backslashes, line breaks and, in labels, quotes are escaped."""
     metrics.collector.describe("x", help='a "quoted"\nline \\n')
     metrics.collector.record_gauge("x", 1, {"t": 'a "quoted"\nline \\n'})
     assert exposed(metrics) == (
@@ -529,7 +530,7 @@ def test_label_values_and_help_are_escaped(metrics):
 @settings(max_examples=40)
 @given(st.dictionaries(st.sampled_from(["a", "b", "c"]), st.text()))
 def test_any_label_value_is_read_back(tags):
-    """Whatever text a tag holds, a server reads the same."""
+    """A server reads any tag value unchanged."""
     collector = InMemoryCollector(Store(ManualClock()))
     collector.record_gauge("x", 7, tags)
     text = InMemoryAggregator(collector.store).export_metrics("prometheus")
@@ -538,7 +539,7 @@ def test_any_label_value_is_read_back(tags):
 
 @given(st.text(min_size=1))
 def test_any_help_is_read_back(help_text):
-    """Whatever text describes a metric, it is one line of which a server reads the same."""
+    """Any description is written as one line, which a server reads unchanged."""
     collector = InMemoryCollector(Store(ManualClock()))
     collector.describe("x", help=help_text)
     collector.record_gauge("x", 7, {"t": "1"})
@@ -555,7 +556,7 @@ def test_any_help_is_read_back(help_text):
 @settings(max_examples=40)
 @given(st.dictionaries(st.text(min_size=1), st.text(), max_size=4))
 def test_any_tags_make_a_valid_exposition(tags):
-    """Whatever tags are called, no value is lost and no label is there twice."""
+    """For any tag names, no value is lost and no label occurs twice."""
     collector = InMemoryCollector(Store(ManualClock()))
     collector.record_counter("x", 7, tags)
     ((key, number),) = samples(InMemoryAggregator(collector.store).export_metrics("prometheus")).items()
@@ -580,8 +581,8 @@ def test_any_tags_make_a_valid_exposition(tags):
         (2**63, "9223372036854775808"),
     ],
 )
-def test_numbers_as_the_format_writes_them(number, text):
-    """Numbers that are none, infinite, negative, tiny or huge are written as Prometheus reads them."""
+def test_special_numbers_follow_the_format(number, text):
+    """NaN, infinite, negative, tiny and huge numbers are written as Prometheus reads them."""
     line = to_prometheus([value("x", number)]).splitlines()[-1]
     assert line == f"x {text}"
     (found,) = samples(line).values()
@@ -589,7 +590,7 @@ def test_numbers_as_the_format_writes_them(number, text):
 
 
 def test_infinite_numbers_stay_infinite_in_another_unit():
-    """A number that is no finite one is scaled without an error."""
+    """An infinite number or NaN is converted without an error."""
     values = [
         value("a", math.inf, unit=MetricUnit.MEGABYTES),
         value("b", -math.inf, unit=MetricUnit.MILLISECONDS),
@@ -602,8 +603,8 @@ def test_infinite_numbers_stay_infinite_in_another_unit():
     }
 
 
-def test_quantiles_that_are_not_known_are_left_out():
-    """A summary of no records, or of an adapter that has fewer quantiles, is exposed with what there is."""
+def test_unknown_quantiles_are_left_out():
+    """A summary without records, or with fewer quantiles, is exposed with the known ones."""
     empty = value("x", 0, MetricType.HISTOGRAM, sum=0, count=0)
     some = value("y", 0, MetricType.TIMER, MetricUnit.SECONDS, {}, sum=3.0, count=2, p99=2.5)
     assert samples(to_prometheus([empty, some])) == {
@@ -615,8 +616,8 @@ def test_quantiles_that_are_not_known_are_left_out():
     }
 
 
-def test_sums_and_counts_that_are_not_known_are_left_out():
-    """An adapter may know the quantiles or the bounds of a distribution alone; the rest is exposed."""
+def test_unknown_sums_and_counts_are_left_out():
+    """An adapter may know only the quantiles or the buckets of a distribution."""
     summary = value("x", 2, MetricType.HISTOGRAM, count=3, p50=2)
     uncounted = value("y", 2, MetricType.HISTOGRAM, sum=6, p50=2)
     histogram = value("z", 2, MetricType.HISTOGRAM, count=3, buckets={"counts": {"-1.0": 1, "inf": 3}})
@@ -633,8 +634,8 @@ def test_sums_and_counts_that_are_not_known_are_left_out():
     }
 
 
-def test_outcomes_of_an_adapter_that_knows_no_kinds_of_failures():
-    """The contract asks for the count and the success rate alone: the failures are then of no kind."""
+def test_outcomes_without_error_types():
+    """The contract requires only count and success rate: the failures then have no error type."""
     outcomes = value("push", 1, MetricType.RATE, operation=True, count=4, success_rate=0.75)
     assert samples(to_prometheus([outcomes])) == {
         ("push_operations_total", ("error_type", ""), ("outcome", "success")): 3,
@@ -645,8 +646,8 @@ def test_outcomes_of_an_adapter_that_knows_no_kinds_of_failures():
 OWN_LABELS = ("le", "quantile", "outcome", "error_type")
 
 
-def test_tags_that_are_called_as_labels_of_the_format_stay_apart(metrics, clock):
-    """A tag that is called as a label which the format itself needs is renamed there, and only there."""
+def test_tags_with_the_name_of_a_reserved_label_are_renamed(metrics, clock):
+    """They are renamed only for types that have this label."""
     metrics.collector.describe("bounded", buckets=(1, 2))
     for text in ("one", "two"):
         tags = dict.fromkeys(OWN_LABELS, text)
@@ -674,8 +675,8 @@ def test_tags_that_are_called_as_labels_of_the_format_stay_apart(metrics, clock)
 
 
 @pytest.mark.parametrize("buckets", [(), (1, 2)])
-def test_a_gauge_that_is_called_as_a_part_of_a_histogram_is_left_out(metrics, buckets):
-    """A histogram has more names than its own: what has one of those is left out, with a comment of both."""
+def test_a_gauge_with_the_name_of_a_part_of_a_histogram_is_left_out(metrics, buckets):
+    """A histogram has several names, and a comment names both metrics."""
     metrics.collector.describe("payload", buckets=buckets)
     metrics.collector.record_histogram("payload", 1.5)
     metrics.collector.record_gauge("payload.count", 70)
@@ -684,11 +685,11 @@ def test_a_gauge_that_is_called_as_a_part_of_a_histogram_is_left_out(metrics, bu
     found = samples(text)
     assert (found["payload_count",], found["other",]) == (1, 4)
     assert len(types(text)) == 2
-    assert "# 'payload.count' is left out: its name here is that of 'payload'\n" in text
+    assert "# 'payload.count' is left out: 'payload' already uses its exposed name\n" in text
 
 
-def test_series_whose_tags_become_one_label_are_not_mixed(metrics):
-    """Of two series that would have the same labels the second is left out, and a comment says so."""
+def test_series_with_the_same_labels_are_not_mixed(metrics):
+    """The second of two such series is left out, with a comment."""
     metrics.collector.record_gauge("x", 1, {"a.b": "same"})
     metrics.collector.record_gauge("x", 2, {"a_b": "same"})
     metrics.collector.record_gauge("x", 3, {"a_b": "another"})
@@ -699,13 +700,13 @@ def test_series_whose_tags_become_one_label_are_not_mixed(metrics):
 
 
 class _Loud(float):
-    """A number of another library, which prints itself in its own way."""
+    """A float of another library with its own `repr`."""
 
     def __repr__(self) -> str:
         return f"Loud({float(self)})"
 
 
 def test_numbers_of_other_libraries_are_written_as_numbers():
-    """A kind of float that prints itself otherwise is still written as the number that it is."""
+    """A subclass of float with its own `repr` is written as a number."""
     assert to_prometheus([value("x", _Loud(2.5))]).splitlines()[-1] == "x 2.5"
     assert to_prometheus([value("x", _Loud("inf"))]).splitlines()[-1] == "x +Inf"

@@ -16,8 +16,8 @@ ODD_NUMBERS: list[Any] = [
 ]  # fmt: skip
 
 
-class Refused(Exception):
-    """Raised by the owner of a series for a number that it does not take."""
+class RejectedNumber(Exception):
+    """Raised by the owner of a series that rejects a number."""
 
 
 class Hostile:
@@ -60,7 +60,7 @@ class Hostile:
 
     def step(self) -> None:
         """Take one step; what it raises is one of the expected errors."""
-        with suppress(Refused, TypeError, MemoryError, KeyError, OverflowError):
+        with suppress(RejectedNumber, TypeError, MemoryError, KeyError, OverflowError):
             self.chance.choice(self.worlds).step()
 
     def interrupt(self) -> None:
@@ -136,13 +136,13 @@ class World:
         if self.chance.random() < 0.05:
             self.hostile.interrupt()
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise Refused
+            raise RejectedNumber
         try:
             finite = math.isfinite(value)
         except OverflowError:
-            raise Refused from None
+            raise RejectedNumber from None
         if not finite or (value < 0 and not signed):
-            raise Refused
+            raise RejectedNumber
         return value
 
     def milliseconds(self, value: Any, unit: object) -> Any:
@@ -168,7 +168,7 @@ class World:
     def find(self, kind: str, name: Any, tags: Any) -> Any:
         """Find or make a series."""
         if not isinstance(name, str) or (tags is not None and not isinstance(tags, dict)):
-            raise Refused
+            raise RejectedNumber
         if self.chance.random() < 0.02:
             self.hostile.interrupt()
         plain = {str.__str__(key): str(value) for key, value in (tags or {}).items()}

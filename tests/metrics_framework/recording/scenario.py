@@ -1,6 +1,6 @@
 """Plays scenarios: lists of records, reads and other calls of the public API, as JSON.
 
-`Player` plays one in this process, with the engine that it has. Run as a script, the module reads a scenario
+`ScenarioPlayer` plays one in this process, with its engine. Run as a script, the module reads a scenario
 from each line of its input. It answers with a line of what every call returned or raised, and of all that can
 be read in the end.
 """
@@ -179,8 +179,8 @@ def parsed_exposition(text: str) -> list[Any]:
     return families
 
 
-class Player:
-    """A store and all of its views, which a scenario is played on.
+class ScenarioPlayer:
+    """Plays a scenario on a store and all of its views.
 
     Args:
         setup: Arguments of the store; times are in seconds.
@@ -493,7 +493,7 @@ class Player:
 def play(scenario: Mapping[str, Any]) -> list[Any]:
     """Play a scenario, and return what each call returned, each with its name."""
     with _logged() as logged:
-        player = Player(scenario["setup"])
+        player = ScenarioPlayer(scenario["setup"])
         answers = [
             [" ".join(map(str, step)), player.call(getattr(player, step[0]), *step[1:])]
             for step in scenario["steps"]

@@ -18,8 +18,8 @@ from metrics_framework.values import MetricUnit
 
 
 @dataclass
-class Views:
-    """A store with one record of everything, and bound instruments beside the names."""
+class StoreWithOneOfEach:
+    """A store with one record of each kind, and bound instruments."""
 
     on_error: str = "raise"
     clock: ManualClock = field(default_factory=ManualClock)
@@ -130,7 +130,7 @@ BAD = {
 def test_bad_input_is_one_error_by_default(case):
     """Bad input raises an error that quotes it and names the remedy; every earlier number is still there."""
     bad, quoted, remedy = BAD[case]
-    views = Views()
+    views = StoreWithOneOfEach()
     before = views.everything()
     with pytest.raises(InvalidInputError) as caught:
         bad(views)
@@ -146,7 +146,7 @@ def test_bad_input_is_one_error_by_default(case):
 def test_bad_input_is_logged_by_the_next_read_where_errors_are(caplog, case):
     """With `on_error="log"` bad input raises and logs nothing; it is counted, and the next read logs it."""
     bad, quoted, remedy = BAD[case]
-    views = Views("log")
+    views = StoreWithOneOfEach("log")
     before = views.everything()
     with caplog.at_level(logging.DEBUG, logger="metrics_framework"):
         bad(views)
@@ -176,7 +176,7 @@ def test_bad_input_is_logged_by_the_next_read_where_errors_are(caplog, case):
 )
 def test_every_read_logs_what_was_refused(caplog, read):
     """Whichever read comes first says what was refused, and the one after it does not say it again."""
-    views = Views("log")
+    views = StoreWithOneOfEach("log")
     views.counter.add(-1)
     with caplog.at_level(logging.DEBUG, logger="metrics_framework"):
         read(views.store)
@@ -187,7 +187,7 @@ def test_every_read_logs_what_was_refused(caplog, read):
 
 def test_the_same_mistake_is_logged_once_and_counted_each_time(caplog):
     """A mistake in a loop does not flood the log; other mistakes are still said, each as its own warning."""
-    views = Views("log")
+    views = StoreWithOneOfEach("log")
     with caplog.at_level(logging.DEBUG, logger="metrics_framework"):
         for _ in range(3):
             for _ in range(50):
@@ -205,7 +205,7 @@ def test_the_same_mistake_is_logged_once_and_counted_each_time(caplog):
 
 def test_the_number_of_different_warnings_is_bounded(caplog):
     """However many different mistakes there are, a bounded number of them is logged, and all are counted."""
-    views = Views("log")
+    views = StoreWithOneOfEach("log")
     with caplog.at_level(logging.DEBUG, logger="metrics_framework"):
         for number in range(1, 10 * MAX_NOTICES + 1):
             views.counter.add(-number)
@@ -216,7 +216,7 @@ def test_the_number_of_different_warnings_is_bounded(caplog):
 
 def test_a_refused_type_is_a_type_error_in_the_tree():
     """A name of another type is told apart from other bad input by its class."""
-    views = Views()
+    views = StoreWithOneOfEach()
     with pytest.raises(MetricTypeError):
         views.collector.record_gauge("counter", 1)
     with pytest.raises(MetricTypeError):

@@ -48,12 +48,12 @@ VALUES: dict[str, list[Any]] = {
 }
 
 
-class Refused(ValueError):
-    """Raised by a metric that refuses a value."""
+class RejectedValue(ValueError):
+    """Raised by a metric that rejects a value."""
 
 
-class Metric:
-    """The owner of series, as an engine sees it.
+class EngineOwner:
+    """The owner of series for the engine under test.
 
     Attributes:
         asked: The values that it was asked about, with what else it was told.
@@ -109,7 +109,7 @@ class Metric:
     def refuse(self, value: Any) -> None:
         """Refuse a value."""
         if not self.counts_errors:
-            raise Refused(repr(value))
+            raise RejectedValue(repr(value))
 
 
 class Rig:
@@ -119,7 +119,7 @@ class Rig:
         self.engine = engine
         self.time_ns = START
         self.core = engine.Core(lambda: self.time_ns)
-        self.metric = Metric()
+        self.metric = EngineOwner()
         self.published: list[Any] = []
         self.error_types = self.metric.error_types = engine.ErrorTypes()
         self.slots = {
@@ -369,7 +369,7 @@ def test_a_counter_since_an_earlier_reading(rig):
 def test_a_counter_asks_its_owner_about_odd_values(rig, value):
     """What a counter does not take as it is, its owner refuses: by an error or by counting it."""
     counter = rig.series("counter")
-    with pytest.raises(Refused):
+    with pytest.raises(RejectedValue):
         counter.add(value)
     rig.metric.counts_errors = True
     assert counter.add(value) is None
@@ -506,7 +506,7 @@ def test_a_gauge_takes_booleans(rig):
 def test_a_gauge_asks_its_owner_about_odd_values(rig, method, value):
     """What a gauge does not take as it is, its owner refuses; negative numbers are fine."""
     gauge = rig.series("gauge")
-    with pytest.raises(Refused):
+    with pytest.raises(RejectedValue):
         getattr(gauge, method)(value)
     rig.metric.counts_errors = True
     assert getattr(gauge, method)(value) is None
@@ -621,7 +621,7 @@ def test_a_histogram_takes_huge_integers_as_floats(rig):
 def test_a_histogram_asks_its_owner_about_odd_values(rig, value):
     """What a histogram does not take as it is, its owner refuses; negative numbers are fine."""
     histogram = rig.series("histogram")
-    with pytest.raises(Refused):
+    with pytest.raises(RejectedValue):
         histogram.observe(value)
     rig.metric.counts_errors = True
     assert histogram.observe(value) is None
@@ -663,7 +663,7 @@ def test_a_timer_records_milliseconds(rig):
 def test_a_timer_asks_its_owner_about_odd_durations(rig, duration, unit):
     """A duration that is negative, not finite, not a number or not a time is refused."""
     timer = rig.series("timer")
-    with pytest.raises(Refused):
+    with pytest.raises(RejectedValue):
         timer.observe(duration, unit)
     rig.metric.counts_errors = True
     assert timer.observe(duration, unit) is None
@@ -732,6 +732,20 @@ def test_a_stopwatch_of_a_removed_series_asks_the_owner(rig):
     assert timer.state().sum == 500.0
 
 
+@pytest.mark.parametrize("way", [1, -1])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_distribution_is_halved_as_soon_as_it_spans_more_than_5_120_buckets(rig, sign, way):
+    """Not earlier, and not later either where its memory has room for more."""
+    series = rig.series("histogram")
+    for _ in range(200):
+        series.observe(sign * 1.0)
+    fine = series.state().relative_error
+    for octave in range(1, 100):
+        series.observe(sign * 2.0 ** (way * octave))
+        # One bucket holds 1.0; each octave has 64 buckets.
+        assert (series.state().relative_error == fine) == (64 * octave + 1 <= 5_120)
+
+
 # -- outcomes --------------------------------------------------------------------------------------------
 
 
@@ -760,7 +774,7 @@ def test_new_error_types_are_admitted_by_the_owner(rig):
 def test_a_refused_error_type_is_not_recorded(rig):
     """An error type that the owner refuses leaves no record."""
     outcomes = rig.series("outcome")
-    with pytest.raises(Refused):
+    with pytest.raises(RejectedValue):
         outcomes.finish("")
     rig.metric.counts_errors = True
     assert outcomes.finish("") is None
@@ -983,10 +997,10 @@ def test_a_refused_readmission_drops_the_record(rig, kind):
     assert rig.core.records == 0
 
     def refuse(_: Any) -> None:
-        raise Refused
+        raise RejectedValue
 
     rig.metric.successor = refuse
-    with pytest.raises(Refused):
+    with pytest.raises(RejectedValue):
         record(series, VALUES[kind][0])
     rig.metric.successor = lambda _: type(series).null(rig.core, rig.metric)
     record(series, VALUES[kind][0])
@@ -1037,7 +1051,7 @@ def test_a_null_series_keeps_nothing(rig, kind):
 def test_a_null_series_checks_its_input(rig, kind):
     """A null series refuses the same values as any other."""
     null = getattr(rig.engine, KINDS[kind][0]).null(rig.core, rig.metric)
-    with pytest.raises(Refused):
+    with pytest.raises(RejectedValue):
         record(null, math.nan)
     rig.metric.counts_errors = True
     record(null, math.nan)
@@ -1193,14 +1207,14 @@ def test_publish_may_raise(rig):
     """An error in ``publish`` reaches the caller; its record is counted, and the closed slot waits."""
 
     def publish(_: Any) -> None:
-        raise Refused
+        raise RejectedValue
 
     slot = rig.engine.Slot(rig.core, "counter", publish)
     counter = rig.series("counter", slot)
     counter.add(1)
     for number in (1, 2):
         rig.advance(1)
-        with pytest.raises(Refused):
+        with pytest.raises(RejectedValue):
             counter.add(10)
         assert counter.state().value == 1 + 10 * number
         assert len(slot.peek()[1]) == number
@@ -1701,14 +1715,14 @@ def test_publishing_a_recent_slot_may_raise(engine):
     rig, _ = recent_rig(engine)
 
     def publish(_: Any) -> None:
-        raise Refused
+        raise RejectedValue
 
     counter = rig.series("counter")
     for _ in range(2):
         counter.add(1)
         rig.advance(16)
     rig.core.publish_recent = publish
-    with pytest.raises(Refused):
+    with pytest.raises(RejectedValue):
         counter.add(1)
     assert counter.state().value == 3
     assert len(counter.recent.peek()[1]) == 1
@@ -1954,7 +1968,7 @@ class Lying(str):
         return True
 
     def __hash__(self) -> int:
-        raise Refused
+        raise RejectedValue
 
 
 class Colors(dict):
@@ -2332,9 +2346,9 @@ def test_a_recorder_checks_values_like_a_series(rig):
     recorder, _ = recorder_of(rig)
     for record_value in (recorder.record_counter, recorder.record_gauge, recorder.record_histogram):
         for _ in range(2):
-            with pytest.raises(Refused):
+            with pytest.raises(RejectedValue):
                 record_value("name", math.nan)
-    with pytest.raises(Refused):
+    with pytest.raises(RejectedValue):
         recorder.record_timer("name", 1.0, MetricUnit.BYTES)
     recorder.record_gauge("name", True)
     recorder.record_counter("name", Decimal("0.5"))
@@ -2391,10 +2405,10 @@ def test_a_decrement_of_a_counter_is_left_to_the_finder(rig):
     recorder.record_counter("name", 5)
 
     def refuse() -> None:
-        raise Refused
+        raise RejectedValue
 
     finder.answer = refuse
-    with pytest.raises(Refused):
+    with pytest.raises(RejectedValue):
         recorder.decrement("name")
     assert finder.asked[-1] == (-1, "name", None)
     assert finder.index("counter").get("name", None).state().value == 5

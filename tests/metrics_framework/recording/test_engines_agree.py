@@ -40,7 +40,7 @@ ACTIONS = st.one_of(
 )
 
 
-class Player:
+class ActionPlayer:
     """Plays actions on one engine.
 
     Args:
@@ -196,7 +196,7 @@ def engines() -> list[Any]:
 @given(actions=st.lists(ACTIONS, max_size=60))
 def test_engines_agree(engines, actions):
     """Whatever is recorded, removed, committed and reset: both engines have the same numbers."""
-    players = [Player(engine) for engine in engines]
+    players = [ActionPlayer(engine) for engine in engines]
     for action in [*actions, ("read",)]:
         one, other = (player.play(action) for player in players)
         assert one == other, action

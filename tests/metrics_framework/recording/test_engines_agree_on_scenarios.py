@@ -251,7 +251,7 @@ def named(kind: str) -> Any:
 
 
 def step(what: str, *arguments: Any) -> Any:
-    """Return a strategy of calls of one method of `scenario.Player`."""
+    """Return a strategy of calls of one method of `scenario.ScenarioPlayer`."""
     return st.tuples(st.just(what), *arguments).map(list)
 
 

@@ -58,7 +58,7 @@ def in_a_child(work: Callable[[], Any]) -> Any:
 
 
 @contextlib.contextmanager
-def busy(application: Application) -> Iterator[None]:
+def busy(application: ForkedApplication) -> Iterator[None]:
     """Have two threads record and read all the time, so that a fork interrupts them anywhere."""
     stop = threading.Event()
 
@@ -79,8 +79,8 @@ def busy(application: Application) -> Iterator[None]:
             thread.join()
 
 
-class Application:
-    """A store with everything in it, and the bound instruments."""
+class ForkedApplication:
+    """A store with all kinds of records, and bound instruments."""
 
     def __init__(self) -> None:
         self.store = Store(on_error="log")
@@ -130,7 +130,7 @@ class Application:
 
 def expected(times: int) -> dict[str, Any]:
     """Return the numbers of an application that recorded so many times."""
-    application = Application()
+    application = ForkedApplication()
     application.record(times)
     return json.loads(json.dumps(application.numbers()))
 
@@ -138,7 +138,7 @@ def expected(times: int) -> dict[str, Any]:
 @pytest.mark.parametrize("is_read", [False, True])
 def test_a_child_begins_at_zero_beside_busy_threads(is_read):
     """Forked while threads record and read, a child begins at zero; the parent keeps its numbers."""
-    application = Application()
+    application = ForkedApplication()
     application.record(5)
     if is_read:
         application.numbers()
@@ -168,7 +168,7 @@ def test_a_child_begins_at_zero_beside_busy_threads(is_read):
 
 def test_bound_instruments_go_on_in_a_child():
     """Instruments that were bound before the fork record in the child, in the series of calls by name."""
-    application = Application()
+    application = ForkedApplication()
     application.record(600)
 
     def child() -> Any:
@@ -196,7 +196,7 @@ def test_bound_instruments_go_on_in_a_child():
 
 def test_a_child_keeps_what_was_described():
     """Descriptions and types of names outlive a fork; only numbers begin anew."""
-    application = Application()
+    application = ForkedApplication()
     application.record(1)
 
     def child() -> Any:
@@ -209,7 +209,7 @@ def test_a_child_keeps_what_was_described():
 
 def test_children_of_children_begin_at_zero():
     """A fork of a fork begins at zero as well."""
-    application = Application()
+    application = ForkedApplication()
     application.record(2)
 
     def child() -> Any:
@@ -224,7 +224,7 @@ def test_children_of_children_begin_at_zero():
 
 def test_a_child_counts_abandoned_timers_from_zero():
     """Timers that the parent gave up do not count in the child."""
-    application = Application()
+    application = ForkedApplication()
     application.store.count_abandoned()
     assert in_a_child(lambda: application.timer.abandoned) == 0
     assert application.timer.abandoned == 1
@@ -232,7 +232,7 @@ def test_a_child_counts_abandoned_timers_from_zero():
 
 def test_windows_by_tag_begin_at_zero_in_a_child():
     """Recent windows of series, and their memory, are the parent's; a child has its own."""
-    application = Application()
+    application = ForkedApplication()
     application.record(1)
 
     def child() -> Any:

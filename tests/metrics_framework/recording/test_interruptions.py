@@ -37,8 +37,8 @@ SOON_S = 10
 needs_timer = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no interval timers here")
 
 
-class Interrupted(BaseException):
-    """What is raised in the middle."""
+class RecordInterrupted(BaseException):
+    """Raised in the middle of a record."""
 
 
 class AtEvent:
@@ -97,8 +97,8 @@ def in_a_thread(work: Callable[[], Any], where: str = "") -> Any:
     return result[0]
 
 
-class Bench:
-    """Two series of one name; record number ``i`` is worth ``2**i``, so that a sum tells which are in it."""
+class StoreTrial:
+    """Two series of one name; record number ``i`` is worth ``2**i``, so that a sum identifies its records."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
@@ -143,7 +143,7 @@ class Bench:
     def look(self) -> None:
         """Read once, of all series and of one."""
         self.store.summary("name", HOUR)
-        if not isinstance(self, StepBench | SetBench):
+        if not isinstance(self, StepTrial | SetTrial):
             self.store.summary("name", HOUR, self.tags[0])
 
     def pass_edge(self) -> None:
@@ -156,7 +156,7 @@ def members(mask: int) -> set[int]:
     return {bit for bit in range(mask.bit_length()) if mask >> bit & 1}
 
 
-class CounterBench(Bench):
+class CounterTrial(StoreTrial):
     """A counter."""
 
     def put(self, number: int, tags: dict[str, str]) -> None:
@@ -172,7 +172,7 @@ class CounterBench(Bench):
         return members(int(total))
 
 
-class HistogramBench(Bench):
+class HistogramTrial(StoreTrial):
     """A histogram whose values are counted by a bound as well."""
 
     def prepare(self) -> None:
@@ -200,7 +200,7 @@ class HistogramBench(Bench):
         return found
 
 
-class StepBench(Bench):
+class StepTrial(StoreTrial):
     """A gauge that is only moved up; as a whole it is the sum of its series."""
 
     def prepare(self) -> None:
@@ -219,7 +219,7 @@ class StepBench(Bench):
         return members(int(total))
 
 
-class SetBench(Bench):
+class SetTrial(StoreTrial):
     """A gauge that is set; it is known by how often, to what last, and by its extremes."""
 
     def put(self, number: int, tags: dict[str, str]) -> None:
@@ -244,7 +244,7 @@ class SetBench(Bench):
         return here
 
 
-class OutcomeBench(Bench):
+class OutcomeTrial(StoreTrial):
     """An operation that fails each time with an error of another type."""
 
     def put(self, number: int, tags: dict[str, str]) -> None:
@@ -266,40 +266,40 @@ class OutcomeBench(Bench):
         self.store.outcomes("name", HOUR, self.tags[0])
 
 
-BENCHES = [CounterBench, HistogramBench, StepBench, SetBench, OutcomeBench]
-all_kinds = pytest.mark.parametrize("kind", BENCHES)
+TRIALS = [CounterTrial, HistogramTrial, StepTrial, SetTrial, OutcomeTrial]
+all_kinds = pytest.mark.parametrize("kind", TRIALS)
 MANY = 100_000
 """More bytecodes than any block here has."""
 
 STEP = 1 if ENGINE == "compiled" else 23
 
 
-def events(kind: type[Bench], act: Callable[[Bench], None]) -> Iterator[tuple[Bench, AtEvent]]:
-    """Yield a bench, and a block to run, for each bytecode of it, or every few, until it has no more."""
+def events(kind: type[StoreTrial], act: Callable[[StoreTrial], None]) -> Iterator[tuple[StoreTrial, AtEvent]]:
+    """Yield a trial, and a block to run, for each bytecode of it, or every few, until it has no more."""
     for number in range(1, MANY, STEP):
-        bench = kind()
-        event = AtEvent(number, lambda bench=bench: act(bench))
-        yield bench, event
+        trial = kind()
+        event = AtEvent(number, lambda trial=trial: act(trial))
+        yield trial, event
         if not event.where:
             assert number > 20
             return
     raise AssertionError("the block never ends")
 
 
-def raise_it(_: Bench) -> None:
+def raise_it(_: StoreTrial) -> None:
     """Do what a signal handler may do."""
-    raise Interrupted
+    raise RecordInterrupted
 
 
-def check_after(bench: Bench, sure: set[int], unsure: set[int], where: str) -> None:
+def check_after(trial: StoreTrial, sure: set[int], unsure: set[int], where: str) -> None:
     """Check in another thread that what is sure is there, all of it once, and that records go on."""
 
     def look() -> None:
-        found = bench.found()
+        found = trial.found()
         assert sure <= found <= sure | unsure, where
-        bench.record(bench.tags[0])
-        bench.record(bench.tags[1])
-        assert bench.found() == found | {bench.next - 2, bench.next - 1}, where
+        trial.record(trial.tags[0])
+        trial.record(trial.tags[1])
+        assert trial.found() == found | {trial.next - 2, trial.next - 1}, where
 
     in_a_thread(look, where)
 
@@ -308,28 +308,28 @@ def check_after(bench: Bench, sure: set[int], unsure: set[int], where: str) -> N
 @all_kinds
 def test_a_record_at_the_edge_of_a_slot_may_be_broken_off_at_any_bytecode(kind):
     """An exception at any bytecode of a record that publishes slots costs that record at most."""
-    for bench, event in events(kind, raise_it):
-        sure = set(range(bench.next))
-        bench.pass_edge()
+    for trial, event in events(kind, raise_it):
+        sure = set(range(trial.next))
+        trial.pass_edge()
         try:
             with event:
-                bench.record(bench.tags[0])
-        except Interrupted:
-            unsure = {bench.next - 1}
+                trial.record(trial.tags[0])
+        except RecordInterrupted:
+            unsure = {trial.next - 1}
         else:
             assert not event.where
-            sure, unsure = sure | {bench.next - 1}, set()
-        check_after(bench, sure, unsure, event.where)
+            sure, unsure = sure | {trial.next - 1}, set()
+        check_after(trial, sure, unsure, event.where)
 
 
 @pytest.mark.heavy
 @all_kinds
 def test_a_read_may_be_broken_off_at_any_bytecode(kind):
     """An exception at any bytecode of a read costs nothing."""
-    for bench, event in events(kind, raise_it):
-        with contextlib.suppress(Interrupted), event:
-            bench.look()
-        check_after(bench, set(range(bench.next)), set(), event.where)
+    for trial, event in events(kind, raise_it):
+        with contextlib.suppress(RecordInterrupted), event:
+            trial.look()
+        check_after(trial, set(range(trial.next)), set(), event.where)
 
 
 @pytest.mark.heavy
@@ -337,33 +337,33 @@ def test_a_read_may_be_broken_off_at_any_bytecode(kind):
 def test_a_first_record_may_be_broken_off_at_any_bytecode(kind):
     """An exception at any bytecode of the first record of a series costs that record at most."""
     new = {"one": "c"}
-    for bench, event in events(kind, raise_it):
-        sure, unsure = set(range(bench.next)), set()
+    for trial, event in events(kind, raise_it):
+        sure, unsure = set(range(trial.next)), set()
         try:
             with event:
-                bench.record(new)
-        except Interrupted:
-            unsure = {bench.next - 1}
+                trial.record(new)
+        except RecordInterrupted:
+            unsure = {trial.next - 1}
         else:
-            sure |= {bench.next - 1}
-        bench.tags = (new, bench.tags[0])
-        check_after(bench, sure, unsure, event.where)
+            sure |= {trial.next - 1}
+        trial.tags = (new, trial.tags[0])
+        check_after(trial, sure, unsure, event.where)
 
 
-def record_and_read(bench: Bench) -> None:
+def record_and_read(trial: StoreTrial) -> None:
     """Record into both series and read all, as a signal handler may."""
-    bench.record(bench.tags[0])
-    bench.record(bench.tags[1])
+    trial.record(trial.tags[0])
+    trial.record(trial.tags[1])
     # In the middle of a record a set does not show which records it is of.
-    bench.look() if isinstance(bench, SetBench) else bench.found()
+    trial.look() if isinstance(trial, SetTrial) else trial.found()
 
 
-def record_elsewhere(bench: Bench) -> None:
+def record_elsewhere(trial: StoreTrial) -> None:
     """Record in another thread; it must not wait."""
 
     def work() -> None:
-        for tags in (*bench.tags, *bench.tags):
-            bench.record(tags)
+        for tags in (*trial.tags, *trial.tags):
+            trial.record(tags)
 
     in_a_thread(work)
 
@@ -373,10 +373,10 @@ def record_elsewhere(bench: Bench) -> None:
 @all_kinds
 def test_records_and_reads_in_the_middle_of_a_record(kind, act):
     """At any bytecode of a record that publishes slots others may record and read; all is counted, once."""
-    for bench, event in events(kind, act):
-        bench.pass_edge()
-        bench.record_under(event, bench.tags[0])
-        check_after(bench, set(range(bench.next)), set(), event.where)
+    for trial, event in events(kind, act):
+        trial.pass_edge()
+        trial.record_under(event, trial.tags[0])
+        check_after(trial, set(range(trial.next)), set(), event.where)
 
 
 @pytest.mark.heavy
@@ -384,10 +384,10 @@ def test_records_and_reads_in_the_middle_of_a_record(kind, act):
 @all_kinds
 def test_records_and_reads_in_the_middle_of_a_read(kind, act):
     """At any bytecode of a read others may record and read; all is counted, once."""
-    for bench, event in events(kind, act):
+    for trial, event in events(kind, act):
         with event:
-            bench.look()
-        check_after(bench, set(range(bench.next)), set(), event.where)
+            trial.look()
+        check_after(trial, set(range(trial.next)), set(), event.where)
 
 
 @pytest.mark.heavy
@@ -396,14 +396,14 @@ def test_records_in_the_middle_of_a_first_record(kind):
     """At any bytecode of a series' first record others may make it too: it is one series."""
     new = {"one": "c"}
 
-    def same(bench: Bench) -> None:
-        bench.record(new)
-        bench.record(new)
+    def same(trial: StoreTrial) -> None:
+        trial.record(new)
+        trial.record(new)
 
-    for bench, event in events(kind, same):
-        bench.record_under(event, new)
-        assert bench.store.series_count == 3
-        check_after(bench, set(range(bench.next)), set(), event.where)
+    for trial, event in events(kind, same):
+        trial.record_under(event, new)
+        assert trial.store.series_count == 3
+        check_after(trial, set(range(trial.next)), set(), event.where)
 
 
 # -- signals and garbage ----------------------------------------------------------------------------------
@@ -424,7 +424,7 @@ def ticking(handler: Callable[[], None], seconds: float = 0.0005) -> Iterator[No
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 signal.signal(signal.SIGALRM, handler_before)
                 break
-            except Interrupted:
+            except RecordInterrupted:
                 pass
         faulthandler.cancel_dump_traceback_later()
         signal.setitimer(signal.ITIMER_REAL, *timer_before)
@@ -547,7 +547,7 @@ def test_signal_handlers_raise():
         if armed:
             armed = False
             raised += 1
-            raise Interrupted
+            raise RecordInterrupted
 
     records: list[Callable[[], None]] = [
         counter.add,
@@ -564,14 +564,14 @@ def test_signal_handlers_raise():
                     record()
                     done[each] += 1
                     armed = False
-                except Interrupted:
+                except RecordInterrupted:
                     pass
             try:
                 armed = True
                 if done[0] % 50 == 0:
                     everything.store.readings()
                 armed = False
-            except Interrupted:
+            except RecordInterrupted:
                 pass
     summaries = in_a_thread(lambda: [everything.store.summary(name) for name in everything.names[:3]])
     outcomes = in_a_thread(lambda: everything.store.outcomes("operation"))

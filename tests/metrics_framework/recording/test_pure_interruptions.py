@@ -27,7 +27,7 @@ MAX_BYTECODES = 100_000
 """More bytecodes than any block of these tests has."""
 
 
-class Interrupted(BaseException):
+class EngineInterrupted(BaseException):
     """Raised in the middle of the engine."""
 
 
@@ -87,10 +87,10 @@ class Interruption:
 
 def interrupt(*_: object) -> None:
     """Raise what a signal handler may raise."""
-    raise Interrupted
+    raise EngineInterrupted
 
 
-class Metric:
+class PermissiveOwner:
     """An owner that readmits every series and admits every error type."""
 
     name = "metric"
@@ -104,8 +104,8 @@ class Metric:
         return error_type
 
 
-class Bench:
-    """Two series of one slot; record number ``i`` is worth ``2**i``, so that a sum tells which are in it.
+class SlotTrial:
+    """Two series of one slot; record number ``i`` is worth ``2**i``, so that a sum identifies its records.
 
     Attributes:
         made: The numbers of the records that returned.
@@ -124,7 +124,7 @@ class Bench:
         self.core.publish_recent = lambda series: self.publish(series.recent or self.slot)
         self.slot = _pure.Slot(self.core, self.slot_kind, self.publish, windows=())
         self.slot.law = self.law
-        self.tag_set = _pure.TagSet(Metric(), ("one",))
+        self.tag_set = _pure.TagSet(PermissiveOwner(), ("one",))
         self.many = [self.tag_set.add(self.series_class(self.tag_set, (one,), self.slot)) for one in "ab"]
         self.next = 0
         self.made: set[int] = set()
@@ -159,7 +159,7 @@ class Bench:
         self.next += 1
         try:
             self.put(self.many[number % 2], number)
-        except Interrupted:
+        except EngineInterrupted:
             self.interrupted.add(number)
             raise
         self.made.add(number)
@@ -179,7 +179,7 @@ class Bench:
         """Remove one of the series."""
         try:
             self.removed.append(self.tag_set.remove(self.many[1]))
-        except Interrupted:
+        except EngineInterrupted:
             self.is_known = False
             raise
 
@@ -235,7 +235,7 @@ def bits(mask: int) -> set[int]:
     return {bit for bit in range(mask.bit_length()) if mask >> bit & 1}
 
 
-class Counters(Bench):
+class Counters(SlotTrial):
     """Counters."""
 
     series_class = _pure.CounterSeries
@@ -250,7 +250,7 @@ class Counters(Bench):
         return bits(aggregate.value)
 
 
-class Histograms(Bench):
+class Histograms(SlotTrial):
     """Histograms whose values are counted by a bound as well."""
 
     series_class = _pure.HistogramSeries
@@ -280,7 +280,7 @@ class Histograms(Bench):
                 assert below == sum(2**number <= self.bound for number in bits(total)), where
 
 
-class Timers(Bench):
+class Timers(SlotTrial):
     """Timers, which count every second duration as a failure."""
 
     series_class = _pure.TimerSeries
@@ -297,7 +297,7 @@ class Timers(Bench):
         return numbers
 
 
-class Gauges(Bench):
+class Gauges(SlotTrial):
     """Gauges that are incremented; the whole is their sum."""
 
     series_class = _pure.GaugeSeries
@@ -332,7 +332,7 @@ class Gauges(Bench):
         return found
 
 
-class Outcomes(Bench):
+class Outcomes(SlotTrial):
     """Outcomes, each with an error type of its own."""
 
     series_class = _pure.OutcomeSeries
@@ -348,8 +348,8 @@ class Outcomes(Bench):
         return {int(ending.split()[1]) for ending in aggregate.endings}
 
 
-BENCHES = [Counters, Histograms, Timers, Gauges, Outcomes]
-all_benches = pytest.mark.parametrize("bench_class", BENCHES)
+TRIALS = [Counters, Histograms, Timers, Gauges, Outcomes]
+all_trials = pytest.mark.parametrize("trial_class", TRIALS)
 EVERY = 1 if os.environ.get("METRICS_FRAMEWORK_EVERY_BYTECODE") == "1" else 11
 thoroughly = pytest.mark.parametrize(
     "step",
@@ -359,34 +359,34 @@ thoroughly = pytest.mark.parametrize(
 """At which bytecodes to interrupt: every 301st one, or every 11th; every single one on demand."""
 
 
-def record_flushing(bench: Bench) -> None:
+def record_flushing(trial: SlotTrial) -> None:
     """Make a record that flushes, because there are many."""
-    bench.record()
+    trial.record()
 
 
-def record_closing(bench: Bench) -> None:
+def record_closing(trial: SlotTrial) -> None:
     """Make a record that flushes and publishes, because it closes the slot and a recent slot."""
-    bench.time_ns += 17 * SECOND
-    bench.record()
+    trial.time_ns += 17 * SECOND
+    trial.record()
 
 
-def read(bench: Bench) -> None:
+def read(trial: SlotTrial) -> None:
     """Read everything."""
-    bench.read()
+    trial.read()
 
 
-def remove(bench: Bench) -> None:
+def remove(trial: SlotTrial) -> None:
     """Remove a series."""
-    bench.remove()
+    trial.remove()
 
 
-def change(bench: Bench) -> None:
+def change(trial: SlotTrial) -> None:
     """Change how values are counted, and drop the recent slot."""
-    bench.slot.count_by(bench.slot.bounds, seed=True)
-    bench.many[0].drop_recent()
-    other = bench.core.subscribe(10)
+    trial.slot.count_by(trial.slot.bounds, seed=True)
+    trial.many[0].drop_recent()
+    other = trial.core.subscribe(10)
     other.drain()
-    bench.core.unsubscribe(other)
+    trial.core.unsubscribe(other)
 
 
 BLOCKS = [record_flushing, record_closing, read, remove, change]
@@ -399,35 +399,35 @@ def flush_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_pure, "MAX_PENDING_RECORDS", 4)
 
 
-def trials(bench_class: type[Bench], step: int, first: int = 1) -> Iterator[tuple[Bench, int]]:
-    """Yield a bench and the number of a bytecode, until the test sends that there are no more."""
+def trials(trial_class: type[SlotTrial], step: int, first: int = 1) -> Iterator[tuple[SlotTrial, int]]:
+    """Yield a trial and the number of a bytecode, until the test sends that there are no more."""
     for number in range(first, MAX_BYTECODES, step):
-        yield bench_class(), number
+        yield trial_class(), number
     raise AssertionError("the block never ends")
 
 
-def check_and_go_on(bench: Bench, where: object) -> None:
+def check_and_go_on(trial: SlotTrial, where: object) -> None:
     """Check everything, record into both series, and check again."""
-    bench.check(where)
-    bench.record()
-    bench.record()
-    bench.time_ns += SECOND
-    bench.record()
-    bench.record()
-    bench.check(where)
-    assert bench.tag_set.series() in (bench.many, bench.many[::-1]), where
+    trial.check(where)
+    trial.record()
+    trial.record()
+    trial.time_ns += SECOND
+    trial.record()
+    trial.record()
+    trial.check(where)
+    assert trial.tag_set.series() in (trial.many, trial.many[::-1]), where
 
 
 @thoroughly
 @all_blocks
-@all_benches
-def test_an_exception_at_any_bytecode_costs_the_interrupted_record_at_most(bench_class, block, step):
+@all_trials
+def test_an_exception_at_any_bytecode_costs_the_interrupted_record_at_most(trial_class, block, step):
     """Whatever raises wherever: only the interrupted record may be missing, and all goes on."""
-    for bench, number in trials(bench_class, step):
+    for trial, number in trials(trial_class, step):
         interruption = Interruption((number, interrupt))
-        with contextlib.suppress(Interrupted), interruption:
-            block(bench)
-        check_and_go_on(bench, interruption.places)
+        with contextlib.suppress(EngineInterrupted), interruption:
+            block(trial)
+        check_and_go_on(trial, interruption.places)
         if not interruption.is_done:
             assert number > 50
             return
@@ -438,46 +438,46 @@ SECOND_BYTECODES = [1, 10, 100, 1_000]
 
 @thoroughly
 @pytest.mark.parametrize("block", [record_flushing, record_closing, read, remove])
-@all_benches
-def test_two_exceptions_in_a_row_cost_no_more(bench_class, block, step):
+@all_trials
+def test_two_exceptions_in_a_row_cost_no_more(trial_class, block, step):
     """The next call is interrupted as well, soon or late: nothing is lost but interrupted records."""
     for soon in SECOND_BYTECODES:
-        for bench, number in trials(bench_class, 2 * step - 1, first=1 + soon % 7):
+        for trial, number in trials(trial_class, 2 * step - 1, first=1 + soon % 7):
             interruption = Interruption((number, interrupt), (soon, interrupt))
             with interruption:
-                for again in (block, Bench.read, Bench.record, Bench.read):
-                    with contextlib.suppress(Interrupted):
-                        again(bench)
+                for again in (block, SlotTrial.read, SlotTrial.record, SlotTrial.read):
+                    with contextlib.suppress(EngineInterrupted):
+                        again(trial)
                     if not interruption.places:
                         break
-            check_and_go_on(bench, interruption.places)
+            check_and_go_on(trial, interruption.places)
             if not interruption.places:
                 break
 
 
-def record_and_read(bench: Bench) -> None:
+def record_and_read(trial: SlotTrial) -> None:
     """Record and read, as a signal handler may."""
     for _ in range(5):
-        bench.record()
-    bench.read()
+        trial.record()
+    trial.read()
 
 
-def record_and_raise(bench: Bench) -> None:
+def record_and_raise(trial: SlotTrial) -> None:
     """Record, and raise in the end."""
-    bench.record()
-    bench.read()
-    raise Interrupted
+    trial.record()
+    trial.read()
+    raise EngineInterrupted
 
 
-def record_elsewhere(bench: Bench) -> None:
+def record_elsewhere(trial: SlotTrial) -> None:
     """Record and read in another thread, which waits for nothing."""
     errors: list[BaseException] = []
 
     def work() -> None:
         try:
             for _ in range(5):
-                bench.record()
-            bench.read()
+                trial.record()
+            trial.read()
         except BaseException as error:  # noqa: BLE001 - raised again below
             errors.append(error)
 
@@ -489,32 +489,32 @@ def record_elsewhere(bench: Bench) -> None:
         raise errors[0]
 
 
-def remove_and_record(bench: Bench) -> None:
+def remove_and_record(trial: SlotTrial) -> None:
     """Remove a series, which the next record brings back."""
-    bench.remove()
-    bench.record()
-    bench.record()
+    trial.remove()
+    trial.record()
+    trial.record()
 
 
 @thoroughly
 @pytest.mark.parametrize("act", [record_and_read, record_and_raise, record_elsewhere, remove_and_record])
 @pytest.mark.parametrize("block", [record_closing, read, remove])
-@all_benches
-def test_calls_at_any_bytecode_are_counted_once(bench_class, block, act, step):
+@all_trials
+def test_calls_at_any_bytecode_are_counted_once(trial_class, block, act, step):
     """Records, reads and removals in the middle of others are all counted, once."""
-    for bench, number in trials(bench_class, 3 * step - 2):
-        underway = bench.next
+    for trial, number in trials(trial_class, 3 * step - 2):
+        underway = trial.next
 
-        def inside(bench: Bench = bench, underway: int = underway) -> None:
+        def inside(trial: SlotTrial = trial, underway: int = underway) -> None:
             # The interrupted record may be there already, or not yet.
-            bench.interrupted.add(underway) if block is record_closing else None
-            act(bench)
+            trial.interrupted.add(underway) if block is record_closing else None
+            act(trial)
 
         interruption = Interruption((number, inside))
-        with contextlib.suppress(Interrupted), interruption:
-            block(bench)
-        bench.interrupted -= bench.made
-        check_and_go_on(bench, interruption.places)
+        with contextlib.suppress(EngineInterrupted), interruption:
+            block(trial)
+        trial.interrupted -= trial.made
+        check_and_go_on(trial, interruption.places)
         if not interruption.is_done:
             return
 
@@ -522,17 +522,17 @@ def test_calls_at_any_bytecode_are_counted_once(bench_class, block, act, step):
 @thoroughly
 def test_a_reset_at_any_bytecode_is_whole_or_not_at_all(step):
     """An interrupted reset has happened, or it has not."""
-    for bench, number in trials(Counters, step):
-        before = len(bench.made)
+    for trial, number in trials(Counters, step):
+        before = len(trial.made)
         interruption = Interruption((number, interrupt))
-        with contextlib.suppress(Interrupted), interruption:
-            bench.core.reset()
-        states = [series.state() for series in bench.many]
+        with contextlib.suppress(EngineInterrupted), interruption:
+            trial.core.reset()
+        states = [series.state() for series in trial.many]
         records = sum(0 if state is None else state.records for state in states)
-        assert bench.core.records == records, interruption.places
+        assert trial.core.records == records, interruption.places
         assert records in (0, before), interruption.places
-        bench.many[0].add(1)
-        assert bench.core.records == records + 1, interruption.places
+        trial.many[0].add(1)
+        assert trial.core.records == records + 1, interruption.places
         if not interruption.is_done:
             return
 
@@ -548,14 +548,14 @@ def test_both_halves_of_an_operation_are_there_or_none(step):
             (timings, _pure.TimerSeries, "distribution"),
             (outcomes, _pure.OutcomeSeries, "outcome"),
         ):
-            tag_set = _pure.TagSet(Metric(), ())
+            tag_set = _pure.TagSet(PermissiveOwner(), ())
             series = tag_set.add(series_class(tag_set, (), _pure.Slot(core, kind, lambda slot: None)))
             index.learn("operation", {}, series)
             states.append(series.state)
         operations = _pure.OperationRecorder(core, timings, outcomes, None)
         operations.record("operation", None, 1, None)
         interruption = Interruption((number, interrupt))
-        with contextlib.suppress(Interrupted), interruption:
+        with contextlib.suppress(EngineInterrupted), interruption:
             operations.record("operation", None, 1, "ValueError")
         first, second = (state().records for state in states)
         assert first == second == core.records / 2, interruption.places

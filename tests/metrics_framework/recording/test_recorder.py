@@ -151,7 +151,7 @@ class Odd:
         return "<odd>"
 
 
-class Unprintable(Odd):
+class UnprintableValue(Odd):
     """A value that converts to nothing."""
 
     def __str__(self) -> str:
@@ -167,7 +167,7 @@ BAD_TAGS: list[Any] = [
     {1: "x"},
     {"": "x"},
     {None: "x"},
-    {"a": Unprintable()},
+    {"a": UnprintableValue()},
     {"a": "1", 2: "x"},
 ]
 BAD_NUMBERS: list[Any] = [

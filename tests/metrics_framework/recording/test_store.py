@@ -42,8 +42,8 @@ MINUTE = timedelta(minutes=1)
 
 
 @dataclass
-class Views:
-    """A store on a clock of its own, and all that writes into it."""
+class StoreViews:
+    """A store with its own clock, and all parts that write to it."""
 
     clock: ManualClock = field(default_factory=ManualClock)
 
@@ -59,9 +59,9 @@ class Views:
 
 
 @pytest.fixture
-def views() -> Views:
+def views() -> StoreViews:
     """Return an empty store with its views."""
-    return Views()
+    return StoreViews()
 
 
 def everything(store: Store) -> object:
@@ -205,7 +205,7 @@ RECORDS = st.lists(
 @given(RECORDS, st.integers(0, 100_000), st.integers(1, 2 * 10**9))
 def test_windows_agree_with_a_list_of_everything(records, rest, asked):
     """For every kind of record a window holds what was recorded in the seconds that it says it covers."""
-    views, now, log = Views(), 0, []
+    views, now, log = StoreViews(), 0, []
     for pause, kind, value in records:
         views.clock.advance(pause / 1_000)
         now += pause + (value if kind == "timing" else 0)
@@ -253,7 +253,7 @@ def test_windows_agree_with_a_list_of_everything(records, rest, asked):
 @given(st.lists(st.floats(-1e12, 1e12), min_size=1, max_size=60))
 def test_quantiles_lie_in_order_between_the_extremes(values):
     """Whatever was recorded: min <= p50 <= p90 <= p95 <= p99 <= max, and the average is between them."""
-    views = Views()
+    views = StoreViews()
     for value in values:
         views.collector.record_histogram("name", value)
     summary = views.store.summary("name")
@@ -418,8 +418,8 @@ def test_a_name_has_one_type(views, first, second):
     assert everything(views.store) == before
 
 
-class Unprintable:
-    """A tag value that cannot be turned into text."""
+class BadTag:
+    """A tag value that cannot be converted to text."""
 
     def __str__(self) -> str:
         raise RuntimeError("no text")
@@ -435,7 +435,10 @@ class Unprintable:
         (lambda views: views.collector.record_counter("counter", 10**400), InvalidInputError),
         (lambda views: views.collector.record_counter("counter", 1, {"": "a"}), InvalidInputError),
         (lambda views: views.collector.record_counter("counter", 1, ["a"]), InvalidInputError),
-        (lambda views: views.collector.record_counter("counter", 1, {"a": Unprintable()}), InvalidInputError),
+        (
+            lambda views: views.collector.record_counter("counter", 1, {"a": BadTag()}),
+            InvalidInputError,
+        ),
         (lambda views: views.collector.record_counter("new", -1), InvalidInputError),
         (lambda views: views.collector.record_counter(""), InvalidInputError),
         (lambda views: views.collector.record_gauge("gauge", -math.inf), InvalidInputError),

@@ -47,7 +47,7 @@ VALUE = 0.25
 needs_signals = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="there are no such signals here")
 
 
-class Interrupted(BaseException):
+class SignalInterrupt(BaseException):
     """Raised by a signal handler."""
 
 
@@ -93,7 +93,7 @@ def in_a_thread(read: Callable[[], Any]) -> Any:
     return result[0]
 
 
-class Application:
+class StressedApplication:
     """A store, its views, and instruments of every kind, bound and by name.
 
     `record` makes `RECORDS` records. All values are equal, so that sums tell the counts.
@@ -182,7 +182,7 @@ class Application:
 
 def test_five_million_records_of_eight_threads_are_exact(soak):
     """Eight threads that take turns every microsecond record in every way: each number is exact."""
-    application = Application()
+    application = StressedApplication()
     rounds = soak(5_000_000) // THREADS // application.RECORDS // 2 * 2
 
     def work() -> None:
@@ -197,7 +197,7 @@ def test_five_million_records_of_eight_threads_are_exact(soak):
 @pytest.mark.parametrize("interval", [0.005, 1e-5])
 def test_a_million_reads_beside_two_saturating_writers_are_never_torn(soak, interval):
     """Count, sum, buckets and extremes of each reading are of the same records, in all ways to read."""
-    application = Application()
+    application = StressedApplication()
     collector, store = application.collector, application.store
     counter, histogram = application.counter, application.histogram
     level = collector.gauge("steps")
@@ -285,7 +285,7 @@ class Interruptions:
     """
 
     def __init__(self) -> None:
-        self.application = Application()
+        self.application = StressedApplication()
         self.is_armed = False
         self.is_handling = False
         self.raised = self.handled = self.done = 0
@@ -294,7 +294,7 @@ class Interruptions:
         """Raise, if armed."""
         if self.is_armed:
             self.raised += 1
-            raise Interrupted
+            raise SignalInterrupt
 
     def record_read_and_raise(self, *_: object) -> None:
         """Record, read everything now and then, and raise, if armed."""
@@ -327,7 +327,7 @@ class Interruptions:
                     read("bound.histogram", timedelta(minutes=1))
             finally:
                 self.is_armed = False
-        except Interrupted:
+        except SignalInterrupt:
             self.is_armed = False
 
     def check(self) -> None:
@@ -358,7 +358,7 @@ def handling(handler: Callable[..., None], *numbers: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def always_read(application: Application) -> Iterator[None]:
+def always_read(application: StressedApplication) -> Iterator[None]:
     """Have another thread read all the time: each of its reads ends soon."""
     stop, since = threading.Event(), [time.monotonic()]
     longest = [0.0]
@@ -439,7 +439,7 @@ def test_two_signals_at_once_that_both_raise_cost_interrupted_records_only(soak)
 
 def test_garbage_and_its_collector_record_and_read_amid_threads(soak):
     """A million records of threads, finalizers of cycles and collector's callbacks all count."""
-    application = Application()
+    application = StressedApplication()
     numbers = itertools.count()
     reads = itertools.count()
 
@@ -490,7 +490,7 @@ def test_garbage_and_its_collector_record_and_read_amid_threads(soak):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_children_forked_under_recording_threads_start_empty_and_record(soak):
     """Each of a thousand children, forked amid records and reads of threads, starts at zero and is exact."""
-    application = Application()
+    application = StressedApplication()
     stop = threading.Event()
 
     def work() -> int:
@@ -541,7 +541,7 @@ def test_totals_are_exact_whatever_the_clock_does(soak):
     """Four threads record while the clock leaps forwards by up to weeks, and back: all totals are exact."""
     clock = JumpingClock()
     clock.advance(1_000)
-    application = Application(Store(clock))
+    application = StressedApplication(Store(clock))
     rounds = soak(1_000_000) // application.RECORDS // 4 // 2 * 2
     source = random.Random(5)
     done = threading.Semaphore(0)
@@ -596,7 +596,7 @@ def resident_bytes() -> int:
 
 def unread_values(count: int) -> list[int]:
     """Record so many values that are not read, and return the memory in use after each tenth."""
-    application = Application()
+    application = StressedApplication()
     source = random.Random(3)
     values = [source.lognormvariate(0, 3) for _ in range(10_000)]
     observe, record = application.histogram.observe, application.collector.record_timer

@@ -23,31 +23,35 @@ HOUR = timedelta(hours=1)
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-class Kept(NamedTuple):
+class Records(NamedTuple):
     """An aggregate that remembers each record by its number."""
 
     numbers: tuple[int, ...] = ()
 
-    def merge(self, later: Kept) -> Kept:
+    def merge(self, later: Records) -> Records:
         """Return the records of both."""
-        return Kept(self.numbers + later.numbers)
+        return Records(self.numbers + later.numbers)
 
 
-class Machine(RuleBasedStateMachine):
-    """Windows of two streams beside the plain list that they stand for."""
+class TimeSeriesMachine(RuleBasedStateMachine):
+    """Windows of two streams beside a plain list of the same records."""
 
     @initialize(start_ns=st.integers(0, 100 * SECOND), days=st.sampled_from([1, 30]))
     def begin(self, start_ns, days):
         """Start the clock."""
         self.start_ns = self.now_ns = start_ns
         self.retention_ns = days * DAY
-        self.closed: list[Windows[Kept]] = [Windows(), Windows()]
-        self.open: list[tuple[int, Kept] | None] = [None, None]
+        self.closed: list[Windows[Records]] = [Windows(), Windows()]
+        self.open: list[tuple[int, Records] | None] = [None, None]
         self.records: list[tuple[int, int]] = []
 
     def add(self, time_ns: int, stream: int = 0) -> None:
         """Record into both."""
-        record, start_ns, opened = Kept((len(self.records),)), time_ns - time_ns % SECOND, self.open[stream]
+        record, start_ns, opened = (
+            Records((len(self.records),)),
+            time_ns - time_ns % SECOND,
+            self.open[stream],
+        )
         if opened is not None and opened[0] == start_ns:
             self.open[stream] = (start_ns, opened[1].merge(record))
         else:
@@ -56,7 +60,7 @@ class Machine(RuleBasedStateMachine):
         self.records.append((time_ns, stream))
 
     @property
-    def streams(self) -> list[Windows[Kept]]:
+    def streams(self) -> list[Windows[Records]]:
         """The windows with their open slots."""
         return [
             windows if opened is None else windows.add(*opened, self.retention_ns)
@@ -100,7 +104,7 @@ class Machine(RuleBasedStateMachine):
     )
     def look(self, window_ns, points):
         """Compare each stretch with what the list says of it."""
-        stretches = split(self.streams, window_ns, points, self.start_ns, self.now_ns, Kept())
+        stretches = split(self.streams, window_ns, points, self.start_ns, self.now_ns, Records())
         assert len(stretches) <= points
         if not stretches:
             assert not self.records
@@ -138,7 +142,7 @@ class Machine(RuleBasedStateMachine):
         if begin == self.now_ns:
             return
         for number, stream in enumerate(self.streams):
-            window = stream.since(self.now_ns - begin, self.start_ns, self.now_ns, Kept())
+            window = stream.since(self.now_ns - begin, self.start_ns, self.now_ns, Records())
             assert window.start_ns == begin
             mine = [
                 one for one, (moment, where) in enumerate(self.records) if where == number and moment >= begin
@@ -151,7 +155,7 @@ def test_intervals_hold_the_records_of_their_time():
     """Whatever is recorded, each interval has exactly the records of its time, as windows do."""
     from hypothesis.stateful import run_state_machine_as_test
 
-    run_state_machine_as_test(Machine, settings=settings(max_examples=60, stateful_step_count=25))
+    run_state_machine_as_test(TimeSeriesMachine, settings=settings(max_examples=60, stateful_step_count=25))
 
 
 PAUSES = st.sampled_from([0, 0.25, 1, 2.5, 7, 64, 600, 3_600, 100_000]) | st.floats(0, 5_000)
@@ -399,9 +403,9 @@ def test_windows_by_tag_are_one_history():
 
 def stream(seconds, retention_seconds=86_400):
     """Return windows with one record at each of some seconds, numbered by them."""
-    windows: Windows[Kept] = Windows()
+    windows: Windows[Records] = Windows()
     for second in seconds:
-        windows = windows.add(second * SECOND, Kept((second,)), retention_seconds * SECOND)
+        windows = windows.add(second * SECOND, Records((second,)), retention_seconds * SECOND)
     return windows
 
 
@@ -410,14 +414,14 @@ def test_there_are_never_more_stretches_than_points(points):
     """Wherever both ends of the window lie between the edges of stretches, the limit holds."""
     windows = stream(range(200))
     for now in range(100, 200):
-        assert len(split([windows], 40 * SECOND, points, 0, now * SECOND, Kept())) <= points
+        assert len(split([windows], 40 * SECOND, points, 0, now * SECOND, Records())) <= points
 
 
 def test_what_one_of_two_streams_has_forgotten_is_not_told_of_the_other():
     """A history of both begins where both are still known, and splits no slot of either."""
     for last in range(1_500, 3_000, 50):
         lively, rare = stream(range(last + 1), 600), stream(range(0, last + 1, 7))
-        stretches = split([lively, rare], None, 2, 0, last * SECOND, Kept())
+        stretches = split([lively, rare], None, 2, 0, last * SECOND, Records())
         begin = math.ceil(stretches[0].start_ns / SECOND)
         assert lively.kept_from_ns <= stretches[0].start_ns
         known = [*range(begin, last + 1), *(second for second in range(0, last + 1, 7) if second >= begin)]

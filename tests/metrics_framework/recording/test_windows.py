@@ -26,30 +26,30 @@ RETENTION = 30 * DAY
 ASKED = (10, 11, 15, 60, 100, 300, 1_000, 3_600, 40_000, 86_400, 7 * 86_400, 30 * 86_400)
 
 
-class Kept(NamedTuple):
+class Numbered(NamedTuple):
     """An aggregate that remembers each record by its number."""
 
     numbers: tuple[int, ...] = ()
 
-    def merge(self, later: Kept) -> Kept:
+    def merge(self, later: Numbered) -> Numbered:
         """Return the records of both."""
-        return Kept(self.numbers + later.numbers)
+        return Numbered(self.numbers + later.numbers)
 
 
-def filled(seconds, retention_ns: int = RETENTION) -> Windows[Kept]:
+def filled(seconds, retention_ns: int = RETENTION) -> Windows[Numbered]:
     """Return windows with one record at each of some ascending seconds, numbered by them."""
     slots: dict[int, list[float]] = defaultdict(list)
     for second in seconds:
         slots[int(second) * SECOND].append(second)
-    windows: Windows[Kept] = Windows()
+    windows: Windows[Numbered] = Windows()
     for start_ns, numbers in slots.items():
-        windows = windows.add(start_ns, Kept(tuple(numbers)), retention_ns)
+        windows = windows.add(start_ns, Numbered(tuple(numbers)), retention_ns)
     return windows
 
 
-def ask(windows: Windows[Kept], seconds: float, now: float, start: float = 0) -> Window[Kept]:
+def ask(windows: Windows[Numbered], seconds: float, now: float, start: float = 0) -> Window[Numbered]:
     """Ask for a window in seconds."""
-    return windows.since(int(seconds * SECOND), int(start * SECOND), int(now * SECOND), Kept())
+    return windows.since(int(seconds * SECOND), int(start * SECOND), int(now * SECOND), Numbered())
 
 
 def footprint(*roots: object) -> int:
@@ -64,22 +64,22 @@ def footprint(*roots: object) -> int:
     return sum(map(sys.getsizeof, seen.values()))
 
 
-class Machine(RuleBasedStateMachine):
-    """Windows beside the plain list that they stand for."""
+class WindowsMachine(RuleBasedStateMachine):
+    """Windows beside a plain list of the same records."""
 
     @initialize(start_ns=st.integers(0, 100 * SECOND), lively=st.booleans())
     def begin(self, start_ns, lively):
         """Start the clock, with a minute's traffic or without."""
         self.start_ns = self.now_ns = start_ns
-        self.closed: Windows[Kept] = Windows()
-        self.open: tuple[int, Kept] | None = None
+        self.closed: Windows[Numbered] = Windows()
+        self.open: tuple[int, Numbered] | None = None
         self.records: list[int] = []
         if lively:
             self.traffic(60, SECOND)
 
     def add(self, time_ns: int) -> None:
         """Record into both."""
-        record, start_ns = Kept((len(self.records),)), time_ns - time_ns % SECOND
+        record, start_ns = Numbered((len(self.records),)), time_ns - time_ns % SECOND
         if self.open is not None and self.open[0] == start_ns:
             self.open = (start_ns, self.open[1].merge(record))
         else:
@@ -90,7 +90,7 @@ class Machine(RuleBasedStateMachine):
         self.records.append(time_ns)
 
     @property
-    def windows(self) -> Windows[Kept]:
+    def windows(self) -> Windows[Numbered]:
         """The windows with the open slot."""
         return self.closed if self.open is None else self.closed.add(*self.open, RETENTION)
 
@@ -126,7 +126,7 @@ class Machine(RuleBasedStateMachine):
     )
     def look(self, window_ns):
         """Compare a window with what the list says of the stretch that it reports."""
-        window = self.windows.since(window_ns, self.start_ns, self.now_ns, Kept())
+        window = self.windows.since(window_ns, self.start_ns, self.now_ns, Numbered())
         edge = max(self.now_ns - window_ns, self.start_ns)
         assert window.end_ns == self.now_ns
         assert self.start_ns <= window.start_ns <= edge
@@ -147,7 +147,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def look_at_all(self):
         """Compare the total with the list."""
-        window = self.windows.since(None, self.start_ns, self.now_ns, Kept())
+        window = self.windows.since(None, self.start_ns, self.now_ns, Numbered())
         assert sorted(window.aggregate.numbers) == list(range(len(self.records)))
         assert (window.start_ns, window.end_ns, window.before) == (self.start_ns, self.now_ns, None)
 
@@ -157,13 +157,13 @@ def test_windows_hold_what_was_recorded_in_the_stretch_that_they_report():
     """Whatever is recorded, a window is exact and reaches at most 10 % too far back."""
     from hypothesis.stateful import run_state_machine_as_test
 
-    run_state_machine_as_test(Machine, settings=settings(max_examples=100, stateful_step_count=40))
+    run_state_machine_as_test(WindowsMachine, settings=settings(max_examples=100, stateful_step_count=40))
 
 
 @pytest.mark.parametrize("spacing", [0.5, 1, 7])
 def test_steady_traffic_is_counted_at_every_age(spacing):
     """With a record every so many seconds each window, from seconds to all of it, is exact."""
-    machine = Machine()
+    machine = WindowsMachine()
     machine.begin(37 * SECOND // 10, lively=False)
     for _ in range(4):
         machine.traffic(200, int(spacing * SECOND))
@@ -197,8 +197,8 @@ def test_a_window_before_the_start_is_cut_there():
 def test_a_window_without_records_holds_nothing():
     """Where nothing was recorded the window is the asked one, and holds what one says is nothing."""
     window = ask(Windows(), 10, 100)
-    assert (window.aggregate, window.before, window.seconds) == (Kept(), None, 10.0)
-    assert Windows().since(None, 0, SECOND, Kept()).aggregate == Kept()
+    assert (window.aggregate, window.before, window.seconds) == (Numbered(), None, 10.0)
+    assert Windows().since(None, 0, SECOND, Numbered()).aggregate == Numbered()
     assert Windows().slot_count == 0
 
 
@@ -216,10 +216,10 @@ def test_what_is_older_than_the_retention_is_in_the_total_alone():
     windows = filled(range(0, 20_000, 10), retention_ns=600 * SECOND)
     assert windows.slot_count <= filled(range(0, 2_000, 10), retention_ns=600 * SECOND).slot_count + 2
     assert windows.earlier is not None
-    total = windows.since(None, 0, 20_000 * SECOND, Kept()).aggregate.numbers
+    total = windows.since(None, 0, 20_000 * SECOND, Numbered()).aggregate.numbers
     assert sorted(total) == list(range(0, 20_000, 10))
-    late = windows.add(5 * SECOND, Kept((5,)), 600 * SECOND)
-    assert 5 in late.since(None, 0, 20_000 * SECOND, Kept()).aggregate.numbers
+    late = windows.add(5 * SECOND, Numbered((5,)), 600 * SECOND)
+    assert 5 in late.since(None, 0, 20_000 * SECOND, Numbered()).aggregate.numbers
     assert 5 not in ask(late, 600, 20_000).aggregate.numbers
 
 
@@ -230,17 +230,20 @@ def test_adding_never_changes_what_was_published():
     shown = repr(published)
     windows = published
     for second in range(500, 1_500):
-        windows = windows.add(second * SECOND, Kept((second,)), RETENTION)
+        windows = windows.add(second * SECOND, Numbered((second,)), RETENTION)
     assert repr(published) == shown
     assert [ask(published, seconds, 500) for seconds in (10, 60, 500)] == answers
 
 
 def test_joined_windows_hold_the_records_of_both():
     """Two streams' windows of one stretch join into one that reaches as far as either."""
-    one, other = Window(Kept((1,)), 10, 20), Window(Kept((2,)), 8, 20, Kept((0,)))
+    one, other = (
+        Window(Numbered((1,)), 10, 20),
+        Window(Numbered((2,)), 8, 20, Numbered((0,))),
+    )
     joined = one.join(other)
     assert sorted(joined.aggregate.numbers) == [1, 2]
-    assert (joined.start_ns, joined.end_ns, joined.before) == (8, 20, Kept((0,)))
+    assert (joined.start_ns, joined.end_ns, joined.before) == (8, 20, Numbered((0,)))
 
 
 def test_slots_grow_with_the_logarithm_of_time():
@@ -248,7 +251,7 @@ def test_slots_grow_with_the_logarithm_of_time():
     windows = filled(range(500))
     assert windows.slot_count < 75
     for second in range(500, 2_000):
-        windows = windows.add(second * SECOND, Kept(), RETENTION)
+        windows = windows.add(second * SECOND, Numbered(), RETENTION)
         if second == 1_000:
             assert windows.slot_count < 86
     assert windows.slot_count < 97

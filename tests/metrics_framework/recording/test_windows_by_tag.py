@@ -320,7 +320,7 @@ def test_without_memory_windows_by_tag_are_refused():
     assert recording.check(HOUR, route="a") >= 1_200  # all of its records are in it
     assert recording.check(MINUTE, route="new") == pytest.approx(60, abs=16)
     with pytest.raises(
-        InvalidInputError, match=r"windows are not kept.*window_by=\['route'\].*before its first"
+        InvalidInputError, match=r"that have no windows.*window_by=\['route'\].*before its first"
     ):
         recording.read(5 * MINUTE, route="a")
     recording.clock.advance(600)

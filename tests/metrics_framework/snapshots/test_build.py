@@ -1,4 +1,4 @@
-"""Building a snapshot from parts that someone else wrote, by the Protocols alone."""
+"""A snapshot is built from third-party parts, by their Protocols alone."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 DURATIONS = {"count": 10, "avg": 1.0, "p50": 2.0, "p95": 3.0, "p99": 4.0, "max": 5.0}
 
 
-# -- parts as third parties write them: no store of ours, nothing beyond the Protocols ----------------------
+# -- third-party parts: without our store, with nothing beyond the Protocols --------------------------------
 
 
 @dataclass
@@ -128,7 +128,7 @@ class _Aggregator:
 
 
 class _Broken(_Timer, _Tracker, _Monitor, _Aggregator):
-    """Every question is answered with an error of the vendor's own."""
+    """Raises an error of its own on every call."""
 
     def __init__(self) -> None:
         pass
@@ -142,7 +142,7 @@ class _Broken(_Timer, _Tracker, _Monitor, _Aggregator):
 
 @dataclass
 class _Parts:
-    """What was recorded; `build` turns it into a snapshot."""
+    """Recorded values; `build` makes a snapshot of them."""
 
     values: list[MetricValue] = field(default_factory=list)
     summaries: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -216,18 +216,18 @@ def _reasons(report: BuildReport) -> dict[str, str]:
 
 
 def test_the_parts_of_these_tests_fulfil_the_protocols() -> None:
-    """The parts are what a third party would write: all of the Protocols' methods."""
+    """The parts have all methods of the Protocols, as third-party parts have."""
     assert isinstance(_Timer({}), PerformanceTimer)
     assert isinstance(_Tracker({}), SuccessFailureTracker)
     assert isinstance(_Monitor({}, {}), ResourceMonitor)
     assert isinstance(_Aggregator([], {}), MetricsAggregator)
 
 
-# -- the whole ---------------------------------------------------------------------------------------------
+# -- complete snapshots ------------------------------------------------------------------------------------
 
 
 def test_any_parts_become_a_snapshot() -> None:
-    """Parts that know nothing of the library but its Protocols become a valid, complete snapshot."""
+    """Parts that only implement the Protocols give a valid, complete snapshot."""
     parts = _Parts(
         values=[
             _timer("http.request", 100),
@@ -273,8 +273,8 @@ def test_any_parts_become_a_snapshot() -> None:
     ]
 
 
-def test_metadata_go_through_with_the_latency_tag_added() -> None:
-    """The run's context is kept as given; the tag that names the latency's timer joins its tags."""
+def test_metadata_are_kept_with_the_latency_tag_added() -> None:
+    """The context of the run is unchanged, and a tag names the timer of the latency."""
     metadata = SnapshotMetadata("run", "abc", "main", NOON, Environment.STAGING, {"pr": "42"})
     builder = _Parts([_timer("t")], _summaries("t")).builder()
     built = builder.build(metadata)[0].metadata
@@ -284,14 +284,14 @@ def test_metadata_go_through_with_the_latency_tag_added() -> None:
     assert metadata.tags == {"pr": "42"}
 
 
-def test_nothing_at_all_is_an_error() -> None:
-    """Where nothing was measured there is no snapshot."""
+def test_a_run_without_measurements_is_an_error() -> None:
+    """A snapshot needs at least one measurement."""
     with pytest.raises(SnapshotError, match="metrics: must hold at least one of"):
         _Parts().build()
 
 
 def test_a_builder_can_build_again() -> None:
-    """A second snapshot of the same parts has the same report, not both reports together."""
+    """A second snapshot has a report of its own."""
     builder = _Parts([_gauge("drift", -1), _counter("hits")]).builder()
     first, second = (builder.build(SnapshotMetadata("run", timestamp=NOON)) for _ in range(2))
     assert first == second
@@ -305,7 +305,7 @@ def _latency_of(snapshot: PerformanceSnapshot) -> str | None:
 
 
 def test_the_timer_with_the_most_records_becomes_latency() -> None:
-    """Unless one is named, the busiest timer is the latency, all of its series together."""
+    """By default, the busiest timer is the latency, over all of its series."""
     values = [_timer("alone", 5), _timer("split", 3, a="1"), _timer("split", 3, a="2"), _operation("op", 5)]
     snapshot, _ = _Parts(values, _summaries("alone", "split"), _summaries("op")).build()
     assert _latency_of(snapshot) == "split"
@@ -313,14 +313,14 @@ def test_the_timer_with_the_most_records_becomes_latency() -> None:
 
 
 def test_the_name_decides_between_equally_busy_timers() -> None:
-    """Of equals the first by name is chosen, in whatever order they are listed."""
+    """The first by name is chosen, for any order of the listing."""
     for values in ([_timer("b"), _operation("a")], [_operation("a"), _timer("b")]):
         snapshot, _ = _Parts(values, _summaries("b"), _summaries("a")).build()
         assert _latency_of(snapshot) == "a"
 
 
 def test_an_operation_can_be_latency() -> None:
-    """An operation's durations are asked of the timer, and its name goes into the tag as it is."""
+    """Its durations come from the timer, and the tag has its name."""
     parts = _Parts([_operation("git.push")], timings={"git.push": {**DURATIONS, "p95": 30.0, "rate": 4.0}})
     snapshot, report = parts.build()
     assert snapshot.metrics.latency == LatencyMetrics(1.0, 2.0, 30.0, 4.0)
@@ -331,7 +331,7 @@ def test_an_operation_can_be_latency() -> None:
 
 @pytest.mark.parametrize("name", ["quiet", "op"])
 def test_a_named_timer_becomes_latency(name: str) -> None:
-    """The timer that is named is the latency, however few records it has, be it a metric or an operation."""
+    """It may be a metric or an operation, with any number of records."""
     values = [_timer("busy", 100), _timer("quiet", 1), _operation("op", 1)]
     snapshot, report = _Parts(values, _summaries("busy", "quiet"), _summaries("op")).build(
         latency_metric=name
@@ -341,14 +341,14 @@ def test_a_named_timer_becomes_latency(name: str) -> None:
     assert report.left_out == ()
 
 
-def test_an_operation_that_no_aggregator_lists_can_be_latency() -> None:
-    """An aggregator that knows nothing of operations does not keep the timer from being asked."""
+def test_an_unlisted_operation_can_be_latency() -> None:
+    """The timer is read even if the aggregator does not list operations."""
     snapshot, _ = _Parts([_counter("hits")], timings=_summaries("op")).build(latency_metric="op")
     assert snapshot.metrics.latency == LatencyMetrics(1.0, 2.0, 3.0, 4.0)
 
 
-def test_of_an_operation_and_a_metric_of_one_name_the_operation_is_latency() -> None:
-    """A name that is both is taken as the operation, and the metric stays a custom key."""
+def test_an_operation_comes_before_a_metric_of_its_name() -> None:
+    """The operation is the latency, and the metric remains a custom key."""
     timings = {"x": {"p95": 30.0}}
     snapshot, _ = _Parts([_timer("x"), _operation("x")], _summaries("x"), timings).build(latency_metric="x")
     assert snapshot.metrics.latency == LatencyMetrics(p95=30.0)
@@ -356,7 +356,7 @@ def test_of_an_operation_and_a_metric_of_one_name_the_operation_is_latency() -> 
 
 
 def test_a_named_timer_that_was_not_recorded_is_reported() -> None:
-    """A latency that does not exist is left out, which the report says, and no other takes its place."""
+    """The latency is left out and reported, and no other timer replaces it."""
     parts = _Parts([_timer("busy")], _summaries("busy"))
     snapshot, report = parts.build(latency_metric="missing")
     assert snapshot.metrics.latency is None
@@ -367,17 +367,17 @@ def test_a_named_timer_that_was_not_recorded_is_reported() -> None:
 
 
 def test_a_timer_without_durations_is_reported() -> None:
-    """A timer that has no durations, in a summary without quantiles, is no latency."""
+    """A summary without quantiles gives no latency."""
     parts = _Parts([_counter("hits"), _value("t", MetricType.TIMER, unit=MetricUnit.MILLISECONDS, count=0)])
     parts.summaries = {"t": {"count": 0, "seconds": 2.0}}
     snapshot, report = parts.build()
     assert snapshot.metrics.latency is None
     assert _latency_of(snapshot) is None
-    assert report.left_out == (LeftOut("latency of 't'", "has no durations"),)
+    assert report.left_out == (LeftOut("latency of 't'", "has no valid durations"),)
 
 
-def test_the_latencys_own_numbers_are_no_custom_keys() -> None:
-    """What latency holds is not there twice; its series with tags, and outcomes, say more and stay."""
+def test_the_numbers_of_latency_are_not_custom_keys() -> None:
+    """They are not stored twice. Its tagged series and its outcomes remain."""
     values = [_operation("op", 50), _outcomes("op"), _timer("t", 1), _timer("t", 99, a="1")]
     parts = _Parts(values, _summaries("t"), _summaries("op"), {"op": 1.0})
     assert {key.rpartition("/")[0] for key in parts.build()[0].metrics.custom} == {"operation:op", "t[a:1]"}
@@ -391,7 +391,7 @@ def test_the_latencys_own_numbers_are_no_custom_keys() -> None:
     [(MetricUnit.SECONDS, 1000), (MetricUnit.MILLISECONDS, 1), (MetricUnit.MICROSECONDS, 0.001)],
 )
 def test_durations_become_milliseconds(unit: MetricUnit, factor: float) -> None:
-    """Whatever unit an adapter keeps durations in, a snapshot has milliseconds; counts and rates stay."""
+    """Durations in any unit are converted; counts and rates are not."""
     values = [_timer("a", 11, unit=unit), _timer("b", 10, unit=unit)]
     snapshot, _ = _Parts(values, _summaries("a", "b", rate=5.0, seconds=2.0)).build()
     assert snapshot.metrics.latency == LatencyMetrics(1.0 * factor, 2.0 * factor, 3.0 * factor, 4.0 * factor)
@@ -405,55 +405,55 @@ def test_durations_become_milliseconds(unit: MetricUnit, factor: float) -> None:
 
 
 def test_a_metric_keeps_its_unit_beside_an_operation_of_the_same_name() -> None:
-    """The unit of a metric's durations is the metric's own, not that of an operation of its name."""
+    """The durations of the metric have its own unit, not that of the operation."""
     values = [_operation("x", 1), _timer("x", 9, unit=MetricUnit.SECONDS)]
     snapshot, _ = _Parts(values, _summaries("x"), _summaries("x")).build()
     assert snapshot.metrics.latency == LatencyMetrics(1000.0, 2000.0, 3000.0, 4000.0)
 
 
 def test_throughput_is_the_timers_rate() -> None:
-    """An adapter that knows the rate is believed, the run's length then is no matter."""
+    """A rate in the summary is used instead of the length of the run."""
     assert _Parts([_timer("t")], _summaries("t", rate=7.5)).build()[0].metrics.throughput == 7.5
 
 
-def test_throughput_is_records_by_seconds_where_there_is_no_rate() -> None:
-    """Without a rate, throughput is what was counted divided by how long the run took."""
+def test_without_a_rate_throughput_is_records_per_second() -> None:
+    """It is the number of records divided by the length of the run."""
     parts = _Parts([_timer("t")], _summaries("t"), seconds=4.0)
     assert parts.build()[0].metrics.throughput == 2.5
 
 
-def test_a_run_that_took_no_time_has_no_throughput() -> None:
-    """Where neither rate nor seconds are known there is no throughput, and no error."""
+def test_a_run_without_duration_has_no_throughput() -> None:
+    """Without a rate or a length, throughput is left out, without an error."""
     snapshot, report = _Parts([_timer("t")], _summaries("t"), seconds=0.0).build()
     assert snapshot.metrics.throughput is None
     assert snapshot.metrics.latency is not None
     assert report.left_out == ()
 
 
-def test_latencies_that_v1_cannot_hold_are_reported() -> None:
-    """A broken quantile or rate is left out with its reason, and the others stay."""
+def test_invalid_latencies_are_reported() -> None:
+    """An invalid quantile or rate is left out with the reason, and the others remain."""
     parts = _Parts([_timer("t")], _summaries("t", p95=math.nan, avg=-1.0, rate=math.inf))
     snapshot, report = parts.build()
     assert snapshot.metrics.flat() == {"latency.p50": 2.0, "latency.p99": 4.0}
     assert _reasons(report) == {
-        "latency.mean": "v1 cannot hold -1.0",
-        "latency.p95": "v1 cannot hold nan",
-        "throughput": "v1 cannot hold inf",
+        "latency.mean": "v1 stores only finite numbers of 0 or more, got -1.0",
+        "latency.p95": "v1 stores only finite numbers of 0 or more, got nan",
+        "throughput": "v1 stores only finite numbers of 0 or more, got inf",
     }
 
 
 # -- tags --------------------------------------------------------------------------------------------------
 
 
-def test_the_name_of_the_latency_is_not_for_the_caller_to_say() -> None:
-    """The tag that keeps a comparison from mixing two sources always names the real one."""
+def test_a_caller_cannot_set_the_latency_tag() -> None:
+    """The tag always names the real timer, so that a comparison never mixes two."""
     builder = _Parts([_timer("t")], _summaries("t")).builder()
     snapshot, _ = builder.build(SnapshotMetadata(tags={"latency_metric": "other"}))
     assert snapshot.metadata.tags == {"latency_metric": "t"}
 
 
 def test_more_than_50_tags_are_an_error() -> None:
-    """The tag that names the latency's timer counts among the 50 that v1 allows."""
+    """The tag that names the timer of the latency counts among the 50 that v1 allows."""
     builder = _Parts([_timer("t")], _summaries("t")).builder()
     tags = {str(number): "" for number in range(49)}
     assert len(builder.build(SnapshotMetadata(tags=tags))[0].metadata.tags) == 50
@@ -475,7 +475,7 @@ def test_more_than_50_tags_are_an_error() -> None:
     ],
 )
 def test_memory_is_the_process_peak_in_megabytes(memory: dict[str, float], megabytes: float | None) -> None:
-    """A megabyte is 10^6 bytes; a monitor without a peak gives what there is; none gives nothing."""
+    """A megabyte is 10^6 bytes. Without a peak, current memory is used, if there is a reading."""
     snapshot, report = _Parts([_counter("hits")], memory=memory).build()
     assert snapshot.metrics.memory_mb == megabytes
     assert report.left_out == ()
@@ -496,27 +496,27 @@ def test_memory_is_the_process_peak_in_megabytes(memory: dict[str, float], megab
     ],
 )
 def test_cpu_is_the_process_share_of_all_cores(cpu: dict[str, float], percent: float | None) -> None:
-    """The average, divided by the cores, is at most 100; the machine's own load does not stand in for it."""
+    """The average divided by the cores is at most 100. The load of the machine does not replace it."""
     snapshot, report = _Parts([_counter("hits")], cpu=cpu).build()
     assert snapshot.metrics.cpu_percent == percent
     assert report.left_out == ()
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -1.0])
-def test_resources_that_v1_cannot_hold_are_reported(wrong: float) -> None:
-    """A reading that is no number is left out with its reason."""
+def test_invalid_resources_are_reported(wrong: float) -> None:
+    """An invalid reading is left out with the reason."""
     parts = _Parts([_counter("hits")], memory={"process_rss": wrong}, cpu={"process_percent": wrong})
     snapshot, report = parts.build()
     assert (snapshot.metrics.memory_mb, snapshot.metrics.cpu_percent) == (None, None)
     assert _reasons(report) == {
-        "memory_mb": f"v1 cannot hold {wrong / 1e6!r}",
-        "cpu_percent": f"v1 cannot hold {wrong!r}",
+        "memory_mb": f"v1 stores only finite numbers of 0 or more, got {wrong / 1e6!r}",
+        "cpu_percent": f"v1 stores only finite numbers of 0 or more, got {wrong!r}",
     }
 
 
 @pytest.mark.parametrize("name", sorted(RESOURCE_GAUGES))
-def test_resource_gauges_are_no_custom_keys(name: str) -> None:
-    """What background monitoring records of the machine would differ in every run, so it is not compared."""
+def test_resource_gauges_are_not_custom_keys(name: str) -> None:
+    """Readings of the machine differ in every run, so they are not compared."""
     snapshot, report = _Parts([_gauge(name, 1.0), _counter("hits")]).build()
     assert snapshot.metrics.custom == {"hits": 1.0}
     assert report.left_out == ()
@@ -537,30 +537,32 @@ def test_resource_gauges_are_no_custom_keys(name: str) -> None:
         (None, "None"),
     ],
 )
-def test_what_v1_cannot_hold_is_left_out_with_its_reason(wrong: Any, shown: str) -> None:
-    """A value that no custom metric may have is left out under its key, quoted."""
+def test_invalid_values_are_left_out_with_the_reason(wrong: Any, shown: str) -> None:
+    """The report has the key and the quoted value."""
     snapshot, report = _Parts([_gauge("clock.drift", wrong, host="a"), _counter("hits")]).build()
     assert snapshot.metrics.custom == {"hits": 1.0}
-    assert report.left_out == (LeftOut("clock/drift[host:a]", f"v1 cannot hold {shown}"),)
+    assert report.left_out == (
+        LeftOut("clock/drift[host:a]", f"v1 stores only finite numbers of 0 or more, got {shown}"),
+    )
 
 
-def test_one_statistic_that_v1_cannot_hold_costs_no_other() -> None:
+def test_an_invalid_statistic_does_not_affect_others() -> None:
     """A distribution with a negative mean keeps its count and its quantiles."""
     values = [_value("drift", MetricType.HISTOGRAM, count=3, avg=-0.5, p95=1.0, p99=2.0)]
     snapshot, report = _Parts(values).build()
     assert snapshot.metrics.custom == {"drift/count": 3, "drift/p95": 1.0, "drift/p99": 2.0}
-    assert report.left_out == (LeftOut("drift/mean", "v1 cannot hold -0.5"),)
+    assert report.left_out == (LeftOut("drift/mean", "v1 stores only finite numbers of 0 or more, got -0.5"),)
 
 
 def test_a_distribution_gives_the_statistics_that_it_has() -> None:
-    """An adapter whose distributions have no quantiles gives what they have."""
+    """An adapter without quantiles gives its other statistics."""
     snapshot, report = _Parts([_value("payload", MetricType.HISTOGRAM, count=3, avg=2.0)]).build()
     assert snapshot.metrics.custom == {"payload/count": 3, "payload/mean": 2.0}
     assert report.left_out == ()
 
 
-def test_a_rate_is_derived_and_no_custom_key() -> None:
-    """A rate that is no operation's stands for a counter that is there already."""
+def test_a_rate_is_not_a_custom_key() -> None:
+    """A rate that is not an operation is derived from a counter, which is a key."""
     snapshot, report = _Parts([_value("hits", MetricType.RATE, 9.0), _counter("hits", 3)]).build()
     assert snapshot.metrics.custom == {"hits": 3}
     assert report.left_out == ()
@@ -578,49 +580,49 @@ def test_a_rate_is_derived_and_no_custom_key() -> None:
         ([], set()),
     ],
 )
-def test_an_allow_list_chooses_custom_keys(patterns: Iterable[str] | None, kept: set[str]) -> None:
-    """Patterns are matched against names as recorded, case and all; what they leave out is reported."""
+def test_an_allow_list_selects_custom_keys(patterns: Iterable[str] | None, kept: set[str]) -> None:
+    """Patterns match recorded names, with their case. Other keys are reported."""
     values = [_counter("http.hits"), _gauge("http.size", 1, a="1"), _counter("db.rows")]
     parts = _Parts(values, memory={"process_rss": 1.0})
     snapshot, report = parts.build(custom_metrics=patterns)
     assert set(snapshot.metrics.custom) == kept
     everything = {"http/hits", "http/size[a:1]", "db/rows"}
-    assert _reasons(report) == dict.fromkeys(everything - kept, "not among custom_metrics")
+    assert _reasons(report) == dict.fromkeys(everything - kept, "not matched by custom_metrics")
 
 
-def test_an_allow_list_is_for_operations_as_well() -> None:
-    """An operation's durations and outcomes are chosen by the operation's name."""
+def test_an_allow_list_selects_operations_too() -> None:
+    """Durations and outcomes are selected by the name of the operation."""
     parts = _Parts([_operation("parse", 1), _outcomes("parse"), _outcomes("push"), _timer("t", 99)])
     parts.summaries, parts.rates = _summaries("t"), {"parse": 1.0, "push": 1.0}
     snapshot, report = parts.build(custom_metrics=["pa*"])
     assert set(snapshot.metrics.custom) == {
         *(f"operation:parse/{statistic}" for statistic in ("count", "mean", "p95", "p99", "success_rate"))
     }
-    assert _reasons(report) == {"operation:push/success_rate": "not among custom_metrics"}
+    assert _reasons(report) == {"operation:push/success_rate": "not matched by custom_metrics"}
 
 
-def test_an_allow_list_does_not_touch_latency() -> None:
+def test_an_allow_list_does_not_affect_latency() -> None:
     """The latency is chosen among all timers."""
     assert _Parts([_timer("t")], _summaries("t")).build(custom_metrics=[])[0].metrics.latency is not None
 
 
-def test_a_cap_keeps_the_first_keys_in_sorted_order() -> None:
-    """Which keys a full snapshot keeps depends on their names alone; the rest is reported."""
+def test_a_limit_keeps_the_first_keys_in_sorted_order() -> None:
+    """The selection depends on names alone, and other keys are reported."""
     values = [_counter(name) for name in ("d", "b", "a", "c")]
     snapshot, report = _Parts(values).build(max_custom=2)
     assert list(snapshot.metrics.custom) == ["a", "b"]
-    assert _reasons(report) == dict.fromkeys(("c", "d"), "over the limit of 2 custom keys")
+    assert _reasons(report) == dict.fromkeys(("c", "d"), "over the limit of 2 custom keys: raise max_custom")
 
 
-def test_a_cap_of_none_keeps_nothing() -> None:
-    """A limit of 0 leaves out all custom keys, and nothing else."""
+def test_a_limit_of_0_keeps_no_custom_key() -> None:
+    """All other measurements are kept."""
     snapshot, report = _Parts([_counter("a")], memory={"process_rss": 1.0}).build(max_custom=0)
     assert snapshot.metrics.custom == {}
-    assert _reasons(report) == {"a": "over the limit of 0 custom keys"}
+    assert _reasons(report) == {"a": "over the limit of 0 custom keys: raise max_custom"}
 
 
-def test_a_snapshot_holds_200_custom_keys_unless_told_otherwise() -> None:
-    """The default limit is 200: exactly as many fit, and one more is reported."""
+def test_the_default_limit_is_200_custom_keys() -> None:
+    """200 keys fit, and one more is reported."""
     values = [_counter(f"m{number:03}") for number in range(201)]
     snapshot, report = _Parts(values).build()
     assert MAX_CUSTOM == len(snapshot.metrics.custom) == 200
@@ -645,8 +647,8 @@ def test_a_snapshot_holds_200_custom_keys_unless_told_otherwise() -> None:
         max_size=5,
     )
 )
-def test_whatever_was_recorded_the_snapshot_is_valid(values: list[MetricValue]) -> None:
-    """Any values of any adapter become a snapshot that breaks no rule; nothing escapes but the report."""
+def test_a_snapshot_of_any_values_is_valid(values: list[MetricValue]) -> None:
+    """Any values of any adapter give a snapshot without violations."""
     summaries = {value.name: value.metadata for value in values}
     rates = {value.name: value.value for value in values}
     parts = _Parts([*values, _counter("hits")], summaries, summaries, rates)
@@ -680,8 +682,8 @@ AWAY = "could not be read: ConnectionError('the backend is away')"
         ("aggregator", {"metrics"}, {"latency", "throughput", "custom"}),
     ],
 )
-def test_a_part_that_fails_costs_its_own_values(part: str, reported: set[str], lost: set[str]) -> None:
-    """Whatever a part raises, the rest of the snapshot is there, and the report says what is missing."""
+def test_a_failing_part_affects_only_its_own_values(part: str, reported: set[str], lost: set[str]) -> None:
+    """The rest of the snapshot is complete, and the report lists what is missing."""
     whole = _full().build()[0].metrics.flat()
     snapshot, report = _full().build(**{part: _Broken()})
     assert _reasons(report) == dict.fromkeys(reported, AWAY)
@@ -690,8 +692,8 @@ def test_a_part_that_fails_costs_its_own_values(part: str, reported: set[str], l
     assert not any(key in lost or key.partition(".")[0] in lost for key in snapshot.metrics.flat())
 
 
-def test_an_aggregator_that_only_lists_costs_the_latency_that_it_would_summarize() -> None:
-    """An aggregator whose summaries fail leaves the list of metrics to the snapshot."""
+def test_an_aggregator_without_summaries_affects_only_latency() -> None:
+    """Other metrics come from its listing."""
     parts = _full()
 
     class _ListsOnly(_Aggregator):
@@ -706,14 +708,14 @@ def test_an_aggregator_that_only_lists_costs_the_latency_that_it_would_summarize
 
 
 def test_parts_that_all_fail_are_an_error() -> None:
-    """Where every part fails there is nothing to make a snapshot of."""
+    """A snapshot needs at least one measurement."""
     broken = dict.fromkeys(("timer", "tracker", "resource_monitor", "aggregator"), _Broken())
     with pytest.raises(SnapshotError, match="metrics: must hold at least one of"):
         _full().build(**broken)
 
 
-def test_a_timer_in_a_unit_that_is_no_time_costs_itself() -> None:
-    """A series that makes no sense is reported by its name, and every other one is kept."""
+def test_a_timer_in_a_unit_that_is_not_time_is_left_out() -> None:
+    """It is reported by name, and all other series are kept."""
     values = [_timer("odd", 1, unit=MetricUnit.BYTES), _timer("t", 99), _counter("hits")]
     snapshot, report = _Parts(values, _summaries("odd", "t")).build()
     assert snapshot.metrics.custom == {"hits": 1.0}
@@ -724,16 +726,16 @@ def test_a_timer_in_a_unit_that_is_no_time_costs_itself() -> None:
 
 
 @pytest.mark.parametrize("count", [None, "many"])
-def test_a_count_that_is_no_number_costs_the_latency(count: Any) -> None:
-    """An adapter whose timers have no usable count loses the latency, not the snapshot."""
+def test_a_count_that_is_not_a_number_affects_only_latency(count: Any) -> None:
+    """The rest of the snapshot is complete."""
     snapshot, report = _Parts([_timer("t", count), _counter("hits")], _summaries("t")).build()
     assert snapshot.metrics.latency is None
     assert snapshot.metrics.custom["hits"] == 1.0
     assert {"latency", "t/count"} == set(_reasons(report))
 
 
-def test_a_monitor_that_answers_nonsense_costs_its_values() -> None:
-    """A reading that is no number costs that reading alone."""
+def test_an_invalid_reading_affects_only_itself() -> None:
+    """A reading that is not a number is left out."""
     parts = _Parts(
         [_counter("hits")], memory={"process_rss": "much"}, cpu={"process_percent": None, "count": 2}
     )
@@ -742,11 +744,11 @@ def test_a_monitor_that_answers_nonsense_costs_its_values() -> None:
     assert set(_reasons(report)) == {"memory_mb"}
 
 
-# -- the parts that the library brings ---------------------------------------------------------------------
+# -- the parts of the library ------------------------------------------------------------------------------
 
 
 def test_the_in_memory_parts_become_a_snapshot(clock: ManualClock) -> None:
-    """What is recorded through the facade is in its snapshot, at the clock's time."""
+    """Records through the facade are in its snapshot, with the time of the clock."""
     monitor = _Monitor({"process_peak_rss": 5_000_000}, {"process_percent": 10.0, "count": 4})
     metrics = MetricsSystem(clock=clock, resource_monitor=monitor)
     for milliseconds in (10.0, 20.0, 30.0):
@@ -776,11 +778,11 @@ def test_the_in_memory_parts_become_a_snapshot(clock: ManualClock) -> None:
     assert custom["operation:parse/mean"] == pytest.approx(500.0)
     assert custom["operation:parse/success_rate"] == 0.5
     assert custom["payload/mean"] == pytest.approx(100.0)
-    assert report.left_out == (LeftOut("clock/drift", "v1 cannot hold -1"),)
+    assert report.left_out == (LeftOut("clock/drift", "v1 stores only finite numbers of 0 or more, got -1"),)
 
 
 def test_the_facades_options_reach_the_builder(clock: ManualClock) -> None:
-    """The facade's choice of latency, its allow-list and its limit are the builder's."""
+    """Latency, allow-list and limit of the facade apply."""
     monitor = _Monitor({}, {})
     metrics = MetricsSystem(
         clock=clock, resource_monitor=monitor, latency_metric="slow", custom_metrics=["hits.*"], max_custom=1
@@ -793,12 +795,12 @@ def test_the_facades_options_reach_the_builder(clock: ManualClock) -> None:
     assert _latency_of(snapshot) == "slow"
     assert list(snapshot.metrics.custom) == ["hits/a"]
     reasons = _reasons(report)
-    assert reasons["hits/b"] == "over the limit of 1 custom keys"
-    assert reasons["misses"] == reasons["fast/p95"] == "not among custom_metrics"
+    assert reasons["hits/b"] == "over the limit of 1 custom keys: raise max_custom"
+    assert reasons["misses"] == reasons["fast/p95"] == "not matched by custom_metrics"
 
 
 def test_the_librarys_own_monitor_fills_memory_and_cpu() -> None:
-    """With nothing plugged in, a snapshot has the memory and the CPU of this process."""
+    """Without adapters, a snapshot has the memory and the CPU use of this process."""
     with MetricsSystem() as metrics:
         metrics.collector.increment("hits")
         snapshot = metrics.snapshot()
@@ -812,7 +814,7 @@ def test_the_librarys_own_monitor_fills_memory_and_cpu() -> None:
 
 
 def test_without_a_monitor_there_are_no_resources() -> None:
-    """Where nobody reads the machine, memory and CPU are left out, and nothing is reported about them."""
+    """Memory and CPU are left out, and not reported."""
     parts = _Parts([_timer("t"), _counter("hits", 3)], _summaries("t", rate=5.0))
     snapshot, report = parts.build(resource_monitor=None)
     assert snapshot.metrics.memory_mb is None
@@ -824,8 +826,8 @@ def test_without_a_monitor_there_are_no_resources() -> None:
     assert document_violations(snapshot.to_dict()) == []
 
 
-def test_without_a_monitor_nothing_is_still_an_error() -> None:
-    """A monitor's absence does not fill a snapshot of nothing."""
+def test_without_a_monitor_a_run_without_measurements_is_an_error() -> None:
+    """There is still no snapshot without measurements."""
     with pytest.raises(SnapshotError, match="metrics: must hold at least one of"):
         _Parts().build(resource_monitor=None)
 
@@ -838,8 +840,8 @@ def _tagged_outcomes(name: str, tags: dict[str, str], **metadata: Any) -> Metric
     return _value(name, MetricType.RATE, 5.0, unit=unit, tags=tags, operation=True, **metadata)
 
 
-def test_the_success_rate_of_tagged_operations_is_the_aggregators() -> None:
-    """An operation's series by tags have each their own rate, and the one without tags is the tracker's."""
+def test_tagged_operations_have_the_success_rate_of_the_aggregator() -> None:
+    """Each tagged series has its own rate. The rate without tags comes from the tracker."""
     values = [
         _outcomes("parse"),
         _tagged_outcomes("parse", {"kind": "xml"}, success_rate=0.25),
@@ -854,8 +856,8 @@ def test_the_success_rate_of_tagged_operations_is_the_aggregators() -> None:
     assert report == BuildReport(())
 
 
-def test_a_tracker_is_not_asked_for_an_operation_with_tags() -> None:
-    """A tracker knows no tags, so one that fails costs nothing where the aggregator has the rate."""
+def test_a_tracker_is_not_read_for_an_operation_with_tags() -> None:
+    """It has no tags, so its errors do not matter if the aggregator has the rate."""
     values = [_tagged_outcomes("parse", {"kind": "xml"}, success_rate=0.0)]
     snapshot, report = _Parts(values).build(tracker=_Broken())
     assert snapshot.metrics.custom == {"operation:parse[kind:xml]/success_rate": 0.0}
@@ -863,15 +865,15 @@ def test_a_tracker_is_not_asked_for_an_operation_with_tags() -> None:
 
 
 def test_a_tagged_operation_without_a_rate_has_no_key() -> None:
-    """An aggregator that does not say the rate of a series leaves it out; another series' is not taken."""
+    """The rate of another series does not replace it."""
     values = [_counter("hits"), _tagged_outcomes("parse", {"kind": "xml"}, success_rate=None)]
     values.append(_tagged_outcomes("parse", {"kind": "json"}))
     snapshot, _ = _Parts(values, rates={"parse": 0.5}).build()
     assert list(snapshot.metrics.custom) == ["hits"]
 
 
-def test_measured_operations_with_tags_are_keys_of_their_own(clock: ManualClock) -> None:
-    """What `measure` keeps apart by tags, a snapshot does: durations and success rates."""
+def test_measured_operations_with_tags_have_separate_keys(clock: ManualClock) -> None:
+    """The durations and success rates of `measure` stay separate by tags."""
     metrics = MetricsSystem(clock=clock, resource_monitor=_Monitor({}, {}), latency_metric="other")
     metrics.collector.record_timer("other", 1.0)
     for kind, error_type in (("xml", None), ("xml", "syntax"), ("json", None)):
@@ -887,7 +889,7 @@ def test_measured_operations_with_tags_are_keys_of_their_own(clock: ManualClock)
 
 
 def test_an_operation_with_and_without_tags_has_a_rate_of_each(clock: ManualClock) -> None:
-    """The rate of an operation without tags is that of its untagged uses, where others carry tags."""
+    """The rate without tags is that of the untagged uses."""
     metrics = MetricsSystem(clock=clock, resource_monitor=_Monitor({}, {}), latency_metric="other")
     metrics.collector.record_timer("other", 1.0)
     with metrics.measure("op"):
@@ -900,11 +902,11 @@ def test_an_operation_with_and_without_tags_has_a_rate_of_each(clock: ManualCloc
     assert custom["operation:op[a:1]/success_rate"] == 0.0
 
 
-# -- the values behind the statistics -----------------------------------------------------------------------
+# -- distributions ------------------------------------------------------------------------------------------
 
 
 def _measured(**options: Any) -> MetricsSystem:
-    """Return a system with distributions of every kind and what is none."""
+    """Return a system with all kinds of distributions, and metrics without one."""
     system = MetricsSystem(clock=ManualClock(), **options)
     for number in range(1, 201):
         system.collector.record_timer("http.request", number, tags={"route": "/a" if number % 2 else "/b"})
@@ -918,8 +920,8 @@ def _measured(**options: Any) -> MetricsSystem:
     return system
 
 
-def test_the_report_holds_the_values_behind_what_is_in_the_snapshot() -> None:
-    """Each key is that of statistics without the statistic, and has as many values as those speak of."""
+def test_the_report_has_the_distributions_behind_the_statistics() -> None:
+    """Each key is that of the statistics, and each distribution has as many values as they count."""
     snapshot, report = _measured().build_snapshot()
     assert {key: distribution.count for key, distribution in report.distributions.items()} == {
         "latency": 400,
@@ -939,7 +941,7 @@ def test_the_report_holds_the_values_behind_what_is_in_the_snapshot() -> None:
 
 
 def test_latency_may_be_an_operation() -> None:
-    """The values are those of the timer that was chosen, not of a metric of the same name."""
+    """The distribution is that of the chosen timer, not of a metric with the same name."""
     system = _measured(latency_metric="db.query")
     system.collector.record_histogram("db.query", 1)
     _, report = system.build_snapshot()
@@ -947,8 +949,8 @@ def test_latency_may_be_an_operation() -> None:
     assert report.distributions["custom.db/query"].count == 1
 
 
-def test_what_is_not_in_the_snapshot_is_not_in_the_report() -> None:
-    """Choice and cap hold for distributions too, so that a sidecar is bounded as its snapshot is."""
+def test_distributions_of_keys_that_are_left_out_are_not_in_the_report() -> None:
+    """Allow-list and limit apply to distributions too, so that a sidecar is bounded."""
     _, report = _measured(custom_metrics=["payload.*"]).build_snapshot()
     assert set(report.distributions) == {"latency", "custom.payload/size"}
     _, report = _measured(max_custom=1).build_snapshot()
@@ -956,13 +958,13 @@ def test_what_is_not_in_the_snapshot_is_not_in_the_report() -> None:
 
 
 def test_constant_tags_are_in_no_key_of_the_report() -> None:
-    """As in the snapshot, what every series bears keeps none apart."""
+    """As in the snapshot, keys do not have the tags of every series."""
     _, report = _measured(tags={"service": "shop"}).build_snapshot()
     assert "custom.http/request[route:/a]" in report.distributions
 
 
-def test_an_aggregator_of_someone_else_narrows_the_report() -> None:
-    """One that knows no distributions, or fails to tell them, costs those alone."""
+def test_an_aggregator_without_distributions_affects_only_them() -> None:
+    """It may not keep distributions, or fail to return them."""
 
     class Broken(InMemoryAggregator):
         def get_distributions(self) -> Any:
@@ -977,8 +979,8 @@ def test_an_aggregator_of_someone_else_narrows_the_report() -> None:
     assert [item.what for item in report.left_out] == ["distributions"]
 
 
-def test_a_timer_of_someone_else_keeps_its_values() -> None:
-    """Where the aggregator does not know the operation, the rest is in the report."""
+def test_a_third_party_timer_keeps_its_distributions() -> None:
+    """If the aggregator does not know the operation, the other distributions are in the report."""
     stats = {"far.away": {"count": 3.0, "avg": 1.0}}
     system = MetricsSystem(timer=_Timer(stats), clock=ManualClock(), latency_metric="far.away")
     system.collector.record_histogram("payload", 1)

@@ -1,4 +1,4 @@
-"""Sidecars: what is written of distributions is read back as it was, and anything else is refused."""
+"""Sidecars: distributions are read back unchanged, and invalid files are rejected."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def document(plain: object, key: str = "latency") -> bytes:
 
 
 def packed(whole: object) -> bytes:
-    """Return any document as a sidecar is compressed."""
+    """Return any document, compressed like a sidecar."""
     return gzip.compress(json.dumps(whole).encode(), mtime=0)
 
 
 def unpacked(content: bytes) -> dict:
-    """Return a sidecar's document, read by what knows nothing of ours."""
+    """Return the document of a sidecar, read with the standard library alone."""
     return json.loads(gzip.decompress(content))
 
 
@@ -56,8 +56,8 @@ def unpacked(content: bytes) -> dict:
 
 @settings(max_examples=40)
 @given(st.dictionaries(st.text(max_size=5), VALUES, max_size=3))
-def test_what_is_written_is_read_back(values):
-    """Whatever a distribution holds, exact or in buckets, it is the same to the last bit."""
+def test_distributions_are_read_back_unchanged(values):
+    """Any distribution, exact or in buckets, is equal to the last bit."""
     given_ = {key: Distribution.of(some) for key, some in values.items()}
     content = dump_distributions(given_)
     read = load_distributions(content)
@@ -68,15 +68,15 @@ def test_what_is_written_is_read_back(values):
 
 @settings(max_examples=40)
 @given(VALUES, VALUES, VALUES)
-def test_what_is_read_merges_like_what_was_written(some, others, more):
-    """A distribution that went through a file, and grew by merging before, merges as it would have."""
+def test_a_distribution_that_was_read_merges_as_before(some, others, more):
+    """This also holds for a distribution that was merged before it was written."""
     grown = Distribution.of(some).merge(Distribution.of(others))
     read = load_distributions(dump_distributions({"x": grown}))["x"]
     for one, other in (
         (read, grown),
         (read.merge(Distribution.of(more)), grown.merge(Distribution.of(more))),
     ):
-        # Where a sum is infinite, what is lost of it is no number.
+        # The rounding error of an infinite sum is not a number.
         assert replace(one.state, sum=(one.sum, 0)) == replace(other.state, sum=(other.sum, 0))
         assert one.relative_error == other.relative_error
         if other.count:
@@ -85,7 +85,7 @@ def test_what_is_read_merges_like_what_was_written(some, others, more):
 
 
 def test_a_sum_beyond_the_floats_stays_infinite():
-    """JSON has no infinity; the sign of it is that of the mean."""
+    """JSON has no infinity. The sign is that of the mean."""
     for sign in (1, -1):
         read = load_distributions(dump_distributions({"x": Distribution.of([sign * 1.5e308] * 200)}))["x"]
         assert read.sum == sign * math.inf
@@ -93,7 +93,7 @@ def test_a_sum_beyond_the_floats_stays_infinite():
 
 
 def test_a_coarser_resolution_is_kept():
-    """Values so far apart that the buckets were halved are read back at the halved scale."""
+    """Distributions with a wide range, whose buckets were merged, keep their scale."""
     wide = Distribution.of([10.0**exponent for exponent in range(-150, 150)])
     read = load_distributions(dump_distributions({"x": wide}))["x"]
     assert read.scale == wide.scale < 6
@@ -104,7 +104,7 @@ def test_a_coarser_resolution_is_kept():
 
 
 def test_the_format_is_the_documented_one():
-    """Other programs may read it: gzip, JSON, and the keys that the documentation names."""
+    """Other programs may read it: gzip, JSON, and the documented keys."""
     assert unpacked(dump_distributions({"latency": Distribution.of([1.5, 2.5, 4])})) == {
         "format": "metrics-framework distributions",
         "version": 1,
@@ -123,7 +123,7 @@ def test_the_format_is_the_documented_one():
 
 
 def test_failures_are_kept():
-    """They are in the file if there are any; a file without them says that there were none."""
+    """A file has the key only if there are failures, and none without it."""
     for values in ([1.0, 2.0, 3.0], MANY):
         failed = replace(Distribution.of(values).state, failures=2)
         content = dump_distributions({"latency": Distribution.of_state(failed)})
@@ -143,7 +143,7 @@ def test_integers_beyond_int64_are_read_as_floats():
 
 
 def test_buckets_are_where_the_documentation_says():
-    """Count ``i`` is that of the values in ``(base**(offset+i), base**(offset+i+1)]``, for either sign."""
+    """Count ``i`` is that of the values in ``(base**(offset+i), base**(offset+i+1)]``, for each sign."""
     values = [0.0] * 3 + MANY + [-value for value in MANY[:200]]
     plain = unpacked(dump_distributions({"x": Distribution.of(values)}))["distributions"]["x"]
     assert (plain["count"], plain["zeros"], plain["scale"]) == (1_203, 3, 6)
@@ -161,7 +161,7 @@ def test_buckets_are_where_the_documentation_says():
 
 
 def test_a_sidecar_is_small():
-    """A million values take up no more than a page or two."""
+    """A million values need only a few kilobytes."""
     distribution = Distribution()
     for _ in range(1_000):
         distribution = distribution.merge(Distribution.of(MANY))
@@ -170,20 +170,20 @@ def test_a_sidecar_is_small():
 
 
 def test_equal_distributions_are_equal_files():
-    """No time, no name of a file is in it, so that its hash says what is in it."""
+    """A file has no time and no name, so that its hash depends on the content alone."""
     one, other = ({"x": Distribution.of(MANY)} for _ in range(2))
     assert dump_distributions(one) == dump_distributions(other)
 
 
-# -- what is refused ---------------------------------------------------------------------------------------
+# -- invalid files -----------------------------------------------------------------------------------------
 
 GOOD = {"count": 2, "min": 1, "max": 2, "mean": 1.5, "stddev": 0.5, "sum": [3, 0.0], "values": [1, 2]}
 COUNTED = {**GOOD, "count": 200, "scale": 6, "zeros": 0, "positive": {"offset": -1, "counts": [100, 0, 100]}}
 del COUNTED["values"]
 
 
-def test_the_examples_are_good():
-    """So the tests below do not pass by themselves."""
+def test_the_examples_are_valid():
+    """Otherwise the tests below would prove nothing."""
     assert load_distributions(document(GOOD))["latency"].sum == 3
     assert load_distributions(document(COUNTED))["latency"].count == 200
 
@@ -217,8 +217,8 @@ def test_the_examples_are_good():
         ({**COUNTED, "negative": {"offset": 0, "counts": [2**64]}}, r"\.negative\.counts: must be 1 to"),
     ],
 )
-def test_a_broken_distribution_is_an_error_that_says_where(plain, problem):
-    """Whatever rule a file breaks, nothing is read from it, and the message names the place."""
+def test_an_invalid_distribution_is_an_error_with_its_place(plain, problem):
+    """For each broken rule, nothing is read, and the message names the place."""
     with pytest.raises(DistributionsError, match=problem):
         load_distributions(document(plain))
 
@@ -226,9 +226,9 @@ def test_a_broken_distribution_is_an_error_that_says_where(plain, problem):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"", "cut short"),
+        (b"", "is truncated"),
         (b"{}", "not compressed by gzip"),
-        (document(GOOD)[:-9], "cut short"),
+        (document(GOOD)[:-9], "is truncated"),
         (gzip.compress(b"{", mtime=0), "not JSON"),
         (gzip.compress(b"[" * 100_000, mtime=0), "not JSON"),
         (packed([]), "format: must be"),
@@ -238,22 +238,22 @@ def test_a_broken_distribution_is_an_error_that_says_where(plain, problem):
         (packed({"format": FORMAT, "version": 1}), "distributions: must be an object"),
     ],
 )
-def test_what_is_no_sidecar_is_an_error(content, problem):
-    """Half a file, another format and another version are told apart."""
+def test_a_file_that_is_not_a_sidecar_is_an_error(content, problem):
+    """Truncated files, other formats and other versions have different messages."""
     with pytest.raises(DistributionsError, match=problem):
         load_distributions(content)
 
 
 def test_a_file_cannot_fill_the_memory(monkeypatch):
-    """A small file that claims to hold very much is refused before that is unpacked."""
-    monkeypatch.setattr(distributions, "MAX_BYTES", 10_000)
+    """A small file that expands beyond the limit is rejected before it does."""
+    monkeypatch.setattr(distributions, "MAX_UNPACKED_BYTES", 10_000)
     with pytest.raises(DistributionsError, match="larger than 10000 bytes"):
         load_distributions(gzip.compress(b" " * 10**6, mtime=0))
 
 
 @given(st.data())
 def test_a_changed_byte_never_passes(data):
-    """A sidecar with any byte changed is refused, or says the same: its hash is of what is in it."""
+    """A sidecar with a changed byte is rejected, or has the same content."""
     content = bytearray(dump_distributions({"x": Distribution.of(MANY)}))
     place = data.draw(st.integers(0, len(content) - 1))
     content[place] ^= data.draw(st.integers(1, 255))
@@ -262,14 +262,14 @@ def test_a_changed_byte_never_passes(data):
         read = load_distributions(bytes(content))
     except DistributionsError:
         return
-    assert read["x"].state == Distribution.of(MANY).state  # in gzip's header a byte may say nothing
+    assert read["x"].state == Distribution.of(MANY).state  # some bytes of a gzip header have no meaning
 
 
 # -- beside a snapshot -------------------------------------------------------------------------------------
 
 
 def pair(folder: Path, content: bytes, tag: str | None = None) -> Path:
-    """Write a snapshot that names a sidecar, and that sidecar."""
+    """Write a snapshot and the sidecar that it names."""
     tags = {DISTRIBUTIONS_TAG: content_name(content) if tag is None else tag}
     snapshot = PerformanceSnapshot(Metrics(throughput=1), metadata=SnapshotMetadata(tags=tags))
     path = folder / "run.json"
@@ -279,44 +279,44 @@ def pair(folder: Path, content: bytes, tag: str | None = None) -> Path:
 
 
 def test_a_snapshot_leads_to_its_distributions(tmp_path):
-    """They are read by the snapshot's path, as a string as well."""
+    """They are read by the path of the snapshot, which may be a string."""
     path = pair(tmp_path, dump_distributions({"latency": Distribution.of(MANY)}))
     for name in (path, str(path)):
         assert read_distributions(name)["latency"].quantiles(0.95) == [pytest.approx(950, rel=0.01)]
 
 
 def test_a_snapshot_without_a_sidecar_has_no_distributions(tmp_path):
-    """What FlameIQ or an older release wrote is read, and a file that happens to lie there is not."""
+    """A file with the name of a sidecar is not read if the snapshot names none."""
     path = pair(tmp_path, b"anything")
     path.write_text(dump_snapshot(PerformanceSnapshot(Metrics(throughput=1))))
     assert read_distributions(path) == {}
 
 
 def test_a_sidecar_that_was_left_behind_is_an_output_error(tmp_path):
-    """The snapshot says that there was one: the error names the file that is missing."""
+    """The error names the missing file."""
     path = pair(tmp_path, dump_distributions({}))
     sidecar_path(path).unlink()
     with pytest.raises(OutputError, match=r"cannot read .*run\.dist': No such file"):
         read_distributions(path)
 
 
-def test_the_sidecar_of_another_run_is_refused(tmp_path):
-    """A good sidecar under the right name is not taken for that of this run."""
+def test_the_sidecar_of_another_run_is_rejected(tmp_path):
+    """Even if it is valid and has the right name."""
     path = pair(tmp_path, dump_distributions({"latency": Distribution.of(MANY)}), tag="sha256:0")
     with pytest.raises(
-        DistributionsError, match=r"is not the sidecar of .*run\.json', which names 'sha256:0'"
+        DistributionsError, match=r"is not the sidecar of .*run\.json': the snapshot names 'sha256:0'"
     ):
         read_distributions(path)
 
 
-def test_a_broken_sidecar_is_named(tmp_path):
-    """Where the hash is right and the content is not, the error says which file it is."""
+def test_an_invalid_sidecar_is_named(tmp_path):
+    """If the hash matches and the content is not valid, the error names the file."""
     with pytest.raises(DistributionsError, match=r"run\.dist': document: is not compressed"):
-        read_distributions(pair(tmp_path, b"hello, this is no sidecar"))
+        read_distributions(pair(tmp_path, b"hello, not a sidecar"))
 
 
-def test_a_broken_snapshot_is_an_error_of_its_own(tmp_path):
-    """Distributions are only read of what is a snapshot."""
+def test_an_invalid_snapshot_is_a_snapshot_error(tmp_path):
+    """Distributions are read only for a valid snapshot."""
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(SnapshotError):
         read_distributions(tmp_path / "run.json")

@@ -1,4 +1,4 @@
-"""Reading snapshots from files as people and other programs leave them."""
+"""Snapshots are read from files as people and other programs write them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DOCUMENT: dict[str, Any] = {
 
 
 def test_a_file_becomes_its_snapshot(tmp_path: Path) -> None:
-    """A valid file is read as the snapshot it holds, by a path or by its name."""
+    """A valid file is read by its path or by its name."""
     path = tmp_path / "run.json"
     path.write_text(json.dumps(DOCUMENT), "utf-8")
     assert read_snapshot(path) == read_snapshot(str(path)) == PerformanceSnapshot.from_dict(DOCUMENT)
@@ -50,7 +50,7 @@ def test_a_file_becomes_its_snapshot(tmp_path: Path) -> None:
     ids=["utf-8", "utf-8 with BOM", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "windows lines"],
 )
 def test_every_encoding_of_json_is_read(tmp_path: Path, content: bytes) -> None:
-    """Whatever encoding an editor or a shell left the file in, it is the same snapshot."""
+    """The result does not depend on the encoding that an editor or a shell wrote."""
     path = tmp_path / "run.json"
     path.write_bytes(content)
     assert read_snapshot(path) == PerformanceSnapshot.from_dict(DOCUMENT)
@@ -76,8 +76,8 @@ def test_every_encoding_of_json_is_read(tmp_path: Path, content: bytes) -> None:
     ],
     ids=lambda content: content[:12].hex(),
 )
-def test_what_is_no_json_is_a_snapshot_error(tmp_path: Path, content: bytes) -> None:
-    """A file that is cut off, foreign, or nested without end is refused in one line that says so."""
+def test_a_file_that_is_not_json_is_a_snapshot_error(tmp_path: Path, content: bytes) -> None:
+    """Truncated files, other formats and endless nesting give an error of one line."""
     path = tmp_path / "run.json"
     path.write_bytes(content)
     with pytest.raises(SnapshotError, match=r"^document: is not JSON: .") as caught:
@@ -86,8 +86,8 @@ def test_what_is_no_json_is_a_snapshot_error(tmp_path: Path, content: bytes) -> 
 
 
 @pytest.mark.parametrize("depth", [10, 500])
-def test_nested_json_is_read_as_far_as_it_is_json(tmp_path: Path, depth: int) -> None:
-    """A field that v1 does not know may hold anything, also deep inside; elsewhere it is quoted shortly."""
+def test_nested_json_is_read(tmp_path: Path, depth: int) -> None:
+    """Unknown fields may have any value, also deep nesting. Elsewhere it is quoted briefly."""
     nested = "[" * depth + "]" * depth
     path = tmp_path / "run.json"
     path.write_text(f'{{"metrics": {{"throughput": 1}}, "note": {nested}}}')
@@ -99,8 +99,8 @@ def test_nested_json_is_read_as_far_as_it_is_json(tmp_path: Path, depth: int) ->
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1"])
-def test_numbers_that_v1_does_not_have_are_refused(tmp_path: Path, number: str) -> None:
-    """What Python's JSON reads beyond JSON does not become a measurement."""
+def test_numbers_outside_json_are_rejected(tmp_path: Path, number: str) -> None:
+    """Python's JSON parser accepts more numbers than JSON has."""
     path = tmp_path / "run.json"
     path.write_text(f'{{"metrics": {{"throughput": {number}}}}}')
     with pytest.raises(SnapshotError, match=r"^metrics\.throughput: must be a finite number of 0 or more"):
@@ -108,7 +108,7 @@ def test_numbers_that_v1_does_not_have_are_refused(tmp_path: Path, number: str) 
 
 
 def test_every_violation_of_a_file_is_listed(tmp_path: Path) -> None:
-    """A file with several mistakes says all of them at once."""
+    """A file with several faults has one error with all of them."""
     path = tmp_path / "run.json"
     path.write_text('{"metadata": {"commit": 7}, "metrics": {"throughput": -1, "cpu_percent": 101}}')
     with pytest.raises(SnapshotError) as caught:
@@ -121,8 +121,8 @@ def test_every_violation_of_a_file_is_listed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", ["2", "true", "1.0", "null", '"1"'])
-def test_a_file_of_another_version_says_so(tmp_path: Path, version: str) -> None:
-    """A file of another version is told apart from one that is broken."""
+def test_a_file_of_another_version_is_a_version_error(tmp_path: Path, version: str) -> None:
+    """It differs from the error for an invalid file."""
     path = tmp_path / "run.json"
     path.write_text(f'{{"schema_version": {version}, "metrics": {{"throughput": 1}}}}')
     with pytest.raises(SchemaVersionError, match=r"^schema_version: must be the integer 1"):
@@ -130,8 +130,8 @@ def test_a_file_of_another_version_says_so(tmp_path: Path, version: str) -> None
 
 
 @pytest.mark.parametrize("name", ["missing.json", "folder", "file/run.json", "nul\0.json"])
-def test_what_cannot_be_read_is_an_output_error(tmp_path: Path, name: str) -> None:
-    """A path without a file is an `OutputError`, an `OSError`, that names it."""
+def test_a_missing_file_is_an_output_error(tmp_path: Path, name: str) -> None:
+    """The `OutputError`, which is an `OSError`, names the path."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     path = tmp_path / name
@@ -145,7 +145,7 @@ def test_what_cannot_be_read_is_an_output_error(tmp_path: Path, name: str) -> No
     not hasattr(os, "geteuid") or os.geteuid() == 0, reason="who may read everything is refused nothing"
 )
 def test_a_file_without_permission_is_an_output_error(tmp_path: Path) -> None:
-    """A file that may not be read is an `OutputError` that says why."""
+    """The error gives the reason."""
     path = tmp_path / "run.json"
     path.write_text("{}")
     path.chmod(0)
@@ -156,8 +156,8 @@ def test_a_file_without_permission_is_an_output_error(tmp_path: Path) -> None:
 # -- snapshots as text -------------------------------------------------------------------------------------
 
 
-def test_what_is_dumped_is_read_back(tmp_path: Path) -> None:
-    """A snapshot as text, written to a file, is read as the same snapshot."""
+def test_a_dumped_snapshot_is_read_back(tmp_path: Path) -> None:
+    """A snapshot as text, written to a file, is read as an equal snapshot."""
     snapshot = PerformanceSnapshot.from_dict(DOCUMENT)
     path = tmp_path / "run.json"
     path.write_text(dump_snapshot(snapshot), "utf-8")
@@ -165,7 +165,7 @@ def test_what_is_dumped_is_read_back(tmp_path: Path) -> None:
 
 
 def test_the_text_of_a_snapshot() -> None:
-    """The text is the plain data as JSON, indented for people and ended by one line break."""
+    """It is the plain data as indented JSON, with one line break at the end."""
     snapshot = PerformanceSnapshot.from_dict(DOCUMENT)
     text = dump_snapshot(snapshot)
     assert json.loads(text) == snapshot.to_dict()
@@ -175,14 +175,14 @@ def test_the_text_of_a_snapshot() -> None:
 
 
 def test_the_text_of_a_snapshot_is_ascii() -> None:
-    """Whatever encoding it is written in, letters of any language survive."""
+    """Characters of any language survive in any encoding."""
     text = dump_snapshot(PerformanceSnapshot.from_dict(DOCUMENT))
     assert text.isascii()
     assert json.loads(text)["metadata"]["tags"] == {"µ": "é"}
 
 
-def test_what_was_not_measured_is_not_in_the_text() -> None:
-    """Absent measurements are left out; absent context is null."""
+def test_absent_measurements_are_not_in_the_text() -> None:
+    """Absent context is null."""
     document = json.loads(dump_snapshot(PerformanceSnapshot(Metrics(throughput=1.5))))
     assert document["metrics"] == {"throughput": 1.5}
     assert document["metadata"]["commit"] is None
@@ -211,5 +211,5 @@ _NUMBERS = st.floats(0, allow_nan=False, allow_infinity=False) | st.integers(0, 
     )
 )
 def test_any_snapshot_survives_as_text(snapshot: PerformanceSnapshot) -> None:
-    """No digit, letter or microsecond of a valid snapshot is lost on the way through text."""
+    """No digit, character or microsecond of a valid snapshot is lost in text."""
     assert PerformanceSnapshot.from_dict(json.loads(dump_snapshot(snapshot))) == snapshot

@@ -1,4 +1,4 @@
-"""The keys of custom metrics: no two series share one."""
+"""The keys of measurements: two series never share one."""
 
 from __future__ import annotations
 
@@ -11,12 +11,22 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from metrics_framework.snapshots import CustomSeries, Metrics, custom_key, parse_custom_key
+from metrics_framework.snapshots import (
+    CustomSeries,
+    LatencyMetrics,
+    Measured,
+    Metrics,
+    custom_key,
+    find_keys,
+    parse_custom_key,
+    parse_flat_key,
+)
 from metrics_framework.snapshots.keys import STATISTICS, SUCCESS_RATE
+from metrics_framework.values import MetricUnit
 
 
 class _Series(NamedTuple):
-    """What a key stands for, in the kinds that a snapshot is built of."""
+    """The series of a key, of the types that a snapshot is built of."""
 
     name: str
     tags: tuple[tuple[str, str], ...]
@@ -74,14 +84,14 @@ def _plain(name: str, statistic: str | None = None, operation: bool = False) -> 
 @example(_Series("x", (("a:b", "c"),), None, False), _Series("x", (("a", "b:c"),), None, False))
 @example(_Series("x", (("a.b", ""),), None, False), _Series("x", (("a/b", ""),), None, False))
 def test_two_series_never_share_a_key(one: _Series, other: _Series) -> None:
-    """Different series have different keys, whatever their names and tags are made of."""
+    """Different series have different keys, with any names and tags."""
     assume(one != other)
     assert one.key != other.key
 
 
 @given(SERIES, st.sampled_from([None, *STATISTICS, SUCCESS_RATE]))
-def test_a_name_that_is_anothers_key_does_no_harm(series: _Series, statistic: str | None) -> None:
-    """Whoever names a metric or an operation like the key of a series does not get that series' key."""
+def test_a_name_that_equals_a_key_does_not_collide(series: _Series, statistic: str | None) -> None:
+    """A metric or an operation with the name of another key gets a different key."""
     key = series.key
     for name in {key, key.replace("/", "."), unquote(key), unquote(key).replace("/", ".")}:
         for whole in {name, name.removesuffix(f"/{statistic}"), name.removesuffix(f".{statistic}")} - {""}:
@@ -96,7 +106,7 @@ def _names(pieces: Sequence[str], longest: int) -> list[str]:
 
 
 def test_no_two_short_names_share_a_key() -> None:
-    """Among all short names that are made of the characters of keys, none collide."""
+    """Among all short names of the characters of keys, none collide."""
     series: list[_Series] = []
     for name in _names([*"./%:[],a", "p95"], 3):
         series += [_plain(name), _plain(name, "p95"), _plain(name, "p95", operation=True)]
@@ -106,7 +116,7 @@ def test_no_two_short_names_share_a_key() -> None:
 
 
 def test_no_two_short_tags_share_a_key() -> None:
-    """Among all short tags that are made of the characters of keys, none collide."""
+    """Among all short tags of the characters of keys, none collide."""
     pieces = [*",:[]=.%/a", "%3A"]
     tags = [((tag, value),) for tag in _names(pieces, 2) for value in ["", *_names(pieces, 2)]]
     pairs = list(itertools.product(pieces, ["", *pieces]))
@@ -126,8 +136,8 @@ def test_a_key_is_a_valid_custom_key(series: _Series) -> None:
 
 
 @given(SERIES)
-def test_the_order_of_tags_is_no_matter(series: _Series) -> None:
-    """Tags are a set: however they are passed, the key is the same."""
+def test_the_order_of_tags_does_not_matter(series: _Series) -> None:
+    """Tags are a set: the key is the same in any order."""
     keys = {
         custom_key(series.name, dict(order), statistic=series.statistic, operation=series.operation)
         for order in itertools.permutations(series.tags)
@@ -162,10 +172,10 @@ def test_the_order_of_tags_is_no_matter(series: _Series) -> None:
         ("größe/µs", "größe.µs", None, None, False),
     ],
 )
-def test_keys_are_what_the_documentation_says(
+def test_keys_are_as_documented(
     key: str, name: str, tags: dict[str, str] | None, statistic: str | None, operation: bool
 ) -> None:
-    """Thresholds in people's configuration depend on these, so they never change."""
+    """Thresholds in configuration files depend on them, so they never change."""
     assert custom_key(name, tags, statistic=statistic, operation=operation) == key
 
 
@@ -195,8 +205,8 @@ def test_a_key_leads_back_to_its_series(series: _Series) -> None:
 @example("100%")
 @example("%2e")
 @example("a%FFb")
-def test_a_key_by_another_rule_is_a_name(key: str) -> None:
-    """What a key is said to stand for makes that key; of a key that nothing makes, the name is the key."""
+def test_a_key_of_another_program_is_a_name(key: str) -> None:
+    """A parsed key leads back to itself. For a key that `custom_key` cannot make, the name is the key."""
     series = parse_custom_key(key)
     if series != CustomSeries(key, {}):
         made = custom_key(series.name, series.tags, statistic=series.statistic, operation=series.operation)
@@ -204,5 +214,66 @@ def test_a_key_by_another_rule_is_a_name(key: str) -> None:
 
 
 def test_statistics_are_those_of_a_summary() -> None:
-    """The four statistics that become keys, and where a summary has each."""
+    """Each of the four statistics has its key in a summary."""
     assert STATISTICS == {"count": "count", "mean": "avg", "p95": "p95", "p99": "p99"}
+
+
+METRICS = Metrics(
+    LatencyMetrics(1, 2, 3, 4),
+    throughput=5,
+    memory_mb=6,
+    cpu_percent=7,
+    custom={"jobs": 8, "operation:parse/mean": 9, "operation:parse/count": 10, "throughput": 11},
+)
+
+
+def test_every_standard_measurement_has_its_unit() -> None:
+    """Units are those of the schema. A custom number is a count, unless it is a duration of an operation."""
+    units = {key: parse_flat_key(key).unit for key in METRICS.flat()}
+    durations = {key for key, unit in units.items() if unit is MetricUnit.MILLISECONDS}
+    assert durations == {
+        *("latency.mean", "latency.p50", "latency.p95", "latency.p99"),
+        "custom.operation:parse/mean",
+    }
+    assert units["throughput"] is MetricUnit.OPERATIONS_PER_SECOND
+    assert units["memory_mb"] is MetricUnit.MEGABYTES
+    assert units["cpu_percent"] is MetricUnit.PERCENT
+    assert {units[f"custom.{key}"] for key in ("jobs", "operation:parse/count", "throughput")} == {
+        MetricUnit.COUNT
+    }
+
+
+def test_a_custom_measurement_has_its_recorded_name() -> None:
+    """Name, tags, statistic and namespace come from the key."""
+    assert parse_flat_key("custom.operation:db/query[host:a%2Eb]/p95") == Measured(
+        "custom.operation:db/query[host:a%2Eb]/p95",
+        "db.query.p95",
+        MetricUnit.MILLISECONDS,
+        {"host": "a.b"},
+        "p95",
+        operation=True,
+    )
+
+
+@given(st.text(min_size=1), st.dictionaries(st.text(min_size=1), st.text(), max_size=2))
+def test_a_metric_is_found_by_its_recorded_name(name: str, tags: dict[str, str]) -> None:
+    """Any name leads to its own key."""
+    key = f"custom.{custom_key(name, tags)}"
+    assert find_keys(name, [key, "custom.another", "latency.p95"]) in ([key], [name], [f"custom.{name}"])
+    assert find_keys(key, [key, "custom.another"]) == [key]
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("throughput", ["throughput"]),
+        ("custom.throughput", ["custom.throughput"]),
+        ("parse.mean", ["custom.operation:parse/mean"]),
+        ("parse", []),
+        ("", []),
+        ("latency", []),
+    ],
+)
+def test_a_name_matches_the_closest_kind_of_key(name: str, keys: list[str]) -> None:
+    """A flat key matches itself; a part of a name matches nothing."""
+    assert find_keys(name, METRICS.flat()) == keys

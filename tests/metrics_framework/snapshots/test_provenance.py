@@ -1,4 +1,4 @@
-"""Where a run comes from, by real repositories and by the variables of every CI system that is known."""
+"""The provenance of a run, in real repositories and with the variables of every known CI system."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from metrics_framework.snapshots.provenance import Provenance, find_provenance
 
 NOWHERE = Provenance(None, None, Environment.LOCAL)
 
-# For each system: its marker, the variable of the commit, of the branch, and of a pull request's own branch.
+# For each system: its marker, and the variables of the commit, the branch, and the branch of a pull request.
 SYSTEMS = [
     ("GITHUB_ACTIONS", "GITHUB_SHA", "GITHUB_REF_NAME", "GITHUB_HEAD_REF"),
     ("GITLAB_CI", "CI_COMMIT_SHA", "CI_COMMIT_REF_NAME", "CI_MERGE_REQUEST_SOURCE_BRANCH_NAME"),
@@ -43,7 +43,7 @@ needs_git = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def _no_git_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide the variables by which a hook or a user points git elsewhere, and the folders above."""
+    """Hide the variables by which a hook or a user redirects git, and the parent folders."""
     for name in [name for name in os.environ if name.startswith("GIT_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
@@ -76,7 +76,7 @@ def repository(tmp_path: Path) -> Path:
 @needs_git
 @pytest.mark.heavy
 def test_a_repository_tells_commit_and_branch(repository: Path) -> None:
-    """In a working tree the commit is HEAD's full hash, and the branch the one that is checked out."""
+    """The commit is the full hash of HEAD, and the branch is the one that is checked out."""
     head = _git(repository, "rev-parse", "HEAD")
     assert len(head) == 40
     assert find_provenance(repository, {}) == Provenance(head, "feature/fast", Environment.LOCAL)
@@ -86,7 +86,7 @@ def test_a_repository_tells_commit_and_branch(repository: Path) -> None:
 @needs_git
 @pytest.mark.heavy
 def test_the_current_folder_is_the_default(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a folder the working tree is the one that the process is in."""
+    """Without a folder, the working directory of the process is used."""
     monkeypatch.chdir(repository)
     assert find_provenance(environ={}) == find_provenance(repository, {})
     assert find_provenance(environ={}).commit is not None
@@ -95,7 +95,7 @@ def test_the_current_folder_is_the_default(repository: Path, monkeypatch: pytest
 @needs_git
 @pytest.mark.heavy
 def test_a_folder_below_belongs_to_the_repository(repository: Path) -> None:
-    """A folder within the working tree is as good as its root."""
+    """A subfolder gives the same result as the root of the working tree."""
     below = repository / "src" / "deep"
     below.mkdir(parents=True)
     assert find_provenance(below, {}) == find_provenance(repository, {})
@@ -104,7 +104,7 @@ def test_a_folder_below_belongs_to_the_repository(repository: Path) -> None:
 @needs_git
 @pytest.mark.heavy
 def test_a_detached_head_has_no_branch(repository: Path) -> None:
-    """Where a commit is checked out without a branch, the commit alone is known."""
+    """Only the commit is known."""
     head = _git(repository, "rev-parse", "HEAD")
     _git(repository, "checkout", "--quiet", "--detach")
     assert find_provenance(repository, {}) == Provenance(head, None, Environment.LOCAL)
@@ -113,7 +113,7 @@ def test_a_detached_head_has_no_branch(repository: Path) -> None:
 @needs_git
 @pytest.mark.heavy
 def test_a_fresh_repository_has_no_commit(tmp_path: Path) -> None:
-    """Before the first commit the branch alone is known."""
+    """Before the first commit, only the branch is known."""
     _git(tmp_path, "init", "--quiet")
     _git(tmp_path, "symbolic-ref", "HEAD", "refs/heads/trunk")
     assert find_provenance(tmp_path, {}) == Provenance(None, "trunk", Environment.LOCAL)
@@ -122,7 +122,7 @@ def test_a_fresh_repository_has_no_commit(tmp_path: Path) -> None:
 @needs_git
 @pytest.mark.heavy
 def test_a_worktree_has_a_branch_of_its_own(repository: Path, tmp_path: Path) -> None:
-    """In a linked worktree commit and branch are the worktree's, not the main tree's."""
+    """In a linked worktree, commit and branch are those of the worktree."""
     linked = tmp_path / "linked"
     _git(repository, "worktree", "add", "--quiet", "-b", "other", str(linked))
     _git(linked, "commit", "--quiet", "--allow-empty", "--message", "Second")
@@ -134,36 +134,36 @@ def test_a_worktree_has_a_branch_of_its_own(repository: Path, tmp_path: Path) ->
 @needs_git
 @pytest.mark.heavy
 @pytest.mark.parametrize("name", ["größe", "a.b", "v1@2", "head"])
-def test_a_branch_is_named_as_it_is(repository: Path, name: str) -> None:
-    """Unusual names of branches come through unchanged."""
+def test_unusual_branch_names_are_unchanged(repository: Path, name: str) -> None:
+    """They may contain any characters that git allows."""
     _git(repository, "checkout", "--quiet", "-b", name)
     assert find_provenance(repository, {}).branch == name
 
 
 @needs_git
 @pytest.mark.heavy
-def test_no_repository_is_nowhere(tmp_path: Path) -> None:
-    """Outside of any repository neither commit nor branch is known, and nobody is bothered with it."""
+def test_outside_a_repository_nothing_is_known(tmp_path: Path) -> None:
+    """Commit and branch are `None`, without an error or output."""
     assert find_provenance(tmp_path, {}) == NOWHERE
 
 
 @needs_git
 @pytest.mark.heavy
-def test_git_complains_to_nobody(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """What git has to say about a folder that is no repository is not printed."""
+def test_the_errors_of_git_are_not_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Outside a repository, git writes a message that is discarded."""
     find_provenance(tmp_path, {})
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("folder", ["missing", "file", "nul\0"])
-def test_a_folder_that_is_none_is_nowhere(tmp_path: Path, folder: str) -> None:
-    """A folder that does not exist, or is no folder, leaves commit and branch unknown."""
+def test_without_a_valid_folder_nothing_is_known(tmp_path: Path, folder: str) -> None:
+    """The folder may be missing or be a file."""
     (tmp_path / "file").touch()
     assert find_provenance(str(tmp_path / folder), {}) == NOWHERE
 
 
-def test_a_machine_without_git_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where git is not installed, commit and branch are unknown."""
+def test_without_git_nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commit and branch are `None`."""
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_provenance(tmp_path, {}) == NOWHERE
 
@@ -175,7 +175,7 @@ def test_a_machine_without_git_is_nowhere(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_ci_system_tells_commit_and_branch(
     tmp_path: Path, marker: str, commit: str, branch: str, _request: str | None
 ) -> None:
-    """Each system's own variables say what it checked out; the environment is `ci`."""
+    """They come from the variables of each system; the environment is `ci`."""
     environ = {marker: "true", commit: "abc123", branch: "main"}
     assert find_provenance(tmp_path, environ) == Provenance("abc123", "main", Environment.CI)
 
@@ -186,7 +186,7 @@ def test_a_ci_system_tells_commit_and_branch(
 def test_a_ci_system_wins_over_git(
     repository: Path, marker: str, commit: str, branch: str, _request: str | None
 ) -> None:
-    """In a repository too, what the CI system says is what counts."""
+    """The variables of the CI system are used even in a repository."""
     environ = {marker: "1", commit: "abc123", branch: "main"}
     assert find_provenance(repository, environ) == Provenance("abc123", "main", Environment.CI)
 
@@ -194,8 +194,8 @@ def test_a_ci_system_wins_over_git(
 @needs_git
 @pytest.mark.heavy
 @pytest.mark.parametrize("marker", [system[0] for system in SYSTEMS])
-def test_git_tells_what_a_ci_system_does_not(repository: Path, marker: str) -> None:
-    """A CI system that says nothing, or something empty, leaves commit and branch to git."""
+def test_git_provides_what_a_ci_system_does_not(repository: Path, marker: str) -> None:
+    """If the variables are missing or empty, commit and branch come from git."""
     told = find_provenance(repository, {})
     names = next(system[1:] for system in SYSTEMS if system[0] == marker)
     for environ in ({marker: "true"}, {marker: "true", **{name: "" for name in names if name}}):
@@ -206,16 +206,16 @@ def test_git_tells_what_a_ci_system_does_not(repository: Path, marker: str) -> N
 def test_a_pull_requests_own_branch_wins(
     tmp_path: Path, marker: str, commit: str, branch: str, request_: str
 ) -> None:
-    """For a pull request the branch is the one it comes from, not the one that is made for merging."""
+    """The branch is the source of the pull request, not the one created for merging."""
     environ = {marker: "true", commit: "abc123", branch: "refs/pull/7/merge", request_: "feature/fast"}
     assert find_provenance(tmp_path, environ).branch == "feature/fast"
 
 
 @pytest.mark.parametrize(("marker", "commit", "branch", "request_"), WITH_PULL_REQUESTS)
-def test_an_empty_variable_is_none(
+def test_an_empty_variable_is_ignored(
     tmp_path: Path, marker: str, commit: str, branch: str, request_: str
 ) -> None:
-    """Some systems set a pull request's branch to nothing where there is no pull request."""
+    """Some systems set the branch of a pull request to an empty value elsewhere."""
     environ = {marker: "true", commit: "abc123", branch: "main", request_: ""}
     assert find_provenance(tmp_path, environ).branch == "main"
 
@@ -225,12 +225,12 @@ def test_an_empty_variable_is_none(
     [("TF_BUILD", "BUILD_SOURCEBRANCH"), ("CODEBUILD_BUILD_ID", "CODEBUILD_WEBHOOK_HEAD_REF")],
 )
 def test_a_full_ref_becomes_a_branch(tmp_path: Path, marker: str, branch: str) -> None:
-    """Systems that write the whole ref name the same branch as those that do not."""
+    """Systems that give the full reference name the same branch as the others."""
     assert find_provenance(tmp_path, {marker: "1", branch: "refs/heads/feature/a"}).branch == "feature/a"
 
 
 def test_jenkins_names_the_branch_in_one_of_two_variables(tmp_path: Path) -> None:
-    """A Jenkins job that is not multibranch has the branch from its git plugin alone."""
+    """A Jenkins job that is not multibranch has only the branch of the git plugin."""
     environ = {"JENKINS_URL": "https://ci.example.org", "GIT_COMMIT": "abc123", "GIT_BRANCH": "main"}
     assert find_provenance(tmp_path, environ) == Provenance("abc123", "main", Environment.CI)
     assert find_provenance(tmp_path, {**environ, "GIT_BRANCH": "origin/a/b"}).branch == "a/b"
@@ -239,38 +239,38 @@ def test_jenkins_names_the_branch_in_one_of_two_variables(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("marker", [system[0] for system in SYSTEMS])
-def test_a_marker_that_is_empty_shows_nothing(tmp_path: Path, marker: str) -> None:
-    """A variable that is set to nothing does not make a CI system."""
+def test_an_empty_marker_is_ignored(tmp_path: Path, marker: str) -> None:
+    """An empty variable does not identify a CI system."""
     assert find_provenance(tmp_path, {marker: "", "CI": ""}) == NOWHERE
 
 
 @pytest.mark.parametrize("value", ["true", "TRUE", "1", "yes", "woodpecker"])
 def test_ci_alone_makes_the_environment_ci(tmp_path: Path, value: str) -> None:
-    """A CI system that is not in the table is still known by `CI`."""
+    """An unknown CI system is recognized by `CI`."""
     assert find_provenance(tmp_path, {"CI": value}) == Provenance(None, None, Environment.CI)
 
 
 @pytest.mark.parametrize("value", ["", "false", "False", "0", "no"])
 def test_ci_can_be_denied(tmp_path: Path, value: str) -> None:
-    """`CI=false` is how a person says that this is no CI."""
+    """`CI=false` states that this is not CI."""
     assert find_provenance(tmp_path, {"CI": value}) == NOWHERE
 
 
 @pytest.mark.parametrize("marker", [system[0] for system in SYSTEMS])
 def test_one_systems_variables_are_not_anothers(tmp_path: Path, marker: str) -> None:
-    """Only the variables of the system that shows are read."""
+    """Only the variables of the identified system are read."""
     environ = {name: "wrong" for system in SYSTEMS for name in system[1:] if name and system[0] != marker}
     assert find_provenance(tmp_path, {**environ, marker: "1"}) == Provenance(None, None, Environment.CI)
 
 
-def test_the_first_system_that_shows_is_believed(tmp_path: Path) -> None:
-    """Where two systems show, one that says nothing does not take the commit of the one that does."""
+def test_the_first_identified_system_is_used(tmp_path: Path) -> None:
+    """If it has no commit, that of a second system is not used."""
     environ = {"GITHUB_ACTIONS": "true", "GITHUB_SHA": "abc123", "GITHUB_REF_NAME": "main", "DRONE": "true"}
     assert find_provenance(tmp_path, environ) == Provenance("abc123", "main", Environment.CI)
 
 
 def test_the_process_environment_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without `environ` the variables are the process' own."""
+    """Without `environ`, the variables of the process are used."""
     for marker, *_ in SYSTEMS:
         monkeypatch.delenv(marker, raising=False)
     monkeypatch.setenv("CI", "true")

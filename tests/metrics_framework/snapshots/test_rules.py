@@ -1,4 +1,4 @@
-"""The rules of the v1 schema, each broken once, and the values just inside of them."""
+"""The rules of the v1 schema: each one broken, and the values just inside them."""
 
 from __future__ import annotations
 
@@ -262,19 +262,19 @@ def _name(value: object) -> str | None:
 
 @pytest.mark.parametrize(("path", "value", "violations"), BROKEN, ids=_name)
 def test_a_broken_rule_is_one_line(path: tuple[str, ...], value: object, violations: list[str]) -> None:
-    """A value that breaks a rule is named by its path, quoted, and told what is allowed."""
+    """The line has the path, the quoted value and the rule."""
     assert document_violations(_with(path, value)) == violations
 
 
 @pytest.mark.parametrize(("path", "value"), VALID, ids=_name)
 def test_values_just_inside_the_rules_are_valid(path: tuple[str, ...], value: object) -> None:
-    """What the specification allows, up to its limits, breaks no rule."""
+    """Values at the limits of the specification break no rule."""
     assert document_violations(_with(path, value)) == []
 
 
 @pytest.mark.parametrize("document", [None, True, 1, 1.5, "x", [], [EXAMPLE]], ids=_name)
 def test_a_document_is_an_object(document: object) -> None:
-    """A document that is no object breaks one rule, whatever it is."""
+    """A document that is not an object has one violation."""
     assert document_violations(document) == [f"document: must be an object, got {rules.quote(document)}"]
 
 
@@ -284,14 +284,14 @@ def test_the_example_of_the_specification_is_valid() -> None:
 
 
 def test_metrics_are_required() -> None:
-    """A document without `metrics` says so, and an empty one no more than that."""
+    """A document without `metrics` has this violation, and an empty one no other."""
     assert document_violations({}) == ["metrics: is required"]
     assert document_violations({"schema_version": 1, "metadata": {}}) == ["metrics: is required"]
 
 
 @pytest.mark.parametrize("key", ["schema_version", "metadata"])
 def test_version_and_metadata_may_be_missing(key: str) -> None:
-    """Absent, the version is taken as 1 and the metadata get their defaults."""
+    """If absent, the version is 1 and the metadata have their defaults."""
     document = copy.deepcopy(EXAMPLE)
     del document[key]
     assert document_violations(document) == []
@@ -299,7 +299,7 @@ def test_version_and_metadata_may_be_missing(key: str) -> None:
 
 @pytest.mark.parametrize("key", list(EXAMPLE["metadata"]))
 def test_every_field_of_the_metadata_may_be_missing(key: str) -> None:
-    """All sub-fields of the metadata are optional."""
+    """All fields of the metadata are optional."""
     document = copy.deepcopy(EXAMPLE)
     del document["metadata"][key]
     assert document_violations(document) == []
@@ -307,14 +307,14 @@ def test_every_field_of_the_metadata_may_be_missing(key: str) -> None:
 
 @pytest.mark.parametrize("key", list(EXAMPLE["metrics"]))
 def test_one_measurement_is_enough(key: str) -> None:
-    """Any one of the measurements alone makes a valid document, and so does all but it."""
+    """Each measurement alone makes a valid document, and so do all others without it."""
     alone = {"metrics": {key: EXAMPLE["metrics"][key]}}
     others = {"metrics": {other: value for other, value in EXAMPLE["metrics"].items() if other != key}}
     assert document_violations(alone) == document_violations(others) == []
 
 
 def test_every_broken_rule_is_listed_in_the_documents_order() -> None:
-    """A document that breaks many rules says all of them, in order."""
+    """All violations are listed, in the order of the document."""
     document = {
         "metadata": {
             "run_id": 1,
@@ -353,7 +353,7 @@ def test_every_broken_rule_is_listed_in_the_documents_order() -> None:
 
 
 def test_metadata_and_missing_metrics_are_both_listed() -> None:
-    """What is missing is said beside what is wrong."""
+    """Missing and invalid parts are both listed."""
     assert document_violations({"metadata": []}) == [
         "metadata: must be an object, got []",
         "metrics: is required",
@@ -361,7 +361,7 @@ def test_metadata_and_missing_metrics_are_both_listed() -> None:
 
 
 def test_a_wrong_version_is_the_only_line() -> None:
-    """Another version has other rules, so those of version 1 are not held against it."""
+    """Another version has other rules, so version 1 is not checked."""
     assert document_violations({"schema_version": 2, "metadata": 0, "metrics": 0}) == [
         "schema_version: must be the integer 1, got 2"
     ]
@@ -371,7 +371,7 @@ def test_a_wrong_version_is_the_only_line() -> None:
     "value", ["x" * 10_000, HUGE, 10**5_000, -(10**5_000), ["y" * 10_000] * 1_000, [10**5_000]], ids=type
 )
 def test_a_message_stays_short(value: object) -> None:
-    """A value is quoted so that it fits a message, whatever its size."""
+    """A value of any size is quoted briefly."""
     (line,) = document_violations({"metrics": value})
     assert len(line) < 500
 
@@ -395,15 +395,15 @@ def test_a_message_stays_short(value: object) -> None:
     ],
 )
 def test_a_timestamp_becomes_utc(text: str, moment: datetime) -> None:
-    """A timestamp is read as the moment it names, in UTC; without an offset it is UTC already."""
+    """It is converted to UTC. Without an offset, it is UTC."""
     parsed = parse_timestamp(text)
     assert parsed == moment
     assert parsed.utcoffset() == timedelta(0)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the time zone of a process cannot be set")
-def test_no_offset_is_utc_wherever_the_machine_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A timestamp without an offset is UTC, not the machine's local time."""
+def test_no_offset_is_utc_in_any_time_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A timestamp without an offset is not in the local time of the machine."""
     with monkeypatch.context() as patch:
         patch.setenv("TZ", "EAST-9")
         time.tzset()
@@ -415,16 +415,16 @@ def test_no_offset_is_utc_wherever_the_machine_stands(monkeypatch: pytest.Monkey
     st.datetimes(min_value=datetime(1, 1, 2), max_value=datetime(9999, 12, 30)),  # noqa: DTZ001 - made aware below
     st.integers(-23 * 60 - 59, 23 * 60 + 59),
 )
-def test_what_isoformat_writes_is_read_back(naive: datetime, offset: int) -> None:
-    """Any aware datetime's `isoformat` is a valid timestamp of the same moment."""
+def test_isoformat_is_read_back(naive: datetime, offset: int) -> None:
+    """The `isoformat` of any aware datetime is a valid timestamp of the same time."""
     moment = naive.replace(tzinfo=timezone(timedelta(minutes=offset)))
     assert parse_timestamp(moment.isoformat()) == moment
     assert parse_timestamp(moment.astimezone(UTC).isoformat().replace("+00:00", "Z")) == moment
 
 
 @given(st.text() | st.text("0123456789T:Z+. -", min_size=10) | st.none() | st.integers() | st.binary())
-def test_anything_else_is_refused_with_a_value_error(text: object) -> None:
-    """Whatever is passed is a datetime in UTC or a `ValueError`, nothing else."""
+def test_an_invalid_timestamp_is_a_value_error(text: object) -> None:
+    """The result is always a datetime in UTC or a `ValueError`."""
     with suppress(ValueError):
         assert parse_timestamp(text).tzinfo is UTC
 
@@ -434,20 +434,20 @@ def test_anything_else_is_refused_with_a_value_error(text: object) -> None:
 
 @given(st.floats(min_value=0, allow_infinity=False) | st.integers(0, 10**308))
 def test_finite_numbers_of_0_or_more_are_measurements(number: float) -> None:
-    """Every finite number that is not negative is a measurement, integers as well."""
+    """This includes integers."""
     assert rules.is_measurement(number)
 
 
 @given(
     st.floats(max_value=0, exclude_max=True) | st.integers(max_value=-1) | st.integers(min_value=2 * 10**308)
 )
-def test_negative_and_infinite_numbers_are_no_measurements(number: float) -> None:
-    """No negative number and none beyond the largest float is a measurement."""
+def test_negative_and_infinite_numbers_are_not_measurements(number: float) -> None:
+    """Neither are integers beyond the largest float."""
     assert not rules.is_measurement(number)
 
 
 @given(st.floats(0, 1e300), st.floats(0, 1e300))
 def test_a_measurement_may_have_an_upper_bound(number: float, bound: float) -> None:
-    """`at_most` is the largest value that is allowed, itself included."""
+    """`at_most` is the largest allowed value."""
     assert rules.is_measurement(number, at_most=bound) is (number <= bound)
     assert rules.is_measurement(bound, at_most=bound)

@@ -1,4 +1,4 @@
-"""The JSON Schema, which must say the same as the rules."""
+"""The JSON Schema agrees with the rules."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ _KNOWN_KEYS = st.sampled_from(
 
 
 def _places(node: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield every container within a node with each of its keys."""
+    """Yield every container in a node with each of its keys."""
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, value in list(items):
         yield node, key
@@ -119,32 +119,32 @@ def _agree(document: Any) -> bool:
 
 
 def _is_exempt(document: Any) -> bool:
-    """Say whether a document is one that JSON Schema cannot judge."""
+    """Return whether JSON Schema cannot express the rule for a document."""
     if not isinstance(document, dict):
         return False
     metadata = document.get("metadata")
     timestamp = metadata.get("timestamp") if isinstance(metadata, dict) else None
-    # JSON Schema calls 1.0 an integer; and moments that have no year in UTC cannot be told by a pattern.
+    # JSON Schema calls 1.0 an integer, and a pattern cannot detect times whose year in UTC is out of range.
     return isinstance(document.get("schema_version"), float) or (
         isinstance(timestamp, str) and timestamp.startswith(("0001-01-01", "9999-12-31"))
     )
 
 
 def test_it_is_a_valid_schema() -> None:
-    """The schema itself is valid by JSON Schema 2020-12."""
+    """It is valid for JSON Schema 2020-12."""
     Draft202012Validator.check_schema(json_schema())
     assert json_schema()["$schema"] == "https://json-schema.org/draft/2020-12/schema"
 
 
-def test_everybody_gets_a_schema_of_their_own() -> None:
-    """Changing the schema that one caller got leaves the next caller's as it was."""
+def test_each_caller_gets_a_new_schema() -> None:
+    """Changing it does not affect the next caller."""
     json_schema().clear()
     assert "properties" in json_schema()
 
 
 @given(DOCUMENTS)
 def test_valid_documents_are_valid_by_both(document: dict[str, Any]) -> None:
-    """A document that was made by the specification passes the schema and breaks no rule."""
+    """Documents of the specification pass the schema and break no rule."""
     assert [error.message for error in VALIDATOR.iter_errors(document)] == []
     assert document_violations(document) == []
 
@@ -173,20 +173,20 @@ def test_valid_documents_are_valid_by_both(document: dict[str, Any]) -> None:
 @example({"metrics": {"latency": {"p95": 10**400}}})
 @example({"metrics": {"memory_mb": -5e-324}})
 def test_it_agrees_with_the_rules_on_changed_documents(document: dict[str, Any]) -> None:
-    """Wherever a valid document is changed, schema and rules accept or refuse it together."""
+    """For any change of a valid document, schema and rules give the same result."""
     assume(not _is_exempt(document))
     assert _agree(document)
 
 
 @given(JSON)
 def test_it_agrees_with_the_rules_on_any_json(document: Any) -> None:
-    """Whatever JSON it is, schema and rules accept or refuse it together."""
+    """For any JSON, schema and rules give the same result."""
     assume(not _is_exempt(document))
     assert _agree(document)
 
 
-def test_what_it_cannot_tell_apart() -> None:
-    """The one documented difference: JSON Schema takes 1.0 for an integer, the rules do not."""
+def test_the_documented_difference() -> None:
+    """For JSON Schema 1.0 is an integer, for the rules it is not."""
     document = {"schema_version": 1.0, "metrics": {"throughput": 1}}
     assert VALIDATOR.is_valid(document)
     assert document_violations(document) != []
@@ -220,7 +220,7 @@ _TEXTS = st.builds(
 
 @st.composite
 def _mistyped(draw: st.DrawFn) -> str:
-    """Draw a timestamp with one character replaced, left out or added."""
+    """Draw a timestamp with one character replaced, removed or added."""
     text = draw(_TEXTS)
     place = draw(st.integers(0, len(text)))
     added = draw(st.sampled_from([*"0123456789TZ:+-. \n\u0663\u2212", ""]) | st.characters())
@@ -248,13 +248,13 @@ def _dated(text: str) -> dict[str, Any]:
 @example("2026-01-01T10:00:00-23:59")
 @example("2026-01-01T10:00:00Z\u2028")
 def test_it_agrees_with_the_rules_on_timestamps(text: str) -> None:
-    """However a timestamp is written or mistyped, schema and rules accept or refuse it together."""
+    """For valid and mistyped timestamps, schema and rules give the same result."""
     assume(not _is_exempt(_dated(text)))
     assert _agree(_dated(text))
 
 
 @pytest.mark.parametrize("year", [4, 1900, 2000, 2023, 2024, 2100, 9996])
 def test_it_knows_the_calendar(year: int) -> None:
-    """Every day from the 0th to the 32nd of every month is judged as the rules do."""
+    """The days 0 to 32 of every month give the same result as the rules."""
     days = (f"{year:04}-{month:02}-{day:02}" for month in range(14) for day in range(33))
     assert [day for day in days if not _agree(_dated(day))] == []

@@ -1,4 +1,4 @@
-"""The models: what they refuse, what they write, and that nothing is lost on the way through JSON."""
+"""The models: validation, plain data, and JSON without loss."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ JSON = st.recursive(
 
 
 def _fields(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Draw an object that has some of the fields, each with a likely value or any JSON at all."""
+    """Draw an object with some of the fields, each with a likely value or any JSON."""
     return JSON | st.fixed_dictionaries({}, optional={key: likely | JSON for key, likely in fields.items()})
 
 
@@ -122,33 +122,33 @@ def _snapshot(**metadata: Any) -> PerformanceSnapshot:
 
 
 @given(SNAPSHOTS)
-def test_a_snapshot_is_what_its_dict_says(snapshot: PerformanceSnapshot) -> None:
-    """`from_dict(to_dict())` is an equal snapshot, whatever the snapshot."""
+def test_a_snapshot_equals_its_plain_data(snapshot: PerformanceSnapshot) -> None:
+    """`from_dict(to_dict())` is an equal snapshot, for any snapshot."""
     assert PerformanceSnapshot.from_dict(snapshot.to_dict()) == snapshot
 
 
 @given(SNAPSHOTS)
-def test_a_snapshot_goes_through_json(snapshot: PerformanceSnapshot) -> None:
-    """JSON text loses nothing, and no value needs what JSON does not have."""
+def test_a_snapshot_survives_json(snapshot: PerformanceSnapshot) -> None:
+    """JSON text loses nothing, and no value is outside JSON."""
     text = json.dumps(snapshot.to_dict(), allow_nan=False)
     assert PerformanceSnapshot.from_dict(json.loads(text)) == snapshot
 
 
 @given(SNAPSHOTS)
-def test_what_a_snapshot_writes_breaks_no_rule(snapshot: PerformanceSnapshot) -> None:
-    """A model that exists is valid: its document breaks no rule."""
+def test_a_model_is_valid(snapshot: PerformanceSnapshot) -> None:
+    """Its document has no violations."""
     assert document_violations(snapshot.to_dict()) == []
 
 
 @given(SNAPSHOTS)
-def test_a_snapshot_goes_through_pickle(snapshot: PerformanceSnapshot) -> None:
-    """Snapshots travel between processes."""
+def test_a_snapshot_survives_pickle(snapshot: PerformanceSnapshot) -> None:
+    """Snapshots are sent between processes."""
     assert pickle.loads(pickle.dumps(snapshot)) == snapshot
 
 
 @given(DOCUMENTS)
 def test_any_json_is_a_snapshot_or_a_snapshot_error(document: Any) -> None:
-    """Whatever JSON there is, `from_dict` reads it or raises what it says it raises, with every violation."""
+    """`from_dict` reads any JSON, or raises its documented errors with all violations."""
     violations = document_violations(document)
     if violations:
         with pytest.raises(SnapshotError) as caught:
@@ -163,8 +163,8 @@ def test_any_json_is_a_snapshot_or_a_snapshot_error(document: Any) -> None:
         assert PerformanceSnapshot.from_dict(snapshot.to_dict()) == snapshot
 
 
-def test_the_specifications_example_is_written_as_it_stands() -> None:
-    """The specification's own example goes through the models unchanged."""
+def test_the_example_of_the_specification_is_written_unchanged() -> None:
+    """The models keep all of it."""
     document = {
         "schema_version": 1,
         "metadata": {
@@ -186,8 +186,8 @@ def test_the_specifications_example_is_written_as_it_stands() -> None:
     assert json.dumps(PerformanceSnapshot.from_dict(document).to_dict()) == json.dumps(document)
 
 
-def test_a_snapshot_keeps_nothing_of_the_document() -> None:
-    """Changing the document that was read, or the one that was written, leaves the snapshot as it was."""
+def test_a_snapshot_is_independent_of_its_document() -> None:
+    """Changing the document that was read or written does not change the snapshot."""
     document: dict[str, Any] = {"metadata": {"tags": {"pr": "1"}}, "metrics": {"custom": {"hits": 1}}}
     snapshot = PerformanceSnapshot.from_dict(document)
     for changed in (document, snapshot.to_dict()):
@@ -197,11 +197,11 @@ def test_a_snapshot_keeps_nothing_of_the_document() -> None:
     assert snapshot.metrics.custom == {"hits": 1}
 
 
-# -- what from_dict normalises -----------------------------------------------------------------------------
+# -- defaults and conversion in from_dict ------------------------------------------------------------------
 
 
 def test_missing_metadata_get_their_defaults() -> None:
-    """Without metadata a run has a new UUID4, the time it is read, environment `ci`, and nothing else."""
+    """A new UUID4, the current time, environment `ci`, and nothing else."""
     before = datetime.now(UTC)
     metadata = PerformanceSnapshot.from_dict({"metrics": {"throughput": 1}}).metadata
     assert before <= metadata.timestamp <= datetime.now(UTC)
@@ -216,13 +216,13 @@ def test_missing_metadata_get_their_defaults() -> None:
 
 
 def test_every_run_gets_an_id_of_its_own() -> None:
-    """Two runs without an id are two runs."""
+    """Two runs without an id get different ids."""
     assert SnapshotMetadata().run_id != SnapshotMetadata().run_id
 
 
 @pytest.mark.parametrize("value", ["ci", "local", "staging", "custom"])
 def test_the_four_environments_are_known(value: str) -> None:
-    """Each of the specification's environments is read as itself."""
+    """Each environment of the specification is read unchanged."""
     document = {"metadata": {"environment": value}, "metrics": {"throughput": 1}}
     environment = PerformanceSnapshot.from_dict(document).metadata.environment
     assert environment is Environment(value)
@@ -231,7 +231,7 @@ def test_the_four_environments_are_known(value: str) -> None:
 
 @pytest.mark.parametrize("value", ["prod", "CI", "", None, 0, True, 1.5, [], ["ci"], {}, {"ci": 1}])
 def test_any_other_environment_is_custom(value: object) -> None:
-    """Whatever else stands there, of whatever type, is read as `custom`."""
+    """This holds for any value of any type."""
     document = {"metadata": {"environment": value}, "metrics": {"throughput": 1}}
     assert PerformanceSnapshot.from_dict(document).metadata.environment is Environment.CUSTOM
     assert _snapshot(environment=value).metadata.environment is Environment.CUSTOM
@@ -248,7 +248,7 @@ def test_timestamps_are_kept_in_utc(text: str) -> None:
 
 
 def test_unknown_fields_are_ignored() -> None:
-    """A later minor version may add fields; they are not kept and do no harm."""
+    """A later minor version may add fields. They are not kept."""
     plain = {"schema_version": 1, "metadata": {"run_id": "1"}, "metrics": {"latency": {"p95": 1}}}
     with_more: dict[str, Any] = {
         "schema_version": 1,
@@ -264,7 +264,7 @@ def test_unknown_fields_are_ignored() -> None:
 
 @pytest.mark.parametrize("version", [True, False, 1.0, "1", None, 0, 2, -1, [1], {}])
 def test_any_other_version_is_a_schema_version_error(version: object) -> None:
-    """Only the integer 1 is version 1, for documents as for models; the error is a `ValueError`."""
+    """Only the integer 1 is version 1, in documents and in models; the error is a `ValueError`."""
     with pytest.raises(SchemaVersionError, match="schema_version: must be the integer 1") as caught:
         PerformanceSnapshot.from_dict({"schema_version": version, "metrics": {"throughput": 1}})
     assert isinstance(caught.value, ValueError)
@@ -273,7 +273,7 @@ def test_any_other_version_is_a_schema_version_error(version: object) -> None:
 
 
 def test_no_version_is_version_1() -> None:
-    """A document without a version is taken as version 1, and then says so."""
+    """A document without a version is read as version 1."""
     assert PerformanceSnapshot.from_dict({"metrics": {"throughput": 1}}).to_dict()["schema_version"] == 1
 
 
@@ -281,7 +281,7 @@ def test_no_version_is_version_1() -> None:
 
 
 def test_flat_names_every_measurement_in_the_specifications_order() -> None:
-    """The flat keys are those of the specification's table, in its order, with floats as values."""
+    """The flat keys are those of the specification, in its order, with floats as values."""
     metrics = Metrics(
         custom={"z": 8, "a": 9},
         cpu_percent=7,
@@ -305,7 +305,7 @@ def test_flat_names_every_measurement_in_the_specifications_order() -> None:
 
 
 def test_flat_leaves_out_what_is_absent_and_keeps_zeros() -> None:
-    """What was not measured has no key; what measured zero has one."""
+    """Absent measurements have no key, zeros have one."""
     assert Metrics(latency=LatencyMetrics(p50=0), cpu_percent=0).flat() == {
         "latency.p50": 0.0,
         "cpu_percent": 0.0,
@@ -314,7 +314,7 @@ def test_flat_leaves_out_what_is_absent_and_keeps_zeros() -> None:
 
 @given(_metrics())
 def test_flat_has_a_key_for_each_measurement_of_the_document(metrics: Metrics) -> None:
-    """Flat keys are the paths of the document below `metrics`, no more and no fewer."""
+    """Flat keys are the paths of the document below `metrics`."""
     paths = {}
     for key, value in PerformanceSnapshot(metrics).to_dict()["metrics"].items():
         inner = value.items() if isinstance(value, dict) else ()
@@ -322,13 +322,13 @@ def test_flat_has_a_key_for_each_measurement_of_the_document(metrics: Metrics) -
     assert metrics.flat() == {path: float(number) for path, number in paths.items()}
 
 
-# -- what the models refuse --------------------------------------------------------------------------------
+# -- validation --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wrong", NOT_MEASUREMENTS, ids=str)
 @pytest.mark.parametrize("field", ["mean", "p50", "p95", "p99"])
-def test_latency_refuses_what_is_no_measurement(field: str, wrong: Any) -> None:
-    """Each latency is a finite number of 0 or more; the error names the field."""
+def test_latency_rejects_invalid_numbers(field: str, wrong: Any) -> None:
+    """Each field is a finite number of 0 or more; the error names the field."""
     with pytest.raises(SnapshotError) as caught:
         LatencyMetrics(**{"p95": 1.0, field: wrong})
     (violation,) = caught.value.violations
@@ -336,15 +336,15 @@ def test_latency_refuses_what_is_no_measurement(field: str, wrong: Any) -> None:
 
 
 def test_latency_needs_a_field() -> None:
-    """A latency without any field is refused."""
+    """A latency without any field is rejected."""
     with pytest.raises(SnapshotError, match=r"^latency: must hold at least one of mean, p50, p95, p99$"):
         LatencyMetrics()
 
 
 @pytest.mark.parametrize("wrong", [*NOT_MEASUREMENTS, 100.1], ids=str)
 @pytest.mark.parametrize("field", ["throughput", "memory_mb", "cpu_percent"])
-def test_metrics_refuse_what_is_no_measurement(field: str, wrong: Any) -> None:
-    """The plain measurements are finite numbers of 0 or more, and the CPU at most 100."""
+def test_metrics_reject_invalid_numbers(field: str, wrong: Any) -> None:
+    """They are finite numbers of 0 or more, and the CPU at most 100."""
     if wrong == 100.1 and field != "cpu_percent":
         assert Metrics(**{field: wrong}).flat() == {field: 100.1}
         return
@@ -357,35 +357,35 @@ def test_metrics_refuse_what_is_no_measurement(field: str, wrong: Any) -> None:
 @pytest.mark.parametrize(
     "custom", [{"": 1}, {"a.b": 1}, {1: 1}, {"a": None}, {"a": True}, {"a": -1}, {"a": math.nan}]
 )
-def test_metrics_refuse_wrong_custom_metrics(custom: Any) -> None:
-    """Custom keys are non-empty strings without a dot, custom values measurements."""
+def test_metrics_reject_invalid_custom_metrics(custom: Any) -> None:
+    """Keys are non-empty strings without a dot, values finite numbers of 0 or more."""
     with pytest.raises(SnapshotError, match=r"^metrics\.custom\["):
         Metrics(custom=custom)
 
 
 @pytest.mark.parametrize("custom", [None, [], 1, "a", [("a", 1)]])
-def test_metrics_refuse_custom_metrics_that_are_no_mapping(custom: Any) -> None:
-    """Custom metrics are a mapping."""
+def test_metrics_reject_custom_metrics_that_are_not_a_mapping(custom: Any) -> None:
+    """The error names the field."""
     with pytest.raises(SnapshotError, match=r"metrics\.custom: must be an object of numbers"):
         Metrics(throughput=1, custom=custom)
 
 
 @pytest.mark.parametrize("latency", [{}, {"p95": 1.0}, 1.0, False, "fast"])
-def test_metrics_refuse_a_latency_of_another_type(latency: Any) -> None:
-    """A latency is a `LatencyMetrics`, so that what was checked is what is kept."""
+def test_metrics_reject_a_latency_of_another_type(latency: Any) -> None:
+    """Only a `LatencyMetrics` has been validated."""
     with pytest.raises(SnapshotError, match=r"^metrics\.latency: must be LatencyMetrics, got "):
         Metrics(latency=latency, throughput=1)
 
 
 @pytest.mark.parametrize("fields", [{}, {"custom": {}}, {"latency": None, "cpu_percent": None}])
 def test_metrics_need_a_measurement(fields: dict[str, Any]) -> None:
-    """Metrics without any measurement are refused."""
+    """Metrics without any measurement are rejected."""
     with pytest.raises(SnapshotError, match=r"^metrics: must hold at least one of latency, throughput, "):
         Metrics(**fields)
 
 
 def test_every_violation_of_a_model_is_listed() -> None:
-    """A model that breaks several rules says all of them."""
+    """The error lists all violations."""
     with pytest.raises(SnapshotError) as caught:
         Metrics(throughput=-1, memory_mb=math.inf, cpu_percent=101, custom={"a.b": 0})
     assert [line.partition(":")[0] for line in caught.value.violations] == [
@@ -418,8 +418,8 @@ def test_every_violation_of_a_model_is_listed() -> None:
     ],
     ids=repr,
 )
-def test_metadata_refuse_what_the_rules_refuse(field: str, wrong: Any) -> None:
-    """A value that breaks a rule is refused when it is set, and the error names its field."""
+def test_metadata_reject_invalid_values(field: str, wrong: Any) -> None:
+    """The error names the field."""
     with pytest.raises(SnapshotError) as caught:
         SnapshotMetadata(**{field: wrong})
     (violation,) = caught.value.violations
@@ -427,7 +427,7 @@ def test_metadata_refuse_what_the_rules_refuse(field: str, wrong: Any) -> None:
 
 
 def test_every_violation_of_metadata_is_listed() -> None:
-    """Metadata that break several rules say all of them."""
+    """The error lists all violations."""
     with pytest.raises(SnapshotError) as caught:
         SnapshotMetadata(run_id=1, commit=2, timestamp="x", tags={"a": 3})  # type: ignore[arg-type]
     assert sorted(line.partition(":")[0] for line in caught.value.violations) == [
@@ -438,23 +438,23 @@ def test_every_violation_of_metadata_is_listed() -> None:
     ]
 
 
-def test_metadata_keep_the_moment_in_utc() -> None:
-    """An aware timestamp is converted to UTC, a naive one is taken as UTC."""
+def test_metadata_convert_the_timestamp_to_utc() -> None:
+    """A timestamp without a time zone is taken as UTC."""
     local = datetime(2026, 1, 1, 12, tzinfo=timezone(timedelta(hours=2)))
-    naive = datetime(2026, 1, 1, 10)  # noqa: DTZ001 - what is tested
+    naive = datetime(2026, 1, 1, 10)  # noqa: DTZ001 - naive on purpose
     for moment in (local, naive):
         kept = SnapshotMetadata(timestamp=moment).timestamp
         assert kept.isoformat() == "2026-01-01T10:00:00+00:00"
 
 
 def test_50_tags_are_allowed() -> None:
-    """The most tags that the specification allows are accepted."""
+    """The maximum of the specification is accepted."""
     assert len(SnapshotMetadata(tags={str(number): "" for number in range(50)}).tags) == 50
 
 
 @pytest.mark.parametrize("wrong", [None, {}, {"throughput": 1}, 1.0])
-def test_a_snapshot_refuses_parts_of_another_type(wrong: Any) -> None:
-    """A snapshot consists of `Metrics` and `SnapshotMetadata`, so that one that exists is valid."""
+def test_a_snapshot_rejects_parts_of_another_type(wrong: Any) -> None:
+    """It consists of `Metrics` and `SnapshotMetadata`, which are validated."""
     with pytest.raises(SnapshotError, match=r"^metrics: must be Metrics, got "):
         PerformanceSnapshot(wrong)
     with pytest.raises(SnapshotError, match=r"^metadata: must be SnapshotMetadata, got "):
@@ -467,12 +467,12 @@ def test_a_snapshot_refuses_parts_of_another_type(wrong: Any) -> None:
     ids=lambda model: type(model).__name__,
 )
 def test_models_cannot_be_changed(model: Any) -> None:
-    """A model that was checked stays as it was."""
+    """They are immutable, so they stay valid."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(model, dataclasses.fields(model)[0].name, -1)
 
 
-# -- names that others rely on -----------------------------------------------------------------------------
+# -- public names ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -485,12 +485,12 @@ def test_models_cannot_be_changed(model: Any) -> None:
     ],
 )
 def test_fields_are_those_of_the_reference_models(model: Any, fields: list[str]) -> None:
-    """Names and order of the fields are the reference models', so that either can be passed by position."""
+    """Names and order are equal, so either can be passed by position."""
     assert [field.name for field in dataclasses.fields(model)] == fields
 
 
 def test_environments_are_those_of_the_reference_models() -> None:
-    """The members are the reference's four, and each is its own string."""
+    """The four members are equal to their strings."""
     assert {member.name: member.value for member in Environment} == {
         "CI": "ci",
         "LOCAL": "local",
@@ -511,16 +511,16 @@ def test_methods_are_those_of_the_reference_models() -> None:
 
 
 @pytest.mark.parametrize("kind", [SnapshotError, SchemaVersionError])
-def test_errors_travel_with_their_violations(kind: type[SnapshotError]) -> None:
-    """An error that comes back from another process still has every violation."""
+def test_errors_survive_pickle_with_their_violations(kind: type[SnapshotError]) -> None:
+    """An error from another process still has all violations."""
     error = pickle.loads(pickle.dumps(kind(["a: is wrong", "b: is wrong"])))
     assert type(error) is kind
     assert error.violations == ("a: is wrong", "b: is wrong")
     assert str(error) == "a: is wrong\nb: is wrong"
 
 
-def test_errors_are_caught_by_what_they_are() -> None:
-    """A wrong version is an invalid snapshot, which is an invalid input, a `ValueError`, and one of ours."""
+def test_errors_have_their_base_classes() -> None:
+    """A version error is a snapshot error, an invalid input, a `ValueError` and a `MetricsError`."""
     assert issubclass(SchemaVersionError, SnapshotError)
     assert issubclass(SnapshotError, InvalidInputError)
     assert issubclass(SnapshotError, ValueError)

@@ -1,4 +1,4 @@
-"""Deltas coalesce: one value a series and period, whatever the pace of records and reader."""
+"""Deltas: one value for each series and period, however fast records are made and lists are read."""
 
 from __future__ import annotations
 
@@ -12,47 +12,47 @@ import trio
 from metrics_adapters.in_memory import InMemoryCollector, InMemoryTimer
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.recording import Store
-from metrics_framework.streams import Recorded, Streams
+from metrics_framework.streams import Publisher, StoreSource
 
-SOON = 20.0
-
-
-@pytest.fixture
-def streams():
-    """Return the streams of an empty store, and end them."""
-    streams = Streams(Recorded(Store()))
-    yield streams
-    streams.close()
+WAIT_SECONDS = 20.0
 
 
 @pytest.fixture
-def collector(streams):
-    """Return what records into them."""
-    return InMemoryCollector(streams._source._store)
+def publisher():
+    """Return the publisher of an empty store, and close it."""
+    publisher = Publisher(StoreSource(Store()))
+    yield publisher
+    publisher.close()
+
+
+@pytest.fixture
+def collector(publisher):
+    """Return a collector that records into the store."""
+    return InMemoryCollector(publisher._source._store)
 
 
 def on_asyncio(function):
     """Run an async function on asyncio."""
-    return asyncio.run(asyncio.wait_for(function(), SOON), debug=True)
+    return asyncio.run(asyncio.wait_for(function(), WAIT_SECONDS), debug=True)
 
 
 def on_trio(function):
     """Run an async function on trio."""
 
     async def main():
-        with trio.fail_after(SOON):
+        with trio.fail_after(WAIT_SECONDS):
             return await function()
 
     return trio.run(main)
 
 
 @pytest.mark.parametrize("run", [on_asyncio, on_trio])
-def test_a_period_has_one_value_for_each_series_that_changed(streams, collector, run):
-    """The value is the last one, and says of how many records; a series without records is not there."""
+def test_a_list_has_one_value_for_each_series_that_changed(publisher, collector, run):
+    """It is the last value, with the number of records. Series without records are left out."""
     collector.increment("still")
 
     async def main():
-        deltas = streams.deltas(0.2)
+        deltas = publisher.deltas(0.2)
         for level in range(1_000):
             collector.increment("requests", {"path": "/"})
             collector.increment("requests", {"path": "/status"})
@@ -73,12 +73,12 @@ def test_a_period_has_one_value_for_each_series_that_changed(streams, collector,
     assert [(v.value, v.metadata["records"], v.tags) for v in second] == [(1_001, 1, {"path": "/"})]
 
 
-def test_lists_are_a_period_apart_and_none_is_empty(streams, collector):
-    """Where nothing changes there is nothing to say; a change after a long pause is said at once."""
+def test_lists_are_a_period_apart_and_never_empty(publisher, collector):
+    """A change after a long pause is delivered immediately."""
 
     async def main():
         begin = time.monotonic()
-        deltas = streams.deltas(0.3)
+        deltas = publisher.deltas(0.3)
         collector.increment("requests")
         await anext(deltas)
         first = time.monotonic() - begin
@@ -91,9 +91,9 @@ def test_lists_are_a_period_apart_and_none_is_empty(streams, collector):
     assert on_asyncio(main) >= 0.3
 
 
-def test_a_slow_reader_loses_no_series_and_no_count(streams, collector):
-    """Whatever was recorded while nobody asked is in the next list, with all of its records."""
-    deltas = streams.deltas(0.01)
+def test_a_slow_reader_loses_no_change(publisher, collector):
+    """The next list has all changes since the last one, with the right numbers of records."""
+    deltas = publisher.deltas(0.01)
     stop = threading.Event()
 
     def record():
@@ -114,23 +114,23 @@ def test_a_slow_reader_loses_no_series_and_no_count(streams, collector):
                 assert records[value.name] == value.value == value.metadata["count"]
         stop.set()
         await asyncio.to_thread(thread.join)
-        await asyncio.to_thread(streams.close)
+        await asyncio.to_thread(publisher.close)
         async for values in deltas:
             for value in values:
                 records[value.name] += value.metadata["records"]
         return records
 
     records = on_asyncio(main)
-    assert sum(records.values()) == streams._source._store.recorded
+    assert sum(records.values()) == publisher._source._store.recorded
 
 
-def test_operations_and_metrics_of_one_name_are_told_apart(streams, collector):
-    """A timer that is a metric and an operation that is timed are two series."""
-    deltas = streams.deltas(0.01, {"name": "work"})
+def test_operations_and_metrics_of_the_same_name_are_distinct(publisher, collector):
+    """A timer metric and a timed operation are two series."""
+    deltas = publisher.deltas(0.01, {"name": "work"})
     collector.record_timer("work", 5)
     collector.increment("other")
-    InMemoryTimer(streams._source._store).time_operation("work", lambda: None)
-    streams.close()
+    InMemoryTimer(publisher._source._store).time_operation("work", lambda: None)
+    publisher.close()
 
     async def main():
         return [[value.metadata.get("operation", False) for value in some] async for some in deltas]
@@ -144,12 +144,15 @@ def test_operations_and_metrics_of_one_name_are_told_apart(streams, collector):
         ({"every": 0}, "every=0"),
         ({"every": -1.0}, r"every=-1\.0"),
         ({"every": float("inf")}, "every=inf"),
+        ({"every": float("nan")}, "every=nan"),
+        ({"every": 1e300}, r"every=1e\+300 is not a positive number of seconds: .* up to \d+"),
+        ({"every": 10**400}, "every=10+ is not a positive"),
         ({"every": "1"}, "every='1'"),
         ({"every": 1, "filters": {"sample_rate": 0.5}}, "sample_rate=0.5"),
         ({"every": 1, "filters": {"names": "a"}}, "Did you mean 'name'"),
     ],
 )
-def test_bad_arguments_are_errors(streams, arguments, message):
-    """A period is a positive time, and a sample of coalesced changes is none."""
+def test_bad_arguments_are_errors(publisher, arguments, message):
+    """The period must be positive and not too long, and deltas cannot be sampled."""
     with pytest.raises(InvalidInputError, match=message):
-        streams.deltas(**arguments)
+        publisher.deltas(**arguments)

@@ -1,4 +1,4 @@
-"""A subscriber's buffer is bounded, what it loses is counted, and it can be read from anywhere."""
+"""Subscriptions have bounded buffers, count lost events, and can be read in threads and tasks."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from hypothesis import strategies as st
 from metrics_adapters.in_memory import InMemoryCollector
 from metrics_framework.errors import ClosedError, InvalidInputError
 from metrics_framework.recording import Store
-from metrics_framework.streams import Recorded, StreamFilter, Streams, Subscription, hub
-from metrics_framework.streams.polled import PolledRun
+from metrics_framework.streams import Publisher, StoreSource, StreamFilter, Subscription
+from metrics_framework.streams.sources import PolledChunk
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
-SOON = 20.0
+WAIT_SECONDS = 20.0
 
 
 class Stream:
-    """A store with a collector, and its streams."""
+    """A store with a collector and a publisher."""
 
     def __init__(self) -> None:
         self.store = Store()
         self.collector = InMemoryCollector(self.store)
-        self.streams = Streams(Recorded(self.store))
-        self.subscribe = self.streams.subscribe
+        self.publisher = Publisher(StoreSource(self.store))
+        self.subscribe = self.publisher.subscribe
 
     def record(self, number: int = 1, name: str = "requests") -> None:
-        """Record some times."""
+        """Increment a counter a number of times."""
         for _ in range(number):
             self.collector.increment(name)
 
     def publish(self) -> None:
-        """Have published what was recorded until now."""
+        """Publish everything recorded until now."""
         self.subscribe().close()
 
 
 @pytest.fixture
 def stream():
-    """Return a stream, and end it."""
+    """Return a stream, and close its publisher."""
     stream = Stream()
     yield stream
-    stream.streams.close()
+    stream.publisher.close()
 
 
 class Asyncio:
-    """What the tests need of asyncio."""
+    """Runs tests on asyncio."""
 
     sleep = staticmethod(asyncio.sleep)
 
@@ -59,7 +59,7 @@ class Asyncio:
         """Run an async function, and check that it leaves no task."""
 
         async def main():
-            result = await asyncio.wait_for(function(), SOON)
+            result = await asyncio.wait_for(function(), WAIT_SECONDS)
             assert len(asyncio.all_tasks()) == 1
             return result
 
@@ -67,29 +67,29 @@ class Asyncio:
 
     @staticmethod
     async def beside(function, seconds):
-        """Run an async function for so long, then cancel it."""
+        """Run an async function for some seconds, then cancel it."""
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(function(), seconds)
 
 
 class Trio:
-    """What the tests need of trio."""
+    """Runs tests on trio."""
 
     sleep = staticmethod(trio.sleep)
 
     @staticmethod
     def run(function):
-        """Run an async function; trio itself lets no task be left."""
+        """Run an async function. Trio itself leaves no task."""
 
         async def main():
-            with trio.fail_after(SOON):
+            with trio.fail_after(WAIT_SECONDS):
                 return await function()
 
         return trio.run(main)
 
     @staticmethod
     async def beside(function, seconds):
-        """Run an async function for so long, then cancel it."""
+        """Run an async function for some seconds, then cancel it."""
         with trio.move_on_after(seconds) as scope:
             await function()
         assert scope.cancelled_caught
@@ -97,11 +97,11 @@ class Trio:
 
 @pytest.fixture(params=[Asyncio, Trio], ids=["asyncio", "trio"])
 def loop(request):
-    """Return what runs async functions."""
+    """Return the class that runs the test."""
     return request.param
 
 
-# -- accounts ---------------------------------------------------------------------------------------------
+# -- counts -----------------------------------------------------------------------------------------------
 
 FILTERS = [
     {},
@@ -124,8 +124,8 @@ FILTERS = [
         max_size=30,
     ),
 )
-def test_what_was_delivered_and_dropped_is_what_was_recorded(buffers, steps):
-    """Whatever a subscriber's filter, buffer and pace: nothing is unaccounted for, and all in order."""
+def test_delivered_and_dropped_events_add_up_to_the_records(buffers, steps):
+    """Every event is delivered in order or counted, for any filter, buffer and pace of the reader."""
     stream = Stream()
     whole = stream.subscribe(buffer=1_000_000)
     subscriptions = [
@@ -141,24 +141,24 @@ def test_what_was_delivered_and_dropped_is_what_was_recorded(buffers, steps):
                 delivered[step[1]] += [] if event is None else [event]
         else:
             stream.record(step[1], step[0])
-    stream.streams.close()
+    stream.publisher.close()
     every = list(whole)
     assert [event.sequence for event in every] == list(range(1, stream.store.recorded + 1))
     for filters, buffer, subscription, events in zip(FILTERS, buffers, subscriptions, delivered, strict=True):
         rest = list(subscription)
         assert len(rest) <= buffer
         events += rest
-        chosen = StreamFilter.parse(filters)
+        stream_filter = StreamFilter.parse(filters)
         expected = [
             event.sequence
             for event in every
-            if chosen.matches(event.value.name, event.value.metric_type, {})
-            and chosen.samples(event.sequence)
+            if stream_filter.matches(event.value.name, event.value.metric_type, {})
+            and stream_filter.is_in_sample(event.sequence)
         ]
         assert len(events) + subscription.dropped == len(expected)
         assert sum(event.dropped for event in events) == subscription.dropped
         at = 0
-        for event in events:  # each loss is said where it happened
+        for event in events:  # each loss is reported where it happened
             at += event.dropped
             assert event.sequence == expected[at]
             at += 1
@@ -167,17 +167,17 @@ def test_what_was_delivered_and_dropped_is_what_was_recorded(buffers, steps):
 @pytest.mark.parametrize(
     ("buffer", "expected"), [(4, [(1, 0), (7, 5), (8, 0), (9, 0)]), (2, [(8, 7), (9, 0)])]
 )
-def test_what_is_missing_is_said_where_it_is_missing(buffer, expected):
-    """What nobody has any more counts before the event after it, also where that one was dropped as well."""
+def test_missing_events_are_reported_where_they_are_missing(buffer, expected):
+    """They count before the next event. If it was dropped as well, they count before the one after it."""
     now = datetime.now(tz=UTC)
-    runs = {}
+    chunks = {}
     for sequence in (1, 7, 8, 9):
-        runs[sequence] = PolledRun(MetricValue("a", 1, MetricType.GAUGE, MetricUnit.COUNT, now, {}, {}))
-        runs[sequence].first = sequence
+        chunks[sequence] = PolledChunk(MetricValue("a", 1, MetricType.GAUGE, MetricUnit.COUNT, now, {}, {}))
+        chunks[sequence].first = sequence
     subscription = Subscription(StreamFilter(), buffer, None)
-    subscription.offer([runs[1]])
-    subscription.miss(5)
-    subscription.offer([runs[7], runs[8], runs[9]])
+    subscription.deliver([chunks[1]])
+    subscription.count_missed(5)
+    subscription.deliver([chunks[7], chunks[8], chunks[9]])
     subscription.end()
     events = list(subscription)
     assert [(event.sequence, event.dropped) for event in events] == expected
@@ -185,8 +185,8 @@ def test_what_is_missing_is_said_where_it_is_missing(buffer, expected):
 
 
 @pytest.mark.heavy
-def test_one_that_stops_reading_harms_nobody(stream):
-    """Beside one that never reads and a slow one a third gets all; each account is right to the last."""
+def test_a_subscriber_that_stops_reading_affects_no_other(stream):
+    """A fast reader gets everything beside a slow one and one that never reads, and all counts are exact."""
     dead, slow = stream.subscribe(buffer=10), stream.subscribe(buffer=100)
     quick = stream.subscribe(buffer=1_000_000)
     taken: dict[str, int] = {"slow": 0, "quick": 0}
@@ -206,7 +206,7 @@ def test_one_that_stops_reading_harms_nobody(stream):
         thread.start()
     for thread in recorders:
         thread.join()
-    stream.streams.close()
+    stream.publisher.close()
     for thread in readers:
         thread.join()
     assert (taken["quick"], quick.dropped) == (40_000, 0)
@@ -215,82 +215,82 @@ def test_one_that_stops_reading_harms_nobody(stream):
     assert [dead.get().dropped, dead.get().dropped] == [39_990, 0]
 
 
-def test_a_subscriber_gets_what_is_recorded_after_it_came(stream):
-    """What was recorded before is left out, for the first one and for those that come later."""
+def test_a_subscriber_gets_later_records_only(stream):
+    """Earlier records are left out, for the first subscriber and for later ones."""
     stream.record(3)
     first = stream.subscribe()
     stream.record(2)
     second = stream.subscribe()
     stream.record(1)
-    stream.streams.close()
+    stream.publisher.close()
     assert [event.sequence for event in first] == [1, 2, 3]
     assert [event.sequence for event in second] == [3]
 
 
-# -- coming back ------------------------------------------------------------------------------------------
+# -- resuming ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("filters", [None, {"name": "requests"}, {"sample_rate": 0.4}])
-def test_who_comes_back_goes_on_where_it_was(stream, filters):
-    """With the number of its last event a subscriber gets what it missed, and then what is new."""
+def test_a_subscriber_resumes_after_its_last_event(stream, filters):
+    """It gets the events that it missed, and then new ones."""
     whole = stream.subscribe(filters)
     stream.record(100)
     with stream.subscribe(filters) as subscription:
         stream.record(100)
-        had = [subscription.get(SOON).sequence for _ in range(10)]
+        had = [subscription.get(WAIT_SECONDS).sequence for _ in range(10)]
     stream.record(100)
     again = stream.subscribe(filters, after=had[-1])
     stream.record(100)
-    stream.streams.close()
+    stream.publisher.close()
     had += [event.sequence for event in again]
     assert again.dropped == 0
     assert had == [event.sequence for event in whole if event.sequence >= had[0]]
 
 
-def test_what_is_not_kept_any_more_counts_as_dropped(stream, monkeypatch):
-    """Events that the replay does not reach back to are dropped, visibly before the first one that it has."""
-    monkeypatch.setattr(hub, "REPLAY", 100)
+def test_events_older_than_the_replay_count_as_dropped(stream, monkeypatch):
+    """They count before the oldest event of the replay."""
+    monkeypatch.setattr("metrics_framework.streams.publisher.MAX_REPLAY_EVENTS", 100)
     stream.subscribe()
     with stream.subscribe() as subscription:
         stream.record(1)
-        last = subscription.get(SOON).sequence
+        last = subscription.get(WAIT_SECONDS).sequence
     for _ in range(50):
         stream.record(10)
         stream.publish()
     again = stream.subscribe(after=last)
-    event = again.get(SOON)
+    event = again.get(WAIT_SECONDS)
     assert event.dropped == again.dropped == event.sequence - 2
     assert 100 <= 501 - again.dropped - 1 < 120
 
 
-def test_what_was_recorded_while_nobody_listened_counts_as_dropped(stream, monkeypatch):
-    """Once the stream rested nothing is kept, but how many records there were is known."""
-    monkeypatch.setattr(hub, "LINGER_SECONDS", 0.0)
-    monkeypatch.setattr(hub, "TICK_SECONDS", 0.001)
+def test_records_made_without_subscribers_count_as_dropped(stream, monkeypatch):
+    """A stopped publisher keeps no events, but the number of records is known."""
+    monkeypatch.setattr("metrics_framework.streams.publisher.IDLE_STOP_SECONDS", 0.0)
+    monkeypatch.setattr("metrics_framework.streams.publisher.PUBLISH_SECONDS", 0.001)
     with stream.subscribe() as subscription:
         stream.record(3)
-        last = [subscription.get(SOON) for _ in range(3)][-1]
-    rests(stream.streams)
+        last = [subscription.get(WAIT_SECONDS) for _ in range(3)][-1]
+    wait_for_stop(stream.publisher)
     stream.record(7)
     again = stream.subscribe(after=last.sequence)
     stream.record(1)
-    event = again.get(SOON)
+    event = again.get(WAIT_SECONDS)
     assert (event.sequence, event.dropped) == (11, 7)
     assert event.value.metadata["count"] == 11
 
 
-def test_a_number_of_another_process_is_as_good_as_none(stream):
-    """A client that comes back to a service that was started again gets what is new."""
+def test_a_sequence_number_of_another_process_is_ignored(stream):
+    """A client that reconnects to a restarted service gets new events."""
     stream.record(5)
     subscription = stream.subscribe(after=1_000)
     stream.record(1)
-    assert subscription.get(SOON).dropped == 0
+    assert subscription.get(WAIT_SECONDS).dropped == 0
 
 
-def rests(streams):
-    """Wait until nobody is listened for any more."""
-    until = time.monotonic() + SOON
-    while streams._background is not None:
+def wait_for_stop(publisher):
+    """Wait until the publisher has stopped."""
+    until = time.monotonic() + WAIT_SECONDS
+    while publisher._thread is not None:
         assert time.monotonic() < until
         time.sleep(0.001)
 
@@ -300,7 +300,7 @@ def rests(streams):
     [{"buffer": 0}, {"buffer": 1.5}, {"buffer": True}, {"after": -1}, {"after": "3"}, {"after": True}],
 )
 def test_bad_options_are_errors(stream, options):
-    """A buffer has room for something, and a sequence number is a number."""
+    """A buffer holds at least one event, and a sequence number is an integer of 0 or more."""
     with pytest.raises(InvalidInputError, match=f"{next(iter(options))}="):
         stream.subscribe(**options)
 
@@ -308,23 +308,23 @@ def test_bad_options_are_errors(stream, options):
 # -- threads ----------------------------------------------------------------------------------------------
 
 
-def test_a_thread_waits_for_so_long(stream):
-    """`get` returns what is there at once, waits where there is nothing, and returns None at the end."""
+def test_get_waits_for_the_timeout(stream):
+    """It returns a buffered event immediately, waits for a new one, and returns None at the end."""
     subscription = stream.subscribe()
     assert subscription.get(0) is None
     assert subscription.get(0.01) is None
     threading.Timer(0.05, stream.record).start()
-    assert subscription.get(SOON).sequence == 1
-    threading.Timer(0.05, stream.streams.close).start()
+    assert subscription.get(WAIT_SECONDS).sequence == 1
+    threading.Timer(0.05, stream.publisher.close).start()
     assert subscription.get() is None
-    assert subscription.is_over
+    assert subscription.is_finished
 
 
-def test_closing_wakes_who_waits(stream):
-    """Whoever waits for a subscription that another thread closes is told that all is over."""
+def test_closing_wakes_waiting_readers(stream):
+    """`get` returns None if another thread closes the subscription."""
     subscription = stream.subscribe()
     threading.Timer(0.05, subscription.close).start()
-    assert subscription.get(SOON) is None
+    assert subscription.get(WAIT_SECONDS) is None
     assert subscription.is_closed
     subscription.close()
     stream.record()
@@ -333,7 +333,7 @@ def test_closing_wakes_who_waits(stream):
 
 
 def test_two_threads_may_share_a_subscription(stream):
-    """Each event goes to one of the threads that read it."""
+    """Each event goes to one of them."""
     subscription = stream.subscribe(buffer=100_000)
     found: list[int] = []
     threads = [
@@ -345,22 +345,22 @@ def test_two_threads_may_share_a_subscription(stream):
     for _ in range(20):
         stream.record(50)
         stream.publish()
-    stream.streams.close()
+    stream.publisher.close()
     for thread in threads:
-        thread.join(SOON)
+        thread.join(WAIT_SECONDS)
     assert sorted(found) == list(range(1, 1_001))
 
 
-# -- loops ------------------------------------------------------------------------------------------------
+# -- tasks ------------------------------------------------------------------------------------------------
 
 
-def test_a_loop_reads_what_another_thread_records(stream, loop):
-    """Events of any thread arrive on the loop, which goes on meanwhile, until the stream ends."""
+def test_a_task_reads_records_of_another_thread(stream, loop):
+    """It gets all of them until the stream ends."""
 
     async def main():
         found = []
         async with stream.subscribe() as subscription:
-            thread = threading.Thread(target=lambda: (stream.record(500), stream.streams.close()))
+            thread = threading.Thread(target=lambda: (stream.record(500), stream.publisher.close()))
             thread.start()
             found += [event.sequence async for event in subscription]
             thread.join()
@@ -369,8 +369,8 @@ def test_a_loop_reads_what_another_thread_records(stream, loop):
     assert loop.run(main) == list(range(1, 501))
 
 
-def test_a_wait_that_is_cancelled_loses_nothing(stream, loop):
-    """Who gives up waiting may go on with the same subscription; nobody is left to be woken."""
+def test_a_cancelled_wait_loses_no_event(stream, loop):
+    """The subscription stays usable, and no waiter is left behind."""
 
     async def main():
         subscription = stream.subscribe()
@@ -383,8 +383,8 @@ def test_a_wait_that_is_cancelled_loses_nothing(stream, loop):
     assert loop.run(main) == [1, 2]
 
 
-def test_a_task_is_cancelled_in_the_middle_of_many_events(stream, loop):
-    """However many events are there, other tasks have their turn, and what was not taken stays there."""
+def test_a_task_can_be_cancelled_between_many_events(stream, loop):
+    """Other tasks run however many events are buffered, and the events that were not taken stay."""
     stream.subscribe(after=0)
     subscription = stream.subscribe(buffer=1_000_000)
     stream.record(200_000)
@@ -407,8 +407,8 @@ def test_a_task_is_cancelled_in_the_middle_of_many_events(stream, loop):
     assert 0 < last < 200_000
 
 
-def test_a_loop_that_is_gone_harms_nobody(stream):
-    """A subscriber whose loop died while it waited harms nobody, and another loop can go on with it."""
+def test_a_closed_event_loop_does_not_break_its_subscription(stream):
+    """If the loop was closed during a wait, the publisher continues, and another loop can read."""
     subscription = stream.subscribe()
 
     def wait_and_die():
@@ -422,7 +422,7 @@ def test_a_loop_that_is_gone_harms_nobody(stream):
     stream.record(2)
     stream.publish()
     assert asyncio.run(first(subscription)) == 1
-    assert subscription.get(SOON).sequence == 2
+    assert subscription.get(WAIT_SECONDS).sequence == 2
     task._log_destroy_pending = False
     del task
 
@@ -432,15 +432,15 @@ async def first(subscription):
     return (await anext(subscription)).sequence
 
 
-def test_elsewhere_than_on_a_loop_it_says_what_to_do(stream):
-    """Awaiting on a loop of no known kind names the way for threads."""
+def test_awaiting_without_an_event_loop_is_an_error(stream):
+    """The message names the method for threads."""
     waiting = anext(stream.subscribe())
     with pytest.raises(InvalidInputError, match="no asyncio or trio event loop is running"):
         waiting.send(None)
 
 
-def test_after_the_end_nobody_subscribes(stream):
-    """What comes too late is told so."""
-    stream.streams.close()
+def test_subscribing_after_the_end_is_an_error(stream):
+    """The message says that the system is shut down."""
+    stream.publisher.close()
     with pytest.raises(ClosedError, match="shut down"):
         stream.subscribe()

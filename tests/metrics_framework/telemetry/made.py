@@ -1,4 +1,4 @@
-"""Events that the tests are about."""
+"""Sample events for the tests."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def event(**changes: Any) -> dict[str, Any]:
 
 
 def line(number: int, *, padding: int = 0) -> bytes:
-    """Return the line of an event that its time tells from all others."""
+    """Return the line of an event with a unique time."""
     event = {
         "session_id": "s",
         "timestamp_ns": number,

@@ -1,4 +1,4 @@
-"""Stormlog in processes of its own, from the environment that `make test` installs it into."""
+"""Stormlog in separate processes, from the environment in which `make test` installs it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LATER = PEERS / "later"
 
 
 def require(path: Path) -> None:
-    """Skip where a peer is missing, except in CI, where that is a mistake."""
+    """Skip if a peer is not installed, except in CI, where this is a mistake."""
     if not path.exists():
         missing = f"{path.relative_to(ROOT)} is missing: `make test` installs it"
         if os.environ.get("CI"):
@@ -36,7 +36,7 @@ class Projector:
         self._process = process
 
     def ask(self, case: dict[str, Any]) -> dict[str, str]:
-        """Return what Stormlog makes of a case; see ``stormlog_peer.py``."""
+        """Return Stormlog's result for a case; see ``stormlog_peer.py``."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(json.dumps(case) + "\n")
@@ -47,7 +47,7 @@ class Projector:
 
 @contextmanager
 def projector() -> Iterator[Projector]:
-    """Run Stormlog 0.3.9, whose projection is ours."""
+    """Run Stormlog 0.3.9, which has the same projection."""
     require(PYTHON)
     program = Path(__file__).with_name("stormlog_peer.py")
     with subprocess.Popen(
@@ -59,7 +59,7 @@ def projector() -> Iterator[Projector]:
 
 
 def later_stormlog(program: str, *arguments: str | Path) -> str:
-    """Run a program in an interpreter that has the Stormlog that knows schema 4, and return its output."""
+    """Run a program with an interpreter that has the Stormlog of schema 4, and return its output."""
     require(LATER)
     done = subprocess.run(
         [PYTHON, "-c", program, *arguments],

@@ -13,7 +13,7 @@ from stormlog.telemetry_model import project_telemetry_mapping, projected_record
 
 
 def answer(case: dict) -> dict:
-    """Return what Stormlog makes of a case."""
+    """Return Stormlog's result for a case."""
     record = case["json"] if "json" in case else ast.literal_eval(case["literal"])
     try:
         projected = project_telemetry_mapping(record, observed_timestamp_ns=case.get("observed"))

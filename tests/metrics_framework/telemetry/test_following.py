@@ -1,4 +1,4 @@
-"""Following telemetry while somebody writes it: every whole line once, whatever happens to the file."""
+"""Following a file while it is written yields each complete line once, even through rotations."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from metrics_framework.clock import ManualClock
 from metrics_framework.errors import InvalidInputError, OutputError
 from metrics_framework.telemetry import Flaw, TelemetryFollower
-from metrics_framework.telemetry import tails as tails_module
-from metrics_framework.telemetry.following import GRACE_SECONDS
-from metrics_framework.telemetry.rotations import Rotations
-from metrics_framework.telemetry.tails import Tail
+from metrics_framework.telemetry import following as following_module
+from metrics_framework.telemetry.following import REPLACED_READ_SECONDS, RotatedFiles, Tail
 from tests.metrics_framework.telemetry.made import line
 from tests.metrics_framework.telemetry.peers import LATER, PYTHON, require
 
+FIRST_LINE = Tail.expect_first_line.__name__
+
 
 def append(path: Path, *data: bytes) -> None:
-    """Write something at the end of a file, which may be new."""
+    """Append data to a file, which may be new."""
     with path.open("ab") as file:
         file.write(b"".join(data))
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Return where the file will be."""
+    """Return the path of the file."""
     return tmp_path / "events.jsonl"
 
 
@@ -55,12 +55,12 @@ def follower(path: Path, clock: ManualClock, flaws: list[str]) -> Iterator[Telem
 
 
 def numbers(follower: TelemetryFollower) -> list[int]:
-    """Return what tells the new events apart."""
+    """Return the identifying numbers of the new events."""
     return [record.timestamp_ns for record in follower.poll()]
 
 
-def test_what_is_added_is_read_once(path, follower):
-    """Each look yields the lines since the one before; a file that is not there yet is waited for."""
+def test_added_lines_are_read_once(path, follower):
+    """Each poll yields the lines since the last one. A file that does not exist yet is awaited."""
     assert numbers(follower) == []
     append(path, line(1), line(2))
     assert numbers(follower) == [1, 2]
@@ -69,8 +69,8 @@ def test_what_is_added_is_read_once(path, follower):
     assert numbers(follower) == [3]
 
 
-def test_a_half_written_line_is_waited_for(path, follower, flaws):
-    """A line counts once its end is there, however it arrives."""
+def test_an_incomplete_line_is_awaited(path, follower, flaws):
+    """A line is read once its end is written, in any number of steps."""
     whole = line(1)
     for at in range(len(whole) - 1):
         append(path, whole[at : at + 1])
@@ -80,8 +80,8 @@ def test_a_half_written_line_is_waited_for(path, follower, flaws):
     assert flaws == []
 
 
-def test_what_is_not_taken_is_left_to_the_next_look(path, follower):
-    """A consumer that stops in the middle loses nothing and gets nothing twice."""
+def test_events_that_are_not_consumed_come_with_the_next_poll(path, follower):
+    """A consumer that stops early loses no event and gets none twice."""
     append(path, line(1), line(2), line(3))
     assert next(follower.poll()).timestamp_ns == 1
     assert next(follower.poll()).timestamp_ns == 2
@@ -89,14 +89,14 @@ def test_what_is_not_taken_is_left_to_the_next_look(path, follower):
 
 
 def test_a_bad_line_is_reported_by_its_number(path, follower, flaws):
-    """And the rest is read."""
+    """Reading continues after it."""
     append(path, line(1), b"\n", b"{half\n", line(4), b"[]\n")
     assert numbers(follower) == [1, 4]
     assert [flaw.partition(":")[0] for flaw in flaws] == [f"{path}, line 3", f"{path}, line 5"]
 
 
-def test_a_file_that_was_truncated_is_read_from_its_beginning(path, follower):
-    """Also where it has grown beyond where it was by the next look."""
+def test_a_truncated_file_is_read_from_the_beginning(path, follower):
+    """This also holds if it has grown beyond the old position by the next poll."""
     append(path, line(1), line(2))
     numbers(follower)
     path.write_bytes(line(3))
@@ -109,8 +109,8 @@ def test_a_file_that_was_truncated_is_read_from_its_beginning(path, follower):
     assert numbers(follower) == list(range(5, 25))
 
 
-def test_a_half_written_line_that_is_cut_away_is_not_missed(path, follower, flaws):
-    """A writer that repairs its last line, as Stormlog does after a crash, goes on where whole lines end."""
+def test_an_incomplete_line_may_be_removed(path, follower, flaws):
+    """Stormlog repairs its last line after a crash, and continues after the complete lines."""
     append(path, line(1), line(2)[:-9])
     assert numbers(follower) == [1]
     os.truncate(path, len(line(1)))
@@ -119,8 +119,8 @@ def test_a_half_written_line_that_is_cut_away_is_not_missed(path, follower, flaw
     assert flaws == []
 
 
-def test_a_writer_that_goes_on_at_its_old_place_leaves_zeros(path, follower, flaws):
-    """What stands after them in a truncated file is read."""
+def test_a_writer_that_keeps_its_position_leaves_zeros(path, follower, flaws):
+    """The line after the zeros in a truncated file is read."""
     with path.open("wb", buffering=0) as file:
         file.write(line(1))
         assert numbers(follower) == [1]
@@ -131,8 +131,8 @@ def test_a_writer_that_goes_on_at_its_old_place_leaves_zeros(path, follower, fla
     assert flaws == []
 
 
-def test_a_file_that_was_renamed_is_read_to_its_end(path, follower, clock):
-    """What its writer still adds to it before it notices comes too; after a while it is let go."""
+def test_a_renamed_file_is_read_to_its_end(path, follower, clock):
+    """Lines that its writer still adds are read for a while, then the file is closed."""
     append(path, line(1))
     numbers(follower)
     rotated = path.with_name("events.jsonl.1")
@@ -142,29 +142,29 @@ def test_a_file_that_was_renamed_is_read_to_its_end(path, follower, clock):
     append(path, line(4))
     append(rotated, line(3))
     assert numbers(follower) == [3, 4]
-    clock.advance(GRACE_SECONDS)
+    clock.advance(REPLACED_READ_SECONDS)
     assert numbers(follower) == []
     append(rotated, line(5))
     assert numbers(follower) == []
 
 
-def test_the_end_of_a_file_that_was_replaced_counts_if_it_is_whole(path, follower, clock, flaws):
-    """Nobody will end its last line any more."""
+def test_the_last_line_of_a_replaced_file_needs_no_end(path, follower, clock, flaws):
+    """No writer will complete it any more."""
     for end, name in ((line(2)[:-1], "a"), (line(3)[:-9], "b")):
         append(path, end)
         assert numbers(follower) == []
         path.rename(path.with_name(name))
         append(path, b"")
         assert numbers(follower) == []
-        clock.advance(GRACE_SECONDS)
+        clock.advance(REPLACED_READ_SECONDS)
         assert numbers(follower) == ([2] if name == "a" else [])
     assert len(flaws) == 1
-    assert "is cut off" in flaws[0]
+    assert "the line is incomplete" in flaws[0]
 
 
 @pytest.mark.parametrize("times", [1, 2, 5])
 def test_nothing_is_lost_between_rotations(path, follower, times):
-    """However often the file is renamed between two looks, each of them is read, oldest first."""
+    """If the file is renamed several times between two polls, all files are read, oldest first."""
     append(path, line(0))
     assert numbers(follower) == [0]
     append(path, line(1))
@@ -177,7 +177,7 @@ def test_nothing_is_lost_between_rotations(path, follower, times):
 
 @pytest.mark.parametrize("times", [1, 2, 5])
 def test_nothing_is_lost_between_copies(path, follower, times):
-    """So it is where the file is copied and then truncated."""
+    """The same holds if the file is copied and then truncated."""
     append(path, line(0))
     assert numbers(follower) == [0]
     append(path, line(1))
@@ -189,8 +189,8 @@ def test_nothing_is_lost_between_copies(path, follower, times):
 
 
 @pytest.mark.parametrize("copy", [False, True])
-def test_a_file_that_was_rotated_before_it_was_found_is_read(path, follower, copy):
-    """What came after the first look counts, also where its file was empty or missing at every look."""
+def test_a_file_that_was_rotated_before_it_was_seen_is_read(path, follower, copy):
+    """Lines after the first poll are read, even if each poll finds an empty or missing file."""
     assert numbers(follower) == []
     append(path, line(1))
     rotate(path, copy=copy)
@@ -205,8 +205,8 @@ def test_a_file_that_was_rotated_before_it_was_found_is_read(path, follower, cop
 
 
 @pytest.mark.parametrize("copy", [False, True])
-def test_an_empty_rotated_file_hides_nothing(path, follower, copy):
-    """Whoever rotates at an interval also rotates what is empty."""
+def test_an_empty_rotated_file_does_not_hide_others(path, follower, copy):
+    """A program that rotates at an interval also rotates empty files."""
     append(path, line(1))
     assert numbers(follower) == [1]
     for number in (2, None, 3, None, 4):
@@ -218,8 +218,8 @@ def test_an_empty_rotated_file_hides_nothing(path, follower, copy):
     assert numbers(follower) == [2, 3, 4, 5]
 
 
-def test_a_copy_of_what_is_still_there_is_not_read(path, follower):
-    """A look between the copying and the truncating finds each line once."""
+def test_a_copy_of_current_content_is_not_read(path, follower):
+    """A poll between copying and truncating finds each line once."""
     append(path, b"")
     assert numbers(follower) == []
     append(path, line(1))
@@ -232,7 +232,7 @@ def test_a_copy_of_what_is_still_there_is_not_read(path, follower):
 
 
 def test_a_copy_that_has_just_begun_is_not_read(path, follower):
-    """Nor what comes into it until the file is truncated: the file itself has it."""
+    """Its content is read from the file itself until the file is truncated."""
     append(path, b"")
     assert numbers(follower) == []
     append(path, line(1))
@@ -246,8 +246,8 @@ def test_a_copy_that_has_just_begun_is_not_read(path, follower):
     assert numbers(follower) == [2]
 
 
-def test_a_file_that_was_written_anew_and_then_renamed_is_read(path, follower):
-    """From its beginning, before the one that took its place."""
+def test_a_file_that_was_rewritten_and_renamed_is_read(path, follower):
+    """It is read from the beginning, before the file that replaced it."""
     append(path, line(1), line(2))
     assert numbers(follower) == [1, 2]
     path.write_bytes(line(3))
@@ -258,14 +258,14 @@ def test_a_file_that_was_written_anew_and_then_renamed_is_read(path, follower):
 
 @pytest.mark.parametrize("copy", [False, True])
 @pytest.mark.parametrize("begin", [0, 9])
-@pytest.mark.parametrize("moment", [("pin_head", "before"), ("pin_head", "after"), ("since", "after")])
-def test_a_rotation_at_any_moment_of_a_look_loses_nothing(path, follower, monkeypatch, copy, begin, moment):
-    """Between any two glances at the folder, the file may be ended, rotated, written and rotated again."""
+@pytest.mark.parametrize("moment", [(FIRST_LINE, "before"), (FIRST_LINE, "after"), ("since", "after")])
+def test_a_rotation_at_any_moment_of_a_poll_loses_nothing(path, follower, monkeypatch, copy, begin, moment):
+    """At any step of a poll, the file may be completed, rotated, written and rotated again."""
     name, when = moment
     append(path, b"")
     assert numbers(follower) == []
     append(path, line(1)[:begin] if begin else line(1))
-    owner = Tail if name == "pin_head" else Rotations
+    owner = Tail if name == FIRST_LINE else RotatedFiles
     glance = getattr(owner, name)
     turns = iter(
         [lambda: (append(path, line(1)[begin:] if begin else b""), turn(2), turn(3), append(path, line(4)))]
@@ -287,8 +287,8 @@ def test_a_rotation_at_any_moment_of_a_look_loses_nothing(path, follower, monkey
     assert [number for _ in range(4) for number in numbers(follower)] == [1, 2, 3, 4]
 
 
-def test_old_files_beside_it_are_none_of_its(path, follower):
-    """What was rotated before the first look is not read, nor is a backup."""
+def test_older_rotated_files_are_not_read(path, follower):
+    """Files that were rotated before the first poll are not read, and neither are backups."""
     append(path.with_name("events.jsonl.1"), line(1))
     append(path.with_name("events.jsonl.2"), line(2))
     append(path, line(3))
@@ -300,7 +300,7 @@ def test_old_files_beside_it_are_none_of_its(path, follower):
 
 
 def rotate(path: Path, *, copy: bool = False) -> None:
-    """Rotate as logging's handlers and logrotate do."""
+    """Rotate as logging handlers and logrotate do."""
     kept = sorted((int(old.suffix[1:]) for old in path.parent.glob(f"{path.name}.*")), reverse=True)
     for number in kept:
         path.with_name(f"{path.name}.{number}").rename(path.with_name(f"{path.name}.{number + 1}"))
@@ -312,11 +312,11 @@ def rotate(path: Path, *, copy: bool = False) -> None:
         path.rename(first)
 
 
-def test_a_line_without_end_takes_no_memory(path, follower, flaws, monkeypatch):
-    """A line beyond the limit is a flaw once, and what follows it is read."""
-    monkeypatch.setattr(tails_module, "MAX_LINE_BYTES", 10_000)
+def test_a_line_without_end_needs_no_memory(path, follower, flaws, monkeypatch):
+    """A line beyond the limit is one flaw, and the lines after it are read."""
+    monkeypatch.setattr(following_module, "MAX_LINE_BYTES", 10_000)
     monkeypatch.setattr("metrics_framework.telemetry.reading.MAX_LINE_BYTES", 10_000)
-    monkeypatch.setattr(tails_module, "_CHUNK_BYTES", 1_000)
+    monkeypatch.setattr(following_module, "_CHUNK_BYTES", 1_000)
     append(path, line(1), b"x" * 50_000)
     assert numbers(follower) == [1]
     append(path, b"x" * 50_000 + b"\n", line(2))
@@ -328,21 +328,21 @@ def test_a_line_without_end_takes_no_memory(path, follower, flaws, monkeypatch):
 
 
 def test_a_line_longer_than_a_chunk_is_read(path, follower, monkeypatch):
-    """Chunks grow until a whole line fits."""
-    monkeypatch.setattr(tails_module, "_CHUNK_BYTES", 16)
+    """Chunks grow until a complete line fits."""
+    monkeypatch.setattr(following_module, "_CHUNK_BYTES", 16)
     append(path, line(1, padding=1_000), line(2))
     assert numbers(follower) == [1, 2]
 
 
-def test_a_packed_file_cannot_be_followed(path, follower):
-    """It is an error that says so."""
+def test_a_gzip_file_cannot_be_followed(path, follower):
+    """The error says so."""
     path.write_bytes(gzip.compress(line(1)))
-    with pytest.raises(InvalidInputError, match="packed with gzip"):
+    with pytest.raises(InvalidInputError, match="compressed with gzip"):
         numbers(follower)
 
 
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path):
-    """It names the path and the reason."""
+    """The error names the path and the reason."""
     (tmp_path / "file").touch()
     with (
         pytest.raises(OutputError, match="Not a directory"),
@@ -352,7 +352,7 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path):
 
 
 def test_segments_are_followed_in_their_order(tmp_path, flaws):
-    """New ones are read as they come, each to its end before the next; a removed one is not missed."""
+    """Each is read to its end before the next one. A removed segment is not an error."""
     with TelemetryFollower(tmp_path, lambda flaw: flaws.append(str(flaw))) as follower:
         assert numbers(follower) == []
         append(tmp_path / "segment-000001.jsonl", line(1))
@@ -369,8 +369,8 @@ def test_segments_are_followed_in_their_order(tmp_path, flaws):
     assert flaws == []
 
 
-def test_other_files_of_a_manifest_hold_nothing_up(tmp_path):
-    """Only what is called as segments are is followed, whatever a manifest says."""
+def test_other_files_of_a_manifest_are_ignored(tmp_path):
+    """Only files with the names of segments are followed."""
     append(tmp_path / "other", line(9))
     (tmp_path / "manifest.json").write_text(json.dumps({"segments": [{"filename": "other"}]}))
     with TelemetryFollower(tmp_path) as follower:
@@ -379,8 +379,8 @@ def test_other_files_of_a_manifest_hold_nothing_up(tmp_path):
             assert numbers(follower) == [number]
 
 
-def test_the_end_of_a_segment_can_be_left_to_the_next_look(tmp_path):
-    """So can anything else: a consumer may stop wherever it likes."""
+def test_the_end_of_a_segment_may_come_with_the_next_poll(tmp_path):
+    """A consumer may stop after any event."""
     for number in (1, 2, 3):
         append(tmp_path / f"segment-00000{number}.jsonl", line(10 * number), line(10 * number + 1)[:-1])
     seen = []
@@ -390,8 +390,8 @@ def test_the_end_of_a_segment_can_be_left_to_the_next_look(tmp_path):
     assert seen == [10, 11, 20, 21, 30]
 
 
-def test_flaws_that_nobody_asks_for_are_logged(path, caplog):
-    """The first ones as they come, the number of the others at the end."""
+def test_flaws_are_logged_by_default(path, caplog):
+    """The first ones are logged individually, the number of the others at the end."""
     append(path, b"x\n" * 15)
     with caplog.at_level(logging.WARNING, logger="metrics_framework"), TelemetryFollower(path) as follower:
         assert numbers(follower) == []
@@ -399,8 +399,8 @@ def test_flaws_that_nobody_asks_for_are_logged(path, caplog):
     assert "lines=5" in caplog.text
 
 
-def test_a_folder_that_is_begun_anew_is_read_anew(tmp_path):
-    """Its first segment is another file than the one that was read."""
+def test_a_recreated_folder_is_read_from_the_beginning(tmp_path):
+    """Its first segment is a different file from the one that was read."""
     with TelemetryFollower(tmp_path) as follower:
         for name in ("segment-000001.jsonl", "segment-000002.jsonl"):
             append(tmp_path / name, line(1))
@@ -414,7 +414,7 @@ def test_a_folder_that_is_begun_anew_is_read_anew(tmp_path):
 
 
 class FollowedFile(RuleBasedStateMachine):
-    """Any sequence of writes, rotations, truncations and looks."""
+    """Any sequence of writes, rotations, truncations and polls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -429,11 +429,11 @@ class FollowedFile(RuleBasedStateMachine):
         self.seen: list[int] = []
         self.half = b""
         self.next = 0
-        self.look()  # from here on everything counts
+        self.look()  # lines from here on are expected
 
     @rule(count=st.integers(1, 3))
     def write(self, count: int) -> None:
-        """Write whole lines, the first of which may end one that was half-written."""
+        """Write complete lines, the first of which may complete an earlier one."""
         lines = []
         for _ in range(count):
             self.next += 1
@@ -446,7 +446,7 @@ class FollowedFile(RuleBasedStateMachine):
 
     @rule(share=st.floats(0.1, 0.9))
     def write_half(self, share: float) -> None:
-        """Write the beginning of the line that comes next."""
+        """Write the beginning of the next line."""
         whole = line(self.next + 1, padding=(self.next + 1) % 7 * 60)
         if not self.half:
             self.half = whole[: int(len(whole) * share)]
@@ -454,12 +454,12 @@ class FollowedFile(RuleBasedStateMachine):
 
     @initialize(copy=st.booleans())
     def choose(self, copy: bool) -> None:
-        """Whoever rotates does it in one way."""
+        """Choose one way to rotate."""
         self.copy = copy
 
     @rule(times=st.integers(1, 3))
     def rotate(self, times: int) -> None:
-        """Rotate between two lines, a few times in a row."""
+        """Rotate between two lines, several times in a row."""
         for _ in range(times):
             if not self.half:
                 self.write(1)
@@ -468,19 +468,19 @@ class FollowedFile(RuleBasedStateMachine):
 
     @rule()
     def truncate(self) -> None:
-        """Truncate once everything was seen: nobody can read what is gone."""
+        """Truncate after all lines were read, because truncated lines are lost."""
         self.look()
         if not self.half and self.path.exists():
             os.truncate(self.path, 0)
 
     @rule()
     def look(self) -> None:
-        """Look for what is new."""
+        """Poll for new events."""
         self.seen += numbers(self.follower)
 
     @rule(seconds=st.sampled_from([1.0, 10.0]))
     def wait(self, seconds: float) -> None:
-        """Let time go by."""
+        """Advance the clock."""
         self.clock.advance(seconds)
 
     @invariant()
@@ -491,7 +491,7 @@ class FollowedFile(RuleBasedStateMachine):
         assert self.flaws == []
 
     def teardown(self) -> None:
-        """Look a last time: then everything was seen, in its order."""
+        """Poll a last time: then all events were seen, in order."""
         self.look()
         self.follower.close()
         self.folder.cleanup()
@@ -514,7 +514,7 @@ def lines(n):
         yield b'{"session_id": "s", "event_type": "sample", "timestamp_ns": %d, "context": "%s"}\\n' % (
             number, b"x" * chosen.randrange(300))
 def rotate(how):
-    if how == "truncate":  # once everything was seen: what is gone nobody can read
+    if how == "truncate":  # after all lines were read, because truncated lines are lost
         seen = path.with_name("seen")
         while not seen.exists() or int(seen.read_text() or 0) < number:
             time.sleep(0.001)
@@ -546,7 +546,7 @@ while number < count:
 @pytest.mark.heavy
 @pytest.mark.parametrize("how", ["rename", "copy", "truncate"])
 def test_another_process_writes_in_bursts_and_rotates(tmp_path, how):
-    """What a process writes while we look arrives once and in order, through dozens of rotations."""
+    """Its lines arrive once and in order, through dozens of rotations."""
     path, count = tmp_path / "events.jsonl", 8_000
     flaws: list[Flaw] = []
     seen: list[int] = []

@@ -1,4 +1,4 @@
-"""Projected events as gauges and counters of a system."""
+"""Projected events become gauges and counters of a system."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def metrics(clock) -> MetricsSystem:
 
 @pytest.fixture
 def recorder(metrics: MetricsSystem) -> TelemetryRecorder:
-    """Return what records into it."""
+    """Return a recorder for the system."""
     return TelemetryRecorder(metrics.collector)
 
 
 def last(metrics: MetricsSystem, name: str) -> dict[tuple[str, ...], float]:
-    """Return each series' value, by its rank and device."""
+    """Return the value of each series, by rank and device."""
     return {
         (value.tags.get("rank", ""), value.tags.get("device", "")): value.value
         for value in metrics.aggregator.get_metrics_by_tag({})
@@ -50,8 +50,8 @@ def last(metrics: MetricsSystem, name: str) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_what_an_event_measured_becomes_gauges(metrics, recorder):
-    """Each by kind of source, host, rank and device; what it did not measure is no gauge."""
+def test_measurements_become_gauges(metrics, recorder):
+    """They are separate by kind of source, host, rank and device. Missing ones are not recorded."""
     recorder.record(project_telemetry_mapping(event()))
     values = {value.name: value for value in metrics.aggregator.get_metrics_by_tag({})}
     assert {name: value.value for name, value in values.items()} == {
@@ -69,7 +69,7 @@ def test_what_an_event_measured_becomes_gauges(metrics, recorder):
 
 
 def test_gpu_metadata_becomes_gauges(metrics, recorder):
-    """So does what a GPU monitor writes."""
+    """The values of a GPU monitor become gauges too."""
     metadata = {"gpu.utilization": 0.5, "gpu.power_watts": 200.5, "gpu.temperature_celsius": 60}
     recorder.record(project_telemetry_mapping(event(metadata=metadata)))
     for name, value in metadata.items():
@@ -77,7 +77,7 @@ def test_gpu_metadata_becomes_gauges(metrics, recorder):
 
 
 def test_ranks_and_devices_are_kept_apart_and_merged(metrics, recorder):
-    """Allocated memory of all is the sum, that of devices, which processes may share, the largest."""
+    """Allocated memory merges to the sum, memory of devices, which may be shared, to the maximum."""
     for rank, device, used in ((0, 0, 10), (1, 1, 30)):
         changes = {"allocator_allocated_bytes": used, "device_used_bytes": used}
         recorder.record(project_telemetry_mapping(event(rank=rank, device_id=device, **changes)))
@@ -86,8 +86,8 @@ def test_ranks_and_devices_are_kept_apart_and_merged(metrics, recorder):
     assert metrics.aggregator.get_metric_summary("telemetry.memory.device.used")["last"] == 30
 
 
-def test_an_older_event_moves_no_gauge(metrics, recorder):
-    """It is counted: files of several writers come in any order."""
+def test_an_older_event_sets_no_gauge(metrics, recorder):
+    """It is counted: files of several writers are not in order."""
     for at, used, shown in ((2, 20, 20), (1, 10, 20), (2, 21, 21)):
         recorder.record(project_telemetry_mapping(event(timestamp_ns=at, device_used_bytes=used)))
         assert last(metrics, "memory.device.used") == {("1", "0"): shown}
@@ -97,7 +97,7 @@ def test_an_older_event_moves_no_gauge(metrics, recorder):
 
 
 def test_the_times_of_sources_are_bounded(recorder, monkeypatch):
-    """A file that names ever new hosts takes no memory for ever."""
+    """A file with ever new hosts does not use unlimited memory."""
     monkeypatch.setattr(gauges_module, "MAX_SOURCES", 5)
     for number in range(20):
         recorder.record(project_telemetry_mapping(event(host=f"node-{number}")))
@@ -105,15 +105,15 @@ def test_the_times_of_sources_are_bounded(recorder, monkeypatch):
 
 
 @pytest.mark.parametrize("value", [None, True, "7", float("nan"), float("inf"), 10**400, [1]])
-def test_what_is_no_number_is_left_out(metrics, recorder, value):
-    """And everything else of the event is recorded."""
+def test_values_that_are_not_numbers_are_left_out(metrics, recorder, value):
+    """All other values of the event are recorded."""
     recorder.record(project_telemetry_mapping(event(device_used_bytes=value, host=[value], rank=None)))
     assert last(metrics, "memory.device.used") == {}
     assert last(metrics, "memory.device.free") == {("unknown", "0"): 4096}
 
 
-def test_what_the_application_said_of_a_gauge_stays(clock):
-    """A description of its own is not written over."""
+def test_a_description_by_the_application_is_kept(clock):
+    """The recorder does not overwrite it."""
     collector = InMemoryCollector()
     collector.store.describe("telemetry.memory.device.used", help="Mine.", merge="min")
     TelemetryRecorder(collector)
@@ -121,15 +121,15 @@ def test_what_the_application_said_of_a_gauge_stays(clock):
     assert collector.store.description("telemetry.memory.device.free").merge == "max"
 
 
-def test_a_name_that_is_another_type_is_an_error(metrics, recorder):
-    """As for anybody who records."""
+def test_a_name_of_another_type_is_an_error(metrics, recorder):
+    """The collector refuses it, as for any record."""
     metrics.collector.record_histogram("telemetry.memory.device.used", 1)
     with pytest.raises(MetricTypeError):
         recorder.record(project_telemetry_mapping(event()))
 
 
 def test_gauges_are_documented():
-    """Each attribute and each name once; the documentation lists them."""
+    """Each attribute and each name is unique, and the documentation lists them."""
     page = (Path(__file__).parents[3] / "docs" / "telemetry.md").read_text()
     for gauge in TELEMETRY_GAUGES:
         assert f"| `{gauge.name}` | `{gauge.attribute}` | {gauge.merge} |" in page
@@ -137,7 +137,7 @@ def test_gauges_are_documented():
 
 
 def test_a_file_reaches_prometheus():
-    """What is scraped after a file was recorded is what its last event measured."""
+    """A scrape has the measurements of the last event."""
     registry = CollectorRegistry()
     recorder = TelemetryRecorder(PrometheusCollector(registry))
     assert recorder.record_all(read_projected_telemetry(SAMPLE)) == 101
@@ -170,7 +170,7 @@ odd = st.text(max_size=5) | st.integers() | st.floats() | st.none() | st.boolean
     severity=odd,
 )
 def test_any_event_can_be_recorded_and_scraped(kind, changes, severity):
-    """Whatever its names and numbers are."""
+    """This holds for any names and numbers."""
     registry = CollectorRegistry()
     recorder = TelemetryRecorder(PrometheusCollector(registry))
     recorder.record(
@@ -180,7 +180,7 @@ def test_any_event_can_be_recorded_and_scraped(kind, changes, severity):
 
 
 def test_an_event_reaches_a_snapshot(metrics, recorder):
-    """As custom metrics."""
+    """Its measurements are custom metrics."""
     recorder.record(project_telemetry_mapping(event()))
     custom = metrics.snapshot().metrics.custom
     key = "telemetry/memory/device/used[device:0,host:node-1,rank:1,source_kind:cuda]"
@@ -188,7 +188,7 @@ def test_an_event_reaches_a_snapshot(metrics, recorder):
 
 
 def test_an_event_reaches_a_stream(recorder, metrics):
-    """As a change of its gauges."""
+    """Its gauges are changes."""
 
     async def first() -> object:
         stream = metrics.metrics_stream({"name": "telemetry.memory.device.used"})

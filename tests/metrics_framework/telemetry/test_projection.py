@@ -1,4 +1,4 @@
-"""Projecting a telemetry event: every field, every error, and the same as Stormlog does."""
+"""The projection of an event: all fields, all errors, and equality with Stormlog."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SAMPLE = Path(__file__).parent / "data" / "telemetry_sample.jsonl"
 
 
 def test_every_field_of_an_event_has_its_place():
-    """Source, measurements and relations are apart, under the names of the envelope."""
+    """Source, measurements and relations are separate, under the names of the envelope."""
     phase = {"name": "forward", "path": ["train", "forward"], "scope_id": "s2", "parent_scope_id": "s1"}
     record = project_telemetry_mapping(event(metadata={"phase_scope": phase, "step": 3}))
     assert projected_record_to_dict(record) == {
@@ -81,16 +81,16 @@ def test_every_field_of_an_event_has_its_place():
     }
 
 
-def test_an_event_needs_only_what_identifies_it():
-    """Session, time and type are enough; whatever else is missing is empty."""
+def test_an_event_needs_only_session_time_and_type():
+    """All other fields may be missing and are empty then."""
     record = project_telemetry_mapping({"session_id": "s", "timestamp_ns": -1, "event_type": "x"})
     assert (record.timestamp_ns, record.observed_timestamp_ns) == (-1, -1)
     assert (record.source_kind, record.stage, record.severity, record.body) == ("other", None, None, None)
     assert set(record.resource.values()) == {"other", None}
 
 
-def test_the_time_of_observation_can_be_another():
-    """`observed_timestamp_ns` is kept beside the event's own time, zero too."""
+def test_the_time_of_observation_may_differ():
+    """`observed_timestamp_ns` is stored beside the time of the event, even if it is zero."""
     record = project_telemetry_mapping(event(), observed_timestamp_ns=0)
     assert record.observed_timestamp_ns == 0
     assert record.timestamp_ns == event()["timestamp_ns"]
@@ -109,7 +109,7 @@ def test_the_time_of_observation_can_be_another():
         ({"metadata": []}, "projected telemetry record metadata must be a mapping"),
     ],
 )
-def test_an_event_that_cannot_be_identified_is_an_error(changes, message):
+def test_an_event_without_identity_is_an_error(changes, message):
     """Each rule has its own message, and the error is a `ValueError`."""
     with pytest.raises(InvalidInputError) as caught:
         project_telemetry_mapping(event(**changes))
@@ -118,8 +118,8 @@ def test_an_event_that_cannot_be_identified_is_an_error(changes, message):
 
 
 @pytest.mark.parametrize(("observed", "word"), [(True, "integer"), (1.0, "integer"), (-1, "non-negative")])
-def test_a_time_of_observation_that_is_none_is_an_error(observed, word):
-    """So is an `observed_timestamp_ns` that is no integer or before 1970."""
+def test_an_invalid_time_of_observation_is_an_error(observed, word):
+    """It must be an integer of 0 or more."""
     with pytest.raises(InvalidInputError, match=f"^projected telemetry record requires {word} observed"):
         project_telemetry_mapping(event(), observed_timestamp_ns=observed)
 
@@ -138,7 +138,7 @@ def test_a_time_of_observation_that_is_none_is_an_error(observed, word):
     ],
 )
 def test_the_kind_of_a_source_is_found(changes, kind):
-    """One of five backends, by metadata, then by the collector's name; else whether it has a device."""
+    """It comes from the metadata, the name of the collector, or the existence of a device."""
     assert project_telemetry_mapping(event(**changes)).source_kind == kind
 
 
@@ -154,7 +154,7 @@ def test_the_kind_of_a_source_is_found(changes, kind):
     ],
 )
 def test_the_stage_is_the_innermost_phase(phase, stage):
-    """Its name, or else the end of its path."""
+    """It is the name of the phase, or else the end of its path."""
     assert project_telemetry_mapping(event(metadata={"phase_scope": phase})).stage == stage
 
 
@@ -172,19 +172,19 @@ def test_the_stage_is_the_innermost_phase(phase, stage):
     ],
 )
 def test_severity_follows_from_the_type(event_type, severity):
-    """Types that say nothing of it have none, and are taken as they are."""
+    """Event types without a defined severity have none."""
     record = project_telemetry_mapping(event(event_type=event_type))
     assert (record.severity, record.event_type) == (severity, event_type)
 
 
-def test_severity_that_an_event_states_wins():
-    """Metadata may say it, and in its own words."""
+def test_the_severity_in_an_event_wins():
+    """Metadata may contain it, also as text."""
     record = project_telemetry_mapping(event(metadata={"severity": " Fatal ", "severity_text": 50}))
     assert (record.severity, record.severity_text) == ("fatal", "50")
 
 
 def test_a_record_cannot_be_changed():
-    """Neither its fields nor the mappings and lists in them, whatever becomes of the event."""
+    """Its fields, mappings and lists are immutable, even if the event changes."""
     given = event(metadata={"nested": {"list": [1, {"a": 2}]}})
     record = project_telemetry_mapping(given)
     given["metadata"]["nested"]["list"].append(3)
@@ -197,14 +197,14 @@ def test_a_record_cannot_be_changed():
 
 
 def test_a_record_as_plain_data_is_json():
-    """What an event file holds comes out as data that JSON holds too."""
+    """Its plain data can be converted to JSON."""
     for record in sample():
         plain = projected_record_to_dict(record)
         assert json.loads(json.dumps(plain)) == plain
 
 
 def test_resources_and_correlations_are_listed_once():
-    """In the order of their first records, whatever order their keys were in."""
+    """They are in order of first appearance, for any order of their keys."""
     records = [
         project_telemetry_mapping(event(rank=rank, metadata={"at": at}, timestamp_ns=at))
         for at, rank in enumerate([1, 0, 1, 0])
@@ -218,7 +218,7 @@ def test_resources_and_correlations_are_listed_once():
 
 
 def test_equal_events_have_equal_ids():
-    """The id says what an event holds: not the order of its keys, nor the kind of mapping it came in."""
+    """The id does not depend on the order of keys or the type of mapping."""
     ids = {
         project_telemetry_mapping(one).record_id
         for one in (
@@ -244,13 +244,13 @@ ODD = [
 
 
 @pytest.mark.parametrize(("odd", "plain"), ODD)
-def test_what_is_no_json_has_the_id_of_what_json_makes_of_it(odd, plain):
-    """Keys that are no strings, halves of characters, tuples: they count as what is read back from JSON."""
+def test_values_outside_json_have_the_id_of_their_json_form(odd, plain):
+    """Keys that are not strings, lone surrogates and tuples count as JSON parsing returns them."""
     assert project_telemetry_mapping(odd).record_id == project_telemetry_mapping(plain).record_id
 
 
-def test_events_of_both_generations_are_known():
-    """A real file of schema 4 is projected, and so is an event of schema 3."""
+def test_events_of_both_schemas_are_projected():
+    """A real file of schema 4 and an event of schema 3 are projected."""
     records = sample()
     assert len(records) == 101
     assert {record.source_kind for record in records} == {"cpu"}
@@ -268,13 +268,13 @@ def sample() -> list[ProjectedTelemetryRecord]:
 
 @pytest.fixture(scope="module")
 def stormlog() -> Iterator[Projector]:
-    """Return Stormlog's own projection, in a process of its own."""
+    """Return Stormlog's own projection, in a separate process."""
     with projector() as running:
         yield running
 
 
 def ours(record: Mapping[str, Any], observed: Any = None) -> dict[str, str]:
-    """Return what `Projector.ask` does, of ours."""
+    """Return the same as `Projector.ask`, from our projection."""
     try:
         projected = project_telemetry_mapping(record, observed_timestamp_ns=observed)
     except Exception as error:  # noqa: BLE001 - which one it is, is the answer
@@ -285,15 +285,15 @@ def ours(record: Mapping[str, Any], observed: Any = None) -> dict[str, str]:
 
 @pytest.mark.heavy
 def test_a_real_file_is_projected_as_stormlog_does(stormlog):
-    """Every record of the sample is the same in each field and type, its id included."""
+    """Each record of the sample has equal fields, types and id."""
     for line in SAMPLE.read_text().splitlines():
         assert ours(json.loads(line)) == stormlog.ask({"json": json.loads(line)})
 
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("odd", [odd for odd, _ in ODD])
-def test_what_is_no_json_is_projected_as_stormlog_does(stormlog, odd):
-    """So is an event that JSON changes on the way."""
+def test_values_outside_json_are_projected_as_stormlog_does(stormlog, odd):
+    """This includes events that JSON changes."""
     assert ours(odd) == stormlog.ask({"literal": ascii(odd)})
 
 
@@ -330,7 +330,7 @@ phases = st.fixed_dictionaries(
 
 
 def metadata(values: st.SearchStrategy[Any], keys: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Return what events may have for metadata: mostly mappings with keys that mean something."""
+    """Return possible metadata of events: mostly mappings with known keys."""
     known = st.fixed_dictionaries(
         {},
         optional={
@@ -346,7 +346,7 @@ def metadata(values: st.SearchStrategy[Any], keys: st.SearchStrategy[Any]) -> st
 
 
 def events(values: st.SearchStrategy[Any], keys: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Return events, of which a good part is valid."""
+    """Return events, many of which are valid."""
     required = st.fixed_dictionaries(
         {
             "session_id": st.just("s") | text | numbers,
@@ -378,9 +378,9 @@ def events(values: st.SearchStrategy[Any], keys: st.SearchStrategy[Any]) -> st.S
     observed=st.none() | st.none() | st.integers() | st.booleans() | st.floats(0, 1),
 )
 def test_any_event_from_json_is_projected_as_stormlog_does(stormlog, record, observed):
-    """Random events, valid and not, give the same record or the same error."""
+    """Random events, valid or not, give the same record or the same error."""
     case = {"json": record, "observed": observed}
-    # Both read the same text: JSON joins the halves of a pair of surrogates.
+    # Both parse the same text, because JSON joins surrogate pairs.
     read = json.loads(json.dumps(case))
     assert ours(read["json"], read["observed"]) == stormlog.ask(case)
 
@@ -400,5 +400,5 @@ literals = st.recursive(
 @settings(max_examples=500)
 @given(record=events(literals, text | st.integers(0, 12) | st.booleans() | st.none()))
 def test_any_mapping_is_projected_as_stormlog_does(stormlog, record):
-    """So do mappings that no JSON gave: keys that are no strings, tuples, bytes, halves of characters."""
+    """This includes keys that are not strings, tuples, bytes and lone surrogates."""
     assert ours(record) == stormlog.ask({"literal": ascii(record)})

@@ -1,4 +1,4 @@
-"""Reading telemetry files: every event once, a bad line by its number, whatever the file is packed in."""
+"""Reading a telemetry file yields each event once, and reports bad lines by number."""
 
 from __future__ import annotations
 
@@ -12,9 +12,18 @@ from pathlib import Path
 import pytest
 
 from metrics_framework.errors import OutputError
-from metrics_framework.telemetry import Flaw, read_projected_telemetry, read_telemetry
+from metrics_framework.telemetry import (
+    Flaw,
+    TelemetryFollower,
+    TelemetrySession,
+    read_projected_telemetry,
+    read_telemetry,
+    read_telemetry_manifest,
+    telemetry_files,
+)
 from metrics_framework.telemetry import reading as reading_module
 from tests.metrics_framework.telemetry.made import line
+from tests.metrics_framework.telemetry.peers import later_stormlog
 
 SAMPLE = Path(__file__).parent / "data" / "telemetry_sample.jsonl"
 
@@ -32,7 +41,7 @@ def write(path: Path, *lines: bytes) -> Path:
 
 
 def test_a_file_is_read_as_it_is_written(flaws):
-    """Each line is an event, in the file's order."""
+    """Each line is an event, in the order of the file."""
     assert list(read_telemetry(SAMPLE, flaws.append)) == [
         json.loads(one) for one in SAMPLE.read_text().splitlines()
     ]
@@ -43,7 +52,7 @@ def test_a_file_is_read_as_it_is_written(flaws):
 
 
 def test_a_bad_line_is_reported_and_the_rest_is_read(tmp_path, flaws):
-    """By its number in the file, empty lines counted, and with what is wrong with it."""
+    """It is reported with its number, counting empty lines, and with the fault."""
     lines = [
         line(1),
         b"\n",
@@ -59,18 +68,18 @@ def test_a_bad_line_is_reported_and_the_rest_is_read(tmp_path, flaws):
     assert [record.timestamp_ns for record in read_projected_telemetry(path, flaws.append)] == [1, 8]
     assert [(flaw.line, flaw.reason.partition(": ")[0]) for flaw in flaws] == [
         (3, "is not JSON"),
-        (4, "is no JSON object but [1]"),
+        (4, "must be a JSON object, got [1]"),
         (5, "is not UTF-8"),
         (6, "projected telemetry record requires session_id"),
         (9, "is not JSON"),
     ]
-    assert flaws[-1].reason.endswith("and is cut off")
+    assert flaws[-1].reason.endswith("; the line is incomplete")
     assert str(flaws[0]).startswith(f"{path}, line 3: is not JSON: ")
     assert len(list(read_telemetry(path, lambda flaw: None))) == 3
 
 
-def test_what_json_allows_is_read(tmp_path, flaws):
-    """A byte order mark, carriage returns, line separators within a text, and a last line without its end."""
+def test_valid_json_is_read(tmp_path, flaws):
+    """A byte order mark, carriage returns, line separators in a text, and a last line without end."""
     event = {"session_id": "s", "timestamp_ns": 1, "event_type": "x", "context": "a\u2028b\x85c"}
     text = json.dumps(event, ensure_ascii=False).encode()
     path = write(tmp_path / "events", b"\xef\xbb\xbf", text, b"\r\n", text)
@@ -78,8 +87,8 @@ def test_what_json_allows_is_read(tmp_path, flaws):
     assert flaws == []
 
 
-def test_numbers_and_depths_without_end_are_flaws(tmp_path, flaws):
-    """Nobody's line takes the reader down."""
+def test_huge_numbers_and_deep_nesting_are_flaws(tmp_path, flaws):
+    """No line can crash the reader."""
     deep = b'{"a": ' * 100_000
     digits = b'{"a": ' + b"1" * 5_000 + b"}"
     nested = b'{"session_id": "s", "timestamp_ns": 1, "event_type": "x", "metadata": {"a": %s}}' % (
@@ -90,7 +99,7 @@ def test_numbers_and_depths_without_end_are_flaws(tmp_path, flaws):
     assert {flaw.line for flaw in flaws} >= {1, 2}
 
 
-def test_an_endless_line_takes_no_memory(tmp_path, flaws, monkeypatch):
+def test_an_endless_line_needs_no_memory(tmp_path, flaws, monkeypatch):
     """A line beyond the limit is skipped and reported once."""
     monkeypatch.setattr(reading_module, "MAX_LINE_BYTES", 1_000)
     path = write(tmp_path / "events", line(1), b"x" * 10_000, b"\n", line(3))
@@ -99,53 +108,53 @@ def test_an_endless_line_takes_no_memory(tmp_path, flaws, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["events.jsonl.gz", "events.jsonl"])
-def test_a_packed_file_is_unpacked(tmp_path, flaws, name):
-    """By what it holds, not by its name; several parts one after the other are one file."""
+def test_a_gzip_file_is_decompressed(tmp_path, flaws, name):
+    """It is recognized by its content, not by its name, and may have several members."""
     path = write(tmp_path / name, gzip.compress(line(1)), gzip.compress(line(2)))
     assert [record.timestamp_ns for record in read_projected_telemetry(path, flaws.append)] == [1, 2]
     assert flaws == []
 
 
-def test_a_packed_file_that_is_cut_off_is_read_as_far_as_it_goes(tmp_path, flaws):
-    """Then it is reported after which line it ends."""
+def test_a_truncated_gzip_file_is_read_as_far_as_possible(tmp_path, flaws):
+    """The flaw names the last line that was read."""
     packed = gzip.compress(b"".join(line(number) for number in range(2_000)))
     path = write(tmp_path / "events.gz", packed[: len(packed) // 2])
     read = [record.timestamp_ns for record in read_projected_telemetry(path, flaws.append)]
     assert 0 < len(read) < 2_000
     assert read == list(range(len(read)))
     assert flaws[-1].line is None
-    assert f"cannot be read on after line {len(read)}" in str(flaws[-1])
+    assert f"cannot be read after line {len(read)}" in str(flaws[-1])
 
 
 def test_a_stream_is_read_and_left_open():
-    """So a pipe can be read, packed or not."""
+    """So a pipe can be read, compressed or not."""
     for data in (line(1), gzip.compress(line(1))):
         stream = io.BytesIO(data)
         assert [record.timestamp_ns for record in read_projected_telemetry(stream)] == [1]
         assert not stream.closed
 
 
-def test_an_empty_file_holds_no_events(tmp_path, flaws):
-    """It is no error either."""
+def test_an_empty_file_has_no_events(tmp_path, flaws):
+    """It is not an error."""
     assert list(read_telemetry(write(tmp_path / "events"), flaws.append)) == []
     assert flaws == []
 
 
 @pytest.mark.parametrize("name", ["missing", "a\0b"])
-def test_a_file_that_is_not_there_is_an_error_at_once(tmp_path, name):
-    """Before the first event is asked for, and it names the path."""
+def test_a_missing_file_is_an_error_at_once(tmp_path, name):
+    """The call raises it, before the first event, and it names the path."""
     with pytest.raises(OutputError, match="cannot read"):
         read_telemetry(tmp_path / name)
 
 
 def test_a_folder_without_segments_is_an_error(tmp_path):
-    """It says what was looked for."""
-    with pytest.raises(OutputError, match=r"holds no telemetry segments \(segment-\*\.jsonl\)"):
+    """The error names the pattern of segments."""
+    with pytest.raises(OutputError, match=r"has no telemetry segments \(segment-\*\.jsonl\)"):
         read_telemetry(tmp_path)
 
 
 def test_a_folder_is_its_segments_in_their_order(tmp_path, flaws):
-    """Those of the manifest and those that it does not know yet; a name that leads out of it is nobody's."""
+    """Those in the manifest and newer ones; a name that leads out of the folder is ignored."""
     outside = write(tmp_path / "segment-000009.jsonl", line(9))
     folder = tmp_path / "telemetry"
     folder.mkdir()
@@ -170,7 +179,7 @@ def test_a_folder_is_its_segments_in_their_order(tmp_path, flaws):
 
 
 def test_a_segment_that_is_removed_meanwhile_is_reported(tmp_path, flaws):
-    """And the others are read."""
+    """The others are read."""
     for number in (1, 2, 3):
         write(tmp_path / f"segment-00000{number}.jsonl", line(number))
     records = read_projected_telemetry(tmp_path, flaws.append)
@@ -180,18 +189,18 @@ def test_a_segment_that_is_removed_meanwhile_is_reported(tmp_path, flaws):
     assert "No such file" in str(flaws[0])
 
 
-def test_flaws_that_nobody_asks_for_are_logged(tmp_path, caplog):
-    """The first of them one by one, then how many more there were."""
+def test_flaws_are_logged_by_default(tmp_path, caplog):
+    """The first ones are logged individually, then the number of the others."""
     path = write(tmp_path / "events", b"x\n" * 15)
     with caplog.at_level(logging.WARNING, logger="metrics_framework"):
         assert list(read_telemetry(path)) == []
-    assert len(caplog.records) == reading_module.LOGGED_FLAWS + 1
+    assert len(caplog.records) == reading_module.MAX_LOGGED_FLAWS + 1
     assert "line=1 " in caplog.text
     assert "lines=5" in caplog.text
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path):
-    """A file of many megabytes takes less than one."""
+    """A file of many megabytes needs less than one."""
     path = write(tmp_path / "events", SAMPLE.read_bytes() * 60)
     assert path.stat().st_size > 6_000_000
     tracemalloc.start()
@@ -202,3 +211,76 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
         tracemalloc.stop()
     assert count == 6_060
     assert peak < 1_000_000
+
+
+WRITE = """
+import json, sys
+from stormlog.telemetry_sink import AppendOnlyTelemetrySink, TelemetrySinkConfig
+sink = AppendOnlyTelemetrySink(TelemetrySinkConfig(
+    sys.argv[1], flush_every_events=1, rollover_max_events=7, retention_max_files=3, write_rollups=False))
+for number in range(40):
+    sink.append({"session_id": "s", "timestamp_ns": number, "event_type": "sample"})
+sink.close()
+"""
+
+
+def test_a_manifest_is_read(tmp_path):
+    """It is found from the folder, the manifest itself or a segment beside it."""
+    document = {
+        "schema_version": 2,
+        "format": "stormlog.append_only_telemetry_sink",
+        "sessions": [
+            {"session_id": "a", "status": "completed", "started_at_ns": 1, "ended_at_ns": 2},
+            {"session_id": "b", "status": "running", "started_at_ns": 3, "ended_at_ns": None},
+        ],
+        "segments": [{"filename": "segment-000001.jsonl", "event_count": 1, "closed": True}],
+    }
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(document))
+    manifest = read_telemetry_manifest(tmp_path)
+    assert manifest is not None
+    assert manifest.sessions == (
+        TelemetrySession("a", "completed", 1, 2),
+        TelemetrySession("b", "running", 3, None),
+    )
+    assert manifest.segments == ("segment-000001.jsonl",)
+    assert (
+        read_telemetry_manifest(path)
+        == read_telemetry_manifest(tmp_path / "segment-000001.jsonl")
+        == manifest
+    )
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", "{", "[" * 100_000, '"x"'])
+def test_an_unreadable_manifest_is_none(tmp_path, text):
+    """The segments are read without it."""
+    if text is not None:
+        (tmp_path / "manifest.json").write_text(text)
+    (tmp_path / "segment-000001.jsonl").write_bytes(line(1))
+    assert read_telemetry_manifest(tmp_path) is None
+    assert [path.name for path in telemetry_files(tmp_path)] == ["segment-000001.jsonl"]
+
+
+def test_damaged_entries_of_a_manifest_are_left_out(tmp_path):
+    """The others are read."""
+    document = {"sessions": [3, {}, {"session_id": ""}, {"session_id": "a"}], "segments": {"filename": "x"}}
+    (tmp_path / "manifest.json").write_text(json.dumps(document))
+    manifest = read_telemetry_manifest(tmp_path)
+    assert manifest is not None
+    assert manifest.sessions == (TelemetrySession("a", "incomplete", None, None),)
+    assert manifest.segments == ()
+
+
+@pytest.mark.heavy
+def test_a_folder_that_stormlog_wrote_is_read(tmp_path: Path):
+    """It has rollover and retention, which removed the oldest segment. Following it gives the same."""
+    later_stormlog(WRITE, tmp_path)
+    manifest = read_telemetry_manifest(tmp_path)
+    assert manifest is not None
+    assert [session.status for session in manifest.sessions] == ["completed"]
+    assert [path.name for path in telemetry_files(tmp_path)] == list(manifest.segments)
+    read = [record.timestamp_ns for record in read_projected_telemetry(tmp_path)]
+    assert read == list(range(read[0], 40))
+    assert read[0] > 0
+    with TelemetryFollower(tmp_path) as follower:
+        assert [record.timestamp_ns for record in follower.poll()] == read

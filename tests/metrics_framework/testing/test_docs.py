@@ -1,4 +1,4 @@
-"""What the page about testing shows is what happens."""
+"""The output in docs/testing.md is real."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ PAGE = Path(__file__).parents[3] / "docs" / "testing.md"
 
 
 def blocks(language: str) -> list[str]:
-    """Return the page's blocks of a language."""
+    """Return the page's code blocks of a language."""
     return re.findall(
         rf"^```{language}\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     )
 
 
 def comparable(text: str) -> str:
-    """Return a text without what differs from run to run: durations, and spaces at the ends of lines."""
+    """Return a text without durations and trailing spaces, which differ between runs."""
     return re.sub(r" +$", "", re.sub(r"\d+\.\d+(e-\d+)? ms", "… ms", text), flags=re.MULTILINE)
 
 
 @pytest.mark.heavy
 def test_the_failure_looks_as_shown(tmp_path):
-    """The conftest and the test module of the page produce the failure that it shows."""
+    """The conftest and the test module of the page produce the failure that the page shows."""
     conftest, module, *_ = blocks("python")
     (tmp_path / "conftest.py").write_text(conftest)
     (tmp_path / "test_checkout.py").write_text(module)

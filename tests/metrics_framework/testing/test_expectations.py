@@ -1,4 +1,4 @@
-"""What a block changes is compared with what was expected."""
+"""`expect` compares the changes that a block makes with the expected ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from metrics_framework.testing import (
 
 @pytest.fixture
 def metrics(clock) -> MetricsTestSystem:
-    """Return a system in which everything was recorded once."""
+    """Return a system with one record of each kind."""
     system = MetricsTestSystem(clock=clock)
     record(system)
     return system
@@ -125,7 +125,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize("expectation", RIGHT, ids=range(len(RIGHT)))
-def test_what_happened_may_be_expected(metrics, expectation):
+def test_a_correct_expectation_passes(metrics, expectation):
     """An expectation that describes the change passes, whatever was recorded before."""
     with metrics.expect(expectation):
         record(metrics)
@@ -134,7 +134,7 @@ def test_what_happened_may_be_expected(metrics, expectation):
 
 
 @pytest.mark.parametrize("expectation", WRONG, ids=range(len(WRONG)))
-def test_what_did_not_happen_fails(metrics, expectation):
+def test_a_wrong_expectation_fails(metrics, expectation):
     """An expectation that does not describe the change fails."""
     assert "1 of 1 expectation failed" in fails(metrics, expectation)
 
@@ -147,7 +147,7 @@ def test_one_wrong_expectation_among_right_ones_fails(metrics):
 
 
 def test_a_matcher_decides_by_its_equality(metrics):
-    """What is no number is compared with `==`, and printed as its repr."""
+    """An object that is not a number is compared with `==`, and printed as its repr."""
 
     class AtLeast:
         def __init__(self, least) -> None:
@@ -164,8 +164,8 @@ def test_a_matcher_decides_by_its_equality(metrics):
     assert "at least 9" in fails(metrics, counter("orders", AtLeast(9)))
 
 
-def test_rounding_is_nobodys_fault(metrics):
-    """A change of 0.3 is 0.3, also where 12.3 is subtracted from 12.600000000000001."""
+def test_rounding_errors_are_tolerated(metrics):
+    """A change of 0.3 is 0.3, even if it is computed as 12.600000000000001 - 12.3."""
     for before in (0.1, 12.3, 1e9 / 7):
         metrics.collector.record_counter("money", before)
         with metrics.expect(counter("money", 0.3)):
@@ -176,7 +176,7 @@ def test_rounding_is_nobodys_fault(metrics):
 
 
 def test_integers_are_compared_exactly(metrics):
-    """Where all was counted in integers, no tolerance hides a difference of one."""
+    """Between integers, no tolerance hides a difference of one."""
     metrics.collector.record_counter("bytes", 2**60)
     with metrics.expect(counter("bytes", 2**52 + 1)):
         metrics.collector.record_counter("bytes", 2**52 + 1)
@@ -184,8 +184,8 @@ def test_integers_are_compared_exactly(metrics):
         metrics.collector.record_counter("bytes", 2**52 + 1)
 
 
-def test_an_infinite_sum_agrees_with_nothing_finite(metrics):
-    """A sum beyond the largest float is infinite, and no finite expectation is close to that."""
+def test_an_infinite_sum_matches_no_finite_number(metrics):
+    """A sum beyond the largest float is infinite and fails every finite expectation."""
     metrics.collector.record_counter("huge", 1.7e308)
     with pytest.raises(AssertionError, match="inf"), metrics.expect(counter("huge", 5)):
         metrics.collector.record_counter("huge", 1.7e308)
@@ -203,58 +203,58 @@ ALL = [
 
 
 @pytest.mark.parametrize("left_out", range(len(ALL)))
-def test_only_finds_what_else_changed(clock, left_out):
-    """With `only=True`, a change that no expectation is about fails; without, it does not matter."""
+def test_only_finds_other_changes(clock, left_out):
+    """With `only=True`, a change that no expectation covers fails; otherwise it is ignored."""
     expectations = [each for number, each in enumerate(ALL) if number != left_out]
     system = MetricsSystem(clock=clock)
-    assert "not expected" in fails(system, *expectations, only=True)
+    assert "unexpected change" in fails(system, *expectations, only=True)
     with expect(system, *expectations):
         record(system)
 
 
-def test_only_passes_where_everything_is_expected(clock):
-    """All changes named, and no other, is what `only=True` asks for."""
+def test_only_passes_if_every_change_is_expected(clock):
+    """`only=True` passes if the expectations cover all changes."""
     system = MetricsSystem(clock=clock)
     with expect(system, *ALL, only=True):
         record(system)
 
 
-def test_only_without_expectations_wants_silence(metrics):
-    """`only=True` alone says that nothing changes; a new counter that counted nothing is no change."""
+def test_only_without_expectations_allows_no_change(metrics):
+    """`only=True` alone allows no change. A new counter with a value of 0 is not a change."""
     with metrics.expect(only=True):
         metrics.collector.counter("declared")
         metrics.collector.record_counter("orders", 0, {"status": "new"})
-    with pytest.raises(AssertionError, match="1 change not expected"), metrics.expect(only=True):
+    with pytest.raises(AssertionError, match="1 unexpected change"), metrics.expect(only=True):
         metrics.collector.increment("orders")
 
 
-def test_only_lets_the_machine_breathe(metrics):
+def test_only_ignores_resource_gauges(metrics):
     """The gauges of a resource monitor may change at any time."""
     with metrics.expect(only=True):
         asyncio.run(metrics.collect_metrics_async())
 
 
 def test_a_removed_metric_is_a_change(metrics):
-    """What is gone after the block is listed as removed."""
+    """A series that is missing after the block is listed as removed."""
     with pytest.raises(AssertionError, match=r"gauge .*queue=a} +removed"), metrics.expect(only=True):
         metrics.collector.remove("queue.depth", {"queue": "a"})
 
 
-def test_what_a_removed_counter_had_is_missed(metrics):
-    """A counter that is gone did not stand still."""
+def test_a_removed_counter_counts_as_a_decrease(metrics):
+    """An expected change of 0 fails if the counter was removed."""
     with pytest.raises(AssertionError, match=r"orders +0 +-8"), metrics.expect(counter("orders", 0)):
         metrics.collector.remove("orders")
 
 
 def test_a_timer_and_an_operation_of_one_name_are_added_up(metrics, clock):
-    """An operation's durations and a timer metric's are the same to `timer`."""
+    """`timer` covers the durations of an operation and of a timer metric alike."""
     with metrics.expect(timer("render", count=2, sum=30), only=True):
         metrics.collector.record_timer("render", 10)
         metrics.timer.time_operation("render", lambda: clock.advance(0.02))
 
 
-def test_reading_disturbs_nothing(metrics):
-    """Everything exported is the same before and after checks."""
+def test_reading_changes_nothing(metrics):
+    """The export is the same before and after checks."""
     before = metrics.aggregator.export_metrics("jsonl")
     with metrics.expect(counter("orders", 0), counter("unheard.of", 0), only=True):
         pass
@@ -263,7 +263,7 @@ def test_reading_disturbs_nothing(metrics):
 
 
 def test_blocks_nest(metrics):
-    """An inner block takes nothing from an outer one."""
+    """An inner block does not affect an outer one."""
     with metrics.expect(counter("orders", 3)):
         metrics.collector.increment("orders")
         with metrics.expect(counter("orders", 1)):
@@ -271,14 +271,14 @@ def test_blocks_nest(metrics):
         metrics.collector.increment("orders")
 
 
-def test_an_exception_of_the_block_goes_on(metrics):
+def test_an_exception_of_the_block_propagates(metrics):
     """The block's own exception is not replaced by a failed check."""
     with pytest.raises(KeyError, match="mine"), metrics.expect(counter("unheard.of")):
         raise KeyError("mine")
 
 
-def test_threads_check_side_by_side(metrics):
-    """Each thread's block sees its own series change by what it recorded."""
+def test_threads_check_concurrently(metrics):
+    """Each thread's block sees the changes of its own series."""
     failed, begin = [], threading.Barrier(8)
 
     def work(number) -> None:
@@ -300,7 +300,7 @@ def test_threads_check_side_by_side(metrics):
     assert failed == []
 
 
-def test_blocks_hold_awaits(metrics):
+def test_blocks_contain_awaits(metrics):
     """A plain `with` checks async code, also of several tasks at once."""
 
     async def job(number) -> None:
@@ -317,8 +317,8 @@ def test_blocks_hold_awaits(metrics):
         asyncio.run(jobs())
 
 
-def test_tags_of_a_measured_operation_count(metrics):
-    """An operation's tags choose among its durations and outcomes."""
+def test_tags_of_a_measured_operation_select_series(metrics):
+    """An operation's tags select its durations and outcomes."""
     with (
         metrics.expect(
             timer("db.query", table="users"),
@@ -331,7 +331,7 @@ def test_tags_of_a_measured_operation_count(metrics):
 
 
 class AcmeSystem:
-    """A backend of another maker, with nothing beyond the Protocols: it lists its series without metadata."""
+    """A third-party backend with only the Protocols' methods. It lists its series without metadata."""
 
     def __init__(self) -> None:
         self.collector = self.aggregator = self
@@ -358,8 +358,8 @@ class AcmeSystem:
         ]
 
 
-def test_a_foreign_system_is_checked_by_its_protocols():
-    """All that is asked of an adapter is `get_metrics_by_tag`."""
+def test_a_third_party_system_can_be_checked():
+    """A check needs only `get_metrics_by_tag`."""
     acme = AcmeSystem()
     acme.record_counter("orders", 3, {"status": "ok"})
     with expect(acme, counter("orders", 2, status="ok"), counter("orders", 0, status="failed"), only=True):
@@ -368,15 +368,15 @@ def test_a_foreign_system_is_checked_by_its_protocols():
         acme.record_counter("orders", 2, {"status": "ok"})
 
 
-def test_what_a_foreign_system_does_not_say_is_unknown():
-    """A count that the adapter leaves out is not made up."""
+def test_a_number_that_is_not_listed_is_unknown():
+    """A check does not invent a count that the adapter does not list."""
     acme = AcmeSystem()
     with pytest.raises(AssertionError, match=r"count \+1 +count unknown"), expect(acme, histogram("size")):
         acme.record_histogram("size", 3)
 
 
-def test_outcomes_need_no_more_than_a_rate_and_a_count():
-    """An adapter that gives successes only as a share is understood."""
+def test_outcomes_need_only_a_rate_and_a_count():
+    """Successes are computed from the success rate if the adapter does not list them."""
 
     class Tracked(NullAggregator):
         count, failures = 4, 1
@@ -392,8 +392,8 @@ def test_outcomes_need_no_more_than_a_rate_and_a_count():
         aggregator.count, aggregator.failures = 10, 2
 
 
-def test_each_side_of_a_fan_out_is_checked():
-    """Several collectors get the same numbers, and each one's aggregator is checked on its own."""
+def test_each_collector_of_a_fan_out_is_checked():
+    """Each collector of a fan-out gets the same numbers."""
     ours, theirs = Store(), Store()
     system = MetricsSystem(
         collector=FanOutCollector(InMemoryCollector(ours), InMemoryCollector(theirs)),
@@ -413,19 +413,19 @@ def test_each_side_of_a_fan_out_is_checked():
         (lambda: counter(3), "metric name 3"),
         (lambda: failure("op", ""), "error type ''"),
         (lambda: counter("orders", tags=["a"]), r"tags=\['a'\] is not a mapping"),
-        (lambda: counter("orders", tags={"a": "1"}, a="2"), "tag 'a' is given twice, as '2' and"),
-        (lambda: counter("orders", change=3), "change=3 would be a tag, .* write the tag as change='3'"),
-        (lambda: expect(counter("orders")), r"takes the system first"),
-        (lambda: expect(MetricsSystem(), "orders"), "'orders' is out of place"),
-        (lambda: expect(MetricsSystem()), "nothing is expected: name a change, or pass only=True"),
-        (lambda: expect(object(), counter("orders")), "cannot be asked what was recorded"),
+        (lambda: counter("orders", tags={"a": "1"}, a="2"), "tag 'a' is passed twice, as '2' and"),
+        (lambda: counter("orders", change=3), "change=3 is not a tag, .* write the tag as change='3'"),
+        (lambda: expect(counter("orders")), "pass the system first"),
+        (lambda: expect(MetricsSystem(), "orders"), "'orders' is in the wrong position"),
+        (lambda: expect(MetricsSystem()), "has no expectations: pass at least one, or only=True"),
+        (lambda: expect(object(), counter("orders")), "is not a metrics system"),
         (lambda: expect(InMemoryCollector(), counter("orders")), "pass a MetricsSystem or a Metrics"),
-        (lambda: expect(NullAggregator, counter("orders")), "cannot be asked"),
+        (lambda: expect(NullAggregator, counter("orders")), "is not a metrics system"),
     ],
     ids=range(12),
 )  # fmt: skip
-def test_what_makes_no_sense_is_said_at_once(wrong, message):
-    """Bad input is one clear error, before the block begins."""
+def test_bad_input_is_rejected_before_the_block(wrong, message):
+    """Bad input raises one clear error before the block begins."""
     with pytest.raises(InvalidInputError, match=message):
         wrong()
 
@@ -465,8 +465,8 @@ def modelled(records, kind, name, tags) -> list[float]:
 
 
 @given(before=RECORDS, block=RECORDS, name=NAMES, tags=TAGS, off=st.sampled_from([-1, 0.25, 3]))
-def test_exactly_the_change_passes(before, block, name, tags, off):
-    """Whatever was recorded before and in a block, the modelled change passes, and any other fails."""
+def test_only_the_exact_change_passes(before, block, name, tags, off):
+    """For any records before and in a block, the modelled change passes and any other fails."""
     system = MetricsTestSystem()
     play(system, before)
     last: dict[tuple, float] = {}
@@ -502,7 +502,7 @@ def test_exactly_the_change_passes(before, block, name, tags, off):
 
 
 def test_every_declared_name_exists():
-    """`__all__` lists what the package holds, sorted, and each name is documented."""
+    """`__all__` lists all public names of the package, sorted, and each has a docstring."""
     held = {
         name
         for name, value in vars(testing).items()
@@ -520,7 +520,7 @@ def test_checking_needs_no_pytest():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_time_windows_make_no_difference(metrics, clock):
+def test_a_block_may_outlast_the_time_windows(metrics, clock):
     """A block may last longer than the windows in which a store keeps time."""
     with metrics.expect(counter("orders", 8), timer("latency")):
         record(metrics)

@@ -1,4 +1,4 @@
-"""The plugin gives each test a metrics system of its own, where it is asked for."""
+"""The plugin gives each test that requests it a metrics system of its own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SEEN = []
 
 @pytest.mark.parametrize("number", range(12))
 def test_each_starts_from_nothing(metrics, number):
-    assert metrics.recorded() == "nothing was recorded"
+    assert metrics.recorded() == "no metrics were recorded"
     assert all(metrics.collector.store is not other.collector.store for other in SEEN)
     SEEN.append(metrics)
     with metrics.expect(counter("orders", 100), only=True):
@@ -47,12 +47,12 @@ def test_time_is_real_by_default(metrics):
     assert metrics.timer.time_operation("op", lambda: time.sleep(0.002)).duration >= 2
 
 
-def test_time_stands_still_with_the_clock(metrics, metrics_clock):
+def test_the_clock_controls_time(metrics, metrics_clock):
     with metrics.expect(timer("op", sum=1500)), metrics.measure("op"):
         metrics_clock.advance(1.5)
 
 
-def test_the_order_of_arguments_is_no_matter(metrics_clock, metrics):
+def test_the_order_of_arguments_does_not_matter(metrics_clock, metrics):
     with metrics.expect(timer("op", sum=2000)), metrics.measure("op"):
         metrics_clock.advance(2)
 
@@ -62,7 +62,7 @@ def service(metrics_clock):
     return metrics_clock
 
 
-def test_another_fixture_may_ask_for_the_clock(metrics, service):
+def test_another_fixture_may_request_the_clock(metrics, service):
     assert metrics.timer.time_operation("op", lambda: service.advance(3)).duration == 3000
 
 
@@ -83,7 +83,7 @@ def test_it_is_shut_down_afterwards(watched, metrics):
 
 
 def run(folder: Path, source: str, *arguments: str, conftest: str = CONFTEST) -> tuple[int, str]:
-    """Run a test module in a pytest of its own, and return its exit code and what it prints."""
+    """Run a test module in a separate pytest, and return its exit code and output."""
     (folder / "conftest.py").write_text(conftest)
     (folder / "test_it.py").write_text(source)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", *arguments]
@@ -100,16 +100,16 @@ def test_tests_share_nothing(tmp_path, workers):
     assert "19 passed" in output
 
 
-ASKING = "def test_asks(metrics, metrics_clock):\n    assert metrics and metrics_clock\n"
+REQUESTING = "def test_requests(metrics, metrics_clock):\n    assert metrics and metrics_clock\n"
 
 
 @pytest.mark.heavy
 def test_without_the_plugin_there_is_no_fixture(tmp_path):
-    """Installing the library changes nobody's test run; `-p` loads the plugin as the conftest does."""
-    code, output = run(tmp_path, ASKING, conftest="")
+    """Installing the library does not load the plugin; `-p` loads it as the conftest does."""
+    code, output = run(tmp_path, REQUESTING, conftest="")
     assert code == 1
     assert "fixture 'metrics' not found" in output
-    code, output = run(tmp_path, ASKING, "-p", "metrics_framework.testing.plugin", conftest="")
+    code, output = run(tmp_path, REQUESTING, "-p", "metrics_framework.testing.plugin", conftest="")
     assert code == 0, output
     assert "metrics_framework" not in {each.module for each in entry_points(group="pytest11")}
 
@@ -130,7 +130,7 @@ def test_fails(metrics):
 
 @pytest.mark.heavy
 def test_a_failure_shows_the_tests_own_line(tmp_path):
-    """The traceback ends where the test expects something, not inside the library."""
+    """The traceback ends in the test, not inside the library."""
     code, output = run(tmp_path, FAILING)
     assert code == 1
     assert '>       with metrics.expect(counter("orders")):' in output

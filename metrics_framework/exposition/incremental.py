@@ -1,0 +1,314 @@
+"""The incremental writer: renders the text of a store again only where it changed.
+
+The series of a metric are divided into blocks. A block keeps its text until one of its series changes.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from time import perf_counter
+from typing import NamedTuple
+
+from metrics_framework.exposition.families import (
+    ExpositionLog,
+    FamilyHeader,
+    UniqueLabels,
+    family_header,
+    series_labels,
+)
+from metrics_framework.exposition.text import Format, LabelPattern, LineWriter, line_writer, pattern_of
+from metrics_framework.recording import Description, Store
+from metrics_framework.recording.engine import Series, TagSet, read_versions
+from metrics_framework.recording.metric import Metric
+from metrics_framework.recording.namespaces import Named
+
+BLOCK_LINES = 256
+"""The approximate size of a block. Fewer lines cost more in total; more block an event loop for longer."""
+
+GC_EVERY_BLOCKS = 48
+"""After how many new blocks young garbage is collected. The garbage collector visits every series of a new
+block: 100 000 series at once take 8 milliseconds, which would block an event loop."""
+
+CHUNK_BYTES = 65_536
+CHUNK_SECONDS = 0.0005
+"""A chunk ends when either limit is reached."""
+
+
+class Block:
+    """Some series of one metric, and the text that was rendered last. Thread-safe.
+
+    Args:
+        series: The series, at least one.
+        labels: The labels of each series.
+        lines: Writes their lines.
+    """
+
+    __slots__ = ("_cached", "_lines", "_prepared", "series")
+
+    def __init__(self, series: Sequence[Series], labels: Sequence[str], lines: LineWriter) -> None:
+        self.series = series
+        self._lines = lines
+        self._prepared = lines.prepare(labels)
+        self._cached: tuple[bytes, bytes] | None = None
+
+    def text(self) -> bytes:
+        """Return the lines of the series with their current numbers."""
+        # Read before the numbers: after a record in between, the next scrape finds other versions.
+        versions = read_versions(self.series)
+        cached = self._cached
+        if cached is not None and cached[0] == versions:
+            return cached[1]
+        text = self._write()
+        self._cached = versions, text  # replaced in one step: other threads may read it
+        return text
+
+    def _write(self) -> bytes:
+        return self._lines.render(self._prepared, self.series).encode()
+
+
+class TagSetBlocks(NamedTuple):
+    """The series of one tag set, in blocks.
+
+    Attributes:
+        pattern: Formats the labels of the series.
+        blocks: The series, in the order of their first records.
+    """
+
+    pattern: LabelPattern
+    blocks: list[Block]
+
+
+class MetricBlocks(NamedTuple):
+    """All series of a metric, in blocks.
+
+    Attributes:
+        version: The version of the metric whose series these are.
+        groups: The blocks, by tag names.
+        is_simple: Whether no two series can have the same labels.
+    """
+
+    version: object
+    groups: Mapping[tuple[str, ...], TagSetBlocks]
+    is_simple: bool
+
+
+class MetricText:
+    """Renders the text of one metric, or of the durations or outcomes of one operation. Thread-safe.
+
+    State that threads share is replaced in one step and is correct each time.
+
+    Args:
+        named: Its name and type.
+        metric: Holds its series.
+        description: Its description.
+        constants: The constant tags of the store.
+        log: Logs different tags, and series with the same labels.
+    """
+
+    def __init__(
+        self,
+        named: Named,
+        metric: Metric,
+        description: Description,
+        constants: Mapping[str, str],
+        log: ExpositionLog,
+    ) -> None:
+        self.metric = metric
+        self.description = description
+        self.header: FamilyHeader = family_header(named, description)
+        self._named = named
+        self._constants = constants
+        self._log = log
+        self._lines = line_writer(named.metric_type, self.header)
+        self._size = max(BLOCK_LINES // self._lines.lines_per_series, 1)
+        self._metric_blocks = MetricBlocks(None, {}, True)
+
+    def header_text(self, format: Format) -> bytes:
+        """Return the lines before the samples."""
+        return format.header_lines(*self.header[:4]).encode()
+
+    def pieces(self, expire: Callable[[Metric, Sequence[Series]], None]) -> Iterator[bytes]:
+        """Yield the lines in pieces, each of which takes about half a millisecond; some may be empty.
+
+        Args:
+            expire: Removes idle series, of those that it is given.
+        """
+        # Set before the counts are read: new bounds restart the series from now on.
+        self.metric.exposed = True
+        metric_blocks = self._metric_blocks
+        if metric_blocks.version is not self.metric.version:
+            metric_blocks = yield from self._update(metric_blocks)
+        for group in metric_blocks.groups.values():
+            for block in group.blocks:
+                expire(self.metric, block.series)
+                yield block.text()
+
+    def _update(self, before: MetricBlocks) -> Generator[bytes, None, MetricBlocks]:
+        # Read before the series: if one is added meanwhile, the version changes again.
+        version = self.metric.version
+        tag_sets = dict(self.metric.tag_sets)
+        patterns = {names: self._pattern(names, before) for names in tag_sets}
+        groups: dict[tuple[str, ...], TagSetBlocks] = {}
+        # Different tags may become the same labels. Then each series must be compared with the others.
+        is_simple = all(pattern.is_simple for pattern in patterns.values()) and len(
+            {pattern.labels for pattern in patterns.values()}
+        ) == len(patterns)
+        if is_simple:
+            for names, tag_set in tag_sets.items():
+                group = yield from self._group(tag_set, patterns[names], before)
+                if group is None:
+                    is_simple = False
+                    break
+                groups[names] = group
+        if not is_simple:
+            groups = yield from self._unique_blocks(tag_sets, patterns)
+        metric_blocks = self._metric_blocks = MetricBlocks(version, groups, is_simple)
+        return metric_blocks
+
+    def _pattern(self, names: tuple[str, ...], before: MetricBlocks) -> LabelPattern:
+        known = before.groups.get(names)
+        return known.pattern if known else LabelPattern(names, self._constants, self.header.own_labels)
+
+    def _group(
+        self, tag_set: TagSet, pattern: LabelPattern, before: MetricBlocks
+    ) -> Generator[bytes, None, TagSetBlocks | None]:
+        """Return the series of a tag set in blocks, and reuse earlier blocks that still match."""
+        known = before.groups.get(tag_set.names) if before.is_simple else None
+        earlier = [] if known is None else known.blocks
+        if len(earlier) > 2 * (len(tag_set) // self._size + 1):  # the blocks became too small
+            earlier = []
+        version = self.metric.version
+        blocks = yield from self._blocks(iter(tag_set), pattern, earlier)
+        if blocks is not None and self.metric.version is not version:
+            # Series were added or removed meanwhile. A list is the second choice: the garbage collector
+            # visits all of a new one, which blocks an event loop if it is long.
+            blocks = yield from self._blocks(iter(tag_set.series()), pattern, earlier)
+        return None if blocks is None else TagSetBlocks(pattern, blocks)
+
+    def _blocks(
+        self, members: Iterator[Series], pattern: LabelPattern, earlier: Iterable[Block]
+    ) -> Generator[bytes, None, list[Block] | None]:
+        """Return some series in blocks.
+
+        Args:
+            members: The series, in the order of their first records.
+            pattern: Formats their labels.
+            earlier: Earlier blocks, before series were added and removed.
+        """
+        blocks: list[Block] = []
+        pending: list[Series] = []
+        for block in earlier:
+            size = len(block.series)
+            some = [*pending, *islice(members, max(size - len(pending), 0))]
+            there, pending = some[:size], some[size:]
+            if there == block.series:
+                blocks.append(block)
+            else:
+                left = set(there).intersection(block.series)
+                there, pending = there[: len(left)], [*there[len(left) :], *pending]
+                if there and (changed := self._block(there, pattern)) is not None:
+                    blocks.append(changed)
+            yield b""
+        if blocks and len(blocks[-1].series) < self._size:
+            pending = [*blocks.pop().series, *pending]
+        fresh = chain(pending, members)
+        while some := [*islice(fresh, self._size)]:
+            made = self._block(some, pattern)
+            if made is None:
+                return None
+            blocks.append(made)
+            if len(blocks) % GC_EVERY_BLOCKS == 0 and gc.isenabled():
+                gc.collect(1)
+            yield b""
+        return blocks
+
+    def _block(self, series: Sequence[Series], pattern: LabelPattern) -> Block | None:
+        labels = pattern.texts([one.values for one in series])
+        return Block(series, labels, self._lines) if labels else None
+
+    def _unique_blocks(
+        self,
+        tag_sets: Mapping[tuple[str, ...], TagSet],
+        patterns: Mapping[tuple[str, ...], LabelPattern],
+    ) -> Generator[bytes, None, dict[tuple[str, ...], TagSetBlocks]]:
+        """Return all series in blocks, without series whose labels another series already has."""
+        unique = UniqueLabels(self._named, self._log)
+        groups: dict[tuple[str, ...], TagSetBlocks] = {}
+        for names, tag_set in tag_sets.items():
+            members = tag_set.series()
+            blocks: list[Block] = []
+            for start in range(0, len(members), self._size):
+                found = [
+                    (one, series_labels({**self._constants, **one.tags}, self.header.own_labels))
+                    for one in members[start : start + self._size]
+                ]
+                admitted = [(one, pattern_of(labels)) for one, labels in found if unique.admit(labels)]
+                if admitted:
+                    series, labels = zip(*admitted, strict=True)
+                    blocks.append(Block(series, labels, self._lines))
+                yield b""
+            groups[names] = TagSetBlocks(patterns[names], blocks)
+        return groups
+
+
+class IncrementalWriter:
+    """Writes the text of a store, and renders again only what changed since the last time. Thread-safe.
+
+    It never blocks a record. Each series has the numbers of the moment when its line is written.
+
+    Args:
+        store: The store.
+        log: Logs what cannot be exposed.
+        is_exposed: Whether the family of a metric is exposed; all are by default.
+    """
+
+    def __init__(
+        self, store: Store, log: ExpositionLog, is_exposed: Callable[[FamilyHeader], bool] | None = None
+    ) -> None:
+        self.store = store
+        self._log = log
+        self._is_exposed = is_exposed
+        self._texts: dict[Named, MetricText] = {}
+
+    def chunks(self, format: Format = Format.TEXT) -> Iterator[bytes]:
+        """Yield the text in chunks, without `Format.end`. Each takes about half a millisecond to render.
+
+        A chunk may be empty: it is an opportunity to do something else.
+        """
+        pieces: list[bytes] = []
+        size, end = 0, perf_counter() + CHUNK_SECONDS
+        for piece in self._pieces(format):
+            pieces.append(piece)
+            size += len(piece)
+            if size >= CHUNK_BYTES or perf_counter() >= end:
+                yield b"".join(pieces)
+                pieces.clear()
+                size, end = 0, perf_counter() + CHUNK_SECONDS
+        yield b"".join(pieces)
+
+    def _pieces(self, format: Format) -> Iterator[bytes]:
+        metrics = self.store.metrics()
+        for named, metric in metrics:
+            try:
+                text = self._text(named, metric)
+                if self._is_exposed is not None and not self._is_exposed(text.header):
+                    continue
+                header = text.header_text(format)
+                for piece in text.pieces(self.store.expire):
+                    if piece and header:
+                        yield header
+                        header = b""
+                    yield piece
+            except Exception as error:  # noqa: BLE001 - the other metrics must be exposed
+                self._log.fail(named, error)
+        for gone in self._texts.keys() - {named for named, _ in metrics}:
+            self._texts.pop(gone, None)
+
+    def _text(self, named: Named, metric: Metric) -> MetricText:
+        text, description = self._texts.get(named), self.store.description(named.name)
+        if text is None or text.metric is not metric or text.description != description:
+            text = MetricText(named, metric, description, self.store.tags, self._log)
+            self._texts[named] = text
+        return text
