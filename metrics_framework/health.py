@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from metrics_framework._version import __version__
 from metrics_framework.capabilities import DetailedMonitor, HasStore
-from metrics_framework.errors import InvalidInputError
 from metrics_framework.log import Isolation, log_event
 from metrics_framework.protocols import MetricCollector, MetricsAggregator, ResourceMonitor
+from metrics_framework.validation import check_duration, check_range
 from metrics_framework.values import MetricType, MetricValue
 
 if TYPE_CHECKING:
@@ -48,12 +48,11 @@ class Thresholds:
 
     def __post_init__(self) -> None:
         """Check the ranges of all values."""
-        _check_range("error_rate", self.error_rate, 1)
-        _check_range("memory_percent", self.memory_percent, 100)
+        check_range("threshold error_rate", self.error_rate, 1)
+        check_range("threshold memory_percent", self.memory_percent, 100)
         if self.cpu_percent is not None:
-            _check_range("cpu_percent", self.cpu_percent, 100)
-        if not isinstance(self.window, timedelta) or self.window <= timedelta(0):
-            raise InvalidInputError(f"threshold window={self.window!r} is not a positive timedelta")
+            check_range("threshold cpu_percent", self.cpu_percent, 100)
+        check_duration("threshold window", self.window)
 
 
 @dataclass(frozen=True)
@@ -141,11 +140,6 @@ class HealthCheck:
 
 def _is_within(reading: float | None, limit: float | None) -> bool:
     return reading is not None and (limit is None or reading <= limit)
-
-
-def _check_range(what: str, value: object, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-        raise InvalidInputError(f"threshold {what}={value!r} is not a number from 0 to {most}")
 
 
 DEFAULT_THRESHOLDS = Thresholds()

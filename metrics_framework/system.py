@@ -22,7 +22,7 @@ from metrics_framework.capabilities import (
 )
 from metrics_framework.clock import SYSTEM_CLOCK, Clock, utc
 from metrics_framework.errors import ClosedError, InvalidInputError
-from metrics_framework.export.exporter import EXPORT_TIMEOUT, Outputs
+from metrics_framework.export.exporter import DEFAULT_EXPORT_TIMEOUT_SECONDS, Outputs
 from metrics_framework.export.outputs import (
     DistributionOutput,
     FullSnapshot,
@@ -341,7 +341,7 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
         # The system does not start it, but the application may have.
         isolation = Isolation()
         isolation.call("resource monitoring not stopped", self.resource_monitor.stop_resource_monitoring)
-        self._outputs.write_last(self._final_snapshot, isolation)
+        self._outputs.write_final(self._final_snapshot, isolation)
 
     def take_over(self, other: AnySystem) -> None:
         """Take over the outputs of another system on the same store, and shut it down.
@@ -473,7 +473,7 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
         """
         settings = self._settings
         urls = settings.urls() if settings else {}
-        timeout = (settings.export_timeout if settings else None) or EXPORT_TIMEOUT
+        timeout = (settings.export_timeout if settings else None) or DEFAULT_EXPORT_TIMEOUT_SECONDS
         return await self._outputs.export(endpoints, self._final_snapshot, urls, timeout)
 
     @property

@@ -1,14 +1,22 @@
-"""Checks of arguments: names, tags, numbers and durations."""
+"""The checks of arguments: names, tags, numbers, durations, time-outs, counts, ports and paths.
+
+Each error states the value, what is wrong with it, and what to pass instead.
+"""
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
-from typing import SupportsFloat
+import threading
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, SupportsFloat
 
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.values import MetricUnit, to_milliseconds
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 
 def plain_tags(tags: object) -> dict[str, str]:
@@ -96,12 +104,119 @@ def milliseconds(name: str, duration: int | float, unit: MetricUnit) -> float:
     return result
 
 
+def check_seconds(what: str, seconds: object) -> float:
+    """Return ``seconds`` if it is a positive number that a thread can wait, at most `threading.TIMEOUT_MAX`.
+
+    Raises:
+        InvalidInputError: If it is anything else.
+    """
+    if not _is_number(seconds) or not 0 < seconds <= threading.TIMEOUT_MAX:  # false for NaN
+        raise InvalidInputError(
+            f"{what}={safe_repr(seconds)} is not a positive number of seconds: pass a number above 0, up to"
+            f" {threading.TIMEOUT_MAX:.0f}"
+        )
+    return seconds
+
+
+def check_duration(what: str, duration: object) -> timedelta:
+    """Return ``duration`` if it is a positive `timedelta`.
+
+    Raises:
+        InvalidInputError: If it is anything else.
+    """
+    if not isinstance(duration, timedelta) or duration <= timedelta(0):
+        raise InvalidInputError(
+            f"{what}={safe_repr(duration)} is not a positive duration: pass a timedelta such as"
+            " timedelta(minutes=5)"
+        )
+    return duration
+
+
+def check_count(what: str, count: object, least: int = 1) -> int:
+    """Return ``count`` if it is an integer of ``least`` or more.
+
+    Raises:
+        InvalidInputError: If it is anything else.
+    """
+    if not isinstance(count, int) or isinstance(count, bool) or count < least:
+        raise InvalidInputError(
+            f"{what}={safe_repr(count)} is not a whole number of {least} or more: pass an int"
+        )
+    return count
+
+
+def check_range(what: str, number: object, most: float) -> float:
+    """Return ``number`` if it is a number from 0 to ``most``.
+
+    Raises:
+        InvalidInputError: If it is anything else.
+    """
+    if not _is_number(number) or not 0 <= number <= most:
+        raise InvalidInputError(
+            f"{what}={safe_repr(number)} is not a number from 0 to {most}: pass an int or a float"
+        )
+    return number
+
+
+def check_positive(what: str, number: object) -> float:
+    """Return ``number`` if it is a number above 0; infinity is one.
+
+    Raises:
+        InvalidInputError: If it is anything else.
+    """
+    if not _is_number(number) or not number > 0:
+        raise InvalidInputError(
+            f"{what}={safe_repr(number)} is not a positive number: pass an int or a float above 0"
+        )
+    return number
+
+
+def check_choice(what: str, value: object, choices: Iterable[str]) -> None:
+    """Check that ``value`` is one of a few strings.
+
+    Raises:
+        InvalidInputError: If it is not.
+    """
+    *known, last = choices
+    if value not in (*known, last):
+        allowed = f"{', '.join(map(repr, known))} or {last!r}"
+        raise InvalidInputError(f"{what}={safe_repr(value)} is unknown: pass {allowed}")
+
+
+def check_port(what: str, port: object) -> int:
+    """Return ``port`` if it is an integer from 0 to 65535.
+
+    Raises:
+        InvalidInputError: If it is anything else.
+    """
+    if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= 65_535:
+        raise InvalidInputError(f"{what}={safe_repr(port)} is not a port: pass an int from 0 to 65535")
+    return port
+
+
+def check_url_path(what: str, path: object) -> str:
+    """Return ``path`` if it is a string that begins with a slash.
+
+    Raises:
+        InvalidInputError: If it is anything else.
+    """
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise InvalidInputError(
+            f"{what}={safe_repr(path)} does not begin with a slash: pass a path such as '/metrics'"
+        )
+    return path
+
+
 def safe_repr(value: object) -> str:
     """Return ``repr(value)`` for a message, or the name of its type if `repr` raises."""
     try:
         return repr(value)
     except Exception:  # noqa: BLE001 - an integer of thousands of digits, or an error of the object
         return f"<{type(value).__name__}>"
+
+
+def _is_number(value: object) -> TypeIs[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _converted(value: object) -> int | float | None:

@@ -1,4 +1,4 @@
-"""A file of all series: written anew, or added to."""
+"""The endpoint that writes all series into a file."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ _FORMATS = ("json", "jsonl", "csv")
 
 
 class FileEndpoint:
-    """``file:///var/tmp/metrics.json``: every series, in the format that the name ends in.
+    """``file:///var/tmp/metrics.json``: writes every series, in the format of the file extension.
 
-    ``json`` and ``csv`` are written in place of the file that is there, of which a reader sees the old one or
-    the new one; ``jsonl`` is added to it, a line for each series. ``file:metrics.json`` is relative to the
-    working directory.
+    ``json`` and ``csv`` replace the file atomically. ``jsonl`` appends a line for each series.
+    ``file:metrics.json`` is relative to the working directory.
 
     Args:
         url: The file.
 
     Raises:
-        ConfigurationError: If there is no file in it, a host, or no format.
+        ConfigurationError: If the URL has a host, no path, or no known format.
     """
 
     options: ClassVar[Mapping[str, Option]] = {
-        "format": choice_option(("auto", *_FORMATS), "auto", "The format; by default what the name ends in."),
+        "format": choice_option(("auto", *_FORMATS), "auto", "The format; by default that of the extension."),
     }
 
     def __init__(self, url: EndpointUrl) -> None:
@@ -41,14 +40,14 @@ class FileEndpoint:
         self.format = self.path.suffix[1:].lower() if found == "auto" else found
         if self.format not in _FORMATS:
             raise ConfigurationError(
-                f"endpoint {url}: its name ends in none of .{', .'.join(_FORMATS)}; add ?format=json or so"
+                f"endpoint {url}: its name does not end in .{', .'.join(_FORMATS)}: add ?format=json"
             )
 
     def export(self, system: MetricsSystem) -> None:
-        """Write what a system holds.
+        """Write the current numbers of a system.
 
         Raises:
-            OutputError: If the disk refuses.
+            OutputError: If the file cannot be written.
         """
         content = render(each_value(system.aggregator), self.format).encode(errors="backslashreplace")
         if self.format == "jsonl":
@@ -65,10 +64,10 @@ def path_of(url: EndpointUrl) -> Path:
     """
     if url.host not in ("", "localhost") or url.port is not None or url.username is not None:
         raise ConfigurationError(
-            f"endpoint {url}: a path begins after three slashes, like {url.scheme}:///var"
+            f"endpoint {url}: it has a host: write a path after three slashes, like {url.scheme}:///var"
         )
     if not url.path.strip("/") or "\0" in url.path:
-        raise ConfigurationError(f"endpoint {url.scheme}: it names no path")
+        raise ConfigurationError(f"endpoint {url.scheme}: it has no path")
     return Path(url.path)
 
 
@@ -77,10 +76,10 @@ def _append(path: Path, content: bytes) -> None:
         descriptor = os.open(path, os.O_CREAT | os.O_APPEND | os.O_RDWR, 0o644)
         with open(descriptor, "rb+", buffering=0) as file:  # noqa: PTH123 - a descriptor has no path
             size = file.seek(0, os.SEEK_END)
-            # Who was killed in the middle of a line must not spoil the next one.
-            is_torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-            left = memoryview(b"\n" + content if is_torn else content)
+            # A process that was killed may have left an incomplete line.
+            is_incomplete = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+            left = memoryview(b"\n" + content if is_incomplete else content)
             while left:
                 left = left[file.write(left) :]
     except OSError as error:
-        raise OutputError(f"cannot add to {str(path)!r}: {error.strerror or error}") from error
+        raise OutputError(f"cannot append to {str(path)!r}: {error.strerror or error}") from error

@@ -1,4 +1,4 @@
-"""NVIDIA GPUs: memory, utilisation, power and temperature, read with NVML. It needs the extra ``gpu``."""
+"""Memory, utilization, power and temperature of NVIDIA GPUs, read with NVML. Needs the extra ``gpu``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import MissingExtraError
 from metrics_framework.log import log_event
 from metrics_framework.protocols import MetricCollector
-from metrics_framework.runtime.background import Background, check_interval
+from metrics_framework.runtime.background import Background
 from metrics_framework.telemetry import TelemetryIdentity, TelemetryRecorder, project_telemetry_mapping
+from metrics_framework.validation import check_seconds
 
 try:
     import pynvml
@@ -24,22 +25,22 @@ __all__ = ["GpuMonitor", "GpuReading"]
 T = TypeVar("T")
 
 COLLECTOR = "metrics_framework.cuda_monitor"
-"""Who measured, in an event; the name of the backend in it tells what."""
+"""The collector of the events."""
 
 
 @dataclass(frozen=True)
 class GpuReading:
-    """What one GPU says of itself; ``None`` where it does not tell.
+    """One reading of a GPU. A value is ``None`` if the device does not report it.
 
     Attributes:
-        index: Its number, from 0.
-        name: Its model.
-        memory_used: Bytes in use.
-        memory_free: Bytes that are free.
-        memory_total: Bytes that it has.
-        utilization: The share of the last moments in which it worked, from 0 to 1.
-        power_watts: What it draws.
-        temperature_celsius: How hot it is.
+        index: The number of the device, from 0.
+        name: The model.
+        memory_used: Used memory in bytes.
+        memory_free: Free memory in bytes.
+        memory_total: All memory in bytes.
+        utilization: The share of the last sampling period in which the GPU was busy, from 0 to 1.
+        power_watts: The power draw.
+        temperature_celsius: The temperature.
     """
 
     index: int
@@ -55,16 +56,16 @@ class GpuReading:
 class GpuMonitor:
     """Reads the machine's NVIDIA GPUs, as gauges and as telemetry events.
 
-    Without a GPU, or without its driver, there are no readings: one line of the log says why, once.
+    Without a GPU or its driver there are no readings, and the reason is logged once.
 
     Args:
-        collector: Where `sample` and background monitoring record; without one they do nothing. The gauges
-            are those of `TelemetryRecorder`.
-        identity: Who reads, for events.
-        clock: Where the time of an event comes from.
+        collector: Receives the gauges of `TelemetryRecorder` from `sample` and background monitoring. Without
+            a collector they do nothing.
+        identity: The identity in events.
+        clock: The source of the time of events.
 
     Attributes:
-        problem: Why there are no readings; ``None`` where there are some.
+        problem: Why there are no readings, or ``None``.
 
     Raises:
         MissingExtraError: On import, if nvidia-ml-py is not installed.
@@ -89,8 +90,8 @@ class GpuMonitor:
         self._handles, self.problem = _find_devices()
 
     def readings(self) -> list[GpuReading]:
-        """Read every GPU once; none where there is none."""
-        if self._pid != os.getpid():  # NVML has to be started anew in a forked child
+        """Read every GPU once."""
+        if self._pid != os.getpid():  # a forked child must initialize NVML again
             self._begin()
         return [_read(index, handle) for index, handle in enumerate(self._handles)]
 
@@ -120,17 +121,17 @@ class GpuMonitor:
         ]
 
     def sample(self) -> None:
-        """Read and record once, as background monitoring does at every interval."""
+        """Read and record once, as background monitoring does at each interval."""
         if self._recorder is not None:
             self._recorder.record_all(project_telemetry_mapping(event) for event in self.events("sample"))
 
     def start_monitoring(self, interval: float = 60.0) -> None:
-        """Read and record in the background, until `stop_monitoring` or until nothing refers to the monitor.
+        """Read and record in the background, until `stop_monitoring` or the end of the monitor.
 
         Raises:
             InvalidInputError: If ``interval`` is not a positive number of seconds.
         """
-        check_interval(interval)
+        check_seconds("interval", interval)
         self.stop_monitoring()
         self._background = Background(self.sample, interval, "GPU reading")
 
@@ -142,7 +143,7 @@ class GpuMonitor:
 
 
 def _find_devices() -> tuple[list[Any], str | None]:
-    """Return NVML's handles of the devices, or why there are none."""
+    """Return the NVML handles of the devices, and the reason if there are none."""
     try:
         pynvml.nvmlInit()
         handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
@@ -152,26 +153,26 @@ def _find_devices() -> tuple[list[Any], str | None]:
 
 
 def _read(index: int, handle: Any) -> GpuReading:
-    memory = _told(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle))
-    percent = _told(lambda: int(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu))
-    milliwatts = _told(lambda: int(pynvml.nvmlDeviceGetPowerUsage(handle)))
+    memory = _query(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle))
+    percent = _query(lambda: int(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu))
+    milliwatts = _query(lambda: int(pynvml.nvmlDeviceGetPowerUsage(handle)))
     return GpuReading(
         index,
-        name=_told(lambda: pynvml.nvmlDeviceGetName(handle)),
+        name=_query(lambda: pynvml.nvmlDeviceGetName(handle)),
         memory_used=None if memory is None else int(memory.used),
         memory_free=None if memory is None else int(memory.free),
         memory_total=None if memory is None else int(memory.total),
         utilization=None if percent is None else percent / 100,
         power_watts=None if milliwatts is None else milliwatts / 1e3,
-        temperature_celsius=_told(
+        temperature_celsius=_query(
             lambda: float(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))
         ),
     )
 
 
-def _told(ask: Callable[[], T]) -> T | None:
-    """Return what NVML answers; ``None`` where this device does not support it, or is lost."""
+def _query(query: Callable[[], T]) -> T | None:
+    """Return the result of NVML, or ``None`` if the device does not support the query or is lost."""
     try:
-        return ask()
+        return query()
     except pynvml.NVMLError:
         return None

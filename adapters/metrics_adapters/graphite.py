@@ -1,4 +1,4 @@
-"""Graphite's plaintext protocol: a line for each number, over TCP."""
+"""The Graphite endpoint, which sends each number as a line of the plaintext protocol over TCP."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import ClassVar
 
-from metrics_adapters.numbers import numbers_of, series_name
-from metrics_adapters.paths import Notices, plain_path, safe_name
+from metrics_adapters.line_protocols import log_left_out, numbers_of, plain_path, safe_name, series_name
 from metrics_framework.errors import ConfigurationError, OutputError
 from metrics_framework.export.endpoints import EndpointUrl, Option, choice_option, seconds_option, text_option
 from metrics_framework.exposition.formats import each_value
+from metrics_framework.log import LogOnce
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.values import MetricValue
 
@@ -22,43 +22,44 @@ _UNSAFE_TEXT = re.compile(r"[^!-~]|;")
 
 
 class GraphiteEndpoint:
-    """``graphite://carbon:2003``: every number of every series, as it stands, in the plaintext protocol.
+    """``graphite://carbon:2003``: sends every number of every series in the plaintext protocol.
 
-    The connection is closed after each export, and an export counts as done when the server has read all of
-    it, which it shows by closing its side.
+    Each export uses a new connection. It succeeds when the server has read everything and closes its side.
 
     Args:
-        url: The server; the port is 2003 by default.
+        url: The server. The default port is 2003.
 
     Raises:
-        ConfigurationError: If there is no host in it, or more than that.
+        ConfigurationError: If the URL is not a host with an optional port.
     """
 
     options: ClassVar[Mapping[str, Option]] = {
-        "prefix": text_option(None, "What all paths begin with, before a dot."),
+        "prefix": text_option(None, "The prefix of all paths, without the dot."),
         "tags": choice_option(
             ("none", "graphite"),
             "none",
-            "Whether tags become part of the path, or follow it as `;tag=value`.",
+            "The format of tags: part of the path, or appended as `;tag=value`.",
         ),
-        "timeout": seconds_option(10.0, "Seconds after which an export is given up."),
+        "timeout": seconds_option(10.0, "The time limit of an export in seconds."),
     }
 
     def __init__(self, url: EndpointUrl) -> None:
         self.name = str(url)
         if not url.host or url.path.strip("/") or url.username is not None or url.password is not None:
-            raise ConfigurationError(f"endpoint {url}: it is a host and a port, like graphite://carbon:2003")
+            raise ConfigurationError(
+                f"endpoint {url}: pass a host and a port only, like graphite://carbon:2003"
+            )
         self._address = url.host, url.port or _PORT
         self._prefix = f"{safe_name(url.options['prefix'])}." if url.options["prefix"] else ""
         self._with_tags = url.options["tags"] == "graphite"
         self._timeout = url.options["timeout"]
-        self._notices = Notices(self.name)
+        self._left_out = LogOnce(output=self.name)
 
     def export(self, system: MetricsSystem) -> None:
-        """Send what a system holds.
+        """Send the current numbers of a system.
 
         Raises:
-            OutputError: If the server is not to be reached, or does not read to the end in time.
+            OutputError: If the server is unreachable, or does not read everything in time.
         """
         content = "".join(self.lines(each_value(system.aggregator))).encode("ascii")
         try:
@@ -66,16 +67,16 @@ class GraphiteEndpoint:
         except OSError as error:
             reason = error.strerror or str(error) or type(error).__name__
             if isinstance(error, TimeoutError):
-                reason = f"not read to the end within {self._timeout:g} s"
+                reason = f"the server did not read everything within {self._timeout:g} seconds"
             raise OutputError(f"cannot export to {self.name}: {reason}") from error
 
     def lines(self, values: Iterable[MetricValue]) -> Iterator[str]:
-        """Yield a line for each number; of two series that have the same path, the first has it."""
+        """Yield a line for each number. Of two series with the same path, the first is sent."""
         taken: set[str] = set()
         for value in values:
             path = self._path(value)
             if path in taken:
-                self._notices.left_out("another has its path", value.name)
+                log_left_out(self._left_out, "another has its path", value.name)
                 continue
             taken.add(path)
             seconds = int(value.timestamp.timestamp())
@@ -89,23 +90,23 @@ class GraphiteEndpoint:
         if not self._with_tags:
             return plain_path(name, value.tags)
         tags = {_UNSAFE_TAG.sub("_", tag): _safe_text(text) for tag, text in value.tags.items() if text}
-        # The path itself is kept as the tag "name".
+        # Graphite stores the path itself as the tag "name".
         pairs = "".join(f";{f'{tag}_' if tag == 'name' else tag}={tags[tag]}" for tag in sorted(tags))
         return f"{safe_name(name)}{pairs}"
 
     def _send(self, content: bytes) -> None:
         end = time.monotonic() + self._timeout
         with socket.create_connection(self._address, self._timeout) as connection:
-            connection.settimeout(_left(end))
+            connection.settimeout(_seconds_left(end))
             connection.sendall(content)
             connection.shutdown(socket.SHUT_WR)
             while True:
-                connection.settimeout(_left(end))
+                connection.settimeout(_seconds_left(end))
                 if not connection.recv(4096):
                     return
 
 
-def _left(end: float) -> float:
+def _seconds_left(end: float) -> float:
     left = end - time.monotonic()
     if left <= 0:
         raise TimeoutError

@@ -1,4 +1,4 @@
-"""InfluxDB's line protocol, over HTTP: InfluxDB 1 and 2, VictoriaMetrics, Telegraf."""
+"""The endpoint for InfluxDB's line protocol over HTTP: InfluxDB 1 and 2, VictoriaMetrics, Telegraf."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import ClassVar
 from urllib.parse import urlencode
 
 from metrics_adapters.http_client import HTTP_OPTIONS, address_of, authorization_of, deliver
-from metrics_adapters.numbers import numbers_of, series_name
-from metrics_adapters.paths import Notices
+from metrics_adapters.line_protocols import log_left_out, numbers_of, series_name
 from metrics_framework.errors import ConfigurationError
 from metrics_framework.export.endpoints import EndpointUrl, Option, flag_option, text_option, whole_option
 from metrics_framework.exposition.formats import each_value
+from metrics_framework.log import LogOnce
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.values import MetricValue
 
@@ -25,23 +25,23 @@ _RESERVED = {"time", "_field", "_measurement"}
 class InfluxEndpoint:
     """``influx+http://influx:8086?db=app``, or version 2: ``influx+https://:TOKEN@influx?org=me&bucket=app``.
 
-    A series is a point: the name is the measurement, its numbers are the fields (``value`` where there is one
-    alone), all as floating point, so that no field ever changes its type. A user and a password are sent as
-    basic authentication, a password alone as a token.
+    A series is a point. Its name is the measurement, and its numbers are the fields, or one field ``value``.
+    All fields are floats, so that no field changes its type. A user and a password are sent as basic
+    authentication, a password alone as a token.
 
     Args:
-        url: The server, with a path in front of its own if need be.
+        url: The server, optionally with a path prefix.
 
     Raises:
-        ConfigurationError: If there is no host in it, or neither a database nor a bucket.
+        ConfigurationError: If the URL has no host, or neither a database nor a bucket.
     """
 
     options: ClassVar[Mapping[str, Option]] = {
-        "db": text_option(None, "The database, of version 1."),
-        "rp": text_option(None, "The retention policy, of version 1."),
-        "org": text_option(None, "The organization, of version 2."),
-        "bucket": text_option(None, "The bucket, of version 2."),
-        "batch": whole_option(1, 1_000_000, 5_000, "Lines of a request at most."),
+        "db": text_option(None, "The database, for version 1."),
+        "rp": text_option(None, "The retention policy, for version 1."),
+        "org": text_option(None, "The organization, for version 2."),
+        "bucket": text_option(None, "The bucket, for version 2."),
+        "batch": whole_option(1, 1_000_000, 5_000, "The most lines of a request."),
         "gzip": flag_option(True, "Whether requests are compressed."),
         **HTTP_OPTIONS,
     }
@@ -52,18 +52,18 @@ class InfluxEndpoint:
         self._batch = url.options["batch"]
         self._gzip = url.options["gzip"]
         self._timeout = url.options["timeout"]
-        self._notices = Notices(self.name)
+        self._left_out = LogOnce(output=self.name)
         self._headers = {"Content-Type": "text/plain; charset=utf-8", **authorization_of(url, "Token")}
         if self._gzip:
             self._headers["Content-Encoding"] = "gzip"
 
     def export(self, system: MetricsSystem) -> None:
-        """Send what a system holds.
+        """Send the current numbers of a system.
 
         Raises:
-            OutputError: If the server is not to be reached or fails; a `RefusedError` if it refuses.
+            OutputError: If the server is unreachable or fails; a `RefusedError` if it rejects the lines.
         """
-        for body in list(self._bodies(system)):  # all are read before the first is sent, which may take long
+        for body in list(self._bodies(system)):  # read everything first: sending may take long
             what = f"cannot export to {self.name}"
             deliver(self._address, "POST", body, self._headers, self._timeout, what=what)
 
@@ -74,12 +74,12 @@ class InfluxEndpoint:
             yield gzip.compress(body, 1) if self._gzip else body
 
     def lines(self, values: Iterable[MetricValue]) -> Iterator[str]:
-        """Yield a line for each series; of two that become the same, the first is sent."""
+        """Yield a line for each series. Of two with the same measurement and tags, the first is sent."""
         taken: set[str] = set()
         for value in values:
             series = _series(value)
             if series in taken:
-                self._notices.left_out("another has its measurement and tags", value.name)
+                log_left_out(self._left_out, "another has its measurement and tags", value.name)
                 continue
             taken.add(series)
             fields = ",".join(
@@ -100,14 +100,14 @@ def _target(url: EndpointUrl) -> tuple[str, str]:
         path = f"{path}/write"
     else:
         raise ConfigurationError(
-            f"endpoint {url}: it needs db=… for version 1 of InfluxDB, or org=… and bucket=… for version 2"
+            f"endpoint {url}: pass db=… for version 1 of InfluxDB, or org=… and bucket=… for version 2"
         )
     return path, urlencode({name: text for name, text in query.items() if text})
 
 
 def _series(value: MetricValue) -> str:
     name = _escaped(series_name(value), ", ")
-    if name[0] in "#_":  # a comment, and what InfluxDB keeps for itself
+    if name[0] in "#_":  # a comment, or a name that InfluxDB reserves
         name = f"m{name}"
     tags = {_tag(tag): _escaped(text, ",= ") for tag, text in value.tags.items() if text}
     return ",".join([name, *(f"{tag}={tags[tag]}" for tag in sorted(tags))])
@@ -118,7 +118,7 @@ def _tag(tag: str) -> str:
 
 
 def _escaped(text: str, special: str) -> str:
-    # A line break cannot be escaped, and a backslash not in front of what is.
+    # Line breaks, and backslashes before an escaped character, cannot be escaped.
     plain = _CONTROL.sub(" ", text).replace("\\", "/").encode(errors="replace").decode()
     for character in special:
         plain = plain.replace(character, f"\\{character}")

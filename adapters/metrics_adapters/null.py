@@ -1,7 +1,7 @@
-"""The adapter that keeps nothing: for code that wants a collector where nobody wants its numbers.
+"""The adapter that keeps nothing, for code that needs a collector although its numbers are not used.
 
-It takes any input, good or bad, and answers that nothing was ever recorded. A timing is still a timing: its
-result says how long it took.
+It accepts any input, also invalid input, and reports that nothing was recorded. The results of timings are
+still measured.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class NullCollector:
 
 
 class _Timing(str):
-    """The id of a running timer, which is all there is of it: a timer that is forgotten leaves nothing."""
+    """The id of a running timer, and its whole state: a timer that is never stopped leaves nothing."""
 
     __slots__ = ("began_ns", "metadata", "stopped")
 
@@ -78,7 +78,7 @@ class NullTimer:
         """Start timing; see `PerformanceTimer.start_timer`.
 
         Returns:
-            An id of which only this very object can be stopped, not an equal string.
+            An id. Only this object can stop the timer, not an equal string.
         """
         return _Timing.begin(operation_name, metadata)
 
@@ -102,7 +102,7 @@ class NullTimer:
         return result
 
     def get_timing_stats(self, operation_name: str) -> dict[str, float]:
-        """Say that nothing was timed."""
+        """Raise an `UnknownMetricError`: nothing was timed."""
         raise UnknownMetricError(f"no operation {operation_name!r} was timed: this timer keeps nothing")
 
 
@@ -116,11 +116,11 @@ class NullTracker:
         """Do nothing."""
 
     def get_success_rate(self, operation: str, time_window: timedelta | None = None) -> float:
-        """Say that nothing was tracked."""
+        """Raise an `UnknownMetricError`: nothing was tracked."""
         raise UnknownMetricError(f"no operation {operation!r} was tracked: this tracker keeps nothing")
 
     def get_failure_breakdown(self, operation: str, time_window: timedelta | None = None) -> dict[str, int]:
-        """Say that nothing was tracked."""
+        """Raise an `UnknownMetricError`: nothing was tracked."""
         raise UnknownMetricError(f"no operation {operation!r} was tracked: this tracker keeps nothing")
 
 
@@ -154,7 +154,7 @@ class NullAggregator:
     """A `MetricsAggregator` of nothing."""
 
     def get_metric_summary(self, metric_name: str, time_window: timedelta | None = None) -> dict[str, float]:
-        """Say that nothing was recorded."""
+        """Raise an `UnknownMetricError`: nothing was recorded."""
         raise UnknownMetricError(f"no metric {metric_name!r} was recorded: this aggregator keeps nothing")
 
     def get_metrics_by_tag(self, tag_filter: dict[str, str]) -> list[MetricValue]:
@@ -162,7 +162,7 @@ class NullAggregator:
         return []
 
     def export_metrics(self, format: str = "json") -> str:
-        """Return the document of no metrics, in ``json``, ``jsonl``, ``csv`` or ``prometheus``."""
+        """Return an empty document, in ``json``, ``jsonl``, ``csv`` or ``prometheus``."""
         return formats.render([], format)
 
     def get_top_metrics(self, metric_type: MetricType, limit: int = 10) -> list[MetricValue]:

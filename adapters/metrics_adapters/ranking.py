@@ -1,4 +1,4 @@
-"""The largest of what an aggregator lists: how `get_top_metrics` chooses, for every aggregator alike."""
+"""The selection of `get_top_metrics`, shared by all aggregators."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.validation import safe_repr
+from metrics_framework.validation import check_count, safe_repr
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
 
@@ -14,18 +14,17 @@ def largest(values: Iterable[MetricValue], metric_type: MetricType, limit: int) 
     """Return at most ``limit`` values of one type, the largest first.
 
     Args:
-        values: What to choose from.
-        metric_type: Which type. `MetricType.RATE` also lists the counters whose metadata has a ``rate``.
-        limit: How many at most: 1 or more.
+        values: All values.
+        metric_type: The type. `MetricType.RATE` also lists counters whose metadata has a ``rate``.
+        limit: The most values to return, 1 or more.
 
     Raises:
-        InvalidInputError: If an argument breaks its rule.
+        InvalidInputError: If ``limit`` or ``metric_type`` is not allowed.
     """
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        raise InvalidInputError(f"limit={safe_repr(limit)} is not a whole number of 1 or more")
+    check_count("limit", limit)
     if not isinstance(metric_type, MetricType):
         raise InvalidInputError(
-            f"metric_type={safe_repr(metric_type)} is not a MetricType, like MetricType.TIMER"
+            f"metric_type={safe_repr(metric_type)} is not a MetricType: pass one, such as MetricType.TIMER"
         )
     if metric_type is MetricType.RATE:
         values = map(_as_rate, values)

@@ -1,4 +1,4 @@
-"""StatsD: datagrams of lines, with counters as what was added since the last export."""
+"""The StatsD endpoint, which sends counters as increments since the last export."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ from contextlib import suppress
 from decimal import Decimal
 from typing import ClassVar, NamedTuple
 
-from metrics_adapters.numbers import Number, numbers_of, series_name
-from metrics_adapters.paths import Notices, plain_path, safe_name, safe_part
+from metrics_adapters.line_protocols import (
+    Number,
+    log_left_out,
+    numbers_of,
+    plain_path,
+    safe_name,
+    safe_part,
+    series_name,
+)
 from metrics_framework.errors import ConfigurationError, OutputError
 from metrics_framework.export.endpoints import (
     EndpointUrl,
@@ -23,22 +30,23 @@ from metrics_framework.export.endpoints import (
     whole_option,
 )
 from metrics_framework.exposition.formats import each_value
+from metrics_framework.log import LogOnce
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.values import MetricValue
 
 _PORT = 8125
 _UNSAFE = re.compile(r"[^A-Za-z0-9_./-]")
 _REFUSAL_SECONDS = 0.02
-"""How long after the last datagram a host may say that nobody listens, which makes the export a failure."""
+"""How long to wait for an ICMP refusal after the last datagram. A refusal fails the export."""
 
 
 class Line(NamedTuple):
     """One metric in a datagram.
 
     Attributes:
-        text: The line, or the lines that belong together.
-        series: What is remembered of a counter; ``None`` for a gauge.
-        total: The counter's total that is reached with it.
+        text: One line, or two for a negative gauge.
+        series: The key of a counter, or ``None`` for a gauge.
+        total: The total of the counter, including this line.
     """
 
     text: str
@@ -49,40 +57,42 @@ class Line(NamedTuple):
 class StatsdEndpoint:
     """``statsd://localhost:8125``: counters as increments since the last export, everything else as gauges.
 
-    Of a distribution, ``count`` and ``sum`` are counters and the rest are gauges: what was recorded are not
-    single values any more. A series that did not change sends no increment. What was not sent, or was refused
-    by the host, is part of the next export's increments. UDP tells no more: what is lost on the way is lost.
+    The ``count`` and ``sum`` of a distribution are counters, and its other numbers are gauges, because single
+    values are not available. An unchanged counter is not sent. Increments that were not sent, or were refused
+    by the host, are part of the next export. UDP does not report datagrams that are lost on the way.
 
     Args:
-        url: The daemon; the port is 8125 by default.
+        url: The daemon. The default port is 8125.
 
     Raises:
-        ConfigurationError: If there is no host in it, or more than that.
+        ConfigurationError: If the URL is not a host with an optional port.
     """
 
     options: ClassVar[Mapping[str, Option]] = {
-        "prefix": text_option(None, "What all names begin with, before a dot."),
+        "prefix": text_option(None, "The prefix of all names, without the dot."),
         "tags": choice_option(
             ("none", "datadog", "influx"),
             "none",
-            "Whether tags become part of the name, or are sent in the way of one of these.",
+            "The format of tags; `none` makes them part of the name.",
         ),
-        "mtu": whole_option(100, 65_000, 1_432, "Bytes of a datagram at most."),
+        "mtu": whole_option(100, 65_000, 1_432, "The most bytes of a datagram."),
         "timeout": seconds_option(
-            10.0, "Seconds that a datagram, or another thread's export, is waited for."
+            10.0, "The time limit in seconds for a datagram, or for the export of another thread."
         ),
     }
 
     def __init__(self, url: EndpointUrl) -> None:
         self.name = str(url)
         if not url.host or url.path.strip("/") or url.username is not None or url.password is not None:
-            raise ConfigurationError(f"endpoint {url}: it is a host and a port, like statsd://localhost:8125")
+            raise ConfigurationError(
+                f"endpoint {url}: pass a host and a port only, like statsd://localhost:8125"
+            )
         self._address = url.host, url.port or _PORT
         self._prefix = f"{safe_name(url.options['prefix'])}." if url.options["prefix"] else ""
         self._tags = url.options["tags"]
         self._mtu = url.options["mtu"]
         self._timeout = url.options["timeout"]
-        self._notices = Notices(self.name)
+        self._left_out = LogOnce(output=self.name)
         self._begin()
 
     def _begin(self) -> None:
@@ -91,17 +101,17 @@ class StatsdEndpoint:
         self._sent: dict[str, int | float] = {}
 
     def export(self, system: MetricsSystem) -> None:
-        """Send what a system holds.
+        """Send the current numbers of a system.
 
         Raises:
-            OutputError: If the host is not known, or says that nobody listens there.
+            OutputError: If the host is unknown or refuses the datagrams.
         """
         if (
             self._process != os.getpid()
         ):  # a forked child counts from zero, and may have inherited a held lock
             self._begin()
         if not self._lock.acquire(timeout=self._timeout):
-            raise OutputError(f"cannot export to {self.name}: another export to it is under way")
+            raise OutputError(f"cannot export to {self.name}: another export to it is running")
         try:
             self._send(self.datagrams(self.lines(each_value(system.aggregator))))
         except OSError as error:
@@ -112,29 +122,29 @@ class StatsdEndpoint:
             self._lock.release()
 
     def lines(self, values: Iterable[MetricValue]) -> Iterator[Line]:
-        """Yield what there is to send; of two series that have the same name and tags, the first is sent."""
+        """Yield the lines to send. Of two series with the same name and tags, the first is sent."""
         taken: set[str] = set()
         for value in values:
             name, tags = self._name(value)
             series = f"{name}{tags}"
             if series in taken:
-                self._notices.left_out("another has its name", value.name)
+                log_left_out(self._left_out, "another has its name", value.name)
                 continue
             taken.add(series)
             for number in numbers_of(value):
                 yield from self._line(name, tags, number)
         for key in list(self._sent):
             if key.rpartition("|")[0] not in taken:
-                del self._sent[key]  # should it come back, it begins at zero
+                del self._sent[key]  # if the series returns, it starts at zero
 
     def datagrams(self, lines: Iterator[Line]) -> Iterator[list[Line]]:
-        """Yield lines by the datagram; one that no datagram can hold is left out."""
+        """Yield lines grouped into datagrams. A line that exceeds a datagram is left out."""
         datagram: list[Line] = []
         size = 0
         for line in lines:
             length = len(line.text) + 1
             if length > self._mtu + 1:
-                self._notices.left_out(f"it is longer than {self._mtu} bytes", line.text[:80])
+                log_left_out(self._left_out, f"it is longer than {self._mtu} bytes", line.text[:80])
                 continue
             if datagram and size + length > self._mtu + 1:
                 yield datagram
@@ -149,12 +159,12 @@ class StatsdEndpoint:
         start, end = (f"{path}{tags}", "") if self._tags == "influx" else (path, tags)
         if not number.grows:
             text = f"{start}:{_plain(number.value)}|g{end}"
-            # A sign makes it a change of the gauge: a negative one is reached from zero.
+            # A signed value would change the gauge instead of setting it, so a negative one starts from zero.
             yield Line(f"{start}:0|g{end}\n{text}" if number.value < 0 else text, None, 0)
             return
         series = f"{name}{tags}|{number.field}"
         before = self._sent.get(series, 0)
-        # Less than before: it began anew, or is a sum of negative values too.
+        # A smaller total was reset, or is a sum that includes negative values.
         added = number.value - before if number.value >= before else number.value
         if added > 0:
             yield Line(f"{start}:{_plain(added)}|c{end}", series, number.value)
@@ -180,7 +190,7 @@ class StatsdEndpoint:
             for datagram in datagrams:
                 self._remember(last)
                 connection.send("\n".join(line.text for line in datagram).encode("ascii"))
-                _raise_refusal(connection)  # which a host nearby says at once
+                _raise_refusal(connection)  # a local host refuses at once
                 last = datagram
             _await_refusal(connection)
             self._remember(last)
@@ -199,15 +209,15 @@ def _raise_refusal(connection: socket.socket) -> None:
 
 def _await_refusal(connection: socket.socket) -> None:
     connection.settimeout(_REFUSAL_SECONDS)
-    # Whatever a daemon might answer means nothing.
+    # A response of the daemon has no meaning.
     with suppress(TimeoutError):
         connection.recv(1)
 
 
 def _plain(number: int | float) -> str:
-    """Return a number without an exponent, which not every daemon can read."""
+    """Return a number without an exponent, which some daemons cannot parse."""
     if not number:
-        return "0"  # a negative zero has a sign, and would change nothing
+        return "0"  # the sign of a negative zero would make it a change
     if isinstance(number, int):
         return repr(number)
     return f"{Decimal(repr(number)):f}".removesuffix(".0")

@@ -1,4 +1,4 @@
-"""A server of any kind that takes JSON."""
+"""The endpoint that posts all series to a webhook as JSON."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ class WebhookEndpoint:
     """``webhook+https://hooks.example.com/services/T000/metrics``: a POST of all series as JSON.
 
     The body is that of ``export_metrics("json")``. A user and a password are sent as basic authentication, a
-    password alone (``https://:TOKEN@host``) as ``Authorization: Bearer TOKEN``, or in the header that is
-    named. Path and query of such URLs are secrets often enough: no log has them. What is in the query beside
-    our options is the server's, and sent on.
+    password alone (``https://:TOKEN@host``) as ``Authorization: Bearer TOKEN`` or in the header of the option
+    ``header``. Logs do not show path and query, which often contain secrets. Other options of the query are
+    sent to the server.
 
     Args:
         url: The server.
 
     Raises:
-        ConfigurationError: If there is no host in it.
+        ConfigurationError: If the URL is not allowed.
     """
 
     hides_address: ClassVar[bool] = True
     options: ClassVar[Mapping[str, Option]] = {
         **HTTP_OPTIONS,
-        "header": text_option(None, "The header that the password is sent in, in place of `Authorization`."),
+        "header": text_option(None, "The header for the password, instead of `Authorization`."),
     }
 
     def __init__(self, url: EndpointUrl) -> None:
         self.name = str(url)
-        theirs = {name: text for name, text in url.query.items() if name not in self.options}
-        self._address = address_of(url, url.path, urlencode(theirs))
+        query = {name: text for name, text in url.query.items() if name not in self.options}
+        self._address = address_of(url, url.path, urlencode(query))
         self._timeout = url.options["timeout"]
         self._headers = {"Content-Type": "application/json", **_secret(url)}
 
     def export(self, system: MetricsSystem) -> None:
-        """Send what a system holds.
+        """Send the current numbers of a system.
 
         Raises:
-            OutputError: If the server is not to be reached or fails; a `RefusedError` if it refuses.
+            OutputError: If the server is unreachable or fails; a `RefusedError` if it rejects the request.
         """
         metrics = [json.dumps(to_plain(value), default=str) for value in each_value(system.aggregator)]
         body = f'{{"metrics": [{", ".join(metrics)}]}}'.encode()
@@ -60,9 +60,9 @@ def _secret(url: EndpointUrl) -> dict[str, str]:
     if header is None:
         return authorization_of(url)
     if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", header):
-        raise ConfigurationError(f"endpoint {url}: the option header is not the name of a header")
+        raise ConfigurationError(f"endpoint {url}: the option header is not a header name")
     if url.username is not None or url.password is None:
         raise ConfigurationError(
-            f"endpoint {url}: with header= the secret is a password alone, like //:SECRET@host"
+            f"endpoint {url}: header= needs a password without a user, like //:SECRET@host"
         )
     return {header: header_value(url, url.password)}

@@ -19,6 +19,7 @@ from metrics_framework.errors import InvalidInputError
 from metrics_framework.log import Isolation, log_event
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.runtime.fork import ForkOrder, run_after_fork
+from metrics_framework.validation import check_choice
 from metrics_framework.values import MetricUnit
 
 if TYPE_CHECKING:
@@ -146,8 +147,7 @@ class BatchMetrics:
         retry_failed: bool = False,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        if on_error not in ("continue", "raise"):
-            raise InvalidInputError(f"on_error={on_error!r} is unknown: pass 'continue' or 'raise'")
+        check_choice("on_error", on_error, ("continue", "raise"))
         self.on_error: ErrorPolicy = on_error
         self.skip_on = skip_on
         self.track_memory = track_memory

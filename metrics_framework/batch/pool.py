@@ -20,6 +20,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from metrics_framework.batch.files import PEAK_MEMORY, Batch, error_message, skip_reason
 from metrics_framework.clock import SYSTEM_CLOCK
 from metrics_framework.errors import InvalidInputError
+from metrics_framework.validation import check_count
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -104,11 +105,9 @@ def run_pool(
     details: Callable[[R], Mapping[str, int]] | None,
 ) -> Iterator[FileResult[T, R]]:
     """Call a function for each item and record each as a file; see `BatchMetrics.map`."""
-    workers = threads if processes is None else processes
-    if workers is None or (threads is not None and processes is not None) or workers < 1:
-        raise InvalidInputError(
-            f"threads={threads!r} and processes={processes!r}: say how many there are of one of them"
-        )
+    if (threads is None) == (processes is None):
+        raise InvalidInputError(f"threads={threads!r} and processes={processes!r}: pass one of the two")
+    workers = check_count("threads", threads) if processes is None else check_count("processes", processes)
     task = Task(function, retries, batch.skip_on, batch.track_memory)
     return _results(batch, Pool(task, workers, in_processes=processes is not None), items, name, details)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from inspect import iscoroutine
@@ -15,7 +14,7 @@ from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.log import Isolation, log_event
 from metrics_framework.protocols import MetricCollector
-from metrics_framework.validation import check_name, plain_number, plain_tags, safe_repr
+from metrics_framework.validation import check_name, check_seconds, plain_number, plain_tags, safe_repr
 from metrics_framework.values import MetricUnit
 
 F = TypeVar("F", bound=Callable[[], Any])
@@ -118,7 +117,7 @@ class GaugeCallbacks:
             InvalidInputError: If an argument is not valid.
         """
         name, plain = check_name(name), plain_tags(tags)
-        _check_deadline(name, deadline)
+        check_seconds(f"callback {name!r}: deadline", deadline)
 
         def add(function: F) -> F:
             _check_function(name, function)
@@ -251,17 +250,6 @@ def _key(name: str, tags: Mapping[str, str]) -> Key:
 
 def _tags_with_name(callback: Callback, **tags: str) -> dict[str, str]:
     return {**callback.tags, "callback": callback.name, **tags}
-
-
-def _check_deadline(name: str, deadline: object) -> None:
-    if (
-        isinstance(deadline, bool)
-        or not isinstance(deadline, int | float)
-        or not 0 < deadline <= threading.TIMEOUT_MAX  # false for NaN
-    ):
-        raise InvalidInputError(
-            f"callback {name!r}: deadline={safe_repr(deadline)} is not a positive, finite number of seconds"
-        )
 
 
 def _check_function(name: str, function: object) -> None:

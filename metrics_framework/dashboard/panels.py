@@ -29,6 +29,7 @@ from metrics_framework.dashboard.time_series import TimeSeriesReader
 from metrics_framework.errors import InvalidInputError, nearest
 from metrics_framework.health import CPU_GAUGES, DISK_GAUGES, MEMORY_GAUGES, MOUNTPOINT, NETWORK_GAUGES
 from metrics_framework.protocols import MetricsAggregator, ResourceMonitor
+from metrics_framework.validation import check_count, check_duration
 from metrics_framework.values import MetricType, MetricUnit
 
 SCHEMA_VERSION = 1
@@ -87,10 +88,8 @@ def create_dashboard(
     Raises:
         InvalidInputError: If there is no such dashboard, or an argument is not valid.
     """
-    if not isinstance(window, timedelta) or window <= timedelta(0):
-        raise InvalidInputError(f"window={window!r} is not a positive timedelta")
-    if points.__class__ is not int or points < 2:
-        raise InvalidInputError(f"points={points!r} is not a whole number of 2 or more")
+    check_duration("window", window)
+    check_count("points", points, least=2)
     for name, threshold, maximum in (
         ("error_rate", error_rate, 1),
         ("memory_percent", memory_percent, 100),

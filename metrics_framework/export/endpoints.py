@@ -1,6 +1,6 @@
-"""Where numbers are exported to, by a name or a URL: what a URL may say, and how none tells a secret.
+"""Endpoints by URL: parsing, options, and secrets that never reach a log.
 
-Built-in endpoints are in a table of module paths, as adapters are. Any other scheme is looked up in the
+Built-in endpoints are in a table of module paths, like adapters. Any other scheme is looked up in the
 entry-point group ``metrics_framework.export.endpoints``.
 """
 
@@ -17,21 +17,22 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from metrics_framework.errors import ConfigurationError, UnknownAdapterError, nearest
 from metrics_framework.export.outputs import Output
 from metrics_framework.plugins import load_from
+from metrics_framework.validation import check_seconds
 
 ENTRY_POINT_GROUP = "metrics_framework.export.endpoints"
 
 BUILT_IN = {
     "file": "metrics_adapters.file:FileEndpoint",
-    "grafana": "metrics_adapters.grafana.endpoint:GrafanaEndpoint",
-    "grafana+http": "metrics_adapters.grafana.endpoint:GrafanaEndpoint",
-    "grafana+https": "metrics_adapters.grafana.endpoint:GrafanaEndpoint",
+    "grafana": "metrics_adapters.grafana.output:GrafanaEndpoint",
+    "grafana+http": "metrics_adapters.grafana.output:GrafanaEndpoint",
+    "grafana+https": "metrics_adapters.grafana.output:GrafanaEndpoint",
     "graphite": "metrics_adapters.graphite:GraphiteEndpoint",
     "influx+http": "metrics_adapters.influx:InfluxEndpoint",
     "influx+https": "metrics_adapters.influx:InfluxEndpoint",
-    "otlp+http": "metrics_adapters.otlp.endpoint:OtlpEndpoint",
-    "otlp+https": "metrics_adapters.otlp.endpoint:OtlpEndpoint",
-    "otlp+grpc": "metrics_adapters.otlp.endpoint:OtlpEndpoint",
-    "otlp+grpcs": "metrics_adapters.otlp.endpoint:OtlpEndpoint",
+    "otlp+http": "metrics_adapters.otlp.exporter:OtlpEndpoint",
+    "otlp+https": "metrics_adapters.otlp.exporter:OtlpEndpoint",
+    "otlp+grpc": "metrics_adapters.otlp.exporter:OtlpEndpoint",
+    "otlp+grpcs": "metrics_adapters.otlp.exporter:OtlpEndpoint",
     "pushgateway+http": "metrics_adapters.prometheus.push:PushgatewayEndpoint",
     "pushgateway+https": "metrics_adapters.prometheus.push:PushgatewayEndpoint",
     "snapshot": "metrics_adapters.snapshot_writer.writer:SnapshotEndpoint",
@@ -40,27 +41,26 @@ BUILT_IN = {
     "webhook+http": "metrics_adapters.webhook:WebhookEndpoint",
     "webhook+https": "metrics_adapters.webhook:WebhookEndpoint",
 }
-"""Scheme or name to what makes the endpoint: a class, or anything else that takes an `EndpointUrl`."""
+"""Scheme to the class, or other callable, that creates an endpoint from an `EndpointUrl`."""
 
 NAMES = {"prometheus": "textfile:metrics.prom", "snapshot_writer": "snapshot:snapshots"}
-"""Names that stand for a URL, and the one that they stand for where nothing else is configured."""
-
+"""Short names, and the URL that each stands for unless the configuration has another."""
 
 _LIKE_SECRETS = {"auth", "key", "p", "pass", "password", "secret", "token", "u", "user", "username"}
 
 
 class Option(NamedTuple):
-    """What may stand in the query of a URL; declared once, in ``options`` of what makes the endpoint.
+    """An option in the query of a URL. The factory of the endpoint declares it in ``options``.
 
     Attributes:
-        says: What a value has to be, for errors and the documentation.
-        read: Makes one of the text; raises ``ValueError`` where it cannot.
-        default: What holds without it.
-        meaning: What it does, for the documentation.
+        description: The values that are allowed, for errors and the documentation.
+        parse: Returns the value of a text, or raises ``ValueError``.
+        default: The value if the URL does not have the option.
+        meaning: The effect of the option, for the documentation.
     """
 
-    says: str
-    read: Callable[[str], Any]
+    description: str
+    parse: Callable[[str], Any]
     default: Any
     meaning: str
 
@@ -94,29 +94,29 @@ class EndpointFactory(Protocol):
     """
 
     def __call__(self, url: EndpointUrl) -> Output:
-        """Make an endpoint, whose name should be ``str(url)``; nothing is sent yet.
+        """Create an endpoint, with the name ``str(url)``. Nothing is sent yet.
 
         Raises:
-            ConfigurationError: If the URL lacks something.
+            ConfigurationError: If the URL is incomplete.
         """
         ...
 
 
 @dataclass(frozen=True)
 class EndpointUrl:
-    """A URL, taken apart.
+    """The parsed URL of an endpoint.
 
-    ``str`` and ``repr`` of it have neither user nor password, so that they may stand in logs.
+    Its ``str`` and ``repr`` contain neither user nor password, so that logs may show them.
 
     Attributes:
-        scheme: What it begins with, in lower case; all of it where only a name was given.
-        host: The host, without brackets; empty where there is none.
+        scheme: The scheme in lower case, or the whole text of a name.
+        host: The host, without brackets, or an empty string.
         port: The port, or ``None``.
         path: The path, decoded.
         username: The user, decoded, or ``None``.
         password: The password, decoded, or ``None``.
-        query: The query as it was given, decoded.
-        options: The query as declared: every option with its value or its default.
+        query: The query of the URL, decoded.
+        options: Each declared option with its value or its default.
         hidden: Whether path and query are secrets too.
     """
 
@@ -132,38 +132,40 @@ class EndpointUrl:
 
     @classmethod
     def parse(cls, text: str) -> EndpointUrl:
-        """Take a URL or a name apart; its options are read by `checked`.
+        """Parse a URL or a name. `with_options` parses its options.
 
         Raises:
-            ConfigurationError: If it cannot be understood. Nothing of it is quoted then but its scheme: who
-                knows where in it a password is.
+            ConfigurationError: If it is malformed. The error quotes the scheme only, because a password may
+                be anywhere in a malformed URL.
         """
         if not isinstance(text, str) or not text:
-            raise ConfigurationError("an endpoint is a name or a URL, like file:///var/tmp/metrics.json")
+            raise ConfigurationError("an endpoint must be a name or a URL, like file:///var/tmp/metrics.json")
         scheme, colon, rest = text.partition(":")
         scheme = scheme.lower()
         if not colon:
             return cls(text)
         if not re.fullmatch(r"[a-z][a-z0-9+._-]*", scheme):
-            raise ConfigurationError("an endpoint's URL does not begin with a scheme, like statsd://")
+            raise ConfigurationError("the URL of an endpoint does not begin with a scheme, like statsd://")
         if re.search(r"[\x00-\x20\x7f]", rest):
             raise ConfigurationError(
-                f"endpoint {scheme}: a space or a control character is written as %20 etc."
+                f"endpoint {scheme}: its URL has a space or a control character: write it as %20, for example"
             )
         try:
             parts = urlsplit(f"x:{rest}")
             host, port = unquote(parts.hostname or ""), parts.port
             pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
         except ValueError:
-            raise ConfigurationError(f"endpoint {scheme}: its host, port or query cannot be read") from None
+            raise ConfigurationError(f"endpoint {scheme}: its host, port or query is malformed") from None
         if "@" in parts.path and not parts.netloc and parts.path[:1] != "/":
-            raise ConfigurationError(f"endpoint {scheme}: two slashes go before a host; in a path, @ is %40")
+            raise ConfigurationError(f"endpoint {scheme}: write // before a host, and %40 for an @ in a path")
         if "@" in parts.path and parts.netloc:
-            raise ConfigurationError(f"endpoint {scheme}: an @ is in its path; a slash in a password is %2F")
+            raise ConfigurationError(
+                f"endpoint {scheme}: its path has an @: write %2F for a slash in a password"
+            )
         if parts.fragment:
-            raise ConfigurationError(f"endpoint {scheme}: a # is in it; in a password it is written %23")
+            raise ConfigurationError(f"endpoint {scheme}: its URL has a #: write %23 for it in a password")
         if len(dict(pairs)) < len(pairs):
-            raise ConfigurationError(f"endpoint {scheme}: an option is given twice")
+            raise ConfigurationError(f"endpoint {scheme}: its query has an option twice")
         username, password = parts.username, parts.password
         return cls(
             scheme,
@@ -175,53 +177,54 @@ class EndpointUrl:
             MappingProxyType(dict(pairs)),
         )
 
-    def checked(self, declared: Mapping[str, Option]) -> EndpointUrl:
-        """Return this with its options read.
+    def with_options(self, declared: Mapping[str, Option]) -> EndpointUrl:
+        """Return this URL with parsed options.
 
-        Where the address is hidden, an unknown one is the server's own.
+        If the address is hidden, unknown options are part of the server's address.
 
         Raises:
-            ConfigurationError: If one is unknown, which names the nearest, or a value is not allowed.
+            ConfigurationError: If an option is unknown or its value is not allowed. The error names similar
+                options.
         """
         values = {}
         for name, text in self.query.items():
             if name not in declared:
                 if self.hidden:
                     continue
-                known = nearest(name, declared) if declared else " There are none."
+                known = nearest(name, declared) if declared else " It has no options."
                 if name.lower() in _LIKE_SECRETS:
-                    known += f" A secret goes before the host, like {self.scheme}://:TOKEN@host"
+                    known += f" Write a secret before the host, like {self.scheme}://:TOKEN@host"
                 raise ConfigurationError(f"endpoint {self}: unknown option {name!r}.{known}")
             try:
-                values[name] = declared[name].read(text)
+                values[name] = declared[name].parse(text)
             except ValueError:
-                # Not quoted: who mistakes an option for another may have written a secret.
+                # The value is not quoted: it may be a secret that was meant for another place.
                 raise ConfigurationError(
-                    f"endpoint {self}: the option {name} is not {declared[name].says}"
+                    f"endpoint {self}: the option {name} is not {declared[name].description}"
                 ) from None
         defaults = {name: option.default for name, option in declared.items()}
         return replace(self, options=MappingProxyType({**defaults, **values}))
 
-    def hiding_address(self) -> EndpointUrl:
-        """Return this with a path and a query that are secrets too, and are not shown either."""
+    def with_hidden_address(self) -> EndpointUrl:
+        """Return this URL with path and query as secrets."""
         return replace(self, hidden=True)
 
     def required(self, option: str, example: str) -> Any:
-        """Return an option that has to be given.
+        """Return the value of a required option.
 
         Raises:
-            ConfigurationError: If it was not; the message shows an example.
+            ConfigurationError: If the URL does not have it. The message shows the example.
         """
         value = self.options[option]
         if value is None or value == "":
             raise ConfigurationError(f"endpoint {self}: it needs the option {option}, like {example}")
         return value
 
-    def scrubbed(self, text: str) -> str:
-        """Return a text without the secrets of this URL, as somebody's error may quote them."""
+    def redacted(self, text: str) -> str:
+        """Return a text, such as an error message, without the secrets of this URL."""
         secrets = [self.password, self.username if self.password is None else None]
         if self.hidden:
-            # What is shorter is no secret, and part of half the words there are.
+            # Shorter parts are not secrets, and are parts of many words.
             secrets += [part for part in (self.path.strip("/"), *self.query.values()) if len(part) > 3]
         found = {
             form for secret in secrets if secret for form in (secret, quote(secret), quote(secret, safe=""))
@@ -242,23 +245,23 @@ class EndpointUrl:
             return f"{start}/…"
         if not host and not self.path:
             return self.scheme
-        # Only what was read: an option that nobody declared may be anything.
+        # Declared options only: any other may be a secret.
         given = [f"{name}={self.query[name]}" for name in self.options if name in self.query]
         return f"{start}{self.path}{'?' if given else ''}{'&'.join(given)}"
 
 
 def make_endpoint(text: str) -> tuple[EndpointUrl, Output]:
-    """Make the endpoint of a name or URL; nothing is sent yet.
+    """Create the endpoint of a name or URL. Nothing is sent yet.
 
     Raises:
-        ConfigurationError: If there is none of that name or scheme, which lists those there are, or the URL
-            says something that is not allowed.
+        ConfigurationError: If the name or scheme is unknown, or the URL is not allowed. The error lists all
+            known names.
     """
     url = EndpointUrl.parse(NAMES.get(text, text))
     factory = _factory(url.scheme)
     if isinstance(factory, HidesAddress) and factory.hides_address:
-        url = url.hiding_address()
-    url = url.checked(factory.options if isinstance(factory, HasOptions) else {})
+        url = url.with_hidden_address()
+    url = url.with_options(factory.options if isinstance(factory, HasOptions) else {})
     return url, factory(url)
 
 
@@ -272,13 +275,13 @@ def _factory(scheme: str) -> EndpointFactory:
         near = nearest(scheme, known)
         meant = near if near.startswith(" Did you mean") else ""
         raise ConfigurationError(
-            f"there is no endpoint {hide_urls(repr(scheme))}.{meant} Known: {', '.join(known)}"
+            f"unknown endpoint {hide_urls(repr(scheme))}.{meant} Known: {', '.join(known)}"
         ) from None
     return factory
 
 
 def hide_urls(text: str) -> str:
-    """Return a text in which of every URL no more than its scheme is left."""
+    """Return a text in which each URL is reduced to its scheme."""
     return re.sub(r"([A-Za-z][\w+.-]*:)//[^\s'\",]*", r"\1//…", text)
 
 
@@ -286,66 +289,66 @@ def hide_urls(text: str) -> str:
 
 
 def text_option(default: str | None, meaning: str) -> Option:
-    """Declare an option whose value is any text that is not empty."""
-    return Option("a text that is not empty", _read_text, default, meaning)
+    """Declare an option whose value is a non-empty text."""
+    return Option("a non-empty text", _parse_text, default, meaning)
 
 
 def choice_option(choices: tuple[str, ...], default: str, meaning: str) -> Option:
-    """Declare an option whose value is one of a few."""
+    """Declare an option with a fixed set of values."""
 
-    def read(text: str) -> str:
+    def parse(text: str) -> str:
         if text not in choices:
             raise ValueError(text)
         return text
 
-    return Option(f"one of {', '.join(choices)}", read, default, meaning)
+    return Option(f"one of {', '.join(choices)}", parse, default, meaning)
 
 
 def flag_option(default: bool, meaning: str) -> Option:
     """Declare an option that is ``yes`` or ``no``."""
 
-    def read(text: str) -> bool:
-        return {"yes": True, "no": False}[text]
+    def parse(text: str) -> bool:
+        if text not in ("yes", "no"):
+            raise ValueError(text)
+        return text == "yes"
 
-    def checked(text: str) -> bool:
-        try:
-            return read(text)
-        except KeyError:
-            raise ValueError(text) from None
-
-    return Option("yes or no", checked, default, meaning)
+    return Option("yes or no", parse, default, meaning)
 
 
 def whole_option(least: int, most: int, default: int | None, meaning: str) -> Option:
-    """Declare an option whose value is a whole number within limits."""
+    """Declare an option whose value is an integer from ``least`` to ``most``."""
 
-    def read(text: str) -> int:
+    def parse(text: str) -> int:
         number = int(text)
         if not least <= number <= most:
             raise ValueError(text)
         return number
 
-    return Option(f"a whole number from {least} to {most}", read, default, meaning)
+    return Option(f"a whole number from {least} to {most}", parse, default, meaning)
 
 
 def seconds_option(default: float, meaning: str) -> Option:
     """Declare an option whose value is a positive number of seconds."""
-    return Option("a positive number of seconds", _read_positive, default, meaning)
+    return Option("a positive number of seconds", _parse_seconds, default, meaning)
 
 
 def days_option(meaning: str) -> Option:
-    """Declare an option whose value is a positive number of days; none by default."""
-    return Option("a positive number of days", _read_positive, None, meaning)
+    """Declare an option whose value is a positive number of days. Its default is ``None``."""
+    return Option("a positive number of days", _parse_days, None, meaning)
 
 
-def _read_positive(text: str) -> float:
+def _parse_seconds(text: str) -> float:
+    return check_seconds("option", float(text))
+
+
+def _parse_days(text: str) -> float:
     number = float(text)
     if not 0 < number < math.inf:
         raise ValueError(text)
     return number
 
 
-def _read_text(text: str) -> str:
+def _parse_text(text: str) -> str:
     if not text:
         raise ValueError(text)
     return text

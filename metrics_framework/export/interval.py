@@ -80,7 +80,7 @@ class IntervalCollection:
             self._isolation.call("resources not read", self._read)
             self._isolation.call("gauge callbacks not called", self._call)
             if not self._is_first:
-                self._outputs.write(self._snapshot, self._isolation, patiently=True)
+                self._outputs.write(self._snapshot, self._isolation, at_interval=True)
             self._is_first = False
         finally:
             self.cpu_ns += time.thread_time_ns() - start_ns

@@ -1,4 +1,4 @@
-"""Where snapshots and numbers go: what an output has to be."""
+"""The Protocols of outputs, which receive snapshots or the whole system."""
 
 from __future__ import annotations
 
@@ -17,72 +17,72 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class SnapshotOutput(Protocol):
-    """Where snapshots go; the facade relies on it, and isolates one that fails from the others.
+    """Receives snapshots. The facade relies on it, and isolates a failing output from the others.
 
-    One that has a true attribute ``keeps_distributions`` is a `DistributionOutput`.
+    An output with a true attribute ``keeps_distributions`` is a `DistributionOutput`.
     """
 
     @property
     def name(self) -> str:
-        """What `MetricsSystem.export_metrics_async` calls it by."""
+        """The name for `MetricsSystem.export_metrics_async`, results and logs."""
         ...
 
     def write(self, snapshot: PerformanceSnapshot) -> object:
-        """Keep a snapshot; an ``OSError`` says that it may be tried again later."""
+        """Store or send a snapshot. After an ``OSError`` it is retried later."""
         ...
 
 
 @runtime_checkable
 class DistributionOutput(SnapshotOutput, Protocol):
-    """An output that keeps the values behind a snapshot's statistics as well."""
+    """An output that also stores the distributions behind the statistics of a snapshot."""
 
     @property
     def keeps_distributions(self) -> bool:
-        """Whether it does."""
+        """Whether ``write`` takes distributions."""
         ...
 
     def write(
         self, snapshot: PerformanceSnapshot, distributions: Mapping[str, Distribution] | None = None
     ) -> object:
-        """Keep a snapshot and its distributions; see `BuildReport.distributions` for their keys."""
+        """Store a snapshot and its distributions. `BuildReport.distributions` explains their keys."""
         ...
 
 
 @runtime_checkable
 class SystemOutput(Protocol):
-    """Where a system's numbers go in a form of their own; the facade treats it as a `SnapshotOutput`.
+    """Exports the current numbers of a system in a format of its own.
 
-    Endpoints of `metrics_framework.export.endpoints` are such outputs.
+    The endpoints of `metrics_framework.export.endpoints` are such outputs.
     """
 
     @property
     def name(self) -> str:
-        """What `MetricsSystem.export_metrics_async` calls it by."""
+        """The name for `MetricsSystem.export_metrics_async`, results and logs."""
         ...
 
     def export(self, system: MetricsSystem) -> object:
-        """Send or keep what a system holds now, and return when that is done.
+        """Export the current numbers of a system, and return when that is done.
 
         Raises:
-            OutputError: If it was not done: it is tried again later. `RefusedError` says that the same again
-                would be refused again. Any other exception is a failure too.
+            OutputError: If the export failed and may succeed later. A `RefusedError` states that the same
+                data would be refused again. Any other exception is a failure too.
         """
         ...
 
 
 class FullSnapshot(NamedTuple):
-    """What is written: a snapshot, and the values behind its statistics."""
+    """A snapshot and the distributions behind its statistics."""
 
     snapshot: PerformanceSnapshot
     distributions: Mapping[str, Distribution]
 
 
 Output = SnapshotOutput | SystemOutput
-"""What the facade takes; whatever has a method ``write`` is given snapshots."""
+"""An output of the facade. If it has a method ``write``, it receives snapshots."""
 
 
 def takes_snapshots(output: Output) -> TypeIs[SnapshotOutput]:
-    """Say whether an output is given snapshots rather than the system."""
+    """Return whether an output receives snapshots instead of the system."""
     return isinstance(output, SnapshotOutput)
 
 
@@ -90,10 +90,10 @@ def name_of(output: Output) -> str:
     """Return the name of an output.
 
     Raises:
-        InvalidInputError: If it has none, or nothing that takes what a system holds.
+        InvalidInputError: If it has no name, or neither ``write`` nor ``export``.
     """
     if not isinstance(output, SnapshotOutput | SystemOutput) or not isinstance(output.name, str):
         raise InvalidInputError(
-            f"{output!r} is no output: it needs a name and a method write(snapshot) or export(system)"
+            f"{output!r} is not an output: it needs a name and a method write(snapshot) or export(system)"
         )
     return output.name

@@ -13,6 +13,7 @@ from metrics_framework.errors import InvalidInputError
 from metrics_framework.recording.engine import Core, ErrorTypes, InternalCounter, Series, Slot, TagSet
 from metrics_framework.recording.windows import MAX_RECENT_NS, RECENT_SLOT_NS, RecentWindows
 from metrics_framework.runtime.cooperative import yield_gil
+from metrics_framework.validation import check_count
 
 OTHER = "__other__"
 """Stands for a tag's value, a name or an error type past its budget."""
@@ -53,8 +54,7 @@ def check_budgets(budgets: object) -> Budgets:
             f"budgets={budgets!r} must be a Budgets instance, like Budgets(series_per_name=1_000)"
         )
     for field, budget in budgets._asdict().items():
-        if budget.__class__ is not int or budget < 1:
-            raise InvalidInputError(f"budget {field}={budget!r} is not a whole number of 1 or more")
+        check_count(f"budget {field}", budget)
     return budgets
 
 

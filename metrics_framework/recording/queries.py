@@ -28,12 +28,11 @@ from metrics_framework.recording.state import (
     Description,
     Named,
     StoreState,
-    check_duration,
     nanoseconds,
 )
 from metrics_framework.recording.windows import Interval, Window, split
 from metrics_framework.runtime.cooperative import yield_gil
-from metrics_framework.validation import plain_tags
+from metrics_framework.validation import check_count, check_duration, plain_tags
 
 
 class Queries:
@@ -333,8 +332,7 @@ class Queries:
         return nanoseconds(window)
 
     def _history(self, names: Namespace, name: str, window: timedelta | None, points: int) -> list[Interval]:
-        if points.__class__ is not int or points < 1:
-            raise InvalidInputError(f"points={points!r} is not a whole number of 1 or more")
+        check_count("points", points)
         # Not all of `_tidy`: a history does not depend on series, and a dashboard requests dozens.
         self._housekeeping()
         metric, window_ns = names.known(name), self._window_ns(window)

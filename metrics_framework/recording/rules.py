@@ -15,7 +15,7 @@ from metrics_framework.errors import InvalidInputError, nearest
 from metrics_framework.recording.buckets import check_bounds
 from metrics_framework.recording.cardinality import OTHER
 from metrics_framework.recording.engine import GaugeSeries, Series, SeriesIndex
-from metrics_framework.validation import check_name, plain_tags
+from metrics_framework.validation import check_count, check_name, plain_tags
 
 MAX_RULED_NAMES = 10_000
 """How many names keep the buckets and the budget that rules give them."""
@@ -58,8 +58,8 @@ class Rule:
         if not isinstance(self.deny, bool):
             raise InvalidInputError(f"deny={self.deny!r} is not true or false")
         object.__setattr__(self, "buckets", check_bounds(self.buckets) if self.buckets else ())
-        if self.max_series is not None and (self.max_series.__class__ is not int or self.max_series < 1):
-            raise InvalidInputError(f"max_series={self.max_series!r} is not a whole number of 1 or more")
+        if self.max_series is not None:
+            check_count("max_series", self.max_series)
         if not (self.rename or self.drop_tags or self.deny or self.buckets or self.max_series):
             raise InvalidInputError(
                 f"the rule for names={self.names!r} does nothing: give it one of {', '.join(_EFFECTS)}"

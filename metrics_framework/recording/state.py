@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import Enum
-from typing import Any, Final, Literal, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Final, Literal, NamedTuple, ParamSpec, TypeVar, get_args
 
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import InvalidInputError
@@ -16,7 +16,7 @@ from metrics_framework.recording.buckets import check_bounds, default_bounds, se
 from metrics_framework.recording.cardinality import Budgets, Cardinality
 from metrics_framework.recording.engine import InternalCounter, Series
 from metrics_framework.recording.rules import Ruled
-from metrics_framework.validation import check_name, plain_tags
+from metrics_framework.validation import check_choice, check_name, plain_tags
 from metrics_framework.values import MetricType, MetricUnit
 
 P = ParamSpec("P")
@@ -105,8 +105,8 @@ def checked_fields(
         raise InvalidInputError(f"unit={unit!r} is not a MetricUnit, like MetricUnit.BYTES")
     if not isinstance(fields.get("help", ""), str):
         raise InvalidInputError(f"help={help!r} is not a string")
-    if "merge" in fields and merge not in ("latest", "sum", "min", "max"):
-        raise InvalidInputError(f"merge={merge!r} is not one of 'latest', 'sum', 'min', 'max'")
+    if "merge" in fields:
+        check_choice("merge", merge, get_args(MergeLaw))
     if not isinstance(fields.get("expires", True), bool):
         raise InvalidInputError(f"expires={expires!r} is not true or false")
     if buckets is not NOT_GIVEN:
@@ -243,17 +243,6 @@ class StoreState:
         """Return the maximum number of series of a name."""
         ruled = self.ruled.get(name)
         return (ruled and ruled.max_series) or self.cardinality.budgets.series_per_name
-
-
-def check_duration(what: str, duration: timedelta) -> timedelta:
-    """Return a valid duration.
-
-    Raises:
-        InvalidInputError: If it is anything else, or not positive.
-    """
-    if not isinstance(duration, timedelta) or duration <= timedelta(0):
-        raise InvalidInputError(f"{what}={duration!r} is not a positive duration")
-    return duration
 
 
 def nanoseconds(duration: timedelta) -> int:

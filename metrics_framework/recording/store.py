@@ -6,13 +6,11 @@ coarse windows. Fine windows are kept once per name, so they do not grow with th
 
 from __future__ import annotations
 
-import os
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from metrics_framework.capabilities import HasStore
 from metrics_framework.clock import SYSTEM_CLOCK, Clock, SystemClock
@@ -47,10 +45,10 @@ from metrics_framework.recording.state import (
     NotGiven,
     OnError,
     StoreState,
-    check_duration,
     checked_fields,
 )
-from metrics_framework.validation import check_name
+from metrics_framework.runtime.fork import ForkOrder, reset_after_fork
+from metrics_framework.validation import check_choice, check_duration, check_name
 from metrics_framework.values import MetricUnit
 
 DefaultBuckets = Iterable[float] | Literal["by_unit"]
@@ -94,8 +92,7 @@ class Store(Queries):
         rules: Iterable[Rule] = (),
         default_buckets: DefaultBuckets = (),
     ) -> None:
-        if on_error not in ("raise", "log"):
-            raise InvalidInputError(f"on_error={on_error!r} is not 'raise' or 'log'")
+        check_choice("on_error", on_error, get_args(OnError))
         check_budgets(budgets)
         if expire_after is not None:
             check_duration("expire_after", expire_after)
@@ -108,7 +105,7 @@ class Store(Queries):
         self.timings: SeriesIndex = self._timings.indexes[TIMER.label]
         self.outcomes_index: SeriesIndex = self._outcomes.indexes[OUTCOMES.label]
         self._operations = OperationRecorder(self.core, self.timings, self.outcomes_index, self)
-        _STORES.add(self)
+        reset_after_fork(self, Store._reset_in_child, ForkOrder.STATE)
 
     # -- recording -------------------------------------------------------------------------------------
 
@@ -352,18 +349,6 @@ class Store(Queries):
         for names in self._namespaces:
             for metric in names.metrics():
                 metric.reset()
-
-
-_STORES: weakref.WeakSet[Store] = weakref.WeakSet()
-
-
-def _reset_stores() -> None:
-    for store in list(_STORES):
-        store._reset_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_stores)
 
 
 def _checked_rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:

@@ -1,47 +1,29 @@
-"""Work that is done again and again in a thread of its own."""
+"""A daemon thread that calls a function at an interval."""
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
-from metrics_framework.errors import InvalidInputError
 from metrics_framework.log import log_event
 from metrics_framework.runtime.cooperative import cooperatively
-
-_AFTER_FORK_SECONDS = 0.1
-"""How long a child's thread lets the others begin anew: until then, locks may be those of a lost thread."""
-
-
-def check_interval(interval: object) -> None:
-    """Check that a thread can wait that long.
-
-    Raises:
-        InvalidInputError: If ``interval`` is not a positive number of seconds.
-    """
-    if (
-        isinstance(interval, bool)
-        or not isinstance(interval, (int, float))
-        or not 0 < interval <= threading.TIMEOUT_MAX
-    ):
-        raise InvalidInputError(f"interval={interval!r} is not a positive number of seconds")
+from metrics_framework.runtime.fork import ForkOrder, reset_after_fork
 
 
 class Background:
-    """A daemon thread that calls a function at an interval, and outlives its failures.
+    """Calls a function at an interval, in a daemon thread. An error of the function does not stop the thread.
 
-    It ends by itself when the object whose method is the work is no longer used by anyone else.
+    The thread ends when the object of a bound method is no longer referenced elsewhere.
 
     Args:
-        work: What to do, at once and then at every interval. What it raises is logged, once until it
-            succeeds again. A bound method does not keep its object alive; a plain function is kept.
-        interval: Seconds between two calls.
-        name: What the thread and the log call it.
-        in_child: Whether it goes on in a forked child, in a thread of the child; else it is stopped there.
+        work: The function. It is called at once and then at each interval. If it raises, the error is logged
+            once until a call succeeds. A bound method is referenced weakly, any other function strongly.
+        interval: Seconds from the end of a call to the start of the next.
+        name: The name of the thread and of the work in the log.
+        in_child: Whether a forked child gets a thread of its own; otherwise the work is stopped there.
     """
 
     def __init__(
@@ -52,17 +34,17 @@ class Background:
         self._name = name
         self._in_child = in_child
         self._stopped = False
-        self._start(0.0)
+        self._start()
 
     @property
     def stopped(self) -> bool:
-        """Whether no call will follow the one that may be running."""
+        """Whether no further call starts. One may still be running."""
         return self._stopped
 
     def stop(self) -> None:
-        """Stop, and wait until nothing runs any more; a second call does nothing.
+        """Stop the thread and wait for its end. Thread-safe; a second call does nothing.
 
-        May be called from any thread. The work itself may call it too: then nothing follows it.
+        If the work itself calls it, this call of the work is the last one.
         """
         self._end()
         if self._thread is not threading.current_thread() and self._thread.is_alive():
@@ -71,23 +53,25 @@ class Background:
     def _reference(self, work: Callable[[], object]) -> Callable[[], Callable[[], object] | None]:
         try:
             return weakref.WeakMethod(work, lambda _: self._end())
-        except TypeError:  # no bound method, or one of an object that cannot be referred to weakly
+        except TypeError:  # not a bound method, or its object cannot be referenced weakly
             return lambda: work
 
     def _end(self) -> None:
         self._stopped = True
-        # A queue, not an event: a put cannot wait, also where garbage collection or a signal interrupts one.
+        # A queue, not an Event: `put` never blocks, even if a finalizer or signal handler interrupts another.
         self._wake.put(None)
 
-    def _start(self, wait: float) -> None:
+    def _start(self) -> None:
         self._wake: SimpleQueue[None] = SimpleQueue()
         name = f"metrics-{self._name.replace(' ', '-')}"
-        self._thread = threading.Thread(target=self._run, args=[wait], name=name, daemon=True)
-        _RUNNING.add(self)  # before its work, which may fork
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        # Before the thread starts: the work may fork.
+        reset_after_fork(self, Background._restart_in_child, ForkOrder.THREADS)
         self._thread.start()
 
-    def _run(self, wait: float) -> None:
+    def _run(self) -> None:
         failing = False
+        wait = 0.0
         while not self._stopped_within(wait):
             work = self._work()
             if work is None:
@@ -96,11 +80,11 @@ class Background:
                 with cooperatively():
                     work()
                 failing = False
-            except Exception as error:  # noqa: BLE001 - whatever the work raises, the application goes on
+            except Exception as error:  # noqa: BLE001 - no error of the work ends the thread
                 if not failing:
                     log_event("warning", f"{self._name} failed", error=repr(error))
                 failing = True
-            del work  # or waiting would keep its object alive
+            del work  # a reference here would keep its object alive while the thread waits
             wait = self._interval
 
     def _stopped_within(self, seconds: float) -> bool:
@@ -109,25 +93,12 @@ class Background:
                 self._wake.get(timeout=seconds)
         return self._stopped
 
-    def _begin_in_child(self) -> None:
-        if not self._in_child:
-            self._stopped = True
-        # Where the work itself forked, its thread is the one that the child has, and goes on.
+    def _restart_in_child(self) -> None:
+        self._stopped = self._stopped or not self._in_child
+        # If the work itself forked, its thread is the child's only thread and continues.
         if self._stopped or self._thread is threading.current_thread():
             return
         try:
-            self._start(_AFTER_FORK_SECONDS)
-        except RuntimeError:  # no more threads to be had; nothing may be logged before logging has begun anew
+            self._start()
+        except RuntimeError:  # the system allows no more threads
             self._stopped = True
-
-
-_RUNNING: weakref.WeakSet[Background] = weakref.WeakSet()
-
-
-def _restart() -> None:
-    for background in list(_RUNNING):
-        background._begin_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_restart)

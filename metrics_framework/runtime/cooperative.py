@@ -1,9 +1,8 @@
-"""Work in the background in short turns, so that an event loop is not held up by it.
+"""Cooperative background work in time slices, so that an event loop in another thread is not delayed.
 
-A thread that computes gives the interpreter up after five milliseconds (`sys.getswitchinterval`), and only
-to one that has asked for it all that time. An event loop asks anew after each of its calls of the system, of
-which one turn of it makes many: beside a thread that computes for a second it stands still for most of it.
-So work of ours that nobody waits for on the spot is done in turns of a fifth of a millisecond.
+A thread that computes holds the GIL for five milliseconds (`sys.getswitchinterval`) if another thread waits
+for it. An event loop releases the GIL at each system call, of which one iteration makes many, and waits that
+long each time. Background work therefore yields the GIL after each time slice of 0.2 milliseconds.
 """
 
 from __future__ import annotations
@@ -13,48 +12,48 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_TURN_SECONDS = 0.0002
-_PAUSE_SECONDS = 0.00005  # to sleep for no time would not do: the interpreter would be taken back at once
+_SLICE_SECONDS = 0.0002
+_YIELD_SECONDS = 0.00005  # after `sleep(0)` this thread would take the GIL back at once
 
 
 class TimeSlice:
-    """Tells who does much work when to let others go on."""
+    """The time slice of a computation."""
 
     def __init__(self) -> None:
         self.begin()
 
     def begin(self) -> None:
-        """Begin a turn."""
-        self._end = time.perf_counter() + _TURN_SECONDS
+        """Start a new time slice."""
+        self._end = time.perf_counter() + _SLICE_SECONDS
 
     def is_due(self) -> bool:
-        """Return whether the turn is at its end."""
+        """Return whether the time slice is used up."""
         return time.perf_counter() >= self._end
 
 
-class _Here(threading.local):
-    pace: TimeSlice | None = None
+class _ThreadState(threading.local):
+    time_slice: TimeSlice | None = None
 
 
-_here = _Here()
+_thread = _ThreadState()
 
 
 @contextmanager
 def cooperatively() -> Iterator[None]:
-    """Have this thread work in turns inside the block: `yield_gil` lets others go on there."""
-    before, _here.pace = _here.pace, TimeSlice()
+    """Make this thread cooperative inside the block: `yield_gil` has an effect there."""
+    before, _thread.time_slice = _thread.time_slice, TimeSlice()
     try:
         yield
     finally:
-        _here.pace = before
+        _thread.time_slice = before
 
 
 def yield_gil() -> None:
-    """Let other threads go on, where this one works in turns and its turn is at its end.
+    """Yield the GIL if this thread is cooperative and its time slice is used up.
 
-    To be called again and again by what may take longer than a turn, where it holds no lock.
+    Call it repeatedly in long computations, while no lock is held.
     """
-    pace = _here.pace
-    if pace is not None and pace.is_due():
-        time.sleep(_PAUSE_SECONDS)
-        pace.begin()
+    time_slice = _thread.time_slice
+    if time_slice is not None and time_slice.is_due():
+        time.sleep(_YIELD_SECONDS)
+        time_slice.begin()

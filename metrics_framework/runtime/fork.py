@@ -17,12 +17,12 @@ T = TypeVar("T")
 
 
 class ForkOrder(IntEnum):
-    """The phases of the hook, in the order in which they run.
+    """The phases of the hook, in their order. Before `THREADS`, nothing may log.
 
     Attributes:
         LOCKS: Replaces locks, which may be held by a thread that the child does not have.
         STATE: Empties or reopens what belongs to the parent: numbers, files, sockets.
-        THREADS: Starts threads again. Everything else is in order by then.
+        THREADS: Starts threads again. The locks of logging and of all objects are new by then.
     """
 
     LOCKS = 0
@@ -65,6 +65,7 @@ def _register(order: ForkOrder) -> None:
         _registered["threads"] = True
         # Hooks run in the order of their registration. A thread may log or use an executor at once, so the
         # hooks that release the locks of these modules must come first.
+        import concurrent.futures.thread  # noqa: F401
         import logging  # noqa: F401
 
         if not _registered["state"]:

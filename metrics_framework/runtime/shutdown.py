@@ -1,36 +1,35 @@
-"""The end of a system: once, whatever asks for it first - a call, the interpreter's exit, SIGTERM.
+"""The shutdown of a system, once: by a call, at the exit of the interpreter, or on SIGTERM.
 
-SIGTERM may land in the middle of anything, also of code that holds a lock which the final snapshot needs. So
-its handler never waits: it hands the work to a thread of its own, and the application goes on until that has
-finished. Then the signal is sent again, and whoever handled SIGTERM before gets it.
+SIGTERM can interrupt code that holds a lock which the final snapshot needs. The signal handler therefore
+never waits: it starts a thread for the work, and the application continues until that has finished. Then the
+signal is sent again, and the previous handler of SIGTERM receives it.
 """
 
 from __future__ import annotations
 
 import _thread
 import atexit
-import os
 import signal
 import sys
 import threading
-import weakref
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 from metrics_framework.errors import InvalidInputError
+from metrics_framework.runtime.fork import ForkOrder, reset_after_fork
 
 
 class Shutdown:
-    """Does the last work of a system exactly once, and only in the process that made the system.
+    """Runs the shutdown of a system exactly once, and only in the process that created the system.
 
     Args:
-        work: What to do; it must not raise.
+        work: The shutdown. It must not raise.
         in_child: Called in a forked child.
 
     Attributes:
-        lock: Held while the work is done; re-entrant, because a signal handler may need it.
-        begun: Whether the end has begun.
+        lock: Held during the shutdown. It is re-entrant, because a signal handler may need it.
+        begun: Whether the shutdown has begun.
     """
 
     def __init__(self, work: Callable[[], object], in_child: Callable[[], object]) -> None:
@@ -41,17 +40,17 @@ class Shutdown:
         self._is_inherited = False
         self._on_exit = False
         self._on_sigterm = False
-        self._is_owed = False  # a SIGTERM that came and was not passed on yet
-        self._before: Any = signal.SIG_DFL
-        _SHUTDOWNS.add(self)
+        self._is_pending = False  # a SIGTERM was received and not passed on yet
+        self._previous_handler: Any = signal.SIG_DFL
+        reset_after_fork(self, Shutdown._reset_in_child, ForkOrder.STATE)
 
     @property
     def on_exit(self) -> bool:
-        """Whether the interpreter's exit is watched."""
+        """Whether the shutdown runs at the exit of the interpreter."""
         return self._on_exit
 
     def run(self) -> None:
-        """Do the work, or wait until another thread has done it."""
+        """Run the shutdown, or wait until another thread has run it."""
         with self.lock:
             if self.begun:
                 return
@@ -60,25 +59,25 @@ class Shutdown:
                 if not self._is_inherited:
                     self._work()
             finally:
-                self._on_sigterm = False  # from here on the handler passes the signal on
-                if self._is_owed:
+                self._on_sigterm = False  # from now on the handler passes the signal on
+                if self._is_pending:
                     _send_sigterm()
                 self.watch(on_exit=False, on_sigterm=False)
 
     def watch(self, *, on_exit: bool | None = None, on_sigterm: bool | None = None) -> None:
-        """Begin or cease to do the work at the interpreter's exit and on SIGTERM; ``None`` changes nothing.
+        """Enable or disable the shutdown at exit and on SIGTERM. ``None`` changes nothing.
 
-        Where SIGTERM is ignored, it stays ignored. The handler is taken away in the main thread only; until
-        then it passes the signal on.
+        An ignored SIGTERM stays ignored. Only the main thread can remove the handler; until then it passes
+        the signal on.
 
         Raises:
-            InvalidInputError: As `check_sigterm` does, where SIGTERM is to be watched.
+            InvalidInputError: If ``on_sigterm`` is true and `check_sigterm` fails.
         """
         if on_sigterm and not self._on_sigterm:
             check_sigterm()
-            before = signal.getsignal(signal.SIGTERM)
-            if before is not signal.SIG_IGN:
-                self._before = before  # known before the handler may be called
+            previous = signal.getsignal(signal.SIGTERM)
+            if previous is not signal.SIG_IGN:
+                self._previous_handler = previous  # before the handler can be called
                 signal.signal(signal.SIGTERM, self._handle)
                 self._on_sigterm = True
         elif on_sigterm is False:
@@ -91,71 +90,59 @@ class Shutdown:
         if self._on_exit or self._on_sigterm:
             atexit.register(self._at_exit)
 
-    def begin_in_child(self) -> None:
-        """Leave the last work to the parent; its threads, and what they held, are not here."""
+    def _reset_in_child(self) -> None:
+        """Leave the shutdown to the parent. Threads of the parent may hold the lock."""
         self.lock = threading.RLock()
         self._is_inherited = True
-        self._on_sigterm = self._is_owed = False
+        self._on_sigterm = self._is_pending = False
         self._in_child()
 
     def _at_exit(self) -> None:
-        # Also without on_exit: the thread that was told to do it on SIGTERM must not be cut short.
-        if self._on_exit or self._is_owed:
+        # Also without on_exit: the exit must not interrupt a thread that SIGTERM has started.
+        if self._on_exit or self._is_pending:
             self.run()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        # Owed first, looked second; whoever ends the work does it the other way round. So none gets lost.
-        self._is_owed = True
+        # Set pending first, then check. `run` does the reverse, so that no signal is lost.
+        self._is_pending = True
         if not self._on_sigterm:
-            self._is_owed = False
+            self._is_pending = False
             self._pass_on(number, frame)
         elif not self.begun:
             try:
                 _thread.start_new_thread(self.run, ())
-            except RuntimeError:  # the interpreter is on its way out and starts no more threads
+            except RuntimeError:  # an exiting interpreter starts no threads
                 self.run()
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        if callable(self._before):
+        if callable(self._previous_handler):
             self._restore()
-            self._before(number, frame)
+            self._previous_handler(number, frame)
         else:
-            signal.signal(number, self._before)
+            signal.signal(number, self._previous_handler)
             signal.raise_signal(number)
 
     def _restore(self) -> None:
-        # A handler that was installed over ours stays, and may still call ours.
+        # A handler that replaced ours stays, and may still call ours.
         if signal.getsignal(signal.SIGTERM) == self._handle:
-            signal.signal(signal.SIGTERM, self._before)
-
-
-_SHUTDOWNS: weakref.WeakSet[Shutdown] = weakref.WeakSet()
-
-
-def _begin_in_child() -> None:
-    for shutdown in list(_SHUTDOWNS):
-        shutdown.begin_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_in_child)
+            signal.signal(signal.SIGTERM, self._previous_handler)
 
 
 def check_sigterm() -> None:
-    """Check that SIGTERM can be watched.
+    """Check that SIGTERM can be handled.
 
     Raises:
-        InvalidInputError: Outside of the main thread, or where its present handler is not Python's.
+        InvalidInputError: If this is not the main thread, or the current handler was not installed by Python.
     """
     if not _is_main_thread():
         raise InvalidInputError(
-            "shutdown_on_sigterm: only the main thread can handle signals, and this is"
-            f" {threading.current_thread().name!r}; make and configure the system in the main thread"
+            "shutdown_on_sigterm: only the main thread can handle signals, and this thread is"
+            f" {threading.current_thread().name!r}: create and configure the system in the main thread"
         )
     if signal.getsignal(signal.SIGTERM) is None:
         raise InvalidInputError(
-            "shutdown_on_sigterm: SIGTERM is handled outside of Python, where it cannot be passed on to;"
-            " call shutdown_metrics from there"
+            "shutdown_on_sigterm: the handler of SIGTERM was not installed by Python and cannot be restored:"
+            " call shutdown_metrics from that handler"
         )
 
 
@@ -164,7 +151,7 @@ def _is_main_thread() -> bool:
 
 
 def _send_sigterm() -> None:
-    # To the main thread, so that whatever it waits for is interrupted.
+    # To the main thread, so that the signal interrupts its waits.
     main = threading.main_thread().ident
     if sys.platform != "win32" and main is not None:
         signal.pthread_kill(main, signal.SIGTERM)

@@ -11,6 +11,7 @@ from typing import Self
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.runtime.event_loops import Notifier
 from metrics_framework.streams.events import EventChunk, StreamEvent, StreamFilter
+from metrics_framework.validation import check_seconds
 from metrics_framework.values import MetricValue
 
 
@@ -29,10 +30,7 @@ class Deltas:
     """
 
     def __init__(self, every: float, stream_filter: StreamFilter, publisher: object) -> None:
-        if every.__class__ not in (int, float) or not 0 < every <= threading.TIMEOUT_MAX:  # false for NaN
-            raise InvalidInputError(
-                f"every={every!r} is not a positive number of seconds up to {threading.TIMEOUT_MAX:.0f}"
-            )
+        check_seconds("every", every)
         if stream_filter.sample_rate != 1:
             raise InvalidInputError(
                 f"filter sample_rate={stream_filter.sample_rate!r} is not supported by deltas, which have one"

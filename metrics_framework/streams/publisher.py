@@ -18,6 +18,7 @@ from metrics_framework.runtime.background import Background
 from metrics_framework.streams.deltas import Deltas
 from metrics_framework.streams.events import EventChunk, StreamFilter
 from metrics_framework.streams.subscription import Subscription, ValueStream
+from metrics_framework.validation import check_count
 
 PUBLISH_SECONDS = 0.05
 """Seconds between two deliveries of new events."""
@@ -115,8 +116,7 @@ class Publisher:
     ) -> Subscription:
         """Subscribe to all records from now on. See `MetricsSystem.subscribe`."""
         stream_filter = StreamFilter.parse(filters)
-        if buffer.__class__ is not int or buffer < 1:
-            raise InvalidInputError(f"buffer={buffer!r} is not a whole number of 1 or more")
+        check_count("buffer", buffer)
         if after is not None and (after.__class__ is not int or after < 0):
             raise InvalidInputError(f"after={after!r} is not a sequence number: pass an integer of 0 or more")
         subscription = Subscription(stream_filter, buffer, self)

@@ -17,7 +17,8 @@ from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import ClosedError, InvalidInputError, OutputError
 from metrics_framework.log import Isolation
 from metrics_framework.protocols import ResourceMonitor
-from metrics_framework.runtime.background import Background, check_interval
+from metrics_framework.runtime.background import Background
+from metrics_framework.validation import check_seconds
 
 SCHEMA_VERSION = 4
 
@@ -323,7 +324,7 @@ class TelemetryLog:
         Raises:
             InvalidInputError: If ``interval`` is not a positive number of seconds.
         """
-        check_interval(interval)
+        check_seconds("interval", interval)
         self.stop_sampling()
         self._interval_ms = round(interval * 1e3)
         # Not in a forked child, because the events contain the id of this process.

@@ -1,4 +1,4 @@
-"""Several aggregators as one: what is in any of them is in every answer."""
+"""The combined aggregator returns the metrics of all its members."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from metrics_framework.values import MetricType
 
 
 class TestContract(MetricsAggregatorContract):
-    """Beside an aggregator that knows nothing, a combined one answers like its other member."""
+    """Combined with an empty aggregator, it behaves like its other member."""
 
     def make(self, clock):
-        """Make one of an empty store and nothing."""
+        """Combine an empty store with a null aggregator."""
         store = Store(clock)
         return Parts(
             collector=InMemoryCollector(store),
@@ -53,7 +53,7 @@ def messages(caplog, level) -> list[str]:
 
 
 class Broken:
-    """An aggregator that fails whatever it is asked."""
+    """An aggregator whose methods fail."""
 
     def get_metric_summary(self, metric_name, time_window=None):
         """Fail."""
@@ -78,8 +78,8 @@ def test_it_is_found_by_its_name():
     assert isinstance(CombinedAggregator(NullAggregator()), MetricsAggregator)
 
 
-def test_every_member_answers(stores, both):
-    """Summaries, lists, exports and rankings hold what either knows."""
+def test_results_contain_all_members(stores, both):
+    """Summaries, lists, exports and rankings contain the metrics of both."""
     InMemoryCollector(stores[0]).record_counter("mine", 3, {"x": "1"})
     InMemoryCollector(stores[1]).record_counter("theirs", 5, {"x": "1"})
     InMemoryCollector(stores[1]).record_gauge("other", 7)
@@ -92,8 +92,8 @@ def test_every_member_answers(stores, both):
     assert [value.name for value in both.get_top_metrics(MetricType.COUNTER, 1)] == ["theirs"]
 
 
-def test_the_first_that_has_a_name_wins(stores, both, caplog):
-    """Every answer about a shared name is the first one's, whatever the tags, and the log has one line."""
+def test_the_first_member_with_a_name_wins(stores, both, caplog):
+    """All results for a shared name are those of the first, which is logged once."""
     InMemoryCollector(stores[0]).record_counter("orders", 1, {"x": "1"})
     InMemoryCollector(stores[1]).record_counter("orders", 9, {"x": "2"})
     for _ in range(2):
@@ -105,8 +105,8 @@ def test_the_first_that_has_a_name_wins(stores, both, caplog):
     assert "['orders']" in message
 
 
-def test_what_is_hidden_costs_no_place_among_the_largest(stores, both):
-    """A ranking is full as long as there is something to fill it with."""
+def test_hidden_series_do_not_shorten_a_ranking(stores, both):
+    """Other series take their places."""
     for number in range(5):
         InMemoryCollector(stores[0]).record_counter(f"shared.{number}", 1)
         InMemoryCollector(stores[1]).record_counter(f"shared.{number}", 100)
@@ -116,7 +116,7 @@ def test_what_is_hidden_costs_no_place_among_the_largest(stores, both):
 
 
 def test_a_metric_and_an_operation_may_share_a_name(stores, both, caplog):
-    """They are namespaces of their own: neither hides the other."""
+    """They have separate namespaces."""
     InMemoryCollector(stores[0]).record_counter("checkout", 1)
     InMemoryTimer(stores[1]).time_operation("checkout", int)
     InMemoryTracker(stores[1]).record_success("checkout")
@@ -125,8 +125,8 @@ def test_a_metric_and_an_operation_may_share_a_name(stores, both, caplog):
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_a_member_that_fails_costs_itself(stores, caplog, first):
-    """The others answer everything that they know, and the log has one line however often it is asked."""
+def test_a_failing_member_affects_no_other(stores, caplog, first):
+    """The results contain the other members, and the failure is logged once."""
     InMemoryCollector(stores[0]).record_counter("orders", 2)
     well = InMemoryAggregator(stores[0])
     combined = CombinedAggregator(*((Broken(), well) if first else (well, Broken())))
@@ -139,8 +139,8 @@ def test_a_member_that_fails_costs_itself(stores, caplog, first):
     assert "away" in message
 
 
-def test_an_unknown_name_is_answered_with_the_nearest_of_all(stores, both):
-    """The error quotes it and suggests names of every member."""
+def test_an_unknown_name_has_suggestions_of_all_members(stores, both):
+    """The error quotes the name and suggests names of every member."""
     InMemoryCollector(stores[1]).record_counter("orders", 2)
     with pytest.raises(UnknownMetricError, match=r"'ordres'.*'orders'"):
         both.get_metric_summary("ordres")
@@ -150,15 +150,15 @@ def test_an_unknown_name_is_answered_with_the_nearest_of_all(stores, both):
 @pytest.mark.parametrize(
     "members", [(), (Broken(),), (InMemoryAggregator(),)], ids=["none", "broken", "well"]
 )
-def test_bad_input_is_an_error_whoever_is_asked(limit, members):
-    """Also where no member is there to say so."""
+def test_bad_input_is_an_error(limit, members):
+    """This also holds without members."""
     with pytest.raises(InvalidInputError, match="limit"):
         CombinedAggregator(*members).get_top_metrics(MetricType.COUNTER, limit)
 
 
 @pytest.mark.parametrize("member", [InMemoryAggregator, InMemoryCollector()], ids=["class", "collector"])
-def test_what_is_no_aggregator_is_refused(member):
-    """Who forgets the parentheses, or passes another part, is told at once."""
+def test_a_member_must_be_an_aggregator(member):
+    """A class, or another part, is refused."""
     with pytest.raises(InvalidInputError):
         CombinedAggregator(NullAggregator(), member)
 
@@ -180,7 +180,7 @@ def registry():
 
 
 def test_a_system_shows_existing_metrics_beside_its_own(registry):
-    """They are in its snapshot and its dashboards; its health counts the series of its own store alone."""
+    """Snapshot and dashboards contain them. Health counts the series of its own store only."""
     aggregator = CombinedAggregator(InMemoryAggregator(), RegistryAggregator(registry))
     with MetricsSystem(aggregator=aggregator) as metrics:
         metrics.collector.increment("orders")
@@ -201,7 +201,7 @@ def test_a_system_shows_existing_metrics_beside_its_own(registry):
 
 
 def test_a_latency_may_be_a_histogram_in_seconds(registry):
-    """A snapshot's latency is in milliseconds, as everywhere, and its throughput is the histogram's rate."""
+    """The latency of a snapshot is in milliseconds, and its throughput is the rate of the histogram."""
     aggregator = CombinedAggregator(InMemoryAggregator(), RegistryAggregator(registry))
     with MetricsSystem(aggregator=aggregator, latency_metric="http_request_duration_seconds") as metrics:
         metrics.timer.time_operation("checkout", int)
@@ -223,12 +223,12 @@ def test_parts_with_another_store_are_still_refused(registry):
 
 
 def test_without_a_store_it_has_none(registry):
-    """Aggregators that read elsewhere have nothing to record into."""
+    """Aggregators without a store have nothing to record into."""
     assert CombinedAggregator(RegistryAggregator(registry)).store is None
 
 
 def test_a_stream_sees_existing_metrics_change(registry):
-    """A counter of prometheus_client that moves comes out of the system's stream."""
+    """A change of a counter of prometheus_client is an event of the stream."""
     import asyncio
 
     depth = registry._names_to_collectors["queue_depth"]

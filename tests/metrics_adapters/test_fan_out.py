@@ -1,4 +1,4 @@
-"""One collector in front of several: each gets everything, and none of them harms another."""
+"""The fan-out forwards each record to all members, and isolates their failures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from metrics_framework.values import MetricUnit
 
 
 class Member:
-    """A collector of another maker: it writes each call down, and raises what it is told to."""
+    """A third-party collector that lists its calls, and can fail."""
 
     def __init__(self, name="member", error=None) -> None:
         self.name, self.error, self.calls = name, error, []
@@ -32,27 +32,27 @@ class Member:
             raise self.error
 
     def record_counter(self, name, value=1, tags=None):
-        """Write it down."""
+        """List the call."""
         self._take("counter", name, value, tags)
 
     def record_gauge(self, name, value, tags=None):
-        """Write it down."""
+        """List the call."""
         self._take("gauge", name, value, tags)
 
     def record_histogram(self, name, value, tags=None):
-        """Write it down."""
+        """List the call."""
         self._take("histogram", name, value, tags)
 
     def record_timer(self, name, duration, unit=MetricUnit.MILLISECONDS, tags=None):
-        """Write it down."""
+        """List the call."""
         self._take("timer", name, duration, unit, tags)
 
     def increment(self, name, tags=None):
-        """Write it down."""
+        """List the call."""
         self._take("increment", name, tags)
 
     def decrement(self, name, tags=None):
-        """Write it down."""
+        """List the call."""
         self._take("decrement", name, tags)
 
 
@@ -68,12 +68,12 @@ CALLS = {
 
 
 def errors(caplog) -> list[str]:
-    """Return the messages of the library's errors."""
+    """Return the error messages of the log."""
     return [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
 
 
 def test_a_fan_out_is_a_collector():
-    """It fulfils the Protocol and goes by its name."""
+    """It fulfils the Protocol, and is in the table of adapters."""
     assert isinstance(FanOutCollector(), MetricCollector)
     assert load_adapter("fan_out") is FanOutCollector
 
@@ -89,7 +89,7 @@ def test_every_member_gets_every_record(method):
 
 
 def test_defaults_are_those_of_the_protocol():
-    """What is left out of a call reaches members as the Protocol's default."""
+    """Missing arguments are passed with the defaults of the Protocol."""
     member = Member()
     fan_out = FanOutCollector(member)
     fan_out.record_counter("x")
@@ -108,14 +108,14 @@ def test_defaults_are_those_of_the_protocol():
     ]
 
 
-def test_without_members_records_go_nowhere():
-    """A fan-out to nobody takes everything."""
+def test_a_fan_out_may_have_no_members():
+    """It accepts all records."""
     FanOutCollector().record_counter("x", -1)
 
 
 @pytest.mark.parametrize("method", CALLS)
-def test_a_member_that_raises_harms_nobody(method, caplog):
-    """A member's fault costs its own numbers: the others get the record, and the application goes on."""
+def test_a_failing_member_affects_no_other(method, caplog):
+    """The other members get the record, and the application sees no exception."""
     first, broken, last = Member(), Member("broken", ConnectionError("away")), Member()
     fan_out = FanOutCollector(first, broken, last)
     getattr(fan_out, method)(*CALLS[method][1:])
@@ -129,7 +129,7 @@ def test_a_member_that_raises_harms_nobody(method, caplog):
 
 
 def test_faults_are_all_counted_and_logged_once_for_each_member(caplog):
-    """A member that fails for ever does not fill the log, and each member has its own count and line."""
+    """Each member has its own count and one line in the log."""
     first, well, third = (
         Member("one", OSError("disk")),
         Member(),
@@ -149,7 +149,7 @@ def test_faults_are_all_counted_and_logged_once_for_each_member(caplog):
 
 
 def test_a_collector_may_be_a_member_twice():
-    """Faults are counted by place, so that the same object in two places has two counts."""
+    """Faults are counted by index, so it has two counts."""
     member = Member(error=ValueError("no"))
     fan_out = FanOutCollector(member, member)
     fan_out.increment("x")
@@ -157,8 +157,8 @@ def test_a_collector_may_be_a_member_twice():
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)])
-def test_what_ends_the_program_goes_through(error):
-    """Ctrl-C within a member is no fault of that member."""
+def test_an_interrupt_is_not_a_fault(error):
+    """Ctrl-C inside a member ends the program."""
     fan_out = FanOutCollector(Member(error=error))
     with pytest.raises(type(error)):
         fan_out.increment("x")
@@ -169,8 +169,8 @@ def test_what_ends_the_program_goes_through(error):
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_bad_input_is_raised_after_all_members_had_it(place, caplog):
-    """A member that refuses input does not keep it from the others, and the application hears of it."""
+def test_bad_input_is_raised_after_all_members_got_it(place, caplog):
+    """A member that refuses input does not keep it from the others."""
     members, error = [Member(), Member(), Member()], InvalidInputError("no such value")
     members[place].error = error
     fan_out = FanOutCollector(*members)
@@ -183,7 +183,7 @@ def test_bad_input_is_raised_after_all_members_had_it(place, caplog):
 
 
 def test_the_first_refusal_is_raised():
-    """Where several members refuse, the first one's error is told; other faults stay faults."""
+    """If several members refuse, the first error is raised. Other faults are counted."""
     first, second = InvalidInputError("first"), MetricTypeError("second")
     fan_out = FanOutCollector(
         Member(error=OSError("away")), Member(error=first), Member(error=second), Member(error=ValueError())
@@ -194,8 +194,8 @@ def test_the_first_refusal_is_raised():
     assert fan_out.faults == {0: 1, 3: 1}
 
 
-def test_our_own_collectors_refuse_through_it():
-    """The rules of an in-memory member are the application's to hear, and its good numbers are kept."""
+def test_in_memory_collectors_refuse_bad_input():
+    """The error of an in-memory member reaches the application, and valid numbers are recorded."""
     ours, theirs = InMemoryCollector(), Member()
     fan_out = FanOutCollector(ours, theirs)
     fan_out.record_counter("hits", 2)
@@ -211,16 +211,16 @@ def test_our_own_collectors_refuse_through_it():
 
 
 @pytest.mark.parametrize("member", [None, 3, "in_memory.collector", NullTimer(), [Member()], sentinel.other])
-def test_what_is_no_collector_is_an_error_that_quotes_it(member):
-    """A member that lacks a method is refused when the fan-out is made, wherever it stands."""
+def test_a_member_must_be_a_collector(member):
+    """The constructor refuses an object that lacks a method."""
     for members in ((member,), (Member(), member)):
-        with pytest.raises(InvalidInputError, match="is no MetricCollector") as caught:
+        with pytest.raises(InvalidInputError, match="is not a MetricCollector") as caught:
             FanOutCollector(*members)
         assert repr(member) in str(caught.value)
 
 
 def test_a_fan_out_may_be_a_member():
-    """Fan-outs nest: what a member of a member refuses or does wrong is handled where it belongs."""
+    """Fan-outs nest: a fault is counted by the inner one, and a refusal is raised."""
     inner, broken = Member(), Member(error=OSError("away"))
     nested = FanOutCollector(inner, broken)
     outer = FanOutCollector(nested, NullCollector())
@@ -232,7 +232,7 @@ def test_a_fan_out_may_be_a_member():
 
 
 def test_a_system_records_through_it():
-    """As a system's collector it feeds the system's own store beside another maker's collector."""
+    """It records into the store of the system and into a third-party collector."""
     ours, theirs = InMemoryCollector(), Member()
     metrics = MetricsSystem(
         collector=FanOutCollector(ours, theirs), aggregator=InMemoryAggregator(ours.store)
@@ -257,7 +257,7 @@ class Echo(Member):
 
 
 def test_a_member_may_record_through_the_fan_out():
-    """A record within a record reaches every member, and the outer one goes on where it was."""
+    """A nested record reaches every member, and the outer one continues."""
     first, echo, last = Member(), Echo(), Member()
     echo.fan_out = FanOutCollector(first, echo, last)
     echo.fan_out.record_gauge("x", 1)
@@ -268,7 +268,7 @@ def test_a_member_may_record_through_the_fan_out():
 
 
 def test_a_log_handler_may_record_through_the_fan_out():
-    """An application that counts its log lines is not sent in circles by the line about a fault."""
+    """Counting log lines does not recurse through the line about a fault."""
     broken, well = Member("broken", OSError("away")), Member()
     fan_out = FanOutCollector(broken, well)
 
@@ -287,15 +287,15 @@ def test_a_log_handler_may_record_through_the_fan_out():
 
 
 @pytest.mark.parametrize("member", [Member, InMemoryCollector, NullCollector])
-def test_a_class_is_no_collector(member):
-    """Who forgets the parentheses and hands a class over is told when the fan-out is made."""
+def test_a_class_is_not_a_collector(member):
+    """The constructor refuses a class."""
     with pytest.raises(InvalidInputError) as caught:
         FanOutCollector(Member(), member)
     assert member.__name__ in str(caught.value)
 
 
 class Meddler(Member):
-    """A collector that writes into the tags that it is given."""
+    """A collector that changes its tags."""
 
     def _take(self, *call) -> None:
         super()._take(*call)
@@ -304,8 +304,8 @@ class Meddler(Member):
 
 
 @pytest.mark.parametrize("method", CALLS)
-def test_a_member_that_changes_its_tags_changes_nobody_elses(method):
-    """Each member has tags of its own: those of the caller and of later members stay as they were."""
+def test_each_member_gets_its_own_tags(method):
+    """A member that changes its tags affects neither the caller nor other members."""
     first, last, tags = Meddler(), Member(), {"branch": "main"}
     getattr(FanOutCollector(first, last), method)(*CALLS[method][1:-1], tags)
     assert tags == {"branch": "main"}
@@ -313,15 +313,15 @@ def test_a_member_that_changes_its_tags_changes_nobody_elses(method):
 
 
 class Unprintable(Member):
-    """A collector that cannot even be printed."""
+    """A collector whose `repr` fails."""
 
     def __repr__(self) -> str:
         raise RuntimeError("no repr")
 
 
 @pytest.mark.parametrize("method", CALLS)
-def test_a_failing_member_that_cannot_be_printed_harms_nobody(method, caplog):
-    """Where a member fails whose `repr` raises, its fault is counted and logged, and others go on."""
+def test_a_failing_member_without_a_repr_is_isolated(method, caplog):
+    """Its fault is counted and logged."""
     broken, well = Unprintable(error=OSError("away")), Member()
     fan_out = FanOutCollector(broken, well)
     for _ in range(2):

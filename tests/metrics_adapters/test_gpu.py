@@ -1,4 +1,4 @@
-"""The GPU monitor: for real where there is no GPU, and with a C library of our own in the place of NVML."""
+"""The GPU monitor on a machine without a GPU, and with a fake NVML library in C."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ int nvmlDeviceGetTemperature(void *device, int sensor, unsigned int *celsius) { 
 
 
 def has_gpu() -> bool:
-    """Return whether this machine has what the tests below say that it has not."""
+    """Return whether this machine has a GPU."""
     return not GpuMonitor().problem
 
 
@@ -62,8 +62,8 @@ without_gpu = pytest.mark.skipif(has_gpu(), reason="this machine has a GPU")
 
 
 @without_gpu
-def test_a_machine_without_gpu_is_said_in_one_line(caplog):
-    """There are no readings, no events and no gauges, and nothing fails."""
+def test_a_machine_without_gpu_is_logged_once(caplog):
+    """There are no readings, events or gauges."""
     metrics = MetricsSystem()
     with caplog.at_level(logging.DEBUG, logger="metrics_framework"):
         monitor = GpuMonitor(metrics.collector)
@@ -80,7 +80,7 @@ def test_a_machine_without_gpu_is_said_in_one_line(caplog):
 
 @without_gpu
 def test_background_monitoring_without_gpu_does_nothing():
-    """It can be started and stopped as on any machine."""
+    """It can be started and stopped."""
     monitor = GpuMonitor(MetricsSystem().collector)
     monitor.start_monitoring(0.01)
     monitor.stop_monitoring()
@@ -90,12 +90,12 @@ def test_background_monitoring_without_gpu_does_nothing():
 
 
 def test_the_monitor_is_an_adapter_by_name():
-    """It is found without being imported before."""
+    """It is in the table of adapters."""
     assert load_adapter("gpu") is GpuMonitor
 
 
 def test_without_the_extra_the_error_names_it():
-    """Who lacks nvidia-ml-py is told what to install."""
+    """The import error names the extra."""
     code = "import sys; sys.modules['pynvml'] = None\nimport metrics_adapters.gpu"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "pip install 'metrics-framework[gpu]'" in done.stderr.splitlines()[-1]
@@ -103,7 +103,7 @@ def test_without_the_extra_the_error_names_it():
 
 @pytest.fixture(scope="module")
 def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a C library that answers as NVML does."""
+    """Return a folder with a C library that imitates NVML."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None or sys.platform != "linux":
         pytest.skip("there is no C compiler")
@@ -115,7 +115,7 @@ def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def with_nvml(folder: Path, program: str, *arguments: str | Path) -> str:
-    """Run a program that finds that library, and return its output."""
+    """Run a program with that library, and return its output."""
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],
         capture_output=True,
@@ -128,7 +128,7 @@ def with_nvml(folder: Path, program: str, *arguments: str | Path) -> str:
 
 @pytest.mark.heavy
 def test_every_device_is_read(nvml):
-    """Memory in bytes, a share, watts and degrees; what a device does not tell is missing."""
+    """Memory in bytes, a share, watts and degrees. Values that a device does not report are missing."""
     printed = with_nvml(nvml, "from metrics_adapters.gpu import *; print(GpuMonitor().readings())")
     assert eval(printed) == [
         GpuReading(0, "Test GPU", 1000, 79_999_999_000, 80_000_000_000, 0.37, 250.5, 41.0),
@@ -148,7 +148,7 @@ print(metrics.aggregator.export_metrics("prometheus"))
 
 @pytest.mark.heavy
 def test_readings_are_gauges_by_device(nvml):
-    """They go the way of all telemetry, and so to Prometheus."""
+    """They are recorded as telemetry, and exposed to Prometheus."""
     text = with_nvml(nvml, RECORD)
     tags = 'device="0",host="node",rank="0",source_kind="cuda"'
     assert f"telemetry_memory_device_used_bytes{{{tags}}} 1000" in text
@@ -171,7 +171,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 @pytest.mark.heavy
 def test_a_forked_child_reads_too(nvml):
-    """NVML is started anew there."""
+    """The child initializes NVML again."""
     assert with_nvml(nvml, FORK) == "2\n"
 
 
@@ -202,7 +202,7 @@ def test_stormlog_loads_what_the_monitor_writes(nvml, tmp_path):
 
 @without_gpu
 def test_a_log_without_gpu_is_empty(tmp_path, clock: ManualClock):
-    """Nothing is made up."""
+    """The log contains no events."""
     with TelemetryLog(tmp_path / "gpu.jsonl", [GpuMonitor(identity=TelemetryIdentity(), clock=clock)]) as log:
         log.sample()
     assert (tmp_path / "gpu.jsonl").read_bytes() == b""

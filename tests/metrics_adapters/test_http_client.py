@@ -25,7 +25,7 @@ def test_the_documentation_lists_every_option():
     for scheme in BUILT_IN:
         factories.setdefault(load_from(BUILT_IN, ENTRY_POINT_GROUP, scheme), scheme)
     rows = [
-        f"| `{scheme}` | `{name}` | {option.says} | {shown(option.default)} | {option.meaning} |"
+        f"| `{scheme}` | `{name}` | {option.description} | {shown(option.default)} | {option.meaning} |"
         for factory, scheme in factories.items()
         for name, option in getattr(factory, "options", {}).items()
     ]

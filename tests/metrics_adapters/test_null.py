@@ -1,4 +1,4 @@
-"""The null adapter: it takes everything, keeps nothing, and still times what it is asked to."""
+"""The null adapter accepts everything, keeps nothing, and measures timings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PARTS = {
 
 
 class Output:
-    """Takes snapshots, and remembers those that it was given."""
+    """An output that lists its snapshots."""
 
     name = "output"
 
@@ -40,13 +40,13 @@ class Output:
         self.written = []
 
     def write(self, snapshot):
-        """Remember it."""
+        """List the snapshot."""
         self.written.append(snapshot)
 
 
 @pytest.fixture
 def null() -> MetricsSystem:
-    """Return a system that is made of nothing."""
+    """Return a system of null adapters."""
     return MetricsSystem(
         collector=NullCollector(),
         timer=NullTimer(),
@@ -57,7 +57,7 @@ def null() -> MetricsSystem:
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_each_part_goes_by_its_name(name):
+def test_each_part_is_in_the_table_of_adapters(name):
     """An adapter's name loads its class, which needs no arguments."""
     expected, _ = PARTS[name]
     assert load_adapter(name) is expected
@@ -77,8 +77,8 @@ def test_each_part_fulfils_its_protocol(part, protocol):
 @pytest.mark.parametrize("name", ["requests", "", None, 3, object()])
 @pytest.mark.parametrize("number", [1, -1, math.nan, math.inf, 10**400, "many", None])
 @pytest.mark.parametrize("tags", [None, {}, {"a": "b"}, {"": 3}, "a=b"])
-def test_a_collector_takes_anything(name, number, tags):
-    """Good and bad input alike is dropped without an error, and names have no type."""
+def test_a_collector_accepts_anything(name, number, tags):
+    """Valid and invalid input is dropped without an error, and names have no type."""
     collector = NullCollector()
     assert collector.record_counter(name, number, tags) is None
     assert collector.record_gauge(name, number, tags) is None
@@ -89,7 +89,7 @@ def test_a_collector_takes_anything(name, number, tags):
 
 
 def test_a_collector_has_the_defaults_of_the_protocol():
-    """What may be left out of a call may be left out here."""
+    """The same arguments are optional."""
     collector = NullCollector()
     collector.record_counter("x")
     collector.record_gauge("x", 1)
@@ -100,7 +100,7 @@ def test_a_collector_has_the_defaults_of_the_protocol():
 
 
 @pytest.mark.parametrize("operation", ["push", "", None, 3])
-def test_a_tracker_takes_anything(operation):
+def test_a_tracker_accepts_anything(operation):
     """Outcomes are dropped without an error, and the operation stays unknown."""
     tracker = NullTracker()
     assert tracker.record_success(operation) is None
@@ -119,7 +119,7 @@ def test_a_tracker_takes_anything(operation):
 
 @pytest.mark.parametrize("success", [True, False])
 def test_a_timing_is_real(success):
-    """A result says how long it really took, and when, with the metadata that it began with."""
+    """A result has the real duration and times, and the metadata of the start."""
     timer, metadata = NullTimer(), {"branch": "main"}
     before, began = datetime.now(UTC), time.perf_counter_ns()
     timer_id = timer.start_timer("push", metadata)
@@ -141,7 +141,7 @@ def test_a_timing_is_real(success):
 
 
 def test_an_id_can_be_stopped_once():
-    """A second stop is an error that quotes the id, as with every timer."""
+    """A second stop is an error that quotes the id."""
     timer = NullTimer()
     timer_id = timer.start_timer("push")
     assert timer.stop_timer(timer_id).success
@@ -150,8 +150,8 @@ def test_an_id_can_be_stopped_once():
 
 
 @pytest.mark.parametrize("timer_id", ["push", "", None, 3])
-def test_what_is_no_id_cannot_be_stopped(timer_id):
-    """Something that no `start_timer` returned is an error, also where it looks like an id."""
+def test_only_ids_of_start_timer_can_be_stopped(timer_id):
+    """An equal string is an error too."""
     timer = NullTimer()
     timer.start_timer("push")
     with pytest.raises(UnknownTimerError):
@@ -159,7 +159,7 @@ def test_what_is_no_id_cannot_be_stopped(timer_id):
 
 
 def test_timers_of_one_operation_are_apart():
-    """Two running timers of one operation are stopped each on its own, in any order."""
+    """Two running timers of one operation are stopped independently, in any order."""
     timer = NullTimer()
     first, second = timer.start_timer("push", {"n": 1}), timer.start_timer("push", {"n": 2})
     assert isinstance(first, str)
@@ -169,7 +169,7 @@ def test_timers_of_one_operation_are_apart():
 
 
 def test_an_id_may_be_stopped_by_another_thread():
-    """An id is good wherever it is carried."""
+    """An id is valid in every thread."""
     timer, results = NullTimer(), []
     timer_id = timer.start_timer("push")
     thread = threading.Thread(target=lambda: results.append(timer.stop_timer(timer_id)))
@@ -178,8 +178,8 @@ def test_an_id_may_be_stopped_by_another_thread():
     assert results[0].operation_name == "push"
 
 
-def test_a_timer_that_is_forgotten_leaves_nothing():
-    """Ids that are never stopped go when nobody holds them, and the timer keeps nothing of them."""
+def test_a_timer_that_is_never_stopped_leaves_nothing():
+    """The timer does not reference ids."""
 
     class Kept:
         pass
@@ -199,15 +199,15 @@ def test_a_timer_that_is_forgotten_leaves_nothing():
 
 
 @pytest.mark.parametrize("name", ["", None, 3])
-def test_a_timer_takes_any_name(name):
-    """A name that another timer would refuse is timed here."""
+def test_a_timer_accepts_any_name(name):
+    """Names that other timers refuse are timed."""
     timer = NullTimer()
     assert timer.stop_timer(timer.start_timer(name)).duration >= 0
     assert timer.time_operation(name, lambda: 7).metadata == {"result": 7}
 
 
 def test_an_operation_is_timed():
-    """`time_operation` calls once; its result has the real duration, the metadata and what was returned."""
+    """`time_operation` calls once. The result has the duration, the metadata and the return value."""
     calls, metadata = [], {"a": 1}
 
     def operation():
@@ -225,7 +225,7 @@ def test_an_operation_is_timed():
 
 
 def test_an_operations_exception_goes_on():
-    """What an operation raises reaches the caller as the same object."""
+    """The caller gets the same exception."""
     error = ValueError("no")
 
     def operation():
@@ -237,7 +237,7 @@ def test_an_operations_exception_goes_on():
 
 
 def test_a_timer_has_no_statistics():
-    """Also what was timed is unknown afterwards."""
+    """A timed operation is unknown."""
     timer = NullTimer()
     timer.time_operation("push", lambda: None)
     with pytest.raises(UnknownMetricError, match="'push'"):
@@ -248,7 +248,7 @@ def test_a_timer_has_no_statistics():
 
 
 def test_a_monitor_reads_nothing_and_starts_no_thread():
-    """There are no readings, and nothing runs in the background, started twice or never stopped."""
+    """There are no readings, and background monitoring does nothing."""
     monitor, threads = NullMonitor(), threading.active_count()
     assert monitor.get_memory_usage() == monitor.get_cpu_usage() == {}
     assert monitor.get_disk_usage() == monitor.get_disk_usage("/nowhere") == monitor.get_network_stats() == {}
@@ -259,8 +259,8 @@ def test_a_monitor_reads_nothing_and_starts_no_thread():
     monitor.stop_resource_monitoring()
 
 
-def test_an_aggregator_knows_nothing():
-    """Lists are empty, and a metric that is asked for by name is unknown."""
+def test_an_aggregator_is_empty():
+    """Lists are empty, and each metric is unknown."""
     aggregator = NullAggregator()
     assert aggregator.get_metrics_by_tag({}) == aggregator.get_metrics_by_tag({"a": "b"}) == []
     assert [aggregator.get_top_metrics(each, 3) for each in MetricType] == [[]] * 5
@@ -269,8 +269,8 @@ def test_an_aggregator_knows_nothing():
             aggregator.get_metric_summary("hits", window)
 
 
-def test_an_aggregator_exports_documents_of_nothing():
-    """Each format is the valid document of no metrics."""
+def test_an_aggregator_exports_empty_documents():
+    """Each format is a valid document."""
     aggregator = NullAggregator()
     assert json.loads(aggregator.export_metrics()) == {"metrics": []}
     assert json.loads(aggregator.export_metrics("json")) == {"metrics": []}
@@ -280,8 +280,8 @@ def test_an_aggregator_exports_documents_of_nothing():
 
 
 @pytest.mark.parametrize("unknown", ["xml", "snapshot", None])
-def test_an_unknown_format_is_an_error_also_of_nothing(unknown):
-    """A format that is not there is an error that lists those there are."""
+def test_an_unknown_format_is_an_error(unknown):
+    """The error lists the known formats."""
     with pytest.raises(InvalidInputError, match="use one of json, jsonl, csv, prometheus"):
         NullAggregator().export_metrics(unknown)
 
@@ -290,7 +290,7 @@ def test_an_unknown_format_is_an_error_also_of_nothing(unknown):
 
 
 def test_a_system_of_nothing_is_healthy(null):
-    """Without failures and readings all is well."""
+    """Without failures and readings it is healthy."""
     for _ in range(3):
         null.tracker.record_failure("push", "timeout")
     health = null.get_system_health()
@@ -310,7 +310,7 @@ def test_a_system_of_nothing_is_healthy(null):
 
 
 def test_a_system_of_nothing_exports_and_shows_nothing(null):
-    """Exports and dashboards work, a snapshot of nothing is the error that it always is."""
+    """Exports and dashboards work. A snapshot without data is an error."""
     null.collector.increment("hits")
     assert json.loads(null.aggregator.export_metrics()) == {"metrics": []}
     assert isinstance(null.create_dashboard_data(), dict)
@@ -319,7 +319,7 @@ def test_a_system_of_nothing_exports_and_shows_nothing(null):
 
 
 def test_a_system_of_nothing_is_configured_and_shut_down(null):
-    """Its life is that of any system: configured, used, shut down, twice if need be."""
+    """It can be configured, used and shut down, also twice."""
     threads = threading.active_count()
     with null:
         null.initialize_metrics({"collection_interval": 1, "retention_days": 7})
@@ -329,7 +329,7 @@ def test_a_system_of_nothing_is_configured_and_shut_down(null):
 
 
 def test_a_system_of_nothing_writes_no_snapshot(caplog):
-    """At the end an output is given nothing, which the log says and the application does not notice."""
+    """At shutdown outputs get no snapshot, which is logged."""
     output = Output()
     null = MetricsSystem(
         collector=NullCollector(),
@@ -346,8 +346,8 @@ def test_a_system_of_nothing_writes_no_snapshot(caplog):
     assert "snapshot not written" in caplog.text
 
 
-def test_one_null_part_may_stand_among_others():
-    """Whoever wants no readings of the machine takes the null monitor alone, and keeps all else."""
+def test_a_null_part_may_be_combined_with_others():
+    """A system with the null monitor has no readings, and everything else."""
     output = Output()
     with MetricsSystem(resource_monitor=NullMonitor(), outputs=[output]) as metrics:
         metrics.collector.increment("hits")

@@ -1,4 +1,4 @@
-"""The largest values: one rule for every aggregator."""
+"""The selection of the largest values."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def value(number, metric_type=MetricType.COUNTER, **metadata):
 
 @given(st.lists(st.integers()), st.integers(1, 5))
 def test_the_largest_come_first(numbers, limit):
-    """They are the head of all in descending order, of the one type that was asked for."""
+    """They are sorted in descending order, and have the requested type."""
     values = [value(number, kind) for number in numbers for kind in (MetricType.GAUGE, MetricType.COUNTER)]
     found = largest(values, MetricType.GAUGE, limit)
     assert [one.value for one in found] == sorted(numbers, reverse=True)[:limit]
     assert all(one.metric_type is MetricType.GAUGE for one in found)
 
 
-def test_counters_that_know_their_rate_are_rates():
-    """They compete with operations by events per second; those that do not know it are left out."""
+def test_counters_with_a_rate_rank_as_rates():
+    """They rank with operations by events per second. Counters without a rate are left out."""
     counter = value(100, rate=2.5)
     values = [counter, value(50), value(5, MetricType.RATE), value(9, MetricType.GAUGE, rate=1)]
     found = largest(values, MetricType.RATE, 10)
@@ -42,7 +42,7 @@ def test_counters_that_know_their_rate_are_rates():
     [(MetricType.GAUGE, 0), (MetricType.GAUGE, True), (MetricType.GAUGE, 1.5), ("gauge", 1), (None, 1)],
 )
 def test_bad_input_is_an_error(metric_type, limit):
-    """It quotes what is wrong."""
+    """The error quotes the value."""
     with pytest.raises(InvalidInputError) as caught:
         largest([], metric_type, limit)
     assert repr(limit if metric_type is MetricType.GAUGE else metric_type) in str(caught.value)

@@ -17,7 +17,7 @@ from metrics_framework import MetricsSystem, Thresholds
 from metrics_framework.config import KEYS, VARIABLE_PREFIX, Settings
 from metrics_framework.errors import ConfigurationError
 from metrics_framework.export.endpoints import NAMES
-from metrics_framework.export.exporter import EXPORT_TIMEOUT
+from metrics_framework.export.exporter import DEFAULT_EXPORT_TIMEOUT_SECONDS
 from metrics_framework.plugins import load_adapter
 from metrics_framework.recording import Budgets, Rule, Store
 from metrics_framework.snapshots.build import MAX_CUSTOM
@@ -94,7 +94,7 @@ def test_the_defaults_are_those_of_the_parts():
     budgets, thresholds = Budgets(), Thresholds()
     parameters = inspect.signature(MetricsSystem).parameters
     assert {name: key.default for name, key in KEYS.items() if key.default[:1].isdigit()} == {
-        "export_timeout": f"{EXPORT_TIMEOUT:g}",
+        "export_timeout": f"{DEFAULT_EXPORT_TIMEOUT_SECONDS:g}",
         "max_custom": str(MAX_CUSTOM),
         "healthy_error_rate": str(thresholds.error_rate),
         "healthy_memory_percent": f"{thresholds.memory_percent:g}",

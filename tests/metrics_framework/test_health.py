@@ -260,7 +260,7 @@ def test_a_threshold_out_of_range_is_an_error(what, value):
 @pytest.mark.parametrize("window", [timedelta(0), timedelta(seconds=-1), 300, None], ids=str)
 def test_a_window_is_a_positive_duration(window):
     """Any other value raises an error."""
-    with pytest.raises(InvalidInputError, match=r"threshold window=.*positive timedelta"):
+    with pytest.raises(InvalidInputError, match=r"threshold window=.*positive duration"):
         Thresholds(window=window)
 
 

@@ -474,7 +474,7 @@ def test_a_second_shutdown_does_nothing(clock):
 @pytest.mark.parametrize("error", [OSError("the disk is full"), RuntimeError("a bug")])
 def test_a_failing_output_does_not_harm_another(clock, caplog, monkeypatch, error):
     """A failing output is logged; the application and other outputs are not affected."""
-    monkeypatch.setattr(exporter, "LAST_PAUSE", 0)
+    monkeypatch.setattr(exporter, "FINAL_PAUSE_SECONDS", 0)
     before, after = Output("before"), Output("after")
     outputs = [before, Output("failing", error), after]
     MetricsSystem(outputs=outputs, clock=clock).shutdown_metrics()
@@ -586,7 +586,7 @@ def test_an_output_without_a_name_or_a_write_method_is_rejected(wrong):
     """An invalid output is rejected by the constructor, not at shutdown."""
     if wrong is SnapshotWriter:
         wrong = type("NoWrite", (), {"name": "x", "__repr__": lambda self: "<no write>"})()
-    with pytest.raises(InvalidInputError, match="is no output"):
+    with pytest.raises(InvalidInputError, match="is not an output"):
         MetricsSystem(outputs=[wrong])
 
 

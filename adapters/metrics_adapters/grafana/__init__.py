@@ -1,4 +1,4 @@
-"""A dashboard for Grafana of the metrics that exist, as Prometheus has them."""
+"""A Grafana dashboard of the recorded metrics, queried from Prometheus."""
 
 from metrics_framework.errors import MissingExtraError
 
@@ -7,6 +7,6 @@ try:
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "grafana_foundation_sdk":
         raise
-    raise MissingExtraError("a dashboard for Grafana", "grafana") from error
+    raise MissingExtraError("a Grafana dashboard", "grafana") from error
 
 __all__ = ["GrafanaDashboard"]

@@ -1,50 +1,52 @@
-"""A dashboard as an output of a system: into a file, or into a Grafana."""
+"""The Grafana dashboard, an output of a system that writes a file or calls a Grafana server."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import threading
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import quote, urlsplit
 
-from metrics_adapters.grafana.model import dashboard_json
-from metrics_adapters.grafana.panels import rows
-from metrics_adapters.grafana.subjects import subjects
-from metrics_adapters.http_client import Address, deliver
-from metrics_framework.errors import InvalidInputError
+from metrics_adapters.file import path_of
+from metrics_adapters.grafana.metrics import exposed_metrics
+from metrics_adapters.grafana.panels import dashboard_json, panel_rows
+from metrics_adapters.http_client import Address, deliver, plain_address_of
+from metrics_framework.errors import ConfigurationError, InvalidInputError
+from metrics_framework.export.endpoints import EndpointUrl, Option, seconds_option, text_option
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.runtime.atomic_files import replace_file
-from metrics_framework.validation import safe_repr
+from metrics_framework.validation import check_seconds, safe_repr
 
 _API = "/api/dashboards/db"
 
 
 class GrafanaDashboard:
-    """Keeps a dashboard of the metrics that exist, by the names that Prometheus scrapes them by.
+    """Maintains a dashboard of the recorded metrics, by the names under which Prometheus scrapes them.
 
-    Each operation has a row with its rate, its error ratio and its latency; counters are shown per second by
-    their labels, gauges as they are, histograms and timers as p50, p95 and p99. The queries ask for the
-    constant tags of the system, so that another service with the same names is not mixed in. Quantiles need
+    Each operation has a row with its rate, error ratio and latency. Counters are shown per second, gauges as
+    they are, and histograms and timers as p50, p95 and p99, each by its labels. The queries select the
+    constant tags of the system, so that they exclude other services with the same names. Quantiles need
     buckets, which a store that is exposed to Prometheus has by default.
 
-    The dashboard changes only where metrics or tags come or go, and only then it is written or sent again:
-    each time that it is sent Grafana keeps a version.
+    The dashboard changes only if metrics or tags appear or disappear. An unchanged dashboard is not written
+    or sent again, because Grafana stores a version for each.
 
     Args:
-        target: A file, or the address of a Grafana, like ``http://grafana:3000``.
-        title: What the dashboard is called.
-        uid: What Grafana knows it by; made of the title by default. A dashboard that has it is replaced.
-        datasource: The uid of the Prometheus data source that is chosen at first; Grafana's default if
-            ``None``.
-        token: The token of a service account of Grafana that may write dashboards.
-        timeout: Seconds after which Grafana is given up.
+        target: A file, or the address of a Grafana server, like ``http://grafana:3000``.
+        title: The title of the dashboard.
+        uid: Its unique id in Grafana; by default derived from the title. A dashboard with it is replaced.
+        datasource: The uid of the Prometheus data source that is selected first, or ``None`` for Grafana's
+            default.
+        token: The token of a Grafana service account that may write dashboards.
+        timeout: The time limit of a request in seconds.
 
     Raises:
-        InvalidInputError: If an argument breaks its rule; no message has the token.
+        InvalidInputError: If an argument is not allowed. No message contains the token.
         MissingExtraError: If the foundation SDK is not installed.
     """
 
@@ -59,15 +61,14 @@ class GrafanaDashboard:
         timeout: float = 10.0,
     ) -> None:
         if not isinstance(title, str) or not title.strip():
-            raise InvalidInputError(f"title={safe_repr(title)} is not a text")
+            raise InvalidInputError(f"title={safe_repr(title)} is not a title: pass a non-empty string")
         if uid is not None and not (isinstance(uid, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,40}", uid)):
             raise InvalidInputError(
-                f"uid={safe_repr(uid)} is not 1 to 40 letters, digits, dashes and underscores"
+                f"uid={safe_repr(uid)} is not a uid: pass 1 to 40 letters, digits, dashes and underscores"
             )
         if datasource is not None and not isinstance(datasource, str):
             raise InvalidInputError(f"datasource={safe_repr(datasource)} is not the uid of a data source")
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
-            raise InvalidInputError(f"timeout={safe_repr(timeout)} is not a positive number of seconds")
+        check_seconds("timeout", timeout)
         self.title = _text(title)
         self.uid = uid or _uid_of(self.title)
         self._datasource = None if datasource is None else _text(datasource)
@@ -79,7 +80,7 @@ class GrafanaDashboard:
             self._address = _address(target)
             self.name = f"grafana+{self._address}".removesuffix(_API)
         elif token is not None:
-            raise InvalidInputError("token= is of use for a target that begins with http:// or https:// only")
+            raise InvalidInputError("token= needs a target that begins with http:// or https://")
         else:
             self._file = _path(target)
             self.name = f"grafana:{self._file}"
@@ -90,17 +91,19 @@ class GrafanaDashboard:
         return f"{type(self).__name__}({self.name!r})"
 
     def render(self, system: MetricsSystem) -> str:
-        """Return the dashboard of what a system holds now, as JSON that Grafana imports."""
-        return dashboard_json(self.title, self.uid, rows(subjects(system.aggregator)), self._datasource)
+        """Return the dashboard of the current metrics of a system, as JSON that Grafana imports."""
+        return dashboard_json(
+            self.title, self.uid, panel_rows(exposed_metrics(system.aggregator)), self._datasource
+        )
 
     def export(self, system: MetricsSystem) -> None:
-        """Write or send the dashboard, unless it is what was written or sent last.
+        """Write or send the dashboard, unless it is unchanged.
 
         Raises:
-            OutputError: If the disk refuses, or Grafana is not to be reached or fails: export again later.
-            RefusedError: If Grafana will not have it; the message quotes why.
+            OutputError: If the file cannot be written, or Grafana is unreachable or fails: retry later.
+            RefusedError: If Grafana rejects the dashboard. The message quotes the reason.
         """
-        if self._process != os.getpid():  # a lock of a parent process may be held for ever
+        if self._process != os.getpid():  # a forked child may have inherited a held lock
             self._begin()
         with self._lock:
             dashboard = self.render(system)
@@ -137,38 +140,38 @@ def _headers(token: str | None) -> dict[str, str]:
     if token is None:
         return headers
     if not isinstance(token, str) or not re.fullmatch(r"[\x21-\x7e]+", token):
-        raise InvalidInputError("token is not a line of ASCII without spaces")
+        raise InvalidInputError("token= is not a token: pass visible ASCII characters without spaces")
     return {**headers, "Authorization": f"Bearer {token}"}
 
 
 def _address(url: str) -> Address:
-    # Nothing of a URL that cannot be understood is quoted: who knows where in it a password is.
-    wrong = "target is not the address of a Grafana, like http://grafana:3000"
+    # A malformed URL is not quoted, because a password may be anywhere in it.
+    wrong = "target= is not the address of a Grafana server, like http://grafana:3000"
     try:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").encode("idna"), parts.port
     except ValueError:
-        raise InvalidInputError(f"{wrong}: its host or port cannot be read") from None
+        raise InvalidInputError(f"{wrong}: its host or port is malformed") from None
     if not host or re.search(rb"[\x00-\x20\x7f]", host):
-        raise InvalidInputError(f"{wrong}: it names no host")
+        raise InvalidInputError(f"{wrong}: it has no host")
     if "@" in parts.netloc or "@" in parts.path:
-        raise InvalidInputError(f"{wrong}: a user has no place in it; pass token=")
+        raise InvalidInputError(f"{wrong}: it has a user; pass token= instead")
     if parts.query or parts.fragment:
-        raise InvalidInputError(f"{wrong}: a query or a fragment has no place in it")
+        raise InvalidInputError(f"{wrong}: it has a query or a fragment")
     path = quote(parts.path.rstrip("/"), safe="/%~:!$&'()*+,;=")
     return Address(parts.scheme, parts.hostname or "", port, f"{path}{_API}")
 
 
 def _path(target: object) -> Path:
     if not isinstance(target, str | os.PathLike) or not str(target):
-        raise InvalidInputError(f"target={safe_repr(target)} is neither a file nor the address of a Grafana")
+        raise InvalidInputError(f"target={safe_repr(target)} is neither a path nor a URL")
     if isinstance(target, str) and "://" in target:
         raise InvalidInputError(
-            "target is neither a file nor an address that begins with http:// or https://"
+            "target= is not an address of a Grafana server: begin it with http:// or https://"
         )
     path = Path(target)
     if path.suffix != ".json":
-        raise InvalidInputError(f"{str(path)!r} does not end in .json: Grafana would not read it")
+        raise InvalidInputError(f"{str(path)!r} does not end in .json, so Grafana would not read it")
     return path
 
 
@@ -180,11 +183,54 @@ def _holds(path: Path, content: bytes) -> bool:
 
 
 def _text(given: str) -> str:
-    """Return a text that UTF-8 can say."""
+    """Return a text that UTF-8 can encode."""
     return given.encode(errors="backslashreplace").decode()
 
 
 def _uid_of(title: str) -> str:
-    """Return a uid that is the same for the same title, and another one for another."""
+    """Return a uid that is derived from the title."""
     words = re.sub("[^a-z0-9]+", "-", title.lower()).strip("-")[:27].strip("-")
     return f"{words or 'metrics'}-{sha256(title.encode()).hexdigest()[:12]}"
+
+
+DEFAULT_FILE_NAME = "grafana.json"
+
+
+class GrafanaEndpoint(GrafanaDashboard):
+    """``grafana:/var/lib/app/dashboard.json``, or ``grafana+https://:TOKEN@grafana.example``.
+
+    The name ``grafana`` alone stands for the file ``grafana.json`` in the working directory.
+
+    Args:
+        url: The file or the server.
+
+    Raises:
+        ConfigurationError: If the URL is neither.
+        MissingExtraError: If the extra ``grafana`` is not installed.
+    """
+
+    options: ClassVar[Mapping[str, Option]] = {
+        "title": text_option("Metrics", "The title of the dashboard."),
+        "uid": text_option(None, "Its unique id in Grafana; by default derived from the title."),
+        "datasource": text_option(None, "The uid of the data source; by default Grafana's own default."),
+        "timeout": seconds_option(10.0, "The time limit of a request in seconds."),
+    }
+
+    def __init__(self, url: EndpointUrl) -> None:
+        target: str | os.PathLike[str]
+        if url.scheme != "grafana":
+            target = plain_address_of(url, url.scheme.rpartition("+")[2])
+            if url.username is not None:
+                raise ConfigurationError(
+                    f"endpoint {url}: it has a user: pass a token alone, as {url.scheme}://:TOKEN@{url.host}"
+                )
+        else:
+            target = path_of(url) if url.path else DEFAULT_FILE_NAME
+        try:
+            super().__init__(target, token=url.password, **(url.options or _DEFAULTS))
+        except InvalidInputError as error:
+            raise ConfigurationError(f"endpoint {url}: {error}") from None
+        self.name = str(url)
+
+
+_DEFAULTS = {name: option.default for name, option in GrafanaEndpoint.options.items()}

@@ -1,16 +1,26 @@
-"""Which panels a dashboard has, and what each asks Prometheus."""
+"""The panels of a dashboard, their queries, and the model of Grafana for them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
+from zlib import crc32
 
-from metrics_adapters.grafana.subjects import Subject
+from grafana_foundation_sdk.builders.common import VizLegendOptions, VizTooltipOptions
+from grafana_foundation_sdk.builders.dashboard import Dashboard, DatasourceVariable
+from grafana_foundation_sdk.builders.dashboard import Row as RowBuilder
+from grafana_foundation_sdk.builders.prometheus import Dataquery
+from grafana_foundation_sdk.builders.timeseries import Panel as Graph
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.common import LegendDisplayMode, LegendPlacement, TooltipDisplayMode
+from grafana_foundation_sdk.models.dashboard import DataSourceRef, VariableOption
+
+from metrics_adapters.grafana.metrics import ExposedMetric
 from metrics_framework.values import MetricType, MetricUnit
 
-INTERVAL = "$__rate_interval"
-"""What Grafana puts the time of a rate in for: long enough for four scrapes."""
+RATE_INTERVAL = "$__rate_interval"
+"""Grafana replaces this with the range of a rate, which spans four scrapes."""
 
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
@@ -19,7 +29,7 @@ _RATE_UNITS = {"seconds": "short", "bytes": "Bps", "percent": "short", "": "cps"
 
 
 class Query(NamedTuple):
-    """An expression of PromQL, and what its lines are called."""
+    """A PromQL expression, and the legend of its lines."""
 
     expression: str
     legend: str
@@ -29,11 +39,11 @@ class Panel(NamedTuple):
     """A graph.
 
     Attributes:
-        key: What tells it from all others, from export to export.
-        title: What stands above it.
-        description: What it shows; may be empty.
-        unit: Grafana's name of the unit.
-        queries: What it asks.
+        key: Identifies the panel in every export.
+        title: The title of the panel.
+        description: The description, or an empty string.
+        unit: The unit, by Grafana's name.
+        queries: The queries of its lines.
     """
 
     key: str
@@ -43,110 +53,110 @@ class Panel(NamedTuple):
     queries: list[Query]
 
 
-class Row(NamedTuple):
+class PanelRow(NamedTuple):
     """Panels under one title."""
 
     title: str
     panels: list[Panel]
 
 
-def rows(found: Iterable[Subject]) -> list[Row]:
-    """Return a row for each operation, and one for each type of metric, in an order of their own."""
+def panel_rows(found: Iterable[ExposedMetric]) -> list[PanelRow]:
+    """Return a row for each operation, followed by one for each type of metric."""
     operations: dict[str, list[Panel]] = {}
     metrics: dict[str, list[Panel]] = {"Counters": [], "Gauges": [], "Histograms and timers": []}
-    for subject in found:
-        if subject.named.is_operation:
-            operations.setdefault(subject.named.name, []).extend(_of_operation(subject))
-        elif subject.heading.type == "counter":
-            metrics["Counters"].append(_counter(subject))
-        elif subject.heading.type == "gauge":
-            metrics["Gauges"].append(_gauge(subject))
+    for metric in found:
+        if metric.named.is_operation:
+            operations.setdefault(metric.named.name, []).extend(_of_operation(metric))
+        elif metric.heading.type == "counter":
+            metrics["Counters"].append(_counter(metric))
+        elif metric.heading.type == "gauge":
+            metrics["Gauges"].append(_gauge(metric))
         else:
-            metrics["Histograms and timers"].append(_histogram(subject))
-    made = [Row(f"Operation {name}", sorted(panels, key=_place)) for name, panels in operations.items()]
-    return [*made, *(Row(title, panels) for title, panels in metrics.items() if panels)]
+            metrics["Histograms and timers"].append(_histogram(metric))
+    made = [PanelRow(f"Operation {name}", sorted(panels, key=_place)) for name, panels in operations.items()]
+    return [*made, *(PanelRow(title, panels) for title, panels in metrics.items() if panels)]
 
 
 def _place(panel: Panel) -> int:
     return ("rate", "errors", "latency").index(panel.key.partition(" ")[0])
 
 
-def _of_operation(subject: Subject) -> Iterator[Panel]:
-    name = subject.named.name
-    if subject.named.metric_type is MetricType.TIMER:
+def _of_operation(metric: ExposedMetric) -> Iterator[Panel]:
+    name = metric.named.name
+    if metric.named.metric_type is MetricType.TIMER:
         yield _quantiles(
-            subject, f"latency {name}", f"{name}: latency", "How long it takes, successful or not."
+            metric, f"latency {name}", f"{name}: latency", "Durations of successes and failures."
         )
         return
-    series = f"{subject.heading.name}_total"
-    by_end = f"sum by (outcome, error_type) ({_rate(series, subject)})"
+    series = f"{metric.heading.name}_total"
+    by_end = f"sum by (outcome, error_type) ({_rate(series, metric)})"
     yield Panel(
         f"rate {name}",
         f"{name}: rate",
-        "How often it ends, by outcome and type of error.",
+        "Executions per second by outcome and error type.",
         "ops",
         [Query(by_end, "{{outcome}} {{error_type}}")],
     )
-    # Without a failure there is no series of failures, and without `or` there would be no ratio either.
-    failed = f"(sum({_rate(series, subject, outcome='failure')}) or vector(0))"
+    # Before the first failure there is no series of failures; `or` makes the ratio 0 instead of empty.
+    failed = f"(sum({_rate(series, metric, outcome='failure')}) or vector(0))"
     yield Panel(
         f"errors {name}",
         f"{name}: error ratio",
-        "The share of its ends that are failures.",
+        "The share of executions that failed.",
         "percentunit",
-        [Query(f"{failed} / sum({_rate(series, subject)})", "error ratio")],
+        [Query(f"{failed} / sum({_rate(series, metric)})", "error ratio")],
     )
 
 
-def _counter(subject: Subject) -> Panel:
-    head = subject.heading
-    rate = f"sum{_by(subject.labels)} ({_rate(f'{head.name}_total', subject)})"
+def _counter(metric: ExposedMetric) -> Panel:
+    head = metric.heading
+    rate = f"sum{_by(metric.labels)} ({_rate(f'{head.name}_total', metric)})"
     unit = _RATE_UNITS[head.unit]
-    return _panel(subject, "per second", unit, [Query(rate, _legend(subject))])
+    return _panel(metric, "per second", unit, [Query(rate, _legend(metric))])
 
 
-def _gauge(subject: Subject) -> Panel:
-    head = subject.heading
-    expression = f"{head.name}{_selector(subject)}"
-    legend = _legend(subject)
-    if subject.merge == "latest":
-        legend = f"{legend} {{{{instance}}}}"  # no law says what several processes are together
+def _gauge(metric: ExposedMetric) -> Panel:
+    head = metric.heading
+    expression = f"{head.name}{_selector(metric)}"
+    legend = _legend(metric)
+    if metric.merge == "latest":
+        legend = f"{legend} {{{{instance}}}}"  # `latest` cannot combine the gauges of several processes
     else:
-        expression = f"{subject.merge}{_by(subject.labels)} ({expression})"
+        expression = f"{metric.merge}{_by(metric.labels)} ({expression})"
     unit = "ops" if head.recorded_unit is MetricUnit.OPERATIONS_PER_SECOND else _UNITS.get(head.unit, "short")
-    return _panel(subject, "", unit, [Query(expression, legend)])
+    return _panel(metric, "", unit, [Query(expression, legend)])
 
 
-def _histogram(subject: Subject) -> Panel:
-    named = subject.named
-    return _quantiles(subject, _key(subject), named.name, subject.heading.help)
+def _histogram(metric: ExposedMetric) -> Panel:
+    named = metric.named
+    return _quantiles(metric, _key(metric), named.name, metric.heading.help)
 
 
-def _quantiles(subject: Subject, key: str, title: str, description: str) -> Panel:
-    head = subject.heading
-    rate = _rate(f"{head.name}_bucket", subject)
+def _quantiles(metric: ExposedMetric, key: str, title: str, description: str) -> Panel:
+    head = metric.heading
+    rate = _rate(f"{head.name}_bucket", metric)
     queries = [
         Query(f"histogram_quantile({share}, sum by (le) ({rate}))", name) for name, share in QUANTILES.items()
     ]
     return Panel(key, title, description, _UNITS.get(head.unit, "short"), queries)
 
 
-def _panel(subject: Subject, what: str, unit: str, queries: list[Query]) -> Panel:
-    name = subject.named.name
+def _panel(metric: ExposedMetric, what: str, unit: str, queries: list[Query]) -> Panel:
+    name = metric.named.name
     title = f"{name} {what}".rstrip()
-    return Panel(_key(subject), title, subject.heading.help, unit, queries)
+    return Panel(_key(metric), title, metric.heading.help, unit, queries)
 
 
-def _key(subject: Subject) -> str:
-    return f"{subject.named.metric_type.value} {subject.named.name}"
+def _key(metric: ExposedMetric) -> str:
+    return f"{metric.named.metric_type.value} {metric.named.name}"
 
 
-def _rate(series: str, subject: Subject, **labels: str) -> str:
-    return f"rate({series}{_selector(subject, **labels)}[{INTERVAL}])"
+def _rate(series: str, metric: ExposedMetric, **labels: str) -> str:
+    return f"rate({series}{_selector(metric, **labels)}[{RATE_INTERVAL}])"
 
 
-def _selector(subject: Subject, **labels: str) -> str:
-    matchers = ",".join(f"{name}={quoted(text)}" for name, text in {**subject.constant, **labels}.items())
+def _selector(metric: ExposedMetric, **labels: str) -> str:
+    matchers = ",".join(f"{name}={quoted(text)}" for name, text in {**metric.constant, **labels}.items())
     return f"{{{matchers}}}" if matchers else ""
 
 
@@ -155,12 +165,12 @@ def _by(labels: Iterable[str]) -> str:
     return f" by ({listed})" if listed else ""
 
 
-def _legend(subject: Subject) -> str:
-    return " ".join(f"{{{{{label}}}}}" for label in subject.labels) or subject.heading.name
+def _legend(metric: ExposedMetric) -> str:
+    return " ".join(f"{{{{{label}}}}}" for label in metric.labels) or metric.heading.name
 
 
 def quoted(text: str) -> str:
-    r"""Return a text as PromQL has it, and as Grafana finds no variable in.
+    r"""Return a PromQL string literal in which Grafana replaces no variables.
 
     Example:
         >>> quoted('a "$b"')
@@ -168,3 +178,74 @@ def quoted(text: str) -> str:
     """
     escaped = text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n").replace("\r", r"\r")
     return '"' + re.sub(r"[$\[]", lambda found: rf"\x{ord(found[0]):02x}", escaped) + '"'
+
+
+_DATASOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
+_HEIGHT = 8
+_WIDTH = 8
+
+
+def dashboard_json(title: str, uid: str, rows: Iterable[PanelRow], datasource: str | None) -> str:
+    """Return a dashboard as JSON: the same text for the same rows.
+
+    Args:
+        title: The title of the dashboard.
+        uid: Its unique id in Grafana.
+        rows: Its panels.
+        datasource: The uid of the data source that is selected first, or ``None`` for Grafana's default.
+    """
+    variable = DatasourceVariable("datasource").label("Data source").type("prometheus")
+    if datasource is not None:
+        variable.current(VariableOption(text=datasource, value=datasource, selected=True))
+    builder = (
+        Dashboard(title)
+        .uid(uid)
+        .tags(["metrics-framework"])
+        .timezone("browser")
+        .time("now-1h", "now")
+        .refresh("30s")
+        .with_variable(variable)
+    )
+    ids: set[int] = set()
+    for row in rows:
+        builder.with_row(RowBuilder(row.title).id(_id(f"row {row.title}", ids)))
+        for panel in row.panels:
+            builder.with_panel(_graph(panel, _id(panel.key, ids)))
+    model = builder.build()
+    model.panels = model.panels or []  # Grafana expects a list even if it is empty
+    return JSONEncoder(indent=2, sort_keys=True).encode(model) + "\n"
+
+
+def _graph(panel: Panel, number: int) -> Graph:
+    graph = (
+        Graph()
+        .id(number)
+        .title(panel.title)
+        .datasource(_DATASOURCE)
+        .unit(panel.unit)
+        .height(_HEIGHT)
+        .span(_WIDTH)
+        .fill_opacity(10)
+        .legend(
+            VizLegendOptions()
+            .display_mode(LegendDisplayMode.LIST)
+            .placement(LegendPlacement.BOTTOM)
+            .show_legend(True)
+        )
+        .tooltip(VizTooltipOptions().mode(TooltipDisplayMode.MULTI))
+    )
+    if panel.description:
+        graph.description(panel.description)
+    for place, query in enumerate(panel.queries):
+        target = Dataquery().expr(query.expression).legend_format(query.legend).ref_id(chr(ord("A") + place))
+        graph.with_target(target.range().datasource(_DATASOURCE))
+    return graph
+
+
+def _id(key: str, taken: set[int]) -> int:
+    """Return a panel id that does not depend on other panels, so that links to the panel stay valid."""
+    number = crc32(key.encode(errors="backslashreplace")) >> 1 or 1
+    while number in taken:
+        number += 1
+    taken.add(number)
+    return number

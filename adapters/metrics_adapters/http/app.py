@@ -31,8 +31,6 @@ from metrics_adapters.http.scrape import (
     ALLOWED_METHODS,
     EndpointResponse,
     TimedCall,
-    check_count,
-    check_seconds,
     in_thread,
     method_not_allowed,
     text_response,
@@ -46,7 +44,7 @@ from metrics_framework.log import Isolation, log_event
 from metrics_framework.runtime.event_loops import run_within
 from metrics_framework.runtime.fork import ForkOrder, reset_after_fork
 from metrics_framework.system import MetricsSystem
-from metrics_framework.validation import safe_repr
+from metrics_framework.validation import check_count, check_seconds, check_url_path, safe_repr
 
 MAX_CONCURRENT_REQUESTS = 10
 """The number of concurrent requests for a snapshot, and for the health."""
@@ -98,8 +96,8 @@ def make_app(
         >>> app = make_app(MetricsSystem(), bearer_token="s3cret")
     """
     chosen = _checked_endpoints(endpoints)
-    if not isinstance(prefix, str) or (prefix and not prefix.startswith("/")):
-        raise InvalidInputError(f"prefix={safe_repr(prefix)} does not start with a slash")
+    if prefix != "":
+        check_url_path("prefix", prefix)
     check_count("max_clients", max_clients)
     check_count("buffer", buffer)
     check_seconds("heartbeat", heartbeat)

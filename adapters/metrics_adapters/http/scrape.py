@@ -19,14 +19,13 @@ from metrics_adapters.http.negotiation import choose_format, wants_gzip
 from metrics_adapters.http.options import DEFAULT_MAX_SCRAPES, DEFAULT_PATH, DEFAULT_TIMEOUT_SECONDS
 from metrics_adapters.prometheus.targets import Target, callbacks_of, exposition_of
 from metrics_framework.capabilities import Callbacks
-from metrics_framework.errors import InvalidInputError
 from metrics_framework.exposition.families import set_default_buckets
 from metrics_framework.exposition.text import Format
 from metrics_framework.log import Isolation
 from metrics_framework.runtime.cooperative import cooperatively, yield_gil
 from metrics_framework.runtime.event_loops import Notifier
 from metrics_framework.runtime.fork import ForkOrder, reset_after_fork
-from metrics_framework.validation import safe_repr
+from metrics_framework.validation import check_count, check_seconds, check_url_path
 
 CHUNK_BYTES = 1 << 16
 """The size of a chunk of a body. Compressing one takes about a quarter of a millisecond."""
@@ -91,26 +90,6 @@ def method_not_allowed() -> EndpointResponse:
 def unavailable(text: str, retry_seconds: float = 1) -> EndpointResponse:
     """Return the response to a request that the client should retry later."""
     return text_response(HTTPStatus.SERVICE_UNAVAILABLE, text, ("Retry-After", str(round(retry_seconds))))
-
-
-def check_count(what: str, count: int) -> None:
-    """Check how many of something there may be.
-
-    Raises:
-        InvalidInputError: If it is no whole number of 1 or more.
-    """
-    if count.__class__ is not int or count < 1:
-        raise InvalidInputError(f"{what}={safe_repr(count)} is not a whole number of 1 or more")
-
-
-def check_seconds(what: str, seconds: float) -> None:
-    """Check for how long something may take.
-
-    Raises:
-        InvalidInputError: If it is no number above 0 that can be waited for.
-    """
-    if seconds.__class__ not in (int, float) or not 0 < seconds <= threading.TIMEOUT_MAX:
-        raise InvalidInputError(f"{what}={safe_repr(seconds)} is no number of seconds above 0")
 
 
 _FAILED = text_response(HTTPStatus.INTERNAL_SERVER_ERROR, "the metrics could not be rendered: see the log")
@@ -236,8 +215,7 @@ class Endpoint:
         max_scrapes: int = DEFAULT_MAX_SCRAPES,
         timeout: float = DEFAULT_TIMEOUT_SECONDS,
     ) -> None:
-        if not isinstance(path, str) or not path.startswith("/"):
-            raise InvalidInputError(f"path={safe_repr(path)} does not start with a slash")
+        check_url_path("path", path)
         check_count("max_scrapes", max_scrapes)
         check_seconds("timeout", timeout)
         self.exposition = exposition_of(metrics, registry)

@@ -20,7 +20,7 @@ from metrics_adapters.prometheus.targets import Target
 from metrics_framework.errors import InvalidInputError, OutputError
 from metrics_framework.log import Isolation, log_event
 from metrics_framework.runtime.fork import ForkOrder, reset_after_fork
-from metrics_framework.validation import safe_repr
+from metrics_framework.validation import check_port, safe_repr
 
 MAX_CONNECTIONS = 100
 """The number of open connections. For a further one, the connection that is idle for longest is closed."""
@@ -226,10 +226,9 @@ def check_address(addr: str, port: int) -> None:
     Raises:
         InvalidInputError: If it is no address, or no port.
     """
-    if port.__class__ is not int or not 0 <= port <= 65_535:
-        raise InvalidInputError(f"port={safe_repr(port)} is no whole number from 0 to 65535")
+    check_port("port", port)
     if not isinstance(addr, str):
-        raise InvalidInputError(f"addr={safe_repr(addr)} is no address, like '127.0.0.1'")
+        raise InvalidInputError(f"addr={safe_repr(addr)} is not an address: pass a string like '127.0.0.1'")
 
 
 def local_url(listener: socket.socket, scheme: str = "http") -> str:

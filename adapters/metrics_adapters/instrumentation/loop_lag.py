@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from types import TracebackType
 from typing import Any, Self
 
 from metrics_adapters.instrumentation.meters import SystemOrCollector, collector_of
 from metrics_framework.capabilities import DescribesMetrics
-from metrics_framework.errors import InvalidInputError
 from metrics_framework.log import Isolation
 from metrics_framework.runtime.event_loops import running_trio
+from metrics_framework.validation import check_seconds
 
 LAG_TIMER = "event_loop.lag"
 
@@ -44,8 +43,7 @@ class LoopLag:
     """
 
     def __init__(self, metrics: SystemOrCollector, interval: float = 0.1, *, name: str = LAG_TIMER) -> None:
-        if not (math.isfinite(interval) and interval > 0):
-            raise InvalidInputError(f"interval={interval!r} is not a number of seconds above 0")
+        check_seconds("interval", interval)
         self._collector = collector_of(metrics)
         if isinstance(self._collector, DescribesMetrics):
             self._collector.describe(name, help="How late the event loop runs its callbacks.")

@@ -1,4 +1,4 @@
-"""Export by OTLP, OpenTelemetry's protocol: over HTTP or gRPC, by the official exporters."""
+"""Export by OTLP, the protocol of OpenTelemetry, over HTTP or gRPC through the official exporters."""
 
 from metrics_framework.errors import MissingExtraError
 

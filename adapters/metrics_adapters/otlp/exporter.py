@@ -1,68 +1,67 @@
-"""The OTLP exporter: an output of a system."""
+"""The OTLP exporter, an output of a system, and its endpoint."""
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 from urllib.parse import SplitResult, urlsplit
 
 from opentelemetry.sdk.resources import Resource
 
-from metrics_adapters.otlp.clients import Client
-from metrics_adapters.otlp.message import described, message
-from metrics_adapters.otlp.readings import StoreReader, read_values, text
-from metrics_adapters.otlp.sent import Sent, Temporality
+from metrics_adapters.http_client import authorization_of, plain_address_of
+from metrics_adapters.otlp.client import Client
+from metrics_adapters.otlp.message import Temporality, encode_message, encode_resource
+from metrics_adapters.otlp.series import ReceivedSeries, StoreReader, read_values, text
 from metrics_framework._version import __version__
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
-from metrics_framework.errors import InvalidInputError, MissingExtraError, RefusedError
+from metrics_framework.errors import ConfigurationError, InvalidInputError, MissingExtraError, RefusedError
+from metrics_framework.export.endpoints import EndpointUrl, Option, choice_option, seconds_option
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.recording import Store
 from metrics_framework.recording.store import store_of
-from metrics_framework.validation import plain_tags, safe_repr
+from metrics_framework.validation import check_choice, check_seconds, plain_tags, safe_repr
 
 Protocol = Literal["http", "grpc"]
 Compression = Literal["gzip", "none"]
 
-BATCH = 5_000
-"""How many series a request has at most: gRPC's receivers take 4 MiB."""
+MAX_SERIES_PER_REQUEST = 5_000
+"""gRPC receivers accept messages of up to 4 MiB."""
 
 _PATH = "/v1/metrics"
 _OWN_HEADERS = {"content-type", "content-encoding", "content-length", "transfer-encoding"}
 
 
 class OtlpExporter:
-    """Sends all that a system holds to an OTLP receiver, such as OpenTelemetry's collector.
+    """Sends the current numbers of a system to an OTLP receiver, such as the OpenTelemetry Collector.
 
-    Counters are monotonic sums, gauges are gauges, histograms and timers are exponential histograms with the
-    buckets that the store counts in. An operation is ``<name>.duration`` and ``<name>.operations``. Names
-    stay as they were recorded, constant tags describe the resource, other tags are attributes.
+    Counters are monotonic sums, gauges are gauges, and histograms and timers are exponential histograms with
+    the buckets of the store. An operation is ``<name>.duration`` and ``<name>.operations``. Names stay as
+    they were recorded, constant tags describe the resource, and other tags are attributes.
 
-    An export that fails loses nothing: cumulative numbers count since the start, and a delta that was not
-    received is part of the next one. Where an answer was lost, a delta may arrive twice.
+    A failed export loses nothing: cumulative numbers count since the start, and the next delta contains what
+    was not received. If a response was lost, a delta may arrive twice.
 
-    The official exporters send, which read the environment variables of OpenTelemetry for certificates. Use
-    one exporter for one system.
+    The official exporters send the messages, and read OpenTelemetry's environment variables for certificates.
+    Use one exporter for one system.
 
     Args:
-        endpoint: The receiver, like ``http://collector:4318``; for HTTP ``/v1/metrics`` is added where there
-            is no path. ``https`` is with TLS.
+        endpoint: The receiver, like ``http://collector:4318``. ``https`` means TLS. A URL for HTTP without a
+            path gets ``/v1/metrics``.
         protocol: ``http`` or ``grpc``.
-        temporality: ``cumulative``, or ``delta`` for receivers that want only what is new.
+        temporality: ``cumulative``, or ``delta`` for receivers that expect only what is new.
         headers: Further headers, such as ``{"Authorization": "Bearer …"}``.
-        resource: What describes the process, beside the constant tags; ``service.name`` is that of
-            ``resource``, else of the tags ``service.name`` or ``service``, else of ``OTEL_SERVICE_NAME``.
-        timeout: Seconds that a request may take, its repetitions included. There is a request for each 5 000
-            series.
+        resource: Attributes of the process, in addition to the constant tags. ``service.name`` comes from
+            ``resource``, else from the tag ``service.name`` or ``service``, else from ``OTEL_SERVICE_NAME``.
+        timeout: The time limit of a request in seconds, including retries. Each 5 000 series are one request.
         compression: ``gzip`` or ``none``.
 
     Raises:
-        InvalidInputError: If an argument breaks its rule; no message has a header's value.
-        MissingExtraError: If what the protocol needs is not installed.
+        InvalidInputError: If an argument is not allowed. No message contains the value of a header.
+        MissingExtraError: If the package of the protocol is not installed.
 
     Example:
         >>> OtlpExporter("http://collector:4318").name
@@ -80,9 +79,9 @@ class OtlpExporter:
         timeout: float = 10.0,
         compression: Compression = "gzip",
     ) -> None:
-        _check_choice("protocol", protocol, Protocol)
-        _check_choice("temporality", temporality, Temporality)
-        _check_choice("compression", compression, Compression)
+        check_choice("protocol", protocol, get_args(Protocol))
+        check_choice("temporality", temporality, get_args(Temporality))
+        check_choice("compression", compression, get_args(Compression))
         parts = _split(endpoint, protocol)
         secure = "s" if protocol == "http" and parts.scheme == "https" else ""
         self.name = f"otlp+{protocol}{secure}://{parts.netloc}{parts.path}"
@@ -91,8 +90,7 @@ class OtlpExporter:
         self._headers = _checked_headers(headers or {}, is_grpc=self._is_grpc)
         self._temporality: Temporality = temporality
         self._about = plain_tags(resource)
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
-            raise InvalidInputError(f"timeout={safe_repr(timeout)} is not a positive number of seconds")
+        check_seconds("timeout", timeout)
         self._timeout = float(timeout)
         self._is_compressed = compression == "gzip"
         self._created_ns = time.time_ns()
@@ -104,19 +102,19 @@ class OtlpExporter:
         return f"{type(self).__name__}({self.name!r})"
 
     def export(self, system: MetricsSystem) -> None:
-        """Send what a system holds now; nothing is sent where there is nothing.
+        """Send the current numbers of a system, if it has any.
 
         Raises:
-            OutputError: If the receiver is not to be reached or fails: export again later.
-            RefusedError: If it will not have what was sent.
+            OutputError: If the receiver is unreachable or fails: retry later.
+            RefusedError: If the receiver rejects points or the whole message.
         """
-        if self._process != os.getpid():  # connections and locks of a parent process are of no use
+        if self._process != os.getpid():  # a forked child must not use connections and locks of its parent
             self._begin()
         with self._lock:
             self._export(system)
 
     def close(self) -> None:
-        """Close the connection; another export would open it again."""
+        """Close the connection. The next export opens it again."""
         with self._lock:
             if self._client is not None:
                 self._client.close()
@@ -128,36 +126,36 @@ class OtlpExporter:
         self._client = None
         self._source: object = None
         self._source_start_ns = 0
-        self._sent = Sent(self._created_ns, self._temporality)
+        self._sent = ReceivedSeries(self._created_ns, self._temporality)
         self._resource = b""
         self._clock: Clock = SYSTEM_CLOCK
         self._reader: StoreReader | None = None
-        self._last_ns = 0  # time never runs backwards
+        self._last_ns = 0  # timestamps never decrease
 
     def _export(self, system: MetricsSystem) -> None:
         store = store_of(system.aggregator)
-        self._attend(store, system.aggregator)
+        self._follow_source(store, system.aggregator)
         reader = self._reader
-        readings = list(read_values(system.aggregator) if reader is None else reader.read())
+        series_values = list(read_values(system.aggregator) if reader is None else reader.read())
         now_ns = self._last_ns = max(self._last_ns, self._clock.time_ns())
-        if self._client is None:  # not before the first export, which a forked worker may do
+        if self._client is None:  # at the first export, because a worker may fork before it
             self._client = self._connect(
                 self._url, self.name, self._headers, self._timeout, self._is_compressed
             )
         rejected = ""
-        for start in range(0, len(readings), BATCH):
-            batch = readings[start : start + BATCH]
+        for start in range(0, len(series_values), MAX_SERIES_PER_REQUEST):
+            batch = series_values[start : start + MAX_SERIES_PER_REQUEST]
             points = self._sent.points(batch)
             if points:
-                sent = message(points, now_ns, self._resource, self._temporality)
+                sent = encode_message(points, now_ns, self._resource, self._temporality)
                 rejected = self._client.send(sent) or rejected
                 self._sent.commit(points, now_ns)
-        self._sent.complete(readings, now_ns)
-        if rejected:  # all the rest was taken, so it is not to be sent again
+        self._sent.complete(series_values, now_ns)
+        if rejected:  # all other points were accepted and are not sent again
             raise RefusedError(f"{self.name} rejected {rejected}")
 
-    def _attend(self, store: Store | None, aggregator: object) -> None:
-        """Begin a new account where the source is another one than before."""
+    def _follow_source(self, store: Store | None, aggregator: object) -> None:
+        """Start over if the store or aggregator is another one than at the last export."""
         source, source_start_ns = (aggregator, 0) if store is None else (store, store.start_ns)
         if source is self._source and source_start_ns == self._source_start_ns:
             return
@@ -168,10 +166,10 @@ class OtlpExporter:
             start_ns = clock.time_ns() - (clock.monotonic_ns() - store.start_ns)
         self._source, self._source_start_ns, self._last_ns = source, source_start_ns, start_ns
         self._clock, self._reader = clock, None if store is None else StoreReader(store)
-        self._sent = Sent(start_ns, self._temporality)
-        self._resource = described(self._described(store))
+        self._sent = ReceivedSeries(start_ns, self._temporality)
+        self._resource = encode_resource(self._resource_of(store))
 
-    def _described(self, store: Store | None) -> Resource:
+    def _resource_of(self, store: Store | None) -> Resource:
         tags = dict(store.tags) if store is not None else {}
         if "service" in tags:
             tags.setdefault("service.name", tags["service"])
@@ -183,55 +181,87 @@ class OtlpExporter:
 def _client_type(protocol: Protocol) -> Callable[[str, str, Mapping[str, str], float, bool], Client]:
     try:
         if protocol == "grpc":
-            from metrics_adapters.otlp.over_grpc import GrpcClient
+            from metrics_adapters.otlp.grpc_client import GrpcClient
 
             return GrpcClient
-        from metrics_adapters.otlp.over_http import HttpClient
+        from metrics_adapters.otlp.http_client import HttpClient
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"export by OTLP over {protocol}", "otlp") from error
     return HttpClient
 
 
-def _check_choice(name: str, given: object, choice: object) -> None:
-    if given not in get_args(choice):
-        allowed = " or ".join(map(repr, get_args(choice)))
-        raise InvalidInputError(f"{name}={safe_repr(given)} is not {allowed}")
-
-
 def _split(endpoint: str, protocol: Protocol) -> SplitResult:
-    # Nothing of a URL that cannot be understood is quoted: who knows where in it a password is.
+    # A malformed URL is not quoted, because a password may be anywhere in it.
     port = "4318" if protocol == "http" else "4317"
-    wrong = f"endpoint is not the address of an OTLP receiver, like http://collector:{port}"
+    wrong = f"endpoint= is not the address of an OTLP receiver, like http://collector:{port}"
     try:
         parts = urlsplit(endpoint)
         host, _ = parts.hostname, parts.port
     except (ValueError, AttributeError, TypeError):
-        raise InvalidInputError(f"{wrong}: its host or port cannot be read") from None
+        raise InvalidInputError(f"{wrong}: its host or port is malformed") from None
     if not isinstance(endpoint, str) or parts.scheme not in ("http", "https"):
         raise InvalidInputError(f"{wrong}: it does not begin with http:// or https://")
     if not host or re.search(r"[\x00-\x20\x7f]", endpoint):
-        raise InvalidInputError(f"{wrong}: it names no host")
+        raise InvalidInputError(f"{wrong}: it has no host")
     if "@" in parts.netloc:
-        raise InvalidInputError(f"{wrong}: a user has no place in it; pass headers={{'Authorization': …}}")
+        raise InvalidInputError(f"{wrong}: it has a user; pass headers={{'Authorization': …}}")
     if parts.fragment:
-        raise InvalidInputError(f"{wrong}: a fragment has no place in it")
+        raise InvalidInputError(f"{wrong}: it has a fragment")
     path = parts.path.rstrip("/")
     if protocol == "http":
         return parts._replace(path=path or _PATH)
     if path or parts.query:
-        raise InvalidInputError(f"{wrong}: gRPC has no paths")
+        raise InvalidInputError(f"{wrong}: it has a path, which gRPC does not use")
     return parts._replace(path="")
 
 
 def _checked_headers(headers: Mapping[str, str], *, is_grpc: bool) -> dict[str, str]:
-    """Return headers that can be sent; a message about one never has its value, which may be a secret."""
+    """Return headers that can be sent. No message contains a value, which may be a secret."""
     names = r"[0-9A-Za-z_.-]+" if is_grpc else r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
     values, what = (r"[\x20-\x7e]*", "ASCII") if is_grpc else (r"[\t\x20-\x7e\xa0-\xff]*", "Latin-1")
     for name, value in headers.items():
         if not isinstance(name, str) or not re.fullmatch(names, name):
-            raise InvalidInputError(f"headers: {safe_repr(name)} is not the name of a header")
+            raise InvalidInputError(f"headers: {safe_repr(name)} is not a header name")
         if name.lower() in _OWN_HEADERS:
-            raise InvalidInputError(f"headers: {name!r} is made of the other arguments; leave it out")
+            raise InvalidInputError(f"headers: {name!r} is set by the exporter: leave it out")
         if not isinstance(value, str) or not re.fullmatch(values, value):
-            raise InvalidInputError(f"headers: the value of {name!r} is not a line of {what} text")
+            raise InvalidInputError(f"headers: the value of {name!r} is not one line of {what} text")
     return dict(headers)
+
+
+class OtlpEndpoint(OtlpExporter):
+    """``otlp+http://collector:4318`` or ``otlp+grpc://collector:4317``, by the official exporters.
+
+    ``otlp+https`` and ``otlp+grpcs`` use TLS. User and password, or a token in place of the password, are
+    sent in the header ``Authorization``.
+
+    Args:
+        url: The receiver.
+
+    Raises:
+        ConfigurationError: If the URL is not allowed.
+        MissingExtraError: If the extra ``otlp`` is not installed.
+    """
+
+    options: ClassVar[Mapping[str, Option]] = {
+        "temporality": choice_option(
+            ("cumulative", "delta"),
+            "cumulative",
+            "Whether numbers count since the start or the last export.",
+        ),
+        "compression": choice_option(("gzip", "none"), "gzip", "Whether requests are compressed."),
+        "timeout": seconds_option(10.0, "The time limit of a request in seconds."),
+    }
+
+    def __init__(self, url: EndpointUrl) -> None:
+        transport = url.scheme.partition("+")[2]
+        try:
+            super().__init__(
+                plain_address_of(url, "https" if transport.endswith("s") else "http"),
+                protocol="grpc" if transport.startswith("grpc") else "http",
+                headers=authorization_of(url),
+                **url.options,
+            )
+        except InvalidInputError as error:
+            raise ConfigurationError(f"endpoint {url}: {error}") from None
+        self.name = str(url)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import ssl
 from base64 import urlsafe_b64encode
@@ -19,7 +18,7 @@ from metrics_framework.export.endpoints import EndpointUrl, Option, text_option
 from metrics_framework.exposition.text import Format
 from metrics_framework.log import log_event
 from metrics_framework.protocols import MetricsSystem
-from metrics_framework.validation import check_name, plain_tags, safe_repr
+from metrics_framework.validation import check_name, check_seconds, plain_tags, safe_repr
 
 _LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
 _LABEL = re.compile(rb'[{,]([a-zA-Z_][a-zA-Z0-9_]*)="(?:[^"\\]|\\.)*"')
@@ -83,8 +82,7 @@ class Pushgateway:
             tls,
         )
         self._headers = _checked_headers(headers or {}, _credentials(parts, auth))
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
-            raise InvalidInputError(f"timeout={safe_repr(timeout)} is not a positive number of seconds")
+        check_seconds("timeout", timeout)
         self._timeout = timeout
         self._text = TextWithoutTimestamps(registry)
         self._unreported_labels = set(labels)

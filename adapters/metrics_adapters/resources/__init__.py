@@ -1,4 +1,4 @@
-"""What the machine, the process and a measured command use, read with psutil."""
+"""The resource usage of the machine, this process and measured commands, read with psutil."""
 
 from metrics_adapters.resources.command import CommandMonitor
 from metrics_adapters.resources.monitor import PsutilMonitor

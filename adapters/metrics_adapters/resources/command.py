@@ -1,4 +1,4 @@
-"""What a command uses: its time, its memory and its CPU, and those of the processes that it starts."""
+"""The time, memory and CPU usage of a command and of the processes that it starts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from metrics_adapters.resources.monitor import PsutilMonitor
 from metrics_framework.errors import InvalidInputError
 
 SAMPLE_SECONDS = 0.05
-"""How often a command's processes are looked at; at first more often, so that a short command is seen."""
+"""The interval of memory samples. It starts shorter, so that a short command is sampled."""
 
 _FIRST_SAMPLE_SECONDS = 0.001
 _ERROR_OUTPUT_BYTES = 8_192
@@ -36,14 +36,13 @@ class CommandRun:
     """One finished run of a command.
 
     Attributes:
-        seconds: From its start to its end.
-        cpu_seconds: CPU time of the command and of the processes that it waited for.
-        peak_rss: Peak resident memory in bytes: the largest sum over the command and its descendants that
-            a sample saw, and at least the kernel's own figure for the largest single process. Memory that
-            processes share counts for each of them. A command that needs less than the launcher (some 10 MB)
-            and ends before `SAMPLE_SECONDS` counts as much as the launcher.
-        exit_code: What it exited with; minus the number of the signal that ended it.
-        error_output: The end of what it wrote to its standard error, at most 8 KiB.
+        seconds: The time from its start to its end.
+        cpu_seconds: The CPU time of the command and of the processes that it waited for.
+        peak_rss: The peak resident memory in bytes: the largest sampled sum over the command and its
+            descendants, and at least the kernel's peak of the largest process. Shared memory counts for each
+            process. A command that ends within `SAMPLE_SECONDS` counts at least as the launcher (10 MB).
+        exit_code: The exit code, or minus the number of the signal that ended it.
+        error_output: The end of its standard error, at most 8 KiB.
     """
 
     seconds: float
@@ -54,10 +53,10 @@ class CommandRun:
 
 
 class CommandMonitor(PsutilMonitor):
-    """A `ResourceMonitor` whose process is a command and everything that it starts.
+    """A `ResourceMonitor` of a command and its descendants, in place of this process.
 
-    Between runs the readings stay those of the last run; averages and peaks are over all runs. Figures of the
-    machine are those of `PsutilMonitor`. Needs a POSIX system.
+    Between runs the readings are those of the last run. Averages and peaks cover all runs. Readings of the
+    machine are those of `PsutilMonitor`. Requires a POSIX system.
     """
 
     def __init__(self) -> None:
@@ -70,17 +69,15 @@ class CommandMonitor(PsutilMonitor):
     def run(
         self, command: Sequence[str], *, timeout: float | None = None, cancelled: Event | None = None
     ) -> CommandRun:
-        """Run a command to its end and measure it; its standard output is discarded, its input is empty.
-
-        May be called from several threads at once.
+        """Run a command and measure it. Its output is discarded, and its input is empty. Thread-safe.
 
         Args:
             command: The program and its arguments.
-            timeout: After how many seconds to end it, and all that it started.
-            cancelled: What another thread sets to end it.
+            timeout: The time limit in seconds, after which the command and its descendants are ended.
+            cancelled: An event that ends the command if another thread sets it.
 
         Raises:
-            InvalidInputError: If it cannot be started.
+            InvalidInputError: If the command cannot be started.
             TimeoutError: If it did not end in time.
             InterruptedError: If it was cancelled.
         """
@@ -107,7 +104,7 @@ class CommandMonitor(PsutilMonitor):
         }
 
     def get_process_usage(self) -> dict[str, float]:
-        """Return nothing: what a command holds ends with it, and this process is another."""
+        """Return nothing, because the resources of a command end with it."""
         return {}
 
 
@@ -118,14 +115,14 @@ def _percent(cpu_seconds: float, seconds: float) -> float:
 def run_command(
     command: Sequence[str], *, timeout: float | None = None, cancelled: Event | None = None
 ) -> CommandRun:
-    """Run a command to its end and measure it; see `CommandMonitor.run`."""
+    """Run a command and measure it; see `CommandMonitor.run`."""
     if not command:
-        raise InvalidInputError("there is no command to measure")
+        raise InvalidInputError("command= is empty: pass a program and its arguments")
     if os.name != "posix":
-        raise InvalidInputError(f"cannot measure {command[0]!r}: commands are measured on POSIX systems only")
+        raise InvalidInputError(f"cannot measure {command[0]!r}: measuring commands requires a POSIX system")
     report, report_end = os.pipe()
     try:
-        # Not interpreted by a shell, and by an interpreter without site-packages: small, and quick to start.
+        # Without a shell, and with an interpreter without site-packages, which is small and starts fast.
         launcher = subprocess.Popen(
             [sys.executable, "-I", "-S", str(_LAUNCHER), str(report_end), *command],
             stdin=subprocess.DEVNULL,
@@ -145,7 +142,7 @@ def run_command(
     finally:
         try:
             if watch.ended is None:
-                _end(launcher)  # whatever interrupts the measurement (Ctrl-C, say) leaves nothing running
+                _end(launcher)  # an interrupt such as Ctrl-C leaves nothing running
         finally:
             launcher.wait()
             launcher.stderr.close()
@@ -154,7 +151,7 @@ def run_command(
 
 
 def _end(launcher: subprocess.Popen[bytes]) -> None:
-    """End a launcher and all that it started: first asked to, then killed."""
+    """Terminate a launcher and its descendants, and kill those that remain."""
     running: set[psutil.Process] = set()
     try:
         running = _freeze(launcher)
@@ -165,7 +162,7 @@ def _end(launcher: subprocess.Popen[bytes]) -> None:
         if running:
             launcher.send_signal(signal.SIGCONT)  # to reap them
             psutil.wait_procs(running, timeout=_GRACE_SECONDS)
-    finally:  # also where a second Ctrl-C interrupts the waiting
+    finally:  # also if a second Ctrl-C interrupts the wait
         for process in running | _freeze(launcher):
             with suppress(psutil.Error):
                 process.kill()
@@ -173,7 +170,7 @@ def _end(launcher: subprocess.Popen[bytes]) -> None:
 
 
 def _freeze(launcher: subprocess.Popen[bytes]) -> set[psutil.Process]:
-    """Stop a launcher and all that it started, so that nothing new starts unseen; return the latter."""
+    """Suspend a launcher and its descendants, so that they start no processes. Return the descendants."""
     launcher.send_signal(signal.SIGSTOP)
     stopped: set[psutil.Process] = set()
     with suppress(psutil.NoSuchProcess):
@@ -186,7 +183,7 @@ def _freeze(launcher: subprocess.Popen[bytes]) -> set[psutil.Process]:
 
 
 class _Watch:
-    """Follows one run: reads the launcher's report and the command's errors, and samples its processes."""
+    """Watches one run: reads the launcher's report and the command's errors, and samples its processes."""
 
     def __init__(
         self, report: int, errors: int, timeout: float | None = None, cancelled: Event | None = None
@@ -211,7 +208,7 @@ class _Watch:
             selector.register(self._errors, selectors.EVENT_READ)
             while self._report in selector.get_map():
                 self._check()
-                for key, _ in selector.select(self._patience(next_sample)):
+                for key, _ in selector.select(self._wait_seconds(next_sample)):
                     chunk = os.read(key.fd, 65_536)
                     if not chunk:
                         selector.unregister(key.fd)
@@ -230,8 +227,8 @@ class _Watch:
         if monotonic() >= self._deadline:
             raise TimeoutError(f"did not end within {self._timeout:g} s")
 
-    def _patience(self, next_sample: float) -> float | None:
-        """Return for how long to wait for the command to say something."""
+    def _wait_seconds(self, next_sample: float) -> float | None:
+        """Return how long to wait for output of the command."""
         until = next_sample if self._process else inf
         if self._cancelled is not None:
             until = min(until, monotonic() + SAMPLE_SECONDS)
@@ -242,9 +239,9 @@ class _Watch:
         if self._failed is not None:
             raise InvalidInputError(f"cannot run {command[0]!r}: {os.strerror(self._failed)}")
         if self.ended is None:
-            raise InvalidInputError(f"cannot tell how {command[0]!r} ended: its launcher was killed")
+            raise InvalidInputError(f"the result of {command[0]!r} is unknown: its launcher was killed")
         status, wall_ns, cpu_us, maxrss, floor = self.ended
-        # At the floor the kernel's figure is the launcher's. Samples know better if there were some in time.
+        # At the floor, the peak of the kernel is that of the launcher. Samples, if any, are more precise.
         sampled = self._peak_rss and wall_ns >= SAMPLE_SECONDS * 1e9
         kernel = maxrss * _MAXRSS_BYTES if maxrss > floor or not sampled else 0
         return CommandRun(
@@ -263,7 +260,7 @@ class _Watch:
                 try:
                     self._process = psutil.Process(int(numbers[0]))
                 except psutil.NoSuchProcess:
-                    continue  # it was quicker
+                    continue  # it has ended already
             elif word == "ended":
                 self._process, self.ended = None, [int(number) for number in numbers]
             else:

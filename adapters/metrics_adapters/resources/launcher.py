@@ -1,8 +1,8 @@
-"""Starts one command from a small process and reports what the kernel accounted for it.
+"""Starts one command from a small process and reports its resource usage from the kernel.
 
-A program of its own, started by `metrics_adapters.resources.command` with an interpreter that loads next to
-nothing. The kernel's peak memory of a process, ``ru_maxrss``, is inherited from the process that started it,
-so a command started straight from a large application would seem as large as that application.
+`metrics_adapters.resources.command` runs this file as a program, with an interpreter that loads almost
+nothing. A process inherits its peak memory ``ru_maxrss`` from the process that started it, so a command that
+a large application starts directly would seem as large as that application.
 
 Usage: ``launcher.py DESCRIPTOR COMMAND [ARGUMENT ...]``. To the open descriptor it writes lines::
 
@@ -10,8 +10,8 @@ Usage: ``launcher.py DESCRIPTOR COMMAND [ARGUMENT ...]``. To the open descriptor
     started PID                                         it runs
     ended STATUS WALL_NS CPU_US MAXRSS FLOOR            it has ended
 
-``MAXRSS`` and ``FLOOR`` are in the unit of the system's ``ru_maxrss``; ``FLOOR`` is what a command inherits
-from this program, so a ``MAXRSS`` above it is the command's own.
+``MAXRSS`` and ``FLOOR`` are in the unit of the system's ``ru_maxrss``. The command inherits ``FLOOR`` from
+this program, so a ``MAXRSS`` above it is the command's own.
 """
 
 import errno
@@ -22,11 +22,11 @@ import time
 
 
 def main() -> None:
-    """Run the command that the arguments name, and wait for it."""
+    """Run the command of the arguments, and wait for it."""
     report, command = int(sys.argv[1]), sys.argv[2:]
     os.set_inheritable(report, False)
-    # What ends a whole group is for the command; this program stays to report how it ended. Python ignores
-    # the other two, and what is ignored stays ignored in a command that is not given the default back.
+    # Signals to the process group are for the command: this program stays alive to report its end. Python
+    # ignores SIGPIPE and SIGXFSZ, and a child inherits that unless it is reset to the default.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     default = [signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ]
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def _floor() -> int:
-    """Return this program's own peak memory, or 0 where the system does not tell."""
+    """Return the peak memory of this program, or 0 if the system does not report it."""
     try:
         with open("/proc/self/status", "rb") as status:  # noqa: PTH123 - pathlib would make it larger
             return next(int(line.split()[1]) for line in status if line.startswith(b"VmHWM:"))

@@ -1,4 +1,4 @@
-"""The resource monitor on psutil."""
+"""The resource monitor of this machine and process, based on psutil."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -16,29 +15,31 @@ from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import InvalidInputError, OutputError
 from metrics_framework.health import record_resources
 from metrics_framework.protocols import MetricCollector
-from metrics_framework.runtime.background import Background, check_interval
+from metrics_framework.runtime.background import Background
+from metrics_framework.runtime.fork import ForkOrder, reset_after_fork
+from metrics_framework.validation import check_seconds
 
 _PSUTIL_ERRORS = (psutil.Error, OSError, RuntimeError)
-"""What psutil raises; `NotImplementedError`, where a system lacks something, is a `RuntimeError`."""
+"""The errors of psutil. `NotImplementedError`, for a missing feature, is a `RuntimeError`."""
 
 
 class PsutilMonitor:
     """A `ResourceMonitor` for this machine and this process.
 
-    In a forked child it reads the child: averages, peak and uptime begin at the fork, and background
-    monitoring goes on. Every reading raises `OutputError` where the system refuses it.
+    A forked child reads itself: averages, peak and uptime start at the fork, and background monitoring
+    continues. Every reading raises an `OutputError` if the system refuses it.
 
     Args:
-        collector: Where background monitoring records its readings as gauges; without one it only follows
-            the peak of the process' memory.
-        clock: What the run's average CPU is divided by.
+        collector: Receives the readings of background monitoring as gauges. Without a collector, it only
+            tracks the peak memory of the process.
+        clock: Measures the time for average CPU usage.
         disks: The paths whose disks background monitoring records.
 
     Attributes:
-        disks: The same, each once.
+        disks: The paths, without duplicates.
 
     Raises:
-        InvalidInputError: If ``disks`` are not paths.
+        InvalidInputError: If ``disks`` contains anything but paths.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class PsutilMonitor:
         disks: Iterable[str] = ("/",),
     ) -> None:
         if isinstance(disks, str):
-            raise InvalidInputError(f"disks={disks!r} is one string; pass a list: [{disks!r}]")
+            raise InvalidInputError(f"disks={disks!r} is one string: pass a list, [{disks!r}]")
         self.disks = tuple(dict.fromkeys(disks))
         for path in self.disks:
             if not isinstance(path, str) or not path:
@@ -56,16 +57,16 @@ class PsutilMonitor:
         self._collector = collector
         self._clock = clock
         self._background: Background | None = None
-        self._begin(born_ns=None)
-        # Where the system refuses it, the first percentage is since the machine started.
+        self._begin(process_start_ns=None)
+        # If the system refuses it, the first percentage counts since the boot of the machine.
         self._machine_cpu = (0.0, 0.0)
         with suppress(*_PSUTIL_ERRORS):
             self._machine_cpu = _machine_cpu_seconds()
-        _MONITORS.add(self)
+        reset_after_fork(self, PsutilMonitor._reset_in_child, ForkOrder.STATE)
 
-    def _begin(self, born_ns: int | None) -> None:
-        """Begin to measure this process, of whose birth the clock said ``born_ns`` if that is known."""
-        self._born_ns = born_ns
+    def _begin(self, process_start_ns: int | None) -> None:
+        """Start to measure this process. ``process_start_ns`` is its start on the clock, if known."""
+        self._process_start_ns = process_start_ns
         self._process: psutil.Process | None = None
         self._peak_rss = 0
         self._start = self._process_cpu = self._process_cpu_seconds()
@@ -91,8 +92,8 @@ class PsutilMonitor:
     def get_cpu_usage(self) -> dict[str, float]:
         """Return CPU usage; see `ResourceMonitor.get_cpu_usage`.
 
-        Percentages are since the call before. ``process_average_percent``, beyond the contract, is the
-        average since this monitor was made; snapshots use it.
+        Percentages count since the previous call. ``process_average_percent``, beyond the contract, is the
+        average since the creation of this monitor; snapshots use it.
         """
         with _translated("CPU"):
             load_1m, load_5m, load_15m = psutil.getloadavg()
@@ -111,10 +112,10 @@ class PsutilMonitor:
         }
 
     def get_disk_usage(self, path: str = "/") -> dict[str, float]:
-        """Return a disk's usage; see `ResourceMonitor.get_disk_usage`.
+        """Return the usage of a disk; see `ResourceMonitor.get_disk_usage`.
 
         Raises:
-            InvalidInputError: If nothing is at ``path``.
+            InvalidInputError: If ``path`` does not exist.
         """
         with _translated(f"disk of path {path!r}"):
             try:
@@ -124,9 +125,9 @@ class PsutilMonitor:
         return {"used": disk.used, "free": disk.free, "total": disk.total, "percent": disk.percent}
 
     def get_network_stats(self) -> dict[str, int]:
-        """Return what passed the network; see `ResourceMonitor.get_network_stats`."""
+        """Return network counters; see `ResourceMonitor.get_network_stats`."""
         with _translated("network"):
-            # With nowrap psutil takes a lock, which a thread that a fork lost would hold for ever.
+            # With nowrap psutil takes a lock, which a forked child may inherit locked.
             network = psutil.net_io_counters(nowrap=False)
         # A machine without an interface has no counters.
         return {
@@ -141,7 +142,7 @@ class PsutilMonitor:
         }
 
     def get_process_usage(self) -> dict[str, float]:
-        """Return what else this process holds.
+        """Return further resources of this process.
 
         Returns:
             ``threads``, ``file_descriptors`` (on Windows ``handles``) and the process' ``uptime`` in seconds.
@@ -153,20 +154,20 @@ class PsutilMonitor:
                 usage["handles"] = process.num_handles()
             else:
                 usage["file_descriptors"] = process.num_fds()
-            if self._born_ns is None:
+            if self._process_start_ns is None:
                 age = time.time() - process.create_time()
-                self._born_ns = self._clock.monotonic_ns() - round(age * 1e9)
-        return {**usage, "uptime": (self._clock.monotonic_ns() - self._born_ns) / 1e9}
+                self._process_start_ns = self._clock.monotonic_ns() - round(age * 1e9)
+        return {**usage, "uptime": (self._clock.monotonic_ns() - self._process_start_ns) / 1e9}
 
     def start_resource_monitoring(self, interval: float = 60.0) -> None:
         """Read in the background; see `ResourceMonitor.start_resource_monitoring`.
 
-        It goes on until `stop_resource_monitoring`, or until nothing refers to the monitor any more.
+        It ends with `stop_resource_monitoring`, or when the monitor is garbage-collected.
 
         Raises:
             InvalidInputError: If ``interval`` is not a positive number of seconds.
         """
-        check_interval(interval)
+        check_seconds("interval", interval)
         with self._lock:
             if self._background is None or self._background.stopped:
                 self._background = Background(self.sample, interval, "resource reading")
@@ -179,17 +180,17 @@ class PsutilMonitor:
             background.stop()
 
     def sample(self) -> None:
-        """Read and record once, as background monitoring does at every interval.
+        """Read and record once, as background monitoring does at each interval.
 
-        What the system refuses to tell is logged, once until it works again, and the rest is recorded.
+        A reading that the system refuses is logged once until it succeeds again. All others are recorded.
         """
         if self._collector is None:
             self.get_memory_usage()
         else:
             record_resources(self, self._collector, self._failing)
 
-    def _begin_in_child(self) -> None:
-        self._begin(born_ns=self._clock.monotonic_ns())
+    def _reset_in_child(self) -> None:
+        self._begin(process_start_ns=self._clock.monotonic_ns())
 
     def _own_process(self) -> psutil.Process:
         if self._process is None:
@@ -197,54 +198,41 @@ class PsutilMonitor:
         return self._process
 
     def _process_cpu_seconds(self) -> tuple[float, float]:
-        """Return how many CPU seconds this process has used, and when that was."""
+        """Return the CPU seconds of this process, and the time in seconds."""
         return time.process_time(), self._clock.monotonic_ns() / 1e9
-
-
-_MONITORS: weakref.WeakSet[PsutilMonitor] = weakref.WeakSet()
-
-
-def _begin_in_child() -> None:
-    for monitor in list(_MONITORS):
-        monitor._begin_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_in_child)
 
 
 @contextmanager
 def _translated(what: str) -> Iterator[None]:
-    """Raise what psutil raises as an error of ours."""
+    """Raise the errors of psutil as an `OutputError`."""
     try:
         yield
     except _PSUTIL_ERRORS as error:
-        raise OutputError(f"the system does not tell about the {what}: {error!r}") from error
+        raise OutputError(f"the system refused to read the {what}: {error!r}") from error
 
 
 def _percent(before: tuple[float, float], after: tuple[float, float]) -> float:
-    """Return the share of busy seconds in all that passed between two readings of both."""
+    """Return the share of busy seconds between two readings of busy and total seconds."""
     busy, total = after[0] - before[0], after[1] - before[1]
     return max(100 * busy / total, 0.0) if total > 0 else 0.0
 
 
 def _machine_cpu_seconds() -> tuple[float, float]:
-    """Return how many CPU seconds the machine was busy since it started, and how many there were.
+    """Return the busy and the total CPU seconds since the boot of the machine.
 
-    `psutil.cpu_percent` is since the call before of the same thread, and 0 where there was none; this is for
-    percentages since the call before of any thread.
+    `psutil.cpu_percent` counts since the previous call of the same thread, and is 0 at the first one. These
+    seconds give percentages since the previous call of any thread.
     """
     times = psutil.cpu_times()
-    # Linux counts a guest's time as its host's as well, and what waits for a disk leaves the CPU idle.
+    # Linux counts the time of a guest for the host too. A CPU that waits for a disk is idle.
     total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
     return total - times.idle - getattr(times, "iowait", 0.0), total
 
 
 def _peak_rss(process: psutil.Process) -> int:
-    """Return a process' peak resident memory in bytes, or 0 where the system does not tell.
+    """Return the peak resident memory of a process in bytes, or 0 if the system does not report it.
 
-    On Linux this is the high-water mark of its memory, ``VmHWM``. ``ru_maxrss`` is not: a process inherits
-    it from the one that started it.
+    On Linux this is ``VmHWM``, because a process inherits ``ru_maxrss`` from the process that started it.
     """
     if sys.platform == "linux":
         try:

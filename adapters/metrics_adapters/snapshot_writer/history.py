@@ -25,7 +25,7 @@ from metrics_framework.exposition import formats
 from metrics_framework.log import log_event
 from metrics_framework.snapshots import Environment, LeftOutFile, Run, RunValue, find_keys, parse_flat_key
 from metrics_framework.snapshots.keys import SUCCESS_RATE
-from metrics_framework.validation import plain_tags, safe_repr
+from metrics_framework.validation import check_choice, check_count, check_duration, plain_tags, safe_repr
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
 QUANTILES = {"p50": 50, "p90": 90, "p95": 95, "p99": 99}
@@ -110,11 +110,10 @@ class SnapshotAggregator:
             >>> SnapshotAggregator("no-such-folder").where(branch="main", last=10).runs()
             []
         """
-        if last is not None and (isinstance(last, bool) or not isinstance(last, int) or last < 1):
-            raise InvalidInputError(f"last={safe_repr(last)} is not a whole number of 1 or more")
-        if environment is not None and environment not in list(Environment):
-            known = ", ".join(Environment)
-            raise InvalidInputError(f"environment={safe_repr(environment)} is not one of {known}")
+        if last is not None:
+            check_count("last", last)
+        if environment is not None:
+            check_choice("environment", environment, map(str, Environment))
         before = self._filter
         narrowed = copy(self)
         narrowed._filter = RunFilter(
@@ -303,11 +302,7 @@ class SnapshotAggregator:
     def _window_start(self, time_window: timedelta | None) -> int | None:
         if time_window is None:
             return None
-        if not isinstance(time_window, timedelta) or time_window <= timedelta(0):
-            raise InvalidInputError(
-                f"time_window={safe_repr(time_window)} is not a positive timedelta, or None for all runs"
-            )
-        return self._now() - time_window // timedelta(microseconds=1)
+        return self._now() - check_duration("time_window", time_window) // timedelta(microseconds=1)
 
 
 def _path(source: object) -> Path:

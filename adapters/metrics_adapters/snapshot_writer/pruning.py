@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from metrics_framework.clock import Clock, utc
-from metrics_framework.errors import InvalidInputError
 from metrics_framework.runtime.atomic_files import remove_abandoned
 from metrics_framework.snapshots.distributions import SIDECAR_SUFFIX
 from metrics_framework.snapshots.v1 import PerformanceSnapshot
+from metrics_framework.validation import check_positive
 
 BASELINE_SUFFIX = ".baseline"
 """A file ``NAME.baseline`` beside ``NAME.json``, with any content, keeps the snapshot and its sidecar."""
@@ -58,10 +58,8 @@ class Pruner:
         self, folder: Path, retention_days: float | None, max_bytes: int | None, clock: Clock
     ) -> None:
         for name, limit in (("retention_days", retention_days), ("max_bytes", max_bytes)):
-            if limit is not None and (
-                isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0
-            ):
-                raise InvalidInputError(f"{name}={limit!r} is not a positive number")
+            if limit is not None:
+                check_positive(name, limit)
         self._folder = folder
         self._retention_days = retention_days
         self._max_bytes = max_bytes

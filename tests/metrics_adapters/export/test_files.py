@@ -1,4 +1,4 @@
-"""Endpoints that are files, and folders of them."""
+"""The endpoints that write files and folders."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def export(system, url):
     make_endpoint(url)[1].export(system)
 
 
-def test_json_and_csv_take_the_place_of_the_old_file(system, tmp_path):
-    """The file has the last export alone, and nothing lies beside it."""
+def test_json_and_csv_replace_the_file(system, tmp_path):
+    """The file contains the last export only, and no temporary file remains."""
     for _ in range(2):
         export(system, f"file://{tmp_path}/all.json")
         export(system, f"file://{tmp_path}/all.csv")
@@ -37,8 +37,8 @@ def test_json_and_csv_take_the_place_of_the_old_file(system, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all.csv", "all.json"]
 
 
-def test_jsonl_is_added_to(system, tmp_path):
-    """Each export adds a line for each series; a line that was torn off does not spoil the next."""
+def test_jsonl_appends_to_the_file(system, tmp_path):
+    """Each export appends a line for each series, also after an incomplete line."""
     path = tmp_path / "all.log"
     export(system, f"file://{path}?format=jsonl")
     with path.open("a") as file:
@@ -49,7 +49,7 @@ def test_jsonl_is_added_to(system, tmp_path):
 
 
 def test_relative_paths_are_those_of_the_working_directory(system, tmp_path, monkeypatch):
-    """A path without a slash in front is relative; `prometheus` and `snapshot_writer` are so by default."""
+    """A path without a leading slash is relative, like the defaults of `prometheus` and `snapshot_writer`."""
     monkeypatch.chdir(tmp_path)
     export(system, "file:all.json")
     export(system, "prometheus")
@@ -59,14 +59,14 @@ def test_relative_paths_are_those_of_the_working_directory(system, tmp_path, mon
 
 
 @pytest.mark.parametrize("name", ["all.json", "all.jsonl", "all.csv"])
-def test_a_disk_that_refuses_is_an_output_error(system, tmp_path, name):
+def test_a_failed_write_is_an_output_error(system, tmp_path, name):
     """The message names the file and the reason."""
     with pytest.raises(OutputError, match=f"{name}.*No such file"):
         export(system, f"file://{tmp_path}/nowhere/{name}")
 
 
-def test_parts_of_others_are_exported_too(system, tmp_path):
-    """Where the collector has no store, the textfile has what the aggregator answers."""
+def test_third_party_adapters_are_exported(system, tmp_path):
+    """Without a store, the textfile contains the metrics of the aggregator."""
     foreign = MetricsSystem(collector=NullCollector(), aggregator=system.aggregator)
     export(foreign, f"textfile://{tmp_path}/all.prom")
     assert "level 2.5" in (tmp_path / "all.prom").read_text()

@@ -1,4 +1,4 @@
-"""Lines and datagrams of every format: whole, whatever names, tags and values are."""
+"""Any names, tags and values produce valid lines and datagrams in each format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics_adapters.numbers import numbers_of, series_name
+from metrics_adapters.line_protocols import numbers_of, series_name
 from metrics_framework import MetricsSystem, MetricType, MetricUnit, MetricValue, OutputError
 from metrics_framework.export.endpoints import make_endpoint
 
@@ -26,7 +26,7 @@ NUMBER = st.one_of(st.integers(), st.floats(), st.integers(10**300, 10**400), st
 
 @st.composite
 def metric_values(draw):
-    """Return values that a foreign adapter might answer."""
+    """Return values of a third-party adapter."""
     keys = ("count", "sum", "p50", "p95", "success_rate", "operation", "successes")
     return MetricValue(
         draw(NASTY.filter(bool)),
@@ -61,8 +61,8 @@ def endpoint(url):
 
 @settings(max_examples=40)
 @given(VALUES, st.sampled_from(["none", "graphite"]))
-def test_nothing_breaks_a_line_of_graphite(values, tags):
-    """Every line is a path of safe characters, a number and a moment; no path is there twice."""
+def test_every_line_of_graphite_is_valid(values, tags):
+    """Each line is a path of safe characters, a number and a timestamp. No path appears twice."""
     lines = list(endpoint(f"graphite://h?tags={tags}").lines(values))
     assert all(GRAPHITE.fullmatch(line) for line in lines)
     paths = [line.split(" ")[0] for line in lines]
@@ -70,7 +70,7 @@ def test_nothing_breaks_a_line_of_graphite(values, tags):
 
 
 def test_a_negative_zero_is_sent_to_statsd_without_its_sign():
-    """A sign would make it a change by nothing, and the gauge would stay what it was."""
+    """With a sign it would be a change of the gauge by zero."""
     now = datetime(2026, 1, 1, tzinfo=UTC)
     zero = MetricValue("load", -0.0, MetricType.GAUGE, MetricUnit.COUNT, now, {}, {})
     assert [line.text for line in endpoint("statsd://h").lines([zero])] == ["load:0|g"]
@@ -78,8 +78,8 @@ def test_a_negative_zero_is_sent_to_statsd_without_its_sign():
 
 @settings(max_examples=40)
 @given(VALUES, st.sampled_from(["none", "datadog", "influx"]), st.integers(100, 300))
-def test_nothing_breaks_a_datagram_of_statsd(values, tags, mtu):
-    """Every datagram is within its size, and of lines of safe characters; a negative gauge follows a zero."""
+def test_every_datagram_of_statsd_is_valid(values, tags, mtu):
+    """Datagrams have limited size and lines of safe characters. A negative gauge follows a zero."""
     found = endpoint(f"statsd://h?tags={tags}&mtu={mtu}")
     for datagram in found.datagrams(found.lines(values)):
         text = "\n".join(line.text for line in datagram)
@@ -93,8 +93,8 @@ def test_nothing_breaks_a_datagram_of_statsd(values, tags, mtu):
 
 @settings(max_examples=40)
 @given(VALUES)
-def test_nothing_breaks_a_line_of_influx(values):
-    """Every line is a measurement, tags that are not empty, numbers and a moment, and none is a comment."""
+def test_every_line_of_influx_is_valid(values):
+    """Each line is a measurement, non-empty tags, numbers and a timestamp, and not a comment."""
     for line in endpoint("influx+http://h?db=x").lines(values):
         assert INFLUX.fullmatch(line), line
         line.encode()
@@ -103,7 +103,7 @@ def test_nothing_breaks_a_line_of_influx(values):
 @settings(max_examples=40)
 @given(VALUES)
 def test_every_number_is_finite_and_plain(values):
-    """What no format can hold, and what is no number at all, is left out."""
+    """Values that no format supports are left out."""
     for value in values:
         assert all(type(number.value) in (int, float) for number in numbers_of(value))
         assert series_name(value).startswith(value.name)
@@ -122,16 +122,16 @@ def value(name, number, **tags):
         ("influx+http://h?db=x", value("a\n", 1), value("a ", 2)),
     ],
 )
-def test_of_two_that_become_the_same_the_first_is_sent(url, one, other, caplog):
-    """Nothing is mixed: the second is left out, and the log says so once."""
+def test_of_two_series_with_the_same_name_the_first_is_sent(url, one, other, caplog):
+    """The second series is left out, which is logged once."""
     found = endpoint(url)
     for _ in range(2):
         assert len(list(found.lines([one, other]))) == 1
     assert caplog.text.count("a series is left out of an export") == 1
 
 
-def test_a_line_that_no_datagram_holds_is_left_out(caplog):
-    """The others are sent; the log says so once."""
+def test_a_line_that_exceeds_a_datagram_is_left_out(caplog):
+    """The others are sent, and it is logged once."""
     found = endpoint("statsd://h?mtu=100")
     datagrams = list(found.datagrams(found.lines([value("a" * 200, 1), value("b", 1)])))
     assert [[line.text for line in datagram] for datagram in datagrams] == [["b:1|g"]]
@@ -143,7 +143,7 @@ def test_a_line_that_no_datagram_holds_is_left_out(caplog):
     [(1e-7, "0.0000001"), (1e21, "1000000000000000000000"), (2.0, "2"), (10**20, "1" + "0" * 20)],
 )
 def test_statsd_has_no_exponents(number, text):
-    """Numbers are written out, as not every daemon reads an exponent, and some take its sign for theirs."""
+    """Some daemons cannot parse an exponent, or take its sign for that of a gauge."""
     assert [line.text for line in endpoint("statsd://h").lines([value("a", number)])] == [f"a:{text}|g"]
 
 
@@ -152,15 +152,15 @@ def test_statsd_has_no_exponents(number, text):
 
 @pytest.fixture
 def daemon():
-    """Return a socket that takes datagrams."""
+    """Return a socket that receives datagrams."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))
         taken.settimeout(20)
         yield taken
 
 
-def test_a_counter_is_sent_as_what_was_added(daemon):
-    """Increments add up to the total; no change sends nothing; a counter that begins anew begins at zero."""
+def test_a_counter_is_sent_as_increments(daemon):
+    """Increments add up to the total. An unchanged counter is not sent. A reset counter starts at zero."""
     found = endpoint(f"statsd://127.0.0.1:{daemon.getsockname()[1]}")
     system = MetricsSystem()
     for added, sent in ((5, b"orders:5|c"), (2, b"orders:2|c"), (0.5, b"orders:0.5|c")):
@@ -176,8 +176,8 @@ def test_a_counter_is_sent_as_what_was_added(daemon):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_forked_child_begins_at_zero(daemon):
-    """A child sends what it counted itself, also while its parent exports."""
+def test_a_forked_child_starts_at_zero(daemon):
+    """A child sends its own increments, also while its parent exports."""
     found = endpoint(f"statsd://127.0.0.1:{daemon.getsockname()[1]}")
     system = MetricsSystem()
     system.collector.record_counter("orders", 5)
@@ -194,14 +194,14 @@ def test_a_forked_child_begins_at_zero(daemon):
 
 
 def test_two_exports_at_once_do_not_count_twice():
-    """One that finds another under way waits, and gives up after the time-out."""
+    """A second export waits, and fails after its time-out."""
     found = endpoint("statsd://127.0.0.1:1?timeout=0.01")
-    with found._lock, pytest.raises(OutputError, match="another export to it is under way"):
+    with found._lock, pytest.raises(OutputError, match="another export to it is running"):
         found.export(MetricsSystem())
 
 
-def test_a_host_that_nobody_knows_is_an_output_error():
-    """A name that cannot be looked up is a failure as any other."""
+def test_an_unknown_host_is_an_output_error():
+    """A failed name resolution is a failed export."""
     system = MetricsSystem()
     system.collector.increment("orders")
     for url in ("statsd://host.invalid", "graphite://host.invalid", "influx+http://host.invalid?db=x"):

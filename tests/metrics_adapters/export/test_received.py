@@ -1,4 +1,4 @@
-"""What real servers make of an export, and what is lost when they die in the middle of one: nothing."""
+"""Real servers receive complete exports, and nothing is lost if a server dies during one."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ HOSTILE = {"route": '/a b,c=d;e|f"g\\', "é\n": "ü:#\r\n", "empty": "", "time":
 
 
 class Interrupting(InMemoryAggregator):
-    """An aggregator that does something in the middle of being read, once."""
+    """An aggregator that runs a function once while it is read."""
 
     def __init__(self, store):
         super().__init__(store)
         self.interrupt = None
 
     def iter_metrics(self):
-        """Yield the series, of which something happens before the middle one."""
+        """Yield the series, and run the function before the middle one."""
         values = list(super().iter_metrics())
         for number, value in enumerate(values):
             if number == len(values) // 2 and self.interrupt is not None:
@@ -63,7 +63,7 @@ def export(metrics, url):
 
 
 def everything():
-    """Return a system with a metric of each type and an operation, under names and tags of all kinds."""
+    """Return a system with a metric of each type and an operation, with unusual names and tags."""
     system = MetricsSystem()
     system.collector.record_counter("http.requests", 5, HOSTILE)
     system.collector.record_counter("http.requests", 2.5, {"route": "/"})
@@ -80,15 +80,15 @@ def everything():
 
 
 def wait_for(read, wanted):
-    """Wait until the answer is what is wanted, and return the last one."""
+    """Wait for an expected response, and return the last one."""
     end = time.monotonic() + 5
     while (found := read()) != wanted and time.monotonic() < end:
         time.sleep(0.02)
     return found
 
 
-def test_statsd_adds_up_what_was_counted(statsd):
-    """Counters arrive as increments, gauges as they stand, a negative one too; no line is bad."""
+def test_statsd_receives_increments(statsd):
+    """Counters arrive as increments and gauges as values, also negative ones. No line is invalid."""
     system = everything()
     url = f"statsd://{statsd.address}?prefix=app"
     for _ in range(2):
@@ -110,14 +110,14 @@ def test_statsd_adds_up_what_was_counted(statsd):
 
 @pytest.mark.parametrize("tags", ["datadog", "influx"])
 def test_statsd_takes_tags_without_bad_lines(statsd, tags):
-    """The switch for tags makes lines that the daemon reads, whatever is in the tags."""
+    """Lines with any tags are valid for the daemon."""
     assert export(everything(), f"statsd://{statsd.address}?tags={tags}")
     assert wait_for(lambda: statsd.counters != {}, True)
     assert statsd.bad_lines == 0
 
 
 def test_nothing_is_lost_when_a_statsd_daemon_dies(statsd, metrics):
-    """What the daemon had counted before it died, and what the next one counts, is everything, once."""
+    """The counts of the daemon and of its successor add up to the total."""
     before = {}
 
     def die():
@@ -153,7 +153,7 @@ def test_nothing_is_lost_when_a_statsd_daemon_dies(statsd, metrics):
 
 
 def test_influxdb_takes_every_line(influx):
-    """Names and tags of all kinds are points; numbers, tags and moments are those that were recorded."""
+    """Unusual names and tags arrive, with the recorded numbers and timestamps."""
     assert export(everything(), f"influx+http://{influx.address}?db=app")
     (size,) = influx.query("SELECT * FROM size", "app")
     assert {name: size[name] for name in ("count", "sum", "p50", "max")} == {
@@ -175,8 +175,8 @@ def test_influxdb_takes_every_line(influx):
     assert len(influx.query("SHOW MEASUREMENTS", "app")) == 6
 
 
-def test_influxdb_refuses_in_its_own_words(influx, caplog):
-    """A database that is not there is a failure, with the server's reason in the log and on the system."""
+def test_a_rejection_by_influxdb_is_quoted(influx, caplog):
+    """If the database does not exist, the log and the system have the reason of the server."""
     system = everything()
     url = f"influx+http://me:geheim@{influx.address}?db=nowhere"
     assert not export(system, url)
@@ -189,7 +189,7 @@ def test_influxdb_refuses_in_its_own_words(influx, caplog):
 
 @pytest.mark.parametrize("compressed", ["yes", "no"])
 def test_nothing_is_lost_when_an_influxdb_dies(influx, metrics, compressed, monkeypatch):
-    """A server that dies between two requests misses nothing after the next export: totals are sent."""
+    """The next export sends all totals again."""
     url = f"influx+http://{influx.address}?db=app&batch=1&gzip={compressed}"
     requests = []
 
@@ -212,7 +212,7 @@ def test_nothing_is_lost_when_an_influxdb_dies(influx, metrics, compressed, monk
 
 
 def test_victoriametrics_takes_every_influx_line(victoria_metrics):
-    """The lines that InfluxDB takes are series of VictoriaMetrics."""
+    """Lines for InfluxDB become series of VictoriaMetrics."""
     assert export(everything(), f"influx+http://{victoria_metrics.address}?db=app")
     found = victoria_metrics.series('{db="app"}', least=28)
     names = {json.loads(labels)["__name__"]: value for labels, value in found.items()}
@@ -221,7 +221,7 @@ def test_victoriametrics_takes_every_influx_line(victoria_metrics):
     assert names["load.operations_successes"] == 1
 
 
-def test_version_2_of_influxdb_is_asked_by_its_address(victoria_metrics):
+def test_version_2_of_influxdb_has_its_own_path(victoria_metrics):
     """A bucket is written through `/api/v2/write`."""
     assert export(everything(), f"influx+http://:token@{victoria_metrics.address}?org=me&bucket=app")
     assert victoria_metrics.series('{__name__="size_count"}') == {'{"__name__": "size_count"}': 3}
@@ -238,7 +238,7 @@ def test_version_2_of_influxdb_is_asked_by_its_address(victoria_metrics):
     ],
 )
 def test_graphite_lines_are_read(victoria_metrics, tags, labels):
-    """Every number arrives under its path, with tags in it or behind it, whatever is in them."""
+    """Each number arrives under its path, with tags in the path or after it."""
     assert export(everything(), f"graphite://{victoria_metrics.graphite}?prefix=app&tags={tags}")
     found = victoria_metrics.series('{__name__=~"app.*"}', least=24)
     assert found[json.dumps(labels, sort_keys=True)] == 2.5
@@ -249,7 +249,7 @@ def test_graphite_lines_are_read(victoria_metrics, tags, labels):
 
 
 def test_nothing_is_lost_when_a_graphite_server_dies(victoria_metrics, metrics):
-    """A server that dies with an export half read makes it a failure; the next one has the totals."""
+    """The export fails if the server dies before it has read everything. The next one sends all totals."""
     url = f"graphite://{victoria_metrics.graphite}"
     assert export(metrics, url)
     count(metrics)
@@ -264,7 +264,7 @@ def test_nothing_is_lost_when_a_graphite_server_dies(victoria_metrics, metrics):
 
 
 def export_while_killed(server, metrics, url):
-    """Export to a server that reads nothing and is killed meanwhile."""
+    """Export to a server that reads nothing and is killed during the export."""
     server.suspend()
     killer = threading.Timer(0.3, server.kill)
     killer.start()
@@ -274,8 +274,8 @@ def export_while_killed(server, metrics, url):
         killer.join()
 
 
-def test_a_server_that_hangs_is_given_up(victoria_metrics, metrics):
-    """A server that takes the connection and reads nothing costs the time-out, in either protocol."""
+def test_a_hanging_server_times_out(victoria_metrics, metrics):
+    """A server that accepts the connection and reads nothing fails the export, in both protocols."""
     influx = f"influx+http://{victoria_metrics.address}?db=app&timeout=0.2"
     graphite = f"graphite://{victoria_metrics.graphite}?timeout=0.2"
     victoria_metrics.suspend()
@@ -288,7 +288,7 @@ def test_a_server_that_hangs_is_given_up(victoria_metrics, metrics):
 
 
 def test_nothing_is_lost_when_a_pushgateway_dies_in_the_middle(tmp_path, metrics):
-    """A push that the gateway did not answer failed; the next one to its successor has the totals."""
+    """The push fails without a response. The next one sends all totals."""
     (port,) = free_ports(socket.SOCK_STREAM, 1)
     address = f"127.0.0.1:{port}"
     command = [required("prometheus-pushgateway"), f"--web.listen-address={address}", "--persistence.file="]

@@ -1,4 +1,4 @@
-"""A webhook: what it is sent, and what comes of its answers."""
+"""The webhook endpoint sends JSON, and handles responses."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from tests.metrics_adapters.prometheus.gateways import answering
 
 @pytest.fixture
 def hook():
-    """Return a server that takes requests."""
+    """Return a server that records requests."""
     with answering() as server:
         yield server
 
 
 def export(hook, rest, user=""):
-    """Export a counter; return what came."""
+    """Export a counter, and return the request."""
     system = MetricsSystem()
     system.collector.increment("orders")
     make_endpoint(f"webhook+{hook.url.replace('//', f'//{user}')}{rest}")[1].export(system)
     return hook.taken[-1]
 
 
-def test_a_webhook_is_posted_all_series_as_json(hook):
-    """Path and query arrive as they were given, less our own options."""
+def test_all_series_are_posted_as_json(hook):
+    """Path and query are unchanged, without the options of the endpoint."""
     taken = export(hook, "/a%20b/c?sig=x%26y&timeout=5")
     assert (taken.method, taken.path) == ("POST", "/a%20b/c?sig=x%26y")
     assert taken.headers["Content-Type"] == "application/json"
@@ -46,15 +46,15 @@ def test_a_webhook_is_posted_all_series_as_json(hook):
     ],
 )
 def test_a_secret_is_sent_in_a_header(hook, user, option, header, value):
-    """User and password, a token, or a header of one's own; none of it is in the path."""
+    """User and password, a token, or a custom header. The path contains no secret."""
     taken = export(hook, f"/{option}", user)
     assert taken.headers[header] == value
     assert taken.path == "/"
 
 
 @pytest.mark.parametrize(("status", "kind"), [(400, RefusedError), (401, RefusedError), (503, OutputError)])
-def test_an_answer_that_is_no_success_is_an_error(hook, status, kind):
-    """The message has the server's words, and nothing of the path."""
+def test_a_response_other_than_success_is_an_error(hook, status, kind):
+    """The message quotes the response, and not the path."""
     hook.status, hook.text = status, "go away"
     with pytest.raises(
         kind,
@@ -65,8 +65,8 @@ def test_an_answer_that_is_no_success_is_an_error(hook, status, kind):
     assert isinstance(caught.value, RefusedError) == (kind is RefusedError)
 
 
-def test_https_is_checked_by_the_file_that_is_named(tmp_path):
-    """A server of one's own authority is trusted by its file, and by nothing else."""
+def test_https_is_verified_with_cafile(tmp_path):
+    """The certificate of a private authority is trusted only with its file."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

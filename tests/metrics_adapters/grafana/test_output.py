@@ -1,4 +1,4 @@
-"""The dashboard for Grafana: what it shows, and where it goes."""
+"""The Grafana dashboard, its panels, and its targets."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def panels(dashboard: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def expressions(panel: dict[str, Any]) -> list[str]:
-    """Return what a graph asks."""
+    """Return the queries of a graph."""
     return [target["expr"] for target in panel["targets"]]
 
 
 def test_every_metric_has_a_panel_with_its_unit():
-    """Counters, gauges, distributions and operations are shown by their exposed names in the exposed unit."""
+    """Counters, gauges, distributions and operations have panels with exposed names and units."""
     found = panels(rendered(shop()))
     units = {title: panel["fieldConfig"]["defaults"]["unit"] for title, panel in found.items()}
     assert units == {
@@ -81,13 +81,13 @@ def test_every_metric_has_a_panel_with_its_unit():
 
 
 def test_the_rows_are_operations_and_types():
-    """Each operation has a row of its own, and each type of metric that there is."""
+    """Each operation and each recorded type of metric has a row."""
     titles = [panel["title"] for panel in rendered(shop())["panels"] if panel["type"] == "row"]
     assert titles == ["Operation order", "Counters", "Gauges", "Histograms and timers"]
     assert rendered(MetricsSystem())["panels"] == []
 
 
-def test_no_panel_lies_on_another():
+def test_panels_do_not_overlap():
     """Panels stand side by side in their rows, within the 24 columns of Grafana."""
     taken: set[tuple[int, int]] = set()
     for panel in rendered(shop())["panels"]:
@@ -100,7 +100,7 @@ def test_no_panel_lies_on_another():
 
 
 def test_the_data_source_is_a_variable():
-    """Whoever looks chooses a Prometheus; the one that was named is chosen at first."""
+    """The data source can be selected, and the given one is the default."""
     dashboard = rendered(shop(), datasource="main")
     (variable,) = dashboard["templating"]["list"]
     assert (variable["name"], variable["type"], variable["query"]) == (
@@ -128,16 +128,16 @@ def test_the_same_metrics_are_the_same_dashboard():
     assert len(set(after.values())) == 3
 
 
-def test_two_names_that_are_exposed_as_one_have_one_panel():
-    """Names that Prometheus cannot tell apart are not asked for twice."""
+def test_two_metrics_with_one_exposed_name_have_one_panel():
+    """Prometheus cannot distinguish them."""
     metrics = MetricsSystem()
     metrics.collector.increment("a.b")
     metrics.collector.increment("a_b")
     assert list(panels(rendered(metrics))) == ["a.b per second"]
 
 
-def test_an_aggregator_of_another_maker_has_a_dashboard():
-    """What has no store is shown by what it answers."""
+def test_an_aggregator_without_a_store_has_a_dashboard():
+    """Its panels show the series that it returns."""
     foreign = Foreign(
         value("orders", 7, MetricType.COUNTER, MetricUnit.COUNT),
         value("size", 7, MetricType.GAUGE, MetricUnit.KILOBYTES, help="How large."),
@@ -157,8 +157,8 @@ TEXTS = st.text(min_size=1, max_size=12)
 
 @settings(max_examples=30)
 @given(st.lists(st.tuples(TEXTS, TEXTS, TEXTS), max_size=5), TEXTS)
-def test_any_text_makes_a_dashboard(recorded, constant):
-    """Whatever names, tags and constant tags hold, the dashboard is JSON, and each id is one panel's."""
+def test_any_text_is_valid_in_a_dashboard(recorded, constant):
+    """With any names and tags, the dashboard is JSON and has unique ids."""
     metrics = MetricsSystem(clock=ManualClock(), tags={"service": constant})
     for name, tag, text in recorded:
         metrics.collector.record_gauge(name, 1, {tag: text})
@@ -169,8 +169,8 @@ def test_any_text_makes_a_dashboard(recorded, constant):
         assert re.fullmatch(r'[a-zA-Z_][a-zA-Z0-9_]*\{service="(?:[^"\\$\[\n]|\\.)*"\}', *expressions(panel))
 
 
-def test_a_file_is_written_where_something_changed(tmp_path):
-    """The file is whole, written again where metrics came, and left alone where none did."""
+def test_a_file_is_written_only_after_a_change(tmp_path):
+    """The file is written again if metrics appear."""
     path = tmp_path / "shop.json"
     dashboard, metrics = GrafanaDashboard(path, title="Shop"), shop()
     dashboard.export(metrics)
@@ -186,14 +186,14 @@ def test_a_file_is_written_where_something_changed(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_disk_that_refuses_is_an_error(tmp_path):
-    """Where the file cannot be written it is an error that says why."""
+def test_a_failed_write_is_an_output_error(tmp_path):
+    """The error has the reason."""
     with pytest.raises(OutputError, match="No such file or directory"):
         GrafanaDashboard(tmp_path / "nowhere" / "x.json").export(shop())
 
 
-def test_grafana_is_sent_the_dashboard_with_a_token():
-    """The request is the one of Grafana's API, replaces what is there, and comes again after a change."""
+def test_the_dashboard_is_sent_with_a_token():
+    """The request matches Grafana's API, overwrites the dashboard, and is repeated after a change."""
     metrics = shop()
     with answering() as grafana:
         dashboard = GrafanaDashboard(f"{grafana.url}/base/", title="Shop", uid="shop", token="glsa_secret")
@@ -213,8 +213,8 @@ def test_grafana_is_sent_the_dashboard_with_a_token():
 
 
 @pytest.mark.parametrize(("status", "error"), [(503, OutputError), (401, RefusedError), (412, RefusedError)])
-def test_what_grafana_does_not_take_is_sent_again(status, error):
-    """A failure and a refusal are told apart without the token, and the next export tries again."""
+def test_a_failed_dashboard_is_sent_again(status, error):
+    """Failures and rejections are different errors without the token, and the next export retries."""
     metrics = shop()
     with answering() as grafana:
         dashboard = GrafanaDashboard(grafana.url, token="glsa_secret")
@@ -233,16 +233,16 @@ def test_what_grafana_does_not_take_is_sent_again(status, error):
 @pytest.mark.parametrize(
     ("target", "arguments", "said"),
     [
-        ("", {}, "neither a file nor"),
-        (None, {}, "neither a file nor"),
+        ("", {}, "neither a path nor"),
+        (None, {}, "neither a path nor"),
         ("shop.yaml", {}, "does not end in .json"),
-        ("ftp://secret/x.json", {}, "neither a file nor"),
-        ("http://", {}, "names no host"),
-        ("http://host:port", {}, "cannot be read"),
+        ("ftp://secret/x.json", {}, "target= is not an address"),
+        ("http://", {}, "it has no host"),
+        ("http://host:port", {}, "malformed"),
         ("http://u:secret@host", {}, "pass token="),
         ("http://host/?x=secret", {}, "a query or a fragment"),
-        ("x.json", {"token": "secret"}, "token= is of use"),
-        ("http://host", {"token": "sec ret"}, "token is not"),
+        ("x.json", {"token": "secret"}, "token= needs a target"),
+        ("http://host", {"token": "sec ret"}, "token= is not"),
         ("x.json", {"title": " "}, "title="),
         ("x.json", {"uid": "a b"}, "uid='a b'"),
         ("x.json", {"uid": "a" * 41}, "1 to 40"),
@@ -250,21 +250,21 @@ def test_what_grafana_does_not_take_is_sent_again(status, error):
         ("x.json", {"timeout": 0}, "timeout=0"),
     ],
 )
-def test_a_wrong_argument_is_one_clear_error(target, arguments, said):
-    """Each argument that breaks its rule is named, and no secret is in the message."""
+def test_a_wrong_argument_is_an_error_without_secrets(target, arguments, said):
+    """The error names the argument."""
     with pytest.raises(InvalidInputError, match=said) as caught:
         GrafanaDashboard(target, **arguments)
     assert "secret" not in str(caught.value)
 
 
-def test_the_name_is_where_it_goes():
-    """A dashboard is called by its file, or by its Grafana without Grafana's own path."""
+def test_the_name_is_the_target():
+    """The name is the file, or the server without the path of the API."""
     assert GrafanaDashboard(Path("shop.json")).name == "grafana:shop.json"
     assert GrafanaDashboard("https://grafana/x", token="secret").name == "grafana+https://grafana/x"
 
 
-def test_the_uid_is_made_of_the_title():
-    """Titles have uids of their own, which Grafana takes, whatever they are."""
+def test_the_uid_is_derived_from_the_title():
+    """Different titles have different uids, which are valid in Grafana."""
     uids = [GrafanaDashboard("x.json", title=title).uid for title in ("Shop", "shop", "日本", "a" * 500)]
     assert len(set(uids)) == 4
     assert all(re.fullmatch("[a-z0-9-]{1,40}", uid) for uid in uids)
@@ -272,7 +272,7 @@ def test_the_uid_is_made_of_the_title():
 
 @pytest.mark.heavy
 def test_a_missing_extra_is_named():
-    """Without the foundation SDK the import says what to install."""
+    """Without the foundation SDK, the import error names the extra."""
     code = "import sys; sys.modules['grafana_foundation_sdk'] = None; import metrics_adapters.grafana"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False

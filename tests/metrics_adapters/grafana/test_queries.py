@@ -1,4 +1,4 @@
-"""What a dashboard asks: a real Prometheus understands each query, and has an answer."""
+"""A real Prometheus runs the queries of a dashboard."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HOSTILE = 'a "b" \\ $datasource [[x]]\n日本'
 
 
 def test_prometheus_answers_every_query(prometheus: Prometheus):
-    """Each expression of a scraped system's dashboard selects something, also where texts are hostile."""
+    """Each query returns a result, also with hostile names and tags."""
     metrics = MetricsSystem(collector=PrometheusCollector(store=Store(tags={"service": HOSTILE})))
     collector = metrics.collector
     collector.describe("level", merge="max")

@@ -248,15 +248,15 @@ def test_it_answers_lifespan_events(system):
         ({"endpoints": ["strem"]}, "unknown endpoint 'strem'. Did you mean 'stream'?"),
         ({"endpoints": "stream"}, "endpoints='stream' is not a list"),
         ({"endpoints": []}, r"endpoints=\[\] is empty: pass some of metrics, snapshot"),
-        ({"prefix": "internal"}, "prefix='internal' does not start with a slash"),
+        ({"prefix": "internal"}, "prefix='internal' does not begin with a slash"),
         ({"bearer_token": ""}, "bearer_token is empty"),
         ({"allow_origins": "https://a"}, "allow_origins='https://a' is not a list of origins"),
         ({"allow_origins": ["https://a/b"]}, "'https://a/b' in allow_origins is not an origin"),
         ({"allow_origins": ["https://a\r\nx: y"]}, "in allow_origins is not an origin"),
         ({"max_clients": 0}, "max_clients=0 is not a whole number of 1 or more"),
         ({"buffer": True}, "buffer=True is not a whole number of 1 or more"),
-        ({"heartbeat": 0}, "heartbeat=0 is no number of seconds above 0"),
-        ({"timeout": float("nan")}, "timeout=nan is no number of seconds above 0"),
+        ({"heartbeat": 0}, "heartbeat=0 is not a positive number of seconds"),
+        ({"timeout": float("nan")}, "timeout=nan is not a positive number of seconds"),
     ],
 )
 def test_an_invalid_argument_is_an_error(system, options, text):

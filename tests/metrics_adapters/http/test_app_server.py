@@ -58,8 +58,8 @@ def test_its_port_is_free_after_closing(system):
 @pytest.mark.parametrize(
     ("arguments", "options", "text"),
     [
-        ((70_000,), {}, "port=70000 is no whole number"),
-        ((0, None), {}, "addr=None is no address"),
+        ((70_000,), {}, "port=70000 is not a port"),
+        ((0, None), {}, "addr=None is not an address"),
         ((0,), {"max_clients": 0}, "max_clients=0"),
         ((0,), {"timeout": -1}, "timeout=-1"),
     ],

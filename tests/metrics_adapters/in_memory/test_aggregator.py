@@ -1,4 +1,4 @@
-"""The in-memory aggregator: values, filters, rankings and exports of what is in a store."""
+"""The in-memory aggregator lists, filters, ranks and exports the metrics of a store."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def by_name(values: list[MetricValue]) -> dict[str, MetricValue]:
 
 
 def test_an_empty_store_has_no_metrics():
-    """Where nothing was recorded, nothing is listed and nothing is made up."""
+    """It lists and ranks nothing."""
     aggregator = InMemoryAggregator()
     assert aggregator.get_metrics_by_tag({}) == []
     assert [aggregator.get_top_metrics(each) for each in MetricType] == [[]] * 5
@@ -63,7 +63,7 @@ def test_an_aggregator_sees_what_a_collector_on_its_store_records():
 
 
 def test_the_value_of_each_type(views):
-    """A counter's value is its total, a gauge's its level, a distribution's its p95."""
+    """The value of a counter is its total, of a gauge its level, and of a distribution its p95."""
     views.collector.record_counter("counter", 3)
     views.collector.record_counter("counter", 4)
     views.collector.record_gauge("gauge", 9)
@@ -81,7 +81,7 @@ def test_the_value_of_each_type(views):
 
 
 def test_a_value_carries_its_summary(views):
-    """A value's metadata is the summary of its own series, and it is stamped in UTC."""
+    """The metadata is the summary of the series, and the timestamp is in UTC."""
     views.collector.record_counter("requests", 3, {"endpoint": "/"})
     views.collector.record_counter("requests", 5, {"endpoint": "/status"})
     views.clock.advance(10)
@@ -120,7 +120,7 @@ def test_operations_are_listed_beside_metrics(views):
 # -- filters ---------------------------------------------------------------------------------------------
 
 
-def test_a_filter_matches_series_that_carry_all_its_tags(views):
+def test_a_filter_matches_series_with_all_its_tags(views):
     """Further tags of a series do not matter; a missing or different one does."""
     for tags in (
         {"region": "north", "method": "GET"},
@@ -151,7 +151,7 @@ def test_a_filter_sees_every_metric_and_no_operation(views):
 
 
 def test_a_filter_is_converted_as_tags_are(views):
-    """The number that a tag was recorded with finds it again; what is no mapping is refused."""
+    """A number matches the tag that was recorded with it. Anything but a mapping is refused."""
     views.collector.increment("requests", {"status": 200})
     assert len(views.aggregator.get_metrics_by_tag({"status": 200})) == 1
     with pytest.raises(InvalidInputError, match="tags="):
@@ -171,8 +171,8 @@ def test_the_largest_come_first(views):
     assert {value.metric_type for value in top} == {MetricType.GAUGE}
 
 
-def test_the_limit_is_ten_unless_told_otherwise(views):
-    """A ranking shows ten series by default, and all there are where those are fewer."""
+def test_the_default_limit_is_ten(views):
+    """A ranking shows ten series, or all if there are fewer."""
     for number in range(12):
         views.collector.record_counter("requests", number, {"number": str(number)})
     assert len(views.aggregator.get_top_metrics(MetricType.COUNTER)) == 10
@@ -180,7 +180,7 @@ def test_the_limit_is_ten_unless_told_otherwise(views):
 
 
 def test_timers_and_timed_operations_rank_together(views):
-    """The slowest are found whether they were recorded as a metric or measured as an operation."""
+    """A ranking of timers includes measured operations."""
     views.collector.record_timer("fast", 10)
     views.collector.record_timer("slow", 3_000)
     views.timer.time_operation("slower", lambda: views.clock.advance(5))
@@ -213,13 +213,13 @@ def test_rates_are_derived_from_counters_and_operations(views):
 
 @pytest.mark.parametrize("limit", [0, -1, 1.5, True, "10", None])
 def test_a_limit_is_a_whole_number(views, limit):
-    """A limit that would show nothing, or is no whole number, is refused."""
+    """A limit below 1, or one that is not an integer, is refused."""
     with pytest.raises(InvalidInputError, match="limit="):
         views.aggregator.get_top_metrics(MetricType.COUNTER, limit)
 
 
 def test_a_type_is_a_metric_type(views):
-    """The name of a type in place of the type is refused, where it would match nothing."""
+    """The name of a type is refused."""
     with pytest.raises(InvalidInputError, match="metric_type='timer' is not a MetricType"):
         views.aggregator.get_top_metrics("timer")
 
@@ -228,7 +228,7 @@ def test_a_type_is_a_metric_type(views):
 
 
 def test_summaries_are_those_of_the_store(views):
-    """A summary is of all series of a name, in the window that is asked for."""
+    """A summary covers all series of a name in a time window."""
     views.collector.record_counter("requests", 3, {"endpoint": "/"})
     views.clock.advance(100)
     views.collector.record_counter("requests", 5)
@@ -245,7 +245,7 @@ def test_summaries_are_those_of_the_store(views):
 
 @pytest.mark.parametrize("format", ["json", "jsonl", "csv"])
 def test_every_format_holds_every_metric(views, format):
-    """Whatever the format, all series and operations are in the export, with their values."""
+    """Each format contains the values of all series and operations."""
     views.collector.record_counter("requests", 3, {"endpoint": '/a,"b"\n'})
     views.collector.record_gauge("level", -2)
     views.timer.time_operation("work", lambda: views.clock.advance(1))
@@ -276,7 +276,7 @@ def test_json_is_the_default_format(views):
 
 
 def test_an_unknown_format_is_an_error(views):
-    """The error lists the formats there are."""
+    """The error lists the known formats."""
     with pytest.raises(InvalidInputError, match="json, jsonl, csv"):
         views.aggregator.export_metrics("yaml")
 
@@ -285,7 +285,7 @@ def test_an_unknown_format_is_an_error(views):
 
 
 def test_a_described_unit_is_that_of_the_value(views):
-    """A value's unit and help are what was said of its metric; a timer's unit is milliseconds regardless."""
+    """Unit and help of a value are those of its description. The unit of a timer is always milliseconds."""
     for name in ("counter", "gauge", "histogram", "timer"):
         views.collector.describe(name, unit=MetricUnit.BYTES, help=f"A {name}.")
     views.collector.increment("counter")
@@ -303,7 +303,7 @@ def test_a_described_unit_is_that_of_the_value(views):
 
 
 def test_buckets_are_in_the_metadata(views):
-    """The counts by described bounds are cumulative, by the text of the bound, with the sum of the values."""
+    """Counts by described bounds are cumulative, with the text of the bound as key, and the sum of values."""
     views.collector.describe("size", buckets=(0.5, 10, float("inf")))
     views.collector.record_histogram("size", 0.5)
     views.collector.record_histogram("size", 7)
@@ -326,7 +326,7 @@ def test_a_bound_instrument_is_listed_from_its_first_record_on(views):
     assert (value.value, value.metadata["count"]) == (0, 1)
 
 
-def test_what_was_removed_is_not_listed(views):
+def test_removed_series_are_not_listed(views):
     """A removed series, and a removed metric, are in no list and no export."""
     views.collector.increment("requests", {"region": "north"})
     views.collector.increment("requests", {"region": "south"})

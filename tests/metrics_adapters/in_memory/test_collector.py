@@ -1,4 +1,4 @@
-"""The in-memory collector: what it takes in is what its store answers."""
+"""The in-memory collector records into its store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def collector(clock: ManualClock) -> InMemoryCollector:
 
 @pytest.mark.smoke
 def test_a_collector_works_on_its_own():
-    """Without any argument a collector keeps what it is given."""
+    """A collector without arguments has its own store."""
     collector = InMemoryCollector()
     collector.record_counter("git.commits.created", 1, {"branch": "main"})
     collector.record_counter("api.requests.total")
@@ -30,7 +30,7 @@ def test_a_collector_works_on_its_own():
 
 
 def test_collectors_do_not_share_numbers_unless_they_share_a_store():
-    """Two collectors are apart; two on one store are one."""
+    """Two collectors have separate numbers unless they share a store."""
     alone, other = InMemoryCollector(), InMemoryCollector()
     shared = InMemoryCollector(other.store)
     for collector in (alone, other, shared):
@@ -40,7 +40,7 @@ def test_collectors_do_not_share_numbers_unless_they_share_a_store():
 
 
 def test_an_empty_store_is_not_replaced(clock):
-    """The store that is given is used as it is."""
+    """An empty store is used although it may be falsy."""
     store = Store(clock)
     assert InMemoryCollector(store).store is store
 
@@ -54,7 +54,7 @@ def test_a_counter_counts_one_by_default(collector):
 
 
 def test_a_gauge_takes_either_sign(collector):
-    """The last level counts, negative ones too."""
+    """The value is the last level, also a negative one."""
     collector.record_gauge("name", 3)
     collector.record_gauge("name", -7.5)
     assert collector.store.summary("name")["last"] == -7.5
@@ -83,7 +83,7 @@ def test_a_timer_takes_every_unit_of_time(collector, arguments, milliseconds):
     assert collector.store.summary("name")["max"] == pytest.approx(milliseconds)
 
 
-def test_each_method_makes_its_type(collector):
+def test_each_method_creates_its_type(collector):
     """A new name gets the type of the method that records it first."""
     collector.record_counter("counter")
     collector.record_gauge("gauge", 1)
@@ -124,7 +124,7 @@ def test_every_method_takes_tags(collector, record):
 
 
 def test_a_refused_value_is_quoted(collector):
-    """The error names the metric and quotes what was passed."""
+    """The error names the metric and quotes the value."""
     with pytest.raises(InvalidInputError, match=r"'orders' cannot record -3"):
         collector.record_counter("orders", -3)
 
@@ -176,7 +176,7 @@ def test_asking_twice_returns_the_same_instrument(collector, kind):
 
 @pytest.mark.parametrize("kind", BOUND)
 def test_a_bound_instrument_is_known_before_its_first_record(collector, kind):
-    """What was bound and never recorded is known with no records, and is no series to be listed yet."""
+    """Without records its name is known, and no series is listed."""
     getattr(collector, kind)("name")
     summary = collector.store.summary("name")
     assert summary["count"] == 0
@@ -272,14 +272,14 @@ def test_timed_blocks_nest(collector, clock):
 @pytest.mark.parametrize("kind", BOUND)
 @pytest.mark.parametrize(("name", "tags"), [("", None), (None, None), ("name", ["a"]), ("name", {"": "a"})])
 def test_a_bound_instrument_has_a_name_and_tags(collector, kind, name, tags):
-    """What cannot name a series cannot be bound, and nothing is made."""
+    """An invalid name cannot be bound, and creates nothing."""
     with pytest.raises(InvalidInputError):
         getattr(collector, kind)(name, tags)
     assert collector.store.series_count == 0
 
 
 def test_a_bound_instrument_records_into_its_time(collector, clock):
-    """Through many slots and folds a bound instrument's windows are those of calls by name."""
+    """Through many slots and flushes, its windows equal those of calls by name."""
     bound = collector.counter("bound")
     for number in range(3_000):
         bound.add(number)
@@ -291,7 +291,7 @@ def test_a_bound_instrument_records_into_its_time(collector, clock):
 
 
 def test_a_collector_describes_and_removes(collector):
-    """What a collector says of a metric, or forgets of it, its store knows."""
+    """`describe` and `remove` act on the store."""
     collector.describe("name", unit=MetricUnit.BYTES, help="Bytes.", window_by=["a"])
     collector.increment("name", {"a": "b"})
     (value,) = InMemoryAggregator(collector.store).get_metrics_by_tag({})

@@ -1,4 +1,4 @@
-"""The in-memory timer: durations, results, and timers that are never stopped."""
+"""The in-memory timer measures durations, and limits timers that are never stopped."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from metrics_adapters.in_memory import InMemoryTimer
-from metrics_adapters.in_memory.timer import MAX_RUNNING_TIMERS
+from metrics_adapters.in_memory import MAX_RUNNING_TIMERS, InMemoryTimer
 from metrics_framework.clock import ManualClock, utc
 from metrics_framework.errors import InvalidInputError, UnknownMetricError, UnknownTimerError
 from metrics_framework.recording import Store
@@ -25,7 +24,7 @@ def timer(clock: ManualClock) -> InMemoryTimer:
     return InMemoryTimer(Store(clock))
 
 
-def test_a_timer_measures_what_lies_between_start_and_stop(timer, clock):
+def test_a_timer_measures_the_time_from_start_to_stop(timer, clock):
     """The result has the duration in milliseconds, when it began and when it ended."""
     timer_id = timer.start_timer("git.push", {"branch": "main"})
     clock.advance(0.25)
@@ -62,8 +61,8 @@ def test_setting_the_time_of_day_changes_no_duration(timer, clock):
 
 
 @pytest.mark.parametrize("success", [True, False])
-def test_stopping_says_whether_it_succeeded(timer, success):
-    """Success is what the caller says; the duration is recorded either way."""
+def test_a_result_has_the_success_of_the_stop(timer, success):
+    """The duration is recorded for successes and failures."""
     result = timer.stop_timer(timer.start_timer("operation"), success)
     assert result.success is success
     assert timer.get_timing_stats("operation")["count"] == 1
@@ -84,7 +83,7 @@ def test_timers_of_one_operation_overlap(timer, clock):
 
 @pytest.mark.parametrize("timer_id", ["never#1", "", None])
 def test_an_unknown_id_is_an_error(timer, timer_id):
-    """An id that no running timer has is quoted in the error, and nothing is recorded."""
+    """The error quotes the id, and nothing is recorded."""
     with pytest.raises(UnknownTimerError) as caught:
         timer.stop_timer(timer_id)
     assert repr(timer_id) in str(caught.value)
@@ -108,7 +107,7 @@ def test_timers_of_other_timers_are_unknown(timer):
 
 
 def test_metadata_is_that_of_the_start(timer):
-    """What the caller does with its dict later does not reach the result, nor the other way round."""
+    """Changes to the dict of the caller do not affect the result, and vice versa."""
     metadata = {"branch": "main"}
     timer_id = timer.start_timer("operation", metadata)
     metadata["branch"] = "other"
@@ -121,7 +120,7 @@ def test_metadata_is_that_of_the_start(timer):
 # -- time_operation --------------------------------------------------------------------------------------
 
 
-def test_timing_a_call_hands_on_what_it_returned(timer, clock):
+def test_the_result_of_a_call_has_its_return_value(timer, clock):
     """The result has the duration, the metadata, and the returned object itself under `result`."""
     returned, metadata = object(), {"rows": 3}
 
@@ -138,7 +137,7 @@ def test_timing_a_call_hands_on_what_it_returned(timer, clock):
 
 @pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt(), SystemExit(3), GeneratorExit()])
 def test_a_call_that_raises_is_timed_and_its_exception_goes_on(timer, clock, error):
-    """The very same exception arrives at the caller, whatever its kind, and the time was recorded."""
+    """The caller gets the same exception, and the duration is recorded."""
 
     def fail() -> None:
         clock.advance(0.5)
@@ -167,7 +166,7 @@ def test_timings_nest(timer, clock):
 
 
 def test_statistics_are_in_milliseconds(timer, clock):
-    """An operation's statistics are of all its durations, and its rate is per second of the whole time."""
+    """Statistics cover all durations, and the rate is per second since the start."""
     for seconds in (1, 2, 3, 4):
         timer.time_operation("operation", lambda seconds=seconds: clock.advance(seconds))
     stats = timer.get_timing_stats("operation")
@@ -187,8 +186,8 @@ def test_statistics_are_in_milliseconds(timer, clock):
     }
 
 
-def test_an_operation_that_only_began_is_unknown(timer):
-    """What was never finished has no statistics; the error names the nearest operation that has."""
+def test_an_operation_without_a_result_is_unknown(timer):
+    """It has no statistics. The error suggests a similar operation."""
     timer.time_operation("git.clone", lambda: None)
     timer.start_timer("git.clones")
     with pytest.raises(UnknownMetricError, match=r"'git.clones'.*Did you mean 'git.clone'"):
@@ -203,7 +202,7 @@ def test_a_timer_does_not_track_outcomes(timer):
 
 @pytest.mark.parametrize("name", ["", None, 3])
 def test_an_operation_has_a_name(timer, name):
-    """A name that is no text is refused before anything runs."""
+    """A name that is not a string is refused before the call."""
     called = []
     with pytest.raises(InvalidInputError, match="operation name"):
         timer.time_operation(name, lambda: called.append(1))
@@ -216,7 +215,7 @@ def test_an_operation_has_a_name(timer, name):
 
 
 def test_timers_that_are_never_stopped_are_bounded(timer):
-    """Past ten thousand running timers the oldest is given up and counted; the others still stop."""
+    """Beyond ten thousand running timers the oldest is abandoned and counted."""
     ids = [timer.start_timer("operation") for _ in range(MAX_RUNNING_TIMERS)]
     assert timer.abandoned == 0
     newest = timer.start_timer("operation")
@@ -227,8 +226,8 @@ def test_timers_that_are_never_stopped_are_bounded(timer):
         assert timer.stop_timer(timer_id).success
 
 
-def test_a_timed_call_outlives_any_number_of_forgotten_timers(timer, clock):
-    """A call in which ten thousand timers are started and forgotten is still timed, and returns."""
+def test_a_timed_call_is_never_abandoned(timer, clock):
+    """A call that starts ten thousand timers without a stop is still timed."""
 
     def forgetful() -> str:
         for _ in range(MAX_RUNNING_TIMERS + 1):
@@ -240,7 +239,7 @@ def test_a_timed_call_outlives_any_number_of_forgotten_timers(timer, clock):
     assert (result.duration, result.metadata["result"]) == (1_000.0, "done")
 
 
-def test_threads_time_at_once():
+def test_threads_may_time_concurrently():
     """Timers of several threads get different ids and all are recorded."""
     timer, ids, lock = InMemoryTimer(), set(), threading.Lock()
 
@@ -261,7 +260,7 @@ def test_threads_time_at_once():
 
 
 @pytest.mark.parametrize("name", ["", None, 3, ["a"]])
-def test_a_bad_name_is_no_error_where_errors_are_logged(clock, name):
+def test_a_bad_name_is_not_an_error_if_errors_are_logged(clock, name):
     """With `on_error="log"` a bad name still gets an id that stops with a duration; nothing is recorded."""
     timer = InMemoryTimer(Store(clock, on_error="log"))
     timer_id = timer.start_timer(name, {"branch": "main"})
@@ -276,8 +275,8 @@ def test_a_bad_name_is_no_error_where_errors_are_logged(clock, name):
         timer.stop_timer(timer_id)
 
 
-def test_every_timer_that_is_given_up_is_counted(timer):
-    """`abandoned` counts all that were given up, the oldest first; running ones are bounded."""
+def test_every_abandoned_timer_is_counted(timer):
+    """`abandoned` counts them all, and the number of running timers is limited."""
     ids = [timer.start_timer("operation") for _ in range(MAX_RUNNING_TIMERS + 500)]
     assert timer.abandoned == 500
     for timer_id in ids[:500]:
@@ -294,7 +293,7 @@ def test_every_timer_that_is_given_up_is_counted(timer):
 
 @pytest.fixture
 def timed(timer, clock) -> Callable[[], tuple[TimingResult, TimingResult]]:
-    """Return a function that makes a fresh result, and the same one constructed from its values."""
+    """Return a function that creates a pending result, and an equal one from values."""
 
     def make() -> tuple[TimingResult, TimingResult]:
         timer_id = timer.start_timer("operation", {"branch": ["main"]})
@@ -312,7 +311,7 @@ def timed(timer, clock) -> Callable[[], tuple[TimingResult, TimingResult]]:
 
 
 def test_a_result_is_equal_to_one_that_was_constructed(timed):
-    """Whoever compares a result, looked at or not, sees the values and no trick."""
+    """A comparison fills the fields of a pending result."""
     fresh, plain = timed()
     assert type(fresh) is TimingResult
     assert fresh == plain
@@ -345,14 +344,14 @@ def test_a_result_is_equal_to_one_that_was_constructed(timed):
     ],
 )
 def test_a_result_is_used_as_any_dataclass_is(timed, look):
-    """Printed, copied, pickled, replaced or taken apart, a fresh result gives what a constructed one does."""
+    """Printing, copying, pickling and replacing a pending result work like those of a finished one."""
     fresh, plain = timed()
     assert look(fresh) == look(plain)
     assert fresh == plain
 
 
 def test_a_result_keeps_the_time_at_which_it_ended(timer, clock):
-    """However late somebody looks at them, the datetimes are those of the timing, in UTC and exact."""
+    """The datetimes are those of the timing, in UTC and exact, also if they are read later."""
     clock.set_wall(datetime(2026, 5, 17, 12, 30, 15, 123_456, tzinfo=UTC))
     timer_id = timer.start_timer("operation")
     clock.advance(0.000_789)
@@ -364,8 +363,8 @@ def test_a_result_keeps_the_time_at_which_it_ended(timer, clock):
     assert result.end_time is result.end_time
 
 
-def test_timing_an_operation_gives_no_running_timer_up(timer):
-    """However many timers run, timing a callable ends none of them."""
+def test_timing_an_operation_abandons_no_running_timer(timer):
+    """This holds for the largest number of running timers."""
     ids = [timer.start_timer("operation") for _ in range(MAX_RUNNING_TIMERS)]
     timer.time_operation("operation", lambda: None)
     assert timer.abandoned == 0

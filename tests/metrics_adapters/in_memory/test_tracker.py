@@ -1,4 +1,4 @@
-"""The in-memory tracker: rates and kinds of failure, over all time and in windows."""
+"""The in-memory tracker has success rates and failures by type, in total and in windows."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_breakdown_counts_each_kind(tracker):
 
 
 def test_windows_look_back_only_so_far(tracker, clock):
-    """In a window only its own events count; without one, all since the start do."""
+    """A window counts its own events. Without a window, all events since the start count."""
     for _ in range(8):
         tracker.record_failure("operation", "old")
     clock.advance(3_600)
@@ -61,8 +61,8 @@ def test_windows_look_back_only_so_far(tracker, clock):
     assert tracker.get_failure_breakdown("operation") == {"old": 8, "new": 1}
 
 
-def test_a_window_without_events_is_all_right(tracker, clock):
-    """A known operation that did nothing lately did not fail."""
+def test_a_window_without_events_has_full_success(tracker, clock):
+    """A known operation without recent events did not fail."""
     tracker.record_failure("operation", "old")
     clock.advance(3_600)
     assert tracker.get_success_rate("operation", MINUTE) == 1.0
@@ -79,7 +79,7 @@ def test_a_window_without_events_is_all_right(tracker, clock):
     ],
 )
 def test_an_operation_that_was_never_tracked_is_an_error(tracker, ask):
-    """A misspelled operation is not a perfect one: the error names the nearest."""
+    """The error suggests a similar operation."""
     tracker.record_success("git.push")
     with pytest.raises(UnknownMetricError, match=r"'git.puhs'.*Did you mean 'git.push'"):
         ask(tracker)
@@ -87,7 +87,7 @@ def test_an_operation_that_was_never_tracked_is_an_error(tracker, ask):
 
 @pytest.mark.parametrize("window", [timedelta(0), timedelta(days=31), -MINUTE])
 def test_a_window_that_is_not_kept_is_an_error(tracker, window):
-    """A window of no time or beyond the retention is refused."""
+    """A window of zero, or beyond the retention, is refused."""
     tracker.record_success("operation")
     with pytest.raises(InvalidInputError, match="time_window"):
         tracker.get_success_rate("operation", window)
@@ -113,7 +113,7 @@ def test_recent_failures_have_their_metadata(tracker, clock):
 
 
 def test_recent_failures_are_bounded(tracker):
-    """The last twenty are kept, however many there were; counts are of all."""
+    """The last twenty are kept, and all are counted."""
     for number in range(1_000):
         tracker.record_failure("operation", "timeout", {"number": number})
     assert [failure.metadata["number"] for failure in tracker.recent_failures("operation")] == list(
@@ -123,8 +123,8 @@ def test_recent_failures_are_bounded(tracker):
 
 
 @pytest.mark.parametrize("name", ["", None, 3])
-def test_names_are_texts(tracker, name):
-    """An operation and an error type have names; an exception's class is not one."""
+def test_names_are_strings(tracker, name):
+    """The class of an exception is not an error type."""
     with pytest.raises(InvalidInputError, match="operation name"):
         tracker.record_success(name)
     with pytest.raises(InvalidInputError, match="operation name"):
@@ -141,7 +141,7 @@ def test_a_tracker_does_not_time(tracker):
 
 
 def test_windows_follow_the_clock(tracker, clock):
-    """Rate and breakdown of each window hold what happened in it, and nothing that came before."""
+    """Rate and breakdown of a window contain its own events only."""
     for minute in range(60):
         tracker.record_success("operation")
         tracker.record_failure("operation", "even" if minute % 2 == 0 else "odd")
@@ -158,8 +158,8 @@ def test_windows_follow_the_clock(tracker, clock):
 
 
 @pytest.mark.parametrize("name", ["", None, 3, ["a"]])
-def test_bad_names_are_no_error_where_errors_are_logged(clock, name):
-    """With `on_error="log"` a bad operation or error type is counted, and no outcome is made of it."""
+def test_bad_names_are_not_an_error_if_errors_are_logged(clock, name):
+    """With `on_error="log"` a bad operation or error type is counted as rejected."""
     tracker = InMemoryTracker(Store(clock, on_error="log"))
     tracker.record_failure("operation", "timeout")
     tracker.record_success(name)
@@ -172,7 +172,7 @@ def test_bad_names_are_no_error_where_errors_are_logged(clock, name):
 
 
 def test_failures_keep_their_own_kind_past_the_budget(clock):
-    """Among the recent failures each has the error type that was reported, also where counts share one."""
+    """Recent failures keep their error type, also beyond the budget."""
     tracker = InMemoryTracker(Store(clock, budgets=Budgets(error_types=1)))
     for error_type in ("first", "second", "third"):
         tracker.record_failure("operation", error_type)
@@ -181,7 +181,7 @@ def test_failures_keep_their_own_kind_past_the_budget(clock):
 
 
 def test_trackers_on_one_store_are_one(clock):
-    """What one tracker counts, another one on the same store answers."""
+    """Each tracker has the counts of the other."""
     store = Store(clock)
     InMemoryTracker(store).record_failure("operation", "timeout")
     InMemoryTracker(store).record_success("operation")

@@ -100,10 +100,10 @@ def test_it_can_be_reused_but_not_nested(backend):
     anyio.run(main, backend=backend)
 
 
-@pytest.mark.parametrize("interval", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("interval", [0, -1, float("nan"), float("inf"), "1"])
 def test_an_interval_is_a_number_of_seconds(interval):
     """Other values are an error."""
-    with pytest.raises(InvalidInputError, match="seconds above 0"):
+    with pytest.raises(InvalidInputError, match="is not a positive number of seconds"):
         LoopLag(MetricsSystem(), interval)
 
 

@@ -1,4 +1,4 @@
-"""Receivers of OTLP on loopback, which decode with the official classes and answer as they are told."""
+"""OTLP receivers on loopback, which decode with the official classes and send scripted responses."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Taken:
 
 @dataclass
 class Script:
-    """What a receiver answers next, and what it took.
+    """The next responses of a receiver, and the messages that it accepted.
 
     Attributes:
         answers: For HTTP a status and headers, for gRPC a code; ``None`` breaks the connection off in the
@@ -50,7 +50,7 @@ class Script:
     taken: list[Taken] = field(default_factory=list)
 
     def response(self) -> ExportMetricsServiceResponse:
-        """Return what is answered where all is well."""
+        """Return the response of a success."""
         response = ExportMetricsServiceResponse()
         if self.rejects:
             response.partial_success.rejected_data_points = self.rejects
@@ -74,7 +74,7 @@ class HttpReceiver:
         self._server: ThreadingHTTPServer | None = None
 
     def start(self) -> None:
-        """Listen, at the same address as before."""
+        """Listen at the same address again."""
         script = self.script
 
         class Handler(BaseHTTPRequestHandler):
@@ -108,7 +108,7 @@ class HttpReceiver:
         self._thread.start()
 
     def stop(self) -> None:
-        """End, whatever goes on."""
+        """Stop, also during a request."""
         if self._server is not None:
             self._server.shutdown()
             self._thread.join()
@@ -127,7 +127,7 @@ class GrpcReceiver(MetricsServiceServicer):
         self._server: Any = None
 
     def Export(self, request: ExportMetricsServiceRequest, context: Any) -> ExportMetricsServiceResponse:
-        """Answer as the script says."""
+        """Send the next response of the script."""
         if self.script.answers:
             code = self.script.answers.pop(0)
             if code is None:
@@ -139,21 +139,21 @@ class GrpcReceiver(MetricsServiceServicer):
         return self.script.response()
 
     def start(self) -> None:
-        """Listen, at the same address as before."""
+        """Listen at the same address again."""
         self._server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
         add_MetricsServiceServicer_to_server(self, self._server)
         assert self._server.add_insecure_port(f"127.0.0.1:{self.port}") == self.port
         self._server.start()
 
     def stop(self) -> None:
-        """End, whatever goes on."""
+        """Stop, also during a request."""
         if self._server is not None:
             self._server.stop(None).wait()
             self._server = None
 
 
 def free_port() -> int:
-    """Return a port that nobody listens at."""
+    """Return an unused port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 

@@ -1,4 +1,4 @@
-"""The OTLP exporter, against receivers that decode with the official classes."""
+"""The OTLP exporter sends to receivers that decode with the official classes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
 from opentelemetry.sdk.metrics.export import MetricExportResult
 
 from metrics_adapters.otlp import OtlpExporter
-from metrics_adapters.otlp.contents import whole
-from metrics_adapters.otlp.exporter import BATCH
+from metrics_adapters.otlp.exporter import MAX_SERIES_PER_REQUEST
+from metrics_adapters.otlp.histograms import sent_value
 from metrics_framework import MetricsSystem
 from metrics_framework.clock import ManualClock
 from metrics_framework.errors import InvalidInputError, OutputError, RefusedError
@@ -52,7 +52,7 @@ def only(metric: Any) -> Any:
 
 
 @BOTH
-def test_every_kind_arrives_as_what_it_is(kind, clock):
+def test_every_kind_of_metric_arrives(kind, clock):
     """Counters, gauges, distributions and operations arrive with names, units, descriptions and numbers."""
     metrics = MetricsSystem(clock=clock, tags={"service": "shop", "region": "eu"})
     collector = metrics.collector
@@ -81,9 +81,9 @@ def test_every_kind_arrives_as_what_it_is(kind, clock):
         "payload",
         "wait",
     ]
-    described = attributes(resource.resource)
-    assert (described["service.name"], described["region"]) == ("shop", "eu")
-    assert described["telemetry.sdk.name"] == "metrics_framework"
+    encode_resource = attributes(resource.resource)
+    assert (encode_resource["service.name"], encode_resource["region"]) == ("shop", "eu")
+    assert encode_resource["telemetry.sdk.name"] == "metrics_framework"
 
     requests = found["http.requests"]
     assert (requests.unit, requests.description, requests.sum.is_monotonic) == ("{count}", "Requests.", True)
@@ -100,7 +100,7 @@ def test_every_kind_arrives_as_what_it_is(kind, clock):
     assert (payload.count, payload.sum, payload.min, payload.max) == (4, sum(values), 0.0, 1e6)
     assert payload.zero_count == 1
     assert found["payload"].unit == ""
-    part = whole(Distribution.of(values))
+    part = sent_value(Distribution.of(values))
     assert payload.scale == part.scale
     assert payload.positive.offset == part.positive.low
     assert tuple(payload.positive.bucket_counts) == tuple(part.positive.counts)
@@ -114,8 +114,8 @@ def test_every_kind_arrives_as_what_it_is(kind, clock):
     }
 
 
-def test_an_operation_and_a_metric_of_one_name_are_apart():
-    """A metric that is called as an operation's is in another scope, so that none hides the other."""
+def test_an_operation_and_a_metric_may_share_a_name():
+    """They arrive in different scopes."""
     metrics = MetricsSystem()
     metrics.collector.record_timer("order.duration", 5)
     with metrics.measure("order"):
@@ -129,7 +129,7 @@ def test_an_operation_and_a_metric_of_one_name_are_apart():
 
 
 def test_a_tag_cannot_pass_for_an_outcome():
-    """A tag of an operation that is called as an attribute of its outcomes is renamed."""
+    """A tag of an operation with the name of an outcome attribute is renamed."""
     metrics = MetricsSystem()
     with metrics.measure("order", tags={"outcome": "mine"}):
         pass
@@ -141,8 +141,8 @@ def test_a_tag_cannot_pass_for_an_outcome():
 
 
 @BOTH
-def test_headers_and_compression_are_as_told(kind):
-    """The receiver gets the headers, and reads a compressed message as well as a plain one."""
+def test_headers_and_compression_arrive(kind):
+    """The receiver gets the headers, and compressed or uncompressed messages."""
     for compression in ("gzip", "none"):
         with receiving(kind, headers={"X-Scope": "a b"}, compression=compression) as (receiver, exporter):
             metrics = MetricsSystem()
@@ -158,8 +158,8 @@ def test_headers_and_compression_are_as_told(kind):
 @pytest.mark.heavy
 @BOTH
 @pytest.mark.parametrize("temporality", ["cumulative", "delta"])
-def test_a_receiver_that_dies_and_comes_back_misses_nothing(kind, temporality):
-    """The export that it dies in is False and raises nothing, the next one True, the numbers whole."""
+def test_a_restarted_receiver_gets_all_numbers(kind, temporality):
+    """The export during the failure returns `False`, and the next one sends all numbers."""
     with receiving(kind, temporality=temporality, timeout=1.5) as (receiver, exporter):
         metrics = MetricsSystem(outputs=[exporter])
 
@@ -188,8 +188,8 @@ def test_a_receiver_that_dies_and_comes_back_misses_nothing(kind, temporality):
 
 
 @pytest.mark.heavy
-def test_an_overloaded_receiver_is_asked_again_when_it_says():
-    """A 503 is repeated after the time that it names, in the same export."""
+def test_retry_after_is_honored_within_the_time_limit():
+    """The request is repeated after that time, in the same export."""
     metrics = MetricsSystem()
     metrics.collector.increment("orders")
     with receiving(HttpReceiver) as (receiver, exporter):
@@ -200,13 +200,13 @@ def test_an_overloaded_receiver_is_asked_again_when_it_says():
         assert len(receiver.script.taken) == 1
 
 
-def test_a_wait_beyond_the_time_limit_is_left_to_the_next_export():
-    """A 503 that names a longer time than an export may take is an error at once, to be tried again."""
+def test_retry_after_beyond_the_time_limit_is_left_to_the_next_export():
+    """The export fails at once with an `OutputError`."""
     metrics = MetricsSystem()
     metrics.collector.increment("orders")
     with receiving(HttpReceiver) as (receiver, exporter):
         receiver.script.answers = [(503, {"Retry-After": "60"})]
-        with pytest.raises(OutputError, match="the answer is 503, to be tried again after 60") as caught:
+        with pytest.raises(OutputError, match="the response is 503, Retry-After: 60") as caught:
             exporter.export(metrics)
         assert not isinstance(caught.value, RefusedError)
         exporter.export(metrics)
@@ -215,8 +215,8 @@ def test_a_wait_beyond_the_time_limit_is_left_to_the_next_export():
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_a_receiver_that_says_nothing_holds_nobody_up(protocol):
-    """An export to a server that takes a connection and never answers ends with the time limit."""
+def test_a_receiver_without_a_response_times_out(protocol):
+    """An export ends at the time limit if the server never responds."""
     metrics = MetricsSystem()
     metrics.collector.increment("orders")
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -239,8 +239,8 @@ def test_a_receiver_that_says_nothing_holds_nobody_up(protocol):
         (GrpcReceiver, grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"),
     ],
 )
-def test_a_refusal_is_told_from_a_failure(kind, answer, said, caplog):
-    """What the receiver will not have is refused, in our words and no log; the next delta has it."""
+def test_a_rejection_is_a_refused_error(kind, answer, said, caplog):
+    """The error is raised and not logged, and the next delta contains the numbers."""
     metrics = MetricsSystem()
     metrics.collector.increment("orders")
     with receiving(kind, temporality="delta") as (receiver, exporter), caplog.at_level(logging.DEBUG):
@@ -253,8 +253,8 @@ def test_a_refusal_is_told_from_a_failure(kind, answer, said, caplog):
 
 
 @BOTH
-def test_points_that_were_rejected_are_told_and_not_sent_again(kind):
-    """A partial success is a refusal that says how many points and why; the rest is received."""
+def test_rejected_points_are_reported_and_not_sent_again(kind):
+    """A partial success is a `RefusedError` with the number of points and the reason."""
     metrics = MetricsSystem()
     metrics.collector.increment("orders")
     with receiving(kind, temporality="delta") as (receiver, exporter):
@@ -267,43 +267,43 @@ def test_points_that_were_rejected_are_told_and_not_sent_again(kind):
 
 @pytest.mark.heavy
 def test_a_message_that_is_too_large_is_refused():
-    """What the official exporter does not even send is not to be tried again."""
+    """The official exporter would not send it."""
     metrics = MetricsSystem()
     metrics.collector.record_gauge("depth", 1, {"text": "x" * (65 * 1024 * 1024)})
     with receiving(HttpReceiver) as (receiver, exporter):
-        with pytest.raises(RefusedError, match="too large"):
+        with pytest.raises(RefusedError, match="more than"):
             exporter.export(metrics)
         assert receiver.script.taken == []
 
 
-def test_a_message_that_was_not_sent_is_not_taken_for_received(monkeypatch):
-    """Where the official exporter says that all went well and asked no receiver, it is sent again."""
+def test_a_message_that_was_not_sent_is_not_marked_as_received(monkeypatch):
+    """If the official exporter reports success without a request, the next export sends it again."""
     metrics = MetricsSystem()
     metrics.collector.increment("orders")
     with receiving(HttpReceiver, temporality="delta") as (receiver, exporter):
         with monkeypatch.context() as patch:
             patch.setattr(OTLPMetricExporter, "export", lambda *_: MetricExportResult.SUCCESS)
-            with pytest.raises(OutputError, match="has sent nothing"):
+            with pytest.raises(OutputError, match="sent nothing"):
                 exporter.export(metrics)
         exporter.export(metrics)
         assert only(receiver.script.metrics()["orders"]).as_int == 1
 
 
-def test_what_a_receiver_says_is_quoted_in_one_line():
-    """A long answer of several lines becomes a short one."""
+def test_a_response_is_quoted_in_one_line():
+    """A long response of several lines is shortened."""
     metrics = MetricsSystem()
     metrics.collector.increment("orders")
     with receiving(HttpReceiver) as (receiver, exporter):
         receiver.script.answers = [(500, {}), (413, {"Retry-After": "x" * 1000})]
-        with pytest.raises(OutputError, match="the answer is 500"):
+        with pytest.raises(OutputError, match="the response is 500"):
             exporter.export(metrics)
         with pytest.raises(OutputError) as caught:
             exporter.export(metrics)
     assert len(str(caught.value)) < 700
 
 
-def test_the_application_hears_opentelemetry_of_its_own(caplog):
-    """The loggers of the official exporters are quiet during our exports alone."""
+def test_only_exports_silence_the_official_exporters(caplog):
+    """Their loggers work outside of our exports."""
     with receiving(HttpReceiver) as (_, exporter):
         exporter.export(MetricsSystem())
     name = "opentelemetry.exporter.otlp.proto.http.metric_exporter"
@@ -312,20 +312,20 @@ def test_the_application_hears_opentelemetry_of_its_own(caplog):
     assert [record.message for record in caplog.records if record.name == name] == ["theirs"]
 
 
-def test_many_series_go_in_several_requests():
-    """No request has more series than a receiver takes, and together they have each series once."""
+def test_many_series_are_sent_in_several_requests():
+    """Each request has a limited number of series, and each series is sent once."""
     metrics = MetricsSystem()
     counter = metrics.collector.record_counter
-    for number in range(BATCH + 1):
+    for number in range(MAX_SERIES_PER_REQUEST + 1):
         counter("orders", 1, {"user": str(number)})
     with receiving(HttpReceiver) as (receiver, exporter):
         exporter.export(metrics)
         sizes = [len(points(receiver.script.metrics(place)["orders"])) for place in range(2)]
-    assert sizes == [BATCH, 1]
+    assert sizes == [MAX_SERIES_PER_REQUEST, 1]
 
 
-def test_nothing_is_sent_of_nothing():
-    """A system without records, or a delta without news, asks no receiver."""
+def test_an_empty_export_sends_nothing():
+    """A system without records, or a delta without new records, sends no request."""
     metrics = MetricsSystem()
     with receiving(HttpReceiver, temporality="delta") as (receiver, exporter):
         exporter.export(metrics)
@@ -336,8 +336,8 @@ def test_nothing_is_sent_of_nothing():
         assert len(receiver.script.taken) == 1
 
 
-def test_an_exporter_that_is_given_another_system_begins_anew():
-    """What was received of one system is not taken for another's."""
+def test_an_exporter_starts_over_for_another_system():
+    """The received numbers of one system do not affect another."""
     with receiving(HttpReceiver, temporality="delta") as (receiver, exporter):
         for number in (3, 4):
             metrics = MetricsSystem()
@@ -346,8 +346,8 @@ def test_an_exporter_that_is_given_another_system_begins_anew():
         assert only(receiver.script.metrics()["orders"]).as_int == 4
 
 
-def test_time_does_not_run_backwards(clock):
-    """Where the wall clock is set back, an export still ends no sooner than it began."""
+def test_timestamps_never_decrease(clock):
+    """If the wall clock is set back, the end of a point is not before its start."""
     metrics = MetricsSystem(clock=clock)
     metrics.collector.increment("orders")
     with receiving(HttpReceiver) as (receiver, exporter):
@@ -369,8 +369,8 @@ NUMBERS = st.one_of(
 @pytest.mark.heavy
 @settings(max_examples=40)
 @given(st.dictionaries(TEXTS, st.tuples(st.dictionaries(TEXTS, TEXTS, max_size=3), NUMBERS), max_size=8))
-def test_whatever_was_recorded_arrives(recorded):
-    """Any name, tag and number of a gauge comes out of the official decoder as it was recorded."""
+def test_any_name_tag_and_number_arrives(recorded):
+    """The official decoder returns them as they were recorded."""
     metrics = MetricsSystem(clock=ManualClock())
     for name, (tags, number) in recorded.items():
         metrics.collector.record_gauge(name, number, tags)
@@ -390,7 +390,7 @@ def test_whatever_was_recorded_arrives(recorded):
 
 
 def utf8(text: str) -> str:
-    """Return what UTF-8 can say of a text."""
+    """Return a text as UTF-8 can encode it."""
     return text.encode(errors="backslashreplace").decode()
 
 
@@ -399,45 +399,45 @@ SHARED: tuple[Any, OtlpExporter]
 
 @pytest.fixture(scope="module", autouse=True)
 def _shared():
-    """Run one receiver for all examples of a rule."""
+    """Run one receiver for all examples of a test."""
     global SHARED
     with receiving(HttpReceiver) as SHARED:
         yield
 
 
 class Foreign:
-    """An aggregator of another maker, which has no store."""
+    """A third-party aggregator without a store."""
 
     def __init__(self, *values: MetricValue) -> None:
         self.values = list(values)
 
     def get_metric_summary(self, metric_name, time_window=None):
-        """Never asked for."""
+        """Never called."""
         raise NotImplementedError
 
     def get_metrics_by_tag(self, tag_filter):
-        """Answer all."""
+        """Return all series."""
         return self.values
 
     def export_metrics(self, format="json"):
-        """Never asked for."""
+        """Never called."""
         raise NotImplementedError
 
     def get_top_metrics(self, metric_type, limit=10):
-        """Never asked for."""
+        """Never called."""
         raise NotImplementedError
 
 
 def value(
     name: str, number: float, metric_type: MetricType, unit: MetricUnit, **metadata: Any
 ) -> MetricValue:
-    """Return what an aggregator answers of one series."""
+    """Return the value of one series."""
     return MetricValue(name, number, metric_type, unit, datetime.now(UTC), {"a": "b"}, metadata)
 
 
 @pytest.mark.parametrize("temporality", ["cumulative", "delta"])
-def test_an_aggregator_of_another_maker_is_exported_by_the_contract(temporality):
-    """Without a store there are sums, gauges, histograms of known bounds or of one bucket, and outcomes."""
+def test_an_aggregator_without_a_store_is_exported(temporality):
+    """It is exported as sums, gauges, outcomes, and histograms of known bounds or of one bucket."""
     buckets = {"counts": {"1.0": 2, "5.0": 3, "inf": 4}, "sum": 30.0}
     foreign = Foreign(
         value("orders", 7, MetricType.COUNTER, MetricUnit.COUNT),
@@ -484,27 +484,27 @@ def test_an_aggregator_of_another_maker_is_exported_by_the_contract(temporality)
     ("endpoint", "arguments", "said"),
     [
         ("collector:4318", {}, "does not begin with http://"),
-        ("http://", {}, "names no host"),
-        ("http://host:port", {}, "cannot be read"),
-        ("http://u:secret@host", {}, "a user has no place"),
+        ("http://", {}, "it has no host"),
+        ("http://host:port", {}, "malformed"),
+        ("http://u:secret@host", {}, "it has a user"),
         ("http://host/#x", {}, "a fragment"),
-        ("http://host/path", {"protocol": "grpc"}, "gRPC has no paths"),
+        ("http://host/path", {"protocol": "grpc"}, "which gRPC does not use"),
         (b"http://host", {}, "does not begin"),
-        (None, {}, "endpoint is not"),
+        (None, {}, "endpoint= is not"),
         ("http://host", {"protocol": "udp"}, "'http' or 'grpc'"),
         ("http://host", {"temporality": "both"}, "'cumulative' or 'delta'"),
         ("http://host", {"compression": "zip"}, "'gzip' or 'none'"),
         ("http://host", {"timeout": 0}, "timeout=0"),
         ("http://host", {"timeout": True}, "timeout=True"),
-        ("http://host", {"headers": {"a b": "secret"}}, "'a b' is not the name"),
+        ("http://host", {"headers": {"a b": "secret"}}, "'a b' is not a header name"),
         ("http://host", {"headers": {"a": "secret\n"}}, "the value of 'a'"),
         ("http://host", {"headers": {"a": "secreté"}, "protocol": "grpc"}, "ASCII"),
-        ("http://host", {"headers": {"Content-Type": "secret"}}, "made of the other arguments"),
+        ("http://host", {"headers": {"Content-Type": "secret"}}, "set by the exporter"),
         ("http://host", {"resource": ["x"]}, "x"),
     ],
 )
-def test_a_wrong_argument_is_one_clear_error(endpoint, arguments, said):
-    """Each argument that breaks its rule is named, and no secret is in the message."""
+def test_a_wrong_argument_is_an_error_without_secrets(endpoint, arguments, said):
+    """The error names the argument."""
     with pytest.raises(InvalidInputError, match=said) as caught:
         OtlpExporter(endpoint, **arguments)
     assert "secret" not in str(caught.value)
@@ -519,7 +519,7 @@ def test_a_wrong_argument_is_one_clear_error(endpoint, arguments, said):
     ],
 )
 def test_the_name_is_the_address_without_secrets(endpoint, protocol, name):
-    """An exporter is called by where it sends to; what may be a secret is left out."""
+    """The name is the address of the receiver, without parts that may be secrets."""
     exporter = OtlpExporter(endpoint, protocol=protocol, headers={"api-key": "secret"})
     assert exporter.name == name
     assert "secret" not in repr(exporter)
@@ -561,7 +561,7 @@ os._exit(0) if child == 0 else sys.exit(os.waitpid(child, 0)[1])
 @pytest.mark.heavy
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_forked_child_exports_its_own():
-    """A child sends what it recorded itself, as an instance of its own, and the parent what it did."""
+    """A child sends its own records as an instance of its own."""
     with receiving(HttpReceiver) as (receiver, exporter):
         url = exporter.name.removeprefix("otlp+")
         subprocess.run([sys.executable, "-c", FORKED, url], check=True, timeout=60)
@@ -573,7 +573,7 @@ def test_a_forked_child_exports_its_own():
 
 @pytest.mark.heavy
 def test_a_missing_extra_is_named():
-    """Without the official packages the import says what to install."""
+    """Without the official packages, the import error names the extra."""
     code = "import sys; sys.modules['opentelemetry'] = None; import metrics_adapters.otlp"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False

@@ -1,4 +1,4 @@
-"""What is written by hand, beside what the official classes write of the same."""
+"""The encoding equals that of the official classes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,8 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from metrics_adapters.otlp.contents import Counted, whole
-from metrics_adapters.otlp.message import described, message
-from metrics_adapters.otlp.readings import Reading, Stream
-from metrics_adapters.otlp.sent import Point
+from metrics_adapters.otlp.histograms import ExplicitCounts, sent_value
+from metrics_adapters.otlp.message import MetricStream, Point, SeriesValue, encode_message, encode_resource
 from metrics_framework._version import __version__
 from metrics_framework.recording import Distribution
 
@@ -43,28 +41,28 @@ VALUES = st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=300)
 TIMES = st.integers(1, NOW)
 
 
-def metric_of(stream: Stream, points: list[Point]) -> Metric:
-    """Return what the official classes are told of some points."""
+def metric_of(stream: MetricStream, points: list[Point]) -> Metric:
+    """Return points as objects of the official classes."""
     temporality = AggregationTemporality.DELTA
     told = []
-    for reading, start, part in points:
-        attributes = dict(reading.key)
+    for series, start, value in points:
+        attributes = dict(series.key)
         if stream.kind == "exponential":
             told.append(
                 ExponentialHistogramDataPoint(
-                    attributes, start, NOW, part.number, part.sum, part.scale, part.zeros,
-                    Buckets(*part.positive), Buckets(*part.negative), 0, part.min, part.max,
+                    attributes, start, NOW, value.number, value.sum, value.scale, value.zeros,
+                    Buckets(*value.positive), Buckets(*value.negative), 0, value.min, value.max,
                 )
             )  # fmt: skip
         elif stream.kind == "histogram":
             told.append(
                 HistogramDataPoint(
-                    attributes, start, NOW, sum(part.counts), part.sum, part.counts, part.bounds,
-                    part.min, part.max,
+                    attributes, start, NOW, sum(value.counts), value.sum, value.counts, value.bounds,
+                    value.min, value.max,
                 )
             )  # fmt: skip
         else:
-            told.append(NumberDataPoint(attributes, start, NOW, part))
+            told.append(NumberDataPoint(attributes, start, NOW, value))
     data = {
         "counter": lambda: Sum(told, temporality, True),
         "gauge": lambda: Gauge(told),
@@ -74,18 +72,18 @@ def metric_of(stream: Stream, points: list[Point]) -> Metric:
     return Metric(stream.name, stream.help, stream.unit, data)
 
 
-def reading_of(stream: Stream, attributes: dict[str, str]) -> Reading:
-    """Return the reading of a series whose key has its attributes in their order."""
-    return Reading.of(stream, attributes, 0)._replace(key=tuple(attributes.items()))
+def value_of(stream: MetricStream, attributes: dict[str, str]) -> SeriesValue:
+    """Return the value of a series whose key has its attributes in order."""
+    return SeriesValue.of(stream, attributes, 0)._replace(key=tuple(attributes.items()))
 
 
 def parts(kind: str):
-    """Return what a kind of metric may send of a series."""
+    """Return values that a kind of metric may send."""
     if kind == "exponential":
-        return VALUES.map(Distribution.of).map(whole)
+        return VALUES.map(Distribution.of).map(sent_value)
     if kind == "histogram":
         return st.builds(
-            Counted,
+            ExplicitCounts,
             st.just((1.0, 5.0)),
             st.tuples(*[st.integers(0, 1 << 40)] * 3),
             st.floats(0, 1e9),
@@ -98,14 +96,16 @@ def parts(kind: str):
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 @pytest.mark.parametrize("kind", ["counter", "gauge", "histogram", "exponential"])
-def test_the_official_classes_write_the_same(kind, data):
-    """A message is read as the one that the official exporter would have made, to the last field."""
-    stream = Stream(data.draw(st.booleans()), data.draw(TEXTS), kind, "ms", data.draw(TEXTS))
+def test_the_official_classes_encode_the_same(kind, data):
+    """A message decodes to the message of the official exporter, in every field."""
+    stream = MetricStream(data.draw(st.booleans()), data.draw(TEXTS), kind, "ms", data.draw(TEXTS))
     points = [
-        Point(reading_of(stream, data.draw(ATTRIBUTES)), data.draw(TIMES), data.draw(parts(kind)))
+        Point(value_of(stream, data.draw(ATTRIBUTES)), data.draw(TIMES), data.draw(parts(kind)))
         for _ in range(data.draw(st.integers(1, 4)))
     ]
-    found = ExportMetricsServiceRequest.FromString(message(points, NOW, described(RESOURCE), "delta"))
+    found = ExportMetricsServiceRequest.FromString(
+        encode_message(points, NOW, encode_resource(RESOURCE), "delta")
+    )
     scope = "metrics_framework.operations" if stream.is_operation else "metrics_framework"
     scopes = [ScopeMetrics(InstrumentationScope(scope, __version__), [metric_of(stream, points)], "")]
     official = encode_metrics(MetricsData([ResourceMetrics(RESOURCE, scopes, "")]))

@@ -1,4 +1,4 @@
-"""Measuring real commands: their time, memory and CPU, how they end, and what they leave behind."""
+"""Real commands are measured: their time, memory, CPU and exit, and nothing is left running."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def python(code: str) -> list[str]:
 
 
 def await_text(path: Path, lines: int = 1) -> list[str]:
-    """Return the lines of a file as soon as there are as many, each of them whole."""
+    """Wait until a file has a number of complete lines, and return them."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         text = path.read_text() if path.exists() else ""
@@ -49,7 +49,7 @@ def await_text(path: Path, lines: int = 1) -> list[str]:
 
 
 def is_gone(pid: int) -> bool:
-    """Say whether a process has ended, within a few seconds."""
+    """Return whether a process ends within a few seconds."""
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         with suppress(psutil.NoSuchProcess):
@@ -61,7 +61,7 @@ def is_gone(pid: int) -> bool:
 
 
 def is_group_gone(group: int) -> bool:
-    """Say whether every process of a group has ended, within a few seconds."""
+    """Return whether all processes of a group end within a few seconds."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         alive = []
@@ -77,7 +77,7 @@ def is_group_gone(group: int) -> bool:
 
 @contextmanager
 def measuring(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """Measure a command in a process of its own, in a session of its own, which is over afterwards."""
+    """Measure a command in a new process and session, which is ended afterwards."""
     code = (
         "import sys\n"
         "from metrics_adapters.resources.command import run_command\n"
@@ -103,7 +103,7 @@ def measuring(command: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.mark.parametrize("code", [0, 1, 3, 127, 255])
 def test_the_exit_code_is_the_commands_own(code: int) -> None:
-    """What the command exits with is reported as it is."""
+    """The exit code is not changed."""
     assert run_command(sh(f"exit {code}")).exit_code == code
 
 
@@ -135,14 +135,14 @@ def test_a_pipeline_ends_when_its_reader_does() -> None:
 
 @pytest.mark.parametrize("program", ["no-such-program", "./no/such/program", "/no/such/program", ""])
 def test_a_program_that_does_not_exist_is_an_error(program: str) -> None:
-    """A command that is not there raises the error that names it and says why."""
+    """The error names the program and the reason."""
     with pytest.raises(InvalidInputError, match="No such file or directory") as caught:
         run_command([program, "argument"])
     assert f"cannot run {program!r}" in str(caught.value)
 
 
 def test_a_file_that_is_not_executable_is_an_error(tmp_path: Path) -> None:
-    """A file without the permission to be executed, and a folder, are refused with the system's reason."""
+    """A file without the execute permission, or a folder, is an error with the reason of the system."""
     script = tmp_path / "script.sh"
     script.write_text("#!/bin/sh\nexit 0\n")
     script.chmod(0o644)
@@ -153,16 +153,16 @@ def test_a_file_that_is_not_executable_is_an_error(tmp_path: Path) -> None:
     assert run_command([str(script)]).exit_code == 0
 
 
-def test_a_command_that_no_system_could_take_is_an_error() -> None:
-    """An argument with a NUL, and no command at all, raise instead of failing somewhere inside."""
+def test_an_invalid_command_is_an_error() -> None:
+    """An argument with a NUL, and an empty command, are refused."""
     with pytest.raises(InvalidInputError, match="null"):
         run_command(["echo", "a\0b"])
-    with pytest.raises(InvalidInputError, match="no command"):
+    with pytest.raises(InvalidInputError, match="command= is empty"):
         run_command([])
 
 
 def test_a_command_that_kills_its_launcher_is_an_error() -> None:
-    """Where no one is left to report how the command ended, an error says so and nothing hangs."""
+    """Without a report the result is unknown, and nothing hangs."""
     with pytest.raises(InvalidInputError, match="its launcher was killed"):
         run_command(sh("kill -KILL $PPID"))
 
@@ -170,17 +170,15 @@ def test_a_command_that_kills_its_launcher_is_an_error() -> None:
 # -- what it is given and what it writes ---------------------------------------------------------------
 
 
-def test_arguments_reach_the_command_untouched() -> None:
-    """Blanks, wildcards, empty arguments, options and letters of any script arrive as they were given."""
+def test_arguments_reach_the_command_unchanged() -> None:
+    """Spaces, wildcards, empty arguments, options and non-ASCII letters are not changed."""
     arguments = ["a b", "", "*", "-n", "--", "$HOME", "größe ✓", '"', "\n"]
     run = run_command([*sh('printf "%s|" "$@" >&2; exit 1'), "sh", *arguments])
     assert run.error_output == "".join(f"{argument}|" for argument in arguments)
 
 
-def test_the_command_runs_where_and_with_what_the_caller_has(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its working directory and its environment are those of the process that measures it."""
+def test_the_command_inherits_folder_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Working directory and environment are those of the caller."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MEASURED_VALUE", "größe")
     assert run_command(sh('pwd -P >&2; echo "$MEASURED_VALUE" >&2')).error_output.splitlines() == [
@@ -189,10 +187,10 @@ def test_the_command_runs_where_and_with_what_the_caller_has(
     ]
 
 
-def test_what_the_environment_tells_python_is_for_the_command(
+def test_environment_variables_of_python_affect_the_command_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Start-up files and settings of Python reach a command in Python and leave the measuring alone."""
+    """They reach a command in Python, and not the launcher."""
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys; os.write(2, f'{sys.argv[1:]}'.encode()); x = b'x' * 50_000_000\n"
     )
@@ -206,25 +204,25 @@ def test_what_the_environment_tells_python_is_for_the_command(
 
 
 def test_standard_input_is_empty() -> None:
-    """A command that reads its standard input comes to the end of it at once."""
+    """A command that reads its standard input gets the end of file."""
     assert run_command(sh('read line || echo "end of input" >&2')).error_output == "end of input\n"
 
 
-def test_nothing_that_the_command_writes_is_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
-    """Standard output is discarded and standard error is kept; neither appears on the caller's."""
+def test_output_is_not_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
+    """Standard output is discarded, and standard error is captured."""
     run = run_command(sh("echo to output; echo to errors >&2"))
     assert run.error_output == "to errors\n"
     assert capfd.readouterr() == ("", "")
 
 
 def test_only_the_end_of_a_long_error_output_is_kept() -> None:
-    """Of megabytes on standard error, exactly the last 8 KiB are reported."""
+    """The last 8 KiB of standard error are reported."""
     run = run_command(sh("seq 1 300000 >&2; exit 1"))
     written = "".join(f"{number}\n" for number in range(1, 300_001))
     assert run.error_output == written[-8192:]
 
 
-def test_error_output_that_is_no_text_is_still_reported() -> None:
+def test_binary_error_output_is_reported() -> None:
     """Bytes that are not UTF-8 become replacement characters."""
     assert run_command(sh(r"printf 'caf\351\n' >&2")).error_output == "caf\N{REPLACEMENT CHARACTER}\n"
 
@@ -240,14 +238,14 @@ def test_a_command_that_closes_its_streams_is_measured_to_its_end() -> None:
 
 
 def test_time_is_from_start_to_end() -> None:
-    """A command that sleeps for a while took at least that while, and no CPU to speak of."""
+    """A command that sleeps takes time and almost no CPU."""
     run = run_command(["sleep", "0.2"])
     assert 0.2 <= run.seconds < 5
     assert run.cpu_seconds < 0.15
 
 
-def test_a_background_process_does_not_hold_the_measurement_up(tmp_path: Path) -> None:
-    """What the command leaves running is neither waited for nor ended, even if it holds its streams."""
+def test_a_background_process_does_not_delay_the_result(tmp_path: Path) -> None:
+    """It is neither awaited nor ended, even if it keeps the streams open."""
     run = run_command(sh(f"sleep 30 & echo $! > {tmp_path}/pid; echo started >&2; exit 5"))
     left = psutil.Process(int((tmp_path / "pid").read_text()))
     try:
@@ -261,8 +259,8 @@ def test_a_background_process_does_not_hold_the_measurement_up(tmp_path: Path) -
 # -- memory --------------------------------------------------------------------------------------------
 
 
-def test_a_small_command_is_as_small_as_it_is() -> None:
-    """A command that lasts shows its own few megabytes, not those of the process that measures it."""
+def test_a_small_command_has_a_small_peak() -> None:
+    """Its peak is a few megabytes, not the memory of the measuring process."""
     assert psutil.Process().memory_info().rss > 2 * LITTLE
     assert 0 < run_command(["sleep", "0.2"]).peak_rss < LITTLE
 
@@ -273,26 +271,26 @@ def test_a_small_command_is_as_small_as_it_is() -> None:
     ids=["brief", "lasting"],
 )
 def test_memory_is_what_the_command_allocates(code: str) -> None:
-    """A command that fills 100 MB shows about 100 MB, however briefly it lives."""
+    """A command that fills 100 MB has a peak of about 100 MB, even if it is short."""
     assert 100 * MB < run_command(python(code)).peak_rss < 140 * MB
 
 
-def test_the_peak_is_reported_though_it_passed() -> None:
-    """Memory that the command gave back long before its end counts."""
+def test_an_early_peak_is_reported() -> None:
+    """Memory counts that was released long before the end."""
     code = "import time; x = b'x' * 80_000_000; del x; time.sleep(0.2)"
     assert 80 * MB < run_command(python(code)).peak_rss < 120 * MB
 
 
-def test_memory_of_a_childs_child_counts() -> None:
-    """A large process two generations below the command is seen."""
+def test_memory_of_a_grandchild_counts() -> None:
+    """A large grandchild of the command is sampled."""
     inner = "import time; x = b'x' * 80_000_000; time.sleep(0.3)"
     middle = f"import subprocess, sys; subprocess.run([sys.executable, '-I', '-S', '-c', {inner!r}])"
     assert run_command(python(middle)).peak_rss > 80 * MB
 
 
 @pytest.mark.heavy
-def test_processes_at_the_same_time_add_up() -> None:
-    """Two processes of 60 MB each that live at once, somewhere below the command, show the sum of both."""
+def test_memory_of_concurrent_processes_adds_up() -> None:
+    """The peak of two concurrent descendants of 60 MB is their sum."""
     child = "import time; x = b'x' * 60_000_000; time.sleep(1)"
     parent = (
         "import subprocess, sys\n"
@@ -304,8 +302,8 @@ def test_processes_at_the_same_time_add_up() -> None:
 
 
 @pytest.mark.heavy
-def test_processes_one_after_another_do_not_add_up() -> None:
-    """Two children of 60 MB each that live one after another show the memory of one."""
+def test_memory_of_consecutive_processes_does_not_add_up() -> None:
+    """The peak of two consecutive children of 60 MB is that of one."""
     child = "import time; x = b'x' * 60_000_000; time.sleep(0.3)"
     parent = (
         "import subprocess, sys\n"
@@ -316,7 +314,7 @@ def test_processes_one_after_another_do_not_add_up() -> None:
 
 @pytest.mark.heavy
 def test_a_large_parent_does_not_make_the_command_large() -> None:
-    """From a process of 300 MB, small commands show a few megabytes, brief ones at most the launcher's."""
+    """Measured by a process of 300 MB, small commands have a peak of at most the launcher's."""
     code = (
         "from metrics_adapters.resources.command import run_command\n"
         "ballast = b'x' * 300_000_000\n"
@@ -331,8 +329,8 @@ def test_a_large_parent_does_not_make_the_command_large() -> None:
 # -- CPU -----------------------------------------------------------------------------------------------
 
 
-def test_cpu_of_a_childs_child_counts() -> None:
-    """CPU time that was used two generations below the command is the command's."""
+def test_cpu_of_a_grandchild_counts() -> None:
+    """The CPU time of a grandchild belongs to the command."""
     busy = "import time\nwhile time.process_time() < 0.3: pass"
     middle = f"import subprocess, sys; subprocess.run([sys.executable, '-I', '-S', '-c', {busy!r}])"
     run = run_command(python(middle))
@@ -342,8 +340,8 @@ def test_cpu_of_a_childs_child_counts() -> None:
 # -- the monitor ---------------------------------------------------------------------------------------
 
 
-def test_the_monitor_starts_from_nothing() -> None:
-    """Before the first run, the process' figures are zero and the machine's are there."""
+def test_a_new_monitor_has_no_run() -> None:
+    """Before the first run, readings of the process are zero, and the machine has readings."""
     monitor = CommandMonitor()
     memory, cpu = monitor.get_memory_usage(), monitor.get_cpu_usage()
     assert (memory["process_rss"], memory["process_peak_rss"]) == (0, 0)
@@ -352,8 +350,8 @@ def test_the_monitor_starts_from_nothing() -> None:
     assert cpu["count"] >= 1
 
 
-def test_the_monitor_tells_the_last_run_from_all_runs() -> None:
-    """Memory and CPU of the process are the last run's; the peak and the average are over all runs."""
+def test_the_monitor_has_the_last_run_and_all_runs() -> None:
+    """Memory and CPU are those of the last run. Peak and average cover all runs."""
     monitor = CommandMonitor()
     code = "import time; x = b'x' * 50_000_000\nwhile time.process_time() < 0.2: pass"
     busy, idle = monitor.run(python(code)), monitor.run(["sleep", "0.2"])
@@ -367,8 +365,8 @@ def test_the_monitor_tells_the_last_run_from_all_runs() -> None:
     assert cpu["process_percent"] < cpu["process_average_percent"]
 
 
-def test_nothing_of_the_measuring_process_is_said_of_the_command() -> None:
-    """Its threads, open files and uptime are not the command's: they are not read and not recorded."""
+def test_the_command_has_no_process_usage() -> None:
+    """Threads, open files and uptime of the measuring process are not recorded."""
     monitor, collector = CommandMonitor(), InMemoryCollector()
     monitor.run(["true"])
     assert monitor.get_process_usage() == {}
@@ -382,21 +380,21 @@ def test_nothing_of_the_measuring_process_is_said_of_the_command() -> None:
 
 
 @pytest.mark.heavy
-def test_a_command_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
-    """After the time-out nothing of it runs any more, and the error says how long it had."""
+def test_a_time_out_ends_the_command_and_its_descendants(tmp_path: Path) -> None:
+    """The error states the time limit."""
     with pytest.raises(TimeoutError, match=r"did not end within 0\.2 s"):
         run_command(sh(f"sleep 60 & echo $! > {tmp_path}/pid; wait"), timeout=0.2)
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
 
-def test_a_command_that_ends_in_time_knows_nothing_of_it() -> None:
-    """A time-out that is not reached changes nothing."""
+def test_a_time_out_does_not_affect_a_fast_command() -> None:
+    """A command that ends in time is measured as usual."""
     assert run_command(["true"], timeout=60, cancelled=Event()).exit_code == 0
 
 
 @pytest.mark.heavy
 def test_another_thread_may_cancel_a_command(tmp_path: Path) -> None:
-    """It is ended soon, whatever it waits for; one that was cancelled before it began does not run on."""
+    """It ends soon, also if it was cancelled before its start."""
     cancelled = Event()
     timer = Timer(0.3, cancelled.set)
     timer.start()
@@ -408,8 +406,8 @@ def test_another_thread_may_cancel_a_command(tmp_path: Path) -> None:
     timer.join()
 
 
-def test_a_monitor_runs_several_commands_at_a_time() -> None:
-    """Its averages and peaks are over all of them."""
+def test_a_monitor_runs_commands_concurrently() -> None:
+    """Averages and peaks cover all of them."""
     monitor = CommandMonitor()
     with ThreadPoolExecutor(4) as threads:
         runs = list(threads.map(lambda _: monitor.run(["sleep", "0.05"]), range(8)))
@@ -422,8 +420,8 @@ def test_a_monitor_runs_several_commands_at_a_time() -> None:
 # -- what it leaves behind -----------------------------------------------------------------------------
 
 
-def test_runs_at_the_same_time_are_kept_apart() -> None:
-    """Commands measured from several threads each get their own exit code and errors, and all end."""
+def test_concurrent_runs_have_separate_results() -> None:
+    """Each has its own exit code and error output."""
     with ThreadPoolExecutor(4) as threads:
         runs = list(
             threads.map(lambda code: run_command(sh(f"sleep 0.1; echo {code} >&2; exit {code}")), range(8))
@@ -433,7 +431,7 @@ def test_runs_at_the_same_time_are_kept_apart() -> None:
 
 @pytest.mark.heavy
 def test_many_runs_leak_neither_descriptors_nor_processes() -> None:
-    """After 50 runs, and 10 that could not start, no more files are open and no child is left."""
+    """After 50 runs, and 10 failed starts, no descriptor and no child is left."""
     this = psutil.Process()
     run_command(["true"])
     before = this.num_fds()
@@ -452,8 +450,8 @@ def test_many_runs_leak_neither_descriptors_nor_processes() -> None:
 # -- interruption --------------------------------------------------------------------------------------
 
 
-def test_an_interrupt_ends_the_command_and_goes_on(tmp_path: Path) -> None:
-    """Ctrl-C that reaches the measuring process alone ends at once what it measures, then that process."""
+def test_an_interrupt_ends_the_command_and_the_process(tmp_path: Path) -> None:
+    """Ctrl-C of the measuring process ends the command at once, then the process."""
     with measuring(sh(f"echo $$ > {tmp_path}/pid; exec sleep 60")) as process:
         pid = int(await_text(tmp_path / "pid")[0])
         start = time.monotonic()
@@ -465,8 +463,8 @@ def test_an_interrupt_ends_the_command_and_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.heavy
-def test_an_interrupt_ends_what_the_command_started(tmp_path: Path) -> None:
-    """Ctrl-C that reaches the measuring process alone asks the command and its children to end."""
+def test_an_interrupt_ends_the_descendants(tmp_path: Path) -> None:
+    """Ctrl-C of the measuring process terminates the command and its children."""
     (tmp_path / "script").write_text(
         "trap 'echo > cleaned-up; exit' TERM\necho $$ >> pids\nsleep 60 & echo $! >> pids\nwait\n"
     )
@@ -480,8 +478,8 @@ def test_an_interrupt_ends_what_the_command_started(tmp_path: Path) -> None:
 
 @pytest.mark.heavy
 @pytest.mark.parametrize(("presses", "pause"), [(1, 0.0), (2, 0.001), (2, 0.003), (2, 0.01), (2, 0.5)])
-def test_a_command_that_ignores_requests_is_killed(tmp_path: Path, presses: int, pause: float) -> None:
-    """A command deaf to SIGINT and SIGTERM is killed after a moment, and at once by a second Ctrl-C."""
+def test_a_command_that_ignores_signals_is_killed(tmp_path: Path, presses: int, pause: float) -> None:
+    """It is killed after a grace period, and at once by a second Ctrl-C."""
     script = f"trap '' INT TERM; echo $$ >> {tmp_path}/pids; sleep 60 & echo $! >> {tmp_path}/pids; wait"
     with measuring(sh(script)) as process:
         pids = await_text(tmp_path / "pids", lines=2)
@@ -494,8 +492,8 @@ def test_a_command_that_ignores_requests_is_killed(tmp_path: Path, presses: int,
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("deaf_to", ["INT", "INT TERM"])
-def test_a_command_that_starts_others_all_the_time_is_ended(tmp_path: Path, deaf_to: str) -> None:
-    """A shell that goes on after Ctrl-C, starting one process after another, leaves none of them behind."""
+def test_a_command_that_keeps_starting_processes_is_ended(tmp_path: Path, deaf_to: str) -> None:
+    """A shell that continues after Ctrl-C leaves no process running."""
     loop = "for n in $(seq 400); do sleep 60 & sleep 0.001; done; sleep 60; sleep 60"
     with measuring(sh(f"trap : {deaf_to}; echo >> {tmp_path}/runs; {loop}")) as process:
         await_text(tmp_path / "runs")
@@ -508,7 +506,7 @@ def test_a_command_that_starts_others_all_the_time_is_ended(tmp_path: Path, deaf
 
 @pytest.mark.heavy
 def test_an_interrupt_at_any_moment_leaves_nothing_running(tmp_path: Path) -> None:
-    """Wherever in the life of a short-lived run Ctrl-C strikes, no process of its group survives it."""
+    """Ctrl-C at any time of a short run leaves no process of its group."""
     for step in range(12):
         (tmp_path / "runs").unlink(missing_ok=True)
         code = (

@@ -1,4 +1,4 @@
-"""The launcher on its own: what it reports, what it passes on, and what it keeps from the command."""
+"""The launcher reports the usage of a command, and passes on its streams and signals."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LAUNCHER = Path(command_module.__file__).with_name("launcher.py")
 
 @dataclass
 class Ended:
-    """The figures of the last line."""
+    """The numbers of the last line."""
 
     status: int
     wall_ns: int
@@ -33,7 +33,7 @@ class Ended:
 
 
 class Launch:
-    """A launcher that runs, and its report."""
+    """A running launcher and its report."""
 
     def __init__(self, *command: str, **options: object) -> None:
         report, self.descriptor = os.pipe()
@@ -65,7 +65,7 @@ class Launch:
         return int(pid)
 
     def ended(self) -> Ended:
-        """Return the figures of the last line, after which nothing follows."""
+        """Return the numbers of the last line, and check that nothing follows."""
         word, *numbers = self.report.readline().split()
         assert word == "ended"
         assert self.report.read() == ""
@@ -80,7 +80,7 @@ def ended(*command: str) -> Ended:
 
 
 def test_it_reports_the_process_while_it_runs() -> None:
-    """The first line names the command's process, a child of the launcher, before it has ended."""
+    """The first line has the process id of the command, a child of the launcher, before its end."""
     with Launch("cat") as launch:
         process = psutil.Process(launch.started())
         assert process.name() == "cat"
@@ -94,12 +94,12 @@ def test_it_reports_the_process_while_it_runs() -> None:
     ("script", "exit_code"), [("exit 0", 0), ("exit 7", 7), ("kill -KILL $$", -9), ("kill -SEGV $$", -11)]
 )
 def test_it_reports_how_the_command_ended(script: str, exit_code: int) -> None:
-    """The status is the kernel's, with the exit code or the signal in it."""
+    """The status of the kernel contains the exit code or the signal."""
     assert os.waitstatus_to_exitcode(ended("sh", "-c", script).status) == exit_code
 
 
-def test_it_reports_time_and_cpu_apart() -> None:
-    """Sleeping takes time and no CPU; computing, also in a child, takes both."""
+def test_it_reports_time_and_cpu() -> None:
+    """Sleeping takes time and no CPU. Computing takes both, also in a child."""
     asleep = ended("sleep", "0.2")
     assert 200_000_000 <= asleep.wall_ns < 5_000_000_000
     assert asleep.cpu_us < 150_000
@@ -110,7 +110,7 @@ def test_it_reports_time_and_cpu_apart() -> None:
 
 
 def test_the_floor_is_what_a_command_inherits() -> None:
-    """A command smaller than the launcher shows no more than the floor, a larger one its own peak."""
+    """A command smaller than the launcher reports the floor, a larger one its own peak."""
     small, large = ended("true"), ended(sys.executable, "-I", "-S", "-c", "b'x' * 60_000_000")
     assert 0 < small.maxrss <= small.floor
     assert large.maxrss - large.floor > 40_000_000 / 1024
@@ -118,7 +118,7 @@ def test_the_floor_is_what_a_command_inherits() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process' own peak")
 def test_the_launcher_is_small() -> None:
-    """Its own memory, which hides the difference between brief commands below it, is under 20 MB."""
+    """Its own memory, the floor of short commands, is under 20 MB."""
     assert 0 < ended("true").floor * 1024 < 20_000_000
 
 
@@ -132,20 +132,20 @@ def test_the_launcher_is_small() -> None:
     ],
 )
 def test_it_reports_why_a_command_cannot_start(program: str, number: int) -> None:
-    """One line with the system's error number is the whole report, and nothing is printed."""
+    """The report is one line with the error number, and nothing is printed."""
     with Launch(program) as launch:
         assert launch.report.read() == f"failed {number}\n"
         assert launch.process.communicate(timeout=20) == (b"", b"")
 
 
-def test_streams_are_the_commands() -> None:
-    """Input, output and errors are passed on as they are; the launcher writes to none of them."""
+def test_streams_belong_to_the_command() -> None:
+    """The launcher does not write to them."""
     with Launch("sh", "-c", "cat; echo errors >&2") as launch:
         assert launch.process.communicate(b"input", timeout=20) == (b"input", b"errors\n")
 
 
 def test_the_report_is_closed_to_the_command() -> None:
-    """The command does not inherit the report, so that nothing it leaves behind keeps it open."""
+    """The command does not inherit it, so that a background process does not keep it open."""
     code = (
         "import os, sys\n"
         "for descriptor in range(3, 1024):\n"
@@ -157,8 +157,8 @@ def test_the_report_is_closed_to_the_command() -> None:
         assert launch.process.communicate(timeout=20) == (b"", b"")
 
 
-def test_the_report_ends_though_a_background_process_stays() -> None:
-    """The last line comes when the command ends, not when what it started in the background does."""
+def test_the_report_does_not_wait_for_background_processes() -> None:
+    """The last line is written at the end of the command."""
     start = time.monotonic()
     with Launch("sh", "-c", "sleep 30 >/dev/null 2>&1 & echo $!") as launch:
         launch.started()
@@ -168,7 +168,7 @@ def test_the_report_ends_though_a_background_process_stays() -> None:
 
 
 def test_an_interrupt_is_for_the_command() -> None:
-    """The launcher outlives a Ctrl-C and reports how it ended the command."""
+    """The launcher survives Ctrl-C, and reports the end of the command."""
     with Launch("sh", "-c", "trap 'exit 6' INT; echo ready; read line", start_new_session=True) as launch:
         launch.started()
         assert launch.process.stdout is not None
@@ -181,7 +181,7 @@ def test_an_interrupt_is_for_the_command() -> None:
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGPIPE", "SIGXFSZ"])
 def test_ignored_signals_get_their_default_action_back(name: str) -> None:
-    """What this process, or Python itself, ignores ends the command all the same."""
+    """Signals that this process or Python ignores end the command."""
     number = signal.Signals[name]
     before = signal.signal(number, signal.SIG_IGN)
     try:

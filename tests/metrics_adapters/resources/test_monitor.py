@@ -1,4 +1,4 @@
-"""The resource monitor reads this very machine and process."""
+"""The resource monitor reads this machine and process."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import gc
 import json
 import math
 import os
-import select
 import shutil
-import signal
 import subprocess
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -28,23 +25,23 @@ from metrics_framework.clock import ManualClock
 from metrics_framework.errors import InvalidInputError, OutputError, UnknownMetricError
 from metrics_framework.health import RESOURCE_GAUGES
 from metrics_framework.recording import Store
+from tests.metrics_framework.runtime import children
+from tests.metrics_framework.runtime.children import PATIENCE, forks
 
 MEGABYTE = 1_000_000
-PATIENCE = 20.0
 THREAD = "metrics-resource-reading"
 NAMES = RESOURCE_GAUGES - (
     {"process.unix.file_descriptor.count" if os.name == "nt" else "process.windows.handle.count"}
 )
-forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
 
 def background_threads() -> list[threading.Thread]:
-    """Return the threads that read in the background."""
+    """Return the threads of background monitoring."""
     return [thread for thread in threading.enumerate() if thread.name == THREAD]
 
 
 def in_a_process_of_its_own(code: str) -> dict[str, dict[str, float]]:
-    """Run code that prints JSON in a fresh process, whose memory no other test has touched."""
+    """Run code that prints JSON in a new process, whose memory no other test has used."""
     preamble = (
         "import json\nfrom metrics_adapters.resources import PsutilMonitor\nmonitor = PsutilMonitor()\n"
         "read = monitor.get_memory_usage\n"
@@ -55,7 +52,7 @@ def in_a_process_of_its_own(code: str) -> dict[str, dict[str, float]]:
 
 
 class Watched(InMemoryCollector):
-    """A collector that says when it was given something, and fails as often as it is told to."""
+    """A collector that counts gauges, and can fail a number of times."""
 
     def __init__(self, failures: int = 0):
         super().__init__()
@@ -63,7 +60,7 @@ class Watched(InMemoryCollector):
         self.recorded, self.failed = threading.Semaphore(0), threading.Semaphore(0)
 
     def record_gauge(self, name, value, tags=None):
-        """Fail, or record and say so."""
+        """Fail, or record and count."""
         if self.failures:
             self.failures -= 1
             self.failed.release()
@@ -72,14 +69,14 @@ class Watched(InMemoryCollector):
         self.recorded.release()
 
     def wait(self, number: int) -> None:
-        """Wait for that many gauges."""
+        """Wait for a number of gauges."""
         for _ in range(number):
             assert self.recorded.acquire(timeout=PATIENCE)
 
 
 @pytest.fixture
 def running():
-    """Return a function that starts a monitor in the background; it is stopped at the end of the test."""
+    """Return a function that starts a monitor, which is stopped at the end of the test."""
     monitors = []
 
     def start(collector: InMemoryCollector, interval: float) -> PsutilMonitor:
@@ -97,7 +94,7 @@ def running():
 
 
 def test_memory_has_every_key_in_bytes():
-    """Memory is the machine's and the process', in bytes, with the share that is used."""
+    """Memory of the machine and the process is in bytes, with the used share."""
     memory = PsutilMonitor().get_memory_usage()
     assert memory.keys() == {"used", "available", "total", "percent", "process_rss", "process_peak_rss"}
     assert all(isinstance(value, (int, float)) and math.isfinite(value) for value in memory.values())
@@ -109,8 +106,8 @@ def test_memory_has_every_key_in_bytes():
     assert 5 * MEGABYTE < memory["process_rss"] <= memory["process_peak_rss"] < memory["total"]
 
 
-def test_the_peak_never_falls_below_what_is_used():
-    """Reading after reading the peak grows at most, and is never less than the memory of that moment."""
+def test_the_peak_is_at_least_the_used_memory():
+    """The peak never falls, and is never less than the current memory."""
     monitor, peak = PsutilMonitor(), 0.0
     for size in (1, 30, 3, 60, 1):
         held = b"x" * size * MEGABYTE
@@ -121,8 +118,8 @@ def test_the_peak_never_falls_below_what_is_used():
 
 
 @pytest.mark.skipif(sys.platform not in ("linux", "win32"), reason="the system does not tell a process' peak")
-def test_a_peak_between_two_readings_is_seen():
-    """Memory that was taken and given back before anyone looked is in the peak, and not in what is used."""
+def test_a_peak_between_two_readings_is_reported():
+    """Memory that was released between two readings is part of the peak."""
     found = in_a_process_of_its_own(
         "before = read()\n"
         f"held = b'x' * {200 * MEGABYTE}\n"
@@ -146,7 +143,7 @@ def test_a_peak_is_that_of_this_process():
 
 
 def test_cpu_has_every_key():
-    """CPU is percentages, load averages and the number of cores."""
+    """CPU usage has percentages, load averages and the number of cores."""
     cpu = PsutilMonitor().get_cpu_usage()
     assert cpu.keys() == {
         "percent",
@@ -166,12 +163,12 @@ def test_cpu_has_every_key():
 
 
 def test_no_time_has_no_average(clock: ManualClock):
-    """At the moment that it is made a monitor has no average, and does not divide by zero."""
+    """A new monitor does not divide by zero."""
     assert PsutilMonitor(clock=clock).get_cpu_usage()["process_average_percent"] == 0.0
 
 
 def spend(seconds: float) -> float:
-    """Keep a core busy until the process has used so much CPU; return how long that took."""
+    """Use an amount of CPU time, and return how long that took."""
     start, until = time.perf_counter(), time.process_time() + seconds
     while time.process_time() < until:
         pass
@@ -180,7 +177,7 @@ def spend(seconds: float) -> float:
 
 @pytest.mark.heavy
 def test_a_busy_process_uses_a_core():
-    """The average since the start is the CPU time by the time that went by: about 100 for one busy core."""
+    """The average is CPU time divided by elapsed time: about 100 for one busy core."""
     monitor = PsutilMonitor()
     took = spend(1.0)
     cpu = monitor.get_cpu_usage()
@@ -193,7 +190,7 @@ def test_a_busy_process_uses_a_core():
 
 @pytest.mark.heavy
 def test_an_idle_process_uses_nothing():
-    """The average falls where nothing is done."""
+    """The average falls while the process sleeps."""
     monitor = PsutilMonitor()
     spend(0.2)
     busy = monitor.get_cpu_usage()["process_average_percent"]
@@ -202,7 +199,7 @@ def test_an_idle_process_uses_nothing():
 
 
 def test_every_thread_gets_a_reading():
-    """The machine's percentage is since the last reading, also where that one came from another thread."""
+    """The percentage of the machine counts since the last reading of any thread."""
     monitor = PsutilMonitor()
     spend(0.1)
     with ThreadPoolExecutor(1) as other:
@@ -213,7 +210,7 @@ def test_every_thread_gets_a_reading():
 
 
 def test_disk_has_every_key_in_bytes(tmp_path):
-    """A disk's sizes are bytes and fit together."""
+    """The sizes of a disk are consistent and in bytes."""
     disk = PsutilMonitor().get_disk_usage(str(tmp_path))
     assert disk.keys() == {"used", "free", "total", "percent"}
     assert disk["total"] == shutil.disk_usage(tmp_path).total
@@ -223,12 +220,12 @@ def test_disk_has_every_key_in_bytes(tmp_path):
 
 
 def test_the_root_is_the_default_disk():
-    """Without a path it is the disk of the root."""
+    """Without a path the disk of the root is read."""
     assert PsutilMonitor().get_disk_usage()["total"] == shutil.disk_usage("/").total
 
 
-def test_a_path_that_does_not_exist_is_one_clear_error(tmp_path):
-    """The error quotes the path and says why."""
+def test_a_missing_path_is_an_error(tmp_path):
+    """The error quotes the path and has the reason."""
     path = str(tmp_path / "nowhere")
     with pytest.raises(InvalidInputError) as caught:
         PsutilMonitor().get_disk_usage(path)
@@ -237,7 +234,7 @@ def test_a_path_that_does_not_exist_is_one_clear_error(tmp_path):
 
 
 def test_network_has_every_key():
-    """Network counters are whole numbers that do not fall."""
+    """Network counters are integers that do not fall."""
     monitor = PsutilMonitor()
     before, after = monitor.get_network_stats(), monitor.get_network_stats()
     assert before.keys() == {
@@ -256,13 +253,13 @@ def test_network_has_every_key():
 
 @pytest.mark.parametrize("disks", ["/", [""], [1]])
 def test_disks_are_paths(disks):
-    """What is no list of paths is refused with an error that quotes it."""
+    """Anything but a list of paths is an error that quotes it."""
     with pytest.raises(InvalidInputError, match="disks="):
         PsutilMonitor(disks=disks)
 
 
 def test_each_disk_is_recorded_by_its_path(tmp_path, clock, caplog):
-    """The disks of the paths that were chosen are recorded, one that is not there is said once."""
+    """The disks of all paths are recorded. A missing one is logged once."""
     collector = InMemoryCollector(Store(clock))
     monitor = PsutilMonitor(collector, clock, disks=["/", str(tmp_path), "/", "/not/there"])
     assert monitor.disks == ("/", str(tmp_path), "/not/there")
@@ -279,7 +276,7 @@ def test_each_disk_is_recorded_by_its_path(tmp_path, clock, caplog):
 
 
 def test_sent_and_received_are_not_mixed_up():
-    """Each counter is the one that its name says."""
+    """Each counter has the value of its name."""
     before, found, after = (
         psutil.net_io_counters(),
         PsutilMonitor().get_network_stats(),
@@ -365,15 +362,15 @@ def test_what_the_system_refuses_is_an_error_of_ours(monkeypatch, method, error)
     assert repr(error) in str(caught.value)
 
 
-def test_a_monitor_can_be_made_where_the_system_tells_nothing(monkeypatch):
-    """Making a monitor asks for nothing that may be refused."""
+def test_the_constructor_works_if_the_system_refuses_readings(monkeypatch):
+    """It reads nothing that may be refused."""
     for function in ("cpu_times", "virtual_memory", "Process.__init__"):
         refuse(monkeypatch, function, lambda: True, psutil.AccessDenied(1))
     PsutilMonitor()
 
 
 def test_an_hour_with_failures_has_gaps_and_a_few_warnings(clock, monkeypatch, caplog):
-    """A reading that fails is missing at that moment, the others are there, and each spell is one warning."""
+    """A failed reading is missing, the others are recorded, and consecutive failures are one warning."""
     spells: dict[str, tuple[str, list[range], set[str]]] = {
         "virtual_memory": (
             "memory",
@@ -430,34 +427,13 @@ def test_an_hour_with_failures_has_gaps_and_a_few_warnings(clock, monkeypatch, c
 
 
 def in_a_child(work: Callable[[], Any]) -> Any:
-    """Return what ``work`` returns in a forked child, which is ended where it does not end."""
-    reading, writing = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # that there are threads is what is tested
-        child = os.fork()
-    if child == 0:
-        try:
-            try:
-                answer = json.dumps(work())
-            except BaseException as error:  # noqa: BLE001 - the parent sees it
-                answer = json.dumps(repr(error))
-            os.write(writing, answer.encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    ready, _, _ = select.select([reading], [], [], PATIENCE)
-    if not ready:
-        os.kill(child, signal.SIGKILL)
-    answer = os.read(reading, 1 << 16)
-    os.close(reading)
-    os.waitpid(child, 0)
-    assert ready, "the child waits for ever"
-    return json.loads(answer)
+    """Return the return value of ``work`` in a forked child, by way of JSON."""
+    return json.loads(children.in_a_child(lambda: json.dumps(work())))
 
 
 @forks
 def test_a_child_reads_its_own_memory():
-    """What a child takes is in its readings, and its peak begins at the fork."""
+    """The memory of a child is in its readings, and its peak starts at the fork."""
     monitor = PsutilMonitor()
     held = b"x" * 200 * MEGABYTE
     monitor.get_memory_usage()
@@ -479,8 +455,8 @@ def test_a_child_reads_its_own_memory():
 
 
 @forks
-def test_a_child_begins_its_average_and_its_age_at_the_fork(clock):
-    """CPU and age of a child are what it used, by the time since the fork; the parent's go on."""
+def test_average_and_uptime_of_a_child_start_at_the_fork(clock):
+    """Those of the parent continue."""
     monitor = PsutilMonitor(clock=clock)
     spend(0.3)
     clock.advance(10)
@@ -501,8 +477,8 @@ def test_a_child_begins_its_average_and_its_age_at_the_fork(clock):
 
 
 @forks
-def test_a_child_goes_on_monitoring_itself(running):
-    """The child of a monitoring process records its own readings and can stop, with every lock held."""
+def test_background_monitoring_continues_in_a_child(running):
+    """The child records its own readings and can stop, even if all locks were held at the fork."""
     collector = Watched()
     monitor = running(collector, 0.005)
     collector.wait(len(NAMES))
@@ -525,7 +501,7 @@ def test_a_child_goes_on_monitoring_itself(running):
 
 
 def test_background_monitoring_records_gauges(running):
-    """At once and at every interval each reading is recorded as a gauge."""
+    """Each reading is recorded as a gauge, at once and at each interval."""
     collector = Watched()
     monitor = running(collector, 0.01)
     collector.wait(200)  # three rounds are some 110
@@ -537,7 +513,7 @@ def test_background_monitoring_records_gauges(running):
 
 
 def test_the_first_reading_does_not_wait_for_the_interval(running):
-    """With an interval of an hour the first readings are there at once."""
+    """With an interval of an hour the first readings are recorded at once."""
     collector = Watched()
     running(collector, 3_600)
     collector.wait(len(NAMES))
@@ -552,7 +528,7 @@ def test_starting_twice_is_starting_once(running):
 
 
 def test_stopping_ends_the_thread(running):
-    """After a stop the thread is gone and nothing is recorded any more; a second stop does nothing."""
+    """After a stop nothing is recorded, and a second stop does nothing."""
     before, collector = set(background_threads()), Watched()
     monitor = running(collector, 0.001)
     collector.wait(20)
@@ -585,12 +561,12 @@ def test_a_monitor_may_be_started_again(running):
 
 
 def test_a_monitor_that_was_never_started_may_be_stopped():
-    """Stopping what does not run is no error."""
+    """A stop without a start does nothing."""
     PsutilMonitor().stop_resource_monitoring()
 
 
 def test_a_collector_may_stop_the_monitor_that_feeds_it():
-    """Stopping from the background thread itself does not wait for itself."""
+    """A stop in the background thread does not wait for itself."""
     stopped = threading.Event()
 
     class Stopping(InMemoryCollector):
@@ -606,7 +582,7 @@ def test_a_collector_may_stop_the_monitor_that_feeds_it():
         assert not thread.is_alive()
 
 
-def test_without_a_collector_the_peak_is_followed():
+def test_without_a_collector_the_peak_is_tracked():
     """A monitor without a collector may run in the background too."""
     before = len(background_threads())
     monitor = PsutilMonitor()
@@ -617,7 +593,7 @@ def test_without_a_collector_the_peak_is_followed():
 
 
 def test_a_failing_collector_does_not_end_the_monitoring(running, caplog):
-    """A failure that goes on is one warning; when it is over, readings are recorded again."""
+    """Consecutive failures are one warning, and readings are recorded again after them."""
     collector = Watched(failures=5)
     running(collector, 0.001)
     collector.wait(100)  # more than a round
@@ -627,8 +603,8 @@ def test_a_failing_collector_does_not_end_the_monitoring(running, caplog):
     assert "the collector is out of order" in warnings[0].getMessage()
 
 
-def test_each_spell_of_failures_is_one_warning(running, caplog):
-    """A collector that fails again after it had worked is warned of again."""
+def test_a_failure_after_a_success_is_logged_again(running, caplog):
+    """The log has one warning for each sequence of failures."""
     collector = Watched(failures=3)
     running(collector, 0.001)
     collector.wait(100)  # more than a round
@@ -644,14 +620,14 @@ def test_each_spell_of_failures_is_one_warning(running, caplog):
 
 @pytest.mark.parametrize("interval", [0, -1, 0.0, math.nan, math.inf, 1e12, True, "60", None])
 def test_an_interval_is_a_positive_number_of_seconds(interval):
-    """Anything else, also what no clock can wait for, is refused and starts nothing."""
+    """Anything else is refused, and starts nothing."""
     before = len(background_threads())
     with pytest.raises(InvalidInputError, match="interval="):
         PsutilMonitor().start_resource_monitoring(interval)
     assert len(background_threads()) == before
 
 
-def test_a_monitor_that_nobody_uses_any_more_ends():
+def test_monitoring_ends_with_the_monitor():
     """Background monitoring ends with the last reference to its monitor."""
     before, collector = set(background_threads()), Watched()
     monitor = PsutilMonitor(collector)
@@ -664,8 +640,8 @@ def test_a_monitor_that_nobody_uses_any_more_ends():
     assert not thread.is_alive()
 
 
-def test_a_forgotten_monitor_does_not_keep_the_program_alive():
-    """A program that never stops its monitor ends all the same."""
+def test_a_running_monitor_does_not_keep_the_program_alive():
+    """A program that never stops its monitor exits."""
     code = (
         "from metrics_adapters.resources import PsutilMonitor\n"
         "monitor = PsutilMonitor()\n"

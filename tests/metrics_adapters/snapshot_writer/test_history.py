@@ -312,7 +312,7 @@ def test_an_invalid_window_is_an_error(folder: Path, window: Any) -> None:
         lambda: aggregator.get_metric_summary("throughput", window),
         lambda: aggregator.get_success_rate("db.query", window),
     ):
-        with pytest.raises(InvalidInputError, match=r"not a positive timedelta") as caught:
+        with pytest.raises(InvalidInputError, match=r"not a positive duration") as caught:
             ask()
         assert repr(window) in str(caught.value)
 

@@ -709,7 +709,7 @@ def test_sync_callbacks_do_not_import_asyncio():
 @pytest.mark.parametrize("deadline", [0, -1, float("nan"), float("inf"), "1", None, True, 1e300])
 def test_a_bad_deadline_is_an_error(callbacks, deadline):
     """The message says which values are allowed."""
-    with pytest.raises(InvalidInputError, match=r"'size': deadline=.*positive, finite number"):
+    with pytest.raises(InvalidInputError, match=r"callback 'size': deadline=.* is not a positive number"):
         callbacks.add("size", lambda: 1, deadline=deadline)
 
 

@@ -1,4 +1,4 @@
-"""Exports: all at once when asked for, with pauses after failures at the interval; none of them raises."""
+"""Exports are concurrent on demand, pause after failures, retry snapshots, and never raise."""
 
 from __future__ import annotations
 
@@ -10,17 +10,28 @@ import time
 import pytest
 import trio
 
-from metrics_framework import MetricsSystem, RefusedError
+from metrics_framework.clock import ManualClock
+from metrics_framework.errors import InvalidInputError, OutputError, RefusedError
 from metrics_framework.export import exporter
-from metrics_framework.export.destination import FIRST_PAUSE, LONGEST_PAUSE
-from metrics_framework.export.exporter import Outputs
+from metrics_framework.export.exporter import (
+    FIRST_PAUSE_SECONDS,
+    MAX_PAUSE_SECONDS,
+    MAX_PENDING_SNAPSHOTS,
+    Destination,
+    Outputs,
+)
+from metrics_framework.export.outputs import FullSnapshot
 from metrics_framework.log import Isolation
+from metrics_framework.recording import Distribution
+from metrics_framework.snapshots import Metrics, PerformanceSnapshot
+from metrics_framework.system import MetricsSystem
 
 PATIENCE = 20.0
+SYSTEM = MetricsSystem()
 
 
 class Output:
-    """An output that takes the system, fails when told to, and counts."""
+    """An output of the system that counts its exports and can fail."""
 
     def __init__(self, name="output", error=None):
         self.name, self.error, self.tries = name, error, 0
@@ -28,7 +39,7 @@ class Output:
         self.go_on.set()
 
     def export(self, system):
-        """Wait until it may go on; fail, or not."""
+        """Wait until it may continue; then fail or succeed."""
         self.tries += 1
         assert self.go_on.wait(PATIENCE)
         if self.error is not None:
@@ -43,7 +54,7 @@ def export(system, *endpoints):
 # -- when asked for ----------------------------------------------------------------------------------------
 
 
-def test_all_are_exported_to_at_once():
+def test_exports_on_demand_run_concurrently():
     """No endpoint waits for another."""
     meeting = threading.Barrier(3)
 
@@ -55,8 +66,8 @@ def test_all_are_exported_to_at_once():
     assert export(system, "a", "b", "c") == dict.fromkeys("abc", True)
 
 
-def test_one_that_hangs_is_given_up(caplog):
-    """A hanging endpoint is `False` after the time-out, costs the others nothing, and is not called again."""
+def test_a_hanging_export_times_out(caplog):
+    """The result is `False` after the time-out. Other exports are not delayed, and it is not called again."""
     hanging, good = Output("hanging"), Output("good")
     hanging.go_on.clear()
     system = MetricsSystem(outputs=[hanging, good])
@@ -74,13 +85,13 @@ def test_one_that_hangs_is_given_up(caplog):
 
 
 def test_exporting_works_on_trio():
-    """The answer is the same on a loop of trio."""
+    """The result is the same as on asyncio."""
     system = MetricsSystem(outputs=[Output("good"), Output("bad", OSError("full"))])
     assert trio.run(system.export_metrics_async, ["good", "bad"]) == {"good": True, "bad": False}
 
 
 def test_the_reason_is_in_the_log_and_on_the_system(caplog):
-    """A failure says why until the next success; each that was asked for is logged."""
+    """Each failure on demand is logged, and `export_failures` has the reason until the next success."""
     output = Output(error=RefusedError("no such bucket"))
     system = MetricsSystem(outputs=[output])
     for _ in range(2):
@@ -93,13 +104,13 @@ def test_the_reason_is_in_the_log_and_on_the_system(caplog):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), MemoryError()])
-def test_nothing_that_an_output_raises_reaches_who_asked(error):
-    """Also what would end the thread is a failure of that output."""
+def test_no_exception_of_an_output_reaches_the_caller(error):
+    """Exceptions that would end a thread are failures of the output too."""
     assert export(MetricsSystem(outputs=[Output(error=error)]), "output") == {"output": False}
 
 
-def test_a_url_that_was_never_configured_is_exported_to(tmp_path):
-    """A URL is as good as a name, and is known from then on by what it has sent."""
+def test_an_export_accepts_a_url_that_is_not_configured(tmp_path):
+    """The endpoint of the URL is created once and keeps its state."""
     system = MetricsSystem()
     system.collector.increment("orders")
     url = f"file://{tmp_path}/metrics.jsonl"
@@ -108,8 +119,8 @@ def test_a_url_that_was_never_configured_is_exported_to(tmp_path):
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
 
 
-def made_slowly(monkeypatch):
-    """Return an event that making an endpoint waits for, and the threads that made one."""
+def slow_creation(monkeypatch):
+    """Return an event that delays the creation of endpoints, and the threads that created one."""
     from metrics_framework.export import endpoints
 
     go_on, threads, make = threading.Event(), [], endpoints.make_endpoint
@@ -123,9 +134,9 @@ def made_slowly(monkeypatch):
     return go_on, threads
 
 
-def test_an_endpoint_is_made_off_the_loop_and_once(monkeypatch, tmp_path):
-    """Importing what an endpoint needs holds no loop up, and of two exports at once one makes it."""
-    go_on, threads = made_slowly(monkeypatch)
+def test_an_endpoint_is_created_once_in_a_thread(monkeypatch, tmp_path):
+    """Its imports do not block the event loop, and concurrent exports create it once."""
+    go_on, threads = slow_creation(monkeypatch)
     system = MetricsSystem()
     url = f"file://{tmp_path}/metrics.jsonl"
 
@@ -141,15 +152,15 @@ def test_an_endpoint_is_made_off_the_loop_and_once(monkeypatch, tmp_path):
     assert threads[0] is not threading.main_thread()
 
 
-def test_an_endpoint_that_takes_for_ever_to_make_is_false(monkeypatch, tmp_path, caplog):
-    """The time-out is for making it, too; the others that are asked for have to do without as little."""
-    go_on, _ = made_slowly(monkeypatch)
+def test_the_creation_of_an_endpoint_times_out(monkeypatch, tmp_path, caplog):
+    """The time-out includes the creation, and the other exports succeed."""
+    go_on, _ = slow_creation(monkeypatch)
     system = MetricsSystem(outputs=[Output("good")])
     system.initialize_metrics({"export_timeout": 0.1})
     url = f"file://{tmp_path}/metrics.jsonl"
     assert export(system, "good", url) == {"good": True, url: False}
-    assert system.export_failures == {"file:…": "not made within 0.1 s"}
-    assert "not made within 0.1 s" in caplog.text
+    assert system.export_failures == {"file:…": "not created within 0.1 seconds"}
+    assert "not created within 0.1 seconds" in caplog.text
     go_on.set()
     end = time.monotonic() + PATIENCE
     while not export(system, url)[url]:
@@ -157,9 +168,9 @@ def test_an_endpoint_that_takes_for_ever_to_make_is_false(monkeypatch, tmp_path,
     assert system.export_failures == {}
 
 
-def test_what_was_never_configured_is_remembered_within_bounds(tmp_path, monkeypatch):
-    """An application that makes up URLs does not fill the memory."""
-    monkeypatch.setattr(exporter, "MOST_ON_DEMAND", 3)
+def test_the_number_of_remembered_endpoints_is_limited(tmp_path, monkeypatch):
+    """An application that generates URLs does not fill the memory."""
+    monkeypatch.setattr(exporter, "MAX_ON_DEMAND_ENDPOINTS", 3)
     system = MetricsSystem()
     urls = [f"file:{tmp_path}/nowhere/{number}.json" for number in range(5)]
     unknown = [f"unknown{number}" for number in range(5)]
@@ -167,8 +178,8 @@ def test_what_was_never_configured_is_remembered_within_bounds(tmp_path, monkeyp
     assert len(system.export_failures) == 2 * 3
 
 
-def test_an_unknown_endpoint_is_false_and_its_secret_stays_one(caplog):
-    """Nothing is raised for what is no endpoint; the reason has no part of the URL but its scheme."""
+def test_the_secret_of_an_unknown_endpoint_is_not_logged(caplog):
+    """The result is `False`, and the reason contains only the scheme of the URL."""
     system = MetricsSystem()
     url = "influks+http://me:geheim@host?db=x"
     assert export(system, url) == {url: False}
@@ -178,7 +189,7 @@ def test_an_unknown_endpoint_is_false_and_its_secret_stays_one(caplog):
 
 
 def test_no_secret_of_a_url_reaches_the_log(caplog, monkeypatch):
-    """Also where an endpoint quotes its password in an error of its own."""
+    """An error of the endpoint that quotes its password is redacted."""
     from metrics_adapters.webhook import WebhookEndpoint
 
     def fail(self, system):
@@ -198,7 +209,7 @@ def test_no_secret_of_a_url_reaches_the_log(caplog, monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_forked_child_exports_while_its_parent_does():
-    """What hangs in a thread of the parent does not hang the child."""
+    """An export that hangs in a thread of the parent does not block the child."""
     output = Output()
     output.go_on.clear()
     system = MetricsSystem(outputs=[output])
@@ -216,22 +227,22 @@ def test_a_forked_child_exports_while_its_parent_does():
 # -- at the interval -----------------------------------------------------------------------------------------
 
 
-def test_pauses_grow_and_end_with_a_success(clock, caplog):
-    """Each failure doubles the pause, up to five minutes, never all of it; the log says it once."""
+def test_pauses_double_until_a_success(clock, caplog):
+    """Each failure doubles the pause, up to five minutes, less a random part; it is logged once."""
     output = Output(error=OSError("down"))
     outputs = Outputs(MetricsSystem(), [output], clock)
 
     def seconds_until_next_try():
         tries, seconds = output.tries, 0.0
         while output.tries == tries:
-            outputs.write(lambda: None, Isolation(), patiently=True)
+            outputs.write(lambda: None, Isolation(), at_interval=True)
             clock.advance(0.25)
             seconds += 0.25
         return seconds
 
     assert seconds_until_next_try() == 0.25
     for failures in range(12):
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**failures)
+        pause = min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**failures)
         assert pause / 2 <= seconds_until_next_try() <= pause + 0.5
     assert caplog.text.count("down") == 1
     output.error = None
@@ -240,8 +251,8 @@ def test_pauses_grow_and_end_with_a_success(clock, caplog):
     assert seconds_until_next_try() == 0.25
 
 
-def test_the_end_does_not_wait_for_a_pause(clock):
-    """The last export is tried whatever came before it, and so is one that is asked for."""
+def test_the_final_export_does_not_wait_for_a_pause(clock):
+    """The final export and exports on demand are tried during a pause."""
     output = Output(error=OSError("down"))
     system = MetricsSystem(outputs=[output], clock=clock)
     export(system, "output")
@@ -250,8 +261,8 @@ def test_the_end_does_not_wait_for_a_pause(clock):
     assert output.tries == 3
 
 
-def test_those_that_failed_come_last(clock):
-    """One that takes its time to fail again holds up nobody."""
+def test_failed_outputs_come_last(clock):
+    """A slow failure does not delay the other outputs."""
     order = []
 
     class Ordered(Output):
@@ -266,8 +277,8 @@ def test_those_that_failed_come_last(clock):
     assert order == ["bad", "good", "good", "bad"]
 
 
-def test_a_configured_endpoint_is_exported_to_at_the_end_and_kept(tmp_path):
-    """What is configured again keeps what it knows; what is no longer named is exported to no more."""
+def test_a_configured_endpoint_is_kept_and_exported_to_at_shutdown(tmp_path):
+    """An endpoint that is configured again keeps its state; one that is removed gets no more exports."""
     first, second = f"file://{tmp_path}/a.jsonl", f"file://{tmp_path}/b.jsonl"
     with MetricsSystem.from_config({"export_endpoints": [first]}, environ={}) as system:
         before = system._outputs._configured[0]
@@ -278,8 +289,8 @@ def test_a_configured_endpoint_is_exported_to_at_the_end_and_kept(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["b.jsonl"]
 
 
-def test_endpoints_that_look_alike_are_told_apart():
-    """Two that differ in a secret alone are two, with names of their own."""
+def test_endpoints_with_the_same_redacted_url_have_different_names():
+    """Two endpoints that differ only in a secret get numbered names."""
     system = MetricsSystem()
     urls = [f"webhook+http://127.0.0.1:1/{secret}" for secret in ("first", "second")]
     assert export(system, *urls) == dict.fromkeys(urls, False)
@@ -287,3 +298,232 @@ def test_endpoints_that_look_alike_are_told_apart():
         "webhook+http://127.0.0.1:1/…",
         "webhook+http://127.0.0.1:1/… (2)",
     ]
+
+
+# -- pending snapshots ---------------------------------------------------------------------------------------
+
+
+class SnapshotKeeper:
+    """An output that stores snapshots, or fails."""
+
+    name = "output"
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.written: list[float] = []
+
+    def write(self, snapshot: PerformanceSnapshot) -> None:
+        """Store the number of the snapshot, or fail."""
+        if self.error is not None:
+            raise self.error
+        self.written.append(snapshot.metrics.throughput)
+
+
+class DistributionKeeper(SnapshotKeeper):
+    """An output that stores distributions too."""
+
+    keeps_distributions = True
+
+    def write(self, snapshot, distributions=None):
+        """Store both."""
+        super().write(snapshot)
+        self.kept = distributions
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch) -> None:
+    """Retry the final snapshot without a pause."""
+    monkeypatch.setattr(exporter, "FINAL_PAUSE_SECONDS", 0)
+
+
+@pytest.fixture
+def isolation() -> Isolation:
+    """Return the isolation of failures."""
+    return Isolation()
+
+
+def run(number: float) -> FullSnapshot:
+    """Return a snapshot with a number."""
+    return FullSnapshot(
+        PerformanceSnapshot(Metrics(throughput=number)), {"latency": Distribution.of([number])}
+    )
+
+
+def messages(caplog) -> list[str]:
+    """Return the log messages."""
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_refused_snapshots_are_retried_with_the_next_one(isolation, caplog):
+    """The next snapshot is written first, then the pending ones. Failure and recovery are logged."""
+    caplog.set_level("INFO")
+    output = SnapshotKeeper(OutputError("the disk is full"))
+    outputs = Outputs(SYSTEM, [output], ManualClock())
+    for number in (1, 2, 3):
+        outputs.write(lambda number=number: run(number), isolation, at_interval=True)
+        assert "full" in outputs.failures["output"]
+    output.error = None
+    outputs.write(lambda: run(4), isolation, at_interval=True)
+    assert outputs.failures == {}
+    assert output.written == [4, 3, 2, 1]
+    outputs.write(lambda: run(5), isolation, at_interval=True)
+    assert output.written == [4, 3, 2, 1, 5]
+    first, second = messages(caplog)
+    assert "snapshot not written" in first
+    assert "the disk is full" in first
+    assert "'snapshots written late'" in second
+    assert "written=3 lost=0" in second
+
+
+def test_the_number_of_pending_snapshots_is_limited(isolation, caplog):
+    """The newest ten are pending, and the log reports how many are lost."""
+    output = SnapshotKeeper(OSError("full"))
+    outputs = Outputs(SYSTEM, [output], ManualClock())
+    for number in range(1, MAX_PENDING_SNAPSHOTS + 6):
+        outputs.write(lambda number=number: run(number), isolation, at_interval=True)
+    output.error = None
+    outputs.write(lambda: run(100), isolation, at_interval=True)
+    assert output.written == [100, *range(MAX_PENDING_SNAPSHOTS + 5, 5, -1)]
+    assert f"written={MAX_PENDING_SNAPSHOTS} lost=5" in messages(caplog)[-1]
+
+
+def test_only_an_os_error_makes_a_snapshot_pending(isolation):
+    """Any other error would occur again."""
+    output = SnapshotKeeper(RuntimeError("a bug"))
+    outputs = Outputs(SYSTEM, [output], ManualClock())
+    outputs.write(lambda: run(1), isolation, at_interval=True)
+    output.error = None
+    outputs.write(lambda: run(2), isolation, at_interval=True)
+    assert output.written == [2]
+
+
+def test_a_failed_export_on_demand_is_not_pending(isolation):
+    """The caller can retry it. A successful export on demand also writes the pending snapshots."""
+    output = SnapshotKeeper(OSError("full"))
+    outputs = Outputs(SYSTEM, [output], ManualClock())
+    outputs.write(lambda: run(1), isolation, at_interval=True)
+    asked = asyncio.run(outputs.export(["output"], lambda: run(2), {}, 5.0))
+    assert asked == {"output": False}
+    output.error = None
+    assert asyncio.run(outputs.export(["output"], lambda: run(3), {}, 5.0)) == {"output": True}
+    assert output.written == [3, 1]
+
+
+def test_a_failed_retry_keeps_the_order(isolation):
+    """A pending snapshot that is refused again stays pending, in its place."""
+
+    class Filling(SnapshotKeeper):
+        room = 0
+
+        def write(self, snapshot):
+            if not self.room:
+                raise OSError("full")
+            self.room -= 1
+            super().write(snapshot)
+
+    output = Filling()
+    outputs = Outputs(SYSTEM, [output], ManualClock())
+    for number, room in enumerate((0, 0, 2, 0, 9), 1):
+        output.room = room
+        outputs.write(lambda number=number: run(number), isolation, at_interval=True)
+    assert output.written == [3, 2, 5, 4, 1]
+
+
+def test_the_final_snapshot_is_retried(isolation, caplog):
+    """A short failure at shutdown loses nothing, and pending snapshots are written too."""
+
+    class Late(SnapshotKeeper):
+        tries = 0
+
+        def write(self, snapshot):
+            self.tries += 1
+            if self.tries <= 3:
+                raise OSError("a moment")
+            super().write(snapshot)
+
+    output = Late()
+    outputs = Outputs(SYSTEM, [output], ManualClock())
+    outputs.write(lambda: run(1), isolation, at_interval=True)
+    outputs.write_final(lambda: run(2), isolation)
+    assert output.written == [2, 1]
+    assert "snapshots lost" not in " ".join(messages(caplog))
+
+
+def test_snapshots_that_are_lost_at_shutdown_are_logged(isolation, caplog):
+    """After the last retry, the log reports how many snapshots are lost."""
+    output = SnapshotKeeper(OSError("full"))
+    outputs = Outputs(SYSTEM, [output], ManualClock())
+    outputs.write(lambda: run(1), isolation, at_interval=True)
+    outputs.write_final(lambda: run(2), isolation)
+    assert output.written == []
+    lost = messages(caplog)[-1]
+    assert "snapshots lost" in lost
+    assert "lost=2" in lost
+    outputs.write_final(lambda: run(3), isolation)
+    assert "lost=1" in messages(caplog)[-1]
+
+
+def test_without_pending_snapshots_the_shutdown_does_not_wait(isolation, monkeypatch):
+    """The pause between retries is skipped."""
+    monkeypatch.setattr(exporter, "FINAL_PAUSE_SECONDS", 3_600)
+    output = SnapshotKeeper()
+    Outputs(SYSTEM, [output], ManualClock()).write_final(lambda: run(1), isolation)
+    assert output.written == [1]
+
+
+def test_distributions_go_to_outputs_that_keep_them(isolation):
+    """An output without `keeps_distributions` gets the snapshot alone."""
+    plain, keeping = SnapshotKeeper(), DistributionKeeper()
+    Outputs(SYSTEM, [plain, keeping], ManualClock()).write(lambda: run(7), isolation)
+    assert plain.written == keeping.written == [7]
+    assert keeping.kept["latency"].count == 1
+
+
+def test_pending_snapshots_move_to_a_new_output_of_the_same_name(isolation, caplog):
+    """Without such an output they are lost, which is logged."""
+    first, second = SnapshotKeeper(OSError("full")), SnapshotKeeper()
+    outputs = Outputs(SYSTEM, [], ManualClock())
+    outputs.configure([Destination("output", first)])
+    outputs.write(lambda: run(1), isolation, at_interval=True)
+    outputs.configure([Destination("output", second)])
+    outputs.write(lambda: run(2), isolation, at_interval=True)
+    assert (first.written, second.written) == ([], [2, 1])
+    second.error = OSError("full")
+    outputs.write(lambda: run(3), isolation, at_interval=True)
+    outputs.configure([])
+    assert "snapshots lost" in messages(caplog)[-1]
+
+
+def test_outputs_move_to_another_system_once(isolation):
+    """All outputs move, except those that the other system has already."""
+
+    class Equal(SnapshotKeeper):
+        def __eq__(self, other):
+            return isinstance(other, Equal)
+
+        __hash__ = None
+
+    mine, theirs, other = Equal(), Equal(), SnapshotKeeper()
+    source, target = Outputs(SYSTEM, [theirs, other], ManualClock()), Outputs(SYSTEM, [mine], ManualClock())
+    source.move_to(target)
+    target.write(lambda: run(1), isolation)
+    source.write(lambda: run(2), isolation)
+    assert (mine.written, theirs.written, other.written) == ([1], [], [1])
+
+
+def test_a_forked_child_has_no_pending_snapshots(isolation):
+    """Pending snapshots belong to the parent."""
+    output = SnapshotKeeper(OSError("full"))
+    outputs = Outputs(SYSTEM, [output], ManualClock())
+    outputs.write(lambda: run(1), isolation, at_interval=True)
+    outputs.begin_in_child()
+    output.error = None
+    outputs.write(lambda: run(2), isolation, at_interval=True)
+    assert output.written == [2]
+
+
+@pytest.mark.parametrize("wrong", [object(), "snapshots", type("Nameless", (), {"write": print})()])
+def test_an_object_that_is_not_an_output_is_refused(wrong):
+    """The error states that an output needs a name and a method."""
+    with pytest.raises(InvalidInputError, match="needs a name and a method"):
+        Outputs(SYSTEM, [wrong], ManualClock())

@@ -176,7 +176,7 @@ def test_a_description_outlives_its_metric(collector):
     [
         ({"unit": "bytes"}, "unit='bytes' is not a MetricUnit"),
         ({"unit": 3}, "unit=3"),
-        ({"merge": "mean"}, "merge='mean' is not one of 'latest', 'sum', 'min', 'max'"),
+        ({"merge": "mean"}, "merge='mean' is unknown: pass 'latest', 'sum', 'min' or 'max'"),
         ({"merge": None}, "merge=None"),
         ({"help": None}, "help=None is not a string"),
         ({"window_by": "region"}, r"window_by='region' is one string; pass a list: \['region'\]"),

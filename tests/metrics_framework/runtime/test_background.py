@@ -1,30 +1,27 @@
-"""Background work goes on until it is stopped, and leaves nothing behind."""
+"""Background work runs until it is stopped, and leaves no thread behind."""
 
 from __future__ import annotations
 
 import gc
 import os
-import select
 import signal
 import subprocess
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from metrics_framework.runtime.background import Background
+from tests.metrics_framework.runtime.children import PATIENCE, forks, in_a_child
 
-PATIENCE = 20.0
 NEVER = 3_600.0
-forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
 
 class Worker:
-    """Work that says when it was done, and what thread did it."""
+    """Work that records its calls and their threads."""
 
     def __init__(self, failures: int = 0) -> None:
         self.failures = failures
@@ -32,7 +29,7 @@ class Worker:
         self.threads: list[threading.Thread] = []
 
     def work(self) -> None:
-        """Fail as often as it is told to, then work."""
+        """Fail a number of times, then succeed."""
         self.threads.append(threading.current_thread())
         self.done.release()
         if self.failures:
@@ -40,14 +37,14 @@ class Worker:
             raise OSError("out of order")
 
     def wait(self, times: int = 1) -> None:
-        """Wait until it was called that often."""
+        """Wait for a number of calls."""
         for _ in range(times):
             assert self.done.acquire(timeout=PATIENCE)
 
 
 @pytest.fixture
 def begin():
-    """Return a function that begins background work; it is stopped at the end of the test."""
+    """Return a function that starts background work, which is stopped at the end of the test."""
     begun = []
 
     def begin(work: Callable[[], object], interval: float) -> Background:
@@ -60,7 +57,7 @@ def begin():
 
 
 def threads() -> list[threading.Thread]:
-    """Return the threads of the work of these tests."""
+    """Return the threads of these tests."""
     return [thread for thread in threading.enumerate() if thread.name == "metrics-test-work"]
 
 
@@ -70,37 +67,11 @@ def ended(thread: threading.Thread) -> bool:
     return not thread.is_alive()
 
 
-def in_a_child(work: Callable[[], object]) -> str:
-    """Return the text of what ``work`` returns in a forked child, which is ended where it does not end."""
-    reading, writing = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # that there are threads is what is tested
-        child = os.fork()
-    if child == 0:
-        try:
-            try:
-                answer = str(work())
-            except BaseException as error:  # noqa: BLE001 - the parent sees it
-                answer = repr(error)
-            os.write(writing, answer.encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    ready, _, _ = select.select([reading], [], [], PATIENCE)
-    if not ready:
-        os.kill(child, signal.SIGKILL)
-    answer = os.read(reading, 1 << 16).decode()
-    os.close(reading)
-    os.waitpid(child, 0)
-    assert ready, "the child waits for ever"
-    return answer
-
-
 # -- starting and stopping -----------------------------------------------------------------------------------
 
 
-def test_work_is_done_at_once_and_at_every_interval(begin):
-    """The first call does not wait for the interval, the others follow."""
+def test_work_runs_at_once_and_at_each_interval(begin):
+    """The first call does not wait for the interval."""
     once, often = Worker(), Worker()
     begin(once.work, NEVER)
     once.wait()
@@ -111,7 +82,7 @@ def test_work_is_done_at_once_and_at_every_interval(begin):
 
 
 def test_a_stop_waits_for_the_call_that_runs():
-    """After a stop nothing runs any more, also where it came in the middle of a call."""
+    """After `stop` returns, no call is running."""
     working, go_on, finished = threading.Event(), threading.Event(), threading.Event()
 
     def work() -> None:
@@ -132,7 +103,7 @@ def test_a_stop_waits_for_the_call_that_runs():
 
 
 def test_many_threads_may_stop_at_once_and_again():
-    """Every stop returns when the thread has ended; one more does nothing."""
+    """Each stop returns after the end of the thread."""
     worker = Worker()
     background = Background(worker.work, 0.001, "test work")
     worker.wait(3)
@@ -144,7 +115,7 @@ def test_many_threads_may_stop_at_once_and_again():
 
 
 def test_the_work_may_stop_itself():
-    """A stop from within the work does not wait for itself, and no call follows."""
+    """A stop inside the work does not wait for itself, and no call follows."""
     ready, calls = threading.Event(), []
 
     def work() -> None:
@@ -173,7 +144,7 @@ def test_a_signal_handler_may_stop_it():
 
 
 def test_it_does_not_keep_the_interpreter_from_exiting():
-    """A program that never stops its background work ends all the same, also in the middle of a call."""
+    """A program that never stops its background work exits, also during a call."""
     code = (
         "import time\nfrom metrics_framework.runtime.background import Background\n"
         "running = [Background(lambda: time.sleep(3600), 1, 'a'), Background(int, 3600, 'b')]\n"
@@ -184,7 +155,7 @@ def test_it_does_not_keep_the_interpreter_from_exiting():
 
 
 def test_the_thread_ends_with_the_object_that_it_works_for():
-    """A thread whose worker nobody uses any more ends at once, with an interval of an hour too."""
+    """A thread ends at once when its object is collected, even with an interval of an hour."""
     worker = Worker()
     background = Background(worker.work, NEVER, "test work")
     worker.wait()
@@ -196,7 +167,7 @@ def test_the_thread_ends_with_the_object_that_it_works_for():
 
 
 def test_a_plain_function_is_kept(begin):
-    """A function that only the background work knows goes on being called."""
+    """A function without other references is called again."""
     worker = Worker()
     begin(lambda: worker.work(), 0.001)
     gc.collect()
@@ -206,8 +177,8 @@ def test_a_plain_function_is_kept(begin):
 # -- failures ------------------------------------------------------------------------------------------------
 
 
-def test_each_spell_of_failures_is_one_warning(begin, caplog):
-    """Work that fails goes on; it is warned of once, and again after it had worked in between."""
+def test_consecutive_failures_are_logged_once(begin, caplog):
+    """Failing work is called again. A failure after a success is logged again."""
     worker = Worker(failures=5)
     begin(worker.work, 0.001)
     worker.wait(10)
@@ -223,8 +194,8 @@ def test_each_spell_of_failures_is_one_warning(begin, caplog):
 
 
 @forks
-def test_it_goes_on_in_a_child(begin):
-    """A forked child has a thread of its own that does the work, and may stop it; so has a grandchild."""
+def test_it_continues_in_a_child(begin):
+    """A child and a grandchild have a thread of their own, and can stop it."""
     worker = Worker()
     background = begin(worker.work, 0.005)
     worker.wait()
@@ -247,7 +218,7 @@ def test_it_goes_on_in_a_child(begin):
 
 @forks
 def test_it_may_end_in_a_child():
-    """Work that is the parent's alone is stopped in a child and goes on in the parent."""
+    """With `in_child=False` it is stopped in a child and continues in the parent."""
     worker = Worker()
     background = Background(worker.work, 0.005, "test work", in_child=False)
     worker.wait()
@@ -265,8 +236,8 @@ def test_it_may_end_in_a_child():
 
 
 @forks
-def test_what_was_stopped_stays_so_in_a_child():
-    """A child of a process whose work was stopped has no thread, and a stop there does nothing."""
+def test_stopped_work_stays_stopped_in_a_child():
+    """The child has no thread, and a stop does nothing."""
     worker = Worker()
     background = Background(worker.work, NEVER, "test work")
     background.stop()
@@ -278,22 +249,21 @@ def test_what_was_stopped_stays_so_in_a_child():
 
 
 @forks
-def test_a_child_made_in_the_middle_of_a_call_does_not_wait_for_it(begin):
-    """The parent's thread may be anywhere at the fork: the child's begins anew and can be stopped."""
-    working, go_on = threading.Event(), threading.Event()
+def test_a_child_made_during_a_call_does_not_wait_for_it(begin):
+    """A call that runs in the parent at the fork does not exist in the child, which calls at once."""
+    parent, go_on = os.getpid(), threading.Event()
+    calls = Worker()
 
     def work() -> None:
-        working.set()
-        go_on.wait(PATIENCE)
+        calls.work()
+        if os.getpid() == parent:
+            go_on.wait(PATIENCE)
 
     background = begin(work, NEVER)
-    assert working.wait(PATIENCE)
+    calls.wait()
 
     def child() -> object:
-        nonlocal working, go_on
-        working, go_on = threading.Event(), threading.Event()
-        go_on.set()
-        assert working.wait(PATIENCE)
+        calls.wait()
         return background.stop()
 
     assert in_a_child(child) == "None"
@@ -301,8 +271,49 @@ def test_a_child_made_in_the_middle_of_a_call_does_not_wait_for_it(begin):
 
 
 @forks
+def test_a_child_can_log_at_once():
+    """The thread of a child logs although a thread of the parent held the lock of a handler at the fork."""
+    code = """
+import os, sys, threading
+from metrics_framework.runtime.fork import ForkOrder, run_after_fork
+run_after_fork(int, ForkOrder.STATE)
+assert "logging" not in sys.modules
+from metrics_framework.log import log_event
+from metrics_framework.runtime.background import Background
+
+def work():
+    log_event("warning", "at work", child=os.getpid() != parent)
+    worked.release()
+
+parent, worked, held = os.getpid(), threading.Semaphore(0), threading.Event()
+running = Background(work, 3600, "a")
+assert worked.acquire(timeout=20)
+import logging
+handler = logging.StreamHandler(sys.stdout)
+logging.getLogger().addHandler(handler)
+
+def hold():
+    with handler.lock:
+        held.set()
+        threading.Event().wait(60)
+
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+for _ in range(20):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if worked.acquire(timeout=20) else 1)
+    print(os.waitpid(child, 0)[1], flush=True)
+os._exit(0)  # an ordinary exit would wait for the lock of the handler
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3 * PATIENCE)
+    assert done.stdout.splitlines() == ["event='at work' child=True", "0"] * 20, done.stderr
+
+
+@forks
 def test_work_that_forks_has_one_thread_in_its_child():
-    """The thread that forked is the child's only one: the work is not done twice there."""
+    """The thread that forked continues in the child, and no second one starts."""
     calls, answers = [], []
 
     def work() -> None:
@@ -320,7 +331,7 @@ def test_work_that_forks_has_one_thread_in_its_child():
 
 @forks
 def test_it_does_not_keep_a_child_from_exiting():
-    """A child that runs to its end ends, though its thread would go on for ever."""
+    """The thread of a child does not keep it alive."""
     code = (
         "import os, time\nfrom metrics_framework.runtime.background import Background\n"
         "running = Background(int, 0.001, 'a')\n"

@@ -1,4 +1,4 @@
-"""Work in turns lets others go on, and only where it was asked for."""
+"""Cooperative threads yield the GIL after each time slice; other threads do not."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ PATIENCE = 20.0
 
 @pytest.fixture
 def slept(monkeypatch):
-    """Return the pauses that are made from here on, which are due at once and take no time."""
+    """Return the pauses from now on. Time slices are empty, and pauses take no time."""
     pauses = []
-    monkeypatch.setattr(cooperative, "_TURN_SECONDS", 0.0)
+    monkeypatch.setattr(cooperative, "_SLICE_SECONDS", 0.0)
     monkeypatch.setattr(cooperative.time, "sleep", pauses.append)
     return pauses
 
 
 def test_a_thread_of_the_application_is_never_paused(slept):
-    """Who calls the library on the spot waits for nothing but the work."""
+    """A direct call of the library does not sleep."""
     yield_gil()
     assert slept == []
 
 
-def test_inside_a_block_each_turn_ends_in_a_pause(slept):
-    """Blocks nest, and after them there are no pauses any more."""
+def test_inside_a_block_each_time_slice_ends_with_a_pause(slept):
+    """Blocks nest, and there are no pauses after the outer one."""
     with cooperatively():
         yield_gil()
         with cooperatively():
@@ -42,8 +42,8 @@ def test_inside_a_block_each_turn_ends_in_a_pause(slept):
     assert min(slept) > 0
 
 
-def test_a_block_is_one_threads_own(slept):
-    """What another thread does meanwhile is not paused."""
+def test_a_block_affects_its_thread_only(slept):
+    """Another thread is not paused."""
     with cooperatively():
         thread = threading.Thread(target=yield_gil)
         thread.start()
@@ -51,18 +51,18 @@ def test_a_block_is_one_threads_own(slept):
     assert slept == []
 
 
-def test_a_turn_has_its_time(monkeypatch):
-    """No pause is made before it is due."""
-    monkeypatch.setattr(cooperative, "_TURN_SECONDS", PATIENCE)
+def test_there_is_no_pause_before_the_end_of_a_time_slice(monkeypatch):
+    """`is_due` measures the time since `begin`."""
+    monkeypatch.setattr(cooperative, "_SLICE_SECONDS", PATIENCE)
     pace = TimeSlice()
     assert not pace.is_due()
-    monkeypatch.setattr(cooperative, "_TURN_SECONDS", 0.0)
+    monkeypatch.setattr(cooperative, "_SLICE_SECONDS", 0.0)
     pace.begin()
     assert pace.is_due()
 
 
-def test_background_work_is_done_in_turns(slept):
-    """What a thread of the library does at an interval is paused."""
+def test_background_work_is_cooperative(slept):
+    """The work of a `Background` yields the GIL."""
     done = threading.Event()
 
     def work():
@@ -75,11 +75,11 @@ def test_background_work_is_done_in_turns(slept):
     assert len(slept) == 1
 
 
-def test_another_thread_goes_on_beside_work_in_turns():
-    """A thread that waits for something again and again, as an event loop does, gets on much further."""
+def test_another_thread_runs_beside_a_cooperative_thread():
+    """A thread that waits repeatedly, like an event loop, makes much more progress."""
 
     def waits() -> int:
-        """Return how often another thread could wait while this one computes for a while."""
+        """Return how often another thread could wait while this one computes."""
         count, stop = 0, False
 
         def wait():

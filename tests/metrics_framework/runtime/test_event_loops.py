@@ -1,4 +1,4 @@
-"""Which event loop runs is known inside its tasks, and nowhere else."""
+"""The running event loop is detected inside its tasks only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(request):
 
 
 def test_trio_runs_its_own_tasks_only():
-    """It is trio within a task of trio, also in one that is a guest of asyncio, and nothing elsewhere."""
+    """`running_trio` returns trio inside its tasks, also as a guest of asyncio, and otherwise `None`."""
     found = {}
 
     async def look(where):
@@ -44,8 +44,8 @@ def test_trio_runs_its_own_tasks_only():
     assert found == {"trio": trio, "asyncio": None, "guest": trio}
 
 
-def test_asking_imports_nothing():
-    """An application without trio pays for none."""
+def test_detection_imports_nothing():
+    """An application without trio does not import it."""
     code = (
         "import sys; from metrics_framework.runtime.event_loops import running_trio; "
         "assert running_trio() is None; sys.exit('trio' in sys.modules or 'asyncio' in sys.modules)"

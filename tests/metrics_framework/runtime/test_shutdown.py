@@ -1,4 +1,4 @@
-"""The last snapshot is there exactly once, however a process ends: real processes, signals, forks, files."""
+"""Each end of a process writes the final snapshot exactly once, with real processes, signals and forks."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def wait():
 
 
 class Program:
-    """A script that runs in an interpreter of its own."""
+    """A script in its own interpreter."""
 
     def __init__(self, script: str, folder: Path) -> None:
         self.folder = folder
@@ -61,7 +61,7 @@ class Program:
         )
 
     def after(self, word: str) -> Program:
-        """Wait until it says a word."""
+        """Wait until it prints a word."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.strip() == word:
@@ -74,7 +74,7 @@ class Program:
         return self
 
     def end(self) -> tuple[int, str, str]:
-        """Wait for its end and return its exit status, and what else it wrote to stdout and stderr."""
+        """Wait for its end, and return its exit status and the rest of stdout and stderr."""
         try:
             out, err = self.process.communicate(timeout=PATIENCE)
         finally:
@@ -82,18 +82,18 @@ class Program:
         return self.process.returncode, out, err
 
     def kill(self) -> None:
-        """Kill it and whatever it forked."""
+        """Kill it and its children."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def orders(self) -> list[float]:
-        """Return what each of its snapshots holds."""
+        """Return the number of orders in each of its snapshots."""
         return [read_snapshot(path).metrics.custom["orders"] for path in sorted(self.folder.glob("*.json"))]
 
 
 @pytest.fixture
 def run(tmp_path):
-    """Return a function that starts a script; what still runs at the end is killed."""
+    """Return a function that starts a script, which is killed at the end of the test."""
     programs = []
 
     def start(script: str) -> Program:
@@ -124,23 +124,23 @@ def run(tmp_path):
         ("system = make(); atexit.register(system.shutdown_metrics)", 0),
     ],
 )
-def test_every_way_out_writes_one_snapshot(run, script, status):
-    """Whether the program ends, fails or shut the system down itself, the final snapshot is there once."""
+def test_every_exit_writes_one_snapshot(run, script, status):
+    """It does not matter whether the program ends, fails or shuts the system down."""
     program = run(script)
     assert program.end()[0] == status
     assert program.orders() == [3]
 
 
 @pytest.mark.parametrize("script", ["make(shutdown_on_sigterm=True)", "make(); os._exit(0)"])
-def test_without_being_asked_nothing_is_written_at_the_exit(run, script):
-    """The exit is watched only where that is asked for, and `os._exit` is no exit that can be watched."""
+def test_by_default_nothing_is_written_at_exit(run, script):
+    """The exit is handled on request only, and `os._exit` cannot be handled."""
     program = run(script)
     assert program.end() == (0, "", "")
     assert program.orders() == []
 
 
-def test_a_system_that_was_shut_down_is_not_held_until_the_exit(run):
-    """A program that makes many systems keeps none of them alive once they are shut down."""
+def test_a_system_is_garbage_after_its_shutdown(run):
+    """Exit handlers keep no system alive after its shutdown."""
     program = run(
         "import gc, weakref\n"
         "system = make(); system.shutdown_metrics(); gone = weakref.ref(system)\n"
@@ -155,14 +155,14 @@ def test_a_system_that_was_shut_down_is_not_held_until_the_exit(run):
 
 @pytest.mark.parametrize("options", ["", "shutdown_on_sigterm=True"])
 def test_sigterm_writes_one_snapshot_and_ends_the_process(run, options):
-    """A process that nobody taught to survive SIGTERM still dies of it, after its final snapshot."""
+    """The default action of SIGTERM follows the final snapshot."""
     program = run(f"make({options}); wait()").after("ready").terminate()
     assert program.end()[0] == -signal.SIGTERM
     assert program.orders() == [3]
 
 
 def test_an_earlier_handler_gets_the_signal_after_the_snapshot(run):
-    """What handled SIGTERM before is called once, in the main thread, when the snapshot is there."""
+    """It is called once, in the main thread, after the snapshot was written."""
     program = run(
         "def earlier(number, frame):\n"
         "    assert threading.current_thread() is threading.main_thread()\n"
@@ -189,7 +189,7 @@ def test_an_earlier_handler_may_let_the_process_live(run):
 
 
 def test_an_ignored_sigterm_stays_ignored(run):
-    """A process that ignores SIGTERM goes on, and writes its snapshot when it ends."""
+    """The process continues, and writes its snapshot at exit."""
     program = run(
         "signal.signal(signal.SIGTERM, signal.SIG_IGN); make(); os.kill(os.getpid(), signal.SIGTERM)\n"
         "assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN\n"
@@ -200,7 +200,7 @@ def test_an_ignored_sigterm_stays_ignored(run):
 
 
 def test_the_earlier_handler_is_back_after_the_shutdown(run):
-    """A system that was shut down leaves SIGTERM as it found it."""
+    """A shutdown restores the handler of SIGTERM."""
     program = run(
         "def earlier(*_): pass\n"
         "signal.signal(signal.SIGTERM, earlier); system = make()\n"
@@ -212,7 +212,7 @@ def test_the_earlier_handler_is_back_after_the_shutdown(run):
 
 
 def test_a_handler_that_was_installed_later_stays(run):
-    """The shutdown takes away its own handler only, and one above that calls it loses nothing."""
+    """The shutdown removes its own handler only. A later handler may still call it."""
     program = run(
         "system = make(); ours = signal.getsignal(signal.SIGTERM)\n"
         "def later(number, frame): say('later'); ours(number, frame)\n"
@@ -224,15 +224,15 @@ def test_a_handler_that_was_installed_later_stays(run):
     assert program.orders() == [3]
 
 
-def test_several_systems_share_the_signal(run):
-    """Each of them writes its snapshot, then the process dies of SIGTERM."""
+def test_several_systems_handle_the_signal(run):
+    """Each system writes its snapshot, then SIGTERM ends the process."""
     program = run("a = make(); b = make(); c = make(); wait()").after("ready").terminate()
     assert program.end()[0] == -signal.SIGTERM
     assert program.orders() == [3, 3, 3]
 
 
-def test_a_shutdown_in_another_thread_leaves_sigterm_deadly(run):
-    """Where the handler cannot be taken away, it passes the signal on."""
+def test_after_a_shutdown_in_another_thread_sigterm_ends_the_process(run):
+    """The handler cannot be removed there, so it passes the signal on."""
     program = run(
         "thread = threading.Thread(target=make().shutdown_metrics); thread.start(); thread.join(); wait()"
     )
@@ -253,7 +253,7 @@ def test_a_shutdown_in_another_thread_leaves_sigterm_deadly(run):
     ],
 )
 def test_sigterm_while_the_snapshot_is_written_waits_for_it(run, script):
-    """The snapshot that is being written is finished, once, and then the process dies of SIGTERM."""
+    """The snapshot is finished, once, and then SIGTERM ends the process."""
     program = run(script).after("writing").terminate()
     assert program.end()[0] == -signal.SIGTERM
     assert program.orders() == [3]
@@ -268,7 +268,7 @@ def test_sigterm_while_the_snapshot_is_written_waits_for_it(run, script):
     ],
 )
 def test_sigterm_during_the_exit_ends_the_process(run, script):
-    """Also an exit that hangs is ended by SIGTERM, with the snapshot written once."""
+    """An exit that hangs is ended by SIGTERM, with one snapshot."""
     program = run(script).after("ready").terminate()
     assert program.end()[0] == -signal.SIGTERM
     assert program.orders() == [3]
@@ -283,8 +283,8 @@ def test_sigterm_during_the_exit_ends_the_process(run, script):
         "no_threads(); make(); atexit.register(wait)",
     ],
 )
-def test_sigterm_where_no_thread_can_be_started(run, script):
-    """An interpreter on its way out starts no threads any more; the snapshot is written all the same."""
+def test_sigterm_works_if_no_thread_can_be_started(run, script):
+    """An exiting interpreter starts no threads, and the handler writes the snapshot itself."""
     program = run(
         "import _thread\n"
         "def refuse(*_): raise RuntimeError('cannot start new thread at interpreter shutdown')\n"
@@ -335,15 +335,15 @@ while True:
 @pytest.mark.parametrize("busy", BUSY)
 @pytest.mark.heavy
 def test_sigterm_never_deadlocks(run, busy):
-    """Wherever the signal lands, also where the main thread holds a lock that the snapshot needs, it ends."""
+    """The main thread may hold a lock that the snapshot needs."""
     for delay in (0.0, 0.003, 0.01):
         program = run(BUSY[busy]).after("ready")
         threading.Event().wait(delay)
         assert program.terminate().end()[0] == -signal.SIGTERM
 
 
-def test_only_the_main_thread_can_watch_sigterm():
-    """Elsewhere it is one clear error, before anything of a configuration is applied."""
+def test_only_the_main_thread_can_handle_sigterm():
+    """In another thread it is an error, and no part of the configuration is applied."""
     errors = []
 
     def make(call) -> None:
@@ -366,10 +366,10 @@ def test_only_the_main_thread_can_watch_sigterm():
 
 
 def test_a_handler_outside_of_python_is_not_replaced(monkeypatch):
-    """What the signal could not be passed on to is left alone, and the error says what to do."""
+    """The signal could not be passed on to it. The error states the remedy."""
     # Only a program that embeds Python can install a handler before Python looks.
     monkeypatch.setattr(signal, "getsignal", lambda number: None)
-    with pytest.raises(InvalidInputError, match=r"outside of Python.*call shutdown_metrics"):
+    with pytest.raises(InvalidInputError, match=r"not installed by Python.*call shutdown_metrics"):
         MetricsSystem(shutdown_on_sigterm=True)
 
 
@@ -390,7 +390,7 @@ def test_a_handler_outside_of_python_is_not_replaced(monkeypatch):
 )
 @pytest.mark.parametrize("options", ["", "shutdown_on_exit=True"])
 def test_a_child_does_not_write_its_parents_snapshot(run, child, options):
-    """However a forked child ends, the final snapshot is written by the parent, when the parent ends."""
+    """Only the parent writes the final snapshot, at its own end."""
     program = run(
         f"system = make({options})\n"
         "if os.fork() == 0:\n"
@@ -403,7 +403,7 @@ def test_a_child_does_not_write_its_parents_snapshot(run, child, options):
     assert program.orders() == [3]
 
 
-def test_a_child_dies_of_sigterm_as_its_parent_would(run):
+def test_sigterm_ends_a_child(run):
     """The handler that a child inherits passes SIGTERM on at once."""
     program = run(
         "make()\n"
@@ -417,7 +417,7 @@ def test_a_child_dies_of_sigterm_as_its_parent_would(run):
 
 
 def test_a_fork_in_the_middle_of_a_shutdown_does_not_hang_the_child(run):
-    """A lock that another thread of the parent held is free in the child."""
+    """The child gets a new lock."""
     program = run(
         "system = make(Slow)\n"
         "thread = threading.Thread(target=system.shutdown_metrics); thread.start(); time.sleep(0.2)\n"
@@ -428,8 +428,8 @@ def test_a_fork_in_the_middle_of_a_shutdown_does_not_hang_the_child(run):
     assert program.orders() == [3]
 
 
-def test_background_work_does_not_go_on_in_a_child_and_can_be_started_there(run):
-    """A child neither reads nor writes by itself; its own configuration makes it do both, in one thread."""
+def test_collection_does_not_continue_in_a_child_and_can_be_started_there(run):
+    """A child collects and exports only after its own configuration, in one thread."""
     program = run(
         "system = make()\n"
         "system.initialize_metrics({'collection_interval': 0.005})\n"
@@ -443,8 +443,9 @@ def test_background_work_does_not_go_on_in_a_child_and_can_be_started_there(run)
         "if child == 0:\n"
         "    assert names() == ['metrics-resource-reading'], names()\n"  # who started it alone wants it
         "    system.resource_monitor.stop_resource_monitoring()\n"
+        "    recorded = lambda: len(system.aggregator.get_metrics_by_tag({'by': 'collection'}))\n"
+        "    system.callbacks.add('g', lambda: 1, tags={'by': 'collection'})\n"
         "    time.sleep(0.3)\n"
-        "    recorded = lambda: len(system.aggregator.get_metrics_by_tag({}))\n"
         "    assert (names(), recorded(), files()) == ([], 0, written)\n"
         "    system.initialize_metrics({'max_custom': 5})\n"
         "    assert names() == []\n"
@@ -463,8 +464,8 @@ def test_background_work_does_not_go_on_in_a_child_and_can_be_started_there(run)
 # -- once --------------------------------------------------------------------------------------------------
 
 
-def test_the_work_is_done_once_and_everybody_waits_for_it():
-    """Of several threads one does it, and none returns before it is done."""
+def test_concurrent_shutdowns_run_once_and_wait():
+    """One thread runs it, and none returns before its end."""
     entered, go_on = threading.Event(), threading.Event()
     done, returned = [], []
 
@@ -491,8 +492,8 @@ def test_the_work_is_done_once_and_everybody_waits_for_it():
     assert returned == [1, 1, 1, 1, 1]
 
 
-def test_work_that_asks_for_the_end_again_does_not_wait_for_itself():
-    """An output that shuts the system down while it is written to for the last time does no harm."""
+def test_a_shutdown_inside_the_shutdown_returns():
+    """An output may shut the system down during the final export."""
     done = []
 
     def work() -> None:
@@ -504,8 +505,8 @@ def test_work_that_asks_for_the_end_again_does_not_wait_for_itself():
     assert done == [1]
 
 
-def test_configuring_can_watch_and_unwatch(run):
-    """The two keys do what the constructor's arguments do, and can be taken back."""
+def test_a_configuration_can_enable_and_disable_the_handlers(run):
+    """The two keys work like the arguments of the constructor."""
     program = run(
         "system = make(shutdown_on_exit=True)\n"
         "system.initialize_metrics({'shutdown_on_exit': False, 'shutdown_on_sigterm': True})\n"

@@ -1,7 +1,7 @@
-"""Distributions as exponential histograms, of few enough buckets, and what is new in one.
+"""The values of series in OpenTelemetry's terms, and what of a value is new since an earlier one.
 
-The counts of a distribution's buckets are packed into one integer, and so are these: adding two buckets, or
-subtracting earlier counts, takes a few operations on all buckets at once.
+The counts of a distribution's buckets are packed into one integer. Merging two buckets, or subtracting
+earlier counts, takes a few operations on all buckets at once.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from metrics_framework.recording import Distribution
 from metrics_framework.recording.distribution import SCALE, Buckets, PackedCounts
 
 MAX_BUCKETS = 160
-"""How many buckets a sign may have, as in OpenTelemetry's SDKs; more lower the scale."""
+"""The most buckets of one sign, as in OpenTelemetry's SDKs. More buckets lower the scale."""
 
 _PER_OCTAVE = 2.0**SCALE
 
 
-class Cells(NamedTuple):
-    """Counts of consecutive buckets, from the one with the index ``low`` on; `bytes` where all fit."""
+class ConsecutiveCounts(NamedTuple):
+    """Counts of consecutive buckets from index ``low``, as `bytes` if all of them fit."""
 
     low: int
     counts: Sequence[int]
 
 
-class Exponential(NamedTuple):
+class ExponentialCounts(NamedTuple):
     """A distribution as an exponential histogram of at most `MAX_BUCKETS` buckets a sign.
 
     Attributes:
-        number: How many values there are.
-        sum: Their sum; ``None`` where some are negative, as the protocol wants it, or where it has none.
-        min: The smallest of them, ``None`` where nobody knows.
-        max: The largest of them, ``None`` where nobody knows.
-        scale: How fine the buckets are.
-        zeros: How many values are zero.
-        positive: Those above it, counted.
-        negative: Those below it, counted by their magnitude.
+        number: The number of values.
+        sum: Their sum, or ``None`` if it is unknown or, as the protocol requires, if some are negative.
+        min: The smallest value, or ``None`` if it is unknown.
+        max: The largest value, or ``None`` if it is unknown.
+        scale: The resolution of the buckets.
+        zeros: The number of zeros.
+        positive: The counts of positive values.
+        negative: The counts of negative values by magnitude.
     """
 
     number: int
@@ -48,15 +48,15 @@ class Exponential(NamedTuple):
     max: float | None
     scale: int
     zeros: int
-    positive: Cells
-    negative: Cells
+    positive: ConsecutiveCounts
+    negative: ConsecutiveCounts
 
 
-def whole_of(values: Distribution) -> Exponential:
-    """Return a distribution as a histogram."""
+def exponential_of(values: Distribution) -> ExponentialCounts:
+    """Return a distribution as an exponential histogram."""
     state = values.state
     counted = _of_exact(state.exact) if state.exact is not None else _of_buckets(state.buckets, values.count)
-    return Exponential(
+    return ExponentialCounts(
         values.count,
         as_double(values.sum) if values.min >= 0 else None,
         as_double(values.min),
@@ -65,8 +65,8 @@ def whole_of(values: Distribution) -> Exponential:
     )
 
 
-def new_of(now: Distribution, before: Distribution) -> Exponential | None:
-    """Return what of a distribution is new, whose extremes nobody knows; ``None`` if it lost something."""
+def exponential_since(now: Distribution, before: Distribution) -> ExponentialCounts | None:
+    """Return the values since an earlier state, without extremes, or ``None`` if values are missing."""
     new, old = now.state.exact, before.state.exact
     number = now.count - before.count
     if new is not None and old is not None and new[: len(old)] == old:
@@ -78,11 +78,11 @@ def new_of(now: Distribution, before: Distribution) -> Exponential | None:
         counted = _of_rows(*less, number)
     total = as_double(now.sum) - as_double(before.sum)
     known = now.min >= 0 and math.isfinite(total)
-    return Exponential(number, total if known else None, None, None, *counted)
+    return ExponentialCounts(number, total if known else None, None, None, *counted)
 
 
 def as_double(number: int | float) -> float:
-    """Return a number as a float; infinite beyond the largest one."""
+    """Return a number as a float, infinite if it is beyond the largest float."""
     try:
         return float(number)
     except OverflowError:
@@ -97,12 +97,12 @@ class _Row(NamedTuple):
     packed: int
 
 
-_Counted = tuple[int, int, Cells, Cells]
-"""The scale, how many values are zero, and the counts of the others."""
+_Counted = tuple[int, int, ConsecutiveCounts, ConsecutiveCounts]
+"""The scale, the number of zeros, and the counts of positive and negative values."""
 
 
 def _of_exact(values: Iterable[float]) -> _Counted:
-    """Count a few values: as `Distribution` does, but at once at a scale of few enough buckets."""
+    """Count exact values as `Distribution` does, but directly at a scale with few enough buckets."""
     positive, negative, zeros = [], [], 0
     for value in values:
         if value > 0:
@@ -116,14 +116,14 @@ def _of_exact(values: Iterable[float]) -> _Counted:
     return SCALE - steps, zeros, _cells_of(positive, steps), _cells_of(negative, steps)
 
 
-def _cells_of(indexes: Sequence[int], steps: int) -> Cells:
+def _cells_of(indexes: Sequence[int], steps: int) -> ConsecutiveCounts:
     if not indexes:
-        return Cells(0, b"")
+        return ConsecutiveCounts(0, b"")
     low = min(indexes) >> steps
-    counts = bytearray((max(indexes) >> steps) - low + 1)  # no more than 128 values are kept as they are
+    counts = bytearray((max(indexes) >> steps) - low + 1)  # at most 128 values are exact
     for index in indexes:
         counts[(index >> steps) - low] += 1
-    return Cells(low, bytes(counts))
+    return ConsecutiveCounts(low, bytes(counts))
 
 
 def _of_buckets(buckets: Buckets, number: int) -> _Counted:
@@ -144,7 +144,7 @@ def _steps(low: int, high: int) -> int:
 
 
 def _less(now: Buckets, before: Buckets) -> tuple[int, int, _Row, _Row] | None:
-    """Return how much each bucket grew, ``None`` if one shrank."""
+    """Return the growth of each bucket, or ``None`` if one shrank."""
     scale, zeros = min(now.scale, before.scale), now.zeros - before.zeros
     rows = [
         _taken(_coarser(_row(one), now.scale - scale), _coarser(_row(other), before.scale - scale))
@@ -165,8 +165,8 @@ def _taken(now: _Row, before: _Row) -> _Row | None:
         return None
     taken = before.packed << (before.low - now.low) * bits
     grown = now.packed - taken
-    # A count that shrank borrows from the next one. A bit that differs from what its two operands make of it
-    # was borrowed from; the highest count has nothing to borrow from.
+    # A count that shrank borrows from the next one: then the lowest bit of that differs from the exclusive-or
+    # of its operands. If the highest count shrank, the difference is negative.
     if grown < 0 or (now.packed ^ taken ^ grown) & _repeated(b"\1".ljust(bits // 8, b"\0"), _length(now)):
         return None
     empty = ((grown & -grown).bit_length() - 1) // bits if grown else 0
@@ -182,11 +182,11 @@ def _length(row: _Row) -> int:
 
 
 def _coarser(row: _Row, steps: int) -> _Row:
-    """Return the counts at a scale that is lower by ``steps``: two buckets become one at each."""
+    """Return the counts at a scale that is lower by ``steps``. Each step merges pairs of buckets."""
     low, bits, packed = row
     for _ in range(steps):
         if low & 1:
-            packed <<= bits  # so that the first pair begins at an even index
+            packed <<= bits  # the first pair must begin at an even index
         pairs = -(-packed.bit_length() // (2 * bits))
         mask = _repeated(b"\xff" * (bits // 8) + bytes(bits // 8), pairs)
         low, bits, packed = low >> 1, 2 * bits, (packed & mask) + (packed >> bits & mask)
@@ -203,16 +203,80 @@ def _in_bits(row: _Row, bits: int) -> _Row:
     return _Row(row.low, bits, int.from_bytes(spread, "little"))
 
 
-def _cells(row: _Row, number: int) -> Cells:
-    """Return the counts of a row, none of which is above ``number``."""
+def _cells(row: _Row, number: int) -> ConsecutiveCounts:
+    """Return the counts of a row. None is above ``number``."""
     length, width = _length(row), row.bits // 8
     data = row.packed.to_bytes(length * width, "little")
     if width == 1 or number < 256:
-        return Cells(row.low, data[::width])
+        return ConsecutiveCounts(row.low, data[::width])
     size = min(width, 8)
     counts = struct.unpack(f"<{length * width // size}{' BH I   Q'[size]}", data)
-    return Cells(row.low, counts[:: width // size])
+    return ConsecutiveCounts(row.low, counts[:: width // size])
 
 
 def _repeated(pattern: bytes, times: int) -> int:
     return int.from_bytes(pattern * times, "little")
+
+
+class ExplicitCounts(NamedTuple):
+    """A distribution with explicit bounds, from an aggregator without a store.
+
+    Attributes:
+        bounds: Ascending upper bounds of all buckets but the last.
+        counts: The count of each bucket.
+        sum: The sum of the values.
+        min: The smallest value, or ``None`` if it is unknown.
+        max: The largest value, or ``None`` if it is unknown.
+    """
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    sum: float
+    min: float | None
+    max: float | None
+
+
+RecordedValue = int | float | Distribution | ExplicitCounts
+"""The value of a series: the total of a counter, the value of a gauge, or a distribution."""
+
+SentValue = int | float | ExponentialCounts | ExplicitCounts
+"""The value in a message: all of a `RecordedValue`, or what is new in it."""
+
+
+def sent_value(value: RecordedValue) -> SentValue:
+    """Return all of a value."""
+    return exponential_of(value) if isinstance(value, Distribution) else value
+
+
+def was_reset(value: RecordedValue, before: RecordedValue) -> bool:
+    """Return whether a series was reset since an earlier value, by a cheap test."""
+    if isinstance(value, Distribution) and isinstance(before, Distribution):
+        return value.count < before.count or value.min > before.min or value.max < before.max
+    return value_since(value, before) is None
+
+
+def value_since(value: RecordedValue, before: RecordedValue) -> SentValue | None:
+    """Return what was recorded after an earlier value, without extremes, which cannot be derived.
+
+    Returns:
+        ``None`` if the series was reset, so that the earlier value is not part of the current one.
+    """
+    if isinstance(value, Distribution) and isinstance(before, Distribution):
+        return exponential_since(value, before)
+    if isinstance(value, ExplicitCounts) and isinstance(before, ExplicitCounts):
+        if value.bounds != before.bounds:
+            return None
+        counts = tuple(now - then for now, then in zip(value.counts, before.counts, strict=True))
+        if min(counts) < 0:
+            return None
+        return ExplicitCounts(value.bounds, counts, value.sum - before.sum, None, None)
+    if isinstance(value, int | float) and isinstance(before, int | float) and value >= before:
+        return value - before if value > before else 0
+    return None
+
+
+def is_zero(value: SentValue) -> bool:
+    """Return whether a value contains no records."""
+    if isinstance(value, ExplicitCounts):
+        return not any(value.counts)
+    return not (value.number if isinstance(value, ExponentialCounts) else value)

@@ -1,4 +1,4 @@
-"""What the official exporters are to ours: they send a message, or raise one of our errors."""
+"""The clients of the OTLP exporter, which send messages through the official exporters."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ _LOGGERS = (
     "opentelemetry.exporter.otlp.proto.http.metric_exporter",
     "opentelemetry.exporter.otlp.proto.grpc.exporter",
 )
-_MAX_TEXT = 500
-"""How many characters of an answer are quoted."""
+_MAX_QUOTED_CHARACTERS = 500
+"""How many characters of a response are quoted."""
 _QUIET = ContextVar("quiet", default=False)
 
 
 NOTHING = MetricsData([])
-"""What the official exporters are given, in whose place they send ours: their own way to bytes is slow."""
+"""The official exporters receive this and send our message instead: their own encoding is slow."""
 
 
 class Client(Protocol):
     """Sends messages to one receiver."""
 
     def send(self, message: bytes) -> str:
-        """Send a message; the official exporter repeats it as often as the time limit lets it.
+        """Send a message. The official exporter retries within the time limit.
 
         Args:
             message: An ``ExportMetricsServiceRequest``.
 
         Returns:
-            What of it was received and rejected, in words; empty where all was taken.
+            A description of the points that the receiver rejected, or an empty string.
 
         Raises:
             OutputError: If it was not received: send it again later.
-            RefusedError: If the receiver will not have it.
+            RefusedError: If the receiver rejected the whole message.
         """
         ...
 
     def close(self) -> None:
-        """Give connections back."""
+        """Close the connections."""
         ...
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the official exporters from logging what we raise, in this thread or task alone."""
+def silenced() -> Iterator[None]:
+    """Silence the logs of the official exporters in this thread or task: the errors are raised instead."""
     for name in _LOGGERS:
         logger = logging.getLogger(name)
         if _is_wanted not in logger.filters:
@@ -66,14 +66,14 @@ def _is_wanted(_: logging.LogRecord) -> bool:
 
 
 def rejected(partial: ExportMetricsPartialSuccess) -> str:
-    """Return what was rejected of a message that was received, in words."""
+    """Return a description of the rejected points of a message, or an empty string."""
     if not partial.rejected_data_points:
         return ""
-    said = f": {one_line(partial.error_message)}" if partial.error_message else ""
-    return f"{partial.rejected_data_points} points{said}"
+    reason = f": {one_line(partial.error_message)}" if partial.error_message else ""
+    return f"{partial.rejected_data_points} points{reason}"
 
 
-def one_line(said: str) -> str:
-    """Return what a receiver said as a message may quote it: printable, in one line, and not too long."""
-    line = " ".join("".join(one if one.isprintable() else " " for one in said).split())
-    return line if len(line) <= _MAX_TEXT else f"{line[:_MAX_TEXT]}…"
+def one_line(response: str) -> str:
+    """Return the text of a response for a message: printable, one line, of limited length."""
+    line = " ".join("".join(one if one.isprintable() else " " for one in response).split())
+    return line if len(line) <= _MAX_QUOTED_CHARACTERS else f"{line[:_MAX_QUOTED_CHARACTERS]}…"

@@ -1,4 +1,4 @@
-"""What there is to show of a system: each metric and operation, by the names and labels that are exposed."""
+"""The metrics of a system, by the names and labels under which Prometheus has them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from metrics_framework.recording.store import store_of
 from metrics_framework.values import MetricType
 
 
-class Subject(NamedTuple):
-    """A metric, or one half of an operation.
+class ExposedMetric(NamedTuple):
+    """A metric, or the durations or outcomes of an operation, as it is exposed.
 
     Attributes:
-        named: What it was recorded as.
-        heading: What it is exposed as.
-        labels: The labels that tell its series apart, sorted; not those that all series of the process have.
-        constant: Those, with their texts.
-        merge: What a gauge of several series is as a whole.
+        named: The recorded name and type.
+        heading: The exposed name, type and unit.
+        labels: The names of the labels that differ between its series, sorted.
+        constant: The labels that all series of the process have.
+        merge: How the series of a gauge are combined.
     """
 
     named: Named
@@ -32,8 +32,8 @@ class Subject(NamedTuple):
     merge: str
 
 
-def subjects(aggregator: MetricsAggregator) -> list[Subject]:
-    """Return all that an aggregator knows, sorted by name; of two that are exposed by one name the first."""
+def exposed_metrics(aggregator: MetricsAggregator) -> list[ExposedMetric]:
+    """Return the metrics of an aggregator, sorted by name. Of two with one exposed name, the first wins."""
     store = store_of(aggregator)
     constant = dict(store.tags) if store is not None else {}
     tags: dict[Named, set[str]] = {}
@@ -41,13 +41,13 @@ def subjects(aggregator: MetricsAggregator) -> list[Subject]:
     for named, description, names in _of_values(aggregator) if store is None else _of_store(store):
         descriptions[named] = description
         tags.setdefault(named, set()).update(names)
-    found: dict[str, Subject] = {}
+    found: dict[str, ExposedMetric] = {}
     for named in sorted(tags, key=lambda named: (named.name, named.metric_type.value, named.is_operation)):
         head = family_header(named, descriptions[named])
         of_all = _labels(head, {name: text for name, text in constant.items() if text})
         apart = _labels(head, dict.fromkeys(tags[named], "")).keys() - of_all.keys()
         merge = descriptions[named].merge
-        found.setdefault(head.name, Subject(named, head, tuple(sorted(apart)), of_all, merge))
+        found.setdefault(head.name, ExposedMetric(named, head, tuple(sorted(apart)), of_all, merge))
     return list(found.values())
 
 
@@ -71,6 +71,6 @@ def _of_values(aggregator: MetricsAggregator) -> Iterator[tuple[Named, Descripti
     for value in aggregator.get_metrics_by_tag({}):
         is_operation = bool(value.metadata.get("operation"))
         if value.metric_type is MetricType.RATE and not is_operation:
-            continue  # a server works the rate of a counter out itself
+            continue  # Prometheus derives the rate of a counter
         description = Description(unit=value.unit, help=str(value.metadata.get("help", "")))
         yield Named(value.name, value.metric_type, is_operation), description, value.tags

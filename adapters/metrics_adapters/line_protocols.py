@@ -1,24 +1,27 @@
-"""A metric value as plain numbers: what formats that know no distributions are given."""
+"""Shared by the line protocols of StatsD, Graphite and InfluxDB: plain numbers and safe names."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from metrics_framework.log import LogOnce
 from metrics_framework.values import MetricType, MetricValue
 
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 DISTRIBUTION = ("count", "sum", "avg", "min", "max", "stddev", "p50", "p90", "p95", "p99")
 _GROWING = {"count", "sum", "successes", "failures"}
-"""Those that only grow, as a counter does; a sum of negative values does not, which is seen when it falls."""
+"""Fields that only grow, like a counter. A sum of negative values can fall, which `statsd` detects."""
 
 
 class Number(NamedTuple):
     """One number of a series.
 
     Attributes:
-        field: Which one, like ``p95``; empty where the series has one alone.
-        value: The number, finite.
+        field: The name of the number, like ``p95``, or an empty string if it is the only one.
+        value: The number, which is finite.
         grows: Whether it is a total since the start.
     """
 
@@ -28,7 +31,7 @@ class Number(NamedTuple):
 
 
 def series_name(value: MetricValue) -> str:
-    """Return the name of a series, by which an operation cannot be taken for a metric.
+    """Return the name of a series, which differs for an operation and a metric of the same name.
 
     Example:
         An operation ``load`` is ``load.duration`` and ``load.operations``.
@@ -39,13 +42,13 @@ def series_name(value: MetricValue) -> str:
 
 
 def numbers_of(value: MetricValue) -> list[Number]:
-    """Return the numbers of a series that are finite.
+    """Return the finite numbers of a series, all since the start.
 
-    A counter or gauge has one. A distribution has those of its summary that an adapter knows, an operation's
-    outcomes ``count``, ``successes``, ``failures`` and ``success_rate``, all since the start.
+    A counter or gauge has one. A distribution has those of its summary that the adapter provides. The
+    outcomes of an operation are ``count``, ``successes``, ``failures`` and ``success_rate``.
     """
     return [
-        # Plain ones, as a subclass (numpy's, for instance) may write itself otherwise.
+        # Plain types, because a subclass such as numpy's may have another `repr`.
         number._replace(value=int(number.value) if isinstance(number.value, int) else float(number.value))
         for number in _all_of(value)
         if _is_finite(number.value)
@@ -78,5 +81,42 @@ def _is_finite(number: object) -> bool:
         return False
     try:
         return math.isfinite(number)
-    except OverflowError:  # an integer beyond every float
+    except OverflowError:  # an integer beyond the largest float
         return False
+
+
+def safe_name(name: str) -> str:
+    """Return a dotted name that consists of letters, digits, ``_``, ``-`` and ``.`` only.
+
+    Example:
+        >>> safe_name("http.requests/s..total")
+        'http.requests_s.total'
+    """
+    return ".".join(safe_part(part) for part in name.split(".") if part) or "_"
+
+
+def safe_part(text: str) -> str:
+    """Return one part of a path. Other characters, dots, and an empty text become ``_``."""
+    return _UNSAFE.sub("_", text) or "_"
+
+
+def plain_path(name: str, tags: Mapping[str, str]) -> str:
+    """Return the path of a series that contains its tags, sorted, each with its value.
+
+    Example:
+        >>> plain_path("http.requests", {"route": "/orders", "method": "GET"})
+        'http.requests.method.GET.route._orders'
+    """
+    parts = [part for tag in sorted(tags) for part in (safe_part(tag), safe_part(tags[tag]))]
+    return ".".join([safe_name(name), *parts])
+
+
+def log_left_out(once: LogOnce, why: str, name: str) -> None:
+    """Log that a series is left out of an export, once for each reason.
+
+    Args:
+        once: The log of the endpoint.
+        why: The reason.
+        name: The name of the series.
+    """
+    once.log("warning", "a series is left out of an export", once_for=why, why=why, name=name)

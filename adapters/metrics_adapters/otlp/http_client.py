@@ -1,4 +1,4 @@
-"""OTLP over HTTP: the official exporter, and how a request ended, which it does not tell."""
+"""OTLP over HTTP, through the official exporter, and the response that it does not return."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 
-from metrics_adapters.otlp.clients import NOTHING, one_line, quiet, rejected
+from metrics_adapters.otlp.client import NOTHING, one_line, rejected, silenced
 from metrics_framework.errors import OutputError, RefusedError
 
-_TRY_AGAIN = {408, 425, 429}
-"""Statuses below 500 that say nothing against what was sent."""
-
+_RETRYABLE = {408, 425, 429}
+"""Statuses below 500 after which the same message may be accepted."""
 
 _MAX_BYTES = 64 * 1024 * 1024
-"""How large a message may be before it is compressed, as of the official exporter."""
+"""The largest message before compression; the limit of the official exporter."""
 
 
 class HttpClient:
     """Sends by HTTP.
 
     Args:
-        url: Where to, with its path.
-        shown: What messages call it; it has no secrets.
+        url: The URL of the receiver, with its path.
+        shown: Its name in messages, without secrets.
         headers: Further headers.
-        timeout: Seconds that a message may take.
-        gzip: Whether it is compressed.
+        timeout: The time limit of a message in seconds.
+        gzip: Whether messages are compressed.
     """
 
     def __init__(self, url: str, shown: str, headers: Mapping[str, str], timeout: float, gzip: bool) -> None:
@@ -51,27 +50,27 @@ class HttpClient:
         """Send a message; see `Client.send`."""
         what = f"cannot export to {self._shown}"
         if len(message) > _MAX_BYTES:
-            raise RefusedError(f"{what}: a message of {len(message)} bytes is too large")
-        self._session.forget()
+            raise RefusedError(f"{what}: the message has {len(message)} bytes, more than {_MAX_BYTES}")
+        self._session.reset()
         self._session.body = _gzip(message) if self._is_compressed else message
-        with quiet():
+        with silenced():
             self._exporter.export(NOTHING)
         response = self._session.response
         if response is None:
             if self._session.error is None:
-                raise OutputError(f"{what}: the official exporter has sent nothing")
+                raise OutputError(f"{what}: the official exporter sent nothing")
             raise OutputError(f"{what}: {_reason(self._session.error, self._timeout)}")
         status = response.status_code
         if 200 <= status < 300:
             return _rejected(response)
-        said = f"{what}: the answer is {status}"
-        if 300 <= status < 400:  # which the official exporter takes for a success
-            raise RefusedError(f"{said}, a redirect; it is not followed, so change the endpoint")
+        reason = f"{what}: the response is {status}"
+        if 300 <= status < 400:  # a success for the official exporter
+            raise RefusedError(f"{reason}, a redirect, which is not followed: change the endpoint")
         later = response.headers.get("Retry-After")
-        said += f", to be tried again after {one_line(later)}" if later else ""
-        if status >= 500 or status in _TRY_AGAIN:
-            raise OutputError(said)
-        raise RefusedError(said)
+        reason += f", Retry-After: {one_line(later)}" if later else ""
+        if status >= 500 or status in _RETRYABLE:
+            raise OutputError(reason)
+        raise RefusedError(reason)
 
     def close(self) -> None:
         """Close the connections."""
@@ -79,12 +78,12 @@ class HttpClient:
 
 
 class _Session(requests.Session):
-    """Sends a body of ours, and remembers how the last request ended.
+    """Sends a body of ours, and keeps the response of the last request.
 
     Attributes:
-        body: What is sent in place of what it is given.
-        response: The answer, if there was one.
-        error: Why there was none.
+        body: Replaces the body of each request.
+        response: The last response, or ``None`` after an error.
+        error: The error of the last request, or ``None``.
     """
 
     def __init__(self) -> None:
@@ -93,11 +92,11 @@ class _Session(requests.Session):
         self.response: requests.Response | None = None
         self.error: Exception | None = None
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         self.response = self.error = None
 
     def request(self, *arguments: Any, **named: Any) -> requests.Response:
-        self.forget()
+        self.reset()
         try:
             self.response = super().request(*arguments, **{**named, "data": self.body})
         except Exception as error:
@@ -107,7 +106,7 @@ class _Session(requests.Session):
 
 
 def _gzip(message: bytes) -> bytes:
-    # Not gzip.compress, whose highest level takes five times as long to save a tenth.
+    # The highest level of gzip.compress takes five times as long and saves a tenth.
     compressor = zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
     return compressor.compress(message) + compressor.flush()
 
@@ -116,13 +115,13 @@ def _rejected(response: requests.Response) -> str:
     try:
         return rejected(ExportMetricsServiceResponse.FromString(response.content).partial_success)
     except DecodeError:
-        return ""  # a receiver that answers in words has taken it all the same
+        return ""  # a receiver that responds with a text has accepted the message
 
 
 def _reason(error: Exception, timeout: float) -> str:
-    """Return why there was no answer, without the URL, which the texts of requests have."""
-    if isinstance(error, requests.Timeout | ValueError):  # a ValueError where no time was left
-        return f"no answer within {timeout:g} s"
+    """Return why there was no response, without the URL that is part of the messages of requests."""
+    if isinstance(error, requests.Timeout | ValueError):  # a ValueError if no time was left
+        return f"no response within {timeout:g} seconds"
     found = type(error).__name__
     last: BaseException | None = error
     while last is not None:

@@ -1,4 +1,4 @@
-"""OTLP over gRPC: the official exporter, and how a request ended, which it does not tell."""
+"""OTLP over gRPC, through the official exporter, and the response that it does not return."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExp
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
 
-from metrics_adapters.otlp.clients import NOTHING, one_line, quiet, rejected
+from metrics_adapters.otlp.client import NOTHING, one_line, rejected, silenced
 from metrics_framework.errors import OutputError, RefusedError
 
 _REFUSALS = {
@@ -23,18 +23,18 @@ _REFUSALS = {
     grpc.StatusCode.INTERNAL,
     grpc.StatusCode.UNAUTHENTICATED,
 }
-"""What OTLP calls not retryable, but for errors that nobody knows."""
+"""The codes that OTLP calls not retryable, without UNKNOWN."""
 
 
 class GrpcClient:
     """Sends by gRPC.
 
     Args:
-        url: Where to: ``http`` without TLS, ``https`` with it.
-        shown: What messages call it; it has no secrets.
-        headers: Metadata of each request.
-        timeout: Seconds that a message may take.
-        gzip: Whether it is compressed.
+        url: The URL of the receiver, ``https`` with TLS or ``http`` without.
+        shown: Its name in messages, without secrets.
+        headers: The metadata of each request.
+        timeout: The time limit of a message in seconds.
+        gzip: Whether messages are compressed.
     """
 
     def __init__(self, url: str, shown: str, headers: Mapping[str, str], timeout: float, gzip: bool) -> None:
@@ -49,41 +49,41 @@ class GrpcClient:
 
     def send(self, message: bytes) -> str:
         """Send a message; see `Client.send`."""
-        self._exporter.forget()
+        self._exporter.reset()
         self._exporter.message = ExportMetricsServiceRequest.FromString(message)
-        with quiet():
+        with silenced():
             result = self._exporter.export(NOTHING)
         what = f"cannot export to {self._shown}"
-        answer, error = self._exporter.answer, self._exporter.error
+        response, error = self._exporter.response, self._exporter.error
         if result is MetricExportResult.SUCCESS:
-            return rejected(answer.partial_success) if answer is not None else ""
+            return rejected(response.partial_success) if response is not None else ""
         if error is None:
-            raise OutputError(f"{what}: no answer within {self._timeout:g} s")
-        said = f" ({one_line(error.details())})" if error.details() else ""
+            raise OutputError(f"{what}: no response within {self._timeout:g} seconds")
+        details = f" ({one_line(error.details())})" if error.details() else ""
         kind = RefusedError if error.code() in _REFUSALS else OutputError
-        raise kind(f"{what}: the answer is {error.code().name}{said}")
+        raise kind(f"{what}: the response is {error.code().name}{details}")
 
     def close(self) -> None:
         """Close the channel."""
-        with quiet():
+        with silenced():
             self._exporter.shutdown()
 
 
 class _Exporter(OTLPMetricExporter):
-    """Sends a message of ours, and remembers how the last request ended."""
+    """Sends a message of ours, and keeps the response of the last request."""
 
     message: ExportMetricsServiceRequest
-    answer: Any = None
+    response: Any = None
     error: Any = None
 
     def _translate_data(self, data: MetricsData) -> ExportMetricsServiceRequest:
         return self.message
 
-    def forget(self) -> None:
-        self.answer = self.error = None
+    def reset(self) -> None:
+        self.response = self.error = None
 
     def _initialize_channel_and_stub(self) -> None:
-        # Private, but where the stub is made. A version that never calls it has every error tried again.
+        # Private, but it creates the stub. With a version that never calls it, every error is retried.
         connect: Any = super()._initialize_channel_and_stub
         connect()
         self._client: Any = _Stub(self._client, self)
@@ -95,10 +95,10 @@ class _Stub:
         self._owner = owner
 
     def Export(self, **arguments: Any) -> Any:  # noqa: N802 - the name of the service's method
-        self._owner.forget()
+        self._owner.reset()
         try:
-            self._owner.answer = self._stub.Export(**arguments)
+            self._owner.response = self._stub.Export(**arguments)
         except grpc.RpcError as error:
             self._owner.error = error
             raise
-        return self._owner.answer
+        return self._owner.response

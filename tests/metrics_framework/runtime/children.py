@@ -1,0 +1,41 @@
+"""Forked children of the tests."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import warnings
+from collections.abc import Callable
+
+import pytest
+
+PATIENCE = 20.0
+"""Seconds after which a test gives up waiting."""
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+
+
+def in_a_child(work: Callable[[], object]) -> str:
+    """Return the text of the return value of ``work`` in a forked child. A child that hangs is killed."""
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads is tested here
+        child = os.fork()
+    if child == 0:
+        try:
+            try:
+                answer = str(work())
+            except BaseException as error:  # noqa: BLE001 - the parent reports it
+                answer = repr(error)
+            os.write(writing, answer.encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    ready, _, _ = select.select([reading], [], [], PATIENCE)
+    if not ready:
+        os.kill(child, signal.SIGKILL)
+    answer = os.read(reading, 1 << 16).decode()
+    os.close(reading)
+    os.waitpid(child, 0)
+    assert ready, "the child hangs"
+    return answer
