@@ -3858,6 +3858,12 @@ record_value(Series *series, Number value, int failed, int64_t now)
         return -1;
     Page *page = &CORE(series)->page;
     recent.state = NULL;
+    /* The counts by bounds are seeded while the values are exact: the place of this one may turn them into buckets. */
+    if (slot->limit_count && UNLIKELY(((DistributionState *)series->state)->bounds == 0) &&
+        bounds_begin(page, series->state, slot->limits, slot->limit_count, 1) != 0) {
+        PyErr_NoMemory();
+        return -1;
+    }
     if (UNLIKELY(distribution_place(page, series->state, value.d, &mine) != 0 ||
                  distribution_place(page, slot->open, value.d, &open) != 0 ||
                  (series->recent && distribution_place(page, series->recent->open, value.d, &recent) != 0))) {
@@ -3865,11 +3871,6 @@ record_value(Series *series, Number value, int failed, int64_t now)
         return -1;
     }
     if (slot->limit_count) {
-        if (UNLIKELY(mine.state->bounds == 0) &&
-            bounds_begin(page, mine.state, slot->limits, slot->limit_count, 1) != 0) {
-            PyErr_NoMemory();
-            return -1;
-        }
         BoundsSum *sum = AT(page, mine.state->bounds);
         mine.bound = (uint64_t *)(sum + 1) + bound_place(slot->limits, slot->limit_count, value.d);
         mine.bound_sum = sum->began_later ? sum : NULL;
@@ -5726,6 +5727,7 @@ typedef struct {
     TagSet *tag_set;   /* or NULL */
     PyObject *aliases; /* a dict of values to series, or NULL */
     Series *null;      /* for any values, or NULL */
+    uint32_t refused;  /* how many aliases found no room */
 } Group;
 
 /* One order in which those tags were given. */
@@ -5868,20 +5870,30 @@ order_learn(NameEntry *entry, PyObject *const *keys, Py_ssize_t number)
     return order;
 }
 
-/* A tuple may start the garbage collector; the lookup comes after it, and compares exact strings only. */
+/* The tuple may start the garbage collector, whose callbacks may change the tags and forget the name: the values are held
+ * meanwhile, and an entry that was forgotten finds nothing. The lookup comes after it, and compares exact strings only. */
 static NOINLINE Series *
-alias_find(const NameEntry *entry, int group, PyObject *const *ordered, Py_ssize_t number)
+alias_find(const SeriesIndex *self, PyObject *name, NameEntry *entry, int group, PyObject *const *ordered,
+           Py_ssize_t number)
 {
-    PyObject *key = PyTuple_New(number), *found = NULL;
-    if (key == NULL) {
-        PyErr_Clear();
-        return NULL;
-    }
+    PyObject *found = NULL;
+    Py_INCREF((PyObject *)entry);
     for (Py_ssize_t i = 0; i < number; i++)
-        PyTuple_SetItem(key, i, Py_NewRef(ordered[i]));
-    if (group < entry->group_count && entry->groups[group].aliases != NULL)
+        Py_INCREF(ordered[i]);
+    PyObject *key = PyTuple_New(number);
+    for (Py_ssize_t i = 0; i < number; i++) {
+        if (key != NULL)
+            PyTuple_SetItem(key, i, ordered[i]);
+        else
+            Py_DECREF(ordered[i]);
+    }
+    if (key == NULL)
+        PyErr_Clear();
+    else if (self->entries != NULL && PyDict_GetItemWithError(self->entries, name) == (PyObject *)entry &&
+             group < entry->group_count && entry->groups[group].aliases != NULL)
         found = PyDict_GetItemWithError(entry->groups[group].aliases, key);
-    Py_DECREF(key);
+    Py_XDECREF(key);
+    Py_DECREF((PyObject *)entry); /* the index holds it, if anything was found */
     return (Series *)found;
 }
 
@@ -5956,7 +5968,9 @@ index_find(const SeriesIndex *self, PyObject *name, PyObject *tags)
     Series *series = NULL;
     if (LIKELY(group->tag_set != NULL))
         series = tag_set_find(group->tag_set, ordered, hash_values(ordered, number));
-    return series != NULL || group->aliases == NULL ? series : alias_find(entry, place, ordered, number);
+    if (LIKELY(series != NULL) || group->aliases == NULL)
+        return series;
+    return alias_find(self, name, entry, place, ordered, number);
 }
 
 static PyObject *
@@ -6058,7 +6072,7 @@ entry_group(NameEntry *entry, PyObject *const *names, Py_ssize_t number)
         return found;
     if (entry->group_count == MAX_GROUPS)
         return -2;
-    Group group = {NULL, number, NULL, NULL, NULL};
+    Group group = {NULL, number, NULL, NULL, NULL, 0};
     Group *groups = REALLOC(entry->groups, ((size_t)entry->group_count + 1) * sizeof *groups);
     if (groups != NULL)
         entry->groups = groups;
@@ -6081,7 +6095,8 @@ group_add_alias(NameEntry *entry, int place, PyObject *const *values, Py_ssize_t
     int result = key == NULL ? -1 : 0;
     for (Py_ssize_t i = 0; key != NULL && i < number; i++)
         PyTuple_SetItem(key, i, Py_NewRef(values[i]));
-    if (result == 0 && PyDict_Size(aliases) >= MAX_ALIASES)
+    /* To look through all of them each time would take longer than to find a series without an alias. */
+    if (result == 0 && PyDict_Size(aliases) >= MAX_ALIASES && entry->groups[place].refused++ % 1000 == 0)
         result = aliases_trim(aliases);
     if (result == 0 && PyDict_Size(aliases) < MAX_ALIASES)
         result = PyDict_SetItem(aliases, key, series);
@@ -6787,15 +6802,13 @@ timers_start(PyObject *object, FAST_CALL)
     }
     else
         timer.metadata = Py_NewRef(Py_None);
+    /* An injected clock may run Python and start timers: the number and the place of this one come after it. */
+    if (core_now(self->core, &timer.start_ns) != 0 || (2 * (self->count + 1) > self->size && timers_grow(self) != 0))
+        goto failed;
     timer.id = ++self->last_id;
     PyObject *id = text_of_id(timer.id);
     if (id == NULL)
         goto failed;
-    /* An injected clock may run Python, so the place of the timer is looked up after it. */
-    if (core_now(self->core, &timer.start_ns) != 0 || (2 * (self->count + 1) > self->size && timers_grow(self) != 0)) {
-        Py_DECREF(id);
-        goto failed;
-    }
     self->running[timer_place(self->running, self->size, timer.id)] = timer;
     self->count++;
     if (UNLIKELY(self->count > self->limit)) {
@@ -6972,6 +6985,59 @@ operations_series(OperationRecorder *self, SeriesIndex *index, PyObject *method,
     return (Series *)found;
 }
 
+/* Record an operation whose series or error type is not known yet. All that may run Python comes before the first half is
+ * recorded, so that an exception of a signal handler tears no operation. A half that is refused does not keep the other one
+ * from being recorded. */
+static NOINLINE PyObject *
+operations_record_slowly(OperationRecorder *self, PyObject *const *given, double milliseconds, int failed)
+{
+    State *state = self->state;
+    Series *timing, *outcome = NULL, *live_timing = NULL, *live_outcome = NULL;
+    int64_t now = 0;
+    int32_t place = -1;
+    int closed = 0, more = 0, result = -1;
+    timing = operations_series(self, self->timings, state->s_find_timing, state->timer_series, given[0], given[1]);
+    if (timing == NULL && PyErr_Occurred())
+        return NULL;
+    outcome = operations_series(self, self->outcomes, state->s_find_outcomes, state->outcome_series, given[0], given[1]);
+    if (outcome == NULL && PyErr_Occurred())
+        goto done;
+    for (int tries = 0; tries < 100; tries++) {
+        Py_CLEAR(live_timing);
+        Py_CLEAR(live_outcome);
+        if (outcome != NULL && !(outcome->flags & IS_NULL)) {
+            place = error_type_place(outcome, given[3]);
+            if (place == -3)
+                goto done;
+            if (place != -2 && (live_outcome = series_enter(outcome, &now)) == NULL && PyErr_Occurred())
+                goto done;
+        }
+        if (timing != NULL && !(timing->flags & IS_NULL) && (live_timing = series_enter(timing, &now)) == NULL &&
+            PyErr_Occurred())
+            goto done;
+        if (live_outcome != NULL && place >= 0 && live_outcome->slot->types != outcome->slot->types) {
+            /* The name was removed and is another operation now, with error types of its own. */
+            Py_DECREF((PyObject *)outcome);
+            outcome = (Series *)Py_NewRef((PyObject *)live_outcome);
+            continue;
+        }
+        if ((live_timing == NULL || live_timing->flags & IS_LIVE) && (live_outcome == NULL || live_outcome->flags & IS_LIVE))
+            break;
+    }
+    if (live_timing != NULL && live_timing->flags & IS_LIVE &&
+        (closed = record_value(live_timing, real_number(milliseconds), failed, now)) < 0)
+        goto done;
+    if (live_outcome != NULL && live_outcome->flags & IS_LIVE && (more = record_outcome(live_outcome, place, now)) < 0)
+        goto done;
+    result = (closed && publish_closed(live_timing, closed) != 0) || (more && publish_closed(live_outcome, more) != 0);
+done:
+    Py_XDECREF((PyObject *)timing);
+    Py_XDECREF((PyObject *)outcome);
+    Py_XDECREF((PyObject *)live_timing);
+    Py_XDECREF((PyObject *)live_outcome);
+    return result != 0 ? NULL : Py_NewRef(Py_None);
+}
+
 static PyObject *
 operations_record(PyObject *object, FAST_CALL)
 {
@@ -7008,23 +7074,7 @@ operations_record(PyObject *object, FAST_CALL)
         }
     }
     Py_XDECREF((PyObject *)timing);
-    /* The slow way: each half by itself, so that one that is refused does not keep the other from being recorded. */
-    timing = operations_series(self, self->timings, state->s_find_timing, state->timer_series, given[0], given[1]);
-    if (timing == NULL && PyErr_Occurred())
-        return NULL;
-    if (timing != NULL) {
-        PyObject *result = series_elapse(timing, milliseconds, failed);
-        Py_DECREF((PyObject *)timing);
-        if (result == NULL)
-            return NULL;
-        Py_DECREF(result);
-    }
-    outcome = operations_series(self, self->outcomes, state->s_find_outcomes, state->outcome_series, given[0], given[1]);
-    if (outcome == NULL)
-        return nothing_or_error();
-    PyObject *result = series_finish(outcome, given[3]);
-    Py_DECREF((PyObject *)outcome);
-    return result;
+    return operations_record_slowly(self, given, milliseconds, failed);
 }
 
 static PyMethodDef operations_methods[] = {

@@ -22,6 +22,10 @@ MAX_COLLAPSED_TAGS = 16
 """How many tags of a metric may lose their new values before all of them do."""
 
 
+MAX_ERROR_TYPES = 8_000
+"""The limit of the budget of error types; an operation has one block of memory for their counts."""
+
+
 class Budgets(NamedTuple):
     """Limits the names and series of a store.
 
@@ -47,7 +51,7 @@ def check_budgets(budgets: object) -> Budgets:
     """Return budgets.
 
     Raises:
-        InvalidInputError: If they are not `Budgets`, or one is not a whole number of 1 or more.
+        InvalidInputError: If they are not `Budgets`, or one is not a whole number of 1 or more, or too large.
     """
     if not isinstance(budgets, Budgets):
         raise InvalidInputError(
@@ -55,6 +59,10 @@ def check_budgets(budgets: object) -> Budgets:
         )
     for field, budget in budgets._asdict().items():
         check_count(f"budget {field}", budget)
+    if budgets.error_types > MAX_ERROR_TYPES:
+        raise InvalidInputError(
+            f"budget error_types={budgets.error_types} is too large: pass {MAX_ERROR_TYPES} or fewer"
+        )
     return budgets
 
 

@@ -61,7 +61,7 @@ def test_a_client_that_stops_reading_is_told_what_it_lost(system, caplog, monkey
                 record(system, portion, TAGS)
                 recorded += portion
                 wait_until(lambda: all(reader.at == recorded for reader in quick))  # noqa: B023 - called in this iteration
-                assert all(one._waiting <= most for one in subscriptions(system))
+                assert all(one._buffered <= most for one in subscriptions(system))
 
         while not any(one.dropped for one in subscriptions(system)):
             go_on(1)

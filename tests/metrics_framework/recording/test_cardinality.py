@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from metrics_adapters.in_memory import InMemoryCollector, InMemoryTimer, InMemoryTracker
 from metrics_framework.clock import ManualClock
+from metrics_framework.errors import InvalidInputError
 from metrics_framework.recording import Budgets, Store
 from metrics_framework.recording.cardinality import MAX_COLLAPSED_TAGS, OTHER
 
@@ -311,3 +312,15 @@ def test_a_million_operation_names():
     assert store.timing_summary(f"{OTHER}timer")["count"] == MILLION - 2_000
     assert store.outcomes(f"{OTHER}operation").successes == MILLION - 2_000
     assert store.recorded == 2 * MILLION
+
+
+def test_a_budget_of_error_types_has_a_limit(clock):
+    """The most that is accepted can be used up; one more is an error that names the limit."""
+    with pytest.raises(InvalidInputError, match=r"error_types=8001 is too large: pass 8000 or fewer"):
+        Store(clock, budgets=Budgets(error_types=8_001))
+    store = Store(clock, budgets=Budgets(error_types=8_000))
+    for number in range(8_010):
+        store.record_operation("checkout", None, 1, str(number))
+    failures = store.outcomes("checkout").failures
+    assert len(failures) <= 8_001
+    assert sum(failures.values()) == 8_010
