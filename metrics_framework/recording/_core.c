@@ -5954,6 +5954,9 @@ index_find(const SeriesIndex *self, PyObject *name, PyObject *tags)
             order = one;
     }
     if (UNLIKELY(order == NULL) && (order = order_learn(entry, keys, number)) == NULL) {
+        for (Py_ssize_t i = 0; i < number; i++)
+            if (Py_TYPE(keys[i]) != &PyUnicode_Type)
+                return NULL; /* bad input is reported for a denied name, too */
         for (int g = 0; g < entry->group_count; g++)
             if (entry->groups[g].number == number && entry->groups[g].null != NULL)
                 return entry->groups[g].null;

@@ -2131,6 +2131,7 @@ def test_a_null_series_is_found_for_all_values(rig):
     assert index.get("denied", {"x": "1", "y": "2"}) is null
     for tags in (None, {}, {"one": "a"}, {"one": "a", "two": "b", "three": "c"}):
         assert index.get("denied", tags) is None
+    assert index.get("denied", {1: "a", "two": "b"}) is None  # so that bad input is found
     index.learn("denied", {}, null)
     assert (index.get("denied", None), index.get("denied", {})) == (null, null)
 
