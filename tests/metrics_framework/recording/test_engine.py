@@ -90,7 +90,7 @@ class EngineOwner:
         return self.refuse(unit) if unit not in factors else value * factors[unit]
 
     def error_type(self, error_type: Any) -> str | None:
-        """Admit the first three error types; refuse the empty one."""
+        """Admit the first three error types; reject the empty one."""
         self.asked.append((error_type,))
         if error_type == "":
             return self.refuse(error_type)
@@ -102,12 +102,12 @@ class EngineOwner:
     error_types: Any
 
     def readmit(self, series: Any) -> Any:
-        """Return the series to record into in place of one that is not live."""
+        """Return the series to record into instead of one that is not live."""
         self.readmitted.append(series)
         return self.successor(series)
 
     def refuse(self, value: Any) -> None:
-        """Refuse a value."""
+        """Reject a value."""
         if not self.counts_errors:
             raise RejectedValue(repr(value))
 
@@ -175,12 +175,12 @@ def record(series: Any, value: Any) -> None:
 
 
 def exactly(number: Any) -> tuple[type, Any]:
-    """Return what tells 1 from 1.0."""
+    """Return a value that distinguishes 1 from 1.0."""
     return type(number), number
 
 
 def figures(distribution: Any) -> tuple[Any, ...]:
-    """Return the figures of a distribution that two engines compute alike."""
+    """Return the statistics of a distribution that both engines compute alike."""
     if not distribution.count:
         return (0,)
     scale, negative, zeros, positive = distribution.buckets
@@ -307,7 +307,7 @@ def test_the_largest_integer_total_is_exact(rig):
 
 
 def test_an_integer_total_beyond_int64_is_a_float(rig):
-    """A total that leaves int64 goes on as a compensated float, and says so."""
+    """A total that leaves int64 becomes a compensated float, and is marked as inexact."""
     counter = rig.series("counter")
     counter.add(INT64_MAX)
     for _ in range(1_000):
@@ -367,7 +367,7 @@ def test_a_counter_since_an_earlier_reading(rig):
     "value", [-1, -0.5, math.nan, math.inf, -math.inf, True, False, "1", None, [1]], ids=repr
 )
 def test_a_counter_asks_its_owner_about_odd_values(rig, value):
-    """What a counter does not take as it is, its owner refuses: by an error or by counting it."""
+    """The owner rejects other values: it raises, or counts them."""
     counter = rig.series("counter")
     with pytest.raises(RejectedValue):
         counter.add(value)
@@ -385,7 +385,7 @@ class Weekday(IntEnum):
 
 
 def test_odd_numbers_are_converted_by_the_owner(rig):
-    """What the owner converts is recorded; plain numbers are not shown to it."""
+    """Converted values are recorded; plain numbers bypass the owner."""
     counter = rig.series("counter")
     for value in (0, 1, 0.0, 1.5, -0.0, INT64_MAX // 4, 1e300):
         counter.add(value)
@@ -407,8 +407,8 @@ def test_an_empty_gauge_aggregate(rig):
     assert rig.series("gauge").state() is None
 
 
-def test_a_gauge_keeps_its_course(rig):
-    """First, last, extremes, times and the integral over time are those of its values."""
+def test_a_gauge_aggregate_has_the_statistics_of_its_values(rig):
+    """First, last, extremes, times and the integral over time."""
     gauge = rig.series("gauge")
     for value, seconds in ((3, 2), (10.5, 1), (-4, 0.5), (7, 0)):
         gauge.set(value)
@@ -479,7 +479,7 @@ def test_the_smallest_integer_can_be_taken_away(rig):
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_gauge_does_not_leave_the_floats(rig, sign):
-    """Steps end at the largest float."""
+    """Steps stop at the largest float."""
     gauge = rig.series("gauge")
     for _ in range(3):
         gauge.increment(sign * MAX)
@@ -504,7 +504,7 @@ def test_a_gauge_takes_booleans(rig):
 @pytest.mark.parametrize("method", ["set", "increment", "decrement"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "1", None, [1]], ids=repr)
 def test_a_gauge_asks_its_owner_about_odd_values(rig, method, value):
-    """What a gauge does not take as it is, its owner refuses; negative numbers are fine."""
+    """The owner rejects other values; negative numbers are valid."""
     gauge = rig.series("gauge")
     with pytest.raises(RejectedValue):
         getattr(gauge, method)(value)
@@ -527,7 +527,7 @@ LEVELS = st.integers(-(10**6), 10**6) | st.floats(-1e6, 1e6)
     )
 )
 def test_a_gauge_is_that_of_the_reference(engine, actions):
-    """Whatever is done to a gauge, its aggregate is that of the reference implementation."""
+    """After any records its aggregate equals that of the reference implementation."""
     rig = Rig(engine)
     gauge = rig.series("gauge")
     values: list[Any] = []
@@ -619,7 +619,7 @@ def test_a_histogram_takes_huge_integers_as_floats(rig):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, True, "1", None], ids=repr)
 def test_a_histogram_asks_its_owner_about_odd_values(rig, value):
-    """What a histogram does not take as it is, its owner refuses; negative numbers are fine."""
+    """The owner rejects other values; negative numbers are valid."""
     histogram = rig.series("histogram")
     with pytest.raises(RejectedValue):
         histogram.observe(value)
@@ -696,7 +696,7 @@ def test_a_block_is_timed(rig):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, GeneratorExit])
 def test_a_block_that_raises_counts_as_a_failure(rig, error):
-    """An exception is recorded as a failed duration, and goes on."""
+    """An exception is recorded as a failed duration, and propagates."""
     timer = rig.series("timer")
 
     def block() -> None:
@@ -735,7 +735,7 @@ def test_a_stopwatch_of_a_removed_series_asks_the_owner(rig):
 @pytest.mark.parametrize("way", [1, -1])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_distribution_is_halved_as_soon_as_it_spans_more_than_5_120_buckets(rig, sign, way):
-    """Not earlier, and not later either where its memory has room for more."""
+    """Not earlier, and not later if its memory has room for more."""
     series = rig.series("histogram")
     for _ in range(200):
         series.observe(sign * 1.0)
@@ -808,7 +808,7 @@ def test_error_types_are_appended(engine):
 
 @all_kinds
 def test_a_state_does_not_change(rig, kind):
-    """A state that was read stays as it is while more is recorded."""
+    """A state does not change while more is recorded."""
     series, (one, other) = rig.series(kind), VALUES[kind]
     record(series, one)
     before = series.state()
@@ -907,7 +907,7 @@ def test_a_tag_set_has_its_series_in_order(rig):
 
 
 def test_the_first_series_of_some_values_stays(rig):
-    """Adding a series with the same values returns the one that is there."""
+    """Adding a series with the same values returns the existing one."""
     first = rig.series("counter", one="a")
     second = rig.unborn("counter", one="a")
     assert first.tag_set.add(second) is first
@@ -916,7 +916,7 @@ def test_the_first_series_of_some_values_stays(rig):
 
 
 def test_a_tag_set_may_change_while_it_is_iterated(rig):
-    """Series that come and go do not disturb an iteration."""
+    """Adding and removing series does not disturb an iteration."""
     many = [rig.series("counter", one=str(number)) for number in range(5)]
     seen = []
     for series in many[0].tag_set:
@@ -1240,7 +1240,7 @@ def test_publish_may_record(rig):
 
 
 def test_a_slot_without_publish_keeps_the_open_slot_only(rig):
-    """Without a function to call, closed slots are dropped: nothing would ever commit them."""
+    """Without a ``publish`` function, closed slots are dropped, because nothing would commit them."""
     slot = rig.engine.Slot(rig.core, "counter")
     counter = rig.series("counter", slot)
     for value in (1, 2, 3):
@@ -1334,7 +1334,7 @@ def test_series_of_a_gauge_are_combined_by_law(rig, law, wholes, after_removals)
     )
 )
 def test_the_whole_of_a_gauge_follows_all_its_series(engine, law, actions):
-    """Whatever is set, moved and removed, the whole is that of the last values of all live series."""
+    """After any sets, steps and removals, the combined value is that of all live series."""
     rig = Rig(engine)
     slot = rig.slots["gauge"]
     slot.law = law
@@ -1378,7 +1378,7 @@ def test_a_gauge_that_only_lost_a_series_has_no_records_in_that_second(rig):
 
 
 def test_the_removal_of_a_gauge_without_records_changes_nothing(rig):
-    """A series that never recorded is not a part of the whole."""
+    """A series without records is not part of the combined value."""
     slot = rig.slots["gauge"]
     slot.law = "min"
     one, other = rig.series("gauge", one="a"), rig.series("gauge", one="b")
@@ -1389,7 +1389,7 @@ def test_the_removal_of_a_gauge_without_records_changes_nothing(rig):
 
 
 def test_a_change_of_law_holds_from_the_next_record_on(rig):
-    """A new law does not change what was recorded before it."""
+    """A new merge law does not change earlier records."""
     one, other = rig.series("gauge", one="a"), rig.series("gauge", one="b")
     slot = rig.slots["gauge"]
     one.set(5)
@@ -1448,7 +1448,7 @@ def test_integers_are_counted_exactly(rig):
 
 
 def test_exact_values_seed_the_counts(rig):
-    """Bounds that come later count the values so far, exactly, and go on from there."""
+    """Later bounds count the values so far, exactly, and continue from there."""
     series, untouched = rig.series("histogram", one="a"), rig.series("histogram", one="b")
     values = [0.5, 1, 1.0, 7, 10, 11, 1_000.5]
     for value in values:
@@ -1474,7 +1474,7 @@ def test_buckets_seed_the_counts_by_their_midpoints(rig):
 
 
 def test_counts_never_fall_after_they_were_seeded(rig):
-    """Later values are counted exactly: what was counted once is not computed again."""
+    """Later values are counted exactly, and earlier counts are not computed again."""
     series = rig.series("histogram")
     series.observe(5)
     rig.slots["histogram"].count_by(BOUNDS, seed=True)
@@ -1488,7 +1488,7 @@ def test_counts_never_fall_after_they_were_seeded(rig):
 
 
 def test_counts_restart_from_zero(rig):
-    """Without a seed counting begins now: counts and total are those of later values."""
+    """Without a seed, counts and total are those of later values."""
     series = rig.series("histogram")
     series.observe(5)
     rig.slots["histogram"].count_by(BOUNDS, seed=False)
@@ -1571,7 +1571,7 @@ def test_series_have_no_recent_slot_by_default(rig):
 
 @all_kinds
 def test_a_series_that_goes_on_gets_a_recent_slot(engine, kind):
-    """The first record in another slot of 16 seconds brings the recent slot, complete from its start on."""
+    """The first record in another 16-second slot creates the recent slot, complete from its start on."""
     rig, published = recent_rig(engine)
     series = rig.series(kind)
     for _ in range(16):
@@ -1678,7 +1678,7 @@ def test_a_dropped_recent_slot_is_missed(engine):
 
 
 def test_recent_slots_may_be_allowed_later(rig):
-    """From the moment that they are allowed on, series get recent slots; none is taken away."""
+    """Once they are allowed, series get recent slots."""
     counter = rig.series("counter")
     counter.add(1)
     rig.core.allows_recent = True
@@ -1785,7 +1785,7 @@ def test_a_full_log_loses_the_newest_records(rig):
 
 
 def test_a_log_ends(rig):
-    """After it was unsubscribed, a log gets no records; to do it twice is fine."""
+    """After `unsubscribe`, a log gets no records; a repeated call does nothing."""
     counter = rig.series("counter")
     log, other = rig.core.subscribe(10), rig.core.subscribe(10)
     counter.add(1)
@@ -1811,7 +1811,7 @@ def test_logs_are_independent(rig):
 
 
 def test_a_log_has_the_records_of_a_series_that_is_removed(rig):
-    """A removal does not take records out of a log; numbers begin again with the next life of a series."""
+    """A removal does not affect a log; the numbers start again with the restored series."""
     counter = rig.series("counter")
     log = rig.core.subscribe(10)
     counter.add(5)
@@ -2160,7 +2160,7 @@ ODD_TAGS: list[Any] = [
 
 @pytest.mark.parametrize("tags", ODD_TAGS, ids=range(len(ODD_TAGS)))
 def test_odd_tags_are_not_found(rig, tags):
-    """Tags of any kind are answered without an error."""
+    """Tags of any type are handled without an error."""
     index = rig.engine.SeriesIndex()
     series = rig.series("counter", one="red")
     index.learn("name", series.tags, series)
@@ -2175,7 +2175,7 @@ def test_odd_tags_are_not_found(rig, tags):
     "tags", [Colors(), Colors(one="red"), OrderedDict(one="red"), MappingProxyType({"one": "red"})], ids=type
 )
 def test_other_mappings_are_left_to_the_finder(rig, tags):
-    """Only a plain dict is trusted: another mapping may make up what it is asked for."""
+    """Only a plain dict is looked up: another mapping may create missing values."""
     index = rig.engine.SeriesIndex()
     series = rig.series("counter", one="red")
     index.learn("name", series.tags, series)
@@ -2186,7 +2186,7 @@ def test_other_mappings_are_left_to_the_finder(rig, tags):
     ("name", "tags"), [("name", {"one": Color.RED}), (Lying("name"), {"one": "red"})], ids=["value", "name"]
 )
 def test_subclasses_of_strings_are_found_or_left_to_the_finder(rig, name, tags):
-    """A subclass of ``str`` may be taken for its characters, but never for anything else."""
+    """A subclass of ``str`` is either looked up by its characters or passed to the finder."""
     index = rig.engine.SeriesIndex()
     series, other = rig.series("counter", one="red"), rig.series("counter", one="Color.RED")
     index.learn("name", series.tags, series)
@@ -2208,7 +2208,7 @@ def test_numbers_do_not_stand_for_each_other(rig):
 
 
 class Finder:
-    """A store as a recorder sees it.
+    """The interface of a store that a recorder uses.
 
     Attributes:
         asked: What it was asked for.
@@ -2231,7 +2231,7 @@ class Finder:
         return self._found(kind, name, tags)
 
     def find_step(self, name: Any, step: int, tags: Any) -> Any:
-        """Return what a step moves."""
+        """Return the series that a step changes."""
         self.asked.append((step, name, tags))
         return self._found("counter" if step > 0 else "gauge", name, tags)
 
@@ -2262,7 +2262,7 @@ def recorder_of(rig: Rig) -> tuple[Any, Finder]:
     ],
 )
 def test_a_recorder_asks_its_finder_once(rig, method, kind, arguments, expected, tags):
-    """The finder is asked for a series that is not known, and then not any more."""
+    """The finder is called for an unknown series, and not for later records of it."""
     recorder, finder = recorder_of(rig)
     for _ in range(3):
         getattr(recorder, method)("name", *arguments, tags=tags)
@@ -2342,7 +2342,7 @@ def test_a_refused_series_is_not_recorded(rig):
 
 
 def test_a_recorder_checks_values_like_a_series(rig):
-    """Odd values go to the owner of the series."""
+    """Number-like values are passed to the owner of the series."""
     recorder, _ = recorder_of(rig)
     for record_value in (recorder.record_counter, recorder.record_gauge, recorder.record_histogram):
         for _ in range(2):
@@ -2356,7 +2356,7 @@ def test_a_recorder_checks_values_like_a_series(rig):
 
 
 def test_a_recorder_finds_again_what_was_removed(rig):
-    """A removed series is not known any more: the finder is asked for another one."""
+    """After a removal the finder is called for another series."""
     recorder, finder = recorder_of(rig)
     tags = {"one": "a"}
     recorder.record_counter("name", 1, tags)
@@ -2378,7 +2378,7 @@ def test_odd_tags_always_go_to_the_finder(rig, tags):
 
 
 def test_increments_find_counters_and_gauges(rig):
-    """An increment moves the counter or the gauge of that name; the finder decides about new ones."""
+    """An increment changes the counter or gauge of that name; the finder creates new ones."""
     recorder, finder = recorder_of(rig)
     recorder.record_counter("counter", 5)
     recorder.record_gauge("gauge", 5)
@@ -2400,7 +2400,7 @@ def test_increments_find_counters_and_gauges(rig):
 
 
 def test_a_decrement_of_a_counter_is_left_to_the_finder(rig):
-    """A counter never falls: the finder raises the error."""
+    """A counter never decreases: the finder raises the error."""
     recorder, finder = recorder_of(rig)
     recorder.record_counter("name", 5)
 
@@ -2436,7 +2436,7 @@ def test_a_recorder_may_be_subclassed(rig):
 
 
 class TimerFinder:
-    """A store as timers see it."""
+    """The interface of a store that timers use."""
 
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
@@ -2522,7 +2522,7 @@ def test_a_timer_may_fail(rig):
 
 
 def test_timer_ids_are_unique_hexadecimal_texts(rig):
-    """Ids have at least six lower-case hexadecimal digits, and none comes twice."""
+    """Ids have at least six lower-case hexadecimal digits, and none is repeated."""
     timers, _ = timers_of(rig, limit=10_000)
     ids = [timers.start_timer("checkout") for _ in range(5_000)]
     assert len(set(ids)) == 5_000
@@ -2541,7 +2541,7 @@ def test_an_unknown_timer_cannot_be_stopped(rig, timer_id):
 
 
 def test_a_timer_is_stopped_once(rig):
-    """A timer that was stopped is not running any more."""
+    """A stopped timer is no longer running."""
     timers, finder = timers_of(rig)
     timer_id = timers.start_timer("checkout")
     timers.stop_timer(timer_id)
@@ -2551,7 +2551,7 @@ def test_a_timer_is_stopped_once(rig):
 
 
 def test_the_oldest_timers_are_abandoned(rig):
-    """Beyond the limit the oldest timer is given up, and counted."""
+    """Beyond the limit the oldest timer is abandoned, and counted."""
     timers, finder = timers_of(rig, limit=3)
     ids = [timers.start_timer("checkout") for _ in range(5)]
     assert finder.abandoned == 2
@@ -2575,7 +2575,7 @@ def test_a_refused_operation_is_timed_without_a_record(rig):
 
 
 def test_a_timer_of_a_removed_series_is_recorded(rig):
-    """A timer that outlives its series is recorded into the one in its place."""
+    """A timer that outlives its series is recorded into the replacement."""
     timers, finder = timers_of(rig)
     timer_id = timers.start_timer("checkout")
     series = finder.timings.get("checkout", None)
@@ -2598,7 +2598,7 @@ def test_running_timers_may_be_subclassed(rig):
 
 
 def test_results_are_complete_when_they_are_compared(rig):
-    """A result that nothing was asked of yet is equal to one with the same fields, and can be pickled."""
+    """A result whose fields were never read equals one with the same fields, and can be pickled."""
     timers, _ = timers_of(rig)
     timer_id = timers.start_timer("checkout", {"id": 7})
     rig.advance(0.5)
@@ -2652,7 +2652,7 @@ def test_operations_close_both_slots(rig):
 
 
 def test_error_types_of_operations_are_admitted(rig):
-    """A new error type is admitted by the owner, which may count it as another one."""
+    """The owner admits a new error type, or returns another one to count."""
     operations, finder = operations_of(rig)
     for error_type in ("a", "b", "c", "d", None):
         operations.record("checkout", None, 1, error_type)
@@ -2755,8 +2755,8 @@ def test_a_clock_may_raise(engine):
 
 
 @pytest.mark.parametrize("answer", [1.5, None, "now"], ids=repr)
-def test_a_clock_that_returns_no_integer_does_no_harm(engine, answer):
-    """A bad reading is an error of the record, or is recorded, but does not break the core."""
+def test_a_clock_that_returns_other_types_does_not_break_the_core(engine, answer):
+    """A bad reading raises in the record, or is recorded."""
     rig = Rig(engine)
     reading: Any = START
     rig.core = engine.Core(lambda: reading)
@@ -2875,7 +2875,7 @@ def test_the_collector_may_record(rig):
 
 
 def in_threads(number: int, work: Callable[[int], None]) -> None:
-    """Run ``work`` in some threads at the same time."""
+    """Run ``work`` in several threads at the same time."""
     errors: list[BaseException] = []
 
     def run(each: int) -> None:
@@ -2974,7 +2974,7 @@ def test_threads_count_internally(engine):
 
 
 def test_values_are_read_in_one_step(rig):
-    """Of two counters of which one is always ahead, no read sees the other one ahead."""
+    """If one of two counters is always ahead, no read sees the other ahead."""
     first, second = rig.series("counter", one="a"), rig.series("counter", one="b")
     done = threading.Event()
 

@@ -101,7 +101,7 @@ def test_empty_tags_mean_the_series_without_tags(collector, record):
 
 
 class Level(str, enum.Enum):  # noqa: UP042 - StrEnum would be another class
-    """Strings of another class."""
+    """A subclass of ``str``."""
 
     HIGH = "high"
 
