@@ -48,7 +48,7 @@ class Case:
         does: The action, a key of `Peer.statements`.
         given: The names that the loop binds for the statement.
         series: Among how many series the tags choose at random.
-        fresh: Whether each call gets a dict and strings of its own. Else each series has one dict.
+        fresh: Whether each call gets its own dict and strings. Otherwise each series has one dict.
         threads: How many threads share the calls.
         calls: Calls in one turn.
         turns: Turns in a round; 0 for the default.
