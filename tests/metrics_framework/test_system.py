@@ -1,4 +1,4 @@
-"""The facade: five parts behind one object, composed of whatever satisfies the Protocols."""
+"""The facade: five parts behind one object, with any parts that implement the Protocols."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ class ForeignMonitor:
 
 
 class ForeignAggregator:
-    """An aggregator that knows whatever values the test gives it."""
+    """An aggregator with values of the test's choice."""
 
     def __init__(self, *values):
         self.values = list(values)
@@ -184,7 +184,7 @@ FOREIGN = {
 
 
 class Output:
-    """An output that keeps what it is given, or fails."""
+    """An output that keeps its snapshots, or fails."""
 
     def __init__(self, name="output", error=None):
         self.name = name
@@ -199,7 +199,7 @@ class Output:
 
 
 def metric(name: str, value: float, metric_type: MetricType, **metadata: Any) -> MetricValue:
-    """Return a value as an aggregator would."""
+    """Return a value as an aggregator reports it."""
     now = datetime(2026, 1, 1, tzinfo=UTC)
     return MetricValue(name, value, metric_type, MetricUnit.COUNT, now, {}, metadata)
 
@@ -535,7 +535,7 @@ def test_streams_end_with_the_system(system):
 
 
 class Exporter:
-    """An output that is given the system, or fails."""
+    """An output that gets the system, or fails."""
 
     name = "exporter"
 
@@ -790,7 +790,7 @@ def test_the_second_configuration_replaces_the_firsts_keys(tmp_path, clock):
     assert list(read_snapshot(path).metrics.custom) == ["kept/a"]
 
 
-def test_a_given_output_stays_whatever_is_configured(tmp_path, monkeypatch, clock):
+def test_a_given_output_stays_after_any_configuration(tmp_path, monkeypatch, clock):
     """Naming a given output adds nothing, and naming none removes nothing."""
     monkeypatch.chdir(tmp_path)
     system = MetricsSystem(outputs=[SnapshotWriter("given")], resource_monitor=ForeignMonitor(), clock=clock)

@@ -64,7 +64,7 @@ def test_only_the_tag_that_grew_is_collapsed(clock):
     assert store.overflowed == 900
 
 
-def test_series_within_the_budget_go_on_as_before(clock):
+def test_series_within_the_budget_keep_recording(clock):
     """Existing series still record after the budget is used up."""
     collector = collector_with(clock, series_per_name=10)
     bound = collector.counter("name", {"user": "0"})

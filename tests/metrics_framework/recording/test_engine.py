@@ -366,7 +366,7 @@ def test_a_counter_since_an_earlier_reading(rig):
 @pytest.mark.parametrize(
     "value", [-1, -0.5, math.nan, math.inf, -math.inf, True, False, "1", None, [1]], ids=repr
 )
-def test_a_counter_asks_its_owner_about_odd_values(rig, value):
+def test_a_counter_passes_other_values_to_its_owner(rig, value):
     """The owner rejects other values: it raises, or counts them."""
     counter = rig.series("counter")
     with pytest.raises(RejectedValue):
@@ -503,7 +503,7 @@ def test_a_gauge_takes_booleans(rig):
 
 @pytest.mark.parametrize("method", ["set", "increment", "decrement"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "1", None, [1]], ids=repr)
-def test_a_gauge_asks_its_owner_about_odd_values(rig, method, value):
+def test_a_gauge_passes_other_values_to_its_owner(rig, method, value):
     """The owner rejects other values; negative numbers are valid."""
     gauge = rig.series("gauge")
     with pytest.raises(RejectedValue):
@@ -618,7 +618,7 @@ def test_a_histogram_takes_huge_integers_as_floats(rig):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, True, "1", None], ids=repr)
-def test_a_histogram_asks_its_owner_about_odd_values(rig, value):
+def test_a_histogram_passes_other_values_to_its_owner(rig, value):
     """The owner rejects other values; negative numbers are valid."""
     histogram = rig.series("histogram")
     with pytest.raises(RejectedValue):
@@ -660,7 +660,7 @@ def test_a_timer_records_milliseconds(rig):
     ],
     ids=repr,
 )
-def test_a_timer_asks_its_owner_about_odd_durations(rig, duration, unit):
+def test_a_timer_passes_other_durations_to_its_owner(rig, duration, unit):
     """A duration that is negative, not finite, not a number or not a time is refused."""
     timer = rig.series("timer")
     with pytest.raises(RejectedValue):
@@ -722,7 +722,7 @@ def test_blocks_may_be_nested_and_repeated(rig):
     assert sorted(timer.state().state.exact) == [125.0, 125.0, 750.0]
 
 
-def test_a_stopwatch_of_a_removed_series_asks_the_owner(rig):
+def test_a_stopwatch_of_a_removed_series_calls_the_owner(rig):
     """A block that outlives its series is recorded into the one in its place."""
     timer = rig.series("timer")
     with timer.time():
@@ -960,7 +960,7 @@ def test_a_series_that_is_not_in_a_tag_set_is_not_removed_from_it(rig):
 
 
 @all_kinds
-def test_a_record_into_a_removed_series_asks_the_owner(rig, kind):
+def test_a_record_into_a_removed_series_calls_the_owner(rig, kind):
     """The next record goes into the series that the owner readmits, which is empty at first."""
     series, (one, other) = rig.series(kind, one="a"), VALUES[kind]
     record(series, one)
@@ -1570,7 +1570,7 @@ def test_series_have_no_recent_slot_by_default(rig):
 
 
 @all_kinds
-def test_a_series_that_goes_on_gets_a_recent_slot(engine, kind):
+def test_a_series_that_keeps_recording_gets_a_recent_slot(engine, kind):
     """The first record in another 16-second slot creates the recent slot, complete from its start on."""
     rig, published = recent_rig(engine)
     series = rig.series(kind)
@@ -1615,7 +1615,7 @@ def test_recent_slots_are_published(engine, kind):
     assert published == [series]
 
 
-def test_each_series_has_a_recent_slot_of_its_own(engine):
+def test_each_series_has_its_own_recent_slot(engine):
     """Recent slots hold the records of one series; the slot of the metric holds all."""
     rig, _ = recent_rig(engine)
     one, other = rig.series("counter", one="a"), rig.series("counter", one="b")
@@ -1865,7 +1865,7 @@ def test_a_reset_empties_everything(rig, kind):
 
 
 @all_kinds
-def test_a_core_goes_on_after_a_reset(rig, kind):
+def test_a_core_keeps_recording_after_a_reset(rig, kind):
     """Records after a reset count from zero, in the same objects."""
     series, slot = rig.series(kind, one="a"), rig.slots[kind]
     for number in range(2):
@@ -2261,7 +2261,7 @@ def recorder_of(rig: Rig) -> tuple[Any, Finder]:
         ("record_timer", "timer", (2.0, MetricUnit.SECONDS), 2_000.0),
     ],
 )
-def test_a_recorder_asks_its_finder_once(rig, method, kind, arguments, expected, tags):
+def test_a_recorder_calls_its_finder_once(rig, method, kind, arguments, expected, tags):
     """The finder is called for an unknown series, and not for later records of it."""
     recorder, finder = recorder_of(rig)
     for _ in range(3):
@@ -2355,7 +2355,7 @@ def test_a_recorder_checks_values_like_a_series(rig):
     assert rig.core.records == 2
 
 
-def test_a_recorder_finds_again_what_was_removed(rig):
+def test_a_recorder_finds_a_removed_series_again(rig):
     """After a removal the finder is called for another series."""
     recorder, finder = recorder_of(rig)
     tags = {"one": "a"}

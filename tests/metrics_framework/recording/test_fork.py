@@ -166,7 +166,7 @@ def test_a_child_begins_at_zero_beside_busy_threads(is_read):
     assert numbers == expected(7)
 
 
-def test_bound_instruments_go_on_in_a_child():
+def test_bound_instruments_record_in_a_child():
     """Instruments that were bound before the fork record in the child, into the series of calls by name."""
     application = ForkedApplication()
     application.record(600)

@@ -91,7 +91,7 @@ def in_a_thread(work: Callable[[], Any], where: str = "") -> Any:
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(SOON_S)
-    assert not thread.is_alive(), f"it waits for a lock that nobody gives back: {where}"
+    assert not thread.is_alive(), f"it waits for a lock that is never released: {where}"
     if errors:
         raise errors[0]
     return result[0]

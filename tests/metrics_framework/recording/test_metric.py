@@ -168,7 +168,7 @@ def test_whether_a_metric_expires_is_true_or_false(collector, expires):
         collector.describe("name", expires=expires)
 
 
-def test_a_law_that_changes_holds_at_once(collector):
+def test_a_changed_merge_law_applies_at_once(collector):
     """A gauge of several series follows its new merge law from the next record on."""
     for tags in (NORTH, SOUTH):
         collector.record_gauge("name", 4, tags)
@@ -294,7 +294,7 @@ def test_counters_have_no_buckets(collector):
     ("law", "last", "low", "high"),
     [("latest", 1, 1, 7), ("sum", 5, 3, 11), ("min", 1, 1, 4), ("max", 4, 3, 7)],
 )
-def test_a_gauge_of_several_series_is_what_its_merge_law_says(collector, clock, law, last, low, high):
+def test_a_gauge_of_several_series_follows_its_merge_law(collector, clock, law, last, low, high):
     """The combined value is the latest record, the sum, the minimum or the maximum of its series."""
     collector.describe("name", merge=law)
     for level, tags in ((3, NORTH), (4, SOUTH), (7, NORTH), (1, NORTH)):

@@ -54,7 +54,7 @@ def test_a_name_without_a_record_is_unknown(collector):
         collector.store.timing_summary("begun")
 
 
-def test_an_unknown_name_lists_what_there_is(collector):
+def test_an_unknown_name_lists_known_names(collector):
     """If no name is similar, the error lists some known names."""
     collector.increment("requests")
     with pytest.raises(UnknownMetricError, match=r"'xyz'.*Known: 'requests'"):

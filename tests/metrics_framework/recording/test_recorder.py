@@ -186,7 +186,7 @@ BAD_NAMES: list[Any] = ["", None, 7, b"name", ["name"], ("name",)]
 
 @every_type
 @pytest.mark.parametrize("tags", BAD_TAGS, ids=repr)
-def test_bad_tags_leave_everything_as_it_was(collector, record, tags):
+def test_bad_tags_change_nothing(collector, record, tags):
     """Invalid tags raise, for a new and a known name, and change no number."""
     with pytest.raises(InvalidInputError):
         record(collector, 1.0, tags)
@@ -204,7 +204,7 @@ def test_bad_tags_leave_everything_as_it_was(collector, record, tags):
 @every_type
 @pytest.mark.parametrize("value", BAD_NUMBERS, ids=repr)
 @pytest.mark.parametrize("tags", [None, {"a": "1"}])
-def test_bad_numbers_leave_everything_as_it_was(collector, record, value, tags):
+def test_bad_numbers_change_nothing(collector, record, value, tags):
     """A value that is not a finite number raises, for a new and a known series, and changes no number."""
     record(collector, 1.0, tags)
     before = everything(collector)
@@ -360,7 +360,7 @@ def test_an_integer_of_too_many_digits_is_refused(collector, record, number):
 
 
 @every_type
-def test_similar_tags_are_told_apart(collector, record):
+def test_similar_tags_are_different_series(collector, record):
     """Tags that differ in a value, a name, a type or the order use the right series."""
     record(collector, 1, {"a": "1", "b": "x"})
     record(collector, 1, {"b": "x", "a": "1"})

@@ -308,7 +308,7 @@ def test_a_reading_is_a_copy(views):
     assert len(views.store.recent_failures("operation")) == 1
 
 
-def test_operations_are_a_namespace_of_their_own(views):
+def test_operations_have_their_own_namespace(views):
     """A metric, a timed operation and a tracked one can have the same name."""
     views.collector.record_gauge("work", 3)
     views.time("work", 1)
@@ -595,7 +595,7 @@ def test_a_store_begins_when_it_is_made(clock):
     assert store.summary("name")["seconds"] == store.summary("name", MINUTE)["seconds"] == 3.0
 
 
-def test_the_retention_can_be_asked_and_set(clock):
+def test_the_retention_can_be_read_and_set(clock):
     """It is exact to the microsecond; the default is thirty days."""
     assert Store(clock).retention == timedelta(days=30)
     store = Store(clock, timedelta(hours=1))

@@ -211,7 +211,7 @@ def test_the_slot_before_a_window_is_returned_separately():
     assert ask(windows, 4_998, 4_998).before is None
 
 
-def test_what_is_older_than_the_retention_is_in_the_total_alone():
+def test_records_beyond_the_retention_are_only_in_the_total():
     """Old slots are dropped, and the total since the start includes their records."""
     windows = filled(range(0, 20_000, 10), retention_ns=600 * SECOND)
     assert windows.slot_count <= filled(range(0, 2_000, 10), retention_ns=600 * SECOND).slot_count + 2
