@@ -140,7 +140,7 @@ class Loop:
         return run
 
     def batches(self, calls: int) -> Iterator[list[Any]]:
-        """Yield the arguments of so many calls, a few at a time, each just made."""
+        """Yield the arguments of a number of calls in small batches, created on demand."""
         case = self._case
         if case.given == "name":
             for _ in range(0, calls, len(self.names["names"])):
@@ -259,7 +259,7 @@ class Held(NamedTuple):
         does: The action, a key of `Peer.statements`.
         series: How many series there are.
         records: How often each is recorded into.
-        own_strings: Whether the strings of a series' tags count; else they belong to the application.
+        own_strings: Whether the strings of a series' tags count; otherwise they belong to the application.
     """
 
     does: str

@@ -36,7 +36,7 @@ class TestRight(Made, MetricCollectorContract):
 
 
 class Racy(InMemoryCollector):
-    """Drops what comes while it is at something else."""
+    """Drops records that arrive during another one."""
 
     busy = False
 

@@ -84,7 +84,7 @@ class Tracker:
 
 
 class Aggregator:
-    """An aggregator with an answer of the test's choice, which counts how often it is asked."""
+    """An aggregator with an answer of the test's choice, which counts its calls."""
 
     def __init__(self, answer=()):
         self.answer = answer
@@ -321,7 +321,7 @@ def test_the_overhead_is_the_cpu_time_of_the_collection_thread():
     assert 0.05 <= system.get_system_health()["overhead_percent"] < 0.1
 
 
-# -- parts of someone else's ---------------------------------------------------------------------------------
+# -- foreign parts -------------------------------------------------------------------------------------------
 
 
 def test_a_foreign_tracker_is_judged_by_the_aggregator(clock):

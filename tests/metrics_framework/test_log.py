@@ -1,4 +1,4 @@
-"""Log events go through structlog if the application configured it, else through the standard library."""
+"""Log events use structlog if the application configured it, otherwise the standard library."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ from metrics_framework.recording import Store
 PATIENCE = 20.0
 
 
-# Parts as someone else would write them: from the contracts alone, without a base class or a store.
+# Foreign parts, written from the contracts alone, without a base class or a store.
 
 
 class ForeignCollector:
@@ -594,7 +594,7 @@ def test_an_output_without_a_name_or_a_write_method_is_rejected(wrong):
 
 
 class Counting(Output):
-    """An output that says when it has been written to a number of times, and fails when it is told to."""
+    """An output that signals a number of writes, and fails on demand."""
 
     def __init__(self, name="counting"):
         super().__init__(name)
@@ -609,7 +609,7 @@ class Counting(Output):
         super().write(snapshot)
 
     def wait(self, tries):
-        """Wait until so many more writes were tried."""
+        """Wait for a number of further attempts to write."""
         with self.changed:
             until = self.tries + tries
             assert self.changed.wait_for(lambda: self.tries >= until, PATIENCE)
@@ -706,7 +706,7 @@ def test_a_failing_output_is_logged_once_until_it_succeeds(clock, caplog):
 
 
 def wait_for_tries(failing, tries, good, clock):
-    """Wait until an output was tried so many more times, although it pauses after each failure."""
+    """Wait for a number of further attempts, advancing the clock past the pauses after failures."""
     until = failing.tries + tries
     while failing.tries < until:
         clock.advance(300)

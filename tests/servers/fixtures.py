@@ -1,6 +1,6 @@
 """Fixtures that start real servers; each worker of a test run has its own.
 
-A test that asks for one is skipped where the program is missing, and fails in CI.
+A test that uses one is skipped if the program is missing, and fails in CI.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class Prometheus:
 
     Args:
         address: Its host and port.
-        folder: Where it finds its targets.
+        folder: The folder with its targets.
     """
 
     def __init__(self, address: str, folder: Path) -> None:
@@ -82,7 +82,7 @@ def running_prometheus(program: str, folder: Path, jobs: str = "") -> Iterator[P
 
     Args:
         program: Its path.
-        folder: Where it works.
+        folder: Its working directory.
         jobs: More entries of ``scrape_configs`` in YAML, beside the targets that are added later.
     """
     (folder / "targets").mkdir()

@@ -29,8 +29,8 @@ class Receiver:
 
     Args:
         command: The program and its arguments.
-        folder: Where it works and where its log goes.
-        is_ready: Says whether it answers; may raise an `OSError` until it does.
+        folder: Its working directory, which gets its log.
+        is_ready: Returns whether it answers; may raise an `OSError` until then.
         variables: Further environment variables.
     """
 

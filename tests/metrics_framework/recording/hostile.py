@@ -40,7 +40,7 @@ class Hostile:
     def run(self, steps: int) -> None:
         """Take some steps; an unexpected error ends the test."""
         threshold = gc.get_threshold()
-        gc.freeze()  # else each full collection looks at all objects of the test process
+        gc.freeze()  # otherwise each full collection visits all objects of the test process
         gc.set_threshold(50)
         gc.callbacks.append(self._on_collection)
         try:
@@ -119,7 +119,7 @@ class World:
             self.home, self.indexes["timer"], self.indexes["outcome"], self
         )
 
-    # -- what the engine asks for ----------------------------------------------------------------------
+    # -- what the engine calls -------------------------------------------------------------------------
 
     def clock(self) -> int:
         """Advance, sometimes go back, and sometimes record."""
@@ -220,7 +220,7 @@ class World:
     # -- input -----------------------------------------------------------------------------------------
 
     def value(self) -> Any:
-        """Return a number, or something else."""
+        """Return a number, or another value."""
         if self.chance.random() < 0.2:
             return self.chance.choice(ODD_NUMBERS)
         if self.chance.random() < 0.5:
@@ -228,7 +228,7 @@ class World:
         return self.chance.randrange(-1_000, 1_000)
 
     def tags(self) -> Any:
-        """Return tags, or something else."""
+        """Return tags, or another value."""
         chance, words = self.chance, self.hostile.words
         names = "abcdef" if chance.random() < 0.98 else [str(number) for number in range(40)]
         tags = {name: str(chance.randrange(20)) for name in chance.sample(names, chance.randrange(4))}

@@ -40,7 +40,7 @@ WINDOWS = (1, 16, 60, 300, 3_600, 30 * 86_400)
 """The windows that everything is read for in the end, in seconds."""
 
 METHODS = ("add", "set", "increment", "decrement", "observe", "time")
-"""What a series that is held on to may record with."""
+"""The ways to record into a bound series."""
 
 
 class Number(IntEnum):
@@ -435,7 +435,7 @@ class ScenarioPlayer:
                 str(named),
                 each.tags,
                 plain(each.state()),
-                max(each.created_ns, 1),  # 0 stands for no record, also where the clock starts at 0
+                max(each.created_ns, 1),  # 0 means no record, also if the clock starts at 0
                 each.last_ns // 1_000_000_000,
                 each.is_live,
                 each.recent is None or plain(each.recent.peek()),
@@ -531,7 +531,7 @@ def answer(result: object) -> None:
 def main() -> None:
     """Play the scenarios of the input, one per line."""
     logging.getLogger("metrics_framework").propagate = False
-    find = cache(provenance.find_provenance)  # a snapshot asks git, which takes longer than the scenario
+    find = cache(provenance.find_provenance)  # a snapshot runs git, which takes longer than the scenario
     provenance.find_provenance = find  # type: ignore[assignment]
     answer(ENGINE)
     for line in sys.stdin:

@@ -56,9 +56,9 @@ class EngineOwner:
     """The owner of series for the engine under test.
 
     Attributes:
-        asked: The values that it was asked about, with what else it was told.
+        asked: The values that it checked, with the other arguments.
         counts_errors: Whether it returns ``None`` for bad input instead of raising.
-        readmitted: The series that it was asked to readmit.
+        readmitted: The series that the engine passed to `readmit`.
         successor: Returns the series to record into in place of another one.
     """
 
@@ -762,7 +762,7 @@ def test_outcomes_are_counted_by_error_type(rig):
 
 
 def test_new_error_types_are_admitted_by_the_owner(rig):
-    """The owner is asked once for each new error type, and may count it as another one."""
+    """The owner is called once for each new error type, and may return another one to count."""
     outcomes = rig.series("outcome")
     for ending in ("a", "b", "a", "c", "d", "e", None):
         outcomes.finish(error_type=ending)
@@ -1009,7 +1009,7 @@ def test_a_refused_readmission_drops_the_record(rig, kind):
 
 @all_kinds
 def test_a_series_is_not_live_before_it_is_added(rig, kind):
-    """A record into a series that was never added asks the owner."""
+    """A record into a series that was never added calls the owner."""
     series = rig.unborn(kind, one="a")
     assert not series.is_live
     record(series, VALUES[kind][0])
@@ -1897,7 +1897,7 @@ def test_a_reset_keeps_how_values_are_counted(rig):
 
 
 def test_a_removed_series_may_come_back_after_a_reset(rig):
-    """A series that was removed before a reset asks its owner after it."""
+    """A record after the reset calls the owner of a series that was removed before."""
     counter = rig.series("counter")
     counter.add(1)
     rig.remove(counter)
@@ -1972,7 +1972,7 @@ class Lying(str):
 
 
 class Colors(dict):
-    """A dict that makes up values."""
+    """A dict that creates missing values."""
 
     def __missing__(self, key: Any) -> str:
         return "red"
@@ -2211,7 +2211,7 @@ class Finder:
     """The interface of a store that a recorder uses.
 
     Attributes:
-        asked: What it was asked for.
+        asked: The requested series.
         answer: Returns the series in place of the usual one.
     """
 
@@ -2680,7 +2680,7 @@ def test_operations_of_null_series_leave_no_record(rig):
 
 
 def test_operations_of_removed_series_are_readmitted(rig):
-    """An operation whose series were removed asks the finder again."""
+    """An operation whose series were removed calls the finder again."""
     operations, finder = operations_of(rig)
     operations.record("checkout", None, 1, None)
     rig.remove(finder.timings.get("checkout", None))

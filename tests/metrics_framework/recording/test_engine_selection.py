@@ -36,7 +36,7 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_pure_engine_is_used_on_demand():
-    """``METRICS_FRAMEWORK_PURE=1`` selects the pure-Python engine, and the reason says so."""
+    """``METRICS_FRAMEWORK_PURE=1`` selects the pure-Python engine, and is the reason."""
     result = run(METRICS_FRAMEWORK_PURE="1")
     assert result.stdout.split(maxsplit=1) == ["pure", "METRICS_FRAMEWORK_PURE=1\n"]
     assert result.stderr == ""

@@ -89,7 +89,7 @@ def play() -> Iterator[Play]:
             for worker in workers:
                 worker.send(scenario)
             pure, compiled = [worker.receive() for worker in workers]
-        except BaseException:  # else an answer would be taken for that of the next scenario
+        except BaseException:  # otherwise its answer would be read as that of the next scenario
             for worker in workers:
                 worker.end()
             workers.clear()
@@ -126,7 +126,7 @@ def difference(
         one: An answer.
         other: The other engine's.
         near: How far two floats may be apart, however small they are.
-        path: Where the answers are part of larger ones.
+        path: The place of the answers in larger ones.
         is_clamped: Whether a float and an integer may be the same.
     """
     if is_clamped and {type(one), type(other)} == {int, float}:

@@ -44,7 +44,7 @@ class RecordInterrupted(BaseException):
 class AtEvent:
     """Calls ``act`` at one bytecode of the recording package, the ``number``-th that the block executes.
 
-    While it acts nothing is traced. Where the block has fewer bytecodes, ``where`` stays empty.
+    Nothing is traced while it acts. If the block has fewer bytecodes, ``where`` stays empty.
     """
 
     def __init__(self, number: int, act: Callable[[], None]) -> None:
@@ -534,7 +534,7 @@ def test_signal_handlers_read():
 @needs_timer
 def test_signal_handlers_raise():
     """Records that returned count, interrupted ones count at most once, and every later read works."""
-    gc.collect()  # else a store of an earlier test is collected meanwhile, and its weak reference interrupted
+    gc.collect()  # otherwise the weak reference of an earlier test's store may be interrupted
     everything = Everything()
     counter = everything.collector.counter("counter")
     histogram = everything.collector.histogram("histogram")

@@ -54,7 +54,7 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         self._before = sys.gettrace()
-        # Python 3.12 reports opcodes only if a frame asks for them before tracing begins.
+        # Python 3.12 reports opcodes only if a frame enables them before tracing begins.
         sys._getframe().f_trace_opcodes = True
         sys.settrace(self._on_call)
         return self

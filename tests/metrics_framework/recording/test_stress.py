@@ -281,7 +281,7 @@ def test_a_million_reads_beside_two_saturating_writers_are_never_torn(soak, inte
 class Interruptions:
     """Records that signal handlers interrupt, and their expected counts.
 
-    A handler raises only while `run` says so, each time at most once.
+    A handler raises only while `run` has armed it, at most once each time.
     """
 
     def __init__(self) -> None:
@@ -331,7 +331,7 @@ class Interruptions:
             self.is_armed = False
 
     def check(self) -> None:
-        """Check from another thread that only interrupted records may be missing, and that records go on."""
+        """Check from another thread that only interrupted records are missing, and that recording works."""
         application = self.application
         found = in_a_thread(lambda: application.store.summary("bound.histogram"))
         assert self.done + self.handled <= found["count"] <= self.done + self.handled + self.raised

@@ -158,7 +158,7 @@ def check_summary(summary: dict[str, float], values: list[float]) -> None:
         assert summary[f"p{share}"] == pytest.approx(values[rank - 1], rel=error)
 
 
-# -- whatever the traffic is -------------------------------------------------------------------------------
+# -- any traffic -------------------------------------------------------------------------------------------
 
 PHASES = st.lists(
     st.fixed_dictionaries(
