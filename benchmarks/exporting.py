@@ -1,10 +1,10 @@
-"""What an export of 10 000 series costs, in each format, beside peers that write the same.
+"""The cost of an export of 10 000 series in each format, beside peers that write the same.
 
 ``python -m benchmarks.exporting [ROUNDS]``
 
 Each measurement is a process of its own, and the libraries take turns. Times are the CPU time of the thread
-that exports: reading the numbers, writing them in the format, and handing them to the system. Whoever takes
-them is another thread, which throws them away.
+that exports: reading the numbers, writing them in the format, and handing them to the system. Another
+thread receives and discards them.
 """
 
 from __future__ import annotations

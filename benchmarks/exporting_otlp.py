@@ -1,7 +1,7 @@
-"""What an export by OTLP costs, beside OpenTelemetry's own SDK.
+"""The cost of an export by OTLP, beside OpenTelemetry's own SDK.
 
 Each measurement is a process of its own, the libraries take turns, and all send to the same receiver on
-loopback, which reads and forgets. Times are the CPU time of the exporting process.
+loopback, which reads and discards. Times are the CPU time of the exporting process.
 
 ``python -m benchmarks.exporting_otlp ROUNDS`` measures; with ``PEER CASE URL`` it is such a process and
 prints one JSON object.

@@ -1,4 +1,4 @@
-"""What the facade adds to a record, with and without rules and tags, and what its results cost.
+"""The overhead of the facade on a record, with and without rules and tags, and the cost of its results.
 
 The ways to record take turns within one process, a short stretch each, many times: a machine that slows down
 slows all of them. A ratio is the median of the ratios of neighbouring stretches.

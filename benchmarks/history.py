@@ -1,7 +1,7 @@
-"""What a query of the history of thousands of snapshots costs, beside reading them all as JSON.
+"""The cost of a history query over thousands of snapshots, beside reading them all as JSON.
 
 The ways take turns, each in a process of its own as the command line is, and a ratio is the median of the
-ratios within a turn. What an interpreter with the library imported costs is in none of them.
+ratios within a turn. The cost of starting an interpreter and importing the library is excluded.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What an import of the library costs, beside prometheus_client.
+"""The cost of importing the library, beside prometheus_client.
 
-Fresh interpreters, the two in turn, so that a machine that slows down slows both. What an empty interpreter
-costs is taken off.
+Fresh interpreters, the two in turn, so that a machine that slows down slows both. The cost of an
+empty interpreter is subtracted.
 """
 
 from __future__ import annotations

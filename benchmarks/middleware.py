@@ -1,4 +1,4 @@
-"""What middleware adds to a request, beside other middleware.
+"""The overhead of the middleware on a request, beside other middleware.
 
 One FastAPI application is called as a server would call it, without a network in between: bare, and with each
 middleware around it. They take turns within one process, a short stretch each; a ratio is the median of the

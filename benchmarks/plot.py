@@ -55,7 +55,7 @@ TICKS = (0.03, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 WIDTH, LEFT, RIGHT = 880, 200, 220
 NUMBERS_AT = (WIDTH - 140, WIDTH - 20)
-"""Where the columns of our times and of prometheus_client's end."""
+"""The right edges of the columns with our times and prometheus_client's."""
 TOP, ROW, GAP = 122, 25, 22
 
 

@@ -1,9 +1,9 @@
-"""What a record costs, beside other libraries: time, instructions and memory.
+"""The cost of a record, beside other libraries: time, instructions and memory.
 
 Each library runs each case in a process of its own, and the libraries take turns of some milliseconds, so
 that a machine that slows down slows all of them. A time is the CPU time of the recording thread, the least of
 all turns; deferred work is part of it. The processes are started again in each round, as their layout in
-memory is luck.
+memory is random.
 
 ``python -m benchmarks.recording [--rounds N] [--only PATTERN] [--quick] [--no-instructions]
 [--json FILE]`` prints the tables.
@@ -65,7 +65,7 @@ def measure(rounds: int, only: str = "", scale: float = 1, *, instructions: bool
         rounds: How often each process is started.
         only: A regular expression.
         scale: Share of the calls and series, 1 for all.
-        instructions: Whether to count instructions, where valgrind is installed.
+        instructions: Whether to count instructions, if valgrind is installed.
     """
     cases = [title for title in CASES if re.search(only, title)]
     turns = TURNS if scale == 1 else 1

@@ -48,7 +48,7 @@ class Case:
         does: The action, a key of `Peer.statements`.
         given: The names that the loop binds for the statement.
         series: Among how many series the tags choose at random.
-        fresh: Whether each call gets a dict and strings of its own. Else each series has one dict.
+        fresh: Whether each call gets its own dict and strings. Otherwise each series has one dict.
         threads: How many threads share the calls.
         calls: Calls in one turn.
         turns: Turns in a round; 0 for the default.
@@ -140,7 +140,7 @@ class Loop:
         return run
 
     def batches(self, calls: int) -> Iterator[list[Any]]:
-        """Yield the arguments of so many calls, a few at a time, each just made."""
+        """Yield the arguments of a number of calls in small batches, created on demand."""
         case = self._case
         if case.given == "name":
             for _ in range(0, calls, len(self.names["names"])):
@@ -259,7 +259,7 @@ class Held(NamedTuple):
         does: The action, a key of `Peer.statements`.
         series: How many series there are.
         records: How often each is recorded into.
-        own_strings: Whether the strings of a series' tags count; else they belong to the application.
+        own_strings: Whether the strings of a series' tags count; otherwise they belong to the application.
     """
 
     does: str

@@ -1,4 +1,4 @@
-"""What a scrape costs, beside other libraries.
+"""The cost of a scrape, beside other libraries.
 
 Each measurement is a process of its own, and the libraries take turns. Times are the CPU time of the thread
 that answers, so that a busy machine counts less; the block of an event loop is wall time.

@@ -1,7 +1,7 @@
 """A FastAPI service with 2 000 histograms, as a separate process.
 
-``python -m benchmarks.service_workers WAY FILE`` serves on a free port, which it prints. ``/held-up`` tells
-how late the event loop was, each time that it was looked at.
+``python -m benchmarks.service_workers WAY FILE`` serves on a free port, which it prints. ``/held-up`` returns
+the measured delays of the event loop.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a snapshot of a large system costs, and how much it slows an application down.
+"""The cost of a snapshot of a large system, and how much it slows an application down.
 
 The application records with and without a writer in turns, so that a machine that slows down slows both; a
 ratio is the median of the ratios of neighbouring turns.

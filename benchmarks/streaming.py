@@ -1,7 +1,7 @@
-"""What a stream costs the recording thread, and how fast it is, beside a queue for each subscriber.
+"""The cost of a stream for the recording thread, and its throughput, beside a queue for each subscriber.
 
-Each measurement is a process of its own, and the ways take turns. What a record costs is the CPU time of the
-thread that records; how fast events arrive is wall time, with the recording.
+Each measurement is a process of its own, and the ways take turns. The cost of a record is the CPU time of the
+recording thread; throughput is in wall time, including the recording.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What projecting telemetry events costs, beside Stormlog's own projection.
+"""The cost of projecting telemetry events, beside Stormlog's own projection.
 
-The same events go through both in one process, in turns, a stretch of them each: a machine that slows down
-slows both. A ratio is the median of the ratios of neighbouring stretches.
+Both project the same events in one process, in alternating batches, so that a machine that slows down slows
+both. A ratio is the median of the ratios of neighbouring batches.
 """
 
 from __future__ import annotations

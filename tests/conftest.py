@@ -21,7 +21,7 @@ settings.register_profile("ci", parent=settings.get_profile("dev"), derandomize=
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 MAX_EXAMPLES = int(os.environ.get("METRICS_FRAMEWORK_MAX_EXAMPLES", "0"))
-"""Limits the examples of each property test, also of those with settings of their own. 0 is no limit."""
+"""Limits the examples of each property test, also of those with settings of their own. 0 means no limit."""
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -70,7 +70,7 @@ def test_a_condition_that_never_holds_shows_the_result(prometheus):
         prometheus.query("vector(")
 
 
-def test_a_page_is_made_anew():
+def test_a_page_is_rendered_for_each_request():
     """A page shows what there is at the time of each request."""
     numbers = iter(range(2))
     with serving(lambda: f"x {next(numbers)}\n") as address:

@@ -1,6 +1,6 @@
 """Exports of a system: in sequence at the interval and at shutdown, or concurrently on demand.
 
-Each output has a `Destination`, which knows how its last export went and retries what was refused.
+Each output has a `Destination`, which knows the result of its last export and retries failed snapshots.
 """
 
 from __future__ import annotations
@@ -243,7 +243,7 @@ class Outputs:
             each.pending.clear()
 
     def write_final(self, build: Callable[[], FullSnapshot | None], isolation: Isolation) -> None:
-        """Write the final snapshot as `write` does, retry what is pending, and discard what is left."""
+        """Write the final snapshot as `write` does, retry what is pending, and discard the rest."""
         self.write(build, isolation)
         every = [*self._given, *self._configured]
         for _ in range(FINAL_TRIES - 1):

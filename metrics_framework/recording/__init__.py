@@ -1,4 +1,4 @@
-"""How numbers are kept: the store, its metrics and series, aggregates, and time windows.
+"""The store of all numbers, with its metrics and series, aggregates, and time windows.
 
 Only adapters and the facade use this package; applications use the contracts.
 """

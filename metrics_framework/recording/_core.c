@@ -579,7 +579,7 @@ sum_value(const Sum *sum)
     return sum_is_integer(sum) ? PyLong_FromLongLong(sum->integer) : PyFloat_FromDouble(sum_real(sum));
 }
 
-/* A number in one word, whose kind a flag elsewhere tells. */
+/* A number in one word. A flag elsewhere states its kind. */
 static inline uint64_t
 word_of(Number number)
 {
@@ -655,7 +655,7 @@ real_number(double value)
     return number;
 }
 
-/* Take a plain int or finite float. Anything else returns 0 and is left to the owner of the series. */
+/* Take a plain int or finite float. Return 0 for any other value, which the owner of the series checks. */
 static inline int
 exact_number(PyObject *object, Number *number)
 {
@@ -970,7 +970,7 @@ width_for(uint64_t count)
     return count <= 0xFF ? 1 : count <= 0xFFFF ? 2 : count <= 0xFFFFFFFF ? 4 : 8;
 }
 
-/* A row of counts, wherever they are, without empty ones at its ends. */
+/* A row of counts in any memory, without empty ones at its ends. */
 typedef struct {
     const uint8_t *cells;
     int width;
@@ -1283,7 +1283,7 @@ exact_grow(Page *page, DistributionState *d)
 typedef struct {
     DistributionState *state;
     uint8_t *cell; /* in which its value or count goes; NULL for a zero in buckets */
-    int width;     /* of the count; 0 for a value as it is */
+    int width;     /* of the count; 0 for an exact value */
     int32_t place;
     uint64_t *bound;      /* the count of its bounds, if there are any */
     BoundsSum *bound_sum; /* their sum, if it is not that of the distribution */
@@ -2855,7 +2855,7 @@ error_types_dealloc(PyObject *object)
     plain_dealloc(object);
 }
 
-/* Return the place of an exact string, or -1 where it is not there. Never raises. */
+/* Return the place of an exact string, or -1 if it is missing. Never raises. */
 static Py_ssize_t
 error_types_place(const ErrorTypes *self, PyObject *name)
 {
@@ -3266,7 +3266,7 @@ struct Slot {
     int64_t width_ns, open_ns, end_ns, recent_from_ns;
     uint32_t coarse; /* which 16 s slot the open slot lies in */
     uint8_t kind, law, whole_is_stale, keeps_closed; /* closed slots wait until they are committed */
-    Number whole; /* of a gauge by its law, as far as it is not stale */
+    Number whole; /* the combined value of a gauge by its law, unless it is stale */
     Sum whole_sum;
     uint32_t whole_members;
     PyObject **waiting; /* aggregates of closed slots, not committed yet */
@@ -3376,7 +3376,7 @@ slot_is_empty(const Slot *slot)
 {
     if (slot->open == NULL)
         return 1;
-    if (slot->kind == GAUGE) /* a removal changes the whole without a record */
+    if (slot->kind == GAUGE) /* a removal changes the combined value without a record */
         return !(((const GaugeState *)slot->open)->flags & STARTED);
     return state_records(slot->kind, slot->open) == 0;
 }
@@ -3500,7 +3500,7 @@ slot_leave(Slot *slot, Series *series)
     last->member = series->member;
 }
 
-/* -- the whole of a gauge by its law -- */
+/* -- the combined value (the whole) of a gauge by its law -- */
 
 static Number
 sum_number(const Sum *sum)
@@ -3530,7 +3530,7 @@ negated(Number number)
     return real_number(-number.d);
 }
 
-/* Work the whole out from all series, as if `changed` had the value; NULL: as if it were gone. */
+/* Compute the whole from all series, as if `changed` had the value; NULL: as if it were removed. */
 static void
 whole_of_members(Slot *slot, const Series *changed, const Number *value)
 {
@@ -4070,7 +4070,7 @@ series_live(Series *series)
             return NULL;
         }
         live = (Series *)next;
-        if (tries > 100) { /* another thread removes it each time: give the record up instead of looping */
+        if (tries > 100) { /* another thread removes it each time: drop the record instead of looping */
             Py_DECREF(next);
             return NULL;
         }
@@ -4078,7 +4078,7 @@ series_live(Series *series)
     return live;
 }
 
-/* Find the live series and read the clock; then nothing runs Python any more. */
+/* Find the live series and read the clock. After that, no Python code runs. */
 static Series *
 series_enter(Series *series, int64_t *now)
 {
@@ -5906,8 +5906,8 @@ untagged_find(const NameEntry *entry)
     return series->tag_set->name_count ? NULL : tag_set_find(series->tag_set, NULL, hash_values(NULL, 0));
 }
 
-/* Find the series of a name and tags; NULL without an error where it is not known. Returns a borrowed reference that is
- * good until something runs Python. */
+/* Find the series of a name and tags; NULL without an error if it is unknown. Returns a borrowed reference that is
+ * valid until Python code runs. */
 static inline Series *
 index_find(const SeriesIndex *self, PyObject *name, PyObject *tags)
 {
@@ -5922,7 +5922,7 @@ index_find(const SeriesIndex *self, PyObject *name, PyObject *tags)
         return LIKELY(entry->untagged != NULL && entry->untagged->flags & IS_LIVE) ? entry->untagged
                                                                                   : untagged_find(entry);
     if (UNLIKELY(Py_TYPE(tags) != &PyDict_Type))
-        return NULL; /* another mapping may make up what it is asked for */
+        return NULL; /* another mapping may create missing values */
     while (PyDict_Next(tags, &position, &key, &value)) {
         if (UNLIKELY(number == MAX_TAGS || Py_TYPE(value) != &PyUnicode_Type))
             return NULL;
@@ -6024,7 +6024,7 @@ index_get(SeriesIndex *self, PyObject *args)
     return Py_NewRef(series != NULL && series->flags & IS_LIVE ? (PyObject *)series : Py_None);
 }
 
-/* Make room for an alias: drop those of series that are not live any more. */
+/* Make room for an alias: drop those of series that are no longer live. */
 static int
 aliases_trim(PyObject *aliases)
 {
@@ -6041,7 +6041,7 @@ aliases_trim(PyObject *aliases)
     return result;
 }
 
-/* Return the entry of a name, a new one if need be, as a new reference; NULL without an error if there are too many. */
+/* Return the entry of a name, created if missing, as a new reference; NULL without an error if there are too many. */
 static NameEntry *
 index_entry(SeriesIndex *self, PyObject *name, const State *state)
 {
@@ -6065,7 +6065,7 @@ index_entry(SeriesIndex *self, PyObject *name, const State *state)
     return (NameEntry *)made;
 }
 
-/* Return the place of the group of some sorted names, a new one if need be; -1 with an error, -2 if there are too many. */
+/* Return the place of the group of some sorted names, created if missing; -1 with an error, -2 if there are too many. */
 static int
 entry_group(NameEntry *entry, PyObject *const *names, Py_ssize_t number)
 {
@@ -7371,7 +7371,7 @@ module_read_values(PyObject *module, PyObject *given)
     if (sequence == NULL)
         return NULL;
     Py_ssize_t number = PySequence_Size(sequence);
-    values = PyTuple_New(number); /* what the garbage collector does now is over before the first number is read */
+    values = PyTuple_New(number); /* a garbage collection happens here, before the first number is read */
     for (Py_ssize_t i = 0; values != NULL && i < number; i++) {
         PyObject *item = PySequence_GetItem(sequence, i), *value = NULL;
         const Series *series = (Series *)item;
@@ -7541,7 +7541,7 @@ read_parts(const uint8_t *base, Part *parts, int count, int (*more)(Part *parts,
         for (int i = 0; i < number; i++) {
             memcpy(parts[i].bytes, base + parts[i].offset, parts[i].size);
             if (more != NULL && i == count - 1 && number == count) {
-                /* The state says where its block is; what it says may be half done, and is taken back below. */
+                /* The state says where its block is. A half-done write of that place is reverted below. */
                 __atomic_thread_fence(__ATOMIC_ACQUIRE);
                 uint64_t head = header->head;
                 if (head - done > RING - 8)

@@ -230,7 +230,7 @@ class _Commit:
         logs: The subscribed logs.
         links: Objects that changed, each with its old state and its new one.
         keys: The keys of the records that are in the new states.
-        is_applied: Whether the old states lead to the new ones and the records are not pending any more.
+        is_applied: Whether the old states lead to the new ones and the records are no longer pending.
         next: Holds the next commit, once there is one.
     """
 
@@ -378,7 +378,7 @@ class _Draft:
         self.put(series, after)
 
     def _with_recent(self, series: Series, state: _SeriesState, columns: _Columns) -> _SeriesState:
-        """Add records to the recent slot of a series, or give it one if they begin another one."""
+        """Add records to the recent slot of a series, which gets one if they begin another 16 seconds."""
         recent, recent_from, is_missed = state.recent, state.recent_from_ns, state.recent_missed
         since = None if state.aggregate is None else _start(state.last_ns, RECENT_NS)
         if recent is None and since == _start(max(columns.times), RECENT_NS):  # nearly always
@@ -395,7 +395,7 @@ class _Draft:
         return state.replace(recent=recent, recent_from_ns=recent_from, recent_missed=is_missed)
 
     def remove(self, series: Series, now: int) -> Any:
-        """Empty a series that is not live any more, and return its aggregate."""
+        """Empty a series that is no longer live, and return its aggregate."""
         state, slot = self.get(series), series.slot
         empty = state.emptied(state.epoch)
         self.put(series, empty.replace(version=self.commit.number))
@@ -405,7 +405,7 @@ class _Draft:
         return state.aggregate
 
     def _wholes(self, slot: Slot, columns: _Columns) -> _Columns:
-        """Return records with the value that all series of a gauge have together after each of them."""
+        """Return records with the combined value of all series of a gauge after each record."""
         law, lasts = slot.law, self._last_values(slot)
         whole = _combined(law, lasts)
         total = ZERO.extend(list(lasts.values()))
@@ -507,7 +507,7 @@ _LAWS: Mapping[str, Callable[[Iterable[Any]], Any]] = {"min": min, "max": max}
 
 
 def _combined(law: str, values: Mapping[Any, int | float]) -> int | float:
-    """Return what the values of all series are together; 0 without series."""
+    """Return the combined value of all series; 0 without series."""
     if not values or law == "latest":
         return 0
     if law == "sum":
@@ -517,7 +517,7 @@ def _combined(law: str, values: Mapping[Any, int | float]) -> int | float:
 
 
 def _moved(value: int | float, step: int | float) -> int | float:
-    """Return a value after a step; it does not leave the floats."""
+    """Return a value after a step, limited to the range of floats."""
     moved = value + step
     if moved.__class__ is int:
         return within_int64(moved)
@@ -557,7 +557,7 @@ class Core:
         self.publish_recent = None
         self.pending: dict[object, Any] = {}
         self._allows_recent = False
-        self._flushes = 0  # those that began since the last commit: they go on, or were interrupted
+        self._flushes = 0  # since the last commit: they are running, or were interrupted
         self._max_flushed = MAX_FLUSHED_RECORDS
         self._last = _Commit()
 
@@ -616,7 +616,7 @@ class Core:
     def flush_if_due(self, closes: bool) -> bool:
         """Flush after a record, and return whether it was done.
 
-        While other flushes go on, more records may be pending. Otherwise the records of a signal handler
+        While other flushes run, more records may be pending. Otherwise the records of a signal handler
         would flush in the middle of a flush, and be interrupted by the next signal in the middle of that;
         and threads that flush at the same time waste their work.
 
@@ -797,7 +797,7 @@ class ErrorTypes:
 
 
 class _Counting:
-    """How the values of a slot's series are counted by bounds.
+    """Counts the values of a slot's series by bounds.
 
     The counts of a series begin when they are needed: at its next record, or at a read.
     """
@@ -956,7 +956,7 @@ class Slot(_Stateful[_SlotState]):
             n: How many closed slots are in the new windows.
 
         Returns:
-            Whether it was done: ``False`` if the windows are not ``before`` any more.
+            Whether it was done: ``False`` if the windows are no longer ``before``.
         """
 
         def swap(draft: _Draft) -> bool:
@@ -978,7 +978,7 @@ class Slot(_Stateful[_SlotState]):
 
         Args:
             bounds: Ascending upper bounds.
-            seed: Whether to begin with the values so far, else at zero.
+            seed: Whether to start from the values so far instead of zero.
         """
         counting = _Counting(tuple(bounds), seed) if bounds else None
 
@@ -1271,7 +1271,7 @@ class CounterSeries(Series):
         """Add to the counter.
 
         Args:
-            value: How much: finite and not negative.
+            value: The amount: finite and not negative.
 
         Raises:
             InvalidInputError: If it is anything else.
@@ -1324,7 +1324,7 @@ class GaugeSeries(Series):
         """Move the gauge up.
 
         Args:
-            step: How far: finite.
+            step: The step: finite.
 
         Raises:
             InvalidInputError: If it is anything else.
@@ -1337,7 +1337,7 @@ class GaugeSeries(Series):
         """Move the gauge down.
 
         Args:
-            step: How far: finite.
+            step: The step: finite.
 
         Raises:
             InvalidInputError: If it is anything else.
@@ -1422,7 +1422,7 @@ class TimerSeries(_DistributionSeries):
         """Add a duration.
 
         Args:
-            duration: How long: finite and not negative.
+            duration: The duration: finite and not negative.
             unit: The unit of ``duration``: seconds, milliseconds or microseconds.
 
         Raises:
@@ -1605,7 +1605,7 @@ class SeriesIndex:
                 series = known[values_of(tags)]
                 if series.seems_live:
                     return series
-        except Exception:  # noqa: BLE001, S110 - not known, or an odd object that cannot be compared
+        except Exception:  # noqa: BLE001, S110 - not known, or an object that cannot be compared
             pass
         return self._find(name, tags)
 
@@ -1661,7 +1661,7 @@ class SeriesIndex:
         return sum(map(len, many)) < MAX_ALIASES
 
     def forget(self, name: str) -> None:
-        """Do not find anything by a name any more."""
+        """Stop finding any series by a name."""
         self._names.pop(name, None)
         self._untagged.pop(name, None)
 
@@ -1724,7 +1724,7 @@ class Recorder:
             series.increment(1)
 
     def decrement(self, name: str, tags: dict[str, str] | None = None) -> None:
-        """Take one from a gauge; see `MetricCollector.decrement`."""
+        """Subtract one from a gauge; see `MetricCollector.decrement`."""
         series: Any = self._gauges.get(name, tags) or self._finder.find_step(name, -1, tags)
         if isinstance(series, GaugeSeries):
             series.decrement(1)
@@ -1735,10 +1735,10 @@ class RunningTimers:
 
     Args:
         core: The core.
-        timings: Where the series of operations are found.
-        finder: Finds those that are not known yet; see `engine.TimerFinder`.
+        timings: Finds the series of known operations.
+        finder: Finds or creates all others; see `engine.TimerFinder`.
         clock: Reads the wall clock for results.
-        limit: How many timers may run. Beyond that, the oldest is abandoned.
+        limit: The maximum number of running timers. Beyond it, the oldest is abandoned.
     """
 
     def __init__(self, core: Core, timings: SeriesIndex, finder: Any, clock: Any, limit: int) -> None:
@@ -1790,9 +1790,9 @@ class OperationRecorder:
 
     Args:
         core: The core.
-        timings: Where the durations of operations are found.
-        outcomes: Where the outcomes of operations are found.
-        finder: Finds those that are not known yet; see `engine.TimerFinder`.
+        timings: Finds the durations of known operations.
+        outcomes: Finds the outcomes of known operations.
+        finder: Finds or creates all others; see `engine.TimerFinder`.
     """
 
     def __init__(self, core: Core, timings: SeriesIndex, outcomes: SeriesIndex, finder: Any) -> None:
@@ -1832,7 +1832,7 @@ class OperationRecorder:
 
 
 class InternalCounter:
-    """A counter for a store's own accounts. Thread-safe; no call blocks."""
+    """A counter that a store uses internally. Thread-safe; no call blocks."""
 
     __slots__ = ("_core", "_series")
 

@@ -87,7 +87,7 @@ ZERO = Sum()
 
 
 def sum_of(numbers: Sequence[int | float]) -> int | float:
-    """Add numbers up: exactly if all are integers, else to the nearest float.
+    """Add numbers: exactly if all are integers, else to the nearest float.
 
     Returns:
         The sum; infinite beyond the largest float.
@@ -128,7 +128,7 @@ class CounterAggregate(NamedTuple):
     Attributes:
         records: The number of additions.
         running_sum: Their sum.
-        is_exact: ``False`` once an integer sum left int64 and went on as a compensated float.
+        is_exact: ``False`` once an integer sum left int64 and became a compensated float.
     """
 
     records: int = 0
@@ -197,7 +197,7 @@ def _left_int64(before: Sum, values: Sequence[int | float], after: Sum) -> bool:
 class GaugeAggregate(NamedTuple):
     """The values of a gauge over time. ``GaugeAggregate()`` is empty.
 
-    The value of several series as a whole may change without a record, when one of them is removed.
+    The combined value of several series may change without a record, when one of them is removed.
 
     Attributes:
         records: The number of records.
@@ -405,13 +405,13 @@ def summarize_gauge(aggregate: _Gauge, start_ns: int, now_ns: int, before: _Gaug
         low, high, began = min(low, before.last), max(high, before.last), start_ns
     span = now_ns - began
     average = integral / span if span > 0 else float(aggregate.last)
-    # By rounding, the average of a constant may differ from it by an ulp, and extremes may overflow.
+    # Rounding may move the average of a constant by an ulp, and make extremes overflow.
     average = min(max(average, low), high) if average == average else float(aggregate.last)
     return {**result, "last": aggregate.last, "avg": average, "min": low, "max": high}
 
 
 def summarize_distribution(aggregate: _Distribution, seconds: float) -> Summary:
-    """Return ``count``, ``seconds``, ``sum``, ``rate`` and, if there are records, the statistics of them."""
+    """Return ``count``, ``seconds``, ``sum``, ``rate`` and, if there are records, their statistics."""
     result: Summary = {
         "count": aggregate.count,
         "seconds": seconds,

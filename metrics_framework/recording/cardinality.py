@@ -1,6 +1,6 @@
-"""Cardinality: the budgets of a store, and what happens to records past them.
+"""Cardinality: the budgets of a store, and what happens to records over budget.
 
-No record is lost to a budget. Past the budget of series, only the tag that grew loses its new values, so that
+No record is lost to a budget. Over the budget of series, only the tag that grew loses its new values, so that
 totals and filters on every other tag stay exact. The windows of single series have a budget of memory.
 """
 
@@ -132,7 +132,7 @@ class Limited(Protocol):
         ...
 
     def make(self, tags: Mapping[str, str]) -> Series:
-        """Return the series of these tags, a new one if need be, whatever the budget."""
+        """Return the series of these tags, created if it does not exist, whatever the budget."""
         ...
 
 
@@ -245,7 +245,7 @@ class RecentMemory:
         limit: The limit in bytes.
 
     Attributes:
-        used: About how many bytes the windows take.
+        used: The approximate size of the windows in bytes.
     """
 
     def __init__(self, core: Core, limit: int) -> None:

@@ -1,6 +1,6 @@
-"""A mergeable distribution: exact while it is small, within 1 % from then on.
+"""A mergeable distribution: exact up to 128 values, and within 1 % beyond.
 
-Up to 128 values are kept as they are. From then on they are counted in base-2 exponential buckets, the
+Up to 128 values are kept exactly. Beyond, they are counted in base-2 exponential buckets, the
 layout of OpenTelemetry's exponential histogram and of Prometheus' native histograms (OpenTelemetry metrics
 data model, "ExponentialHistogram"): at scale ``s`` bucket ``i`` holds ``(b**i, b**(i+1)]`` with
 ``b = 2**(2**-s)``. At scale 6 a bucket's midpoint is within 0.55 % of anything in it.
@@ -150,7 +150,7 @@ def _width(peak: int) -> int:
 
 
 class Buckets(NamedTuple):
-    """Values counted in exponential buckets, each sign on its own."""
+    """Values counted in exponential buckets, separately for each sign."""
 
     scale: int
     negative: PackedCounts
@@ -172,7 +172,7 @@ class DistributionState:
         sum: The running sum of all values: its total and the rounding error that the total lacks.
         mean: The arithmetic mean.
         stddev: The standard deviation of the population.
-        exact: The values as they are, or ``None`` if they are counted in ``buckets``.
+        exact: The exact values, or ``None`` if they are counted in ``buckets``.
         buckets: The counts; all empty if the values are exact.
         failures: How many of the values ended in failure.
     """
@@ -196,7 +196,7 @@ class Distribution:
     """Count, sum, extremes, deviation and quantiles of finite numbers of either sign.
 
     It is immutable: `merge` returns the distribution of the values of both. Merging is associative and
-    commutative; whether the values are kept as they are depends on their number alone.
+    commutative; whether the values are kept exactly depends only on their number.
 
     Attributes:
         count: The number of values.
@@ -415,7 +415,7 @@ def _mean(values: Sequence[int | float], total: int | float, count: int) -> floa
 
 
 def _scaled_deviation(values: Sequence[int | float], mean: float) -> float:
-    """Return the deviation of values so far apart that their distances leave the floats."""
+    """Return the deviation of values so far apart that their distances overflow a float."""
     scale = 2 * math.sqrt(len(values))
     return 2 * math.dist([value / scale for value in values], (mean / scale,) * len(values))
 

@@ -53,7 +53,7 @@ _NAMES = (
 
 
 class Owner(Protocol):
-    """Answers the questions of series: their metric. Every `TagSet` has one."""
+    """The interface that a series needs of its metric. Every `TagSet` has an owner."""
 
     @property
     def name(self) -> str:
@@ -89,7 +89,7 @@ class Finder(Protocol):
         ...
 
     def find(self, kind: str, name: object, tags: object) -> Any:
-        """Return a series, a new one if need be; ``None`` if the input was rejected and counted."""
+        """Return a series, created if it does not exist; ``None`` if the input was rejected and counted."""
         ...
 
     def find_step(self, name: object, step: int, tags: object) -> Any:
@@ -109,7 +109,7 @@ class TimerFinder(Protocol):
         ...
 
     def count_abandoned(self) -> None:
-        """Count a timer that was started and is not going to be stopped."""
+        """Count a timer that was started and is never stopped."""
         ...
 
 
@@ -138,7 +138,7 @@ def _select() -> tuple[Any, str, str]:
 
 
 def _log_fallback(reason: str) -> None:
-    """Log the use of the pure-Python engine, unless the event would be dropped for sure.
+    """Log the use of the pure-Python engine, unless the event would certainly be dropped.
 
     Importing structlog takes longer than importing the library, so do it only for an application that logs.
     """

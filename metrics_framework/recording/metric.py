@@ -125,7 +125,7 @@ class Metric:
         state: Shared by all metrics of the store.
         named: Its name, and whether it belongs to an operation.
         kind: The kind of its numbers.
-        successor: Returns the metric that has the name now, a new one if need be.
+        successor: Returns the metric that has the name now, created if it does not exist.
 
     Attributes:
         tag_sets: Series by the names of their tags.
@@ -133,7 +133,7 @@ class Metric:
         exposed: Whether a consumer has exposed bucket counts. Bounds that are described before start from
             the values so far; later ones start from zero.
         bounds: Upper bounds that values are counted by.
-        version: Another object each time a series came or went.
+        version: Replaced whenever a series is added or removed.
         error_types: The error types of an operation, as far as the budget goes.
         window_by: The tags that windows are kept apart for.
         removed_ns: About when a removed series was recorded into last; -1 if none was removed.
@@ -161,7 +161,7 @@ class Metric:
     # -- series ----------------------------------------------------------------------------------------
 
     def series(self) -> Iterator[Series]:
-        """Yield all series as they are now."""
+        """Yield all current series."""
         for tag_set in list(self.tag_sets.values()):
             yield from tag_set
 
@@ -198,7 +198,7 @@ class Metric:
         return self.limiter.collapse(tags)
 
     def make(self, tags: Mapping[str, str]) -> Series:
-        """Return the series of these tags, a new one if need be, whatever the budget."""
+        """Return the series of these tags, created if it does not exist, whatever the budget."""
         names, values = tuple(tags), tuple(tags.values())
         tag_set = self.tag_sets.get(names)
         if tag_set is None:

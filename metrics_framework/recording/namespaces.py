@@ -132,7 +132,7 @@ class Namespace:
         return metric
 
     def find(self, kind: Kind, name: object, tags: object) -> Any:
-        """Return the series of a name and tags, a new one if need be: the slow path of a record.
+        """Return the series of a name and tags, created if it does not exist: the slow path of a record.
 
         Returns:
             ``None`` if the input was rejected and counted.
@@ -186,7 +186,7 @@ class Namespace:
         return next((kept for kept in names if kept in self._metrics), None)
 
     def metric(self, kind: Kind, name: str) -> Metric:
-        """Return the metric of a name, a new one if need be.
+        """Return the metric of a name, created if it does not exist.
 
         Raises:
             MetricTypeError: If the name is of another kind.
@@ -209,10 +209,10 @@ class Namespace:
         return metric
 
     def remove(self, name: str, tags: Mapping[str, str] | None = None) -> bool:
-        """Forget a name, or one of its series; a bound instrument that is used again brings it back.
+        """Remove a name, or one of its series. The next record of a bound instrument restores it.
 
         Returns:
-            Whether there was anything to forget.
+            Whether it existed.
         """
         metric = self._metrics.get(name)
         if metric is None:

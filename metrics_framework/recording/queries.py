@@ -128,7 +128,7 @@ class Queries:
         Args:
             name: The metric.
             window: How far back; ``None`` is since the start, or as far as the retention.
-            points: The maximum number of intervals; 1 is the window as a whole, as `summary` has it.
+            points: The maximum number of intervals; 1 returns the whole window, like `summary`.
 
         Returns:
             Intervals without gaps between them, the oldest first, from the first record on; the first is the
@@ -163,7 +163,7 @@ class Queries:
         return self._history(self._outcomes, operation, window, points)
 
     def outcomes_by_operation(self, window: timedelta | None = None) -> list[OutcomeReading]:
-        """Return how each tracked operation ended, all of its tags together.
+        """Return how each tracked operation ended, over all of its tags.
 
         Raises:
             InvalidInputError: If the window is not positive, or longer than the retention.
@@ -238,7 +238,7 @@ class Queries:
         ]
 
     def distribution(self, name: str, *, operation: bool = False) -> Distribution:
-        """Return the values of a histogram, timer or timed operation since the start, of all series together.
+        """Return the values of a histogram, timer or timed operation since the start, over all series.
 
         Raises:
             UnknownMetricError: If it was never recorded.

@@ -31,9 +31,9 @@ class Rule:
         names: A pattern like ``http.*`` (`fnmatch`).
         rename: The new name; ``{name}`` in it stands for the old one.
         drop_tags: Tags that are left out, so that their values share a series.
-        deny: Whether nothing is recorded at all.
+        deny: Whether to record nothing.
         buckets: Upper bounds that values are counted by, instead of those that a library describes.
-        max_series: How many series a name may have, instead of the store's budget.
+        max_series: The maximum number of series of a name, instead of the store's budget.
 
     Raises:
         InvalidInputError: If a value is not allowed, or the rule does nothing.

@@ -67,9 +67,9 @@ class Description:
     """The description of a metric by the application.
 
     Attributes:
-        unit: The unit of its numbers; a timer's are milliseconds whatever this says.
+        unit: The unit of its numbers; timers always use milliseconds.
         help: What it measures, in a sentence.
-        merge: What a gauge of several series is as a whole.
+        merge: How the series of a gauge are combined.
         buckets: Ascending upper bounds that values of a histogram or timer are counted by.
         window_by: Tags that time windows are kept apart for.
         expires: Whether idle series may be forgotten.
@@ -130,15 +130,15 @@ def _tag_names(window_by: Iterable[str]) -> tuple[str, ...]:
 
 
 class StoreState:
-    """What all parts of a store share: time, budgets, descriptions and internal counters.
+    """The state that all parts of a store share: time, budgets, descriptions and internal counters.
 
     Attributes:
         core: The numeric state.
         clock: The source of time.
         start_ns: When the store began, on the monotonic clock.
         tags: Constant tags.
-        retention_ns: How far back a window may reach.
-        expire_ns: How long a series may be idle before it is forgotten; ``None`` for ever.
+        retention_ns: The maximum length of a window.
+        expire_ns: How long a series may be idle before it is removed; ``None`` is forever.
         cardinality: The budgets.
         descriptions: Name to description.
         ruled: Name to the buckets and budget that rules set.
@@ -147,7 +147,7 @@ class StoreState:
         on_removed: Called with each series that is removed: its owner's `Named`, the series, and its final
             aggregate.
         rejected: Counts rejected input, if errors are not raised.
-        abandoned: Counts the timers that were started, never stopped, and given up.
+        abandoned: Counts the timers that were started, never stopped, and abandoned.
     """
 
     def __init__(
@@ -219,7 +219,7 @@ class StoreState:
         """Log the warnings of records."""
         for key in list(self._notices):
             fields = self._notices.pop(key, None)
-            if fields is not None:  # else another thread was faster
+            if fields is not None:  # otherwise another thread was faster
                 log_event("warning", **fields)
 
     def describe(self, name: str) -> Description:

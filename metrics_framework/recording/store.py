@@ -66,11 +66,11 @@ class Store(Queries):
 
     Args:
         clock: The source of time.
-        retention: How far back a time window may reach.
+        retention: The maximum length of a time window.
         on_error: ``"raise"`` raises the error of bad input. ``"log"`` counts it in ``rejected`` and lets the
             next read log it.
         budgets: How many series, names and error types are kept apart, and the memory of windows by tag.
-        expire_after: How long a series may be idle before it is forgotten; for ever by default. Totals of
+        expire_after: How long a series may be idle before it is removed; forever by default. Totals of
             its name stay.
         tags: Constant tags of every series, such as the service's name. They do not slow down a record; a
             series' own tag of the same name wins.
@@ -114,7 +114,7 @@ class Store(Queries):
         return self._metrics.indexes[kind]
 
     def find(self, kind: str, name: object, tags: object) -> Any:
-        """Return the series of a metric, a new one if need be.
+        """Return the series of a metric, created if it does not exist.
 
         Args:
             kind: ``counter``, ``gauge``, ``histogram`` or ``timer``.
@@ -130,7 +130,7 @@ class Store(Queries):
         return self._metrics.find(KINDS[kind], name, tags)
 
     def bind(self, kind: str, name: object, tags: object) -> Any:
-        """Return the series of a metric for good: the name is known from now on, also without a record.
+        """Bind and return the series of a metric. The name is known from now on, even without a record.
 
         Raises:
             InvalidInputError: If an argument breaks its rule, or the name is of another type.
@@ -218,7 +218,7 @@ class Store(Queries):
         recent.append(RawFailure(error_type, dict(metadata or {}), self.clock.time_ns()))
 
     def count_abandoned(self) -> None:
-        """Count a timer that was given up."""
+        """Count an abandoned timer."""
         self._state.abandoned.add(1)
 
     # -- names and series ------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ class Store(Queries):
             name: The metric's or operation's name.
             unit: The unit of its numbers.
             help: What it measures, in a sentence.
-            merge: What a gauge of several series is as a whole: its ``latest`` record (the default), or the
+            merge: How the series of a gauge are combined: the ``latest`` record (the default), or the
                 ``sum``, ``min`` or ``max`` of its series.
             buckets: Upper bounds that the values of a histogram or timer are counted by. Before bucket counts
                 are exposed for the first time, counting continues from the values so far: exactly from up to
@@ -281,7 +281,7 @@ class Store(Queries):
 
     @property
     def default_buckets(self) -> tuple[float, ...] | Literal["by_unit"]:
-        """Upper bounds of histograms and timers without any; a change works as that of a description."""
+        """Upper bounds of histograms and timers without any; a change has the effect of a description."""
         return self._state.default_buckets
 
     @default_buckets.setter
@@ -292,7 +292,7 @@ class Store(Queries):
                 metric.apply_description()
 
     def expose(self, exposed_names: ExposedNames) -> NameRegistry:
-        """Refuse first records that would be exposed under the name of another metric, from now on.
+        """From now on, reject metrics that would be exposed under the name of another metric.
 
         Args:
             exposed_names: Returns all names that a metric takes up in the backend.
@@ -320,10 +320,10 @@ class Store(Queries):
         return registry
 
     def remove(self, name: str, tags: Mapping[str, str] | None = None) -> bool:
-        """Forget a metric, or one of its series; the totals of the name outlive its series.
+        """Remove a metric, or one of its series. Totals of the name remain.
 
         Returns:
-            Whether there was anything to forget.
+            Whether it existed.
         """
         return self._metrics.remove(name, tags)
 

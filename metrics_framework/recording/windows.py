@@ -86,7 +86,7 @@ class Window(Generic[T]):
 
 
 class Windows(NamedTuple, Generic[T]):
-    """The past of one stream of records, in slots.
+    """The history of one stream of records, in slots.
 
     A window is the merge of whole slots, so every statistic of it comes from the same records.
 
@@ -131,7 +131,7 @@ class Windows(NamedTuple, Generic[T]):
         """Return the window that reaches ``window_ns`` back from now.
 
         Args:
-            window_ns: How far back; ``None`` is since ``start_ns``.
+            window_ns: The length of the window; ``None`` is since ``start_ns``.
             start_ns: The moment before which nothing can have been recorded.
             now_ns: Now.
             nothing: The aggregate of no records.
@@ -254,11 +254,11 @@ class RecentWindows(Generic[T]):
             yield *slots[place], slots[place + 1]
 
     def round_down(self, edge_ns: int) -> int:
-        """Return the start of the slot that a moment splits, or the moment if it splits none."""
+        """Return the start of the slot that a moment splits, or the moment itself if it splits no slot."""
         return next((start for start, end, _ in self.slots() if start < edge_ns < end), edge_ns)
 
     def round_up(self, edge_ns: int) -> int:
-        """Return the end of the slot that a moment splits, or the moment if it splits none."""
+        """Return the end of the slot that a moment splits, or the moment itself if it splits no slot."""
         return next((end for start, end, _ in self.slots() if start < edge_ns < end), edge_ns)
 
     @property
@@ -268,7 +268,7 @@ class RecentWindows(Generic[T]):
 
     @property
     def nbytes(self) -> int:
-        """About how many bytes it takes."""
+        """The approximate size in bytes."""
         aggregates = self._slots[1::2]
         return sys.getsizeof(self._slots) + sum(map(sys.getsizeof, aggregates))
 
@@ -321,8 +321,8 @@ def split(
 
     Args:
         streams: The streams, at least one.
-        window_ns: How far back; ``None`` is since ``start_ns``. The intervals never reach beyond the
-            retention, as older records have no time.
+        window_ns: The length of the window; ``None`` is since ``start_ns``. The intervals never reach beyond
+            the retention, as older records have no time.
         points: The maximum number of intervals: 2 or more.
         start_ns: The moment before which nothing can have been recorded.
         now_ns: Now.

@@ -128,8 +128,8 @@ def remove_abandoned(path: Path, unless: Path | None = None) -> None:
 
     Args:
         path: The file. It is kept if it cannot be removed.
-        unless: Keep the file if this one exists. This is checked after the file is locked, when no writer can
-            create it any more.
+        unless: Keep the file if this one exists. This is checked after the file is locked, when a
+            writer can no longer create it.
     """
     # An OSError means that the file is open in another writer, or already removed.
     with suppress(OSError):

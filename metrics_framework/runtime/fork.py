@@ -92,4 +92,4 @@ def _run(*orders: ForkOrder) -> None:
             except Exception as error:  # noqa: BLE001 - one that fails must not keep the others from running
                 first_error = first_error or error
     if first_error is not None:
-        raise first_error  # Python reports it; the child goes on
+        raise first_error  # Python reports it; the child continues

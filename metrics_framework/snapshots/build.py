@@ -48,7 +48,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What is not in the snapshot itself.
+    """The omissions of a snapshot, and data that belongs beside it.
 
     Attributes:
         left_out: Recorded values that were left out, with reasons.

@@ -140,7 +140,7 @@ class FlawLog:
     def close(self) -> None:
         """Log the number of flaws that were not logged, and reset it."""
         if self._count > MAX_LOGGED_FLAWS:
-            log_event("warning", "more lines are no telemetry events", lines=self._count - MAX_LOGGED_FLAWS)
+            log_event("warning", "more lines are not telemetry events", lines=self._count - MAX_LOGGED_FLAWS)
         self._count = 0
 
 

@@ -224,7 +224,7 @@ def test_an_operation_is_timed():
     assert metadata == {"a": 1}
 
 
-def test_an_operations_exception_goes_on():
+def test_an_exception_of_an_operation_propagates():
     """The caller gets the same exception."""
     error = ValueError("no")
 

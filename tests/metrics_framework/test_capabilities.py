@@ -112,7 +112,7 @@ def test_bound_instruments_of_a_scope_have_its_tags():
     assert found(InMemoryAggregator(collector.store)) == {"orders": ({"status": "paid", "tenant": "acme"}, 2)}
 
 
-def test_no_record_asks_for_an_ability(monkeypatch):
+def test_no_record_checks_for_an_ability(monkeypatch):
     """`isinstance` with a Protocol is slow: it runs when parts are set up, never for a record."""
     foreign = Foreign()
     systems = [MetricsSystem(), MetricsSystem(collector=foreign, aggregator=foreign.aggregator)]  # type: ignore[arg-type]

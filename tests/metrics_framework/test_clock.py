@@ -1,4 +1,4 @@
-"""Clocks: the machine's, and the one that a test moves."""
+"""Clocks: the machine's, and the manual clock of tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOMENTS = st.datetimes(datetime(1971, 1, 1), datetime(2100, 1, 1), timezones=st.
 
 
 def test_the_system_clock_reads_the_machine():
-    """Its wall reading is the machine's time of day, its monotonic reading never falls."""
+    """Its wall time is the machine's time of day; its monotonic time never decreases."""
     before, reading, after = time.time_ns(), SystemClock().time_ns(), time.time_ns()
     assert before <= reading <= after
     readings = [SYSTEM_CLOCK.monotonic_ns() for _ in range(1_000)]
@@ -26,14 +26,14 @@ def test_the_system_clock_reads_the_machine():
 
 
 def test_the_system_clock_and_the_engine_share_one_time_line():
-    """Once recording is imported, both read time by the same function."""
+    """After the import of recording, both read time with the same function."""
     assert SYSTEM_CLOCK.monotonic_ns is engine.monotonic_ns
     before, reading, after = time.perf_counter_ns(), engine.monotonic_ns(), time.perf_counter_ns()
     assert before <= reading <= after or sys.platform == "win32"
 
 
 def test_a_clock_needs_no_engine():
-    """Importing the module of clocks imports nothing of recording."""
+    """Importing the module of clocks does not import recording."""
     code = "import sys, metrics_framework.clock as c; c.SYSTEM_CLOCK.monotonic_ns(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "metrics_framework.clock" in done.stdout.split()
@@ -41,7 +41,7 @@ def test_a_clock_needs_no_engine():
 
 
 def test_a_manual_clock_stands_still():
-    """Nothing but the test moves it."""
+    """Only the test advances it."""
     clock = ManualClock()
     assert (clock.monotonic_ns(), clock.time_ns()) == (clock.monotonic_ns(), clock.time_ns())
     assert utc(clock) == datetime(2026, 1, 1, tzinfo=UTC)
@@ -49,14 +49,14 @@ def test_a_manual_clock_stands_still():
 
 @given(MOMENTS)
 def test_a_manual_clock_begins_at_its_start(start):
-    """The start is kept to the microsecond."""
+    """The start is exact to the microsecond."""
     clock = ManualClock(start)
     assert utc(clock) == start
     assert clock.monotonic_ns() == 0
 
 
 def test_a_start_in_another_zone_is_the_same_moment():
-    """An aware datetime of any zone is understood."""
+    """An aware datetime in any time zone is accepted."""
     assert utc(ManualClock(datetime(2026, 1, 1, 2, tzinfo=timezone(timedelta(hours=2))))) == datetime(
         2026, 1, 1, tzinfo=UTC
     )
@@ -64,7 +64,7 @@ def test_a_start_in_another_zone_is_the_same_moment():
 
 @given(st.lists(st.integers(0, 10**6), max_size=5))
 def test_advancing_moves_both_readings(milliseconds):
-    """Monotonic and wall readings go by the same amount, and add up."""
+    """Monotonic and wall time advance by the same amount, and steps add up."""
     clock = ManualClock()
     wall = clock.time_ns()
     for step in milliseconds:
@@ -74,7 +74,7 @@ def test_advancing_moves_both_readings(milliseconds):
 
 
 def test_time_does_not_run_backwards():
-    """Advancing by less than nothing is an error that says what to use instead, and moves nothing."""
+    """A negative amount raises an error with the remedy, and changes nothing."""
     clock = ManualClock()
     with pytest.raises(ValueError, match="set_wall"):
         clock.advance(-0.1)
@@ -83,7 +83,7 @@ def test_time_does_not_run_backwards():
 
 @given(MOMENTS)
 def test_setting_the_wall_leaves_the_monotonic_reading(moment):
-    """As when an operator sets the time of day: durations that are being measured are not touched."""
+    """Running measurements are not affected when the time of day is set."""
     clock = ManualClock()
     clock.advance(5)
     clock.set_wall(moment)
@@ -92,5 +92,5 @@ def test_setting_the_wall_leaves_the_monotonic_reading(moment):
 
 
 def test_a_reading_in_utc_is_aware():
-    """A timestamp has its time zone."""
+    """A timestamp has a time zone."""
     assert utc(SYSTEM_CLOCK).tzinfo is UTC

@@ -50,7 +50,7 @@ EXAMPLES = {
     "max_names": (20, "20"),
     "max_error_types": (5, "5"),
 }
-"""A value of each key, and the text of an environment variable that says the same."""
+"""A value of each key, and the equivalent text of an environment variable."""
 
 LATER = {key: value for key, (value, _) in EXAMPLES.items() if not KEYS[key].at_start}
 """Those that a system that exists takes."""

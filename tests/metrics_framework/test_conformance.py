@@ -1,4 +1,4 @@
-"""The facade and the resource monitor fulfil their contracts."""
+"""The facade and the resource monitor implement their contracts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Facade:
 
 
 class TestSystem(Facade, MetricsSystemContract):
-    """`MetricsSystem` is what its Protocol says."""
+    """`MetricsSystem` implements its Protocol."""
 
 
 class TestAsyncSystem(Facade, AsyncMetricsSystemContract):
@@ -41,7 +41,7 @@ class TestMonitor(ResourceMonitorContract):
 
 
 class TestFanOut(MetricCollectorContract):
-    """`FanOutCollector` in front of two stores is a `MetricCollector`; the second store is asked."""
+    """`FanOutCollector` in front of two stores is a `MetricCollector`; the test reads the second store."""
 
     def make(self, clock):
         """Make it."""

@@ -1,4 +1,4 @@
-"""The conformance kit finds what is wrong with an adapter."""
+"""The conformance kit finds the faults of an adapter."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TestRight(Made, MetricCollectorContract):
 
 
 class Racy(InMemoryCollector):
-    """Drops what comes while it is at something else."""
+    """Drops records that arrive during another one."""
 
     busy = False
 
@@ -177,12 +177,12 @@ def failed(tmp_path_factory) -> dict[str, set[str]]:
 @pytest.mark.heavy
 @pytest.mark.parametrize("adapter", FOUND)
 def test_a_wrong_adapter_fails(failed, adapter):
-    """What breaks a sentence of a contract fails the test of that sentence."""
+    """An adapter that breaks a sentence of a contract fails the test of that sentence."""
     assert FOUND[adapter] in failed.get(adapter, set())
 
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("adapter", ["TestRight", "TestSaysSo", "TestPoorSaysSo"])
 def test_a_right_adapter_passes(failed, adapter):
-    """So does one that declares what it cannot know."""
+    """An adapter that declares what its backend cannot do passes as well."""
     assert adapter not in failed

@@ -1,4 +1,4 @@
-"""The system in use: a default for a context, which nests, comes back, and never leaks into another one."""
+"""The current system: a default for a context, which nests, is restored, and stays in its context."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def systems(clock):
 
 @pytest.fixture(autouse=True)
 def nothing_left():
-    """Check that a test leaves nothing in use."""
+    """Check that a test leaves no system in use."""
     nothing = current()
     yield
     assert current() is nothing

@@ -1,4 +1,4 @@
-"""The error tree is the one that is drawn, and its errors are fit to travel."""
+"""The error tree equals its drawing, and errors can be pickled."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BRANCH = re.compile(r"^(?P<indent>[ │]*)(?:[├└]── )?(?P<name>\w+Error)
 
 
 def drawn() -> dict[str, tuple[str, ...]]:
-    """Read the drawing in the module's docstring: each class' name and the names of its bases."""
+    """Parse the drawing in the module's docstring: the name of each class and of its bases."""
     bases: dict[str, tuple[str, ...]] = {}
     above: dict[int, str] = {}
     for line in errors.__doc__.splitlines():
@@ -44,21 +44,21 @@ def drawn() -> dict[str, tuple[str, ...]]:
 
 
 def make(kind: type[Exception]) -> Exception:
-    """Return an error of a kind with some message."""
+    """Return an error of a class with a message."""
     if issubclass(kind, SnapshotError):
         return kind(["metrics.throughput: is negative", "metrics.memory_mb: is NaN"])
     return MissingExtraError("the web page", "web") if kind is MissingExtraError else kind("what happened")
 
 
 def test_the_drawing_is_the_class_hierarchy():
-    """Every class of the module is in the drawing, below the bases that it really has."""
+    """Every class of the module is in the drawing, below its actual bases."""
     assert drawn() == {kind.__name__: tuple(base.__name__ for base in kind.__bases__) for kind in ALL}
     assert len(ALL) > 10
 
 
 @pytest.mark.parametrize("kind", ALL)
 def test_one_root_catches_everything(kind):
-    """Whoever catches `MetricsError` catches every error that the library raises on purpose."""
+    """`except MetricsError` catches every error of the library."""
     with pytest.raises(MetricsError):
         raise make(kind)
 
@@ -67,15 +67,15 @@ def test_one_root_catches_everything(kind):
     ("kind", "builtin"), [(name, bases[1]) for name, bases in drawn().items() if len(bases) == 2]
 )
 def test_code_that_knows_only_builtins_catches_them_too(kind, builtin):
-    """Each branch is also the builtin that one would expect, for code that does not import the library."""
+    """Each branch is also the expected builtin exception, for code that does not import the library."""
     with pytest.raises(getattr(builtins, builtin)):
         raise make(getattr(errors, kind))
 
 
 @pytest.mark.parametrize("kind", ALL)
 @pytest.mark.parametrize("travel", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))])
-def test_errors_cross_process_borders_whole(kind, travel):
-    """An error that a worker process raises arrives as the same type with the same message."""
+def test_errors_can_be_pickled(kind, travel):
+    """An error of a worker process has the same type and message in its parent."""
     error = make(kind)
     arrived = travel(error)
     assert type(arrived) is kind
@@ -85,41 +85,41 @@ def test_errors_cross_process_borders_whole(kind, travel):
 
 @pytest.mark.parametrize("kind", [SnapshotError, SchemaVersionError])
 def test_a_snapshot_error_keeps_every_violation(kind):
-    """Each violation can be read on its own, also after a journey, and is a line of the message."""
+    """Each violation is an item, also after pickling, and a line of the message."""
     error = pickle.loads(pickle.dumps(kind(["a: is missing", "b: is negative"])))
     assert error.violations == ("a: is missing", "b: is negative")
     assert str(error) == "a: is missing\nb: is negative"
 
 
-def test_a_missing_extra_says_the_command_that_installs_it():
-    """The message of a missing dependency can be pasted into a shell."""
+def test_a_missing_extra_names_the_command_that_installs_it():
+    """The command can be pasted into a shell."""
     assert "pip install 'metrics-framework[web]'" in str(MissingExtraError("the web page", "web"))
 
 
 def test_a_lookup_error_shows_its_message_as_it_is():
-    """An unknown name's message is not quoted, as that of a `KeyError` would be."""
+    """The message is not quoted, unlike that of a `KeyError`."""
     assert str(UnknownMetricError("no metric 'x'")) == "no metric 'x'"
 
 
-def test_nearest_names_what_was_probably_meant():
-    """A misspelled name is answered with the names that are like it, and no others."""
+def test_nearest_suggests_similar_names():
+    """Only names that are similar to a misspelled one are suggested."""
     assert nearest("http.request", ["http.requests", "disk.free"]) == " Did you mean 'http.requests'?"
 
 
-def test_nearest_lists_what_exists_where_nothing_is_alike():
-    """Without anything alike the first ten known names are listed in order."""
+def test_nearest_lists_known_names_if_none_is_similar():
+    """The first ten known names are listed in order."""
     assert nearest("zzz", ["b", "a"]) == " Known: 'a', 'b'."
     many = nearest("zzz", [f"name{number:02}" for number in range(11)])
     assert "'name09', …" in many
     assert "name10" not in many
 
 
-def test_nearest_says_when_there_is_nothing():
-    """Where nothing exists yet the message says so instead of suggesting nothing."""
+def test_nearest_states_that_no_name_exists():
+    """Without known names the message says so and suggests none."""
     assert nearest("a", []) == " There are none yet."
 
 
 def test_a_branch_does_not_catch_its_neighbours():
-    """An error that another value would repair is not mistaken for a name that does not exist."""
+    """An error about an invalid value is not an error about an unknown name."""
     assert not issubclass(ConfigurationError, LookupError)
     assert not issubclass(UnknownMetricError, ValueError)

@@ -1,4 +1,4 @@
-"""Health: a judgement by thresholds, and the readings behind it, whatever the parts are."""
+"""Health: a verdict by thresholds, and the readings behind it, with any parts."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Monitor:
 
 
 class Tracker:
-    """A tracker of someone else's."""
+    """A foreign tracker."""
 
     def record_success(self, operation, metadata=None):
         """Do nothing."""
@@ -75,16 +75,16 @@ class Tracker:
         """Do nothing."""
 
     def get_success_rate(self, operation, time_window=None):
-        """Know nothing."""
+        """Raise: the tests do not need it."""
         raise NotImplementedError
 
     def get_failure_breakdown(self, operation, time_window=None):
-        """Know nothing."""
+        """Raise: the tests do not need it."""
         raise NotImplementedError
 
 
 class Aggregator:
-    """An aggregator with an answer of the test's choice, which counts how often it is asked."""
+    """An aggregator with an answer of the test's choice, which counts its calls."""
 
     def __init__(self, answer=()):
         self.answer = answer
@@ -98,20 +98,20 @@ class Aggregator:
         return list(self.answer)
 
     def get_metric_summary(self, metric_name, time_window=None):
-        """Know nothing."""
+        """Raise: the tests do not need it."""
         raise NotImplementedError
 
     def export_metrics(self, format="json"):
-        """Know nothing."""
+        """Raise: the tests do not need it."""
         raise NotImplementedError
 
     def get_top_metrics(self, metric_type, limit=10):
-        """Know nothing."""
+        """Raise: the tests do not need it."""
         raise NotImplementedError
 
 
 def outcome(clock: ManualClock, **metadata: object) -> MetricValue:
-    """Return how an operation ended as an aggregator tells it."""
+    """Return the outcomes of an operation as an aggregator reports them."""
     unit = MetricUnit.OPERATIONS_PER_SECOND
     return MetricValue("work", 1.0, MetricType.RATE, unit, utc(clock), {}, metadata)
 
@@ -321,7 +321,7 @@ def test_the_overhead_is_the_cpu_time_of_the_collection_thread():
     assert 0.05 <= system.get_system_health()["overhead_percent"] < 0.1
 
 
-# -- parts of someone else's ---------------------------------------------------------------------------------
+# -- foreign parts -------------------------------------------------------------------------------------------
 
 
 def test_a_foreign_tracker_is_judged_by_the_aggregator(clock):
@@ -465,7 +465,7 @@ class FakeMonitor(NullMonitor):
 
 
 class Detailed(FakeMonitor):
-    """A monitor that knows more than the contract asks for."""
+    """A monitor with more readings than the Protocol has."""
 
     disks = ("/", "/data")
 
@@ -492,7 +492,7 @@ def recorded(store: Store) -> dict[tuple[str, str], float]:
 
 
 def names(store: Store) -> set[str]:
-    """Return the names that were recorded of the monitor."""
+    """Return the names of the recorded gauges."""
     return {name for name, _ in recorded(store)}
 
 

@@ -14,7 +14,7 @@ import metrics_framework
 
 
 def modules_after(statement: str) -> set[str]:
-    """Return the names of all modules that a fresh interpreter has after a statement."""
+    """Return the names of all modules that are imported after a statement in a new interpreter."""
     code = f"import sys, json\n{statement}\nprint(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(json.loads(done.stdout))
@@ -27,12 +27,12 @@ def test_every_declared_name_exists():
 
 
 def test_all_is_sorted_and_has_each_name_once():
-    """`__all__` reads like an index."""
+    """`__all__` is in order."""
     assert metrics_framework.__all__ == sorted(set(metrics_framework.__all__))
 
 
 def test_all_is_complete():
-    """Whatever the package holds is either declared public, or a module, or marked private."""
+    """Every name of the package is declared public, a module, or private."""
     held = {
         name
         for name, value in vars(metrics_framework).items()
@@ -43,7 +43,7 @@ def test_all_is_complete():
 
 @pytest.mark.parametrize("name", sorted(set(metrics_framework.__all__) - {"__version__"}))
 def test_every_public_name_is_documented(name):
-    """Each public class and function has a docstring that a person wrote."""
+    """Each public class and function has a hand-written docstring."""
     value = getattr(metrics_framework, name)
     # A dataclass without a docstring gets its signature for one.
     assert value.__doc__
@@ -52,7 +52,7 @@ def test_every_public_name_is_documented(name):
 
 @pytest.mark.parametrize("name", sorted(set(metrics_framework.__all__) - {"__version__"}))
 def test_every_public_method_is_documented(name):
-    """So has each public method and property of a public class."""
+    """Each public method and property of a public class has a docstring."""
     value = getattr(metrics_framework, name)
     if inspect.isclass(value):
         members = {
@@ -64,7 +64,7 @@ def test_every_public_method_is_documented(name):
 
 
 def test_importing_the_package_loads_no_optional_or_slow_dependency():
-    """`import metrics_framework` costs nothing that is not needed to start recording."""
+    """`import metrics_framework` loads only the modules that recording needs."""
     unwanted = {
         "asyncio",
         "click",
@@ -80,7 +80,7 @@ def test_importing_the_package_loads_no_optional_or_slow_dependency():
 
 @pytest.mark.smoke
 def test_recording_in_memory_loads_no_dependency_but_the_own_adapter():
-    """A collector that is used on its own needs neither psutil nor structlog nor prometheus_client."""
+    """A collector alone needs no psutil, structlog or prometheus_client."""
     loaded = modules_after(
         "from metrics_adapters.in_memory import InMemoryCollector; InMemoryCollector().increment('a')"
     )

@@ -1,4 +1,4 @@
-"""Log events go through structlog if the application configured it, else through the standard library."""
+"""Log events use structlog if the application configured it, otherwise the standard library."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from metrics_framework.log import Isolation, LogOnce, log_event
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
-    """Run code in an interpreter that nothing has been configured in."""
+    """Run code in a new interpreter without any configuration."""
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
 
@@ -36,14 +36,14 @@ def test_levels_are_those_of_the_standard_library(caplog, level):
 
 
 def test_the_standard_loggers_level_filters(caplog):
-    """What the application does not want to hear does not reach its handlers."""
+    """Events below the logger's level do not reach its handlers."""
     with caplog.at_level(logging.ERROR, logger="metrics_framework"):
         log_event("warning", "something happened")
     assert caplog.records == []
 
 
 def test_nothing_is_printed_to_standard_output():
-    """In a program that configured nothing a warning goes to standard error: a pipe is not spoiled."""
+    """Without configuration a warning goes to standard error, so that pipes stay valid."""
     done = run("from metrics_framework.log import log_event\nlog_event('warning', 'it happened', number=3)")
     assert done.stdout == ""
     assert "it happened" in done.stderr
@@ -51,7 +51,7 @@ def test_nothing_is_printed_to_standard_output():
 
 
 def test_structlog_stays_unconfigured():
-    """Logging an event leaves structlog's configuration as it was found."""
+    """Logging an event does not change structlog's configuration."""
     done = run(
         "import structlog\n"
         "from metrics_framework.log import log_event\n"
@@ -64,7 +64,7 @@ def test_structlog_stays_unconfigured():
 
 
 def test_a_configured_structlog_is_used_as_it_is():
-    """Where the application configured structlog, its processors see the event and its logger prints it."""
+    """The application's processors process the event, and its logger prints it."""
     done = run(
         "import logging, structlog\n"
         "from metrics_framework.log import log_event\n"
@@ -80,7 +80,7 @@ def test_a_configured_structlog_is_used_as_it_is():
 
 
 def test_a_configuration_that_comes_later_is_used():
-    """An application may configure structlog after the library has logged already."""
+    """An application may configure structlog after the library has logged."""
     done = run(
         "import structlog\n"
         "from metrics_framework.log import log_event\n"
@@ -93,7 +93,7 @@ def test_a_configuration_that_comes_later_is_used():
 
 
 def test_structlog_is_imported_by_the_first_event():
-    """A program that never logs does not pay for importing structlog."""
+    """A program that never logs does not import structlog."""
     run(
         "import sys\n"
         "from metrics_framework.log import log_event\n"

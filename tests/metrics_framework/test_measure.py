@@ -1,4 +1,4 @@
-"""Measuring blocks and functions: the records, and that measured code behaves as without measuring."""
+"""Measuring blocks and functions: the records, and that measured code behaves as before."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WAIT = 0.03
 
 
 class Told(NamedTuple):
-    """What one series of an operation amounts to."""
+    """The numbers of one series of an operation."""
 
     timed: int
     milliseconds: float
@@ -40,12 +40,12 @@ class Told(NamedTuple):
 
 @pytest.fixture
 def metrics(clock):
-    """Return a system on a clock that the test moves."""
+    """Return a system with a manual clock."""
     return MetricsSystem(clock=clock)
 
 
 def told(metrics, operation="work", tags=None) -> Told:
-    """Return the records of the series of an operation that has exactly these tags."""
+    """Return the numbers of the series of an operation that has exactly these tags."""
     values = [
         value
         for value in metrics.aggregator.get_metrics_by_tag({})
@@ -57,7 +57,7 @@ def told(metrics, operation="work", tags=None) -> Told:
 
 
 def recorded(metrics) -> list[str]:
-    """Return the names of everything that was recorded."""
+    """Return all recorded names."""
     return [value.name for value in metrics.aggregator.get_metrics_by_tag({})]
 
 
@@ -65,7 +65,7 @@ def recorded(metrics) -> list[str]:
 
 
 class Naps:
-    """Real waits, and how long each of them really was."""
+    """Real waits, and their actual durations."""
 
     def __init__(self) -> None:
         self.milliseconds = 0.0
@@ -77,7 +77,7 @@ class Naps:
         self.milliseconds += (time.perf_counter_ns() - began) / 1e6
 
     async def take_async(self) -> None:
-        """Wait while others may go on."""
+        """Wait without blocking other tasks."""
         began = time.perf_counter_ns()
         await asyncio.sleep(WAIT)
         self.milliseconds += (time.perf_counter_ns() - began) / 1e6
@@ -149,7 +149,7 @@ USES = [_block, _async_block, _function, _coroutine, _generator, _async_generato
 @pytest.mark.smoke
 @pytest.mark.parametrize("use", USES)
 def test_a_real_wait_is_within_the_duration(use):
-    """Whatever kind of code is measured, its duration is at least as long as it really waited."""
+    """For any kind of code, the duration is at least that of the real wait."""
     metrics, naps = MetricsSystem(), Naps()
     began = time.perf_counter_ns()
     use(metrics.measure, naps)
@@ -164,7 +164,7 @@ def test_a_real_wait_is_within_the_duration(use):
 
 @pytest.mark.smoke
 def test_a_block_is_timed_and_tracked(metrics, clock):
-    """One `with` feeds both the timer and the tracker, under the operation's name."""
+    """One `with` block records into the timer and the tracker, under the operation's name."""
     with metrics.measure("work") as measurement:
         assert isinstance(measurement, Measurement)
         clock.advance(1.5)
@@ -188,7 +188,7 @@ def test_an_async_block_is_timed_and_tracked(metrics, clock):
 
 
 def test_tags_that_change_during_a_block_change_nothing(metrics):
-    """A dict of tags is copied at the start, whether or not the series is known already."""
+    """A dict of tags is copied at the start, for a new or known series."""
     tags = {"a": "1"}
     for _ in range(3):
         with metrics.measure("work", tags):
@@ -200,7 +200,7 @@ def test_tags_that_change_during_a_block_change_nothing(metrics):
 
 @pytest.mark.parametrize("tags", [{"a": 1}, {"": "1"}, ["a"], "a"])
 def test_bad_tags_of_a_known_operation_are_checked_too(metrics, tags):
-    """A number as a tag's value is converted as ever, and everything else is refused at the start."""
+    """A number as a tag's value is converted; other invalid tags are rejected at the start."""
     for _ in range(2):
         with metrics.measure("work", {"a": "1"}):
             pass
@@ -214,7 +214,7 @@ def test_bad_tags_of_a_known_operation_are_checked_too(metrics, tags):
 
 
 def test_nothing_is_recorded_before_the_end(metrics):
-    """A measurement that was not begun, or goes on, is in no answer yet."""
+    """A measurement that has not begun, or is running, is in no result."""
     measurement = metrics.measure("work")
     assert recorded(metrics) == []
     with measurement:
@@ -223,8 +223,8 @@ def test_nothing_is_recorded_before_the_end(metrics):
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), SystemExit(3), StopIteration(7)])
-def test_an_exception_goes_on_unchanged_and_is_counted(metrics, clock, error):
-    """What a block raises reaches the caller as the same object, and is a failure by the name of its type."""
+def test_an_exception_propagates_unchanged_and_is_counted(metrics, clock, error):
+    """The caller gets the same object, and the error type is the name of its class."""
     cause = OSError()
     error.__cause__ = cause
     with pytest.raises(type(error)) as caught, metrics.measure("work"):  # noqa: PT012
@@ -235,7 +235,7 @@ def test_an_exception_goes_on_unchanged_and_is_counted(metrics, clock, error):
     assert told(metrics) == (1, 250.0, 0, {type(error).__name__: 1})
 
 
-def test_the_traceback_leads_to_where_it_was_raised(metrics):
+def test_the_traceback_ends_where_the_error_was_raised(metrics):
     """A measured function keeps the traceback of an error."""
 
     @metrics.measure("work")
@@ -248,8 +248,8 @@ def test_the_traceback_leads_to_where_it_was_raised(metrics):
     assert caught.value.__context__ is None
 
 
-def test_an_async_blocks_exception_goes_on(metrics):
-    """`async with` lets an exception through as `with` does."""
+def test_an_exception_of_an_async_block_propagates(metrics):
+    """`async with` handles exceptions like `with`."""
     error = LookupError()
 
     async def main():
@@ -262,15 +262,15 @@ def test_an_async_blocks_exception_goes_on(metrics):
     assert told(metrics).failures == {"LookupError": 1}
 
 
-def test_an_operation_can_end_badly_without_an_exception(metrics):
+def test_an_operation_can_fail_without_an_exception(metrics):
     """Setting `error_type` makes it a failure of that type."""
     with metrics.measure("work") as measurement:
         measurement.error_type = "http_500"
     assert told(metrics)[2:] == (0, {"http_500": 1})
 
 
-def test_an_exception_says_more_than_an_error_type(metrics):
-    """An exception wins over an error type that was set."""
+def test_an_exception_overrides_an_error_type(metrics):
+    """The failure has the type of the exception."""
     with pytest.raises(ValueError, match="no"), metrics.measure("work") as measurement:  # noqa: PT012
         measurement.error_type = "http_500"
         raise ValueError("no")
@@ -281,7 +281,7 @@ def test_an_exception_says_more_than_an_error_type(metrics):
 
 
 def test_tags_keep_series_apart(metrics, clock):
-    """Durations and outcomes are kept by tags, and the operation as a whole holds all of them."""
+    """Durations and outcomes are kept by tags, and the operation's totals include all."""
     for table, seconds in (("users", 1), ("users", 1), ("orders", 4)):
         with metrics.measure("work", tags={"table": table}):
             clock.advance(seconds)
@@ -290,8 +290,8 @@ def test_tags_keep_series_apart(metrics, clock):
     assert metrics.timer.get_timing_stats("work")["sum"] == 6000.0
 
 
-def test_a_tag_may_come_before_the_end(metrics):
-    """Tags can be added during the work, and replace tags of the same name."""
+def test_tags_can_be_added_before_the_end(metrics):
+    """They replace tags of the same name."""
     with metrics.measure("work", {"a": "1"}) as measurement:
         measurement.tag("b", "2")
         measurement.tag("a", "3")
@@ -300,7 +300,7 @@ def test_a_tag_may_come_before_the_end(metrics):
 
 
 def test_a_failure_has_its_tags_too(metrics):
-    """Tags that were added before an exception are the failure's."""
+    """Tags that were added before an exception are those of the failure."""
     with pytest.raises(ValueError, match="no"), metrics.measure("work") as measurement:  # noqa: PT012
         measurement.tag("status", "500")
         raise ValueError("no")
@@ -309,8 +309,8 @@ def test_a_failure_has_its_tags_too(metrics):
     assert failure.metadata == {"status": "500"}
 
 
-def test_the_callers_tags_stay_theirs(metrics):
-    """Neither does a measurement change the mapping it is given, nor does a later change reach it."""
+def test_the_callers_tags_are_copied(metrics):
+    """A measurement does not change the mapping, and later changes do not affect it."""
     tags = {"a": "1"}
     with metrics.measure("work", tags) as measurement:
         measurement.tag("b", "2")
@@ -320,23 +320,23 @@ def test_the_callers_tags_stay_theirs(metrics):
 
 
 def test_values_of_tags_become_strings(metrics):
-    """A value that is not a string is converted."""
+    """Other values are converted."""
     with metrics.measure("work", {"status": 200}) as measurement:
         measurement.tag("retry", 1)
     assert told(metrics, tags={"status": "200", "retry": "1"}).timed == 1
 
 
 @pytest.mark.parametrize("name", ["", None, 3, b"work", ["work"]])
-def test_a_bad_name_is_said_at_measure(metrics, name):
-    """A bad operation name is an error where it stands, quoted, before any work."""
+def test_a_bad_name_raises_at_measure(metrics, name):
+    """The error quotes it before the measured code runs."""
     with pytest.raises(InvalidInputError, match="operation name") as caught:
         metrics.measure(name)
     assert repr(name) in str(caught.value)
 
 
 @pytest.mark.parametrize("tags", ["a=1", [("a", "1")], {"": "1"}, {3: "1"}, 7])
-def test_bad_tags_are_said_at_measure(metrics, tags):
-    """Bad tags are an error where they stand, before any work, also in a store that only counts them."""
+def test_bad_tags_raise_at_measure(metrics, tags):
+    """The error is raised before the measured code runs, also if the store only counts errors."""
     with pytest.raises(InvalidInputError, match="tag"):
         metrics.measure("work", tags)
     lenient = MetricsSystem(collector=InMemoryCollector(Store(on_error="log")))
@@ -344,8 +344,8 @@ def test_bad_tags_are_said_at_measure(metrics, tags):
         lenient.measure("work", tags)
 
 
-def test_a_bad_tag_is_said_at_tag(metrics):
-    """A tag that breaks a rule is an error at `tag`, and the measurement goes on with those it had."""
+def test_a_bad_tag_raises_at_tag(metrics):
+    """The measurement continues with its former tags."""
     with (
         metrics.measure("work", {"a": "1"}) as measurement,
         pytest.raises(InvalidInputError, match="tag name"),
@@ -358,7 +358,7 @@ def test_a_bad_tag_is_said_at_tag(metrics):
 
 
 def test_a_measurement_can_be_used_again(metrics, clock):
-    """One after the other, each use is its own: it begins with the given tags, no time and no error."""
+    """Each use in sequence starts with the given tags, no time and no error."""
     measurement = metrics.measure("work", {"a": "1"})
     with measurement:
         clock.advance(1)
@@ -372,7 +372,7 @@ def test_a_measurement_can_be_used_again(metrics, clock):
 
 
 def test_a_measurement_can_be_used_again_after_an_exception(metrics, clock):
-    """A use that failed leaves nothing behind for the next one."""
+    """A failed use does not affect the next one."""
     measurement = metrics.measure("work")
     with pytest.raises(ValueError, match="no"), measurement:  # noqa: PT012
         clock.advance(1)
@@ -383,7 +383,7 @@ def test_a_measurement_can_be_used_again_after_an_exception(metrics, clock):
 
 
 def test_a_running_measurement_cannot_be_used(metrics, clock):
-    """A use within a use is a RuntimeError that says what to do, and the outer one still ends well."""
+    """A nested use raises a RuntimeError with the remedy, and the outer one still ends normally."""
     measurement = metrics.measure("work", {"a": "1"})
     with measurement:
         clock.advance(1)
@@ -394,7 +394,7 @@ def test_a_running_measurement_cannot_be_used(metrics, clock):
 
 
 def test_a_running_async_measurement_cannot_be_used(metrics):
-    """Two tasks that share one measurement at the same time are told so."""
+    """Two concurrent tasks that share one measurement get an error."""
     measurement = metrics.measure("work")
 
     async def use():
@@ -411,7 +411,7 @@ def test_a_running_async_measurement_cannot_be_used(metrics):
 
 
 def test_measurements_can_be_nested(metrics, clock):
-    """Measurements of their own may lie within each other, also of the same operation."""
+    """Separate measurements can be nested, also of the same operation."""
     with metrics.measure("work"):
         clock.advance(1)
         with metrics.measure("work"):
@@ -420,7 +420,7 @@ def test_measurements_can_be_nested(metrics, clock):
 
 
 def test_one_measurement_decorates_several_functions(metrics, clock):
-    """A decorator may be kept and used for more than one function; all go by its operation and tags."""
+    """All functions are recorded under its operation and tags."""
     measured = metrics.measure("work", {"a": "1"})
 
     @measured
@@ -453,8 +453,8 @@ def test_a_function_is_measured_at_each_call(metrics, clock):
     assert told(metrics, tags={"a": "1"}) == (2, 3000.0, 2, {})
 
 
-def test_a_functions_exception_goes_on(metrics, clock):
-    """What a function raises reaches its caller as the same object and is counted."""
+def test_an_exception_of_a_function_propagates(metrics, clock):
+    """The caller gets the same object, and it is counted."""
     error = ZeroDivisionError()
 
     @metrics.measure("work")
@@ -481,7 +481,7 @@ def test_a_function_may_call_itself(metrics, clock):
 
 
 def test_a_decorated_function_looks_like_itself(metrics):
-    """Name, docstring, module, signature and the function itself are there as they were."""
+    """Name, docstring, module, signature and the wrapped function are available."""
 
     def work(a: int, *, b: str = "x") -> None:
         """Work."""
@@ -494,7 +494,7 @@ def test_a_decorated_function_looks_like_itself(metrics):
 
 
 def test_the_kind_of_a_function_stays(metrics):
-    """Frameworks that ask what kind a function is get the same answer as without the decorator."""
+    """Frameworks that inspect the kind of a function get the same answer as without the decorator."""
 
     def function():
         pass
@@ -517,7 +517,7 @@ def test_the_kind_of_a_function_stays(metrics):
 
 
 def test_methods_of_each_kind_are_measured(metrics, clock):
-    """A method gets its object, a class method its class, a static method neither."""
+    """Methods, class methods and static methods get their usual first argument."""
 
     class Service:
         @metrics.measure("work")
@@ -552,7 +552,7 @@ def test_methods_of_each_kind_are_measured(metrics, clock):
 
 
 def test_methods_may_be_coroutines_and_generators(metrics, clock):
-    """The kinds of function are told apart in classes too."""
+    """The kinds of function are recognized in classes, too."""
 
     class Service:
         @metrics.measure("work")
@@ -581,7 +581,7 @@ def test_methods_may_be_coroutines_and_generators(metrics, clock):
 
 
 def test_any_callable_can_be_measured(metrics, clock):
-    """Lambdas, built-ins, partials and objects that are called need not be functions."""
+    """Lambdas, built-ins, partials and callable objects are measured."""
 
     class Called:
         async def __call__(self, seconds):
@@ -598,7 +598,7 @@ def test_any_callable_can_be_measured(metrics, clock):
 
 
 def test_a_measured_context_manager_works(metrics, clock):
-    """Below `contextmanager` the body of its user is left out, as it is its consumer."""
+    """Below `contextmanager` the time of the `with` body is excluded, as it is the consumer."""
 
     @contextmanager
     @metrics.measure("work")
@@ -622,7 +622,7 @@ def test_a_measured_context_manager_works(metrics, clock):
 
 @pytest.mark.smoke
 def test_a_coroutine_is_measured_until_it_returns(metrics, clock):
-    """What counts is the time from its first step to its end, with what it awaits, not its making."""
+    """The duration is from its first step to its end, including awaits."""
 
     @metrics.measure("work")
     async def work(seconds, *, more=0):
@@ -640,8 +640,8 @@ def test_a_coroutine_is_measured_until_it_returns(metrics, clock):
     assert told(metrics) == (1, 3000.0, 1, {})
 
 
-def test_a_coroutines_exception_goes_on(metrics):
-    """What a coroutine raises reaches who awaits it as the same object and is counted."""
+def test_an_exception_of_a_coroutine_propagates(metrics):
+    """The awaiting task gets the same object, and it is counted."""
     error = ConnectionError()
 
     @metrics.measure("work")
@@ -655,8 +655,8 @@ def test_a_coroutines_exception_goes_on(metrics):
     assert told(metrics)[2:] == (0, {"ConnectionError": 1})
 
 
-def test_a_handed_out_coroutine_is_measured_until_it_was_awaited(metrics, clock):
-    """A plain function that returns a coroutine is measured from its call to the coroutine's end, once."""
+def test_a_returned_coroutine_is_measured_until_its_end(metrics, clock):
+    """A plain function that returns a coroutine is measured once, from its call on."""
 
     async def inner():
         await asyncio.sleep(0)
@@ -677,8 +677,8 @@ def test_a_handed_out_coroutine_is_measured_until_it_was_awaited(metrics, clock)
     assert told(metrics) == (1, 5000.0, 1, {})
 
 
-def test_a_handed_out_coroutines_exception_goes_on(metrics):
-    """A plain function fails as its coroutine does, or as itself where it makes none."""
+def test_an_exception_of_a_returned_coroutine_propagates(metrics):
+    """The outcome of the function is that of its coroutine, or its own error."""
 
     async def inner():
         raise ConnectionError
@@ -738,8 +738,8 @@ async def _cancelled_inner(started):
 @pytest.mark.parametrize(
     "begin", [_cancelled_coroutine, _cancelled_block, _cancelled_generator, _cancelled_handed_out]
 )
-def test_cancellation_is_a_failure_of_its_own_type(metrics, begin):
-    """A task that is cancelled in measured work stays cancelled, and is counted as `CancelledError`."""
+def test_cancellation_has_its_own_error_type(metrics, begin):
+    """A cancelled task stays cancelled, and is counted as `CancelledError`."""
 
     async def main():
         started = asyncio.Event()
@@ -754,7 +754,7 @@ def test_cancellation_is_a_failure_of_its_own_type(metrics, begin):
 
 
 def test_a_coroutine_may_run_many_times_at_once(metrics, clock):
-    """Fifty calls of one measured coroutine at the same time are fifty records, each with its own outcome."""
+    """Fifty concurrent calls are fifty records, each with its own outcome."""
     running = 0
 
     @metrics.measure("work")
@@ -776,7 +776,7 @@ def test_a_coroutine_may_run_many_times_at_once(metrics, clock):
 
 
 def test_a_function_may_run_in_many_threads_at_once(metrics):
-    """Eight threads in one measured function lose no call and mix no outcomes up."""
+    """Eight threads in one measured function lose no call and do not mix outcomes."""
     barrier = threading.Barrier(8)
 
     @metrics.measure("work")
@@ -804,8 +804,8 @@ def test_a_function_may_run_in_many_threads_at_once(metrics):
 # -- generators --------------------------------------------------------------------------------------------
 
 
-def test_a_generators_consumer_is_left_out(metrics, clock):
-    """Only the generator's own time counts, all of its steps together, as one record at its end."""
+def test_the_time_of_a_generators_consumer_is_excluded(metrics, clock):
+    """The generator's own steps are one record at its end."""
 
     @metrics.measure("work")
     def work(last):
@@ -824,8 +824,8 @@ def test_a_generators_consumer_is_left_out(metrics, clock):
     assert told(metrics) == (1, 7000.0, 1, {})
 
 
-def test_an_async_generators_consumer_is_left_out(metrics, clock):
-    """An async generator is measured in its own steps, with what it awaits in them."""
+def test_the_time_of_an_async_generators_consumer_is_excluded(metrics, clock):
+    """The duration is that of its own steps, including awaits."""
 
     @metrics.measure("work")
     async def work(last):
@@ -848,7 +848,7 @@ def test_an_async_generators_consumer_is_left_out(metrics, clock):
     assert told(metrics) == (1, 7000.0, 1, {})
 
 
-def test_a_generator_is_spoken_with_as_if_not_measured(metrics, clock):
+def test_a_measured_generator_behaves_like_the_original(metrics, clock):
     """Sent values, thrown exceptions, items and the return value pass through unchanged."""
 
     @metrics.measure("work")
@@ -893,8 +893,8 @@ def test_yield_from_a_measured_generator(metrics):
     assert told(metrics).successes == 1
 
 
-def test_an_async_generator_is_spoken_with_as_if_not_measured(metrics):
-    """What goes in by `asend` and `athrow` arrives, and what it yields comes out."""
+def test_a_measured_async_generator_behaves_like_the_original(metrics):
+    """Values of `asend`, exceptions of `athrow` and items pass through unchanged."""
 
     @metrics.measure("work")
     async def work():
@@ -921,8 +921,8 @@ def test_an_async_generator_is_spoken_with_as_if_not_measured(metrics):
     assert told(metrics)[2:] == (1, {})
 
 
-def test_who_stops_asking_does_not_make_a_generator_fail(metrics, clock):
-    """Closing early is a success; the generator cleans up, within its time."""
+def test_closing_a_generator_early_is_a_success(metrics, clock):
+    """The generator cleans up within its measured time."""
     closed = []
 
     @metrics.measure("work")
@@ -944,8 +944,8 @@ def test_who_stops_asking_does_not_make_a_generator_fail(metrics, clock):
     assert told(metrics) == (1, 3000.0, 1, {})
 
 
-def test_a_generator_that_is_forgotten_is_closed(metrics):
-    """A loop that is left with `break` ends the generator and records it as a success."""
+def test_an_abandoned_generator_is_closed(metrics):
+    """A loop that ends with `break` closes the generator, which is a success."""
     closed = []
 
     @metrics.measure("work")
@@ -963,8 +963,8 @@ def test_a_generator_that_is_forgotten_is_closed(metrics):
     assert told(metrics)[2:] == (1, {})
 
 
-def test_who_stops_asking_does_not_make_an_async_generator_fail(metrics, clock):
-    """`aclose` before the end is a success; the generator may await while it cleans up."""
+def test_closing_an_async_generator_early_is_a_success(metrics, clock):
+    """The generator may await while it cleans up."""
     closed = []
 
     @metrics.measure("work")
@@ -990,8 +990,8 @@ def test_who_stops_asking_does_not_make_an_async_generator_fail(metrics, clock):
     assert told(metrics) == (1, 3000.0, 1, {})
 
 
-def test_an_async_generator_that_is_forgotten_is_closed(metrics):
-    """Where `break` leaves a loop, the event loop closes the generator soon, which is a success."""
+def test_an_abandoned_async_generator_is_closed(metrics):
+    """After a `break` the event loop closes the generator, which is a success."""
     closed = []
 
     @metrics.measure("work")
@@ -1014,8 +1014,8 @@ def test_an_async_generator_that_is_forgotten_is_closed(metrics):
     assert told(metrics)[2:] == (1, {})
 
 
-def test_what_the_consumer_throws_is_seen_by_the_generator(metrics):
-    """An exception that the generator does not handle comes back as the same object and is its failure."""
+def test_a_thrown_exception_reaches_the_generator(metrics):
+    """An unhandled exception returns as the same object and is a failure."""
     seen = []
 
     @metrics.measure("work")
@@ -1036,8 +1036,8 @@ def test_what_the_consumer_throws_is_seen_by_the_generator(metrics):
     assert told(metrics)[2:] == (0, {"ValueError": 1})
 
 
-def test_what_the_consumer_throws_is_seen_by_the_async_generator(metrics):
-    """An exception by `athrow` that is not handled comes back as the same object and is a failure."""
+def test_a_thrown_exception_reaches_the_async_generator(metrics):
+    """An unhandled exception of `athrow` returns as the same object and is a failure."""
     seen = []
 
     @metrics.measure("work")
@@ -1062,8 +1062,8 @@ def test_what_the_consumer_throws_is_seen_by_the_async_generator(metrics):
     assert told(metrics)[2:] == (0, {"ValueError": 1})
 
 
-def test_a_generator_may_end_at_what_is_thrown(metrics):
-    """A generator that takes an exception as its sign to return succeeds, and its value goes out."""
+def test_a_generator_may_return_at_a_thrown_exception(metrics):
+    """It succeeds, and its value is returned."""
 
     @metrics.measure("work")
     def work():
@@ -1080,8 +1080,8 @@ def test_a_generator_may_end_at_what_is_thrown(metrics):
     assert told(metrics)[2:] == (1, {})
 
 
-def test_a_generators_own_exception_goes_on(metrics, clock):
-    """What a generator raises between its items reaches its consumer, after the items before it."""
+def test_an_exception_of_a_generator_propagates(metrics, clock):
+    """The consumer gets the items before it, then the same object."""
     error = EOFError()
 
     @metrics.measure("work")
@@ -1098,8 +1098,8 @@ def test_a_generators_own_exception_goes_on(metrics, clock):
     assert told(metrics) == (1, 1000.0, 0, {"EOFError": 1})
 
 
-def test_an_async_generators_own_exception_goes_on(metrics):
-    """What an async generator raises between its items reaches its consumer as the same object."""
+def test_an_exception_of_an_async_generator_propagates(metrics):
+    """The consumer gets the same object."""
     error = EOFError()
 
     @metrics.measure("work")
@@ -1119,7 +1119,7 @@ def test_an_async_generators_own_exception_goes_on(metrics):
 
 
 def test_an_error_at_the_clean_up_is_a_failure(metrics):
-    """A generator whose own `finally` raises when it is closed has failed, and says so to who closes it."""
+    """If the `finally` of a generator raises in `close()`, the caller of `close()` gets the error."""
 
     @metrics.measure("work")
     def work():
@@ -1150,7 +1150,7 @@ def test_an_error_at_the_clean_up_is_a_failure(metrics):
 
 
 def test_a_generator_that_will_not_close_is_an_error(metrics):
-    """Yielding again while it is closed is Python's `RuntimeError`, measured or not, and a failure."""
+    """Yielding while it is closed is Python's `RuntimeError`, measured or not, and a failure."""
 
     @metrics.measure("work")
     def work():
@@ -1169,7 +1169,7 @@ def test_a_generator_that_will_not_close_is_an_error(metrics):
 
 
 def test_a_generator_that_was_never_started_records_nothing(metrics):
-    """As its body never ran, there is nothing to record."""
+    """Its body never ran."""
 
     @metrics.measure("work")
     def work():
@@ -1189,7 +1189,7 @@ def test_a_generator_that_was_never_started_records_nothing(metrics):
 
 
 def test_generators_run_side_by_side(metrics, clock):
-    """Two generators of one function that take turns have their own times."""
+    """Two interleaved generators of one function have separate times."""
 
     @metrics.measure("work")
     def work(seconds):
@@ -1202,8 +1202,8 @@ def test_generators_run_side_by_side(metrics, clock):
     assert metrics.timer.get_timing_stats("work")["min"] == 2000.0
 
 
-def test_a_generators_bad_arguments_are_said_at_its_start(metrics):
-    """Wrong arguments are Python's `TypeError`, counted like any other."""
+def test_bad_arguments_of_a_generator_raise_at_the_call(metrics):
+    """They are Python's `TypeError`, and counted as a failure."""
 
     @metrics.measure("work")
     def work(a):
@@ -1218,7 +1218,7 @@ def test_a_generators_bad_arguments_are_said_at_its_start(metrics):
 
 
 class ForeignTimer:
-    """A timer that only writes down what it is asked."""
+    """A timer that remembers its calls."""
 
     def __init__(self) -> None:
         self.calls = []
@@ -1235,16 +1235,16 @@ class ForeignTimer:
         return TimingResult("work", 1.0, MetricUnit.MILLISECONDS, now, now, success, {})
 
     def time_operation(self, operation_name, operation, metadata=None):
-        """Is not asked."""
+        """Fail: `measure` does not call it."""
         raise NotImplementedError
 
     def get_timing_stats(self, operation_name):
-        """Is not asked."""
+        """Fail: `measure` does not call it."""
         raise NotImplementedError
 
 
 class ForeignTracker:
-    """A tracker that only writes down what it is told."""
+    """A tracker that remembers its calls."""
 
     def __init__(self) -> None:
         self.calls = []
@@ -1258,25 +1258,25 @@ class ForeignTracker:
         self.calls.append(("failure", operation, error_type, metadata))
 
     def get_success_rate(self, operation, time_window=None):
-        """Is not asked."""
+        """Fail: `measure` does not call it."""
         raise NotImplementedError
 
     def get_failure_breakdown(self, operation, time_window=None):
-        """Is not asked."""
+        """Fail: `measure` does not call it."""
         raise NotImplementedError
 
 
 @pytest.fixture
 def foreign():
-    """Return a system whose timer and tracker know nothing of the library."""
+    """Return a system with a foreign timer and tracker."""
     timer, tracker = ForeignTimer(), ForeignTracker()
     assert isinstance(timer, PerformanceTimer)
     assert isinstance(tracker, SuccessFailureTracker)
     return MetricsSystem(timer=timer, tracker=tracker)
 
 
-def test_a_foreign_timer_and_tracker_are_asked_once_each(foreign):
-    """A success starts and stops the timer and is told to the tracker, with the tags as metadata."""
+def test_a_foreign_timer_and_tracker_are_called_once_each(foreign):
+    """A success starts and stops the timer and calls the tracker, with the tags as metadata."""
     with foreign.measure("work", {"a": "1"}) as measurement:
         assert foreign.timer.calls == [("start", "work", {"a": "1"})]
         assert foreign.tracker.calls == []
@@ -1285,8 +1285,8 @@ def test_a_foreign_timer_and_tracker_are_asked_once_each(foreign):
     assert foreign.tracker.calls == [("success", "work", {"a": "1", "b": "2"})]
 
 
-def test_a_foreign_timer_and_tracker_hear_of_failures(foreign):
-    """An exception, and an error type that was set, stop the timer as a failure and are told by type."""
+def test_a_foreign_timer_and_tracker_get_failures(foreign):
+    """An exception, or an assigned error type, stops the timer as a failure and is tracked by type."""
     with pytest.raises(ValueError, match="no"), foreign.measure("work", {"a": "1"}):
         raise ValueError("no")
     with foreign.measure("work") as measurement:
@@ -1304,8 +1304,8 @@ def test_a_foreign_timer_and_tracker_hear_of_failures(foreign):
 
 
 @pytest.mark.parametrize("use", USES)
-def test_every_kind_of_code_asks_foreign_parts_once(foreign, use):
-    """Blocks, functions, coroutines and generators are one start, one stop and one outcome."""
+def test_every_kind_of_code_calls_foreign_parts_once(foreign, use):
+    """Blocks, functions, coroutines and generators have one start, one stop and one outcome."""
     use(foreign.measure, Naps())
     assert [call[0] for call in foreign.timer.calls] == ["start", "stop"]
     assert foreign.timer.calls[1] == ("stop", "id 1", True)
@@ -1313,7 +1313,7 @@ def test_every_kind_of_code_asks_foreign_parts_once(foreign, use):
 
 
 def test_foreign_parts_are_measured_by_the_systems_clock():
-    """The clock that the system was given is read, once at the start and once at the end."""
+    """The clock of the system is read once at the start and once at the end."""
 
     class Watched(ManualClock):
         readings = 0
@@ -1336,8 +1336,8 @@ def test_foreign_parts_are_measured_by_the_systems_clock():
     assert clock.readings == before + 2
 
 
-def test_a_generator_never_started_asks_no_foreign_part(foreign):
-    """Where nothing runs no foreign timer is left running."""
+def test_a_generator_never_started_calls_no_foreign_part(foreign):
+    """No foreign timer keeps running."""
 
     @foreign.measure("work")
     def work():
@@ -1348,14 +1348,14 @@ def test_a_generator_never_started_asks_no_foreign_part(foreign):
 
 
 def test_foreign_parts_cannot_change_the_tags(foreign):
-    """A timer that keeps and changes its metadata does so to its own copy."""
+    """A timer that changes its metadata changes its own copy."""
     with foreign.measure("work", {"a": "1"}):
         foreign.timer.calls[0][2]["a"] = "changed"
     assert foreign.tracker.calls == [("success", "work", {"a": "1"})]
 
 
 def test_bad_input_never_reaches_foreign_parts(foreign):
-    """The rules of names and tags are the same whatever the parts are."""
+    """The rules for names and tags do not depend on the parts."""
     with pytest.raises(InvalidInputError):
         foreign.measure("")
     with pytest.raises(InvalidInputError):
@@ -1364,7 +1364,7 @@ def test_bad_input_never_reaches_foreign_parts(foreign):
 
 
 def test_parts_on_one_store_take_tags_as_series(clock):
-    """Our own timer and tracker, where they share a store, keep durations and outcomes by tags."""
+    """A timer and a tracker on one store keep durations and outcomes by tags."""
     store = Store(clock)
     timer, tracker = InMemoryTimer(store), InMemoryTracker(store)
     assert isinstance(meter_of(timer, tracker, clock), StoreMeter)
@@ -1376,7 +1376,7 @@ def test_parts_on_one_store_take_tags_as_series(clock):
 
 
 def test_one_part_on_a_store_and_one_elsewhere(clock):
-    """Our timer beside a foreign tracker, or the other way round, are both told."""
+    """An in-memory timer with a foreign tracker, and the reverse, are both called."""
     store = Store(clock)
     tracker, timer = ForeignTracker(), ForeignTimer()
     assert isinstance(meter_of(InMemoryTimer(store), tracker, clock), ProtocolMeter)
@@ -1392,8 +1392,8 @@ def test_one_part_on_a_store_and_one_elsewhere(clock):
     assert [call[0] for call in timer.calls] == ["start", "stop"]
 
 
-def test_parts_that_keep_nothing_can_be_asked_to_measure():
-    """With a timer and a tracker that drop everything, blocks and functions run as if not measured."""
+def test_null_parts_can_measure():
+    """With a null timer and tracker, blocks and functions run as if not measured."""
     metrics = MetricsSystem(timer=NullTimer(), tracker=NullTracker())
     with metrics.measure("work", {"a": "1"}) as work:
         work.tag("b", "2")
@@ -1403,15 +1403,15 @@ def test_parts_that_keep_nothing_can_be_asked_to_measure():
 
 
 @pytest.mark.parametrize("kind", [staticmethod, classmethod])
-def test_a_decorator_in_the_wrong_order_is_an_error_that_says_the_right_one(metrics, kind):
-    """Above `staticmethod` or `classmethod` the decorator raises at once, and says what goes where."""
+def test_a_decorator_in_the_wrong_order_raises_with_the_right_order(metrics, kind):
+    """Above `staticmethod` or `classmethod` the decorator raises at once."""
     with pytest.raises(TypeError, match=f"put @{kind.__name__} above the measuring decorator"):
         metrics.measure("work")(kind(lambda *_: None))
     assert recorded(metrics) == []
 
 
 def test_an_async_generator_that_outlives_its_loop_logs_nothing(metrics, caplog):
-    """One that is still open when `asyncio.run` ends is closed and cleans up, without a line in the log."""
+    """A generator that is open at the end of `asyncio.run` is closed and cleans up silently."""
     kept, closed = [], []
 
     @metrics.measure("work")
@@ -1437,8 +1437,8 @@ def test_an_async_generator_that_outlives_its_loop_logs_nothing(metrics, caplog)
 
 
 @pytest.mark.parametrize("error_type", ["", 3, ValueError])
-def test_a_bad_error_type_is_said_where_it_is_set(metrics, error_type):
-    """An invalid error type is rejected at its assignment and does not change the measurement."""
+def test_a_bad_error_type_raises_at_its_assignment(metrics, error_type):
+    """The measurement does not change."""
     with metrics.measure("work") as work:
         with pytest.raises(InvalidInputError, match="error type"):
             work.error_type = error_type

@@ -1,4 +1,4 @@
-"""Adapters by name: ours from a table, others' from entry points."""
+"""Adapters by name: built-in ones from a table, others from entry points."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from metrics_framework.plugins import BUILT_IN, ENTRY_POINT_GROUP, load_adapter
 
 @pytest.fixture
 def third_party(tmp_path, monkeypatch):
-    """Install a distribution that provides the adapter `acme`, the way pip would."""
+    """Install a distribution that provides the adapter `acme`, as pip does."""
     (tmp_path / "acme_metrics.py").write_text("class AcmeCollector:\n    pass\n")
     information = tmp_path / "acme_metrics-1.0.dist-info"
     information.mkdir()
@@ -55,8 +55,8 @@ def test_every_built_in_adapter_is_public(name):
         ("snapshot_writer", SnapshotWriter),
     ],
 )
-def test_names_mean_what_they_say(name, adapter):
-    """The names that configurations hold lead to these adapters."""
+def test_names_lead_to_their_adapters(name, adapter):
+    """The names of configurations return these adapters."""
     assert load_adapter(name) is adapter
 
 
@@ -71,17 +71,17 @@ def test_built_in_adapters_are_found_without_scanning(monkeypatch):
 
 
 def test_a_third_party_plugs_in_by_an_entry_point(third_party):
-    """A name that is not in the table is provided by whatever installed package declares it."""
+    """A name that is not in the table is provided by the installed package that declares it."""
     assert load_adapter("acme").__module__ == "acme_metrics"
 
 
 def test_a_third_party_does_not_replace_a_built_in_adapter(third_party):
-    """A built-in name means the same whatever is installed."""
+    """A built-in name has the same meaning whatever is installed."""
     assert load_adapter("in_memory.collector") is in_memory.InMemoryCollector
 
 
-def test_another_groups_entry_points_are_no_adapters(third_party):
-    """Only the library's own group is looked at."""
+def test_entry_points_of_other_groups_are_ignored(third_party):
+    """Only the library's own group is searched."""
     with pytest.raises(UnknownAdapterError):
         load_adapter("other")
 
@@ -90,15 +90,15 @@ def test_another_groups_entry_points_are_no_adapters(third_party):
     ("name", "meant"), [("in_memory.colector", "in_memory.collector"), ("acmee", "acme")]
 )
 def test_an_unknown_name_is_answered_with_the_nearest(third_party, name, meant):
-    """The error quotes the name and suggests built-in and installed adapters alike."""
+    """The error quotes the name and suggests built-in and installed adapters."""
     with pytest.raises(UnknownAdapterError) as caught:
         load_adapter(name)
     assert repr(name) in str(caught.value)
     assert f"Did you mean {meant!r}" in str(caught.value)
 
 
-def test_the_table_costs_nothing_until_it_is_asked():
-    """Importing the table imports no adapter, and asking for one imports that one alone."""
+def test_the_table_imports_adapters_on_demand():
+    """Getting one adapter imports only that one."""
     code = (
         "import sys\n"
         "from metrics_framework.plugins import load_adapter\n"

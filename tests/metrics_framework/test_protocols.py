@@ -1,4 +1,4 @@
-"""The contracts are frozen: this table is what adapters outside of this repository were written against."""
+"""The contracts are frozen: adapters outside of this repository are written against this table."""
 
 from __future__ import annotations
 
@@ -96,13 +96,13 @@ IMPLEMENTATIONS = [
 
 
 def written(function: Any) -> str:
-    """Return a signature as the contract's author would write it, without the modules of its names."""
+    """Return a signature as in the source, without the modules of its names."""
     signature = str(inspect.signature(function, eval_str=True))
     return re.sub(r"\b(?:datetime|typing|collections\.abc|metrics_framework\.values)\.", "", signature)
 
 
 def test_there_are_seven_contracts_and_no_other():
-    """The page of contracts defines exactly the seven Protocols of the table, with 31 methods in all."""
+    """The module defines exactly the seven Protocols of the table, with 31 methods in all."""
     defined = {
         name
         for name, value in vars(protocols).items()
@@ -114,34 +114,34 @@ def test_there_are_seven_contracts_and_no_other():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_members_are_those_of_the_contract(name):
-    """A Protocol asks for the methods of the contract, the system for its five parts too, and no more."""
+    """A Protocol requires exactly the methods of the table; the system also requires its five parts."""
     expected = METHODS[name].keys() | (PARTS.keys() if name == "MetricsSystem" else set())
     assert get_protocol_members(getattr(protocols, name)) == expected
 
 
 @pytest.mark.parametrize(("name", "method"), EVERY_METHOD)
 def test_signatures_are_those_of_the_contract(name, method):
-    """Names, order, types and defaults of every method's parameters, and its return type, never change."""
+    """Names, order, types and defaults of all parameters, and return types, never change."""
     assert written(getattr(getattr(protocols, name), method)) == METHODS[name][method]
 
 
 @pytest.mark.parametrize(("name", "method"), EVERY_METHOD)
-def test_methods_are_abstract_and_say_what_they_do(name, method):
-    """An adapter that inherits a Protocol is reminded of each method, and finds its contract documented."""
+def test_methods_are_abstract_and_documented(name, method):
+    """A subclass of a Protocol must implement each method."""
     function = getattr(getattr(protocols, name), method)
     assert function.__isabstractmethod__
     assert function.__doc__
 
 
 @pytest.mark.parametrize(("name", "method"), EVERY_METHOD)
-def test_only_the_two_that_are_awaited_are_coroutines(name, method):
-    """Collecting and exporting are awaited; everything else, the stream included, is called."""
+def test_only_collecting_and_exporting_are_coroutines(name, method):
+    """All other methods, including the stream, are plain calls."""
     assert inspect.iscoroutinefunction(getattr(getattr(protocols, name), method)) == (method in COROUTINES)
 
 
 @pytest.mark.parametrize(("part", "protocol"), PARTS.items())
 def test_parts_of_a_system_are_read_only_properties(part, protocol):
-    """A part is a property without a setter, so that a class with a narrower type still fits."""
+    """A part has no setter, so that a class may have a narrower type."""
     declared = inspect.getattr_static(protocols.MetricsSystem, part)
     assert isinstance(declared, property)
     assert declared.fset is None
@@ -153,8 +153,8 @@ def test_parts_of_a_system_are_read_only_properties(part, protocol):
     ("name", "method", "adapter"),
     [(name, method, adapter) for name, adapter in IMPLEMENTATIONS for method in METHODS[name]],
 )
-def test_own_implementations_take_what_the_contract_says(name, method, adapter):
-    """Code written for the contract can call our implementations; what they take beyond it is optional."""
+def test_our_implementations_accept_the_contracts_arguments(name, method, adapter):
+    """Their additional arguments are optional."""
     contract = inspect.signature(getattr(getattr(protocols, name), method), eval_str=True)
     try:
         signature = inspect.signature(getattr(adapter, method), eval_str=True)
@@ -170,7 +170,7 @@ def test_own_implementations_take_what_the_contract_says(name, method, adapter):
 
 
 def test_a_hand_written_adapter_is_recognized_without_inheriting():
-    """`isinstance` with a Protocol asks for the methods, not for a base class."""
+    """`isinstance` with a Protocol checks methods, not base classes."""
 
     class Tracker:
         def record_success(self, operation, metadata=None): ...

@@ -1,4 +1,4 @@
-"""The facade: five parts behind one object, composed of whatever satisfies the Protocols."""
+"""The facade: five parts behind one object, with any parts that implement the Protocols."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from metrics_framework.recording import Store
 PATIENCE = 20.0
 
 
-# Parts as someone else would write them: from the contracts alone, without a base class or a store.
+# Foreign parts, written from the contracts alone, without a base class or a store.
 
 
 class ForeignCollector:
@@ -152,7 +152,7 @@ class ForeignMonitor:
 
 
 class ForeignAggregator:
-    """An aggregator that knows whatever values the test gives it."""
+    """An aggregator with values of the test's choice."""
 
     def __init__(self, *values):
         self.values = list(values)
@@ -184,7 +184,7 @@ FOREIGN = {
 
 
 class Output:
-    """An output that keeps what it is given, or fails."""
+    """An output that keeps its snapshots, or fails."""
 
     def __init__(self, name="output", error=None):
         self.name = name
@@ -199,7 +199,7 @@ class Output:
 
 
 def metric(name: str, value: float, metric_type: MetricType, **metadata: Any) -> MetricValue:
-    """Return a value as an aggregator would."""
+    """Return a value as an aggregator reports it."""
     now = datetime(2026, 1, 1, tzinfo=UTC)
     return MetricValue(name, value, metric_type, MetricUnit.COUNT, now, {}, metadata)
 
@@ -535,7 +535,7 @@ def test_streams_end_with_the_system(system):
 
 
 class Exporter:
-    """An output that is given the system, or fails."""
+    """An output that gets the system, or fails."""
 
     name = "exporter"
 
@@ -594,7 +594,7 @@ def test_an_output_without_a_name_or_a_write_method_is_rejected(wrong):
 
 
 class Counting(Output):
-    """An output that says when it has been written to a number of times, and fails when it is told to."""
+    """An output that signals a number of writes, and fails on demand."""
 
     def __init__(self, name="counting"):
         super().__init__(name)
@@ -609,7 +609,7 @@ class Counting(Output):
         super().write(snapshot)
 
     def wait(self, tries):
-        """Wait until so many more writes were tried."""
+        """Wait for a number of further attempts to write."""
         with self.changed:
             until = self.tries + tries
             assert self.changed.wait_for(lambda: self.tries >= until, PATIENCE)
@@ -706,7 +706,7 @@ def test_a_failing_output_is_logged_once_until_it_succeeds(clock, caplog):
 
 
 def wait_for_tries(failing, tries, good, clock):
-    """Wait until an output was tried so many more times, although it pauses after each failure."""
+    """Wait for a number of further attempts, advancing the clock past the pauses after failures."""
     until = failing.tries + tries
     while failing.tries < until:
         clock.advance(300)
@@ -790,7 +790,7 @@ def test_the_second_configuration_replaces_the_firsts_keys(tmp_path, clock):
     assert list(read_snapshot(path).metrics.custom) == ["kept/a"]
 
 
-def test_a_given_output_stays_whatever_is_configured(tmp_path, monkeypatch, clock):
+def test_a_given_output_stays_after_any_configuration(tmp_path, monkeypatch, clock):
     """Naming a given output adds nothing, and naming none removes nothing."""
     monkeypatch.chdir(tmp_path)
     system = MetricsSystem(outputs=[SnapshotWriter("given")], resource_monitor=ForeignMonitor(), clock=clock)

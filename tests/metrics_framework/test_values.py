@@ -15,7 +15,7 @@ TIME_UNITS = {MetricUnit.SECONDS: 1e3, MetricUnit.MILLISECONDS: 1.0, MetricUnit.
 
 
 def test_metric_types_are_those_of_the_contract():
-    """The five types and the text of each are frozen: they are in files and on wires."""
+    """The five types and their texts are frozen: files and protocols contain them."""
     assert {member.name: member.value for member in MetricType} == {
         "COUNTER": "counter",
         "GAUGE": "gauge",
@@ -26,7 +26,7 @@ def test_metric_types_are_those_of_the_contract():
 
 
 def test_metric_units_are_those_of_the_contract():
-    """The nine units and the text of each are frozen."""
+    """The nine units and their texts are frozen."""
     assert {member.name: member.value for member in MetricUnit} == {
         "SECONDS": "seconds",
         "MILLISECONDS": "milliseconds",
@@ -42,15 +42,15 @@ def test_metric_units_are_those_of_the_contract():
 
 @given(st.floats(min_value=0, max_value=1e300), st.sampled_from(sorted(TIME_UNITS, key=str)))
 def test_durations_convert_to_milliseconds(duration, unit):
-    """A second is a thousand milliseconds, a microsecond a thousandth of one."""
+    """A second is 1 000 milliseconds, a microsecond 0.001."""
     assert to_milliseconds(duration, unit) == duration * TIME_UNITS[unit]
 
 
 @pytest.mark.parametrize(
     "unit", [*(unit for unit in MetricUnit if unit not in TIME_UNITS), "seconds", None, []]
 )
-def test_a_unit_that_measures_no_time_is_refused(unit):
-    """The error quotes the unit and lists those that are allowed."""
+def test_a_unit_other_than_time_is_rejected(unit):
+    """The error quotes the unit and lists the allowed ones."""
     with pytest.raises(InvalidInputError) as caught:
         to_milliseconds(1.0, unit)
     assert repr(unit) in str(caught.value)
@@ -62,7 +62,7 @@ def test_a_unit_that_measures_no_time_is_refused(unit):
 
 
 class StandingClock:
-    """A clock whose two readings stand still."""
+    """A clock that never moves."""
 
     def __init__(self, monotonic_ns: int, time_ns: int) -> None:
         self.readings = (monotonic_ns, time_ns)
@@ -77,7 +77,7 @@ class StandingClock:
 
 
 def fresh_timing(end_ns: int, milliseconds: float, asked_later_ns: int = 0) -> TimingResult:
-    """Return a result as a timer makes it, which is looked at some time after the end."""
+    """Return a result as a timer creates it, which is read some time after the end."""
     stop_ns = 10**18 + round(milliseconds * 1e6)
     clock = StandingClock(stop_ns + asked_later_ns, end_ns + asked_later_ns)
     return pending_timing(("operation", None, 10**18, stop_ns, True, clock))
@@ -89,7 +89,7 @@ def fresh_timing(end_ns: int, milliseconds: float, asked_later_ns: int = 0) -> T
     st.sampled_from([False, True]),
     st.integers(0, 10**17),
 )
-def test_a_fresh_timing_has_its_datetimes_when_asked(end_ns, milliseconds, begin_first, later):
+def test_a_fresh_timing_computes_its_datetimes_on_access(end_ns, milliseconds, begin_first, later):
     """The end is when the timer stopped, to a microsecond, the start the duration before it, both in UTC."""
     result = fresh_timing(end_ns, milliseconds, later)
     start, end = (result.start_time, result.end_time) if begin_first else (result.end_time, result.start_time)
@@ -103,7 +103,7 @@ def test_a_fresh_timing_has_its_datetimes_when_asked(end_ns, milliseconds, begin
 
 
 def test_a_timing_has_no_other_attributes():
-    """A misspelled attribute is an AttributeError that names it, of a fresh result as of a plain one."""
+    """A misspelled attribute raises an AttributeError that names it, in a fresh and a plain result."""
     now = datetime(2026, 1, 1, tzinfo=UTC)
     plain = TimingResult("operation", 1.0, MetricUnit.MILLISECONDS, now, now, True, {})
     for result in (fresh_timing(10**18, 1.0), plain):
@@ -115,13 +115,13 @@ def test_a_timing_has_no_other_attributes():
 
 
 def test_a_timing_is_constructed_with_all_of_its_values():
-    """A result that an application makes needs every value, by position or name."""
+    """The constructor requires every value, by position or name."""
     with pytest.raises(TypeError, match="end_time"):
         TimingResult("operation", 1.0, MetricUnit.MILLISECONDS, datetime(2026, 1, 1, tzinfo=UTC))
 
 
 def test_a_time_that_was_assigned_stays():
-    """Who sets the start or the end of a fresh result finds it there, whatever else is looked at first."""
+    """An assigned start or end is kept, whichever field is read first."""
     noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
     started, ended = fresh_timing(10**18, 1_000.0), fresh_timing(10**18, 1_000.0)
     end, start = fresh_timing(10**18, 1_000.0).end_time, fresh_timing(10**18, 1_000.0).start_time

@@ -125,7 +125,7 @@ def test_a_machine_without_python_h_gets_a_pure_wheel(tmp_path, without_headers)
     assert "Python.h" in warning
 
 
-def test_a_pure_wheel_can_be_asked_for(tmp_path):
+def test_a_pure_wheel_can_be_requested(tmp_path):
     """`METRICS_FRAMEWORK_PURE=1` builds it on any machine, without a warning."""
     wheel, names, printed = build_wheel(tmp_path, METRICS_FRAMEWORK_PURE="1")
     assert is_pure(wheel, names)
@@ -182,7 +182,7 @@ def test_make_build_fails_without_a_compiler(checkout):
 
 @needs_compiler
 @pytest.mark.parametrize("lacks", ["a compiler", "Python.h"])
-def test_other_targets_go_on_with_the_pure_engine(checkout, without_headers, lacks):
+def test_other_targets_use_the_pure_engine(checkout, without_headers, lacks):
     """One line says so, and an outdated extension is not left beside the source."""
     (checkout / CORE).touch()
     os.utime(checkout / CORE, ns=(0, 0))

@@ -1,6 +1,6 @@
-"""What a test with a real server asks for; each worker of a test run starts its own.
+"""Fixtures that start real servers; each worker of a test run has its own.
 
-A test that asks for one is skipped where the program is missing, and fails in CI.
+A test that uses one is skipped if the program is missing, and fails in CI.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def required(program: str) -> str:
 
 
 def found(program: str, path: str | None) -> str:
-    """Return the path where a program was found, or skip the test; in CI, fail it."""
+    """Return the path if a program was found, or skip the test; in CI, fail it."""
     if path is not None:
         return path
     if os.environ.get("CI"):
@@ -36,7 +36,7 @@ def found(program: str, path: str | None) -> str:
 
 @pytest.fixture(scope="session")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Return a running Prometheus; its first scrape of a target comes within ten seconds."""
+    """Return a running Prometheus; its first scrape of a target happens within ten seconds."""
     program = required("prometheus")
     with running_prometheus(program, tmp_path_factory.mktemp("prometheus")) as server:
         yield server
@@ -44,7 +44,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
 
 @pytest.fixture(scope="session")
 def pushgateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Return the address of a running Pushgateway; push to a job of your own."""
+    """Return the address of a running Pushgateway; each test should push to its own job."""
     arguments = (f"--web.listen-address={LOOPBACK}", "--persistence.file=pushed")
     command = [required("prometheus-pushgateway"), *arguments]
     with running(command, tmp_path_factory.mktemp("pushgateway")) as address:
@@ -53,7 +53,7 @@ def pushgateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def victoria_metrics(tmp_path: Path) -> Iterator[VictoriaMetrics]:
-    """Return a VictoriaMetrics of the test's own, which it may kill and start again."""
+    """Return a VictoriaMetrics for one test, which may kill and restart it."""
     server = VictoriaMetrics(required("victoria-metrics"), tmp_path)
     with started(server):
         yield server
@@ -61,7 +61,7 @@ def victoria_metrics(tmp_path: Path) -> Iterator[VictoriaMetrics]:
 
 @pytest.fixture
 def influx(tmp_path: Path) -> Iterator[Influx]:
-    """Return an InfluxDB 1.6 of the test's own, which has a database `app`."""
+    """Return an InfluxDB 1.6 for one test, with a database `app`."""
     server = Influx(required("influxd"), tmp_path)
     with started(server):
         server.query("CREATE DATABASE app")
@@ -70,7 +70,7 @@ def influx(tmp_path: Path) -> Iterator[Influx]:
 
 @pytest.fixture
 def statsd(tmp_path: Path) -> Iterator[Statsd]:
-    """Return a StatsD daemon of the test's own."""
+    """Return a StatsD daemon for one test."""
     server = Statsd(found("node", find_node()), found("statsd", find_statsd()), tmp_path)
     with started(server):
         yield server
@@ -78,7 +78,7 @@ def statsd(tmp_path: Path) -> Iterator[Statsd]:
 
 @pytest.fixture(scope="session")
 def promtool() -> Promtool:
-    """Return what runs `promtool check metrics` on a text; it returns the exit status and the output.
+    """Return a function that runs `promtool check metrics` on a text and returns its exit status and output.
 
     The status is 0 for a clean text, 1 for a broken one and 3 for one with lints: advice about its names and
     help texts.

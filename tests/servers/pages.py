@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @contextmanager
 def serving(page: Callable[[], str]) -> Iterator[str]:
-    """Serve what ``page`` returns, made anew for each request, in the text format 0.0.4; give the address."""
+    """Serve the result of ``page`` in the text format 0.0.4, called for each request; yield the address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

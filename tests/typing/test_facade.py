@@ -64,7 +64,7 @@ def test_a_part_that_is_passed_keeps_its_type() -> None:
 
 
 def test_a_foreign_part_has_no_abilities() -> None:
-    """A type checker reports a method that only the default part has, and a system of other parts."""
+    """A type checker reports the use of a method that only the default part has."""
     metrics = MetricsSystem(collector=NullCollector())
 
     def describe() -> None:
@@ -79,13 +79,13 @@ def test_a_foreign_part_has_no_abilities() -> None:
 
 
 def collector_of(system: AnySystem) -> MetricCollector:
-    """Return the collector of any system, which has the methods of the contract."""
+    """Return the collector of any system, which has the methods of the Protocol."""
     assert_type(system.collector, MetricCollector)
     return system.collector
 
 
 def test_any_system_can_be_passed_on() -> None:
-    """`AnySystem` and the Protocol take every system."""
+    """`AnySystem` and the Protocol accept every system."""
     foreign = NullCollector()
     contract: protocols.MetricsSystem = MetricsSystem(collector=foreign)
     assert collector_of(MetricsSystem(collector=foreign)) is contract.collector is foreign

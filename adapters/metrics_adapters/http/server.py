@@ -224,7 +224,7 @@ def check_address(addr: str, port: int) -> None:
     """Check where to listen.
 
     Raises:
-        InvalidInputError: If it is no address, or no port.
+        InvalidInputError: If the address or the port is invalid.
     """
     check_port("port", port)
     if not isinstance(addr, str):

@@ -1,4 +1,4 @@
-"""Meters that record into a system or a collector, and the gauge of what is in flight."""
+"""Meters that record into a system or a collector, and the gauge of requests in flight."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class SafeMeter:
 
 
 class InFlight:
-    """Counts what is in flight in a gauge. The values of several processes are summed.
+    """Counts requests in flight in a gauge. The values of several processes are summed.
 
     Args:
         metrics: A system or a collector.

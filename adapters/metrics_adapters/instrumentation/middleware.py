@@ -63,7 +63,7 @@ class MetricsMiddleware:
 
     A WebSocket connection is an operation ``websocket.server.connection`` until either side closes it, with
     the tags ``http.route`` and ``websocket.accepted``. The gauges ``http.server.active_requests`` (by method)
-    and ``websocket.server.active_connections`` count what is in flight. The names are those of
+    and ``websocket.server.active_connections`` count requests in flight. The names are those of
     OpenTelemetry's semantic conventions, if it defines them.
 
     Args:

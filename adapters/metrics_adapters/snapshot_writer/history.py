@@ -267,7 +267,7 @@ class SnapshotAggregator:
             for file in reader.left_out():
                 if file not in self._logged:
                     self._logged.add(file)
-                    log_event("warning", "a file is no snapshot", path=str(file.path), reason=file.reason)
+                    log_event("warning", "a file is not a snapshot", path=str(file.path), reason=file.reason)
             yield reader
 
     def _measured(self, reader: HistoryReader, metric: str) -> list[tuple[IndexedRun, dict[str, float]]]:

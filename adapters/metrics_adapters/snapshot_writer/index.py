@@ -372,7 +372,7 @@ class ParsedSnapshot(NamedTuple):
 
 
 def parse_snapshots(content: bytes, name: str, written_ns: int) -> tuple[list[ParsedSnapshot], str | None]:
-    """Return the valid snapshots of a file, and what is wrong with the others.
+    """Return the valid snapshots of a file, and the faults of the others.
 
     Args:
         content: The content of the file.

@@ -143,7 +143,7 @@ def test_a_page_resumes_after_a_disconnect(system, browse):
 
 
 @pytest.mark.heavy
-def test_a_page_is_told_of_losses_and_restarts(system, clock, browse):
+def test_a_page_gets_reports_of_losses_and_restarts(system, clock, browse):
     """Events that are no longer kept are counted."""
     with Site(system) as site:
         browse(site.url)

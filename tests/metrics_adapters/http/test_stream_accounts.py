@@ -44,7 +44,7 @@ def connections(server):
 
 
 @pytest.mark.heavy
-def test_a_client_that_stops_reading_is_told_what_it_lost(system, caplog, monkeypatch):
+def test_a_client_that_stops_reading_gets_a_report_of_its_losses(system, caplog, monkeypatch):
     """Memory is bounded, other clients get everything, and each loss is reported once it reads again."""
     caplog.set_level("INFO", "metrics_framework")
     monkeypatch.setattr(publisher, "MAX_REPLAY_EVENTS", 1_000)
@@ -146,7 +146,7 @@ def test_a_client_that_reconnects_misses_nothing(system):
     assert (reader.received, again.received, third.received) == (3, 12, 15)
 
 
-def test_a_client_that_reconnects_late_is_told_what_it_lost(system, monkeypatch):
+def test_a_client_that_reconnects_late_gets_a_report_of_its_losses(system, monkeypatch):
     """Events that are no longer kept count as dropped, exactly."""
     monkeypatch.setattr(publisher, "MAX_REPLAY_EVENTS", 100)
     with serve_app(system, 0) as server:
@@ -176,7 +176,7 @@ def test_losses_without_any_subscriber_are_counted(system, monkeypatch):
     assert (again.received, again.dropped) == (1, 70)
 
 
-def test_a_client_of_another_process_is_told_that_it_restarted(system, clock):
+def test_a_client_of_another_process_gets_a_report_of_the_restart(system, clock):
     """Its event id is invalid there, and it gets the events from then on."""
     with serve_app(system, 0) as server, reading(server.url) as reader:
         record(system, 5)

@@ -136,7 +136,7 @@ def test_the_result_of_a_call_has_its_return_value(timer, clock):
 
 
 @pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt(), SystemExit(3), GeneratorExit()])
-def test_a_call_that_raises_is_timed_and_its_exception_goes_on(timer, clock, error):
+def test_a_call_that_raises_is_timed_and_its_exception_propagates(timer, clock, error):
     """The caller gets the same exception, and the duration is recorded."""
 
     def fail() -> None:

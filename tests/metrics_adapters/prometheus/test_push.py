@@ -338,7 +338,7 @@ def test_a_redirect_is_not_followed(gateway, collector, status, call):
         assert other.taken == []
 
 
-def test_a_failed_deletion_says_delete(gateway):
+def test_the_message_of_a_failed_deletion_names_the_deletion(gateway):
     """The message of a failed deletion does not speak of a push."""
     gateway.status = 405
     with pytest.raises(RefusedError, match=r"^cannot delete http://.*/metrics/job/j: HTTP status 405$"):

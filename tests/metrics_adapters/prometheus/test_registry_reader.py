@@ -141,7 +141,7 @@ class TestContract(MetricsAggregatorContract):
         if metric_type == "timer":
             assert value.unit is MetricUnit.MILLISECONDS
 
-    def test_what_was_never_recorded_is_unknown(self, collector, aggregator, parts):
+    def test_a_metric_that_was_never_recorded_is_unknown(self, collector, aggregator, parts):
         """The error names the nearest metric that was; older releases allow no dot in a name."""
         collector.record_counter("http_requests", 1)
         with pytest.raises(UnknownMetricError, match="http_requests"):

@@ -376,7 +376,7 @@ def test_the_command_has_no_process_usage() -> None:
     assert not {name for name in recorded if name.endswith((".uptime", ".thread.count", "descriptor.count"))}
 
 
-# -- its end, when somebody wants it -------------------------------------------------------------------
+# -- cancellation and time-outs ------------------------------------------------------------------------
 
 
 @pytest.mark.heavy

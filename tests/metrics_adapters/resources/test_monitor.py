@@ -162,7 +162,7 @@ def test_cpu_has_every_key():
     assert min(cpu["load_1m"], cpu["load_5m"], cpu["load_15m"]) >= 0
 
 
-def test_no_time_has_no_average(clock: ManualClock):
+def test_a_new_monitor_has_a_cpu_average_of_zero(clock: ManualClock):
     """A new monitor does not divide by zero."""
     assert PsutilMonitor(clock=clock).get_cpu_usage()["process_average_percent"] == 0.0
 
@@ -181,7 +181,7 @@ def test_a_busy_process_uses_a_core():
     monitor = PsutilMonitor()
     took = spend(1.0)
     cpu = monitor.get_cpu_usage()
-    # On a machine that is busy with other things as well, less than all of a core was to be had.
+    # On a busy machine, less than a whole core was available.
     expected = 100 * 1.0 / took
     assert cpu["process_average_percent"] == pytest.approx(expected, rel=0.2)
     assert cpu["process_percent"] == pytest.approx(expected, rel=0.3)
@@ -352,7 +352,7 @@ def refuse(monkeypatch, function: str, refused: Callable[[], bool], error: Excep
 
 @pytest.mark.parametrize("method", sorted(READINGS))
 @pytest.mark.parametrize("error", [psutil.AccessDenied(1), PermissionError("no"), NotImplementedError("no")])
-def test_what_the_system_refuses_is_an_error_of_ours(monkeypatch, method, error):
+def test_an_error_of_psutil_becomes_an_output_error(monkeypatch, method, error):
     """Whatever psutil raises becomes an `OutputError` that says which reading it was and why."""
     monitor, (function, what) = PsutilMonitor(), READINGS[method]
     refuse(monkeypatch, function, lambda: True, error)

@@ -191,7 +191,7 @@ def test_without_a_writable_folder_it_is_in_memory(
 
 
 @posix
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="who may become another user")
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can change the user")
 def test_a_folder_of_another_user_is_read() -> None:
     """A reader without write access gets the same answers and leaves no file. A private file is reported."""
     with tempfile.TemporaryDirectory() as name:  # the folders of pytest are private

@@ -292,9 +292,7 @@ def test_a_file_in_the_place_of_the_folder_is_an_output_error(tmp_path: Path, na
     assert (tmp_path / "taken").read_text() == "mine"
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="who may write everywhere is refused nothing"
-)
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root can write everywhere")
 def test_a_folder_without_permission_is_an_output_error(tmp_path: Path) -> None:
     """The error gives the reason."""
     tmp_path.chmod(0o500)

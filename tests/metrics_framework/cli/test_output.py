@@ -156,7 +156,7 @@ def test_a_snapshot_has_a_row_for_every_field(capsys: pytest.CaptureFixture[str]
     }
 
 
-def test_a_snapshot_without_a_repository_says_none(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_snapshot_without_a_repository_shows_none(capsys: pytest.CaptureFixture[str]) -> None:
     """Unknown values are shown as "none", and missing measurements have no row."""
     metadata = SnapshotMetadata(environment=Environment.LOCAL)
     print_snapshot(PerformanceSnapshot(Metrics(throughput=0.001), metadata=metadata))

@@ -21,7 +21,7 @@ class RejectedNumber(Exception):
 
 
 class Hostile:
-    """A small world of cores, series and instruments.
+    """A small set of cores, series and instruments.
 
     Args:
         core: The module of the engine.
@@ -38,9 +38,9 @@ class Hostile:
         self.words = make_words(self)
 
     def run(self, steps: int) -> None:
-        """Take some steps; an error that is not expected ends the test."""
+        """Take some steps; an unexpected error ends the test."""
         threshold = gc.get_threshold()
-        gc.freeze()  # else each full collection looks at all objects of the test process
+        gc.freeze()  # otherwise each full collection visits all objects of the test process
         gc.set_threshold(50)
         gc.callbacks.append(self._on_collection)
         try:
@@ -59,12 +59,12 @@ class Hostile:
             world.check()
 
     def step(self) -> None:
-        """Take one step; what it raises is one of the expected errors."""
+        """Take one step; only expected errors may be raised."""
         with suppress(RejectedNumber, TypeError, MemoryError, KeyError, OverflowError):
             self.chance.choice(self.worlds).step()
 
     def interrupt(self) -> None:
-        """Do something in the middle of something else, as a signal handler or a finalizer would."""
+        """Do something in the middle of another call, as a signal handler or a finalizer would."""
         if self.depth < 2:
             self.depth += 1
             try:
@@ -78,7 +78,7 @@ class Hostile:
 
 
 def make_words(hostile: Hostile) -> type[str]:
-    """Return a class of strings that do something when they are hashed or compared."""
+    """Return a class of strings that run code when they are hashed or compared."""
 
     class Word(str):
         __slots__ = ()
@@ -95,7 +95,7 @@ def make_words(hostile: Hostile) -> type[str]:
 
 
 class World:
-    """One core with its names: the owner of all series, the finder and the publisher at once."""
+    """One core with its names: the owner of all series, the finder and the publisher."""
 
     name = "metric"
 
@@ -119,10 +119,10 @@ class World:
             self.home, self.indexes["timer"], self.indexes["outcome"], self
         )
 
-    # -- what the engine asks for ----------------------------------------------------------------------
+    # -- what the engine calls -------------------------------------------------------------------------
 
     def clock(self) -> int:
-        """Jump forwards, sometimes back, and sometimes record."""
+        """Advance, sometimes go back, and sometimes record."""
         if self.chance.random() < 0.2:
             self.moment += self.chance.choice([0, 1_000, 10**6, 10**9, 20 * 10**9])
         if self.chance.random() < 0.005:
@@ -132,7 +132,7 @@ class World:
     monotonic_ns = time_ns = clock
 
     def number(self, value: Any, signed: bool) -> Any:
-        """Take finite numbers."""
+        """Accept finite numbers."""
         if self.chance.random() < 0.05:
             self.hostile.interrupt()
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -146,17 +146,17 @@ class World:
         return value
 
     def milliseconds(self, value: Any, unit: object) -> Any:
-        """Take durations."""
+        """Accept durations."""
         return float(self.number(value, signed=False))
 
     def error_type(self, error_type: Any) -> str | None:
-        """Admit error types, but one."""
+        """Admit all error types but one."""
         if self.chance.random() < 0.05:
             self.hostile.interrupt()
         return None if error_type == "refused" else str.__str__(error_type)
 
     def readmit(self, series: Any) -> Any:
-        """Take a series in again, unless it is refused."""
+        """Readmit a series, unless it is rejected."""
         if self.chance.random() < 0.1:
             self.hostile.interrupt()
         return None if self.chance.random() < 0.05 else series.tag_set.add(series)
@@ -187,19 +187,19 @@ class World:
         return series
 
     def find_step(self, name: Any, step: int, tags: Any) -> Any:
-        """Find or make what a step moves."""
+        """Find or create the series that a step changes."""
         return self.find("gauge" if step < 0 else "counter", name, tags)
 
     def find_timing(self, operation: Any, tags: Any = None) -> Any:
-        """Find or make the durations of an operation."""
+        """Find or create the durations of an operation."""
         return self.find("timer", operation, tags)
 
     def find_outcomes(self, operation: Any, tags: Any = None) -> Any:
-        """Find or make the outcomes of an operation."""
+        """Find or create the outcomes of an operation."""
         return self.find("outcome", operation, tags)
 
     def count_abandoned(self) -> None:
-        """Count a timer that was given up."""
+        """Count an abandoned timer."""
 
     def publish(self, slot: Any) -> None:
         """Commit closed slots; sometimes record, sometimes raise."""
@@ -220,7 +220,7 @@ class World:
     # -- input -----------------------------------------------------------------------------------------
 
     def value(self) -> Any:
-        """Return a number, or something else."""
+        """Return a number, or another value."""
         if self.chance.random() < 0.2:
             return self.chance.choice(ODD_NUMBERS)
         if self.chance.random() < 0.5:
@@ -228,7 +228,7 @@ class World:
         return self.chance.randrange(-1_000, 1_000)
 
     def tags(self) -> Any:
-        """Return tags, or something else."""
+        """Return tags, or another value."""
         chance, words = self.chance, self.hostile.words
         names = "abcdef" if chance.random() < 0.98 else [str(number) for number in range(40)]
         tags = {name: str(chance.randrange(20)) for name in chance.sample(names, chance.randrange(4))}
@@ -272,14 +272,14 @@ class World:
         chance.choice(steps)()
 
     def bind(self) -> None:
-        """Hold on to a series."""
+        """Bind a series."""
         kind = self.chance.choice(list(KINDS))
         self.bound.append(self.find(kind, f"{KINDS[kind]}x", {"q": str(self.chance.randrange(9))}))
         if len(self.bound) > 40:
             del self.bound[self.chance.randrange(40)]
 
     def use_bound(self) -> None:
-        """Record into a series that was held on to, which may have been removed."""
+        """Record into a bound series, which may have been removed."""
         if not self.bound:
             return
         core, series = self.core, self.chance.choice(self.bound)
@@ -352,7 +352,7 @@ class World:
                 check_aggregate(merged)
 
     def rarely(self) -> None:
-        """Do what happens seldom."""
+        """Do one of the rare things."""
         chance = self.chance
         tag_sets, slots = list(self.tag_sets.values()), list(self.slots.values())
         counters = [series for series in self.bound if isinstance(series, self.core.CounterSeries)]
@@ -406,7 +406,7 @@ class World:
         chance.choice([remove, change_slot, log, alias, replace, reset, drop_recent, gc.collect])()
 
     def check(self) -> None:
-        """Check all series once more."""
+        """Check all series again."""
         for tag_set in self.tag_sets.values():
             assert len(tag_set) == len(tag_set.series())
             for series in tag_set.series():
@@ -417,7 +417,7 @@ class World:
 
 
 def check_aggregate(aggregate: Any) -> None:
-    """Check what holds for any numbers."""
+    """Check the invariants of an aggregate."""
     repr(aggregate)
     if hasattr(aggregate, "quantiles"):
         low, *middle, high = aggregate.quantiles(0.01, 0.5, 0.95, 0.99)

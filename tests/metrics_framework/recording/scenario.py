@@ -40,23 +40,23 @@ WINDOWS = (1, 16, 60, 300, 3_600, 30 * 86_400)
 """The windows that everything is read for in the end, in seconds."""
 
 METHODS = ("add", "set", "increment", "decrement", "observe", "time")
-"""What a series that is held on to may record with."""
+"""The ways to record into a bound series."""
 
 
 class Number(IntEnum):
-    """An integer that is not exactly an ``int``."""
+    """A subclass of ``int``."""
 
     THREE = 3
 
 
 class Word(StrEnum):
-    """A string that is not exactly a ``str``."""
+    """A subclass of ``str``."""
 
     ROUTE = "/route"
 
 
 class Half(float):
-    """A float that is not exactly a ``float``."""
+    """A subclass of ``float``."""
 
 
 class Stubborn:
@@ -89,12 +89,12 @@ def revived(value: Any) -> Any:
 
 
 def revived_tags(tags: Any) -> Any:
-    """Return tags of a scenario, which are a list of pairs, so that a name may be anything."""
+    """Return the tags of a scenario, which are a list of pairs, so that a name may be any value."""
     return {revived(name): revived(value) for name, value in tags} if isinstance(tags, list) else tags
 
 
 def plain(value: Any) -> Any:
-    """Return a result as JSON can hold it."""
+    """Return a result as a JSON value."""
     if value is None or (isinstance(value, bool | int | float | str) and not isinstance(value, Enum)):
         return value
     if hasattr(value, "quantiles"):
@@ -145,7 +145,7 @@ def _plain_distribution(distribution: Any) -> dict[str, Any]:
 
 
 def parsed(text: str, format: str) -> Any:
-    """Return an exported text as data, so that numbers in it can be compared as numbers."""
+    """Return an exported text as data, so that its numbers can be compared as numbers."""
     if format == "csv":
         rows = list(csv.DictReader(io.StringIO(text)))
         for row in rows:
@@ -159,7 +159,7 @@ def parsed(text: str, format: str) -> Any:
 
 
 def parsed_exposition(text: str) -> list[Any]:
-    """Return the families of a text for Prometheus: comments, and samples in the order of their labels.
+    """Return the families of a Prometheus text: comments, and samples in the order of their labels.
 
     A sample is its series, its value, and the spelling of that if it is an integer.
     """
@@ -227,7 +227,7 @@ class ScenarioPlayer:
         record(revived(name), revived(value), tags=revived_tags(tags))
 
     def record_unit(self, name: Any, duration: Any, unit: str, tags: Any) -> None:
-        """Record a duration in a unit, or in what is none."""
+        """Record a duration in a unit, or in an invalid one."""
         known = MetricUnit.__members__
         self.collector.record_timer(name, revived(duration), known.get(unit, unit), revived_tags(tags))  # type: ignore[arg-type]
 
@@ -236,11 +236,11 @@ class ScenarioPlayer:
         getattr(self.scopes[scope], direction)(revived(name), revived_tags(tags))
 
     def bind(self, scope: int, kind: str, name: Any, tags: Any) -> None:
-        """Hold on to a series."""
+        """Bind a series."""
         self.bound.append(getattr(self.scopes[scope], kind)(revived(name), revived_tags(tags)))
 
     def use(self, number: int, way: int, value: Any) -> None:
-        """Record into a series that was held on to, in one of the ways that it has."""
+        """Record into a bound series, in one of its ways."""
         if self.bound:
             series = self.bound[number % len(self.bound)]
             methods = [method for method in METHODS if hasattr(series, method)]
@@ -262,13 +262,13 @@ class ScenarioPlayer:
                 self.clock.advance(pause)
 
     def spread(self, kind: str, name: str, tag: str, first: int, count: int) -> None:
-        """Record a value of each of many series."""
+        """Record one value of each of many series."""
         record = getattr(self.collector, f"record_{kind}")
         for number in range(first, first + count):
             record(name, number, tags={tag: str(number), "b": str(number % 2)})
 
     def traffic(self, seed: int, count: int, pause: float, values: list[Any]) -> None:
-        """Record a mixture of everything into a few series, while time passes."""
+        """Record values of all kinds into a few series, while time passes."""
         source = random.Random(seed)
         for _ in range(count):
             value = values[source.randrange(len(values))] if values else source.randrange(100)
@@ -289,7 +289,7 @@ class ScenarioPlayer:
         self.timer_ids.append(self.timer.start_timer(revived(operation), {"a": 1}))
 
     def stop(self, number: int, success: bool) -> Any:
-        """Stop one of the timers that were started, or one that never was."""
+        """Stop one of the started timers, or an unknown one."""
         timer_id = self.timer_ids.pop(number % len(self.timer_ids)) if self.timer_ids else "unknown"
         result = self.timer.stop_timer(timer_id, success)
         return [result.operation_name, result.duration, str(result.start_time), str(result.end_time)]
@@ -320,7 +320,7 @@ class ScenarioPlayer:
     # -- everything else -------------------------------------------------------------------------------
 
     def advance(self, seconds: float) -> None:
-        """Let time pass."""
+        """Advance the clock."""
         self.clock.advance(seconds)
 
     def set_wall(self, moment: str) -> None:
@@ -338,7 +338,7 @@ class ScenarioPlayer:
         self.store.default_buckets = buckets
 
     def remove(self, name: Any, tags: Any) -> bool:
-        """Forget a name or one of its series."""
+        """Remove a name or one of its series."""
         return self.collector.remove(name, revived_tags(tags))
 
     def subscribe(self, capacity: int) -> int:
@@ -362,7 +362,7 @@ class ScenarioPlayer:
             self.store.core.unsubscribe(self.logs.pop(0))
 
     def reset(self) -> None:
-        """Do what happens in a child process after a fork."""
+        """Do the same as a child process after a fork."""
         store_module._reset_stores()
 
     # -- reads -----------------------------------------------------------------------------------------
@@ -393,7 +393,7 @@ class ScenarioPlayer:
         return plain(self.aggregator.get_metrics_by_tag(revived_tags(tags)))
 
     def top(self, metric_type: str, limit: int) -> Any:
-        """Return the values of the largest."""
+        """Return the largest values."""
         return [value.value for value in self.aggregator.get_top_metrics(MetricType[metric_type], limit)]
 
     def readings(self) -> Any:
@@ -416,26 +416,26 @@ class ScenarioPlayer:
         return exported
 
     def expose(self, format: str) -> Any:
-        """Return the text for Prometheus that is written again only where numbers changed."""
+        """Return the Prometheus text of the incremental writer."""
         return parsed_exposition(self.exposition.render(Format[format]).decode())
 
     def collect(self) -> Any:
-        """Return the text that prometheus_client makes of the store."""
+        """Return the text that prometheus_client renders for the store."""
         return parsed_exposition(generate_latest(self.registry).decode())
 
     def counts(self) -> Any:
-        """Return what the store counts of itself."""
+        """Return the store's internal counters."""
         store = self.store
         return [store.recorded, store.rejected, store.overflowed, store.abandoned, store.series_count]
 
     def series(self) -> Any:
-        """Return every series with its state, and what the engine knows of it beside that."""
+        """Return every series with its state, and the engine's other attributes of it."""
         return [
             [
                 str(named),
                 each.tags,
                 plain(each.state()),
-                max(each.created_ns, 1),  # 0 stands for no record, also where the clock starts at 0
+                max(each.created_ns, 1),  # 0 means no record, also if the clock starts at 0
                 each.last_ns // 1_000_000_000,
                 each.is_live,
                 each.recent is None or plain(each.recent.peek()),
@@ -454,7 +454,7 @@ class ScenarioPlayer:
         ]
 
     def everything(self) -> Iterator[tuple[str, Callable[[], Any]]]:
-        """Yield all reads of the end, each with its name."""
+        """Yield all reads at the end, each with its name."""
         for read in ("counts", "series", "slots", "readings", "distributions", "collect", "drain"):
             yield read, getattr(self, read)
         for format in ("json", "jsonl", "csv", "prometheus", "snapshot"):
@@ -483,7 +483,7 @@ class ScenarioPlayer:
         yield "removed", lambda: self.removed
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Return what a call returns, or its error."""
+        """Return the result of a call, or its error."""
         try:
             return function(*arguments)
         except Exception as error:  # noqa: BLE001 - errors are compared as results are
@@ -491,7 +491,7 @@ class ScenarioPlayer:
 
 
 def play(scenario: Mapping[str, Any]) -> list[Any]:
-    """Play a scenario, and return what each call returned, each with its name."""
+    """Play a scenario, and return the result of each call with its name."""
     with _logged() as logged:
         player = ScenarioPlayer(scenario["setup"])
         answers = [
@@ -510,7 +510,7 @@ def _window(seconds: float | None) -> timedelta | None:
 
 @contextlib.contextmanager
 def _logged() -> Iterator[list[str]]:
-    """Collect what the library logs."""
+    """Collect the library's log events."""
     messages: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
@@ -529,9 +529,9 @@ def answer(result: object) -> None:
 
 
 def main() -> None:
-    """Play the scenarios of the input, one a line."""
+    """Play the scenarios of the input, one per line."""
     logging.getLogger("metrics_framework").propagate = False
-    find = cache(provenance.find_provenance)  # a snapshot asks git, which takes longer than the scenario
+    find = cache(provenance.find_provenance)  # a snapshot runs git, which takes longer than the scenario
     provenance.find_provenance = find  # type: ignore[assignment]
     answer(ENGINE)
     for line in sys.stdin:

@@ -51,7 +51,7 @@ def extended(batches) -> Sum:
 
 
 def one_by_one(values) -> Sum:
-    """Return the running sum of values that are added one after another."""
+    """Return the running sum of values that are added one by one."""
     running = ZERO
     for value in values:
         running = running.add(value)
@@ -59,21 +59,21 @@ def one_by_one(values) -> Sum:
 
 
 def test_an_empty_sum_is_the_integer_zero():
-    """The sum of nothing is 0, and an integer."""
+    """Without numbers the sum is the integer 0."""
     for nothing in (ZERO.value, Sum().value, sum_of([]), extended([[], []]).value):
         assert (type(nothing), nothing) == (int, 0)
 
 
 @given(st.lists(st.lists(SMALL_INTEGERS)))
 def test_sums_of_integers_are_exact(batches):
-    """Within int64 the sum of integers is exact, and an integer."""
+    """Within int64 the sum of integers is an exact integer."""
     result = extended(batches).value
     assert (type(result), result) == (int, sum(map(sum, batches)))
 
 
 @given(st.lists(INT64, max_size=6))
 def test_batches_and_single_numbers_leave_int64_alike(values):
-    """A sum of integers is a float if any sum on the way leaves int64, in batches as one by one."""
+    """A sum of integers is a float if any intermediate sum leaves int64."""
     running, leaves = 0, False
     for value in values:
         running += value
@@ -85,7 +85,7 @@ def test_batches_and_single_numbers_leave_int64_alike(values):
 
 @given(st.lists(st.lists(POSITIVE | st.integers(0, 2**53), max_size=10), max_size=50))
 def test_sums_of_floats_are_within_a_trillionth(batches):
-    """Over many batches of floats and integers of one sign the sum is within 1e-12 of the exact one."""
+    """With numbers of one sign the error of the sum is below 1e-12."""
     everything = [value for batch in batches for value in batch]
     assert extended(batches).value == pytest.approx(math.fsum(everything), rel=1e-12, abs=0)
 
@@ -101,27 +101,27 @@ def test_cancellation_does_not_increase_the_error(batches):
 
 @given(st.lists(SIGNED))
 def test_a_batch_of_floats_is_rounded_once(values):
-    """The sum of one batch of floats is the float nearest to the exact sum."""
+    """The sum of one batch is the float nearest to the exact sum."""
     assert sum_of(values) == math.fsum(values)
 
 
 @pytest.mark.parametrize("size", [1, 7, 1_000])
 def test_rounding_errors_do_not_accumulate(size):
-    """A hundred thousand tenths add up to ten thousand; a plain sum is off by 1e-12 and more."""
+    """A hundred thousand tenths add up to ten thousand; a plain sum is off by more than 1e-12."""
     result = extended([[0.1] * size] * (100_000 // size)).value
     assert result == pytest.approx(100_000 // size * size * 0.1, rel=1e-15, abs=0)
 
 
 @pytest.mark.parametrize("values", [[1.0, 1e100, 1.0, -1e100], [1, 1e100, 1, -1e100]])
 def test_small_numbers_survive_a_large_one_that_comes_and_goes(values):
-    """Small numbers are not lost beside a large one, in one batch and one by one."""
+    """Small numbers beside a large one are not lost, in one batch or one by one."""
     assert sum_of(values) == 2
     assert one_by_one(values).value == 2
 
 
 @given(st.lists(SMALL_INTEGERS), st.floats(-1e6, 1e6), st.lists(SMALL_INTEGERS))
 def test_one_float_among_integers_makes_a_float(before, value, after):
-    """A sum with a float in it is a float, wherever in a batch it was."""
+    """The sum is a float, wherever in a batch the float is."""
     assert type(sum_of([*before, value, *after])) is float
     assert type(extended([[*before, value, *after]]).value) is float
     assert type(extended([before, [value], after]).value) is float
@@ -129,7 +129,7 @@ def test_one_float_among_integers_makes_a_float(before, value, after):
 
 @given(st.lists(st.lists(st.lists(SIGNED | SMALL_INTEGERS, max_size=5), max_size=5)))
 def test_merged_sums_are_the_sum_of_everything(groups):
-    """Adding in groups and merging the groups gives the same as adding everything."""
+    """Merging the sums of groups has the same result as adding all numbers."""
     merged = ZERO
     for group in groups:
         merged = merged.merge(extended(group))
@@ -139,7 +139,7 @@ def test_merged_sums_are_the_sum_of_everything(groups):
 
 
 @given(st.lists(SIGNED | SMALL_INTEGERS, max_size=10), st.lists(SIGNED | SMALL_INTEGERS, max_size=10))
-def test_a_difference_is_what_was_added_since(before, after):
+def test_a_difference_is_the_sum_of_later_numbers(before, after):
     """Subtracting an earlier state of a sum leaves the later numbers."""
     earlier = extended([before])
     difference = earlier.extend(after).subtract(earlier).value
@@ -148,8 +148,8 @@ def test_a_difference_is_what_was_added_since(before, after):
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_a_sum_beyond_the_largest_float_is_infinite_for_good(sign):
-    """Once the sum leaves the floats nothing brings it back: in a batch, one by one, and merged."""
+def test_a_sum_beyond_the_largest_float_stays_infinite(sign):
+    """Later numbers do not change it: in a batch, one by one, or merged."""
     huge = sign * MAX
     infinite = sign * math.inf
     values = [huge, huge, -huge, -huge, -huge]
@@ -172,7 +172,7 @@ def test_a_sum_beyond_the_largest_float_is_infinite_for_good(sign):
     ids=str,
 )
 def test_only_numbers_are_added(values):
-    """A tuple among the values is a `TypeError`, wherever it stands."""
+    """A tuple among the values raises `TypeError`, at any position."""
     with pytest.raises(TypeError):
         sum_of(values)
     with pytest.raises(TypeError):
@@ -197,7 +197,7 @@ def test_an_empty_counter_has_a_sum_of_zero():
 
 @given(st.lists(st.integers(0, 10**15)), st.data())
 def test_consecutive_counter_aggregates_merge_into_one(values, data):
-    """The aggregates of consecutive intervals merge into that of the whole time."""
+    """Merging the aggregates of consecutive intervals returns that of the whole interval."""
     cuts = sorted(data.draw(st.lists(st.integers(0, len(values)), max_size=4)))
     merged = CounterAggregate()
     for start, stop in zip([0, *cuts], [*cuts, len(values)], strict=True):
@@ -207,7 +207,7 @@ def test_consecutive_counter_aggregates_merge_into_one(values, data):
 
 
 def test_merging_does_not_change_an_aggregate():
-    """Merging returns another aggregate."""
+    """Merging returns a new aggregate."""
     one, other = CounterAggregate.of([1]), CounterAggregate.of([2])
     one.merge(other)
     assert (one, other) == (CounterAggregate.of([1]), CounterAggregate.of([2]))
@@ -234,7 +234,7 @@ def test_a_counter_since_an_earlier_reading(before, after):
     ids=str,
 )
 def test_a_counter_says_whether_its_integers_left_int64(values, is_exact):
-    """It is inexact once a sum of integers left int64, recorded in one batch, one by one, or merged."""
+    """It is inexact once a sum of integers left int64: in one batch, one by one, or merged."""
     merged = CounterAggregate()
     single = CounterAggregate()
     for value in values:
@@ -273,14 +273,14 @@ def test_the_rate_of_an_infinite_sum_is_infinite():
 
 @dataclass
 class Course:
-    """Moments at which a gauge is set, as drawn."""
+    """Moments at which a gauge is set, drawn at random."""
 
     records: list[tuple[int, float]]
     end_ns: int
 
     @classmethod
     def of(cls, steps: list[tuple[int, float]], rest_ns: int) -> Course:
-        """Turn pauses into moments, beginning at second 100."""
+        """Convert pauses to moments, starting at second 100."""
         now, records = 100 * SECOND, []
         for pause, level in steps:
             now += pause
@@ -295,7 +295,7 @@ class Course:
         return GaugeAggregate.of([level for _, level in part], [moment for moment, _ in part])
 
     def average(self, begin_ns: int, held: float | None) -> float | None:
-        """Weigh each level by how long it held; `held` holds from the beginning to the first record."""
+        """Weigh each value by its duration; `held` is the value from the start to the first record."""
         intervals = [(begin_ns, held)] if held is not None else []
         intervals += self.records
         ends = [moment for moment, _ in intervals[1:]] + [self.end_ns]
@@ -309,7 +309,7 @@ class Course:
 
 
 def test_an_average_is_weighted_by_time():
-    """A level that held three times as long counts three times as much, however often it was set."""
+    """A value that lasted three times as long has three times the weight, however often it was set."""
     aggregate = GaugeAggregate.of([10, 2, 2, 2], [0, SECOND, 2 * SECOND, 3 * SECOND])
     assert summarize_gauge(aggregate, 0, 4 * SECOND, None) == {
         "count": 4,
@@ -323,7 +323,7 @@ def test_an_average_is_weighted_by_time():
 
 @given(STEPS.filter(bool), st.integers(0, 3_600 * SECOND))
 def test_a_new_gauge_is_averaged_from_its_first_record(steps, rest_ns):
-    """No level is invented for the time before the first record."""
+    """The time before the first record has no value and no weight."""
     course = Course.of(steps, rest_ns)
     summary = summarize_gauge(course.aggregate(), 0, course.end_ns, None)
     levels = [level for _, level in course.records]
@@ -336,7 +336,7 @@ def test_a_new_gauge_is_averaged_from_its_first_record(steps, rest_ns):
 
 @given(STEPS.filter(bool), LEVELS, st.integers(1, 99 * SECOND), st.integers(0, 3_600 * SECOND))
 def test_the_level_before_a_window_holds_until_its_first_record(steps, held, start_ns, rest_ns):
-    """The level from before a window counts from the window's edge on, in extremes as well."""
+    """The earlier value counts from the window's start, also for the extremes."""
     course = Course.of(steps, rest_ns)
     before = GaugeAggregate.of([held + 1, held], [0, start_ns - 1])
     summary = summarize_gauge(course.aggregate(), start_ns, course.end_ns, before)
@@ -349,7 +349,7 @@ def test_the_level_before_a_window_holds_until_its_first_record(steps, held, sta
 
 @given(STEPS, st.integers(0, 3_600 * SECOND), st.data())
 def test_consecutive_gauge_aggregates_merge_into_one(steps, rest_ns, data):
-    """The summary of merged intervals is that of all records together, in either grouping."""
+    """The summary of merged intervals is that of all records, in either grouping."""
     course = Course.of(steps, rest_ns)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(steps)), max_size=3)))
     parts = [course.aggregate(*pair) for pair in zip([0, *cuts], [*cuts, len(steps)], strict=True)]
@@ -365,7 +365,7 @@ def test_consecutive_gauge_aggregates_merge_into_one(steps, rest_ns, data):
 
 
 def test_a_constant_is_its_own_average():
-    """Rounding does not put the average of a level that never changed beside it."""
+    """Rounding does not change the average of a constant value."""
     aggregate = GaugeAggregate.of([0.1] * 3, [1, 2 * SECOND, 5 * SECOND + 7])
     merged = aggregate.merge(GaugeAggregate.of([0.1], [9 * SECOND]))
     summary = summarize_gauge(merged, 0, 11 * SECOND, None)
@@ -373,7 +373,7 @@ def test_a_constant_is_its_own_average():
 
 
 def test_a_gauge_that_was_not_set_in_a_window_keeps_its_level():
-    """An interval without records has no average, only the level that still holds, if there is one."""
+    """An interval without records has no average, only the last value, if there is one."""
     before = GaugeAggregate.of([3, 7], [0, 1])
     empty = GaugeAggregate()
     expected = {"count": 0, "seconds": 2.0}
@@ -382,7 +382,7 @@ def test_a_gauge_that_was_not_set_in_a_window_keeps_its_level():
 
 
 def test_the_average_of_huge_integers_is_weighted_by_time():
-    """A level near the largest float that held for most of the time dominates the average."""
+    """A value near the largest float that lasted longest dominates the average."""
     aggregate = GaugeAggregate.of([-(10**308), -1.0], [0, SECOND])
     summary = summarize_gauge(aggregate, 0, SECOND + 1, None)
     assert summary["avg"] < -1e307
@@ -390,7 +390,7 @@ def test_the_average_of_huge_integers_is_weighted_by_time():
 
 
 def test_one_step_makes_a_gauge_stepped():
-    """Merging keeps that one of the records was a step, from either side."""
+    """Merging with a stepped aggregate, on either side, gives a stepped aggregate."""
     set_only = GaugeAggregate.of([1], [1])
     stepped = GaugeAggregate.of([2], [2], is_stepped=True)
     assert not set_only.is_stepped
@@ -403,7 +403,7 @@ def test_one_step_makes_a_gauge_stepped():
 
 
 def test_a_distribution_is_summarized():
-    """The summary holds count, sum, rate, average, extremes, deviation and four quantiles."""
+    """The summary has count, sum, rate, average, extremes, deviation and four quantiles."""
     summary = summarize_distribution(Distribution.of(range(1, 101)), 50.0)
     assert summary.pop("stddev") == pytest.approx(math.sqrt(833.25))
     assert summary == {
@@ -431,7 +431,7 @@ def test_an_empty_distribution_has_no_statistics():
 
 @given(st.lists(st.none() | st.sampled_from("abc")), st.data())
 def test_outcomes_are_counted_by_error_type(endings, data):
-    """Successes and each error type are counted, in one aggregate as in two that are merged."""
+    """Successes and each error type are counted, in one aggregate or in two that are merged."""
     cut = data.draw(st.integers(0, len(endings)))
     first, second = OutcomeAggregate.of(endings[:cut]), OutcomeAggregate.of(endings[cut:])
     counted = Counter(endings)
@@ -446,7 +446,7 @@ def test_outcomes_are_counted_by_error_type(endings, data):
 
 
 def test_the_success_rate_without_outcomes_is_one():
-    """Where nothing happened nothing failed."""
+    """Without outcomes there are no failures."""
     empty = OutcomeAggregate()
     for aggregate in (empty, OutcomeAggregate.of([]), empty.merge(empty)):
         figures = (aggregate.records, aggregate.successes, aggregate.failures, aggregate.success_rate)
@@ -455,7 +455,7 @@ def test_the_success_rate_without_outcomes_is_one():
 
 @pytest.mark.parametrize("ending", [(None, 5), 3, b"ValueError", ["a"], True], ids=str)
 def test_an_error_type_is_a_string(ending):
-    """Anything but `None` and strings among the outcomes is a `TypeError`."""
+    """Any other value except `None` raises `TypeError`."""
     with pytest.raises(TypeError):
         OutcomeAggregate.of([None, "ValueError", ending])
 
@@ -473,7 +473,7 @@ def test_an_error_type_is_a_string(ending):
     ids=lambda aggregate: type(aggregate).__name__,
 )
 def test_aggregates_are_equal_by_content(one, same, other):
-    """Aggregates with the same content are equal, also pickled or copied."""
+    """Aggregates with the same content are equal, also after pickling or copying."""
     assert one == same
     assert one != other
     for restored in (pickle.loads(pickle.dumps(one)), copy.copy(one), copy.deepcopy(one)):

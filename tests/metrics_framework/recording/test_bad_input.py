@@ -1,4 +1,4 @@
-"""What goes wrong is raised, or counted and logged by the next read; budgets are checked."""
+"""Bad input raises, or is counted and logged by the next read; budgets are checked."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class StoreWithOneOfEach:
         self.tracker.record_failure("operation", "timeout", {"attempt": 1})
 
     def everything(self) -> object:
-        """Return all numbers, to see that none of them changes."""
+        """Return all numbers, to check that none changes."""
         return (
             sorted((each.name, sorted(each.summary.items())) for each in self.store.readings()),
             [(each.name, each.summary) for each in self.store.timing_readings()],
@@ -128,7 +128,7 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_error_by_default(case):
-    """Bad input raises an error that quotes it and names the remedy; every earlier number is still there."""
+    """The error quotes the input and names the remedy; earlier numbers do not change."""
     bad, quoted, remedy = BAD[case]
     views = StoreWithOneOfEach()
     before = views.everything()
@@ -143,8 +143,8 @@ def test_bad_input_is_one_error_by_default(case):
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_logged_by_the_next_read_where_errors_are(caplog, case):
-    """With `on_error="log"` bad input raises and logs nothing; it is counted, and the next read logs it."""
+def test_with_on_error_log_the_next_read_logs_bad_input(caplog, case):
+    """A record of bad input raises and logs nothing; it is counted."""
     bad, quoted, remedy = BAD[case]
     views = StoreWithOneOfEach("log")
     before = views.everything()
@@ -174,8 +174,8 @@ def test_bad_input_is_logged_by_the_next_read_where_errors_are(caplog, case):
         lambda store: store.outcome_readings(),
     ],
 )
-def test_every_read_logs_what_was_refused(caplog, read):
-    """Whichever read comes first says what was refused, and the one after it does not say it again."""
+def test_every_kind_of_read_logs_rejected_input(caplog, read):
+    """The first read logs it; later reads do not repeat it."""
     views = StoreWithOneOfEach("log")
     views.counter.add(-1)
     with caplog.at_level(logging.DEBUG, logger="metrics_framework"):
@@ -186,7 +186,7 @@ def test_every_read_logs_what_was_refused(caplog, read):
 
 
 def test_the_same_mistake_is_logged_once_and_counted_each_time(caplog):
-    """A mistake in a loop does not flood the log; other mistakes are still said, each as its own warning."""
+    """A mistake in a loop does not flood the log; other mistakes get their own warning."""
     views = StoreWithOneOfEach("log")
     with caplog.at_level(logging.DEBUG, logger="metrics_framework"):
         for _ in range(3):
@@ -204,7 +204,7 @@ def test_the_same_mistake_is_logged_once_and_counted_each_time(caplog):
 
 
 def test_the_number_of_different_warnings_is_bounded(caplog):
-    """However many different mistakes there are, a bounded number of them is logged, and all are counted."""
+    """Only a limited number of different mistakes is logged; all are counted."""
     views = StoreWithOneOfEach("log")
     with caplog.at_level(logging.DEBUG, logger="metrics_framework"):
         for number in range(1, 10 * MAX_NOTICES + 1):
@@ -214,8 +214,8 @@ def test_the_number_of_different_warnings_is_bounded(caplog):
     assert views.store.rejected == 10 * MAX_NOTICES
 
 
-def test_a_refused_type_is_a_type_error_in_the_tree():
-    """A name of another type is told apart from other bad input by its class."""
+def test_a_name_of_another_type_raises_metric_type_error():
+    """Its class differs from that of other bad input."""
     views = StoreWithOneOfEach()
     with pytest.raises(MetricTypeError):
         views.collector.record_gauge("counter", 1)
@@ -224,8 +224,8 @@ def test_a_refused_type_is_a_type_error_in_the_tree():
 
 
 @pytest.mark.parametrize("on_error", ["ignore", "", None, True])
-def test_what_happens_on_errors_is_one_of_two(clock, on_error):
-    """Anything but `raise` and `log` is refused and quoted."""
+def test_on_error_is_raise_or_log(clock, on_error):
+    """The error quotes any other value."""
     with pytest.raises(InvalidInputError, match=f"on_error={on_error!r}"):
         Store(clock, on_error=on_error)
 
@@ -233,7 +233,7 @@ def test_what_happens_on_errors_is_one_of_two(clock, on_error):
 @pytest.mark.parametrize("field_name", Budgets._fields)
 @pytest.mark.parametrize("budget", [0, -1, 1.5, True, "10", None])
 def test_a_budget_is_a_whole_number(clock, field_name, budget):
-    """A budget of nothing, or that is no whole number, is an error that names the budget and quotes it."""
+    """A budget of 0, or of another type, raises an error that names the budget and quotes the value."""
     with pytest.raises(InvalidInputError) as caught:
         Store(clock, budgets=Budgets()._replace(**{field_name: budget}))
     assert f"{field_name}={budget!r}" in str(caught.value)
@@ -241,14 +241,14 @@ def test_a_budget_is_a_whole_number(clock, field_name, budget):
 
 
 @pytest.mark.parametrize("duration", [timedelta(0), -timedelta(seconds=1)])
-def test_series_expire_after_some_time(clock, duration):
-    """A store in which everything expires at once is refused."""
+def test_the_time_until_expiry_is_positive(clock, duration):
+    """A store whose series would expire at once is rejected."""
     with pytest.raises(InvalidInputError, match="expire_after="):
         Store(clock, expire_after=duration)
 
 
-def test_what_was_not_described_has_defaults(clock):
-    """A name without a description has the defaults; one with, what each field was given last."""
+def test_fields_without_a_description_have_defaults(clock):
+    """A described name has the last value of each field."""
     store = Store(clock)
     assert store.description("name") == Description(None, "", "latest", (), (), True)
     store.describe("name", unit=MetricUnit.BYTES, help="What it is.")
@@ -259,8 +259,8 @@ def test_what_was_not_described_has_defaults(clock):
 
 
 @pytest.mark.parametrize("unknown", [False, True])
-def test_warnings_are_said_in_the_order_in_which_they_arose(caplog, clock, unknown):
-    """Warnings of different kinds keep their order, and a read of an unknown name says them as any other."""
+def test_warnings_are_logged_in_order(caplog, clock, unknown):
+    """Different kinds keep their order, also if an unknown name is read."""
     store = Store(clock, on_error="log", budgets=Budgets(series_per_name=2))
     collector = InMemoryCollector(store)
     with caplog.at_level(logging.DEBUG, logger="metrics_framework"):

@@ -28,7 +28,7 @@ TAGS = {"a": "1", "b": "2"}
 
 @pytest.fixture
 def collector(clock) -> InMemoryCollector:
-    """Return a collector on a store of its own."""
+    """Return a collector on its own store."""
     return InMemoryCollector(Store(clock))
 
 
@@ -38,7 +38,7 @@ def bind(collector, kind, tags=None):
 
 
 def total(collector) -> float:
-    """Return how many records all series hold, having checked that the name as a whole holds them."""
+    """Return the number of records of all series, after a check that the name as a whole has them."""
     count = sum(each.summary["count"] for each in collector.store.readings())
     assert collector.store.summary("name")["count"] == count
     return count
@@ -46,7 +46,7 @@ def total(collector) -> float:
 
 @every_kind
 def test_bound_and_by_name_are_one_series(collector, kind):
-    """What is recorded by name and tags, in any order, lands where the bound instrument records."""
+    """Records by name and tags, in any order of tags, are in the series of the bound instrument."""
     record = bind(collector, kind, TAGS)
     for number in range(20):
         record(number)
@@ -60,7 +60,7 @@ def test_bound_and_by_name_are_one_series(collector, kind):
 
 @every_kind
 def test_binding_makes_the_name_known(collector, kind):
-    """A bound name is known without a record, keeps its type, and shows no series until there is one."""
+    """A bound name is known and has its type, but shows no series before the first record."""
     bind(collector, kind)
     assert collector.store.summary("name")["count"] == 0
     assert collector.store.readings() == []
@@ -73,8 +73,8 @@ def test_binding_makes_the_name_known(collector, kind):
 
 @every_kind
 @pytest.mark.parametrize("value", [0, 1, 0.0, 0.5, SMALL, SMALL + 1, 2**53, 10**300, MAX / 4, 5e-324])
-def test_every_finite_number_is_taken(collector, kind, value):
-    """Numbers of every size go in and come out, on the fast path and beside it."""
+def test_every_finite_number_is_accepted(collector, kind, value):
+    """Numbers of every size are recorded, on the fast path and the slow one."""
     record = bind(collector, kind)
     for _ in range(3):
         record(value)
@@ -89,15 +89,15 @@ def test_every_finite_number_is_taken(collector, kind, value):
 
 @pytest.mark.parametrize("kind", ["gauge", "histogram"])
 @pytest.mark.parametrize("value", [-1, -0.5, -SMALL, -SMALL - 1, -MAX, -(10**300)])
-def test_numbers_below_zero_are_taken(collector, kind, value):
-    """A gauge and a histogram hold numbers of either sign."""
+def test_negative_numbers_are_accepted(collector, kind, value):
+    """A gauge and a histogram accept both signs."""
     bind(collector, kind)(value)
     assert collector.store.summary("name")["min"] == (value if value >= -MAX_INTEGER else float(value))
 
 
 @every_kind
 @pytest.mark.parametrize("value", [decimal.Decimal("0.5"), fractions.Fraction(1, 2)], ids=repr)
-def test_what_behaves_like_a_number_is_taken(collector, kind, value):
+def test_number_like_values_are_accepted(collector, kind, value):
     """Decimals and fractions are converted."""
     bind(collector, kind)(value)
     (reading,) = collector.store.readings()
@@ -107,7 +107,7 @@ def test_what_behaves_like_a_number_is_taken(collector, kind, value):
 @every_kind
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "1", None, 10**400, [], 1j], ids=repr)
 def test_bad_numbers_change_nothing(collector, kind, value):
-    """What is no finite number raises; earlier and later records are as if it had not been."""
+    """A value that is not a finite number raises and does not affect other records."""
     record = bind(collector, kind)
     record(1)
     with pytest.raises(InvalidInputError, match="'name' cannot record"):
@@ -120,7 +120,7 @@ def test_bad_numbers_change_nothing(collector, kind, value):
 @pytest.mark.parametrize("move", ["increment", "decrement"])
 @pytest.mark.parametrize("step", [float("nan"), float("inf"), "1", None], ids=repr)
 def test_bad_steps_change_nothing(collector, move, step):
-    """A step that is no finite number raises and leaves the gauge where it is."""
+    """A step that is not a finite number raises and does not move the gauge."""
     gauge = collector.gauge("name")
     gauge.set(5)
     with pytest.raises(InvalidInputError):
@@ -130,15 +130,15 @@ def test_bad_steps_change_nothing(collector, move, step):
 
 
 @pytest.mark.parametrize("kind", ["counter", "timer"])
-def test_what_only_grows_refuses_less_than_zero(collector, kind):
-    """A counter and a timer take nothing negative."""
+def test_counters_and_timers_reject_negative_numbers(collector, kind):
+    """The error quotes the number."""
     with pytest.raises(InvalidInputError, match="it only grows"):
         bind(collector, kind)(-1)
     assert collector.store.readings() == []
 
 
 def test_a_default_counts_one(collector):
-    """``add``, ``increment`` and ``decrement`` move by one."""
+    """``add``, ``increment`` and ``decrement`` change the value by 1 by default."""
     collector.counter("counter").add()
     collector.gauge("gauge").increment()
     collector.gauge("gauge").increment()
@@ -152,7 +152,7 @@ def test_a_default_counts_one(collector):
     [(MetricUnit.SECONDS, 1e3), (MetricUnit.MILLISECONDS, 1.0), (MetricUnit.MICROSECONDS, 1e-3)],
 )
 def test_a_bound_timer_converts(collector, unit, factor):
-    """Durations of every unit of time are kept in milliseconds."""
+    """Durations in every unit are stored in milliseconds."""
     timer = collector.timer("name")
     for duration in (3, 3.0):
         timer.observe(duration, unit)
@@ -160,8 +160,8 @@ def test_a_bound_timer_converts(collector, unit, factor):
     assert summary["min"] == summary["max"] == pytest.approx(3 * factor)
 
 
-def test_a_timer_refuses_what_is_no_time(collector):
-    """A unit that measures no time, or a duration that is too long for milliseconds, raises."""
+def test_a_timer_rejects_other_units_and_endless_durations(collector):
+    """A unit other than time, or a duration that overflows in milliseconds, raises."""
     timer = collector.timer("name")
     for duration, unit in ((1, MetricUnit.BYTES), (1e307, MetricUnit.SECONDS)):
         with pytest.raises(InvalidInputError):
@@ -170,7 +170,7 @@ def test_a_timer_refuses_what_is_no_time(collector):
 
 
 def test_a_block_is_timed(clock, collector):
-    """``with timer.time()`` records how long the block took, also one that raises or is nested."""
+    """``with timer.time()`` records the duration of its block, also if it raises or is nested."""
     timer = collector.timer("name")
     with timer.time():
         clock.advance(0.25)
@@ -186,7 +186,7 @@ def test_a_block_is_timed(clock, collector):
 
 
 def test_a_duration_belongs_to_the_slot_in_which_it_ended(clock, collector):
-    """A block that crosses a second's edge is in the window of its end."""
+    """A block that spans the end of a second is in the window of its end."""
     timer = collector.timer("name")
     clock.advance(0.9)
     with timer.time():
@@ -196,7 +196,7 @@ def test_a_duration_belongs_to_the_slot_in_which_it_ended(clock, collector):
 
 
 def test_operations_are_timed_across_edges(clock):
-    """An operation's duration lands in the slot of its end, and all of them in the total."""
+    """The duration of an operation is in the slot of its end, and in the total."""
     timer = InMemoryTimer(Store(clock))
     for _ in range(10):
         timer.time_operation("operation", lambda: clock.advance(0.3))
@@ -207,7 +207,7 @@ def test_operations_are_timed_across_edges(clock):
 
 @every_kind
 def test_a_removed_series_comes_back_with_its_instrument(collector, kind):
-    """After its series was removed a bound instrument begins a new one; the name's total goes on."""
+    """The next record of a bound instrument starts a new series; the total of the name continues."""
     record = bind(collector, kind, TAGS)
     record(1)
     record(2)
@@ -223,7 +223,7 @@ def test_a_removed_series_comes_back_with_its_instrument(collector, kind):
 
 @every_kind
 def test_a_removed_name_comes_back_with_its_instrument(collector, kind):
-    """After its name was removed a bound instrument brings it back, from zero."""
+    """The next record of a bound instrument restores the name, starting from zero."""
     record = bind(collector, kind, TAGS)
     record(1)
     assert collector.remove("name")
@@ -238,7 +238,7 @@ def test_a_removed_name_comes_back_with_its_instrument(collector, kind):
 
 @every_kind
 def test_an_expired_series_comes_back_with_its_instrument(clock, kind):
-    """A series that was idle for too long is gone, comes back with the next record, and no total shrinks."""
+    """The next record restores an expired series, and no total decreases."""
     collector = InMemoryCollector(Store(clock, expire_after=timedelta(seconds=10)))
     record = bind(collector, kind, TAGS)
     record(1)
@@ -252,7 +252,7 @@ def test_an_expired_series_comes_back_with_its_instrument(clock, kind):
 
 
 def test_outcomes_by_error_type(clock):
-    """Endings are counted by type within the budget, those past it together; the rate is over all."""
+    """Failures are counted by type within the budget, others together; the rate includes all."""
     tracker = InMemoryTracker(Store(clock, budgets=Budgets(error_types=2)))
     for _ in range(6):
         tracker.record_success("operation")
@@ -265,7 +265,7 @@ def test_outcomes_by_error_type(clock):
 
 
 def test_integers_stay_exact(collector):
-    """A counter of integers is exact to the last digit while 64 bits hold it, beyond any float."""
+    """A counter of integers is exact within 64 bits, also beyond the precision of a float."""
     counter = collector.counter("name")
     for _ in range(1_000):
         counter.add(2**53 + 1)
@@ -273,7 +273,7 @@ def test_integers_stay_exact(collector):
 
 
 def test_floats_lose_nothing(collector):
-    """A sum of floats is right to one rounding, however it was folded."""
+    """The error of a sum of floats is one rounding, however it was flushed."""
     counter = collector.counter("name")
     for number in range(10_000):
         counter.add(0.1)

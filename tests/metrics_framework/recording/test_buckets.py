@@ -36,7 +36,7 @@ def counted(bounds, values) -> BucketCounts:
 
 @given(BOUNDS, st.lists(VALUES, min_size=1, max_size=60))
 def test_each_value_is_in_the_bucket_that_encloses_it(bounds, values):
-    """Each value is counted in the one bucket whose bounds enclose it; a bound belongs to the lower one."""
+    """A bound belongs to the lower of its two buckets."""
     buckets = counted(bounds, values)
     edges = (-math.inf, *bounds, math.inf)
     assert buckets.counts == tuple(
@@ -55,8 +55,8 @@ def test_a_bound_belongs_to_the_bucket_below():
     assert counted((1.0, 2.0), [1, 1.0, math.nextafter(1.0, 2), 2.0, 2.5]).counts == (2, 2, 1)
 
 
-def test_counts_that_were_read_stay_as_they_were():
-    """A reading does not change when more values arrive."""
+def test_counts_do_not_change_after_a_read():
+    """A reading is not affected by later values."""
     collector = InMemoryCollector(Store(ManualClock()))
     collector.describe("name", buckets=[1.0])
     for value in (0.5, 3):
@@ -100,14 +100,14 @@ def test_the_total_of_integers_is_exact(values):
     ],
 )
 def test_default_bounds_are_chosen_by_unit(unit, name, first, last, number):
-    """Times, sizes and other numbers have bounds of their own; a name's ending stands in for the unit."""
+    """Times, sizes and other numbers have their own bounds; the ending of a name can replace the unit."""
     bounds = default_bounds(unit, name)
     assert (bounds[0], bounds[-1], len(bounds)) == (first, last, number)
     assert check_bounds(bounds) == bounds
 
 
 def test_a_store_counts_by_default_bounds_of_the_unit():
-    """With `default_buckets="by_unit"` histograms and timers have bounds of their unit, unless described."""
+    """With `default_buckets="by_unit"` the bounds depend on the unit, unless they are described."""
     store = Store(ManualClock(), default_buckets="by_unit")
     collector = InMemoryCollector(store)
     collector.describe("own", buckets=[7])
@@ -175,7 +175,7 @@ def test_bounds_become_floats_without_infinity(bounds, plain):
     ],
     ids=lambda bounds: str(bounds)[:20],
 )
-def test_what_is_no_ascending_row_of_numbers_is_refused(bounds):
-    """The error quotes what was passed."""
+def test_bounds_that_do_not_ascend_are_rejected(bounds):
+    """The error quotes the value."""
     with pytest.raises(InvalidInputError, match=re.escape(f"buckets={bounds!r} ")):
         check_bounds(bounds)

@@ -1,4 +1,4 @@
-"""However many names and tags a store is given, what it keeps is bounded, and as exact as it can be."""
+"""Cardinality: any number of names and tags takes bounded memory, and totals stay exact."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def sums_by(store: Store, *tags: str) -> dict[tuple[str | None, ...], float]:
 
 
 def most_series(series_per_name: int) -> int:
-    """Return how many series of a name there can be: a tenth of the budget for each tag, and the last one."""
+    """Return the maximum number of series: a tenth of the budget for each tag, and the shared one."""
     return series_per_name + MAX_COLLAPSED_TAGS * max(series_per_name // 10, 1) + 1
 
 
 def test_only_the_tag_that_grew_is_collapsed(clock):
-    """Past the budget new values of the worst tag are `__other__`; sums by every other tag stay exact."""
+    """Over budget, new values of that tag are `__other__`; sums by every other tag stay exact."""
     collector = collector_with(clock, series_per_name=100)
     regions, methods = Counter(), Counter()
     both: Counter[tuple[str, str]] = Counter()
@@ -65,8 +65,8 @@ def test_only_the_tag_that_grew_is_collapsed(clock):
     assert store.overflowed == 900
 
 
-def test_series_within_the_budget_go_on_as_before(clock):
-    """A series that was there before the budget was used up is still recorded into, without a loss."""
+def test_series_within_the_budget_keep_recording(clock):
+    """Existing series still record after the budget is used up."""
     collector = collector_with(clock, series_per_name=10)
     bound = collector.counter("name", {"user": "0"})
     for round_ in range(3):
@@ -79,8 +79,8 @@ def test_series_within_the_budget_go_on_as_before(clock):
     assert collector.store.overflowed == 60
 
 
-def test_an_exact_budget_is_no_overflow(clock, caplog):
-    """As many series as the budget allows are all kept apart, without a warning."""
+def test_a_budget_that_is_exactly_used_up_does_not_overflow(clock, caplog):
+    """All series are kept apart, without a warning."""
     collector = collector_with(clock, series_per_name=10)
     with caplog.at_level(logging.DEBUG, logger="metrics_framework"):
         for number in range(10):
@@ -90,7 +90,7 @@ def test_an_exact_budget_is_no_overflow(clock, caplog):
 
 
 def test_one_warning_names_the_metric_and_the_tag(clock, caplog):
-    """A record never logs; the next read logs one warning with the metric and the tag, and only once."""
+    """A record never logs; the next read logs one warning, once."""
     collector = collector_with(clock, series_per_name=10)
     with caplog.at_level(logging.DEBUG, logger="metrics_framework"):
         for number in range(100):
@@ -107,7 +107,7 @@ def test_one_warning_names_the_metric_and_the_tag(clock, caplog):
 
 
 def test_the_next_worst_tag_follows(clock, caplog):
-    """Where what is left over grows too, the next worst tag loses its values; the best stays exact."""
+    """If the shared series grow too, the tag with the next most values collapses; the others stay exact."""
     collector = collector_with(clock, series_per_name=100)
     regions: Counter[tuple[str]] = Counter()
     with caplog.at_level(logging.DEBUG, logger="metrics_framework"):
@@ -127,8 +127,8 @@ def test_the_next_worst_tag_follows(clock, caplog):
     assert sum("tag='session'" in message for message in said) == 1
 
 
-def test_a_single_series_is_last(clock):
-    """Where every tag grows, one series takes all that is left over, untagged records included."""
+def test_the_last_resort_is_a_single_series(clock):
+    """If every tag grows, one series has all overflows, including untagged records."""
     collector = collector_with(clock, series_per_name=10)
     for number in range(2_000):
         collector.increment("name", {"a": str(number), "b": str(number * 7), "c": str(number * 13)})
@@ -142,7 +142,7 @@ def test_a_single_series_is_last(clock):
 
 
 def test_random_tag_names_are_bounded(clock):
-    """Also tags whose names are made up stay within bounds, and the total is exact."""
+    """Random tag names are bounded as well, and the total is exact."""
     collector = collector_with(clock, series_per_name=50)
     for number in range(3_000):
         collector.increment("name", {f"tag {number}": "value", f"more {number % 7}": str(number)})
@@ -157,7 +157,7 @@ def test_random_tag_names_are_bounded(clock):
     st.integers(1, 25),
 )
 def test_nothing_is_lost_to_a_budget(records, budget):
-    """Whatever the tags and the budget: series are bounded, their sums add up, and windows are exact."""
+    """For all tags and budgets, series are bounded, their sums add up, and windows are exact."""
     clock = ManualClock()
     collector = collector_with(clock, series_per_name=budget)
     for number, tags in enumerate(records):
@@ -176,7 +176,7 @@ def test_nothing_is_lost_to_a_budget(records, budget):
 
 
 def test_every_kind_has_its_budget(clock):
-    """Gauges, histograms and timers are bounded as counters are."""
+    """Gauges, histograms and timers are bounded like counters."""
     collector = collector_with(clock, series_per_name=10)
     for number in range(100):
         tags = {"user": str(number)}
@@ -198,7 +198,7 @@ def test_every_kind_has_its_budget(clock):
 
 
 def test_bound_instruments_share_the_overflow(clock):
-    """An instrument that is bound past the budget works, and shares the series of what is left over."""
+    """A bound instrument over budget works, and records into the shared series."""
     collector = collector_with(clock, series_per_name=10)
     bound = [collector.counter("name", {"user": str(number)}) for number in range(100)]
     for each in bound:
@@ -209,7 +209,7 @@ def test_bound_instruments_share_the_overflow(clock):
 
 
 def test_all_series_have_a_budget(clock):
-    """However many metrics have many series, all together are bounded, and every total is exact."""
+    """The series of all metrics together are bounded, and every total is exact."""
     collector = collector_with(clock, series_per_name=50, series=100, names=200)
     for number in range(200):
         for name in range(20):
@@ -220,7 +220,7 @@ def test_all_series_have_a_budget(clock):
 
 
 def test_error_types_are_bounded(clock, caplog):
-    """Past the budget new error types of an operation are one; earlier ones and all together stay exact."""
+    """Over budget, new error types are counted as one; earlier ones and the total stay exact."""
     store = Store(clock, budgets=Budgets(error_types=10))
     tracker = InMemoryTracker(store)
     with caplog.at_level(logging.DEBUG, logger="metrics_framework"):
@@ -244,7 +244,7 @@ def test_error_types_are_bounded(clock, caplog):
 
 @pytest.mark.heavy
 def test_a_million_values_of_one_tag():
-    """A million users are bounded in series, the total is exact, and so are the sums by the other tags."""
+    """A million users are bounded in series; the total and the sums by other tags are exact."""
     collector = InMemoryCollector(Store(ManualClock(), budgets=Budgets(series_per_name=1_000)))
     for number in range(MILLION):
         collector.record_counter("name", 3, {"user": str(number), "region": ("n", "s", "w")[number % 3]})
@@ -257,7 +257,7 @@ def test_a_million_values_of_one_tag():
 
 @pytest.mark.heavy
 def test_memory_does_not_grow_past_the_budget():
-    """Ten times as many values, names and error types past the budgets take no more memory."""
+    """Ten times as many values, names and error types over budget take no more memory."""
     store = Store(ManualClock(), budgets=Budgets(series_per_name=100, names=100, error_types=100))
     collector, timer, tracker = InMemoryCollector(store), InMemoryTimer(store), InMemoryTracker(store)
     source = random.Random(1)
@@ -287,7 +287,7 @@ def test_memory_does_not_grow_past_the_budget():
 
 @pytest.mark.heavy
 def test_a_million_error_types():
-    """A million kinds of failure are a hundred and one, and every failure is counted."""
+    """A million error types become 101, and every failure is counted."""
     store = Store(ManualClock())
     tracker = InMemoryTracker(store)
     for number in range(MILLION):
@@ -301,7 +301,7 @@ def test_a_million_error_types():
 
 @pytest.mark.heavy
 def test_a_million_operation_names():
-    """A million operations are two thousand and one, timed or tracked, and every one of them is counted."""
+    """A million operations become 2 001, timed or tracked, and every one of them is counted."""
     store = Store(ManualClock())
     timer, tracker = InMemoryTimer(store), InMemoryTracker(store)
     for number in range(MILLION):

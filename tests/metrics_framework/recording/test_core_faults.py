@@ -1,4 +1,4 @@
-"""Faults that only code in C can have: memory that is at its end, leaks, subinterpreters, hostile input."""
+"""Faults that are specific to C: exhausted memory, leaks, subinterpreters, hostile input."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.metrics_framework.recording.hostile import Hostile
 
 
 def compiled() -> Any:
-    """Return the compiled engine, or skip where there is none."""
+    """Return the compiled engine, or skip the test if it is not built."""
     return pytest.importorskip("metrics_framework.recording._core", exc_type=ImportError)
 
 
 class Scene:
-    """A core with a series of each kind, an index and the objects that record by name."""
+    """A core with a series of each kind, an index, and the objects that record by name."""
 
     def __init__(self, core: Any) -> None:
         self.core = core
@@ -49,12 +49,12 @@ class Scene:
         return self.indexes[kind]
 
     def find(self, kind: str, name: object, tags: object) -> Any:
-        """Refuse what is not known."""
+        """Reject unknown names."""
 
     find_step = find_timing = find_outcomes = find
 
     def steps(self, number: int) -> list[tuple[int | None, Callable[[], object]]]:
-        """Return calls, each with the place of the series that it records one record into."""
+        """Return calls, each with the index of the series that it records into."""
         counter, gauge, histogram, timer, outcome = self.series
         return [
             (0, lambda: counter.add(number)),
@@ -74,7 +74,7 @@ class Scene:
         ]
 
     def run(self, number: int, fail: Callable[[], None]) -> int:
-        """Take all steps; return how many of them found no memory. Each one may meet a failing allocation."""
+        """Take all steps, any of which may fail to allocate; return how many raised MemoryError."""
         failures = 0
         for place, step in self.steps(number):
             fail()
@@ -90,7 +90,7 @@ class Scene:
 
 @pytest.mark.heavy
 def test_a_record_that_finds_no_memory_counts_nothing_and_harms_nothing() -> None:
-    """Each allocation fails in turn: that call raises MemoryError, and all totals are those of the others."""
+    """Each allocation fails in turn and raises MemoryError; totals are those of the other records."""
     core = debug_core.load(debug_library())
     scene, failures = Scene(core), 0
     for number in range(1, 160):
@@ -102,8 +102,8 @@ def test_a_record_that_finds_no_memory_counts_nothing_and_harms_nothing() -> Non
     assert scene.home.records == sum(scene.counts)
 
 
-def test_a_store_that_is_dropped_gives_all_of_its_memory_back() -> None:
-    """Neither blocks nor objects remain of cores, series, indexes, logs and aggregates in cycles."""
+def test_a_dropped_store_frees_all_memory() -> None:
+    """No block or object of cores, series, indexes, logs and aggregates in cycles remains."""
     core = compiled()
 
     def once() -> None:
@@ -130,21 +130,21 @@ def test_a_store_that_is_dropped_gives_all_of_its_memory_back() -> None:
 
 
 def test_hostile_input_neither_crashes_nor_corrupts(soak: Callable[[int], int]) -> None:
-    """All invariants hold beside keys that record when compared, odd numbers, and publishers that raise."""
+    """Invariants hold with keys that record when compared, number-like values, and publishers that raise."""
     for seed in range(3):
         Hostile(compiled(), seed).run(soak(20_000))
 
 
 @pytest.mark.soak
-def test_hostile_input_for_long(soak: Callable[[int], int]) -> None:
-    """The same with many more steps and other seeds."""
+def test_hostile_input_with_many_steps(soak: Callable[[int], int]) -> None:
+    """The same with more steps and other seeds."""
     for seed in range(100, 120):
         Hostile(compiled(), seed).run(soak(200_000))
 
 
 @pytest.mark.soak
 def test_hostile_input_while_allocations_fail(soak: Callable[[int], int]) -> None:
-    """The same where allocations fail at random."""
+    """The same while random allocations fail."""
     core = debug_core.load(debug_library())
     try:
         for seed in range(200, 210):
@@ -183,7 +183,7 @@ print(metrics.collector.store.summary("here")["total"])
 
 @pytest.mark.heavy
 def test_subinterpreters_record_on_their_own() -> None:
-    """A subinterpreter records with an engine that it can load; the main one is untouched when it ends."""
+    """A subinterpreter loads its own engine; the main one is not affected when it ends."""
     run = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(RUN_IN_SUBINTERPRETERS).format(code=IN_SUBINTERPRETER)],
         cwd=ROOT,
@@ -195,7 +195,7 @@ def test_subinterpreters_record_on_their_own() -> None:
 
 
 def test_a_module_can_be_loaded_twice() -> None:
-    """Two copies of the module share no state: a series of one is refused by the other."""
+    """Two copies of the module share no state: one rejects a series of the other."""
     one, other = compiled(), debug_core.load(debug_library())
     series = new_series(one, one.Core(), "Counter")
     with pytest.raises(TypeError, match="is not a Series"):

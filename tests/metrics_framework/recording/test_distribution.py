@@ -1,4 +1,4 @@
-"""Distributions of both engines: exact while small, within 1 % from then on, mergeable in any grouping."""
+"""Distributions of both engines: exact up to 128 values, within 1 % beyond, mergeable in any grouping."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ NUMBERS = FINITE | WIDE | st.integers(-(10**15), 10**15) | st.just(0)
 
 
 def merge(parts: Iterable[Any]) -> Any:
-    """Return the distribution of everything that is in some others."""
+    """Return the distribution of the values of several distributions."""
     return functools.reduce(lambda one, other: one.merge(other), parts)
 
 
@@ -70,7 +70,7 @@ def check_quantiles(values: Iterable[float], distribution: Any, within: float) -
 
 
 def check_cells(cells: dict[int, int], scale: int, magnitudes: Iterable[float]) -> None:
-    """Compare one sign's buckets with the values: bucket i holds those above b**i up to b**(i+1)."""
+    """Compare the buckets of one sign with the values: bucket i has those above b**i up to b**(i+1)."""
     ordered = sorted(magnitudes)
     width = 2.0**-scale
     assert sum(cells.values()) == len(ordered)
@@ -95,7 +95,7 @@ def content(distribution: Any) -> tuple[object, ...]:
 
 
 def everything(distribution: Any) -> tuple[object, ...]:
-    """Return all that a distribution tells."""
+    """Return all statistics of a distribution."""
     figures = (distribution.count, distribution.sum, distribution.min, distribution.max, distribution.stddev)
     if not distribution.count:
         return figures
@@ -103,18 +103,18 @@ def everything(distribution: Any) -> tuple[object, ...]:
 
 
 def deviation(values: Sequence[float]) -> object:
-    """Return what equals the standard deviation, but for rounding."""
+    """Return an approximation that equals the standard deviation within rounding."""
     return pytest.approx(statistics.pstdev(values), rel=1e-9, abs=1e-9 * max(map(abs, values)))
 
 
 def many(seed: int, number: int, low: int, high: int) -> list[float]:
-    """Return numbers whose magnitudes spread evenly over powers of ten, of both signs, and zeros."""
+    """Return numbers of both signs, with magnitudes evenly over powers of ten, and zeros."""
     source = random.Random(seed)
     return [source.choice([-1, 0, 1, 1]) * 10 ** source.uniform(low, high) for _ in range(number)]
 
 
 def footprint(root: object) -> int:
-    """Return the bytes of all that a value consists of, each object counted once."""
+    """Return the bytes of all objects of a value, each counted once."""
     seen: dict[int, object] = {}
     pending = [root]
     while pending:
@@ -130,7 +130,7 @@ def footprint(root: object) -> int:
 
 @given(st.lists(NUMBERS, min_size=1, max_size=EXACT_VALUES))
 def test_quantiles_of_few_values_are_exact(Distribution, values):
-    """Up to 128 values every quantile is one of them, that of the nearest rank, and no error is declared."""
+    """Up to 128 values every quantile is the nearest rank, and the declared error is 0."""
     distribution = Distribution.of(values)
     ordered = sorted(values)
     assert found(distribution) == {share: float(nearest_rank(ordered, share)) for share in SHARES}
@@ -139,14 +139,14 @@ def test_quantiles_of_few_values_are_exact(Distribution, values):
 
 @pytest.mark.parametrize("number", [1, 2, 3, 10, 100, 127, 128])
 def test_ranks_are_never_off_by_one(Distribution, number):
-    """For each whole percent the quantile of 1..n is the rank itself: nothing is interpolated."""
+    """For each whole percent the quantile of 1..n is the rank itself, without interpolation."""
     distribution = Distribution.of(range(1, number + 1))
     for percent in range(1, 101):
         assert distribution.quantiles(percent / 100) == [math.ceil(Fraction(percent, 100) * number)]
 
 
 def test_the_last_exact_value_is_number_128(Distribution):
-    """128 values are kept as they are; the next one makes it buckets, recorded together or merged."""
+    """The 129th value starts the buckets, whether recorded at once or merged."""
     distribution = Distribution.of(range(1, 129))
     assert distribution.quantiles(0.5) == [64.0]
     assert distribution.relative_error == 0.0
@@ -156,14 +156,14 @@ def test_the_last_exact_value_is_number_128(Distribution):
 
 @given(st.lists(NUMBERS, min_size=1, max_size=300))
 def test_count_and_extremes_are_exact(Distribution, values):
-    """Count, minimum and maximum are exact whatever is recorded and however much."""
+    """Count, minimum and maximum are exact for any number of values."""
     distribution = Distribution.of(values)
     assert (distribution.count, distribution.min, distribution.max) == (len(values), min(values), max(values))
 
 
 @given(st.lists(st.integers(-(10**15), 10**15), max_size=300))
 def test_a_sum_of_integers_is_exact(Distribution, values):
-    """A sum of integers is their sum, and so are the extremes integers."""
+    """The sum and the extremes of integers are exact integers."""
     distribution = Distribution.of(values)
     assert distribution.sum == sum(values)
     assert isinstance(distribution.sum, int)
@@ -186,13 +186,13 @@ def test_sum_and_mean_are_within_a_trillionth(Distribution, values):
     )
 )
 def test_the_deviation_is_that_of_the_population(Distribution, values):
-    """The standard deviation is the one of the population form."""
+    """The standard deviation has n, not n - 1, as its divisor."""
     assert Distribution.of(values).stddev == deviation(values)
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])
 def test_the_deviation_does_not_cancel_away(Distribution, size):
-    """A small spread around a large number is not lost to rounding, however it was put together."""
+    """A small spread around a large number is not lost to rounding, in any grouping."""
     values = [1e9 + number % 3 - 1 for number in range(10_000)]
     parts = (Distribution.of(values[start : start + size]) for start in range(0, 10_000, size))
     assert merge(parts).stddev == pytest.approx(math.sqrt(2 / 3), rel=1e-4)
@@ -210,8 +210,8 @@ def test_deviation_and_mean_of_extreme_numbers(Distribution, unit, pairs):
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_a_mean_is_finite_where_the_sum_is_not(Distribution, sign):
-    """Many huge numbers have an infinite sum but a mean among them."""
+def test_a_mean_is_finite_if_the_sum_overflows(Distribution, sign):
+    """Many huge numbers have an infinite sum and a finite mean."""
     large = Distribution.of([sign * 1e308] * 200)
     for distribution in (large, large.merge(large), merge([Distribution.of([sign * 1e308])] * 200)):
         assert distribution.sum == sign * math.inf
@@ -220,7 +220,7 @@ def test_a_mean_is_finite_where_the_sum_is_not(Distribution, sign):
 
 
 def test_an_empty_distribution_has_neither_quantiles_nor_made_up_numbers(Distribution):
-    """Nothing was recorded: sums are zero, and a quantile is an error."""
+    """Sums are zero, and a quantile raises an error."""
     for empty in (Distribution(), Distribution.of([]), Distribution().merge(Distribution())):
         assert (empty.count, empty.sum, empty.mean, empty.stddev) == (0, 0, 0.0, 0.0)
         with pytest.raises(ValueError, match="empty"):
@@ -228,8 +228,8 @@ def test_an_empty_distribution_has_neither_quantiles_nor_made_up_numbers(Distrib
 
 
 @pytest.mark.parametrize("values", [[(1.0, 5)], [1.0, (1.0, 5)], [1] * 200 + [(1, 5)]], ids=len)
-def test_a_pair_is_no_value(Distribution, values):
-    """A tuple among the values is a `TypeError`."""
+def test_a_pair_is_not_a_value(Distribution, values):
+    """A tuple among the values raises `TypeError`."""
     with pytest.raises(TypeError):
         Distribution.of(values)
 
@@ -242,7 +242,7 @@ def test_a_pair_is_no_value(Distribution, values):
     st.lists(NUMBERS.filter(lambda number: number == 0 or abs(number) > 1e-300), min_size=1, max_size=40),
     st.sampled_from([1, 10]),
 )
-def test_each_bucket_counts_what_lies_between_its_bounds(Distribution, values, times):
+def test_each_bucket_counts_the_values_between_its_bounds(Distribution, values, times):
     """At scale s bucket i counts values above b**i up to b**(i+1), where b is 2**(2**-s), for each sign."""
     values = values * times
     scale, negative, zeros, positive = Distribution.of(values).buckets
@@ -254,7 +254,7 @@ def test_each_bucket_counts_what_lies_between_its_bounds(Distribution, values, t
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_buckets_of_durations(Distribution, family):
-    """For every common shape of durations each bucket counts exactly what lies between its bounds."""
+    """For every common shape of durations each bucket has the values between its bounds."""
     source = random.Random(family)
     values = [abs(FAMILIES[family](source)) for _ in range(5_000)]
     scale, negative, zeros, positive = Distribution.of(values).buckets
@@ -265,7 +265,7 @@ def test_buckets_of_durations(Distribution, family):
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("times", [1, 200])
 def test_powers_of_two_fall_below_their_own_bound(Distribution, times, sign):
-    """A bucket's upper bound belongs to it: an exact power of two is in the bucket that ends there."""
+    """An exact power of two is in the bucket of which it is the upper bound."""
     for exponent in range(-1_022, 1_024):
         buckets = Distribution.of([sign * 2.0**exponent] * times).buckets
         counts = buckets.positive if sign > 0 else buckets.negative
@@ -278,7 +278,7 @@ def test_powers_of_two_fall_below_their_own_bound(Distribution, times, sign):
 @pytest.mark.parametrize("number", [100, 10_000, pytest.param(1_000_000, marks=pytest.mark.heavy)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_quantiles_are_within_one_percent(Distribution, family, number):
-    """From the median to p99.9, for every common shape of durations, a quantile is within 1 %."""
+    """From the median to p99.9, for every common shape of durations, the error is below 1 %."""
     source = random.Random(f"{family} {number}")
     values = [FAMILIES[family](source) for _ in range(number)]
     distribution = merge(Distribution.of(values[start : start + 5_000]) for start in range(0, number, 5_000))
@@ -290,7 +290,7 @@ def test_quantiles_are_within_one_percent(Distribution, family, number):
 
 @given(st.integers(), st.integers(129, 600))
 def test_quantiles_from_a_nanosecond_to_a_lifetime(Distribution, seed, number):
-    """1e-9 to 1e12 in one series is held at full resolution, negative values and zeros too."""
+    """1e-9 to 1e12 fits at full resolution, with negative values and zeros."""
     values = [1e-9, 1e12, *many(seed, number, -9, 12)]
     distribution = Distribution.of(values)
     assert distribution.scale == SCALE
@@ -300,7 +300,7 @@ def test_quantiles_from_a_nanosecond_to_a_lifetime(Distribution, seed, number):
 
 @given(st.lists(NUMBERS, min_size=1, max_size=20), st.integers(1, 30))
 def test_quantiles_are_in_order_between_the_extremes(Distribution, values, times):
-    """The minimum, p50, p90, p95, p99, p99.9 and the maximum never overtake each other."""
+    """The minimum, p50, p90, p95, p99, p99.9 and the maximum ascend."""
     distribution = Distribution.of(values * times)
     ordered = [distribution.min, *found(distribution).values(), distribution.max]
     assert ordered == sorted(ordered)
@@ -308,7 +308,7 @@ def test_quantiles_are_in_order_between_the_extremes(Distribution, values, times
 
 @given(st.sampled_from([0, 0.0, -0.0, 1, -3.5, 1e-300, 5e-324, 1.7e308]), st.integers(1, 200))
 def test_a_constant_is_its_own_quantile(Distribution, value, number):
-    """Where all values are the same, so is every quantile, whatever the buckets' bounds are."""
+    """If all values are equal, every quantile is that value, whatever the bucket bounds."""
     distribution = Distribution.of([value] * number)
     assert set(found(distribution).values()) == {float(value)}
     assert distribution.mean == value
@@ -316,7 +316,7 @@ def test_a_constant_is_its_own_quantile(Distribution, value, number):
 
 
 def test_zeros_and_signs_are_counted_apart(Distribution):
-    """Negative values, zeros and positive values are each found at their own ranks."""
+    """Negative values, zeros and positive values each have their own ranks."""
     distribution = Distribution.of([-10.0] * 100 + [0] * 100 + [10.0] * 100)
     low, middle, high = distribution.quantiles(0.3, 0.6, 0.9)
     assert low == pytest.approx(-10, rel=0.01)
@@ -328,7 +328,7 @@ def test_zeros_and_signs_are_counted_apart(Distribution):
 
 
 def test_eighty_octaves_fit_and_the_next_bucket_halves_the_resolution(Distribution):
-    """5120 bucket indexes of one sign are held; one more makes every bucket twice as wide."""
+    """5 120 bucket indexes of one sign fit; one more doubles the width of every bucket."""
     inside = Distribution.of([1.0, 2.0**79.98] * 100)
     assert inside.scale == SCALE
     assert inside.buckets.positive.span == MAX_INDEXES
@@ -343,8 +343,8 @@ def test_signs_do_not_share_their_range(Distribution):
 
 
 @given(st.integers(), st.integers(129, 400), st.integers(30, 300))
-def test_a_wider_range_is_coarser_and_says_so(Distribution, seed, number, reach):
-    """Past 80 octaves the declared error grows, and every quantile is within it."""
+def test_a_wider_range_declares_a_larger_error(Distribution, seed, number, reach):
+    """Beyond 80 octaves every quantile is within the declared error."""
     values = [1e-100, 1e100, *many(seed, number, -reach, reach)]
     distribution = Distribution.of(values)
     assert distribution.scale < SCALE
@@ -354,7 +354,7 @@ def test_a_wider_range_is_coarser_and_says_so(Distribution, seed, number, reach)
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_smallest_and_the_largest_float_fit(Distribution, sign):
-    """All floats that there are fit at once: nothing overflows, and extremes and ranks stay right."""
+    """The whole range of floats fits at once: nothing overflows, extremes and ranks are right."""
     tiny, huge = 5e-324, 1.7e308
     distribution = Distribution.of([sign * tiny, sign * huge] * 100)
     assert distribution.count == 200
@@ -370,7 +370,7 @@ def test_the_smallest_and_the_largest_float_fit(Distribution, sign):
 
 @st.composite
 def groups(draw) -> list[list[float]]:
-    """Draw groups of numbers, small and large, so that exact parts meet buckets and coarser buckets."""
+    """Draw groups of numbers, small and large, so that exact parts are merged with buckets of any scale."""
     drawn = draw(st.lists(st.lists(NUMBERS, max_size=8), min_size=1, max_size=6))
     return [group * draw(st.sampled_from([1, 1, 20, 40])) for group in drawn]
 
@@ -378,7 +378,7 @@ def groups(draw) -> list[list[float]]:
 @settings(max_examples=200)
 @given(groups(), st.randoms(use_true_random=False))
 def test_merging_in_any_grouping_is_recording_together(Distribution, parts, source):
-    """However recordings are grouped and merged, the result is that of one recording of everything."""
+    """Any grouping and order of merges has the result of one recording of everything."""
     values = [value for part in parts for value in part]
     together = Distribution.of(values)
     pending = [Distribution.of(part) for part in parts]
@@ -399,23 +399,23 @@ def test_merging_in_any_grouping_is_recording_together(Distribution, parts, sour
 # Half of the smallest number there is has no float, so deviations of such numbers are right to no digit.
 @given(st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=2, max_size=300), st.data())
 def test_merged_deviations_are_that_of_everything(Distribution, values, data):
-    """The deviation of two merged parts is that of the whole, also where their means differ."""
+    """The deviation of two merged parts is that of all values, also if their means differ."""
     cut = data.draw(st.integers(0, len(values)))
     merged = Distribution.of(values[:cut]).merge(Distribution.of(values[cut:]))
     assert merged.stddev == deviation(values)
 
 
 @given(groups(), groups())
-def test_what_is_merged_stays_as_it_was(Distribution, one, other):
-    """Merging changes neither of the two."""
+def test_merging_changes_no_operand(Distribution, one, other):
+    """Both distributions are as before."""
     left, right = (merge(Distribution.of(part) for part in parts) for parts in (one, other))
     before = everything(left), everything(right)
     left.merge(right).merge(Distribution.of([1]))
     assert (everything(left), everything(right)) == before
 
 
-def test_what_a_distribution_was_made_of_may_change(Distribution):
-    """A list that is changed or emptied later does not change the distribution that was made of it."""
+def test_a_distribution_copies_its_input(Distribution):
+    """Changing the list later does not change the distribution."""
     values = [1.0, 2.0, 3.0]
     distribution = Distribution.of(values)
     values.clear()
@@ -423,14 +423,14 @@ def test_what_a_distribution_was_made_of_may_change(Distribution):
 
 
 def test_merged_small_distributions_stay_exact(Distribution):
-    """As long as both hold 128 values at most together, nothing is lost by merging."""
+    """Merging up to 128 values in total loses nothing."""
     merged = merge(Distribution.of([value]) for value in range(128))
     assert merged.relative_error == 0.0
     assert merged.quantiles(0.5) == [63.0]
 
 
 def test_merging_a_coarser_distribution_makes_the_result_as_coarse(Distribution):
-    """Merged from either side, the result has the coarser of two resolutions, and says so."""
+    """The result has the coarser of two resolutions, from either side, and declares it."""
     coarse, fine = Distribution.of([1e-60, 1e60] * 100), Distribution.of([3.0] * 200)
     one, other = coarse.merge(fine), fine.merge(coarse)
     assert one.relative_error == other.relative_error == coarse.relative_error
@@ -443,7 +443,7 @@ def test_merging_a_coarser_distribution_makes_the_result_as_coarse(Distribution)
 
 @pytest.mark.parametrize("number", [1, 128, 10_000, pytest.param(1_000_000, marks=pytest.mark.heavy)])
 def test_a_distribution_takes_less_than_8_kilobytes(Distribution, number):
-    """However many durations there are, and whether recorded at once or merged, memory is bounded."""
+    """Memory is bounded for any number of durations, recorded at once or merged."""
     source = random.Random(5)
     values = [source.lognormvariate(3, 1) for _ in range(number)]
     merged = merge(Distribution.of(values[start : start + 1_000]) for start in range(0, number, 1_000))
@@ -453,19 +453,19 @@ def test_a_distribution_takes_less_than_8_kilobytes(Distribution, number):
 
 
 def test_an_empty_distribution_has_empty_buckets(Distribution):
-    """The buckets of an empty distribution are empty, not an error."""
+    """Reading the buckets of an empty distribution is not an error."""
     for empty in (Distribution(), Distribution.of([]), Distribution().merge(Distribution())):
         assert content(empty)[1:] == ({}, 0, {})
 
 
 def test_the_deviation_of_huge_numbers_that_cancel(Distribution):
-    """Numbers of both signs near the largest float have the deviation that they have, not an infinite one."""
+    """Numbers of both signs near the largest float have the right, finite deviation."""
     assert Distribution.of([1e308, -1e308] * 10).stddev == pytest.approx(1e308)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_largest_float_can_be_recorded_again_and_again(Distribution, sign):
-    """The largest float three times, together or merged, is read as any other number."""
+    """Three times the largest float, recorded or merged, reads like any other number."""
     largest = sign * sys.float_info.max
     for three in (Distribution.of([largest] * 3), merge([Distribution.of([largest])] * 3)):
         assert (three.count, three.min, three.max, three.sum) == (3, largest, largest, sign * math.inf)
@@ -476,7 +476,7 @@ def test_the_largest_float_can_be_recorded_again_and_again(Distribution, sign):
 
 @pytest.mark.parametrize("value", [2**53 + 1, -(2**53) - 1, 2**60 + 1, 2**60 - 1])
 def test_quantiles_stay_between_extremes_that_no_float_holds(Distribution, value):
-    """The quantile of an integer that no float holds is between the smallest and the largest value."""
+    """The quantile of an integer beyond the floats is between the smallest and the largest value."""
     distribution = Distribution.of([value])
     (median,) = distribution.quantiles(0.5)
     assert distribution.min <= median <= distribution.max
@@ -486,7 +486,7 @@ def test_quantiles_stay_between_extremes_that_no_float_holds(Distribution, value
 
 
 def timed(engine, durations: Iterable[tuple[float, bool]]) -> Any:
-    """Return the distribution of a timer, with durations that succeeded or not."""
+    """Return the distribution of a timer, with successful and failed durations."""
     core = engine.Core(lambda: 0)
     tag_set = engine.TagSet(None, ())
     series = tag_set.add(engine.TimerSeries(tag_set, (), engine.Slot(core, "distribution")))
@@ -497,7 +497,7 @@ def timed(engine, durations: Iterable[tuple[float, bool]]) -> Any:
 
 @given(st.lists(st.tuples(st.floats(0, 1e6), st.booleans()), max_size=20), st.sampled_from([1, 20]))
 def test_failures_are_counted_and_merged(engine, durations, times):
-    """A distribution counts how many of its values ended in failure, and merging adds those numbers."""
+    """A distribution counts its failed values, and merging adds the counts."""
     durations = durations * times
     distribution = timed(engine, durations)
     failed = sum(not success for _, success in durations)
@@ -509,7 +509,7 @@ def test_failures_are_counted_and_merged(engine, durations, times):
 
 @given(groups())
 def test_a_state_is_the_whole_distribution(Distribution, parts):
-    """A distribution is restored from its state, pickled and copied without a difference."""
+    """A distribution that is restored from its state, pickled or copied is equal."""
     for distribution in [merge(Distribution.of(part) for part in parts), *map(Distribution.of, parts)]:
         state = distribution.state
         assert isinstance(state, DistributionState)
@@ -535,7 +535,7 @@ def test_a_state_has_the_failures(engine):
 
 @pytest.mark.parametrize("times", [1, 200])
 def test_distributions_are_equal_by_content(Distribution, times):
-    """Two distributions of the same values are equal; one value more makes a difference."""
+    """Distributions of the same values are equal; with one more value they differ."""
     values = [1, 2.5, -3] * times
     assert Distribution.of(values) == Distribution.of(values)
     assert Distribution.of(values) != Distribution.of([*values, 1])
@@ -556,7 +556,7 @@ def test_a_distribution_without_values_is_merged_without_effect(Distribution):
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_integers_beyond_int64_are_recorded_as_floats(Distribution, sign):
-    """An integer that does not fit into 64 bits becomes a float: sum, extremes and mean are floats."""
+    """Sum, extremes and mean of such integers are floats."""
     distribution = Distribution.of([sign * 2**64, sign * 3])
     assert distribution.sum == sign * (2.0**64 + 3)
     extreme = distribution.max if sign > 0 else distribution.min
@@ -567,7 +567,7 @@ def test_integers_beyond_int64_are_recorded_as_floats(Distribution, sign):
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_sum_of_integers_that_leaves_int64_becomes_a_float(Distribution, sign):
-    """A sum beyond int64 goes on as a float, also if later values bring it back."""
+    """It stays a float even if later values bring it back."""
     edge = sign * 2**62
     assert type(Distribution.of([edge]).sum) is int
     distribution = Distribution.of([edge, edge, edge, -edge, -edge])
@@ -578,7 +578,7 @@ def test_a_sum_of_integers_that_leaves_int64_becomes_a_float(Distribution, sign)
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_an_infinite_sum_stays_infinite(Distribution, sign):
-    """A sum beyond the largest float is infinite, whatever comes later."""
+    """Later values do not change a sum beyond the largest float."""
     huge = sign * sys.float_info.max
     distribution = Distribution.of([huge, huge, -huge, -huge, -huge])
     assert distribution.sum == sign * math.inf
@@ -595,7 +595,7 @@ SOME = MODELS.filter(bool)
 
 
 def pack_counts(model: Counter[int]) -> PackedCounts:
-    """Return a model's counts as counts."""
+    """Return the counts of a model, packed."""
     if not model:
         return NO_COUNTS
     low, high = min(model), max(model)
@@ -603,7 +603,7 @@ def pack_counts(model: Counter[int]) -> PackedCounts:
 
 
 def check_counts(counts: PackedCounts, model: Counter[int]) -> None:
-    """Compare everything that counts tell with the model."""
+    """Compare all properties of counts with the model."""
     assert dict(counts.items()) == model
     assert [index for index, _ in counts.items()] == sorted(model)
     assert counts.fullest() == max(model.values(), default=0)
@@ -618,7 +618,7 @@ def check_counts(counts: PackedCounts, model: Counter[int]) -> None:
 
 
 @given(MODELS)
-def test_what_is_packed_comes_out_again(model):
+def test_packed_counts_can_be_unpacked(model):
     """Counts, indexes, span and the highest index are those that were packed."""
     check_counts(pack_counts(model), model)
 
@@ -637,7 +637,7 @@ def test_what_is_packed_comes_out_again(model):
     ],
 )
 def test_a_lane_is_as_wide_as_the_fullest_bucket_needs(peak, bits):
-    """The narrowest of 8, 16, 32 and 64 bits is taken, exactly up to the largest count that it holds."""
+    """The width is the narrowest of 8, 16, 32 and 64 bits that holds the largest count."""
     counts = PackedCounts.pack(-7, [1, 0, peak, 0, 1])
     assert counts.bits == bits
     check_counts(counts, Counter({-7: 1, -5: peak, -3: 1}))
@@ -645,7 +645,7 @@ def test_a_lane_is_as_wide_as_the_fullest_bucket_needs(peak, bits):
 
 @given(MODELS, MODELS)
 def test_merging_adds_bucket_by_bucket(one, other):
-    """The merge of two holds the sums, and both operands stay as they were."""
+    """The result has the sums, and both operands are unchanged."""
     left, right = pack_counts(one), pack_counts(other)
     merged = left.merge(right)
     check_counts(merged, one + other)
@@ -656,7 +656,7 @@ def test_merging_adds_bucket_by_bucket(one, other):
 
 @given(st.lists(MODELS, max_size=6), st.randoms(use_true_random=False))
 def test_merging_in_any_order_and_grouping_is_the_same(models, source):
-    """However many are merged in whatever order and grouping, each bucket holds the sum."""
+    """Each bucket has the sum, whatever the order and grouping."""
     pending = [pack_counts(model) for model in models]
     while len(pending) > 1:
         source.shuffle(pending)
@@ -680,7 +680,7 @@ def test_merging_nothing_changes_nothing(model):
 @example(Counter({0: 128, 1: 128}))
 @given(MODELS)
 def test_halving_joins_pairs_of_buckets(model):
-    """Bucket i becomes bucket i // 2, below zero as well, and the original stays as it was."""
+    """Bucket i becomes bucket i // 2, also below zero, and the original is unchanged."""
     halves = Counter()
     for index, count in model.items():
         halves[index // 2] += count
@@ -691,7 +691,7 @@ def test_halving_joins_pairs_of_buckets(model):
 
 @pytest.mark.parametrize("bits", [8, 16, 32])
 def test_counts_widen_exactly_when_a_count_no_longer_fits(bits):
-    """One below the limit still fits; reaching it by one more record widens every lane, losing nothing."""
+    """One below the limit still fits; one more record widens every lane and loses nothing."""
     limit = 1 << bits
     full = PackedCounts.pack(10, [limit - 2, 3, limit - 2])
     one = PackedCounts.pack(12, [1])
@@ -705,7 +705,7 @@ def test_counts_widen_exactly_when_a_count_no_longer_fits(bits):
 
 
 def test_one_bucket_grows_through_every_width():
-    """A bucket that doubles 63 times holds 2^63 in the end, its neighbour as often."""
+    """A bucket that doubles 63 times has 2^63 values, and so does its neighbour."""
     counts, model = PackedCounts.pack(-1, [1, 1]), Counter({-1: 1, 0: 1})
     for _ in range(63):
         counts = counts.merge(counts)
@@ -716,7 +716,7 @@ def test_one_bucket_grows_through_every_width():
 
 @given(SOME, SOME)
 def test_counts_of_different_widths_merge(one, other):
-    """Narrow and wide counts merge to the same counts from either side."""
+    """Narrow and wide counts merge to the same result from either side."""
     wide = Counter({index: count + 2**33 for index, count in one.items()})
     check_counts(pack_counts(wide).merge(pack_counts(other)), wide + other)
     check_counts(pack_counts(other).merge(pack_counts(wide)), wide + other)
@@ -724,7 +724,7 @@ def test_counts_of_different_widths_merge(one, other):
 
 @given(MODELS, MODELS)
 def test_packed_counts_are_equal_by_content(one, other):
-    """Counts are equal if each bucket is, whatever widths they are packed in."""
+    """Counts are equal if each bucket is, whatever their widths."""
     wide = Counter({index: count + 2**33 for index, count in one.items()})
     assert (pack_counts(one) == pack_counts(other)) == (one == other)
     assert pack_counts(one) == pack_counts(one)._replace(peak=2**40)
@@ -734,7 +734,7 @@ def test_packed_counts_are_equal_by_content(one, other):
 
 
 def test_packed_counts_of_different_widths_are_equal():
-    """The width is not part of the content, and equal counts have equal hashes."""
+    """The width is not part of the content; equal counts have equal hashes."""
     narrow, wide = PackedCounts.pack(3, [1, 2]), PackedCounts(3, 16, 300, 1 + (2 << 16))
     assert narrow == wide
     assert hash(narrow) == hash(wide)

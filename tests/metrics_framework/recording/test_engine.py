@@ -56,9 +56,9 @@ class EngineOwner:
     """The owner of series for the engine under test.
 
     Attributes:
-        asked: The values that it was asked about, with what else it was told.
+        asked: The values that it checked, with the other arguments.
         counts_errors: Whether it returns ``None`` for bad input instead of raising.
-        readmitted: The series that it was asked to readmit.
+        readmitted: The series that the engine passed to `readmit`.
         successor: Returns the series to record into in place of another one.
     """
 
@@ -90,7 +90,7 @@ class EngineOwner:
         return self.refuse(unit) if unit not in factors else value * factors[unit]
 
     def error_type(self, error_type: Any) -> str | None:
-        """Admit the first three error types; refuse the empty one."""
+        """Admit the first three error types; reject the empty one."""
         self.asked.append((error_type,))
         if error_type == "":
             return self.refuse(error_type)
@@ -102,12 +102,12 @@ class EngineOwner:
     error_types: Any
 
     def readmit(self, series: Any) -> Any:
-        """Return the series to record into in place of one that is not live."""
+        """Return the series to record into instead of one that is not live."""
         self.readmitted.append(series)
         return self.successor(series)
 
     def refuse(self, value: Any) -> None:
-        """Refuse a value."""
+        """Reject a value."""
         if not self.counts_errors:
             raise RejectedValue(repr(value))
 
@@ -176,12 +176,12 @@ def record(series: Any, value: Any) -> None:
 
 
 def exactly(number: Any) -> tuple[type, Any]:
-    """Return what tells 1 from 1.0."""
+    """Return a value that distinguishes 1 from 1.0."""
     return type(number), number
 
 
 def figures(distribution: Any) -> tuple[Any, ...]:
-    """Return the figures of a distribution that two engines compute alike."""
+    """Return the statistics of a distribution that both engines compute alike."""
     if not distribution.count:
         return (0,)
     scale, negative, zeros, positive = distribution.buckets
@@ -308,7 +308,7 @@ def test_the_largest_integer_total_is_exact(rig):
 
 
 def test_an_integer_total_beyond_int64_is_a_float(rig):
-    """A total that leaves int64 goes on as a compensated float, and says so."""
+    """A total that leaves int64 becomes a compensated float, and is marked as inexact."""
     counter = rig.series("counter")
     counter.add(INT64_MAX)
     for _ in range(1_000):
@@ -367,8 +367,8 @@ def test_a_counter_since_an_earlier_reading(rig):
 @pytest.mark.parametrize(
     "value", [-1, -0.5, math.nan, math.inf, -math.inf, True, False, "1", None, [1]], ids=repr
 )
-def test_a_counter_asks_its_owner_about_odd_values(rig, value):
-    """What a counter does not take as it is, its owner refuses: by an error or by counting it."""
+def test_a_counter_passes_other_values_to_its_owner(rig, value):
+    """The owner rejects other values: it raises, or counts them."""
     counter = rig.series("counter")
     with pytest.raises(RejectedValue):
         counter.add(value)
@@ -386,7 +386,7 @@ class Weekday(IntEnum):
 
 
 def test_odd_numbers_are_converted_by_the_owner(rig):
-    """What the owner converts is recorded; plain numbers are not shown to it."""
+    """Converted values are recorded; plain numbers bypass the owner."""
     counter = rig.series("counter")
     for value in (0, 1, 0.0, 1.5, -0.0, INT64_MAX // 4, 1e300):
         counter.add(value)
@@ -408,8 +408,8 @@ def test_an_empty_gauge_aggregate(rig):
     assert rig.series("gauge").state() is None
 
 
-def test_a_gauge_keeps_its_course(rig):
-    """First, last, extremes, times and the integral over time are those of its values."""
+def test_a_gauge_aggregate_has_the_statistics_of_its_values(rig):
+    """First, last, extremes, times and the integral over time."""
     gauge = rig.series("gauge")
     for value, seconds in ((3, 2), (10.5, 1), (-4, 0.5), (7, 0)):
         gauge.set(value)
@@ -480,7 +480,7 @@ def test_the_smallest_integer_can_be_taken_away(rig):
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_gauge_does_not_leave_the_floats(rig, sign):
-    """Steps end at the largest float."""
+    """Steps stop at the largest float."""
     gauge = rig.series("gauge")
     for _ in range(3):
         gauge.increment(sign * MAX)
@@ -504,8 +504,8 @@ def test_a_gauge_takes_booleans(rig):
 
 @pytest.mark.parametrize("method", ["set", "increment", "decrement"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "1", None, [1]], ids=repr)
-def test_a_gauge_asks_its_owner_about_odd_values(rig, method, value):
-    """What a gauge does not take as it is, its owner refuses; negative numbers are fine."""
+def test_a_gauge_passes_other_values_to_its_owner(rig, method, value):
+    """The owner rejects other values; negative numbers are valid."""
     gauge = rig.series("gauge")
     with pytest.raises(RejectedValue):
         getattr(gauge, method)(value)
@@ -528,7 +528,7 @@ LEVELS = st.integers(-(10**6), 10**6) | st.floats(-1e6, 1e6)
     )
 )
 def test_a_gauge_is_that_of_the_reference(engine, actions):
-    """Whatever is done to a gauge, its aggregate is that of the reference implementation."""
+    """After any records its aggregate equals that of the reference implementation."""
     rig = Rig(engine)
     gauge = rig.series("gauge")
     values: list[Any] = []
@@ -619,8 +619,8 @@ def test_a_histogram_takes_huge_integers_as_floats(rig):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, True, "1", None], ids=repr)
-def test_a_histogram_asks_its_owner_about_odd_values(rig, value):
-    """What a histogram does not take as it is, its owner refuses; negative numbers are fine."""
+def test_a_histogram_passes_other_values_to_its_owner(rig, value):
+    """The owner rejects other values; negative numbers are valid."""
     histogram = rig.series("histogram")
     with pytest.raises(RejectedValue):
         histogram.observe(value)
@@ -661,7 +661,7 @@ def test_a_timer_records_milliseconds(rig):
     ],
     ids=repr,
 )
-def test_a_timer_asks_its_owner_about_odd_durations(rig, duration, unit):
+def test_a_timer_passes_other_durations_to_its_owner(rig, duration, unit):
     """A duration that is negative, not finite, not a number or not a time is refused."""
     timer = rig.series("timer")
     with pytest.raises(RejectedValue):
@@ -697,7 +697,7 @@ def test_a_block_is_timed(rig):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, GeneratorExit])
 def test_a_block_that_raises_counts_as_a_failure(rig, error):
-    """An exception is recorded as a failed duration, and goes on."""
+    """An exception is recorded as a failed duration, and propagates."""
     timer = rig.series("timer")
 
     def block() -> None:
@@ -723,7 +723,7 @@ def test_blocks_may_be_nested_and_repeated(rig):
     assert sorted(timer.state().state.exact) == [125.0, 125.0, 750.0]
 
 
-def test_a_stopwatch_of_a_removed_series_asks_the_owner(rig):
+def test_a_stopwatch_of_a_removed_series_calls_the_owner(rig):
     """A block that outlives its series is recorded into the one in its place."""
     timer = rig.series("timer")
     with timer.time():
@@ -736,7 +736,7 @@ def test_a_stopwatch_of_a_removed_series_asks_the_owner(rig):
 @pytest.mark.parametrize("way", [1, -1])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_distribution_is_halved_as_soon_as_it_spans_more_than_5_120_buckets(rig, sign, way):
-    """Not earlier, and not later either where its memory has room for more."""
+    """Not earlier, and not later if its memory has room for more."""
     series = rig.series("histogram")
     for _ in range(200):
         series.observe(sign * 1.0)
@@ -763,7 +763,7 @@ def test_outcomes_are_counted_by_error_type(rig):
 
 
 def test_new_error_types_are_admitted_by_the_owner(rig):
-    """The owner is asked once for each new error type, and may count it as another one."""
+    """The owner is called once for each new error type, and may return another one to count."""
     outcomes = rig.series("outcome")
     for ending in ("a", "b", "a", "c", "d", "e", None):
         outcomes.finish(error_type=ending)
@@ -809,7 +809,7 @@ def test_error_types_are_appended(engine):
 
 @all_kinds
 def test_a_state_does_not_change(rig, kind):
-    """A state that was read stays as it is while more is recorded."""
+    """A state does not change while more is recorded."""
     series, (one, other) = rig.series(kind), VALUES[kind]
     record(series, one)
     before = series.state()
@@ -908,7 +908,7 @@ def test_a_tag_set_has_its_series_in_order(rig):
 
 
 def test_the_first_series_of_some_values_stays(rig):
-    """Adding a series with the same values returns the one that is there."""
+    """Adding a series with the same values returns the existing one."""
     first = rig.series("counter", one="a")
     second = rig.unborn("counter", one="a")
     assert first.tag_set.add(second) is first
@@ -917,7 +917,7 @@ def test_the_first_series_of_some_values_stays(rig):
 
 
 def test_a_tag_set_may_change_while_it_is_iterated(rig):
-    """Series that come and go do not disturb an iteration."""
+    """Adding and removing series does not disturb an iteration."""
     many = [rig.series("counter", one=str(number)) for number in range(5)]
     seen = []
     for series in many[0].tag_set:
@@ -961,7 +961,7 @@ def test_a_series_that_is_not_in_a_tag_set_is_not_removed_from_it(rig):
 
 
 @all_kinds
-def test_a_record_into_a_removed_series_asks_the_owner(rig, kind):
+def test_a_record_into_a_removed_series_calls_the_owner(rig, kind):
     """The next record goes into the series that the owner readmits, which is empty at first."""
     series, (one, other) = rig.series(kind, one="a"), VALUES[kind]
     record(series, one)
@@ -1010,7 +1010,7 @@ def test_a_refused_readmission_drops_the_record(rig, kind):
 
 @all_kinds
 def test_a_series_is_not_live_before_it_is_added(rig, kind):
-    """A record into a series that was never added asks the owner."""
+    """A record into a series that was never added calls the owner."""
     series = rig.unborn(kind, one="a")
     assert not series.is_live
     record(series, VALUES[kind][0])
@@ -1241,7 +1241,7 @@ def test_publish_may_record(rig):
 
 
 def test_a_slot_without_publish_keeps_the_open_slot_only(rig):
-    """Without a function to call, closed slots are dropped: nothing would ever commit them."""
+    """Without a ``publish`` function, closed slots are dropped, because nothing would commit them."""
     slot = rig.engine.Slot(rig.core, "counter")
     counter = rig.series("counter", slot)
     for value in (1, 2, 3):
@@ -1335,7 +1335,7 @@ def test_series_of_a_gauge_are_combined_by_law(rig, law, wholes, after_removals)
     )
 )
 def test_the_whole_of_a_gauge_follows_all_its_series(engine, law, actions):
-    """Whatever is set, moved and removed, the whole is that of the last values of all live series."""
+    """After any sets, steps and removals, the combined value is that of all live series."""
     rig = Rig(engine)
     slot = rig.slots["gauge"]
     slot.law = law
@@ -1379,7 +1379,7 @@ def test_a_gauge_that_only_lost_a_series_has_no_records_in_that_second(rig):
 
 
 def test_the_removal_of_a_gauge_without_records_changes_nothing(rig):
-    """A series that never recorded is not a part of the whole."""
+    """A series without records is not part of the combined value."""
     slot = rig.slots["gauge"]
     slot.law = "min"
     one, other = rig.series("gauge", one="a"), rig.series("gauge", one="b")
@@ -1390,7 +1390,7 @@ def test_the_removal_of_a_gauge_without_records_changes_nothing(rig):
 
 
 def test_a_change_of_law_holds_from_the_next_record_on(rig):
-    """A new law does not change what was recorded before it."""
+    """A new merge law does not change earlier records."""
     one, other = rig.series("gauge", one="a"), rig.series("gauge", one="b")
     slot = rig.slots["gauge"]
     one.set(5)
@@ -1449,7 +1449,7 @@ def test_integers_are_counted_exactly(rig):
 
 
 def test_exact_values_seed_the_counts(rig):
-    """Bounds that come later count the values so far, exactly, and go on from there."""
+    """Later bounds count the values so far, exactly, and continue from there."""
     series, untouched = rig.series("histogram", one="a"), rig.series("histogram", one="b")
     values = [0.5, 1, 1.0, 7, 10, 11, 1_000.5]
     for value in values:
@@ -1485,7 +1485,7 @@ def test_the_record_that_turns_values_into_buckets_seeds_the_exact_values(rig):
 
 
 def test_counts_never_fall_after_they_were_seeded(rig):
-    """Later values are counted exactly: what was counted once is not computed again."""
+    """Later values are counted exactly, and earlier counts are not computed again."""
     series = rig.series("histogram")
     series.observe(5)
     rig.slots["histogram"].count_by(BOUNDS, seed=True)
@@ -1499,7 +1499,7 @@ def test_counts_never_fall_after_they_were_seeded(rig):
 
 
 def test_counts_restart_from_zero(rig):
-    """Without a seed counting begins now: counts and total are those of later values."""
+    """Without a seed, counts and total are those of later values."""
     series = rig.series("histogram")
     series.observe(5)
     rig.slots["histogram"].count_by(BOUNDS, seed=False)
@@ -1581,8 +1581,8 @@ def test_series_have_no_recent_slot_by_default(rig):
 
 
 @all_kinds
-def test_a_series_that_goes_on_gets_a_recent_slot(engine, kind):
-    """The first record in another slot of 16 seconds brings the recent slot, complete from its start on."""
+def test_a_series_that_keeps_recording_gets_a_recent_slot(engine, kind):
+    """The first record in another 16-second slot creates the recent slot, complete from its start on."""
     rig, published = recent_rig(engine)
     series = rig.series(kind)
     for _ in range(16):
@@ -1626,7 +1626,7 @@ def test_recent_slots_are_published(engine, kind):
     assert published == [series]
 
 
-def test_each_series_has_a_recent_slot_of_its_own(engine):
+def test_each_series_has_its_own_recent_slot(engine):
     """Recent slots hold the records of one series; the slot of the metric holds all."""
     rig, _ = recent_rig(engine)
     one, other = rig.series("counter", one="a"), rig.series("counter", one="b")
@@ -1689,7 +1689,7 @@ def test_a_dropped_recent_slot_is_missed(engine):
 
 
 def test_recent_slots_may_be_allowed_later(rig):
-    """From the moment that they are allowed on, series get recent slots; none is taken away."""
+    """Once they are allowed, series get recent slots."""
     counter = rig.series("counter")
     counter.add(1)
     rig.core.allows_recent = True
@@ -1796,7 +1796,7 @@ def test_a_full_log_loses_the_newest_records(rig):
 
 
 def test_a_log_ends(rig):
-    """After it was unsubscribed, a log gets no records; to do it twice is fine."""
+    """After `unsubscribe`, a log gets no records; a repeated call does nothing."""
     counter = rig.series("counter")
     log, other = rig.core.subscribe(10), rig.core.subscribe(10)
     counter.add(1)
@@ -1822,7 +1822,7 @@ def test_logs_are_independent(rig):
 
 
 def test_a_log_has_the_records_of_a_series_that_is_removed(rig):
-    """A removal does not take records out of a log; numbers begin again with the next life of a series."""
+    """A removal does not affect a log; the numbers start again with the restored series."""
     counter = rig.series("counter")
     log = rig.core.subscribe(10)
     counter.add(5)
@@ -1876,7 +1876,7 @@ def test_a_reset_empties_everything(rig, kind):
 
 
 @all_kinds
-def test_a_core_goes_on_after_a_reset(rig, kind):
+def test_a_core_keeps_recording_after_a_reset(rig, kind):
     """Records after a reset count from zero, in the same objects."""
     series, slot = rig.series(kind, one="a"), rig.slots[kind]
     for number in range(2):
@@ -1908,7 +1908,7 @@ def test_a_reset_keeps_how_values_are_counted(rig):
 
 
 def test_a_removed_series_may_come_back_after_a_reset(rig):
-    """A series that was removed before a reset asks its owner after it."""
+    """A record after the reset calls the owner of a series that was removed before."""
     counter = rig.series("counter")
     counter.add(1)
     rig.remove(counter)
@@ -1983,7 +1983,7 @@ class Lying(str):
 
 
 class Colors(dict):
-    """A dict that makes up values."""
+    """A dict that creates missing values."""
 
     def __missing__(self, key: Any) -> str:
         return "red"
@@ -2174,7 +2174,7 @@ ODD_TAGS: list[Any] = [
 
 @pytest.mark.parametrize("tags", ODD_TAGS, ids=range(len(ODD_TAGS)))
 def test_odd_tags_are_not_found(rig, tags):
-    """Tags of any kind are answered without an error."""
+    """Tags of any type are handled without an error."""
     index = rig.engine.SeriesIndex()
     series = rig.series("counter", one="red")
     index.learn("name", series.tags, series)
@@ -2189,7 +2189,7 @@ def test_odd_tags_are_not_found(rig, tags):
     "tags", [Colors(), Colors(one="red"), OrderedDict(one="red"), MappingProxyType({"one": "red"})], ids=type
 )
 def test_other_mappings_are_left_to_the_finder(rig, tags):
-    """Only a plain dict is trusted: another mapping may make up what it is asked for."""
+    """Only a plain dict is looked up: another mapping may create missing values."""
     index = rig.engine.SeriesIndex()
     series = rig.series("counter", one="red")
     index.learn("name", series.tags, series)
@@ -2200,7 +2200,7 @@ def test_other_mappings_are_left_to_the_finder(rig, tags):
     ("name", "tags"), [("name", {"one": Color.RED}), (Lying("name"), {"one": "red"})], ids=["value", "name"]
 )
 def test_subclasses_of_strings_are_found_or_left_to_the_finder(rig, name, tags):
-    """A subclass of ``str`` may be taken for its characters, but never for anything else."""
+    """A subclass of ``str`` is either looked up by its characters or passed to the finder."""
     index = rig.engine.SeriesIndex()
     series, other = rig.series("counter", one="red"), rig.series("counter", one="Color.RED")
     index.learn("name", series.tags, series)
@@ -2222,10 +2222,10 @@ def test_numbers_do_not_stand_for_each_other(rig):
 
 
 class Finder:
-    """A store as a recorder sees it.
+    """The interface of a store that a recorder uses.
 
     Attributes:
-        asked: What it was asked for.
+        asked: The requested series.
         answer: Returns the series in place of the usual one.
     """
 
@@ -2245,7 +2245,7 @@ class Finder:
         return self._found(kind, name, tags)
 
     def find_step(self, name: Any, step: int, tags: Any) -> Any:
-        """Return what a step moves."""
+        """Return the series that a step changes."""
         self.asked.append((step, name, tags))
         return self._found("counter" if step > 0 else "gauge", name, tags)
 
@@ -2275,8 +2275,8 @@ def recorder_of(rig: Rig) -> tuple[Any, Finder]:
         ("record_timer", "timer", (2.0, MetricUnit.SECONDS), 2_000.0),
     ],
 )
-def test_a_recorder_asks_its_finder_once(rig, method, kind, arguments, expected, tags):
-    """The finder is asked for a series that is not known, and then not any more."""
+def test_a_recorder_calls_its_finder_once(rig, method, kind, arguments, expected, tags):
+    """The finder is called for an unknown series, and not for later records of it."""
     recorder, finder = recorder_of(rig)
     for _ in range(3):
         getattr(recorder, method)("name", *arguments, tags=tags)
@@ -2356,7 +2356,7 @@ def test_a_refused_series_is_not_recorded(rig):
 
 
 def test_a_recorder_checks_values_like_a_series(rig):
-    """Odd values go to the owner of the series."""
+    """Number-like values are passed to the owner of the series."""
     recorder, _ = recorder_of(rig)
     for record_value in (recorder.record_counter, recorder.record_gauge, recorder.record_histogram):
         for _ in range(2):
@@ -2369,8 +2369,8 @@ def test_a_recorder_checks_values_like_a_series(rig):
     assert rig.core.records == 2
 
 
-def test_a_recorder_finds_again_what_was_removed(rig):
-    """A removed series is not known any more: the finder is asked for another one."""
+def test_a_recorder_finds_a_removed_series_again(rig):
+    """After a removal the finder is called for another series."""
     recorder, finder = recorder_of(rig)
     tags = {"one": "a"}
     recorder.record_counter("name", 1, tags)
@@ -2392,7 +2392,7 @@ def test_odd_tags_always_go_to_the_finder(rig, tags):
 
 
 def test_increments_find_counters_and_gauges(rig):
-    """An increment moves the counter or the gauge of that name; the finder decides about new ones."""
+    """An increment changes the counter or gauge of that name; the finder creates new ones."""
     recorder, finder = recorder_of(rig)
     recorder.record_counter("counter", 5)
     recorder.record_gauge("gauge", 5)
@@ -2414,7 +2414,7 @@ def test_increments_find_counters_and_gauges(rig):
 
 
 def test_a_decrement_of_a_counter_is_left_to_the_finder(rig):
-    """A counter never falls: the finder raises the error."""
+    """A counter never decreases: the finder raises the error."""
     recorder, finder = recorder_of(rig)
     recorder.record_counter("name", 5)
 
@@ -2450,7 +2450,7 @@ def test_a_recorder_may_be_subclassed(rig):
 
 
 class TimerFinder:
-    """A store as timers see it."""
+    """The interface of a store that timers use."""
 
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
@@ -2536,7 +2536,7 @@ def test_a_timer_may_fail(rig):
 
 
 def test_timer_ids_are_unique_hexadecimal_texts(rig):
-    """Ids have at least six lower-case hexadecimal digits, and none comes twice."""
+    """Ids have at least six lower-case hexadecimal digits, and none is repeated."""
     timers, _ = timers_of(rig, limit=10_000)
     ids = [timers.start_timer("checkout") for _ in range(5_000)]
     assert len(set(ids)) == 5_000
@@ -2555,7 +2555,7 @@ def test_an_unknown_timer_cannot_be_stopped(rig, timer_id):
 
 
 def test_a_timer_is_stopped_once(rig):
-    """A timer that was stopped is not running any more."""
+    """A stopped timer is no longer running."""
     timers, finder = timers_of(rig)
     timer_id = timers.start_timer("checkout")
     timers.stop_timer(timer_id)
@@ -2565,7 +2565,7 @@ def test_a_timer_is_stopped_once(rig):
 
 
 def test_the_oldest_timers_are_abandoned(rig):
-    """Beyond the limit the oldest timer is given up, and counted."""
+    """Beyond the limit the oldest timer is abandoned, and counted."""
     timers, finder = timers_of(rig, limit=3)
     ids = [timers.start_timer("checkout") for _ in range(5)]
     assert finder.abandoned == 2
@@ -2589,7 +2589,7 @@ def test_a_refused_operation_is_timed_without_a_record(rig):
 
 
 def test_a_timer_of_a_removed_series_is_recorded(rig):
-    """A timer that outlives its series is recorded into the one in its place."""
+    """A timer that outlives its series is recorded into the replacement."""
     timers, finder = timers_of(rig)
     timer_id = timers.start_timer("checkout")
     series = finder.timings.get("checkout", None)
@@ -2612,7 +2612,7 @@ def test_running_timers_may_be_subclassed(rig):
 
 
 def test_results_are_complete_when_they_are_compared(rig):
-    """A result that nothing was asked of yet is equal to one with the same fields, and can be pickled."""
+    """A result whose fields were never read equals one with the same fields, and can be pickled."""
     timers, _ = timers_of(rig)
     timer_id = timers.start_timer("checkout", {"id": 7})
     rig.advance(0.5)
@@ -2687,7 +2687,7 @@ def test_operations_close_both_slots(rig):
 
 
 def test_error_types_of_operations_are_admitted(rig):
-    """A new error type is admitted by the owner, which may count it as another one."""
+    """The owner admits a new error type, or returns another one to count."""
     operations, finder = operations_of(rig)
     for error_type in ("a", "b", "c", "d", None):
         operations.record("checkout", None, 1, error_type)
@@ -2730,7 +2730,7 @@ def test_operations_of_null_series_leave_no_record(rig):
 
 
 def test_operations_of_removed_series_are_readmitted(rig):
-    """An operation whose series were removed asks the finder again."""
+    """An operation whose series were removed calls the finder again."""
     operations, finder = operations_of(rig)
     operations.record("checkout", None, 1, None)
     rig.remove(finder.timings.get("checkout", None))
@@ -2805,8 +2805,8 @@ def test_a_clock_may_raise(engine):
 
 
 @pytest.mark.parametrize("answer", [1.5, None, "now"], ids=repr)
-def test_a_clock_that_returns_no_integer_does_no_harm(engine, answer):
-    """A bad reading is an error of the record, or is recorded, but does not break the core."""
+def test_a_clock_that_returns_other_types_does_not_break_the_core(engine, answer):
+    """A bad reading raises in the record, or is recorded."""
     rig = Rig(engine)
     reading: Any = START
     rig.core = engine.Core(lambda: reading)
@@ -2925,7 +2925,7 @@ def test_the_collector_may_record(rig):
 
 
 def in_threads(number: int, work: Callable[[int], None]) -> None:
-    """Run ``work`` in some threads at the same time."""
+    """Run ``work`` in several threads at the same time."""
     errors: list[BaseException] = []
 
     def run(each: int) -> None:
@@ -3024,7 +3024,7 @@ def test_threads_count_internally(engine):
 
 
 def test_values_are_read_in_one_step(rig):
-    """Of two counters of which one is always ahead, no read sees the other one ahead."""
+    """If one of two counters is always ahead, no read sees the other ahead."""
     first, second = rig.series("counter", one="a"), rig.series("counter", one="b")
     done = threading.Event()
 

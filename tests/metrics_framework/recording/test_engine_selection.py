@@ -1,4 +1,4 @@
-"""Which engine is used: the compiled one if it was built, and the pure-Python one on demand."""
+"""The selection of an engine: the compiled one if it is built, and the pure-Python one on demand."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_pure_engine_is_used_on_demand():
-    """``METRICS_FRAMEWORK_PURE=1`` selects the pure-Python engine, and the reason says so."""
+    """``METRICS_FRAMEWORK_PURE=1`` selects the pure-Python engine, and is the reason."""
     result = run(METRICS_FRAMEWORK_PURE="1")
     assert result.stdout.split(maxsplit=1) == ["pure", "METRICS_FRAMEWORK_PURE=1\n"]
     assert result.stderr == ""
 
 
 def test_the_compiled_engine_is_used_if_it_can_be_imported(monkeypatch):
-    """A compiled engine of the right layout is selected without being asked for."""
+    """A compiled engine with the right layout is selected by default."""
     core = fake_engine(engine.LAYOUT)
     monkeypatch.setitem(sys.modules, ENGINE, core)
     selected, name, reason = engine._select()
@@ -68,7 +68,7 @@ def test_a_missing_compiled_engine_is_an_error_on_demand(monkeypatch):
 
 
 def test_a_stale_build_is_refused(monkeypatch):
-    """A compiled engine of another layout is not used, nor silently replaced."""
+    """A compiled engine with another layout raises an error instead of being replaced silently."""
     monkeypatch.setitem(sys.modules, ENGINE, fake_engine(engine.LAYOUT - 1))
     with pytest.raises(ImportError, match="make build"):
         engine._select()
@@ -77,7 +77,7 @@ def test_a_stale_build_is_refused(monkeypatch):
 
 
 def test_the_fall_back_is_logged_for_applications_that_debug():
-    """An application that logs debug events sees one about the fall-back; others import no structlog."""
+    """An application that logs debug events gets one; others do not import structlog."""
     code = f"""
 import logging, sys
 logging.basicConfig(level=logging.DEBUG, stream=sys.stdout)

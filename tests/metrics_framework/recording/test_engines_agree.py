@@ -1,4 +1,4 @@
-"""Both engines, fed with the same calls, agree in everything that can be read."""
+"""Both engines return the same numbers for the same calls."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class ActionPlayer:
         self.rig.core.publish_recent = lambda series: self.published.append(series.values)
 
     def play(self, action: tuple[Any, ...]) -> Any:
-        """Do one thing, and return what can be compared of the result."""
+        """Play one action, and return the comparable part of the result."""
         what, *arguments = action
         rig = self.rig
         if what in KINDS:
@@ -124,26 +124,26 @@ class ActionPlayer:
 
 
 def slot_of(slot: Any) -> Any:
-    """Return what can be compared of a slot."""
+    """Return the comparable attributes of a slot."""
     windows, closed, opened = slot.peek()
     parts = (*closed, *([] if opened is None else [opened]))
     return windows, len(closed), [(start, plain(aggregate)) for start, aggregate in parts]
 
 
 def exact(number: Any) -> Any:
-    """Return a number that is compared exactly if it is an integer, and nearly if it is a float."""
+    """Return a number that is compared exactly if it is an integer, and approximately if it is a float."""
     return near(number) if isinstance(number, float) else number
 
 
 def near(number: float, scale: float = 0.0) -> Any:
-    """Return what equals a float, but for rounding."""
+    """Return an approximation that equals a float within rounding."""
     if not math.isfinite(number):
         return str(number)
     return pytest.approx(number, rel=1e-9, abs=1e-9 * scale)
 
 
 def plain(aggregate: Any) -> Any:
-    """Return what can be compared of an aggregate."""
+    """Return the comparable attributes of an aggregate."""
     if aggregate is None or not aggregate.records:
         return None if aggregate is None else "no records"
     if hasattr(aggregate, "endings"):
@@ -195,7 +195,7 @@ def engines() -> list[Any]:
 @settings(max_examples=300)
 @given(actions=st.lists(ACTIONS, max_size=60))
 def test_engines_agree(engines, actions):
-    """Whatever is recorded, removed, committed and reset: both engines have the same numbers."""
+    """After any records, removals, commits and resets both engines have the same numbers."""
     players = [ActionPlayer(engine) for engine in engines]
     for action in [*actions, ("read",)]:
         one, other = (player.play(action) for player in players)

@@ -49,7 +49,7 @@ class Worker:
         assert found == engine
 
     def send(self, scenario: Any) -> None:
-        """Have a scenario played."""
+        """Send a scenario to the process."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(scenario) + "\n")
         self._process.stdin.flush()
@@ -73,7 +73,7 @@ Play = Callable[[Any], tuple[Any, Any]]
 
 @pytest.fixture(scope="module")
 def play() -> Iterator[Play]:
-    """Return a function that plays a scenario on both engines; after a crash, both processes start again."""
+    """Return a function that plays a scenario on both engines; after a crash, both processes restart."""
     try:
         importlib.import_module(f"{recording.__name__}._core")
     except ImportError as error:
@@ -89,7 +89,7 @@ def play() -> Iterator[Play]:
             for worker in workers:
                 worker.send(scenario)
             pure, compiled = [worker.receive() for worker in workers]
-        except BaseException:  # else an answer would be taken for that of the next scenario
+        except BaseException:  # otherwise its answer would be read as that of the next scenario
             for worker in workers:
                 worker.end()
             workers.clear()
@@ -126,7 +126,7 @@ def difference(
         one: An answer.
         other: The other engine's.
         near: How far two floats may be apart, however small they are.
-        path: Where the answers are part of larger ones.
+        path: The place of the answers in larger ones.
         is_clamped: Whether a float and an integer may be the same.
     """
     if is_clamped and {type(one), type(other)} == {int, float}:
@@ -163,7 +163,7 @@ def difference(
 
 
 def _error(key: str, summary: dict[str, Any]) -> float:
-    """Return how far a number of a summary may be from the true one, which may be much smaller."""
+    """Return the allowed error of a number in a summary, whose true value may be much smaller."""
     extremes = [summary[name] for name in ("min", "max") if isinstance(summary.get(name), int | float)]
     size = min(max(map(abs, extremes), default=0.0), sys.float_info.max)
     if key == "integral":
@@ -174,7 +174,7 @@ def _error(key: str, summary: dict[str, Any]) -> float:
 
 
 def check(play: Play, scenario: Any) -> None:
-    """Check that both engines answer the same."""
+    """Check that both engines give the same answers."""
     pure, compiled = play(scenario)
     assert len(pure) == len(compiled)
     smallest = 1e-9 if scenario["numbers"] == "signed" else TINY
@@ -386,7 +386,7 @@ SCENARIOS = st.sampled_from(sorted(NUMBERS)).flatmap(
 
 
 def examine(play: Play, examples: int) -> None:
-    """Check so many scenarios."""
+    """Check a number of scenarios."""
 
     @settings(
         max_examples=examples,
@@ -403,12 +403,12 @@ def examine(play: Play, examples: int) -> None:
 
 @pytest.mark.heavy
 def test_engines_agree_on_everything(play):
-    """Whatever is recorded, each summary, state, text and error of one engine is that of the other."""
+    """Each summary, state, text and error of one engine equals that of the other."""
     examine(play, 60)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(7_200)
 def test_engines_agree_on_thousands_of_scenarios(play, soak):
-    """Twenty thousand scenarios, of which each reads everything in the end."""
+    """Twenty thousand scenarios, each with all reads at its end."""
     examine(play, soak(20_000))

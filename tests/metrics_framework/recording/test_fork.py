@@ -1,4 +1,4 @@
-"""A child process begins at zero, whatever its parent's threads were doing."""
+"""A child process starts at zero, whatever its parent's threads were doing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PATIENCE_S = 20
 
 
 def in_a_child(work: Callable[[], Any]) -> Any:
-    """Return what ``work`` returns in a forked child, which is ended where it does not end."""
+    """Return the result of ``work`` in a forked child, which is killed if it does not end."""
     reading, writing = os.pipe()
     # Coverage has a lock that a thread of the parent may hold: the child must not wait for it.
     tracing = sys.gettrace()
@@ -59,7 +59,7 @@ def in_a_child(work: Callable[[], Any]) -> Any:
 
 @contextlib.contextmanager
 def busy(application: ForkedApplication) -> Iterator[None]:
-    """Have two threads record and read all the time, so that a fork interrupts them anywhere."""
+    """Let two threads record and read all the time, so that a fork may interrupt any code."""
     stop = threading.Event()
 
     def work() -> None:
@@ -96,7 +96,7 @@ class ForkedApplication:
         self.bound_timer = self.collector.timer("bound timer", tags)
 
     def record(self, times: int) -> None:
-        """Record so many times of everything."""
+        """Record a number of times with each instrument."""
         for _ in range(times):
             self.counter.add()
             self.gauge.increment()
@@ -115,7 +115,7 @@ class ForkedApplication:
             self.collector.record_counter("counter", "bad")
 
     def numbers(self) -> dict[str, Any]:
-        """Return everything that was counted."""
+        """Return all counts."""
         readings = [*self.store.readings(), *self.store.timing_readings()]
         found: dict[str, Any] = {
             f"{each.name} {each.metric_type.value} {each.tags}": each.summary["count"] for each in readings
@@ -129,7 +129,7 @@ class ForkedApplication:
 
 
 def expected(times: int) -> dict[str, Any]:
-    """Return the numbers of an application that recorded so many times."""
+    """Return the numbers of an application after a number of records."""
     application = ForkedApplication()
     application.record(times)
     return json.loads(json.dumps(application.numbers()))
@@ -137,7 +137,7 @@ def expected(times: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("is_read", [False, True])
 def test_a_child_begins_at_zero_beside_busy_threads(is_read):
-    """Forked while threads record and read, a child begins at zero; the parent keeps its numbers."""
+    """The fork happens while threads record and read; the parent keeps its numbers."""
     application = ForkedApplication()
     application.record(5)
     if is_read:
@@ -166,8 +166,8 @@ def test_a_child_begins_at_zero_beside_busy_threads(is_read):
     assert numbers == expected(7)
 
 
-def test_bound_instruments_go_on_in_a_child():
-    """Instruments that were bound before the fork record in the child, in the series of calls by name."""
+def test_bound_instruments_record_in_a_child():
+    """Instruments that were bound before the fork record in the child, into the series of calls by name."""
     application = ForkedApplication()
     application.record(600)
 
@@ -194,8 +194,8 @@ def test_bound_instruments_go_on_in_a_child():
     assert application.store.summary("bound gauge")["last"] == 600
 
 
-def test_a_child_keeps_what_was_described():
-    """Descriptions and types of names outlive a fork; only numbers begin anew."""
+def test_a_child_keeps_descriptions_and_types():
+    """Only numbers start from zero."""
     application = ForkedApplication()
     application.record(1)
 
@@ -208,7 +208,7 @@ def test_a_child_keeps_what_was_described():
 
 
 def test_children_of_children_begin_at_zero():
-    """A fork of a fork begins at zero as well."""
+    """A fork of a fork starts at zero as well."""
     application = ForkedApplication()
     application.record(2)
 
@@ -223,7 +223,7 @@ def test_children_of_children_begin_at_zero():
 
 
 def test_a_child_counts_abandoned_timers_from_zero():
-    """Timers that the parent gave up do not count in the child."""
+    """Abandoned timers of the parent do not count in the child."""
     application = ForkedApplication()
     application.store.count_abandoned()
     assert in_a_child(lambda: application.timer.abandoned) == 0
@@ -231,7 +231,7 @@ def test_a_child_counts_abandoned_timers_from_zero():
 
 
 def test_windows_by_tag_begin_at_zero_in_a_child():
-    """Recent windows of series, and their memory, are the parent's; a child has its own."""
+    """Recent windows of series and their memory start from zero, too."""
     application = ForkedApplication()
     application.record(1)
 

@@ -1,4 +1,4 @@
-"""Gauges of several series against a model that goes through the records one by one."""
+"""Gauges of several series against a model that processes the records one by one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EVENTS = st.tuples(st.sampled_from(["set", "step", "step", "remove", "read"]), S
 
 
 class Model:
-    """What a gauge is, worked out record by record."""
+    """The expected values of a gauge, computed record by record."""
 
     def __init__(self, law: str) -> None:
         self.law = law
@@ -35,7 +35,7 @@ class Model:
         self.whole: list[tuple[float, float]] = []
 
     def put(self, kind: str, series: str, number: float) -> None:
-        """Take one event in."""
+        """Process one event."""
         if kind == "remove":
             self.lasts.pop(series, None)
             self.courses.pop(series, None)
@@ -48,7 +48,7 @@ class Model:
 
 
 def average(course: list[tuple[float, float]], now: float) -> float:
-    """Weight each value by how long it stayed."""
+    """Weigh each value by its duration."""
     ends = [*(time for time, _ in course[1:]), now]
     span = now - course[0][0]
     if not span:
@@ -57,7 +57,7 @@ def average(course: list[tuple[float, float]], now: float) -> float:
 
 
 def check(summary: dict[str, float], course: list[tuple[float, float]], now: float) -> None:
-    """Compare a summary with a course."""
+    """Compare a summary with the model's values."""
     values = [value for _, value in course]
     assert (summary["count"], summary["last"]) == (len(course), values[-1])
     assert (summary["min"], summary["max"]) == (min(values), max(values))
@@ -67,7 +67,7 @@ def check(summary: dict[str, float], course: list[tuple[float, float]], now: flo
 @every_law
 @given(events=st.lists(EVENTS.filter(lambda event: event[0] != "remove"), max_size=40))
 def test_gauges_agree_with_a_model(law, events):
-    """Under every law sets and steps of several series make the whole and each series."""
+    """Under every merge law, sets and steps of several series give the expected values."""
     clock = ManualClock()
     store = Store(clock)
     collector, model = InMemoryCollector(store), Model(law)
@@ -99,7 +99,7 @@ def test_gauges_agree_with_a_model(law, events):
 @every_law
 @given(events=st.lists(EVENTS, max_size=40))
 def test_removed_gauges_leave_the_whole(law, events):
-    """A removed series begins at nothing, and no later record of the others has it in the whole."""
+    """A removed series starts from nothing, and is not part of the combined value afterwards."""
     clock = ManualClock()
     store = Store(clock)
     collector, model = InMemoryCollector(store), Model(law)
@@ -128,7 +128,7 @@ def test_removed_gauges_leave_the_whole(law, events):
 
 @pytest.mark.parametrize(("law", "before", "after"), [("sum", 7, 2), ("min", 2, 2), ("max", 5, 2)])
 def test_a_removal_shows_at_once(clock, law, before, after):
-    """A whole that is made of its series changes when one is removed, without another record."""
+    """The combined value changes at the removal of a series, without another record."""
     collector = InMemoryCollector(Store(clock))
     collector.describe("name", merge=law)
     collector.record_gauge("name", 2, {"series": "a"})
@@ -140,7 +140,7 @@ def test_a_removal_shows_at_once(clock, law, before, after):
 
 
 def test_a_removal_leaves_the_latest_record(clock):
-    """What was recorded last stays the latest, also when its series is gone."""
+    """The latest record stays the latest, also if its series is removed."""
     collector = InMemoryCollector(Store(clock))
     collector.record_gauge("name", 2, {"series": "a"})
     collector.record_gauge("name", 5, {"series": "b"})
@@ -149,7 +149,7 @@ def test_a_removal_leaves_the_latest_record(clock):
 
 
 def test_the_average_is_weighted_by_time(clock):
-    """A level counts for as long as it lasted, across seconds and also up to now."""
+    """A value counts for its duration, across seconds and up to now."""
     collector = InMemoryCollector(Store(clock))
     for level, seconds in ((100, 10), (1, 30), (4, 10)):
         collector.record_gauge("name", level)
@@ -161,7 +161,7 @@ def test_the_average_is_weighted_by_time(clock):
 
 
 def test_steps_and_sets_of_several_series(clock):
-    """Steps go on from the set before them, in their own series."""
+    """A step starts from the last value of its own series."""
     collector = InMemoryCollector(Store(clock))
     one, other = collector.gauge("name", {"series": "a"}), collector.gauge("name", {"series": "b"})
     one.set(10)
@@ -178,7 +178,7 @@ def test_steps_and_sets_of_several_series(clock):
 
 
 def test_integers_stay_integers(clock):
-    """Steps of integers are exact beyond what a float can hold."""
+    """Steps of integers are exact beyond the precision of a float."""
     collector = InMemoryCollector(Store(clock))
     gauge = collector.gauge("name")
     gauge.set(2**60)
@@ -191,7 +191,7 @@ def test_integers_stay_integers(clock):
 
 @every_law
 def test_a_law_holds_for_old_levels(clock, law):
-    """The law knows levels of long ago as well as new ones."""
+    """A merge law applies to old and new values."""
     collector = InMemoryCollector(Store(clock))
     collector.describe("name", merge=law)
     for series, level in (("a", 3), ("b", -5), ("c", 8)):
@@ -205,7 +205,7 @@ def test_a_law_holds_for_old_levels(clock, law):
 
 @every_law
 def test_a_gauge_stays_readable_after_huge_integers(clock, law):
-    """Integers near the largest float are levels as any others, and smaller ones may follow."""
+    """Integers near the largest float are normal values, and smaller ones may follow."""
     collector = InMemoryCollector(Store(clock))
     collector.describe("name", merge=law)
     for level in (10**308, 10**308, 1.0):
@@ -216,7 +216,7 @@ def test_a_gauge_stays_readable_after_huge_integers(clock, law):
 
 @pytest.mark.parametrize("read", [False, True])
 def test_huge_steps_do_not_break_a_gauge(clock, read):
-    """However far steps lead, the gauge can be set again and read."""
+    """After steps of any size, the gauge can be set and read."""
     collector = InMemoryCollector(Store(clock))
     gauge = collector.gauge("name")
     for _ in range(20):
@@ -230,7 +230,7 @@ def test_huge_steps_do_not_break_a_gauge(clock, read):
 
 
 def test_steps_stop_at_the_largest_float(clock):
-    """Steps beyond the largest float leave a finite gauge, so that its JSON is one that everybody reads."""
+    """Steps beyond the largest float leave a finite gauge, so that its JSON is valid."""
     collector = InMemoryCollector(Store(clock))
     gauge = collector.gauge("name")
     gauge.increment(1.7e308)

@@ -44,7 +44,7 @@ class RecordInterrupted(BaseException):
 class AtEvent:
     """Calls ``act`` at one bytecode of the recording package, the ``number``-th that the block executes.
 
-    While it acts nothing is traced. Where the block has fewer bytecodes, ``where`` stays empty.
+    Nothing is traced while it acts. If the block has fewer bytecodes, ``where`` stays empty.
     """
 
     def __init__(self, number: int, act: Callable[[], None]) -> None:
@@ -78,7 +78,7 @@ class AtEvent:
 
 
 def in_a_thread(work: Callable[[], Any], where: str = "") -> Any:
-    """Return what ``work`` returns in another thread, which has to end soon."""
+    """Return the result of ``work`` in another thread, which must end soon."""
     result: list[Any] = []
     errors: list[BaseException] = []
 
@@ -91,7 +91,7 @@ def in_a_thread(work: Callable[[], Any], where: str = "") -> Any:
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(SOON_S)
-    assert not thread.is_alive(), f"it waits for a lock that nobody gives back: {where}"
+    assert not thread.is_alive(), f"it waits for a lock that is never released: {where}"
     if errors:
         raise errors[0]
     return result[0]
@@ -116,7 +116,7 @@ class StoreTrial:
             self.record(tags)
 
     def prepare(self) -> None:
-        """Say what the name is."""
+        """Describe the name."""
 
     def record(self, tags: dict[str, str]) -> None:
         """Make the next record."""
@@ -125,7 +125,7 @@ class StoreTrial:
         self.put(number, tags)
 
     def record_under(self, event: AtEvent, tags: dict[str, str]) -> None:
-        """Make the next record, in the middle of which there may be others."""
+        """Make the next record, which others may interrupt."""
         self.underway = self.next
         self.next += 1
         with event:
@@ -137,17 +137,17 @@ class StoreTrial:
         raise NotImplementedError
 
     def found(self) -> set[int]:
-        """Return which records are there, having checked that all ways to look agree."""
+        """Return the counted records, after a check that all reads agree."""
         raise NotImplementedError
 
     def look(self) -> None:
-        """Read once, of all series and of one."""
+        """Read once: all series, and one."""
         self.store.summary("name", HOUR)
         if not isinstance(self, StepTrial | SetTrial):
             self.store.summary("name", HOUR, self.tags[0])
 
     def pass_edge(self) -> None:
-        """Let time pass to another slot, of the name and of each series."""
+        """Advance the clock to another slot of the name and of each series."""
         self.clock.advance(17)
 
 
@@ -173,7 +173,7 @@ class CounterTrial(StoreTrial):
 
 
 class HistogramTrial(StoreTrial):
-    """A histogram whose values are counted by a bound as well."""
+    """A histogram with one bucket bound."""
 
     def prepare(self) -> None:
         self.collector.describe("name", buckets=(BOUND,))
@@ -201,7 +201,7 @@ class HistogramTrial(StoreTrial):
 
 
 class StepTrial(StoreTrial):
-    """A gauge that is only moved up; as a whole it is the sum of its series."""
+    """A gauge that is only incremented; its combined value is the sum of its series."""
 
     def prepare(self) -> None:
         self.collector.describe("name", merge="sum")
@@ -220,7 +220,7 @@ class StepTrial(StoreTrial):
 
 
 class SetTrial(StoreTrial):
-    """A gauge that is set; it is known by how often, to what last, and by its extremes."""
+    """A gauge that is set; its number of records, last value and extremes identify the records."""
 
     def put(self, number: int, tags: dict[str, str]) -> None:
         self.collector.record_gauge("name", number, tags)
@@ -245,7 +245,7 @@ class SetTrial(StoreTrial):
 
 
 class OutcomeTrial(StoreTrial):
-    """An operation that fails each time with an error of another type."""
+    """An operation that fails each time with another error type."""
 
     def put(self, number: int, tags: dict[str, str]) -> None:
         self.store.fail("name", f"e{number}", tags=tags)
@@ -275,7 +275,7 @@ STEP = 1 if ENGINE == "compiled" else 23
 
 
 def events(kind: type[StoreTrial], act: Callable[[StoreTrial], None]) -> Iterator[tuple[StoreTrial, AtEvent]]:
-    """Yield a trial, and a block to run, for each bytecode of it, or every few, until it has no more."""
+    """Yield a trial and a block to run for each bytecode of it, or every few, until none is left."""
     for number in range(1, MANY, STEP):
         trial = kind()
         event = AtEvent(number, lambda trial=trial: act(trial))
@@ -287,12 +287,12 @@ def events(kind: type[StoreTrial], act: Callable[[StoreTrial], None]) -> Iterato
 
 
 def raise_it(_: StoreTrial) -> None:
-    """Do what a signal handler may do."""
+    """Raise, as a signal handler may."""
     raise RecordInterrupted
 
 
 def check_after(trial: StoreTrial, sure: set[int], unsure: set[int], where: str) -> None:
-    """Check in another thread that what is sure is there, all of it once, and that records go on."""
+    """Check in another thread that all certain records are counted once, and that recording continues."""
 
     def look() -> None:
         found = trial.found()
@@ -306,8 +306,8 @@ def check_after(trial: StoreTrial, sure: set[int], unsure: set[int], where: str)
 
 @pytest.mark.heavy
 @all_kinds
-def test_a_record_at_the_edge_of_a_slot_may_be_broken_off_at_any_bytecode(kind):
-    """An exception at any bytecode of a record that publishes slots costs that record at most."""
+def test_an_exception_at_any_bytecode_of_a_publishing_record_loses_only_that_record(kind):
+    """The record publishes slots; all others are counted once."""
     for trial, event in events(kind, raise_it):
         sure = set(range(trial.next))
         trial.pass_edge()
@@ -324,8 +324,8 @@ def test_a_record_at_the_edge_of_a_slot_may_be_broken_off_at_any_bytecode(kind):
 
 @pytest.mark.heavy
 @all_kinds
-def test_a_read_may_be_broken_off_at_any_bytecode(kind):
-    """An exception at any bytecode of a read costs nothing."""
+def test_an_exception_at_any_bytecode_of_a_read_loses_nothing(kind):
+    """All records are counted once, and later reads work."""
     for trial, event in events(kind, raise_it):
         with contextlib.suppress(RecordInterrupted), event:
             trial.look()
@@ -334,8 +334,8 @@ def test_a_read_may_be_broken_off_at_any_bytecode(kind):
 
 @pytest.mark.heavy
 @all_kinds
-def test_a_first_record_may_be_broken_off_at_any_bytecode(kind):
-    """An exception at any bytecode of the first record of a series costs that record at most."""
+def test_an_exception_at_any_bytecode_of_a_first_record_loses_only_that_record(kind):
+    """The first record creates the series."""
     new = {"one": "c"}
     for trial, event in events(kind, raise_it):
         sure, unsure = set(range(trial.next)), set()
@@ -359,7 +359,7 @@ def record_and_read(trial: StoreTrial) -> None:
 
 
 def record_elsewhere(trial: StoreTrial) -> None:
-    """Record in another thread; it must not wait."""
+    """Record in another thread; it must not block."""
 
     def work() -> None:
         for tags in (*trial.tags, *trial.tags):
@@ -372,7 +372,7 @@ def record_elsewhere(trial: StoreTrial) -> None:
 @pytest.mark.parametrize("act", [record_and_read, record_elsewhere])
 @all_kinds
 def test_records_and_reads_in_the_middle_of_a_record(kind, act):
-    """At any bytecode of a record that publishes slots others may record and read; all is counted, once."""
+    """At any bytecode of a record that publishes slots, other records and reads work and count once."""
     for trial, event in events(kind, act):
         trial.pass_edge()
         trial.record_under(event, trial.tags[0])
@@ -383,7 +383,7 @@ def test_records_and_reads_in_the_middle_of_a_record(kind, act):
 @pytest.mark.parametrize("act", [record_and_read, record_elsewhere])
 @all_kinds
 def test_records_and_reads_in_the_middle_of_a_read(kind, act):
-    """At any bytecode of a read others may record and read; all is counted, once."""
+    """At any bytecode of a read, other records and reads work and count once."""
     for trial, event in events(kind, act):
         with event:
             trial.look()
@@ -393,7 +393,7 @@ def test_records_and_reads_in_the_middle_of_a_read(kind, act):
 @pytest.mark.heavy
 @all_kinds
 def test_records_in_the_middle_of_a_first_record(kind):
-    """At any bytecode of a series' first record others may make it too: it is one series."""
+    """Concurrent first records at any bytecode create one series."""
     new = {"one": "c"}
 
     def same(trial: StoreTrial) -> None:
@@ -411,7 +411,7 @@ def test_records_in_the_middle_of_a_first_record(kind):
 
 @contextlib.contextmanager
 def ticking(handler: Callable[[], None], seconds: float = 0.0005) -> Iterator[None]:
-    """Call ``handler`` from a signal twice a millisecond; a deadlock ends the process with a trace."""
+    """Call ``handler`` from a signal twice per millisecond; a deadlock ends the process with a trace."""
     timer_before = signal.getitimer(signal.ITIMER_REAL)
     handler_before = signal.signal(signal.SIGALRM, lambda *_: handler())
     faulthandler.dump_traceback_later(120, exit=True)
@@ -431,7 +431,7 @@ def ticking(handler: Callable[[], None], seconds: float = 0.0005) -> Iterator[No
 
 
 class Everything:
-    """A store with a counter, a histogram, a gauge and an operation in several series, and their account."""
+    """A store with a counter, a histogram, a gauge and an operation, and their expected counts."""
 
     names = ("counter", "histogram", "gauge", "operation")
 
@@ -452,7 +452,7 @@ class Everything:
         self.tracker.record_success("operation")
 
     def check(self, rounds: int) -> None:
-        """Check that everything was recorded so many times, in every way to look at it."""
+        """Check the number of records in every read."""
 
         def look() -> None:
             for window in (None, HOUR):
@@ -475,7 +475,7 @@ class Everything:
 @pytest.mark.heavy
 @needs_timer
 def test_signal_handlers_record_beside_threads():
-    """Records from a signal handler, into series that its thread and two others record into, all count."""
+    """All records of a signal handler count, also into series that its thread and two others use."""
     everything = Everything()
     in_handler = 0
 
@@ -503,7 +503,7 @@ def test_signal_handlers_record_beside_threads():
 @pytest.mark.heavy
 @needs_timer
 def test_signal_handlers_read():
-    """A full read from a signal handler, amid records and reads of the same thread, never waits for it."""
+    """A full read in a signal handler never blocks, amid records and reads of the same thread."""
     everything = Everything()
     reads = 0
 
@@ -533,8 +533,8 @@ def test_signal_handlers_read():
 @pytest.mark.usefixtures("no_gc_callbacks")
 @needs_timer
 def test_signal_handlers_raise():
-    """Amid exceptions all that returned is counted, and the rest at most once; every later read answers."""
-    gc.collect()  # else a store of an earlier test is collected meanwhile, and its weak reference interrupted
+    """Records that returned count, interrupted ones count at most once, and every later read works."""
+    gc.collect()  # otherwise the weak reference of an earlier test's store may be interrupted
     everything = Everything()
     counter = everything.collector.counter("counter")
     histogram = everything.collector.histogram("histogram")
@@ -594,7 +594,7 @@ def test_signal_handlers_raise():
 
 @pytest.mark.heavy
 def test_the_garbage_collector_records():
-    """Records from the collector's callbacks, which run in the middle of anything, all count."""
+    """All records of the collector's callbacks count, in the middle of any code."""
     everything = Everything()
     calls = 0
 
@@ -621,7 +621,7 @@ def test_the_garbage_collector_records():
 
 @pytest.mark.heavy
 def test_garbage_records():
-    """Records and reads from the ``__del__`` of cycles that are found in the middle of anything all count."""
+    """All records and reads of the ``__del__`` of cycles count, in the middle of any code."""
     everything = Everything()
     deleted = 0
 

@@ -1,4 +1,4 @@
-"""One metric: its series, what is said of it, and series that are removed or expire."""
+"""One metric: its series, its description, and series that are removed or expire."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ NORTH, SOUTH = {"region": "north"}, {"region": "south"}
 
 @pytest.fixture
 def collector(clock: ManualClock) -> InMemoryCollector:
-    """Return a collector on a store of the test's clock."""
+    """Return a collector on a store with the test's clock."""
     return InMemoryCollector(Store(clock))
 
 
 def counts(store: Store) -> dict[tuple[tuple[str, str], ...], float]:
-    """Return how many records each series has, by its tags."""
+    """Return the number of records of each series by tags."""
     return {tuple(reading.tags.items()): reading.summary["count"] for reading in store.readings()}
 
 
@@ -70,7 +70,7 @@ GROUPED = st.lists(
 @pytest.mark.parametrize("record", ["record_counter", "record_histogram", "record_timer"])
 @given(records=GROUPED)
 def test_windows_by_tags_hold_their_group(record, records):
-    """With `window_by` a window can be asked for any of those tags, and holds exactly what carries them."""
+    """A window by any `window_by` tag has exactly the records with that tag."""
     clock = ManualClock()
     collector = InMemoryCollector(Store(clock))
     collector.describe("name", window_by=["region", "method"])
@@ -98,7 +98,7 @@ def test_windows_by_tags_hold_their_group(record, records):
 
 
 def test_a_group_without_records_is_empty(collector):
-    """A value of a `window_by` tag that nothing was recorded with has an empty window, not an error."""
+    """An unknown value of a `window_by` tag has an empty window, and is not an error."""
     collector.describe("name", window_by=["region"])
     collector.increment("name", NORTH)
     assert collector.store.summary("name", tags=SOUTH) == {
@@ -111,7 +111,7 @@ def test_a_group_without_records_is_empty(collector):
 
 
 def test_windows_by_tags_are_described_before_the_first_record(collector):
-    """Later it is too late, and the error says so; what else was said of the name stays as it was."""
+    """Later, the error names the reason, and the rest of the description does not change."""
     collector.describe("name", help="Before.")
     collector.increment("name", NORTH)
     with pytest.raises(InvalidInputError, match=r"window_by=\['region'\] comes too late"):
@@ -121,8 +121,8 @@ def test_windows_by_tags_are_described_before_the_first_record(collector):
     assert collector.store.description("name").help == "After."
 
 
-def test_what_keeps_windows_by_tags_can_be_described_again(collector):
-    """The same `window_by` once more is no change, so the rest may be said anew at any time."""
+def test_the_same_window_by_can_be_described_again(collector):
+    """Other fields can change at any time."""
     collector.describe("name", window_by=["region"])
     collector.increment("name", NORTH)
     collector.describe("name", help="After.", window_by=["region"])
@@ -130,7 +130,7 @@ def test_what_keeps_windows_by_tags_can_be_described_again(collector):
 
 
 def test_groups_of_windows_are_bounded(collector):
-    """Past a hundred groups the others share one, and the totals stay exact."""
+    """Beyond a hundred groups the others share one, and totals stay exact."""
     collector.describe("name", window_by=["user"])
     number = 3 * MAX_WINDOW_GROUPS
     for user in range(number):
@@ -149,7 +149,7 @@ def test_groups_of_windows_are_bounded(collector):
 
 
 def test_a_description_changes_the_fields_that_it_is_given(collector):
-    """Fields that are not given keep their value; a field that is given may return to its default."""
+    """Other fields keep their value; a given field may return to its default."""
     collector.describe(
         "name", unit=MetricUnit.BYTES, help="Before.", merge="sum", buckets=[1, 2], expires=False
     )
@@ -163,13 +163,13 @@ def test_a_description_changes_the_fields_that_it_is_given(collector):
 
 @pytest.mark.parametrize("expires", [None, 1, "yes"])
 def test_whether_a_metric_expires_is_true_or_false(collector, expires):
-    """Anything else is refused and quoted."""
+    """The error quotes any other value."""
     with pytest.raises(InvalidInputError, match=f"expires={expires!r}"):
         collector.describe("name", expires=expires)
 
 
-def test_a_law_that_changes_holds_at_once(collector):
-    """A gauge of several series follows its new law from the next record on."""
+def test_a_changed_merge_law_applies_at_once(collector):
+    """A gauge of several series follows its new merge law from the next record on."""
     for tags in (NORTH, SOUTH):
         collector.record_gauge("name", 4, tags)
     collector.describe("name", merge="sum")
@@ -179,7 +179,7 @@ def test_a_law_that_changes_holds_at_once(collector):
 
 @pytest.mark.parametrize("half", ["timings", "outcomes"])
 def test_operations_keep_windows_by_tag_too(clock, half):
-    """`window_by` holds for an operation of that name, and comes too late after its first record."""
+    """`window_by` applies to an operation, and is rejected after its first record."""
     store = Store(clock)
     collector = InMemoryCollector(store)
     collector.describe("work", window_by=["route"])
@@ -206,7 +206,7 @@ def test_operations_keep_windows_by_tag_too(clock, half):
 @pytest.mark.parametrize("method", ["record_histogram", "record_timer"])
 @given(st.lists(st.floats(0, 100)), st.lists(st.floats(0, 100), min_size=1))
 def test_buckets_count_every_value_if_they_are_described_before_they_are_exposed(method, before, after):
-    """Values are counted exactly, those before the description too; a bound is in the bucket below it."""
+    """Counts are exact, also of earlier values; a bound belongs to the bucket below it."""
     collector = InMemoryCollector(Store(ManualClock()))
     for value in before:
         getattr(collector, method)("name", value)
@@ -227,7 +227,7 @@ def test_buckets_count_every_value_if_they_are_described_before_they_are_exposed
 
 
 def test_each_series_has_its_buckets(collector):
-    """Buckets are counted for each series, those of later ones and of later folds too."""
+    """Each series has its own counts, also later series."""
     collector.describe("name", buckets=[10, 20, float("inf")])
     for value in range(2_000):
         collector.record_histogram("name", value % 30, NORTH if value % 2 else SOUTH)
@@ -246,7 +246,7 @@ def test_each_series_has_its_buckets(collector):
 
 
 def test_many_values_seed_buckets_within_one_percent(collector):
-    """More than 128 values before the description are counted by the middles of exponential buckets."""
+    """More than 128 earlier values are counted by the midpoints of exponential buckets."""
     for value in range(1, 1_001):
         collector.record_histogram("name", value)
     collector.describe("name", buckets=[100, 500])
@@ -263,7 +263,7 @@ def test_many_values_seed_buckets_within_one_percent(collector):
 
 
 def test_bounds_of_exposed_buckets_start_again_from_zero(collector, caplog):
-    """After the first exposure, other bounds start without earlier values, and one warning says so."""
+    """After the first exposure, new bounds start without earlier values, with one warning."""
     collector.describe("name", buckets=[1, 2])
     collector.record_histogram("name", 1)
     collector.store.readings()
@@ -294,8 +294,8 @@ def test_counters_have_no_buckets(collector):
     ("law", "last", "low", "high"),
     [("latest", 1, 1, 7), ("sum", 5, 3, 11), ("min", 1, 1, 4), ("max", 4, 3, 7)],
 )
-def test_a_gauge_of_several_series_is_what_its_merge_law_says(collector, clock, law, last, low, high):
-    """As a whole a gauge is its latest record, or the sum, least or greatest of its series."""
+def test_a_gauge_of_several_series_follows_its_merge_law(collector, clock, law, last, low, high):
+    """The combined value is the latest record, the sum, the minimum or the maximum of its series."""
     collector.describe("name", merge=law)
     for level, tags in ((3, NORTH), (4, SOUTH), (7, NORTH), (1, NORTH)):
         collector.record_gauge("name", level, tags)
@@ -307,8 +307,8 @@ def test_a_gauge_of_several_series_is_what_its_merge_law_says(collector, clock, 
 
 
 @pytest.mark.parametrize(("law", "left"), [("sum", 4), ("min", 4), ("max", 4), ("latest", 4)])
-def test_a_removed_series_is_no_part_of_a_gauge(collector, clock, law, left):
-    """Once a series is removed, the gauge as a whole is what its other series make."""
+def test_a_removed_series_is_not_part_of_a_gauge(collector, clock, law, left):
+    """The combined value is that of the other series."""
     collector.describe("name", merge=law)
     collector.record_gauge("name", 3, NORTH)
     collector.record_gauge("name", 4, SOUTH)
@@ -325,7 +325,7 @@ def test_a_removed_series_is_no_part_of_a_gauge(collector, clock, law, left):
 @pytest.mark.parametrize("tags", [None, NORTH, {"a": "1", "b": "2"}])
 @pytest.mark.parametrize("kind", KINDS)
 def test_totals_outlive_a_removed_series(collector, clock, kind, tags):
-    """A removed series is not listed, but stays in totals and windows; recorded again, it begins at zero."""
+    """A removed series is not listed but stays in totals and windows; its next record starts from zero."""
     record, _ = KINDS[kind]
     record(collector, tags)
     record(collector, tags)
@@ -344,7 +344,7 @@ def test_totals_outlive_a_removed_series(collector, clock, kind, tags):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_name_outlives_its_last_series(collector, kind):
-    """A name whose every series was removed is still known: it was recorded."""
+    """A name is still known after all of its series were removed."""
     record, _ = KINDS[kind]
     record(collector, NORTH)
     collector.remove("name", NORTH)
@@ -355,7 +355,7 @@ def test_a_name_outlives_its_last_series(collector, kind):
 @pytest.mark.parametrize("pause", [0, 0.5, 120])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_bound_instrument_brings_its_series_back(collector, clock, kind, pause):
-    """Whoever holds a removed series records on into it, and calls by name find the same one."""
+    """Records of a bound instrument and calls by name use the same restored series."""
     record, bind = KINDS[kind]
     bound = bind(collector, "name", NORTH)
     RECORD_BOUND[kind](bound)
@@ -371,7 +371,7 @@ def test_a_bound_instrument_brings_its_series_back(collector, clock, kind, pause
 
 
 def test_a_series_is_removed_by_tags_in_any_order_and_form(collector):
-    """Tags name a series as they do when recording: in any order, converted to text."""
+    """Tags are handled as in a record: in any order, converted to text."""
     collector.increment("name", {"a": 1, "b": "2"})
     assert collector.remove("name", {"b": 2, "a": "1"}) is True
     with pytest.raises(InvalidInputError, match="tags="):
@@ -383,7 +383,7 @@ def test_a_series_is_removed_by_tags_in_any_order_and_form(collector):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_idle_series_expire(clock, kind):
-    """A series without a record for so long is gone at the next read; active ones and all totals stay."""
+    """An idle series is removed at the next read; active series and all totals stay."""
     collector = InMemoryCollector(Store(clock, expire_after=timedelta(seconds=100)))
     record, bind = KINDS[kind]
     bound = bind(collector, "name", {"held": "yes"})
@@ -412,7 +412,7 @@ def test_idle_series_expire(clock, kind):
 
 
 def test_a_series_stays_as_long_as_it_may(clock):
-    """A series is not forgotten before its time, and every read forgets: also one of another name."""
+    """A series does not expire early, and every read removes expired series, also of other names."""
     store = Store(clock, expire_after=timedelta(seconds=100))
     collector = InMemoryCollector(store)
     collector.increment("name", NORTH)
@@ -428,7 +428,7 @@ def test_a_series_stays_as_long_as_it_may(clock):
 
 
 def test_a_name_whose_series_expired_keeps_its_type_and_is_known(clock):
-    """Expiry forgets series and no names: the total is still there, and another type is still refused."""
+    """The total remains, and another type is still rejected."""
     store = Store(clock, expire_after=timedelta(seconds=1))
     collector = InMemoryCollector(store)
     collector.increment("name", NORTH)
@@ -440,7 +440,7 @@ def test_a_name_whose_series_expired_keeps_its_type_and_is_known(clock):
 
 
 def test_operations_expire_too(clock):
-    """Idle operations are no longer listed, and what is known of them stays; a running timer still ends."""
+    """Idle operations are not listed, their totals remain, and a running timer can be stopped."""
     store = Store(clock, expire_after=timedelta(seconds=100))
     timer, tracker = InMemoryTimer(store), InMemoryTracker(store)
     timer.time_operation("operation", lambda: None)
@@ -459,7 +459,7 @@ def test_operations_expire_too(clock):
 
 
 def test_a_metric_may_be_exempt_from_expiry(clock):
-    """With `expires=False` idle series of a name stay, those of other names expire."""
+    """With `expires=False` idle series of a name stay; those of other names expire."""
     store = Store(clock, expire_after=timedelta(seconds=100))
     collector = InMemoryCollector(store)
     collector.describe("kept", expires=False)
@@ -471,7 +471,7 @@ def test_a_metric_may_be_exempt_from_expiry(clock):
 
 @pytest.mark.parametrize("read", ["readings", "expire"])
 def test_a_gauge_that_is_counted_up_and_down_stays_while_it_is_not_zero(clock, read):
-    """Whatever is in flight is idle for as long as it takes: its gauge expires only at its zero."""
+    """A count of requests in flight may be idle for long: it expires only at zero."""
     store = Store(clock, expire_after=timedelta(seconds=100))
     collector = InMemoryCollector(store)
     collector.gauge("in flight", NORTH).increment()
@@ -500,7 +500,7 @@ def test_a_gauge_that_is_counted_up_and_down_stays_while_it_is_not_zero(clock, r
 
 
 def test_idle_series_make_room_without_any_read(clock):
-    """A new series past the budget forgets the idle ones first, so that nothing overflows."""
+    """A new series over budget removes idle ones first, so that nothing overflows."""
     store = Store(clock, expire_after=timedelta(seconds=10), budgets=Budgets(series_per_name=20))
     collector = InMemoryCollector(store)
     for number in range(500):
@@ -513,7 +513,7 @@ def test_idle_series_make_room_without_any_read(clock):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_removed_series_are_not_kept(clock, kind):
-    """Nothing refers to a series that was removed, whichever way, nor to its numbers."""
+    """No reference to a removed series or its numbers remains."""
     store = Store(clock, expire_after=timedelta(seconds=10))
     collector = InMemoryCollector(store)
     record, bind = KINDS[kind]
@@ -554,15 +554,15 @@ def test_removed_series_are_reported_with_their_last_numbers(clock):
     assert found == [("name", NORTH, 3), ("name", SOUTH, 5)]
 
 
-def test_series_do_not_expire_unless_asked_to(collector, clock):
-    """Without `expire_after` a series is kept for ever."""
+def test_series_do_not_expire_by_default(collector, clock):
+    """Without `expire_after` series are kept forever."""
     collector.increment("name", NORTH)
     clock.advance(400 * 86_400)
     assert len(collector.store.readings()) == 1
 
 
 def test_expiry_makes_room_in_the_budgets(clock, caplog):
-    """Series that come and go take no more room than those that are there at once."""
+    """Short-lived series use only as much of the budget as live at once."""
     store = Store(clock, expire_after=timedelta(seconds=10), budgets=Budgets(series=20))
     collector = InMemoryCollector(store)
     with caplog.at_level(logging.DEBUG, logger="metrics_framework"):
@@ -577,7 +577,7 @@ def test_expiry_makes_room_in_the_budgets(clock, caplog):
 
 
 def test_a_bound_series_without_a_record_does_not_expire(clock):
-    """What was bound and never used is not idle: it stays, and asking again returns it."""
+    """Binding again returns the same series."""
     store = Store(clock, expire_after=timedelta(seconds=100))
     collector = InMemoryCollector(store)
     bound = collector.counter("name", NORTH)
@@ -591,7 +591,7 @@ def test_a_bound_series_without_a_record_does_not_expire(clock):
 @pytest.mark.parametrize("tags", [None, NORTH])
 @pytest.mark.parametrize("held", [False, True])
 def test_a_series_that_came_back_is_found_as_fast_as_before(collector, held, tags, whole):
-    """After a removal the records of a series take the short way again, whoever brought it back."""
+    """After a removal, records use the fast path again."""
     bound = collector.counter("name", tags)
     bound.add()
     collector.remove("name", None if whole else (tags or {}))
@@ -603,8 +603,8 @@ def test_a_series_that_came_back_is_found_as_fast_as_before(collector, held, tag
     assert collector.store.index("counter").get("name", tags) is series
 
 
-def test_a_bound_counter_whose_name_became_a_gauge_is_refused_quietly(clock):
-    """Where errors are logged, a held counter whose name is a gauge now raises nothing and is counted."""
+def test_a_bound_counter_whose_name_became_a_gauge_is_rejected(clock):
+    """If errors are logged, it raises nothing and the record is counted as rejected."""
     store = Store(clock, on_error="log")
     collector = InMemoryCollector(store)
     bound = collector.counter("name")
@@ -617,7 +617,7 @@ def test_a_bound_counter_whose_name_became_a_gauge_is_refused_quietly(clock):
 
 
 def test_a_refused_record_does_not_make_a_description_late(collector):
-    """A name whose only record was refused was never recorded, so windows by tags can still be described."""
+    """After a rejected first record, windows by tags can still be described."""
     with pytest.raises(InvalidInputError):
         collector.record_counter("name", -1, {"a": "x"})
     collector.describe("name", window_by=["a"])
@@ -627,7 +627,7 @@ def test_a_refused_record_does_not_make_a_description_late(collector):
 
 
 def test_a_group_past_the_bound_is_an_error_and_the_others_are_exact(collector):
-    """Groups that share their windows cannot be asked for one by one; those before and the name can."""
+    """Groups that share windows cannot be read one by one; earlier groups and the name can."""
     collector.describe("name", window_by=["a"])
     number = MAX_WINDOW_GROUPS + 50
     for group in range(number):
@@ -641,8 +641,8 @@ def test_a_group_past_the_bound_is_an_error_and_the_others_are_exact(collector):
 
 
 @pytest.mark.parametrize("read", [False, True])
-def test_a_removal_lowers_a_sum_and_is_no_record(collector, clock, read):
-    """A gauge that sums its series loses the one that is removed, and counts only what was recorded."""
+def test_a_removal_lowers_a_sum_and_is_not_a_record(collector, clock, read):
+    """A gauge that sums its series loses the removed one; its count does not change."""
     collector.describe("name", merge="sum")
     for level, tags in ((3, NORTH), (4, SOUTH), (5, NORTH)):
         collector.record_gauge("name", level, tags)
@@ -657,7 +657,7 @@ def test_a_removal_lowers_a_sum_and_is_no_record(collector, clock, read):
 
 @pytest.mark.parametrize("read", [False, True])
 def test_other_bounds_show_at_once(collector, read):
-    """A read right after a description has its bounds; they count earlier values if none were exposed."""
+    """A read right after a description has the new bounds, with earlier values if none were exposed."""
     aggregator = InMemoryAggregator(collector.store)
     collector.describe("name", buckets=(1, 2))
     collector.record_histogram("name", 1.5)
@@ -671,7 +671,7 @@ def test_other_bounds_show_at_once(collector, read):
 
 
 def test_removing_a_series_twice_loses_nothing(collector):
-    """Two that remove the same series at once leave what came in between, and the name keeps its total."""
+    """Two concurrent removals keep the records between them, and the total of the name."""
     one = collector.counter("name", NORTH)
     one.add(2)
     metric = collector.store._metrics.get("name")

@@ -10,24 +10,24 @@ from metrics_framework.values import MetricType, MetricUnit
 
 
 def exposed(named, unit):
-    """Return two names: in lower case, and with an ending; a unit is a third."""
+    """Return two names: in lower case, and with a suffix; a unit adds a third."""
     name = named.name.lower()
     return [name, f"{name}.end", *([f"{name}.{unit.value}"] if unit else [])]
 
 
 def gauge(name):
-    """Return a gauge's name."""
+    """Return the name of a gauge."""
     return Named(name, MetricType.GAUGE, False)
 
 
 @pytest.fixture
 def registry():
-    """Return registry among which nothing is unused."""
+    """Return a registry without unused names."""
     return NameRegistry(exposed, lambda _: False)
 
 
 def test_a_name_has_one_owner(registry):
-    """A metric that registers again keeps its names; another one that wants one of them gets none."""
+    """A metric that registers again keeps its names; another metric cannot get one of them."""
     for _ in range(2):
         registry.register(gauge("A.end"), None)
     with pytest.raises(InvalidInputError, match=r"^'a' would be exposed as 'a\.end', .* a name of 'A\.end':"):
@@ -38,14 +38,14 @@ def test_a_name_has_one_owner(registry):
 
 
 def test_an_operation_is_called_one(registry):
-    """The message tells a metric from an operation of the same name."""
+    """The message distinguishes a metric from an operation of the same name."""
     registry.register(gauge("a"), None)
     with pytest.raises(InvalidInputError, match=r"^operation 'a' .* a name of 'a':"):
         registry.register(Named("a", MetricType.RATE, True), None)
 
 
-def test_names_that_are_needed_no_more_are_free(registry):
-    """A changed unit frees the names of the one before; a release frees all."""
+def test_unused_names_are_free(registry):
+    """A changed unit frees the former names; a release frees all."""
     registry.register(gauge("a"), MetricUnit.BYTES)
     registry.register(gauge("a"), MetricUnit.PERCENT)
     assert sorted(registry.names()) == ["a", "a.end", "a.percent"]
@@ -56,7 +56,7 @@ def test_names_that_are_needed_no_more_are_free(registry):
 
 
 def test_a_refused_claim_changes_nothing(registry):
-    """What cannot have the names of its new unit keeps those of the one before."""
+    """A metric that cannot get the names of its new unit keeps the former ones."""
     registry.register(gauge("a"), None)
     registry.register(gauge("A.bytes"), None)
     with pytest.raises(InvalidInputError, match=r"'a\.bytes'"):
@@ -64,8 +64,8 @@ def test_a_refused_claim_changes_nothing(registry):
     assert [registry.owner(name) for name in ("a", "a.end")] == [gauge("a")] * 2
 
 
-def test_what_is_unused_gives_way():
-    """What has a name and no record loses it to who records."""
+def test_a_metric_without_records_loses_its_name():
+    """A metric with a record gets the exposed name of one without."""
     forgotten = []
     registry = NameRegistry(exposed, lambda named: not forgotten.append(named))
     registry.register(gauge("A"), None)

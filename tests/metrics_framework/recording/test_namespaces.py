@@ -1,4 +1,4 @@
-"""Names: one kind each, unknown ones are errors, removed ones are free again, and there are only so many."""
+"""Names: each has one kind, unknown ones raise, removed ones can be reused, and their number is limited."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MINUTE = timedelta(minutes=1)
 
 @pytest.fixture
 def collector(clock: ManualClock) -> InMemoryCollector:
-    """Return a collector on a store of the test's clock."""
+    """Return a collector on a store with the test's clock."""
     return InMemoryCollector(Store(clock))
 
 
@@ -42,7 +42,7 @@ BIND = {
 
 
 def test_a_name_without_a_record_is_unknown(collector):
-    """A refused record, a description and a timer that only began do not make a name known."""
+    """A rejected record, a description or a running timer does not make a name known."""
     with pytest.raises(InvalidInputError):
         collector.record_counter("refused", -1)
     collector.describe("described", unit=MetricUnit.BYTES)
@@ -54,8 +54,8 @@ def test_a_name_without_a_record_is_unknown(collector):
         collector.store.timing_summary("begun")
 
 
-def test_an_unknown_name_lists_what_there_is(collector):
-    """Where no name is near, some of the known ones are listed."""
+def test_an_unknown_name_lists_known_names(collector):
+    """If no name is similar, the error lists some known names."""
     collector.increment("requests")
     with pytest.raises(UnknownMetricError, match=r"'xyz'.*Known: 'requests'"):
         collector.store.summary("xyz")
@@ -66,7 +66,7 @@ def test_an_unknown_name_lists_what_there_is(collector):
 
 @pytest.mark.parametrize("second", MetricType)
 def test_a_refused_first_record_leaves_its_name_to_any_type(collector, second):
-    """A name whose only record was refused is free: whichever type records it next has it."""
+    """After a rejected first record, the name can be of any type."""
     if second not in RECORD:
         return
     with pytest.raises(InvalidInputError):
@@ -81,7 +81,7 @@ def test_a_refused_first_record_leaves_its_name_to_any_type(collector, second):
 @pytest.mark.parametrize("second", RECORD)
 @pytest.mark.parametrize("first", RECORD)
 def test_binding_makes_the_type(collector, first, second):
-    """A name that was bound as one type is refused as another, before any record."""
+    """A name that was bound as one type is rejected as another, before any record."""
     BIND[first][0](collector)
     if first is second:
         RECORD[second](collector)
@@ -95,8 +95,8 @@ def test_binding_makes_the_type(collector, first, second):
 
 
 @pytest.mark.parametrize("kind", RECORD)
-def test_a_removed_name_is_unknown_and_begins_anew(collector, clock, kind):
-    """After `remove(name)` nothing of it is left; the next record begins from zero."""
+def test_a_removed_name_is_unknown_and_starts_from_zero(collector, clock, kind):
+    """After `remove(name)` nothing of it remains."""
     for tags in (None, {"a": "b"}, {"a": "b", "c": "d"}):
         RECORD[kind](collector, tags)
         RECORD[kind](collector, tags)
@@ -117,7 +117,7 @@ def test_a_removed_name_is_unknown_and_begins_anew(collector, clock, kind):
 @pytest.mark.parametrize("second", RECORD)
 @pytest.mark.parametrize("first", RECORD)
 def test_another_type_may_take_a_removed_name(collector, first, second):
-    """A removed name is free for every type."""
+    """A removed name can be of any type."""
     RECORD[first](collector)
     RECORD[first](collector, {"a": "b"})
     collector.remove("name")
@@ -130,7 +130,7 @@ def test_another_type_may_take_a_removed_name(collector, first, second):
 @pytest.mark.parametrize("pause", [0, 0.5, 100])
 @pytest.mark.parametrize("kind", BIND)
 def test_a_bound_instrument_brings_a_removed_name_back(collector, clock, kind, pause):
-    """A bound instrument records on after `remove(name)`, into the series of calls by name."""
+    """After `remove(name)` a bound instrument records into the same series as calls by name."""
     bind, record = BIND[kind]
     bound = bind(collector)
     for _ in range(3):
@@ -148,8 +148,8 @@ def test_a_bound_instrument_brings_a_removed_name_back(collector, clock, kind, p
     assert collector.store.recorded == 3 + 4
 
 
-def test_what_was_never_there_cannot_be_removed(collector):
-    """Removing an unknown name or series says so, and is no error."""
+def test_removing_an_unknown_name_returns_false(collector):
+    """Removing an unknown name or series is not an error."""
     collector.increment("name", {"a": "b"})
     assert collector.remove("other") is False
     assert collector.remove("name", {"a": "c"}) is False
@@ -159,7 +159,7 @@ def test_what_was_never_there_cannot_be_removed(collector):
 
 
 def test_a_description_outlives_its_metric(collector):
-    """What was said of a name holds for it again when it comes back."""
+    """The description applies again when the name is restored."""
     collector.describe("name", unit=MetricUnit.BYTES, help="Bytes.", window_by=["a"])
     collector.increment("name", {"a": "b"})
     collector.remove("name")
@@ -188,7 +188,7 @@ def test_a_description_outlives_its_metric(collector):
     ],
 )
 def test_a_wrong_description_is_an_error(collector, arguments, quoted):
-    """The error quotes what is wrong, and the description before it stays."""
+    """The error quotes the value, and the former description stays."""
     collector.describe("name", help="Before.", buckets=[1, 2])
     before = collector.store.description("name")
     with pytest.raises(InvalidInputError, match=quoted):
@@ -197,8 +197,8 @@ def test_a_wrong_description_is_an_error(collector, arguments, quoted):
 
 
 @pytest.mark.parametrize("name", ["", None, 3])
-def test_what_is_described_has_a_name(collector, name):
-    """A description of nothing is refused."""
+def test_a_description_needs_a_name(collector, name):
+    """An empty name is rejected."""
     with pytest.raises(InvalidInputError, match="metric name"):
         collector.describe(name)
 
@@ -207,7 +207,7 @@ def test_what_is_described_has_a_name(collector, name):
 
 
 def test_too_many_names_are_counted_together(clock, caplog):
-    """Past the budget, new names are one name for each kind; earlier ones stay apart; one warning says so."""
+    """Over budget, each kind has one name for all new ones, with one warning; earlier names stay apart."""
     store = Store(clock, budgets=Budgets(names=4))
     collector = InMemoryCollector(store)
     for kind in RECORD:
@@ -237,7 +237,7 @@ def test_too_many_names_are_counted_together(clock, caplog):
 
 
 def test_a_removed_name_makes_room_for_another(clock):
-    """The budget is for the names that there are."""
+    """Removed names do not count."""
     store = Store(clock, budgets=Budgets(names=1))
     collector = InMemoryCollector(store)
     collector.increment("first")
@@ -248,7 +248,7 @@ def test_a_removed_name_makes_room_for_another(clock):
 
 
 def test_each_kind_of_operation_has_its_own_budget(clock):
-    """Timed and tracked operations past the budget are counted together, apart from metrics."""
+    """Timed and tracked operations over budget are counted together, separately from metrics."""
     store = Store(clock, budgets=Budgets(names=2))
     timer, tracker = InMemoryTimer(store), InMemoryTracker(store)
     for number in range(10):

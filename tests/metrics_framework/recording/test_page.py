@@ -1,4 +1,4 @@
-"""The page of the compiled engine: another process reads its bytes while, or after, they are written."""
+"""The memory page of the compiled engine: another process reads its bytes during and after writes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def core() -> Any:
 
 @contextmanager
 def running_writer(page: Path) -> Iterator[tuple[subprocess.Popen[str], int, int]]:
-    """Run a process that records at full speed; give where its histogram and its counter are in the page."""
+    """Run a process that records at full speed; return where its histogram and counter are in the page."""
     command = [
         sys.executable,
         "-m",
@@ -53,7 +53,7 @@ def running_writer(page: Path) -> Iterator[tuple[subprocess.Popen[str], int, int
 def test_a_reader_beside_a_writer_never_sees_half_a_record(
     core: Any, tmp_path: Path, soak: Callable[[int], int]
 ) -> None:
-    """Count, sum and buckets of each reading agree, without many retries and without the writer's objects."""
+    """Count, sum and buckets of each reading agree, with few retries and without the writer's objects."""
     page = tmp_path / "page"
     with running_writer(page) as (_, histogram, counter):
         _, _, _, first = core.debug_read(str(page), histogram, counter, 1)
@@ -66,7 +66,7 @@ def test_a_reader_beside_a_writer_never_sees_half_a_record(
 
 @pytest.mark.soak
 def test_without_the_line_log_the_same_readings_are_torn(core: Any, tmp_path: Path) -> None:
-    """The check of the test above can fail: readings that ignore the log are wrong."""
+    """The check of the previous test can fail: readings that ignore the log are wrong."""
     page = tmp_path / "page"
     with running_writer(page) as (_, histogram, counter):
         _, wrong, _, _ = core.debug_read(str(page), histogram, counter, 100_000, False)
@@ -75,10 +75,10 @@ def test_without_the_line_log_the_same_readings_are_torn(core: Any, tmp_path: Pa
 
 @pytest.mark.soak
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_writer_that_ends_anywhere_leaves_a_page_that_is_whole(
+def test_a_killed_writer_leaves_a_consistent_page(
     core: Any, tmp_path: Path, soak: Callable[[int], int], how: signal.Signals
 ) -> None:
-    """A page is consistent after a kill or a stop at a random moment of a record."""
+    """The page is consistent after a kill or a stop at any moment of a record."""
     chance = random.Random(how)
     for number in range(soak(100)):
         page = tmp_path / f"page{number}"
@@ -126,7 +126,7 @@ print(home.records)
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_record_changes_only_lines_that_it_logged(seed: int) -> None:
-    """The debug build compares all other lines of the page after each record, and finds none changed."""
+    """The debug build compares all other lines of the page after each record."""
     run = subprocess.run(
         [sys.executable, "-c", SCENARIO, str(debug_library()), str(seed), "1500"],
         cwd=ROOT,
@@ -139,7 +139,7 @@ def test_a_record_changes_only_lines_that_it_logged(seed: int) -> None:
 
 
 def test_an_empty_state_is_all_zeros(core: Any) -> None:
-    """A series that was emptied records as a new one does, in memory that was used before."""
+    """An emptied series records like a new one, in reused memory."""
     home = core.Core()
     histogram = new_series(core, home, "Histogram")
     for _ in range(3):

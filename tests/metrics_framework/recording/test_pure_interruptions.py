@@ -54,7 +54,7 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         self._before = sys.gettrace()
-        # Python 3.12 reports opcodes only if a frame asks for them before tracing begins.
+        # Python 3.12 reports opcodes only if a frame enables them before tracing begins.
         sys._getframe().f_trace_opcodes = True
         sys.settrace(self._on_call)
         return self
@@ -86,7 +86,7 @@ class Interruption:
 
 
 def interrupt(*_: object) -> None:
-    """Raise what a signal handler may raise."""
+    """Raise, as a signal handler may."""
     raise EngineInterrupted
 
 
@@ -360,7 +360,7 @@ thoroughly = pytest.mark.parametrize(
 
 
 def record_flushing(trial: SlotTrial) -> None:
-    """Make a record that flushes, because there are many."""
+    """Make a record that flushes, because many are pending."""
     trial.record()
 
 
@@ -381,7 +381,7 @@ def remove(trial: SlotTrial) -> None:
 
 
 def change(trial: SlotTrial) -> None:
-    """Change how values are counted, and drop the recent slot."""
+    """Change the bucket bounds and drop the recent slot."""
     trial.slot.count_by(trial.slot.bounds, seed=True)
     trial.many[0].drop_recent()
     other = trial.core.subscribe(10)
@@ -395,12 +395,12 @@ all_blocks = pytest.mark.parametrize("block", BLOCKS)
 
 @pytest.fixture(autouse=True)
 def flush_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flush at the fourth pending record, so that three of them wait when a block begins."""
+    """Flush at the fourth pending record, so that three are pending when a block begins."""
     monkeypatch.setattr(_pure, "MAX_PENDING_RECORDS", 4)
 
 
 def trials(trial_class: type[SlotTrial], step: int, first: int = 1) -> Iterator[tuple[SlotTrial, int]]:
-    """Yield a trial and the number of a bytecode, until the test sends that there are no more."""
+    """Yield a trial and the number of a bytecode until the test sends that none is left."""
     for number in range(first, MAX_BYTECODES, step):
         yield trial_class(), number
     raise AssertionError("the block never ends")
@@ -422,7 +422,7 @@ def check_and_go_on(trial: SlotTrial, where: object) -> None:
 @all_blocks
 @all_trials
 def test_an_exception_at_any_bytecode_costs_the_interrupted_record_at_most(trial_class, block, step):
-    """Whatever raises wherever: only the interrupted record may be missing, and all goes on."""
+    """After any exception only the interrupted record may be missing, and recording continues."""
     for trial, number in trials(trial_class, step):
         interruption = Interruption((number, interrupt))
         with contextlib.suppress(EngineInterrupted), interruption:
@@ -440,7 +440,7 @@ SECOND_BYTECODES = [1, 10, 100, 1_000]
 @pytest.mark.parametrize("block", [record_flushing, record_closing, read, remove])
 @all_trials
 def test_two_exceptions_in_a_row_cost_no_more(trial_class, block, step):
-    """The next call is interrupted as well, soon or late: nothing is lost but interrupted records."""
+    """If the next call is interrupted as well, only interrupted records are missing."""
     for soon in SECOND_BYTECODES:
         for trial, number in trials(trial_class, 2 * step - 1, first=1 + soon % 7):
             interruption = Interruption((number, interrupt), (soon, interrupt))
@@ -463,14 +463,14 @@ def record_and_read(trial: SlotTrial) -> None:
 
 
 def record_and_raise(trial: SlotTrial) -> None:
-    """Record, and raise in the end."""
+    """Record, and raise at the end."""
     trial.record()
     trial.read()
     raise EngineInterrupted
 
 
 def record_elsewhere(trial: SlotTrial) -> None:
-    """Record and read in another thread, which waits for nothing."""
+    """Record and read in another thread, which never blocks."""
     errors: list[BaseException] = []
 
     def work() -> None:
@@ -490,7 +490,7 @@ def record_elsewhere(trial: SlotTrial) -> None:
 
 
 def remove_and_record(trial: SlotTrial) -> None:
-    """Remove a series, which the next record brings back."""
+    """Remove a series, which the next record restores."""
     trial.remove()
     trial.record()
     trial.record()
@@ -501,7 +501,7 @@ def remove_and_record(trial: SlotTrial) -> None:
 @pytest.mark.parametrize("block", [record_closing, read, remove])
 @all_trials
 def test_calls_at_any_bytecode_are_counted_once(trial_class, block, act, step):
-    """Records, reads and removals in the middle of others are all counted, once."""
+    """Records, reads and removals in the middle of other calls all count once."""
     for trial, number in trials(trial_class, 3 * step - 2):
         underway = trial.next
 
@@ -520,8 +520,8 @@ def test_calls_at_any_bytecode_are_counted_once(trial_class, block, act, step):
 
 
 @thoroughly
-def test_a_reset_at_any_bytecode_is_whole_or_not_at_all(step):
-    """An interrupted reset has happened, or it has not."""
+def test_a_reset_at_any_bytecode_is_atomic(step):
+    """An interrupted reset has either happened or not."""
     for trial, number in trials(Counters, step):
         before = len(trial.made)
         interruption = Interruption((number, interrupt))
@@ -538,7 +538,7 @@ def test_a_reset_at_any_bytecode_is_whole_or_not_at_all(step):
 
 
 @thoroughly
-def test_both_halves_of_an_operation_are_there_or_none(step):
+def test_an_operation_is_recorded_atomically(step):
     """An interrupted operation has a duration and an outcome, or neither."""
     for number in range(1, MAX_BYTECODES, step):
         core = _pure.Core(lambda: 100 * SECOND)

@@ -1,4 +1,4 @@
-"""The hot path finds the one right series, and refuses what is wrong without a trace."""
+"""The hot path finds the right series, and rejects bad input without an effect."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ every_type = pytest.mark.parametrize("record", RECORD.values(), ids=RECORD.keys(
 
 @pytest.fixture
 def collector(clock) -> InMemoryCollector:
-    """Return a collector on a store of its own."""
+    """Return a collector on its own store."""
     return InMemoryCollector(Store(clock))
 
 
@@ -41,12 +41,12 @@ def counts(collector: InMemoryCollector) -> dict[tuple[tuple[str, str], ...], fl
 
 
 def everything(collector: InMemoryCollector) -> str:
-    """Return all that the store says."""
+    """Return everything that the store reports."""
     return InMemoryAggregator(collector.store).export_metrics()
 
 
 class Mapped(Mapping[str, Any]):
-    """A mapping that is no dict."""
+    """A mapping that is not a dict."""
 
     def __init__(self, **items: Any) -> None:
         self._items = items
@@ -63,7 +63,7 @@ class Mapped(Mapping[str, Any]):
 
 @every_type
 def test_tags_in_any_order_are_one_series(collector, record):
-    """All orders of the same tags reach the same series, on the first record and on later ones."""
+    """All orders of the same tags use the same series, in the first record and later ones."""
     tags = {"a": "1", "b": "2", "c": "3"}
     for _ in range(2):
         for order in itertools.permutations(tags.items()):
@@ -73,7 +73,7 @@ def test_tags_in_any_order_are_one_series(collector, record):
 
 @every_type
 def test_other_tag_names_are_other_series(collector, record):
-    """Extra tags, missing tags, none, and as many of other names: each set is a series of its own."""
+    """More tags, fewer tags, none, and other names are all different series."""
     sets: list[dict[str, str] | None] = [
         {"a": "1", "b": "2"},
         {"a": "1", "c": "2"},
@@ -93,22 +93,22 @@ def test_other_tag_names_are_other_series(collector, record):
 
 
 @every_type
-def test_empty_tags_are_no_tags(collector, record):
-    """An empty mapping of tags means the series without any."""
+def test_empty_tags_mean_the_series_without_tags(collector, record):
+    """An empty mapping is like no argument."""
     for tags in (None, {}, Mapped(), None):
         record(collector, 1.0, tags)
     assert counts(collector) == {(): 4}
 
 
 class Level(str, enum.Enum):  # noqa: UP042 - StrEnum would be another class
-    """Strings of another class."""
+    """A subclass of ``str``."""
 
     HIGH = "high"
 
 
 @every_type
 @pytest.mark.parametrize("learned", [False, True])
-def test_values_that_are_no_strings(collector, record, learned):
+def test_values_other_than_strings_are_converted(collector, record, learned):
     """``True``, ``1`` and ``1.0`` are equal and yet three series; ``"1"`` is that of ``1``."""
     if learned:
         record(collector, 1.0, {"a": "learned"})
@@ -121,8 +121,8 @@ def test_values_that_are_no_strings(collector, record, learned):
 
 
 @every_type
-def test_mappings_that_are_no_dicts(collector, record):
-    """Any mapping will do, and reaches the series of an equal dict."""
+def test_any_mapping_can_hold_tags(collector, record):
+    """It uses the series of an equal dict."""
     for tags in (
         {"a": "1", "b": "2"},
         Mapped(b="2", a="1"),
@@ -134,7 +134,7 @@ def test_mappings_that_are_no_dicts(collector, record):
 
 
 @every_type
-def test_values_that_have_no_hash(collector, record):
+def test_unhashable_values_are_converted(collector, record):
     """A value without a hash counts as the string that it converts to."""
     for _ in range(2):
         record(collector, 1.0, {"a": ["x"]})
@@ -144,15 +144,15 @@ def test_values_that_have_no_hash(collector, record):
 
 
 class Odd:
-    """No number at all."""
+    """An object that is not a number."""
 
     def __repr__(self):
-        """Look the same in every process, so that tests can be handed out."""
+        """Return the same text in every process, so that tests can be distributed."""
         return "<odd>"
 
 
 class UnprintableValue(Odd):
-    """A value that converts to nothing."""
+    """A value that cannot be converted to a string."""
 
     def __str__(self) -> str:
         raise RuntimeError("no")
@@ -186,8 +186,8 @@ BAD_NAMES: list[Any] = ["", None, 7, b"name", ["name"], ("name",)]
 
 @every_type
 @pytest.mark.parametrize("tags", BAD_TAGS, ids=repr)
-def test_bad_tags_leave_everything_as_it_was(collector, record, tags):
-    """Tags that are none raise, before and after the name is known, and change no number."""
+def test_bad_tags_change_nothing(collector, record, tags):
+    """Invalid tags raise, for a new and a known name, and change no number."""
     with pytest.raises(InvalidInputError):
         record(collector, 1.0, tags)
     assert collector.store.readings() == []
@@ -204,8 +204,8 @@ def test_bad_tags_leave_everything_as_it_was(collector, record, tags):
 @every_type
 @pytest.mark.parametrize("value", BAD_NUMBERS, ids=repr)
 @pytest.mark.parametrize("tags", [None, {"a": "1"}])
-def test_bad_numbers_leave_everything_as_it_was(collector, record, value, tags):
-    """What is no finite number raises, in a known series and in a new one, and changes no number."""
+def test_bad_numbers_change_nothing(collector, record, value, tags):
+    """A value that is not a finite number raises, for a new and a known series, and changes no number."""
     record(collector, 1.0, tags)
     before = everything(collector)
     for where in (tags, {"new": "series"}):
@@ -219,7 +219,7 @@ def test_bad_numbers_leave_everything_as_it_was(collector, record, value, tags):
 @pytest.mark.parametrize("kind", ["counter", "histogram", "timer"])
 @pytest.mark.parametrize("value", [True, False])
 def test_only_gauges_take_booleans(collector, kind, value):
-    """Counters, histograms and timers refuse booleans, by name and bound."""
+    """Counters, histograms and timers reject booleans, by name and bound."""
     bound = getattr(collector, kind)("bound")
     record = bound.add if kind == "counter" else bound.observe
     for call in (lambda: RECORD[kind](collector, value), lambda: record(value)):
@@ -242,8 +242,8 @@ def test_a_gauge_takes_booleans(collector):
 
 @pytest.mark.parametrize("kind", ["counter", "timer"])
 @pytest.mark.parametrize("value", [-1, -0.5, -(10**30)])
-def test_what_only_grows_takes_nothing_negative(collector, kind, value):
-    """A counter and a timer refuse what is below zero, and take zero."""
+def test_counters_and_timers_reject_negative_numbers(collector, kind, value):
+    """They accept zero."""
     with pytest.raises(InvalidInputError, match="it only grows"):
         RECORD[kind](collector, value)
     assert collector.store.readings() == []
@@ -257,7 +257,7 @@ def test_what_only_grows_takes_nothing_negative(collector, kind, value):
     "method", ["record_counter", "record_gauge", "record_histogram", "record_timer", "increment", "decrement"]
 )
 def test_bad_names_are_refused(collector, name, method):
-    """A name that is no string, or an empty one, raises and makes nothing."""
+    """A name that is not a string, or is empty, raises and creates nothing."""
     record = getattr(collector, method)
     with pytest.raises(InvalidInputError, match="not a non-empty string"):
         record(name) if method in ("increment", "decrement") else record(name, 1)
@@ -267,7 +267,7 @@ def test_bad_names_are_refused(collector, name, method):
 @pytest.mark.parametrize("value", BAD_NUMBERS, ids=repr)
 @pytest.mark.parametrize(("first", "second"), list(itertools.permutations(RECORD, 2)))
 def test_a_refused_record_does_not_claim_the_name(collector, first, second, value):
-    """A name whose only records were refused is unknown, and may become any type."""
+    """A name with only rejected records is unknown, and can become any type."""
     for tags in (None, {"a": "1"}):
         with pytest.raises(InvalidInputError):
             RECORD[first](collector, value, tags)
@@ -283,7 +283,7 @@ def test_a_refused_record_does_not_claim_the_name(collector, first, second, valu
 
 @every_type
 def test_bad_input_may_be_counted_instead(clock, record):
-    """A store that logs counts what it refuses, raises nothing and keeps the rest."""
+    """A store that logs errors counts rejected records, raises nothing and keeps the others."""
     collector = InMemoryCollector(Store(clock, on_error="log"))
     record(collector, 1.0)
     for value in BAD_NUMBERS:
@@ -299,7 +299,7 @@ def test_bad_input_may_be_counted_instead(clock, record):
     [(MetricUnit.SECONDS, 2_500), (MetricUnit.MILLISECONDS, 2.5), (MetricUnit.MICROSECONDS, 0.0025)],
 )
 def test_a_timer_is_kept_in_milliseconds(collector, unit, milliseconds):
-    """Durations of every unit of time become milliseconds, whether the series is new or known."""
+    """Durations in every unit are stored in milliseconds, in new and known series."""
     for _ in range(3):
         collector.record_timer("name", 2.5, unit)
         collector.record_timer("name", 2.5, unit, {"a": "1"})
@@ -307,8 +307,8 @@ def test_a_timer_is_kept_in_milliseconds(collector, unit, milliseconds):
     assert (summary["count"], summary["min"], summary["max"]) == (6, milliseconds, milliseconds)
 
 
-def test_a_unit_that_measures_no_time_is_refused(collector):
-    """A duration in bytes raises and leaves the numbers as they were."""
+def test_a_unit_other_than_time_is_rejected(collector):
+    """A duration in bytes raises and changes no number."""
     collector.record_timer("name", 1.0)
     with pytest.raises(InvalidInputError):
         collector.record_timer("name", 1.0, MetricUnit.BYTES)
@@ -321,7 +321,7 @@ TAGS = st.none() | st.dictionaries(st.sampled_from(["a", "b", "c"]), VALUES)
 
 @given(st.lists(st.tuples(TAGS, st.booleans()), max_size=40))
 def test_series_agree_with_a_model(records):
-    """Whatever tags come in whatever order and mapping, each set of strings has its own exact count."""
+    """Each set of tags has its own exact count, for tags in any order and mapping."""
     collector = InMemoryCollector(Store(ManualClock()))
     expected: dict[tuple[tuple[str, str], ...], int] = {}
     for tags, mapped in records:
@@ -336,8 +336,8 @@ def test_series_agree_with_a_model(records):
 
 
 @every_type
-def test_a_defaultdict_as_tags_stays_as_it_is(collector, record):
-    """A mapping that makes up what it lacks is not asked to: it is unchanged and reaches its own series."""
+def test_a_defaultdict_of_tags_is_not_changed(collector, record):
+    """A mapping that creates missing values is not asked for any, and uses its own series."""
     record(collector, 1.0, {"b": "2"})
     tags = defaultdict(str, a="1")
     for _ in range(3):
@@ -349,7 +349,7 @@ def test_a_defaultdict_as_tags_stays_as_it_is(collector, record):
 @every_type
 @pytest.mark.parametrize("number", [10**5_000, -(10**5_000)], ids=["large", "small"])
 def test_an_integer_of_too_many_digits_is_refused(collector, record, number):
-    """An integer that Python does not turn into text is bad input, as a value and as a tag's value."""
+    """An integer that Python does not convert to text is bad input, as a value and as a tag's value."""
     record(collector, 1.0)
     record(collector, 1.0, {"a": "1"})
     before = everything(collector)
@@ -360,8 +360,8 @@ def test_an_integer_of_too_many_digits_is_refused(collector, record, number):
 
 
 @every_type
-def test_similar_tags_are_told_apart(collector, record):
-    """Tags that differ by a value, a name, a type or an order reach the series that they stand for."""
+def test_similar_tags_are_different_series(collector, record):
+    """Tags that differ in a value, a name, a type or the order use the right series."""
     record(collector, 1, {"a": "1", "b": "x"})
     record(collector, 1, {"b": "x", "a": "1"})
     record(collector, 1, {"a": "x", "b": "1"})
@@ -378,7 +378,7 @@ def test_similar_tags_are_told_apart(collector, record):
 
 @every_type
 def test_tags_that_are_changed_after_a_record_change_nothing(collector, record):
-    """A dict that is used again with other values is read anew each time, the first dict of a name too."""
+    """Changing a dict of tags affects only later records, also for the first dict of a name."""
     tags = {"user": "1"}
     for user in ("1", "2", "2", "1"):
         tags["user"] = user
@@ -388,7 +388,7 @@ def test_tags_that_are_changed_after_a_record_change_nothing(collector, record):
 
 @every_type
 def test_a_removed_series_is_not_found_by_its_tags(collector, record):
-    """After a removal the same tags make a series that begins at nothing."""
+    """After a removal the same tags create a series that starts from nothing."""
     for _ in range(1_000):
         record(collector, 1, {"number": "1"})
     collector.remove("name", {"number": "1"})
@@ -397,7 +397,7 @@ def test_a_removed_series_is_not_found_by_its_tags(collector, record):
 
 
 def test_tags_whose_comparison_fails_are_one_clear_error(collector):
-    """What looks like tags and cannot even be compared is refused like all that is no mapping."""
+    """An object that fails in comparisons is rejected like any value that is not a mapping."""
 
     class Strange:
         def __ne__(self, other: object) -> bool:

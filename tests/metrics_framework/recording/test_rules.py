@@ -1,4 +1,4 @@
-"""What an application decides over names and tags holds for whatever is recorded, however it is."""
+"""Rules of an application for names and tags apply to all records, however they are made."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def counts(collector: InMemoryCollector) -> dict[tuple[str, tuple[tuple[str, str
 
 
 def test_a_name_that_no_rule_matches_stays():
-    """A rule changes only what its pattern matches, letter by letter."""
+    """A rule changes only names that match its pattern, case-sensitively."""
     assert apply([Rule("http.*", rename="x")], "HTTP.requests").name == "HTTP.requests"  # type: ignore[union-attr]
 
 
-def test_each_rule_works_on_what_those_before_it_made():
-    """Renamed by one rule, a name is matched by the next under its new name."""
+def test_each_rule_applies_to_the_result_of_the_previous_one():
+    """A renamed metric is matched by its new name."""
     rules = [
         Rule("lib.*", rename="vendor.{name}"),
         Rule("lib.*", deny=True),
@@ -57,7 +57,7 @@ def test_each_rule_works_on_what_those_before_it_made():
 
 
 def test_later_rules_win():
-    """Of two rules that set buckets or a budget for a name, the later one counts."""
+    """If two rules set buckets or a budget for a name, the later one applies."""
     found = apply([Rule("*", buckets=[1, 2], max_series=5), Rule("a", buckets=[3], max_series=7)], "a")
     assert found is not None
     assert (found.buckets, found.max_series) == ((3.0,), 7)
@@ -82,13 +82,13 @@ def test_later_rules_win():
     ],
 )
 def test_a_wrong_rule_is_one_clear_error(wrong, message):
-    """What is wrong with a rule is quoted where it is made, from a file too."""
+    """The error quotes the value when the rule is created, also from a file."""
     with pytest.raises(InvalidInputError, match=message):
         Rule.parse(wrong)
 
 
 def test_a_store_takes_rules_only():
-    """Something else among the rules is an error that shows what a rule looks like."""
+    """The error for any other value shows an example of a rule."""
     with pytest.raises(InvalidInputError, match="is not a Rule, like Rule"):
         Store(rules=["http.*"])  # type: ignore[list-item]
 
@@ -98,7 +98,7 @@ def test_a_store_takes_rules_only():
 
 @every_type
 def test_a_renamed_metric_is_known_by_its_new_name_only(clock, record):
-    """Records of the old name and of the new one are the same metric, the first record as the hundredth."""
+    """Records under the old and the new name are the same metric."""
     collector = ruled(clock, Rule("old", rename="new"))
     for tags in (None, {"a": "1"}, {"a": "2", "b": "3"}):
         for _ in range(100):
@@ -112,7 +112,7 @@ def test_a_renamed_metric_is_known_by_its_new_name_only(clock, record):
 
 @every_type
 def test_a_dropped_tag_makes_one_series_of_many(clock, record):
-    """Values of a dropped tag share a series, other tags keep theirs apart, in any order and number."""
+    """Values of a dropped tag share a series; other tags keep series apart, in any order."""
     collector = ruled(clock, Rule("*", drop_tags=("user",)))
     for number in range(300):
         record(collector, "name", {"user": str(number), "status": str(number % 2)})
@@ -128,8 +128,8 @@ def test_a_dropped_tag_makes_one_series_of_many(clock, record):
 
 
 @every_type
-def test_a_denied_metric_is_not_there(clock, record):
-    """Nothing of a denied name is kept or listed, but bad input is an error as ever."""
+def test_a_denied_metric_does_not_exist(clock, record):
+    """Denied names are not kept or listed; bad input still raises."""
     collector = ruled(clock, Rule("noise.*", deny=True))
     for tags in (None, {"a": "1"}, {"a": "1", "b": "2"}):
         for _ in range(600):
@@ -142,8 +142,8 @@ def test_a_denied_metric_is_not_there(clock, record):
         record(collector, "noise.x", "tags")
 
 
-def test_denied_instruments_take_everything_and_keep_nothing(clock):
-    """A bound instrument of a denied name works like any other, for nothing."""
+def test_bound_instruments_of_denied_names_record_nothing(clock):
+    """They accept the same calls as any other."""
     collector = ruled(clock, Rule("*", deny=True))
     collector.counter("a").add(3)
     collector.gauge("b").set(3)
@@ -158,7 +158,7 @@ def test_denied_instruments_take_everything_and_keep_nothing(clock):
 
 
 def test_denied_operations_are_timed_for_their_caller_alone(clock):
-    """A denied operation has results but no statistics, whichever way it is measured."""
+    """A denied operation returns results but has no statistics, however it is measured."""
     store = Store(clock, rules=[Rule("op", deny=True)])
     timer, tracker = InMemoryTimer(store), InMemoryTracker(store)
     timer_id = timer.start_timer("op")
@@ -175,7 +175,7 @@ def test_denied_operations_are_timed_for_their_caller_alone(clock):
 
 
 def test_operations_are_renamed_and_lose_tags_too(clock):
-    """Rules hold for what timers and trackers measure."""
+    """Rules apply to timers and trackers."""
     store = Store(clock, rules=[Rule("db.*", rename="database", drop_tags=["table"])])
     timer, tracker = InMemoryTimer(store), InMemoryTracker(store)
     for operation in ("db.read", "db.write"):
@@ -189,7 +189,7 @@ def test_operations_are_renamed_and_lose_tags_too(clock):
 
 
 def test_an_applications_buckets_win(clock):
-    """Bounds set by a rule count a metric's values from the first one on, whatever its library describes."""
+    """Bounds of a rule count from the first value on, whatever the library describes."""
     collector = ruled(clock, Rule("lib.*", rename="{name}.ms", buckets=(1.5,)))
     collector.describe("lib.latency", buckets=(100,), help="how long it took")
     for value in (1, 2, 3):
@@ -201,7 +201,7 @@ def test_an_applications_buckets_win(clock):
 
 
 def test_a_budget_of_a_rule_holds_for_its_names(clock):
-    """A name with a budget of its own overflows there, another at the store's."""
+    """A name with its own budget overflows there, others at the store's budget."""
     collector = ruled(clock, Rule("small", max_series=3))
     for number in range(10):
         for name in ("small", "large"):
@@ -214,7 +214,7 @@ def test_a_budget_of_a_rule_holds_for_its_names(clock):
 
 
 def test_a_name_of_two_types_by_a_rule_is_an_error(clock):
-    """Where a rule gives two metrics of different types one name, the second one is refused."""
+    """If a rule gives two metrics of different types one name, the second is rejected."""
     collector = ruled(clock, Rule("*", rename="one"))
     collector.record_counter("a", 1)
     with pytest.raises(MetricTypeError, match="'one' is a counter"):
@@ -224,7 +224,7 @@ def test_a_name_of_two_types_by_a_rule_is_an_error(clock):
 
 @every_type
 def test_removed_and_recorded_again_by_the_old_name(clock, record):
-    """After a metric was removed, its old name leads to a new one that begins at nothing."""
+    """After a removal, the old name leads to a new metric that starts from nothing."""
     collector = ruled(clock, Rule("old", rename="new", drop_tags=("user",)))
     for tags in (None, {"user": "1"}, {"user": "1", "a": "b"}):
         record(collector, "old", tags)
@@ -236,8 +236,8 @@ def test_removed_and_recorded_again_by_the_old_name(clock, record):
     assert collector.store.summary("new", timedelta(seconds=3))["count"] == 3
 
 
-def test_names_without_end_are_one_metric_in_bounded_memory(clock):
-    """However many names a rule makes one of, only so many are remembered."""
+def test_many_names_of_one_metric_take_bounded_memory(clock):
+    """Any number of names that a rule maps to one metric is counted; only some are remembered."""
     collector = ruled(clock, Rule("user.*", rename="user"))
     for number in range(12_000):
         collector.record_counter(f"user.{number}", 1)
@@ -246,8 +246,8 @@ def test_names_without_end_are_one_metric_in_bounded_memory(clock):
     assert sum(index.get(f"user.{number}", None) is not None for number in range(12_000)) <= 10_000
 
 
-def test_a_dropped_tag_without_end_is_one_series_in_bounded_memory(clock):
-    """However many values a dropped tag has, only so many are remembered, and each is counted."""
+def test_many_values_of_a_dropped_tag_take_bounded_memory(clock):
+    """All are counted in one series; only some are remembered."""
     collector = ruled(clock, Rule("*", drop_tags=("user",)))
     for number in range(12_000):
         collector.record_counter("name", 1, {"user": str(number), "kind": "a"})
@@ -269,7 +269,7 @@ TAGS = st.dictionaries(st.sampled_from("abcd"), st.sampled_from(["x", "y", "1", 
     TAGS,
 )
 def test_rules_scopes_and_constant_tags_agree_with_a_model(records, dropped, scope):
-    """Any mix of renames, dropped tags and scoped tags counts as a plain dict of what they make counts."""
+    """Any mix of renames, dropped tags and scoped tags has the counts of a plain dict."""
     rules = [Rule("p.*", rename="q.{name}"), Rule("r.*", deny=True)]
     if dropped:
         rules.append(Rule("*", drop_tags=tuple(dropped)))

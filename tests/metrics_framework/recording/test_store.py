@@ -54,7 +54,7 @@ class StoreViews:
         self.tracker = InMemoryTracker(self.store)
 
     def time(self, operation: str, seconds: float) -> None:
-        """Let an operation take some seconds."""
+        """Time an operation of some seconds."""
         self.timer.time_operation(operation, lambda: self.clock.advance(seconds))
 
 
@@ -65,7 +65,7 @@ def views() -> StoreViews:
 
 
 def everything(store: Store) -> object:
-    """Return all that a store knows since its start, to see that nothing of it changes."""
+    """Return all numbers of a store since its start, to check that none changes."""
     return (
         sorted(
             (each.name, sorted(each.tags.items()), sorted(each.summary.items())) for each in store.readings()
@@ -91,7 +91,7 @@ def everything(store: Store) -> object:
     ],
 )
 def test_summaries_have_fixed_keys(views, record, keys, window):
-    """A type's summary has the same keys in every window that holds records."""
+    """The summary of a type has the same keys in every window with records."""
     record(views)
     assert views.store.summary("name", window).keys() == keys
 
@@ -109,7 +109,7 @@ def test_summaries_have_fixed_keys(views, record, keys, window):
     ],
 )
 def test_an_empty_window_makes_nothing_up(views, record, expected):
-    """Without records there are no averages, extremes or quantiles; totals and levels from before remain."""
+    """Without records there are no averages, extremes or quantiles; totals and last values remain."""
     record(views)
     views.clock.advance(3_600)
     assert views.store.summary("name", MINUTE) == {"count": 0, "seconds": 60.0, **expected}
@@ -117,13 +117,13 @@ def test_an_empty_window_makes_nothing_up(views, record, expected):
 
 @pytest.mark.parametrize("window", [None, MINUTE])
 def test_timings_have_the_keys_of_a_timer(views, window):
-    """An operation's durations are summarized as a timer's."""
+    """The summary of an operation is like that of a timer."""
     views.time("operation", 0.25)
     assert views.store.timing_summary("operation", window).keys() == DISTRIBUTION_KEYS
 
 
 def test_a_counter_in_a_window(views):
-    """The sum is of the window, the rate is the sum by the seconds it covers, the total is of all time."""
+    """The sum is of the window, the rate is the sum per second, the total is since the start."""
     views.collector.record_counter("name", 5)
     views.clock.advance(100)
     views.collector.record_counter("name", 4, {"branch": "main"})
@@ -141,7 +141,7 @@ def test_a_counter_in_a_window(views):
 
 
 def test_a_gauge_in_a_window(views):
-    """The average is weighted by time, and the level from before the window counts until the next one."""
+    """The average is weighted by time, and the value before the window counts until the next one."""
     views.collector.record_gauge("name", 100)
     views.clock.advance(10)
     views.collector.record_gauge("name", 1)
@@ -155,7 +155,7 @@ def test_a_gauge_in_a_window(views):
 
 
 def test_a_histogram_in_a_window(views):
-    """Every statistic is of the same records: those of the window."""
+    """Every statistic is of the records in the window."""
     views.collector.record_histogram("name", 1_000_000)
     views.clock.advance(100)
     values = list(range(1, 51))
@@ -179,7 +179,7 @@ def test_a_histogram_in_a_window(views):
 
 
 def test_a_timer_is_kept_in_milliseconds(views):
-    """Durations of every unit end up in milliseconds, an operation's as well."""
+    """Durations in every unit are stored in milliseconds, also those of an operation."""
     for duration, unit in (
         (1, MetricUnit.SECONDS),
         (20, MetricUnit.MILLISECONDS),
@@ -204,7 +204,7 @@ RECORDS = st.lists(
 
 @given(RECORDS, st.integers(0, 100_000), st.integers(1, 2 * 10**9))
 def test_windows_agree_with_a_list_of_everything(records, rest, asked):
-    """For every kind of record a window holds what was recorded in the seconds that it says it covers."""
+    """A window of any kind has exactly the records of the seconds that it reports."""
     views, now, log = StoreViews(), 0, []
     for pause, kind, value in records:
         views.clock.advance(pause / 1_000)
@@ -252,7 +252,7 @@ def test_windows_agree_with_a_list_of_everything(records, rest, asked):
 
 @given(st.lists(st.floats(-1e12, 1e12), min_size=1, max_size=60))
 def test_quantiles_lie_in_order_between_the_extremes(values):
-    """Whatever was recorded: min <= p50 <= p90 <= p95 <= p99 <= max, and the average is between them."""
+    """In ascending order: min <= p50 <= p90 <= p95 <= p99 <= max, and the average is between them."""
     views = StoreViews()
     for value in values:
         views.collector.record_histogram("name", value)
@@ -268,7 +268,7 @@ def test_quantiles_lie_in_order_between_the_extremes(values):
 
 
 def test_a_reading_for_each_series(views):
-    """Each combination of tags is a series of its own; the name's summary is of all of them."""
+    """Each combination of tags is one series; the summary of the name is over all of them."""
     views.collector.record_counter("requests", 2, {"endpoint": "/", "method": "GET"})
     views.collector.record_counter("requests", 3, {"method": "GET", "endpoint": "/"})
     views.collector.record_counter("requests", 4, {"endpoint": "/status"})
@@ -281,8 +281,8 @@ def test_a_reading_for_each_series(views):
     assert views.store.series_count == 3
 
 
-def test_a_reading_says_what_it_is_of(views):
-    """A reading has the series' name, type, tags and its own summary since the start."""
+def test_a_reading_has_name_type_tags_and_summary(views):
+    """The summary is since the start."""
     views.clock.advance(2)
     views.collector.record_histogram("size", 10, {"kind": "a"})
     views.collector.record_histogram("size", 30, {"kind": "b"})
@@ -294,7 +294,7 @@ def test_a_reading_says_what_it_is_of(views):
 
 
 def test_a_reading_is_a_copy(views):
-    """What a caller does with a reading does not reach the store."""
+    """Changing a reading does not affect the store."""
     views.collector.increment("requests", {"endpoint": "/"})
     views.tracker.record_failure("operation", "timeout")
     (reading,) = views.store.readings()
@@ -308,8 +308,8 @@ def test_a_reading_is_a_copy(views):
     assert len(views.store.recent_failures("operation")) == 1
 
 
-def test_operations_are_a_namespace_of_their_own(views):
-    """A metric, a timed operation and a tracked one may share a name without touching each other."""
+def test_operations_have_their_own_namespace(views):
+    """A metric, a timed operation and a tracked one can have the same name."""
     views.collector.record_gauge("work", 3)
     views.time("work", 1)
     views.tracker.record_failure("work", "timeout")
@@ -322,7 +322,7 @@ def test_operations_are_a_namespace_of_their_own(views):
 
 
 def test_integers_stay_exact_beyond_any_float(views):
-    """A counter of integers is exact to the last digit as long as 64 bits hold it, and then a float."""
+    """A counter of integers is exact within 64 bits, and a float beyond."""
     for number in range(1, 11):
         views.collector.record_counter("name", 2**60 + 1)
         total = views.store.summary("name")["total"]
@@ -331,7 +331,7 @@ def test_integers_stay_exact_beyond_any_float(views):
 
 
 def test_a_counter_beyond_the_largest_float_does_not_spoil_the_others(views):
-    """A total that no float can hold costs neither its own summary nor anyone else's."""
+    """An infinite total breaks neither its own summary nor others."""
     for _ in range(20):
         views.collector.record_counter("huge", 10**308)
     views.clock.advance(1)
@@ -344,7 +344,7 @@ def test_a_counter_beyond_the_largest_float_does_not_spoil_the_others(views):
 
 
 def test_increments_of_a_new_name_count(views):
-    """An unknown name that goes up becomes a counter."""
+    """Incrementing an unknown name creates a counter."""
     views.collector.increment("name")
     views.collector.increment("name", {"a": "b"})
     assert views.store.summary("name")["total"] == 2
@@ -352,7 +352,7 @@ def test_increments_of_a_new_name_count(views):
 
 
 def test_increments_of_a_gauge_move_it(views):
-    """A name that is a gauge goes up by one from the level of that series."""
+    """A gauge increases by one from the value of that series."""
     views.collector.record_gauge("name", 5)
     views.collector.record_gauge("name", 40, {"pool": "a"})
     views.collector.increment("name")
@@ -363,7 +363,7 @@ def test_increments_of_a_gauge_move_it(views):
 
 
 def test_decrements_of_a_new_name_make_a_gauge(views):
-    """An unknown name that goes down becomes a gauge, and goes up again as one."""
+    """Decrementing an unknown name creates a gauge, which can also be incremented."""
     views.collector.decrement("name")
     views.collector.decrement("name")
     assert views.store.summary("name")["last"] == -2
@@ -373,7 +373,7 @@ def test_decrements_of_a_new_name_make_a_gauge(views):
 
 
 def test_a_counter_does_not_go_down(views):
-    """The error says to declare a gauge before the first use, and the counter stays as it was."""
+    """The error says to declare a gauge before the first use, and the counter does not change."""
     views.collector.record_counter("name", 5)
     with pytest.raises(MetricTypeError, match=r"record_gauge\('name', 0\)"):
         views.collector.decrement("name")
@@ -383,7 +383,7 @@ def test_a_counter_does_not_go_down(views):
 @pytest.mark.parametrize("move", ["increment", "decrement"])
 @pytest.mark.parametrize("record", ["record_histogram", "record_timer"])
 def test_a_distribution_does_not_go_up_or_down(views, record, move):
-    """A histogram or a timer is neither incremented nor decremented."""
+    """A histogram or a timer cannot be incremented or decremented."""
     getattr(views.collector, record)("name", 5)
     before = everything(views.store)
     with pytest.raises(MetricTypeError, match="'name'"):
@@ -404,7 +404,7 @@ RECORD: dict[str, Callable[[InMemoryCollector], None]] = {
 @pytest.mark.parametrize("second", RECORD)
 @pytest.mark.parametrize("first", RECORD)
 def test_a_name_has_one_type(views, first, second):
-    """A name that is one type is refused as another, in one error that names both, and nothing is lost."""
+    """Using it as another type raises an error that names both, and loses nothing."""
     RECORD[first](views.collector)
     before = everything(views.store)
     if first == second:
@@ -456,7 +456,7 @@ class BadTag:
     ],
 )
 def test_bad_input_is_one_error_and_nothing_is_lost(views, bad, error):
-    """After a refused record every earlier number is still there, no name is half made, recording goes on."""
+    """After a rejected record all numbers are unchanged, no name is half created, and recording continues."""
     views.collector.record_counter("counter", 5)
     views.collector.record_gauge("gauge", -5)
     views.collector.record_histogram("histogram", -5)
@@ -485,7 +485,7 @@ def test_bad_input_is_one_error_and_nothing_is_lost(views, bad, error):
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest(views, ask):
-    """A name that was never recorded is an error with the nearest known name of the same kind."""
+    """The error for an unknown name lists the most similar name of the same kind."""
     with pytest.raises(UnknownMetricError, match="none yet"):
         ask(views.store)
     views.collector.increment("requests")
@@ -504,7 +504,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(views, ask):
     ],
 )
 def test_a_window_is_positive_and_within_the_retention(views, ask):
-    """A longer window than what is kept would be a lie, and one of no time has no meaning."""
+    """A window beyond the retention, or of no length, is rejected."""
     views.collector.increment("name")
     views.time("name", 1)
     views.tracker.record_success("name")
@@ -517,7 +517,7 @@ def test_a_window_is_positive_and_within_the_retention(views, ask):
 
 @pytest.mark.parametrize("retention", [timedelta(0), timedelta(days=-1)])
 def test_a_retention_is_positive(views, retention):
-    """A retention of no time is refused, at the start as later, and the old one stays."""
+    """A retention of zero is rejected, at the start and later, and does not change the old one."""
     with pytest.raises(InvalidInputError, match="positive"):
         Store(retention=retention)
     with pytest.raises(InvalidInputError, match="positive"):
@@ -526,7 +526,7 @@ def test_a_retention_is_positive(views, retention):
 
 
 def test_a_shorter_retention_bounds_windows_and_keeps_totals(views):
-    """Changed later, the retention holds for every name that there is; totals are since the start."""
+    """A later change applies to every existing name; totals are since the start."""
     views.collector.record_counter("name", 5)
     views.store.retention = timedelta(minutes=10)
     with pytest.raises(InvalidInputError, match="retention"):
@@ -540,7 +540,7 @@ def test_a_shorter_retention_bounds_windows_and_keeps_totals(views):
 
 
 def test_a_longer_retention_keeps_more_of_every_name(clock):
-    """A name that was recorded before the retention grew is kept for as long as one that is new."""
+    """It applies to names that were recorded before the change, too."""
     store = Store(clock, retention=MINUTE)
     collector = InMemoryCollector(store)
     collector.increment("name")
@@ -551,12 +551,12 @@ def test_a_longer_retention_keeps_more_of_every_name(clock):
 
 
 def test_the_clock_of_a_store_is_the_one_that_it_was_given(clock):
-    """Whoever shares a store shares its clock."""
+    """Parts that share a store share its clock."""
     assert Store(clock).clock is clock
 
 
-def test_the_last_failures_are_kept_with_what_was_known(views):
-    """Of any number of failures the last twenty are kept, the newest last, each with its own metadata."""
+def test_the_last_failures_are_kept_with_their_metadata(views):
+    """The last twenty are kept, newest last."""
     metadata = {"attempt": 0}
     for attempt in range(100):
         metadata["attempt"] = attempt
@@ -570,7 +570,7 @@ def test_the_last_failures_are_kept_with_what_was_known(views):
 
 
 def test_totals_and_records_outlive_every_window(views):
-    """`recorded` counts every record of metrics and operations alike, however long ago it was."""
+    """`recorded` counts every record of metrics and operations, whatever its age."""
     views.collector.record_counter("counter", 5, {"a": "b"})
     views.collector.record_gauge("gauge", 1)
     views.collector.increment("gauge")
@@ -585,7 +585,7 @@ def test_totals_and_records_outlive_every_window(views):
 
 
 def test_a_store_begins_when_it_is_made(clock):
-    """`start_ns` is when the store was made, and what all of a name's time is counted from."""
+    """`start_ns` is the time of its creation, and the start of all totals."""
     clock.advance(5)
     store = Store(clock)
     assert store.start_ns == clock.monotonic_ns()
@@ -595,8 +595,8 @@ def test_a_store_begins_when_it_is_made(clock):
     assert store.summary("name")["seconds"] == store.summary("name", MINUTE)["seconds"] == 3.0
 
 
-def test_the_retention_can_be_asked_and_set(clock):
-    """The retention is what it was set to, to the microsecond; thirty days unless told otherwise."""
+def test_the_retention_can_be_read_and_set(clock):
+    """It is exact to the microsecond; the default is thirty days."""
     assert Store(clock).retention == timedelta(days=30)
     store = Store(clock, timedelta(hours=1))
     assert store.retention == timedelta(hours=1)
@@ -606,7 +606,7 @@ def test_the_retention_can_be_asked_and_set(clock):
 
 @pytest.mark.parametrize("wrong", [3_600, None, "1h"])
 def test_durations_are_timedeltas(views, wrong):
-    """A number of seconds in place of a duration is refused and quoted, wherever a duration is expected."""
+    """A number of seconds instead of a timedelta is rejected and quoted."""
     with pytest.raises(InvalidInputError, match=f"retention={wrong!r}"):
         Store(retention=wrong)
     with pytest.raises(InvalidInputError, match=f"retention={wrong!r}"):
@@ -626,7 +626,7 @@ ROUNDS = 400
 
 
 def test_distributions_are_those_of_every_series(views):
-    """Histograms, timers and timed operations are told apart; what has no distribution is not among them."""
+    """Histograms, timers and timed operations are listed; other kinds are not."""
     store = views.store
     collector, timer = InMemoryCollector(store), InMemoryTimer(store)
     collector.record_histogram("size", 1, {"route": "/a"})
@@ -645,7 +645,7 @@ def test_distributions_are_those_of_every_series(views):
 
 
 def test_a_distribution_is_that_of_all_series_together(views):
-    """Also of those that were removed, as totals outlive their series; a counter has none."""
+    """Removed series are included, as in totals; a counter has no distribution."""
     store = views.store
     collector = InMemoryCollector(store)
     for number in (1, 2, 3):
@@ -671,7 +671,7 @@ def switching():
 
 
 def in_threads(work: Callable[[int], None]) -> None:
-    """Run work in threads that begin at once, and raise what one of them raises."""
+    """Run work in threads that start at the same time, and raise their first error."""
     barrier, failures = threading.Barrier(THREADS), []
 
     def run(number: int) -> None:
@@ -692,7 +692,7 @@ def in_threads(work: Callable[[int], None]) -> None:
 
 @pytest.mark.parametrize("rounds", [ROUNDS, pytest.param(10 * ROUNDS, marks=pytest.mark.heavy)])
 def test_totals_are_exact_under_threads(switching, rounds):
-    """Eight threads that record everything at once lose nothing and count nothing twice."""
+    """Eight threads that record with every instrument lose nothing and count nothing twice."""
     store = Store()
     collector, timer, tracker = InMemoryCollector(store), InMemoryTimer(store), InMemoryTracker(store)
 
@@ -728,7 +728,7 @@ def test_totals_are_exact_under_threads(switching, rounds):
 
 
 def test_moves_of_a_gauge_add_up_under_threads(switching):
-    """A gauge that threads move up and down ends where it began."""
+    """Increments and decrements of several threads cancel out."""
     store = Store()
     collector = InMemoryCollector(store)
     collector.record_gauge("running", 0)
@@ -745,7 +745,7 @@ def test_moves_of_a_gauge_add_up_under_threads(switching):
 
 
 def test_reads_are_never_torn(switching):
-    """While others record, every reading's count, sum and extremes are of the same records."""
+    """Beside other threads' records, count, sum and extremes of a reading are of the same records."""
     store = Store()
     collector, tracker = InMemoryCollector(store), InMemoryTracker(store)
     collector.record_counter("ones", 1)

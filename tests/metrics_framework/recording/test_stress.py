@@ -1,4 +1,4 @@
-"""Long proofs of what recording promises under threads, signals, garbage, forks, odd clocks and much data.
+"""Long tests of recording with threads, signals, garbage, forks, odd clocks and much data.
 
 They run on the engine that is loaded. `make soak` runs them at full length.
 """
@@ -63,7 +63,7 @@ def switching(seconds: float = 1e-6) -> Iterator[None]:
 
 
 def together(*works: Callable[[], object]) -> None:
-    """Do all of these at once, each in a thread; raise what one of them raises."""
+    """Run all of these at the same time, each in a thread; raise their first error."""
     barrier = threading.Barrier(len(works))
     errors: list[BaseException] = []
 
@@ -84,7 +84,7 @@ def together(*works: Callable[[], object]) -> None:
 
 
 def in_a_thread(read: Callable[[], Any]) -> Any:
-    """Return what another thread reads, which must not wait for anything."""
+    """Return the result of a read in another thread, which must not block."""
     result: list[Any] = []
     thread = threading.Thread(target=lambda: result.append(read()), daemon=True)
     thread.start()
@@ -141,7 +141,7 @@ class StressedApplication:
             measurement.error_type = "odd" if number % 2 else None
 
     def check(self, rounds: int) -> None:
-        """Check that `record` ran so many times, half of them with odd numbers, and nothing else."""
+        """Check the counts of a number of `record` calls, half of them with number-like values."""
         store = self.store
         assert store.recorded == rounds * self.RECORDS
         assert store.rejected == store.overflowed == store.abandoned == 0
@@ -181,7 +181,7 @@ class StressedApplication:
 
 
 def test_five_million_records_of_eight_threads_are_exact(soak):
-    """Eight threads that take turns every microsecond record in every way: each number is exact."""
+    """The threads switch every microsecond and record in every way."""
     application = StressedApplication()
     rounds = soak(5_000_000) // THREADS // application.RECORDS // 2 * 2
 
@@ -196,7 +196,7 @@ def test_five_million_records_of_eight_threads_are_exact(soak):
 
 @pytest.mark.parametrize("interval", [0.005, 1e-5])
 def test_a_million_reads_beside_two_saturating_writers_are_never_torn(soak, interval):
-    """Count, sum, buckets and extremes of each reading are of the same records, in all ways to read."""
+    """Count, sum, buckets and extremes of each reading are of the same records, in every kind of read."""
     application = StressedApplication()
     collector, store = application.collector, application.store
     counter, histogram = application.counter, application.histogram
@@ -279,9 +279,9 @@ def test_a_million_reads_beside_two_saturating_writers_are_never_torn(soak, inte
 
 
 class Interruptions:
-    """Records that signal handlers break off, and the account of them.
+    """Records that signal handlers interrupt, and their expected counts.
 
-    A handler raises only while `run` says so, each time at most once.
+    A handler raises only while `run` has armed it, at most once each time.
     """
 
     def __init__(self) -> None:
@@ -297,7 +297,7 @@ class Interruptions:
             raise SignalInterrupt
 
     def record_read_and_raise(self, *_: object) -> None:
-        """Record, read everything now and then, and raise, if armed."""
+        """Record, sometimes read everything, and raise, if armed."""
         if not self.is_armed or self.is_handling:
             return
         self.is_handling = True
@@ -331,7 +331,7 @@ class Interruptions:
             self.is_armed = False
 
     def check(self) -> None:
-        """Check from another thread that only interrupted records may be missing, and that records go on."""
+        """Check from another thread that only interrupted records are missing, and that recording works."""
         application = self.application
         found = in_a_thread(lambda: application.store.summary("bound.histogram"))
         assert self.done + self.handled <= found["count"] <= self.done + self.handled + self.raised
@@ -346,7 +346,7 @@ class Interruptions:
 
 @contextlib.contextmanager
 def handling(handler: Callable[..., None], *numbers: int) -> Iterator[None]:
-    """Handle signals; where something waits for ever, the process ends with a trace."""
+    """Handle signals; a deadlock ends the process with a trace."""
     before = [signal.signal(number, handler) for number in numbers]
     faulthandler.dump_traceback_later(600, exit=True)
     try:
@@ -359,7 +359,7 @@ def handling(handler: Callable[..., None], *numbers: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def always_read(application: StressedApplication) -> Iterator[None]:
-    """Have another thread read all the time: each of its reads ends soon."""
+    """Let another thread read all the time: each of its reads ends soon."""
     stop, since = threading.Event(), [time.monotonic()]
     longest = [0.0]
 
@@ -386,7 +386,7 @@ def always_read(application: StressedApplication) -> Iterator[None]:
 @pytest.mark.usefixtures("no_gc_callbacks")
 @needs_signals
 def test_a_handler_twice_a_millisecond_that_records_reads_and_raises_costs_interrupted_records_only(soak):
-    """For a minute, a timer's handler records, reads and raises in the middle of records and reads."""
+    """For a minute, a timer's handler interrupts records and reads."""
     interruptions = Interruptions()
     end = time.monotonic() + soak(60)
     timer_before = signal.getitimer(signal.ITIMER_REAL)
@@ -420,7 +420,7 @@ while time.monotonic() < end and os.getppid() == int(sys.argv[1]):
 @pytest.mark.usefixtures("no_gc_callbacks")
 @needs_signals
 def test_two_signals_at_once_that_both_raise_cost_interrupted_records_only(soak):
-    """For a minute, two handlers raise right after each other; no later read waits, in any thread."""
+    """For a minute, two handlers raise in immediate succession; no later read blocks, in any thread."""
     interruptions = Interruptions()
     seconds = soak(60)
     numbers = (signal.SIGUSR1, signal.SIGUSR2)
@@ -438,7 +438,7 @@ def test_two_signals_at_once_that_both_raise_cost_interrupted_records_only(soak)
 
 
 def test_garbage_and_its_collector_record_and_read_amid_threads(soak):
-    """A million records of threads, finalizers of cycles and collector's callbacks all count."""
+    """A million records of threads, finalizers of cycles, and callbacks of the collector all count."""
     application = StressedApplication()
     numbers = itertools.count()
     reads = itertools.count()
@@ -489,7 +489,7 @@ def test_garbage_and_its_collector_record_and_read_amid_threads(soak):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_children_forked_under_recording_threads_start_empty_and_record(soak):
-    """Each of a thousand children, forked amid records and reads of threads, starts at zero and is exact."""
+    """Each of a thousand children, forked during records and reads of threads, is exact."""
     application = StressedApplication()
     stop = threading.Event()
 
@@ -530,7 +530,7 @@ def test_children_forked_under_recording_threads_start_empty_and_record(soak):
 
 
 class JumpingClock(ManualClock):
-    """A clock that may go back, which a monotonic one never does but an injected one might."""
+    """A clock that may go back, as an injected clock might."""
 
     def jump(self, seconds: float) -> None:
         """Move the clock."""
@@ -538,7 +538,7 @@ class JumpingClock(ManualClock):
 
 
 def test_totals_are_exact_whatever_the_clock_does(soak):
-    """Four threads record while the clock leaps forwards by up to weeks, and back: all totals are exact."""
+    """Four threads record while the clock jumps by up to weeks, in both directions."""
     clock = JumpingClock()
     clock.advance(1_000)
     application = StressedApplication(Store(clock))
@@ -578,7 +578,7 @@ def test_totals_are_exact_whatever_the_clock_does(soak):
 
 
 def in_a_fresh_process(function: Callable[[int], Any], count: int) -> Any:
-    """Return what a function of this module returns in a process that does nothing else."""
+    """Return the result of a function of this module in a new process."""
     code = f"import json; from {__name__} import {function.__name__} as f; print(json.dumps(f({count})))"
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=7_000
@@ -595,7 +595,7 @@ def resident_bytes() -> int:
 
 
 def unread_values(count: int) -> list[int]:
-    """Record so many values that are not read, and return the memory in use after each tenth."""
+    """Record a number of values without a read, and return the memory in use after each tenth."""
     application = StressedApplication()
     source = random.Random(3)
     values = [source.lognormvariate(0, 3) for _ in range(10_000)]
@@ -614,7 +614,7 @@ def unread_values(count: int) -> list[int]:
 
 
 def test_ten_million_values_that_are_not_read_take_no_memory(soak):
-    """After the first of ten parts, resident memory stays where it is."""
+    """Resident memory does not grow after the first of ten parts."""
     used = in_a_fresh_process(unread_values, soak(10_000_000))
     assert used[-1] - used[0] < 2_000_000, used
 
@@ -640,7 +640,7 @@ def short_lived_series(minutes: int) -> list[Any]:
 
 
 def test_series_that_come_and_go_for_hours_take_no_memory_if_only_prometheus_reads(soak):
-    """In 240 minutes of 1 000 new series each, resident memory gets flat, and nothing overflows."""
+    """In 240 minutes with 1 000 new series each, memory stops growing, and nothing overflows."""
     seen = in_a_fresh_process(short_lived_series, max(soak(240), 60))
     assert all(overflowed == 0 for *_, overflowed in seen), seen
     assert all(count <= 6_000 for _, _, count, _ in seen), seen

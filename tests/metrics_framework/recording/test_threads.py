@@ -1,4 +1,4 @@
-"""Many threads at once: nothing is lost, nothing counts twice, no read is torn."""
+"""Concurrent threads: nothing is lost or counted twice, and no read is torn."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DAY = timedelta(days=1)
 
 @contextlib.contextmanager
 def switching(seconds: float = 1e-6) -> Iterator[None]:
-    """Let threads take turns as often as the interpreter can."""
+    """Make the interpreter switch threads as often as it can."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(seconds)
     try:
@@ -35,7 +35,7 @@ def switching(seconds: float = 1e-6) -> Iterator[None]:
 
 
 def together(*works: Callable[[], None]) -> None:
-    """Do all of these at once, each in a thread; raise what one of them raises."""
+    """Run all of these at the same time, each in a thread; raise their first error."""
     barrier = threading.Barrier(len(works))
     errors: list[BaseException] = []
 
@@ -57,7 +57,7 @@ def together(*works: Callable[[], None]) -> None:
 
 
 def test_two_million_records_of_eight_threads():
-    """Eight threads record into 50 series, tags in two orders: every number is exact."""
+    """All numbers of 50 series, with tags in two orders, are exact."""
     store = Store()
     collector, tracker = InMemoryCollector(store), InMemoryTracker(store)
     collector.describe("gauge", merge="sum")
@@ -112,7 +112,7 @@ def test_two_million_records_of_eight_threads():
 
 @pytest.mark.parametrize("interval", [0.005, 1e-5])
 def test_no_read_is_torn(interval):
-    """Of a million reads (fewer in pure Python, or with quick switches) beside two writers, none is torn."""
+    """Beside two writers, none of a million reads is torn (fewer in pure Python, or with quick switches)."""
     store = Store()
     collector = InMemoryCollector(store)
     collector.describe("name", buckets=(0.5, 1.0))
@@ -154,7 +154,7 @@ def test_no_read_is_torn(interval):
 
 
 def test_new_series_of_eight_threads():
-    """Series that eight threads make at once are one each, and hold what all of them recorded."""
+    """Series that eight threads create at the same time exist once, with the records of all threads."""
     store = Store()
     collector, tracker = InMemoryCollector(store), InMemoryTracker(store)
     names, values, rounds = 30, 20, 3
@@ -181,7 +181,7 @@ def test_new_series_of_eight_threads():
 
 
 def test_removals_beside_records():
-    """While a thread removes series over and over, no record of six others is lost from the name's total."""
+    """While one thread removes series, no record of six others is lost from the total of the name."""
     store = Store()
     collector = InMemoryCollector(store)
     tags = [{"series": str(n)} for n in range(5)]
@@ -214,7 +214,7 @@ def test_removals_beside_records():
 
 
 def test_expiry_beside_records():
-    """Series that expire at every chance, and come back, leave the name's total exact."""
+    """The total of a name is exact while its series expire and are restored."""
     store = Store(expire_after=timedelta(microseconds=1))
     collector = InMemoryCollector(store)
     bound = collector.counter("name", {"series": "0"})
@@ -241,7 +241,7 @@ def test_expiry_beside_records():
 
 
 def test_gauges_that_go_up_and_down_in_threads():
-    """Increments and decrements of eight threads on one bound gauge cancel out to the last one."""
+    """Increments and decrements of eight threads on one bound gauge cancel out exactly."""
     collector = InMemoryCollector(Store())
     gauge = collector.gauge("name")
 
@@ -260,7 +260,7 @@ def test_gauges_that_go_up_and_down_in_threads():
 
 
 def test_windows_by_tag_beside_records():
-    """While threads record into many series over many slots, windows by tag stay exact or are refused."""
+    """While threads record into many series over many slots, windows by tag are exact or refused."""
     clock = ManualClock()
     store = Store(clock, budgets=Budgets(recent_bytes=200_000))
     collector = InMemoryCollector(store)

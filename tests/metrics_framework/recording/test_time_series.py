@@ -1,4 +1,4 @@
-"""Time series against a list of everything that was recorded."""
+"""Time series against a list of all records."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TimeSeriesMachine(RuleBasedStateMachine):
         self.records: list[tuple[int, int]] = []
 
     def add(self, time_ns: int, stream: int = 0) -> None:
-        """Record into both."""
+        """Record into both streams."""
         record, start_ns, opened = (
             Records((len(self.records),)),
             time_ns - time_ns % SECOND,
@@ -76,12 +76,12 @@ class TimeSeriesMachine(RuleBasedStateMachine):
         )
     )
     def wait(self, pause_ns):
-        """Let time go by."""
+        """Advance the clock."""
         self.now_ns += pause_ns
 
     @rule()
     def wait_for_a_whole_second(self):
-        """Let time go by to an edge of slots and stretches."""
+        """Advance the clock to an edge of slots and intervals."""
         self.now_ns += -self.now_ns % (64 * SECOND)
 
     @rule(stream=st.integers(0, 1))
@@ -103,7 +103,7 @@ class TimeSeriesMachine(RuleBasedStateMachine):
         points=st.integers(2, 100),
     )
     def look(self, window_ns, points):
-        """Compare each stretch with what the list says of it."""
+        """Compare each interval with the list."""
         stretches = split(self.streams, window_ns, points, self.start_ns, self.now_ns, Records())
         assert len(stretches) <= points
         if not stretches:
@@ -134,11 +134,11 @@ class TimeSeriesMachine(RuleBasedStateMachine):
 
     @staticmethod
     def widths(stretches):
-        """Return how wide stretches are but the last, which goes on."""
+        """Return the widths of all intervals but the last, which is unfinished."""
         return [each.end_ns - each.start_ns for each in stretches[:-1]]
 
     def compare_with_window(self, begin: int) -> None:
-        """Ask for a window of the same stretch of time: it holds the same records."""
+        """Check that a window of the same time has the same records."""
         if begin == self.now_ns:
             return
         for number, stream in enumerate(self.streams):
@@ -152,7 +152,7 @@ class TimeSeriesMachine(RuleBasedStateMachine):
 
 @pytest.mark.heavy
 def test_intervals_hold_the_records_of_their_time():
-    """Whatever is recorded, each interval has exactly the records of its time, as windows do."""
+    """Each interval has exactly the records of its time, like a window."""
     from hypothesis.stateful import run_state_machine_as_test
 
     run_state_machine_as_test(TimeSeriesMachine, settings=settings(max_examples=60, stateful_step_count=25))
@@ -165,7 +165,7 @@ WINDOWS = st.none() | st.sampled_from([1, 60, 3_600, 86_400]).map(lambda seconds
 
 @given(EVENTS, PAUSES, WINDOWS, st.integers(1, 80), st.floats(0, 100))
 def test_a_history_adds_up_to_the_window_that_it_covers(events, rest, window, points, begin):
-    """Counts, sums, extremes and failures of all stretches are those of a plain list, and of a window."""
+    """Counts, sums, extremes and failures of all intervals are those of a list, and of a window."""
     clock = ManualClock()
     clock.advance(begin)
     store = Store(clock)
@@ -207,12 +207,12 @@ def test_a_history_adds_up_to_the_window_that_it_covers(events, rest, window, po
 
 
 def moment(clock):
-    """Return the time as histories tell it."""
+    """Return the time as histories report it."""
     return START + timedelta(milliseconds=round(clock.monotonic_ns() / 1e6))
 
 
 def by_stretch(history, taken):
-    """Yield each stretch's summary with what a list has for its time; widths are checked on the way."""
+    """Yield the summary of each interval with the expected records of its time, after a check of widths."""
     assert history
     for position, (start, end, summary) in enumerate(history):
         last = position == len(history) - 1
@@ -222,7 +222,7 @@ def by_stretch(history, taken):
 
 
 def check_counter(store, history, taken, window, points):
-    """Compare a counter's stretches with a list, and with the window of the same time."""
+    """Compare the intervals of a counter with a list, and with the window of the same time."""
     for each, values in by_stretch(history, taken):
         assert (each["count"], each["sum"]) == (len(values), sum(values))
         assert each["rate"] == pytest.approx(sum(values) / each["seconds"] if each["seconds"] else 0.0)
@@ -241,7 +241,7 @@ def check_counter(store, history, taken, window, points):
 
 
 def check_gauge(history, taken, points):
-    """Compare a gauge's stretches with the course that a list draws."""
+    """Compare the intervals of a gauge with the values of a list."""
     for (each, values), (_, end, _) in zip(by_stretch(history, taken), history, strict=True):
         known = [value for when, value in taken if when < end or end == history[-1].end]
         assert each["count"] == len(values)
@@ -259,7 +259,7 @@ def check_gauge(history, taken, points):
 
 
 def filled(seconds):
-    """Return a store that had one record of a counter at each of some seconds."""
+    """Return a store with one record of a counter at each of some seconds."""
     clock = ManualClock()
     store = Store(clock)
     counter = store.bind("counter", "orders", None)
@@ -269,8 +269,8 @@ def filled(seconds):
     return clock, store
 
 
-def test_a_second_later_the_stretches_are_the_same():
-    """Those that are over keep their edges and their numbers; only the last one grows."""
+def test_a_second_later_the_intervals_are_the_same():
+    """Finished intervals keep their edges and numbers; only the last one grows."""
     clock, store = filled(range(0, 7_200, 3))
     before = store.history("orders", HOUR, 60)
     clock.advance(1)
@@ -280,8 +280,8 @@ def test_a_second_later_the_stretches_are_the_same():
     assert (after[-1].start, after[-1].end) == (before[-1].start, before[-1].end + timedelta(seconds=1))
 
 
-def test_two_metrics_that_are_asked_together_line_up():
-    """However differently they were recorded, the edges of their stretches are the same."""
+def test_the_intervals_of_two_metrics_line_up():
+    """Their edges are the same, however the metrics were recorded."""
     clock, store = filled([0, 1_000, 4_000])
     store.find("gauge", "level", None).set(3)
     clock.advance(5_000)
@@ -289,8 +289,8 @@ def test_two_metrics_that_are_asked_together_line_up():
     assert [each.end for each in orders][-len(level) :] == [each.end for each in level]
 
 
-def test_recent_stretches_are_as_narrow_as_the_points_allow():
-    """An hour in sixty points has a step of 64 seconds; older stretches are a tenth of their age at most."""
+def test_recent_intervals_are_as_narrow_as_the_points_allow():
+    """An hour in sixty points has a step of 64 seconds; older intervals are at most a tenth of their age."""
     _, store = filled(range(0, 7_200, 3))
     seconds = [each.summary["seconds"] for each in store.history("orders", HOUR, 60)]
     assert set(seconds[-8:-1]) == {64.0}
@@ -299,7 +299,7 @@ def test_recent_stretches_are_as_narrow_as_the_points_allow():
 
 
 def test_a_quiet_time_is_zero_for_a_counter_and_the_last_level_of_a_gauge():
-    """After the first record a stretch without one has a sum of 0; a gauge stays where it was."""
+    """After the first record, an interval without records has the sum 0; a gauge keeps its value."""
     clock, store = filled([100])
     store.find("gauge", "level", None).set(7)
     clock.advance(500)
@@ -310,8 +310,8 @@ def test_a_quiet_time_is_zero_for_a_counter_and_the_last_level_of_a_gauge():
     assert all("avg" not in each.summary for each in level[1:])
 
 
-def test_nothing_is_said_of_the_time_before_the_first_record():
-    """A history begins with the stretch of the first record, however far the window reaches back."""
+def test_a_history_begins_with_the_first_record():
+    """The first interval has the first record, however long the window is."""
     clock, store = filled([1_000])
     clock.advance(10)
     first = store.history("orders", HOUR, 600)[0]
@@ -319,8 +319,8 @@ def test_nothing_is_said_of_the_time_before_the_first_record():
     assert first.summary["count"] == 1
 
 
-def test_a_record_at_the_edge_of_two_stretches_is_in_the_later_one():
-    """Stretches are half-open, and the moment of the reading belongs to the last one."""
+def test_a_record_at_the_edge_of_two_intervals_is_in_the_later_one():
+    """Intervals are half-open, and the moment of the read belongs to the last one."""
     _, store = filled([0, 8])
     history = store.history("orders", timedelta(seconds=60), 9)
     assert [(each.summary["seconds"], each.summary["count"]) for each in history] == [
@@ -331,8 +331,8 @@ def test_a_record_at_the_edge_of_two_stretches_is_in_the_later_one():
     assert history[-1].summary["rate"] == 0.0
 
 
-def test_a_total_counts_what_the_history_does_not_show():
-    """A counter's total at the end of each stretch includes everything before the window."""
+def test_a_total_includes_records_before_the_window():
+    """The total of a counter at the end of each interval is since the start."""
     _, store = filled(range(0, 10_000, 10))
     history = store.history("orders", timedelta(seconds=60), 10)
     assert history[-1].summary["total"] == 1_000
@@ -340,7 +340,7 @@ def test_a_total_counts_what_the_history_does_not_show():
 
 
 def test_a_history_ends_at_the_retention():
-    """What is older is forgotten: since the start means as far back as slots are kept."""
+    """Older records are not part of a history, also without a window."""
     clock = ManualClock()
     store = Store(clock, retention=timedelta(minutes=10))
     counter = store.bind("counter", "orders", None)
@@ -354,8 +354,8 @@ def test_a_history_ends_at_the_retention():
     assert history[-1].summary["total"] == 2_000
 
 
-def test_a_wall_clock_that_was_set_moves_all_stretches():
-    """Stretches are told in today's wall time; the monotonic clock says how long ago they were."""
+def test_setting_the_wall_clock_moves_all_intervals():
+    """Intervals have current wall times; the monotonic clock determines their age."""
     clock, store = filled([0, 5])
     clock.set_wall(datetime(2030, 1, 1, tzinfo=UTC))
     history = store.history("orders", HOUR, 60)
@@ -365,7 +365,7 @@ def test_a_wall_clock_that_was_set_moves_all_stretches():
 
 @pytest.mark.parametrize("points", [0, -1, 1.5, True, "10", None])
 def test_points_are_a_whole_number(points):
-    """The error quotes what was passed."""
+    """The error quotes the value."""
     _, store = filled([0])
     with pytest.raises(InvalidInputError, match="points="):
         store.history("orders", HOUR, points)
@@ -373,14 +373,14 @@ def test_points_are_a_whole_number(points):
 
 @pytest.mark.parametrize("window", [timedelta(0), timedelta(days=31), 60])
 def test_a_window_is_checked_as_in_a_summary(window):
-    """A window that a summary refuses a history refuses as well."""
+    """A history rejects the same windows as a summary."""
     _, store = filled([0])
     with pytest.raises(InvalidInputError, match="time_window="):
         store.history("orders", window, 10)
 
 
 def test_an_unknown_name_is_an_error():
-    """Metrics, timings and outcomes that were never recorded have no history, and the nearest is named."""
+    """Unknown metrics, timings and outcomes have no history; the error names the most similar name."""
     _, store = filled([0])
     with pytest.raises(UnknownMetricError, match="'orders'"):
         store.history("order", HOUR, 10)
@@ -390,7 +390,7 @@ def test_an_unknown_name_is_an_error():
 
 
 def test_windows_by_tag_are_one_history():
-    """A metric whose windows are kept apart by a tag has one course over all of them."""
+    """A metric with `window_by` has one history over all groups."""
     clock = ManualClock()
     store = Store(clock)
     store.describe("orders", window_by=["country"])
@@ -402,7 +402,7 @@ def test_windows_by_tag_are_one_history():
 
 
 def stream(seconds, retention_seconds=86_400):
-    """Return windows with one record at each of some seconds, numbered by them."""
+    """Return windows with one numbered record at each of some seconds."""
     windows: Windows[Records] = Windows()
     for second in seconds:
         windows = windows.add(second * SECOND, Records((second,)), retention_seconds * SECOND)
@@ -410,15 +410,15 @@ def stream(seconds, retention_seconds=86_400):
 
 
 @pytest.mark.parametrize("points", range(2, 12))
-def test_there_are_never_more_stretches_than_points(points):
-    """Wherever both ends of the window lie between the edges of stretches, the limit holds."""
+def test_there_are_never_more_intervals_than_points(points):
+    """The limit holds wherever the ends of the window are."""
     windows = stream(range(200))
     for now in range(100, 200):
         assert len(split([windows], 40 * SECOND, points, 0, now * SECOND, Records())) <= points
 
 
-def test_what_one_of_two_streams_has_forgotten_is_not_told_of_the_other():
-    """A history of both begins where both are still known, and splits no slot of either."""
+def test_a_history_of_two_streams_begins_when_both_are_complete():
+    """It splits no slot of either."""
     for last in range(1_500, 3_000, 50):
         lively, rare = stream(range(last + 1), 600), stream(range(0, last + 1, 7))
         stretches = split([lively, rare], None, 2, 0, last * SECOND, Records())

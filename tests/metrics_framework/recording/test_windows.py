@@ -1,4 +1,4 @@
-"""Sliding windows against a list of everything that was recorded."""
+"""Sliding windows against a list of all records."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Numbered(NamedTuple):
 
 
 def filled(seconds, retention_ns: int = RETENTION) -> Windows[Numbered]:
-    """Return windows with one record at each of some ascending seconds, numbered by them."""
+    """Return windows with one numbered record at each of some ascending seconds."""
     slots: dict[int, list[float]] = defaultdict(list)
     for second in seconds:
         slots[int(second) * SECOND].append(second)
@@ -48,12 +48,12 @@ def filled(seconds, retention_ns: int = RETENTION) -> Windows[Numbered]:
 
 
 def ask(windows: Windows[Numbered], seconds: float, now: float, start: float = 0) -> Window[Numbered]:
-    """Ask for a window in seconds."""
+    """Return a window in seconds."""
     return windows.since(int(seconds * SECOND), int(start * SECOND), int(now * SECOND), Numbered())
 
 
 def footprint(*roots: object) -> int:
-    """Return the bytes of all that values consist of, each object counted once."""
+    """Return the bytes of all objects of some values, each counted once."""
     seen: dict[int, object] = {}
     pending = list(roots)
     while pending:
@@ -69,7 +69,7 @@ class WindowsMachine(RuleBasedStateMachine):
 
     @initialize(start_ns=st.integers(0, 100 * SECOND), lively=st.booleans())
     def begin(self, start_ns, lively):
-        """Start the clock, with a minute's traffic or without."""
+        """Start the clock, with or without a minute of traffic."""
         self.start_ns = self.now_ns = start_ns
         self.closed: Windows[Numbered] = Windows()
         self.open: tuple[int, Numbered] | None = None
@@ -103,7 +103,7 @@ class WindowsMachine(RuleBasedStateMachine):
         )
     )
     def wait(self, pause_ns):
-        """Let time go by."""
+        """Advance the clock."""
         self.now_ns += pause_ns
 
     @rule()
@@ -125,7 +125,7 @@ class WindowsMachine(RuleBasedStateMachine):
         | st.integers(10 * SECOND, RETENTION)
     )
     def look(self, window_ns):
-        """Compare a window with what the list says of the stretch that it reports."""
+        """Compare a window with the records of the interval that it reports."""
         window = self.windows.since(window_ns, self.start_ns, self.now_ns, Numbered())
         edge = max(self.now_ns - window_ns, self.start_ns)
         assert window.end_ns == self.now_ns
@@ -153,8 +153,8 @@ class WindowsMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.heavy
-def test_windows_hold_what_was_recorded_in_the_stretch_that_they_report():
-    """Whatever is recorded, a window is exact and reaches at most 10 % too far back."""
+def test_windows_have_the_records_of_the_interval_that_they_report():
+    """A window is exact, and at most 10 % longer than requested."""
     from hypothesis.stateful import run_state_machine_as_test
 
     run_state_machine_as_test(WindowsMachine, settings=settings(max_examples=100, stateful_step_count=40))
@@ -162,7 +162,7 @@ def test_windows_hold_what_was_recorded_in_the_stretch_that_they_report():
 
 @pytest.mark.parametrize("spacing", [0.5, 1, 7])
 def test_steady_traffic_is_counted_at_every_age(spacing):
-    """With a record every so many seconds each window, from seconds to all of it, is exact."""
+    """With regular records each window, from seconds to the whole history, is exact."""
     machine = WindowsMachine()
     machine.begin(37 * SECOND // 10, lively=False)
     for _ in range(4):
@@ -173,7 +173,7 @@ def test_steady_traffic_is_counted_at_every_age(spacing):
 
 
 def test_slots_are_half_open():
-    """A record on the edge between two seconds belongs to the later one."""
+    """A record at the edge of two seconds belongs to the later one."""
     windows = filled([0, 0.999, 1, 1.999, 2])
     assert ask(windows, 1, 2).aggregate.numbers == (1, 1.999, 2)
     assert ask(windows, 1, 2).start_ns == SECOND
@@ -182,28 +182,28 @@ def test_slots_are_half_open():
 
 
 def test_slots_lie_on_absolute_multiples_of_the_clock():
-    """Two streams that began at different moments report the same stretch of time."""
+    """Two streams that began at different times report the same interval."""
     early, late = filled(range(0, 3_000, 5)), filled(range(15, 3_000, 5))
     for seconds in (3, 10, 50, 200, 1_000):
         assert ask(early, seconds, 2_999).start_ns == ask(late, seconds, 2_999).start_ns
 
 
 def test_a_window_before_the_start_is_cut_there():
-    """Nothing was recorded before the start, so a longer window reports the time since then."""
+    """A window that is longer than the time since the start reports that time."""
     window = ask(filled([8.5]), 86_400, 9, start=5.25)
     assert (window.start_ns, window.seconds, window.aggregate.numbers) == (int(5.25 * SECOND), 3.75, (8.5,))
 
 
 def test_a_window_without_records_holds_nothing():
-    """Where nothing was recorded the window is the asked one, and holds what one says is nothing."""
+    """It has the requested length and the given empty aggregate."""
     window = ask(Windows(), 10, 100)
     assert (window.aggregate, window.before, window.seconds) == (Numbered(), None, 10.0)
     assert Windows().since(None, 0, SECOND, Numbered()).aggregate == Numbered()
     assert Windows().slot_count == 0
 
 
-def test_what_was_before_a_window_is_told_apart():
-    """The slot right before the window is handed out beside it, and no record is in both."""
+def test_the_slot_before_a_window_is_returned_separately():
+    """No record is in both."""
     windows = filled(range(0, 5_000, 3))
     window = ask(windows, 600, 4_998)
     first = window.aggregate.numbers[0]
@@ -211,8 +211,8 @@ def test_what_was_before_a_window_is_told_apart():
     assert ask(windows, 4_998, 4_998).before is None
 
 
-def test_what_is_older_than_the_retention_is_in_the_total_alone():
-    """Slots do not pile up past the retention, and the total since the start forgets nothing."""
+def test_records_beyond_the_retention_are_only_in_the_total():
+    """Old slots are dropped, and the total since the start includes their records."""
     windows = filled(range(0, 20_000, 10), retention_ns=600 * SECOND)
     assert windows.slot_count <= filled(range(0, 2_000, 10), retention_ns=600 * SECOND).slot_count + 2
     assert windows.earlier is not None
@@ -223,8 +223,8 @@ def test_what_is_older_than_the_retention_is_in_the_total_alone():
     assert 5 not in ask(late, 600, 20_000).aggregate.numbers
 
 
-def test_adding_never_changes_what_was_published():
-    """Windows that were handed out answer the same after a thousand more records."""
+def test_adding_does_not_change_published_windows():
+    """Their content is the same after a thousand more records."""
     published = filled(range(500))
     answers = [ask(published, seconds, 500) for seconds in (10, 60, 500)]
     shown = repr(published)
@@ -236,7 +236,7 @@ def test_adding_never_changes_what_was_published():
 
 
 def test_joined_windows_hold_the_records_of_both():
-    """Two streams' windows of one stretch join into one that reaches as far as either."""
+    """Two windows of the same interval are joined into one that covers both."""
     one, other = (
         Window(Numbered((1,)), 10, 20),
         Window(Numbered((2,)), 8, 20, Numbered((0,))),
@@ -247,7 +247,7 @@ def test_joined_windows_hold_the_records_of_both():
 
 
 def test_slots_grow_with_the_logarithm_of_time():
-    """Half an hour of a record a second takes under a hundred slots; half the time, a dozen less."""
+    """Half an hour of a record per second takes less than a hundred slots; half the time, a dozen less."""
     windows = filled(range(500))
     assert windows.slot_count < 75
     for second in range(500, 2_000):
@@ -258,7 +258,7 @@ def test_slots_grow_with_the_logarithm_of_time():
 
 
 def thirty_days(make, recent: int):
-    """Yield windows that fill up for 31 days: a record every two minutes, and every second in the end."""
+    """Yield windows over 31 days: a record every two minutes, and every second at the end."""
     windows = Windows()
     end = 31 * 86_400
     for second in (*range(0, end - recent, 120), *range(end - recent, end)):
@@ -269,7 +269,7 @@ def thirty_days(make, recent: int):
 @pytest.mark.heavy
 @pytest.mark.timeout(120)
 def test_thirty_days_take_about_two_hundred_slots():
-    """A name that is recorded all the time for longer than the retention never has more than 210 slots."""
+    """A name that is always recorded for longer than the retention has at most 210 slots."""
     most = 0
     for windows in thirty_days(CounterAggregate, 6_000):
         most = max(most, windows.slot_count)
@@ -278,7 +278,7 @@ def test_thirty_days_take_about_two_hundred_slots():
 
 @pytest.mark.heavy
 def test_thirty_days_of_a_counter_take_32_kilobytes():
-    """A counter's windows stay small, however long it is recorded; in pure Python twice that."""
+    """In pure Python a counter takes twice as much."""
     series = Store(ManualClock()).bind("counter", "name", None)
     recorded = [(series.add(1.5), series.state())[1] for _ in range(100)]
     for windows in thirty_days(cycle(recorded).__next__, 6_000):
@@ -289,7 +289,7 @@ def test_thirty_days_of_a_counter_take_32_kilobytes():
 
 @pytest.mark.heavy
 def test_thirty_days_of_a_histogram_take_200_kilobytes():
-    """Ten thousand lognormal durations in each slot of thirty full days fit; in pure Python into 400 kB."""
+    """Each slot has ten thousand lognormal durations; in pure Python the limit is 400 kB."""
     for windows in thirty_days(CounterAggregate, 6_000):
         last = windows
     source = random.Random(7)
@@ -306,8 +306,8 @@ def test_thirty_days_of_a_histogram_take_200_kilobytes():
 
 
 @pytest.mark.parametrize("retention", [82, 164, 660])
-def test_a_window_as_long_as_the_retention_claims_nothing_that_was_forgotten(retention):
-    """The stretch that it reports is one that all records of are still there."""
+def test_a_window_as_long_as_the_retention_is_complete(retention):
+    """All records of the reported interval are still kept."""
     for last in range(retention + 1, retention + 60):
         windows = filled(range(last + 1), retention_ns=retention * SECOND)
         window = ask(windows, retention, last)

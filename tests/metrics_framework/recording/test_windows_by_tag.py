@@ -1,4 +1,4 @@
-"""Windows of the series that carry some tags, against a list of everything that was recorded."""
+"""Windows of the series with some tags, against a list of all records."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KINDS = ("counter", "histogram", "timer", "timing", "outcome")
 
 
 class Record(NamedTuple):
-    """One record: when it was made, with which tags, and its value."""
+    """One record: its time, tags and value."""
 
     moment_ns: int
     tags: dict[str, str]
@@ -38,7 +38,7 @@ class Record(NamedTuple):
 
 
 class Recording:
-    """A store, and beside it the list of all records of one name.
+    """A store, and a list of all records of one name.
 
     Args:
         kind: The kind of the name.
@@ -71,7 +71,7 @@ class Recording:
                 self.store.find_outcomes("name", tags).finish(None if value % 2 else f"error {value % 3}")
 
     def read(self, window: timedelta | None, **tags: str) -> Any:
-        """Return the summary of a window by tags, or how an operation ended."""
+        """Return the summary of a window by tags, or the outcomes of an operation."""
         match self.kind:
             case "timing":
                 return self.store.timing_summary("name", window, tags)
@@ -81,7 +81,7 @@ class Recording:
                 return self.store.summary("name", window, tags)
 
     def check(self, window: timedelta | None, **tags: str) -> float:
-        """Check a window by tags against the list, and return the seconds that it covers."""
+        """Compare a window by tags with the list, and return the seconds that it covers."""
         found = self.read(window, **tags)
         now = self.clock.monotonic_ns()
         seconds = found.seconds if self.kind == "outcome" else found["seconds"]
@@ -118,7 +118,7 @@ WANTED = st.sampled_from([{"route": "a"}, {"route": "b"}, {"host": "x"}, {"route
 def test_a_window_by_tags_is_exact_for_the_seconds_that_it_reports(
     kind, events, rest, seconds, wanted, begin
 ):
-    """Whatever is recorded, the window holds what series with the tags recorded in that time."""
+    """The window has the records of the series with the tags in that time."""
     recording = Recording(kind, begin)
     for pause, tags, value, burst in events:
         recording.clock.advance(pause)
@@ -136,7 +136,7 @@ def test_a_window_by_tags_is_exact_for_the_seconds_that_it_reports(
 
 @given(EVENTS, st.lists(st.tuples(st.integers(0, 25), st.booleans()), max_size=8), WINDOWS, WANTED)
 def test_with_little_memory_and_removals_a_window_is_exact_or_refused(events, interruptions, seconds, wanted):
-    """Series that lose their windows, and series that go, cost answers or seconds, never exactness."""
+    """Series that lose their windows or are removed shorten or reject windows, which stay exact."""
     recording = Recording("counter", budgets=Budgets(recent_bytes=1_500))
     removals = dict(interruptions)
     for number, (pause, tags, value, burst) in enumerate(events):
@@ -166,8 +166,8 @@ def test_with_little_memory_and_removals_a_window_is_exact_or_refused(events, in
     assert (found["count"], found["sum"]) == (len(values), sum(values))
 
 
-def test_a_window_covers_what_was_asked_or_little_more():
-    """Of steady traffic of many routes a window is at most two thirds longer than asked, and a slot."""
+def test_a_window_covers_the_request_or_little_more():
+    """For steady traffic of many routes a window is at most two thirds and a slot longer."""
     recording = Recording("counter")
     for second in range(3_700):
         recording.record(1, route=f"/{second % 7}", host="ab"[second % 2])
@@ -182,7 +182,7 @@ def test_a_window_covers_what_was_asked_or_little_more():
 
 
 def test_a_route_that_becomes_busy_late_has_windows():
-    """A series that was quiet for long is exact from its first records on."""
+    """A series that was idle for long is exact from its first records on."""
     recording = Recording("timing")
     for _ in range(2_000):
         recording.record(5, route="/busy")
@@ -197,7 +197,7 @@ def test_a_route_that_becomes_busy_late_has_windows():
 
 
 def test_a_route_that_is_not_among_the_busiest_has_windows():
-    """Of a hundred routes the one with a record every ten minutes is as exact as the others."""
+    """Of a hundred routes, one with a record every ten minutes is as exact as the others."""
     recording = Recording("outcome")
     for second in range(3_000):
         recording.record(second, route=f"/{second % 99}")
@@ -211,7 +211,7 @@ def test_a_route_that_is_not_among_the_busiest_has_windows():
 
 
 def test_all_series_that_carry_the_tags_are_together():
-    """Tags choose all series that have them, whatever other tags these have, and constant tags count too."""
+    """Tags select all series that have them, with any other tags; constant tags count too."""
     recording = Recording("counter", tags={"service": "shop"})
     recording.record(1, route="/a")
     recording.record(2, route="/a", host="x")
@@ -228,7 +228,7 @@ def test_all_series_that_carry_the_tags_are_together():
 
 
 def test_tags_that_no_series_carries_have_an_empty_window():
-    """A value without records is no error: its window is empty."""
+    """An unknown tag value is not an error."""
     recording = Recording("timing")
     recording.record(1, route="/a")
     for tags in ({"route": "/b"}, {"host": "x"}):
@@ -239,7 +239,7 @@ def test_tags_that_no_series_carries_have_an_empty_window():
 
 
 def test_a_gauge_has_windows_of_single_series():
-    """A gauge by tags is one series, weighted by time; of several the error says what to pass."""
+    """A gauge by tags is one series, weighted by time; for several, the error names the remedy."""
     clock = ManualClock()
     store = Store(clock)
     collector = InMemoryCollector(store)
@@ -261,7 +261,7 @@ def test_a_gauge_has_windows_of_single_series():
 
 @given(st.lists(st.tuples(PAUSES, st.integers(-50, 50)), min_size=1, max_size=25), PAUSES, WINDOWS)
 def test_a_gauge_by_tags_agrees_with_a_list(events, rest, seconds):
-    """Last, extremes and the average of the window are those of the levels in its time."""
+    """Last value, extremes and average of the window are those of the list."""
     clock = ManualClock()
     store = Store(clock)
     collector = InMemoryCollector(store)
@@ -298,7 +298,7 @@ def test_a_gauge_by_tags_agrees_with_a_list(events, rest, seconds):
 
 
 def test_series_past_the_budget_have_no_windows_by_tag():
-    """Where a tag's new values are counted together, its windows are refused; those of others are exact."""
+    """Windows by a collapsed tag are refused; those by other tags are exact."""
     recording = Recording("counter", budgets=Budgets(series_per_name=10))
     for number in range(50):
         recording.record(1, user=str(number), kind="a")
@@ -310,7 +310,7 @@ def test_series_past_the_budget_have_no_windows_by_tag():
 
 
 def test_without_memory_windows_by_tag_are_refused():
-    """A series that got no windows is refused for windows that split its records, and exact for others."""
+    """Only windows that would split the records of a series without windows are refused."""
     recording = Recording("counter", budgets=Budgets(recent_bytes=1))
     for number in range(20):
         for route in "abc":
@@ -328,7 +328,7 @@ def test_without_memory_windows_by_tag_are_refused():
 
 
 def test_quiet_series_make_room_for_busier_ones():
-    """At the limit, series that were idle for an hour lose their windows, then those that are quieter."""
+    """At the limit, series that were idle for an hour lose their windows first, then the quietest."""
     recording = Recording("counter", budgets=Budgets(recent_bytes=20_000))
 
     def traffic(routes: range, seconds: int) -> None:
@@ -356,7 +356,7 @@ def test_quiet_series_make_room_for_busier_ones():
 
 
 def test_a_removed_series_shortens_windows_by_tag():
-    """The window begins after the last record of a removed series, so that it holds all there was."""
+    """The window begins after the last record of a removed series, so that it is complete."""
     recording = Recording("counter")
     for route in "ab":
         recording.record(1, route=route, kind="k")
@@ -373,8 +373,8 @@ def test_a_removed_series_shortens_windows_by_tag():
 # -- through the adapters ----------------------------------------------------------------------------------
 
 
-def test_operations_are_asked_by_the_tags_of_measure(clock):
-    """Timer, tracker and aggregator answer for the tags that `measure` gave, with a window or without."""
+def test_operations_can_be_queried_by_the_tags_of_measure(clock):
+    """Timer, tracker and aggregator accept the tags, with a window or without."""
     store = Store(clock)
     collector = InMemoryCollector(store)
     timer, tracker, aggregator = InMemoryTimer(store), InMemoryTracker(store), InMemoryAggregator(store)
@@ -410,7 +410,7 @@ def test_operations_are_asked_by_the_tags_of_measure(clock):
 
 
 def test_an_hour_takes_at_most_twenty_slots():
-    """A series that records all the time has at most 20 slots, and they reach back an hour."""
+    """A series that always records has at most 20 slots, which cover an hour."""
     windows: RecentWindows[Counted] = RecentWindows()
     most = 0
     for number in range(1_000):
@@ -430,7 +430,7 @@ def test_an_hour_takes_at_most_twenty_slots():
 
 @given(st.lists(st.integers(1, 40) | st.integers(1, 300), min_size=1, max_size=200))
 def test_slots_of_a_series_hold_all_of_the_last_hour(pauses):
-    """However rarely a series records, its slots do not overlap, and only old ones are dropped."""
+    """Slots do not overlap, and only old ones are dropped, however rare the records are."""
     windows: RecentWindows[Counted] = RecentWindows()
     starts = list(itertools.accumulate(pauses))
     for start in starts:
@@ -460,7 +460,7 @@ class Counted(NamedTuple):
 @pytest.mark.heavy
 @pytest.mark.parametrize("kind", ["counter", "timing"])
 def test_windows_of_ten_thousand_series_take_twenty_megabytes(kind):
-    """An hour of traffic over ten thousand series stays within the limit; counters all have their windows."""
+    """An hour of traffic stays within the limit; all counters have windows."""
     number = 10_000 if ENGINE == "compiled" else 1_000
     limit = 2_000 * number
     recording = Recording(kind, budgets=Budgets(recent_bytes=limit))

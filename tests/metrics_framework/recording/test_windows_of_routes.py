@@ -1,4 +1,4 @@
-"""What timers, trackers and aggregators answer for one route, against a list of all raw values.
+"""Answers of timers, trackers and aggregators for one route, against a list of all values.
 
 Each answer is exact for the seconds that it reports, or is refused with an error that names the remedy.
 """
@@ -36,12 +36,12 @@ ASKED = (1, 16, 60, 300, 900, 3_600, 20_000, 86_400)
 
 
 def check_refusal(error: InvalidInputError) -> None:
-    """Check that a refused window names the remedy."""
+    """Check that the error of a refused window names the remedy."""
     assert re.search(REFUSED, str(error)), error
 
 
 class Raw(NamedTuple):
-    """One request: when it ended, its tags, how many milliseconds it took, and how it failed."""
+    """One request: its end, tags, duration in milliseconds, and error type."""
 
     time_ns: int
     tags: dict[str, str]
@@ -50,7 +50,7 @@ class Raw(NamedTuple):
 
 
 class Service:
-    """A service whose requests are measured, and counted in a counter and in histograms; and their list.
+    """A service that measures its requests with an operation, a counter and histograms; and their list.
 
     Args:
         store: Arguments of the store.
@@ -72,7 +72,7 @@ class Service:
         self.lost_any = False
 
     def request(self, value: int, error_type: str | None = None, **tags: str) -> None:
-        """Serve a request that takes so many milliseconds."""
+        """Serve a request with a duration in milliseconds."""
         with self.measure("request", tags) as measurement:
             self.clock.advance(value / 1_000)
             measurement.error_type = error_type
@@ -82,19 +82,19 @@ class Service:
         self.requests.append(Raw(self.clock.monotonic_ns(), tags, value, error_type))
 
     def remove(self, **tags: str) -> None:
-        """Forget the series of the metrics that have exactly these tags."""
+        """Remove the series of the metrics that have exactly these tags."""
         for name in ("orders", "sizes", "described"):
             self.lost_any |= self.collector.remove(name, tags)
 
     def inside(self, seconds: float, tags: dict[str, str]) -> list[Raw]:
-        """Return the requests of the last seconds that carry some tags."""
+        """Return the requests of the last seconds that have some tags."""
         start_ns = self.clock.monotonic_ns() - round(seconds * SECOND)
         return [
             each for each in self.requests if each.time_ns >= start_ns and tags.items() <= each.tags.items()
         ]
 
     def check(self, window_s: float, **tags: str) -> int:
-        """Check all that is answered for a window and tags; return how many answers were refused."""
+        """Check all answers for a window and tags; return how many were refused."""
         window = timedelta(seconds=window_s)
         refused = 0
         for ask in (
@@ -114,7 +114,7 @@ class Service:
         return refused + self.check_outcomes(window, tags)
 
     def check_outcomes(self, window: timedelta, tags: dict[str, str]) -> int:
-        """Check what the tracker answers; return 1 if that was refused."""
+        """Check the tracker's answer; return 1 if it was refused."""
         try:
             reading = self.store.outcomes("request", window, tags)
         except InvalidInputError:
@@ -131,7 +131,7 @@ class Service:
         return 0
 
     def check_seconds(self, seconds: float, asked: float) -> None:
-        """Check that a window reaches as far back as was asked, unless that is not known any more."""
+        """Check that a window is as long as requested, unless older records are dropped."""
         since_start = (self.clock.monotonic_ns() - self.start_ns) / SECOND
         assert 0 <= seconds <= since_start + 1e-9
         if not self.lost_any and asked <= 3_600:
@@ -139,7 +139,7 @@ class Service:
 
 
 def check_summary(summary: dict[str, float], values: list[float]) -> None:
-    """Check a summary against the values in its window."""
+    """Compare a summary with the values in its window."""
     assert (summary["count"], summary["sum"]) == (len(values), pytest.approx(sum(values), rel=1e-12))
     if summary["seconds"] > 0:
         amount = sum(values) if "total" in summary else len(values)
@@ -158,7 +158,7 @@ def check_summary(summary: dict[str, float], values: list[float]) -> None:
         assert summary[f"p{share}"] == pytest.approx(values[rank - 1], rel=error)
 
 
-# -- whatever the traffic is -------------------------------------------------------------------------------
+# -- any traffic -------------------------------------------------------------------------------------------
 
 PHASES = st.lists(
     st.fixed_dictionaries(
@@ -188,14 +188,14 @@ STORES = st.fixed_dictionaries(
 @settings(max_examples=80)
 @given(STORES, PHASES, HOSTS, st.integers(0, 9_999))
 def test_each_answer_for_a_route_is_exact_or_refused(store, phases, hosts, seed):
-    """No window is guessed: of busy, late, rare, idle, removed and expired routes, with little memory."""
+    """For busy, late, rare, idle, removed and expired routes, with little memory."""
     play(store, phases, hosts, random.Random(seed))
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(7_200)
 def test_thousands_of_answers_for_routes_are_exact_or_refused(soak):
-    """Five thousand such services."""
+    """The same for five thousand services."""
 
     @settings(max_examples=soak(5_000), deadline=None)
     @given(STORES, PHASES, HOSTS, st.integers(0, 9_999))
@@ -234,7 +234,7 @@ def play(store: dict[str, Any], phases: list[dict[str, Any]], hosts: int, source
 
 
 def test_a_route_that_becomes_busy_late_is_answered_from_its_first_request_on():
-    """Among busy routes, one that was idle for an hour has exact windows while it becomes the busiest."""
+    """A route that was idle for an hour has exact windows while it becomes the busiest."""
     service = Service()
     for second in range(3_600):
         if second % 2 == 0:
@@ -253,7 +253,7 @@ def test_a_route_that_becomes_busy_late_is_answered_from_its_first_request_on():
 
 
 def test_a_route_that_is_not_among_the_busiest_is_answered():
-    """Of two hundred routes one has a request a minute: its windows are as exact as those of the others."""
+    """Of two hundred routes, one with a request per minute has windows as exact as the others."""
     service = Service()
     for number in range(20_000):
         service.request(5, route=f"/{number % 199}", host="a")
@@ -267,7 +267,7 @@ def test_a_route_that_is_not_among_the_busiest_is_answered():
 
 
 def test_an_idle_route_is_answered():
-    """A route without requests for hours has empty windows, and full ones that reach far enough back."""
+    """A route without requests for hours has empty windows, and complete ones that are long enough."""
     service = Service()
     for _ in range(100):
         service.request(5, route="/idle", host="a")
@@ -283,8 +283,8 @@ def test_an_idle_route_is_answered():
     assert "p95" not in stats
 
 
-def test_where_memory_is_used_up_answers_are_exact_or_name_the_remedy():
-    """With memory for few series some are refused; a description with window_by answers for all of them."""
+def test_if_memory_is_used_up_answers_are_exact_or_name_the_remedy():
+    """With little memory some windows are refused; `window_by` in the description answers for all routes."""
     service = Service(budgets=Budgets(recent_bytes=10_000))
     for number in range(2_000):
         service.request(5, route=f"/{number % 50}", host="a")
@@ -336,7 +336,7 @@ print(json.dumps(memory_of_an_hour(sys.argv[1], int(sys.argv[2]))))
 
 
 def memory_of_an_hour(kind: str, recent_bytes: int) -> list[int]:
-    """Record for more than an hour into many series; return memory in use: allocated, numeric, accounted."""
+    """Record into many series for more than an hour; return memory in use: allocated, numeric, accounted."""
     tracemalloc.start()
     clock = ManualClock()
     store = Store(clock, budgets=Budgets(recent_bytes=recent_bytes))
@@ -362,7 +362,7 @@ def memory_of_an_hour(kind: str, recent_bytes: int) -> list[int]:
 @pytest.mark.heavy
 @pytest.mark.parametrize("kind", ["counter", "timer"])
 def test_windows_of_ten_thousand_routes_take_at_most_twenty_megabytes(kind):
-    """An hour of windows of 10 000 busy series allocates at most 20 MB more than no windows."""
+    """Compared with no windows, an hour of windows of 10 000 busy series allocates at most 20 MB more."""
 
     def measured(recent_bytes: int) -> list[int]:
         code = MEMORY.format(module=__name__)

@@ -52,7 +52,7 @@ class Program:
     def __init__(self, script: str, folder: Path) -> None:
         self.folder = folder
         self.process = subprocess.Popen(
-            # Python 3.12 and newer warn of any fork beside a thread, which is what is tested here.
+            # Python 3.12 and newer warn of any fork beside a thread, which is the case under test.
             [sys.executable, "-W", "error", "-W", FORKS, "-c", PRELUDE + script, str(folder)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -441,7 +441,7 @@ def test_collection_does_not_continue_in_a_child_and_can_be_started_there(run):
         "written = files()\n"
         "child = os.fork()\n"
         "if child == 0:\n"
-        "    assert names() == ['metrics-resource-reading'], names()\n"  # who started it alone wants it
+        "    assert names() == ['metrics-resource-reading'], names()\n"  # only the application started it
         "    system.resource_monitor.stop_resource_monitoring()\n"
         "    recorded = lambda: len(system.aggregator.get_metrics_by_tag({'by': 'collection'}))\n"
         "    system.callbacks.add('g', lambda: 1, tags={'by': 'collection'})\n"

@@ -141,9 +141,7 @@ def test_a_missing_file_is_an_output_error(tmp_path: Path, name: str) -> None:
     assert isinstance(caught.value, OSError)
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="who may read everything is refused nothing"
-)
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root can read every file")
 def test_a_file_without_permission_is_an_output_error(tmp_path: Path) -> None:
     """The error gives the reason."""
     path = tmp_path / "run.json"

@@ -121,7 +121,7 @@ def test_a_fresh_repository_has_no_commit(tmp_path: Path) -> None:
 
 @needs_git
 @pytest.mark.heavy
-def test_a_worktree_has_a_branch_of_its_own(repository: Path, tmp_path: Path) -> None:
+def test_a_worktree_has_its_own_branch(repository: Path, tmp_path: Path) -> None:
     """In a linked worktree, commit and branch are those of the worktree."""
     linked = tmp_path / "linked"
     _git(repository, "worktree", "add", "--quiet", "-b", "other", str(linked))

@@ -215,7 +215,7 @@ def test_missing_metadata_get_their_defaults() -> None:
     )
 
 
-def test_every_run_gets_an_id_of_its_own() -> None:
+def test_every_run_gets_its_own_id() -> None:
     """Two runs without an id get different ids."""
     assert SnapshotMetadata().run_id != SnapshotMetadata().run_id
 
