@@ -5388,6 +5388,17 @@ fast_arguments(const char *function, PyObject *const *names, int number, int nee
 
 #define FAST_CALL PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
 
+/* `fast_arguments`, with a short way for arguments by position. */
+static inline int
+call_arguments(const char *function, PyObject *const *names, int number, int needed, FAST_CALL, PyObject **out)
+{
+    if (UNLIKELY(kwnames != NULL || nargs < needed || nargs > number))
+        return fast_arguments(function, names, number, needed, args, nargs, kwnames, out);
+    for (int i = 0; i < number; i++)
+        out[i] = i < nargs ? args[i] : NULL;
+    return 0;
+}
+
 /* One argument, by position or by name. */
 static inline int
 one_argument(const char *function, PyObject *name, int needed, PyObject *const *args, Py_ssize_t nargs,
@@ -6371,19 +6382,11 @@ recorder_record_counter(PyObject *object, FAST_CALL)
 {
     Recorder *self = (Recorder *)object;
     State *state = self->state;
-    PyObject *given[3];
-    if (UNLIKELY(recorder_check(self) != 0))
+    PyObject *given[3], *names[3] = {state ? state->s_name : NULL, state ? state->s_value : NULL,
+                                     state ? state->s_tags : NULL};
+    if (UNLIKELY(recorder_check(self) != 0) ||
+        call_arguments("record_counter", names, 3, 1, args, nargs, kwnames, given) != 0)
         return NULL;
-    if (LIKELY(kwnames == NULL && nargs >= 1 && nargs <= 3)) {
-        given[0] = args[0];
-        given[1] = nargs > 1 ? args[1] : NULL;
-        given[2] = nargs > 2 ? args[2] : NULL;
-    }
-    else {
-        PyObject *names[3] = {state->s_name, state->s_value, state->s_tags};
-        if (fast_arguments("record_counter", names, 3, 1, args, nargs, kwnames, given) != 0)
-            return NULL;
-    }
     Number number = integer_number(1);
     if (LIKELY((given[1] == NULL || exact_number(given[1], &number)) && number.d >= 0 && self->core->now == NULL)) {
         int64_t now = system_now();
@@ -6408,7 +6411,7 @@ recorder_record_gauge(PyObject *object, FAST_CALL)
     PyObject *given[3], *names[3] = {state ? state->s_name : NULL, state ? state->s_value : NULL,
                                      state ? state->s_tags : NULL};
     if (UNLIKELY(recorder_check(self) != 0) ||
-        fast_arguments("record_gauge", names, 3, 2, args, nargs, kwnames, given) != 0)
+        call_arguments("record_gauge", names, 3, 2, args, nargs, kwnames, given) != 0)
         return NULL;
     Number number;
     if (LIKELY(exact_number(given[1], &number) && self->core->now == NULL)) {
@@ -6433,7 +6436,7 @@ recorder_record_histogram(PyObject *object, FAST_CALL)
     PyObject *given[3], *names[3] = {state ? state->s_name : NULL, state ? state->s_value : NULL,
                                      state ? state->s_tags : NULL};
     if (UNLIKELY(recorder_check(self) != 0) ||
-        fast_arguments("record_histogram", names, 3, 2, args, nargs, kwnames, given) != 0)
+        call_arguments("record_histogram", names, 3, 2, args, nargs, kwnames, given) != 0)
         return NULL;
     Number number;
     if (LIKELY(exact_number(given[1], &number) && self->core->now == NULL)) {
@@ -6459,7 +6462,7 @@ recorder_record_timer(PyObject *object, FAST_CALL)
     PyObject *given[4], *names[4] = {state ? state->s_name : NULL, state ? state->s_duration : NULL,
                                      state ? state->s_unit : NULL, state ? state->s_tags : NULL};
     if (UNLIKELY(recorder_check(self) != 0) ||
-        fast_arguments("record_timer", names, 4, 2, args, nargs, kwnames, given) != 0)
+        call_arguments("record_timer", names, 4, 2, args, nargs, kwnames, given) != 0)
         return NULL;
     Number number;
     if (LIKELY(exact_number(given[1], &number) && number.d >= 0 &&
