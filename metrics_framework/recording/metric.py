@@ -314,10 +314,18 @@ class Metric:
         if slot is None:
             error_types = self.error_types if self.kind is OUTCOMES else None
             slot = Slot(self.state.core, self.kind.slot_kind, self.publish, error_types)
-            slot.law = self.state.describe(self.name).merge
+            # Before other threads see the slot: counts that began would be computed again, within 1 %.
+            self._apply_description_to(slot)
             slot = self._slots.setdefault(group, slot)
-            slot.count_by(self.bounds, seed=True)
+            self._apply_description_to(slot)  # it may have changed in the meantime
         return slot
+
+    def _apply_description_to(self, slot: Slot) -> None:
+        law, bounds = self.state.describe(self.name).merge, self.bounds
+        if slot.law != law:
+            slot.law = law
+        if slot.bounds != bounds:
+            slot.count_by(bounds, seed=not self.exposed)
 
     def publish(self, slot: Slot) -> None:
         """Move the closed slots of a group into its windows; the engine calls it after a record."""
@@ -334,21 +342,14 @@ class Metric:
 
     def apply_description(self) -> None:
         """Apply a change of the description, the rules or the default buckets."""
-        law, bounds = (
-            self.state.describe(self.name).merge,
-            self.state.bounds(self.name, self.kind.metric_type),
-        )
-        for slot in self.slots:
-            slot.law = law
-        if bounds == self.bounds:
-            return
-        if self.exposed:
+        bounds = self.state.bounds(self.name, self.kind.metric_type)
+        if self.exposed and bounds != self.bounds:
             self.state.notice(
                 "buckets of an exposed metric changed; counts start from zero", metric=self.name
             )
         self.bounds = bounds
         for slot in self.slots:
-            slot.count_by(bounds, seed=not self.exposed)
+            self._apply_description_to(slot)
 
     # -- reading ---------------------------------------------------------------------------------------
 

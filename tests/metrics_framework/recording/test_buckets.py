@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from metrics_adapters.in_memory import InMemoryCollector
 from metrics_framework.clock import ManualClock
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.recording import Store
+from metrics_framework.recording import Store, metric
 from metrics_framework.recording.buckets import BucketCounts, check_bounds, default_bounds, seconds_as
 from metrics_framework.values import MetricUnit
 
@@ -53,6 +53,24 @@ def test_each_value_is_in_the_bucket_that_encloses_it(bounds, values):
 def test_a_bound_belongs_to_the_bucket_below():
     """A value on a bound is counted up to it, the next float above is not."""
     assert counted((1.0, 2.0), [1, 1.0, math.nextafter(1.0, 2), 2.0, 2.5]).counts == (2, 2, 1)
+
+
+def test_counts_are_exact_if_two_threads_make_a_name(monkeypatch, clock):
+    """A record that makes the same name at the same time does not compute the counts of another one again."""
+    collector = InMemoryCollector(Store(clock, default_buckets=(1.003,)))
+    slot_class = metric.Slot
+
+    def make_slot(*args):
+        monkeypatch.setattr(metric, "Slot", slot_class)
+        slot = slot_class(*args)
+        for value in (1.002, 1.002, 50.0) * 100:  # another thread, before this one publishes the slot
+            collector.record_histogram("name", value)
+        return slot
+
+    monkeypatch.setattr(metric, "Slot", make_slot)
+    collector.record_histogram("name", 50.0)
+    (reading,) = collector.store.readings()
+    assert reading.buckets.counts == (200, 101)
 
 
 def test_counts_that_were_read_stay_as_they_were():
