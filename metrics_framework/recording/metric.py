@@ -207,19 +207,24 @@ class Metric:
         return self._admit(self.kind.series(tag_set, values, self._slot(tags)))
 
     def _admit(self, series: Series) -> Series:
+        was_live = series.is_live
         live = series.tag_set.add(series)
-        self.version = object()
-        self.state.cardinality.series_count += 1
+        if live is series and not was_live:
+            self.version = object()
+            self.state.cardinality.series_count += 1
         return live
 
     def remove(self, series: Series) -> None:
         """Forget a series; its records stay in the metric's windows and totals."""
+        had_records = _has_records(series)
         if not series.is_live:
             return
-        self.state.cardinality.recent.forget(series)
-        self.limiter.forget(series)
-        last_ns = series.last_ns
+        recent, last_ns = series.recent, series.last_ns
         final = series.tag_set.remove(series)
+        if final is None and had_records:  # another thread has removed it in the meantime
+            return
+        self.state.cardinality.recent.forget(recent)
+        self.limiter.forget(series)
         self.version = object()
         self.state.cardinality.series_count -= 1
         if final is not None:

@@ -51,6 +51,7 @@ class Queries:
         self._metrics = Namespace(state, "metric", "recorded", KINDS.values(), rules)
         self._timings = Namespace(state, "operation", "timed", [TIMER], rules)
         self._outcomes = Namespace(state, "operation", "tracked", [OUTCOMES], rules)
+        state.cardinality.count_series = lambda: self.series_count
         self._recent: dict[str, deque[RawFailure]] = {}
 
     @property
