@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+import subprocess
+import sys
+from decimal import Decimal
 from itertools import pairwise
 
 import pytest
@@ -197,3 +200,38 @@ def test_what_is_no_ascending_row_of_numbers_is_refused(bounds):
     """The error quotes what was passed."""
     with pytest.raises(InvalidInputError, match=re.escape(f"buckets={bounds!r} ")):
         check_bounds(bounds)
+
+
+@given(st.floats(0, 1e300), st.sampled_from([MetricUnit.MILLISECONDS, MetricUnit.MICROSECONDS]))
+def test_bounds_in_seconds_are_converted_in_decimal(seconds, unit):
+    """A bound in another unit of time is the nearest float to the decimal product."""
+    factor = 1_000 if unit is MetricUnit.MILLISECONDS else 1_000_000
+    assert seconds_as(unit, [seconds]) == (float(Decimal(repr(seconds)) * factor),)
+
+
+def test_a_record_imports_nothing():
+    """The first record of each kind imports no module: an import cannot be entered again by a handler."""
+    code = """
+import sys
+from metrics_framework import MetricsSystem, Rule
+from metrics_framework.recording import Store, engine
+stores = [Store(default_buckets=buckets, rules=[Rule("never", drop_tags=("a",))], on_error="log")
+          for buckets in ((0.1, 1.0), "by_unit")]
+recorders = [engine.Recorder(store.core, store) for store in stores]
+before = set(sys.modules)
+for store, recorder in zip(stores, recorders):
+    for tags in (None, {"a": "b"}, {"a": 1}):
+        recorder.record_counter("counter", 1, tags)
+        recorder.record_gauge("gauge", 1.5, tags)
+        recorder.record_gauge("counter", 1.5, tags)
+        recorder.record_histogram("histogram", 1.5, tags)
+        recorder.record_histogram("histogram", "bad", tags)
+        recorder.record_timer("timer", 1.5, tags=tags)
+        recorder.increment("counter", tags)
+        recorder.decrement("level", tags)
+        store.record_operation("operation", tags, 1_000_000, "timeout")
+    store.remove("counter")
+print(sorted(set(sys.modules) - before))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
