@@ -37,6 +37,7 @@ from metrics_framework.recording.aggregates import (
     within_int64,
 )
 from metrics_framework.recording.distribution import Distribution, weighted_values
+from metrics_framework.validation import OBJECT_ERRORS
 from metrics_framework.values import MetricUnit, TimingResult, pending_timing
 
 __all__ = [
@@ -1250,7 +1251,7 @@ class Series(_Stateful[_SeriesState]):
         self.seems_live = False
         try:
             return self.live_series()
-        except Exception:  # noqa: BLE001 - the caller is not the one that recorded, and the owner counts it
+        except OBJECT_ERRORS:  # the caller is not the one that recorded, and the owner counts bad input
             return None
 
     def first_logged_number(self, aggregate: Any) -> Any:
@@ -1605,7 +1606,7 @@ class SeriesIndex:
                 series = known[values_of(tags)]
                 if series.seems_live:
                     return series
-        except Exception:  # noqa: BLE001, S110 - not known, or an odd object that cannot be compared
+        except OBJECT_ERRORS:  # not known, or an odd object that cannot be compared
             pass
         return self._find(name, tags)
 
