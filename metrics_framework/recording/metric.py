@@ -16,7 +16,7 @@ from metrics_framework.recording.aggregates import (
 from metrics_framework.recording.buckets import BucketCounts
 from metrics_framework.recording.cardinality import OTHER, SeriesLimiter
 from metrics_framework.recording.engine import ErrorTypes, GaugeSeries, Series, Slot, TagSet
-from metrics_framework.recording.state import Named, StoreState
+from metrics_framework.recording.state import Named, Removal, StoreState
 from metrics_framework.recording.windows import (
     RECENT_SLOT_NS,
     SLOT_NS,
@@ -219,18 +219,29 @@ class Metric:
         had_records = _has_records(series)
         if not series.is_live:
             return
-        recent, last_ns = series.recent, series.last_ns
-        final = series.tag_set.remove(series)
-        if final is None and had_records:  # another thread has removed it in the meantime
+        state, remove = self.state, series.tag_set.remove
+        removal = Removal(self.count_removal, series, had_records, tuple(state.on_removed))
+        # One call without Python code of its own: no handler raises between the removal, which empties the
+        # series, and the note of its final aggregate.
+        state.removals.update(zip([removal], map(remove, [series]), strict=True))
+        state.report_removals()
+
+    def count_removal(self, removal: Removal, final: Any) -> None:
+        """Count a removed series out of the budgets.
+
+        Args:
+            removal: The removal.
+            final: The final aggregate of the series.
+        """
+        if final is None and removal.had_records:  # another thread has removed it in the meantime
             return
-        self.state.cardinality.recent.forget(recent)
-        self.limiter.forget(series)
+        cardinality = self.state.cardinality
+        cardinality.series_count -= 1
         self.version = object()
-        self.state.cardinality.series_count -= 1
         if final is not None:
-            self.removed_ns = max(self.removed_ns, last_ns)
-            for listener in self.state.on_removed:
-                listener(self.named, series, final)
+            self.removed_ns = max(self.removed_ns, removal.last_ns)
+        cardinality.recent.forget(removal.recent)
+        self.limiter.forget(removal.series)
 
     def expire(self, many: Iterable[Series], before_ns: int) -> None:
         """Remove those of some series whose last record is older than a moment.

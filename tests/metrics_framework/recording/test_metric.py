@@ -554,6 +554,30 @@ def test_removed_series_are_reported_with_their_last_numbers(clock):
     assert found == [("name", NORTH, 3), ("name", SOUTH, 5)]
 
 
+def test_a_listener_that_raises_takes_no_removal_from_the_others(clock):
+    """After a listener raised, the next removal or read calls the other listeners, each once."""
+    store = Store(clock)
+    collector = InMemoryCollector(store)
+    found = []
+
+    def fail(*_: object) -> None:
+        store.on_removed.remove(fail)
+        raise KeyboardInterrupt
+
+    store.on_removed.append(fail)
+    store.on_removed.append(lambda named, series, final: found.append((series.tags, final.value)))
+    collector.record_counter("name", 3, NORTH)
+    collector.record_counter("name", 5, SOUTH)
+    with pytest.raises(KeyboardInterrupt):
+        store.remove("name", NORTH)
+    assert (found, store.series_count) == ([], 1)
+    store.readings()
+    assert found == [(NORTH, 3)]
+    store.remove("name", SOUTH)
+    store.readings()
+    assert found == [(NORTH, 3), (SOUTH, 5)]
+
+
 def test_series_do_not_expire_unless_asked_to(collector, clock):
     """Without `expire_after` a series is kept for ever."""
     collector.increment("name", NORTH)
