@@ -214,13 +214,19 @@ class Metric:
             self.state.cardinality.series_count += 1
         return live
 
-    def remove(self, series: Series) -> None:
-        """Forget a series; its records stay in the metric's windows and totals."""
+    def remove(self, series: Series, *, keeps_level: bool = False) -> None:
+        """Forget a series; its records stay in the metric's windows and totals.
+
+        Args:
+            series: The series.
+            keeps_level: Whether a gauge that turns out to be counted up and down goes on at its level.
+        """
         had_records = _has_records(series)
         if not series.is_live:
             return
         state, remove = self.state, series.tag_set.remove
-        removal = Removal(self.count_removal, series, had_records, tuple(state.on_removed))
+        steps = [self.count_removal, self._keep_level] if keeps_level else [self.count_removal]
+        removal = Removal(steps, series, had_records, tuple(state.on_removed))
         # One call without Python code of its own: no handler raises between the removal, which empties the
         # series, and the note of its final aggregate.
         state.removals.update(zip([removal], map(remove, [series]), strict=True))
@@ -243,6 +249,21 @@ class Metric:
         cardinality.recent.forget(removal.recent)
         self.limiter.forget(removal.series)
 
+    def _keep_level(self, removal: Removal, final: Any) -> None:
+        """Bring a gauge back that was counted up or down between the check of its level and its removal."""
+        if (
+            not isinstance(removal.series, GaugeSeries)
+            or final is None
+            or not final.is_stepped
+            or final.last == 0
+        ):
+            return
+        live = self.readmit(removal.series)
+        if isinstance(live, GaugeSeries):
+            aggregate = live.state()
+            if aggregate is None or aggregate.is_stepped:  # else it was set to a level in the meantime
+                live.increment(final.last)
+
     def expire(self, many: Iterable[Series], before_ns: int) -> None:
         """Remove those of some series whose last record is older than a moment.
 
@@ -252,7 +273,7 @@ class Metric:
         before_ns -= before_ns % SLOT_NS  # a series may know the second of its last record only
         for series in many:
             if series.last_ns < before_ns and _has_records(series) and not _has_level(series):
-                self.remove(series)
+                self.remove(series, keeps_level=True)
 
     def _expire_to_make_room(self) -> bool:
         """Remove idle series at intervals if the budget is used up; return whether it did."""

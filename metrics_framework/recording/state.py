@@ -133,7 +133,7 @@ class Removal:
     """The removal of a series, and the steps that follow it.
 
     Args:
-        count: Counts the series out of the budgets.
+        steps: Called with the removal and the final aggregate, before the listeners.
         series: The series.
         had_records: Whether it had records before.
         listeners: Called with the series and its final aggregate.
@@ -141,12 +141,12 @@ class Removal:
 
     def __init__(
         self,
-        count: Callable[[Removal, Any], None],
+        steps: Iterable[Callable[[Removal, Any], None]],
         series: Series,
         had_records: bool,
         listeners: Iterable[Callable[[Named, Series, Any], object]],
     ) -> None:
-        self.counts = iter([count])
+        self.steps = iter(steps)
         self.series = series
         self.named: Named = series.owner.named
         self.recent = series.recent
@@ -242,8 +242,8 @@ class StoreState:
         continues with the next step. Several threads share the steps of one removal.
         """
         for removal, final in list(self.removals.items()):
-            for count in removal.counts:
-                count(removal, final)
+            for step in removal.steps:
+                step(removal, final)
             for listener in () if final is None else removal.listeners:
                 listener(removal.named, removal.series, final)
             self.removals.pop(removal, None)

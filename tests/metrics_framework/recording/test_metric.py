@@ -578,6 +578,33 @@ def test_a_listener_that_raises_takes_no_removal_from_the_others(clock):
     assert found == [(NORTH, 3), (SOUTH, 5)]
 
 
+@pytest.mark.parametrize("level", [1, -2])
+def test_expiry_loses_no_step_of_another_thread(level):
+    """A gauge that another thread moves while it expires goes on at its level."""
+    steps = []
+
+    class Clock(ManualClock):
+        def monotonic_ns(self) -> int:
+            if steps:  # another thread, after the check of the level and before the removal
+                steps.pop()()
+            return super().monotonic_ns()
+
+    clock = Clock()
+    store = Store(clock)
+    collector = InMemoryCollector(store)
+    collector.describe("name", merge="sum")
+    gauge = collector.gauge("name", NORTH)
+    gauge.set(0)
+    clock.advance(100)
+    steps.append(lambda: gauge.increment(level))
+    gauge.owner.expire([gauge], 50 * 10**9)
+    assert steps == []
+    collector.increment("name", NORTH)
+    (reading,) = store.readings()
+    assert reading.summary["last"] == level + 1
+    assert store.series_count == 1
+
+
 def test_series_do_not_expire_unless_asked_to(collector, clock):
     """Without `expire_after` a series is kept for ever."""
     collector.increment("name", NORTH)
