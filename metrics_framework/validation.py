@@ -18,6 +18,25 @@ from metrics_framework.values import MetricUnit, to_milliseconds
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
+OBJECT_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NameError,
+    ReferenceError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What a method of a foreign object, such as ``__str__``, raises if the object is at fault.
+
+Not `Exception`: a signal handler or a worker's time limit may raise in the middle of the method, and that
+must reach the application. Only the class tells the two apart. Time limits are direct subclasses of
+`Exception` or `BaseException` (Celery, RQ) or an `OSError` (`TimeoutError`), so these pass through. The price
+is that such an error of the object itself passes through as well.
+"""
+
 
 def plain_tags(tags: object) -> dict[str, str]:
     """Return tags as a dict of strings, sorted by tag name: the same for the same series in any order.
@@ -43,9 +62,9 @@ def plain_tags(tags: object) -> dict[str, str]:
         try:
             # Not str(): an enumeration's member is equal to its value, and equal tags are the same series.
             plain[str.__str__(key)] = str.__str__(value) if isinstance(value, str) else str(value)
-        except Exception as error:
+        except OBJECT_ERRORS as error:
             raise InvalidInputError(
-                f"the value of tag {safe_repr(key)} cannot be converted to a string: {error!r}"
+                f"the value of tag {safe_repr(key)} cannot be converted to a string: {safe_repr(error)}"
             ) from error
     return dict(sorted(plain.items()))
 
@@ -211,7 +230,7 @@ def safe_repr(value: object) -> str:
     """Return ``repr(value)`` for a message, or the name of its type if `repr` raises."""
     try:
         return repr(value)
-    except Exception:  # noqa: BLE001 - an integer of thousands of digits, or an error of the object
+    except OBJECT_ERRORS:  # also an integer of thousands of digits
         return f"<{type(value).__name__}>"
 
 

@@ -5738,7 +5738,6 @@ typedef struct {
     TagSet *tag_set;   /* or NULL */
     PyObject *aliases; /* a dict of values to series, or NULL */
     Series *null;      /* for any values, or NULL */
-    uint32_t refused;  /* how many aliases found no room */
 } Group;
 
 /* One order in which those tags were given. */
@@ -6035,23 +6034,6 @@ index_get(SeriesIndex *self, PyObject *args)
     return Py_NewRef(series != NULL && series->flags & IS_LIVE ? (PyObject *)series : Py_None);
 }
 
-/* Make room for an alias: drop those of series that are no longer live. */
-static int
-aliases_trim(PyObject *aliases)
-{
-    PyObject *key, *series, *gone = PyList_New(0);
-    Py_ssize_t position = 0;
-    int result = gone == NULL ? -1 : 0;
-    while (result == 0 && PyDict_Next(aliases, &position, &key, &series))
-        if (!(((Series *)series)->flags & IS_LIVE))
-            result = PyList_Append(gone, key);
-    for (Py_ssize_t i = 0; result == 0 && i < PyList_Size(gone); i++)
-        if (PyDict_DelItem(aliases, PyList_GetItem(gone, i)) != 0)
-            PyErr_Clear();
-    Py_XDECREF(gone);
-    return result;
-}
-
 /* Return the entry of a name, created if missing, as a new reference; NULL without an error if there are too many. */
 static NameEntry *
 index_entry(SeriesIndex *self, PyObject *name, const State *state)
@@ -6086,7 +6068,7 @@ entry_group(NameEntry *entry, PyObject *const *names, Py_ssize_t number)
         return found;
     if (entry->group_count == MAX_GROUPS)
         return -2;
-    Group group = {NULL, number, NULL, NULL, NULL, 0};
+    Group group = {NULL, number, NULL, NULL, NULL};
     Group *groups = REALLOC(entry->groups, ((size_t)entry->group_count + 1) * sizeof *groups);
     if (groups != NULL)
         entry->groups = groups;
@@ -6109,10 +6091,10 @@ group_add_alias(NameEntry *entry, int place, PyObject *const *values, Py_ssize_t
     int result = key == NULL ? -1 : 0;
     for (Py_ssize_t i = 0; key != NULL && i < number; i++)
         PyTuple_SetItem(key, i, Py_NewRef(values[i]));
-    /* To look through all of them each time would take longer than to find a series without an alias. */
-    if (result == 0 && PyDict_Size(aliases) >= MAX_ALIASES && entry->groups[place].refused++ % 1000 == 0)
-        result = aliases_trim(aliases);
-    if (result == 0 && PyDict_Size(aliases) < MAX_ALIASES)
+    /* All of them go, and those that are still used come back: a search for unused ones would take long each time. */
+    if (result == 0 && PyDict_Size(aliases) >= MAX_ALIASES)
+        PyDict_Clear(aliases);
+    if (result == 0)
         result = PyDict_SetItem(aliases, key, series);
     if (result == 0 && place < entry->group_count && entry->groups[place].aliases == NULL)
         entry->groups[place].aliases = Py_NewRef(aliases);

@@ -37,6 +37,7 @@ from metrics_framework.recording.aggregates import (
     within_int64,
 )
 from metrics_framework.recording.distribution import Distribution, weighted_values
+from metrics_framework.validation import OBJECT_ERRORS
 from metrics_framework.values import MetricUnit, TimingResult, pending_timing
 
 __all__ = [
@@ -1250,7 +1251,7 @@ class Series(_Stateful[_SeriesState]):
         self.seems_live = False
         try:
             return self.live_series()
-        except Exception:  # noqa: BLE001 - the caller is not the one that recorded, and the owner counts it
+        except OBJECT_ERRORS:  # the caller is not the one that recorded, and the owner counts bad input
             return None
 
     def first_logged_number(self, aggregate: Any) -> Any:
@@ -1564,14 +1565,30 @@ class _Name:
         nulls: Null series by number of tags.
         fast: The series that are looked up first, by number of tags: a function that takes the values out
             of tags, and series by values.
+        aliases: About how many aliases it has.
     """
 
-    __slots__ = ("entries", "fast", "nulls")
+    __slots__ = ("aliases", "entries", "fast", "nulls")
 
     def __init__(self) -> None:
+        self.aliases = 0
         self.entries: dict[tuple[str, ...], _Entry] = {}
         self.nulls: dict[int, Series] = {}
         self.fast: dict[int, tuple[Callable[[Any], Any], Mapping[Any, Series]]] = {}
+
+    def drop_aliases(self) -> None:
+        """Drop all aliases. The next record of each one is slow, as its first record was."""
+        self.aliases = 0
+        kept: list[Mapping[Any, Series]] = []
+        for names, entry in list(self.entries.items()):
+            entry.aliases.clear()
+            if entry.tag_set is None:
+                self.entries.pop(names, None)
+            else:
+                kept.append(entry.tag_set.live)
+        for number, (_, series) in list(self.fast.items()):
+            if not any(series is one for one in kept):
+                self.fast.pop(number, None)
 
 
 def _values_getter(names: tuple[str, ...]) -> Callable[[Any], Any]:
@@ -1605,7 +1622,7 @@ class SeriesIndex:
                 series = known[values_of(tags)]
                 if series.seems_live:
                     return series
-        except Exception:  # noqa: BLE001, S110 - not known, or an object that cannot be compared
+        except OBJECT_ERRORS:  # not known, or an odd object that cannot be compared
             pass
         return self._find(name, tags)
 
@@ -1639,6 +1656,10 @@ class SeriesIndex:
         if series.is_null:
             known.nulls[len(tags)] = series
             return
+        if (
+            known.aliases >= MAX_ALIASES
+        ):  # all at once: a search for those to drop would slow each record down
+            known.drop_aliases()
         names = tuple(sorted(tags))
         entry = known.entries.setdefault(names, _Entry())
         if series.tags == tags:
@@ -1646,19 +1667,11 @@ class SeriesIndex:
             known.fast[len(names)] = (_values_getter(names), series.tag_set.live)
             if not names:
                 self._untagged[name] = series.tag_set.live
-        elif self._has_room(known):
+        else:
+            # Another thread may have dropped the entry: then the next record adds the alias again.
             entry.aliases[tuple(tags[tag] for tag in names)] = series
+            known.aliases += 1
             known.fast.setdefault(len(names), (_values_getter(names), entry.aliases))
-
-    def _has_room(self, known: _Name) -> bool:
-        """Return whether a name can have one more alias, if need be without those of removed series."""
-        many = [entry.aliases for entry in list(known.entries.values())]
-        if sum(map(len, many)) >= MAX_ALIASES:
-            for aliases in many:
-                for values, series in list(aliases.items()):
-                    if not series.is_live:
-                        aliases.pop(values, None)
-        return sum(map(len, many)) < MAX_ALIASES
 
     def forget(self, name: str) -> None:
         """Stop finding any series by a name."""

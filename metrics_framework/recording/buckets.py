@@ -20,7 +20,7 @@ _SECONDS = (
 _BYTES = tuple(float(4**power) for power in range(3, 16))
 _NUMBERS = (*(float(f"{digit}e{power}") for power in range(-3, 6) for digit in (1, 3)), 1e6)
 
-_PER_SECOND = {MetricUnit.SECONDS: 1, MetricUnit.MILLISECONDS: 1_000, MetricUnit.MICROSECONDS: 1_000_000}
+_DIGITS_PER_SECOND = {MetricUnit.SECONDS: 0, MetricUnit.MILLISECONDS: 3, MetricUnit.MICROSECONDS: 6}
 _BYTES_IN = {MetricUnit.BYTES: 1, MetricUnit.KILOBYTES: 1_000, MetricUnit.MEGABYTES: 1_000_000}
 _SUFFIXES = {
     "seconds": MetricUnit.SECONDS,
@@ -84,7 +84,7 @@ def default_bounds(unit: MetricUnit | None, name: str = "") -> tuple[float, ...]
     if unit is None:
         _, separator, ending = name.lower().replace(".", "_").rpartition("_")
         unit = _SUFFIXES.get(ending) if separator else None
-    if unit in _PER_SECOND:
+    if unit in _DIGITS_PER_SECOND:
         return seconds_as(unit, _SECONDS)
     if unit in _BYTES_IN:
         return tuple(bound / _BYTES_IN[unit] for bound in _BYTES)
@@ -96,10 +96,16 @@ def seconds_as(unit: MetricUnit | None, bounds: Iterable[float]) -> tuple[float,
 
     The conversion is exact in decimal: 0.0333 s is 33.3 ms, not the float product 0.0333 * 1000.
     """
-    from decimal import Decimal  # only stores with default buckets need it
+    # On the digits, without the decimal module: its import is slow, a record may be the first to need it, and
+    # another record in the middle of that import, such as one of a signal handler, would fail.
+    shift = 0 if unit is None else _DIGITS_PER_SECOND.get(unit, 0)
+    return tuple(_shifted(bound, shift) for bound in bounds)
 
-    per_second = 1 if unit is None else _PER_SECOND.get(unit, 1)
-    return tuple(float(Decimal(repr(bound)) * per_second) for bound in bounds)
+
+def _shifted(number: float, digits: int) -> float:
+    """Return a number times a power of ten, rounded once."""
+    mantissa, _, exponent = repr(float(number)).partition("e")
+    return float(f"{mantissa}e{int(exponent or 0) + digits}")
 
 
 def check_bounds(bounds: Iterable[float]) -> tuple[float, ...]:

@@ -21,6 +21,9 @@ OTHER = "__other__"
 MAX_COLLAPSED_TAGS = 16
 """How many tags of a metric may lose their new values before all of them do."""
 
+COUNT_EVERY_NS = 1_000_000_000
+"""How often a store that seems full counts its series again at most."""
+
 
 MAX_ERROR_TYPES = 8_000
 """The limit of the budget of error types; an operation has one block of memory for their counts."""
@@ -76,7 +79,9 @@ class Cardinality:
 
     Attributes:
         overflowed: Counts the records that lost a tag's value, a name or an error type to a budget.
-        series_count: About how many series there are; exact after each read.
+        series_count: About how many series there are; exact after each read, and counted again before a
+            series is refused.
+        count_series: Counts the series of the store.
         recent: The windows of single series.
     """
 
@@ -84,6 +89,9 @@ class Cardinality:
         self.budgets = budgets
         self.overflowed = InternalCounter()
         self.series_count = 0
+        self.count_series: Callable[[], int] = lambda: self.series_count
+        self._now = core.now
+        self._next_count_ns = 0
         self.recent = RecentMemory(core, budgets.recent_bytes)
         self.notice = notice
 
@@ -91,6 +99,16 @@ class Cardinality:
         """Start from zero in a child process; its series remain."""
         self.overflowed.reset()
         self.recent.reset()
+        self._next_count_ns = 0
+
+    def has_room(self) -> bool:
+        """Return whether the store may have one more series."""
+        most = self.budgets.series
+        if self.series_count >= most and (now := self._now()) >= self._next_count_ns:
+            # A handler that raises between a removal and its count leaves the number too high.
+            self._next_count_ns = now + COUNT_EVERY_NS
+            self.series_count = self.count_series()
+        return self.series_count < most
 
     def admit_name(self, count: int) -> bool:
         """Return whether a namespace with ``count`` names accepts another one; count an overflow if not."""
@@ -162,7 +180,7 @@ class SeriesLimiter:
         return (
             self._metric.series_count < most
             and len(self._metric.tag_sets) < most
-            and self._cardinality.series_count < self._cardinality.budgets.series
+            and self._cardinality.has_room()
         )
 
     def forget(self, series: Series) -> None:
@@ -281,12 +299,12 @@ class RecentMemory:
 
     def drop(self, series: Series) -> None:
         """Drop the windows of a series."""
-        self.forget(series)
-        series.drop_recent()
-
-    def forget(self, series: Series) -> None:
-        """Note that the windows of a series will be removed."""
         slot = series.recent
+        series.drop_recent()
+        self.forget(slot)
+
+    def forget(self, slot: Slot | None) -> None:
+        """Note that the windows of a series, in its recent slot, were removed."""
         if slot is not None and slot.windows is not None:
             self.used = max(self.used - _nbytes(slot), 0)
 

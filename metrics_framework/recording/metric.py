@@ -16,7 +16,7 @@ from metrics_framework.recording.aggregates import (
 from metrics_framework.recording.buckets import BucketCounts
 from metrics_framework.recording.cardinality import OTHER, SeriesLimiter
 from metrics_framework.recording.engine import ErrorTypes, GaugeSeries, Series, Slot, TagSet
-from metrics_framework.recording.state import Named, StoreState
+from metrics_framework.recording.state import Named, Removal, StoreState
 from metrics_framework.recording.windows import (
     RECENT_SLOT_NS,
     SLOT_NS,
@@ -207,25 +207,62 @@ class Metric:
         return self._admit(self.kind.series(tag_set, values, self._slot(tags)))
 
     def _admit(self, series: Series) -> Series:
+        was_live = series.is_live
         live = series.tag_set.add(series)
-        self.version = object()
-        self.state.cardinality.series_count += 1
+        if live is series and not was_live:
+            self.version = object()
+            self.state.cardinality.series_count += 1
         return live
 
-    def remove(self, series: Series) -> None:
-        """Forget a series; its records stay in the metric's windows and totals."""
+    def remove(self, series: Series, *, keeps_level: bool = False) -> None:
+        """Forget a series; its records stay in the metric's windows and totals.
+
+        Args:
+            series: The series.
+            keeps_level: Whether a gauge that turns out to be counted up and down goes on at its level.
+        """
+        had_records = _has_records(series)
         if not series.is_live:
             return
-        self.state.cardinality.recent.forget(series)
-        self.limiter.forget(series)
-        last_ns = series.last_ns
-        final = series.tag_set.remove(series)
+        state, remove = self.state, series.tag_set.remove
+        steps = [self.count_removal, self._keep_level] if keeps_level else [self.count_removal]
+        removal = Removal(steps, series, had_records, tuple(state.on_removed))
+        # One call without Python code of its own: no handler raises between the removal, which empties the
+        # series, and the note of its final aggregate.
+        state.removals.update(zip([removal], map(remove, [series]), strict=True))
+        state.report_removals()
+
+    def count_removal(self, removal: Removal, final: Any) -> None:
+        """Count a removed series out of the budgets.
+
+        Args:
+            removal: The removal.
+            final: The final aggregate of the series.
+        """
+        if final is None and removal.had_records:  # another thread has removed it in the meantime
+            return
+        cardinality = self.state.cardinality
+        cardinality.series_count -= 1
         self.version = object()
-        self.state.cardinality.series_count -= 1
         if final is not None:
-            self.removed_ns = max(self.removed_ns, last_ns)
-            for listener in self.state.on_removed:
-                listener(self.named, series, final)
+            self.removed_ns = max(self.removed_ns, removal.last_ns)
+        cardinality.recent.forget(removal.recent)
+        self.limiter.forget(removal.series)
+
+    def _keep_level(self, removal: Removal, final: Any) -> None:
+        """Bring a gauge back that was counted up or down between the check of its level and its removal."""
+        if (
+            not isinstance(removal.series, GaugeSeries)
+            or final is None
+            or not final.is_stepped
+            or final.last == 0
+        ):
+            return
+        live = self.readmit(removal.series)
+        if isinstance(live, GaugeSeries):
+            aggregate = live.state()
+            if aggregate is None or aggregate.is_stepped:  # else it was set to a level in the meantime
+                live.increment(final.last)
 
     def expire(self, many: Iterable[Series], before_ns: int) -> None:
         """Remove those of some series whose last record is older than a moment.
@@ -236,7 +273,7 @@ class Metric:
         before_ns -= before_ns % SLOT_NS  # a series may know the second of its last record only
         for series in many:
             if series.last_ns < before_ns and _has_records(series) and not _has_level(series):
-                self.remove(series)
+                self.remove(series, keeps_level=True)
 
     def _expire_to_make_room(self) -> bool:
         """Remove idle series at intervals if the budget is used up; return whether it did."""
@@ -314,10 +351,18 @@ class Metric:
         if slot is None:
             error_types = self.error_types if self.kind is OUTCOMES else None
             slot = Slot(self.state.core, self.kind.slot_kind, self.publish, error_types)
-            slot.law = self.state.describe(self.name).merge
+            # Before other threads see the slot: counts that began would be computed again, within 1 %.
+            self._apply_description_to(slot)
             slot = self._slots.setdefault(group, slot)
-            slot.count_by(self.bounds, seed=True)
+            self._apply_description_to(slot)  # it may have changed in the meantime
         return slot
+
+    def _apply_description_to(self, slot: Slot) -> None:
+        law, bounds = self.state.describe(self.name).merge, self.bounds
+        if slot.law != law:
+            slot.law = law
+        if slot.bounds != bounds:
+            slot.count_by(bounds, seed=not self.exposed)
 
     def publish(self, slot: Slot) -> None:
         """Move the closed slots of a group into its windows; the engine calls it after a record."""
@@ -334,21 +379,14 @@ class Metric:
 
     def apply_description(self) -> None:
         """Apply a change of the description, the rules or the default buckets."""
-        law, bounds = (
-            self.state.describe(self.name).merge,
-            self.state.bounds(self.name, self.kind.metric_type),
-        )
-        for slot in self.slots:
-            slot.law = law
-        if bounds == self.bounds:
-            return
-        if self.exposed:
+        bounds = self.state.bounds(self.name, self.kind.metric_type)
+        if self.exposed and bounds != self.bounds:
             self.state.notice(
                 "buckets of an exposed metric changed; counts start from zero", metric=self.name
             )
         self.bounds = bounds
         for slot in self.slots:
-            slot.count_by(bounds, seed=not self.exposed)
+            self._apply_description_to(slot)
 
     # -- reading ---------------------------------------------------------------------------------------
 

@@ -51,6 +51,7 @@ class Queries:
         self._metrics = Namespace(state, "metric", "recorded", KINDS.values(), rules)
         self._timings = Namespace(state, "operation", "timed", [TIMER], rules)
         self._outcomes = Namespace(state, "operation", "tracked", [OUTCOMES], rules)
+        state.cardinality.count_series = lambda: self.series_count
         self._recent: dict[str, deque[RawFailure]] = {}
 
     @property
@@ -355,8 +356,9 @@ class Queries:
         ]
 
     def _housekeeping(self) -> None:
-        """Log the warnings of records, count series and reclaim memory."""
+        """Log the warnings of records, report removals, count series and reclaim memory."""
         self._state.log_notices()
+        self._state.report_removals()
         self._state.cardinality.series_count = self.series_count
         self._state.cardinality.recent.reclaim(self._all_series())
 

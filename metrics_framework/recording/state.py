@@ -129,6 +129,32 @@ def _tag_names(window_by: Iterable[str]) -> tuple[str, ...]:
 # -- the state -------------------------------------------------------------------------------------------
 
 
+class Removal:
+    """The removal of a series, and the steps that follow it.
+
+    Args:
+        steps: Called with the removal and the final aggregate, before the listeners.
+        series: The series.
+        had_records: Whether it had records before.
+        listeners: Called with the series and its final aggregate.
+    """
+
+    def __init__(
+        self,
+        steps: Iterable[Callable[[Removal, Any], None]],
+        series: Series,
+        had_records: bool,
+        listeners: Iterable[Callable[[Named, Series, Any], object]],
+    ) -> None:
+        self.steps = iter(steps)
+        self.series = series
+        self.named: Named = series.owner.named
+        self.recent = series.recent
+        self.last_ns = series.last_ns
+        self.had_records = had_records
+        self.listeners = iter(listeners)
+
+
 class StoreState:
     """The state that all parts of a store share: time, budgets, descriptions and internal counters.
 
@@ -146,6 +172,7 @@ class StoreState:
             by the unit of the metric.
         on_removed: Called with each series that is removed: its owner's `Named`, the series, and its final
             aggregate.
+        removals: The removals that are not reported yet, and the final aggregates of their series.
         rejected: Counts rejected input, if errors are not raised.
         abandoned: Counts the timers that were started, never stopped, and abandoned.
     """
@@ -170,6 +197,7 @@ class StoreState:
         self.ruled: dict[str, Ruled] = {}
         self.default_buckets: tuple[float, ...] | Literal["by_unit"] = ()
         self.on_removed: list[Callable[[Named, Series, Any], object]] = []
+        self.removals: dict[Removal, Any] = {}
         self.rejected = InternalCounter()
         self.abandoned = InternalCounter()
         self._on_error = on_error
@@ -206,6 +234,19 @@ class StoreState:
         except InvalidInputError as error:
             self.refuse(error)
             return None
+
+    def report_removals(self) -> None:
+        """Count removed series and call the listeners, also after removals that were interrupted.
+
+        Each step is taken from an iterator. If one raises, or a handler in the middle of it, the next call
+        continues with the next step. Several threads share the steps of one removal.
+        """
+        for removal, final in list(self.removals.items()):
+            for step in removal.steps:
+                step(removal, final)
+            for listener in () if final is None else removal.listeners:
+                listener(removal.named, removal.series, final)
+            self.removals.pop(removal, None)
 
     def notice(self, event: str, **fields: Any) -> None:
         """Schedule a warning for the next read, once for the same fields. A record never logs."""

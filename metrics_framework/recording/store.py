@@ -332,7 +332,8 @@ class Store(Queries):
         """Functions that are called with each series that is removed or expires.
 
         The arguments are the owner of the series, the series, and its final aggregate. They run in the
-        thread that removes it, which may be in the middle of a record.
+        thread that removes it, which may be in the middle of a record. If one raises, the next removal or
+        read calls the others; it is not called again for that series.
         """
         return self._state.on_removed
 

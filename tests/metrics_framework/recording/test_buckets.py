@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+import subprocess
+import sys
+from decimal import Decimal
 from itertools import pairwise
 
 import pytest
@@ -13,7 +16,7 @@ from hypothesis import strategies as st
 from metrics_adapters.in_memory import InMemoryCollector
 from metrics_framework.clock import ManualClock
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.recording import Store
+from metrics_framework.recording import Store, metric
 from metrics_framework.recording.buckets import BucketCounts, check_bounds, default_bounds, seconds_as
 from metrics_framework.values import MetricUnit
 
@@ -53,6 +56,24 @@ def test_each_value_is_in_the_bucket_that_encloses_it(bounds, values):
 def test_a_bound_belongs_to_the_bucket_below():
     """A value on a bound is counted up to it, the next float above is not."""
     assert counted((1.0, 2.0), [1, 1.0, math.nextafter(1.0, 2), 2.0, 2.5]).counts == (2, 2, 1)
+
+
+def test_counts_are_exact_if_two_threads_make_a_name(monkeypatch, clock):
+    """A record that makes the same name at the same time does not compute the counts of another one again."""
+    collector = InMemoryCollector(Store(clock, default_buckets=(1.003,)))
+    slot_class = metric.Slot
+
+    def make_slot(*args):
+        monkeypatch.setattr(metric, "Slot", slot_class)
+        slot = slot_class(*args)
+        for value in (1.002, 1.002, 50.0) * 100:  # another thread, before this one publishes the slot
+            collector.record_histogram("name", value)
+        return slot
+
+    monkeypatch.setattr(metric, "Slot", make_slot)
+    collector.record_histogram("name", 50.0)
+    (reading,) = collector.store.readings()
+    assert reading.buckets.counts == (200, 101)
 
 
 def test_counts_do_not_change_after_a_read():
@@ -179,3 +200,38 @@ def test_bounds_that_do_not_ascend_are_rejected(bounds):
     """The error quotes the value."""
     with pytest.raises(InvalidInputError, match=re.escape(f"buckets={bounds!r} ")):
         check_bounds(bounds)
+
+
+@given(st.floats(0, 1e300), st.sampled_from([MetricUnit.MILLISECONDS, MetricUnit.MICROSECONDS]))
+def test_bounds_in_seconds_are_converted_in_decimal(seconds, unit):
+    """A bound in another unit of time is the nearest float to the decimal product."""
+    factor = 1_000 if unit is MetricUnit.MILLISECONDS else 1_000_000
+    assert seconds_as(unit, [seconds]) == (float(Decimal(repr(seconds)) * factor),)
+
+
+def test_a_record_imports_nothing():
+    """The first record of each kind imports no module: an import cannot be entered again by a handler."""
+    code = """
+import sys
+from metrics_framework import MetricsSystem, Rule
+from metrics_framework.recording import Store, engine
+stores = [Store(default_buckets=buckets, rules=[Rule("never", drop_tags=("a",))], on_error="log")
+          for buckets in ((0.1, 1.0), "by_unit")]
+recorders = [engine.Recorder(store.core, store) for store in stores]
+before = set(sys.modules)
+for store, recorder in zip(stores, recorders):
+    for tags in (None, {"a": "b"}, {"a": 1}):
+        recorder.record_counter("counter", 1, tags)
+        recorder.record_gauge("gauge", 1.5, tags)
+        recorder.record_gauge("counter", 1.5, tags)
+        recorder.record_histogram("histogram", 1.5, tags)
+        recorder.record_histogram("histogram", "bad", tags)
+        recorder.record_timer("timer", 1.5, tags=tags)
+        recorder.increment("counter", tags)
+        recorder.decrement("level", tags)
+        store.record_operation("operation", tags, 1_000_000, "timeout")
+    store.remove("counter")
+print(sorted(set(sys.modules) - before))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -40,6 +40,52 @@ def most_series(series_per_name: int) -> int:
     return series_per_name + MAX_COLLAPSED_TAGS * max(series_per_name // 10, 1) + 1
 
 
+def test_a_stale_bound_series_uses_up_no_budget(clock):
+    """Records through a bound series that was removed and made again by name count as one series."""
+    collector = collector_with(clock, series=50)
+    stale = collector.counter("stale", {"a": "1"})
+    collector.remove("stale", {"a": "1"})
+    collector.record_counter("stale", 1, {"a": "1"})
+    for _ in range(200):
+        stale.add()
+    assert collector.store._state.cardinality.series_count == 1
+    for number in range(49):
+        collector.record_counter("new", 1, {"user": str(number)})
+    assert collector.store.overflowed == 0
+
+
+def test_two_removals_of_one_series_count_once():
+    """If two threads remove the same series, the store's number of series goes down by one."""
+    removals = []
+
+    class Clock(ManualClock):
+        def monotonic_ns(self) -> int:
+            if removals:  # another thread, in the middle of a removal
+                removals.pop()()
+            return super().monotonic_ns()
+
+    collector = collector_with(Clock(), series=50)
+    collector.describe("name", merge="sum")
+    for user in "abc":
+        collector.record_gauge("name", 1, {"user": user})
+    remove = collector.store.remove
+    removals.append(lambda: remove("name", {"user": "a"}))
+    remove("name", {"user": "a"})
+    assert removals == []
+    assert collector.store._state.cardinality.series_count == 2
+
+
+def test_a_wrong_number_of_series_refuses_none(clock):
+    """A store counts its series again, at most once a second, before it refuses a new one."""
+    collector = collector_with(clock, series=50)
+    collector.record_counter("name", 1, {"user": "a"})
+    for user in "bc":
+        collector.store._state.cardinality.series_count = 1_000  # as after interrupted removals
+        collector.record_counter("name", 1, {"user": user})
+        clock.advance(1)
+    assert (collector.store.series_count, collector.store.overflowed) == (3, 0)
+
+
 def test_only_the_tag_that_grew_is_collapsed(clock):
     """Over budget, new values of that tag are `__other__`; sums by every other tag stay exact."""
     collector = collector_with(clock, series_per_name=100)

@@ -650,3 +650,36 @@ def test_garbage_records():
         gc.collect()
     assert deleted == rounds
     everything.check(rounds + deleted)
+
+
+@pytest.mark.parametrize("method", ["__str__", "__hash__", "__repr__"])
+def test_a_time_limit_in_the_middle_of_a_tag_reaches_the_application(clock, method):
+    """What a signal handler raises while a tag is converted is never taken for bad input."""
+
+    class TimeLimit(Exception):
+        pass
+
+    limits = []
+
+    def end_time(*_: object) -> None:
+        limits.append(TimeLimit())
+        raise limits[-1]
+
+    def interrupted(self: object) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return object.__hash__(self) if method == "__hash__" else "text"
+
+    value = type("Value", (), {method: interrupted})()
+    tags = [value] if method == "__repr__" else {"tag": value}
+    store = Store(clock, on_error="log")
+    collector = InMemoryCollector(store)
+    collector.record_counter("name", 1, {"tag": "other"})
+    before = signal.signal(signal.SIGINT, end_time)
+    try:
+        collector.record_counter("name", 1, tags)
+    except TimeLimit:
+        limits.pop()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert limits == []
+    assert store.rejected == 0

@@ -554,6 +554,57 @@ def test_removed_series_are_reported_with_their_last_numbers(clock):
     assert found == [("name", NORTH, 3), ("name", SOUTH, 5)]
 
 
+def test_a_listener_that_raises_takes_no_removal_from_the_others(clock):
+    """After a listener raised, the next removal or read calls the other listeners, each once."""
+    store = Store(clock)
+    collector = InMemoryCollector(store)
+    found = []
+
+    def fail(*_: object) -> None:
+        store.on_removed.remove(fail)
+        raise KeyboardInterrupt
+
+    store.on_removed.append(fail)
+    store.on_removed.append(lambda named, series, final: found.append((series.tags, final.value)))
+    collector.record_counter("name", 3, NORTH)
+    collector.record_counter("name", 5, SOUTH)
+    with pytest.raises(KeyboardInterrupt):
+        store.remove("name", NORTH)
+    assert (found, store.series_count) == ([], 1)
+    store.readings()
+    assert found == [(NORTH, 3)]
+    store.remove("name", SOUTH)
+    store.readings()
+    assert found == [(NORTH, 3), (SOUTH, 5)]
+
+
+@pytest.mark.parametrize("level", [1, -2])
+def test_expiry_loses_no_step_of_another_thread(level):
+    """A gauge that another thread moves while it expires goes on at its level."""
+    steps = []
+
+    class Clock(ManualClock):
+        def monotonic_ns(self) -> int:
+            if steps:  # another thread, after the check of the level and before the removal
+                steps.pop()()
+            return super().monotonic_ns()
+
+    clock = Clock()
+    store = Store(clock)
+    collector = InMemoryCollector(store)
+    collector.describe("name", merge="sum")
+    gauge = collector.gauge("name", NORTH)
+    gauge.set(0)
+    clock.advance(100)
+    steps.append(lambda: gauge.increment(level))
+    gauge.owner.expire([gauge], 50 * 10**9)
+    assert steps == []
+    collector.increment("name", NORTH)
+    (reading,) = store.readings()
+    assert reading.summary["last"] == level + 1
+    assert store.series_count == 1
+
+
 def test_series_do_not_expire_by_default(collector, clock):
     """Without `expire_after` series are kept forever."""
     collector.increment("name", NORTH)
