@@ -328,7 +328,10 @@ class Distribution:
         # the means never overflows.
         half = other._mean / 2 - self._mean / 2
         apart = half * (2 * math.sqrt(mine / count * (theirs / count)))
-        result._mean = self._mean + 2 * (half * (theirs / count))
+        step = half * (theirs / count)
+        moved = self._mean + 2 * step
+        # Between extreme values twice the step is infinite, although their mean is not.
+        result._mean = moved if math.isfinite(moved) else self._mean + step + step
         result.stddev = math.hypot(
             self.stddev * math.sqrt(mine / count), other.stddev * math.sqrt(theirs / count), apart
         )

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from metrics_framework.recording import _pure
 from metrics_framework.recording.distribution import (
     EXACT_VALUES,
     MAX_INDEXES,
@@ -739,3 +740,11 @@ def test_packed_counts_of_different_widths_are_equal():
     assert narrow == wide
     assert hash(narrow) == hash(wide)
     assert narrow != PackedCounts.pack(4, [1, 2])
+
+
+def test_the_mean_of_extreme_distributions_is_finite():
+    """The mean of merged distributions stays within the floats if their means are far apart."""
+    of = _pure.Distribution.of
+    merged = of([1.7e308]).merge(of([-1.7e308] * 14))
+    assert merged.mean == pytest.approx(-1.7e308 / 15 * 13)
+    assert merged.merge(of([0.0])).mean == pytest.approx(-1.7e308 / 16 * 13)
