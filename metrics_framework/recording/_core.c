@@ -2282,7 +2282,9 @@ distribution_merge(Distribution *self, PyObject *object)
     double mine = (double)self->count / (double)count, theirs = (double)other->count / (double)count;
     double half = other->mean / 2 - self->mean / 2;
     double apart = half * (2 * sqrt(mine * theirs));
-    merged->mean = self->mean + 2 * (half * theirs);
+    double step = half * theirs, moved = self->mean + 2 * step;
+    /* Between extreme values twice the step is infinite, although their mean is not. */
+    merged->mean = isfinite(moved) ? moved : self->mean + step + step;
     merged->stddev = hypot(hypot(self->stddev * sqrt(mine), other->stddev * sqrt(theirs)), apart);
     return (PyObject *)merged;
 }
