@@ -1,4 +1,4 @@
-"""Metrics for Python behind six Protocols.
+"""Metrics for Python behind six Protocols for parts and one for the system.
 
 Start with `MetricsSystem`; pass its parts on as the Protocols of `metrics_framework.protocols`.
 """

@@ -365,7 +365,9 @@ def _checked(config: Mapping[str, Any], source: str = "") -> dict[str, Any]:
             raise ConfigurationError(f"{source}unknown configuration key {key!r}.{nearest(str(key), KEYS)}")
         kind = KEYS[key].kind
         if value is not None and not kind.is_valid(value):
-            raise ConfigurationError(f"{source}{key}={KEYS[key].quoted(value)} is not {kind.description}")
+            quoted = KEYS[key].quoted(value)
+            remedy = f": pass a list: [{quoted}]" if kind is _NAMES and isinstance(value, str) else ""
+            raise ConfigurationError(f"{source}{key}={quoted} is not {kind.description}{remedy}")
     _check_endpoints(config, source)
     return {key: value for key, value in config.items() if value is not None}
 

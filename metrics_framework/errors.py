@@ -98,14 +98,15 @@ class RefusedError(OutputError):
 class MissingExtraError(MetricsError, ImportError):
     """An optional dependency is not installed. The message contains the command that installs it."""
 
-    def __init__(self, feature: str, extra: str) -> None:
-        """Name the ``extra`` that ``feature`` needs."""
-        self.feature, self.extra = feature, extra
-        super().__init__(f"{feature} needs an optional dependency: pip install 'metrics-framework[{extra}]'")
+    def __init__(self, feature: str, extra: str = "", package: str = "") -> None:
+        """Name the ``extra`` that ``feature`` needs, or the ``package`` if no extra has it."""
+        self.feature, self.extra, self.package = feature, extra, package
+        requirement = f"'metrics-framework[{extra}]'" if extra else package
+        super().__init__(f"{feature} needs an optional dependency: pip install {requirement}")
 
-    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
         """Pickle the error."""
-        return (type(self), (self.feature, self.extra))
+        return (type(self), (self.feature, self.extra, self.package))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

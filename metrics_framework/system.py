@@ -470,6 +470,9 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
         Returns:
             Whether the export to each endpoint succeeded. An unreachable, slow or unknown endpoint raises
             nothing: the log and `export_failures` have the reason.
+
+        Raises:
+            InvalidInputError: If ``endpoints`` is a string, not a list.
         """
         settings = self._settings
         urls = settings.urls() if settings else {}

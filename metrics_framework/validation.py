@@ -106,7 +106,8 @@ def plain_number(name: str, value: object, *, signed: bool, boolean: bool = Fals
         raise InvalidInputError(f"{name!r} cannot record {safe_repr(value)}: pass a finite number")
     if number < 0 and not signed:
         raise InvalidInputError(
-            f"{name!r} cannot record {safe_repr(value)}: it only grows; pass zero or more"
+            f"{name!r} cannot record {safe_repr(value)}: a counter or a duration cannot be negative;"
+            " pass zero or more"
         )
     return number
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from metrics_adapters.ranking import largest
 from metrics_framework.clock import utc
+from metrics_framework.errors import InvalidInputError
 from metrics_framework.exposition import formats
 from metrics_framework.recording import Distribution, Failure, Interval, Store
 from metrics_framework.recording.engine import (
@@ -23,7 +24,7 @@ from metrics_framework.recording.metric import KINDS
 from metrics_framework.recording.results import SeriesDistribution
 from metrics_framework.recording.rules import Scope
 from metrics_framework.recording.state import NOT_GIVEN, MergeLaw, NotGiven
-from metrics_framework.validation import plain_tags
+from metrics_framework.validation import plain_tags, safe_repr
 from metrics_framework.values import MetricType, MetricUnit, MetricValue, TimingResult, pending_timing
 
 __all__ = ["InMemoryAggregator", "InMemoryCollector", "InMemoryTimer", "InMemoryTracker"]
@@ -175,6 +176,11 @@ class InMemoryTimer(RunningTimers):
         try:
             outcome = operation()
         except BaseException:
+            if not callable(operation):  # checked here, because a check costs time in each call
+                raise InvalidInputError(
+                    f"operation={safe_repr(operation)} is not callable: pass a function without arguments,"
+                    " such as lambda: work(3)"
+                ) from None
             _record(series, now() - start_ns, success=False)
             raise
         stop_ns = now()

@@ -144,6 +144,14 @@ def show(file: Path, as_json: bool) -> None:
       0  the snapshot was shown
       1  FILE is not a valid snapshot, or cannot be read
     """  # noqa: D301 - as above
+    if file.is_dir():
+        raise click.ClickException(
+            f"{str(file)!r} is a folder: pass a file in it, or run metrics-framework history {file}"
+        )
+    if file.suffix == SIDECAR_SUFFIX:
+        raise click.ClickException(
+            f"{str(file)!r} is the sidecar of a snapshot: pass {str(file.with_suffix('.json'))!r}"
+        )
     try:
         snapshot = read_snapshot(file)
     except MetricsError as error:
@@ -201,6 +209,7 @@ def history(
     Exit codes:
       0  runs were shown
       1  no run matches, or no run has the metric
+      2  wrong usage, or DIR does not exist
 
     \b
     Example:
@@ -246,6 +255,7 @@ def diff(a: Path, b: Path, format: str) -> None:
     Exit codes:
       0  both snapshots were shown
       1  A or B is not a valid snapshot
+      2  wrong usage, or A or B does not exist
     """  # noqa: D301 - as above
     show_diff(_side(a), _side(b), format)
 

@@ -150,6 +150,12 @@ class EndpointUrl:
             raise ConfigurationError(
                 f"endpoint {scheme}: its URL has a space or a control character: write it as %20, for example"
             )
+        # With an @ in the URL, the number may be part of a password.
+        number = re.match(r"//[^/?#]*:([0-9]{1,9})(?=[/?#]|$)", rest)
+        if number and "@" not in rest and int(number[1]) > 65_535:
+            raise ConfigurationError(
+                f"endpoint {scheme}: {number[1]} is not a port: pass a number from 0 to 65535"
+            )
         try:
             parts = urlsplit(f"x:{rest}")
             host, port = unquote(parts.hostname or ""), parts.port

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
 from metrics_framework.clock import Clock
-from metrics_framework.errors import MetricsError
+from metrics_framework.errors import InvalidInputError, MetricsError
 from metrics_framework.export.outputs import (
     DistributionOutput,
     FullSnapshot,
@@ -184,6 +184,12 @@ class Outputs:
     def __init__(self, system: MetricsSystem, given: Iterable[Output], clock: Clock) -> None:
         self._system = system
         self._clock = clock
+        if isinstance(given, str):
+            raise InvalidInputError(
+                f"outputs={given!r} is a string: pass a list of outputs, such as"
+                " [SnapshotWriter('snapshots')]; names and URLs belong in export_endpoints of the"
+                " configuration"
+            )
         self._given = [Destination(name_of(output), output) for output in given]
         self._configured: list[Destination] = []
         self._on_demand: dict[str, Destination] = {}
@@ -303,7 +309,15 @@ class Outputs:
 
         Returns:
             Endpoint to whether its export succeeded. The log has the reason of each failure.
+
+        Raises:
+            InvalidInputError: If ``endpoints`` is a string.
         """
+        if isinstance(endpoints, str):
+            from metrics_framework.export.endpoints import hide_urls
+
+            quoted = hide_urls(repr(endpoints))
+            raise InvalidInputError(f"endpoints={quoted} is a string: pass a list: [{quoted}]")
         from metrics_framework.callbacks.collection import collect_async
 
         snapshot = _SharedSnapshot(build)

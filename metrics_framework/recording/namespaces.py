@@ -128,8 +128,12 @@ class Namespace:
         metric = self._metrics.get(name)
         if metric is None or not metric.is_known:
             names = [other.name for other in self.metrics() if other.is_known]
-            raise UnknownMetricError(f"no {self._what} {name!r} was {self._done}.{nearest(name, names)}")
+            raise UnknownMetricError(f"{self.missing(name)}.{nearest(name, names)}")
         return metric
+
+    def missing(self, name: str) -> str:
+        """Return the start of an error for a name that is not known."""
+        return f"no {self._what} {name!r} was {self._done}"
 
     def find(self, kind: Kind, name: object, tags: object) -> Any:
         """Return the series of a name and tags, created if it does not exist: the slow path of a record.

@@ -9,7 +9,7 @@ from functools import reduce
 from typing import Any
 
 from metrics_framework.clock import Clock
-from metrics_framework.errors import InvalidInputError, MetricTypeError
+from metrics_framework.errors import InvalidInputError, MetricTypeError, UnknownMetricError, nearest
 from metrics_framework.recording import engine
 from metrics_framework.recording.aggregates import Summary, per_second
 from metrics_framework.recording.buckets import BucketCounts
@@ -87,7 +87,7 @@ class Queries:
                 these tags.
         """
         self._tidy()
-        metric, wanted = self._metrics.known(name), plain_tags(tags)
+        metric, wanted = self._known(self._metrics, name), plain_tags(tags)
         summary = metric.kind.summarize(self._window(metric, window, wanted))
         if metric.kind is COUNTER:
             summary["total"] = metric.window(None, wanted).aggregate.value
@@ -104,7 +104,7 @@ class Queries:
                 these tags.
         """
         self._tidy()
-        metric = self._timings.known(operation)
+        metric = self._known(self._timings, operation)
         return metric.kind.summarize(self._window(metric, window, plain_tags(tags)))
 
     def outcomes(
@@ -120,7 +120,7 @@ class Queries:
         self._tidy()
         wanted = plain_tags(tags)
         return OutcomeReading.of(
-            operation, wanted, self._window(self._outcomes.known(operation), window, wanted)
+            operation, wanted, self._window(self._known(self._outcomes, operation), window, wanted)
         )
 
     def history(self, name: str, window: timedelta | None, points: int) -> list[Interval]:
@@ -182,7 +182,7 @@ class Queries:
             UnknownMetricError: If it was never tracked.
         """
         self._tidy()
-        self._outcomes.known(operation)
+        self._known(self._outcomes, operation)
         return [
             Failure(raw.error_type, raw.metadata, datetime.fromtimestamp(raw.time_ns / 1e9, tz=UTC))
             for raw in list(self._recent.get(operation, ()))
@@ -293,6 +293,23 @@ class Queries:
     def _namespaces(self) -> tuple[Namespace, ...]:
         return (self._metrics, self._timings, self._outcomes)
 
+    def _known(self, names: Namespace, name: str) -> Metric:
+        """Return the metric of a name. If the name is in another namespace, the error says how to read it."""
+        try:
+            return names.known(name)
+        except UnknownMetricError:
+            for others, what, method in (
+                (self._metrics, "a metric", "aggregator.get_metric_summary"),
+                (self._timings, "a timed operation", "timer.get_timing_stats"),
+                (self._outcomes, "a tracked operation", "tracker.get_success_rate"),
+            ):
+                other = others.get(name)
+                if other is not None and other.is_known and others is not names:
+                    raise UnknownMetricError(
+                        f"{names.missing(name)}, but it is {what}: read it with {method}({name!r})"
+                    ) from None
+            raise
+
     def _all_series(self) -> Iterator[Series]:
         return (series for names in self._namespaces for each in names.metrics() for series in each.series())
 
@@ -320,12 +337,26 @@ class Queries:
     def _window(
         self, metric: Metric, window: timedelta | None, tags: Mapping[str, str] | None = None
     ) -> Window[Any]:
+        if tags:
+            known = {
+                *self.tags,
+                *metric.window_by,
+                *(tag for names in list(metric.tag_sets) for tag in names),
+            }
+            for tag in tags.keys() - known:
+                raise InvalidInputError(
+                    f"no record of {metric.name!r} has the tag {tag!r}.{nearest(tag, known)}"
+                )
         return metric.window(self._window_ns(window), tags)
 
     def _window_ns(self, window: timedelta | None) -> int | None:
         if window is None:
             return None
-        if not isinstance(window, timedelta) or not timedelta(0) < window <= self.retention:
+        if not isinstance(window, timedelta):
+            is_number = isinstance(window, int | float) and not isinstance(window, bool)
+            example = f"seconds={window!r}" if is_number else "minutes=5"
+            raise InvalidInputError(f"time_window={window!r} is not a timedelta: pass timedelta({example})")
+        if not timedelta(0) < window <= self.retention:
             raise InvalidInputError(
                 f"time_window={window!r} is not between zero and the retention of {self.retention!r};"
                 " pass None for all since the start"
@@ -336,7 +367,7 @@ class Queries:
         check_count("points", points)
         # Not all of `_tidy`: a history does not depend on series, and a dashboard requests dozens.
         self._housekeeping()
-        metric, window_ns = names.known(name), self._window_ns(window)
+        metric, window_ns = self._known(names, name), self._window_ns(window)
         streams, start_ns, nothing = metric.streams(), self.start_ns, metric.kind.nothing
         now, wall = self.core.now(), self.clock.time_ns()
         if points > 1:

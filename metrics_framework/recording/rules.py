@@ -48,9 +48,9 @@ class Rule:
 
     def __post_init__(self) -> None:
         """Check the values, and make tuples of lists."""
-        check_name(self.names, "the rule's pattern names=")
+        check_name(self.names, "the rule's pattern")
         if self.rename is not None:
-            check_name(self.rename, "the rule's rename=")
+            check_name(self.rename, "the rule's rename")
         if isinstance(self.drop_tags, str) or not isinstance(self.drop_tags, Iterable):
             raise InvalidInputError(f"drop_tags={self.drop_tags!r} is not a list of tag names")
         tags = tuple(check_name(tag, "dropped tag") for tag in self.drop_tags)

@@ -48,11 +48,16 @@ def expect(
         >>> with expect(metrics, counter("orders", +2, status="paid")):
         ...     metrics.collector.record_counter("orders", 2, {"status": "paid"})
     """
-    for each in (system, *expectations):
-        if isinstance(each, Expectation) == (each is system):
+    if isinstance(system, Expectation):
+        raise InvalidInputError(
+            f"{safe_repr(system)} is in the wrong position: pass the system first, then expectations such"
+            " as counter('orders') or timer('checkout')"
+        )
+    for each in expectations:
+        if not isinstance(each, Expectation):
+            name = safe_repr(each if isinstance(each, str) else "orders")
             raise InvalidInputError(
-                f"{safe_repr(each)} is in the wrong position: pass the system first, then expectations such"
-                " as counter('orders') or timer('checkout')"
+                f"{safe_repr(each)} is not an expectation: pass one, such as counter({name}) or timer({name})"
             )
     if not expectations and not only:
         raise InvalidInputError(

@@ -11,10 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import pytest
-
 from metrics_framework.clock import ManualClock
+from metrics_framework.errors import MissingExtraError
 from metrics_framework.testing.checking import MetricsTestSystem
+
+try:
+    import pytest
+except ModuleNotFoundError as error:
+    raise MissingExtraError("the pytest plugin", "testing") from error
 
 __all__ = ["metrics", "metrics_clock"]
 

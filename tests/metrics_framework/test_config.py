@@ -221,7 +221,10 @@ def test_a_value_of_another_kind_is_quoted(key, value):
     """The error names the allowed values."""
     with pytest.raises(ConfigurationError) as caught:
         Settings.load({key: value}, None, {})
-    assert str(caught.value) == f"{key}={value!r} is not {KEYS[key].kind.description}"
+    expected = f"{key}={value!r} is not {KEYS[key].kind.description}"
+    if key in ("custom_metrics", "export_endpoints") and isinstance(value, str):
+        expected += f": pass a list: [{value!r}]"
+    assert str(caught.value) == expected
 
 
 @pytest.mark.parametrize(

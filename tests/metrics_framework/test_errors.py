@@ -7,6 +7,8 @@ import copy
 import inspect
 import pickle
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -94,6 +96,27 @@ def test_a_snapshot_error_keeps_every_violation(kind):
 def test_a_missing_extra_names_the_command_that_installs_it():
     """The command can be pasted into a shell."""
     assert "pip install 'metrics-framework[web]'" in str(MissingExtraError("the web page", "web"))
+    without_extra = pickle.loads(pickle.dumps(MissingExtraError("the client", package="httpx")))
+    assert str(without_extra) == "the client needs an optional dependency: pip install httpx"
+
+
+@pytest.mark.parametrize(
+    ("package", "code", "requirement"),
+    [
+        ("pytest", "import metrics_framework.testing.plugin", "'metrics-framework[testing]'"),
+        ("pytest", "import metrics_framework.testing.conformance", "'metrics-framework[testing]'"),
+        ("fastapi", "import metrics_adapters.instrumentation.fastapi", "fastapi"),
+        ("httpx", "import metrics_adapters.instrumentation.httpx", "httpx"),
+        ("httpx", "from metrics_adapters.asgi import measured_transport", "httpx"),
+    ],
+)
+def test_an_import_without_its_package_says_what_to_install(package, code, requirement):
+    """A module whose dependency is missing names the extra, or the package if no extra has it."""
+    command = [sys.executable, "-c", f"import sys; sys.modules[{package!r}] = None; {code}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert "MissingExtraError: " in last
+    assert last.endswith(f"needs an optional dependency: pip install {requirement}")
 
 
 def test_a_lookup_error_shows_its_message_as_it_is():

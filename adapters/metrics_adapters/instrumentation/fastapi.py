@@ -16,13 +16,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Depends
-from starlette.requests import HTTPConnection
-
 from metrics_framework.context import current
-from metrics_framework.errors import InvalidInputError
+from metrics_framework.errors import InvalidInputError, MissingExtraError
 from metrics_framework.protocols import MetricCollector, PerformanceTimer, SuccessFailureTracker
 from metrics_framework.system import AnySystem, MetricsSystem
+
+try:
+    from fastapi import Depends
+    from starlette.requests import HTTPConnection
+except ModuleNotFoundError as error:
+    raise MissingExtraError("the FastAPI dependencies", package="fastapi") from error
 
 __all__ = [
     "Collector",

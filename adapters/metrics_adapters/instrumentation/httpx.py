@@ -6,13 +6,16 @@ from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import Any, Self, cast, overload
 
-import httpx
-
 from metrics_adapters.instrumentation.error_types import error_type_of
 from metrics_adapters.instrumentation.meters import InFlight, SafeMeter, SystemOrCollector
 from metrics_adapters.instrumentation.middleware import METHOD, STATUS_CLASS, method_tag, status_class
-from metrics_framework.errors import InvalidInputError
+from metrics_framework.errors import InvalidInputError, MissingExtraError
 from metrics_framework.validation import check_name
+
+try:
+    import httpx
+except ModuleNotFoundError as error:
+    raise MissingExtraError("measured_transport", package="httpx") from error
 
 REQUEST = "http.client.request"
 ACTIVE_REQUESTS = "http.client.active_requests"

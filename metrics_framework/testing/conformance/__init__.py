@@ -19,7 +19,12 @@ pytest does the rest. `Contract` lists the limits that an adapter may declare.
 
 # ruff: noqa: E402 - pytest rewrites assertions only in modules that are registered before they are imported
 
-import pytest
+from metrics_framework.errors import MissingExtraError
+
+try:
+    import pytest
+except ModuleNotFoundError as error:
+    raise MissingExtraError("the conformance kit", "testing") from error
 
 for _module in (
     "aggregator",

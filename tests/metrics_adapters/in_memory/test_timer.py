@@ -369,3 +369,12 @@ def test_timing_an_operation_abandons_no_running_timer(timer):
     timer.time_operation("operation", lambda: None)
     assert timer.abandoned == 0
     assert timer.stop_timer(ids[0]).success
+
+
+def test_an_operation_that_is_not_callable_is_an_error():
+    """Nothing is recorded, and the error says to pass a function."""
+    timer = InMemoryTimer()
+    with pytest.raises(InvalidInputError, match="operation=3 is not callable: pass a function"):
+        timer.time_operation("x", 3)  # type: ignore[arg-type]
+    with pytest.raises(UnknownMetricError):
+        timer.get_timing_stats("x")

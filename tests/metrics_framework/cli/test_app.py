@@ -687,8 +687,23 @@ def test_an_invalid_file_is_one_line(
     assert (done.exit_code, done.stdout) == (1, "")
     assert isinstance(done.exception, SystemExit)
     (line,) = done.stderr.splitlines()
+    if name == "." and arguments[0] == "show":
+        message = "'.' is a folder: pass a file in it, or run metrics-framework history ."
     expected = f"Error: {message}" if content is None else f"{name}: {message}"
     assert line.startswith(expected)
+
+
+def test_show_of_a_sidecar_names_the_snapshot() -> None:
+    """A sidecar cannot be shown: the error names the snapshot beside it."""
+    done = invoke("show", "run.dist")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == "Error: 'run.dist' is the sidecar of a snapshot: pass 'run.json'\n"
+
+
+@pytest.mark.parametrize("command", ["history", "diff"])
+def test_the_help_names_the_exit_code_of_wrong_usage(command: str) -> None:
+    """All exit codes are in the help."""
+    assert "2  wrong usage, or" in invoke(command, "--help").stdout
 
 
 def test_every_encoding_of_json_is_read() -> None:

@@ -129,6 +129,7 @@ def test_a_url_is_parsed():
         ("influx+http://h?db=x&gzip=word", "the option gzip is not yes or no"),
         ("influx+http://h?db=x&timeout=-1", "timeout is not a positive number of seconds"),
         ("influx+http://h?word", "its host, port or query is malformed"),
+        ("statsd://h:99999", "endpoint statsd: 99999 is not a port: pass a number from 0 to 65535"),
         ("influx+http://h:word?db=x", "its host, port or query is malformed"),
         ("influx+http://me:a/word@h?db=x", "write %2F for a slash in a password|is malformed"),
         ("influx+http:me:word@h?db=x", "write // before a host"),

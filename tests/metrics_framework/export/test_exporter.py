@@ -527,3 +527,21 @@ def test_an_object_that_is_not_an_output_is_refused(wrong):
     """The error states that an output needs a name and a method."""
     with pytest.raises(InvalidInputError, match="needs a name and a method"):
         Outputs(SYSTEM, [wrong], ManualClock())
+
+
+# -- a string where a list belongs -------------------------------------------------------------------------
+
+
+def test_a_string_of_endpoints_is_an_error():
+    """A string is not a list of its characters. The error hides the secrets of a URL."""
+    with pytest.raises(InvalidInputError) as caught:
+        asyncio.run(MetricsSystem().export_metrics_async("statsd://me:word@h"))  # type: ignore[arg-type]
+    assert str(caught.value) == "endpoints='statsd://…' is a string: pass a list: ['statsd://…']"
+
+
+def test_a_string_of_outputs_is_an_error():
+    """The error shows a list of outputs."""
+    with pytest.raises(
+        InvalidInputError, match=r"outputs='snapshots' is a string: pass a list of outputs, .*\["
+    ):
+        MetricsSystem(outputs="snapshots")  # type: ignore[arg-type]

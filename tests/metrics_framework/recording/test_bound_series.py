@@ -132,7 +132,7 @@ def test_bad_steps_change_nothing(collector, move, step):
 @pytest.mark.parametrize("kind", ["counter", "timer"])
 def test_counters_and_timers_reject_negative_numbers(collector, kind):
     """The error quotes the number."""
-    with pytest.raises(InvalidInputError, match="it only grows"):
+    with pytest.raises(InvalidInputError, match="cannot be negative"):
         bind(collector, kind)(-1)
     assert collector.store.readings() == []
 

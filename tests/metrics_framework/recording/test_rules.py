@@ -66,10 +66,10 @@ def test_later_rules_win():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"names": ""}, "names="),
+        ({"names": ""}, "the rule's pattern '' is not"),
         ({"names": 3, "deny": True}, "3"),
         ({"names": "a"}, "does nothing"),
-        ({"names": "a", "rename": ""}, "rename="),
+        ({"names": "a", "rename": ""}, "the rule's rename '' is not"),
         ({"names": "a", "drop_tags": "user"}, "'user'"),
         ({"names": "a", "drop_tags": [""]}, "''"),
         ({"names": "a", "deny": "yes"}, "'yes'"),

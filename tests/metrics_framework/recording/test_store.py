@@ -776,3 +776,45 @@ def test_reads_are_never_torn(switching):
 
     in_threads(work)
     assert reads >= 20
+
+
+# -- reading with the wrong call ---------------------------------------------------------------------------
+
+
+def test_the_error_of_the_wrong_call_names_the_right_one():
+    """A name of another namespace is unknown, but the error says which call reads it."""
+    store = Store()
+    InMemoryCollector(store).record_timer("a timer", 5)
+    InMemoryTimer(store).time_operation("timed", int)
+    InMemoryTracker(store).record_success("tracked")
+    wrong = {
+        "no metric 'timed' was recorded, but it is a timed operation: read it with timer.get_timing_stats(": (
+            lambda: store.summary("timed")
+        ),
+        "no metric 'tracked' was recorded, but it is a tracked operation: read it with tracker.get_succ": (
+            lambda: store.summary("tracked")
+        ),
+        "no operation 'a timer' was timed, but it is a metric: read it with aggregator.get_metric_summary(": (
+            lambda: store.timing_summary("a timer")
+        ),
+        "no operation 'timed' was tracked, but it is a timed operation": lambda: store.outcomes("timed"),
+        "no operation 'tracked' was timed, but it is a tracked": lambda: store.timing_summary("tracked"),
+        "no operation 'other' was timed. Known: 'timed'": lambda: store.timing_summary("other"),
+    }
+    for message, read in wrong.items():
+        with pytest.raises(UnknownMetricError) as caught:
+            read()
+        assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("window", "remedy"),
+    [(300, "seconds=300"), (1.5, "seconds=1.5"), ("1h", "minutes=5"), (True, "minutes=5")],
+)
+def test_a_window_that_is_not_a_timedelta_is_an_error(window, remedy):
+    """The error says how to write the window."""
+    store = Store()
+    InMemoryCollector(store).increment("name")
+    with pytest.raises(InvalidInputError) as caught:
+        store.summary("name", window)
+    assert str(caught.value) == f"time_window={window!r} is not a timedelta: pass timedelta({remedy})"

@@ -113,6 +113,11 @@ WINDOWS = st.sampled_from([1, 16, 60, 300, 1_000, 3_600, 10_000]) | st.integers(
 WANTED = st.sampled_from([{"route": "a"}, {"route": "b"}, {"host": "x"}, {"route": "c", "host": "y"}])
 
 
+def recorded_tags(recording: Recording) -> set[str]:
+    """Return the names of all tags that were recorded."""
+    return {tag for record in recording.records for tag in record.tags}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @given(EVENTS, PAUSES, WINDOWS, WANTED, st.floats(0, 100))
 def test_a_window_by_tags_is_exact_for_the_seconds_that_it_reports(
@@ -126,7 +131,10 @@ def test_a_window_by_tags_is_exact_for_the_seconds_that_it_reports(
             recording.record(value, **tags)
             recording.clock.advance(0.125)
     recording.clock.advance(rest)
-    if recording.records:
+    if recording.records and not recorded_tags(recording) >= wanted.keys():
+        with pytest.raises(InvalidInputError, match="no record of 'name' has the tag '"):
+            recording.read(None, **wanted)
+    elif recording.records:
         covered = recording.check(timedelta(seconds=seconds), **wanted)
         since_start = recording.clock.monotonic_ns() / SECOND - begin
         if seconds <= 3_000:
@@ -148,7 +156,7 @@ def test_with_little_memory_and_removals_a_window_is_exact_or_refused(events, in
             recording.store.remove("name", tags)
         elif number in removals:
             recording.store.readings()
-    if not recording.records:
+    if not recorded_tags(recording) >= wanted.keys():
         return
     window = timedelta(seconds=seconds)
     try:
@@ -227,13 +235,23 @@ def test_all_series_that_carry_the_tags_are_together():
     assert read(MINUTE, service="other")["sum"] == 16
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("window", [None, MINUTE])
+def test_a_tag_name_that_was_never_recorded_is_an_error(kind, window):
+    """A mistyped tag name must not read as an empty window, whose success rate is 1."""
+    recording = Recording(kind, tags={"service": "shop"})
+    recording.record(1, tenant="a")
+    with pytest.raises(InvalidInputError, match=r"'name' has the tag 'tenat'\. Did you mean 'tenant'"):
+        recording.read(window, tenat="a")
+    recording.read(window, tenant="never seen", service="shop")
+
+
 def test_tags_that_no_series_carries_have_an_empty_window():
     """An unknown tag value is not an error."""
     recording = Recording("timing")
     recording.record(1, route="/a")
-    for tags in ({"route": "/b"}, {"host": "x"}):
-        assert recording.read(MINUTE, **tags)["count"] == 0
-        assert recording.read(None, **tags)["count"] == 0
+    assert recording.read(MINUTE, route="/b")["count"] == 0
+    assert recording.read(None, route="/b")["count"] == 0
     with pytest.raises(UnknownMetricError):
         recording.store.summary("other", MINUTE, {"route": "/a"})
 

@@ -416,7 +416,7 @@ def test_each_collector_of_a_fan_out_is_checked():
         (lambda: counter("orders", tags={"a": "1"}, a="2"), "tag 'a' is passed twice, as '2' and"),
         (lambda: counter("orders", change=3), "change=3 is not a tag, .* write the tag as change='3'"),
         (lambda: expect(counter("orders")), "pass the system first"),
-        (lambda: expect(MetricsSystem(), "orders"), "'orders' is in the wrong position"),
+        (lambda: expect(MetricsSystem(), "orders"), "'orders' is not an expectation: pass one"),
         (lambda: expect(MetricsSystem()), "has no expectations: pass at least one, or only=True"),
         (lambda: expect(object(), counter("orders")), "is not a metrics system"),
         (lambda: expect(InMemoryCollector(), counter("orders")), "pass a MetricsSystem or a Metrics"),
