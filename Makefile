@@ -38,7 +38,7 @@ servers:
 	$(PYTHON) tests/servers/programs.py
 
 # The fast tests, with few examples of each property and without the documentation: under a minute on two cores.
-quick: export METRICS_FRAMEWORK_MAX_EXAMPLES = 10
+quick: export TESTS_MAX_EXAMPLES = 10
 quick: $(VENV)/.installed $(CORE)
 	$(BIN)/pytest tests -m "not heavy" -n auto --dist loadfile $(ARGS)
 

@@ -20,7 +20,7 @@ settings.register_profile("dev", deadline=None, suppress_health_check=[HealthChe
 settings.register_profile("ci", parent=settings.get_profile("dev"), derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
-MAX_EXAMPLES = int(os.environ.get("METRICS_FRAMEWORK_MAX_EXAMPLES", "0"))
+MAX_EXAMPLES = int(os.environ.get("TESTS_MAX_EXAMPLES", "0"))
 """Limits the examples of each property test, also of those with settings of their own. 0 means no limit."""
 
 
