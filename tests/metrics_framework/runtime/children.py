@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
+import threading
 import warnings
 from collections.abc import Callable
 
@@ -18,10 +20,16 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no
 def in_a_child(work: Callable[[], object]) -> str:
     """Return the text of the return value of ``work`` in a forked child. A child that hangs is killed."""
     reading, writing = os.pipe()
+    # A tracer such as coverage has a lock that a thread of the parent may hold during the fork.
+    tracer = sys.gettrace()
+    sys.settrace(None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads is tested here
         child = os.fork()
-    if child == 0:
+    if child:
+        sys.settrace(tracer)
+    else:
+        threading.settrace(None)  # type: ignore[arg-type]
         try:
             try:
                 answer = str(work())

@@ -149,8 +149,10 @@ def test_objects_may_register_while_a_child_is_made():
     with ThreadPoolExecutor(2) as pool:
         creating = [pool.submit(create) for _ in range(2)]
         part = Part("a", *ForkOrder)
-        answers = [in_a_child(lambda: [call for call in calls if call[0] == "a"]) for _ in range(30)]
-        stop.set()
+        try:
+            answers = [in_a_child(lambda: [call for call in calls if call[0] == "a"]) for _ in range(30)]
+        finally:
+            stop.set()
         assert [each.result(PATIENCE) for each in creating] == [None, None]
     assert answers == [str(["a locks", "a state", "a threads"])] * 30
     assert part.name == "a"
