@@ -37,10 +37,11 @@ test: $(VENV)/.installed $(CORE) $(FLAMEIQ)/.installed $(PEERS)/.installed
 servers:
 	$(PYTHON) tests/servers/programs.py
 
-# The fast tests, with few examples of each property and without the documentation: under a minute on two cores.
+# The fast tests, with few examples of each property, without the documentation and the tests of the conformance kit
+# itself: about a minute on two cores.
 quick: export TESTS_MAX_EXAMPLES = 10
 quick: $(VENV)/.installed $(CORE)
-	$(BIN)/pytest tests -m "not heavy" -n auto --dist loadfile $(ARGS)
+	$(BIN)/pytest tests --ignore tests/sample_adapters -m "not heavy" -n auto --dist loadfile $(ARGS)
 
 # The soak tests at full length; `make test` and CI run a tenth. A single one: make soak ARGS="-k NAME".
 soak: $(VENV)/.installed $(CORE)
