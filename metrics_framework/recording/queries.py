@@ -343,10 +343,11 @@ class Queries:
                 *metric.window_by,
                 *(tag for names in list(metric.tag_sets) for tag in names),
             }
-            for tag in tags.keys() - known:
-                raise InvalidInputError(
-                    f"no record of {metric.name!r} has the tag {tag!r}.{nearest(tag, known)}"
-                )
+            for tag in tags:
+                if tag not in known:
+                    raise InvalidInputError(
+                        f"no record of {metric.name!r} has the tag {tag!r}.{nearest(tag, known)}"
+                    )
         return metric.window(self._window_ns(window), tags)
 
     def _window_ns(self, window: timedelta | None) -> int | None:
