@@ -4844,8 +4844,10 @@ tag_set_find(const TagSet *self, PyObject *const *values, uint32_t hash)
         /* What the comparison and the record read, all at the same time: with many series none of it is in a cache. */
         for (Py_ssize_t i = 0; i < self->name_count; i++)
             PREFETCH(series->values[i]);
-        PREFETCH(series->state);
-        PREFETCH((uint8_t *)series->state + LINE);
+        if (series->state != NULL) {
+            PREFETCH(series->state);
+            PREFETCH((uint8_t *)series->state + LINE);
+        }
         if (series->recent != NULL)
             PREFETCH(&series->recent->open);
         Py_ssize_t i = 0;

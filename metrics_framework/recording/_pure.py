@@ -1656,9 +1656,8 @@ class SeriesIndex:
         if series.is_null:
             known.nulls[len(tags)] = series
             return
-        if (
-            known.aliases >= MAX_ALIASES
-        ):  # all at once: a search for those to drop would slow each record down
+        if known.aliases >= MAX_ALIASES:
+            # All of them: a search for unused ones would slow each record down.
             known.drop_aliases()
         names = tuple(sorted(tags))
         entry = known.entries.setdefault(names, _Entry())

@@ -24,7 +24,6 @@ MAX_COLLAPSED_TAGS = 16
 COUNT_EVERY_NS = 1_000_000_000
 """How often a store that seems full counts its series again at most."""
 
-
 MAX_ERROR_TYPES = 8_000
 """The limit of the budget of error types; an operation has one block of memory for their counts."""
 

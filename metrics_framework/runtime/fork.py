@@ -11,6 +11,7 @@ import os
 import weakref
 from collections.abc import Callable
 from enum import IntEnum
+from functools import cache
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -34,7 +35,6 @@ _METHODS: dict[ForkOrder, weakref.WeakKeyDictionary[Any, Callable[[Any], object]
     order: weakref.WeakKeyDictionary() for order in ForkOrder
 }
 _FUNCTIONS: dict[ForkOrder, list[Callable[[], object]]] = {order: [] for order in ForkOrder}
-_registered = {"state": False, "threads": False}
 
 
 def reset_after_fork(target: T, method: Callable[[T], object], order: ForkOrder) -> None:
@@ -46,31 +46,25 @@ def reset_after_fork(target: T, method: Callable[[T], object], order: ForkOrder)
         order: When it is called.
     """
     _METHODS[order][target] = method
-    _register(order)
+    if order is ForkOrder.THREADS:
+        _register_threads()
 
 
 def run_after_fork(function: Callable[[], object], order: ForkOrder) -> None:
     """Call a function in each forked child. Use it for the state of a module."""
     _FUNCTIONS[order].append(function)
-    _register(order)
+    if order is ForkOrder.THREADS:
+        _register_threads()
 
 
-def _register(order: ForkOrder) -> None:
-    if not hasattr(os, "register_at_fork"):
-        return
-    if order < ForkOrder.THREADS and not _registered["state"]:
-        _registered["state"] = True
-        os.register_at_fork(after_in_child=_reset_state)
-    elif order is ForkOrder.THREADS and not _registered["threads"]:
-        _registered["threads"] = True
-        # Hooks run in the order of their registration. A thread may log or use an executor at once, so the
-        # hooks that release the locks of these modules must come first.
-        import concurrent.futures.thread  # noqa: F401
-        import logging  # noqa: F401
+@cache
+def _register_threads() -> None:
+    # Hooks run in the order of their registration. A thread may log or use an executor at once, so the hooks
+    # that release the locks of these modules must come first.
+    import concurrent.futures.thread  # noqa: F401
+    import logging  # noqa: F401
 
-        if not _registered["state"]:
-            _registered["state"] = True
-            os.register_at_fork(after_in_child=_reset_state)
+    if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_start_threads)
 
 
@@ -93,3 +87,7 @@ def _run(*orders: ForkOrder) -> None:
                 first_error = first_error or error
     if first_error is not None:
         raise first_error  # Python reports it; the child continues
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_state)

@@ -2135,6 +2135,38 @@ def test_an_alias_past_the_limit_needs_no_search(rig):
     assert calls < 5_000
 
 
+@pytest.mark.parametrize("forgets", [False, True], ids=["changes the tags", "forgets the name"])
+def test_a_collection_in_the_middle_of_an_alias_lookup_harms_nothing(rig, forgets):
+    """A callback of the garbage collector may release what the lookup uses; sanitizers find misuse."""
+    index = rig.engine.SeriesIndex()
+    series = rig.series("counter", one="b")
+    tags = {"user": "".join(["a value", " of its own"])}
+
+    def callback(phase: str, info: object) -> None:
+        if phase == "stop":
+            tags["user"] = "".join(["another", " value"])
+            if forgets:
+                index.forget("given")
+
+    kept = [(number,) for number in range(5_000)]  # so that no freed tuple of one item can be used again
+    threshold = gc.get_threshold()
+    gc.collect()
+    gc.callbacks.append(callback)
+    gc.set_threshold(1)
+    try:
+        for number in range(300):
+            tags["user"] = "".join(["a value", " of its own"])
+            index.learn("given", tags, series)
+            kept.append((number,))
+            assert index.get("given", tags) in (series, None)
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(callback)
+    tags["user"] = "a value"
+    index.learn("given", tags, series)
+    assert index.get("given", tags) is series
+
+
 def test_names_are_bounded(rig):
     """At most 10 000 names are kept."""
     index = rig.engine.SeriesIndex()
@@ -2733,6 +2765,31 @@ def test_an_operation_that_is_interrupted_before_its_error_type_is_admitted_is_n
         operations.record("checkout", None, 1, "ValueError")
     timing, outcome = finder.timings.get("checkout").state(), finder.outcomes.get("checkout").state()
     assert timing.records == outcome.records
+
+
+@pytest.mark.parametrize(
+    "error_types", [("first", "second"), ("first", "first")], ids=["new type", "known type"]
+)
+@pytest.mark.parametrize("read", range(4))
+def test_an_operation_whose_series_is_removed_while_it_is_recorded_counts_both_halves(rig, read, error_types):
+    """A clock that removes the outcomes tears no operation, whichever of its readings does so."""
+    operations, finder = operations_of(rig)
+    operations.record("checkout", None, 1, "known")
+    clock, left, removed = rig.core_clock, [read], []
+
+    def remove_outcomes():
+        left[0] -= 1
+        if left[0] == -1:
+            removed.append(rig.remove(finder.outcomes.get("checkout")))
+        return clock()
+
+    rig.core_clock = remove_outcomes
+    operations.record("checkout", None, 1, error_type)
+    rig.core_clock = clock
+    live = finder.outcomes.get("checkout")
+    states = [*removed, live and live.state()]
+    assert sum(state.records for state in states if state is not None) == 2
+    assert finder.timings.get("checkout").state().records == 2
 
 
 def test_a_refused_operation_leaves_no_record(rig):

@@ -5,11 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
-import signal
-import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -18,6 +14,7 @@ import pytest
 
 from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTimer, InMemoryTracker
 from metrics_framework.recording import Store
+from tests.metrics_framework.runtime import children
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
@@ -25,36 +22,8 @@ PATIENCE_S = 20
 
 
 def in_a_child(work: Callable[[], Any]) -> Any:
-    """Return the result of ``work`` in a forked child, which is killed if it does not end."""
-    reading, writing = os.pipe()
-    # Coverage has a lock that a thread of the parent may hold: the child must not wait for it.
-    tracing = sys.gettrace()
-    sys.settrace(None)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # that there are threads is what is tested
-        child = os.fork()
-    if child != 0:
-        sys.settrace(tracing)
-    else:
-        try:
-            try:
-                answer = json.dumps(work())
-            except BaseException as error:  # noqa: BLE001 - the parent raises it
-                answer = json.dumps({"error": repr(error)})
-            os.write(writing, answer.encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    try:
-        ready, _, _ = select.select([reading], [], [], PATIENCE_S)
-        if not ready:
-            os.kill(child, signal.SIGKILL)
-        answer = os.read(reading, 1 << 20)
-    finally:
-        os.close(reading)
-        os.waitpid(child, 0)
-    assert ready, "the child waits for a lock that a thread of its parent held"
-    return json.loads(answer)
+    """Return the result of ``work`` in a forked child, by way of JSON."""
+    return json.loads(children.in_a_child(lambda: json.dumps(work())))
 
 
 @contextlib.contextmanager

@@ -242,8 +242,9 @@ def check_counter(store, history, taken, window, points):
 
 def check_gauge(history, taken, points):
     """Compare the intervals of a gauge with the values of a list."""
-    for (each, values), (_, end, _) in zip(by_stretch(history, taken), history, strict=True):
-        known = [value for when, value in taken if when < end or end == history[-1].end]
+    for (each, values), interval in zip(by_stretch(history, taken), history, strict=True):
+        # The last interval contains its end. It may be empty, and then ends with the one before.
+        known = [value for when, value in taken if when < interval.end or interval is history[-1]]
         assert each["count"] == len(values)
         if known:
             assert each["last"] == known[-1]
