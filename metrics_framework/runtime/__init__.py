@@ -1,1 +1,1 @@
-"""Threads, event loops, fork, exit and files. Nothing here knows of metrics."""
+"""Threads, event loops, fork, exit, files and JSON. Nothing here knows of metrics."""

@@ -2,24 +2,27 @@
 
 `AtomicFile.publish` links: it refuses a name that is already used. `AtomicFile.replace` and `replace_file`
 rename: they replace the file that has the name. A killed writer leaves at most a file with a temporary name,
-which `remove_leftovers` removes.
+which `remove_leftovers` removes. `read_file` reads a whole file, but neither a pipe nor more than a limit.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
 from uuid import uuid4
 
-from metrics_framework.errors import OutputError
+from metrics_framework.errors import OutputError, reason_of
 
 if sys.platform != "win32":
     import fcntl
 
+_CHUNK_BYTES = 1 << 20
 _TEMPORARY_NAME = ".writing-{}.tmp"
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _NO_FOLDER_FLUSH = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -34,19 +37,19 @@ class AtomicFile:
 
     Args:
         folder: An existing folder.
-        content: The whole content.
+        content: The whole content, also in parts.
         mode: The permissions, before the umask.
 
     Raises:
         OSError: If the disk refuses the file. Nothing is left behind.
     """
 
-    def __init__(self, folder: Path, content: bytes, mode: int = 0o666) -> None:
+    def __init__(self, folder: Path, content: bytes | Iterable[bytes], mode: int = 0o666) -> None:
         self._folder = folder
         descriptor, self._temporary = self._open(mode)
         self._file = open(descriptor, "wb")  # noqa: PTH123, SIM115 - a descriptor has no path; closed by the block
         try:
-            self._file.write(content)
+            self._file.writelines((content,) if isinstance(content, bytes) else content)
             self._file.flush()
             os.fsync(descriptor)
         except BaseException:
@@ -83,6 +86,17 @@ class AtomicFile:
             self._file.close()  # Windows does not rename an open file
         self._temporary.replace(path)
 
+    def adopt_permissions(self, path: Path) -> None:
+        """Take over the permissions and the group of another file, if it exists and the system allows it."""
+        if sys.platform == "win32":
+            return
+        with suppress(OSError):
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode):
+                with suppress(OSError):  # a group of which this user is not a member
+                    os.fchown(self._file.fileno(), -1, status.st_gid)
+                os.fchmod(self._file.fileno(), stat.S_IMODE(status.st_mode) & 0o777)
+
     def _open(self, mode: int) -> tuple[int, Path]:
         while True:
             path = self._folder / _TEMPORARY_NAME.format(uuid4().hex)
@@ -103,24 +117,80 @@ class AtomicFile:
             self._temporary.unlink()
 
 
+def read_file(path: Path, max_bytes: int, *, pipe: bool = True) -> bytes:
+    """Return the content of a file.
+
+    Args:
+        path: The file.
+        max_bytes: The largest size.
+        pipe: Whether it may be a pipe or a terminal, such as ``/dev/stdin``, which blocks until its end.
+
+    Raises:
+        OSError: If it cannot be read, is larger, or is not a regular file and ``pipe`` is false.
+        ValueError: If the path contains a null character.
+    """
+    with open(open_file(path, pipe=pipe), "rb", buffering=0) as file:
+        content = bytearray()
+        while chunk := file.read(min(max_bytes + 1 - len(content), _CHUNK_BYTES)):
+            content += chunk
+            if len(content) > max_bytes:
+                raise OSError(errno.EFBIG, f"it has more than {max_bytes} bytes")
+    return bytes(content)
+
+
+def open_file(path: Path, *, pipe: bool = False) -> int:
+    """Return a descriptor for reading.
+
+    Args:
+        path: The file.
+        pipe: Whether it may be something else than a regular file.
+
+    Raises:
+        OSError: If it cannot be opened or is not a regular file.
+        ValueError: If the path contains a null character.
+    """
+    # Without O_NONBLOCK, opening a FIFO would block until a process writes to it.
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | (0 if pipe else getattr(os, "O_NONBLOCK", 0))
+    descriptor = os.open(path, flags)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode) or (pipe and not stat.S_ISDIR(mode)):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    raise OSError(errno.EINVAL, "it is not a regular file")
+
+
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file in place of the one that exists; only its owner may write to it.
+    """Write a file in place of the one that exists.
+
+    The new file has the permissions and the group of the old one; if there was none, its owner may write it
+    and everybody may read it, as far as the umask allows. A symbolic link is followed, and stays.
 
     Raises:
         OutputError: If the disk refuses the file. The old file is unchanged.
     """
     try:
-        with AtomicFile(path.parent, content, 0o644) as file:
-            file.replace(path)
+        target = Path(os.path.realpath(path)) if path.is_symlink() else path
+        with AtomicFile(target.parent, content, 0o644) as file:
+            file.adopt_permissions(target)
+            file.replace(target)
     except (OSError, ValueError) as error:  # ValueError: the path contains a null character
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise OutputError(f"cannot write {str(path)!r}: {reason}") from error
+        raise OutputError(f"cannot write {str(path)!r}: {reason_of(error)}") from error
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of killed writers."""
-    for path in folder.glob(_TEMPORARY_NAME.format("*")):
-        remove_abandoned(path)
+def remove_leftovers(folder: Path) -> list[Path]:
+    """Remove the temporary files of killed writers.
+
+    Returns:
+        The paths with the name of such a file that are not regular files, such as a FIFO. They are kept.
+    """
+    found = list(folder.glob(_TEMPORARY_NAME.format("*")))
+    strange = [path for path in found if os.path.lexists(path) and (path.is_symlink() or not path.is_file())]
+    for path in found:
+        if path not in strange:
+            remove_abandoned(path)
+    return [path for path in strange if os.path.lexists(path)]
 
 
 def remove_abandoned(path: Path, unless: Path | None = None) -> None:
@@ -137,7 +207,7 @@ def remove_abandoned(path: Path, unless: Path | None = None) -> None:
             if unless is None or not unless.exists():
                 path.unlink()  # which Windows refuses while the file is open
             return
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = open_file(path)
         try:
             _lock(descriptor, wait=False)
             if unless is None or not unless.exists():

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import queue
 import threading
-import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from queue import Empty, SimpleQueue
 
 from metrics_framework.log import log_event
 from metrics_framework.runtime.cooperative import cooperatively
+from metrics_framework.runtime.deadline import seconds_left
 from metrics_framework.runtime.fork import ForkOrder, reset_after_fork
 
 
 class Background:
-    """Calls a function at an interval, in a daemon thread. An error of the function does not stop the thread.
+    """Calls a function at an interval, in a daemon thread, until `stop`.
 
-    The thread ends when the object of a bound method is no longer referenced elsewhere.
+    The thread keeps the function and its object alive. An error of the function does not stop the thread.
 
     Args:
         work: The function. It is called at once and then at each interval. If it raises, the error is logged
-            once until a call succeeds. A bound method is referenced weakly, any other function strongly.
+            once until a call succeeds.
         interval: Seconds from the end of a call to the start of the next.
         name: The name of the thread and of the work in the log.
         in_child: Whether a forked child gets a thread of its own; otherwise the work is stopped there.
@@ -29,7 +29,7 @@ class Background:
     def __init__(
         self, work: Callable[[], object], interval: float, name: str, *, in_child: bool = True
     ) -> None:
-        self._work = self._reference(work)
+        self._work = work
         self._interval = interval
         self._name = name
         self._in_child = in_child
@@ -42,27 +42,24 @@ class Background:
         return self._stopped
 
     def stop(self) -> None:
-        """Stop the thread and wait for its end. Thread-safe; a second call does nothing.
+        """Stop the thread and wait for its end, at most until the deadline of the calling thread's work.
 
-        If the work itself calls it, this call of the work is the last one.
+        Thread-safe; a second call does nothing. If the work itself calls it, this call of the work is the
+        last one.
         """
-        self._end()
+        self.end()
         if self._thread is not threading.current_thread() and self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(seconds_left())
 
-    def _reference(self, work: Callable[[], object]) -> Callable[[], Callable[[], object] | None]:
-        try:
-            return weakref.WeakMethod(work, lambda _: self._end())
-        except TypeError:  # not a bound method, or its object cannot be referenced weakly
-            return lambda: work
-
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Let the thread end, without waiting for it. A finalizer or a signal handler may call this."""
         self._stopped = True
         # A queue, not an Event: `put` never blocks, even if a finalizer or signal handler interrupts another.
         self._wake.put(None)
 
     def _start(self) -> None:
-        self._wake: SimpleQueue[None] = SimpleQueue()
+        # Looked up now: gevent may have patched it later than the import, and makes threads greenlets.
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         name = f"metrics-{self._name.replace(' ', '-')}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         # Before the thread starts: the work may fork.
@@ -73,23 +70,19 @@ class Background:
         failing = False
         wait = 0.0
         while not self._stopped_within(wait):
-            work = self._work()
-            if work is None:
-                return
             try:
                 with cooperatively():
-                    work()
+                    self._work()
                 failing = False
             except Exception as error:  # noqa: BLE001 - no error of the work ends the thread
                 if not failing:
                     log_event("warning", f"{self._name} failed", error=repr(error))
                 failing = True
-            del work  # a reference here would keep its object alive while the thread waits
             wait = self._interval
 
     def _stopped_within(self, seconds: float) -> bool:
         if not self._stopped:
-            with suppress(Empty):
+            with suppress(queue.Empty):
                 self._wake.get(timeout=seconds)
         return self._stopped
 

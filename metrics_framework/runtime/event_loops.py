@@ -84,16 +84,44 @@ async def checkpoint() -> None:
     await _loop().checkpoint()
 
 
-async def run_within(seconds: float, function: Callable[[], Awaitable[object]]) -> bool:
-    """Run an async function, and return whether it finished in time; otherwise it was cancelled."""
+async def run_within(
+    seconds: float,
+    function: Callable[[], Awaitable[object]],
+    on_start: Callable[[Callable[[], object]], object] = lambda cancel: None,
+) -> bool:
+    """Run an async function, and return whether it finished in time; otherwise it was cancelled.
+
+    Args:
+        seconds: The time limit.
+        function: The function.
+        on_start: Gets a function that cancels it earlier, from any thread.
+    """
     if (trio := running_trio()) is not None:
+        token = trio.lowlevel.current_trio_token()
         with trio.move_on_after(seconds) as scope:
+
+            def cancel_on_trio() -> None:
+                with suppress(trio.RunFinishedError):
+                    token.run_sync_soon(scope.cancel)
+
+            on_start(cancel_on_trio)
             await function()
         return not scope.cancelled_caught
     import asyncio
 
+    loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(seconds) as limit:
+
+            def end() -> None:
+                with suppress(RuntimeError):  # it has finished
+                    limit.reschedule(loop.time())
+
+            def cancel() -> None:
+                with suppress(RuntimeError):  # the loop was closed
+                    loop.call_soon_threadsafe(end)
+
+            on_start(cancel)
             await function()
     except TimeoutError:
         return False

@@ -17,15 +17,20 @@ PATIENCE = 20.0
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 
 
-def in_a_child(work: Callable[[], object]) -> str:
-    """Return the text of the return value of ``work`` in a forked child. A child that hangs is killed."""
+def in_a_child(work: Callable[[], object], fork: Callable[[], int] | None = None) -> str:
+    """Return the text of the return value of ``work`` in a forked child. A child that hangs is killed.
+
+    Args:
+        work: What to do in the child.
+        fork: Forks, and returns the id of the child or 0; `os.fork` by default.
+    """
     reading, writing = os.pipe()
     # A tracer such as coverage has a lock that a thread of the parent may hold during the fork.
     tracer = sys.gettrace()
     sys.settrace(None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads is tested here
-        child = os.fork()
+        child = (fork or os.fork)()
     if child:
         sys.settrace(tracer)
     else:

@@ -13,6 +13,7 @@ import pytest
 from metrics_framework.errors import OutputError
 from metrics_framework.runtime.atomic_files import (
     AtomicFile,
+    read_file,
     remove_abandoned,
     remove_leftovers,
     replace_file,
@@ -146,4 +147,80 @@ def test_a_file_of_a_living_process_is_kept(tmp_path):
         assert names(tmp_path) == [leftover.name]
         process.kill()
     remove_leftovers(tmp_path)
+    assert names(tmp_path) == []
+
+
+@posix
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir])
+def test_only_a_regular_file_is_a_leftover(tmp_path, make):
+    """A FIFO, a link or a folder with the name of a temporary file is skipped and reported."""
+    strange, leftover = tmp_path / ".writing-x.tmp", tmp_path / ".writing-y.tmp"
+    make(strange)
+    leftover.write_bytes(b"")
+    assert remove_leftovers(tmp_path) == [strange]
+    assert names(tmp_path) == [strange.name]
+    remove_abandoned(strange)
+    assert names(tmp_path) == [strange.name]
+
+
+@posix
+def test_a_replaced_file_keeps_its_permissions(tmp_path):
+    """A file that a group may write stays so under any umask; a new one can be read by others."""
+    before = os.umask(0o027)
+    try:
+        replace_file(tmp_path / "new", b"1")
+        (tmp_path / "shared").write_bytes(b"0")
+        (tmp_path / "shared").chmod(0o664)
+        replace_file(tmp_path / "shared", b"1")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == {"new": 0o640, "shared": 0o664}
+
+
+@posix
+def test_a_symbolic_link_stays(tmp_path):
+    """The file behind the link is replaced, also through two links and if it does not exist yet."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "first").symlink_to("second")
+    (tmp_path / "second").symlink_to(tmp_path / "there" / "it")
+    for content in (b"1", b"2"):
+        replace_file(tmp_path / "first", content)
+        assert (tmp_path / "there" / "it").read_bytes() == content
+    assert (tmp_path / "first").is_symlink()
+    assert (tmp_path / "second").is_symlink()
+
+
+def test_a_file_is_read_up_to_a_size(tmp_path):
+    """A larger file is an error before its content is in memory; its size is not trusted."""
+    (tmp_path / "it").write_bytes(b"12345")
+    assert read_file(tmp_path / "it", 5) == b"12345"
+    with pytest.raises(OSError, match="it has more than 4 bytes"):
+        read_file(tmp_path / "it", 4)
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(OSError, match="it has more than 1000 bytes"):
+        read_file(tmp_path / "sparse", 1000)
+    if sys.platform != "win32":
+        with pytest.raises(OSError, match="it has more than 1000 bytes"):
+            read_file(Path("/dev/zero"), 1000)
+
+
+@posix
+def test_what_is_not_a_file_is_refused(tmp_path):
+    """Immediately: opening a FIFO would wait for a writer."""
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", Path("/dev/zero")):
+        with pytest.raises(OSError, match="it is not a regular file"):
+            read_file(path, 1000, pipe=False)
+    for pipe in (True, False):
+        with pytest.raises(IsADirectoryError):
+            read_file(tmp_path, 1000, pipe=pipe)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a" * 300, "\udc80\ud800"])
+def test_an_impossible_name_is_one_error(tmp_path, name):
+    """A null character, a long name or a lone surrogate, which no file system has."""
+    with pytest.raises(OutputError, match="cannot write"):
+        replace_file(tmp_path / name, b"")
     assert names(tmp_path) == []

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -143,6 +144,7 @@ def test_a_signal_handler_may_stop_it():
     assert threads() == []
 
 
+@pytest.mark.slow
 def test_it_does_not_keep_the_interpreter_from_exiting():
     """A program that never stops its background work exits, also during a call."""
     code = (
@@ -154,24 +156,18 @@ def test_it_does_not_keep_the_interpreter_from_exiting():
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
-def test_the_thread_ends_with_the_object_that_it_works_for():
-    """A thread ends at once when its object is collected, even with an interval of an hour."""
+def test_the_work_is_kept_until_it_is_stopped(begin):
+    """An object whose method is called has no other reference, and is garbage after the stop."""
     worker = Worker()
-    background = Background(worker.work, NEVER, "test work")
-    worker.wait()
-    worker.threads.clear()
+    gone = weakref.ref(worker)
+    background = begin(worker.work, 0.001)
     del worker
     gc.collect()
-    assert ended(background._thread)
-    assert background.stopped
-
-
-def test_a_plain_function_is_kept(begin):
-    """A function without other references is called again."""
-    worker = Worker()
-    begin(lambda: worker.work(), 0.001)
+    gone().wait(5)
+    background.stop()
+    background._work = None
     gc.collect()
-    worker.wait(5)
+    assert gone() is None
 
 
 # -- failures ------------------------------------------------------------------------------------------------
@@ -216,6 +212,7 @@ def test_it_continues_in_a_child(begin):
     assert set(worker.threads) == {background._thread}
 
 
+@pytest.mark.slow
 @forks
 def test_it_may_end_in_a_child():
     """With `in_child=False` it is stopped in a child and continues in the parent."""
@@ -235,6 +232,7 @@ def test_it_may_end_in_a_child():
     background.stop()
 
 
+@pytest.mark.slow
 @forks
 def test_stopped_work_stays_stopped_in_a_child():
     """The child has no thread, and a stop does nothing."""
@@ -270,6 +268,7 @@ def test_a_child_made_during_a_call_does_not_wait_for_it(begin):
     go_on.set()
 
 
+@pytest.mark.slow
 @forks
 def test_a_child_can_log_at_once():
     """The thread of a child logs although a thread of the parent held the lock of a handler at the fork."""
@@ -311,6 +310,7 @@ os._exit(0)  # an ordinary exit would wait for the lock of the handler
     assert done.stdout.splitlines() == ["event='at work' child=True", "0"] * 20, done.stderr
 
 
+@pytest.mark.slow
 @forks
 def test_work_that_forks_has_one_thread_in_its_child():
     """The thread that forked continues in the child, and no second one starts."""
@@ -329,6 +329,7 @@ def test_work_that_forks_has_one_thread_in_its_child():
     assert answers == ["(1, 1)"]
 
 
+@pytest.mark.slow
 @forks
 def test_it_does_not_keep_a_child_from_exiting():
     """The thread of a child does not keep it alive."""

@@ -75,6 +75,7 @@ def test_background_work_is_cooperative(slept):
     assert len(slept) == 1
 
 
+@pytest.mark.slow
 def test_another_thread_runs_beside_a_cooperative_thread():
     """A thread that waits repeatedly, like an event loop, makes much more progress."""
 

@@ -44,6 +44,7 @@ def test_trio_runs_its_own_tasks_only():
     assert found == {"trio": trio, "asyncio": None, "guest": trio}
 
 
+@pytest.mark.slow
 def test_detection_imports_nothing():
     """An application without trio does not import it."""
     code = (

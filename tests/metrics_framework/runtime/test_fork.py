@@ -92,6 +92,7 @@ def test_functions_of_modules_run_before_the_objects_of_their_phase():
     assert part.name == "a"
 
 
+@pytest.mark.slow
 def test_one_failure_does_not_keep_the_others_from_running():
     """Python reports the first error on standard error, and the child continues with all other resets."""
     code = """
@@ -112,6 +113,7 @@ os.wait()
     assert done.stderr.count("RuntimeError: not emptied") == 1
 
 
+@pytest.mark.slow
 def test_threads_can_use_executors_at_once():
     """The last phase runs after the hook of `concurrent.futures`, even if that is imported later."""
     code = """
@@ -138,6 +140,7 @@ os.wait()
     assert (done.stdout, done.stderr) == ("0\n", "")
 
 
+@pytest.mark.slow
 def test_objects_may_register_while_a_child_is_made():
     """Threads of the parent that create objects during the fork harm neither process."""
     stop = threading.Event()
