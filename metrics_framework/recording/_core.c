@@ -2,13 +2,13 @@
  *
  * Contents, in this order:
  *   platform    clock, memory mapping, memory barriers
- *   page        the memory of all numeric state: line log, allocator
+ *   page        the memory of all numeric state: line log, allocator, sharing with other processes
  *   numbers     integers and compensated doubles
  *   states      what a page holds of a counter, gauge, distribution or outcome
  *   aggregates  immutable copies of states, as Python objects
  *   objects     Core, ErrorTypes, Slot, TagSet, Series and its kinds, SeriesIndex
  *   recording   counting into a series, its slot and its recent slot
- *   interface   Recorder, RunningTimers, OperationRecorder, RecordLog
+ *   interface   Recorder, RunningTimers, OperationRecorder, RecordLog, PageReader
  *
  * Three rules hold everywhere:
  *
@@ -28,6 +28,7 @@
 #include <Python.h>
 #include <structmember.h>
 
+#include <errno.h>
 #include <float.h>
 #include <math.h>
 #include <stddef.h>
@@ -35,7 +36,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LAYOUT 1 /* of the page and of this interface; engine.py checks it */
+#define LAYOUT 2 /* of the page and of this interface; engine.py checks it */
 
 #if defined(__GNUC__) || defined(__clang__)
 #define LIKELY(x) __builtin_expect(!!(x), 1)
@@ -98,7 +99,12 @@ process_id(void)
     return (int64_t)GetCurrentProcessId();
 }
 #else
+#define HAS_SHARING /* of pages with other processes */
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -151,6 +157,46 @@ process_id(void)
 {
     return (int64_t)getpid();
 }
+
+/* Replace a part of a reserved range by private memory of zeros, whatever is mapped there. */
+static int
+private_range(void *start, size_t size)
+{
+    return mmap(start, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) ==
+                   MAP_FAILED
+               ? -1
+               : 0;
+}
+
+/* Reserve `size` bytes at the end of a file. Writing to a page that is not reserved kills the process where the disk is
+ * full, so a file is only mapped where this succeeded. Returns -1 with `errno`. */
+static int
+extend_file(int file, size_t end, size_t size)
+{
+    static const char zeros[4096];
+    int error;
+#ifdef __APPLE__
+    fstore_t store = {F_ALLOCATEALL, F_PEOFPOSMODE, 0, (off_t)size, 0};
+    if (fcntl(file, F_PREALLOCATE, &store) == 0 && ftruncate(file, (off_t)(end + size)) == 0)
+        return 0;
+    error = errno;
+#else
+    int tries = 0;
+    do /* a signal interrupts it on tmpfs; its handler runs in between */
+        error = posix_fallocate(file, (off_t)end, (off_t)size);
+    while (error == EINTR && tries++ < 1000);
+#endif
+    if (error == EINVAL || error == EOPNOTSUPP) { /* this file system reserves by writing */
+        error = 0;
+        for (size_t written = 0; written < size && error == 0; written += sizeof zeros)
+            if (pwrite(file, zeros, sizeof zeros, (off_t)(end + written)) != (ssize_t)sizeof zeros)
+                error = errno ? errno : ENOSPC;
+    }
+    if (error != 0 && ftruncate(file, (off_t)end) != 0)
+        error = errno;
+    errno = error;
+    return error == 0 ? 0 : -1;
+}
 #endif
 
 /* x86 keeps the order of stores, so its barriers only stop the compiler; other machines need a full fence between the
@@ -178,10 +224,13 @@ process_id(void)
 typedef struct {
     uint64_t magic, layout, byte_order, line_size, ring_size, published_size, process, process_start;
     uint64_t boot[2], generation, worker, anchor_monotonic, anchor_wall, directory, spare;
-    uint64_t reserved[16];
-    uint64_t head, done, alone[6]; /* images in the log, and how many of them belong to finished records */
+    uint64_t counters[3], reserved[13]; /* see COUNTER_NAMES */
+    /* Images in the log, how many of them belong to finished records, and the number of records of all series. */
+    uint64_t head, done, records, alone[5];
     uint64_t spare_line[24];
 } Header;
+
+static const char *const COUNTER_NAMES[3] = {"rejected", "overflowed", "abandoned"};
 
 #define RING_OFFSETS 512
 #define RING_IMAGES (RING_OFFSETS + RING * 8)
@@ -190,6 +239,7 @@ typedef struct {
 #define SMALLEST_RESERVE ((size_t)1 << 24)
 #define GROWTH_BYTES 65536
 #define MAX_GROWTH_BYTES 262144
+#define LOG_MARGIN 32 /* more than the lines that one record changes: they are in the ring before `head` counts them */
 
 /* Blocks are powers of two from 16 bytes to 64 KiB, and the three lines of a distribution. */
 #define SMALLEST_CLASS 4
@@ -207,7 +257,7 @@ typedef struct {
     uint32_t first, count, capacity;
 } FreeList;
 
-typedef struct {
+typedef struct Page {
     uint8_t *base;
     uint64_t head;
     uint64_t top; /* where the part begins that was never used */
@@ -215,8 +265,13 @@ typedef struct {
     uint64_t used;
     FreeList free[CLASSES];
     uint64_t piece[2][2]; /* of 16 and 32 bytes: the next block in the line that is being cut, and its end */
+    int file;             /* of a shared page; -1 if it is private */
+    int is_full;          /* the file could not grow: memory past its end is private */
+    size_t file_end;
+    uint64_t share;               /* which sharing of this process the directory belongs to; 0: there is none */
+    uint32_t wipes;               /* how often a fork replaced all bytes by zeros */
+    struct Page *next, **previous; /* of all shared pages */
 #ifdef METRICS_CORE_DEBUG
-    int file;
     uint8_t *shadow; /* the bytes after the last finished record, where lines are checked */
     size_t shadow_size;
     uint64_t checked_from;
@@ -229,6 +284,32 @@ typedef struct {
 #define AT(page, offset) ((void *)((page)->base + (offset)))
 #define OFFSET(page, pointer) ((uint64_t)((uint8_t *)(pointer) - (page)->base))
 
+/* Make the next part of the range usable: a part of the file, or private memory. */
+static int
+page_grow(Page *page, size_t step)
+{
+    uint8_t *start = page->base + page->committed;
+#ifdef HAS_SHARING
+    if (page->file >= 0 && !page->is_full) {
+        if (extend_file(page->file, page->committed, step) == 0) {
+            if (mmap(start, step, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, page->file, (off_t)page->committed) !=
+                MAP_FAILED) {
+                page->file_end = page->committed + step;
+                return 0;
+            }
+            int error = errno;
+            (void)!ftruncate(page->file, (off_t)page->committed);
+            errno = error;
+        }
+        if (page->committed == 0) /* not even the log has a place: it is not shared at all */
+            return -1;
+        page->is_full = 1;
+        return private_range(start, step); /* a failed mapping may have left a hole */
+    }
+#endif
+    return commit_range(start, step);
+}
+
 static int
 page_commit(Page *page, size_t end)
 {
@@ -236,16 +317,7 @@ page_commit(Page *page, size_t end)
         size_t step = page->step;
         if (page->committed + step > page->reserved)
             return -1;
-#ifdef METRICS_CORE_DEBUG
-        if (page->file >= 0) {
-            if (ftruncate(page->file, (off_t)(page->committed + step)) != 0 ||
-                mmap(page->base + page->committed, step, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, page->file,
-                     (off_t)page->committed) == MAP_FAILED)
-                return -1;
-        }
-        else
-#endif
-        if (commit_range(page->base + page->committed, step) != 0)
+        if (page_grow(page, step) != 0)
             return -1;
         page->committed += step;
         if (page->step < MAX_GROWTH_BYTES)
@@ -255,9 +327,8 @@ page_commit(Page *page, size_t end)
 }
 
 static void
-page_begin(Page *page)
+header_begin(Header *header)
 {
-    Header *header = HEADER(page);
     header->magic = MAGIC;
     header->layout = LAYOUT;
     header->byte_order = BYTE_ORDER_WORD;
@@ -265,6 +336,12 @@ page_begin(Page *page)
     header->ring_size = RING;
     header->published_size = HEAP_START;
     header->process = (uint64_t)process_id();
+}
+
+static void
+page_begin(Page *page)
+{
+    header_begin(HEADER(page));
     page->head = 0;
     page->top = HEAP_START;
     page->used = 0;
@@ -277,9 +354,7 @@ static int
 page_open(Page *page)
 {
     memset(page, 0, sizeof *page);
-#ifdef METRICS_CORE_DEBUG
     page->file = -1;
-#endif
     page->step = GROWTH_BYTES;
     for (page->reserved = RESERVED_BYTES; page->reserved >= SMALLEST_RESERVE; page->reserved /= 2) {
         page->base = reserve_range(page->reserved); /* a limit of address space may refuse the larger ones */
@@ -297,9 +372,112 @@ page_open(Page *page)
     return 0;
 }
 
+/* -- sharing: the same range, mapped from a file -- */
+
+#ifdef HAS_SHARING
+static Page *shared_pages;
+static uint64_t shares; /* how often pages of this process were shared */
+
+static void
+page_unlist(Page *page)
+{
+    close(page->file);
+    page->file = -1;
+    page->is_full = 0;
+    page->file_end = 0;
+    *page->previous = page->next;
+    if (page->next != NULL)
+        page->next->previous = page->previous;
+}
+
+/* In a forked child, whatever code forks: leave the pages of the parent. All numbers begin at zero, as all-zero states
+ * are empty; Python's own hooks reset the rest. Makes system calls only. */
+static void
+leave_pages_after_fork(void)
+{
+    while (shared_pages != NULL) {
+        Page *page = shared_pages;
+        size_t size = page->committed + page->step; /* another thread of the parent may just have mapped a part */
+        if (private_range(page->base, size < page->reserved ? size : page->reserved) != 0)
+            abort(); /* better than a child that writes to its parent's numbers */
+        page_unlist(page);
+        page->share = 0;
+        page->wipes++;
+        header_begin(HEADER(page));
+#ifdef METRICS_CORE_DEBUG
+        page->shadow = NULL; /* not freed: another thread of the parent may hold the allocator's lock */
+        page->shadow_size = 0;
+#endif
+    }
+}
+
+/* Take a page that nothing was recorded into to a new file. Returns -1 with `errno`: then it is as before. */
+static int
+page_share(Page *page, const char *path)
+{
+    static int is_hooked;
+    size_t committed = page->committed, step = page->step;
+    if (!is_hooked && (errno = pthread_atfork(NULL, NULL, leave_pages_after_fork)) != 0)
+        return -1;
+    is_hooked = 1;
+    int file = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (file < 0)
+        return -1;
+    page->file = file;
+    page->committed = 0;
+    page->step = GROWTH_BYTES;
+    page->next = shared_pages; /* before the first mapping: a thread may fork */
+    page->previous = &shared_pages;
+    if (page->next != NULL)
+        page->next->previous = &page->next;
+    shared_pages = page;
+    int failed = page_commit(page, HEAP_START) != 0 || page->is_full;
+    if (failed) {
+        int error = errno ? errno : ENOSPC;
+        unlink(path);
+        page_unlist(page);
+        if (private_range(page->base, committed) != 0)
+            abort(); /* there is no memory at this address any more */
+        page->committed = committed;
+        page->step = step;
+        page_begin(page);
+        errno = error;
+        return -1;
+    }
+    page->share = ++shares;
+    page_begin(page);
+    return 0;
+}
+
+/* Go on in private memory: with the same numbers, or with zeros. Returns -1 without memory: then it is as before. */
+static int
+page_unshare(Page *page, int keeps_numbers)
+{
+    size_t size = page->file_end;
+    uint8_t *copy = keeps_numbers ? malloc(size) : NULL;
+    if (keeps_numbers && copy == NULL)
+        return -1;
+    if (keeps_numbers)
+        memcpy(copy, page->base, size);
+    if (private_range(page->base, size) != 0) {
+        free(copy);
+        return -1;
+    }
+    page_unlist(page);
+    if (keeps_numbers)
+        memcpy(page->base, copy, size);
+    free(copy);
+    return 0;
+}
+#endif
+
 static void
 page_close(Page *page)
 {
+#ifdef HAS_SHARING
+    if (page->file >= 0)
+        page_unlist(page);
+#endif
     if (page->base != NULL)
         release_range(page->base, page->reserved);
     page->base = NULL;
@@ -308,8 +486,6 @@ page_close(Page *page)
 #ifdef METRICS_CORE_DEBUG
     free(page->shadow);
     free(page->fresh);
-    if (page->file >= 0)
-        close(page->file);
 #endif
 }
 
@@ -433,7 +609,8 @@ page_alloc(Page *page, int class)
         if (offset + size > page->committed && page_commit(page, offset + size) != 0)
             return 0;
         page->top += size;
-        *(volatile uint64_t *)&HEADER(page)->published_size = page->top;
+        if (page->file < 0 || page->top <= page->file_end)
+            *(volatile uint64_t *)&HEADER(page)->published_size = page->top;
     }
     page->used += size;
 #ifdef METRICS_CORE_DEBUG
@@ -742,7 +919,7 @@ typedef struct {
 typedef struct {
     int64_t integer;
     double real, error;
-    uint64_t flags, began_later, spare[3];
+    uint64_t flags, began_later, number, spare[2]; /* the number of bounds */
 } BoundsSum;
 
 enum { VALUES_INT_MIN = 4, VALUES_INT_MAX = 8, BUCKETED = 16 }; /* beside HAS_REAL and OVERFLOWED */
@@ -991,14 +1168,20 @@ row_trimmed(const uint8_t *cells, int width, int32_t low, int32_t length)
     return row;
 }
 
+/* Return the counts in a block, which may be a copy; NULL if there is none. */
+static Row
+block_row(const Cells *cells, const uint8_t *block)
+{
+    Row none = {NULL, 1, 0, 0};
+    if (block == NULL)
+        return none;
+    return row_trimmed(block, cells->width, cells->low, (int32_t)(class_size(cells->class) / cells->width));
+}
+
 static Row
 cells_row(Page *page, const Cells *cells)
 {
-    Row none = {NULL, 1, 0, 0};
-    if (cells->block == 0)
-        return none;
-    return row_trimmed(AT(page, cells->block), cells->width, cells->low,
-                       (int32_t)(class_size(cells->class) / cells->width));
+    return block_row(cells, cells->block ? AT(page, cells->block) : NULL);
 }
 
 static uint64_t
@@ -1289,9 +1472,12 @@ typedef struct {
     BoundsSum *bound_sum; /* their sum, if it is not that of the distribution */
 } Place;
 
-/* Find the place of a value, and make it where need be. Returns -1 where memory is at its end: nothing was counted. */
+#define NO_INDEX INT32_MIN
+
+/* Find the place of a value, and make it where need be. Returns -1 where memory is at its end: nothing was counted.
+ * `index` keeps the bucket at full resolution for the next distribution; `NO_INDEX` at first. */
 static inline int
-distribution_place(Page *page, DistributionState *d, double value, Place *place)
+distribution_place(Page *page, DistributionState *d, double value, int32_t *index, Place *place)
 {
     place->state = d;
     place->bound = NULL;
@@ -1315,9 +1501,11 @@ distribution_place(Page *page, DistributionState *d, double value, Place *place)
     }
     for (;;) {
         Cells *cells = value > 0 ? &d->positive : &d->negative;
-        int32_t index = bucket_index(fabs(value), d->halvings);
+        if (*index == NO_INDEX)
+            *index = bucket_index(fabs(value), 0);
+        int32_t bucket = LIKELY(!d->halvings) ? *index : halved(*index, d->halvings);
         if (LIKELY(cells->block != 0)) {
-            int64_t at = (int64_t)index - cells->low;
+            int64_t at = (int64_t)bucket - cells->low;
             if (LIKELY(at >= 0 && at < cells_capacity(cells->class, cells->width))) {
                 uint8_t *bytes = AT(page, cells->block);
                 if (LIKELY(cell_get(bytes, cells->width, at) < width_limit(cells->width))) {
@@ -1329,9 +1517,9 @@ distribution_place(Page *page, DistributionState *d, double value, Place *place)
             }
         }
         uint8_t halvings = d->halvings;
-        if (distribution_halve(page, d, cells, index) != 0)
+        if (distribution_halve(page, d, cells, bucket) != 0)
             return -1;
-        if (halvings == d->halvings && cells_grow(page, d, cells, index) != 0)
+        if (halvings == d->halvings && cells_grow(page, d, cells, bucket) != 0)
             return -1;
     }
 }
@@ -1388,6 +1576,7 @@ bounds_begin(Page *page, DistributionState *d, const double *bounds, size_t numb
     if (block == 0)
         return -1;
     uint64_t *words = AT(page, block);
+    ((BoundsSum *)words)->number = number;
     if (seed)
         bounds_seed(page, d, bounds, number, words + BOUNDS_WORDS);
     else
@@ -1495,13 +1684,13 @@ distribution_count(const Place *place, Number value, int64_t now, uint32_t secon
 typedef struct {
     PyTypeObject *core, *error_types, *slot, *tag_set, *series, *counter_series, *gauge_series, *histogram_series,
         *timer_series, *outcome_series, *stopwatch, *name_entry, *index, *recorder, *timers, *operations, *log,
-        *account, *counter, *gauge, *distribution, *outcome;
+        *account, *reader, *counter, *gauge, *distribution, *outcome;
     PyObject *milliseconds, *seconds, *microseconds; /* members of MetricUnit */
     PyObject *timing_result, *unknown_timer_error, *pending;
     PyObject *s_name, *s_value, *s_tags, *s_unit, *s_duration, *s_step, *s_metadata, *s_success, *s_operation_name,
         *s_timer_id, *s_error_type, *s_milliseconds, *s_number, *s_readmit, *s_find, *s_find_step, *s_find_timing,
-        *s_find_outcomes, *s_count_abandoned, *s_counter, *s_gauge, *s_histogram, *s_timer, *s_index, *s_operation,
-        *s_elapsed_ns;
+        *s_find_outcomes, *s_count_abandoned, *s_plain_metadata, *s_counter, *s_gauge, *s_histogram, *s_timer,
+        *s_index, *s_operation, *s_elapsed_ns;
 } State;
 
 static void
@@ -1709,6 +1898,20 @@ static PyType_Spec counter_spec = {"metrics_framework.recording._core.CounterAgg
 
 /* -- GaugeAggregate -- */
 
+enum { LATEST, SUM, MIN, MAX, LAWS };
+static const char *const LAW_NAMES[LAWS] = {"latest", "sum", "min", "max"};
+
+/* Return the law of a name, or -1 with an error that calls it `argument`. */
+static int
+law_of_name(PyObject *name, const char *argument)
+{
+    for (int law = LATEST; PyUnicode_Check(name) && law < LAWS; law++)
+        if (PyUnicode_CompareWithASCIIString(name, LAW_NAMES[law]) == 0)
+            return law;
+    PyErr_Format(PyExc_ValueError, "%s=%R is not 'latest', 'sum', 'min' or 'max'", argument, name);
+    return -1;
+}
+
 typedef struct {
     PyObject_HEAD
     uint64_t records, last, min, max, first;
@@ -1726,21 +1929,27 @@ gauge_alloc(PyTypeObject *type)
     return self;
 }
 
+/* Copy a state into an aggregate, which may be on the stack. */
+static void
+gauge_fill(GaugeAggregate *self, const GaugeState *g)
+{
+    self->records = g->records;
+    self->last = g->last;
+    self->min = g->min;
+    self->max = g->max;
+    self->first = g->first;
+    self->first_ns = g->first_ns;
+    self->last_ns = g->last_ns;
+    self->integral = g->integral;
+    self->flags = (unsigned)g->flags;
+}
+
 static PyObject *
 gauge_of_state(PyTypeObject *type, const GaugeState *g)
 {
     GaugeAggregate *self = gauge_alloc(type);
-    if (self != NULL) {
-        self->records = g->records;
-        self->last = g->last;
-        self->min = g->min;
-        self->max = g->max;
-        self->first = g->first;
-        self->first_ns = g->first_ns;
-        self->last_ns = g->last_ns;
-        self->integral = g->integral;
-        self->flags = (unsigned)g->flags;
-    }
+    if (self != NULL)
+        gauge_fill(self, g);
     return (PyObject *)self;
 }
 
@@ -1809,6 +2018,136 @@ gauge_merge(GaugeAggregate *self, PyObject *object)
                     ((from_later_min ? later : self)->flags & MIN_INT) |
                     ((from_later_max ? later : self)->flags & MAX_INT) | ((self->flags | later->flags) & STEPPED);
     return (PyObject *)merged;
+}
+
+/* The difference of times, also of those that only a test makes up: it never overflows. */
+static int64_t
+ns_between(int64_t start, int64_t end)
+{
+    return (int64_t)((uint64_t)end - (uint64_t)start);
+}
+
+/* Return value times nanoseconds from the first record to a moment. */
+static double
+gauge_integral_to(const GaugeAggregate *a, int64_t end_ns)
+{
+    return a->integral + word_real(a->last, a->flags & LAST_INT) * (double)ns_between(a->last_ns, end_ns);
+}
+
+/* Return the time-weighted average from the first record to a moment. */
+static double
+gauge_average(const GaugeAggregate *a, int64_t end_ns)
+{
+    int64_t span = ns_between(a->first_ns, end_ns);
+    return span <= 0 ? word_real(a->last, a->flags & LAST_INT) : gauge_integral_to(a, end_ns) / (double)span;
+}
+
+static Number
+number_sum(Number a, Number b)
+{
+    int64_t sum;
+    if (a.is_int && b.is_int && !add_overflows(a.i, b.i, &sum))
+        return integer_number(sum);
+    double real = a.d + b.d;
+    return real_number(real > DBL_MAX ? DBL_MAX : real < -DBL_MAX ? -DBL_MAX : real);
+}
+
+/* Combine one of the four values of two aggregates; the bit tells whether it is an int. */
+static void
+combine_number(GaugeAggregate *to, uint64_t *word, unsigned bit, Number number)
+{
+    *word = word_of(number);
+    to->flags |= number.is_int ? bit : 0;
+}
+
+/* A gauge that is summed counts as 0 before its first value. */
+static Number
+before_first(Number extreme, int is_late, int is_high)
+{
+    Number zero = integer_number(0);
+    return is_late && (is_high ? is_less(extreme, zero) : is_less(zero, extreme)) ? zero : extreme;
+}
+
+/* Combine aggregates of one gauge in two processes. Both are started. Writes all fields but the object's head. */
+static void
+gauge_combine_into(GaugeAggregate *to, const GaugeAggregate *mine, const GaugeAggregate *theirs, int law)
+{
+    const GaugeAggregate *both[2] = {mine, theirs};
+    Number last[2], low[2], high[2], first[2];
+    for (int i = 0; i < 2; i++) {
+        last[i] = word_number(both[i]->last, both[i]->flags & LAST_INT);
+        low[i] = word_number(both[i]->min, both[i]->flags & MIN_INT);
+        high[i] = word_number(both[i]->max, both[i]->flags & MAX_INT);
+        first[i] = word_number(both[i]->first, both[i]->flags & FIRST_INT);
+    }
+    int64_t first_ns = theirs->first_ns < mine->first_ns ? theirs->first_ns : mine->first_ns;
+    int64_t last_ns = theirs->last_ns > mine->last_ns ? theirs->last_ns : mine->last_ns;
+    double integral;
+    if (law == SUM) {
+        int early = theirs->first_ns < mine->first_ns, is_late[2];
+        for (int i = 0; i < 2; i++)
+            is_late[i] = both[i]->first_ns > first_ns;
+        last[0] = number_sum(last[0], last[1]);
+        first[0] = is_late[0] || is_late[1] ? first[early] : number_sum(first[0], first[1]);
+        low[0] = number_sum(before_first(low[0], is_late[0], 0), before_first(low[1], is_late[1], 0));
+        high[0] = number_sum(before_first(high[0], is_late[0], 1), before_first(high[1], is_late[1], 1));
+        /* A sum of integers is exact, but one with a float is rounded. */
+        low[0] = is_less(last[0], low[0]) ? last[0] : low[0];
+        high[0] = is_less(high[0], last[0]) ? last[0] : high[0];
+        integral = gauge_integral_to(mine, last_ns) + gauge_integral_to(theirs, last_ns);
+    }
+    else {
+        if (law == LATEST) {
+            last[0] = last[theirs->last_ns > mine->last_ns];
+            first[0] = first[theirs->first_ns < mine->first_ns];
+        }
+        else {
+            last[0] = last[law == MIN ? is_less(last[1], last[0]) : is_less(last[0], last[1])];
+            first[0] = first[law == MIN ? is_less(first[1], first[0]) : is_less(first[0], first[1])];
+        }
+        low[0] = low[is_less(low[1], low[0])];
+        high[0] = high[is_less(high[0], high[1])];
+        /* Weighted by the number of records: then the order in which several processes are combined does not matter. */
+        uint64_t my_weight = mine->records ? mine->records : 1, their_weight = theirs->records ? theirs->records : 1;
+        double weight = (double)(my_weight + their_weight);
+        double average = gauge_average(mine, last_ns) * ((double)my_weight / weight) +
+                         gauge_average(theirs, last_ns) * ((double)their_weight / weight);
+        integral = average * (double)ns_between(first_ns, last_ns);
+    }
+    uint64_t records = mine->records + theirs->records;
+    to->flags = STARTED | ((mine->flags | theirs->flags) & STEPPED);
+    to->records = records;
+    combine_number(to, &to->last, LAST_INT, last[0]);
+    combine_number(to, &to->min, MIN_INT, low[0]);
+    combine_number(to, &to->max, MAX_INT, high[0]);
+    combine_number(to, &to->first, FIRST_INT, first[0]);
+    to->first_ns = first_ns;
+    to->last_ns = last_ns;
+    to->integral = integral;
+}
+
+static PyObject *
+gauge_combined(GaugeAggregate *self, GaugeAggregate *other, int law)
+{
+    if (!(other->flags & STARTED))
+        return Py_NewRef((PyObject *)self);
+    if (!(self->flags & STARTED))
+        return Py_NewRef((PyObject *)other);
+    GaugeAggregate *combined = gauge_alloc(Py_TYPE((PyObject *)self));
+    if (combined != NULL)
+        gauge_combine_into(combined, self, other, law);
+    return (PyObject *)combined;
+}
+
+static PyObject *
+gauge_combine(GaugeAggregate *self, PyObject *args)
+{
+    PyObject *other, *name;
+    if (!PyArg_ParseTuple(args, "OO:combine", &other, &name))
+        return NULL;
+    TYPE_ERROR_UNLESS(other, Py_TYPE((PyObject *)self), "a GaugeAggregate combines with another one");
+    int law = law_of_name(name, "law");
+    return law < 0 ? NULL : gauge_combined(self, (GaugeAggregate *)other, law);
 }
 
 static PyObject *
@@ -1889,6 +2228,12 @@ gauge_repr(PyObject *self)
 static PyMethodDef gauge_methods[] = {
     {"merge", (PyCFunction)gauge_merge, METH_O,
      "merge($self, later, /)\n--\n\nReturn this time series continued by a later one."},
+    {"combine", (PyCFunction)gauge_combine, METH_VARARGS,
+     "combine($self, other, law, /)\n--\n\nReturn one gauge of two that other processes record at the same time.\n\n"
+     "Args:\n    other: The other one.\n"
+     "    law: 'sum' adds the values; a gauge counts as 0 before its first record, and the extremes are bounds of the sum.\n"
+     "        'latest' takes the value of the later record, 'min' and 'max' the smaller or larger value; the average is\n"
+     "        weighted by records."},
     {"__reduce__", gauge_reduce, METH_NOARGS, NULL},
     COPY_METHODS,
     {NULL},
@@ -2023,16 +2368,17 @@ distribution_of_rows(PyTypeObject *type, const Row *positive, const Row *negativ
     return self;
 }
 
+/* Return the aggregate of a state and its two blocks, which may be copies. */
 static PyObject *
-distribution_of_page(PyTypeObject *type, Page *page, const DistributionState *d)
+distribution_of_blocks(PyTypeObject *type, const DistributionState *d, const uint8_t *above, const uint8_t *below)
 {
     Distribution *self;
     if (d->flags & BUCKETED) {
-        Row positive = cells_row(page, &d->positive), negative = cells_row(page, &d->negative);
+        Row positive = block_row(&d->positive, above), negative = block_row(&d->negative, below);
         self = distribution_of_rows(type, &positive, &negative, d->zeros, d->halvings);
     }
     else
-        self = distribution_of_values(type, d->positive.block ? AT(page, d->positive.block) : NULL, (size_t)d->count);
+        self = distribution_of_values(type, (const double *)above, (size_t)d->count);
     if (self == NULL)
         return NULL;
     self->count = d->count;
@@ -2046,6 +2392,13 @@ distribution_of_page(PyTypeObject *type, Page *page, const DistributionState *d)
     self->failures = d->failures;
     self->flags |= (uint16_t)(d->flags & (HAS_REAL | OVERFLOWED | VALUES_INT_MIN | VALUES_INT_MAX));
     return (PyObject *)self;
+}
+
+static PyObject *
+distribution_of_page(PyTypeObject *type, Page *page, const DistributionState *d)
+{
+    return distribution_of_blocks(type, d, d->positive.block ? AT(page, d->positive.block) : NULL,
+                                  d->negative.block ? AT(page, d->negative.block) : NULL);
 }
 
 /* Counts that are being worked out. */
@@ -3095,18 +3448,11 @@ outcome_restore(PyObject *type, PyTypeObject *defining, PyObject *const *args, P
 }
 
 static PyObject *
-outcome_merge(PyObject *object, PyTypeObject *defining, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+outcome_merged(PyObject *object, PyObject *later, PyTypeObject *error_types)
 {
-    OutcomeAggregate *self = (OutcomeAggregate *)object, *other, *merged;
-    if (nargs != 1 || (kwnames && PyTuple_Size(kwnames))) {
-        PyErr_SetString(PyExc_TypeError, "merge() takes one argument");
-        return NULL;
-    }
-    TYPE_ERROR_UNLESS(args[0], Py_TYPE(object), "an OutcomeAggregate merges with another one");
-    other = (OutcomeAggregate *)args[0];
+    OutcomeAggregate *self = (OutcomeAggregate *)object, *other = (OutcomeAggregate *)later, *merged;
     if (self->types != NULL && other->types != NULL && self->types != other->types) {
-        State *state = PyType_GetModuleState(defining);
-        PyObject *mine = outcome_endings(object, 1), *theirs = mine ? outcome_endings(args[0], 1) : NULL;
+        PyObject *mine = outcome_endings(object, 1), *theirs = mine ? outcome_endings(later, 1) : NULL;
         PyObject *name, *number, *result = NULL;
         Py_ssize_t position = 0;
         int failed = theirs == NULL;
@@ -3117,21 +3463,33 @@ outcome_merge(PyObject *object, PyTypeObject *defining, PyObject *const *args, P
             Py_XDECREF(sum);
         }
         if (!failed)
-            result = outcome_of_dict(Py_TYPE(object), state->error_types, mine);
+            result = outcome_of_dict(Py_TYPE(object), error_types, mine);
         Py_XDECREF(mine);
         Py_XDECREF(theirs);
         return result;
     }
-    Py_ssize_t number = Py_SIZE(object) > Py_SIZE(args[0]) ? Py_SIZE(object) : Py_SIZE(args[0]);
+    Py_ssize_t number = Py_SIZE(object) > Py_SIZE(later) ? Py_SIZE(object) : Py_SIZE(later);
     merged = outcome_alloc(Py_TYPE(object), self->types ? self->types : other->types, number);
     if (merged == NULL)
         return NULL;
     merged->successes = self->successes + other->successes;
     for (Py_ssize_t i = 0; i < Py_SIZE(object); i++)
         merged->counts[i] += self->counts[i];
-    for (Py_ssize_t i = 0; i < Py_SIZE(args[0]); i++)
+    for (Py_ssize_t i = 0; i < Py_SIZE(later); i++)
         merged->counts[i] += other->counts[i];
     return (PyObject *)merged;
+}
+
+static PyObject *
+outcome_merge(PyObject *object, PyTypeObject *defining, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    if (nargs != 1 || (kwnames && PyTuple_Size(kwnames))) {
+        PyErr_SetString(PyExc_TypeError, "merge() takes one argument");
+        return NULL;
+    }
+    TYPE_ERROR_UNLESS(args[0], Py_TYPE(object), "an OutcomeAggregate merges with another one");
+    State *state = PyType_GetModuleState(defining);
+    return outcome_merged(object, args[0], state->error_types);
 }
 
 static PyObject *
@@ -3240,7 +3598,12 @@ typedef struct {
     PyObject *module;
     State *state;
     Page page;
-    uint64_t records;
+    /* The directory of a shared page; the tables themselves are in the page. */
+    uint32_t *tables;
+    size_t table_count, table_capacity;
+    uint32_t directory_used, *free_indexes, generation;
+    size_t free_index_count, free_index_capacity;
+    uint64_t unshared_series;
     Slot **slots; /* all that exist, borrowed */
     size_t slot_count, slot_capacity;
     RecordLog **logs; /* those that are subscribed, borrowed */
@@ -3251,9 +3614,6 @@ typedef struct {
 #define SLOT_NS 1000000000LL
 #define RECENT_NS 16000000000LL
 
-enum { LATEST, SUM, MIN, MAX };
-static const char *const LAW_NAMES[] = {"latest", "sum", "min", "max"};
-
 struct Slot {
     PyObject_HEAD
     Core *core;
@@ -3263,11 +3623,17 @@ struct Slot {
     PyObject *bounds; /* a tuple, or NULL */
     double *limits;   /* the same as doubles */
     size_t limit_count;
-    uint64_t *header; /* in the page: start of the open slot, start of the last closed one */
+    /* In the page: start of the open slot, start of the last closed one; of a shared operation also where the names of
+     * its error types are, and how many. */
+    uint64_t *header;
     void *open, *closed; /* in the page: states */
     int64_t width_ns, open_ns, end_ns, recent_from_ns;
     uint32_t coarse; /* which 16 s slot the open slot lies in */
     uint8_t kind, law, whole_is_stale, keeps_closed; /* closed slots wait until they are committed */
+    uint8_t has_law;                                 /* the law was set */
+    uint8_t names_class;                             /* of the block that `header` names */
+    uint32_t directory; /* of a recent slot: the index of its series in the directory, or 0 */
+    uint32_t wipes;     /* of the page when the whole was computed */
     Number whole; /* the combined value of a gauge by its law, unless it is stale */
     Sum whole_sum;
     uint32_t whole_members;
@@ -3283,8 +3649,14 @@ typedef struct {
     PyObject_HEAD
     PyObject *owner;
     PyObject *names; /* a tuple of exact strings */
+    PyObject *key;   /* bytes that tell other processes what the series are */
+    uint64_t key_share; /* the sharing in which they are in the page, at `key_block`, for `key_uses` series */
+    uint32_t key_block, key_uses;
     Py_ssize_t name_count;
     Series **entries; /* in order of arrival; NULL for a removed one */
+    /* By entry: what other processes recorded, as `set_others` takes it, or NULL. Not in the series, because two cache
+     * lines hold a series of two tags. NULL as a whole until it is needed. */
+    PyObject **others;
     uint32_t entry_count, entry_capacity, live;
     /* A power of two of words. The low bits of a word are the place of an entry plus one, 0 for none, all ones for a
      * removed one. The other bits are those of its hash, so that other entries are not read. */
@@ -3301,7 +3673,7 @@ struct Series {
     Slot *recent;
     void *state; /* in the page; NULL before the first record */
     uint32_t hash, coarse, member, generation;
-    uint32_t entry, flags;
+    uint32_t entry, flags : 8, directory : 24; /* its index in the directory of a shared page, or 0 */
     PyObject *values[1];
 };
 
@@ -3336,6 +3708,313 @@ core_now(const Core *core, int64_t *now)
     return *now == -1 && PyErr_Occurred() ? -1 : 0;
 }
 
+/* -- the directory: where other processes find series in a shared page --
+ *
+ * A chain of tables of words. A word is 0 or (generation << 32 | offset of an entry), so that the word of another entry
+ * never looks the same. What an entry refers to is complete before its word is written and stays as it is until the word
+ * is 0, except for `recent`. Nothing in here fails a record: a series without an entry is counted. */
+
+typedef struct {
+    uint32_t state, slot, recent, key; /* offsets; `recent` may be 0 */
+    uint16_t kind, value_count;
+    uint32_t text_length; /* the bytes that follow: each value as its length and its UTF-8 */
+} DirectoryEntry;
+
+typedef char assert_entry[sizeof(DirectoryEntry) == 24 ? 1 : -1];
+
+#define FIRST_TABLE_CLASS 12
+#define TABLE_WORDS(class) (((size_t)1 << (class)) / 8 - 1) /* the first word is the offset of the next table */
+#define MAX_DIRECTORY ((1u << 24) - 1)
+
+static inline int
+table_class(size_t table)
+{
+    return table == 0 ? FIRST_TABLE_CLASS : LARGEST_CLASS;
+}
+
+/* Return the table of an index, which begins at 1, and its place in it. */
+static size_t
+table_of_index(uint32_t index, size_t *place)
+{
+    size_t word = index - 1, first = TABLE_WORDS(FIRST_TABLE_CLASS);
+    *place = 1 + (word < first ? word : (word - first) % TABLE_WORDS(LARGEST_CLASS));
+    return word < first ? 0 : 1 + (word - first) / TABLE_WORDS(LARGEST_CLASS);
+}
+
+static uint64_t *
+directory_word(const Core *core, uint32_t index)
+{
+    size_t place, table = table_of_index(index, &place);
+    return (uint64_t *)AT(&core->page, core->tables[table]) + place;
+}
+
+static void
+store_logged(Page *page, uint64_t *word, uint64_t value)
+{
+    touch(page, word);
+    page_publish(page);
+    *(volatile uint64_t *)word = value;
+    page_done(page);
+}
+
+/* Add a table. Returns -1 where memory is at its end. */
+static int
+directory_grow(Core *core)
+{
+    Page *page = &core->page;
+    if (core->table_count == core->table_capacity) {
+        size_t capacity = core->table_capacity ? 2 * core->table_capacity : 4;
+        uint32_t *tables = REALLOC(core->tables, capacity * sizeof *tables);
+        if (tables == NULL)
+            return -1;
+        core->tables = tables;
+        core->table_capacity = capacity;
+    }
+    uint64_t block = page_alloc(page, table_class(core->table_count));
+    if (block == 0)
+        return -1;
+    if (core->table_count == 0)
+        store_logged(page, &HEADER(page)->directory, block);
+    else
+        store_logged(page, AT(page, core->tables[core->table_count - 1]), block);
+    core->tables[core->table_count++] = (uint32_t)block;
+    return 0;
+}
+
+/* Return a free index; 0 if there is none. */
+static uint32_t
+directory_index(Core *core)
+{
+    size_t place;
+    if (core->free_index_count)
+        return core->free_indexes[--core->free_index_count];
+    if (core->directory_used == MAX_DIRECTORY ||
+        (table_of_index(core->directory_used + 1, &place) == core->table_count && directory_grow(core) != 0))
+        return 0;
+    return ++core->directory_used;
+}
+
+static void
+directory_free_index(Core *core, uint32_t index)
+{
+    if (core->free_index_count == core->free_index_capacity) {
+        size_t capacity = core->free_index_capacity ? 2 * core->free_index_capacity : 16;
+        uint32_t *indexes = realloc(core->free_indexes, capacity * sizeof *indexes);
+        if (indexes == NULL)
+            return; /* the index is not used again */
+        core->free_indexes = indexes;
+        core->free_index_capacity = capacity;
+    }
+    core->free_indexes[core->free_index_count++] = index;
+}
+
+/* Write a string as UTF-8, also one half of a surrogate pair, and return the bytes; only count them if `to` is NULL.
+ * Unlike Python's own functions this neither allocates nor raises. */
+static size_t
+put_text(uint8_t *to, PyObject *text)
+{
+    Py_ssize_t length = PyUnicode_GetLength(text);
+    size_t bytes = 0;
+    for (Py_ssize_t i = 0; i < length; i++) {
+        uint32_t c = PyUnicode_ReadChar(text, i);
+        int more = c < 0x80 ? 0 : c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
+        if (to != NULL) {
+            static const uint8_t marks[4] = {0, 0xC0, 0xE0, 0xF0};
+            to[bytes] = (uint8_t)(marks[more] | c >> 6 * more);
+            for (int k = 1; k <= more; k++)
+                to[bytes + (size_t)k] = (uint8_t)(0x80 | (c >> 6 * (more - k) & 0x3F));
+        }
+        bytes += 1 + (size_t)more;
+    }
+    return bytes;
+}
+
+/* Return a block of a length and some bytes; 0 where memory is at its end or they are too long. */
+static uint32_t
+text_block(Page *page, const void *bytes, size_t length)
+{
+    uint64_t block = 4 + length <= LARGEST_BLOCK ? page_alloc(page, class_of(4 + length)) : 0;
+    uint32_t number = (uint32_t)length;
+    if (block != 0) {
+        memcpy(AT(page, block), &number, 4);
+        memcpy((uint8_t *)AT(page, block) + 4, bytes, length);
+    }
+    return (uint32_t)block;
+}
+
+static void
+text_free(Page *page, uint32_t block)
+{
+    uint32_t length;
+    memcpy(&length, AT(page, block), 4);
+    page_free(page, block, class_of(4 + length));
+}
+
+/* Return the block of a tag set's key; 0 where memory is at its end or it is too long. */
+static uint32_t
+key_block(Core *core, TagSet *tag_set)
+{
+    if (tag_set->key_share != core->page.share || tag_set->key_block == 0) {
+        tag_set->key_share = core->page.share;
+        tag_set->key_uses = 0;
+        tag_set->key_block =
+            text_block(&core->page, PyBytes_AsString(tag_set->key), (size_t)PyBytes_Size(tag_set->key));
+    }
+    return tag_set->key_block;
+}
+
+static void
+key_unused(Core *core, TagSet *tag_set)
+{
+    if (tag_set->key_uses == 0 && tag_set->key_block != 0) {
+        text_free(&core->page, tag_set->key_block);
+        tag_set->key_block = 0;
+    }
+}
+
+/* Write the entry of a series that has its state and its slot. */
+static void
+directory_enter(Series *series)
+{
+    Core *core = series->slot->core;
+    Page *page = &core->page;
+    TagSet *tag_set = series->tag_set;
+    Py_ssize_t count = Py_SIZE((PyObject *)series);
+    size_t length = 0;
+    int fits = count <= UINT16_MAX;
+    for (Py_ssize_t i = 0; i < count && fits; i++) {
+        fits = PyUnicode_GetLength(series->values[i]) <= LARGEST_BLOCK;
+        length += fits ? 4 + put_text(NULL, series->values[i]) : 0;
+        fits = fits && sizeof(DirectoryEntry) + length <= LARGEST_BLOCK;
+    }
+    uint32_t key = fits ? key_block(core, tag_set) : 0;
+    uint32_t index = key ? directory_index(core) : 0;
+    uint64_t block = index ? page_alloc(page, class_of(sizeof(DirectoryEntry) + length)) : 0;
+    if (block == 0) {
+        core->unshared_series++;
+        if (index)
+            directory_free_index(core, index);
+        if (key)
+            key_unused(core, tag_set);
+        return;
+    }
+    DirectoryEntry *entry = AT(page, block);
+    entry->state = (uint32_t)OFFSET(page, series->state);
+    entry->slot = (uint32_t)OFFSET(page, series->slot->header);
+    entry->key = key;
+    entry->kind = series->slot->kind;
+    entry->value_count = (uint16_t)count;
+    entry->text_length = (uint32_t)length;
+    uint8_t *to = (uint8_t *)(entry + 1);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        uint32_t bytes = (uint32_t)put_text(to + 4, series->values[i]);
+        memcpy(to, &bytes, 4);
+        to += 4 + bytes;
+    }
+    Slot *recent = series->recent;
+    if (recent != NULL) {
+        recent->directory = index;
+        entry->recent = recent->header ? (uint32_t)OFFSET(page, recent->header) : 0;
+    }
+    tag_set->key_uses++;
+    series->directory = index;
+    store_logged(page, directory_word(core, index), (uint64_t)++core->generation << 32 | block);
+}
+
+/* Take the entry of a series out, if it has one. */
+static void
+directory_leave(Series *series)
+{
+    Core *core = series->slot->core;
+    Page *page = &core->page;
+    uint32_t index = series->directory;
+    series->directory = 0;
+    if (series->recent != NULL)
+        series->recent->directory = 0;
+    if (index == 0 || page->share == 0) /* a fork has wiped the directory */
+        return;
+    uint64_t *word = directory_word(core, index);
+    uint32_t block = (uint32_t)*word;
+    store_logged(page, word, 0);
+    page_free(page, block, class_of(sizeof(DirectoryEntry) + ((DirectoryEntry *)AT(page, block))->text_length));
+    directory_free_index(core, index);
+    series->tag_set->key_uses--;
+    key_unused(core, series->tag_set);
+}
+
+static void
+directory_set_recent(Core *core, uint32_t index, uint32_t block)
+{
+    Page *page = &core->page;
+    if (page->share == 0)
+        return;
+    DirectoryEntry *entry = AT(page, (uint32_t)*directory_word(core, index));
+    touch(page, entry);
+    page_publish(page);
+    *(volatile uint32_t *)&entry->recent = block;
+    page_done(page);
+}
+
+static void
+directory_reset(Core *core)
+{
+    core->page.share = 0;
+    core->table_count = core->free_index_count = 0;
+    core->directory_used = 0;
+    core->unshared_series = 0;
+}
+
+/* Write the names of error types up to one into the page. A name that finds no memory is tried again later. */
+static NOINLINE void
+names_enter(Slot *slot, uint32_t number)
+{
+    Page *page = &slot->core->page;
+    while (slot->header[3] < number) {
+        uint64_t place = slot->header[3], table = slot->header[2];
+        PyObject *name = PyList_GetItem(slot->types->names, (Py_ssize_t)place);
+        if (table == 0 || (place + 1) * 4 > class_size(slot->names_class)) {
+            int class = table ? slot->names_class + 1 : SMALLEST_CLASS;
+            uint64_t larger = class <= LARGEST_CLASS ? page_alloc(page, class) : 0;
+            if (larger == 0)
+                return;
+            if (table)
+                memcpy(AT(page, larger), AT(page, table), class_size(slot->names_class));
+            store_logged(page, &slot->header[2], larger);
+            page_free(page, table, slot->names_class);
+            slot->names_class = (uint8_t)class;
+            table = larger;
+        }
+        size_t length = put_text(NULL, name);
+        uint64_t block = 4 + length <= LARGEST_BLOCK ? page_alloc(page, class_of(4 + length)) : 0;
+        if (block == 0 && 4 + length <= LARGEST_BLOCK)
+            return;
+        if (block != 0) { /* a name that is too long stays without one */
+            uint32_t bytes = (uint32_t)put_text((uint8_t *)AT(page, block) + 4, name);
+            memcpy(AT(page, block), &bytes, 4);
+        }
+        uint32_t *entry = (uint32_t *)AT(page, table) + place;
+        touch(page, entry);
+        touch(page, slot->header);
+        page_publish(page);
+        *entry = (uint32_t)block;
+        slot->header[3] = place + 1;
+        page_done(page);
+    }
+}
+
+static void
+names_free(Slot *slot)
+{
+    Page *page = &slot->core->page;
+    if (slot->kind != OUTCOME || slot->header[2] == 0)
+        return;
+    const uint32_t *names = AT(page, slot->header[2]);
+    for (uint64_t i = 0; i < slot->header[3]; i++)
+        if (names[i] != 0)
+            text_free(page, names[i]);
+    page_free(page, slot->header[2], slot->names_class);
+}
+
 /* -- slots -- */
 
 static int
@@ -3351,6 +4030,8 @@ slot_reserve(Slot *slot)
     slot->header = AT(page, block);
     slot->open = AT(page, block + LINE);
     slot->closed = AT(page, block + LINE + size);
+    if (slot->directory)
+        directory_set_recent(slot->core, slot->directory, (uint32_t)block);
     return 0;
 }
 
@@ -3559,6 +4240,7 @@ whole_of_members(Slot *slot, const Series *changed, const Number *value)
     slot->whole_sum = sum;
     slot->whole = slot->law == SUM ? sum_number(&sum) : extreme;
     slot->whole_members = found;
+    slot->wipes = slot->core->page.wipes;
     slot->whole_is_stale = isinf(sum.real) != 0;
 }
 
@@ -3571,7 +4253,7 @@ whole_after(Slot *slot, const Series *changed, const Number *value)
     Number before = had ? word_number(g->last, g->flags & LAST_INT) : integer_number(0);
     if (slot->law == LATEST)
         return *value;
-    if (slot->whole_is_stale) {
+    if (slot->whole_is_stale || slot->wipes != slot->core->page.wipes) {
         whole_of_members(slot, changed, value);
         return slot->whole;
     }
@@ -3611,6 +4293,8 @@ series_reserve(Series *series)
         return -1;
     }
     series->state = AT(page, block);
+    if (page->file >= 0)
+        directory_enter(series);
     return 0;
 }
 
@@ -3618,6 +4302,7 @@ series_reserve(Series *series)
 static void
 series_release(Series *series)
 {
+    directory_leave(series);
     if (series->state != NULL) {
         Page *page = &CORE(series)->page;
         int kind = series->slot->kind;
@@ -3631,13 +4316,12 @@ series_release(Series *series)
 }
 
 static int64_t
-series_last_ns(const Series *series)
+state_last_ns(int kind, const void *state)
 {
-    const void *state = series->state;
     int64_t last;
-    if (state == NULL || state_records(series->slot->kind, state) == 0)
+    if (state == NULL || state_records(kind, state) == 0)
         return 0;
-    switch (series->slot->kind) {
+    switch (kind) {
     case COUNTER:
         last = ((const CounterState *)state)->last_ns;
         break;
@@ -3657,12 +4341,11 @@ series_last_ns(const Series *series)
 }
 
 static int64_t
-series_created_ns(const Series *series)
+state_created_ns(int kind, const void *state)
 {
-    const void *state = series->state;
     if (state == NULL)
         return 0;
-    switch (series->slot->kind) {
+    switch (kind) {
     case COUNTER:
         return ((const CounterState *)state)->created_ns;
     case GAUGE:
@@ -3672,6 +4355,102 @@ series_created_ns(const Series *series)
     default:
         return ((const OutcomeState *)state)->created_ns;
     }
+}
+
+/* -- what other processes recorded into a series -- */
+
+enum { OTHERS_AGGREGATE, OTHERS_COUNTS, OTHERS_TOTAL, OTHERS_CREATED, OTHERS_LAST, OTHERS_FIELDS };
+
+/* Return where a live series has the others' records; NULL if no series of its tag set has any. */
+static PyObject **
+others_place(const Series *series)
+{
+    TagSet *tag_set = series->tag_set;
+    if (tag_set->others == NULL || (series->flags & (IS_LIVE | IS_NULL)) != IS_LIVE)
+        return NULL;
+    return &tag_set->others[series->entry];
+}
+
+static PyObject *
+others_of(const Series *series)
+{
+    PyObject **place = others_place(series);
+    return place ? *place : NULL;
+}
+
+/* Forget them. What is released has no finalizer, so that this runs no Python. */
+static void
+others_clear(const Series *series)
+{
+    PyObject **place = others_place(series);
+    if (place != NULL)
+        Py_CLEAR(*place);
+}
+
+static int64_t
+others_ns(const Series *series, int field)
+{
+    PyObject *others = others_of(series);
+    return others ? PyLong_AsLongLong(PyTuple_GetItem(others, field)) : 0;
+}
+
+static int64_t
+series_last_ns(const Series *series)
+{
+    int64_t own = state_last_ns(series->slot->kind, series->state), others = others_ns(series, OTHERS_LAST);
+    return own > others ? own : others;
+}
+
+static int64_t
+series_created_ns(const Series *series)
+{
+    int64_t own = state_created_ns(series->slot->kind, series->state), others = others_ns(series, OTHERS_CREATED);
+    return own == 0 || (others != 0 && others < own) ? others : own;
+}
+
+static PyTypeObject *
+aggregate_type(const State *state, int kind)
+{
+    return kind == COUNTER        ? state->counter
+           : kind == GAUGE        ? state->gauge
+           : kind == DISTRIBUTION ? state->distribution
+                                  : state->outcome;
+}
+
+/* The law by which two processes' values of one gauge are combined. */
+static int
+series_law(const Series *series, unsigned flags)
+{
+    return series->slot->has_law ? series->slot->law : flags & STEPPED ? SUM : LATEST;
+}
+
+/* Return an aggregate combined with what other processes recorded; NULL without an error if there is neither.
+ * Steals `own`, which may be NULL, and borrows `others`. */
+static PyObject *
+combined_with(const Series *series, PyObject *own, PyObject *others)
+{
+    State *state = CORE(series)->state;
+    PyObject *more = others ? PyTuple_GetItem(others, OTHERS_AGGREGATE) : NULL, *result;
+    if (more == NULL)
+        return own;
+    if (own == NULL)
+        return Py_NewRef(more);
+    switch (series->slot->kind) {
+    case COUNTER:
+        result = counter_merge((CounterAggregate *)own, more);
+        break;
+    case GAUGE:
+        result = gauge_combined((GaugeAggregate *)own, (GaugeAggregate *)more,
+                                series_law(series, ((GaugeAggregate *)own)->flags | ((GaugeAggregate *)more)->flags));
+        break;
+    case DISTRIBUTION:
+        result = distribution_merge((Distribution *)own, more);
+        break;
+    default:
+        result = outcome_merged(own, more, state->error_types);
+    }
+    Py_DECREF(own);
+    return result;
 }
 
 /* ---- recording ------------------------------------------------------------------------------------------- */
@@ -3734,8 +4513,7 @@ record_begin(Series *series, int64_t now, int *closed)
 static inline void
 record_end(Series *series)
 {
-    Core *core = CORE(series);
-    core->records++;
+    HEADER(&CORE(series)->page)->records++;
     series->coarse = series->slot->coarse;
 }
 
@@ -3866,9 +4644,11 @@ record_value(Series *series, Number value, int failed, int64_t now)
         PyErr_NoMemory();
         return -1;
     }
-    if (UNLIKELY(distribution_place(page, series->state, value.d, &mine) != 0 ||
-                 distribution_place(page, slot->open, value.d, &open) != 0 ||
-                 (series->recent && distribution_place(page, series->recent->open, value.d, &recent) != 0))) {
+    int32_t index = NO_INDEX;
+    if (UNLIKELY(distribution_place(page, series->state, value.d, &index, &mine) != 0 ||
+                 distribution_place(page, slot->open, value.d, &index, &open) != 0 ||
+                 (series->recent &&
+                  distribution_place(page, series->recent->open, value.d, &index, &recent) != 0))) {
         PyErr_NoMemory();
         return -1;
     }
@@ -3954,6 +4734,8 @@ record_outcome(Series *series, int32_t error_type, int64_t now)
     if (error_type >= 0 && (outcome_reserve(page, mine, error_type) != 0 || outcome_reserve(page, open, error_type) != 0 ||
                             (recent && outcome_reserve(page, recent, error_type) != 0)))
         return -1;
+    if (error_type >= 0 && page->file >= 0 && series->slot->header[3] <= (uint64_t)error_type)
+        names_enter(series->slot, (uint32_t)error_type + 1);
     touch_outcome(page, mine, error_type);
     touch_outcome(page, open, error_type);
     if (recent)
@@ -4032,6 +4814,7 @@ give_recent(Series *series, int64_t now)
     }
     recent->keeps_closed = 1;
     recent->recent_from_ns = now - now % RECENT_NS;
+    recent->directory = series->directory;
     series->recent = recent;
     return 0;
 }
@@ -4339,6 +5122,8 @@ core_dealloc(PyObject *object)
     Py_CLEAR(self->now);
     Py_CLEAR(self->module);
     page_close(&self->page);
+    free(self->tables);
+    free(self->free_indexes);
     free(self->slots);
     free(self->logs);
     free_object(object);
@@ -4356,6 +5141,10 @@ static void log_empty(RecordLog *log);
 static PyObject *
 core_reset(Core *self, PyObject *unused)
 {
+#ifdef HAS_SHARING
+    if (self->page.file >= 0 && page_unshare(&self->page, 0) != 0)
+        return PyErr_NoMemory();
+#endif
     /* First reset all numbers in one step, then release objects: that may run other code. */
     for (size_t i = 0; i < self->slot_count; i++) {
         Slot *slot = self->slots[i];
@@ -4367,14 +5156,16 @@ core_reset(Core *self, PyObject *unused)
         for (uint32_t m = 0; m < slot->member_count; m++) {
             Series *series = slot->members[m];
             series->state = NULL;
+            others_clear(series);
             series->generation++;
             series->coarse = 0;
+            series->directory = 0;
             series->flags &= ~(uint32_t)RECENT_MISSED;
         }
     }
     zero_range(self->page.base, self->page.committed);
     page_begin(&self->page);
-    self->records = 0;
+    directory_reset(self);
     for (size_t i = 0; i < self->slot_count; i++) {
         slot_drop_waiting(self->slots[i], self->slots[i]->waiting_count);
         Py_CLEAR(self->slots[i]->windows);
@@ -4397,6 +5188,84 @@ core_reset(Core *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+static PyObject *
+core_share(Core *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"path", "generation", "worker", "process_start", "boot", "anchor_monotonic", "anchor_wall", NULL};
+    PyObject *path = NULL;
+    unsigned long long generation = 0, worker = 0, process_start = 0;
+    long long anchor_monotonic = 0, anchor_wall = 0;
+    const char *boot = "";
+    Py_ssize_t boot_length = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&|$KKKy#LL:share", names, PyUnicode_FSConverter, &path, &generation,
+                                     &worker, &process_start, &boot, &boot_length, &anchor_monotonic, &anchor_wall))
+        return NULL;
+    PyObject *result = NULL;
+#ifdef HAS_SHARING
+    Page *page = &self->page;
+    const char *final = PyBytes_AsString(path);
+    size_t length = strlen(final);
+    char *draft = NULL;
+    if (boot_length > 16)
+        PyErr_Format(PyExc_ValueError, "boot has %zd bytes: pass at most 16", boot_length);
+    else if (page->file >= 0)
+        PyErr_SetString(PyExc_RuntimeError, "the core is shared already: call unshare() or reset() first");
+    else if (HEADER(page)->records || page->top != HEAP_START)
+        PyErr_SetString(PyExc_RuntimeError, "the core has records: share it before the first one or after reset()");
+    else if ((draft = malloc(length + 2)) == NULL)
+        PyErr_NoMemory();
+    if (draft == NULL)
+        goto done;
+    uint64_t counters[3];
+    memcpy(counters, HEADER(page)->counters, sizeof counters);
+    memcpy(draft, final, length);
+    memcpy(draft + length, "~", 2);
+    errno = access(final, F_OK) == 0 ? EEXIST : 0;
+    if (errno || page_share(page, draft) != 0) {
+        PyErr_SetFromErrnoWithFilename(PyExc_OSError, final);
+        memcpy(HEADER(page)->counters, counters, sizeof counters);
+        goto done;
+    }
+    Header *header = HEADER(page);
+    header->generation = generation;
+    header->worker = worker;
+    header->process_start = process_start;
+    header->anchor_monotonic = (uint64_t)anchor_monotonic;
+    header->anchor_wall = (uint64_t)anchor_wall;
+    memcpy(header->boot, boot, (size_t)boot_length);
+    memcpy(header->counters, counters, sizeof counters);
+    if (rename(draft, final) != 0) { /* a reader never finds a page that is not complete */
+        PyErr_SetFromErrnoWithFilename(PyExc_OSError, final);
+        unlink(draft);
+        if (page_unshare(page, 1) != 0) {
+            PyErr_Clear();
+            PyErr_NoMemory();
+        }
+        directory_reset(self);
+        goto done;
+    }
+    directory_reset(self);
+    page->share = shares;
+    result = Py_NewRef(Py_None);
+done:
+    free(draft);
+#else
+    PyErr_SetString(PyExc_NotImplementedError, "this platform cannot share pages");
+#endif
+    Py_DECREF(path);
+    return result;
+}
+
+static PyObject *
+core_unshare(Core *self, PyObject *unused)
+{
+#ifdef HAS_SHARING
+    if (self->page.file >= 0 && page_unshare(&self->page, 1) != 0)
+        return PyErr_NoMemory();
+#endif
+    Py_RETURN_NONE;
+}
+
 static PyObject *core_subscribe(Core *self, PyObject *capacity);
 static PyObject *core_unsubscribe(Core *self, PyObject *log);
 
@@ -4405,7 +5274,13 @@ core_get(Core *self, void *closure)
 {
     switch (*(const char *)closure) {
     case 'r':
-        return PyLong_FromUnsignedLongLong(self->records);
+        return PyLong_FromUnsignedLongLong(HEADER(&self->page)->records);
+    case 's':
+        return PyBool_FromLong(self->page.file >= 0);
+    case 'f':
+        return PyBool_FromLong(self->page.is_full);
+    case 'u':
+        return PyLong_FromUnsignedLongLong(self->unshared_series);
     case 'n':
         return PyLong_FromUnsignedLongLong(self->page.used);
     case 'a':
@@ -4438,22 +5313,37 @@ core_set_publish_recent(Core *self, PyObject *value, void *closure)
 }
 
 #ifdef METRICS_CORE_DEBUG
-static PyObject *core_debug_file(Core *self, PyObject *path);
 static PyObject *core_debug_check(Core *self, PyObject *unused);
 #endif
 
 static PyMethodDef core_methods[] = {
     {"now", (PyCFunction)core_method_now, METH_NOARGS, "now($self, /)\n--\n\nRead the clock, in nanoseconds."},
     {"reset", (PyCFunction)core_reset, METH_NOARGS,
-     "reset($self, /)\n--\n\nEmpty every series, slot and log, in one step: after a fork. Objects stay valid."},
+     "reset($self, /)\n--\n\nEmpty every series, slot and log, in one step: after a fork. Objects stay valid.\n\n"
+     "A shared core is private from then on."},
+    {"share", (PyCFunction)(void (*)(void))core_share, METH_VARARGS | METH_KEYWORDS,
+     "share($self, path, *, generation=0, worker=0, process_start=0, boot=b'', anchor_monotonic=0, anchor_wall=0)\n--\n\n"
+     "Keep all numbers in a new file, which other processes read with `PageReader`.\n\n"
+     "The file appears under its name once it is complete. A forked child leaves it before it runs any Python. A file\n"
+     "that cannot grow goes on in private memory: see ``is_private``.\n\n"
+     "Args:\n    path: The file, which must not exist. The same name with '~' is used on the way.\n"
+     "    generation: What the header of the page states, like all further arguments.\n"
+     "    worker: The number of this worker.\n"
+     "    process_start: When this process started, in any unit.\n"
+     "    boot: The id of the boot, at most 16 bytes.\n"
+     "    anchor_monotonic: A moment on the clock of the records, in nanoseconds.\n"
+     "    anchor_wall: The same moment in nanoseconds since 1970.\n\n"
+     "Raises:\n    OSError: If it cannot be created, or the disk has no room for it. Then the core is private.\n"
+     "    RuntimeError: If the core has records, or is shared.\n"
+     "    NotImplementedError: On Windows."},
+    {"unshare", (PyCFunction)core_unshare, METH_NOARGS,
+     "unshare($self, /)\n--\n\nGo on in private memory with the same numbers. The file stays as it is."},
     {"subscribe", (PyCFunction)core_subscribe, METH_O,
      "subscribe($self, capacity, /)\n--\n\nWrite records to a new log from now on.\n\n"
      "Args:\n    capacity: The number of records that the log holds."},
     {"unsubscribe", (PyCFunction)core_unsubscribe, METH_O,
      "unsubscribe($self, log, /)\n--\n\nWrite no more records to a log."},
 #ifdef METRICS_CORE_DEBUG
-    {"debug_file", (PyCFunction)core_debug_file, METH_O,
-     "debug_file($self, path, /)\n--\n\nKeep the page in a file, before the first record."},
     {"debug_check", (PyCFunction)core_debug_check, METH_NOARGS,
      "debug_check($self, /)\n--\n\nCheck from now on that each record changes only lines that it put into the log."},
 #endif
@@ -4463,6 +5353,11 @@ static PyMethodDef core_methods[] = {
 static PyGetSetDef core_getset[] = {
     {"records", (getter)core_get, NULL, "The number of records of all series since the start or the last reset.", "r"},
     {"nbytes", (getter)core_get, NULL, "The bytes of numeric state that are in use.", "n"},
+    {"is_shared", (getter)core_get, NULL, "Whether the numbers are in a file that other processes can read.", "s"},
+    {"is_private", (getter)core_get, NULL,
+     "Whether the file of a shared core could not grow, so that new numbers are in private memory.", "f"},
+    {"unshared_series", (getter)core_get, NULL,
+     "The number of series that other processes cannot find: their tags are too long, or there was no memory.", "u"},
     {"allows_recent", (getter)core_get, (setter)core_set_allows_recent, "Whether series may get a recent slot.", "a"},
     {"publish_recent", (getter)core_get, (setter)core_set_publish_recent,
      "Called with a series after the record that closed its recent slot.", "p"},
@@ -4586,6 +5481,7 @@ slot_dealloc(PyObject *object)
         if (self->header != NULL) {
             state_free_blocks(&core->page, self->kind, self->open);
             state_free_blocks(&core->page, self->kind, self->closed);
+            names_free(self);
             page_free(&core->page, OFFSET(&core->page, self->header), class_of(LINE + 2 * STATE_SIZES[self->kind]));
         }
         Slot *last = core->slots[--core->slot_count];
@@ -4736,20 +5632,15 @@ slot_get(Slot *self, void *closure)
 static int
 slot_set_law(Slot *self, PyObject *value, void *closure)
 {
-    for (uint8_t law = LATEST; value != NULL && law <= MAX; law++) {
-        PyObject *name = PyUnicode_FromString(LAW_NAMES[law]);
-        int same = name == NULL ? -1 : PyObject_RichCompareBool(value, name, Py_EQ);
-        Py_XDECREF(name);
-        if (same < 0)
-            return -1;
-        if (same) {
-            self->law = law;
-            self->whole_is_stale = 1;
-            return 0;
-        }
-    }
-    PyErr_Format(PyExc_ValueError, "law=%R is not 'latest', 'sum', 'min' or 'max'", value ? value : Py_None);
-    return -1;
+    int law = law_of_name(value ? value : Py_None, "law");
+    if (law < 0)
+        return -1;
+    for (uint32_t i = 0; i < self->member_count; i++)
+        self->members[i]->generation += others_of(self->members[i]) != NULL; /* invalidates `read_versions` */
+    self->whole_is_stale |= law != self->law;
+    self->law = (uint8_t)law;
+    self->has_law = 1;
+    return 0;
 }
 
 static PyMethodDef slot_methods[] = {
@@ -4773,7 +5664,8 @@ static PyGetSetDef slot_getset[] = {
     {"windows", (getter)slot_get, NULL, "The windows that `commit` put here; None at first.", "w"},
     {"bounds", (getter)slot_get, NULL, "The upper bounds that values are counted by.", "b"},
     {"law", (getter)slot_get, (setter)slot_set_law,
-     "The merge law of a gauge of several series: 'latest', 'sum', 'min' or 'max'.", "l"},
+     "The merge law of a gauge of several series or processes: 'latest', 'sum', 'min' or 'max'. Until it is set, processes\n"
+     "are summed if the gauge is incremented or decremented, and otherwise the latest value wins.", "l"},
     {NULL},
 };
 
@@ -4811,8 +5703,12 @@ mix(uint64_t hash, uint64_t more)
 static inline int
 same_text(PyObject *a, PyObject *b)
 {
-    /* Both are exact strings, so that this runs no Python and cannot fail. */
-    return a == b || PyUnicode_Compare(a, b) == 0;
+    if (a == b)
+        return 1;
+    /* Both are exact strings, so that this runs no Python and cannot fail. It is faster than `PyUnicode_Compare`. */
+    PyObject *same = PyUnicode_RichCompare(a, b, Py_EQ);
+    Py_XDECREF(same);
+    return same == Py_True;
 }
 
 /* Return the hash of exact strings, in the order of the names. */
@@ -4866,12 +5762,16 @@ tag_set_rebuild(TagSet *self, uint32_t live)
         size *= 2;
     Series **entries = MALLOC(capacity * sizeof *entries);
     uint32_t *index = MALLOC(size * sizeof *index);
-    if (entries == NULL || index == NULL) {
+    PyObject **others = self->others ? MALLOC(capacity * sizeof *others) : NULL;
+    if (entries == NULL || index == NULL || (self->others != NULL && others == NULL)) {
         free(entries);
         free(index);
+        free(others);
         return -1;
     }
     memset(index, 0, size * sizeof *index);
+    if (others != NULL)
+        memset(others, 0, capacity * sizeof *others);
     uint32_t count = 0;
     for (uint32_t i = 0; i < self->entry_count; i++) {
         Series *series = self->entries[i];
@@ -4881,11 +5781,15 @@ tag_set_rebuild(TagSet *self, uint32_t live)
         while (index[place])
             place = (place + 1) & (size - 1);
         entries[count] = series;
+        if (others != NULL)
+            others[count] = self->others[series->entry];
         series->entry = count++;
         index[place] = (series->hash & ~(size - 1)) | count;
     }
     free(self->entries);
     free(self->index);
+    free(self->others);
+    self->others = others;
     self->entries = entries;
     self->entry_count = count;
     self->entry_capacity = capacity;
@@ -4898,20 +5802,24 @@ tag_set_rebuild(TagSet *self, uint32_t live)
 static PyObject *
 tag_set_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *argument_names[] = {"owner", "names", NULL};
-    PyObject *owner, *names;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!:TagSet", argument_names, &owner, &PyTuple_Type, &names))
+    static char *argument_names[] = {"owner", "names", "key", NULL};
+    PyObject *owner, *names, *key = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!|S:TagSet", argument_names, &owner, &PyTuple_Type, &names, &key))
         return NULL;
     for (Py_ssize_t i = 0; i < PyTuple_Size(names); i++)
         if (!PyUnicode_CheckExact(PyTuple_GetItem(names, i))) {
             PyErr_Format(PyExc_TypeError, "the tag name %R is not a string", PyTuple_GetItem(names, i));
             return NULL;
         }
-    TagSet *self = (TagSet *)PyType_GenericAlloc(type, 0);
-    if (self == NULL)
+    key = key ? Py_NewRef(key) : PyBytes_FromStringAndSize(NULL, 0);
+    TagSet *self = key ? (TagSet *)PyType_GenericAlloc(type, 0) : NULL;
+    if (self == NULL) {
+        Py_XDECREF(key);
         return NULL;
+    }
     self->owner = Py_NewRef(owner);
     self->names = Py_NewRef(names);
+    self->key = key;
     self->name_count = PyTuple_Size(names);
     return (PyObject *)self;
 }
@@ -4923,8 +5831,11 @@ tag_set_traverse(PyObject *object, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(object));
     Py_VISIT(self->owner);
     Py_VISIT(self->names);
-    for (uint32_t i = 0; i < self->entry_count; i++)
+    for (uint32_t i = 0; i < self->entry_count; i++) {
         Py_VISIT((PyObject *)self->entries[i]);
+        if (self->others != NULL)
+            Py_VISIT(self->others[i]);
+    }
     return 0;
 }
 
@@ -4933,8 +5844,10 @@ tag_set_clear(PyObject *object)
 {
     TagSet *self = (TagSet *)object;
     Series **entries = self->entries;
+    PyObject **others = self->others;
     uint32_t count = self->entry_count;
     self->entries = NULL;
+    self->others = NULL;
     self->entry_count = self->entry_capacity = self->live = 0;
     free(self->index);
     self->index = NULL;
@@ -4943,9 +5856,12 @@ tag_set_clear(PyObject *object)
         if (entries[i] != NULL) {
             entries[i]->flags &= ~(uint32_t)IS_LIVE;
             slot_leave(entries[i]->slot, entries[i]);
+            if (others != NULL)
+                Py_XDECREF(others[i]);
             Py_DECREF((PyObject *)entries[i]);
         }
     free(entries);
+    free(others);
     return 0; /* series still need the owner; clearing the owner's own references breaks the cycle */
 }
 
@@ -4957,6 +5873,7 @@ tag_set_dealloc(PyObject *object)
     tag_set_clear(object);
     Py_CLEAR(self->owner);
     Py_CLEAR(self->names);
+    Py_CLEAR(self->key);
     free_object(object);
 }
 
@@ -4996,7 +5913,7 @@ tag_set_iter(PyObject *self)
 static PyObject *
 tag_set_get(TagSet *self, PyObject *values)
 {
-    PyObject *plain[MAX_TAGS], **many = plain;
+    PyObject *plain[MAX_TAGS] = {NULL}, **many = plain;
     Series *found = NULL;
     if (!PyTuple_Check(values)) {
         PyErr_Format(PyExc_TypeError, "%R is not a tuple of tag values", values);
@@ -5048,8 +5965,13 @@ tag_set_add(TagSet *self, PyObject *object)
 }
 
 static PyObject *
-tag_set_remove(TagSet *self, PyObject *object)
+tag_set_remove(TagSet *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    if (nargs != 1 && (nargs != 3 || !PyDict_Check(args[1]))) {
+        PyErr_SetString(PyExc_TypeError, "remove() takes a series, or a series, a dict and a key");
+        return NULL;
+    }
+    PyObject *object = args[0];
     Series *series = (Series *)object;
     State *state = state_of_type(Py_TYPE((PyObject *)self));
     PyObject *aggregate = NULL;
@@ -5074,6 +5996,13 @@ tag_set_remove(TagSet *self, PyObject *object)
             Py_DECREF(aggregate);
             return NULL;
         }
+    }
+    /* From here on nothing fails and no Python code runs, so that the note and the removal are one step. */
+    if (nargs == 3 && PyDict_SetItem(args[1], args[2], aggregate ? aggregate : Py_None) != 0) {
+        Py_XDECREF(aggregate);
+        return NULL;
+    }
+    if (slot->kind == GAUGE && slot->law != LATEST && aggregate != NULL) {
         Page *page = &slot->core->page;
         GaugeState *open = slot->open;
         Number whole = whole_after(slot, series, NULL);
@@ -5090,6 +6019,7 @@ tag_set_remove(TagSet *self, PyObject *object)
     self->entries[series->entry] = NULL;
     self->live--;
     slot_leave(slot, series);
+    others_clear(series);
     series->flags &= ~(uint32_t)IS_LIVE;
     series_release(series);
     Slot *recent = series->recent;
@@ -5098,12 +6028,12 @@ tag_set_remove(TagSet *self, PyObject *object)
         self->entry_count = self->index_used = 0;
         memset(self->index, 0, self->index_size * sizeof *self->index);
     }
-    Py_INCREF((PyObject *)slot);
+    Py_INCREF(object);
     Py_XDECREF((PyObject *)recent);
-    Py_DECREF(object);
+    Py_DECREF(object); /* the tag set's reference */
     if (rolled && slot_published(slot) != 0)
         Py_CLEAR(aggregate);
-    Py_DECREF((PyObject *)slot);
+    Py_DECREF(object);
     if (aggregate == NULL && PyErr_Occurred())
         return NULL;
     return aggregate ? aggregate : Py_NewRef(Py_None);
@@ -5115,6 +6045,38 @@ static PyMemberDef tag_set_members[] = {
     {NULL},
 };
 
+static PyObject *
+tag_set_key(TagSet *self, void *closure)
+{
+    return Py_NewRef(self->key);
+}
+
+static int
+tag_set_set_key(TagSet *self, PyObject *value, void *closure)
+{
+    PyObject *before = self->key;
+    if (value == NULL || !PyBytes_CheckExact(value)) {
+        PyErr_Format(PyExc_TypeError, "key=%R is not bytes", value ? value : Py_None);
+        return -1;
+    }
+    self->key = Py_NewRef(value);
+    /* Entries with the old key leave first, so that its block is free. No step of this runs Python. */
+    for (uint32_t i = 0; i < self->entry_count; i++)
+        if (self->entries[i] != NULL && self->entries[i]->directory != 0)
+            directory_leave(self->entries[i]);
+    for (uint32_t i = 0; i < self->entry_count; i++)
+        if (self->entries[i] != NULL && self->entries[i]->state != NULL && CORE(self->entries[i])->page.file >= 0)
+            directory_enter(self->entries[i]);
+    Py_DECREF(before);
+    return 0;
+}
+
+static PyGetSetDef tag_set_getset[] = {
+    {"key", (getter)tag_set_key, (setter)tag_set_set_key,
+     "What a shared page states about each of its series, before the tag values.", NULL},
+    {NULL},
+};
+
 static PyMethodDef tag_set_methods[] = {
     {"series", (PyCFunction)tag_set_series, METH_NOARGS,
      "series($self, /)\n--\n\nReturn the live series, in order of arrival."},
@@ -5122,15 +6084,18 @@ static PyMethodDef tag_set_methods[] = {
      "get($self, values, /)\n--\n\nReturn the live series of these values, in the order of the names, or None."},
     {"add", (PyCFunction)tag_set_add, METH_O,
      "add($self, series, /)\n--\n\nMake a series live. If there is one with the same values, return that one instead."},
-    {"remove", (PyCFunction)tag_set_remove, METH_O,
-     "remove($self, series, /)\n--\n\nTake a live series out and empty it, in one step.\n\n"
-     "Returns:\n    Its last aggregate; None if it has no records or is not live."},
+    {"remove", (PyCFunction)(void (*)(void))tag_set_remove, METH_FASTCALL,
+     "remove($self, series, notes=..., key=..., /)\n--\n\nTake a live series out and empty it, in one step.\n\n"
+     "Args:\n    series: The series.\n    notes: A dict in which to note what this returns, in the same step, if the\n"
+     "        series is live.\n    key: The key of the note, whose hash runs no Python code.\n\n"
+     "Returns:\n    What this process recorded; None if that is nothing, or the series is not live."},
     {NULL},
 };
 
 static PyType_Slot tag_set_slots[] = {
-    {Py_tp_doc, "TagSet(owner, names)\n--\n\nThe live series of a metric that have the same tag names.\n\n"
-                "Args:\n    owner: The metric; see `Owner`.\n    names: The tag names, sorted."},
+    {Py_tp_doc, "TagSet(owner, names, key=b'')\n--\n\nThe live series of a metric that have the same tag names.\n\n"
+                "Args:\n    owner: The metric; see `Owner`.\n    names: The tag names, sorted.\n"
+                "    key: What a shared page states about each of its series, before the tag values."},
     {Py_tp_new, tag_set_tp_new},
     {Py_tp_dealloc, tag_set_dealloc},
     {Py_tp_traverse, tag_set_traverse},
@@ -5138,6 +6103,7 @@ static PyType_Slot tag_set_slots[] = {
     {Py_tp_iter, tag_set_iter},
     {Py_sq_length, tag_set_length},
     {Py_tp_members, tag_set_members},
+    {Py_tp_getset, tag_set_getset},
     {Py_tp_methods, tag_set_methods},
     {0, NULL},
 };
@@ -5264,7 +6230,9 @@ series_get(Series *self, void *closure)
     case 'f':
         return PyLong_FromLongLong(self->recent ? self->recent->recent_from_ns : 0);
     case 'p':
-        return PyBool_FromLong(self->state != NULL && ((GaugeState *)self->state)->flags & STEPPED);
+        return PyBool_FromLong((self->state != NULL && ((GaugeState *)self->state)->flags & STEPPED) ||
+                               (others_of(self) != NULL &&
+                                ((GaugeAggregate *)PyTuple_GetItem(others_of(self), OTHERS_AGGREGATE))->flags & STEPPED));
     default: {
         PyObject *values = PyTuple_New(Py_SIZE((PyObject *)self));
         for (Py_ssize_t i = 0; values != NULL && i < Py_SIZE((PyObject *)self); i++)
@@ -5284,12 +6252,100 @@ series_tags(Series *self, void *closure)
     return tags;
 }
 
+/* Return what this process recorded; NULL without an error if that is nothing. */
+static PyObject *
+series_own(const Series *self)
+{
+    if (self->state == NULL || state_records(self->slot->kind, self->state) == 0)
+        return NULL;
+    return aggregate_of(self->slot, self->state);
+}
+
+static PyObject *
+none_or_error(PyObject *object)
+{
+    return object != NULL || PyErr_Occurred() ? object : Py_NewRef(Py_None);
+}
+
+static PyObject *
+series_own_state(Series *self, PyObject *unused)
+{
+    return none_or_error(series_own(self));
+}
+
 static PyObject *
 series_state(Series *self, PyObject *unused)
 {
-    if (self->state == NULL || state_records(self->slot->kind, self->state) == 0)
+    PyObject *own = series_own(self), *others = others_of(self), *result;
+    if (own == NULL && PyErr_Occurred())
+        return NULL;
+    Py_XINCREF(others); /* merging outcomes may run the garbage collector */
+    result = none_or_error(combined_with(self, own, others));
+    Py_XDECREF(others);
+    return result;
+}
+
+/* Check the argument of `set_others`. Types are exact, so that no later use of it runs Python. */
+static int
+others_check(const Series *self, PyObject *others)
+{
+    PyTypeObject *type = aggregate_type(CORE(self)->state, self->slot->kind);
+    if (Py_TYPE(others) != &PyTuple_Type || PyTuple_Size(others) != OTHERS_FIELDS) {
+        PyErr_Format(PyExc_TypeError, "%R is not a tuple of aggregate, counts, total, created_ns and last_ns", others);
+        return -1;
+    }
+    PyObject *field = PyTuple_GetItem(others, OTHERS_AGGREGATE);
+    if (Py_TYPE(field) != type) {
+        PyErr_Format(PyExc_TypeError, "the aggregate %R is not a %R", field, type);
+        return -1;
+    }
+    field = PyTuple_GetItem(others, OTHERS_COUNTS);
+    if (field != Py_None && Py_TYPE(field) != &PyTuple_Type) {
+        PyErr_Format(PyExc_TypeError, "counts=%R is neither a tuple of integers nor None", field);
+        return -1;
+    }
+    for (Py_ssize_t i = 0; field != Py_None && i < PyTuple_Size(field); i++)
+        if (!PyLong_CheckExact(PyTuple_GetItem(field, i))) {
+            PyErr_Format(PyExc_TypeError, "counts=%R is neither a tuple of integers nor None", field);
+            return -1;
+        }
+    field = PyTuple_GetItem(others, OTHERS_TOTAL);
+    if (!PyLong_CheckExact(field) && !PyFloat_CheckExact(field)) {
+        PyErr_Format(PyExc_TypeError, "total=%R is neither an int nor a float", field);
+        return -1;
+    }
+    for (int i = OTHERS_CREATED; i <= OTHERS_LAST; i++) {
+        field = PyTuple_GetItem(others, i);
+        if (!PyLong_CheckExact(field)) {
+            PyErr_Format(PyExc_TypeError, "the time %R is not an integer of nanoseconds", field);
+            return -1;
+        }
+        if (PyLong_AsLongLong(field) == -1 && PyErr_Occurred())
+            return -1;
+    }
+    return 0;
+}
+
+static PyObject *
+series_set_others(Series *self, PyObject *others)
+{
+    if (others != Py_None && others_check(self, others) != 0)
+        return NULL;
+    TagSet *tag_set = self->tag_set;
+    if ((self->flags & (IS_LIVE | IS_NULL)) != IS_LIVE)
         Py_RETURN_NONE;
-    return aggregate_of(self->slot, self->state);
+    if (tag_set->others == NULL && others != Py_None) {
+        size_t bytes = tag_set->entry_capacity * sizeof *tag_set->others;
+        tag_set->others = MALLOC(bytes);
+        if (tag_set->others == NULL)
+            return PyErr_NoMemory();
+        memset(tag_set->others, 0, bytes);
+    }
+    others_clear(self);
+    if (others != Py_None)
+        tag_set->others[self->entry] = Py_NewRef(others);
+    self->generation++; /* invalidates `read_versions` */
+    Py_RETURN_NONE;
 }
 
 static PyObject *
@@ -5299,56 +6355,129 @@ series_drop_recent(Series *self, PyObject *unused)
     if (recent != NULL) {
         self->recent = NULL;
         self->flags |= RECENT_MISSED;
+        if (recent->directory)
+            directory_set_recent(CORE(self), recent->directory, 0);
+        recent->directory = 0;
         Py_DECREF((PyObject *)recent);
     }
     Py_RETURN_NONE;
 }
 
+/* Return the counts of a distribution's own values by the slot's bounds, with the sum of what is counted; the counts are
+ * malloc'ed. NULL without memory. */
+static uint64_t *
+own_counts(const Series *self, Sum *total)
+{
+    const DistributionState *d = self->state;
+    const Slot *slot = self->slot;
+    size_t number = slot->limit_count;
+    uint64_t *counts = MALLOC((number + 1) * 8);
+    if (counts == NULL)
+        return NULL;
+    memset(counts, 0, (number + 1) * 8);
+    *total = (Sum){0, 0.0, 0.0, 0};
+    if (d == NULL || d->count == 0)
+        return counts;
+    *total = (Sum){d->integer, d->real, d->error, d->flags & (HAS_REAL | OVERFLOWED)};
+    if (d->bounds) {
+        const BoundsSum *counted = AT(&slot->core->page, d->bounds);
+        memcpy(counts, counted + 1, (number + 1) * 8);
+        if (counted->began_later)
+            *total = (Sum){counted->integer, counted->real, counted->error, (unsigned)counted->flags};
+    }
+    else
+        bounds_seed(&slot->core->page, d, slot->limits, number, counts);
+    return counts;
+}
+
+static PyObject *
+counts_object(const uint64_t *counts, Py_ssize_t number)
+{
+    PyObject *tuple = counts ? PyTuple_New(number) : Py_NewRef(Py_None);
+    for (Py_ssize_t i = 0; counts != NULL && tuple != NULL && i < number; i++) {
+        PyObject *count = PyLong_FromUnsignedLongLong(counts[i]);
+        if (count == NULL || PyTuple_SetItem(tuple, i, count) != 0)
+            Py_CLEAR(tuple);
+    }
+    return tuple;
+}
+
+static PyObject *
+series_own_reading(Series *self, PyObject *unused)
+{
+    Py_ssize_t number = self->slot->kind == DISTRIBUTION ? (Py_ssize_t)self->slot->limit_count : 0;
+    long long created = state_created_ns(self->slot->kind, self->state);
+    long long last = state_last_ns(self->slot->kind, self->state);
+    Sum total = {0, 0.0, 0.0, 0};
+    uint64_t *counts = NULL;
+    PyObject *own = series_own(self), *tuple, *sum, *result;
+    if (own == NULL)
+        return none_or_error(NULL);
+    if (number && (counts = own_counts(self, &total)) == NULL) {
+        Py_DECREF(own);
+        return PyErr_NoMemory();
+    }
+    tuple = counts_object(counts, number + 1);
+    sum = sum_value(&total);
+    result = tuple && sum ? Py_BuildValue("(OOOLL)", own, tuple, sum, created, last) : NULL;
+    free(counts);
+    Py_DECREF(own);
+    Py_XDECREF(tuple);
+    Py_XDECREF(sum);
+    return result;
+}
+
 static PyObject *
 series_counted(Series *self, PyObject *unused)
 {
-    const DistributionState *d = self->state;
-    Slot *slot = self->slot;
-    Page *page = &slot->core->page;
-    size_t number = slot->limit_count;
-    if (d == NULL || d->count == 0)
-        Py_RETURN_NONE;
-    /* All numbers are copied before the first object that the garbage collector watches is made. */
+    Py_ssize_t number = (Py_ssize_t)self->slot->limit_count;
+    PyObject *others = others_of(self), *aggregate = NULL, *tuple = NULL, *sum = NULL, *result = NULL, *more = NULL;
     uint64_t *counts = NULL;
-    Sum total = {d->integer, d->real, d->error, d->flags & (HAS_REAL | OVERFLOWED)};
-    if (number) {
-        counts = MALLOC((number + 1) * 8);
-        if (counts == NULL)
-            return PyErr_NoMemory();
-        if (d->bounds) {
-            const BoundsSum *counted = AT(page, d->bounds);
-            memcpy(counts, counted + 1, (number + 1) * 8);
-            if (counted->began_later)
-                total = (Sum){counted->integer, counted->real, counted->error, (unsigned)counted->flags};
-        }
-        else {
-            memset(counts, 0, (number + 1) * 8);
-            bounds_seed(page, d, slot->limits, number, counts);
-        }
+    Sum total;
+    /* All numbers are copied before the first object that the garbage collector watches is made. */
+    Py_XINCREF(others);
+    PyObject *own = series_own(self);
+    if (own == NULL && (PyErr_Occurred() || others == NULL))
+        goto done;
+    if (number && (counts = own_counts(self, &total)) == NULL) {
+        Py_XDECREF(own);
+        PyErr_NoMemory();
+        goto done;
     }
-    PyObject *aggregate = aggregate_of(slot, d), *tuple = NULL, *sum = NULL, *result = NULL;
+    aggregate = combined_with(self, own, others);
     if (aggregate == NULL)
         goto done;
-    tuple = number ? PyTuple_New((Py_ssize_t)number + 1) : Py_NewRef(Py_None);
-    for (size_t i = 0; number && tuple != NULL && i <= number; i++) {
+    if (number && others != NULL) {
+        more = PyTuple_GetItem(others, OTHERS_COUNTS);
+        if (more == Py_None || PyTuple_Size(more) != number + 1)
+            more = NULL;
+    }
+    tuple = number ? PyTuple_New(number + 1) : Py_NewRef(Py_None);
+    for (Py_ssize_t i = 0; number && tuple != NULL && i <= number; i++) {
         PyObject *count = PyLong_FromUnsignedLongLong(counts[i]);
-        if (count == NULL || PyTuple_SetItem(tuple, (Py_ssize_t)i, count) != 0)
+        if (count != NULL && more != NULL) {
+            PyObject *both = PyNumber_Add(count, PyTuple_GetItem(more, i));
+            Py_DECREF(count);
+            count = both;
+        }
+        if (count == NULL || PyTuple_SetItem(tuple, i, count) != 0)
             Py_CLEAR(tuple);
     }
-    sum = sum_value(&total);
+    sum = number ? sum_value(&total) : distribution_sum((Distribution *)aggregate, NULL);
+    if (sum != NULL && more != NULL) {
+        PyObject *both = PyNumber_Add(sum, PyTuple_GetItem(others, OTHERS_TOTAL));
+        Py_DECREF(sum);
+        sum = both;
+    }
     if (tuple && sum)
         result = PyTuple_Pack(3, aggregate, tuple, sum);
 done:
     free(counts);
+    Py_XDECREF(others);
     Py_XDECREF(aggregate);
     Py_XDECREF(tuple);
     Py_XDECREF(sum);
-    return result;
+    return none_or_error(result);
 }
 
 /* -- arguments of fast calls -- */
@@ -5392,16 +6521,19 @@ fast_arguments(const char *function, PyObject *const *names, int number, int nee
 
 #define FAST_CALL PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
 
-/* `fast_arguments`, with a short way for arguments by position. */
 static inline int
-call_arguments(const char *function, PyObject *const *names, int number, int needed, FAST_CALL, PyObject **out)
+positional_arguments(int number, PyObject *const *args, Py_ssize_t nargs, PyObject **out)
 {
-    if (UNLIKELY(kwnames != NULL || nargs < needed || nargs > number))
-        return fast_arguments(function, names, number, needed, args, nargs, kwnames, out);
     for (int i = 0; i < number; i++)
         out[i] = i < nargs ? args[i] : NULL;
     return 0;
 }
+
+/* `fast_arguments` into `given`, with a short way for arguments by position, which does not read the names. */
+#define CALL_ARGUMENTS(function, number, needed, ...)                                                                  \
+    (LIKELY(kwnames == NULL && nargs >= (needed) && nargs <= (number))                                                 \
+         ? positional_arguments(number, args, nargs, given)                                                            \
+         : fast_arguments(function, (PyObject *[]){__VA_ARGS__}, number, needed, args, nargs, kwnames, given))
 
 /* One argument, by position or by name. */
 static inline int
@@ -5541,6 +6673,7 @@ typedef struct {
     PyObject_HEAD
     Series *series;
     int64_t start_ns;
+    int is_running;
 } Stopwatch;
 
 static PyObject *
@@ -5565,8 +6698,21 @@ stopwatch_enter(Stopwatch *self, PyObject *unused)
     int64_t now;
     if (core_now(CORE(self->series), &now) != 0)
         return NULL;
+    if (self->is_running) { /* checked after the clock, which may run Python */
+        PyErr_SetString(PyExc_RuntimeError, "this stopwatch is running already; call time() for each block");
+        return NULL;
+    }
+    self->is_running = 1;
     self->start_ns = now;
     Py_RETURN_NONE;
+}
+
+static PyObject *
+stopwatch_call(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    PyErr_SetString(PyExc_TypeError, "time() times a block and decorates no function: use `with timer.time():` inside"
+                                     " the function, or decorate it with metrics.measure(name)");
+    return NULL;
 }
 
 static PyObject *
@@ -5577,6 +6723,11 @@ stopwatch_exit(Stopwatch *self, PyObject *const *args, Py_ssize_t nargs)
     int failed = nargs > 0 && args[0] != Py_None;
     if (core_now(CORE(series), &now) != 0)
         return NULL;
+    if (!self->is_running) {
+        PyErr_SetString(PyExc_RuntimeError, "this stopwatch is not running; use it in a with block");
+        return NULL;
+    }
+    self->is_running = 0;
     double milliseconds = (double)(now - self->start_ns) / 1e6;
     if (is_ready(series, now))
         return recorded(series, record_value(series, real_number(milliseconds), failed, now));
@@ -5592,6 +6743,7 @@ static PyMethodDef stopwatch_methods[] = {
 static PyType_Slot stopwatch_slots[] = {
     {Py_tp_doc, "Times one ``with`` block; an exception counts as a failure."},
     {Py_tp_dealloc, stopwatch_dealloc},
+    {Py_tp_call, stopwatch_call},
     {Py_tp_methods, stopwatch_methods},
     {0, NULL},
 };
@@ -5602,7 +6754,17 @@ static PyType_Spec stopwatch_spec = {
 
 static PyMethodDef series_methods[] = {
     {"state", (PyCFunction)series_state, METH_NOARGS,
-     "state($self, /)\n--\n\nReturn the aggregate of all its records since it became live; None if there are none."},
+     "state($self, /)\n--\n\nReturn the aggregate of all processes since the series became live; None without records."},
+    {"own_state", (PyCFunction)series_own_state, METH_NOARGS,
+     "own_state($self, /)\n--\n\nReturn the aggregate of this process since the series became live; None without records."},
+    {"own_reading", (PyCFunction)series_own_reading, METH_NOARGS,
+     "own_reading($self, /)\n--\n\nReturn what this process recorded as `set_others` takes it; None without records."},
+    {"set_others", (PyCFunction)series_set_others, METH_O,
+     "set_others($self, others, /)\n--\n\nReplace what other processes recorded into the series. All reads include it.\n\n"
+     "Args:\n    others: None, or a tuple of their merged aggregate, its counts by the bounds of the slot or None, the sum\n"
+     "        of the counted values (0 for other kinds than distributions), the first of the times at which the series\n"
+     "        became live and the last of the times of records, in nanoseconds.\n\n"
+     "Raises:\n    TypeError: If a field is of another type."},
     {"drop_recent", (PyCFunction)series_drop_recent, METH_NOARGS,
      "drop_recent($self, /)\n--\n\nGive its recent slot up."},
     {"null", (PyCFunction)(void (*)(void))series_null, WITH_CLASS | METH_CLASS,
@@ -5618,9 +6780,9 @@ static PyGetSetDef series_getset[] = {
     {"tags", (getter)series_tags, NULL, "Its tags, sorted by name.", NULL},
     {"is_live", (getter)series_get, NULL, "Whether it was added to its tag set and not removed.", "l"},
     {"is_null", (getter)series_get, NULL, "Whether it keeps nothing.", "n"},
-    {"created_ns", (getter)series_get, NULL, "The time of its first record since it became live; 0 without records.",
+    {"created_ns", (getter)series_get, NULL, "The time of the first record of any process since it became live; 0 without records.",
      "c"},
-    {"last_ns", (getter)series_get, NULL, "The time of its last record, within a second; 0 without records.", "a"},
+    {"last_ns", (getter)series_get, NULL, "The time of the last record of any process, within a second; 0 without records.", "a"},
     {"recent", (getter)series_get, NULL, "Its own recent slot, or None.", "r"},
     {"recent_from_ns", (getter)series_get, NULL, "The time from which on its recent slot is complete.", "f"},
     {"recent_missed", (getter)series_get, NULL, "Whether it recorded for longer than 16 s without a recent slot.", "m"},
@@ -5667,7 +6829,7 @@ static PyMethodDef gauge_series_methods[] = {
 };
 
 static PyGetSetDef gauge_series_getset[] = {
-    {"is_stepped", (getter)series_get, NULL, "Whether it was ever incremented or decremented.", "p"},
+    {"is_stepped", (getter)series_get, NULL, "Whether any process incremented or decremented it.", "p"},
     {NULL},
 };
 
@@ -5731,6 +6893,7 @@ SERIES_TYPE(outcome_series, "The outcomes of an operation for one set of tags.",
 /* ---- interface: index, recorder, timers, operations, log -------------------------------------------------- */
 
 #define MAX_NAMES 10000
+#define FOUND_NAMES 32 /* that are found without the dict: a power of two */
 #define MAX_ALIASES 10000
 #define MAX_ORDERS 16 /* orders of tags that a name remembers */
 #define MAX_GROUPS 64 /* sets of tag names that it remembers */
@@ -5754,6 +6917,7 @@ typedef struct {
 
 typedef struct {
     PyObject_HEAD
+    PyObject *name; /* the key of the index */
     Series *untagged;
     Group *groups;
     Order **orders;
@@ -5763,6 +6927,8 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     PyObject *entries; /* name to NameEntry */
+    /* Entries by the address of their name, borrowed: most calls give the same string each time. */
+    NameEntry *by_address[FOUND_NAMES];
 } SeriesIndex;
 
 static int
@@ -5784,6 +6950,7 @@ name_entry_clear(PyObject *object)
 {
     NameEntry *self = (NameEntry *)object;
     NameEntry old = *self;
+    self->name = NULL;
     self->untagged = NULL;
     self->groups = NULL;
     self->orders = NULL;
@@ -5801,6 +6968,7 @@ name_entry_clear(PyObject *object)
         free(old.orders[i]);
     free(old.groups);
     free(old.orders);
+    Py_XDECREF(old.name);
     Py_XDECREF((PyObject *)old.untagged);
     return 0;
 }
@@ -5920,17 +7088,33 @@ untagged_find(const NameEntry *entry)
     return series->tag_set->name_count ? NULL : tag_set_find(series->tag_set, NULL, hash_values(NULL, 0));
 }
 
-/* Find the series of a name and tags; NULL without an error if it is unknown. Returns a borrowed reference that is
- * valid until Python code runs. */
-static inline Series *
-index_find(const SeriesIndex *self, PyObject *name, PyObject *tags)
+static inline size_t
+address_place(const PyObject *name)
 {
-    PyObject *keys[MAX_TAGS], *values[MAX_TAGS], *ordered[MAX_TAGS], *key, *value;
-    Py_ssize_t position = 0, number = 0;
+    return ((uintptr_t)name >> 4 ^ (uintptr_t)name >> 9) & (FOUND_NAMES - 1);
+}
+
+/* Find the entry of a name in the dict, and remember it if the name is the very key. */
+static NOINLINE NameEntry *
+entry_find(SeriesIndex *self, PyObject *name)
+{
     if (UNLIKELY(Py_TYPE(name) != &PyUnicode_Type || self->entries == NULL))
         return NULL;
     NameEntry *entry = (NameEntry *)PyDict_GetItemWithError(self->entries, name);
-    if (entry == NULL)
+    if (entry != NULL && entry->name == name)
+        self->by_address[address_place(name)] = entry;
+    return entry;
+}
+
+/* Find the series of a name and tags; NULL without an error if it is unknown. Returns a borrowed reference that is
+ * valid until Python code runs. */
+static inline Series *
+index_find(SeriesIndex *self, PyObject *name, PyObject *tags)
+{
+    PyObject *keys[MAX_TAGS], *values[MAX_TAGS], *ordered[MAX_TAGS], *key, *value;
+    Py_ssize_t position = 0, number = 0;
+    NameEntry *entry = self->by_address[address_place(name)];
+    if (UNLIKELY(entry == NULL || entry->name != name) && (entry = entry_find(self, name)) == NULL)
         return NULL;
     if (tags == NULL || tags == Py_None)
         return LIKELY(entry->untagged != NULL && entry->untagged->flags & IS_LIVE) ? entry->untagged
@@ -6016,7 +7200,9 @@ index_traverse(PyObject *object, visitproc visit, void *arg)
 static int
 index_clear(PyObject *object)
 {
-    Py_CLEAR(((SeriesIndex *)object)->entries);
+    SeriesIndex *self = (SeriesIndex *)object;
+    memset(self->by_address, 0, sizeof self->by_address);
+    Py_CLEAR(self->entries);
     return 0;
 }
 
@@ -6055,6 +7241,7 @@ index_entry(SeriesIndex *self, PyObject *name, const State *state)
         Py_DECREF(made);
         return (NameEntry *)Py_NewRef(found);
     }
+    ((NameEntry *)made)->name = Py_NewRef(name);
     if (self->entries == NULL || PyDict_SetItem(self->entries, name, made) != 0) {
         Py_DECREF(made);
         return NULL;
@@ -6181,6 +7368,7 @@ index_forget(SeriesIndex *self, PyObject *name)
     PyObject *entry = self->entries && PyUnicode_Check(name) ? PyDict_GetItemWithError(self->entries, name) : NULL;
     if (entry != NULL) {
         Py_INCREF(entry); /* so that the dict is consistent when it is released */
+        memset(self->by_address, 0, sizeof self->by_address);
         if (PyDict_DelItem(self->entries, name) != 0)
             PyErr_Clear();
         Py_DECREF(entry);
@@ -6368,10 +7556,9 @@ recorder_record_counter(PyObject *object, FAST_CALL)
 {
     Recorder *self = (Recorder *)object;
     State *state = self->state;
-    PyObject *given[3], *names[3] = {state ? state->s_name : NULL, state ? state->s_value : NULL,
-                                     state ? state->s_tags : NULL};
+    PyObject *given[3];
     if (UNLIKELY(recorder_check(self) != 0) ||
-        call_arguments("record_counter", names, 3, 1, args, nargs, kwnames, given) != 0)
+        CALL_ARGUMENTS("record_counter", 3, 1, state->s_name, state->s_value, state->s_tags) != 0)
         return NULL;
     Number number = integer_number(1);
     if (LIKELY((given[1] == NULL || exact_number(given[1], &number)) && number.d >= 0 && self->core->now == NULL)) {
@@ -6394,10 +7581,9 @@ recorder_record_gauge(PyObject *object, FAST_CALL)
 {
     Recorder *self = (Recorder *)object;
     State *state = self->state;
-    PyObject *given[3], *names[3] = {state ? state->s_name : NULL, state ? state->s_value : NULL,
-                                     state ? state->s_tags : NULL};
+    PyObject *given[3];
     if (UNLIKELY(recorder_check(self) != 0) ||
-        call_arguments("record_gauge", names, 3, 2, args, nargs, kwnames, given) != 0)
+        CALL_ARGUMENTS("record_gauge", 3, 2, state->s_name, state->s_value, state->s_tags) != 0)
         return NULL;
     Number number;
     if (LIKELY(exact_number(given[1], &number) && self->core->now == NULL)) {
@@ -6419,10 +7605,9 @@ recorder_record_histogram(PyObject *object, FAST_CALL)
 {
     Recorder *self = (Recorder *)object;
     State *state = self->state;
-    PyObject *given[3], *names[3] = {state ? state->s_name : NULL, state ? state->s_value : NULL,
-                                     state ? state->s_tags : NULL};
+    PyObject *given[3];
     if (UNLIKELY(recorder_check(self) != 0) ||
-        call_arguments("record_histogram", names, 3, 2, args, nargs, kwnames, given) != 0)
+        CALL_ARGUMENTS("record_histogram", 3, 2, state->s_name, state->s_value, state->s_tags) != 0)
         return NULL;
     Number number;
     if (LIKELY(exact_number(given[1], &number) && self->core->now == NULL)) {
@@ -6445,10 +7630,9 @@ recorder_record_timer(PyObject *object, FAST_CALL)
 {
     Recorder *self = (Recorder *)object;
     State *state = self->state;
-    PyObject *given[4], *names[4] = {state ? state->s_name : NULL, state ? state->s_duration : NULL,
-                                     state ? state->s_unit : NULL, state ? state->s_tags : NULL};
+    PyObject *given[4];
     if (UNLIKELY(recorder_check(self) != 0) ||
-        call_arguments("record_timer", names, 4, 2, args, nargs, kwnames, given) != 0)
+        CALL_ARGUMENTS("record_timer", 4, 2, state->s_name, state->s_duration, state->s_unit, state->s_tags) != 0)
         return NULL;
     Number number;
     if (LIKELY(exact_number(given[1], &number) && number.d >= 0 &&
@@ -6511,9 +7695,9 @@ recorder_increment(PyObject *object, FAST_CALL)
 {
     Recorder *self = (Recorder *)object;
     State *state = self->state;
-    PyObject *given[2], *names[2] = {state ? state->s_name : NULL, state ? state->s_tags : NULL};
+    PyObject *given[2];
     if (UNLIKELY(recorder_check(self) != 0) ||
-        fast_arguments("increment", names, 2, 1, args, nargs, kwnames, given) != 0)
+        CALL_ARGUMENTS("increment", 2, 1, state->s_name, state->s_tags) != 0)
         return NULL;
     if (LIKELY(self->core->now == NULL)) {
         int64_t now = system_now();
@@ -6529,9 +7713,9 @@ recorder_decrement(PyObject *object, FAST_CALL)
 {
     Recorder *self = (Recorder *)object;
     State *state = self->state;
-    PyObject *given[2], *names[2] = {state ? state->s_name : NULL, state ? state->s_tags : NULL};
+    PyObject *given[2];
     if (UNLIKELY(recorder_check(self) != 0) ||
-        fast_arguments("decrement", names, 2, 1, args, nargs, kwnames, given) != 0)
+        CALL_ARGUMENTS("decrement", 2, 1, state->s_name, state->s_tags) != 0)
         return NULL;
     return recorder_step(self, given[0], given[1], STEP_DOWN);
 }
@@ -6773,27 +7957,27 @@ timers_start(PyObject *object, FAST_CALL)
     if (timers_check(self) != 0 || fast_arguments("start_timer", names, 2, 1, args, nargs, kwnames, given) != 0)
         return NULL;
     RunningTimer timer = {0, NULL, NULL, NULL, 0}, oldest;
+    if (given[1] == NULL || given[1] == Py_None)
+        timer.metadata = Py_NewRef(Py_None);
+    else if (Py_TYPE(given[1]) == &PyDict_Type)
+        timer.metadata = PyDict_Copy(given[1]);
+    else
+        timer.metadata = PyObject_CallMethodObjArgs(self->finder, state->s_plain_metadata, given[1], NULL);
+    if (timer.metadata == NULL)
+        return NULL;
     Series *series = index_find(self->timings, given[0], NULL);
     if (LIKELY(series != NULL && series->flags & IS_LIVE))
         timer.series = Py_NewRef((PyObject *)series);
     else {
         timer.series = PyObject_CallMethodObjArgs(self->finder, state->s_find_timing, given[0], NULL);
         if (timer.series == NULL)
-            return NULL;
+            goto failed;
         if (timer.series != Py_None && Py_TYPE(timer.series) != state->timer_series) {
             PyErr_Format(PyExc_TypeError, "the finder returned %R in place of a series", timer.series);
             goto failed;
         }
     }
     timer.name = Py_NewRef(given[0]);
-    if (given[1] != NULL && given[1] != Py_None) {
-        int has_any = PyObject_IsTrue(given[1]);
-        timer.metadata = has_any < 0 ? NULL : has_any ? PyDict_New() : Py_NewRef(Py_None);
-        if (timer.metadata == NULL || (has_any && PyDict_Update(timer.metadata, given[1]) != 0))
-            goto failed;
-    }
-    else
-        timer.metadata = Py_NewRef(Py_None);
     /* An injected clock may run Python and start timers: the number and the place of this one come after it. */
     if (core_now(self->core, &timer.start_ns) != 0 || (2 * (self->count + 1) > self->size && timers_grow(self) != 0))
         goto failed;
@@ -7170,7 +8354,7 @@ core_subscribe(Core *self, PyObject *capacity)
     }
     self->logs = logs;
     log->limit = limit;
-    log->start = self->records;
+    log->start = HEADER(&self->page)->records;
     log->core = (Core *)Py_NewRef((PyObject *)self);
     logs[self->log_count++] = log;
     return (PyObject *)log;
@@ -7257,16 +8441,65 @@ static PyType_Spec log_spec = {"metrics_framework.recording._core.RecordLog", si
 
 typedef struct {
     PyObject_HEAD
+    Core *core; /* NULL, or its page has the value */
     int64_t value;
+    int place; /* in the counters of the header */
 } InternalCounter;
 
 static PyObject *
 account_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, ":InternalCounter", names))
+    static char *names[] = {"core", "name", NULL};
+    State *state = state_of_type(type);
+    PyObject *core = Py_None;
+    const char *name = "";
+    int place = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|Os:InternalCounter", names, &core, &name))
         return NULL;
-    return PyType_GenericAlloc(type, 0);
+    if (core != Py_None) {
+        NEEDS_TYPE(core, state->core, "Core");
+        while (place < 3 && strcmp(name, COUNTER_NAMES[place]) != 0)
+            place++;
+        if (place == 3) {
+            PyErr_Format(PyExc_ValueError, "name='%s' is not 'rejected', 'overflowed' or 'abandoned'", name);
+            return NULL;
+        }
+    }
+    InternalCounter *self = (InternalCounter *)PyType_GenericAlloc(type, 0);
+    if (self != NULL && core != Py_None) {
+        self->core = (Core *)Py_NewRef(core);
+        self->place = place;
+    }
+    return (PyObject *)self;
+}
+
+static int
+account_traverse(PyObject *object, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT((PyObject *)((InternalCounter *)object)->core);
+    return 0;
+}
+
+static int
+account_clear(PyObject *object)
+{
+    Py_CLEAR(((InternalCounter *)object)->core);
+    return 0;
+}
+
+static void
+account_dealloc(PyObject *object)
+{
+    PyObject_GC_UnTrack(object);
+    account_clear(object);
+    free_object(object);
+}
+
+static int64_t *
+account_place(InternalCounter *self)
+{
+    return self->core ? (int64_t *)&HEADER(&self->core->page)->counters[self->place] : &self->value;
 }
 
 static PyObject *
@@ -7275,21 +8508,21 @@ account_add(InternalCounter *self, PyObject *args)
     long long number = 1;
     if (!PyArg_ParseTuple(args, "|L:add", &number))
         return NULL;
-    self->value += number;
+    *account_place(self) += number;
     Py_RETURN_NONE;
 }
 
 static PyObject *
 account_reset(InternalCounter *self, PyObject *unused)
 {
-    self->value = 0;
+    *account_place(self) = 0;
     Py_RETURN_NONE;
 }
 
 static PyObject *
 account_value(InternalCounter *self, void *closure)
 {
-    return PyLong_FromLongLong(self->value);
+    return PyLong_FromLongLong(*account_place(self));
 }
 
 static PyMethodDef account_methods[] = {
@@ -7304,16 +8537,1116 @@ static PyGetSetDef account_getset[] = {
 };
 
 static PyType_Slot account_slots[] = {
-    {Py_tp_doc, "InternalCounter()\n--\n\nA count that the store keeps of itself."},
+    {Py_tp_doc, "InternalCounter(core=None, name='')\n--\n\nA count that the store keeps of itself.\n\n"
+                "Args:\n    core: Its shared page has the count, for other processes.\n"
+                "    name: With a core: 'rejected', 'overflowed' or 'abandoned'."},
     {Py_tp_new, account_tp_new},
-    {Py_tp_dealloc, plain_dealloc},
+    {Py_tp_dealloc, account_dealloc},
+    {Py_tp_traverse, account_traverse},
+    {Py_tp_clear, account_clear},
     {Py_tp_methods, account_methods},
     {Py_tp_getset, account_getset},
     {0, NULL},
 };
 
 static PyType_Spec account_spec = {"metrics_framework.recording._core.InternalCounter", sizeof(InternalCounter), 0,
-                                   Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, account_slots};
+                                   Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE, account_slots};
+
+/* -- PageReader -- */
+
+/* A part of a page that a reader copies: the copy has the bytes that it had after the last finished record. */
+typedef struct {
+    uint64_t offset;
+    size_t size, capacity;
+    uint8_t *bytes;
+} Part;
+
+#define MAX_PARTS 5
+#define MAX_READ_TRIES 1000
+#define MAX_OPEN_LINES 64 /* more than the lines that one record of a dead process may have left unfinished */
+
+/* What a reader knows of an index of the directory. */
+typedef struct {
+    uint64_t word;
+    uint64_t records; /* of the state when it was read last */
+    uint32_t state, slot;
+    uint8_t kind, is_damaged;
+} Found;
+
+typedef struct {
+    PyObject_HEAD
+    State *state;
+    const uint8_t *base; /* NULL once it is closed */
+    size_t size;
+    PyObject *data; /* the bytes of a dead page; NULL for a live one, which is mapped from `file` */
+    int file;
+    Found *found; /* by index, from 1 on */
+    uint32_t count, capacity;
+    Part parts[MAX_PARTS];
+    int part_count;
+    uint64_t retries, most_retries, damaged;
+#ifdef METRICS_CORE_DEBUG
+    int ignores_log;
+#endif
+} PageReader;
+
+#define READER_HEADER(self) ((const volatile Header *)(self)->base)
+
+#if defined(_MSC_VER)
+#define ORDER_LOADS() ORDER_STORES()
+#else
+#define ORDER_LOADS() __atomic_thread_fence(__ATOMIC_ACQUIRE)
+#endif
+
+static int
+reader_has(const PageReader *self, uint64_t offset, size_t size)
+{
+    return offset >= HEAP_START && offset <= self->size && size <= self->size - offset;
+}
+
+static void
+reader_unmap(PageReader *self)
+{
+#ifdef HAS_SHARING
+    if (self->base != NULL && self->data == NULL)
+        munmap((void *)(uintptr_t)self->base, self->size);
+#endif
+    self->base = NULL;
+}
+
+/* Map all of a live file. Returns -1 with an error; 1 if it is larger than before. */
+static int
+reader_map(PageReader *self)
+{
+#ifdef HAS_SHARING
+    struct stat status;
+    if (fstat(self->file, &status) != 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    if ((uint64_t)status.st_size <= self->size)
+        return 0;
+    void *base = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_SHARED, self->file, 0);
+    if (base == MAP_FAILED) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    reader_unmap(self);
+    self->base = base;
+    self->size = (size_t)status.st_size;
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+/* Whether the page is one that this build can read. Returns -1 with a ValueError. */
+static int
+reader_check(PageReader *self)
+{
+    if (self->size < HEAP_START) {
+        PyErr_Format(PyExc_ValueError, "the page is cut: it has %zu bytes, and its log alone %d", self->size, HEAP_START);
+        return -1;
+    }
+    Header header;
+    memcpy(&header, self->base, sizeof header);
+    if (header.magic != MAGIC)
+        PyErr_SetString(PyExc_ValueError, "this is not a page: the magic number is missing");
+    else if (header.byte_order != BYTE_ORDER_WORD)
+        PyErr_SetString(PyExc_ValueError, "the page has another byte order");
+    else if (header.layout != LAYOUT)
+        PyErr_Format(PyExc_ValueError, "the page has layout %llu, and this version reads %d",
+                     (unsigned long long)header.layout, LAYOUT);
+    else if (header.line_size != LINE || header.ring_size != RING)
+        PyErr_SetString(PyExc_ValueError, "the page has a log of another size");
+    else if (header.published_size < HEAP_START || header.published_size > self->size)
+        PyErr_Format(PyExc_ValueError, "the page is cut: it has %zu bytes of %llu", self->size,
+                     (unsigned long long)header.published_size);
+    else if (self->data != NULL && header.head - header.done > MAX_OPEN_LINES)
+        PyErr_SetString(PyExc_ValueError, "the page is damaged: more lines are unfinished than a record has");
+    else
+        return 0;
+    return -1;
+}
+
+static PageReader *
+reader_alloc(PyTypeObject *type)
+{
+    PageReader *self = (PageReader *)PyType_GenericAlloc(type, 0);
+    if (self != NULL) {
+        self->state = state_of_type(type);
+        self->file = -1;
+    }
+    return self;
+}
+
+static PyObject *
+reader_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"file", NULL};
+    int file;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i:PageReader", names, &file))
+        return NULL;
+#ifdef HAS_SHARING
+    PageReader *self = reader_alloc(type);
+    if (self == NULL)
+        return NULL;
+    self->file = fcntl(file, F_DUPFD_CLOEXEC, 0);
+    if (self->file < 0)
+        PyErr_SetFromErrno(PyExc_OSError);
+    else if (reader_map(self) >= 0) {
+        /* The process may have made the file larger between the two looks at its size. */
+        if (self->size >= HEAP_START && READER_HEADER(self)->published_size > self->size && reader_map(self) < 0)
+            goto failed;
+        if (reader_check(self) == 0)
+            return (PyObject *)self;
+    }
+failed:
+    Py_DECREF((PyObject *)self);
+    return NULL;
+#else
+    PyErr_SetString(PyExc_NotImplementedError, "this platform cannot share pages");
+    return NULL;
+#endif
+}
+
+static PyObject *
+reader_of(PyObject *type, PyObject *data)
+{
+    if (!PyBytes_CheckExact(data)) {
+        PyErr_Format(PyExc_TypeError, "%R is not bytes", data);
+        return NULL;
+    }
+    PageReader *self = reader_alloc((PyTypeObject *)type);
+    if (self == NULL)
+        return NULL;
+    self->data = Py_NewRef(data);
+    self->base = (const uint8_t *)PyBytes_AsString(data);
+    self->size = (size_t)PyBytes_Size(data);
+    if (reader_check(self) != 0)
+        Py_CLEAR(self);
+    return (PyObject *)self;
+}
+
+static PyObject *
+reader_close(PageReader *self, PyObject *unused)
+{
+    reader_unmap(self);
+#ifdef HAS_SHARING
+    if (self->file >= 0)
+        close(self->file);
+#endif
+    self->file = -1;
+    Py_CLEAR(self->data);
+    Py_RETURN_NONE;
+}
+
+static void
+reader_dealloc(PyObject *object)
+{
+    PageReader *self = (PageReader *)object;
+    Py_DECREF(reader_close(self, NULL));
+    for (int i = 0; i < MAX_PARTS; i++)
+        free(self->parts[i].bytes);
+    free(self->found);
+    plain_dealloc(object);
+}
+
+static int
+reader_is_open(const PageReader *self)
+{
+    if (self->base == NULL)
+        PyErr_SetString(PyExc_ValueError, "the reader is closed");
+    return self->base != NULL;
+}
+
+static PyObject *
+reader_header(PageReader *self, PyObject *unused)
+{
+    if (!reader_is_open(self))
+        return NULL;
+    Header h;
+    memcpy(&h, self->base, sizeof h);
+    return Py_BuildValue("{sKsKsy#sKsKsLsLsKsKsKsKsKsK}", "process", (unsigned long long)h.process, "process_start",
+                         (unsigned long long)h.process_start, "boot", (const char *)h.boot, (Py_ssize_t)sizeof h.boot,
+                         "generation", (unsigned long long)h.generation, "worker", (unsigned long long)h.worker,
+                         "anchor_monotonic", (long long)h.anchor_monotonic, "anchor_wall", (long long)h.anchor_wall,
+                         "records", (unsigned long long)h.records, COUNTER_NAMES[0], (unsigned long long)h.counters[0],
+                         COUNTER_NAMES[1], (unsigned long long)h.counters[1], COUNTER_NAMES[2],
+                         (unsigned long long)h.counters[2], "unfinished", (unsigned long long)(h.head - h.done), "size",
+                         (unsigned long long)self->size);
+}
+
+/* -- the directory, from outside -- */
+
+/* A change of the directory: everything is copied before the first Python object is made. */
+typedef struct {
+    uint32_t index, value_count, slot;
+    uint8_t *text; /* NULL: removed; else the length and bytes of the key, then those of each value */
+} Change;
+
+typedef struct {
+    Change *changes;
+    size_t count, capacity;
+} Changes;
+
+static int
+changes_add(Changes *changes, uint32_t index, uint32_t value_count, uint32_t slot, uint8_t *text)
+{
+    if (changes->count == changes->capacity) {
+        size_t capacity = changes->capacity ? 2 * changes->capacity : 64;
+        Change *more = REALLOC(changes->changes, capacity * sizeof *more);
+        if (more == NULL) {
+            free(text);
+            return -1;
+        }
+        changes->changes = more;
+        changes->capacity = capacity;
+    }
+    changes->changes[changes->count++] = (Change){index, value_count, slot, text};
+    return 0;
+}
+
+/* Copy the entry that a word refers to. Returns 1; 0 if it lies beyond the file; -1 if it is damaged or has changed
+ * meanwhile; -2 without memory. */
+static int
+reader_entry(const PageReader *self, const volatile uint64_t *word, uint64_t value, Found *found, Change *change)
+{
+    uint64_t offset = value & UINT32_MAX;
+    DirectoryEntry entry;
+    uint32_t key_length, length;
+    if (offset % ((size_t)1 << SMALLEST_CLASS))
+        return -1;
+    if (!reader_has(self, offset, sizeof entry))
+        return 0;
+    memcpy(&entry, self->base + offset, sizeof entry);
+    if (entry.text_length > LARGEST_BLOCK || entry.kind >= KINDS || entry.state % LINE || entry.slot % LINE)
+        return -1;
+    if (!reader_has(self, offset + sizeof entry, entry.text_length) || !reader_has(self, entry.key, 4) ||
+        !reader_has(self, entry.state, STATE_SIZES[entry.kind]) ||
+        !reader_has(self, entry.slot, LINE + 2 * STATE_SIZES[entry.kind]))
+        return 0;
+    memcpy(&key_length, self->base + entry.key, 4);
+    if (key_length > LARGEST_BLOCK)
+        return -1;
+    if (!reader_has(self, (uint64_t)entry.key + 4, key_length))
+        return 0;
+    uint8_t *text = MALLOC(4 + (size_t)key_length + entry.text_length);
+    if (text == NULL)
+        return -2;
+    memcpy(text, &key_length, 4);
+    memcpy(text + 4, self->base + entry.key + 4, key_length);
+    memcpy(text + 4 + key_length, self->base + offset + sizeof entry, entry.text_length);
+    size_t at = 4 + (size_t)key_length, end = at + entry.text_length;
+    int is_good = 1;
+    for (uint32_t i = 0; i < entry.value_count && is_good; i++) {
+        is_good = end - at >= 4;
+        if (is_good) {
+            memcpy(&length, text + at, 4);
+            is_good = length <= end - at - 4;
+            at += 4 + (size_t)length;
+        }
+    }
+    ORDER_LOADS();
+    if (!is_good || *word != value) {
+        free(text);
+        return -1;
+    }
+    *found = (Found){value, 0, entry.state, entry.slot, (uint8_t)entry.kind, 0};
+    *change = (Change){0, entry.value_count, entry.slot, text};
+    return 1;
+}
+
+static int
+reader_make_room(PageReader *self, uint32_t count)
+{
+    if (count > self->capacity) {
+        uint32_t capacity = self->capacity ? self->capacity : (uint32_t)TABLE_WORDS(FIRST_TABLE_CLASS);
+        while (capacity < count)
+            capacity *= 2;
+        Found *found = REALLOC(self->found, capacity * sizeof *found);
+        if (found == NULL)
+            return -1;
+        memset(found + self->capacity, 0, (capacity - self->capacity) * sizeof *found);
+        self->found = found;
+        self->capacity = capacity;
+    }
+    if (count > self->count)
+        self->count = count;
+    return 0;
+}
+
+/* Return the words of a table and how many there are; NULL after the last one. */
+static const volatile uint64_t *
+reader_table(const PageReader *self, size_t table, uint64_t *offset, size_t *words)
+{
+    size_t size = class_size(table_class(table));
+    *offset = table == 0 ? READER_HEADER(self)->directory : *(const volatile uint64_t *)(self->base + *offset);
+    *words = size / 8 - 1;
+    ORDER_LOADS();
+    if (!reader_has(self, *offset, size) || *offset % LINE)
+        return NULL;
+    return (const volatile uint64_t *)(self->base + *offset) + 1;
+}
+
+static const volatile uint64_t *
+reader_word(const PageReader *self, uint32_t index)
+{
+    size_t place, table = table_of_index(index, &place), words;
+    uint64_t offset = 0;
+    const volatile uint64_t *found = NULL;
+    for (size_t i = 0; i <= table; i++) {
+        found = reader_table(self, i, &offset, &words);
+        if (found == NULL)
+            return NULL;
+    }
+    return found + place - 1;
+}
+
+/* Collect all changes of the directory since the last time. Returns -1 without memory. */
+static int
+reader_collect(PageReader *self, Changes *changes)
+{
+    const volatile uint64_t *words;
+    uint64_t offset = 0;
+    size_t number;
+    uint32_t index = 1;
+    for (size_t table = 0; index <= MAX_DIRECTORY && (words = reader_table(self, table, &offset, &number)) != NULL;
+         table++) {
+        for (size_t i = 0; i < number && index <= MAX_DIRECTORY; i++, index++) {
+            uint64_t word = words[i], known = index < self->count ? self->found[index].word : 0;
+            if (word == known)
+                continue;
+            if (reader_make_room(self, index + 1) != 0)
+                return -1;
+            Found *found = &self->found[index];
+            if (known != 0) {
+                int was_reported = !found->is_damaged;
+                memset(found, 0, sizeof *found);
+                if (was_reported && changes_add(changes, index, 0, 0, NULL) != 0)
+                    return -1;
+            }
+            if (word == 0)
+                continue;
+            Change change;
+            ORDER_LOADS();
+            int result = reader_entry(self, &words[i], word, found, &change);
+            if (result == -2 || (result == 1 && changes_add(changes, index, change.value_count, change.slot, change.text) != 0))
+                return -1;
+            if (result == -1 && words[i] == word) {
+                *found = (Found){word, 0, 0, 0, 0, 1}; /* counted once */
+                self->damaged++;
+            }
+        }
+    }
+    return 0;
+}
+
+static PyObject *
+change_object(const Change *change)
+{
+    uint32_t length;
+    const uint8_t *text = change->text;
+    if (text == NULL)
+        return Py_BuildValue("(IO)", change->index, Py_None);
+    memcpy(&length, text, 4);
+    PyObject *key = PyBytes_FromStringAndSize((const char *)text + 4, length);
+    PyObject *values = key ? PyTuple_New(change->value_count) : NULL;
+    text += 4 + length;
+    for (uint32_t i = 0; values != NULL && i < change->value_count; i++) {
+        memcpy(&length, text, 4);
+        PyObject *value = PyUnicode_DecodeUTF8((const char *)text + 4, length, "surrogatepass");
+        text += 4 + length;
+        if (value == NULL || PyTuple_SetItem(values, i, value) != 0)
+            Py_CLEAR(values);
+    }
+    PyObject *result = values ? Py_BuildValue("(I(OOI))", change->index, key, values, change->slot) : NULL;
+    Py_XDECREF(key);
+    Py_XDECREF(values);
+    return result;
+}
+
+static PyObject *
+reader_poll(PageReader *self, PyObject *unused)
+{
+    if (!reader_is_open(self) || (self->data == NULL && reader_map(self) < 0))
+        return NULL;
+    Changes changes = {NULL, 0, 0};
+    PyObject *list = reader_collect(self, &changes) == 0 ? PyList_New(0) : PyErr_NoMemory();
+    for (size_t i = 0; i < changes.count; i++) {
+        PyObject *change = list ? change_object(&changes.changes[i]) : NULL;
+        if (list != NULL && change == NULL && PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) {
+            PyErr_Clear();
+            self->damaged++;
+            if (changes.changes[i].index < self->count)
+                self->found[changes.changes[i].index].is_damaged = 1;
+        }
+        else if (list != NULL && (change == NULL || PyList_Append(list, change) != 0))
+            Py_CLEAR(list);
+        Py_XDECREF(change);
+        free(changes.changes[i].text);
+    }
+    free(changes.changes);
+    if (list == NULL && self->found != NULL) /* the next time reports everything again */
+        memset(self->found, 0, self->capacity * sizeof *self->found);
+    return list;
+}
+
+static PyObject *
+reader_changed(PageReader *self, PyObject *unused)
+{
+    if (!reader_is_open(self))
+        return NULL;
+    uint32_t *indexes = MALLOC((self->count ? self->count : 1) * sizeof *indexes);
+    Py_ssize_t count = 0;
+    if (indexes == NULL)
+        return PyErr_NoMemory();
+    for (uint32_t index = 1; index < self->count; index++) {
+        const Found *found = &self->found[index];
+        /* The first words of a state are its number of records; an outcome has two. */
+        if (found->word != 0 && !found->is_damaged && state_records(found->kind, self->base + found->state) != found->records)
+            indexes[count++] = index;
+    }
+    PyObject *list = PyList_New(count);
+    for (Py_ssize_t i = 0; list != NULL && i < count; i++) {
+        PyObject *index = PyLong_FromUnsignedLong(indexes[i]);
+        if (index == NULL || PyList_SetItem(list, i, index) != 0)
+            Py_CLEAR(list);
+    }
+    free(indexes);
+    return list;
+}
+
+/* -- copies of states -- */
+
+/* Copy a part of the page, as it is. Returns 0 if it lies beyond the file, -1 with an error. */
+static int
+reader_copy(PageReader *self, uint64_t offset, size_t size)
+{
+    if (!reader_has(self, offset, size))
+        return 0;
+    Part *part = &self->parts[self->part_count];
+    if (part->capacity < size) {
+        uint8_t *bytes = REALLOC(part->bytes, size);
+        if (bytes == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        part->bytes = bytes;
+        part->capacity = size;
+    }
+    part->offset = offset;
+    part->size = size;
+    memcpy(part->bytes, self->base + offset, size);
+    self->part_count++;
+    return 1;
+}
+
+/* Put the images of the log into the copies, down to the last finished record: the oldest image of a line wins. */
+static void
+take_back(PageReader *self, uint64_t head, uint64_t done)
+{
+    for (uint64_t entry = head; entry != done;) {
+        entry--;
+        uint64_t offset = ((const volatile uint64_t *)(self->base + RING_OFFSETS))[entry & (RING - 1)];
+        const uint8_t *image = self->base + RING_IMAGES + (entry & (RING - 1)) * LINE;
+        for (int i = 0; i < self->part_count; i++) {
+            Part *part = &self->parts[i];
+            if (offset >= part->offset + part->size || offset + LINE <= part->offset)
+                continue;
+            uint64_t from = offset > part->offset ? offset : part->offset;
+            uint64_t end = offset + LINE < part->offset + part->size ? offset + LINE : part->offset + part->size;
+            memcpy(part->bytes + (from - part->offset), image + (from - offset), (size_t)(end - from));
+        }
+    }
+}
+
+static int
+is_class(uint64_t class)
+{
+    return class >= SMALLEST_CLASS && class < CLASSES;
+}
+
+static int
+cells_are_good(const Cells *cells, uint32_t flags)
+{
+    if (cells->block == 0)
+        return 1;
+    if (!is_class(cells->class))
+        return 0;
+    return !(flags & BUCKETED) || ((cells->width == 1 || cells->width == 2 || cells->width == 4 || cells->width == 8) &&
+                                   cells->low > -MAX_INDEX && cells->low < MAX_INDEX);
+}
+
+/* Copy the blocks of a state that is copied. Returns 1; 0 if they lie beyond the file; -1 with an error; -2 if the state
+ * cannot be right. */
+static int
+reader_copy_blocks(PageReader *self, int kind, const void *state, int with_bounds)
+{
+    if (kind == OUTCOME) {
+        const OutcomeState *o = state;
+        if (o->block == 0)
+            return 1;
+        if (!is_class(o->class))
+            return -2;
+        return reader_copy(self, o->block, class_size((int)o->class));
+    }
+    if (kind != DISTRIBUTION)
+        return 1;
+    const DistributionState *d = state;
+    if (!cells_are_good(&d->positive, d->flags) || !cells_are_good(&d->negative, d->flags) ||
+        (with_bounds && d->bounds && (!is_class(d->bounds_class) || class_size(d->bounds_class) < sizeof(BoundsSum))))
+        return -2;
+    int result = d->positive.block ? reader_copy(self, d->positive.block, class_size(d->positive.class)) : 1;
+    if (result == 1 && d->negative.block)
+        result = reader_copy(self, d->negative.block, class_size(d->negative.class));
+    if (result == 1 && with_bounds && d->bounds)
+        result = reader_copy(self, d->bounds, class_size(d->bounds_class));
+    return result;
+}
+
+/* What to read of an index. */
+enum { READ_STATE, READ_SLOT, READ_RECENT };
+
+/* Copy a state or a slot as it was after the last finished record of the page: part 0, and the blocks of its states.
+ * Returns 1; 0 if there is nothing; -1 with an error. */
+static int
+reader_read(PageReader *self, uint32_t index, int what)
+{
+    const volatile Header *header = READER_HEADER(self);
+    const Found *found = &self->found[index];
+    size_t size = STATE_SIZES[found->kind];
+    uint64_t tries = 0;
+    int result;
+    for (;; tries++) {
+        if (tries == MAX_READ_TRIES) {
+            PyErr_SetString(PyExc_ValueError, "the page is damaged: its log never fits a copy");
+            result = -1;
+            break;
+        }
+        uint64_t done = header->done;
+        ORDER_LOADS();
+        const volatile uint64_t *word = reader_word(self, index);
+        if (word == NULL || *word != found->word) { /* it was removed; while it is there, its blocks are not used again */
+            result = 0;
+            break;
+        }
+        uint64_t offset = what == READ_STATE ? found->state : found->slot;
+        if (what == READ_RECENT)
+            offset = ((const volatile DirectoryEntry *)(self->base + (found->word & UINT32_MAX)))->recent;
+        if (offset == 0) {
+            result = 0;
+            break;
+        }
+        self->part_count = 0;
+        result = reader_copy(self, offset, what == READ_STATE ? size : LINE + 2 * size);
+        if (result < 0)
+            break;
+        if (result == 0) {
+            if (self->data == NULL && (result = reader_map(self)) == 1) {
+                header = READER_HEADER(self);
+                continue;
+            }
+            break;
+        }
+        ORDER_LOADS();
+        uint64_t head = header->head;
+        if (head - done > RING - LOG_MARGIN)
+            continue;
+#ifdef METRICS_CORE_DEBUG
+        if (self->ignores_log)
+            head = done;
+#endif
+        take_back(self, head, done);
+        if (what == READ_STATE)
+            result = reader_copy_blocks(self, found->kind, self->parts[0].bytes, 1);
+        else
+            for (int slot = 0; slot < 2 && result == 1; slot++)
+                result = reader_copy_blocks(self, found->kind, self->parts[0].bytes + LINE + (size_t)slot * size, 0);
+        ORDER_LOADS();
+#ifdef METRICS_CORE_DEBUG
+        if (self->ignores_log)
+            break;
+#endif
+        if (result == 0 && self->data == NULL) { /* the file has grown, unless the block is in private memory */
+            int mapped = reader_map(self);
+            header = READER_HEADER(self);
+            if (mapped == 1)
+                continue;
+            result = mapped;
+        }
+        if (result == -1)
+            break;
+        head = header->head;
+        if (head - done > RING - LOG_MARGIN)
+            continue;
+        take_back(self, head, done);
+        ORDER_LOADS();
+        if (header->head - done <= RING - LOG_MARGIN)
+            break;
+    }
+    self->retries += tries;
+    if (tries > self->most_retries)
+        self->most_retries = tries;
+    if (result == -2) {
+        PyErr_SetString(PyExc_ValueError, "the page is damaged: a state refers to no block");
+        result = -1;
+    }
+    return result;
+}
+
+static int
+damaged(const char *what)
+{
+    PyErr_Format(PyExc_ValueError, "the page is damaged: %s", what);
+    return -1;
+}
+
+static int
+is_number(uint64_t word, int is_int)
+{
+    return is_int || isfinite(word_real(word, 0));
+}
+
+/* Whether a distribution's copy can be right: no later computation may fail or read beyond it. */
+static int
+distribution_check(const DistributionState *d, const uint8_t *above, const uint8_t *below)
+{
+    uint64_t counted = d->zeros;
+    if (isnan(d->real) || isnan(d->error) || !isfinite(d->mean) || !(d->squares >= 0.0) ||
+        !is_number(d->min, d->flags & VALUES_INT_MIN) || !is_number(d->max, d->flags & VALUES_INT_MAX) ||
+        d->failures > d->count || d->halvings > SCALE + 30)
+        return damaged("a distribution has numbers that cannot occur");
+    if (!(d->flags & BUCKETED)) {
+        if (d->count > EXACT_VALUES || (d->count && (above == NULL || d->count * 8 > class_size(d->positive.class))))
+            return damaged("a distribution has more values than room");
+        for (uint64_t i = 0; i < d->count; i++)
+            if (!isfinite(((const double *)above)[i]))
+                return damaged("a distribution has values that are not finite");
+        return 0;
+    }
+    for (int sign = 0; sign < 2; sign++) {
+        Row row = block_row(sign ? &d->negative : &d->positive, sign ? below : above);
+        if (row.length > MAX_INDEXES)
+            return damaged("a distribution has too many buckets");
+        for (int32_t i = 0; i < row.length; i++)
+            counted += cell_get(row.cells, row.width, i);
+    }
+    return counted == d->count ? 0 : damaged("the buckets of a distribution do not add up");
+}
+
+/* The blocks of a copied state, in the order in which they were copied. */
+typedef struct {
+    const uint8_t *first, *second, *bounds;
+} Blocks;
+
+static Blocks
+reader_blocks(const PageReader *self, int kind, const void *state, int *part)
+{
+    Blocks blocks = {NULL, NULL, NULL};
+    if (kind == OUTCOME && ((const OutcomeState *)state)->block)
+        blocks.first = self->parts[(*part)++].bytes;
+    if (kind == DISTRIBUTION && ((const DistributionState *)state)->positive.block)
+        blocks.first = self->parts[(*part)++].bytes;
+    if (kind == DISTRIBUTION && ((const DistributionState *)state)->negative.block)
+        blocks.second = self->parts[(*part)++].bytes;
+    if (*part < self->part_count) /* only ever the last one */
+        blocks.bounds = self->parts[*part].bytes;
+    return blocks;
+}
+
+#define MAX_TIME ((int64_t)1 << 61) /* far later than any clock; differences of times never overflow */
+
+/* Return the aggregate of a copied state that is no outcome. Runs no Python. */
+static PyObject *
+reader_aggregate(const PageReader *self, int kind, const void *state, const Blocks *blocks)
+{
+    switch (kind) {
+    case COUNTER: {
+        const CounterState *c = state;
+        Sum sum = {c->integer, c->real, c->error, (unsigned)c->flags};
+        if (isnan(c->real) || isnan(c->error) || c->flags & ~(uint64_t)(HAS_REAL | OVERFLOWED)) {
+            damaged("a counter has numbers that cannot occur");
+            return NULL;
+        }
+        return counter_new(self->state->counter, c->count, &sum);
+    }
+    case GAUGE: {
+        const GaugeState *g = state;
+        if (!(g->flags & STARTED) || g->flags > 63 || !is_number(g->last, g->flags & LAST_INT) ||
+            !is_number(g->min, g->flags & MIN_INT) || !is_number(g->max, g->flags & MAX_INT) ||
+            !is_number(g->first, g->flags & FIRST_INT) || g->first_ns < -MAX_TIME || g->first_ns > g->last_ns ||
+            g->last_ns > MAX_TIME) {
+            damaged("a gauge has numbers that cannot occur");
+            return NULL;
+        }
+        return gauge_of_state(self->state->gauge, g);
+    }
+    default:
+        return distribution_check(state, blocks->first, blocks->second) == 0
+                   ? distribution_of_blocks(self->state->distribution, state, blocks->first, blocks->second)
+                   : NULL;
+    }
+}
+
+/* A copied outcome, with the names of its error types. */
+typedef struct {
+    uint64_t successes;
+    size_t number;
+    uint64_t *counts;
+    uint8_t **names; /* length and bytes; NULL for a name that is not in the page */
+} Endings;
+
+static void
+endings_free(Endings *endings)
+{
+    for (size_t i = 0; endings->names != NULL && i < endings->number; i++)
+        free(endings->names[i]);
+    free(endings->names);
+    free(endings->counts);
+}
+
+/* Copy one name; NULL if it is not there. Returns -1 without memory. */
+static int
+reader_name(const PageReader *self, const uint64_t *table, size_t place, uint8_t **name)
+{
+    uint32_t block = 0, length = 0;
+    if (place < table[1] && table[0] <= UINT32_MAX && reader_has(self, table[0] + 4 * place, 4))
+        memcpy(&block, self->base + table[0] + 4 * place, 4);
+    if (block != 0 && reader_has(self, block, 4))
+        memcpy(&length, self->base + block, 4);
+    if (length == 0 || length > LARGEST_BLOCK || !reader_has(self, (uint64_t)block + 4, length))
+        return 0;
+    *name = MALLOC(4 + (size_t)length);
+    if (*name == NULL)
+        return -1;
+    memcpy(*name, &length, 4);
+    memcpy(*name + 4, self->base + block + 4, length);
+    return 0;
+}
+
+/* Copy an outcome before the first Python object is made. Returns 1; 0 if the series was removed; -1 with an error. */
+static int
+endings_copy(PageReader *self, uint32_t index, const OutcomeState *o, const uint8_t *block, Endings *endings)
+{
+    const volatile Header *header = READER_HEADER(self);
+    const Found *found = &self->found[index];
+    size_t number = block ? class_size((int)o->class) / 8 : 0;
+    uint64_t failures = 0;
+    memset(endings, 0, sizeof *endings);
+    while (number > 0 && ((const uint64_t *)block)[number - 1] == 0)
+        number--;
+    for (size_t i = 0; i < number; i++)
+        failures += ((const uint64_t *)block)[i];
+    if (failures != o->failures)
+        return damaged("the failures of an operation do not add up");
+    endings->successes = o->successes;
+    if (number == 0)
+        return 1;
+    endings->counts = MALLOC(number * 8);
+    endings->names = MALLOC(number * sizeof *endings->names);
+    if (endings->counts == NULL || endings->names == NULL)
+        goto no_memory;
+    memcpy(endings->counts, block, number * 8);
+    memset(endings->names, 0, number * sizeof *endings->names);
+    endings->number = number;
+    /* Names stay as they are while the series is there, and their table while the log does not go round. */
+    for (int tries = 0; tries < MAX_READ_TRIES; tries++) {
+        uint64_t table[2], done = header->done;
+        ORDER_LOADS();
+        memcpy(table, self->base + found->slot + 2 * sizeof *table, sizeof table);
+        for (size_t i = 0; i < number; i++) {
+            free(endings->names[i]);
+            endings->names[i] = NULL;
+            if (endings->counts[i] && reader_name(self, table, i, &endings->names[i]) != 0)
+                goto no_memory;
+        }
+        ORDER_LOADS();
+        const volatile uint64_t *word = reader_word(self, index);
+        if (word == NULL || *word != found->word)
+            return 0;
+        if (header->head - done <= RING - LOG_MARGIN)
+            return 1;
+        self->retries++;
+    }
+    return damaged("its log never fits a copy");
+no_memory:
+    PyErr_NoMemory();
+    return -1;
+}
+
+static int
+add_ending(PyObject *endings, PyObject *name, uint64_t number)
+{
+    PyObject *before = name ? PyDict_GetItemWithError(endings, name) : NULL;
+    uint64_t sum = number + (before ? PyLong_AsUnsignedLongLong(before) : 0);
+    PyObject *count = name && !PyErr_Occurred() ? PyLong_FromUnsignedLongLong(sum) : NULL;
+    int result = count ? PyDict_SetItem(endings, name, count) : -1;
+    Py_XDECREF(count);
+    return result;
+}
+
+static PyObject *
+endings_object(const State *state, const Endings *endings)
+{
+    PyObject *by_name = PyDict_New(), *result = NULL;
+    int failed = by_name == NULL || (endings->successes && add_ending(by_name, Py_None, endings->successes) != 0);
+    for (size_t i = 0; i < endings->number && !failed; i++) {
+        uint32_t length;
+        if (endings->counts[i] == 0)
+            continue;
+        PyObject *name;
+        if (endings->names[i] == NULL) /* it was too long for the page, or there was no memory */
+            name = PyUnicode_FromString("unknown");
+        else {
+            memcpy(&length, endings->names[i], 4);
+            name = PyUnicode_DecodeUTF8((const char *)endings->names[i] + 4, length, "surrogatepass");
+        }
+        failed = add_ending(by_name, name, endings->counts[i]) != 0;
+        Py_XDECREF(name);
+    }
+    if (!failed)
+        result = outcome_of_dict(state->outcome, state->error_types, by_name);
+    if (result == NULL && PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) {
+        PyErr_Clear();
+        damaged("the name of an error type is not UTF-8");
+    }
+    Py_XDECREF(by_name);
+    return result;
+}
+
+/* Return the index that an argument means, if the reader knows it; 0 if it does not, -1 with an error. */
+static long
+reader_index(const PageReader *self, PyObject *argument)
+{
+    long index = PyLong_AsLong(argument);
+    if (index == -1 && PyErr_Occurred())
+        return -1;
+    if (!reader_is_open(self))
+        return -1;
+    return index > 0 && index < (long)self->count && self->found[index].word != 0 && !self->found[index].is_damaged
+               ? index
+               : 0;
+}
+
+/* Copy the counts by bounds and the sum of what is counted. Returns how many they are; -1 with an error. */
+static Py_ssize_t
+reader_counts(const DistributionState *d, const uint8_t *block, uint64_t **counts, Sum *total)
+{
+    const BoundsSum *sum = (const BoundsSum *)block;
+    uint64_t counted = 0;
+    *counts = NULL;
+    if (d->bounds == 0)
+        return 0;
+    *total = (Sum){d->integer, d->real, d->error, d->flags & (HAS_REAL | OVERFLOWED)};
+    if (sum->number > LARGEST_BLOCK || (BOUNDS_WORDS + sum->number + 1) * 8 > class_size(d->bounds_class) ||
+        isnan(sum->real) || isnan(sum->error))
+        return damaged("counts by bounds have numbers that cannot occur");
+    size_t number = (size_t)sum->number + 1;
+    const uint64_t *from = (const uint64_t *)(sum + 1);
+    for (size_t i = 0; i < number; i++)
+        counted += from[i];
+    if (sum->began_later ? counted > d->count : counted != d->count)
+        return damaged("counts by bounds do not add up");
+    if (sum->began_later)
+        *total = (Sum){sum->integer, sum->real, sum->error, (unsigned)sum->flags & (HAS_REAL | OVERFLOWED)};
+    *counts = MALLOC(number * 8);
+    if (*counts == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    memcpy(*counts, from, number * 8);
+    return (Py_ssize_t)number;
+}
+
+static PyObject *
+reader_read_series(PageReader *self, PyObject *argument)
+{
+    long index = reader_index(self, argument);
+    if (index <= 0)
+        return index < 0 ? NULL : Py_NewRef(Py_None);
+    Found *found = &self->found[index];
+    int kind = found->kind, part = 1;
+    /* Not read again until something is recorded, also if it is damaged. */
+    found->records = state_records(kind, self->base + found->state);
+    int result = reader_read(self, (uint32_t)index, READ_STATE);
+    if (result != 1)
+        return result < 0 ? NULL : Py_NewRef(Py_None);
+    const void *state = self->parts[0].bytes;
+    found->records = state_records(kind, state);
+    if (found->records == 0)
+        Py_RETURN_NONE;
+    long long created = state_created_ns(kind, state), last = state_last_ns(kind, state);
+    Blocks blocks = reader_blocks(self, kind, state, &part);
+    PyObject *aggregate, *tuple = NULL, *sum = NULL;
+    uint64_t *counts = NULL;
+    Py_ssize_t number = 0;
+    Sum total = {0, 0.0, 0.0, 0};
+    if (kind == OUTCOME) {
+        Endings endings;
+        result = endings_copy(self, (uint32_t)index, state, blocks.first, &endings);
+        aggregate = result == 1 ? endings_object(self->state, &endings) : result == 0 ? Py_NewRef(Py_None) : NULL;
+        endings_free(&endings);
+        if (aggregate == Py_None)
+            return aggregate;
+    }
+    else
+        aggregate = reader_aggregate(self, kind, state, &blocks);
+    if (aggregate != NULL && kind == DISTRIBUTION && (number = reader_counts(state, blocks.bounds, &counts, &total)) < 0)
+        Py_CLEAR(aggregate);
+    if (aggregate == NULL)
+        return NULL;
+    tuple = counts_object(counts, number);
+    free(counts);
+    sum = sum_value(&total);
+    PyObject *answer = tuple && sum ? Py_BuildValue("(OOOLL)", aggregate, tuple, sum, created, last) : NULL;
+    Py_DECREF(aggregate);
+    Py_XDECREF(tuple);
+    Py_XDECREF(sum);
+    return answer;
+}
+
+/* Return the open slot and the last closed one. */
+static PyObject *
+reader_slots(PageReader *self, PyObject *argument, int what)
+{
+    long index = reader_index(self, argument);
+    int result = index > 0 ? reader_read(self, (uint32_t)index, what) : 0, part = 1, kind;
+    if (index < 0 || result < 0)
+        return NULL;
+    if (result == 0)
+        return Py_BuildValue("(OO)", Py_None, Py_None);
+    PyObject *slots[2] = {NULL, NULL}, *pairs[2] = {NULL, NULL}, *both = NULL;
+    Endings endings[2];
+    uint64_t starts[2];
+    int is_there[2], i;
+    kind = self->found[index].kind;
+    memset(endings, 0, sizeof endings);
+    memcpy(starts, self->parts[0].bytes, sizeof starts);
+    for (i = 0; i < 2 && result == 1; i++) {
+        const void *state = self->parts[0].bytes + LINE + (size_t)i * STATE_SIZES[kind];
+        Blocks blocks = reader_blocks(self, kind, state, &part);
+        is_there[i] = kind == GAUGE ? (((const GaugeState *)state)->flags & STARTED) != 0 : state_records(kind, state) != 0;
+        if (!is_there[i])
+            continue;
+        if (kind == OUTCOME)
+            result = endings_copy(self, (uint32_t)index, state, blocks.first, &endings[i]);
+        else if ((slots[i] = reader_aggregate(self, kind, state, &blocks)) == NULL)
+            result = -1;
+    }
+    /* From here on other Python code may run, and read with this reader. */
+    for (i = 0; i < 2 && result == 1; i++) {
+        if (is_there[i] && kind == OUTCOME)
+            slots[i] = endings_object(self->state, &endings[i]);
+        if (is_there[i] && slots[i] == NULL)
+            result = -1;
+        else
+            pairs[i] = is_there[i] ? Py_BuildValue("(LO)", (long long)starts[i], slots[i]) : Py_NewRef(Py_None);
+    }
+    if (result == 0)
+        both = Py_BuildValue("(OO)", Py_None, Py_None);
+    else if (result == 1 && pairs[0] && pairs[1])
+        both = PyTuple_Pack(2, pairs[0], pairs[1]);
+    for (i = 0; i < 2; i++) {
+        Py_XDECREF(slots[i]);
+        Py_XDECREF(pairs[i]);
+        endings_free(&endings[i]);
+    }
+    return both;
+}
+
+static PyObject *
+reader_read_slots(PageReader *self, PyObject *argument)
+{
+    return reader_slots(self, argument, READ_SLOT);
+}
+
+static PyObject *
+reader_read_recent(PageReader *self, PyObject *argument)
+{
+    return reader_slots(self, argument, READ_RECENT);
+}
+
+static PyObject *
+reader_get(PageReader *self, void *closure)
+{
+    switch (*(const char *)closure) {
+    case 'r':
+        return PyLong_FromUnsignedLongLong(self->retries);
+    case 'm':
+        return PyLong_FromUnsignedLongLong(self->most_retries);
+    default:
+        return PyLong_FromUnsignedLongLong(self->damaged);
+    }
+}
+
+#ifdef METRICS_CORE_DEBUG
+static PyObject *
+reader_debug_ignore_log(PageReader *self, PyObject *unused)
+{
+    self->ignores_log = 1;
+    Py_RETURN_NONE;
+}
+#endif
+
+static PyMethodDef reader_methods[] = {
+    {"of", (PyCFunction)reader_of, METH_CLASS | METH_O,
+     "of($type, data, /)\n--\n\nRead the page of a dead process from its bytes.\n\n"
+     "Raises:\n    ValueError: If this is not a whole page of this version; the message has the reason."},
+    {"close", (PyCFunction)reader_close, METH_NOARGS, "close($self, /)\n--\n\nUnmap the page. Later calls raise `ValueError`."},
+    {"header", (PyCFunction)reader_header, METH_NOARGS,
+     "header($self, /)\n--\n\nReturn what the header states: all arguments of `Core.share`, the id of the process, the\n"
+     "numbers of records and of rejected, overflowed and abandoned ones, the lines of 64 bytes that an unfinished record\n"
+     "may have changed, and the size of the page in bytes."},
+    {"poll", (PyCFunction)reader_poll, METH_NOARGS,
+     "poll($self, /)\n--\n\nReturn the changes of the directory since the last call.\n\n"
+     "Returns:\n    Pairs of an index and a tuple: the key of a tag set, the tag values, and a number that all series of one slot\n"
+     "    have. None in place of the tuple states that the series was removed; its index is used again. Damaged entries\n"
+     "    are skipped: see ``damaged``."},
+    {"changed", (PyCFunction)reader_changed, METH_NOARGS,
+     "changed($self, /)\n--\n\nReturn the indexes of series with records since they were read last."},
+    {"read", (PyCFunction)reader_read_series, METH_O,
+     "read($self, index, /)\n--\n\nRead a series as it was after the last finished record of the process.\n\n"
+     "Returns:\n    What `Series.set_others` takes; None if it has no records, was removed, or is partly in private memory.\n\n"
+     "Raises:\n    ValueError: If it is damaged; the message has the reason."},
+    {"read_slots", (PyCFunction)reader_read_slots, METH_O,
+     "read_slots($self, index, /)\n--\n\nReturn the open slot that a series counts into, and the last closed one.\n\n"
+     "Returns:\n    A pair; each is a pair of its start in nanoseconds and its aggregate, or None.\n\n"
+     "Raises:\n    ValueError: If it is damaged; the message has the reason."},
+    {"read_recent", (PyCFunction)reader_read_recent, METH_O,
+     "read_recent($self, index, /)\n--\n\nReturn the open recent slot of a series, and the last closed one.\n\n"
+     "Returns:\n    As `read_slots`.\n\nRaises:\n    ValueError: If it is damaged; the message has the reason."},
+#ifdef METRICS_CORE_DEBUG
+    {"debug_ignore_log", (PyCFunction)reader_debug_ignore_log, METH_NOARGS,
+     "debug_ignore_log($self, /)\n--\n\nRead without the log, to see that it is needed."},
+#endif
+    {NULL},
+};
+
+static PyGetSetDef reader_getset[] = {
+    {"retries", (getter)reader_get, NULL, "How often all reads began again, because the process recorded too much meanwhile.",
+     "r"},
+    {"most_retries", (getter)reader_get, NULL, "The most retries of one read.", "m"},
+    {"damaged", (getter)reader_get, NULL, "The number of entries of the directory that were skipped.", "d"},
+    {NULL},
+};
+
+static PyType_Slot reader_slots_of_type[] = {
+    {Py_tp_doc, "PageReader(file)\n--\n\nReads the page that a live process shares, also while it records.\n\n"
+                "A read never waits for the process, which may be stopped or killed. If another process cuts the file, the\n"
+                "next read raises SIGBUS: use `of` for the file of a dead process. An object serves one thread at a time.\n\n"
+                "Args:\n    file: A descriptor of the file; the reader has a copy of it.\n\n"
+                "Raises:\n    ValueError: If this is not a page of this version; the message has the reason.\n"
+                "    OSError: If it cannot be mapped.\n    NotImplementedError: On Windows."},
+    {Py_tp_new, reader_tp_new},
+    {Py_tp_dealloc, reader_dealloc},
+    {Py_tp_methods, reader_methods},
+    {Py_tp_getset, reader_getset},
+    {0, NULL},
+};
+
+static PyType_Spec reader_spec = {"metrics_framework.recording._core.PageReader", sizeof(PageReader), 0,
+                                  Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, reader_slots_of_type};
 
 /* ---- the module ------------------------------------------------------------------------------------------- */
 
@@ -7352,6 +9685,25 @@ module_read_versions(PyObject *module, PyObject *given)
     return bytes;
 }
 
+/* Return the last value of a gauge in all processes; 0 if there is none. */
+static PyObject *
+gauge_value(const Series *series)
+{
+    const GaugeState *g = series->state;
+    int has_own = g != NULL && g->flags & STARTED;
+    PyObject *reading = others_of(series);
+    if (UNLIKELY(reading != NULL)) {
+        const GaugeAggregate *others = (GaugeAggregate *)PyTuple_GetItem(reading, OTHERS_AGGREGATE);
+        if (!(others->flags & STARTED) || !has_own)
+            return has_own ? word_object(g->last, g->flags & LAST_INT) : word_object(others->last, others->flags & LAST_INT);
+        GaugeAggregate own, both;
+        gauge_fill(&own, g);
+        gauge_combine_into(&both, &own, others, series_law(series, own.flags | others->flags));
+        return word_object(both.last, both.flags & LAST_INT);
+    }
+    return has_own ? word_object(g->last, g->flags & LAST_INT) : PyLong_FromLong(0);
+}
+
 static PyObject *
 module_read_values(PyObject *module, PyObject *given)
 {
@@ -7369,12 +9721,15 @@ module_read_values(PyObject *module, PyObject *given)
             Sum sum = {0, 0.0, 0.0, 0};
             if (c != NULL)
                 sum = (Sum){c->integer, c->real, c->error, (unsigned)c->flags};
+            PyObject *others = others_of(series);
+            if (UNLIKELY(others != NULL)) {
+                Sum more = counter_sum((CounterAggregate *)PyTuple_GetItem(others, OTHERS_AGGREGATE));
+                sum_merge(&sum, &more);
+            }
             value = sum_value(&sum);
         }
-        else if (item != NULL && Py_TYPE(item) == state->gauge_series) {
-            const GaugeState *g = series->state;
-            value = g != NULL && g->flags & STARTED ? word_object(g->last, g->flags & LAST_INT) : PyLong_FromLong(0);
-        }
+        else if (item != NULL && Py_TYPE(item) == state->gauge_series)
+            value = gauge_value(series);
         else if (item != NULL)
             PyErr_Format(PyExc_TypeError, "%R is neither a counter nor a gauge", item);
         Py_XDECREF(item);
@@ -7388,33 +9743,7 @@ module_read_values(PyObject *module, PyObject *given)
 /* ---- for tests of the page: only in a debug build ---------------------------------------------------------- */
 
 #ifdef METRICS_CORE_DEBUG
-#include <fcntl.h>
 #include <stdio.h>
-#include <sys/stat.h>
-
-static PyObject *
-core_debug_file(Core *self, PyObject *path)
-{
-    Page *page = &self->page;
-    PyObject *bytes;
-    if (self->records || page->top != HEAP_START) {
-        PyErr_SetString(PyExc_RuntimeError, "the page is in use already");
-        return NULL;
-    }
-    if (!PyUnicode_FSConverter(path, &bytes))
-        return NULL;
-    int file = open(PyBytes_AsString(bytes), O_RDWR | O_CREAT | O_EXCL, 0600);
-    Py_DECREF(bytes);
-    if (file < 0)
-        return PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, path);
-    page->file = file;
-    page->committed = 0;
-    page->step = GROWTH_BYTES;
-    if (page_commit(page, HEAP_START) != 0)
-        return PyErr_SetFromErrno(PyExc_OSError);
-    page_begin(page);
-    Py_RETURN_NONE;
-}
 
 /* Remember all bytes, so that the next finished record can be compared. */
 static void
@@ -7483,142 +9812,6 @@ debug_write(PyObject *module, PyObject *args)
 }
 
 static PyObject *
-debug_offset(PyObject *module, PyObject *object)
-{
-    State *state = PyModule_GetState(module);
-    NEEDS_TYPE(object, state->series, "Series");
-    Series *series = (Series *)object;
-    return Py_BuildValue("(KK)", series->state ? (unsigned long long)OFFSET(&CORE(series)->page, series->state) : 0ULL,
-                         series->slot->open
-                             ? (unsigned long long)OFFSET(&CORE(series)->page, series->slot->open)
-                             : 0ULL);
-}
-
-/* What a reader copies of a page: states and blocks, each with the offset that it has in the page. */
-typedef struct {
-    uint64_t offset;
-    size_t size;
-    uint8_t *bytes;
-} Part;
-
-static void
-take_back(const uint8_t *base, uint64_t head, uint64_t done, Part *parts, int count)
-{
-    for (uint64_t entry = head; entry > done;) {
-        entry--;
-        uint64_t offset = ((const volatile uint64_t *)(base + RING_OFFSETS))[entry & (RING - 1)];
-        const uint8_t *image = base + RING_IMAGES + (entry & (RING - 1)) * LINE;
-        for (int i = 0; i < count; i++)
-            if (offset < parts[i].offset + parts[i].size && offset + LINE > parts[i].offset)
-                for (size_t byte = 0; byte < LINE; byte++) {
-                    uint64_t at = offset + byte;
-                    if (at >= parts[i].offset && at < parts[i].offset + parts[i].size)
-                        parts[i].bytes[at - parts[i].offset] = image[byte];
-                }
-    }
-}
-
-/* Copy parts of a page as they were after its last finished record. Returns the number of retries. */
-static int
-read_parts(const uint8_t *base, Part *parts, int count, int (*more)(Part *parts, int count), int uses_log)
-{
-    const volatile Header *header = (const volatile Header *)base;
-    for (int tries = 0;; tries++) {
-        int number = count;
-        uint64_t done = header->done;
-        __atomic_thread_fence(__ATOMIC_ACQUIRE);
-        for (int i = 0; i < number; i++) {
-            memcpy(parts[i].bytes, base + parts[i].offset, parts[i].size);
-            if (more != NULL && i == count - 1 && number == count) {
-                /* The state says where its block is. A half-done write of that place is reverted below. */
-                __atomic_thread_fence(__ATOMIC_ACQUIRE);
-                uint64_t head = header->head;
-                if (head - done > RING - 8)
-                    break;
-                if (uses_log)
-                    take_back(base, head, done, parts, count);
-                number = more(parts, count);
-            }
-        }
-        __atomic_thread_fence(__ATOMIC_ACQUIRE);
-        uint64_t head = header->head;
-        if (!uses_log)
-            return tries;
-        if (head - done > RING - 8)
-            continue;
-        take_back(base, head, done, parts, number);
-        __atomic_thread_fence(__ATOMIC_ACQUIRE);
-        if (header->head - done <= RING - 8)
-            return tries;
-    }
-}
-
-static int
-block_of_histogram(Part *parts, int count)
-{
-    const DistributionState *d = (const DistributionState *)parts[0].bytes;
-    if (d->positive.block == 0 || d->positive.class > STATE_CLASS)
-        return count;
-    parts[count].offset = d->positive.block;
-    parts[count].size = class_size(d->positive.class);
-    return count + 1;
-}
-
-static uint64_t
-sum_of_pattern(uint64_t records)
-{
-    return records / 1000 * 500500 + records % 1000 * (records % 1000 + 1) / 2;
-}
-
-/* Read a histogram and a counter that `debug_write` writes in another process, again and again, and check what must be
- * true of them after any record. Returns (reads, wrong ones, most retries of one read, records at the end). */
-static PyObject *
-debug_read(PyObject *module, PyObject *args)
-{
-    const char *path;
-    unsigned long long histogram, counter, reads;
-    int uses_log = 1;
-    if (!PyArg_ParseTuple(args, "sKKK|p", &path, &histogram, &counter, &reads, &uses_log))
-        return NULL;
-    int file = open(path, O_RDONLY);
-    struct stat status;
-    if (file < 0 || fstat(file, &status) != 0)
-        return PyErr_SetFromErrnoWithFilename(PyExc_OSError, path);
-    uint8_t *base = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_SHARED, file, 0);
-    close(file);
-    if (base == MAP_FAILED)
-        return PyErr_SetFromErrno(PyExc_OSError);
-    static uint8_t block[LARGEST_BLOCK];
-    DistributionState d;
-    CounterState c;
-    Part parts[3] = {
-        {histogram, sizeof d, (uint8_t *)&d}, {counter, sizeof c, (uint8_t *)&c}, {0, 0, block}};
-    uint64_t wrong = 0, most = 0, records = 0;
-    Py_BEGIN_ALLOW_THREADS
-    for (unsigned long long n = 0; n < reads; n++) {
-        int tries = read_parts(base, parts, 2, block_of_histogram, uses_log);
-        most = (uint64_t)tries > most ? (uint64_t)tries : most;
-        uint64_t held = 0;
-        if (d.flags & BUCKETED) {
-            size_t length = class_size(d.positive.class) / (d.positive.width ? d.positive.width : 1);
-            for (size_t i = 0; i < length; i++)
-                held += cell_get(block, d.positive.width, (int64_t)i);
-        }
-        else
-            held = d.count;
-        int good = held == d.count && (uint64_t)d.integer == sum_of_pattern(d.count) &&
-                   (uint64_t)c.integer == sum_of_pattern(c.count) && (d.count == c.count || d.count == c.count + 1) &&
-                   d.count >= records;
-        records = d.count;
-        wrong += !good;
-    }
-    Py_END_ALLOW_THREADS
-    munmap(base, (size_t)status.st_size);
-    return Py_BuildValue("(KKKK)", reads, (unsigned long long)wrong, (unsigned long long)most,
-                         (unsigned long long)records);
-}
-
-static PyObject *
 debug_fail_after(PyObject *module, PyObject *number)
 {
     long value = PyLong_AsLong(number);
@@ -7632,11 +9825,6 @@ debug_fail_after(PyObject *module, PyObject *number)
 #define DEBUG_METHODS                                                                                                  \
     {"debug_write", debug_write, METH_VARARGS,                                                                         \
      "debug_write($module, histogram, counter, seconds, /)\n--\n\nRecord a pattern in a loop; for ever if negative."}, \
-        {"debug_offset", debug_offset, METH_O,                                                                         \
-         "debug_offset($module, series, /)\n--\n\nReturn where its state and the open slot are in the page."},         \
-        {"debug_read", debug_read, METH_VARARGS,                                                                       \
-         "debug_read($module, path, histogram, counter, reads, uses_log=True, /)\n--\n\n"                                  \
-         "Read what `debug_write` writes, and check it; without the log to see that the check can fail."}, \
         {"debug_fail_after", debug_fail_after, METH_O,                                                                 \
          "debug_fail_after($module, number, /)\n--\n\nLet an allocation fail after some; a negative number: none."},
 #endif
@@ -7673,6 +9861,7 @@ static PyMethodDef module_methods[] = {
     X(operations, operations_spec, NULL, "OperationRecorder")                                                          \
     X(log, log_spec, NULL, "RecordLog")                                                                                \
     X(account, account_spec, NULL, "InternalCounter")                                                                  \
+    X(reader, reader_spec, NULL, "PageReader")                                                                         \
     X(counter, counter_spec, NULL, "CounterAggregate")                                                                 \
     X(gauge, gauge_spec, NULL, "GaugeAggregate")                                                                       \
     X(distribution, distribution_spec, NULL, "Distribution")                                                           \
@@ -7681,7 +9870,7 @@ static PyMethodDef module_methods[] = {
 #define TEXTS(X)                                                                                                       \
     X(name) X(value) X(tags) X(unit) X(duration) X(step) X(metadata) X(success) X(operation_name) X(timer_id)          \
     X(error_type) X(milliseconds) X(number) X(readmit) X(find) X(find_step) X(find_timing) X(find_outcomes)            \
-    X(count_abandoned) X(counter) X(gauge) X(histogram) X(timer) X(index) X(operation) X(elapsed_ns)
+    X(count_abandoned) X(plain_metadata) X(counter) X(gauge) X(histogram) X(timer) X(index) X(operation) X(elapsed_ns)
 
 static int
 module_exec(PyObject *module)

@@ -22,18 +22,20 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, count
 from operator import itemgetter
-from typing import Any, Generic, NamedTuple, Self, TypeVar
+from typing import Any, Generic, NamedTuple, NoReturn, Self, TypeVar
 
 from metrics_framework.errors import UnknownTimerError
 from metrics_framework.recording.aggregates import (
     INT64_MAX,
     INT64_MIN,
     MAX_FLOAT,
+    MIN_FLOAT,
     ZERO,
     CounterAggregate,
     GaugeAggregate,
     OutcomeAggregate,
     Sum,
+    added,
     within_int64,
 )
 from metrics_framework.recording.distribution import Distribution, weighted_values
@@ -69,7 +71,7 @@ __all__ = [
     "read_versions",
 ]
 
-LAYOUT = 1
+LAYOUT = 2
 """The version of the engine interface; see ``engine.py``."""
 
 MAX_PENDING_RECORDS = 512
@@ -98,13 +100,15 @@ MAX_READ_ATTEMPTS = 10
 """How often `read_values` starts again because of records that arrive while it reads."""
 
 NEVER_NS = 1 << 63
-MIN_FLOAT = -MAX_FLOAT
 MILLISECONDS = MetricUnit.MILLISECONDS  # a module global is cheaper than an attribute of the enumeration
 
 monotonic_ns = time.perf_counter_ns
 
 T = TypeVar("T")
 S = TypeVar("S", bound="_State")
+
+_Reading = tuple[Any, "tuple[int, ...] | None", int | float, int, int]
+"""The aggregate of a series, its counts by bounds and their sum, and when it was recorded first and last."""
 
 LoggedRecord = tuple["Series", Any, int, Any, int]
 """Series, value, number of the record within its series, the number of `RecordLog`, and time."""
@@ -119,17 +123,38 @@ class _Columns(NamedTuple):
 
     No method allocates an object for each record that the garbage collector counts. Otherwise a flush would
     start so many collections that a collector's callbacks that record could keep it from ever catching up.
+
+    Attributes:
+        has_flags: Whether one of the flags is true.
+        is_rising: Whether no time is less than the one before it, as nearly always.
+        earliest_ns: The least of the times.
+        latest_ns: The greatest of the times.
     """
 
     series: Sequence[Any]
     values: Sequence[Any]
     times: Sequence[int]
     flags: Sequence[bool]
+    has_flags: bool
+    is_rising: bool
+    earliest_ns: int
+    latest_ns: int
 
     @classmethod
     def of(cls, records: Sequence[Any]) -> _Columns:
-        series, values, times, flags = ([record[place] for record in records] for place in range(4))
-        return cls(series, values, times, flags)
+        """Transpose at least one record."""
+        return cls.of_columns(*(list(map(item, records)) for item in _ITEMS))
+
+    @classmethod
+    def of_columns(
+        cls, series: Sequence[Any], values: Sequence[Any], times: list[int], flags: Sequence[bool]
+    ) -> _Columns:
+        in_order = sorted(times)
+        return cls(series, values, times, flags, any(flags), in_order == times, in_order[0], in_order[-1])
+
+    @classmethod
+    def of_one(cls, series: Any, value: Any, now: int, flag: bool) -> _Columns:
+        return cls((series,), (value,), (now,), (flag,), flag, True, now, now)
 
     def at(self, places: Sequence[int]) -> _Columns:
         """Return the records at some places."""
@@ -138,20 +163,27 @@ class _Columns(NamedTuple):
             return _Columns.of_one(
                 self.series[place], self.values[place], self.times[place], self.flags[place]
             )
-        columns: Any = ([column[place] for place in places] for column in self)
-        return _Columns(*columns)
+        columns: Any = ([column[place] for place in places] for column in self[:4])
+        return _Columns.of_columns(*columns)
 
     def between(self, start: int, end: int) -> _Columns:
         """Return the records from one place up to another."""
-        columns: Any = (column[start:end] for column in self)
-        return _Columns(*columns)
-
-    @classmethod
-    def of_one(cls, series: Any, value: Any, now: int, flag: bool) -> _Columns:
-        return cls((series,), (value,), (now,), (flag,))
+        columns: Any = (column[start:end] for column in self[:4])
+        return _Columns.of_columns(*columns)
 
     def records(self) -> Iterator[Any]:
-        return zip(*self, strict=True)
+        return zip(*self[:4], strict=True)
+
+    def distinct_series(self) -> Iterable[Any]:
+        """Return each series once."""
+        first = self.series[0]
+        if first is self.series[-1] and self.series.count(first) == len(self.series):
+            return (first,)  # frequent, and faster than the set
+        return set(self.series)
+
+
+_ITEMS = tuple(map(itemgetter, range(4)))
+"""Takes one item each out of a pending record."""
 
 
 # -- states and commits ----------------------------------------------------------------------------------
@@ -231,11 +263,23 @@ class _Commit:
         logs: The subscribed logs.
         links: Objects that changed, each with its old state and its new one.
         keys: The keys of the records that are in the new states.
+        note: A removal's note of its final aggregate, if the commit removes a series: dict, key, aggregate.
         is_applied: Whether the old states lead to the new ones and the records are no longer pending.
         next: Holds the next commit, once there is one.
     """
 
-    __slots__ = ("epoch", "is_applied", "keys", "links", "logs", "nbytes", "next", "number", "records")
+    __slots__ = (
+        "epoch",
+        "is_applied",
+        "keys",
+        "links",
+        "logs",
+        "nbytes",
+        "next",
+        "note",
+        "number",
+        "records",
+    )
 
     def __init__(self, number: int = 0) -> None:
         self.number = number
@@ -245,6 +289,7 @@ class _Commit:
         self.logs: tuple[RecordLog, ...] = ()
         self.links: Sequence[tuple[_Stateful[Any], _State, _State]] = ()
         self.keys: Sequence[object] = ()
+        self.note: tuple[dict[Any, Any], object, Any] | None = None
         self.is_applied = False
         self.next: dict[None, _Commit] = {}
 
@@ -295,9 +340,9 @@ class _Draft:
             removed: A series that is being removed: the last moment for its records.
         """
         columns = self._with_live_series(_Columns.of(records), removed)
-        if not columns.series:
+        if columns is None:
             return
-        if True in columns.flags:
+        if columns.has_flags:
             columns = self._without_steps(columns)
         if self.commit.logs:
             self._log(columns)
@@ -305,18 +350,18 @@ class _Draft:
         for slot, its_columns in _grouped(columns, lambda series: series.slot):
             self._add_to_slot(slot, its_columns)
 
-    def _with_live_series(self, columns: _Columns, removed: Series | None) -> _Columns:
-        """Redirect records of series that were removed after the records began."""
+    def _with_live_series(self, columns: _Columns, removed: Series | None) -> _Columns | None:
+        """Redirect records of series that were removed after the records began; ``None`` if none is left."""
         redirected = {
             series: series.readmitted()
-            for series in set(columns.series)
+            for series in columns.distinct_series()
             if series is not removed and not series.is_live
         }
         if not redirected:
             return columns
         series = [redirected.get(one, one) for one in columns.series]
         kept = [place for place, one in enumerate(series) if one is not None]
-        return columns._replace(series=series).at(kept)
+        return columns._replace(series=series).at(kept) if kept else None
 
     def _without_steps(self, columns: _Columns) -> _Columns:
         """Return records with the values that gauges have after their steps."""
@@ -329,7 +374,7 @@ class _Draft:
                 if series not in values:
                     aggregate = self.get(series).aggregate
                     values[series] = 0 if aggregate is None else aggregate.last
-                value = _moved(values[series], value)
+                value = added(values[series], value)
             values[series] = after[place] = value
         return columns._replace(values=after)
 
@@ -372,9 +417,10 @@ class _Draft:
             after.aggregate = part if aggregate is None else aggregate.merge(part)
         after.counted = None if counting is None else counting.extend(state, columns.values)
         after.created_ns = columns.times[0] if aggregate is None else state.created_ns
-        after.last_ns = max(state.last_ns, *columns.times)
+        after.last_ns = max(state.last_ns, columns.latest_ns)
         after.recent, after.recent_from_ns = recent.recent, recent.recent_from_ns
         after.recent_missed = recent.recent_missed
+        after.others = state.others
         after.version = self.commit.number
         self.put(series, after)
 
@@ -382,7 +428,7 @@ class _Draft:
         """Add records to the recent slot of a series, which gets one if they begin another 16 seconds."""
         recent, recent_from, is_missed = state.recent, state.recent_from_ns, state.recent_missed
         since = None if state.aggregate is None else _start(state.last_ns, RECENT_NS)
-        if recent is None and since == _start(max(columns.times), RECENT_NS):  # nearly always
+        if recent is None and since == _start(columns.latest_ns, RECENT_NS):  # nearly always
             return state
         for start, run in _by_time(columns, RECENT_NS, since):
             if recent is None and since is not None and start > since:
@@ -395,9 +441,12 @@ class _Draft:
             since = start
         return state.replace(recent=recent, recent_from_ns=recent_from, recent_missed=is_missed)
 
-    def remove(self, series: Series, now: int) -> Any:
-        """Empty a series that is no longer live, and return its aggregate."""
+    def remove(self, series: Series, now: int, notes: dict[Any, Any], key: object) -> Any:
+        """Empty a series that is no longer live, note its aggregate, and return it."""
+        if notes.get(key) is not series:  # another thread has finished this removal
+            return None
         state, slot = self.get(series), series.slot
+        self.commit.note = (notes, key, state.aggregate)
         empty = state.emptied(state.epoch)
         self.put(series, empty.replace(version=self.commit.number))
         if state.aggregate is not None and slot.kind == "gauge" and slot.law != "latest":
@@ -455,7 +504,7 @@ def _start(time_ns: int, width_ns: int) -> int:
 
 def _grouped(columns: _Columns, key: Callable[[Series], T]) -> Iterable[tuple[T, _Columns]]:
     """Group records by a key of their series."""
-    keys = {series: key(series) for series in set(columns.series)}
+    keys = {series: key(series) for series in columns.distinct_series()}
     if len(set(keys.values())) == 1:  # frequent, and much faster
         return [(key(columns.series[0]), columns)]
     groups: dict[T, list[int]] = defaultdict(list)
@@ -466,15 +515,16 @@ def _grouped(columns: _Columns, key: Callable[[Series], T]) -> Iterable[tuple[T,
 
 def _rising(columns: _Columns, before: GaugeAggregate | None) -> _Columns:
     """Return records of gauges, with the time of the record before it for each one that is late."""
-    times = [columns.times[0] if before is None else before.last_ns, *columns.times]
-    if times == sorted(times):
+    last_ns = columns.earliest_ns if before is None else before.last_ns
+    if columns.is_rising and last_ns <= columns.earliest_ns:
         return columns
-    return columns._replace(times=tuple(accumulate(times, max))[1:])
+    times = list(accumulate([last_ns, *columns.times], max))[1:]
+    return columns._replace(times=times, is_rising=True, earliest_ns=times[0], latest_ns=times[-1])
 
 
 def _by_time(columns: _Columns, width_ns: int, open_ns: int | None) -> Iterable[tuple[int, _Columns]]:
     """Split records by slots of time. A record older than the open slot belongs to the open slot."""
-    latest, earliest = _start(max(columns.times), width_ns), _start(min(columns.times), width_ns)
+    latest, earliest = _start(columns.latest_ns, width_ns), _start(columns.earliest_ns, width_ns)
     if open_ns is not None:
         latest, earliest = max(latest, open_ns), max(earliest, open_ns)
     if latest == earliest:  # nearly always
@@ -491,15 +541,15 @@ def _by_time(columns: _Columns, width_ns: int, open_ns: int | None) -> Iterable[
 
 def _aggregate(kind: str, columns: _Columns) -> Any:
     """Return the aggregate of some records of one kind."""
-    series, values, times, flags = columns
+    values = columns.values
     if kind == "counter":
         return _EMPTY_COUNTER.extend(values)
     if kind == "distribution":
-        return Distribution.of(values, failures=sum(flags))
+        return Distribution.of(values, failures=sum(columns.flags) if columns.has_flags else 0)
     if kind == "outcome":
         return OutcomeAggregate.of(values)
-    gauge = GaugeAggregate.of(values, times, any(flags))
-    return gauge._replace(records=0) if series[0] is None else gauge
+    gauge = GaugeAggregate.of(values, columns.times, columns.has_flags)
+    return gauge._replace(records=0) if columns.series[0] is None else gauge
 
 
 _EMPTY_COUNTER = CounterAggregate()
@@ -517,14 +567,6 @@ def _combined(law: str, values: Mapping[Any, int | float]) -> int | float:
     return whole
 
 
-def _moved(value: int | float, step: int | float) -> int | float:
-    """Return a value after a step, limited to the range of floats."""
-    moved = value + step
-    if moved.__class__ is int:
-        return within_int64(moved)
-    return min(max(moved, MIN_FLOAT), MAX_FLOAT)
-
-
 # -- the core --------------------------------------------------------------------------------------------
 
 
@@ -538,6 +580,8 @@ class Core:
         now: Reads the clock.
         pending: The records that are not in any state yet, in their order.
         publish_recent: Called with a series after the record that closed its recent slot.
+        shows_written: Whether series show their numbers as of the last `Series.show`. Otherwise a reader in
+            this process could see records that others, which read what was written, see later.
     """
 
     __slots__ = (
@@ -548,6 +592,7 @@ class Core:
         "now",
         "pending",
         "publish_recent",
+        "shows_written",
     )
 
     now: Callable[[], int]
@@ -556,6 +601,7 @@ class Core:
     def __init__(self, now: Callable[[], int] | None = None) -> None:
         self.now = monotonic_ns if now is None else now
         self.publish_recent = None
+        self.shows_written = False
         self.pending: dict[object, Any] = {}
         self._allows_recent = False
         self._flushes = 0  # since the last commit: they are running, or were interrupted
@@ -657,7 +703,7 @@ class Core:
             if change is None:
                 keys = keys[:size]
             try:
-                records = [pending[key] for key in keys]
+                records = list(map(pending.__getitem__, keys))
             except KeyError:  # another flush was faster
                 continue
             self._flushes += 1
@@ -683,11 +729,15 @@ class Core:
             for one, before, after in commit.links:
                 before.next = after
                 one.adopt(after)
+            if (note := commit.note) is not None:
+                notes, key, aggregate = note
+                notes[key] = aggregate
             pop = self.pending.pop
             for key in commit.keys:
                 pop(key, None)
             commit.is_applied = True
             commit.links = commit.keys = ()
+            commit.note = None
             self._flushes = 0
         self._last = commit
         return commit
@@ -881,6 +931,7 @@ class Slot(_Stateful[_SlotState]):
     """
 
     __slots__ = (
+        "_has_law",
         "_law",
         "core",
         "ends_ns",
@@ -910,6 +961,7 @@ class Slot(_Stateful[_SlotState]):
         self.keeps_closed = publish is not None or width_ns == RECENT_NS
         self.tag_sets: dict[TagSet, None] = {}
         self._law = "latest"
+        self._has_law = False
         self.adopt(_SlotState(windows))
 
     def adopt(self, state: _SlotState) -> None:
@@ -930,13 +982,27 @@ class Slot(_Stateful[_SlotState]):
 
     @property
     def law(self) -> str:
-        """How the series of a gauge are combined: ``"latest"``, ``"sum"``, ``"min"`` or ``"max"``."""
+        """How the series of a gauge, and its parts in several processes, are combined.
+
+        It is ``"latest"``, ``"sum"``, ``"min"`` or ``"max"``. Until it is set, processes are summed if the
+        gauge is incremented or decremented; otherwise the latest value wins.
+        """
         return self._law
 
     @law.setter
     def law(self, law: str) -> None:
-        self.core.flush()
+        def change(draft: _Draft) -> None:
+            for series in draft.series_of(self):  # their values may change without a record
+                if draft.get(series).others is not None:
+                    draft.put(series, draft.get(series).replace(version=draft.commit.number))
+
+        self.core.change(change)
         self._law = law
+        self._has_law = True
+
+    def law_of_others(self, is_stepped: bool) -> str:
+        """Return how the parts of a gauge in several processes are combined."""
+        return "sum" if is_stepped and not self._has_law else self._law
 
     def peek(self) -> tuple[Any, tuple[tuple[int, Any], ...], tuple[int, Any] | None]:
         """Return the windows, the closed slots that are not in them yet, and the open slot.
@@ -1000,18 +1066,21 @@ class TagSet:
     Args:
         owner: The metric; see `engine.Owner`.
         names: The tag names, sorted.
+        key: Identifies the metric and the tag names for other processes.
 
     Attributes:
         owner: The metric.
         names: The tag names, sorted.
+        key: Identifies the metric and the tag names for other processes.
         live: The live series by their values.
     """
 
-    __slots__ = ("live", "names", "owner")
+    __slots__ = ("key", "live", "names", "owner")
 
-    def __init__(self, owner: Any, names: tuple[str, ...]) -> None:
+    def __init__(self, owner: Any, names: tuple[str, ...], key: bytes = b"") -> None:
         self.owner = owner
         self.names = names
+        self.key = key
         self.live: dict[tuple[str, ...], Series] = {}
 
     def __len__(self) -> int:
@@ -1036,28 +1105,75 @@ class TagSet:
             series.seems_live = True
         return live
 
-    def remove(self, series: Series) -> Any:
+    def remove(self, series: Series, notes: dict[Any, Any] | None = None, key: object = None) -> Any:
         """Take a series out and empty it.
 
+        Args:
+            series: The series.
+            notes: Where to note its aggregate, in the same step. After an exception, the note may be the
+                series itself: then its records are still in it, and another call finishes the removal.
+            key: The key of the note. A removal has a key of its own.
+
         Returns:
-            Its aggregate; ``None`` if it is not live or has no records.
+            The aggregate of its own records; ``None`` if it is not live or has none.
         """
-        now = series._core.now()
-        if not series.is_live:
-            return None
-        series._core.flush()
-        removed = self.live.pop(series.values, None)
-        if removed is not series:
-            if removed is not None:  # a removal in between, and then a new series: put that one back
-                self.live.setdefault(series.values, removed)
-            return None
-        series.seems_live = False
-        slot = series.slot
+        core, slot = series._core, series.slot
+        notes = {} if notes is None else notes
+        now = core.now()
+        if notes.get(key) is not series:
+            if not series.is_live:
+                return None
+            core.flush()
+            # One call without Python code of its own: no handler raises between its two effects.
+            notes.update(zip([key], filter(None, map(self.live.pop, [series.values], [None])), strict=False))
+            removed = notes.get(key)
+            if removed is not series:
+                if removed is not None:  # a removal in between, and then a new series: put that one back
+                    self.live.setdefault(series.values, removed)
+                    notes.pop(key, None)
+                return None
+            series.seems_live = False
         closes = slot.kind == "gauge" and slot.law != "latest" and now >= slot.ends_ns
-        aggregate = series._core.change(lambda draft: draft.remove(series, now), removed=series)
+        aggregate = core.change(lambda draft: draft.remove(series, now, notes, key), removed=series)
         if closes and aggregate is not None:  # the whole of the gauge has changed
             slot.publish_closed()
         return aggregate
+
+
+class _Others(NamedTuple):
+    """What other processes recorded into a series; see `Series.set_others`."""
+
+    aggregate: Any
+    counts: tuple[int, ...] | None
+    total: int | float
+    created_ns: int
+    last_ns: int
+
+
+_AGGREGATES: Mapping[str, type] = {
+    "counter": CounterAggregate,
+    "gauge": GaugeAggregate,
+    "distribution": Distribution,
+    "outcome": OutcomeAggregate,
+}
+
+
+def _checked_others(others: Any, kind: str) -> _Others:
+    if others.__class__ is not tuple or len(others) != len(_Others._fields):
+        raise TypeError(f"{others!r} is not a tuple of aggregate, counts, total, created_ns and last_ns")
+    checked = _Others(*others)
+    if checked.aggregate.__class__ is not _AGGREGATES[kind]:
+        raise TypeError(f"the aggregate {checked.aggregate!r} is not a {_AGGREGATES[kind]!r}")
+    counts = checked.counts
+    if counts is not None and (
+        counts.__class__ is not tuple or any(count.__class__ is not int for count in counts)
+    ):
+        raise TypeError(f"counts={counts!r} is neither a tuple of integers nor None")
+    if checked.total.__class__ not in (int, float):
+        raise TypeError(f"total={checked.total!r} is not a number")
+    if checked.created_ns.__class__ is not int or checked.last_ns.__class__ is not int:
+        raise TypeError(f"{checked[3:]!r} are not times in nanoseconds")
+    return checked
 
 
 class _SeriesState(_State):
@@ -1066,6 +1182,7 @@ class _SeriesState(_State):
         "counted",
         "created_ns",
         "last_ns",
+        "others",
         "recent",
         "recent_from_ns",
         "recent_missed",
@@ -1079,6 +1196,7 @@ class _SeriesState(_State):
         self.counted: _Counted | None = None
         self.created_ns = 0
         self.last_ns = 0
+        self.others: _Others | None = None
         self.recent: Slot | None = None
         self.recent_from_ns = 0
         self.recent_missed = False
@@ -1116,9 +1234,10 @@ class Series(_Stateful[_SeriesState]):
         owner: The metric.
         seems_live: Whether to record without a closer look; `is_live` is exact.
         recent_ends_ns: The end of the open recent slot, or an earlier time.
+        ends_ns: The end of the open slot that ends first, or an earlier time.
     """
 
-    __slots__ = ("owner", "recent_ends_ns", "seems_live", "slot", "tag_set", "values")
+    __slots__ = ("_shown", "ends_ns", "owner", "recent_ends_ns", "seems_live", "slot", "tag_set", "values")
 
     owner: Any
     slot: Slot
@@ -1132,6 +1251,7 @@ class Series(_Stateful[_SeriesState]):
         self.values = values
         self.slot = slot
         self.seems_live = False
+        self._shown: _SeriesState | None = None
         self.adopt(_SeriesState())
 
     @classmethod
@@ -1144,6 +1264,7 @@ class Series(_Stateful[_SeriesState]):
         series.tag_set = series.slot = nothing
         series.values = ()
         series.seems_live = False
+        series._shown = None
         series.adopt(_SeriesState())
         return series
 
@@ -1153,6 +1274,11 @@ class Series(_Stateful[_SeriesState]):
         self.recent_ends_ns = (
             NEVER_NS if state.recent is None else _start(state.last_ns, RECENT_NS) + RECENT_NS
         )
+        self.ends_ns = 0 if self.is_null else min(self.slot.ends_ns, self.recent_ends_ns)
+
+    def closes(self, now: int) -> bool:
+        """Return whether a record closes a slot. Not before `ends_ns`, which is faster to compare."""
+        return now >= self.slot.ends_ns or now >= self.recent_ends_ns
 
     @property
     def tags(self) -> dict[str, str]:
@@ -1171,13 +1297,16 @@ class Series(_Stateful[_SeriesState]):
 
     @property
     def created_ns(self) -> int:
-        """Time of its first record since it became live; 0 without records."""
-        return self.read().created_ns
+        """Time of the first record since it became live, in any process; 0 without records."""
+        state = self.shown_at(self._core.flush())
+        others_ns = 0 if state.others is None else state.others.created_ns
+        return min(state.created_ns or others_ns, others_ns or state.created_ns)
 
     @property
     def last_ns(self) -> int:
-        """Time of its last record; 0 without records."""
-        return self.read().last_ns
+        """Time of the last record in any process; 0 without records."""
+        state = self.shown_at(self._core.flush())
+        return state.last_ns if state.others is None else max(state.last_ns, state.others.last_ns)
 
     @property
     def recent(self) -> Slot | None:
@@ -1195,8 +1324,75 @@ class Series(_Stateful[_SeriesState]):
         return self.read().recent_missed
 
     def state(self) -> Any:
-        """Return the aggregate of all records since it became live; ``None`` without records."""
+        """Return the aggregate of all records since it became live, in any process; ``None`` without any."""
+        return self.combined(self.shown_at(self._core.flush()))
+
+    def own_state(self) -> Any:
+        """Return the aggregate of the records of this process; ``None`` without any."""
         return self.read().aggregate
+
+    def own_reading(self) -> _Reading | None:
+        """Return the numbers of this process in one reading, as `set_others` takes them, or ``None``."""
+        return self.take_reading()[0]
+
+    def take_reading(self) -> tuple[_Reading | None, _SeriesState]:
+        """Return what `own_reading` returns, and the state to `show` after it was written for others."""
+        return self._core.consistent(self._take_reading)
+
+    def _take_reading(self, commit: _Commit) -> tuple[_Reading | None, _SeriesState]:
+        state = self.state_at(commit)
+        if state.aggregate is None:
+            return None, state
+        counting = self.slot.state_at(commit).counting
+        counted = None if counting is None else counting.counted(state)
+        if counted is None:
+            return (state.aggregate, None, 0, state.created_ns, state.last_ns), state
+        return (state.aggregate, counted.counts, counted.total.value, state.created_ns, state.last_ns), state
+
+    def show(self, state: _SeriesState) -> None:
+        """Show a state to readers, if the core shows what was written."""
+        self._shown = state
+
+    def shown_at(self, commit: _Commit) -> _SeriesState:
+        """Return the state to show: the current one, or the one that was written last."""
+        state = self.state_at(commit)
+        if not self._core.shows_written or state.aggregate is None:
+            return state
+        shown = self._shown
+        if shown is None or shown.epoch != state.epoch or shown.created_ns != state.created_ns:
+            return state.emptied(state.epoch).replace(others=state.others)
+        return state if shown.aggregate is state.aggregate else shown.replace(others=state.others)
+
+    def set_others(self, others: _Reading | None) -> None:
+        """Replace what other processes recorded into it.
+
+        Args:
+            others: Their aggregate; the number of values in each bucket and the sum of the counted values, as
+                `HistogramSeries.counted` returns them; and the times of their first and last records.
+
+        Raises:
+            TypeError: If they are anything else.
+        """
+        if self.is_null:
+            return
+        kept = None if others is None else _checked_others(others, self.slot.kind)
+
+        def replace(draft: _Draft) -> None:
+            draft.put(self, draft.get(self).replace(others=kept, version=draft.commit.number))
+
+        self._core.change(replace)
+
+    def combined(self, state: _SeriesState) -> Any:
+        """Return the aggregate of a state together with what other processes recorded."""
+        own, others = state.aggregate, state.others
+        if others is None:
+            return own
+        if own is None:
+            return others.aggregate
+        if not isinstance(own, GaugeAggregate):
+            return own.merge(others.aggregate)
+        law = self.slot.law_of_others(own.is_stepped or others.aggregate.is_stepped)
+        return own.combine(others.aggregate, law)
 
     def drop_recent(self) -> None:
         """Drop the recent slot."""
@@ -1219,12 +1415,16 @@ class Series(_Stateful[_SeriesState]):
         live = self if self.seems_live else self.live_series()
         if live is None:
             return
-        core = live._core
-        pending = core.pending
-        closes = now >= live.slot.ends_ns or now >= live.recent_ends_ns
+        pending = live._core.pending
+        closes = now >= live.ends_ns and live.closes(now)
         pending[object()] = (live, value, now, flag)
-        if (closes or len(pending) >= MAX_PENDING_RECORDS) and core.flush_if_due(closes) and closes:
-            live.publish()
+        if closes or len(pending) >= MAX_PENDING_RECORDS:
+            live.flush_if_due(closes)
+
+    def flush_if_due(self, closes: bool) -> None:
+        """Flush and publish after a record; see `Core.flush_if_due`."""
+        if self._core.flush_if_due(closes) and closes:
+            self.publish()
 
     def publish(self) -> None:
         """Call the functions that publish its slots, if some are closed."""
@@ -1377,14 +1577,18 @@ class _DistributionSeries(Series):
         """
 
         def read(commit: _Commit) -> tuple[Distribution, tuple[int, ...] | None, int | float] | None:
-            state = self.state_at(commit)
-            if state.aggregate is None:
+            state = self.shown_at(commit)
+            aggregate, others = self.combined(state), state.others
+            if aggregate is None:
                 return None
             counting = self.slot.state_at(commit).counting
             if counting is None:
-                return state.aggregate, None, state.aggregate.sum
-            counted = counting.counted(state)
-            return state.aggregate, counted.counts, counted.total.value
+                return aggregate, None, aggregate.sum
+            own = counting.counted(state)
+            if others is None or others.counts is None or len(others.counts) != len(own.counts):
+                return aggregate, own.counts, own.total.value
+            counts = tuple(map(int.__add__, own.counts, others.counts))
+            return aggregate, counts, own.total.add(others.total).value
 
         return self._core.consistent(read)
 
@@ -1458,20 +1662,38 @@ class TimerSeries(_DistributionSeries):
 class Stopwatch:
     """Times a ``with`` block; see `TimerSeries.time`."""
 
-    __slots__ = ("_series", "_start_ns")
+    __slots__ = ("_idle", "_running", "_series")
 
-    _start_ns: int
+    _running: int
 
     def __init__(self, series: TimerSeries) -> None:
         self._series = series
+        self._idle = True
 
     def __enter__(self) -> None:
-        self._start_ns = self._series._core.now()
+        now = self._series._core.now()
+        try:
+            del self._idle  # one step: of several threads, only one succeeds
+        except AttributeError:
+            raise RuntimeError("this stopwatch is running already; call time() for each block") from None
+        self._running = now
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         series = self._series
         now = series._core.now()
-        series.record((now - self._start_ns) / 1e6, kind is not None, now)
+        try:
+            start_ns = self._running
+            del self._running
+        except AttributeError:
+            raise RuntimeError("this stopwatch is not running; use it in a with block") from None
+        self._idle = True
+        series.record((now - start_ns) / 1e6, kind is not None, now)
+
+    def __call__(self, *args: object, **kwargs: object) -> NoReturn:
+        raise TypeError(
+            "time() times a block and decorates no function: use `with timer.time():` inside the function, or"
+            " decorate it with metrics.measure(name)"
+        )
 
 
 class OutcomeSeries(Series):
@@ -1513,8 +1735,12 @@ def read_versions(series: Sequence[Series]) -> bytes:
     """Return bytes that differ if anything was recorded in, or removed from, some series of one core."""
     if not series:
         return b""
-    commit = series[0]._core.flush()
-    return struct.pack(f"<{len(series)}Q", *[one.state_at(commit).version for one in series])
+    core = series[0]._core
+    commit = core.flush()
+    versions = [one.state_at(commit).version for one in series]
+    if core.shows_written:
+        versions += [0 if one._shown is None else one._shown.version for one in series]
+    return struct.pack(f"<{len(versions)}Q", *versions)
 
 
 def read_values(series: Sequence[Series]) -> tuple[int | float, ...]:
@@ -1522,7 +1748,7 @@ def read_values(series: Sequence[Series]) -> tuple[int | float, ...]:
     if not series:
         return ()
     return series[0]._core.consistent(
-        lambda commit: tuple(_number_of(one.state_at(commit).aggregate) for one in series)
+        lambda commit: tuple(_number_of(one.combined(one.shown_at(commit))) for one in series)
     )
 
 
@@ -1574,7 +1800,7 @@ class _Name:
         self.aliases = 0
         self.entries: dict[tuple[str, ...], _Entry] = {}
         self.nulls: dict[int, Series] = {}
-        self.fast: dict[int, tuple[Callable[[Any], Any], Mapping[Any, Series]]] = {}
+        self.fast: dict[int, tuple[Callable[[Any], Any], Mapping[Any, Any]]] = {}
 
     def drop_aliases(self) -> None:
         """Drop all aliases. The next record of each one is slow, as its first record was."""
@@ -1619,7 +1845,7 @@ class SeriesIndex:
                 return self._untagged[name][()]
             if tags.__class__ is dict:  # another mapping may make up values
                 values_of, known = self._names[name].fast[len(tags)]
-                series = known[values_of(tags)]
+                series: Series = known[values_of(tags)]
                 if series.seems_live:
                     return series
         except OBJECT_ERRORS:  # not known, or an odd object that cannot be compared
@@ -1681,12 +1907,17 @@ class SeriesIndex:
 class Recorder:
     """Records by name and tags: the recording half of the in-memory collector. Thread-safe.
 
+    The four ``record_`` methods begin with the whole way of a usual record, `SeriesIndex.get` and
+    `Series.record` in one: each call of a function would cost 3 % of a record.
+
     Args:
         core: The core.
         finder: Finds series that are not known yet; see `engine.Finder`.
     """
 
     def __init__(self, core: Core, finder: Any) -> None:
+        self._now = core.now
+        self._pending = core.pending
         self._finder = finder
         self._counters: SeriesIndex = finder.index("counter")
         self._gauges: SeriesIndex = finder.index("gauge")
@@ -1695,19 +1926,64 @@ class Recorder:
 
     def record_counter(self, name: str, value: int | float = 1, tags: dict[str, str] | None = None) -> None:
         """Add to a counter; see `MetricCollector.record_counter`."""
-        series: Any = self._counters.get(name, tags) or self._finder.find("counter", name, tags)
+        series: Any
+        if value.__class__ is int and 0 <= value <= INT64_MAX and tags.__class__ is dict:
+            try:
+                values_of, known = self._counters._names[name].fast[len(tags)]  # pyright: ignore[reportArgumentType]
+                series = known[values_of(tags)]
+            except OBJECT_ERRORS:
+                pass
+            else:
+                if series.seems_live:
+                    now, pending = self._now(), self._pending
+                    closes = now >= series.ends_ns and series.closes(now)
+                    pending[object()] = (series, value, now, False)
+                    if closes or len(pending) >= MAX_PENDING_RECORDS:
+                        series.flush_if_due(closes)
+                    return
+        series = self._counters.get(name, tags) or self._finder.find("counter", name, tags)
         if series is not None:
             series.add(value)
 
     def record_gauge(self, name: str, value: int | float, tags: dict[str, str] | None = None) -> None:
         """Set a gauge; see `MetricCollector.record_gauge`."""
-        series: Any = self._gauges.get(name, tags) or self._finder.find("gauge", name, tags)
+        series: Any
+        if value.__class__ is float and MIN_FLOAT <= value <= MAX_FLOAT and tags.__class__ is dict:
+            try:
+                values_of, known = self._gauges._names[name].fast[len(tags)]  # pyright: ignore[reportArgumentType]
+                series = known[values_of(tags)]
+            except OBJECT_ERRORS:
+                pass
+            else:
+                if series.seems_live:
+                    now, pending = self._now(), self._pending
+                    closes = now >= series.ends_ns and series.closes(now)
+                    pending[object()] = (series, value, now, False)
+                    if closes or len(pending) >= MAX_PENDING_RECORDS:
+                        series.flush_if_due(closes)
+                    return
+        series = self._gauges.get(name, tags) or self._finder.find("gauge", name, tags)
         if series is not None:
             series.set(value)
 
     def record_histogram(self, name: str, value: int | float, tags: dict[str, str] | None = None) -> None:
         """Add to a distribution; see `MetricCollector.record_histogram`."""
-        series: Any = self._histograms.get(name, tags) or self._finder.find("histogram", name, tags)
+        series: Any
+        if value.__class__ is float and MIN_FLOAT <= value <= MAX_FLOAT and tags.__class__ is dict:
+            try:
+                values_of, known = self._histograms._names[name].fast[len(tags)]  # pyright: ignore[reportArgumentType]
+                series = known[values_of(tags)]
+            except OBJECT_ERRORS:
+                pass
+            else:
+                if series.seems_live:
+                    now, pending = self._now(), self._pending
+                    closes = now >= series.ends_ns and series.closes(now)
+                    pending[object()] = (series, value, now, False)
+                    if closes or len(pending) >= MAX_PENDING_RECORDS:
+                        series.flush_if_due(closes)
+                    return
+        series = self._histograms.get(name, tags) or self._finder.find("histogram", name, tags)
         if series is not None:
             series.observe(value)
 
@@ -1719,7 +1995,27 @@ class Recorder:
         tags: dict[str, str] | None = None,
     ) -> None:
         """Add a duration; see `MetricCollector.record_timer`."""
-        series: Any = self._timers.get(name, tags) or self._finder.find("timer", name, tags)
+        series: Any
+        if (
+            unit is MILLISECONDS
+            and duration.__class__ is float
+            and 0.0 <= duration <= MAX_FLOAT
+            and tags.__class__ is dict
+        ):
+            try:
+                values_of, known = self._timers._names[name].fast[len(tags)]  # pyright: ignore[reportArgumentType]
+                series = known[values_of(tags)]
+            except OBJECT_ERRORS:
+                pass
+            else:
+                if series.seems_live:
+                    now, pending = self._now(), self._pending
+                    closes = now >= series.ends_ns and series.closes(now)
+                    pending[object()] = (series, duration, now, False)
+                    if closes or len(pending) >= MAX_PENDING_RECORDS:
+                        series.flush_if_due(closes)
+                    return
+        series = self._timers.get(name, tags) or self._finder.find("timer", name, tags)
         if series is not None:
             series.observe(duration, unit)
 
@@ -1764,10 +2060,13 @@ class RunningTimers:
 
     def start_timer(self, operation_name: str, metadata: dict[str, Any] | None = None) -> str:
         """Start timing; see `PerformanceTimer.start_timer`."""
+        if metadata is not None:
+            is_plain = metadata.__class__ is dict
+            metadata = dict(metadata) if is_plain else self._finder.plain_metadata(metadata)
         series = self._timings.get(operation_name, None) or self._finder.find_timing(operation_name)
         timer_id = f"{self._next_id():06x}"
         running = self._running
-        running[timer_id] = (series, operation_name, dict(metadata) if metadata else None, self._core.now())
+        running[timer_id] = (series, operation_name, metadata, self._core.now())
         while len(running) > self._limit:
             self._abandon_oldest()
         return timer_id
@@ -1804,7 +2103,7 @@ class OperationRecorder:
         core: The core.
         timings: Finds the durations of known operations.
         outcomes: Finds the outcomes of known operations.
-        finder: Finds or creates all others; see `engine.TimerFinder`.
+        finder: Finds or creates all others; see `engine.OperationFinder`.
     """
 
     def __init__(self, core: Core, timings: SeriesIndex, outcomes: SeriesIndex, finder: Any) -> None:
@@ -1835,7 +2134,7 @@ class OperationRecorder:
             records[object()] = (outcome.live_series(), admitted, now, False)
         records = {key: record for key, record in records.items() if record[0] is not None}
         many = [record[0] for record in records.values()]
-        closing = [one for one in many if now >= one.slot.ends_ns or now >= one.recent_ends_ns]
+        closing = [one for one in many if one.closes(now)]
         pending = self._core.pending
         pending.update(records)  # one step, like a single record
         if self._core.flush_if_due(bool(closing)):
@@ -1844,11 +2143,21 @@ class OperationRecorder:
 
 
 class InternalCounter:
-    """A counter that a store uses internally. Thread-safe; no call blocks."""
+    """A counter that a store uses internally. Thread-safe; no call blocks.
+
+    Args:
+        core: The core that other processes may read the counter of. This engine has no pages to read.
+        name: ``"rejected"``, ``"overflowed"`` or ``"abandoned"``; other processes read it by this name.
+
+    Raises:
+        ValueError: If a core is given with another name.
+    """
 
     __slots__ = ("_core", "_series")
 
-    def __init__(self) -> None:
+    def __init__(self, core: Core | None = None, name: str = "") -> None:
+        if core is not None and name not in ("rejected", "overflowed", "abandoned"):
+            raise ValueError(f"name={name!r} is not 'rejected', 'overflowed' or 'abandoned'")
         self._core = Core(now=int)  # a clock that stands still at 0
         tag_set = TagSet(None, ())
         self._series = CounterSeries(tag_set, (), Slot(self._core, "counter"))

@@ -20,6 +20,7 @@ from typing import NamedTuple, Protocol
 INT64_MAX = (1 << 63) - 1
 INT64_MIN = -(1 << 63)
 MAX_FLOAT = sys.float_info.max
+MIN_FLOAT = -MAX_FLOAT
 
 # -- sums ------------------------------------------------------------------------------------------------
 
@@ -114,6 +115,14 @@ def within_int64(number: int | float) -> int | float:
     return number if number.__class__ is not int or INT64_MIN <= number <= INT64_MAX else float(number)
 
 
+def added(value: int | float, step: int | float) -> int | float:
+    """Return the sum of two values of gauges, limited to the range of floats."""
+    result = value + step
+    if result.__class__ is int:
+        return within_int64(result)
+    return min(max(result, MIN_FLOAT), MAX_FLOAT)
+
+
 def size_of(*parts: object) -> int:
     """Return the size of the parts of an aggregate in bytes, for its ``__sizeof__``."""
     return sum(map(sys.getsizeof, parts))
@@ -194,6 +203,9 @@ def _left_int64(before: Sum, values: Sequence[int | float], after: Sum) -> bool:
     return False
 
 
+_LAWS = ("latest", "sum", "min", "max")
+
+
 class GaugeAggregate(NamedTuple):
     """The values of a gauge over time. ``GaugeAggregate()`` is empty.
 
@@ -258,6 +270,68 @@ class GaugeAggregate(NamedTuple):
             self.integral + float(self.last) * (later.first_ns - self.last_ns) + later.integral,
             self.is_stepped or later.is_stepped,
         )
+
+    def combine(self, other: GaugeAggregate, law: str) -> GaugeAggregate:
+        """Return the aggregate of two parts of one gauge that were recorded at the same time.
+
+        Two processes record one series, for example. With the law ``"sum"``, a part is 0 before its first
+        value, and the average over time is exact; ``min`` and ``max`` are bounds, as the parts need not have
+        had their extremes at the same time. With any other law the average is the mean of the averages of
+        both parts, weighted by their records.
+
+        Args:
+            other: The other part.
+            law: ``"latest"``, ``"sum"``, ``"min"`` or ``"max"``.
+
+        Raises:
+            ValueError: If it is another law.
+        """
+        if law not in _LAWS:
+            raise ValueError(f"law={law!r} is not 'latest', 'sum', 'min' or 'max'")
+        if other.first_ns < 0:
+            return self
+        if self.first_ns < 0:
+            return other
+        early, late = (self, other) if self.first_ns <= other.first_ns else (other, self)
+        first, low, high = early.first, min(self.min, other.min), max(self.max, other.max)
+        last_ns = max(self.last_ns, other.last_ns)
+        if law == "sum":
+            last = added(self.last, other.last)
+            if early.first_ns == late.first_ns:
+                first = added(early.first, late.first)
+                low, high = added(early.min, late.min), added(early.max, late.max)
+            else:
+                low, high = added(early.min, min(late.min, 0)), added(early.max, max(late.max, 0))
+            low, high = min(low, last), max(high, last)  # a sum of integers is exact, one with a float is not
+            integral = self._integral_until(last_ns) + other._integral_until(last_ns)
+        else:
+            last = other.last if other.last_ns > self.last_ns else self.last
+            if law == "min":
+                last, first = min(self.last, other.last), min(self.first, other.first)
+            elif law == "max":
+                last, first = max(self.last, other.last), max(self.first, other.first)
+            mine, theirs = max(self.records, 1), max(other.records, 1)
+            mean = self._average_until(last_ns) * (mine / (mine + theirs))
+            mean += other._average_until(last_ns) * (theirs / (mine + theirs))
+            integral = mean * (last_ns - early.first_ns)
+        return GaugeAggregate(
+            self.records + other.records,
+            last,
+            low,
+            high,
+            first,
+            early.first_ns,
+            last_ns,
+            integral,
+            self.is_stepped or other.is_stepped,
+        )
+
+    def _integral_until(self, time_ns: int) -> float:
+        return self.integral + float(self.last) * (time_ns - self.last_ns)
+
+    def _average_until(self, time_ns: int) -> float:
+        span = time_ns - self.first_ns
+        return self._integral_until(time_ns) / span if span > 0 else float(self.last)
 
 
 def _integral(values: Sequence[int | float], times_ns: Sequence[int]) -> float:

@@ -86,7 +86,7 @@ class Cardinality:
 
     def __init__(self, budgets: Budgets, core: Core, notice: Callable[..., None]) -> None:
         self.budgets = budgets
-        self.overflowed = InternalCounter()
+        self.overflowed = InternalCounter(core, "overflowed")
         self.series_count = 0
         self.count_series: Callable[[], int] = lambda: self.series_count
         self._now = core.now
@@ -263,11 +263,13 @@ class RecentMemory:
 
     Attributes:
         used: The approximate size of the windows in bytes.
+        on_closed: Called with a series whose windows have grown.
     """
 
     def __init__(self, core: Core, limit: int) -> None:
         self._core = core
         self._limit = limit
+        self.on_closed: Callable[[Series], object] | None = None
         core.publish_recent = self.publish
         self.reset()
 
@@ -294,6 +296,8 @@ class RecentMemory:
                     self._core.allows_recent = False
                     if grown > 0:
                         self.drop(series)
+                if self.on_closed is not None:
+                    self.on_closed(series)
                 return
 
     def drop(self, series: Series) -> None:

@@ -483,9 +483,10 @@ def _halved(buckets: Buckets) -> Buckets:
 
 
 def weighted_values(distribution: Distribution) -> Iterator[tuple[float, int]]:
-    """Yield the values of a distribution and how often they occur; for a bucket, its middle."""
-    if distribution._exact is not None:
-        yield from ((value, 1) for value in distribution._exact)
+    """Yield the values of a distribution of either engine, and how often; for a bucket, its middle."""
+    exact = distribution.state.exact
+    if exact is not None:
+        yield from ((value, 1) for value in exact)
         return
     scale, negative, zeros, positive = distribution.buckets
     for sign, counts in ((-1, negative), (1, positive)):

@@ -11,6 +11,7 @@ The compiled engine is used if it was built. Two environment variables change th
 Attributes:
     ENGINE: ``"compiled"`` or ``"pure"``.
     ENGINE_REASON: Why this one was selected.
+    PageReader: Reads the page that another process shares. ``None`` with the pure engine, which has no pages.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
-LAYOUT = 1
+LAYOUT = 2
 """The version of the interface of the engines. The library rejects a build with another version."""
 
 _NAMES = (
@@ -97,8 +98,8 @@ class Finder(Protocol):
         ...
 
 
-class TimerFinder(Protocol):
-    """Finds the series of operations for `RunningTimers` and `OperationRecorder`: the store."""
+class OperationFinder(Protocol):
+    """Finds the series of operations for `OperationRecorder`."""
 
     def find_timing(self, operation: object, tags: object = None) -> Any:
         """Return the durations of an operation; ``None`` if the input was rejected and counted."""
@@ -106,6 +107,14 @@ class TimerFinder(Protocol):
 
     def find_outcomes(self, operation: object, tags: object = None) -> Any:
         """Return the outcomes of an operation; ``None`` if the input was rejected and counted."""
+        ...
+
+
+class TimerFinder(OperationFinder, Protocol):
+    """Finds the series of operations for `RunningTimers`: the store."""
+
+    def plain_metadata(self, metadata: object) -> dict[str, Any] | None:
+        """Return a copy of the metadata of a timer; ``None`` if it was rejected and counted. It may raise."""
         ...
 
     def count_abandoned(self) -> None:
@@ -152,6 +161,7 @@ def _log_fallback(reason: str) -> None:
 
 
 if TYPE_CHECKING:
+    from metrics_framework.recording import _core
     from metrics_framework.recording._pure import (
         RECENT_NS,
         Core,
@@ -182,9 +192,11 @@ if TYPE_CHECKING:
 
     ENGINE: str
     ENGINE_REASON: str
+    PageReader: type[_core.PageReader] | None
 else:
     _engine, ENGINE, ENGINE_REASON = _select()
     globals().update({name: getattr(_engine, name) for name in _NAMES})
+    PageReader = getattr(_engine, "PageReader", None)
 
 Aggregate = CounterAggregate | GaugeAggregate | Distribution | OutcomeAggregate
 
@@ -208,6 +220,7 @@ __all__ = [
     "OutcomeAggregate",
     "OutcomeSeries",
     "Owner",
+    "PageReader",
     "RecordLog",
     "Recorder",
     "RunningTimers",

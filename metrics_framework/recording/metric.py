@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 from metrics_framework.errors import InvalidInputError
@@ -16,15 +20,21 @@ from metrics_framework.recording.aggregates import (
 from metrics_framework.recording.buckets import BucketCounts
 from metrics_framework.recording.cardinality import OTHER, SeriesLimiter
 from metrics_framework.recording.engine import ErrorTypes, GaugeSeries, Series, Slot, TagSet
-from metrics_framework.recording.state import Named, Removal, StoreState
+from metrics_framework.recording.exposed_names import Named
+from metrics_framework.recording.removals import Removal
+from metrics_framework.recording.state import Others, OthersPart, StoreState
 from metrics_framework.recording.windows import (
     RECENT_SLOT_NS,
     SLOT_NS,
     RecentWindows,
     Window,
     Windows,
+    combine_recent,
+    combine_windows,
+    join_windows,
     merge_all,
 )
+from metrics_framework.runtime.cooperative import yield_gil
 from metrics_framework.validation import check_name, milliseconds, plain_number
 from metrics_framework.values import MetricType
 
@@ -33,6 +43,22 @@ MAX_WINDOW_GROUPS = 100
 
 _NO_WINDOWS: Windows[Any] = Windows()
 _NO_RECENT_WINDOWS: RecentWindows[Any] = RecentWindows()
+
+_reads_own: ContextVar[bool] = ContextVar("metrics_framework.reads_own", default=False)
+
+
+@contextmanager
+def own_records() -> Iterator[None]:
+    """Let readings of single series in the block return what this process itself recorded.
+
+    Exporters of increments use it: each worker of a group exports its own. Bucket counts are left out.
+    """
+    token = _reads_own.set(True)
+    try:
+        yield
+    finally:
+        _reads_own.reset(token)
+
 
 # -- kinds -----------------------------------------------------------------------------------------------
 
@@ -177,6 +203,8 @@ class Metric:
             self._was_recorded = any(map(_has_records, self.series())) or any(
                 slot.windows is not None or slot.peek()[2] is not None for slot in self.slots
             )
+            if not self._was_recorded and self.state.others is not None:
+                self._was_recorded = bool(self.state.others.windows(self.named))
         return self.declared or self._was_recorded
 
     def find(self, tags: Mapping[str, str]) -> Series | None:
@@ -199,12 +227,25 @@ class Metric:
 
     def make(self, tags: Mapping[str, str]) -> Series:
         """Return the series of these tags, created if it does not exist, whatever the budget."""
-        names, values = tuple(tags), tuple(tags.values())
+        names, values = tuple(tags), tuple(map(self.state.share_text, tags.values()))
         tag_set = self.tag_sets.get(names)
         if tag_set is None:
-            tag_set = self.tag_sets.setdefault(names, TagSet(self, names))
+            tag_set = self.tag_sets.setdefault(names, TagSet(self, names, self._key_of(names)))
         # Two concurrent threads get the same series.
         return self._admit(self.kind.series(tag_set, values, self._slot(tags)))
+
+    def key(self) -> str:
+        """Return what other processes need to make the metric."""
+        return self._key_of(()).decode()
+
+    def _key_of(self, names: tuple[str, ...]) -> bytes:
+        """Return what other processes need to make the metric and a series with these tag names."""
+        description = self.state.describe(self.name)
+        unit = None if description.unit is None else description.unit.value
+        identity = [self.name, self.kind.label, self.named.is_operation, names]
+        law = description.merge if description.is_merge_given else None
+        described = [unit, description.help, law, self.bounds, self.window_by]
+        return json.dumps([*identity, *described], separators=(",", ":"), allow_nan=False).encode()
 
     def _admit(self, series: Series) -> Series:
         was_live = series.is_live
@@ -221,15 +262,20 @@ class Metric:
             series: The series.
             keeps_level: Whether a gauge that turns out to be counted up and down goes on at its level.
         """
-        had_records = _has_records(series)
         if not series.is_live:
             return
-        state, remove = self.state, series.tag_set.remove
+        state = self.state
+        had_records = series.own_state() is not None
         steps = [self.count_removal, self._keep_level] if keeps_level else [self.count_removal]
-        removal = Removal(steps, series, had_records, tuple(state.on_removed))
-        # One call without Python code of its own: no handler raises between the removal, which empties the
-        # series, and the note of its final aggregate.
-        state.removals.update(zip([removal], map(remove, [series]), strict=True))
+        if state.others is not None:
+            # Idle series are removed with all that was recorded before now, in the second of the last record:
+            # another process may have begun a new one since then.
+            last_ns = series.last_ns - series.last_ns % SLOT_NS + SLOT_NS - 1
+            now = state.core.now()
+            time_ns = min(last_ns, now) if keeps_level else now
+            steps.insert(1, partial(self._tell_others, state.others, time_ns))
+        removal = Removal(steps, series, had_records, tuple(state.on_removed), state.live_consumers())
+        series.tag_set.remove(series, state.removals, removal)
         state.report_removals()
 
     def count_removal(self, removal: Removal, final: Any) -> None:
@@ -244,10 +290,13 @@ class Metric:
         cardinality = self.state.cardinality
         cardinality.series_count -= 1
         self.version = object()
-        if final is not None:
+        if final is not None or removal.last_ns:
             self.removed_ns = max(self.removed_ns, removal.last_ns)
         cardinality.recent.forget(removal.recent)
         self.limiter.forget(removal.series)
+
+    def _tell_others(self, others: Others, time_ns: int, removal: Removal, final: Any) -> None:
+        others.removed(self.named, removal.series.tags, time_ns)
 
     def _keep_level(self, removal: Removal, final: Any) -> None:
         """Bring a gauge back that was counted up or down between the check of its level and its removal."""
@@ -260,7 +309,7 @@ class Metric:
             return
         live = self.readmit(removal.series)
         if isinstance(live, GaugeSeries):
-            aggregate = live.state()
+            aggregate = live.own_state()
             if aggregate is None or aggregate.is_stepped:  # else it was set to a level in the meantime
                 live.increment(final.last)
 
@@ -340,6 +389,15 @@ class Metric:
         """The open slots of all groups."""
         return list(self._slots.values())
 
+    def groups(self) -> list[tuple[tuple[tuple[str, str], ...], Slot]]:
+        """Return the tags of each group, and its open slot."""
+        groups = list(self._slots.items())
+        return [(tuple(zip(self.window_by, group, strict=True)), slot) for group, slot in groups]
+
+    def group_of(self, slot: Slot) -> tuple[tuple[str, str], ...] | None:
+        """Return the tags of the group that has an open slot; ``None`` if none has it."""
+        return next((group for group, one in self.groups() if one is slot), None)
+
     def _slot(self, tags: Mapping[str, str]) -> Slot:
         group = tuple(tags.get(name, "") for name in self.window_by)
         if group not in self._slots and len(self._slots) >= MAX_WINDOW_GROUPS:
@@ -358,9 +416,9 @@ class Metric:
         return slot
 
     def _apply_description_to(self, slot: Slot) -> None:
-        law, bounds = self.state.describe(self.name).merge, self.bounds
-        if slot.law != law:
-            slot.law = law
+        description, bounds = self.state.describe(self.name), self.bounds
+        if slot.law != description.merge or description.is_merge_given:
+            slot.law = description.merge
         if slot.bounds != bounds:
             slot.count_by(bounds, seed=not self.exposed)
 
@@ -375,7 +433,15 @@ class Metric:
             for start_ns, aggregate in closed:
                 after = after.add(start_ns, aggregate, retention_ns)
             if slot.commit(windows, after, len(closed)):
+                if self.state.others is not None:
+                    self.state.others.slot_closed(self.named, slot)
                 return
+
+    def expose(self) -> None:
+        """Fix the bounds for a consumer of bucket counts. Call it before reading the counts."""
+        if self.kind.slot_kind == HISTOGRAM.slot_kind and not self.bounds:
+            self.apply_description()  # another thread made the metric while the default bounds were set
+        self.exposed = True
 
     def apply_description(self) -> None:
         """Apply a change of the description, the rules or the default buckets."""
@@ -384,15 +450,38 @@ class Metric:
             self.state.notice(
                 "buckets of an exposed metric changed; counts start from zero", metric=self.name
             )
-        self.bounds = bounds
+        has_changed, self.bounds = bounds != self.bounds, bounds
         for slot in self.slots:
             self._apply_description_to(slot)
+        for names, tag_set in list(self.tag_sets.items()):
+            tag_set.key = self._key_of(names)
+        if has_changed and self.state.others is not None:
+            self.state.others.bounds_changed(self.named)
 
     # -- reading ---------------------------------------------------------------------------------------
 
+    def read(self) -> list[tuple[dict[str, str], Any]]:
+        """Return the tags and the aggregate of each series that has records."""
+        found: list[tuple[dict[str, str], Any]] = []
+        for series in self.series():
+            yield_gil()
+            aggregate = series.state()
+            if aggregate is not None:
+                found.append((series.tags, aggregate))
+        return found
+
+    @property
+    def has_removed_series(self) -> bool:
+        """Whether the totals have records of removed series."""
+        return self.removed_ns >= 0 or any(
+            removal.named == self.named for removal in list(self.state.removals)
+        )
+
     def states(self) -> Iterator[tuple[int, Series, Any, BucketCounts | None]]:
         """Yield each series that has records with its aggregate and bucket counts, and when it was read."""
-        read = _counted if self.kind.slot_kind == "distribution" else _plain
+        read = read_counts if self.kind.slot_kind == "distribution" else _plain
+        if _reads_own.get():
+            read = _own
         for series in self.series():
             found = read(series)
             if found is not None:
@@ -400,8 +489,34 @@ class Metric:
                 yield self.state.core.now(), series, aggregate, buckets
 
     def streams(self) -> list[Windows[Any]]:
-        """Return the windows of all groups, with all records so far."""
-        return [_read(slot, _NO_WINDOWS, self.state.retention_ns) for slot in self.slots]
+        """Return windows that hold all records so far, taken together; see `join`."""
+        return self._streams({})
+
+    def _streams(self, wanted: Mapping[str, str]) -> list[Windows[Any]]:
+        """Return the windows of the groups that carry some tags, of all processes."""
+        streams: list[Windows[Any]] = []
+        for group, slot in list(self._slots.items()):
+            if wanted.items() <= dict(zip(self.window_by, group, strict=True)).items():
+                streams.append(_read(slot, _NO_WINDOWS, self.state.retention_ns))
+        if self.state.others is not None:
+            others = self.state.others.windows(self.named)
+            streams += [windows for tags, windows in others if wanted.items() <= tags.items()]
+        if self.kind is GAUGE and len(streams) > 1:  # values at the same time do not follow one another
+            law = self.law(
+                any(aggregate.is_stepped for each in streams for _, _, aggregate in each.slots())
+                or any(each.earlier is not None and each.earlier.is_stepped for each in streams)
+            )
+            return [combine_windows(streams, *_combining(law))]
+        return streams
+
+    def law(self, is_stepped: bool) -> str:
+        """Return how the records of several processes into one gauge are combined.
+
+        Args:
+            is_stepped: Whether it was incremented or decremented.
+        """
+        description = self.state.describe(self.name)
+        return "sum" if is_stepped and not description.is_merge_given else description.merge
 
     def window(self, window_ns: int | None, tags: Mapping[str, str] | None = None) -> Window[Any]:
         """Return the records of a window: those of all series, or of the series that carry some tags.
@@ -428,7 +543,6 @@ class Metric:
         return _WindowByTags(self, wanted).read(window_ns)
 
     def _window_of_groups(self, window_ns: int | None, wanted: Mapping[str, str]) -> Window[Any]:
-        start_ns, nothing = self.state.start_ns, self.kind.nothing
         groups = {group: dict(zip(self.window_by, group, strict=True)) for group in list(self._slots)}
         if wanted and len(groups) > MAX_WINDOW_GROUPS and wanted not in groups.values():
             raise InvalidInputError(
@@ -436,31 +550,31 @@ class Metric:
                 f" the windows of {dict(wanted)!r} are kept together with those of others. Describe it with"
                 " fewer tags in window_by="
             )
-        windows = [
-            _read(self._slots[group], _NO_WINDOWS, self.state.retention_ns)
-            for group, tags in groups.items()
-            if wanted.items() <= tags.items()
-        ]
+        return self.join(self._streams(wanted), window_ns)
+
+    def join(self, streams: Sequence[Windows[Any]], window_ns: int | None) -> Window[Any]:
+        """Return a window over several groups.
+
+        Args:
+            streams: The windows of the groups, as `streams` returns them.
+            window_ns: How far back; ``None`` is since the start.
+        """
         now_ns = self.state.core.now()
-        edge = start_ns if window_ns is None else max(now_ns - window_ns, start_ns)
-        joined = Window(nothing, edge, now_ns)
-        for each in windows:
-            joined = joined.join(each.since(window_ns, start_ns, now_ns, nothing))
-        return joined
+        return join_windows(streams, window_ns, self.state.start_ns, now_ns, self.kind.nothing)
 
 
 class _Part(NamedTuple):
-    """A series of a window by tags.
+    """A series of a window by tags, or what one other process recorded into it.
 
     Attributes:
-        series: The series.
+        state: Returns the aggregate of all of its records.
         first_ns: Start of the 16-second slot of its first record.
         last_ns: Start of the 16-second slot of its last record.
         windows: Its recent windows; ``None`` if it has none.
         complete_ns: The moment from which on its windows are complete.
     """
 
-    series: Series
+    state: Callable[[], Any]
     first_ns: int
     last_ns: int
     windows: RecentWindows[Any] | None
@@ -500,7 +614,7 @@ class _WindowByTags:
             states = [aggregate for series in matching if (aggregate := series.state()) is not None]
             now_ns = state.core.now()
             return Window(merge_all(states, metric.kind.nothing), state.start_ns, now_ns)
-        parts = [self._part(series) for series in matching]
+        parts = [part for series in matching for part in self._parts(series)]
         now_ns = state.core.now()
         edge_ns = self._edge(parts, max(now_ns - window_ns, 0), now_ns)
         start_ns = max(edge_ns, state.start_ns)
@@ -508,9 +622,9 @@ class _WindowByTags:
         before: Any = None
         for part in parts:
             if part.first_ns >= edge_ns:
-                inside.append(part.series.state() or metric.kind.nothing)
+                inside.append(part.state() or metric.kind.nothing)
             elif not part.is_split_by(edge_ns):
-                before = part.series.state()
+                before = part.state()
             else:
                 assert part.windows is not None
                 for slot_start_ns, _, aggregate in part.windows.slots():
@@ -567,10 +681,35 @@ class _WindowByTags:
                     if all(values[place] == value for place, value in places):
                         yield series
 
+    def _parts(self, series: Series) -> list[_Part]:
+        """Return the parts of a series, one for each process that recorded into it."""
+        others = self._metric.state.others
+        parts = [] if others is None else [_part_of_another(one) for one in others.parts(series)]
+        if not parts:
+            return [self._part(series)]
+        own = series.own_reading()
+        if own is not None:
+            first_ns, last_ns = _recent_start(own[3]), _recent_start(own[4])
+            own_part = self._part(series)
+            parts.append(own_part._replace(state=series.own_state, first_ns=first_ns, last_ns=last_ns))
+        if self._metric.kind is not GAUGE or len(parts) == 1:
+            return parts
+        aggregates = [aggregate for part in parts if (aggregate := part.state()) is not None]
+        combine, hold = _combining(self._metric.law(any(each.is_stepped for each in aggregates)))
+        windows = [part.windows for part in parts if part.windows is not None]
+        return [
+            _Part(
+                partial(_itself, reduce(combine, aggregates)),
+                min(part.first_ns for part in parts),
+                max(part.last_ns for part in parts),
+                combine_recent(windows, combine, hold) if len(windows) == len(parts) else None,
+                max(part.complete_ns for part in parts),
+            )
+        ]
+
     def _part(self, series: Series) -> _Part:
         # Read the last record first: the windows, which are read later, contain it.
-        last_ns = series.last_ns - series.last_ns % RECENT_SLOT_NS
-        first_ns = series.created_ns - series.created_ns % RECENT_SLOT_NS
+        last_ns, first_ns = _recent_start(series.last_ns), _recent_start(series.created_ns)
         slot, windows, complete_ns = series.recent, None, 0
         if slot is not None:
             windows = _read(slot, _NO_RECENT_WINDOWS)
@@ -579,7 +718,7 @@ class _WindowByTags:
                 complete_ns = max(complete_ns, next((end for _, end, _ in windows.slots()), 0))
         elif not series.recent_missed:
             windows = _NO_RECENT_WINDOWS
-        return _Part(series, first_ns, last_ns, windows, complete_ns)
+        return _Part(series.state, first_ns, last_ns, windows, complete_ns)
 
     def _refused(self, reason: str) -> InvalidInputError:
         name, tags = self._metric.name, list(self._wanted)
@@ -598,7 +737,39 @@ def _read(slot: Slot, nothing: Any, *retention_ns: int) -> Any:
     return read
 
 
-def _counted(series: Any) -> tuple[Any, BucketCounts | None] | None:
+def _recent_start(time_ns: int) -> int:
+    return time_ns - time_ns % RECENT_SLOT_NS
+
+
+def _part_of_another(part: OthersPart) -> _Part:
+    return _Part(
+        partial(_itself, part.aggregate),
+        _recent_start(part.first_ns),
+        _recent_start(part.last_ns),
+        part.windows,
+        part.complete_ns,
+    )
+
+
+def _itself(aggregate: Any) -> Any:
+    return aggregate
+
+
+def _combining(law: str) -> tuple[Callable[[Any, Any], Any], Callable[[Any, int], Any] | None]:
+    """Return how aggregates of a gauge that were recorded at the same time are combined, and how values hold.
+
+    The latest value replaces the others, so it alone holds.
+    """
+    return (lambda one, other: one.combine(other, law)), None if law == "latest" else _held
+
+
+def _held(before: Any, time_ns: int) -> Any:
+    last = before.last
+    return engine.GaugeAggregate(0, last, last, last, last, time_ns, time_ns, 0.0, before.is_stepped)
+
+
+def read_counts(series: Any) -> tuple[Any, BucketCounts | None] | None:
+    """Return the distribution and bucket counts of a series from one reading; ``None`` without records."""
     while True:
         bounds = series.slot.bounds
         found = series.counted()
@@ -613,6 +784,11 @@ def _counted(series: Any) -> tuple[Any, BucketCounts | None] | None:
 
 def _plain(series: Series) -> tuple[Any, None] | None:
     aggregate = series.state()
+    return None if aggregate is None else (aggregate, None)
+
+
+def _own(series: Series) -> tuple[Any, None] | None:
+    aggregate = series.own_state()
     return None if aggregate is None else (aggregate, None)
 
 

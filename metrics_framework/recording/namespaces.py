@@ -1,83 +1,18 @@
-"""Namespaces of names, each name of one kind, and the registry of exposed names."""
+"""Namespaces of names, each name of one kind."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from metrics_framework.errors import InvalidInputError, MetricTypeError, UnknownMetricError, nearest
 from metrics_framework.recording.cardinality import OTHER
 from metrics_framework.recording.engine import Series, SeriesIndex
+from metrics_framework.recording.exposed_names import Named
 from metrics_framework.recording.metric import Kind, Metric, check_milliseconds, check_number
 from metrics_framework.recording.rules import MAX_RULED_NAMES, Rule, Ruled, apply, learn
-from metrics_framework.recording.state import Named, StoreState
+from metrics_framework.recording.state import StoreState
 from metrics_framework.validation import check_name, plain_tags
-from metrics_framework.values import MetricUnit
-
-__all__ = ["ExposedNames", "NameRegistry", "Named", "Namespace"]
-
-# -- exposed names ---------------------------------------------------------------------------------------
-
-
-ExposedNames = Callable[[Named, "MetricUnit | None"], Iterable[str]]
-"""Returns all names that a metric takes up in a backend, given the unit of its description."""
-
-
-class NameRegistry:
-    """Registry of exposed names, so that two metrics are never exposed under one name. Thread-safe.
-
-    Args:
-        exposed_names: The backend's rules.
-        forget_unused: Forgets a metric whose only record was rejected; returns whether it was one.
-    """
-
-    def __init__(self, exposed_names: ExposedNames, forget_unused: Callable[[Named], bool]) -> None:
-        self.exposed_names = exposed_names
-        self._forget_unused = forget_unused
-        self._owners: dict[str, Named] = {}
-        self._names: dict[Named, frozenset[str]] = {}
-
-    def register(self, named: Named, unit: MetricUnit | None) -> None:
-        """Register the exposed names of a metric, and free its former names.
-
-        Raises:
-            InvalidInputError: If another metric has one of them; the message names both.
-        """
-        before, names = self._names.get(named, frozenset()), frozenset(self.exposed_names(named, unit))
-        taken: set[str] = set()
-        # In a fixed order: if two threads register the same names, one of them gets all.
-        for name in sorted(names - before):
-            while (owner := self._owners.setdefault(name, named)) != named:
-                if not self._forget_unused(owner):
-                    self._free(taken, named)
-                    raise InvalidInputError(
-                        f"{named} would be exposed as {name!r}, which is a name of {owner}: rename one of"
-                        " them; for a name that a library records, use a Rule(…, rename=…)"
-                    )
-                self.release(owner)
-            taken.add(name)
-        self._names[named] = names
-        self._free(before - names, named)
-
-    def release(self, named: Named) -> None:
-        """Free the names of a metric."""
-        self._free(self._names.pop(named, frozenset()), named)
-
-    def owner(self, name: str) -> Named | None:
-        """Return the metric with an exposed name."""
-        return self._owners.get(name)
-
-    def names(self) -> list[str]:
-        """Return all registered names."""
-        return list(self._owners)
-
-    def _free(self, names: Iterable[str], named: Named) -> None:
-        for name in names:
-            if self._owners.get(name) == named:
-                self._owners.pop(name, None)
-
-
-# -- recorded names --------------------------------------------------------------------------------------
 
 
 class Namespace:
@@ -92,7 +27,6 @@ class Namespace:
 
     Attributes:
         indexes: Finds series by the names and tags of records; one for each kind, by its label.
-        registry: The exposed names, if they must be unique.
     """
 
     def __init__(
@@ -109,7 +43,6 @@ class Namespace:
         self._metrics: dict[str, Metric] = {}
         self._rules = rules
         self.indexes = {kind.label: SeriesIndex() for kind in kinds}
-        self.registry: NameRegistry | None = None
 
     def metrics(self) -> list[Metric]:
         """Return all metrics."""
@@ -128,12 +61,8 @@ class Namespace:
         metric = self._metrics.get(name)
         if metric is None or not metric.is_known:
             names = [other.name for other in self.metrics() if other.is_known]
-            raise UnknownMetricError(f"{self.missing(name)}.{nearest(name, names)}")
+            raise UnknownMetricError(f"no {self._what} {name!r} was {self._done}.{nearest(name, names)}")
         return metric
-
-    def missing(self, name: str) -> str:
-        """Return the start of an error for a name that is not known."""
-        return f"no {self._what} {name!r} was {self._done}"
 
     def find(self, kind: Kind, name: object, tags: object) -> Any:
         """Return the series of a name and tags, created if it does not exist: the slow path of a record.
@@ -144,7 +73,7 @@ class Namespace:
         Raises:
             InvalidInputError: If an argument breaks its rule, or the name is of another kind.
         """
-        return self._state.checked(self._find, kind, name, tags)
+        return self._state.checked(self.find_or_raise, kind, name, tags)
 
     def bind(self, kind: Kind, name: object, tags: object) -> Any:
         """Bind and return the series of a name and tags. The name is known from now on.
@@ -152,12 +81,17 @@ class Namespace:
         Raises:
             InvalidInputError: If an argument breaks its rule, or the name is of another kind.
         """
-        series = self._find(kind, name, tags)
+        series = self.find_or_raise(kind, name, tags)
         if not series.is_null:
             series.owner.declared = True
         return series
 
-    def _find(self, kind: Kind, name: object, tags: object) -> Any:
+    def find_or_raise(self, kind: Kind, name: object, tags: object) -> Any:
+        """Return the series of a name and tags, as `find` does.
+
+        Raises:
+            InvalidInputError: If an argument breaks its rule, or the name is of another kind.
+        """
         given, plain = check_name(name, f"{self._what} name"), plain_tags(tags)
         ruled = self.ruled(given)
         index = self.indexes[kind.label]
@@ -179,8 +113,10 @@ class Namespace:
     def ruled(self, name: str) -> Ruled | None:
         """Return the effect of the rules on a name; ``None`` if they deny it."""
         ruled = apply(self._rules, name)
-        if ruled and (ruled.buckets or ruled.max_series) and len(self._state.ruled) < MAX_RULED_NAMES:
-            self._state.ruled[ruled.name] = ruled
+        known = self._state.ruled
+        describes = ruled is not None and (ruled.buckets or ruled.max_series or ruled.expires is not None)
+        if ruled and describes and len(known) < MAX_RULED_NAMES:
+            known[ruled.name] = ruled
         return ruled
 
     def recorded_name(self, name: str) -> str | None:
@@ -212,6 +148,17 @@ class Namespace:
             )
         return metric
 
+    def adopt(self, kind: Kind, name: str) -> Metric:
+        """Return the metric of a name that another process has recorded, whatever the budget of names.
+
+        Raises:
+            MetricTypeError: If the name is of another kind here.
+            InvalidInputError: If it would be exposed by another's name.
+        """
+        if name not in self._metrics:
+            self._metrics.setdefault(name, self._new(kind, name))
+        return self.metric(kind, name)
+
     def remove(self, name: str, tags: Mapping[str, str] | None = None) -> bool:
         """Remove a name, or one of its series. The next record of a bound instrument restores it.
 
@@ -227,8 +174,10 @@ class Namespace:
                 metric.remove(series)
             return series is not None
         self._metrics.pop(name, None)
-        if self.registry is not None:
-            self.registry.release(metric.named)
+        for registry in self._state.name_registries:
+            registry.release(metric.named)
+        if self._state.others is not None:
+            self._state.others.removed(metric.named, None, self._state.core.now())
         for series in metric.series():
             metric.remove(series)
         self.indexes[metric.kind.label].forget(name)
@@ -240,12 +189,17 @@ class Namespace:
         Raises:
             InvalidInputError: If another metric has one of them.
         """
-        if self.registry is not None:
-            self.registry.register(named, self._state.describe(named.name).unit)
+        for registry in self._state.name_registries:
+            registry.register(named, self._state.describe(named.name).unit)
 
     def _new(self, kind: Kind, name: str) -> Metric:
         named = Named(name, kind.metric_type, self._what == "operation")
-        self.register(named)
+        try:
+            self.register(named)
+        except InvalidInputError:
+            for registry in self._state.name_registries:
+                registry.release(named)
+            raise
         return Metric(self._state, named, kind, lambda: self.metric(kind, name))
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import reduce
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from metrics_framework.clock import Clock
 from metrics_framework.errors import InvalidInputError, MetricTypeError, UnknownMetricError, nearest
@@ -14,10 +13,13 @@ from metrics_framework.recording import engine
 from metrics_framework.recording.aggregates import Summary, per_second
 from metrics_framework.recording.buckets import BucketCounts
 from metrics_framework.recording.engine import Core, Distribution, Series
+from metrics_framework.recording.exposed_names import Named
 from metrics_framework.recording.metric import COUNTER, HISTOGRAM, KINDS, OUTCOMES, TIMER, Metric
 from metrics_framework.recording.namespaces import Namespace
+from metrics_framework.recording.removals import RemovedSeries
 from metrics_framework.recording.results import (
     Failure,
+    MetricReading,
     OutcomeReading,
     RawFailure,
     SeriesDistribution,
@@ -26,13 +28,16 @@ from metrics_framework.recording.results import (
 from metrics_framework.recording.rules import Rule
 from metrics_framework.recording.state import (
     Description,
-    Named,
+    Others,
     StoreState,
     nanoseconds,
 )
-from metrics_framework.recording.windows import Interval, Window, split
+from metrics_framework.recording.windows import History, Interval, Window, join_windows, split
 from metrics_framework.runtime.cooperative import yield_gil
 from metrics_framework.validation import check_count, check_duration, plain_tags
+
+if TYPE_CHECKING:
+    from metrics_framework.recording.removals import SeriesIdentity
 
 
 class Queries:
@@ -88,15 +93,21 @@ class Queries:
         """
         self._tidy()
         metric, wanted = self._known(self._metrics, name), plain_tags(tags)
-        summary = metric.kind.summarize(self._window(metric, window, wanted))
-        if metric.kind is COUNTER:
-            summary["total"] = metric.window(None, wanted).aggregate.value
-        return summary
+        if metric.kind is not COUNTER:
+            return metric.kind.summarize(self._window(metric, window, wanted))
+        if wanted:
+            summary = COUNTER.summarize(self._window(metric, window, wanted))
+            total = summary["sum"] if window is None else metric.window(None, wanted).aggregate.value
+        else:
+            window_ns, streams = self._window_ns(window), metric.streams()
+            summary = COUNTER.summarize(metric.join(streams, window_ns))
+            total = metric.join(streams, None).aggregate.value
+        return {**summary, "total": total}
 
     def timing_summary(
         self, operation: str, window: timedelta | None = None, tags: Mapping[str, str] | None = None
     ) -> Summary:
-        """Summarize an operation's durations in milliseconds; see `summary`.
+        """Summarize an operation's durations in milliseconds; see `summary`. ``failures`` counts failed ones.
 
         Raises:
             UnknownMetricError: If it was never timed.
@@ -105,7 +116,7 @@ class Queries:
         """
         self._tidy()
         metric = self._known(self._timings, operation)
-        return metric.kind.summarize(self._window(metric, window, plain_tags(tags)))
+        return _timing_summary(self._window(metric, window, plain_tags(tags)))
 
     def outcomes(
         self, operation: str, window: timedelta | None = None, tags: Mapping[str, str] | None = None
@@ -123,16 +134,16 @@ class Queries:
             operation, wanted, self._window(self._known(self._outcomes, operation), window, wanted)
         )
 
-    def history(self, name: str, window: timedelta | None, points: int) -> list[Interval]:
+    def history(self, name: str, window: timedelta | None, points: int) -> History:
         """Return the time series of a metric over all of its series.
 
         Args:
             name: The metric.
             window: How far back; ``None`` is since the start, or as far as the retention.
-            points: The maximum number of intervals; 1 returns the whole window, like `summary`.
+            points: The maximum number of intervals; 1 is the whole window.
 
         Returns:
-            Intervals without gaps between them, the oldest first, from the first record on; the first is the
+            The whole window, like `summary`, and its intervals from the first record on; the first is the
             one that the older edge of the window lies in. They lie on multiples of a power of two of
             seconds and are equally wide, except that older ones are wider where time slots are. Each has a
             summary with the keys of `summary`, whose ``total`` is the counter's at the end of the interval.
@@ -144,7 +155,7 @@ class Queries:
         """
         return self._history(self._metrics, name, window, points)
 
-    def timing_history(self, operation: str, window: timedelta | None, points: int) -> list[Interval]:
+    def timing_history(self, operation: str, window: timedelta | None, points: int) -> History:
         """Return the time series of an operation's durations in milliseconds; see `history`.
 
         Raises:
@@ -152,7 +163,7 @@ class Queries:
         """
         return self._history(self._timings, operation, window, points)
 
-    def outcome_history(self, operation: str, window: timedelta | None, points: int) -> list[Interval]:
+    def outcome_history(self, operation: str, window: timedelta | None, points: int) -> History:
         """Return the time series of how an operation ended; see `history`.
 
         A summary has ``count``, ``seconds``, ``rate``, ``successes``, ``failures`` by error type, and
@@ -188,6 +199,28 @@ class Queries:
             for raw in list(self._recent.get(operation, ()))
         ]
 
+    def read(self) -> Iterator[MetricReading]:
+        """Yield each metric and both halves of each operation, with one reading of each of its series.
+
+        All that is computed from a reading, such as a value, a summary and a distribution, has the same
+        records, whatever is recorded in the meantime.
+        """
+        self._tidy()
+        for names in self.namespaces:
+            is_operation = names is not self._metrics
+            for metric in names.metrics():
+                series = metric.read()
+                total = None
+                if _has_distribution(metric) and metric.has_removed_series:
+                    total = metric.window(None).aggregate
+                if self.tags:
+                    series = [({**self.tags, **tags}, aggregate) for tags, aggregate in series]
+                seconds = (self.core.now() - self.start_ns) / 1e9
+                if series or total is not None:
+                    yield MetricReading(
+                        metric.name, metric.kind.metric_type, is_operation, seconds, series, total
+                    )
+
     def readings(self) -> list[SeriesReading]:
         """Return every series of every metric since the start."""
         return list(self.iter_readings())
@@ -219,13 +252,26 @@ class Queries:
         Unlike the other queries it forgets no idle series; see `expire`.
         """
         self._housekeeping()
-        return [(metric.named, metric) for names in self._namespaces for metric in names.metrics()]
+        return [(metric.named, metric) for names in self.namespaces for metric in names.metrics()]
 
     def expire(self, metric: Metric, many: Iterable[Series]) -> None:
         """Remove the series of a metric that have been idle for too long."""
         expire_ns = self._state.expire_ns
         if expire_ns is not None and self._state.describe(metric.name).expires:
             metric.expire(many, self.core.now() - expire_ns)
+
+    def track_removed(self, is_exported: Callable[[SeriesIdentity, Any], bool]) -> RemovedSeries:
+        """Track what series had recorded that are removed from now on, for an exporter of increments.
+
+        Args:
+            is_exported: Returns whether the exporter has exported a series, given its key and an aggregate.
+
+        Returns:
+            The removed series. They are tracked until the caller drops this object.
+        """
+        tracked = RemovedSeries(self._remove_idle, is_exported)
+        self._state.consumers[id(tracked)] = tracked
+        return tracked
 
     def distributions(self) -> list[SeriesDistribution]:
         """Return the values of every histogram, timer and timed operation since the start, by series."""
@@ -246,7 +292,7 @@ class Queries:
             MetricTypeError: If it is a counter or a gauge.
         """
         self._tidy()
-        metric = (self._timings if operation else self._metrics).known(name)
+        metric = self._known(self._timings if operation else self._metrics, name)
         if not _has_distribution(metric):
             raise MetricTypeError(f"{name!r} is a {metric.kind.label}, and has no distribution")
         distribution: Distribution = metric.window(None).aggregate
@@ -260,7 +306,7 @@ class Queries:
     @property
     def series_count(self) -> int:
         """The number of series, including operations."""
-        return sum(metric.series_count for names in self._namespaces for metric in names.metrics())
+        return sum(metric.series_count for names in self.namespaces for metric in names.metrics())
 
     @property
     def is_compiled(self) -> bool:
@@ -268,50 +314,85 @@ class Queries:
         return engine.ENGINE == "compiled"
 
     @property
+    def others(self) -> Others | None:
+        """What other processes recorded; ``None`` if the store is not shared."""
+        return self._state.others
+
+    @property
     def recorded(self) -> int:
         """The number of records."""
-        return self.core.records
+        return self.core.records + (0 if self.others is None else self.others.records)
 
     @property
     def rejected(self) -> int:
         """The number of rejected records that were counted instead of raising."""
-        return self._state.rejected.value
+        return self._state.rejected.value + (0 if self.others is None else self.others.rejected)
 
     @property
     def overflowed(self) -> int:
         """How many records lost a tag value, a name or an error type to a budget."""
-        return self._state.cardinality.overflowed.value
+        overflowed = self._state.cardinality.overflowed.value
+        return overflowed + (0 if self.others is None else self.others.overflowed)
 
     @property
     def abandoned(self) -> int:
         """The number of timers that were started, never stopped, and abandoned."""
-        return self._state.abandoned.value
+        return self._state.abandoned.value + (0 if self.others is None else self.others.abandoned)
 
     # -- inside ----------------------------------------------------------------------------------------
 
+    def namespace(self, label: str, is_operation: bool) -> Namespace:
+        """Return the namespace of a metric.
+
+        Args:
+            label: The label of its kind, such as ``"counter"``; ``"operation"`` is the outcomes of one.
+            is_operation: Whether it belongs to an operation.
+        """
+        if not is_operation:
+            return self._metrics
+        return self._timings if label == TIMER.label else self._outcomes
+
     @property
-    def _namespaces(self) -> tuple[Namespace, ...]:
+    def namespaces(self) -> tuple[Namespace, ...]:
+        """The metrics, the timed operations and the tracked operations."""
         return (self._metrics, self._timings, self._outcomes)
 
     def _known(self, names: Namespace, name: str) -> Metric:
-        """Return the metric of a name. If the name is in another namespace, the error says how to read it."""
+        """Return the metric of a name. If only other namespaces have the name, the error names the remedy."""
         try:
             return names.known(name)
         except UnknownMetricError:
-            for others, what, method in (
-                (self._metrics, "a metric", "aggregator.get_metric_summary"),
-                (self._timings, "a timed operation", "timer.get_timing_stats"),
-                (self._outcomes, "a tracked operation", "tracker.get_success_rate"),
-            ):
-                other = others.get(name)
-                if other is not None and other.is_known and others is not names:
-                    raise UnknownMetricError(
-                        f"{names.missing(name)}, but it is {what}: read it with {method}({name!r})"
-                    ) from None
-            raise
+            others = [other for other in self.namespaces if (found := other.get(name)) and found.is_known]
+            if not others:
+                raise
+            raise UnknownMetricError(self._elsewhere(names, others, name)) from None
+
+    def _elsewhere(self, names: Namespace, others: list[Namespace], name: str) -> str:
+        timing = f"timer.get_timing_stats({name!r})"
+        outcomes = f"tracker.get_success_rate({name!r})"
+        if names is self._metrics:
+            calls = " and ".join(
+                call
+                for other, call in ((self._timings, timing), (self._outcomes, outcomes))
+                if other in others
+            )
+            return f"{name!r} is an operation and not a metric: read it with {calls}"
+        if self._timings in others:
+            return (
+                f"{name!r} was timed but not tracked: use measure() or record_failure(), or read"
+                f" its durations with {timing}"
+            )
+        if self._outcomes in others:
+            return (
+                f"{name!r} was tracked but not timed: use measure() or start_timer(), or read its outcomes"
+                f" with {outcomes}"
+            )
+        return (
+            f"{name!r} is a metric and not an operation: read it with aggregator.get_metric_summary({name!r})"
+        )
 
     def _all_series(self) -> Iterator[Series]:
-        return (series for names in self._namespaces for each in names.metrics() for series in each.series())
+        return (series for names in self.namespaces for each in names.metrics() for series in each.series())
 
     def _series_readings(self, names: Namespace) -> Iterator[SeriesReading]:
         for metric, series, window, buckets in self._every_series(names):
@@ -320,7 +401,7 @@ class Queries:
                 metric.name,
                 metric.kind.metric_type,
                 {**self.tags, **series.tags},
-                metric.kind.summarize(window),
+                _timing_summary(window) if names is self._timings else metric.kind.summarize(window),
                 window.aggregate if _has_distribution(metric) else None,
                 buckets,
             )
@@ -364,30 +445,42 @@ class Queries:
             )
         return nanoseconds(window)
 
-    def _history(self, names: Namespace, name: str, window: timedelta | None, points: int) -> list[Interval]:
+    def _history(self, names: Namespace, name: str, window: timedelta | None, points: int) -> History:
         check_count("points", points)
         # Not all of `_tidy`: a history does not depend on series, and a dashboard requests dozens.
         self._housekeeping()
         metric, window_ns = self._known(names, name), self._window_ns(window)
         streams, start_ns, nothing = metric.streams(), self.start_ns, metric.kind.nothing
         now, wall = self.core.now(), self.clock.time_ns()
-        if points > 1:
-            windows = split(streams, window_ns, points, start_ns, now, nothing)
-        else:
-            every = (stream.since(window_ns, start_ns, now, nothing) for stream in streams)
-            windows = [reduce(Window.join, every)]
-        summaries = [_summarize(metric, each) for each in windows]
+        whole = join_windows(streams, window_ns, start_ns, now, nothing)
+        parts = split(streams, window_ns, points, start_ns, now, nothing) if points > 1 else [whole]
+        summaries = [
+            _timing_summary(each) if names is self._timings else _summarize(metric, each)
+            for each in (whole, *parts)
+        ]
         if metric.kind is COUNTER:
-            total = metric.window(None).aggregate
-            for each, summary in zip(reversed(windows), reversed(summaries), strict=True):
+            total = metric.join(streams, None).aggregate
+            summaries[0]["total"] = total.value
+            for each, summary in zip(reversed(parts), reversed(summaries[1:]), strict=True):
                 summary["total"] = total.value
                 total = total.subtract(each.aggregate)
-        return [
+        found = [
             Interval(_wall_time(each.start_ns, now, wall), _wall_time(each.end_ns, now, wall), summary)
-            for each, summary in zip(windows, summaries, strict=True)
+            for each, summary in zip((whole, *parts), summaries, strict=True)
         ]
+        return History(found[0], found[1:])
 
     def _housekeeping(self) -> None:
+        """Read what other processes recorded, and do what does not depend on idle series; see `_tidy`."""
+        self._refresh()
+        self._clean_up()
+
+    def _refresh(self) -> None:
+        others = self._state.others
+        if others is not None:
+            others.refresh()
+
+    def _clean_up(self) -> None:
         """Log the warnings of records, report removals, count series and reclaim memory."""
         self._state.log_notices()
         self._state.report_removals()
@@ -395,16 +488,27 @@ class Queries:
         self._state.cardinality.recent.reclaim(self._all_series())
 
     def _tidy(self) -> None:
-        """Do the housekeeping of full reads: log warnings, and remove idle series."""
+        """Do the housekeeping of full reads: also remove idle series."""
+        self._remove_idle()
+        self._clean_up()
+
+    def _remove_idle(self) -> None:
+        self._refresh()  # a series is idle if no process records into it
         if self._state.expire_ns is not None:
-            for names in self._namespaces:
+            for names in self.namespaces:
                 for metric in names.metrics():
                     self.expire(metric, metric.series())
-        self._housekeeping()
+        self._state.report_removals()
 
 
 def _has_distribution(metric: Metric) -> bool:
     return metric.kind.slot_kind == HISTOGRAM.slot_kind
+
+
+def _timing_summary(window: Window[Any]) -> Summary:
+    summary = TIMER.summarize(window)
+    summary["failures"] = window.aggregate.failures
+    return summary
 
 
 def _summarize(metric: Metric, window: Window[Any]) -> dict[str, Any]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from metrics_framework.recording.aggregates import Summary
+from metrics_framework.recording.aggregates import Summary, per_second
 from metrics_framework.recording.buckets import BucketCounts
 from metrics_framework.recording.engine import Distribution, OutcomeAggregate
-from metrics_framework.recording.windows import Window
+from metrics_framework.recording.windows import Window, merge_all
 from metrics_framework.values import MetricType
 
 
@@ -49,6 +50,46 @@ class SeriesReading:
     summary: Summary
     distribution: Distribution | None = None
     buckets: BucketCounts | None = None
+
+
+class MetricReading(NamedTuple):
+    """A metric, or one half of an operation, since the start. Each series is read once.
+
+    Attributes:
+        name: The metric's or operation's name.
+        metric_type: The kind of its numbers; outcomes are a rate.
+        operation: Whether it is the durations or outcomes of an operation.
+        seconds: The time since the start.
+        series: The tags of each series, and its records: a `CounterAggregate`, `GaugeAggregate`,
+            `Distribution` or `OutcomeAggregate`, from which all of its statistics are computed.
+        total: The records of a histogram or timer with those of removed series; ``None`` if there are none.
+    """
+
+    name: str
+    metric_type: MetricType
+    operation: bool
+    seconds: float
+    series: Sequence[tuple[dict[str, str], Any]]
+    total: Distribution | None = None
+
+    @property
+    def records(self) -> int:
+        """The number of records."""
+        if self.total is not None:
+            return self.total.records
+        return sum(aggregate.records for _, aggregate in self.series)
+
+    @property
+    def rate(self) -> float:
+        """Records per second."""
+        return per_second(self.records, self.seconds)
+
+    def distribution(self) -> Distribution:
+        """Return the values of a histogram or timer over all series."""
+        if self.total is not None:
+            return self.total
+        values: Distribution = merge_all((aggregate for _, aggregate in self.series), Distribution.of(()))
+        return values
 
 
 class SeriesDistribution(NamedTuple):

@@ -18,7 +18,7 @@ from metrics_framework.recording.engine import GaugeSeries, Series, SeriesIndex
 from metrics_framework.validation import check_count, check_name, plain_tags
 
 MAX_RULED_NAMES = 10_000
-"""How many names keep the buckets and the budget that rules give them."""
+"""How many names keep the buckets, the budget and the exemption from expiry that rules give them."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Rule:
         deny: Whether to record nothing.
         buckets: Upper bounds that values are counted by, instead of those that a library describes.
         max_series: The maximum number of series of a name, instead of the store's budget.
+        expires: Whether idle series may be forgotten, instead of what a library describes.
 
     Raises:
         InvalidInputError: If a value is not allowed, or the rule does nothing.
@@ -45,6 +46,7 @@ class Rule:
     deny: bool = False
     buckets: tuple[float, ...] = ()
     max_series: int | None = None
+    expires: bool | None = None
 
     def __post_init__(self) -> None:
         """Check the values, and make tuples of lists."""
@@ -60,7 +62,10 @@ class Rule:
         object.__setattr__(self, "buckets", check_bounds(self.buckets) if self.buckets else ())
         if self.max_series is not None:
             check_count("max_series", self.max_series)
-        if not (self.rename or self.drop_tags or self.deny or self.buckets or self.max_series):
+        if self.expires is not None and not isinstance(self.expires, bool):
+            raise InvalidInputError(f"expires={self.expires!r} is not true or false")
+        effects = (self.rename, self.drop_tags, self.deny, self.buckets, self.max_series)
+        if not any(effects) and self.expires is None:
             raise InvalidInputError(
                 f"the rule for names={self.names!r} does nothing: give it one of {', '.join(_EFFECTS)}"
             )
@@ -91,12 +96,14 @@ class Ruled(NamedTuple):
         drop_tags: Tags to leave out.
         buckets: Upper bounds to count values by; empty if no rule sets them.
         max_series: The budget of series; ``None`` if no rule sets it.
+        expires: Whether idle series may be forgotten; ``None`` if no rule sets it.
     """
 
     name: str
     drop_tags: frozenset[str]
     buckets: tuple[float, ...]
     max_series: int | None
+    expires: bool | None
 
     def keep(self, tags: Mapping[str, str]) -> dict[str, str]:
         """Return tags without the dropped ones."""
@@ -105,7 +112,7 @@ class Ruled(NamedTuple):
 
 def apply(rules: Iterable[Rule], name: str) -> Ruled | None:
     """Return the effect of rules on a name; ``None`` if one of them denies it."""
-    ruled = Ruled(name, frozenset(), (), None)
+    ruled = Ruled(name, frozenset(), (), None, None)
     for rule in rules:
         if not fnmatchcase(ruled.name, rule.names):
             continue
@@ -116,6 +123,7 @@ def apply(rules: Iterable[Rule], name: str) -> Ruled | None:
             ruled.drop_tags.union(rule.drop_tags),
             rule.buckets or ruled.buckets,
             rule.max_series or ruled.max_series,
+            ruled.expires if rule.expires is None else rule.expires,
         )
     return ruled
 

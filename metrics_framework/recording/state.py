@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import Enum
-from typing import Any, Final, Literal, NamedTuple, ParamSpec, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, ParamSpec, Protocol, TypeVar, get_args
+from weakref import WeakValueDictionary
 
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import InvalidInputError
@@ -15,34 +16,26 @@ from metrics_framework.recording import engine
 from metrics_framework.recording.buckets import check_bounds, default_bounds, seconds_as
 from metrics_framework.recording.cardinality import Budgets, Cardinality
 from metrics_framework.recording.engine import InternalCounter, Series
+from metrics_framework.recording.exposed_names import Named, NameRegistry
+from metrics_framework.recording.removals import Removal, RemovedSeries
 from metrics_framework.recording.rules import Ruled
-from metrics_framework.validation import check_choice, check_name, plain_tags
+from metrics_framework.validation import check_choice, check_name, plain_tags, safe_repr
 from metrics_framework.values import MetricType, MetricUnit
+
+if TYPE_CHECKING:
+    from metrics_framework.recording.engine import Slot
+    from metrics_framework.recording.windows import RecentWindows, Windows
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 OnError = Literal["raise", "log"]
 
+MAX_SHARED_TEXTS = 1_024
+"""How many tag values a store remembers, so that series share them."""
+
 MAX_NOTICES = 100
 """How many warnings of one event are logged at most."""
-
-
-class Named(NamedTuple):
-    """The owner of exposed names: a metric, or one half of an operation.
-
-    Attributes:
-        name: The name as it is recorded.
-        metric_type: The kind of its numbers; the outcomes of an operation are a rate.
-        is_operation: Whether it is the durations or outcomes of an operation.
-    """
-
-    name: str
-    metric_type: MetricType
-    is_operation: bool
-
-    def __str__(self) -> str:
-        return f"operation {self.name!r}" if self.is_operation else repr(self.name)
 
 
 # -- descriptions ----------------------------------------------------------------------------------------
@@ -73,6 +66,8 @@ class Description:
         buckets: Ascending upper bounds that values of a histogram or timer are counted by.
         window_by: Tags that time windows are kept apart for.
         expires: Whether idle series may be forgotten.
+        is_merge_given: Whether the application chose ``merge``. Otherwise, a gauge that is incremented and
+            decremented is summed over several processes.
     """
 
     unit: MetricUnit | None = None
@@ -81,6 +76,7 @@ class Description:
     buckets: tuple[float, ...] = ()
     window_by: tuple[str, ...] = ()
     expires: bool = True
+    is_merge_given: bool = field(default=False, repr=False, compare=False)
 
 
 NOT_DESCRIBED = Description()
@@ -107,6 +103,7 @@ def checked_fields(
         raise InvalidInputError(f"help={help!r} is not a string")
     if "merge" in fields:
         check_choice("merge", merge, get_args(MergeLaw))
+        fields["is_merge_given"] = True
     if not isinstance(fields.get("expires", True), bool):
         raise InvalidInputError(f"expires={expires!r} is not true or false")
     if buckets is not NOT_GIVEN:
@@ -126,33 +123,93 @@ def _tag_names(window_by: Iterable[str]) -> tuple[str, ...]:
     return tuple(check_name(name, "tag name") for name in names)
 
 
+# -- other processes -------------------------------------------------------------------------------------
+
+
+class OthersPart(NamedTuple):
+    """What one other process recorded into a series, for windows by tags.
+
+    Attributes:
+        aggregate: All of its records.
+        first_ns: Time of its first record.
+        last_ns: Time of its last record.
+        windows: Its recent windows; ``None`` if it has none.
+        complete_ns: The moment from which on its windows are complete.
+    """
+
+    aggregate: Any
+    first_ns: int
+    last_ns: int
+    windows: RecentWindows[Any] | None
+    complete_ns: int
+
+
+class Others(Protocol):
+    """What other processes recorded, for a store that shares its numbers with them.
+
+    Reads of the store rely on it. The numbers of single series are in the series; see `Series.set_others`.
+    """
+
+    @property
+    def records(self) -> int:
+        """The number of their records."""
+        ...
+
+    @property
+    def rejected(self) -> int:
+        """The number of records that they rejected and counted."""
+        ...
+
+    @property
+    def overflowed(self) -> int:
+        """How many of their records lost a tag value, a name or an error type to a budget."""
+        ...
+
+    @property
+    def abandoned(self) -> int:
+        """The number of timers that they abandoned."""
+        ...
+
+    def refresh(self) -> None:
+        """Bring the series of the store up to date."""
+        ...
+
+    def windows(self, named: Named) -> list[tuple[Mapping[str, str], Windows[Any]]]:
+        """Return the windows of a metric: those of each group of series, and the tags of the group."""
+        ...
+
+    def parts(self, series: Series) -> list[OthersPart]:
+        """Return what each of the others recorded into a series."""
+        ...
+
+    def slot_closed(self, named: Named, slot: Slot) -> None:
+        """Note that windows of a metric have grown. A record calls it."""
+        ...
+
+    def removed(self, named: Named, tags: Mapping[str, str] | None, time_ns: int) -> None:
+        """Note that a name, or a series of it, was removed: with all records until a moment."""
+        ...
+
+    def bounds_changed(self, named: Named) -> None:
+        """Note that values of a metric are counted by other bounds."""
+        ...
+
+
 # -- the state -------------------------------------------------------------------------------------------
 
 
-class Removal:
-    """The removal of a series, and the steps that follow it.
+class SharingWorker(Protocol):
+    """This process as a worker of a group that shares its numbers. `Store.worker` is one."""
 
-    Args:
-        steps: Called with the removal and the final aggregate, before the listeners.
-        series: The series.
-        had_records: Whether it had records before.
-        listeners: Called with the series and its final aggregate.
-    """
+    @property
+    def number(self) -> int:
+        """The number of this worker, 0 or more; -1 if it has none, because the disk is full or gone."""
+        ...
 
-    def __init__(
-        self,
-        steps: Iterable[Callable[[Removal, Any], None]],
-        series: Series,
-        had_records: bool,
-        listeners: Iterable[Callable[[Named, Series, Any], object]],
-    ) -> None:
-        self.steps = iter(steps)
-        self.series = series
-        self.named: Named = series.owner.named
-        self.recent = series.recent
-        self.last_ns = series.last_ns
-        self.had_records = had_records
-        self.listeners = iter(listeners)
+    @property
+    def is_elected(self) -> bool:
+        """Whether this worker does the work that one worker does for all."""
+        ...
 
 
 class StoreState:
@@ -167,12 +224,15 @@ class StoreState:
         expire_ns: How long a series may be idle before it is removed; ``None`` is forever.
         cardinality: The budgets.
         descriptions: Name to description.
-        ruled: Name to the buckets and budget that rules set.
+        ruled: Name to what rules set: buckets, budget, exemption from expiry.
         default_buckets: Upper bounds without a description; times are in seconds. ``"by_unit"`` chooses them
             by the unit of the metric.
+        name_registries: The exposed names, once for each place where they must be unique.
         on_removed: Called with each series that is removed: its owner's `Named`, the series, and its final
             aggregate.
         removals: The removals that are not reported yet, and the final aggregates of their series.
+        consumers: Exporters of increments, which get the final aggregates too.
+        others: What other processes recorded; ``None`` if the store is not shared.
         rejected: Counts rejected input, if errors are not raised.
         abandoned: Counts the timers that were started, never stopped, and abandoned.
     """
@@ -196,10 +256,14 @@ class StoreState:
         self.descriptions: dict[str, Description] = {}
         self.ruled: dict[str, Ruled] = {}
         self.default_buckets: tuple[float, ...] | Literal["by_unit"] = ()
+        self.name_registries: tuple[NameRegistry, ...] = ()
         self.on_removed: list[Callable[[Named, Series, Any], object]] = []
         self.removals: dict[Removal, Any] = {}
-        self.rejected = InternalCounter()
-        self.abandoned = InternalCounter()
+        self.consumers: WeakValueDictionary[int, RemovedSeries] = WeakValueDictionary()
+        self.others: Others | None = None
+        self.rejected = InternalCounter(self.core, "rejected")
+        self.abandoned = InternalCounter(self.core, "abandoned")
+        self._texts = [""] * MAX_SHARED_TEXTS
         self._on_error = on_error
         self._notices: dict[str, dict[str, Any]] = {}
         self._noticed: dict[str, set[str]] = {}
@@ -208,6 +272,7 @@ class StoreState:
         """Start from zero in a child process."""
         self.core.reset()
         self.start_ns = self.core.now()
+        self.removals.clear()
         self.cardinality.reset()
         self.rejected.reset()
         self.abandoned.reset()
@@ -220,8 +285,14 @@ class StoreState:
         """
         if self._on_error == "raise":
             raise error
+        self.count_rejected(error)
+
+    def count_rejected(self, error: Exception) -> None:
+        """Count an error that is not raised, and have the next read log it."""
         self.rejected.add(1)
-        self.notice("input refused", error=str(error))
+        self.notice(
+            "input refused", error=str(error) if isinstance(error, InvalidInputError) else safe_repr(error)
+        )
 
     def checked(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
         """Return the result of a function; ``None`` if it rejected its input and that was counted.
@@ -235,18 +306,53 @@ class StoreState:
             self.refuse(error)
             return None
 
+    def live_consumers(self) -> list[RemovedSeries]:
+        """Return the exporters of increments that still exist."""
+        return [consumer for ref in self.consumers.valuerefs() if (consumer := ref()) is not None]
+
     def report_removals(self) -> None:
-        """Count removed series and call the listeners, also after removals that were interrupted.
+        """Count removed series, and call listeners and consumers, also after removals that were interrupted.
 
         Each step is taken from an iterator. If one raises, or a handler in the middle of it, the next call
         continues with the next step. Several threads share the steps of one removal.
         """
-        for removal, final in list(self.removals.items()):
+        for removal in list(self.removals):
+            final = self._finished(removal)
+            if final is removal:
+                continue
             for step in removal.steps:
                 step(removal, final)
-            for listener in () if final is None else removal.listeners:
-                listener(removal.named, removal.series, final)
+            if final is not None:
+                removal.give(final)
+                for listener in removal.listeners:
+                    listener(removal.named, removal.series, final)
             self.removals.pop(removal, None)
+        for consumer in self.live_consumers():
+            consumer.merge_if_many()
+
+    def _finished(self, removal: Removal) -> Any:
+        """Return the final aggregate of a removal; the removal itself if another thread has reported it.
+
+        The pure engine can be interrupted in the middle of a removal, which is finished here.
+        """
+        final = self.removals.get(removal, removal)
+        if final is removal.series:
+            removal.series.tag_set.remove(removal.series, self.removals, removal)
+            final = self.removals.get(removal, removal)
+        return final
+
+    def share_text(self, text: str) -> str:
+        """Return an equal string that other series have too, if there is one.
+
+        Many series have the same few tag values. One string for all of them saves memory, and stays in the
+        processor's cache, where each record compares it with the tags that it is given.
+        """
+        place = hash(text) % MAX_SHARED_TEXTS
+        known = self._texts[place]
+        if known == text:
+            return known
+        self._texts[place] = text
+        return text
 
     def notice(self, event: str, **fields: Any) -> None:
         """Schedule a warning for the next read, once for the same fields. A record never logs."""
@@ -264,9 +370,15 @@ class StoreState:
                 log_event("warning", **fields)
 
     def describe(self, name: str) -> Description:
-        """Return the description of a name; buckets that a rule sets win."""
+        """Return the description of a name; the fields that a rule sets win."""
         description, ruled = self.descriptions.get(name, NOT_DESCRIBED), self.ruled.get(name)
-        return replace(description, buckets=ruled.buckets) if ruled and ruled.buckets else description
+        if ruled is None:
+            return description
+        return replace(
+            description,
+            buckets=ruled.buckets or description.buckets,
+            expires=description.expires if ruled.expires is None else ruled.expires,
+        )
 
     def bounds(self, name: str, metric_type: MetricType) -> tuple[float, ...]:
         """Return the bucket bounds of a metric; empty for counters and gauges."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Literal, get_args
@@ -25,15 +26,17 @@ from metrics_framework.recording.engine import (
     SeriesIndex,
     TimerSeries,
 )
+from metrics_framework.recording.exposed_names import ExposedNames, Named, NameOwners, NameRegistry
 from metrics_framework.recording.metric import (
     COUNTER,
     GAUGE,
     KINDS,
     OUTCOMES,
     TIMER,
+    Kind,
     Metric,
 )
-from metrics_framework.recording.namespaces import ExposedNames, NameRegistry
+from metrics_framework.recording.namespaces import Namespace
 from metrics_framework.recording.queries import Queries
 from metrics_framework.recording.results import RawFailure
 from metrics_framework.recording.rules import Rule
@@ -41,14 +44,20 @@ from metrics_framework.recording.state import (
     NOT_DESCRIBED,
     NOT_GIVEN,
     MergeLaw,
-    Named,
     NotGiven,
     OnError,
+    SharingWorker,
     StoreState,
     checked_fields,
 )
 from metrics_framework.runtime.fork import ForkOrder, reset_after_fork
-from metrics_framework.validation import check_choice, check_duration, check_name
+from metrics_framework.validation import (
+    check_choice,
+    check_duration,
+    check_name,
+    plain_metadata,
+    plain_tags,
+)
 from metrics_framework.values import MetricUnit
 
 DefaultBuckets = Iterable[float] | Literal["by_unit"]
@@ -78,7 +87,12 @@ class Store(Queries):
         default_buckets: Upper bounds that the values of histograms and timers are counted by if neither a
             description nor a rule sets any; in seconds for times. ``"by_unit"`` chooses bounds by the unit
             of the metric. None by default.
+
+    Attributes:
+        worker: This process as a worker whose numbers are shared; ``None`` if they are not.
     """
+
+    worker: SharingWorker | None = None
 
     def __init__(
         self,
@@ -104,7 +118,9 @@ class Store(Queries):
             self.default_buckets = default_buckets
         self.timings: SeriesIndex = self._timings.indexes[TIMER.label]
         self.outcomes_index: SeriesIndex = self._outcomes.indexes[OUTCOMES.label]
-        self._operations = OperationRecorder(self.core, self.timings, self.outcomes_index, self)
+        self._owners: NameOwners = {}
+        self._finder = _CountingFinder(self._state, self._timings, self._outcomes)
+        self.operations = OperationRecorder(self.core, self.timings, self.outcomes_index, self._finder)
         reset_after_fork(self, Store._reset_in_child, ForkOrder.STATE)
 
     # -- recording -------------------------------------------------------------------------------------
@@ -176,22 +192,48 @@ class Store(Queries):
         elapsed_ns: int,
         error_type: str | None,
     ) -> None:
-        """Record the duration and the outcome of an operation in one step.
+        """Record the duration and the outcome of an operation in one step, at the end of its work.
+
+        A name or tags that cannot be recorded are counted and logged, also if the store raises errors: an
+        error here would replace the result of the work.
 
         Args:
             operation: The operation.
             tags: The tags of its series.
             elapsed_ns: How long it took, in nanoseconds.
             error_type: The error type of a failure; ``None`` for success.
-
-        Raises:
-            InvalidInputError: If an argument breaks its rule.
         """
-        self._operations.record(operation, tags, elapsed_ns, error_type)
+        self.operations.record(operation, tags, elapsed_ns, error_type)
         if error_type is not None:
             name = self._outcomes.recorded_name(operation)
             if name is not None:
-                self._keep_failure(name, error_type, tags)
+                # A series is also found by tags that are equal to strings, such as an enumeration's members.
+                with suppress(InvalidInputError):
+                    self._keep_failure(name, error_type, dict(plain_tags(tags)))
+
+    def record_duration(self, operation: str, tags: dict[str, str] | None, elapsed_ns: int) -> None:
+        """Record the duration of an operation without an outcome; see `record_operation`."""
+        finder = self._finder
+        finder.declare_outcomes(operation, tags)
+        timing: Any = self.timings.get(operation, tags) or finder.find_timing(operation, tags)
+        if timing is not None:
+            timing.elapse(elapsed_ns / 1e6, True)
+
+    def find_timing_of_work(self, operation: object) -> TimerSeries | None:
+        """Return the durations of an operation whose work is about to begin.
+
+        A valid name that cannot be recorded is counted and logged, as `record_operation` does.
+
+        Raises:
+            InvalidInputError: If the name is not a non-empty string, unless the store logs errors.
+        """
+        name = self._state.checked(check_name, operation, "operation name")
+        series: TimerSeries | None = None if name is None else self._finder.find_timing(name)
+        return series
+
+    def count_rejected(self, error: Exception) -> None:
+        """Count an error of a measurement in ``rejected``. The next read logs it."""
+        self._state.count_rejected(error)
 
     def fail(
         self,
@@ -208,14 +250,23 @@ class Store(Queries):
         checked = self._state.checked(check_name, error_type, "error type")
         if checked is None:
             return
+        kept = self.plain_metadata(metadata) or {}
         series: Any = self.outcomes_index.get(operation, tags) or self.find_outcomes(operation, tags)
         if series is not None and not series.is_null:
             series.finish(checked)
-            self._keep_failure(series.owner.name, checked, metadata)
+            self._keep_failure(series.owner.name, checked, kept)
 
-    def _keep_failure(self, name: str, error_type: str, metadata: Mapping[str, Any] | None) -> None:
+    def _keep_failure(self, name: str, error_type: str, metadata: dict[str, Any]) -> None:
         recent = self._recent.get(name) or self._recent.setdefault(name, deque(maxlen=MAX_RECENT_FAILURES))
-        recent.append(RawFailure(error_type, dict(metadata or {}), self.clock.time_ns()))
+        recent.append(RawFailure(error_type, metadata, self.clock.time_ns()))
+
+    def plain_metadata(self, metadata: object) -> dict[str, Any] | None:
+        """Return a copy of the metadata of a timer; ``None`` if it was rejected and counted.
+
+        Raises:
+            InvalidInputError: If it is not a mapping, unless the store logs errors.
+        """
+        return self._state.checked(plain_metadata, metadata)
 
     def count_abandoned(self) -> None:
         """Count an abandoned timer."""
@@ -259,13 +310,13 @@ class Store(Queries):
         if ruled is None:  # it is never recorded
             return
         name, state = ruled.name, self._state
-        for names in self._namespaces:
+        for names in self.namespaces:
             metric = names.get(name)
             if metric is not None and not metric.is_known:  # the record that created it was rejected
                 names.remove(name)
         before = state.descriptions.get(name, NOT_DESCRIBED)
         description = replace(before, **fields)
-        metrics = [metric for names in self._namespaces if (metric := names.get(name)) is not None]
+        metrics = [metric for names in self.namespaces if (metric := names.get(name)) is not None]
         for metric in metrics if "window_by" in fields else ():
             _check_window_by(metric, description.window_by)
         state.descriptions[name] = description
@@ -275,6 +326,7 @@ class Store(Queries):
                 self._metrics.register(metric.named)
             except InvalidInputError:
                 state.descriptions[name] = before
+                self._metrics.register(metric.named)
                 raise
         for metric in metrics:
             metric.apply_description()
@@ -287,37 +339,62 @@ class Store(Queries):
     @default_buckets.setter
     def default_buckets(self, buckets: DefaultBuckets) -> None:
         self._state.default_buckets = "by_unit" if buckets == "by_unit" else check_bounds(buckets)
-        for names in self._namespaces:
+        for names in self.namespaces:
             for metric in names.metrics():
                 metric.apply_description()
 
-    def expose(self, exposed_names: ExposedNames) -> NameRegistry:
+    def expose(self, exposed_names: ExposedNames, owners: NameOwners | None = None) -> NameRegistry:
         """From now on, reject metrics that would be exposed under the name of another metric.
+
+        Histograms and timers are counted by default bounds from now on; see `expose_buckets`.
 
         Args:
             exposed_names: Returns all names that a metric takes up in the backend.
+            owners: The names that are exposed together with those of this store; by default no others.
 
         Returns:
-            The registry of exposed names.
+            The exposed names of this store. `conceal` frees them.
 
         Raises:
             InvalidInputError: If two names that were recorded already collide.
         """
-        before = self._metrics.registry
-        if before is not None and before.exposed_names is exposed_names:
-            return before
-        registry = NameRegistry(exposed_names, self._forget_unused)
+        self.expose_buckets()
+        owners = self._owners if owners is None else owners
+        state = self._state
+        for known in state.name_registries:
+            if known.owners is owners and known.exposed_names is exposed_names:
+                return known
+        registry = NameRegistry(exposed_names, self._forget_unused, owners)
+        # Added first, so that metrics of other threads are registered too.
+        state.name_registries = (*state.name_registries, registry)
         try:
-            for names in self._namespaces:
-                names.registry = registry
-            for names in self._namespaces:
+            for names in self.namespaces:
                 for metric in names.metrics():
-                    names.register(metric.named)
+                    registry.register(metric.named, state.describe(metric.name).unit)
         except InvalidInputError:
-            for names in self._namespaces:
-                names.registry = before
+            self.conceal(registry)
             raise
         return registry
+
+    def conceal(self, registry: NameRegistry) -> None:
+        """Free the names that `expose` registered."""
+        state = self._state
+        state.name_registries = tuple(other for other in state.name_registries if other is not registry)
+        registry.release_all()
+
+    @property
+    def name_registries(self) -> tuple[NameRegistry, ...]:
+        """The exposed names of this store, once for each place where `expose` made them unique."""
+        return self._state.name_registries
+
+    def expose_buckets(self) -> None:
+        """Count histograms and timers without bounds by the default bounds of their unit from now on.
+
+        Earlier values are counted from their distribution: exactly for up to 128 of a series, else values
+        within 1 % of a bound may be counted on its other side.
+        """
+        if not self.default_buckets:
+            self.default_buckets = "by_unit"
 
     def remove(self, name: str, tags: Mapping[str, str] | None = None) -> bool:
         """Remove a metric, or one of its series. Totals of the name remain.
@@ -338,7 +415,7 @@ class Store(Queries):
         return self._state.on_removed
 
     def _forget_unused(self, named: Named) -> bool:
-        for names in self._namespaces:
+        for names in self.namespaces:
             metric = names.get(named.name)
             if metric is not None and metric.named == named:
                 return not metric.is_known and names.remove(named.name)
@@ -347,9 +424,45 @@ class Store(Queries):
     def _reset_in_child(self) -> None:
         self._state.reset()
         self._recent.clear()
-        for names in self._namespaces:
+        for names in self.namespaces:
             for metric in names.metrics():
                 metric.reset()
+
+
+class _CountingFinder:
+    """Finds the series of operations. An error is counted and logged, whatever ``on_error`` of the store is.
+
+    Args:
+        state: Counts the errors.
+        timings: The durations.
+        outcomes: The outcomes.
+    """
+
+    def __init__(self, state: StoreState, timings: Namespace, outcomes: Namespace) -> None:
+        self._state = state
+        self._timings = timings
+        self._outcomes = outcomes
+
+    def find_timing(self, operation: object, tags: object = None) -> Any:
+        """Return the durations of an operation; ``None`` if the input was rejected and counted."""
+        return self._counted(self._timings.find_or_raise, TIMER, operation, tags)
+
+    def find_outcomes(self, operation: object, tags: object = None) -> Any:
+        """Return the outcomes of an operation; ``None`` if the input was rejected and counted."""
+        return self._counted(self._outcomes.find_or_raise, OUTCOMES, operation, tags)
+
+    def declare_outcomes(self, operation: object, tags: object = None) -> None:
+        """Make an operation known without an outcome."""
+        self._counted(self._outcomes.bind, OUTCOMES, operation, tags)
+
+    def _counted(
+        self, find: Callable[[Kind, object, object], Any], kind: Kind, name: object, tags: object
+    ) -> Any:
+        try:
+            return find(kind, name, tags)
+        except InvalidInputError as error:
+            self._state.count_rejected(error)
+            return None
 
 
 def _checked_rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import reduce
+from operator import itemgetter
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from metrics_framework.recording.engine import RECENT_NS
@@ -152,6 +154,29 @@ class Windows(NamedTuple, Generic[T]):
                 start = max(min(start, slot_start), start_ns, self.kept_from_ns)
         return Window(merge_all(recent, nothing), start, now_ns, before)
 
+    @classmethod
+    def of_slots(
+        cls, slots: Iterable[tuple[int, int, T]], earlier: T | None = None, kept_from_ns: int = 0
+    ) -> Windows[T]:
+        """Return the windows with these slots.
+
+        Args:
+            slots: The start, end and content of each slot, the oldest first; none is wider than the one
+                before it.
+            earlier: The records before them.
+            kept_from_ns: The moment from which on slots are kept.
+        """
+        levels: list[list[Any]] = []
+        for start_ns, end_ns, aggregate in slots:
+            level = ((end_ns - start_ns) // SLOT_NS).bit_length() - 1
+            levels.extend([] for _ in range(level + 1 - len(levels)))
+            levels[level] += (start_ns, aggregate)
+        return Windows(tuple(map(tuple, levels)), earlier, kept_from_ns)
+
+    def round_down(self, edge_ns: int) -> int:
+        """Return the start of the slot that a moment splits, or the moment itself if it splits no slot."""
+        return next((start for start, end, _ in self.slots() if start < edge_ns < end), edge_ns)
+
     @property
     def slot_count(self) -> int:
         """The number of slots."""
@@ -247,6 +272,12 @@ class RecentWindows(Generic[T]):
             kept += (span, content)
         return RecentWindows(tuple(kept), kept_from_ns)
 
+    @classmethod
+    def of_slots(cls, slots: Iterable[tuple[int, int, T]], kept_from_ns: int) -> RecentWindows[T]:
+        """Return the windows with these slots: the start, end and content of each one, the oldest first."""
+        flat = [part for start, end, aggregate in slots for part in (_span(start, end), aggregate)]
+        return cls(tuple(flat), kept_from_ns)
+
     def slots(self) -> Iterator[tuple[int, int, T]]:
         """Yield the start, end and content of each slot, the oldest first."""
         slots = self._slots
@@ -292,6 +323,114 @@ def merge_all(aggregates: Iterable[T], nothing: T) -> T:
     return merged
 
 
+# -- streams that were recorded at the same time ---------------------------------------------------------
+
+
+def join_windows(
+    streams: Sequence[Windows[T]], window_ns: int | None, start_ns: int, now_ns: int, nothing: T
+) -> Window[T]:
+    """Return the window of several streams, taken together, that reaches ``window_ns`` back from now.
+
+    Streams differ in the widths of their slots. The window begins where none of these slots is split.
+
+    Args:
+        streams: The streams.
+        window_ns: The length of the window; ``None`` is since ``start_ns``.
+        start_ns: The moment before which nothing can have been recorded.
+        now_ns: Now.
+        nothing: The aggregate of no records.
+    """
+    edge_ns = start_ns if window_ns is None else now_ns - window_ns
+    if window_ns is not None and len(streams) > 1:
+        while (rounded_ns := min(stream.round_down(edge_ns) for stream in streams)) < edge_ns:
+            edge_ns = rounded_ns
+        window_ns = now_ns - edge_ns
+    every = (stream.since(window_ns, start_ns, now_ns, nothing) for stream in streams)
+    return reduce(Window.join, every, Window(nothing, max(edge_ns, start_ns), now_ns))
+
+
+def combine_windows(
+    streams: Sequence[Windows[T]], combine: Callable[[T, T], T], hold: Callable[[T, int], T] | None = None
+) -> Windows[T]:
+    """Return the windows of several streams of one name, taken together, as one stream.
+
+    Args:
+        streams: The streams, at least one.
+        combine: Returns the records of two streams in the same interval.
+        hold: Returns the aggregate of a value that holds from a moment on, given the aggregate before that
+            moment. A stream whose values hold, such as a gauge, counts in slots in which it has no records.
+    """
+    kept_from_ns = max(stream.kept_from_ns for stream in streams)
+    # Records that one stream forgot may be a part of a single slot of another, which is not split either.
+    torn = (end for stream in streams for start, end, _ in stream.slots() if start < kept_from_ns < end)
+    kept_from_ns = max(torn, default=kept_from_ns)
+    before: list[T | None] = []
+    slots: list[list[tuple[int, int, T]]] = []
+    for stream in streams:
+        earlier, kept = stream.earlier, list(stream.slots())
+        old = [aggregate for start_ns, _, aggregate in kept if start_ns < kept_from_ns]
+        for aggregate in old:
+            earlier = aggregate if earlier is None else earlier.merge(aggregate)
+        before.append(earlier)
+        slots.append(kept[len(old) :])
+    known = [earlier for earlier in before if earlier is not None]
+    return Windows.of_slots(
+        _combine_slots(slots, before, combine, hold), reduce(combine, known) if known else None, kept_from_ns
+    )
+
+
+def combine_recent(
+    streams: Sequence[RecentWindows[T]], combine: Callable[[T, T], T], hold: Callable[[T, int], T] | None
+) -> RecentWindows[T]:
+    """Return the recent windows of one series that several processes recorded; see `combine_windows`."""
+    combined = _combine_slots(
+        [list(stream.slots()) for stream in streams], [None] * len(streams), combine, hold
+    )
+    return RecentWindows.of_slots(combined, max(stream.kept_from_ns for stream in streams))
+
+
+def _combine_slots(
+    streams: Sequence[Sequence[tuple[int, int, T]]],
+    before: Sequence[T | None],
+    combine: Callable[[T, T], T],
+    hold: Callable[[T, int], T] | None,
+) -> Iterator[tuple[int, int, T]]:
+    """Yield slots that hold the records of all streams, the oldest first; none is wider than an older one."""
+    last = list(before)
+    for start_ns, end_ns, parts in _line_up(streams):
+        combined: T | None = None
+        for index, earlier in enumerate(last):
+            part = parts.get(index)
+            if part is not None:
+                last[index] = part
+            if hold is not None and earlier is not None:
+                held = hold(earlier, start_ns)
+                part = held if part is None else held.merge(part)
+            if part is not None:
+                combined = part if combined is None else combine(combined, part)
+        if combined is not None:
+            yield start_ns, end_ns, combined
+
+
+def _line_up(streams: Sequence[Sequence[tuple[int, int, T]]]) -> list[tuple[int, int, dict[int, T]]]:
+    """Return slots in which no slot of any stream is split, and the records of each stream in them."""
+    every = [
+        (start, end, index, content) for index, stream in enumerate(streams) for start, end, content in stream
+    ]
+    every.sort(key=itemgetter(0, 1), reverse=True)
+    lined_up: list[tuple[int, int, dict[int, T]]] = []  # the newest first
+    width = SLOT_NS
+    for start_ns, end_ns, index, content in every:
+        width = max(width, end_ns - start_ns)
+        start_ns -= start_ns % width
+        parts = {index: content}
+        while lined_up and lined_up[-1][0] < start_ns + width:  # widths are powers of two: it lies within
+            for other, newer in lined_up.pop()[2].items():
+                parts[other] = parts[other].merge(newer) if other in parts else newer
+        lined_up.append((start_ns, start_ns + width, parts))
+    return lined_up[::-1]
+
+
 # -- time series -----------------------------------------------------------------------------------------
 
 
@@ -307,6 +446,18 @@ class Interval(NamedTuple):
     start: datetime
     end: datetime
     summary: dict[str, Any]
+
+
+class History(NamedTuple):
+    """A time window and its parts, from one reading: they have the same records.
+
+    Attributes:
+        whole: The window.
+        intervals: Its parts without gaps between them, the oldest first.
+    """
+
+    whole: Interval
+    intervals: Sequence[Interval]
 
 
 def split(

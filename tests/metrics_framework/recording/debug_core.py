@@ -1,12 +1,13 @@
 """Builds the compiled engine with its internal checks, and loads it.
 
-Run as a script it is the writing half of the tests of the page: see `writer`.
+Run as a script it is the writing half of the tests of shared pages: see `host`.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 from functools import cache
@@ -77,27 +78,39 @@ class Owner:
 
 
 def new_series(core: ModuleType, home: Any, kind: str, publish: Any = None) -> Any:
-    """Return a live series without tags: of a class name's first half and with a slot of its own."""
+    """Return a live series without tags: of a class name's first half and with a slot of its own.
+
+    Its key in a shared page is that half of the class name.
+    """
     slot_kind = {"Histogram": "distribution", "Timer": "distribution"}.get(kind, kind.lower())
-    tag_set = core.TagSet(Owner(), ())
+    tag_set = core.TagSet(Owner(), (), kind.encode())
     slot = core.Slot(home, slot_kind, publish)
     return tag_set.add(getattr(core, f"{kind}Series")(tag_set, (), slot))
 
 
-def writer(library: str, page: str) -> None:
-    """Record a pattern at full speed into a page in a file, until this process is killed."""
-    core: Any = load(Path(library))
+def write_forever(core: ModuleType, page: str) -> None:
+    """Record a pattern at full speed into a shared page, until this process is killed."""
     home = core.Core()
-    home.debug_file(page)
+    home.share(page)
     histogram, counter = new_series(core, home, "Histogram"), new_series(core, home, "Counter")
     for value in range(1, 1001):  # one round of the pattern, so that all blocks are there
         histogram.observe(value)
         counter.add(value)
-    offsets = core.debug_offset(histogram)[0], core.debug_offset(counter)[0]
-    sys.stdout.write(f"{offsets[0]} {offsets[1]}\n")
-    sys.stdout.flush()
+    os.write(1, f"{os.getpid()}\n".encode())
     core.debug_write(histogram, counter, -1.0)
 
 
+def host(library: str) -> None:
+    """Fork a process that writes forever for each path on standard input, and print its process id."""
+    core = load(Path(library))
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children leave at once
+    for line in sys.stdin:
+        if os.fork() == 0:
+            try:
+                write_forever(core, line.strip())
+            finally:
+                os._exit(1)
+
+
 if __name__ == "__main__":
-    writer(*sys.argv[1:])
+    host(sys.argv[1])

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import random
+from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 KINDS = {"counter": "c", "gauge": "g", "histogram": "h", "timer": "t", "outcome": "o"}
@@ -27,10 +31,12 @@ class Hostile:
         core: The module of the engine.
         seed: Makes a run repeatable.
         fails: Whether allocations fail now and then; needs the debug build.
+        folder: If given, the cores share pages in it, and readers compare them with the series.
     """
 
-    def __init__(self, core: Any, seed: int, *, fails: bool = False) -> None:
+    def __init__(self, core: Any, seed: int, *, fails: bool = False, folder: Path | None = None) -> None:
         self.core = core
+        self.pages = None if folder is None else (folder / f"{seed}-{number}" for number in count())
         self.chance = random.Random(seed)
         self.fails = fails
         self.depth = 0
@@ -55,6 +61,8 @@ class Hostile:
             gc.callbacks.remove(self._on_collection)
             gc.set_threshold(*threshold)
             gc.unfreeze()
+            gc.collect()
+            gc.freeze()  # as it was before: see `tests/conftest.py`
         for world in self.worlds:
             world.check()
 
@@ -106,6 +114,8 @@ class World:
         self.home = core.Core(self.chance.choice([None, self.clock]))
         self.home.allows_recent = self.chance.random() < 0.7
         self.home.publish_recent = self.chance.choice([None, self.publish_recent])
+        self.page: Page | None = None
+        self.removed = 0
         self.indexes = {kind: core.SeriesIndex() for kind in KINDS}
         self.tag_sets: dict[Any, Any] = {}
         self.slots: dict[Any, Any] = {}
@@ -118,6 +128,17 @@ class World:
         self.operations = core.OperationRecorder(
             self.home, self.indexes["timer"], self.indexes["outcome"], self
         )
+        self.share()
+
+    def share(self) -> None:
+        """Share an empty core in a new page."""
+        if self.hostile.pages is not None:
+            path = next(self.hostile.pages)
+            with suppress(
+                RuntimeError, MemoryError, OSError
+            ):  # it was recorded into meanwhile, or memory is short
+                self.home.share(path)
+                self.page = Page(self.core, path)
 
     # -- what the engine calls -------------------------------------------------------------------------
 
@@ -179,7 +200,7 @@ class World:
             key, self.core.Slot(self.home, slot_kind, self.publish)
         )
         tag_set = self.tag_sets.get((key, names)) or self.tag_sets.setdefault(
-            (key, names), self.core.TagSet(self, names)
+            (key, names), self.core.TagSet(self, names, repr((key, names)).encode())
         )
         made = getattr(self.core, f"{kind.title()}Series")(tag_set, tuple(plain.values()), slot)
         series = tag_set.add(made)
@@ -359,6 +380,7 @@ class World:
 
         def remove() -> None:
             if tag_sets and (many := chance.choice(tag_sets).series()):
+                self.removed += 1
                 many[0].tag_set.remove(many[0])
 
         def change_slot() -> None:
@@ -397,13 +419,39 @@ class World:
 
         def reset() -> None:
             if chance.random() < 0.05:
+                self.page = None
                 self.home.reset()
+                self.share()
+
+        def change_key() -> None:
+            if tag_sets and chance.random() < 0.3:
+                tag_set = chance.choice(tag_sets)
+                tag_set.key = tag_set.key.partition(b"+")[0] + b"+" * chance.randrange(300)
+
+        def unshare() -> None:
+            if chance.random() < 0.02:
+                self.page = None
+                self.home.unshare()
 
         def drop_recent() -> None:
             if self.bound:
                 chance.choice(self.bound).drop_recent()
 
-        chance.choice([remove, change_slot, log, alias, replace, reset, drop_recent, gc.collect])()
+        def hear_of_others() -> None:
+            if self.bound:
+                series = chance.choice(self.bound)
+                reading = chance.choice(self.bound).own_reading()
+                series.set_others(chance.choice([None, reading]))
+
+        def compare() -> None:
+            if self.page is not None:
+                self.page.compare(self)
+
+        steps: list[Callable[[], object]] = [
+            *(remove, change_slot, log, alias, replace, reset, drop_recent, gc.collect),
+            *(change_key, unshare, hear_of_others, compare),
+        ]
+        chance.choice(steps)()
 
     def check(self) -> None:
         """Check all series again."""
@@ -414,6 +462,56 @@ class World:
                 state = series.state()
                 if state is not None:
                     check_aggregate(state)
+
+
+class Page:
+    """The page of a core, and what a reader knows of it."""
+
+    def __init__(self, core: Any, path: Path) -> None:
+        file = os.open(path, os.O_RDONLY)
+        self.reader = core.PageReader(file)
+        os.close(file)
+        self.entries: dict[int, tuple[bytes, tuple[str, ...], int]] = {}
+        self.is_reading = False
+
+    def compare(self, world: World) -> None:
+        """Compare all entries with the series that have records."""
+        if not self.is_reading:  # the garbage collector may run this within itself
+            self.is_reading = True
+            self._compare(world)
+            self.is_reading = False
+
+    def _compare(self, world: World) -> None:
+        before = world.home.records, world.removed
+        self.reader.changed()
+        for index, entry in self.reader.poll():
+            if entry is None:
+                del self.entries[index]
+            else:
+                assert index not in self.entries
+                self.entries[index] = entry
+        found = {entry[:2]: self.reader.read(index) for index, entry in self.entries.items()}
+        slots = [self.reader.read_slots(index) for index in self.entries]
+        recents = [self.reader.read_recent(index) for index in self.entries]
+        series = [one for tag_set in world.tag_sets.values() for one in tag_set.series()]
+        expected = {(one.tag_set.key, one.values): one.own_reading() for one in series}
+        if (
+            before != (world.home.records, world.removed)
+            or world.page is not self
+            or world.home.unshared_series
+            or world.home.is_private
+        ):
+            return  # something was recorded meanwhile
+        assert len(slots) == len(recents) == len(found)
+        for key, reading in found.items():
+            if reading is not None:
+                own = expected[key]
+                # As text, because the integral of extreme values is not a number.
+                assert repr((reading[0].__reduce__(), reading[3:])) == repr((own[0].__reduce__(), own[3:]))
+                # Counts by bounds that were set since the last record are made at the next one.
+                assert reading[1] in (None, own[1])
+        missing = [key for key, reading in expected.items() if reading and not found.get(key)]
+        assert missing == []
 
 
 def check_aggregate(aggregate: Any) -> None:

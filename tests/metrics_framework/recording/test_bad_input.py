@@ -114,6 +114,12 @@ BAD = {
         "MetricUnit.SECONDS",
     ),
     "timer": (lambda views: views.timer.start_timer(""), "''", "non-empty string"),
+    "metadata": (lambda views: views.timer.start_timer("operation", 5), "metadata=5", "like {'user': 'ann'}"),
+    "empty metadata": (
+        lambda views: views.timer.start_timer("operation", ""),
+        "metadata=''",
+        "mapping, like",
+    ),
     "timed call": (lambda views: views.timer.time_operation(None, lambda: None), "None", "non-empty string"),
     "success": (lambda views: views.tracker.record_success(["a"]), "['a']", "non-empty string"),
     "failure": (lambda views: views.tracker.record_failure("", "timeout"), "''", "non-empty string"),

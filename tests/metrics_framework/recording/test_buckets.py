@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics_adapters.in_memory import InMemoryCollector
+from metrics_framework import Rule
 from metrics_framework.clock import ManualClock
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.recording import Store, metric
@@ -148,6 +149,37 @@ def test_a_store_counts_by_default_bounds_of_the_unit():
     assert store.default_buckets == "by_unit"
 
 
+def test_exposed_buckets_count_all_values():
+    """Default bounds count earlier values too, and every bound of the application takes precedence."""
+    store = Store(ManualClock(), rules=[Rule("ruled", buckets=(3,))])
+    collector = InMemoryCollector(store)
+    collector.describe("described", buckets=[7])
+    for name in ("plain", "described", "ruled"):
+        collector.record_histogram(name, 5)
+    assert {each.name: each.buckets for each in store.readings()}["plain"] is None
+    store.expose_buckets()
+    collector.record_histogram("plain", 50)
+    collector.record_timer("later", 50)
+    buckets = {each.name: each.buckets for each in store.readings()}
+    assert [buckets["plain"].cumulated()[bound] for bound in (3.0, 10.0, 100.0)] == [0, 1, 2]
+    assert buckets["later"].bounds == default_bounds(MetricUnit.MILLISECONDS)
+    assert (buckets["described"].bounds, buckets["ruled"].bounds) == ((7.0,), (3.0,))
+    own = Store(ManualClock(), default_buckets=[7])
+    own.expose_buckets()
+    assert own.default_buckets == (7.0,)
+
+
+def test_a_metric_that_is_made_while_buckets_are_exposed_has_bounds():
+    """Exposing the metric gives it the bounds that it missed."""
+    store = Store(ManualClock())
+    InMemoryCollector(store).record_histogram("name", 5)
+    ((_, made),) = store.metrics()
+    store._state.default_buckets = "by_unit"  # set by another thread, which did not see the metric
+    made.expose()
+    (reading,) = store.readings()
+    assert reading.buckets.cumulated()[10.0] == 1
+
+
 def test_seconds_are_converted_in_decimal():
     """0.0333 s is 33.3 ms, not the product of floats."""
     assert seconds_as(MetricUnit.MILLISECONDS, (0.0333, 1)) == (33.3, 1_000.0)
@@ -209,6 +241,7 @@ def test_bounds_in_seconds_are_converted_in_decimal(seconds, unit):
     assert seconds_as(unit, [seconds]) == (float(Decimal(repr(seconds)) * factor),)
 
 
+@pytest.mark.slow
 def test_a_record_imports_nothing():
     """The first record of each kind imports no module: an import cannot be entered again by a handler."""
     code = """

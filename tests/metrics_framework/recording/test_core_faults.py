@@ -8,6 +8,8 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,16 +24,29 @@ def compiled() -> Any:
     return pytest.importorskip("metrics_framework.recording._core", exc_type=ImportError)
 
 
-class Scene:
-    """A core with a series of each kind, an index, and the objects that record by name."""
+def keep(slot: Any) -> None:
+    """Keep the last closed slot. Without memory it waits: the record that closed it counts already."""
+    with suppress(MemoryError):
+        closed = slot.peek()[1]
+        slot.commit(slot.windows, closed[-1:], len(closed))
 
-    def __init__(self, core: Any) -> None:
+
+class Scene:
+    """A core with a series of each kind, an index, and the objects that record by name.
+
+    Args:
+        core: The module of the engine.
+        page: Where the core shares its numbers, if it does.
+    """
+
+    def __init__(self, core: Any, page: Path | None = None) -> None:
         self.core = core
         self.home = core.Core()
+        if page is not None:
+            self.home.share(page)
         self.home.allows_recent = True
-        kept = lambda slot: slot.commit(slot.windows, slot.peek()[1][-1:], len(slot.peek()[1]))  # noqa: E731
         kinds = ("Counter", "Gauge", "Histogram", "Timer", "Outcome")
-        self.series = [new_series(core, self.home, kind, kept) for kind in kinds]
+        self.series = [new_series(core, self.home, kind, keep) for kind in kinds]
         self.counts = [0] * len(self.series)
         self.indexes = {
             kind: core.SeriesIndex() for kind in ("counter", "gauge", "histogram", "timer", "outcome")
@@ -89,10 +104,11 @@ class Scene:
 
 
 @pytest.mark.heavy
-def test_a_record_that_finds_no_memory_counts_nothing_and_harms_nothing() -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_record_that_finds_no_memory_counts_nothing_and_harms_nothing(shared: bool, tmp_path: Path) -> None:
     """Each allocation fails in turn and raises MemoryError; totals are those of the other records."""
     core = debug_core.load(debug_library())
-    scene, failures = Scene(core), 0
+    scene, failures = Scene(core, tmp_path / "page" if shared else None), 0
     for number in range(1, 160):
         for allocation in range(4):
             failures += scene.run(number, lambda allocation=allocation: core.debug_fail_after(allocation))  # type: ignore[misc]
@@ -100,8 +116,43 @@ def test_a_record_that_finds_no_memory_counts_nothing_and_harms_nothing() -> Non
         assert [series.state().records if series.state() else 0 for series in scene.series] == scene.counts
     assert failures > 100
     assert scene.home.records == sum(scene.counts)
+    if shared:
+        reader = core.PageReader.of((tmp_path / "page").read_bytes())
+        read = {entry[0].decode(): reader.read(index)[0].records for index, entry in reader.poll()}
+        kinds = ("Counter", "Gauge", "Histogram", "Timer", "Outcome")
+        own = dict(zip(kinds, scene.counts, strict=True))
+        assert len(read) + scene.home.unshared_series == len(own)
+        assert read == {kind: own[kind] for kind in read}
 
 
+@pytest.mark.slow
+def test_a_reader_that_finds_no_memory_loses_nothing(tmp_path: Path) -> None:
+    """Each allocation of a poll or a read fails in turn; later calls report and read everything."""
+    core = debug_core.load(debug_library())
+    scene = Scene(core, tmp_path / "page")
+    for number in range(1, 160):
+        scene.run(number, lambda: None)
+    data, failures = (tmp_path / "page").read_bytes(), 0
+    for allocation in range(40):
+        reader = core.PageReader.of(data)
+        found: dict[int, Any] = {}
+        for call in (reader.poll, reader.changed, *[reader.read, reader.read_slots] * 5):
+            index = [] if call in (reader.poll, reader.changed) else [1 + failures % 5]
+            core.debug_fail_after(allocation)
+            try:
+                answer = call(*index)
+            except MemoryError:
+                failures += 1
+            else:
+                found.update(answer if call == reader.poll else [])
+            core.debug_fail_after(-1)
+        found.update(reader.poll())
+        assert sorted(found) == [1, 2, 3, 4, 5]
+        assert all(reader.read(index) and reader.read_slots(index)[0] for index in found)
+    assert failures > 5
+
+
+@pytest.mark.slow
 def test_a_dropped_store_frees_all_memory() -> None:
     """No block or object of cores, series, indexes, logs and aggregates in cycles remains."""
     core = compiled()
@@ -129,6 +180,7 @@ def test_a_dropped_store_frees_all_memory() -> None:
     assert blocks() - before < rounds * 0.75  # one object that leaks is a block a round at least
 
 
+@pytest.mark.slow
 def test_hostile_input_neither_crashes_nor_corrupts(soak: Callable[[int], int]) -> None:
     """Invariants hold with keys that record when compared, number-like values, and publishers that raise."""
     for seed in range(3):
@@ -194,6 +246,7 @@ def test_subinterpreters_record_on_their_own() -> None:
     assert (run.stdout.strip(), run.returncode) == ("2", 0), run.stderr
 
 
+@pytest.mark.heavy
 def test_a_module_can_be_loaded_twice() -> None:
     """Two copies of the module share no state: one rejects a series of the other."""
     one, other = compiled(), debug_core.load(debug_library())

@@ -267,7 +267,7 @@ def test_buckets_of_durations(Distribution, family):
 @pytest.mark.parametrize("times", [1, 200])
 def test_powers_of_two_fall_below_their_own_bound(Distribution, times, sign):
     """An exact power of two is in the bucket of which it is the upper bound."""
-    for exponent in range(-1_022, 1_024):
+    for exponent in range(-1_022, 1_024, 1 if times == 1 else 11):
         buckets = Distribution.of([sign * 2.0**exponent] * times).buckets
         counts = buckets.positive if sign > 0 else buckets.negative
         assert dict(counts.items()) == {exponent * 64 - 1: times}
@@ -343,6 +343,7 @@ def test_signs_do_not_share_their_range(Distribution):
     assert Distribution.of([-(2.0**-40), 2.0**79, -1.0, 1.0] * 50).scale == SCALE
 
 
+@pytest.mark.slow
 @given(st.integers(), st.integers(129, 400), st.integers(30, 300))
 def test_a_wider_range_declares_a_larger_error(Distribution, seed, number, reach):
     """Beyond 80 octaves every quantile is within the declared error."""
@@ -406,6 +407,7 @@ def test_merged_deviations_are_that_of_everything(Distribution, values, data):
     assert merged.stddev == deviation(values)
 
 
+@pytest.mark.slow
 @given(groups(), groups())
 def test_merging_changes_no_operand(Distribution, one, other):
     """Both distributions are as before."""
@@ -508,6 +510,7 @@ def test_failures_are_counted_and_merged(engine, durations, times):
     assert engine.Distribution.of([1.0]).merge(distribution).failures == failed
 
 
+@pytest.mark.slow
 @given(groups())
 def test_a_state_is_the_whole_distribution(Distribution, parts):
     """A distribution that is restored from its state, pickled or copied is equal."""

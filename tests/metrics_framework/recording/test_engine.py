@@ -10,6 +10,7 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from enum import Enum, IntEnum
 from itertools import pairwise
@@ -723,6 +724,52 @@ def test_blocks_may_be_nested_and_repeated(rig):
     assert sorted(timer.state().state.exact) == [125.0, 125.0, 750.0]
 
 
+def test_a_running_stopwatch_cannot_be_entered(rig):
+    """The error names the remedy, the block inside ends as usual, and the stopwatch can be used again."""
+    timer = rig.series("timer")
+    stopwatch = timer.time()
+    with stopwatch:
+        rig.advance(0.25)
+        with pytest.raises(RuntimeError, match=r"running already; call time\(\) for each block"):
+            stopwatch.__enter__()
+        rig.advance(0.25)
+    with pytest.raises(RuntimeError, match="not running; use it in a with block"):
+        stopwatch.__exit__(None, None, None)
+    with stopwatch:
+        rig.advance(1)
+    assert sorted(timer.state().state.exact) == [500.0, 1000.0]
+
+
+@pytest.mark.slow
+def test_of_many_threads_one_enters_a_stopwatch(rig):
+    """The others get an error, so that no duration begins at another block's time."""
+    timer = rig.series("timer")
+    stopwatch, together, inside = timer.time(), threading.Barrier(8), threading.Barrier(8)
+
+    def use(_: int) -> bool:
+        together.wait()
+        try:
+            with stopwatch:
+                inside.wait()
+        except RuntimeError:
+            inside.wait()
+            return False
+        return True
+
+    for times in range(1, 20):
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(use, range(8))) == 1
+        assert timer.state().records == times
+
+
+def test_a_stopwatch_is_no_decorator(rig):
+    """`@timer.time()` would time nothing: the error names the ways that do."""
+    with pytest.raises(TypeError, match=r"use `with timer.time\(\):` inside .* metrics.measure\(name\)"):
+
+        @rig.series("timer").time()
+        def work() -> None: ...
+
+
 def test_a_stopwatch_of_a_removed_series_calls_the_owner(rig):
     """A block that outlives its series is recorded into the one in its place."""
     timer = rig.series("timer")
@@ -941,6 +988,22 @@ def test_a_removed_series_gives_its_aggregate_away(rig, kind):
     assert rig.slots[kind].peek()[2][1].records == 2
     assert rig.core.records == 2
     assert rig.remove(series) is None
+
+
+@all_kinds
+def test_a_removal_notes_the_final_aggregate(rig, kind):
+    """The note is what the removal returns; without a removal there is none."""
+    series = rig.series(kind, one="a")
+    notes: dict[object, object] = {}
+    for value in VALUES[kind]:
+        record(series, value)
+    removed = series.tag_set.remove(series, notes, "first")
+    assert removed is notes["first"]
+    assert removed.records == 2
+    assert series.tag_set.remove(series, notes, "second") is None
+    empty = rig.series(kind, one="b")
+    assert empty.tag_set.remove(empty, notes, "third") is None
+    assert notes == {"first": removed, "third": None}
 
 
 def test_the_removal_of_a_series_without_records_returns_nothing(rig):
@@ -2019,6 +2082,25 @@ def test_an_index_finds_what_it_learned(rig):
     ):
         assert index.get("name", tags) is None
     assert index.get("other", {"one": "a"}) is None
+
+
+def test_an_index_finds_many_names_by_the_same_strings_and_by_equal_ones(rig):
+    """A name is found however often it was found before, until it is forgotten."""
+    index = rig.engine.SeriesIndex()
+    names = [f"name.{number}" for number in range(200)]
+    found = {}
+    for name in names:
+        found[name] = rig.series("counter", one=name)
+        index.learn(name, {"one": name}, found[name])
+    for _ in range(3):
+        for name in names:
+            assert index.get(name, {"one": name}) is found[name]
+            assert index.get(f"{name} "[:-1], {"one": name}) is found[name]
+    for name in names[::2]:
+        index.forget(name)
+    for number, name in enumerate(names):
+        assert index.get(name, {"one": name}) is (found[name] if number % 2 else None)
+        assert index.get(f"{name} "[:-1], {"one": name}) is (found[name] if number % 2 else None)
 
 
 def test_an_index_finds_the_whole_tag_set(rig):

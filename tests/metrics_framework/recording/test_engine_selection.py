@@ -76,6 +76,7 @@ def test_a_stale_build_is_refused(monkeypatch):
     assert engine._select()[1] == "pure"
 
 
+@pytest.mark.slow
 def test_the_fall_back_is_logged_for_applications_that_debug():
     """An application that logs debug events gets one; others do not import structlog."""
     code = f"""

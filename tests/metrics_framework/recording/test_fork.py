@@ -104,6 +104,7 @@ def expected(times: int) -> dict[str, Any]:
     return json.loads(json.dumps(application.numbers()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_read", [False, True])
 def test_a_child_begins_at_zero_beside_busy_threads(is_read):
     """The fork happens while threads record and read; the parent keeps its numbers."""

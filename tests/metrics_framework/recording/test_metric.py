@@ -8,7 +8,7 @@ import weakref
 from datetime import timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTimer, InMemoryTracker
@@ -95,6 +95,30 @@ def test_windows_by_tags_hold_their_group(record, records):
             assert summary["total"] == since_start["sum"]
         elif values:
             assert (summary["min"], summary["max"]) == (min(values), max(values))
+
+
+@given(
+    records=st.lists(st.tuples(st.sampled_from([0, 1, 7, 60, 300]), st.sampled_from("abc")), max_size=30),
+    seconds=st.sampled_from([10, 100, 600]),
+)
+@example(records=[(0, "a"), (1, "b"), (300, "b"), (300, "b")], seconds=600)
+def test_a_window_over_groups_has_all_records_of_the_interval_that_it_reports(records, seconds):
+    """Groups differ in the widths of their slots, and a window begins where none of their slots is split."""
+    clock = ManualClock()
+    store = Store(clock)
+    collector = InMemoryCollector(store)
+    collector.describe("name", window_by=["region"])
+    collector.increment("name", {"region": "a"})
+    times = [0.0]
+    for pause, region in records:
+        clock.advance(pause)
+        collector.increment("name", {"region": region})
+        times.append(clock.monotonic_ns() / 1e9)
+    clock.advance(0.5)
+    window = timedelta(seconds=seconds)
+    for summary in (store.summary("name", window), store.history("name", window, 5).whole.summary):
+        begin = clock.monotonic_ns() / 1e9 - summary["seconds"]
+        assert summary["count"] == sum(time >= begin - 1e-6 for time in times)
 
 
 def test_a_group_without_records_is_empty(collector):
@@ -306,6 +330,15 @@ def test_a_gauge_of_several_series_follows_its_merge_law(collector, clock, law, 
     assert levels == {"north": 1, "south": 4}
 
 
+def test_series_share_the_strings_of_equal_tag_values(collector):
+    """Many series with few tag values hold each of these strings once."""
+    for number in range(5):
+        collector.record_counter(f"orders.{number}", 1, {"shop": f"shop {number - number}"})
+    series = [one for _, metric in collector.store.metrics() for one in metric.series()]
+    assert len(series) == 5
+    assert len({id(one.values[0]) for one in series}) == 1
+
+
 @pytest.mark.parametrize(("law", "left"), [("sum", 4), ("min", 4), ("max", 4), ("latest", 4)])
 def test_a_removed_series_is_not_part_of_a_gauge(collector, clock, law, left):
     """The combined value is that of the other series."""
@@ -497,6 +530,15 @@ def test_a_gauge_that_is_counted_up_and_down_stays_while_it_is_not_zero(clock, r
     expire()
     assert store.series_count == 0
     assert store.summary("in flight")["min"] == 0
+
+
+def test_a_removed_gauge_forgets_its_level(collector):
+    """Unlike expiry, `remove` forgets the level of a gauge: the next step starts from zero."""
+    gauge = collector.gauge("in_flight", NORTH)
+    gauge.increment(3)
+    assert collector.remove("in_flight", NORTH)
+    gauge.decrement()
+    assert InMemoryAggregator(collector.store).get_metric_summary("in_flight")["last"] == -1
 
 
 def test_idle_series_make_room_without_any_read(clock):

@@ -264,13 +264,13 @@ def test_bad_names_are_refused(collector, name, method):
     assert collector.store.series_count == 0
 
 
-@pytest.mark.parametrize("value", BAD_NUMBERS, ids=repr)
 @pytest.mark.parametrize(("first", "second"), list(itertools.permutations(RECORD, 2)))
-def test_a_refused_record_does_not_claim_the_name(collector, first, second, value):
+def test_a_refused_record_does_not_claim_the_name(collector, first, second):
     """A name with only rejected records is unknown, and can become any type."""
-    for tags in (None, {"a": "1"}):
-        with pytest.raises(InvalidInputError):
-            RECORD[first](collector, value, tags)
+    for value in BAD_NUMBERS:
+        for tags in (None, {"a": "1"}):
+            with pytest.raises(InvalidInputError):
+                RECORD[first](collector, value, tags)
     with pytest.raises(UnknownMetricError):
         collector.store.summary("name")
     RECORD[second](collector, 3.0)

@@ -74,6 +74,7 @@ def test_later_rules_win():
         ({"names": "a", "drop_tags": [""]}, "''"),
         ({"names": "a", "deny": "yes"}, "'yes'"),
         ({"names": "a", "buckets": [2, 1]}, "ascend"),
+        ({"names": "a", "expires": 0}, "expires=0"),
         ({"names": "a", "max_series": 0}, "max_series=0"),
         ({"names": "a", "max_series": True}, "max_series=True"),
         ({"names": "a", "drop": ["user"]}, "drop_tags"),
@@ -198,6 +199,21 @@ def test_an_applications_buckets_win(clock):
     assert found.name == "lib.latency.ms"
     assert found.metadata["help"] == "how long it took"
     assert found.metadata["buckets"]["counts"] == {"1.5": 1, "inf": 3}
+
+
+@pytest.mark.parametrize("expires", [True, False])
+def test_a_rule_decides_whether_names_expire(clock, expires):
+    """A rule of the application wins over a library's description, whichever comes first."""
+    store = Store(clock, expire_after=timedelta(seconds=100), rules=[Rule("http.*", expires=expires)])
+    collector = InMemoryCollector(store)
+    collector.describe("http.described", expires=not expires)
+    for name in ("http.described", "http.other", "other"):
+        collector.increment(name)
+    collector.describe("http.other", expires=not expires)
+    clock.advance(200)
+    assert {reading.name for reading in store.readings()} == (
+        set() if expires else {"http.described", "http.other"}
+    )
 
 
 def test_a_budget_of_a_rule_holds_for_its_names(clock):

@@ -117,9 +117,9 @@ def test_an_empty_window_makes_nothing_up(views, record, expected):
 
 @pytest.mark.parametrize("window", [None, MINUTE])
 def test_timings_have_the_keys_of_a_timer(views, window):
-    """The summary of an operation is like that of a timer."""
+    """The summary of an operation is like that of a timer, and has the number of failures."""
     views.time("operation", 0.25)
-    assert views.store.timing_summary("operation", window).keys() == DISTRIBUTION_KEYS
+    assert views.store.timing_summary("operation", window).keys() == {*DISTRIBUTION_KEYS, "failures"}
 
 
 def test_a_counter_in_a_window(views):
@@ -644,6 +644,55 @@ def test_distributions_are_those_of_every_series(views):
     assert [one[:3] for one in found[3:]] == [("size", {}, True)]
 
 
+@pytest.mark.heavy
+def test_the_sum_and_the_total_of_a_counter_are_one_reading(views):
+    """While it is recorded, a window with all records, and its history, sum up to the total."""
+    counter, done = InMemoryCollector(views.store).counter("orders"), threading.Event()
+
+    def work() -> None:
+        while not done.is_set():
+            counter.add(1)
+
+    thread = threading.Thread(target=work, daemon=True)
+    counter.add(1)
+    thread.start()
+    try:
+        for _ in range(300):
+            for window in (None, timedelta(days=1)):
+                summary = views.store.summary("orders", window)
+                assert summary["count"] == summary["sum"] == summary["total"]
+            _, intervals = views.store.history("orders", timedelta(days=1), 5)
+            assert sum(one.summary["sum"] for one in intervals) == intervals[-1].summary["total"]
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_a_reading_has_every_series_once():
+    """Metrics and both halves of operations are read with all of their records and tags."""
+    clock = ManualClock()
+    store = Store(clock, tags={"service": "shop"})
+    collector = InMemoryCollector(store)
+    for pod in "abc":
+        collector.record_histogram("size", 1, {"pod": pod})
+    collector.increment("orders")
+    collector.record_gauge("level", 4)
+    store.record_operation("parse", {}, 1_000_000, "bad")
+    collector.remove("size", {"pod": "a"})
+    clock.advance(3)
+    read = {(one.name, one.metric_type): one for one in store.read()}
+    assert {key: [tags for tags, _ in one.series] for key, one in read.items()} == {
+        ("size", MetricType.HISTOGRAM): [{"service": "shop", "pod": "b"}, {"service": "shop", "pod": "c"}],
+        ("orders", MetricType.COUNTER): [{"service": "shop"}],
+        ("level", MetricType.GAUGE): [{"service": "shop"}],
+        ("parse", MetricType.TIMER): [{"service": "shop"}],
+        ("parse", MetricType.RATE): [{"service": "shop"}],
+    }
+    size, parse = read["size", MetricType.HISTOGRAM], read["parse", MetricType.RATE]
+    assert (size.operation, size.records, size.distribution().count, size.rate) == (False, 3, 3, 1.0)
+    assert (parse.operation, parse.records, parse.series[0][1].failures) == (True, 1, {"bad": 1})
+
+
 def test_a_distribution_is_that_of_all_series_together(views):
     """Removed series are included, as in totals; a counter has no distribution."""
     store = views.store
@@ -787,19 +836,25 @@ def test_the_error_of_the_wrong_call_names_the_right_one():
     InMemoryCollector(store).record_timer("a timer", 5)
     InMemoryTimer(store).time_operation("timed", int)
     InMemoryTracker(store).record_success("tracked")
+    store.record_operation("import", None, 1, None)
     wrong = {
-        "no metric 'timed' was recorded, but it is a timed operation: read it with timer.get_timing_stats(": (
+        "'timed' is an operation and not a metric: read it with timer.get_timing_stats('timed')": (
             lambda: store.summary("timed")
         ),
-        "no metric 'tracked' was recorded, but it is a tracked operation: read it with tracker.get_succ": (
+        "'tracked' is an operation and not a metric: read it with tracker.get_success_rate('tracked')": (
             lambda: store.summary("tracked")
         ),
-        "no operation 'a timer' was timed, but it is a metric: read it with aggregator.get_metric_summary(": (
+        "'a timer' is a metric and not an operation: read it with aggregator.get_metric_summary('a timer')": (
             lambda: store.timing_summary("a timer")
         ),
-        "no operation 'timed' was tracked, but it is a timed operation": lambda: store.outcomes("timed"),
-        "no operation 'tracked' was timed, but it is a tracked": lambda: store.timing_summary("tracked"),
-        "no operation 'other' was timed. Known: 'timed'": lambda: store.timing_summary("other"),
+        "'timed' was timed but not tracked: use measure() or record_failure(), or read its durations with"
+        " timer.get_timing_stats('timed')": lambda: store.outcomes("timed"),
+        "'tracked' was tracked but not timed: use measure() or start_timer(), or read its outcomes with"
+        " tracker.get_success_rate('tracked')": lambda: store.timing_summary("tracked"),
+        "'import' is an operation and not a metric: read it with timer.get_timing_stats('import') and"
+        " tracker.get_success_rate('import')": lambda: store.distribution("import"),
+        "'tracked' was tracked": lambda: store.distribution("tracked", operation=True),
+        "no operation 'other' was timed. Known: 'import', 'timed'": lambda: store.timing_summary("other"),
     }
     for message, read in wrong.items():
         with pytest.raises(UnknownMetricError) as caught:

@@ -644,5 +644,6 @@ def test_series_that_come_and_go_for_hours_take_no_memory_if_only_prometheus_rea
     seen = in_a_fresh_process(short_lived_series, max(soak(240), 60))
     assert all(overflowed == 0 for *_, overflowed in seen), seen
     assert all(count <= 6_000 for _, _, count, _ in seen), seen
-    begun = [used for used, *_ in seen[3:6]]
-    assert seen[-1][0] - max(begun) < 3_000_000, seen
+    used = [used for used, *_ in seen]
+    # The least of the last: a response of 4 MB may still be in memory.
+    assert min(used[-3:]) - max(used[3:6]) < 3_000_000, seen

@@ -189,6 +189,7 @@ def test_a_window_covers_the_request_or_little_more():
     assert 3_500 <= recording.check(timedelta(hours=5), host="b") <= 3_700
 
 
+@pytest.mark.slow
 def test_a_route_that_becomes_busy_late_has_windows():
     """A series that was idle for long is exact from its first records on."""
     recording = Recording("timing")
@@ -345,6 +346,7 @@ def test_without_memory_windows_by_tag_are_refused():
     assert recording.check(MINUTE, route="a") == pytest.approx(60, abs=16)  # none of them is
 
 
+@pytest.mark.slow
 def test_quiet_series_make_room_for_busier_ones():
     """At the limit, series that were idle for an hour lose their windows first, then the quietest."""
     recording = Recording("counter", budgets=Budgets(recent_bytes=20_000))

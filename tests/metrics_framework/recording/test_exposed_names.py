@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.recording.namespaces import Named, NameRegistry
+from metrics_framework.recording.exposed_names import Named, NameRegistry
 from metrics_framework.values import MetricType, MetricUnit
 
 
@@ -23,7 +23,7 @@ def gauge(name):
 @pytest.fixture
 def registry():
     """Return a registry without unused names."""
-    return NameRegistry(exposed, lambda _: False)
+    return NameRegistry(exposed, lambda _: False, {})
 
 
 def test_a_name_has_one_owner(registry):
@@ -67,8 +67,29 @@ def test_a_refused_claim_changes_nothing(registry):
 def test_a_metric_without_records_loses_its_name():
     """A metric with a record gets the exposed name of one without."""
     forgotten = []
-    registry = NameRegistry(exposed, lambda named: not forgotten.append(named))
+    registry = NameRegistry(exposed, lambda named: not forgotten.append(named), {})
     registry.register(gauge("A"), None)
     registry.register(gauge("a"), None)
     assert registry.owner("a") == gauge("a")
     assert forgotten == [gauge("A")]
+
+
+def test_registries_with_the_same_owners_share_the_names():
+    """A name of one store is taken in another one until it is released there."""
+    owners = {}
+    first, second = (NameRegistry(exposed, lambda _: False, owners) for _ in range(2))
+    first.register(gauge("a"), None)
+    first.register(gauge("b"), None)
+    with pytest.raises(
+        InvalidInputError,
+        match=r"^'A' .* a name of 'a' in another store: rename one .* call its unregister\(\)$",
+    ):
+        second.register(gauge("A"), None)
+    assert second.names() == []
+    assert second.owner("a") is None
+    first.release(gauge("a"))
+    second.register(gauge("A"), None)
+    assert second.owner("a") == gauge("A")
+    first.release_all()
+    assert first.names() == []
+    assert sorted(owners) == sorted(second.names()) == ["a", "a.end"]
