@@ -1,0 +1,1 @@
+"""Worker processes that share one set of numbers; see ``docs/multiprocess.md``."""
