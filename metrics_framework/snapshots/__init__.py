@@ -2,7 +2,6 @@
 
 import typing
 
-from metrics_framework.capabilities import DistributionAggregator
 from metrics_framework.snapshots.build import BuildReport, LeftOut, SnapshotBuilder
 from metrics_framework.snapshots.files import LeftOutFile, Run, RunValue, dump_snapshot, read_snapshot
 from metrics_framework.snapshots.keys import (
@@ -28,7 +27,6 @@ if typing.TYPE_CHECKING:
 __all__ = [
     "BuildReport",
     "CustomSeries",
-    "DistributionAggregator",
     "Environment",
     "LatencyMetrics",
     "LeftOut",

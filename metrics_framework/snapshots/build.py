@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from metrics_framework.capabilities import DistributionAggregator
 from metrics_framework.errors import UnknownNameError
@@ -19,13 +18,20 @@ from metrics_framework.protocols import (
     ResourceMonitor,
     SuccessFailureTracker,
 )
-from metrics_framework.snapshots.keys import STATISTICS, SUCCESS_RATE, custom_key, key_stem
+from metrics_framework.snapshots.keys import (
+    STATISTICS,
+    SUCCESS_RATE,
+    custom_key,
+    key_of_tags,
+    key_of_value,
+    key_stem,
+)
 from metrics_framework.snapshots.rules import LATENCY_FIELDS, is_measurement
 from metrics_framework.snapshots.v1 import LatencyMetrics, Metrics, PerformanceSnapshot, SnapshotMetadata
 from metrics_framework.values import MetricType, MetricValue, to_milliseconds
 
 if TYPE_CHECKING:
-    from metrics_framework.recording import Distribution
+    from metrics_framework.recording import Distribution, MetricReading
 
 T = TypeVar("T")
 
@@ -35,11 +41,22 @@ MAX_CUSTOM = 200
 LATENCY_TAG = "latency_metric"
 """The metadata tag that names the timer behind ``latency``."""
 
+NOT_LATENCY = frozenset(
+    f"{name}{suffix}"
+    for name in (
+        "event_loop.lag",
+        "http.client.event_stream",
+        "http.server.event_stream",
+        "websocket.server.connection",
+    )
+    for suffix in ("", ".duration")
+)
+"""Timers that become ``latency`` only by name: of event streams, WebSocket connections and the event loop."""
+
 _BYTES_IN_MEGABYTE = 1_000_000
 
 
-@dataclass(frozen=True)
-class LeftOut:
+class LeftOut(NamedTuple):
     """A recorded value that is not in the snapshot, and the reason."""
 
     what: str
@@ -53,8 +70,8 @@ class BuildReport:
     Attributes:
         left_out: Recorded values that were left out, with reasons.
         distributions: The distributions behind the statistics, if the aggregator keeps them. A key is the
-            flat key without the statistic, such as ``latency`` or ``custom.payload/size``. They are read
-            after the statistics, so a running application may have recorded more by then.
+            flat key without the statistic, such as ``latency`` or ``custom.payload/size``. The statistics
+            are computed from them, so both have the same records.
     """
 
     left_out: tuple[LeftOut, ...]
@@ -69,11 +86,20 @@ class _Latency:
     operation: bool
     fields: dict[str, float]
     throughput: float | None
+    distribution: Distribution | None
+
+    def is_source(self, name: str, metric_type: MetricType, operation: bool, tags: Mapping[str, str]) -> bool:
+        """Return whether a series is the source. A series with tags is not: it tells more."""
+        is_timer = metric_type is MetricType.TIMER and not tags
+        return is_timer and (name, operation) == (self.name, self.operation)
 
 
 @dataclass
 class SnapshotBuilder:
     """Builds a snapshot from the four parts of a system.
+
+    A `DistributionAggregator` is read once, and the snapshot is computed from that reading. Of any other
+    aggregator, the series, the summary of the latency and the success rates are read one after the other.
 
     If a part fails, only its own values are left out, and the report says so.
 
@@ -83,7 +109,8 @@ class SnapshotBuilder:
         resource_monitor: Provides peak memory and average CPU; without one they are left out.
         aggregator: Provides all recorded values.
         seconds: The duration of the run, for adapters whose summaries have no ``rate``.
-        latency_metric: The timer that becomes ``latency``; by default the one with the most records.
+        latency_metric: The timer that becomes ``latency``; by default the one with the most records that is
+            not in `NOT_LATENCY`.
         custom_metrics: Patterns such as ``http.*`` for the names of metrics and operations that become
             custom keys; all by default.
         max_custom: The maximum number of custom keys.
@@ -111,14 +138,32 @@ class SnapshotBuilder:
             SnapshotError: If there are no measurements at all.
         """
         self._left_out.clear()
-        values = self._try("metrics", self._values) or []
-        timers = [value for value in values if value.metric_type is MetricType.TIMER]
-        latency = self._try("latency", lambda: self._latency(timers))
-        custom = dict(self._custom(values, latency))
-        kept = dict(sorted(custom.items())[: self.max_custom])
-        beyond = (key for key in custom if key not in kept)
-        self._leave_out(beyond, f"over the limit of {self.max_custom} custom keys: raise max_custom")
-        distributions = self._try("distributions", lambda: dict(self._distributions(kept, latency))) or {}
+        if self.custom_metrics is not None:
+            self.custom_metrics = tuple(self.custom_metrics)
+        aggregator = self.aggregator
+        readings: list[MetricReading] | None = None
+        if isinstance(aggregator, DistributionAggregator):
+            readings = self._try("distributions", lambda: list(aggregator.read()))
+        values: list[MetricValue] = []
+        if readings is None:
+            readings = []
+            values = self._try("metrics", lambda: aggregator.get_metrics_by_tag({})) or []
+        latency = self._try("latency", lambda: self._latency(values, readings))
+        custom: dict[str, float | Distribution] = {}
+        for value in values:
+            self._try(repr(value.name), partial(self._add_value, custom, value, latency))
+        for reading in readings:
+            self._try(repr(reading.name), partial(self._add_reading, custom, reading, latency))
+        kept_keys = sorted(custom)[: self.max_custom]
+        if len(kept_keys) < len(custom):
+            beyond = custom.keys() - kept_keys
+            self._leave_out(
+                filter(beyond.__contains__, custom),
+                f"over the limit of {self.max_custom} custom keys: raise max_custom",
+            )
+        kept, distributions = _computed({key: custom[key] for key in kept_keys})
+        if latency is not None and latency.distribution is not None:
+            distributions = {"latency": latency.distribution, **distributions}
         tags = {**self.constant_tags, **metadata.tags}
         if latency is not None:
             tags[LATENCY_TAG] = latency.name
@@ -141,26 +186,29 @@ class SnapshotBuilder:
         )
         return snapshot, BuildReport(tuple(self._left_out), distributions)
 
-    def _values(self) -> list[MetricValue]:
-        values = self.aggregator.get_metrics_by_tag({})
-        if not self.constant_tags:
-            return values
-        return [replace(value, tags=self._without_constant(value.tags)) for value in values]
-
-    def _without_constant(self, tags: Mapping[str, str]) -> dict[str, str]:
+    def _without_constant(self, tags: Mapping[str, str]) -> Mapping[str, str]:
         """Return the tags without the constant ones."""
         constant = self.constant_tags.items()
-        return {tag: text for tag, text in tags.items() if (tag, text) not in constant}
+        return {tag: text for tag, text in tags.items() if (tag, text) not in constant} if constant else tags
 
     # -- latency ---------------------------------------------------------------------------------------
 
-    def _latency(self, timers: list[MetricValue]) -> _Latency | None:
+    def _latency(self, values: list[MetricValue], readings: list[MetricReading]) -> _Latency | None:
         records: defaultdict[tuple[str, bool], float] = defaultdict(float)
+        timers = [value for value in values if value.metric_type is MetricType.TIMER]
         for value in timers:
             records[value.name, _is_operation(value)] += value.metadata.get("count", 0)
+        read = {
+            (reading.name, reading.operation): reading
+            for reading in readings
+            if reading.metric_type is MetricType.TIMER
+        }
+        for timer, reading in read.items():
+            records[timer] = reading.records
         if self.latency_metric is None:
             # Equal counts are ordered by name, so that equal runs choose the same timer.
-            ranked = sorted(records, key=lambda timer: (-records[timer], timer))
+            timed = (timer for timer in records if timer[0] not in NOT_LATENCY)
+            ranked = sorted(timed, key=lambda timer: (-records[timer], timer))
             if not ranked:
                 return None
             name, operation = ranked[0]
@@ -168,8 +216,14 @@ class SnapshotBuilder:
             name = self.latency_metric
             # An aggregator may not list operations: a name that it does not list is read from the timer.
             operation = (name, True) in records or (name, False) not in records
+        distribution = None
         try:
-            summary = self._timer_summary(name, operation, timers)
+            if (name, operation) in read:
+                distribution = read[name, operation].distribution()
+                summary = _statistics(distribution)
+                summary["rate"] = read[name, operation].rate
+            else:
+                summary = self._timer_summary(name, operation, timers)
         except Exception as error:  # noqa: BLE001 - a third-party adapter may raise anything
             reason = (
                 "was not recorded" if isinstance(error, UnknownNameError) else f"could not be read: {error!r}"
@@ -186,7 +240,8 @@ class SnapshotBuilder:
             self._leave_out([f"latency of {name!r}"], "has no valid durations")
             return None
         rate = summary.get("rate", summary.get("count", 0) / self.seconds if self.seconds > 0 else None)
-        return _Latency(name, operation, fields, None if rate is None else self._valid("throughput", rate))
+        throughput = None if rate is None else self._valid("throughput", rate)
+        return _Latency(name, operation, fields, throughput, distribution)
 
     def _timer_summary(self, name: str, operation: bool, timers: list[MetricValue]) -> dict[str, float]:
         if operation:
@@ -200,26 +255,23 @@ class SnapshotBuilder:
 
     # -- custom ----------------------------------------------------------------------------------------
 
-    def _custom(self, values: list[MetricValue], latency: _Latency | None) -> Iterable[tuple[str, float]]:
-        patterns = None if self.custom_metrics is None else tuple(self.custom_metrics)
-        for value in values:
-            # memory_mb and cpu_percent cover the run; other resource gauges describe the machine.
-            if value.name in RESOURCE_GAUGES or (latency is not None and _is_source(value, latency)):
-                continue
-            is_selected = patterns is None or any(fnmatchcase(value.name, pattern) for pattern in patterns)
-            numbers: Iterable[tuple[str, float]] | None = self._try(
-                repr(value.name), partial(list, self._numbers(value))
-            )
-            for key, number in numbers or ():
-                if not is_selected:
-                    self._leave_out([key], "not matched by custom_metrics")
-                elif not is_measurement(number):
-                    self._leave_out([key], f"v1 stores only finite numbers of 0 or more, got {number!r}")
-                else:
-                    yield key, number
+    def _add_value(
+        self, custom: dict[str, float | Distribution], value: MetricValue, latency: _Latency | None
+    ) -> None:
+        """Add the numbers of a series as an aggregator lists it."""
+        tags, operation = self._without_constant(value.tags), _is_operation(value)
+        if value.name in RESOURCE_GAUGES or (
+            latency is not None and latency.is_source(value.name, value.metric_type, operation, tags)
+        ):
+            return
+        is_selected = self._selects(value.name)
+        for key, number in list(self._numbers(value, tags, operation)):
+            self._add(custom, key, number, is_selected)
 
-    def _numbers(self, value: MetricValue) -> Iterable[tuple[str, float]]:
-        name, tags, operation = value.name, value.tags, _is_operation(value)
+    def _numbers(
+        self, value: MetricValue, tags: Mapping[str, str], operation: bool
+    ) -> Iterable[tuple[str, float]]:
+        name = value.name
         if value.metric_type in (MetricType.HISTOGRAM, MetricType.TIMER):
             stem = key_stem(name, tags, operation)
             for statistic, source in STATISTICS.items():
@@ -239,22 +291,50 @@ class SnapshotBuilder:
             if rate is not None:
                 yield key, rate
 
-    # -- distributions ---------------------------------------------------------------------------------
-
-    def _distributions(
-        self, kept: Mapping[str, float], latency: _Latency | None
-    ) -> Iterable[tuple[str, Distribution]]:
-        if not isinstance(self.aggregator, DistributionAggregator):
+    def _add_reading(
+        self, custom: dict[str, float | Distribution], reading: MetricReading, latency: _Latency | None
+    ) -> None:
+        """Add the numbers of a metric, or one half of an operation, of a `DistributionAggregator`."""
+        name, metric_type, operation = reading.name, reading.metric_type, reading.operation
+        if name in RESOURCE_GAUGES:
             return
-        if latency is not None:
-            with suppress(UnknownNameError):  # another timer has its own numbers
-                yield "latency", self.aggregator.get_distribution(latency.name, operation=latency.operation)
-        statistics = (key.rpartition("/") for key in kept)
-        stems = {stem for stem, _, statistic in statistics if statistic in STATISTICS}
-        for series in self.aggregator.get_distributions():
-            stem = key_stem(series.name, self._without_constant(series.tags), series.operation)
-            if stem in stems:
-                yield f"custom.{stem}", series.distribution
+        is_selected = self._selects(name)
+        name_stem = key_stem(name, None, operation)
+        for every_tag, aggregate in reading.series:
+            tags = self._without_constant(every_tag)
+            if latency is not None and latency.is_source(name, metric_type, operation, tags):
+                continue
+            stem = f"{name_stem}{key_of_tags(tags)}" if tags else name_stem
+            if metric_type is MetricType.COUNTER:
+                self._add(custom, stem if tags else key_of_value(stem), aggregate.value, is_selected)
+            elif metric_type is MetricType.GAUGE:
+                self._add(custom, stem if tags else key_of_value(stem), aggregate.last, is_selected)
+            elif metric_type is MetricType.RATE:
+                self._add(custom, f"{stem}/{SUCCESS_RATE}", aggregate.success_rate, is_selected)
+            elif is_selected and aggregate.min >= 0:  # all statistics are valid
+                for statistic in STATISTICS:
+                    custom[f"{stem}/{statistic}"] = aggregate
+            else:
+                numbers = _statistics(aggregate)
+                for statistic, source in STATISTICS.items():
+                    key = f"{stem}/{statistic}"
+                    self._add(custom, key, numbers[source], is_selected)
+                    if key in custom:
+                        custom[key] = aggregate
+
+    def _selects(self, name: str) -> bool:
+        patterns = self.custom_metrics
+        return patterns is None or any(fnmatchcase(name, pattern) for pattern in patterns)
+
+    def _add(
+        self, custom: dict[str, float | Distribution], key: str, number: float, is_selected: bool
+    ) -> None:
+        if not is_selected:
+            self._leave_out([key], "not matched by custom_metrics")
+        elif not is_measurement(number):
+            self._leave_out([key], f"v1 stores only finite numbers of 0 or more, got {number!r}")
+        else:
+            custom[key] = number
 
     # -- resources -------------------------------------------------------------------------------------
 
@@ -272,7 +352,7 @@ class SnapshotBuilder:
         percent = cpu.get("process_average_percent", cpu.get("process_percent"))
         if percent is None:
             return None
-        share = self._valid("cpu_percent", percent / max(cpu.get("count", 1), 1))
+        share = self._valid("cpu_percent", percent / (cpu.get("count") or 1))
         # CPU time and wall time may differ by a tick, which can put the share above 100.
         return None if share is None else min(share, 100.0)
 
@@ -299,7 +379,29 @@ def _is_operation(value: MetricValue) -> bool:
     return bool(value.metadata.get("operation", False))
 
 
-def _is_source(value: MetricValue, latency: _Latency) -> bool:
-    """Return whether a value is the source of ``latency``. A series with tags is kept: it tells more."""
-    is_timer = value.metric_type is MetricType.TIMER and not value.tags
-    return is_timer and (value.name, _is_operation(value)) == (latency.name, latency.operation)
+def _statistics(distribution: Distribution) -> dict[str, float]:
+    """Return the statistics of a snapshot by their keys in a summary."""
+    p50, p95, p99 = distribution.quantiles(0.50, 0.95, 0.99)
+    return {"count": distribution.count, "avg": distribution.mean, "p50": p50, "p95": p95, "p99": p99}
+
+
+def _computed(
+    custom: Mapping[str, float | Distribution],
+) -> tuple[dict[str, float], dict[str, Distribution]]:
+    """Return the numbers of custom keys, and the distributions of those that are statistics of one.
+
+    Statistics are computed only here, for the keys that are in the snapshot.
+    """
+    numbers: dict[str, float] = {}
+    distributions: dict[str, Distribution] = {}
+    statistics: dict[str, dict[str, float]] = {}
+    for key, number in custom.items():
+        if isinstance(number, int | float):
+            numbers[key] = number
+            continue
+        stem, _, statistic = key.rpartition("/")
+        if stem not in statistics:
+            statistics[stem] = _statistics(number)
+            distributions[f"custom.{stem}"] = number
+        numbers[key] = statistics[stem][STATISTICS[statistic]]
+    return numbers, distributions

@@ -29,7 +29,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from metrics_framework.errors import DistributionsError, OutputError
+from metrics_framework.errors import DistributionsError
 from metrics_framework.recording import Distribution
 from metrics_framework.recording.aggregates import ZERO, Sum, within_int64
 from metrics_framework.recording.distribution import (
@@ -41,8 +41,10 @@ from metrics_framework.recording.distribution import (
     DistributionState,
     PackedCounts,
 )
-from metrics_framework.snapshots.files import read_snapshot
+from metrics_framework.runtime.strict_json import json_encoder
+from metrics_framework.snapshots.files import read_content, read_snapshot
 from metrics_framework.snapshots.rules import quote
+from metrics_framework.validation import is_finite_number
 
 DISTRIBUTIONS_TAG = "distributions"
 """The metadata tag that identifies the sidecar of a snapshot: ``sha256:`` and the hash of its content."""
@@ -61,6 +63,8 @@ _LOWEST_SCALE = -10
 
 _MAX_COUNT = 2**64 - 1
 """The maximum count of a bucket."""
+
+_encode = json_encoder(separators=(",", ":"))
 
 _GZIP_WBITS = 16 + zlib.MAX_WBITS
 """Selects the gzip format in zlib."""
@@ -90,20 +94,44 @@ def read_distributions(path: str | Path) -> dict[str, Distribution]:
         SnapshotError: If the snapshot is not valid.
         DistributionsError: If the sidecar belongs to another snapshot, or is not valid.
     """
-    named = read_snapshot(path).metadata.tags.get(DISTRIBUTIONS_TAG)
-    if named is None:
+    return read_distributions_of(path, read_snapshot(path).metadata.tags)
+
+
+def read_distributions_of(path: str | Path, tags: Mapping[str, str]) -> dict[str, Distribution]:
+    """Read the distributions of a snapshot that was already read; see `read_distributions`.
+
+    Args:
+        path: The file of the snapshot.
+        tags: The tags of its metadata.
+    """
+    if DISTRIBUTIONS_TAG not in tags:
         return {}
-    sidecar = sidecar_path(path)
-    content = _content(sidecar)
+    content = read_sidecar_content(path, tags)
+    try:
+        return load_distributions(content)
+    except DistributionsError as error:
+        raise DistributionsError(f"{str(sidecar_path(path))!r}: {error}") from error
+
+
+def read_sidecar_content(path: str | Path, tags: Mapping[str, str]) -> bytes:
+    """Return the content of the sidecar that a snapshot names.
+
+    Args:
+        path: The file of the snapshot.
+        tags: The tags of its metadata, of which one names the sidecar.
+
+    Raises:
+        OutputError: If the sidecar cannot be read.
+        DistributionsError: If it belongs to another snapshot.
+    """
+    sidecar, named = sidecar_path(path), tags[DISTRIBUTIONS_TAG]
+    content = read_content(sidecar, max_bytes=MAX_UNPACKED_BYTES, pipe=False)
     if content_name(content) != named:
         raise DistributionsError(
             f"{str(sidecar)!r} is not the sidecar of {str(path)!r}: the snapshot names {quote(named)},"
             f" but this is {content_name(content)!r}"
         )
-    try:
-        return load_distributions(content)
-    except DistributionsError as error:
-        raise DistributionsError(f"{str(sidecar)!r}: {error}") from error
+    return content
 
 
 def read_sidecar(path: str | Path) -> dict[str, Distribution]:
@@ -113,7 +141,7 @@ def read_sidecar(path: str | Path) -> dict[str, Distribution]:
         OutputError: If the file cannot be read.
         DistributionsError: If it is not valid.
     """
-    return load_distributions(_content(Path(path)))
+    return load_distributions(read_content(path, max_bytes=MAX_UNPACKED_BYTES, pipe=False))
 
 
 def content_name(content: bytes) -> str:
@@ -128,7 +156,7 @@ def dump_distributions(distributions: Mapping[str, Distribution]) -> bytes:
         "version": VERSION,
         "distributions": {key: _to_plain(distribution.state) for key, distribution in distributions.items()},
     }
-    text = json.dumps(document, separators=(",", ":"), allow_nan=False)
+    text = _encode(document)
     packer = zlib.compressobj(wbits=_GZIP_WBITS)  # unlike the gzip module, it adds no timestamp
     return packer.compress(text.encode("ascii")) + packer.flush()
 
@@ -149,14 +177,6 @@ def load_distributions(content: bytes) -> dict[str, Distribution]:
     if not isinstance(distributions, dict):
         raise DistributionsError(f"distributions: must be an object, got {quote(distributions)}")
     return {key: _DistributionParser(plain, key).distribution() for key, plain in distributions.items()}
-
-
-def _content(sidecar: Path) -> bytes:
-    try:
-        return sidecar.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: the path contains a null character
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise OutputError(f"cannot read {str(sidecar)!r}: {reason}") from error
 
 
 def _unpacked(content: bytes) -> Any:
@@ -240,7 +260,7 @@ class _DistributionParser:
         if not isinstance(values, list) or len(values) > EXACT_VALUES:
             raise self._error(".values", f"must be a list of at most {EXACT_VALUES} numbers")
         # Integers beyond 2**53 are floats here, but unchanged in min and max.
-        if not all(_is_number(value) and float(low) <= value <= float(high) for value in values):
+        if not all(is_finite_number(value) and float(low) <= value <= float(high) for value in values):
             raise self._error(".values", "must be finite numbers from min to max")
         return tuple(map(float, values))
 
@@ -280,14 +300,14 @@ class _DistributionParser:
         parts = self._plain.get("sum")
         if parts is None:
             return Sum(math.copysign(math.inf, mean))
-        if not isinstance(parts, list) or len(parts) != 2 or not all(map(_is_number, parts)):
+        if not isinstance(parts, list) or len(parts) != 2 or not all(map(is_finite_number, parts)):
             raise self._error(".sum", f"must be a list of two numbers or null, got {quote(parts)}")
         total = Sum(parts[0], float(parts[1]))
         return ZERO.merge(total) if isinstance(parts[0], int) else total  # an integer may be beyond int64
 
     def _number(self, key: str) -> int | float:
         value: Any = self._plain.get(key)
-        if not _is_number(value):
+        if not is_finite_number(value):
             raise self._error(f".{key}", f"must be a finite number, got {quote(value)}")
         number: int | float = value
         return number
@@ -305,12 +325,3 @@ class _DistributionParser:
 
 def _bucket_total(buckets: Buckets) -> int:
     return buckets.zeros + sum(buckets.negative.counts()) + sum(buckets.positive.counts())
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer beyond the largest float
-        return False

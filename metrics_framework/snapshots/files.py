@@ -8,7 +8,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from metrics_framework.errors import OutputError, SnapshotError
+from metrics_framework.errors import OutputError, SnapshotError, reason_of
+from metrics_framework.runtime.atomic_files import read_file
+from metrics_framework.runtime.strict_json import to_indented_json
+from metrics_framework.snapshots.provenance import commit_date_of
 from metrics_framework.snapshots.v1 import Environment, PerformanceSnapshot
 
 
@@ -22,17 +25,25 @@ def read_snapshot(path: str | Path) -> PerformanceSnapshot:
     return PerformanceSnapshot.from_dict(parse_document(read_content(path)))
 
 
-def read_content(path: str | Path) -> bytes:
+MAX_FILE_BYTES = 64 * 1024 * 1024
+"""The size of a file of snapshots."""
+
+
+def read_content(path: str | Path, *, max_bytes: int = MAX_FILE_BYTES, pipe: bool = True) -> bytes:
     """Return the content of a file.
 
+    Args:
+        path: The file.
+        max_bytes: The largest size.
+        pipe: Whether it may be a pipe, such as ``/dev/stdin``.
+
     Raises:
-        OutputError: If the file cannot be read.
+        OutputError: If the file cannot be read, or is larger.
     """
     try:
-        return Path(path).read_bytes()
+        return read_file(Path(path), max_bytes, pipe=pipe)
     except (OSError, ValueError) as error:  # ValueError: the path contains a null character
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise OutputError(f"cannot read {str(path)!r}: {reason}") from error
+        raise OutputError(f"cannot read {str(path)!r}: {reason_of(error)}") from error
 
 
 def parse_document(content: bytes) -> Any:
@@ -50,7 +61,7 @@ def parse_document(content: bytes) -> Any:
 
 def dump_snapshot(snapshot: PerformanceSnapshot) -> str:
     """Return a snapshot as the JSON document that `read_snapshot` reads."""
-    return json.dumps(snapshot.to_dict(), indent=2, allow_nan=False) + "\n"
+    return to_indented_json(snapshot.to_dict()) + "\n"
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,11 @@ class Run:
     tags: dict[str, str]
     path: Path
     line: int | None = None
+
+    @property
+    def date(self) -> datetime:
+        """The time by which a history sorts runs: the date of the commit, or else `timestamp`."""
+        return commit_date_of(self.tags) or self.timestamp
 
 
 @dataclass(frozen=True)

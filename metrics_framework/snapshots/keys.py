@@ -46,21 +46,37 @@ def custom_key(
     key = key_stem(name, tags, operation)
     if statistic is not None:
         return f"{key}/{statistic}"
-    if not tags:
-        # A metric named "x.p95" is not the p95 of a distribution named "x".
-        head, dot, last = key.rpartition("/")
-        if dot and last in _SUFFIXES:
-            return f"{head}%2E{last}"
-    return key
+    return key if tags else key_of_value(key)
+
+
+def key_of_value(stem: str) -> str:
+    """Return the key of a metric with a single value and no tags.
+
+    Args:
+        stem: Its `key_stem`.
+    """
+    # A metric named "x.p95" is not the p95 of a distribution named "x".
+    head, dot, last = stem.rpartition("/")
+    return f"{head}%2E{last}" if dot and last in _SUFFIXES else stem
 
 
 def key_stem(name: str, tags: Mapping[str, str] | None, operation: bool) -> str:
     """Return the common start of the custom keys of a distribution, up to the last slash."""
     key = name.translate(_IN_NAME)
-    if tags:
-        pairs = sorted((tag.translate(_IN_TAG), value.translate(_IN_TAG)) for tag, value in tags.items())
-        key += f"[{','.join(f'{tag}:{value}' for tag, value in pairs)}]"
-    return f"operation:{key}" if operation else key
+    if operation:
+        key = f"operation:{key}"
+    return f"{key}{key_of_tags(tags)}" if tags else key
+
+
+def key_of_tags(tags: Mapping[str, str]) -> str:
+    """Return the part of a custom key that lists at least one tag."""
+    pairs = [(_in_tag(tag), _in_tag(value)) for tag, value in tags.items()]
+    pairs.sort()
+    return f"[{','.join([f'{tag}:{value}' for tag, value in pairs])}]"
+
+
+def _in_tag(text: str) -> str:
+    return text if text.isalnum() else text.translate(_IN_TAG)  # `translate` takes ten times as long
 
 
 class CustomSeries(NamedTuple):

@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from reprlib import Repr
 from typing import Any
 
+from metrics_framework.validation import is_finite_number
+
 SCHEMA_VERSION = 1
 LATENCY_FIELDS = ("mean", "p50", "p95", "p99")
 MAX_TAGS = 50
@@ -189,9 +191,4 @@ def custom_violations(custom: object, path: str) -> Iterator[str]:
 
 def is_measurement(value: object, at_most: float = math.inf) -> bool:
     """Return whether a value is a finite number from 0 to ``at_most``. A boolean is not a number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return math.isfinite(value) and 0 <= value <= at_most
-    except OverflowError:  # an integer beyond the largest float
-        return False
+    return is_finite_number(value) and 0 <= value <= at_most

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+import shlex
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,6 +41,7 @@ from metrics_framework.snapshots import (
     document_violations,
 )
 from metrics_framework.snapshots.build import LATENCY_TAG, MAX_CUSTOM
+from metrics_framework.snapshots.provenance import Provenance
 from metrics_framework.values import MetricType, MetricUnit, MetricValue, TimingResult
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -312,6 +318,26 @@ def test_the_timer_with_the_most_records_becomes_latency() -> None:
     assert snapshot.metrics.latency == LatencyMetrics(1.0, 2.0, 3.0, 4.0)
 
 
+def test_a_long_lived_connection_does_not_become_latency() -> None:
+    """The durations of event streams, WebSockets and stalls of the event loop stay custom values."""
+    busy = [
+        _operation("http.server.event_stream", 90),
+        _timer("http.client.event_stream.duration", 90),
+        _operation("websocket.server.connection", 90),
+        _timer("event_loop.lag", 90),
+    ]
+    names = [value.name for value in busy]
+    parts = _Parts([*busy, _operation("op", 1)], _summaries(*names), _summaries("op", *names))
+    snapshot, _ = parts.build()
+    assert _latency_of(snapshot) == "op"
+    assert any("event_stream" in key for key in snapshot.metrics.custom)
+    snapshot, report = _Parts(busy, _summaries(*names), _summaries(*names)).build()
+    assert snapshot.metrics.latency is None
+    assert report.left_out == ()
+    snapshot, _ = parts.build(latency_metric="http.server.event_stream")
+    assert _latency_of(snapshot) == "http.server.event_stream"
+
+
 def test_the_name_decides_between_equally_busy_timers() -> None:
     """The first by name is chosen, for any order of the listing."""
     for values in ([_timer("b"), _operation("a")], [_operation("a"), _timer("b")]):
@@ -493,6 +519,7 @@ def test_memory_is_the_process_peak_in_megabytes(memory: dict[str, float], megab
         ({"process_percent": 0.0, "count": 4}, 0.0),
         ({"percent": 50.0, "count": 4}, None),
         ({}, None),
+        ({"process_percent": 25.0, "count": 0.5}, 50.0),  # the limit of a container
     ],
 )
 def test_cpu_is_the_process_share_of_all_cores(cpu: dict[str, float], percent: float | None) -> None:
@@ -765,7 +792,7 @@ def test_the_in_memory_parts_become_a_snapshot(clock: ManualClock) -> None:
     assert document_violations(snapshot.to_dict()) == []
     assert snapshot.metadata.timestamp == datetime(2026, 1, 1, 0, 0, 1, tzinfo=UTC)
     assert snapshot.metadata.environment is Environment.STAGING
-    assert snapshot.metadata.tags == {"pr": "42", LATENCY_TAG: "http.request"}
+    assert snapshot.metadata.tags.items() >= {"pr": "42", LATENCY_TAG: "http.request"}.items()
     assert snapshot.metrics.latency is not None
     assert snapshot.metrics.latency.mean == pytest.approx(20.0)
     assert snapshot.metrics.latency.p50 == pytest.approx(20.0, rel=0.05)
@@ -779,6 +806,23 @@ def test_the_in_memory_parts_become_a_snapshot(clock: ManualClock) -> None:
     assert custom["operation:parse/success_rate"] == 0.5
     assert custom["payload/mean"] == pytest.approx(100.0)
     assert report.left_out == (LeftOut("clock/drift", "v1 stores only finite numbers of 0 or more, got -1"),)
+
+
+def test_a_known_provenance_is_not_looked_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The snapshot has the given commit and job, and git, which takes time, is not started."""
+    git = tmp_path / "git"
+    git.write_text(f"#!/bin/sh\n: > {shlex.quote(str(tmp_path / 'started'))}\n")
+    git.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with MetricsSystem() as metrics:
+        metrics.collector.increment("hits")
+        origin = Provenance("c1", None, Environment.STAGING)
+        snapshot, _ = metrics.build_snapshot(provenance=origin)
+        assert (snapshot.metadata.commit, snapshot.metadata.branch) == ("c1", None)
+        assert snapshot.metadata.environment is Environment.STAGING
+        assert not (tmp_path / "started").exists()
+        metrics.build_snapshot()
+        assert (tmp_path / "started").exists()
 
 
 def test_the_facades_options_reach_the_builder(clock: ManualClock) -> None:
@@ -964,19 +1008,133 @@ def test_constant_tags_are_in_no_key_of_the_report() -> None:
 
 
 def test_an_aggregator_without_distributions_affects_only_them() -> None:
-    """It may not keep distributions, or fail to return them."""
+    """It may not keep distributions, or fail to return them: then the listing of the contract is used."""
 
     class Broken(InMemoryAggregator):
-        def get_distributions(self) -> Any:
+        def read(self) -> Any:
             raise RuntimeError("a bug")
 
     store = Store(ManualClock())
-    for aggregator in (_Aggregator({}, []), Broken(store)):
+    for aggregator in (_Aggregator([_counter("orders")], {}), Broken(store)):
         system = MetricsSystem(collector=InMemoryCollector(store), aggregator=aggregator)
         system.collector.record_timer("http.request", 5)
-        _, report = system.build_snapshot()
+        system.collector.increment("orders")
+        snapshot, report = system.build_snapshot()
         assert report.distributions == {}
+        assert "orders" in snapshot.metrics.custom
     assert [item.what for item in report.left_out] == ["distributions"]
+
+
+def test_statistics_belong_to_their_own_distribution() -> None:
+    """A metric whose name continues another's has keys between those of the other."""
+    system = MetricsSystem(clock=ManualClock())
+    for name, size in (("size", 1), ("size.mean", 2), ("size.p95", 3)):
+        system.collector.record_histogram(name, size)
+    snapshot, report = system.build_snapshot()
+    assert len(report.distributions) == 3
+    for key, distribution in report.distributions.items():
+        values = {snapshot.metrics.flat()[f"{key}/{statistic}"] for statistic in ("mean", "p95", "p99")}
+        assert values == {distribution.max}
+
+
+def test_a_negative_value_leaves_out_statistics_but_not_the_distribution() -> None:
+    """The statistics that v1 can hold are kept, with the distribution behind them."""
+    system = MetricsSystem(clock=ManualClock())
+    for value in (-9, 1, 2):
+        system.collector.record_histogram("drift", value)
+    snapshot, report = system.build_snapshot()
+    assert {key: value for key, value in snapshot.metrics.custom.items() if key.startswith("drift")} == {
+        "drift/count": 3,
+        "drift/p95": 2,
+        "drift/p99": 2,
+    }
+    assert report.distributions["custom.drift"].count == 3
+    assert list(_reasons(report)) == ["drift/mean"]
+
+
+def test_removed_series_are_in_the_latency() -> None:
+    """The latency covers all records of its timer, as the summary does; its rate does too."""
+    clock = ManualClock()
+    system = MetricsSystem(clock=clock)
+    for number in range(3):
+        system.collector.record_timer("http.request", 10, tags={"pod": str(number)})
+    system.collector.record_timer("db.query", 1)
+    system.collector.record_timer("db.query", 1)
+    system.collector.remove("http.request", {"pod": "0"})
+    system.collector.remove("http.request", {"pod": "1"})
+    clock.advance(6)
+    snapshot, report = system.build_snapshot()
+    assert snapshot.metadata.tags[LATENCY_TAG] == "http.request"
+    assert report.distributions["latency"].count == 3
+    assert snapshot.metrics.throughput == 0.5
+
+
+@pytest.mark.heavy
+def test_a_snapshot_and_its_distributions_have_the_same_records() -> None:
+    """However much is recorded meanwhile, all numbers of a series come from one reading of it."""
+    system = MetricsSystem(custom_metrics=["work", "size"], max_custom=10_000)
+    done = threading.Event()
+
+    def work() -> None:
+        sizes = [system.collector.histogram("size", {"kind": kind}) for kind in "abc"]
+        number = 0
+        while not done.is_set():
+            number += 1
+            for size in sizes:
+                size.observe(number % 100)
+            system.collector.record_timer("http", number % 10, tags={"route": str(number % 7)})
+            with system.measure("work", {"kind": str(number % 3)}) as measured:
+                measured.error_type = "bad" if number % 2 else None
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(3)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(100):
+            time.sleep(0.001)
+            _check_one_reading(*system.build_snapshot())
+    finally:
+        sys.setswitchinterval(before)
+        done.set()
+        for thread in threads:
+            thread.join()
+
+
+def _check_one_reading(snapshot: PerformanceSnapshot, report: BuildReport) -> None:
+    flat = snapshot.metrics.flat()
+    for key, distribution in report.distributions.items():
+        separator = "." if key == "latency" else "/"
+        p95, p99 = distribution.quantiles(0.95, 0.99)
+        expected = {"mean": distribution.mean, "p95": p95, "p99": p99}
+        if key != "latency":
+            expected["count"] = distribution.count
+        assert {statistic: flat[f"{key}{separator}{statistic}"] for statistic in expected} == expected
+
+
+@pytest.mark.heavy
+def test_the_latency_has_the_records_of_its_series() -> None:
+    """While its timer is recorded with tags, the latency is the sum of the series in the snapshot."""
+    system = MetricsSystem(latency_metric="http")
+    done = threading.Event()
+
+    def work() -> None:
+        while not done.is_set():
+            for number in range(10):
+                system.collector.record_timer("http", number, tags={"route": str(number)})
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        for _ in range(100):
+            time.sleep(0.001)
+            snapshot, report = system.build_snapshot()
+            counts = [value for key, value in snapshot.metrics.custom.items() if key.endswith("/count")]
+            assert sum(counts) == report.distributions["latency"].count
+    finally:
+        done.set()
+        thread.join()
 
 
 def test_a_third_party_timer_keeps_its_distributions() -> None:

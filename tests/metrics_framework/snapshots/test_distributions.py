@@ -142,6 +142,7 @@ def test_integers_beyond_int64_are_read_as_floats():
     assert (read.min, read.max, read.sum) == (float(whole),) * 3
 
 
+@pytest.mark.slow
 def test_buckets_are_where_the_documentation_says():
     """Count ``i`` is that of the values in ``(base**(offset+i), base**(offset+i+1)]``, for each sign."""
     values = [0.0] * 3 + MANY + [-value for value in MANY[:200]]
