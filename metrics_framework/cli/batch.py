@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import glob
-import json
+import os
 import re
 import signal
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
-from typing import Any
 from uuid import uuid4
 
 import click
 from rich.console import Console
 
-from metrics_framework.batch import BatchMetrics
+from metrics_framework.batch import BatchMetrics, BatchMetricsSummary
 from metrics_framework.batch.pool import Pool, Task, TaskResult
 from metrics_framework.batch.progress import make_progress
 from metrics_framework.batch.summary import load_summary
-from metrics_framework.cli.measure import CommandResult, CommandRunner, describe_exit, make_runner
-from metrics_framework.cli.output import (
-    EXIT_INTERRUPTED,
-    add_label,
-    format_duration,
-    format_number,
-    label_table,
-    print_failure,
-)
+from metrics_framework.cli.measure import CommandRunner, describe_exit, make_runner
+from metrics_framework.cli.output import EXIT_INTERRUPTED, add_label, label_table, print_failure
 from metrics_framework.cli.snapshots import INTERRUPTED_TAG, SaveResult, parse_tags, save, snapshot_options
 from metrics_framework.clock import SYSTEM_CLOCK
 from metrics_framework.errors import (
@@ -41,7 +34,10 @@ from metrics_framework.errors import (
     UnknownNameError,
     nearest,
 )
+from metrics_framework.runtime.strict_json import to_indented_json
+from metrics_framework.snapshots.formatting import format_duration, format_number
 from metrics_framework.system import AnySystem, MetricsSystem
+from metrics_framework.values import CommandRun
 
 BATCH_TAG = "batch"
 """Metadata tag of a snapshot with the ID of its batch."""
@@ -97,6 +93,7 @@ _file = click.Path(dir_okay=False, writable=True, path_type=Path)
 @_state
 @click.option("--json", "json_file", type=_file, metavar="FILE", help="Write summary and files as JSON.")
 @click.option("--csv", "csv_file", type=_file, metavar="FILE", help="Write files as CSV.")
+@click.option("--name", help="Name of the command in the snapshot.  [default: the program's name]")
 @snapshot_options
 @click.argument("globs", metavar="GLOB...", nargs=-1, required=True)
 @click.pass_context
@@ -115,6 +112,8 @@ def run(
     name: str | None,
     tags: tuple[str, ...],
     environment: str | None,
+    commit: str | None,
+    branch: str | None,
     globs: tuple[str, ...],
 ) -> None:
     """Run COMMAND for every file that matches a GLOB. {} in COMMAND is replaced by the file.
@@ -143,23 +142,43 @@ def run(
     paths = find_files(globs)
     if not paths:
         raise click.UsageError(f"no file matches {' or '.join(map(repr, globs))}")
-    job = CommandJob(command, jobs, timeout, retries)
     name = name or Path(command[0]).name
-    runner = make_runner()
-    system = MetricsSystem(resource_monitor=runner, latency_metric=name)
+    file_command = FileCommand(make_runner(), command, timeout, retries)
+    system = MetricsSystem(resource_monitor=file_command.runner, latency_metric=name)
     metrics = _open_batch(
-        system, name, state, batch_id, resume=resume or retry_failed, retry_failed=retry_failed
+        system,
+        name,
+        state,
+        batch_id,
+        command,
+        resume=resume or retry_failed,
+        retry_failed=retry_failed,
     )
     try:
         before = metrics.counts.files
-        todo = list(metrics.remaining(paths, name=recorded_name))
-        finished = _run(metrics, runner, job, todo, name, state)
+        done = {os.path.realpath(file.filename) for file in metrics.files()}  # perhaps by other paths
+        todo = [
+            path
+            for path in metrics.remaining(paths, name=recorded_name)
+            if os.path.realpath(path) not in done
+        ]
+        finished = _run(metrics, file_command, todo, jobs, name, state)
         errors = _export(metrics, json_file, csv_file)
         context[BATCH_TAG] = metrics.batch_id
         if not finished:
             context[INTERRUPTED_TAG] = "true"
-        saved = _snapshot(system, output, environment, context) if todo else None
-        stats = metrics.summary().to_dict()
+        stats, saved = metrics.summary(), None
+        if todo:
+            saved = _snapshot(
+                system,
+                metrics,
+                stats,
+                output,
+                environment=environment,
+                tags=context,
+                commit=commit,
+                branch=branch,
+            )
         print_batch(stats)
         for error in errors:
             click.echo(f"Error: {error}", err=True)
@@ -170,18 +189,18 @@ def run(
     finally:
         metrics.close()
     if not finished:
-        left = len(todo) - (stats["total_files"] - before)
+        left = len(todo) - (stats.total_files - before)
         click.echo(
             f"interrupted with {left} of {len(paths)} files left; to resume, run the same command with"
             f" --id {metrics.batch_id} --resume",
             err=True,
         )
         sys.exit(EXIT_INTERRUPTED)
-    sys.exit(1 if errors or stats["error_count"] else 0)
+    sys.exit(1 if errors or stats.error_count else 0)
 
 
 def _run(
-    metrics: BatchMetrics, runner: CommandRunner, job: CommandJob, paths: list[str], name: str, state: Path
+    metrics: BatchMetrics, command: FileCommand, paths: list[str], jobs: int, name: str, state: Path
 ) -> bool:
     """Process the remaining files of a batch. Returns whether it finished without an interruption."""
     if not paths:
@@ -189,7 +208,7 @@ def _run(
         return True
     metrics.start()
     try:
-        finished = run_files(metrics, runner, job, paths, name)
+        finished = run_files(metrics, command, paths, jobs, name)
     except InvalidInputError as error:
         _discard_journal(metrics, state)
         raise click.UsageError(str(error)) from error
@@ -198,16 +217,42 @@ def _run(
 
 
 def _snapshot(
-    system: AnySystem, output: Path, environment: str | None, tags: dict[str, str]
+    system: AnySystem,
+    batch: BatchMetrics,
+    stats: BatchMetricsSummary,
+    output: Path,
+    *,
+    environment: str | None,
+    tags: dict[str, str],
+    commit: str | None,
+    branch: str | None,
 ) -> SaveResult | None:
+    """Save a snapshot of all sessions of a batch. CPU usage is that of this session."""
     try:
-        return save(system.snapshot(environment=environment, tags=tags), output)
+        snapshot = system.snapshot(environment=environment, tags=tags, commit=commit, branch=branch)
     except SnapshotError:  # no command finished
         return None
+    peak = max(
+        (file.memory_peak / 1e6 for file in batch.files() if file.memory_peak is not None), default=0.0
+    )
+    seconds = stats.timing.total_duration
+    metrics = replace(
+        snapshot.metrics,
+        memory_mb=max(peak, snapshot.metrics.memory_mb or 0.0),
+        throughput=(stats.total_files - stats.skip_count) / seconds if seconds > 0 else None,
+    )
+    return save(replace(snapshot, metrics=metrics), output)
 
 
 def _open_batch(
-    system: AnySystem, name: str, state: Path, batch_id: str | None, *, resume: bool, retry_failed: bool
+    system: AnySystem,
+    name: str,
+    state: Path,
+    batch_id: str | None,
+    command: Sequence[str],
+    *,
+    resume: bool,
+    retry_failed: bool,
 ) -> BatchMetrics:
     """Start a batch, or resume one."""
     if resume and batch_id is None:
@@ -229,7 +274,12 @@ def _open_batch(
         )
     try:
         return BatchMetrics(
-            batch_id, system=system, operation=name, journal=journal, retry_failed=retry_failed
+            batch_id,
+            system=system,
+            operation=name,
+            journal=journal,
+            retry_failed=retry_failed,
+            command=command,
         )
     except (InvalidInputError, OutputError) as error:
         raise click.UsageError(str(error)) from error
@@ -281,77 +331,97 @@ def stats(batch_file: str, state: Path, as_json: bool) -> None:
             raise UnknownNameError(
                 f"there is no batch {batch_file!r}.{nearest(batch_file, _known_ids(state))}"
             )
-        summary: dict[str, Any] = load_summary(path)
+        summary = load_summary(path)
     except MetricsError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
     if as_json:
-        click.echo(json.dumps(summary, indent=2))
+        click.echo(to_indented_json(summary.to_dict()))
     else:
         print_batch(summary)
 
 
-def print_batch(stats: Mapping[str, Any]) -> None:
+def print_batch(stats: BatchMetricsSummary) -> None:
     """Print the table of a batch summary."""
-    timing, throughput, errors = stats["timing"], stats["throughput"], stats["errors"]
-    table = label_table(f"batch {stats['batch_id']}")
-    add_label(table, "files", format_number(stats["total_files"]))
-    add_label(
-        table,
-        "succeeded",
-        f"{format_number(stats['processed_count'])}, {stats['success_rate_percent']:.2f} %",
-    )
-    if stats["skip_count"]:
-        add_label(table, "skipped", format_number(stats["skip_count"]))
-    add_label(
-        table, "failed", format_number(stats["error_count"]), "bold red" if stats["error_count"] else ""
-    )
-    for error_type, number in sorted(errors["by_type"].items()):
+    timing, throughput = stats.timing, stats.throughput
+    table = label_table(f"batch {stats.batch_id}")
+    add_label(table, "files", format_number(stats.total_files))
+    share = 100 * stats.processed_count / stats.total_files if stats.total_files else 0.0
+    add_label(table, "succeeded", f"{format_number(stats.processed_count)}, {share:.2f} %")
+    if stats.skip_count:
+        add_label(table, "skipped", format_number(stats.skip_count))
+    add_label(table, "failed", format_number(stats.error_count), "bold red" if stats.error_count else "")
+    for error_type, number in sorted(stats.errors.by_type.items()):
         add_label(table, f"  {error_type}", format_number(number), "red")
-    add_label(table, "time", format_duration(timing["total_duration_seconds"] * 1e3))
-    labels = {"mean": "average", "median": "median", "stddev": "stddev", "min": "min", "max": "max"}
-    for label, key in labels.items() if stats["processed_count"] else ():
-        add_label(table, f"  per file, {label}", format_duration(timing[f"{key}_per_file_seconds"] * 1e3))
-    add_label(table, "throughput", f"{format_number(throughput['files_per_second'])} files/s")
-    if throughput["samples_per_second"]:
-        add_label(table, "", f"{format_number(throughput['samples_per_second'])} samples/s")
-    add_label(table, "started", stats["start_time"] or "not yet")
-    add_label(table, "finished", stats["end_time"] or "not yet")
+    add_label(table, "time", format_duration(timing.total_duration * 1e3))
+    if timing.max_per_file:
+        values = {
+            "average": timing.average_per_file,
+            "p50": timing.p50_per_file or timing.median_per_file,
+            "p95": timing.p95_per_file,
+            "p99": timing.p99_per_file,
+            "stddev": timing.stddev_per_file,
+            "min": timing.min_per_file,
+            "max": timing.max_per_file,
+        }
+        for label, seconds in values.items():
+            if seconds or label == "stddev":  # an export of the summary alone has fewer
+                add_label(table, f"  per file, {label}", format_duration(seconds * 1e3))
+    add_label(table, "throughput", f"{format_number(throughput.files_per_second)} files/s")
+    if throughput.samples_per_second:
+        add_label(table, "", f"{format_number(throughput.samples_per_second)} samples/s")
+    add_label(table, "started", stats.start_time or "not yet")
+    add_label(table, "finished", stats.end_time or "not yet")
     Console().print(table)
 
 
 @dataclass(frozen=True)
-class CommandJob:
-    """The command for each file, with its options.
+class FileCommand:
+    """Runs the command for one file, in a thread of a pool.
 
     Attributes:
+        runner: Runs and measures the command.
         command: The program and its arguments, with `PLACEHOLDER` for the file.
-        workers: How many files are processed at the same time.
         timeout: Seconds after which a command is killed; ``None`` for no limit.
         retries: Retries per file.
+        cancelled: An event that ends all running commands.
     """
 
+    runner: CommandRunner
     command: Sequence[str]
-    workers: int
     timeout: float | None
     retries: int
+    cancelled: Event = field(default_factory=Event)
 
-    def for_file(self, path: str) -> list[str]:
-        """Return the command for a file."""
-        return [part.replace(PLACEHOLDER, path) for part in self.command]
+    def __call__(self, path: str) -> CommandRun:
+        """Run the command, again after a failure. A name that starts with a dash gets ``./``."""
+        path = f"./{path}" if path.startswith("-") else path  # not an option
+        command = [part.replace(PLACEHOLDER, path) for part in self.command]
+        for _ in range(self.retries):
+            with suppress(TimeoutError):
+                result = self._once(command)
+                if result.exit_code in (0, -signal.SIGINT):
+                    return result
+        return self._once(command)
+
+    def _once(self, command: Sequence[str]) -> CommandRun:
+        return self.runner.run(command, timeout=self.timeout, cancelled=self.cancelled)
 
 
 def find_files(patterns: Iterable[str]) -> list[str]:
     """Return the files that match paths and patterns, each once, in order, without folders.
 
-    ``**`` matches any number of folders.
+    ``**`` matches any number of folders. A file with several paths, such as a relative and an absolute one or
+    one through a symbolic link, has the first of them.
     """
-    found: dict[str, None] = {}
+    found: dict[str, str] = {}
     for pattern in patterns:
         # An existing path, expanded by the shell, may contain characters that have a meaning in patterns.
         paths = [pattern] if Path(pattern).exists() else sorted(glob.iglob(pattern, recursive=True))  # noqa: PTH207
-        found.update(dict.fromkeys(path for path in paths if not Path(path).is_dir()))
-    return list(found)
+        for path in paths:
+            if not Path(path).is_dir():
+                found.setdefault(os.path.realpath(path), path)
+    return list(found.values())
 
 
 def recorded_name(path: str) -> str:
@@ -359,16 +429,14 @@ def recorded_name(path: str) -> str:
     return path.encode(errors="backslashreplace").decode()
 
 
-def run_files(
-    batch: BatchMetrics, runner: CommandRunner, job: CommandJob, paths: Sequence[str], title: str
-) -> bool:
+def run_files(batch: BatchMetrics, command: FileCommand, paths: Sequence[str], jobs: int, title: str) -> bool:
     """Run the command for each file and record the outcome.
 
     Args:
         batch: Records the files.
-        runner: Runs the commands, from several threads.
-        job: The command and its options.
+        command: The command.
         paths: The files.
+        jobs: How many files are processed at the same time.
         title: Title of the progress display.
 
     Returns:
@@ -377,12 +445,11 @@ def run_files(
     Raises:
         InvalidInputError: If the command of the first file cannot be started. A later file counts as failed.
     """
-    cancelled = Event()
     progress = make_progress(title, len(paths), SYSTEM_CLOCK)
-    task = Task(_FileCommand(runner, job, cancelled), 0, (), track_memory=False)
+    task = Task(command, 0, (), track_memory=False)
     failures = 0
     try:
-        with Pool(task, job.workers, in_processes=False) as pool:
+        with Pool(task, jobs, in_processes=False) as pool:
             try:
                 for done, (path, result) in enumerate(pool.run(paths), 1):
                     if done == 1 and result.error_type == _CANNOT_START:
@@ -394,35 +461,12 @@ def run_files(
                             print_failure(progress, *failure, _MAX_FAILURE_LINES)
                     progress.update(done, failures)
             finally:
-                cancelled.set()
+                command.cancelled.set()
     except KeyboardInterrupt:
         return False
     finally:
         progress.stop()
     return True
-
-
-@dataclass(frozen=True)
-class _FileCommand:
-    """Runs the command for one file, in a thread of the pool."""
-
-    runner: CommandRunner
-    job: CommandJob
-    cancelled: Event
-
-    def __call__(self, path: str) -> CommandResult:
-        for _ in range(self.job.retries):
-            try:
-                result = self._once(path)
-            except TimeoutError:
-                continue
-            if result.exit_code in (0, -signal.SIGINT):
-                return result
-        return self._once(path)
-
-    def _once(self, path: str) -> CommandResult:
-        command = self.job.for_file(path)
-        return self.runner.run(command, timeout=self.job.timeout, cancelled=self.cancelled)
 
 
 def _record(batch: BatchMetrics, name: str, result: TaskResult) -> tuple[str, str] | None:
@@ -433,7 +477,7 @@ def _record(batch: BatchMetrics, name: str, result: TaskResult) -> tuple[str, st
         error_type, message = str(result.error_type), str(result.error_message)
         batch.record_error(name, error_type, message, result.duration)
         return f"{name}: {error_type}", message
-    run: CommandResult = result.value
+    run: CommandRun = result.value
     if run.exit_code == -signal.SIGINT:  # Ctrl-C on a terminal goes to the command and to this process
         raise KeyboardInterrupt
     if run.exit_code == 0:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from metrics_framework.cli.history import mixed_timers, open_history
-from metrics_framework.cli.output import add_cells, escape_control, format_measurement, wide_console
+from metrics_framework.cli.output import add_cells, escape_control, wide_console
 from metrics_framework.errors import OutputError
+from metrics_framework.runtime.strict_json import to_indented_json
 from metrics_framework.snapshots import Run, read_snapshot
+from metrics_framework.snapshots.formatting import format_change, format_measurement
 
-
-@dataclass(frozen=True)
-class DiffSide:
-    """One of the two snapshots.
-
-    Attributes:
-        run: The run that wrote it.
-        values: Its measurements by flat key.
-    """
-
-    run: Run
-    values: Mapping[str, float] = field(default_factory=dict)
+DiffSide = tuple[Run, Mapping[str, float]]
+"""One of the two snapshots: the run that wrote it, and its measurements by flat key."""
 
 
 def read_side(path: Path) -> DiffSide:
@@ -44,23 +34,23 @@ def read_side(path: Path) -> DiffSide:
         newest = open_history(path).where(last=1).measurements()
         if not newest:
             raise OutputError(f"no snapshot in {str(path)!r}")
-        return DiffSide(*newest[0])
+        return newest[0]
     snapshot = read_snapshot(path)
     data = snapshot.metadata
     run = Run(data.run_id, data.timestamp, data.commit, data.branch, data.environment, data.tags, path)
-    return DiffSide(run, snapshot.metrics.flat())
+    return run, snapshot.metrics.flat()
 
 
 def show_diff(a: DiffSide, b: DiffSide, format: str) -> None:
     """Print two snapshots side by side."""
-    keys = sorted({**a.values, **b.values}, key=lambda key: (key.startswith("custom."), key))
+    (a_run, a_values), (b_run, b_values) = a, b
+    keys = sorted({**a_values, **b_values}, key=lambda key: (key.startswith("custom."), key))
     if format == "json":
-        rows = [{"key": key, **_diff_fields(a.values.get(key), b.values.get(key))} for key in keys]
-        click.echo(json.dumps({"a": str(a.run.path), "b": str(b.run.path), "metrics": rows}, indent=2))
+        rows = [{"key": key, **_diff_fields(a_values.get(key), b_values.get(key))} for key in keys]
+        click.echo(to_indented_json({"a": str(a_run.path), "b": str(b_run.path), "metrics": rows}))
         return
     console = wide_console()
-    for name, side in (("A", a), ("B", b)):
-        run = side.run
+    for name, run in (("A", a_run), ("B", b_run)):
         details = (
             f"{run.timestamp:%Y-%m-%d %H:%M}",
             run.branch or "no branch",
@@ -72,11 +62,11 @@ def show_diff(a: DiffSide, b: DiffSide, format: str) -> None:
     for column in ("A", "B", "change"):
         table.add_column(column, justify="right", overflow="fold")
     for key in keys:
-        before, after = a.values.get(key), b.values.get(key)
+        before, after = a_values.get(key), b_values.get(key)
         values = ["" if value is None else format_measurement(key, value) for value in (before, after)]
         add_cells(table, key, *values, change(before, after))
     console.print(table)
-    if note := mixed_timers([a.run, b.run]):
+    if note := mixed_timers([a_run, b_run]):
         click.echo(f"Note: {note}", err=True)
 
 
@@ -93,12 +83,8 @@ def change(before: float | None, after: float | None) -> str:
         return "0 %"
     if before == 0:
         return "from 0"
-    percent = _percent(before, after)
-    if math.isinf(percent):
-        return "from nearly 0"
-    if abs(percent) < 0.05:
-        return f"{percent:+.1g} %"
-    return f"{percent:+,.1f} %" if abs(percent) < 1e6 else f"{percent:+.1e} %"
+    share = (after - before) / before
+    return "from nearly 0" if math.isinf(share * 100) else format_change(share)
 
 
 def _percent(before: float, after: float) -> float:

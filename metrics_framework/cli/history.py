@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,18 +18,12 @@ from rich.table import Table
 from rich.text import Text
 
 from metrics_framework.cli.chart import chart
-from metrics_framework.cli.output import (
-    add_cells,
-    escape_control,
-    format_count,
-    format_measurement,
-    sparkline,
-    table_title,
-    wide_console,
-)
+from metrics_framework.cli.output import add_cells, escape_control, sparkline, table_title, wide_console
 from metrics_framework.plugins import load_adapter
+from metrics_framework.runtime.strict_json import to_indented_json, to_json_text
 from metrics_framework.snapshots import LeftOutFile, Run, RunValue
 from metrics_framework.snapshots.build import LATENCY_TAG
+from metrics_framework.snapshots.formatting import format_count, format_measurement
 
 MAX_TABLE_RUNS = 20
 """Most runs in a table. JSON and CSV list all."""
@@ -40,7 +33,7 @@ _MAX_CHART_COLUMNS = 100
 _SUMMARY = ("last", "min", "p50", "avg", "p95", "max", "stddev")
 
 
-class History(Protocol):
+class SnapshotHistory(Protocol):
     """The part of the adapter ``snapshot_writer.aggregator`` that the command line uses."""
 
     def where(
@@ -76,10 +69,10 @@ class History(Protocol):
         ...
 
 
-def open_history(source: Path) -> History:
+def open_history(source: Path) -> SnapshotHistory:
     """Return the history of a folder or a file. Invalid files are not logged; see `History.left_out`."""
     logging.getLogger("metrics_framework").addHandler(_NO_LOG)
-    return cast(History, load_adapter("snapshot_writer.aggregator")(source))
+    return cast(SnapshotHistory, load_adapter("snapshot_writer.aggregator")(source))
 
 
 def mixed_timers(runs: Iterable[Run]) -> str | None:
@@ -96,7 +89,7 @@ def mixed_timers(runs: Iterable[Run]) -> str | None:
 # -- a metric ----------------------------------------------------------------------------------------------
 
 
-def show_metric(history: History, metric: str, format: str) -> list[Run]:
+def show_metric(history: SnapshotHistory, metric: str, format: str) -> list[Run]:
     """Print a metric run by run, and return the runs that have it.
 
     Raises:
@@ -109,7 +102,7 @@ def show_metric(history: History, metric: str, format: str) -> list[Run]:
             "summary": history.get_metric_summary(metric),
             "values": [{**_run_fields(one.run), "key": one.key, "value": one.value} for one in values],
         }
-        click.echo(json.dumps(document, indent=2))
+        click.echo(to_indented_json(document))
     elif format == "csv":
         rows = [{**_run_fields(one.run), "key": one.key, "value": one.value} for one in values]
         click.echo(_to_csv(rows, list(rows[0])))
@@ -133,7 +126,7 @@ def _print_chart(
     lines = chart(
         [one.value for one in values],
         lambda value: format_measurement(key, value),
-        (_minute(values[0].run.timestamp), _minute(values[-1].run.timestamp)),
+        (_minute(values[0].run.date), _minute(values[-1].run.date)),
         width=min(console.width, _MAX_CHART_COLUMNS),
         ascii_only=not console.encoding.lower().startswith("utf"),
     )
@@ -151,19 +144,19 @@ def _print_lines(key: str, values: Sequence[RunValue]) -> None:
     width = max(map(len, texts))
     for one, text in zip(values, texts, strict=True):
         commit = (one.run.commit or "none")[:12]
-        line = f"{one.run.timestamp.isoformat(timespec='seconds')}  {text:>{width}}  {commit:12}"
+        line = f"{one.run.date.isoformat(timespec='seconds')}  {text:>{width}}  {commit:12}"
         click.echo(escape_control(f"{line}  {one.run.branch or 'none'}"))
 
 
 # -- the runs ----------------------------------------------------------------------------------------------
 
 
-def show_runs(history: History, format: str) -> list[Run]:
+def show_runs(history: SnapshotHistory, format: str) -> list[Run]:
     """Print the runs and their metrics, and return the runs."""
     runs = history.measurements()
     if format == "json":
         listed = [{**_run_fields(run), "metrics": values} for run, values in runs]
-        click.echo(json.dumps({"runs": listed}, indent=2))
+        click.echo(to_indented_json({"runs": listed}))
     elif format == "csv":
         keys = list(dict.fromkeys(key for _, values in runs for key in values))
         rows = [{**_run_fields(run), **values} for run, values in runs]
@@ -186,7 +179,7 @@ def _print_tables(runs: Sequence[tuple[Run, dict[str, float]]]) -> None:
     for run, values in newest:
         keys = ("latency.p95", "throughput")
         cells = [format_measurement(key, values[key]) if key in values else "" for key in keys]
-        context = [_minute(run.timestamp), run.branch or "none", (run.commit or "none")[:12]]
+        context = [_minute(run.date), run.branch or "none", (run.commit or "none")[:12]]
         add_cells(table, *context, run.environment.value, *cells)
     console.print(table)
     series: defaultdict[str, list[float]] = defaultdict(list)
@@ -214,6 +207,7 @@ def _table(title: str, *columns: str) -> Table:
 def _run_fields(run: Run) -> dict[str, Any]:
     return {
         "timestamp": run.timestamp.isoformat(),
+        "date": run.date.isoformat(),
         "run_id": run.run_id,
         "commit": run.commit,
         "branch": run.branch,
@@ -229,7 +223,7 @@ def _to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
     writer = csv.DictWriter(buffer, columns, restval="")
     writer.writeheader()
     for row in rows:
-        writer.writerow({**row, "tags": json.dumps(row["tags"])})
+        writer.writerow({**row, "tags": to_json_text(row["tags"])})
     return buffer.getvalue().removesuffix("\r\n")
 
 

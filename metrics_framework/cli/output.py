@@ -1,8 +1,9 @@
-"""Output shared by the commands: number formats, tables, escaping, failures and the exit code of Ctrl-C."""
+"""Output shared by the commands: bars, tables, escaping, failures and the exit code of Ctrl-C."""
 
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from itertools import pairwise
@@ -13,23 +14,26 @@ from rich.table import Table
 from rich.text import Text
 
 from metrics_framework.batch.progress import Progress
-from metrics_framework.snapshots import parse_flat_key
-from metrics_framework.values import MetricUnit
 
 EXIT_INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells report it."""
 
 _TABLE_COLUMNS_WITHOUT_TERMINAL = 200
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters and undecodable bytes
-_UNIT_SUFFIXES = {
-    MetricUnit.MEGABYTES: " MB",
-    MetricUnit.PERCENT: " %",
-    MetricUnit.OPERATIONS_PER_SECOND: "/s",
-}
+_UNPRINTABLE = re.compile(
+    # Control characters, undecodable bytes, line separators, and characters that hide or reorder text.
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]"
+)
+
+_WORKFLOW_COMMANDS = re.compile(r"^\s*::|##\[")
 
 
 def escape_control(text: str) -> str:
-    """Escape control characters, so that names and tags from files cannot send commands to the terminal."""
+    """Escape control characters and bidirectional marks of names and tags from files and servers.
+
+    They can neither send commands to the terminal nor change the order of the text beside them.
+    """
+    if os.environ.get("GITHUB_ACTIONS"):  # where lines of the log can be commands
+        text = _WORKFLOW_COMMANDS.sub(lambda found: f"{found[0][:-1]} {found[0][-1]}", text)
     return _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)
 
 
@@ -40,68 +44,7 @@ def print_failure(progress: Progress, headline: str, text: str, max_lines: int) 
         progress.print(escape_control(f"  {line}"))
 
 
-# -- numbers -----------------------------------------------------------------------------------------------
-
-
-def format_duration(milliseconds: float) -> str:
-    """Format a duration with three significant digits, in µs, ms or s.
-
-    Example:
-        >>> format_duration(0.01234), format_duration(12.34), format_duration(1234.5), format_duration(90_000)
-        ('12.3 µs', '12.3 ms', '1.23 s', '90 s')
-    """
-    rounded = _to_three_digits(milliseconds)  # 999.7 ms is 1 s
-    if rounded < 1:
-        return f"{format_number(milliseconds * 1e3)} µs"
-    if rounded < 1e3:
-        return f"{format_number(milliseconds)} ms"
-    return f"{format_number(milliseconds / 1e3)} s"
-
-
-def format_number(number: float) -> str:
-    """Format a number with three significant digits, or as an integer with thousands separators.
-
-    Example:
-        >>> format_number(0.98765), format_number(1234567.0), format_number(3)
-        ('0.988', '1,234,567', '3')
-    """
-    if number < 100:
-        number = _to_three_digits(number)  # 99.96 is 100, not 100.0
-    if number >= 100 or number == int(number):
-        return f"{number:,.0f}"
-    return f"{number:#.3g}"
-
-
-def format_count(number: int, noun: str) -> str:
-    """Format a number of things: ``1 run``, ``1,234 runs``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def format_bytes(number: float) -> str:
-    """Format a number of bytes with three significant digits; 1 MB is 10^6 bytes.
-
-    Example:
-        >>> format_bytes(512), format_bytes(26_377_000), format_bytes(80e9)
-        ('512 B', '26.4 MB', '80 GB')
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if _to_three_digits(number) < 1e3:
-            return f"{format_number(number)} {unit}"
-        number /= 1e3
-    return f"{format_number(number)} TB"
-
-
-def format_measurement(key: str, number: float) -> str:
-    """Format a measurement of a snapshot with the unit that its flat key implies.
-
-    Example:
-        >>> format_measurement("latency.p95", 12.34), format_measurement("custom.jobs", 3)
-        ('12.3 ms', '3')
-    """
-    unit = parse_flat_key(key).unit
-    if unit is MetricUnit.MILLISECONDS:
-        return format_duration(number)
-    return format_number(number) + _UNIT_SUFFIXES.get(unit, "")
+# -- charts ------------------------------------------------------------------------------------------------
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:
@@ -121,10 +64,6 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
     return "".join(
         bars[max(0, math.ceil(value / top * len(bars)) - 1)] if top else bars[0] for value in highest
     )
-
-
-def _to_three_digits(number: float) -> float:
-    return float(f"{number:.3g}")
 
 
 # -- tables ------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,16 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from metrics_framework.cli.output import add_label, format_measurement, label_table
+from metrics_framework.cli.output import add_label, label_table
 from metrics_framework.errors import OutputError
 from metrics_framework.plugins import load_adapter
 from metrics_framework.recording import Distribution
+from metrics_framework.runtime.strict_json import to_json_text
 from metrics_framework.snapshots import Environment, PerformanceSnapshot
 from metrics_framework.snapshots.build import LATENCY_TAG
 from metrics_framework.snapshots.distributions import DISTRIBUTIONS_TAG
+from metrics_framework.snapshots.formatting import format_measurement
+from metrics_framework.snapshots.provenance import COMMIT_DATE_TAG, HEAD_COMMIT_TAG, JOB_TAG, MACHINE_TAG
 from metrics_framework.snapshots.rules import MAX_TAGS
 
 INTERRUPTED_TAG = "interrupted"
@@ -30,7 +32,6 @@ _OPTIONS = [
         type=click.Path(file_okay=False, writable=True, path_type=Path),
         help="Folder for the snapshot.",
     ),
-    click.option("--name", help="Name of the command in the snapshot.  [default: the program's name]"),
     click.option(
         "--tag",
         "tags",
@@ -43,11 +44,13 @@ _OPTIONS = [
         type=click.Choice([environment.value for environment in Environment]),
         help="Environment of the snapshot.  [default: ci under CI, else local]",
     ),
+    click.option("--commit", help="Measured commit, by any name that git knows.  [default: HEAD]"),
+    click.option("--branch", help="Measured branch.  [default: the one that is checked out]"),
 ]
 
 
 def snapshot_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of commands that write a snapshot: output, name, tag and environment."""
+    """Add the options of commands that write a snapshot, except its name."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -75,7 +78,8 @@ def parse_tags(pairs: tuple[str, ...], *own: str) -> dict[str, str]:
         *own: Tags that the command adds, besides those that every command may add.
     """
     tags = parse_pairs(pairs)
-    own = (LATENCY_TAG, INTERRUPTED_TAG, DISTRIBUTIONS_TAG, *own)
+    provenance = (COMMIT_DATE_TAG, HEAD_COMMIT_TAG, JOB_TAG, MACHINE_TAG)
+    own = (LATENCY_TAG, INTERRUPTED_TAG, DISTRIBUTIONS_TAG, *provenance, *own)
     if len({*tags, *own}) > MAX_TAGS:
         raise click.BadParameter(
             f"{len(tags)} tags are too many: a snapshot holds {MAX_TAGS}, including"
@@ -97,7 +101,7 @@ class SaveResult:
         """Print the path, or the error and the whole snapshot. Returns whether it was saved."""
         if self.error is not None:
             # Measurements are printed, so that an unwritable folder does not lose them.
-            click.echo(json.dumps(self.snapshot.to_dict()))
+            click.echo(to_json_text(self.snapshot.to_dict()))
             click.echo(f"Error: {self.error}", err=True)
             return False
         click.echo(self.path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -15,20 +14,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from metrics_framework.cli.output import (
-    EXIT_INTERRUPTED,
-    add_cells,
-    escape_control,
-    format_bytes,
-    format_count,
-    format_duration,
-    format_number,
-    sparkline,
-    table_title,
-)
+from metrics_framework.cli.output import EXIT_INTERRUPTED, add_cells, escape_control, sparkline, table_title
 from metrics_framework.errors import MetricsError
 from metrics_framework.plugins import load_adapter
 from metrics_framework.protocols import MetricCollector
+from metrics_framework.runtime.strict_json import to_json_text
+from metrics_framework.snapshots.formatting import format_bytes, format_count, format_duration, format_number
 from metrics_framework.telemetry import (
     Flaw,
     ProjectedTelemetryRecord,
@@ -160,7 +151,7 @@ def _read(file: str, flaws: _Flaws) -> Iterator[ProjectedTelemetryRecord]:
 
 
 def _print(record: ProjectedTelemetryRecord) -> None:
-    sys.stdout.write(json.dumps(projected_record_to_dict(record)) + "\n")
+    sys.stdout.write(to_json_text(projected_record_to_dict(record)) + "\n")
 
 
 def print_telemetry(name: str, summary: TelemetrySummary, statuses: Mapping[str, str]) -> None:
@@ -185,9 +176,8 @@ def print_telemetry(name: str, summary: TelemetrySummary, statuses: Mapping[str,
     for session, parts in sessions.items():
         status = statuses.get(session) or ("completed" if summary.was_stopped(session) else "incomplete")
         sources = ", ".join(sorted(set().union(*(part.source_kinds for part in parts))))
-        begin, end = min(part.first_ns for part in parts), max(part.last_ns for part in parts)
         count = format_number(sum(part.records for part in parts))
-        add_cells(table, session, status, sources, count, format_duration((end - begin) / 1e6))
+        add_cells(table, session, status, sources, count, _time(*parts))
     console.print(table)
     table = _columns(
         "memory", ["session", "rank", "stage"], ["events", "time", "lowest", "peak", "over time"]
@@ -202,7 +192,7 @@ def print_telemetry(name: str, summary: TelemetrySummary, statuses: Mapping[str,
             "none" if part.rank is None else str(part.rank),
             part.stage or "none",
             format_number(found.records),
-            format_duration((found.last_ns - found.first_ns) / 1e6),
+            _time(found),
             *_memory_cells(found),
         )
     console.print(table)
@@ -222,11 +212,17 @@ def _unique_prefixes(sessions: Mapping[str, object]) -> dict[str, str]:
     return {session: session[:length] for session in sessions}
 
 
+def _time(*parts: GroupSummary) -> str:
+    """Return the time from the first event to the last one."""
+    times = [time for part in parts for time in (part.first_ns, part.last_ns) if time is not None]
+    return format_duration((max(times) - min(times)) / 1e6) if times else "unknown"
+
+
 def _memory_cells(part: GroupSummary) -> tuple[str, str, str]:
     values = part.memory.values()
     if part.peak is None:
         return "none", "none", ""
-    lowest = min(values)
+    lowest = min(values, default=part.peak)
     return (
         format_bytes(lowest),
         format_bytes(part.peak),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -21,9 +22,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from metrics_framework.cli.app import app
-from metrics_framework.cli.output import format_duration, format_number
 from metrics_framework.snapshots import Environment, PerformanceSnapshot, read_snapshot
 from metrics_framework.snapshots.distributions import DISTRIBUTIONS_TAG
+from metrics_framework.snapshots.formatting import format_duration, format_number
+from metrics_framework.snapshots.provenance import machine_tags
 from tests.terminal import ESCAPES, Terminal
 
 OUTSIDE = (
@@ -78,9 +80,9 @@ def cli(
     )
 
 
-def invoke(*arguments: str) -> Result:
+def invoke(*arguments: str, **environment: str) -> Result:
     """Run the command line in this process, which is faster."""
-    return CliRunner().invoke(app, arguments, prog_name="metrics-framework")
+    return CliRunner().invoke(app, arguments, prog_name="metrics-framework", env=environment)
 
 
 def sh(script: str) -> list[str]:
@@ -104,8 +106,8 @@ def written(folder: str | Path = "snapshots") -> list[Path]:
 
 
 def context_of(snapshot: PerformanceSnapshot) -> dict[str, str]:
-    """Return the tags of a snapshot without that of its sidecar."""
-    tags = dict(snapshot.metadata.tags)
+    """Return the tags of a snapshot without those of its sidecar and its machine."""
+    tags = {tag: text for tag, text in snapshot.metadata.tags.items() if tag not in machine_tags()}
     assert tags.pop(DISTRIBUTIONS_TAG).startswith("sha256:")
     return tags
 
@@ -172,6 +174,7 @@ def running(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[st
 # -- run: what it does ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.smoke
 def test_run_measures_a_command_and_writes_a_snapshot() -> None:
     """The command runs as often as requested, and the last line after the table is the snapshot's path."""
@@ -214,24 +217,26 @@ def test_run_measures_a_command_and_writes_a_snapshot() -> None:
 def test_run_needs_no_dashes_before_the_command() -> None:
     """The command starts at the first argument that is not an option, and includes all that follow."""
     script = '[ "$*" = "--name x -n 5 --help -- --tag" ] && echo >> runs'
-    done = cli(
+    done = invoke(
         "run", "-n", "2", "/bin/sh", "-c", script, "sh", "--name", "x", "-n", "5", "--help", "--", "--tag"
     )
-    assert done.returncode == 0
+    assert done.exit_code == 0
     assert Path("runs").read_text() == "\n\n"
     assert context_of(snapshot_of(done.stdout)) == {"latency_metric": "sh"}
     assert len(written()) == 1
 
 
+@pytest.mark.slow
 def test_run_shows_the_memory_of_the_command() -> None:
     """A command that fills 100 MB has about 100 MB in the table and in the snapshot."""
-    done = cli("run", "-n", "1", "--", sys.executable, "-I", "-S", "-c", "x = b'x' * 100_000_000")
+    done = invoke("run", "-n", "1", "--", sys.executable, "-I", "-S", "-c", "x = b'x' * 100_000_000")
     memory = snapshot_of(done.stdout).metrics.memory_mb
     assert memory is not None
     assert 100 < memory < 140
     assert rows(done.stdout)["peak memory"] == f"{memory:.0f} MB"
 
 
+@pytest.mark.slow
 def test_run_gives_the_command_an_empty_input() -> None:
     """A command that reads its input ends, whatever the input of the command line is."""
     process = subprocess.Popen(
@@ -246,14 +251,14 @@ def test_run_gives_the_command_an_empty_input() -> None:
 
 def test_run_does_not_wait_for_background_processes() -> None:
     """A background process that the command started does not delay the measurement."""
-    done = cli("run", "-n", "2", "--", *sh("sleep 45 & echo $! >> pids"))
+    done = invoke("run", "-n", "2", "--", *sh("sleep 45 & echo $! >> pids"))
     pids = [int(pid) for pid in Path("pids").read_text().split()]
     try:
         assert all(psutil.pid_exists(pid) for pid in pids)
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-    assert done.returncode == 0
+    assert done.exit_code == 0
     latency = snapshot_of(done.stdout).metrics.latency
     assert latency is not None
     assert (latency.p99 or 0) < 20_000
@@ -262,12 +267,13 @@ def test_run_does_not_wait_for_background_processes() -> None:
 @pytest.mark.parametrize("name", ["a[b] [red]x[/] :smile:", "größe ✓ 测量"])
 def test_run_prints_a_name_unchanged(name: str) -> None:
     """Brackets and non-ASCII letters in a name are not markup, in the table and in the snapshot."""
-    done = cli("run", "-n", "1", "--name", name, "--tag", f"{name}={name}", "--", "false")
-    assert done.returncode == 1
+    done = invoke("run", "-n", "1", "--name", name, "--tag", f"{name}={name}", "--", "false")
+    assert done.exit_code == 1
     assert done.stdout.splitlines()[0].strip() == f"{name}, 1 run"
     assert context_of(snapshot_of(done.stdout)) == {name: name, "latency_metric": name}
 
 
+@pytest.mark.slow
 def test_run_accepts_a_name_that_is_not_utf8() -> None:
     """Such a program is measured, shown and written like any other."""
     program = os.fsdecode(b"caf\xe9")
@@ -275,7 +281,7 @@ def test_run_accepts_a_name_that_is_not_utf8() -> None:
     done = cli("run", "-n", "1", "--", f"./{program}", PYTHONIOENCODING="utf-8:strict")
     assert done.returncode == 0
     assert r"caf\udce9, 1 run" in done.stdout
-    assert context_of(snapshot_of(done.stdout)) == {"latency_metric": program}
+    assert context_of(snapshot_of(done.stdout)) == {"latency_metric": r"caf\udce9"}
 
 
 # -- run: where it comes from --------------------------------------------------------------------------
@@ -293,23 +299,68 @@ def test_run_records_the_commit() -> None:
     head = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()
-    local = snapshot_of(cli("run", "-n", "1", "--", "true").stdout).metadata
-    in_ci = snapshot_of(cli("run", "-n", "1", "--", "true", CI="true").stdout).metadata
+    local = snapshot_of(invoke("run", "-n", "1", "--", "true").stdout).metadata
+    in_ci = snapshot_of(invoke("run", "-n", "1", "--", "true", CI="true").stdout).metadata
     assert (local.commit, local.branch, local.environment) == (head, "topic/größe", Environment.LOCAL)
     assert (in_ci.commit, in_ci.branch, in_ci.environment) == (head, "topic/größe", Environment.CI)
+
+
+@pytest.mark.heavy
+def test_run_accepts_another_commit_and_branch() -> None:
+    """They are in the snapshot, with parameters replaced."""
+    given = ("--commit", "{tag}", "--branch", "release", "--parameter-list", "tag", "v1,v2")
+    done = invoke("run", "-n", "1", *given, "--", "true")
+    assert done.exit_code == 0
+    found = [read_snapshot(path).metadata for path in written()]
+    assert [(one.commit, one.branch, one.tags["tag"]) for one in found] == [
+        ("v1", "release", "v1"),
+        ("v2", "release", "v2"),
+    ]
+
+
+# -- run: several commands -----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_run_measures_several_commands() -> None:
+    """Each has its table and snapshot, under its command line or the names that are given."""
+    done = invoke("run", "-n", "2", "--command", "sh -c 'exit 0'", "--command", "sleep 0.01")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert [read_snapshot(path).metadata.tags["latency_metric"] for path in written()] == [
+        "sh -c 'exit 0'",
+        "sleep 0.01",
+    ]
+    printed = [line for line in done.stdout.splitlines() if line.startswith("snapshots")]
+    assert [Path(line) for line in printed] == written()
+    done = invoke("run", "-n", "1", "--output", "o", "--name", "a", "--name", "b", "--command", "false",
+               "--command", "true")  # fmt: skip
+    assert done.exit_code == 1
+    assert [read_snapshot(path).metadata.tags["latency_metric"] for path in written("o")] == ["a", "b"]
+    done = invoke("run", "-n", "1", "--output", "p", "--ignore-failure", "--command", "false")
+    assert done.exit_code == 0
+    assert rows(done.stdout)["exit code 1, ignored"] == "1"
+
+
+@pytest.mark.slow
+def test_run_warns_of_a_slow_first_run() -> None:
+    """The warning is on standard error, and the exit code does not change."""
+    done = invoke("run", "-n", "7", "--", *sh("echo >> runs; [ $(wc -l < runs) -gt 1 ] || sleep 1"))
+    assert done.exit_code == 0
+    assert done.stderr.startswith("Warning: the first run took 1")
 
 
 # -- run: what fails -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_shown_and_the_snapshot_written() -> None:
     """Exit code 1: each failure is shown with the end of its errors, counted by type, and in the snapshot."""
     script = """
         echo >> runs; echo "this is run $(wc -l < runs)" >&2
         case $(wc -l < runs) in 1) exit 3;; 2) kill -KILL $$;; 3) kill -SEGV $$;; esac
     """
-    done = cli("run", "-n", "4", "--name", "flaky", "--", *sh(script))
-    assert done.returncode == 1
+    done = invoke("run", "-n", "4", "--name", "flaky", "--", *sh(script))
+    assert done.exit_code == 1
     table = rows(done.stdout)
     assert [table[key] for key in ("failures", "exit code 3", "signal SIGKILL", "signal SIGSEGV")] == list(
         "3111"
@@ -324,8 +375,8 @@ def test_a_failed_run_is_shown_and_the_snapshot_written() -> None:
 
 def test_only_the_end_of_long_error_output_is_shown() -> None:
     """Of megabytes of error output, only the last lines are shown."""
-    done = cli("run", "-n", "1", "--", *sh("seq 1 300000 >&2; exit 1"))
-    assert done.returncode == 1
+    done = invoke("run", "-n", "1", "--", *sh("seq 1 300000 >&2; exit 1"))
+    assert done.exit_code == 1
     lines = [line.strip() for line in done.stderr.splitlines()]
     assert lines[0] == "run 1 failed: exit code 1"
     assert lines[-1] == "300000"
@@ -351,6 +402,7 @@ def test_a_command_that_cannot_be_started_is_wrong_usage(command: str, reason: s
     assert written() == []
 
 
+@pytest.mark.slow
 def test_a_missing_command_prints_no_traceback() -> None:
     """In a process: exit code 2, no standard output, and the reason on standard error."""
     done = cli("run", "--", "no-such-program")
@@ -373,6 +425,14 @@ def test_a_missing_command_prints_no_traceback() -> None:
         ["--tag", "novalue", "--", "touch", "ran"],
         ["--tag", "=value", "--", "touch", "ran"],
         ["--tag", "good=1", "--tag", "", "--", "touch", "ran"],
+        ["--command", "touch 'ran"],
+        ["--command", ""],
+        ["--command", "touch ran", "--", "touch", "ran"],
+        ["--command", "touch ran", "--name", "a", "--name", "b"],
+        ["--parameter-list", "", "1,2", "--", "touch", "ran"],
+        ["--parameter-list", "n", "1,2", "--", "touch", "ran"],
+        ["--parameter-list", "n", "1", "--parameter-list", "n", "2", "--", "touch", "{n}"],
+        ["--parameter-list", "job", "1,2", "--", "touch", "{job}"],
     ],
     ids=" ".join,
 )
@@ -384,7 +444,7 @@ def test_wrong_usage_runs_nothing(arguments: list[str]) -> None:
     assert list(Path.cwd().iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [48, 49, 50, 51, 200])
+@pytest.mark.parametrize("number", [46, 47, 50, 51, 200])
 def test_too_many_tags_are_rejected(number: int) -> None:
     """Tags that do not fit into a snapshot, beside its own, are wrong usage, and nothing runs."""
     done = invoke("run", *(f"--tag=k{index}=v" for index in range(number)), "--", "touch", "ran")
@@ -395,11 +455,11 @@ def test_too_many_tags_are_rejected(number: int) -> None:
 
 def test_as_many_tags_as_a_snapshot_holds_are_written() -> None:
     """The largest accepted number of tags is in the snapshot; a repeated tag counts once."""
-    tags = [f"--tag=k{index}=v" for index in range(47)]
+    tags = [f"--tag=k{index}=v" for index in range(43)]
     done = invoke("run", "-n", "1", *tags, "--tag=k0=again", "--", "true")
     assert done.exit_code == 0
     written_tags = snapshot_of(done.stdout).metadata.tags
-    assert len(written_tags) == 49
+    assert len(written_tags) == 47
     assert written_tags["k0"] == "again"
 
 
@@ -413,6 +473,7 @@ def test_a_file_in_the_place_of_the_folder_is_wrong_usage(output: str) -> None:
     assert not Path("ran").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["locked", "locked/deeper"])
 def test_a_folder_without_permission_is_wrong_usage(output: str) -> None:
     """An unwritable folder is reported before anything runs."""
@@ -424,6 +485,7 @@ def test_a_folder_without_permission_is_wrong_usage(output: str) -> None:
     assert not Path("ran").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["rmdir out; touch out", "chmod 500 out"], ids=["replaced", "locked"])
 def test_an_unwritable_folder_loses_no_measurement(script: str) -> None:
     """If the snapshot cannot be written, it is printed as the last line, and the exit code is 1."""
@@ -431,18 +493,29 @@ def test_an_unwritable_folder_loses_no_measurement(script: str) -> None:
     assert done.returncode == 1
     assert "mean" in rows(done.stdout)
     snapshot = PerformanceSnapshot.from_dict(json.loads(done.stdout.splitlines()[-1]))
-    assert snapshot.metadata.tags == {"latency_metric": "op"}
+    assert snapshot.metadata.tags == {"latency_metric": "op", **machine_tags()}
     assert done.stderr.startswith("Error: cannot write a snapshot into 'out': ")
     assert "Traceback" not in done.stderr
 
 
 def test_a_removed_folder_is_created_again() -> None:
     """If the command removes the folder, the snapshot is still written."""
-    done = cli("run", "-n", "1", "--output", "out", "--", "rmdir", "out")
-    assert done.returncode == 0
+    done = invoke("run", "-n", "1", "--output", "out", "--", "rmdir", "out")
+    assert done.exit_code == 0
     assert written("out") == [Path(done.stdout.splitlines()[-1])]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_commands_are_measured_without_standard_streams(closed: str) -> None:
+    """A job whose streams are closed writes its snapshot, and exits as usual."""
+    shown = sh(f"{shlex.join(metrics_framework('run', '-n', '2', '--', 'true'))} {closed}")
+    done = subprocess.run(shown, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(written()) == 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["closed pipe", "/dev/full"])
 def test_the_snapshot_is_written_although_the_output_is_closed(output: str) -> None:
     """A closed pipe, as after ``| head -1``, or a full disk loses only the output."""
@@ -470,6 +543,7 @@ def test_the_snapshot_is_written_although_the_output_is_closed(output: str) -> N
 # -- run: interrupted ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_interrupt_keeps_the_finished_runs() -> None:
     """Ctrl-C exits with code 130, writes a snapshot of the finished runs, and leaves no process."""
     command = sh("echo >> runs; sleep 0.1; true")
@@ -487,9 +561,10 @@ def test_an_interrupt_keeps_the_finished_runs() -> None:
     assert shown is not None
     assert started - 1 <= int(shown[1]) <= started
     assert rows(output)["failures"] == "0"
-    assert errors == ""
+    assert errors == f"interrupted after {shown[1]} of 1,000 runs\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("send", [os.kill, os.killpg])
 def test_a_cancelled_job_keeps_the_finished_runs(send: Callable[[int, int], None]) -> None:
     """SIGTERM, to the process or to its group, ends the measurement as Ctrl-C does."""
@@ -500,9 +575,10 @@ def test_a_cancelled_job_keeps_the_finished_runs(send: Callable[[int, int], None
         assert process.returncode == 130
         assert is_group_gone(process.pid)
     assert snapshot_of(output).metadata.tags["interrupted"] == "true"
-    assert errors == ""
+    assert re.fullmatch(r"interrupted after \d of 1,000 runs\n", errors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("warmup", ["0", "2"])
 def test_an_interrupt_before_the_first_result_writes_no_snapshot(warmup: str) -> None:
     """Ctrl-C in the warm-up or the first run: exit code 130, no snapshot, no table, no process."""
@@ -512,10 +588,11 @@ def test_an_interrupt_before_the_first_result_writes_no_snapshot(warmup: str) ->
         output, errors = process.communicate(timeout=30)
         assert process.returncode == 130
         assert is_group_gone(process.pid)
-    assert (output, errors) == ("", "")
+    assert (output, errors) == ("", "interrupted after 0 of 10 runs\n")
     assert written() == []
 
 
+@pytest.mark.slow
 def test_an_interrupt_after_the_last_run_has_the_same_exit_code(tmp_path: Path) -> None:
     """Ctrl-C while the snapshot is built, here by a slow git, is not a failed run."""
     git = tmp_path / "bin" / "git"
@@ -549,6 +626,7 @@ def test_a_command_that_ignores_an_interrupt_is_killed(presses: int) -> None:
 # -- run: progress -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_progress_and_a_pipe_has_no_escape_codes() -> None:
     """Standard error, a terminal, shows a bar; standard output, a pipe, has no escape codes."""
     terminal = Terminal()
@@ -630,6 +708,7 @@ def broken_in_three_rules() -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.smoke
 def test_validate_prints_a_line_per_violation() -> None:
     """Each file is reported; three violations are three lines, and the exit code is 1."""
@@ -743,8 +822,8 @@ def test_a_folder_of_snapshots_is_validated_with_its_sidecars() -> None:
 def test_show_prints_a_table() -> None:
     """Metadata and measurements are rows on standard output, without escape codes on a pipe."""
     write("good.json", DOCUMENT)
-    done = cli("show", "good.json")
-    assert (done.returncode, done.stderr) == (0, "")
+    done = invoke("show", "good.json")
+    assert (done.exit_code, done.stderr) == (0, "")
     assert "\x1b" not in done.stdout
     assert rows(done.stdout) == {
         "run": "7",
@@ -770,8 +849,8 @@ def test_show_prints_all_violations() -> None:
 def test_show_json_prints_the_same_snapshot() -> None:
     """The JSON is the snapshot of the file, including all defaults."""
     write("good.json", DOCUMENT)
-    done = cli("show", "--json", "good.json")
-    assert (done.returncode, done.stderr) == (0, "")
+    done = invoke("show", "--json", "good.json")
+    assert (done.exit_code, done.stderr) == (0, "")
     printed = json.loads(done.stdout)
     assert printed["schema_version"] == 1
     assert printed["metadata"]["environment"] == "ci"

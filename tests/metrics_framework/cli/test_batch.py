@@ -16,9 +16,11 @@ import psutil
 import pytest
 from click.testing import CliRunner, Result
 
+from metrics_framework.batch import BatchMetrics
 from metrics_framework.cli.app import app
 from metrics_framework.cli.batch import find_files, recorded_name
 from metrics_framework.snapshots import PerformanceSnapshot, read_snapshot
+from metrics_framework.snapshots.provenance import machine_tags
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +73,7 @@ def test_every_file_is_processed(workplace: Path) -> None:
     assert failed == {"in/größe.txt": "oops: in/größe.txt", "in/e.txt": "oops: in/e.txt"}
     assert all(file["memory_peak_bytes"] > 0 for file in document["files"])
     snapshot = snapshot_of(result)
-    assert snapshot.metadata.tags == {"k": "v", "batch": "b", "latency_metric": "sh"}
+    assert snapshot.metadata.tags == {"k": "v", "batch": "b", "latency_metric": "sh", **machine_tags()}
     assert snapshot.metrics.latency is not None
     assert snapshot.metrics.custom["operation:sh/success_rate"] == pytest.approx(4 / 6)
     assert "in/e.txt: exit code 3\n  oops: in/e.txt\n" in result.stderr
@@ -87,6 +89,20 @@ def test_stats_are_shown_by_id_journal_or_export() -> None:
     assert shown[0].stdout == shown[1].stdout
     printed = json.loads(invoke("stats", "--json", "b").stdout)
     assert printed == json.loads(Path("out.json").read_text())["summary"]
+
+
+def test_quick_files_have_times() -> None:
+    """Files of less than a millisecond have an average and percentiles, in a journal and an export."""
+    with BatchMetrics("b", journal="batches/b.jsonl") as batch:
+        for number in range(1_000):
+            batch.record_file(str(number), duration=(number + 1) / 1e7)
+    batch.export_json("out.json")
+    for which in ("b", "out.json"):
+        table = rows(invoke("stats", which).stdout)
+        assert table["per file, average"] == "50 µs"
+        assert [table[f"per file, {key}"] for key in ("p50", "p95", "p99", "max")] == [
+            *("50 µs", "95 µs", "99 µs", "100 µs")
+        ]
 
 
 def test_stats_of_an_unknown_batch_suggest_the_nearest() -> None:
@@ -122,6 +138,7 @@ def test_wrong_usage_writes_nothing(arguments: list[str], message: str) -> None:
     assert not Path("snapshots").exists()
 
 
+@pytest.mark.slow
 def test_a_batch_id_is_used_once() -> None:
     """A second batch with the same ID is rejected; with --resume, finished files are not processed again."""
     command = ["--", "sh", "-c", 'echo "$1" >> done', "sh", "{}"]
@@ -131,11 +148,33 @@ def test_a_batch_id_is_used_once() -> None:
     assert "pass --resume to resume it" in refused.stderr
     assert invoke("run", "--id", "b", "--resume", "in/*.txt", *command).exit_code == 0
     assert sorted(Path("done").read_text().splitlines()) == sorted(find_files(["in/*.txt"]))
-    nothing = invoke("run", "--id", "b", "--resume", "in/*.txt", *command)
-    assert (nothing.exit_code, nothing.stderr) == (0, "no files are left to process\n")
-    assert rows(nothing.stdout)["files"] == "5"
+    Path("folder").symlink_to("in")
+    for patterns in (["in/*.txt"], [str(Path("in/*.txt").absolute()), "./in/a.txt", "folder/*.txt"]):
+        nothing = invoke("run", "--id", "b", "--resume", *patterns, *command)
+        assert (nothing.exit_code, nothing.stderr) == (0, "no files are left to process\n")
+        assert rows(nothing.stdout)["files"] == "5"
 
 
+def test_the_snapshot_of_a_resumed_batch_has_all_files() -> None:
+    """Latency, throughput, memory and success rate include the files of earlier sessions."""
+    with BatchMetrics("b", journal="batches/b.jsonl") as batch:
+        for number in range(99):
+            batch.record_file(str(number), duration=10.0, memory_peak=5_000_000_000)
+        batch.record_error("bad", "ValueError", "", 1.0)
+    batch.close()
+    result = invoke("run", "--id", "b", "--resume", "in/a.txt", "--", "true", "{}")
+    assert result.exit_code == 1
+    table = rows(result.stdout)
+    assert (table["files"], table["per file, p50"], table["per file, p99"]) == ("101", "10 s", "10 s")
+    metrics = snapshot_of(result).metrics
+    assert metrics.latency is not None
+    assert (metrics.latency.p50, metrics.latency.p95, metrics.memory_mb) == (10_000, 10_000, 5_000)
+    assert metrics.custom["operation:true/success_rate"] == pytest.approx(100 / 101)
+    summary = json.loads(invoke("stats", "--json", "b").stdout)
+    assert metrics.throughput == pytest.approx(101 / summary["timing"]["total_duration_seconds"], rel=0.1)
+
+
+@pytest.mark.slow
 def test_failed_files_are_retried_on_request() -> None:
     """With --retry-failed a failed file is processed again, and counts once."""
     command = ["--", "sh", "-c", "test -e ready", "sh", "{}"]
@@ -166,6 +205,21 @@ def test_a_command_that_times_out_is_killed() -> None:
     assert not psutil.pid_exists(int(Path("pid").read_text()))
 
 
+@pytest.mark.heavy
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has child subreapers")
+def test_a_time_out_ends_detached_processes() -> None:
+    """A process in another session, whose parent has ended, ends with the command that started it."""
+    for name in ("one", "two"):
+        Path(f"in/{name}.dat").touch()
+    script = (
+        'setsid sh -c "sleep 60 & echo \\$! > $1.pid" & until test -s $1.pid; do sleep 0.01; done; sleep 60'
+    )
+    result = invoke("run", "--timeout", "1", "in/*.dat", "--", "sh", "-c", script, "sh", "{}")
+    assert rows(result.stdout)["TimeoutError"] == "2"
+    for name in ("one", "two"):
+        assert not psutil.pid_exists(int(Path(f"in/{name}.dat.pid").read_text()))
+
+
 def test_export_errors_are_reported(workplace: Path) -> None:
     """Exports that cannot be written are reported at the end, after the table."""
     result = invoke("run", "--json", "missing/out.json", "in/a.txt", "--", "true", "{}")
@@ -183,7 +237,7 @@ def test_names_that_are_not_utf8_are_processed(workplace: Path) -> None:
     assert "in/\\udcff.dat" in Path("out.csv").read_text()
     assert recorded_name(path) == "in/\\udcff.dat"
     assert (
-        invoke("run", "--id", "b", "--resume", "in/*.dat", "--", "true", "{}").stderr
+        invoke("run", "--id", "b", "--resume", "in/*.dat", "--", "test", "-e", "{}").stderr
         == "no files are left to process\n"
     )
 
@@ -192,6 +246,61 @@ def test_files_are_found_once_and_folders_never() -> None:
     """An existing path is not a pattern; matches of a pattern are sorted; ``**`` includes subfolders."""
     assert find_files(["in/[d].txt", "in/?.txt", "in/a.txt", "in"]) == ["in/[d].txt", "in/a.txt", "in/e.txt"]
     assert "in/deep/f.txt" in find_files(["in/**"])
+
+
+def test_a_file_with_several_paths_is_processed_once(workplace: Path) -> None:
+    """Links, relative and absolute paths, and overlapping patterns lead to one run per file."""
+    Path("link.txt").symlink_to("in/a.txt")
+    Path("folder").symlink_to("in")
+    Path("broken.txt").symlink_to("missing")
+    patterns = [
+        "in/a.txt",
+        "./in/a.txt",
+        "in/../in/a.txt",
+        "in/a*",
+        str(workplace / "in/a.txt"),
+        "*.txt",
+        "folder/*",
+    ]
+    found = find_files(patterns)
+    assert found[:2] == ["in/a.txt", "broken.txt"]
+    assert sorted(found[2:]) == sorted(
+        f"folder/{name}" for name in ("b c.txt", "[d].txt", "größe.txt", "e.txt")
+    )
+    assert find_files(["link.txt", "in/a.txt"]) == ["link.txt"]
+    result = invoke("run", *patterns[:5], "link.txt", "--", "sh", "-c", 'echo "$1" >> done', "sh", "{}")
+    assert result.exit_code == 0
+    assert Path("done").read_text() == "in/a.txt\n"
+
+
+def test_a_name_with_a_dash_is_not_an_option() -> None:
+    """The command gets ``./-…``, in a whole argument and within one; the recorded name is unchanged."""
+    Path("-rf").write_text("1\n2\n")
+    script = 'printf "%s\\n" "$@" > done'
+    command = ["sh", "-c", script, "sh", "{}", "--in={}", "in/a.txt"]
+    result = invoke("run", "--csv", "out.csv", "./-r*", "?rf", "--", *command)
+    assert result.exit_code == 0
+    assert Path("done").read_text().splitlines() == ["./-rf", "--in=./-rf", "in/a.txt"]
+    assert invoke("run", "--csv", "out.csv", "?rf", "--", "wc", "-l", "{}").exit_code == 0
+    assert Path("out.csv").read_text().splitlines()[1].startswith("-rf,")
+
+
+@pytest.mark.parametrize("option", ["--resume", "--retry-failed"])
+def test_a_batch_is_resumed_with_the_same_command_only(option: str) -> None:
+    """Another command is an error that shows both, and the journal stays as it is."""
+    assert invoke("run", "--id", "b", "in/a.txt", "--", "test", "-d", "{}").exit_code == 1
+    before = Path("batches/b.jsonl").read_bytes()
+    for other in (["test", "{}", "-d"], ["test", "-d", "{}", ""], ["cat", "{}"]):
+        result = invoke("run", "--id", "b", option, "in/*.txt", "--", *other)
+        assert result.exit_code == 2
+        assert "the batch 'b' runs \"test -d '{}'\", not " in result.stderr
+    assert Path("batches/b.jsonl").read_bytes() == before
+    assert invoke("run", "--id", "b", option, "in/a.txt", "--", "test", "-d", "{}").exit_code == 1
+    head, _, rest = before.partition(b"\n")  # a journal of an earlier version has no command
+    document = json.loads(head)
+    assert document.pop("command") == ["test", "-d", "{}"]
+    Path("batches/b.jsonl").write_bytes(json.dumps(document, separators=(",", ":")).encode() + b"\n" + rest)
+    assert invoke("run", "--id", "b", "--resume", "in/a.txt", "--", "true", "{}").exit_code == 1
 
 
 @pytest.mark.heavy
@@ -232,7 +341,8 @@ def test_a_killed_batch_can_be_resumed(workplace: Path) -> None:
     for name in range(20):
         Path(f"in/{name:02}.dat").touch()
     command = [sys.executable, "-m", "metrics_framework", "batch", "run", "--id", "b", "in/*.dat"]
-    process = subprocess.Popen([*command, "--", "sh", "-c", "sleep 0.1", "{}"], stderr=subprocess.DEVNULL)
+    slow = ["--", "sh", "-c", "test -e ready || sleep 0.1", "{}"]
+    process = subprocess.Popen([*command, *slow], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 30
     while not Path("batches/b.jsonl").exists() or Path("batches/b.jsonl").read_bytes().count(b"\n[") < 4:
         assert time.monotonic() < deadline
@@ -241,5 +351,6 @@ def test_a_killed_batch_can_be_resumed(workplace: Path) -> None:
     process.wait()
     done = json.loads(invoke("stats", "--json", "b").stdout)["total_files"]
     assert done >= 4
-    rest = invoke("run", "--id", "b", "--resume", "in/*.dat", "--", "true", "{}")
+    Path("ready").touch()
+    rest = invoke("run", "--id", "b", "--resume", "in/*.dat", *slow)
     assert (rest.exit_code, rows(rest.stdout)["files"]) == (0, "20")

@@ -119,14 +119,38 @@ def test_json_and_csv_hold_all_runs(snapshots: Path) -> None:
         (("--commit", f"{7:040x}"), ["run 7"]),
         (("--tag", "os=linux"), ["other"]),
         (("--environment", "staging"), ["other"]),
+        (("--commit", "abcdef0"), ["other"]),
         (("--environment", "ci", "--last", "1"), ["run 29"]),
     ],
 )
 def test_runs_are_filtered(snapshots: Path, options: tuple[str, ...], runs: list[str]) -> None:
-    """By commit, tags and environment; then the newest are taken."""
-    write(snapshots / "x.json", document(99, "other", environment="staging", tags={"os": "linux"}, hits=1))
+    """By commit or head of a pull request, tags and environment; then the newest are taken."""
+    write(
+        snapshots / "x.json",
+        document(99, "other", environment="staging", tags={"os": "linux", "head_commit": "abcdef01"}, hits=1),
+    )
     listed = json.loads(cli("history", snapshots, "--format", "json", *options).stdout)["runs"]
     assert [run["run_id"] for run in listed] == runs
+
+
+def test_old_releases_that_are_measured_later_come_first(tmp_path: Path) -> None:
+    """Runs are sorted and shown by the date of their commit, or else by their own time."""
+    dates = {"v2": "2025-12-02T00:00:00+00:00", "v1": "2025-12-01T00:00:00+00:00", "odd": "yesterday"}
+    for minute, (name, date) in enumerate(dates.items()):
+        content = document(minute, name, commit=name, tags={"commit_date": date}, hits=minute)
+        write(tmp_path / "old" / f"{name}.json", content)
+    result = cli("history", tmp_path / "old", "hits")
+    lines = [line.split() for line in result.stdout.splitlines()[1:]]
+    assert [(line[0][:10], line[2]) for line in lines] == [
+        ("2025-12-01", "v1"),
+        ("2025-12-02", "v2"),
+        ("2026-01-01", "odd"),
+    ]
+    values = json.loads(cli("history", tmp_path / "old", "hits", "--format", "json").stdout)
+    assert values["summary"]["last"] == 2
+    assert [one["timestamp"][:16] for one in values["values"]][:2] == ["2026-01-01T00:01", "2026-01-01T00:00"]
+    newest = json.loads(cli("history", tmp_path / "old", "--last", 2, "--format", "json").stdout)["runs"]
+    assert [run["run_id"] for run in newest] == ["v2", "odd"]
 
 
 def test_an_unknown_metric_is_one_line(snapshots: Path) -> None:

@@ -42,6 +42,7 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     )
 
 
+@pytest.mark.slow
 @pytest.mark.smoke
 def test_the_package_runs_as_a_module() -> None:
     """``python -m metrics_framework`` runs the command line, under its own name."""
@@ -57,6 +58,7 @@ def test_the_installed_command_is_the_entry_point() -> None:
     assert script.load() is main
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["click", "rich"])
 @pytest.mark.parametrize("hide", [WITHOUT + START, "import sys; sys.modules[{package!r}] = None; " + START])
 def test_without_its_extra_the_command_names_it(package: str, hide: str) -> None:
@@ -69,6 +71,7 @@ def test_without_its_extra_the_command_names_it(package: str, hide: str) -> None
     )
 
 
+@pytest.mark.slow
 def test_another_missing_module_is_not_blamed_on_the_extra() -> None:
     """A broken installation shows its own error, not advice that would not help."""
     done = python("-c", "import sys; sys.modules['metrics_framework.cli.measure'] = None; " + START)
@@ -77,6 +80,7 @@ def test_another_missing_module_is_not_blamed_on_the_extra() -> None:
     assert "pip install" not in done.stderr
 
 
+@pytest.mark.slow
 def test_importing_the_entry_point_needs_no_extra() -> None:
     """The module imports neither click nor rich."""
     done = python(
@@ -85,6 +89,42 @@ def test_importing_the_entry_point_needs_no_extra() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments", [["show"], ["validate"], ["history"], ["diff", "."], ["batch", "stats"]]
+)
+def test_an_odd_name_is_one_line(arguments: list[str], tmp_path: Path) -> None:
+    """A name that no file system has is an error without a traceback."""
+    done = python("-m", "metrics_framework", *arguments, "a" * 300)
+    assert done.returncode in (1, 2)
+    assert "aaa" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["history", "."]])
+def test_a_full_disk_is_one_line(arguments: list[str], tmp_path: Path) -> None:
+    """Output that cannot be written is an error without a traceback, and the exit code is 1."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "metrics_framework", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+            cwd=tmp_path,
+        )
+    if arguments != ["history", "."]:
+        assert (done.returncode, done.stderr) == (
+            1,
+            "Error: cannot write the output: No space left on device\n",
+        )
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
 def test_an_ascii_terminal_loses_no_result(tmp_path: Path) -> None:
     """An ASCII stream shows question marks for other letters, and the path is printed."""
     done = python(

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics_framework.batch.progress import make_progress
-from metrics_framework.cli.measure import CommandMeasurement, measure, print_measurement
-from metrics_framework.cli.output import format_duration, format_number, print_failure, sparkline
+from metrics_framework.cli.measure import Benchmark, CommandMeasurement, measure, print_measurement
+from metrics_framework.cli.output import escape_control, print_failure, sparkline
 from metrics_framework.cli.snapshots import print_snapshot
 from metrics_framework.clock import SYSTEM_CLOCK
 from metrics_framework.snapshots import (
@@ -24,6 +24,7 @@ from metrics_framework.snapshots import (
     PerformanceSnapshot,
     SnapshotMetadata,
 )
+from metrics_framework.snapshots.formatting import format_duration, format_number
 from metrics_framework.system import MetricsSystem
 
 MILLISECONDS = {"µs": 1e-3, "ms": 1.0, "s": 1e3}
@@ -49,7 +50,7 @@ def rows(text: str) -> dict[str, str]:
 
 def test_a_measurement_has_a_row_for_every_figure(capsys: pytest.CaptureFixture[str]) -> None:
     """Times, throughput, memory, CPU and failures are in the table, equal to those of the snapshot."""
-    measurement = measure(["sleep", "0.02"], name="nap", runs=3, warmup=0)
+    measurement = measure(Benchmark(["sleep", "0.02"], "nap"), runs=3, warmup=0)
     snapshot = measurement.system.snapshot()
     summary = measurement.system.aggregator.get_metric_summary("nap")
     print_measurement(measurement, snapshot)
@@ -96,7 +97,7 @@ def test_every_statistic_is_in_its_own_row(capsys: pytest.CaptureFixture[str]) -
 def test_failures_are_listed_by_type(capsys: pytest.CaptureFixture[str]) -> None:
     """Below the number of failures, each type of failure has a row."""
     script = "echo >> runs; case $(wc -l < runs) in 1) exit 7;; 2) kill -KILL $$;; 3) exit 7;; esac"
-    measurement = measure(["sh", "-c", script], name="flaky", runs=4, warmup=0)
+    measurement = measure(Benchmark(["sh", "-c", script], "flaky"), runs=4, warmup=0)
     capsys.readouterr()
     print_measurement(measurement, measurement.system.snapshot())
     table = rows(capsys.readouterr().out)
@@ -105,7 +106,7 @@ def test_failures_are_listed_by_type(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_a_single_run_is_singular(capsys: pytest.CaptureFixture[str]) -> None:
     """The title says "1 run", and there is no row of bars."""
-    measurement = measure(["true"], name="once", runs=1, warmup=0)
+    measurement = measure(Benchmark(["true"], "once"), runs=1, warmup=0)
     print_measurement(measurement, measurement.system.snapshot())
     output = capsys.readouterr().out
     assert output.splitlines()[0].strip() == "once, 1 run"
@@ -174,7 +175,7 @@ def test_names_are_not_markup(text: str, capsys: pytest.CaptureFixture[str]) -> 
     print_snapshot(snapshot(**{text: text}))
     output = capsys.readouterr().out
     assert re.search(rf"tag {re.escape(text)}\s.*{re.escape(text)}\s", output)
-    measurement = measure(["true"], name=text, runs=1, warmup=0)
+    measurement = measure(Benchmark(["true"], text), runs=1, warmup=0)
     print_measurement(measurement, measurement.system.snapshot())
     assert capsys.readouterr().out.splitlines()[0].strip() == f"{text}, 1 run"
 
@@ -204,7 +205,7 @@ def test_failures_are_red(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     """If colours are on, failures are red."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
-    measurement = measure(["false"], name="broken", runs=1, warmup=0)
+    measurement = measure(Benchmark(["false"], "broken"), runs=1, warmup=0)
     capsys.readouterr()
     print_measurement(measurement, measurement.system.snapshot())
     failures = next(line for line in capsys.readouterr().out.splitlines() if "failures" in line)
@@ -323,3 +324,12 @@ def test_a_failure_shows_the_end_of_its_error_output() -> None:
         *(f"  line {number}\\x1b" for number in range(21, 31)),
         "run 2 failed",
     ]
+
+
+def test_characters_that_hide_or_reorder_text_are_escaped() -> None:
+    """Text of any language and emoji stay as they are."""
+    assert escape_control("a\x1b[2J\u202eexe.gnp\u2069\u200b\ufeff\u2028") == (
+        r"a\x1b[2J\u202eexe.gnp\u2069\u200b\ufeff\u2028"
+    )
+    for text in ("größe 界", "שלום", "👩\u200d💻"):
+        assert escape_control(text) == text

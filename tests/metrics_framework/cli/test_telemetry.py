@@ -245,3 +245,43 @@ def test_a_file_that_cannot_be_followed_is_an_error(tmp_path):
     done = run("follow", path)
     assert done.exit_code == 1
     assert "is compressed with gzip and cannot be followed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "key", ["timestamp_ns", "allocator_allocated_bytes", "device_used_bytes", "rank", "sampling_interval_ms"]
+)
+@pytest.mark.parametrize(
+    "number",
+    [2**63, 2**70, 10**400, -(10**400), -(2**70)],
+    ids=["2^63", "2^70", "10^400", "-10^400", "-2^70"],
+)
+def test_an_absurd_integer_does_not_end_a_command(tmp_path: Path, key: str, number: int):
+    """Its event is counted, the figures of the others are shown, and the output is strict JSON."""
+    good = [event(timestamp_ns=1_000_000_000 + second * 10**9, rank=0) for second in range(3)]
+    for order in (lambda one: [*good, one], lambda one: [one, *good]):
+        path = write(tmp_path / "events.jsonl", *order({**good[0], key: number}))
+        shown = run("summary", path, width=1000)
+        assert shown.exit_code == 0, shown.output
+        assert "4 events" in shown.stdout
+        if key != "rank":
+            assert next(row for row in rows(shown.stdout) if row[0] == "session-1")[-2:] == ["4", "2 s"]
+        printed = run("project", path).stdout.splitlines()
+        assert len([json.loads(line, parse_constant=pytest.fail) for line in printed]) == 4
+
+
+def test_a_number_that_json_does_not_have_is_null(tmp_path: Path):
+    """NaN and infinities, which Python's json module reads and writes, and lone surrogates."""
+    odd = {**event(), "metadata": {"a": float("nan"), "b": float("-inf"), "c": "\ud800"}}
+    (line,) = run("project", write(tmp_path / "events.jsonl", odd)).stdout.splitlines()
+    attributes = json.loads(line, parse_constant=pytest.fail)["attributes"]
+    assert (attributes["a"], attributes["b"], attributes["c"]) == (None, None, "\\ud800")
+
+
+def test_a_run_on_a_gpu_is_summarized():
+    """The events of `GpuMonitor` and `ResourceEvents` on an H100: two sessions, and memory in steps."""
+    shown = run("summary", SAMPLE.with_name("gpu_h100_run.jsonl"), width=100)
+    assert shown.exit_code == 0
+    found = [row for row in rows(shown.stdout) if row[0].startswith(("7bac2f40", "f6bb295c"))]
+    assert [row[1:] for row in found[:2]] == [["completed", kind, "21", "17.3 s"] for kind in ("cpu", "cuda")]
+    assert found[2][4:] == ["17.3 s", "536 MB", "749 MB", "▁▁████████████"]
+    assert found[3][4:] == ["17.3 s", "503 MB", "14.3 GB", "▁▁▂▄▄▄▅▆▆▇████"]
