@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import marshal
+import math
 import os
+import shlex
 import sys
 import tempfile
 import weakref
@@ -15,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from metrics_framework.batch.rows import (
     FIELDS,
@@ -25,8 +27,10 @@ from metrics_framework.batch.rows import (
     Totals,
     to_storable,
 )
-from metrics_framework.errors import InvalidInputError, OutputError
+from metrics_framework.errors import InvalidInputError, OutputError, reason_of
 from metrics_framework.log import log_event
+from metrics_framework.runtime.strict_json import to_finite
+from metrics_framework.validation import is_finite_number
 
 if sys.platform != "win32":
     import fcntl
@@ -36,6 +40,8 @@ JOURNAL_VERSION = 1
 
 _JOURNAL_START = b'{"batch_journal":1,"batch_id":"'
 _READ_BYTES = 1 << 18
+_MAX_TIME = 253_402_300_800.0
+"""The end of the year 9999, in seconds since the epoch."""
 
 
 class SpillFile:
@@ -177,9 +183,7 @@ class Journal:
         except OSError as error:
             with suppress(OSError):
                 temporary.unlink()
-            raise OutputError(
-                f"cannot rewrite the journal {str(self.path)!r}: {error.strerror or error}"
-            ) from error
+            raise OutputError(f"cannot rewrite the journal {str(self.path)!r}: {reason_of(error)}") from error
         self._file.close()
         self._file = new_file
 
@@ -240,18 +244,18 @@ class _OffsetFile:
 
 def _open(path: Path, writable: bool) -> _OffsetFile:
     flags = (os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY) | getattr(os, "O_BINARY", 0)
+    flags |= getattr(os, "O_NONBLOCK", 0)  # opening a FIFO would block
     try:
         if writable:
             path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, flags, 0o666)
     except (OSError, ValueError) as error:  # a ValueError for an invalid path, such as one with a null byte
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise OutputError(f"cannot open the journal {str(path)!r}: {reason}") from error
+        raise OutputError(f"cannot open the journal {str(path)!r}: {reason_of(error)}") from error
     file = _OffsetFile(descriptor)
     if writable and not _lock(descriptor, path):
         file.close()
         raise InvalidInputError(
-            f"the journal {str(path)!r} is in use by another batch: wait until that ends, or use another file"
+            f"the journal {str(path)!r} is in use by another batch: close it, or use another file"
         )
     return file
 
@@ -271,11 +275,15 @@ def _lock(descriptor: int, path: Path) -> bool:
         return False
 
 
-_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False, allow_nan=False).encode
 
 
 def _to_line(entry: Any) -> bytes:
-    return _encode(entry).encode() + b"\n"
+    try:
+        text = _encode(entry)
+    except ValueError:  # NaN or an infinity
+        text = _encode(to_finite(entry))
+    return text.encode() + b"\n"
 
 
 def _parse_line(line: bytes) -> list[Any] | dict[str, Any] | None:
@@ -288,8 +296,14 @@ def _parse_line(line: bytes) -> list[Any] | dict[str, Any] | None:
         return entry
     if not isinstance(entry, list) or len(entry) != len(FIELDS):
         return None
-    numbers = entry[1:5]
-    return entry if all(isinstance(number, int | float) for number in numbers) else None
+    entry[1:5] = [math.nan if number is None else number for number in entry[1:5]]
+    is_row = _is_time(entry[1]) and all(isinstance(number, int | float) for number in entry[2:5])
+    return entry if is_row else None
+
+
+def _is_time(value: object) -> TypeGuard[float]:
+    """Return whether a value is a time in seconds since the epoch that has a date."""
+    return is_finite_number(value) and 0 <= value < _MAX_TIME
 
 
 class NameSet:
@@ -326,6 +340,7 @@ class JournalState:
 
     Attributes:
         batch_id: The batch; ``None`` if the journal is new.
+        command: The command that processes the files, if the journal has it.
         start: When the first session started, in seconds since the epoch.
         end: When the last session finished; ``None`` if it was interrupted.
         last: The last time at which the last session is known to have run.
@@ -338,6 +353,7 @@ class JournalState:
     """
 
     batch_id: str | None = None
+    command: Sequence[str] = ()
     start: float | None = None
     end: float | None = None
     last: float = 0.0
@@ -350,7 +366,13 @@ class JournalState:
 
     @classmethod
     def read(
-        cls, journal: Journal, batch_id: str | None, in_memory: int, *, retry_failed: bool = False
+        cls,
+        journal: Journal,
+        batch_id: str | None,
+        in_memory: int,
+        *,
+        retry_failed: bool = False,
+        command: Sequence[str] = (),
     ) -> JournalState:
         """Read a journal.
 
@@ -359,13 +381,29 @@ class JournalState:
             batch_id: The expected batch; ``None`` accepts any.
             in_memory: Most rows to keep in memory.
             retry_failed: Whether to remove failed files from the journal first.
+            command: The expected command; an empty one accepts any.
 
         Raises:
-            InvalidInputError: If it is the journal of another batch, or not a journal.
+            InvalidInputError: If it is the journal of another batch or command, or not a journal.
             OutputError: If it cannot be rewritten.
         """
         if not journal.has_header():
             raise InvalidInputError(f"{str(journal.path)!r} is not the journal of a batch")
+        header = cls()
+        for entries, _ in journal.entries():
+            for entry in entries[:1]:
+                header._apply(entry)
+            break
+        if command and header.command and list(command) != list(header.command):
+            raise InvalidInputError(
+                f"the batch {header.batch_id!r} runs {shlex.join(header.command)!r}, not"
+                f" {shlex.join(command)!r}: pass the same command, or another ID to start a new batch"
+            )
+        if batch_id is not None and header.batch_id not in (None, batch_id):
+            raise InvalidInputError(
+                f"{str(journal.path)!r} is the journal of batch {header.batch_id!r}, not of {batch_id!r}:"
+                " pass that batch_id, or another journal"
+            )
         if retry_failed:
             journal.rewrite(lambda row: row[5] == "error")
         state = cls()
@@ -383,11 +421,6 @@ class JournalState:
             state.rows += rows
             if state.totals is not NO_TOTALS or len(state.rows) > in_memory:
                 state.totals, state.rows = state.totals.plus(state.rows), []
-        if batch_id is not None and state.batch_id not in (None, batch_id):
-            raise InvalidInputError(
-                f"{str(journal.path)!r} is the journal of batch {state.batch_id!r}, not of {batch_id!r}:"
-                " pass that batch_id, or another journal"
-            )
         if state.unreadable:
             log_event(
                 "warning",
@@ -397,28 +430,34 @@ class JournalState:
             )
         return state
 
-    def write_header(self, journal: Journal, batch_id: str) -> None:
+    def write_header(self, journal: Journal, batch_id: str, command: Sequence[str] = ()) -> None:
         """Write the first line of a new journal.
 
         Raises:
             OutputError: If writing fails.
         """
-        header = {"batch_journal": JOURNAL_VERSION, "batch_id": batch_id, "fields": FIELDS}
+        header: dict[str, Any] = {"batch_journal": JOURNAL_VERSION, "batch_id": batch_id, "fields": FIELDS}
+        if command:
+            header["command"] = list(command)
         try:
             self.offset = journal.write_event(header, 0)
         except OSError as error:
-            raise OutputError(f"cannot write the journal {str(journal.path)!r}: {error.strerror}") from error
+            raise OutputError(
+                f"cannot write the journal {str(journal.path)!r}: {reason_of(error)}"
+            ) from error
         self.batch_id = batch_id
 
     def _apply(self, event: dict[str, Any]) -> None:
         if "batch_id" in event:
             self.batch_id = str(event["batch_id"])
+        if isinstance(command := event.get("command"), list):
+            self.command = [str(part) for part in command]
         start, end = event.get("start"), event.get("finish")
-        if isinstance(start, int | float):
+        if _is_time(start):
             if self.start is None:
                 self.start = start
             else:
                 self.paused += max(0.0, start - self.last)
             self.last, self.end = start, None
-        if isinstance(end, int | float):
+        if _is_time(end):
             self.last = self.end = end

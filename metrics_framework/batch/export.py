@@ -1,23 +1,25 @@
 """Writes a batch as JSON and CSV, in chunks, so that memory does not grow with the number of files.
 
-The output is byte for byte that of ``json.dump(…, indent=2, default=str)`` and ``csv.DictWriter``.
+The output is byte for byte that of ``json.dump(…, indent=2, default=str)`` and ``csv.DictWriter``, except
+that NaN and infinities are ``null`` in JSON.
 """
 
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from io import StringIO
+from itertools import chain
 from pathlib import Path
-from typing import Any, TextIO
-from uuid import uuid4
+from typing import Any
 
 from metrics_framework.batch.models import format_timestamp
 from metrics_framework.batch.rows import FileRow, is_storable
+from metrics_framework.runtime.atomic_files import AtomicFile
+from metrics_framework.runtime.strict_json import to_finite
 
 COLUMNS = (
     "filename",
@@ -41,14 +43,17 @@ def write_json(path: Path, summary: Mapping[str, Any], chunks: Iterable[Sequence
     Raises:
         OSError: If writing fails. An existing file is unchanged then.
     """
-    with _replacing(path) as file:
-        text = json.dumps(summary, indent=2, default=str).replace("\n", "\n  ")
-        file.write(f'{{\n  "summary": {text},\n  "files": [')
-        separator = "\n"
-        for rows in chunks:
-            file.write(separator + ",\n".join(_objects(rows)))
-            separator = ",\n"
-        file.write("]\n}" if separator == "\n" else "\n  ]\n}")
+    _replace(path, _document(summary, chunks))
+
+
+def _document(summary: Mapping[str, Any], chunks: Iterable[Sequence[FileRow]]) -> Iterator[str]:
+    text = _to_text(summary).replace("\n", "\n  ")
+    yield f'{{\n  "summary": {text},\n  "files": ['
+    separator = "\n"
+    for rows in chunks:
+        yield separator + ",\n".join(_objects(rows))
+        separator = ",\n"
+    yield "]\n}" if separator == "\n" else "\n  ]\n}"
 
 
 def write_csv(path: Path, chunks: Iterable[Sequence[FileRow]]) -> None:
@@ -58,14 +63,8 @@ def write_csv(path: Path, chunks: Iterable[Sequence[FileRow]]) -> None:
         OSError: If writing fails. An existing file is unchanged then.
         UnicodeEncodeError: If a name cannot be encoded. An existing file is unchanged then.
     """
-    with _replacing(path, newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for rows in chunks:
-            if is_storable(rows):
-                file.write(_lines(rows))
-            else:
-                writer.writerows(map(_cells, rows))
+    header = f"{','.join(COLUMNS)}\r\n"
+    _replace(path, chain([header], (_lines(rows) if is_storable(rows) else _quoted(rows) for rows in chunks)))
 
 
 def _cells(row: FileRow) -> tuple[Any, ...]:
@@ -102,7 +101,7 @@ def _lines(rows: Sequence[FileRow]) -> str:
     if _needs_no_quotes(text, len(lines)):
         return text
     return "".join(
-        [line if _needs_no_quotes(line, 1) else _quoted(row) for line, row in zip(lines, rows, strict=True)]
+        [line if _needs_no_quotes(line, 1) else _quoted([row]) for line, row in zip(lines, rows, strict=True)]
     )
 
 
@@ -116,10 +115,10 @@ def _needs_no_quotes(text: str, lines: int) -> bool:
     )
 
 
-def _quoted(row: FileRow) -> str:
-    line = StringIO(newline="")
-    csv.writer(line).writerow(_cells(row))
-    return line.getvalue()
+def _quoted(rows: Sequence[FileRow]) -> str:
+    lines = StringIO(newline="")
+    csv.writer(lines).writerows(map(_cells, rows))
+    return lines.getvalue()
 
 
 _OBJECT = "    {{\n{}\n    }}".format(",\n".join(f'      "{column}": %s' for column in COLUMNS))
@@ -128,7 +127,8 @@ _OBJECT = "    {{\n{}\n    }}".format(",\n".join(f'      "{column}": %s' for col
 # With an indent the json module encodes in Python, which takes ten times as long as in C. Without one, values
 # can be split at a separator that no JSON text contains, because control characters are escaped.
 _SEPARATOR = "\0"
-_encode = json.JSONEncoder(separators=(_SEPARATOR, ": "), check_circular=False).encode
+_encode = json.JSONEncoder(separators=(_SEPARATOR, ": "), check_circular=False, allow_nan=False).encode
+_encode_any = json.JSONEncoder(indent=2, default=str, allow_nan=False).encode
 
 
 def _objects(rows: Sequence[FileRow]) -> Iterable[str]:
@@ -136,33 +136,33 @@ def _objects(rows: Sequence[FileRow]) -> Iterable[str]:
     cells = map(_cells, rows)
     if not is_storable(rows):
         return (_OBJECT % tuple(map(_literal, row)) for row in cells)
-    text = _encode(list(cells))
+    try:
+        text = _encode(list(cells))
+    except ValueError:  # NaN or an infinity
+        return (_OBJECT % tuple(map(_literal, _cells(row))) for row in rows)
     return (_OBJECT % tuple(row.split(_SEPARATOR)) for row in text[2:-2].split(f"]{_SEPARATOR}["))
 
 
 def _literal(value: Any) -> str:
-    return json.dumps(value, indent=2, default=str).replace("\n", "\n      ")
+    return _to_text(value).replace("\n", "\n      ")
 
 
-@contextmanager
-def _replacing(path: Path, newline: str | None = None) -> Iterator[TextIO]:
-    """Open a temporary file that replaces ``path`` if the block ends without an error."""
-    path = Path(os.path.realpath(path))  # replace the target of a link, not the link
-    if path.exists() and not path.is_file():  # a pipe or a terminal; a folder raises an error
-        with path.open("w", newline=newline) as file:
-            yield file
-        return
-    temporary = path.with_name(f".{uuid4().hex}.tmp")
+def _to_text(value: Any) -> str:
     try:
-        try:
-            with temporary.open("x", newline=newline) as file:
-                yield file
-            with suppress(OSError):
-                shutil.copymode(path, temporary)
-        except FileNotFoundError as error:
-            if error.filename == str(temporary):
-                error.filename = str(path)  # report the path that the caller passed
-            raise
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        return _encode_any(value)
+    except ValueError:  # NaN or an infinity
+        return _encode_any(to_finite(value))
+
+
+def _replace(path: Path, content: Iterable[str]) -> None:
+    path = Path(os.path.realpath(path))  # replace the target of a link, not the link
+    encoded = (part.encode() for part in content)
+    if path.exists() and not path.is_file():  # a pipe or a terminal; a folder raises an error
+        with path.open("wb") as stream:
+            stream.writelines(encoded)
+        return
+    if not path.parent.exists():  # report the path that the caller passed
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    with AtomicFile(path.parent, encoded) as file:
+        file.adopt_permissions(path)
+        file.replace(path)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
 from metrics_framework.batch.rows import Counts
 from metrics_framework.clock import Clock
+from metrics_framework.error_types import error_type_of
 
 ErrorPolicy = Literal["continue", "raise"]
 """Whether an error is suppressed or raised after it was recorded."""
@@ -166,7 +169,7 @@ class FileRun:
             self.name,
             duration=duration,
             status="error",
-            error_type=type(error).__name__,
+            error_type=error_type_of(error),
             error_message=error_message(error),
             memory_peak=self.memory_peak,
         )
@@ -193,3 +196,14 @@ def skip_reason(error: Exception) -> str:
     """Return the reason to record for a file that an error skips."""
     message = error_message(error)
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def exit_if_main_is_imported() -> None:
+    """End a worker process that starts its own pool or journal, because its main module has no guard.
+
+    A worker imports the main module of the program. Without ``if __name__ == "__main__":`` that runs the
+    whole program again. The owner of the pool notices that the worker ended, and raises the error.
+    """
+    process = sys.modules.get("multiprocessing.process")  # imported in every worker
+    if process is not None and getattr(process.current_process(), "_inheriting", False):
+        os._exit(1)

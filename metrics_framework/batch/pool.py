@@ -5,20 +5,28 @@ Workers measure; only the process that owns the batch records. So a file counts 
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
-from metrics_framework.batch.files import PEAK_MEMORY, Batch, error_message, skip_reason
+from metrics_framework.batch.files import (
+    PEAK_MEMORY,
+    Batch,
+    error_message,
+    exit_if_main_is_imported,
+    skip_reason,
+)
 from metrics_framework.clock import SYSTEM_CLOCK
+from metrics_framework.error_types import error_type_of
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.validation import check_count
 
@@ -90,7 +98,7 @@ class Task:
             return TaskResult(value, duration, memory_peak=memory_peak)
         if isinstance(error, self.skip_on):
             return TaskResult(None, 0.0, "skipped", None, skip_reason(error))
-        return TaskResult(None, duration, "error", type(error).__name__, error_message(error), memory_peak)
+        return TaskResult(None, duration, "error", error_type_of(error), error_message(error), memory_peak)
 
 
 def run_pool(
@@ -108,6 +116,8 @@ def run_pool(
     if (threads is None) == (processes is None):
         raise InvalidInputError(f"threads={threads!r} and processes={processes!r}: pass one of the two")
     workers = check_count("threads", threads) if processes is None else check_count("processes", processes)
+    if processes is not None:
+        exit_if_main_is_imported()
     task = Task(function, retries, batch.skip_on, batch.track_memory)
     return _results(batch, Pool(task, workers, in_processes=processes is not None), items, name, details)
 
@@ -140,7 +150,7 @@ class Pool:
     def __init__(self, task: Task, workers: int, *, in_processes: bool) -> None:
         self._task = task
         self._workers = workers
-        self._in_processes = in_processes
+        self._pickled: bytes | None = None  # the task, if the workers are processes
         self._executor: Executor | None = None
         self._running: dict[Future[TaskResult], Any] = {}
         self._ready: SimpleQueue[Future[TaskResult]] = SimpleQueue()
@@ -148,12 +158,13 @@ class Pool:
         self._runs_alone = False
         if in_processes:
             try:
-                pickle.dumps(task)
+                self._pickled = pickle.dumps(task)
             except Exception as error:  # pickling code of the application may raise anything
                 raise InvalidInputError(
                     f"{task.function!r} cannot be pickled for another process: {error};"
                     " pass a function of a module, or use threads="
                 ) from error
+            _check_main()
 
     def __enter__(self) -> Pool:
         return self
@@ -200,7 +211,17 @@ class Pool:
         if self._executor is None:
             self._executor = self._start()
         try:
-            future: Future[TaskResult] = self._executor.submit(self._task, item)
+            future: Future[Any]
+            if self._pickled is None:
+                future = self._executor.submit(self._task, item)
+            else:
+                try:
+                    pickled = pickle.dumps(item)
+                except Exception as error:  # noqa: BLE001 - as above
+                    future = Future()
+                    future.set_result(_unpicklable("item", "pickled", error))
+                else:
+                    future = self._executor.submit(_call_task, pickled)
         except BrokenExecutor:
             self._suspects.append(item)
             return False
@@ -222,12 +243,41 @@ class Pool:
                 self._suspects.append(item)
 
     def _start(self) -> Executor:
-        if not self._in_processes:
+        """Start the workers, and wait until the first process is ready.
+
+        Raises:
+            InvalidInputError: If worker processes cannot be started for this task.
+        """
+        if self._pickled is None:
             return ThreadPoolExecutor(self._workers, thread_name_prefix="metrics-batch")
+        import multiprocessing  # here, because threads need neither
+        from concurrent.futures import ProcessPoolExecutor
+
         # Not a fork, which is unsafe if this process has threads.
         methods = multiprocessing.get_all_start_methods()
         context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-        return ProcessPoolExecutor(self._workers, mp_context=context, initializer=_start_worker)
+        executor = ProcessPoolExecutor(
+            self._workers, mp_context=context, initializer=_start_worker, initargs=(self._pickled,)
+        )
+        try:
+            fault = executor.submit(_worker_fault).result()
+        except (BrokenExecutor, OSError, EOFError):  # the server of new processes may have ended too
+            executor.shutdown(wait=True, cancel_futures=True)
+            raise InvalidInputError(
+                f"a worker process ended while it started. Each worker first imports {_main_name()}, so code"
+                ' that must not run there again, such as this call, needs `if __name__ == "__main__":` before'
+                " it; or use threads="
+            ) from None
+        except BaseException:
+            executor.shutdown(wait=True, cancel_futures=True)
+            raise
+        if fault:
+            executor.shutdown(wait=True, cancel_futures=True)
+            raise InvalidInputError(
+                f"worker processes cannot load {self._task.function!r}: {fault}; move it to a module that"
+                " they can import, which a notebook and `python -c` are not, or use threads="
+            )
+        return executor
 
     def _stop(self) -> None:
         executor, self._executor = self._executor, None
@@ -239,20 +289,84 @@ def _is_broken(future: Future[TaskResult]) -> bool:
     return future.cancelled() or isinstance(future.exception(), BrokenExecutor)
 
 
-def _result_of(future: Future[TaskResult]) -> TaskResult:
-    error = future.exception()
-    if error is None:
-        return future.result()
-    # The value cannot be pickled, or the error is a BaseException.
-    return TaskResult(None, 0.0, "error", type(error).__name__, str(error))
+def _result_of(future: Future[Any]) -> TaskResult:
+    raised = future.exception()
+    if raised is not None:  # a BaseException in a thread
+        return TaskResult(None, 0.0, "error", error_type_of(raised), str(raised))
+    result = future.result()
+    if not isinstance(result, bytes):
+        return cast(TaskResult, result)
+    try:
+        return cast(TaskResult, pickle.loads(result))  # noqa: S301 - from our own worker
+    except Exception as error:  # noqa: BLE001 - unpickling code of the application may raise anything
+        return _unpicklable("result", "unpickled", error)
 
 
-def _start_worker() -> None:
-    """Ignore Ctrl-C, which the owner of the pool handles, and exit when the owner ends."""
+def _unpicklable(subject: str, verb: str, error: BaseException, duration: float = 0.0) -> TaskResult:
+    """Return the result of an item whose value cannot be passed to or from a worker process."""
+    error_type = pickle.PicklingError if verb == "pickled" else pickle.UnpicklingError
+    message = f"the {subject} cannot be {verb} for another process: {error!r}; use plain data, or threads="
+    return TaskResult(None, duration, "error", error_type.__name__, message)
+
+
+def _check_main() -> None:
+    """Raise an error if worker processes cannot import the main module, because it was read from stdin."""
+    main = sys.modules["__main__"]
+    file = getattr(main, "__file__", None)
+    if file is not None and getattr(main, "__spec__", None) is None and not Path(file).is_file():
+        raise InvalidInputError(
+            f"processes= needs a program that worker processes can import, and {file!r} is not a file: save"
+            " it as one, or use threads="
+        )
+
+
+def _main_name() -> str:
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    return repr(spec.name if spec else getattr(main, "__file__", "__main__"))
+
+
+# -- in a worker process -------------------------------------------------------------------------------
+
+_task: Task | None = None
+_fault = ""
+
+
+def _start_worker(pickled: bytes) -> None:
+    """Load the task, ignore Ctrl-C, which the owner of the pool handles, and exit when the owner ends."""
+    global _task, _fault  # noqa: PLW0603 - one value per process
+    import multiprocessing
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     owner = multiprocessing.parent_process()
     if owner is not None:
         threading.Thread(target=_exit_with, args=[owner], name="metrics-batch-owner", daemon=True).start()
+    try:
+        _task = pickle.loads(pickled)  # noqa: S301 - from the owner of the pool
+    except Exception as error:  # noqa: BLE001 - unpickling code of the application may raise anything
+        _fault = str(error) or repr(error)
+
+
+def _worker_fault() -> str:
+    """Return why this worker cannot call the task, or an empty string."""
+    return _fault
+
+
+def _call_task(pickled: bytes) -> bytes | TaskResult:
+    """Call the task for a pickled item, and return its pickled result."""
+    assert _task is not None
+    try:
+        item = pickle.loads(pickled)  # noqa: S301 - from the owner of the pool
+    except Exception as error:  # noqa: BLE001 - as above
+        return _unpicklable("item", "unpickled", error)
+    try:
+        result = _task(item)
+    except BaseException as error:  # noqa: BLE001 - a SystemExit of the function fails only its item
+        return TaskResult(None, 0.0, "error", error_type_of(error), str(error))
+    try:
+        return pickle.dumps(result)
+    except Exception as error:  # noqa: BLE001 - as above
+        return _unpicklable("result", "pickled", error, result.duration)
 
 
 def _exit_with(owner: Any) -> None:

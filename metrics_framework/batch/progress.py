@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sized
-from contextlib import suppress
-from typing import Any, Generic, Protocol, TextIO, TypeVar
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TextIO, TypeVar
 
 from metrics_framework.batch.files import Batch
 from metrics_framework.clock import Clock
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 T = TypeVar("T")
 
@@ -16,6 +20,9 @@ LINE_SECONDS = 5.0
 """Least time between two lines without a terminal."""
 
 _UPDATE_NS = 100_000_000
+_DRAW_SECONDS = 0.05
+_LEAST_BAR_CELLS = 4
+"""Columns of the bar on a narrow terminal, with the gaps before, between and after the texts."""
 
 
 class Progress(Protocol):
@@ -30,7 +37,7 @@ class Progress(Protocol):
         ...
 
     def stop(self) -> None:
-        """Remove the bar, or print the last line."""
+        """Remove the bar, or show the final state."""
         ...
 
 
@@ -49,12 +56,13 @@ def make_progress(
         total: Number of items; ``None`` if unknown.
         clock: Measures the elapsed time.
         stream: Where it is shown; standard error by default.
-        last_line: Whether to print a line at the end if there is no bar. Pass ``False`` if a report follows.
+        last_line: Whether the final state stays on the screen. Pass ``False`` if a report follows.
     """
     stream = stream or sys.stderr
+    title = " ".join(title.split())  # a command line may have several lines
     if stream is not None and stream.isatty():
         with suppress(ImportError):
-            return ProgressBar(title, total, clock, stream)
+            return ProgressBar(title, total, clock, stream, last_line=last_line)
     return ProgressLines(title, total, clock, stream, last_line=last_line)
 
 
@@ -123,32 +131,47 @@ class ProgressLines:
 
 
 class ProgressBar:
-    """Draws a bar with rich.
+    """Draws a bar with rich. It is erased at the end unless ``last_line`` is true.
 
     Raises:
         ImportError: If rich is not installed.
     """
 
-    def __init__(self, title: str, total: int | None, clock: Clock, stream: TextIO) -> None:
+    def __init__(
+        self, title: str, total: int | None, clock: Clock, stream: TextIO, *, last_line: bool = True
+    ) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
         from rich.progress import Progress as RichProgress
+        from rich.table import Column
 
+        self._title = title
+        self._count_cells = 2 * len(str(total or "?")) + 1
         self._rate = _Rate(total, clock)
+        self._next_draw = 0.0
         self._bar: Any = RichProgress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            MofNCompleteColumn(),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[rate]}", markup=False),
             console=Console(file=stream),
-            transient=True,
+            transient=not last_line,
+            # Text for the same terminal is printed above the bar. All other output is left alone.
+            redirect_stdout=_is_same_file(sys.stdout, stream),
+            redirect_stderr=_is_same_file(sys.stderr, stream),
+            auto_refresh=False,  # a thread that draws would slow a command that is measured
         )
-        self._task = self._bar.add_task(title, total=total, rate="")
+        self._task = self._bar.add_task("", total=total, rate="")
+        self._current = (0, 0, "")
+        self._draw()
         self._bar.start()
 
     def update(self, done: int, errors: int, note: str = "") -> None:
-        """Redraw the bar."""
-        self._bar.update(self._task, completed=done, rate=self._rate.describe(done, errors, note))
+        """Redraw the bar, at most every `_DRAW_SECONDS`."""
+        self._current = (done, errors, note)
+        if self._rate.seconds >= self._next_draw:
+            self._draw()
+            self._next_draw = self._rate.seconds + _DRAW_SECONDS
 
     def print(self, line: str, style: str = "") -> None:
         """Print a line above the bar."""
@@ -158,8 +181,36 @@ class ProgressBar:
         self._bar.console.print(Text(line, style), soft_wrap=True)
 
     def stop(self) -> None:
-        """Remove the bar."""
+        """Draw the latest state once, and remove the bar or leave it."""
+        self._draw()
         self._bar.stop()
+
+    def _draw(self) -> None:
+        """Draw the latest state. Title and rate are shortened if necessary, so that the count is whole."""
+        done, errors, note = self._current
+        width = self._bar.console.width
+        title = self._shorten(self._title, width // 3)
+        rate_cells = width - title.cell_len - self._count_cells - _LEAST_BAR_CELLS
+        rate = self._shorten(self._rate.describe(done, errors, note), rate_cells)
+        self._bar.update(self._task, completed=done, description=title.plain, rate=rate.plain, refresh=True)
+
+    @staticmethod
+    def _shorten(text: str, cells: int) -> Text:
+        from rich.text import Text
+
+        shortened = Text(text)
+        shortened.truncate(max(cells, 1), overflow="ellipsis")
+        return shortened
+
+
+def _is_same_file(one: TextIO | None, other: TextIO) -> bool:
+    """Return whether two streams write to the same file, such as one terminal."""
+    if one is None:  # in a process without standard streams, such as a service
+        return False
+    try:
+        return os.path.sameopenfile(one.fileno(), other.fileno())
+    except (OSError, ValueError, AttributeError):  # a stream without a descriptor, such as a StringIO
+        return one is other
 
 
 def _format_seconds(seconds: float) -> str:
@@ -187,49 +238,43 @@ class Track(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         if not isinstance(self._items, Iterable):
             raise TypeError("the items are an async iterable: use `async for`")
-        with self._show_progress() as progress:
+        with self._progress() as advance:
             for item in self._items:
                 yield item
-                progress.advance()
+                advance()
 
     async def __aiter__(self) -> AsyncIterator[T]:
-        with self._show_progress() as progress:
+        with self._progress() as advance:
             if isinstance(self._items, AsyncIterable):
                 async for item in self._items:
                     yield item
-                    progress.advance()
+                    advance()
             else:
                 for item in self._items:
                     yield item
-                    progress.advance()
+                    advance()
 
-    def _show_progress(self) -> _LoopProgress:
-        return _LoopProgress(self._batch, make_progress(self._title, self._total, self._batch.clock))
+    @contextmanager
+    def _progress(self) -> Iterator[Callable[[], None]]:
+        """Show the progress of one loop. Yields what to call after each item."""
+        batch, clock = self._batch, self._batch.clock
+        progress = make_progress(self._title, self._total, clock)
+        errors_before = batch.counts.errors
+        done = next_ns = 0
 
+        def update() -> None:
+            progress.update(done, batch.counts.errors - errors_before)
 
-class _LoopProgress:
-    """The progress of one loop, updated a few times per second."""
+        def advance() -> None:
+            nonlocal done, next_ns
+            done += 1
+            now = clock.monotonic_ns()
+            if now >= next_ns:
+                update()
+                next_ns = now + _UPDATE_NS
 
-    def __init__(self, batch: Batch, progress: Progress) -> None:
-        self._batch = batch
-        self._progress = progress
-        self._errors_before = batch.counts.errors
-        self._done = 0
-        self._next_ns = 0
-
-    def __enter__(self) -> _LoopProgress:
-        return self
-
-    def advance(self) -> None:
-        self._done += 1
-        now = self._batch.clock.monotonic_ns()
-        if now >= self._next_ns:
-            self._update()
-            self._next_ns = now + _UPDATE_NS
-
-    def __exit__(self, *error: object) -> None:
-        self._update()
-        self._progress.stop()
-
-    def _update(self) -> None:
-        self._progress.update(self._done, self._batch.counts.errors - self._errors_before)
+        try:
+            yield advance
+        finally:
+            update()
+            progress.stop()

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
+from math import inf
 from numbers import Integral, Real
 from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
@@ -122,7 +123,8 @@ class Totals(NamedTuple):
     Attributes:
         counts: Number of files by outcome.
         error_types: Number of failures by error type.
-        durations: Seconds of the files that succeeded with a duration above zero.
+        durations: Seconds of the files that succeeded with a finite duration above zero.
+        infinite: Number of files that succeeded with an infinite duration.
         samples: Sum over the files that succeeded.
         measurements: Sum over the files that succeeded.
         fault: The first error of adding a row. It is raised when a summary is requested.
@@ -134,6 +136,7 @@ class Totals(NamedTuple):
     samples: int | float = 0
     measurements: int | float = 0
     fault: Exception | None = None
+    infinite: int = 0
 
     def plus(self, rows: Sequence[FileRow]) -> Totals:
         """Return these totals plus those of some rows. Never raises; see `fault`."""
@@ -141,13 +144,16 @@ class Totals(NamedTuple):
         error_types = count_error_types(rows, dict(self.error_types))
         succeeded = [row for row in rows if row[5] == "success"]
         try:
+            durations = [row[2] for row in succeeded if row[2] > 0]
+            finite = [duration for duration in durations if duration != inf]
             return Totals(
                 counts,
                 error_types,
-                self.durations.merge(Distribution.of([row[2] for row in succeeded if row[2] > 0])),
+                self.durations.merge(Distribution.of(finite)),
                 self.samples + sum(map(itemgetter(3), succeeded)),
                 self.measurements + sum(map(itemgetter(4), succeeded)),
                 self.fault,
+                self.infinite + len(durations) - len(finite),
             )
         except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
             # Rows hold values as the caller passed them. An exception of a signal handler is none of these

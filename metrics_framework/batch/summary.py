@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from math import ceil, inf, nan
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from metrics_framework.batch.disk import Journal, JournalState
 from metrics_framework.batch.models import (
@@ -16,12 +18,21 @@ from metrics_framework.batch.models import (
     TimingStats,
     format_timestamp,
 )
-from metrics_framework.batch.rows import FileRow, Totals, count_error_types
-from metrics_framework.errors import InvalidInputError, OutputError
-from metrics_framework.recording import Distribution
+from metrics_framework.batch.rows import NO_TOTALS, FileRow, Totals, count_error_types
+from metrics_framework.errors import InvalidInputError, OutputError, reason_of
 
+_MAX_EXPORT_BYTES = 64 * 1024 * 1024
 _EXPORT_HEAD_BYTES = 1 << 20
 _FILES_KEY = b',\n  "files": ['
+_SHARES = (0.5, 0.95, 0.99)
+_EXPORTED_TIMES = (
+    "total_duration",
+    *(f"{name}_per_file" for name in ("average", "min", "max", "median", "stddev")),
+)
+_EXPORTED_FIELDS = (
+    *("batch_id", "total_files", "processed_count", "error_count", "skip_count"),
+    *("start_time", "end_time"),
+)
 
 
 def summarize(
@@ -48,7 +59,7 @@ def summarize(
         if totals.fault is not None:
             raise totals.fault
         counts, error_types = totals.counts, dict(totals.error_types)
-        timing = _timing_of_distribution(totals.durations)
+        timing = _timing_of_totals(totals)
         samples, measurements = totals.samples, totals.measurements
     else:
         counts, error_types = totals.counts.plus(rows), count_error_types(rows, {})
@@ -90,39 +101,62 @@ def _exact_timing(durations: Sequence[Any]) -> TimingStats:
         return TimingStats()
     import statistics  # slow to import
 
+    ordered = sorted(durations)
+    p50, p95, p99 = (ordered[_rank(share, len(ordered)) - 1] for share in _SHARES)
+    stddev = 0.0
+    if len(durations) > 1:  # the module statistics fails for an infinity
+        stddev = nan if ordered[-1] == inf else statistics.stdev(durations)
     return TimingStats(
         total_duration=sum(durations),
         average_per_file=statistics.mean(durations),
         min_per_file=min(durations),
         max_per_file=max(durations),
         median_per_file=statistics.median(durations),
-        stddev_per_file=statistics.stdev(durations) if len(durations) > 1 else 0.0,
+        stddev_per_file=stddev,
+        p50_per_file=p50,
+        p95_per_file=p95,
+        p99_per_file=p99,
     )
 
 
-def _timing_of_distribution(durations: Distribution) -> TimingStats:
-    """Return statistics of a distribution. Its median is accurate to 1 %."""
-    count = durations.count
+def _timing_of_totals(totals: Totals) -> TimingStats:
+    """Return statistics of the durations in totals. Their quantiles are accurate to 1 %."""
+    durations, count = totals.durations, totals.durations.count + totals.infinite
     if not count:
         return TimingStats()
+
+    def quantile(share: float) -> float:
+        rank = _rank(share, count)
+        return inf if rank > durations.count else durations.quantiles(rank / durations.count)[0]
+
+    p50, p95, p99 = map(quantile, _SHARES)
+    stddev = nan if totals.infinite else durations.stddev
     return TimingStats(
-        total_duration=durations.sum,
-        average_per_file=durations.mean,
-        min_per_file=durations.min,
-        max_per_file=durations.max,
-        median_per_file=durations.quantiles(0.5)[0],
-        stddev_per_file=durations.stddev * (count / (count - 1)) ** 0.5 if count > 1 else 0.0,
+        total_duration=inf if totals.infinite else durations.sum,
+        average_per_file=inf if totals.infinite else durations.mean,
+        min_per_file=durations.min if durations.count else inf,
+        max_per_file=inf if totals.infinite else durations.max,
+        median_per_file=p50,
+        stddev_per_file=stddev * (count / (count - 1)) ** 0.5 if count > 1 else 0.0,
+        p50_per_file=p50,
+        p95_per_file=p95,
+        p99_per_file=p99,
     )
 
 
-def load_summary(path: str | Path, in_memory: int = 10_000) -> dict[str, Any]:
-    """Return the summary of a batch as plain data, from its journal or a file of `export_json`.
+def _rank(share: float, count: int) -> int:
+    """Return the nearest rank of a quantile, from 1."""
+    return max(1, ceil(share * count - 1e-9))
+
+
+def load_summary(path: str | Path, in_memory: int = 10_000) -> BatchMetricsSummary:
+    """Return the summary of a batch from its journal or a file of `export_json`.
 
     An interrupted batch ends with the last file in its journal.
 
     Args:
         path: The file.
-        in_memory: Up to how many files of a journal the median is exact.
+        in_memory: Up to how many files the quantiles and the standard deviation are exact.
 
     Raises:
         OutputError: If it cannot be read.
@@ -132,7 +166,7 @@ def load_summary(path: str | Path, in_memory: int = 10_000) -> dict[str, Any]:
     try:
         state = JournalState.read(journal, None, in_memory) if journal.has_header() else JournalState()
     except OSError as error:  # a folder can be opened but not read
-        raise OutputError(f"cannot read {str(path)!r}: {error.strerror}") from error
+        raise OutputError(f"cannot read {str(path)!r}: {reason_of(error)}") from error
     if state.batch_id is not None:
         return summarize(
             state.batch_id,
@@ -141,19 +175,63 @@ def load_summary(path: str | Path, in_memory: int = 10_000) -> dict[str, Any]:
             start=state.start,
             end=state.end or state.last,
             paused=state.paused,
-        ).to_dict()
+        )
     try:
         with Path(path).open("rb") as file:
-            # The summary comes first, so the list of files, which may be long, is not read.
-            head, found, _ = file.read(_EXPORT_HEAD_BYTES).partition(_FILES_KEY)
-            document = json.loads(head + b"}") if found else json.loads(head + file.read())
-        summary = document["summary"]
-        if not {"batch_id", "total_files", "timing", "throughput", "errors"} <= summary.keys():
-            raise KeyError
+            return _summary_of_export(file, in_memory)
     except OSError as error:
-        raise OutputError(f"cannot read {str(path)!r}: {error.strerror}") from error
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        raise OutputError(f"cannot read {str(path)!r}: {reason_of(error)}") from error
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError, OverflowError):
         raise InvalidInputError(
             f"{str(path)!r} is neither the journal nor the JSON export of a batch"
         ) from None
-    return dict(summary)
+
+
+def _summary_of_export(file: BinaryIO, in_memory: int) -> BatchMetricsSummary:
+    """Return the summary of an export. The files have the durations that the summary rounds."""
+    head, found, rest = file.read(_EXPORT_HEAD_BYTES).partition(_FILES_KEY)
+    if found:  # the layout of `export_json`, so that a long list of files is read line by line
+        document = json.loads(head + b"}")
+        rows = _exported_rows(chain((rest + file.readline(_MAX_EXPORT_BYTES)).splitlines(), file))
+    else:
+        document = json.loads(head + file.read(_MAX_EXPORT_BYTES))
+        rows = (_exported_row(one["duration_seconds"], one["status"]) for one in document.get("files", ()))
+    summary = document["summary"]
+    totals, pending = NO_TOTALS, list[FileRow]()
+    for row in rows:
+        pending.append(row)
+        if len(pending) > in_memory:
+            totals, pending = totals.plus(pending), []
+    timing = summarize("", totals, pending, start=None, end=None).timing
+    given = {name: _number(summary["timing"][f"{name}_seconds"]) for name in _EXPORTED_TIMES}
+    if not timing.max_per_file:  # an export of the summary alone
+        timing = TimingStats(**given)
+    timing.total_duration = given["total_duration"]
+    return BatchMetricsSummary(
+        timing=timing,
+        throughput=ThroughputStats(**{name: _number(rate) for name, rate in summary["throughput"].items()}),
+        errors=ErrorBreakdown(
+            dict(summary["errors"]["by_type"]),
+            summary["errors"]["total"],
+            summary["errors"]["rate_percent"] / 100,
+        ),
+        **{name: summary[name] for name in _EXPORTED_FIELDS},
+    )
+
+
+def _exported_rows(lines: Iterable[bytes]) -> Iterator[FileRow]:
+    duration: Any = None
+    for line in lines:
+        if line.startswith(b'      "duration_seconds": '):
+            duration = json.loads(line.partition(b":")[2].rstrip().rstrip(b","))
+        elif line.startswith(b'      "status": '):
+            yield _exported_row(duration, json.loads(line.partition(b":")[2].rstrip().rstrip(b",")))
+
+
+def _exported_row(duration: Any, status: Any) -> FileRow:
+    return ("", 0.0, _number(duration), 0, 0, status, None, None, None)
+
+
+def _number(value: Any) -> float:
+    """Return a number of an export, in which ``null`` stands for NaN and infinities."""
+    return nan if value is None else float(value)

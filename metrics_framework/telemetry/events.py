@@ -14,7 +14,7 @@ from typing import Any, Protocol, Self
 from uuid import uuid4
 
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
-from metrics_framework.errors import ClosedError, InvalidInputError, OutputError
+from metrics_framework.errors import ClosedError, InvalidInputError, OutputError, reason_of
 from metrics_framework.log import Isolation
 from metrics_framework.protocols import ResourceMonitor
 from metrics_framework.runtime.background import Background
@@ -349,5 +349,4 @@ class TelemetryLog:
         return b"" if self._file.read(1) == b"\n" else b"\n"
 
     def _cannot_write(self, error: Exception) -> OutputError:
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
-        return OutputError(f"cannot write {str(self._path)!r}: {reason}")
+        return OutputError(f"cannot write {str(self._path)!r}: {reason_of(error)}")

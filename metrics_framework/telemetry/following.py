@@ -21,6 +21,7 @@ from metrics_framework.telemetry.reading import (
     FlawLog,
     OnFlaw,
     cannot_read,
+    events_of_line,
     is_growing_segment,
     project_line,
     segment_order,
@@ -170,22 +171,19 @@ class TelemetryFollower:
 
     def _records(self, tail: Tail) -> Iterator[ProjectedTelemetryRecord]:
         for line in tail.lines():
-            if (record := self._project(tail, line)) is not None:
-                yield record
+            yield from self._project(tail, line)
 
     def _finish(self, tail: Tail) -> Iterator[ProjectedTelemetryRecord]:
         """Close a file that is no longer written, and yield its last line, even if it has no end."""
         line = tail.remainder()
         tail.close()
-        if line and (record := self._project(tail, line)) is not None:
-            yield record
+        yield from self._project(tail, line)
 
-    def _project(self, tail: Tail, line: bytes) -> ProjectedTelemetryRecord | None:
-        try:
-            return project_line(line)
-        except InvalidInputError as error:
-            self._on_flaw(Flaw(str(tail.path), tail.number, str(error)))
-            return None
+    def _project(self, tail: Tail, line: bytes) -> list[ProjectedTelemetryRecord]:
+        records, fault = events_of_line(line, project_line)
+        if fault is not None:
+            self._on_flaw(Flaw(str(tail.path), tail.number, fault))
+        return records
 
 
 class Tail:
@@ -288,7 +286,8 @@ class Tail:
             if end:
                 yield from self._advance(chunk[:end])
             elif len(chunk) > MAX_LINE_BYTES:
-                yield from self._skip(chunk)
+                gap = chunk.rfind(b"\0") + 1
+                yield from self._skip_gap(chunk[:gap]) if gap else self._skip(chunk)
             elif len(chunk) >= size:
                 size *= 2
             else:
@@ -333,8 +332,14 @@ class Tail:
             was_within = self._is_within_long_line
             self._move(line)
             if not was_within:
-                # A writer that keeps its old position in a truncated file leaves zeros before it.
-                yield line.lstrip(b"\0")
+                yield line
+
+    def _skip_gap(self, chunk: bytes) -> Iterator[bytes]:
+        """Yield the start of a line that is long because of a gap of null bytes, up to the end of the gap."""
+        self._move(chunk)
+        self.number -= not self._is_within_long_line  # the line goes on
+        self._is_within_long_line = False
+        yield chunk
 
     def _skip(self, chunk: bytes) -> Iterator[bytes]:
         was_within = self._is_within_long_line

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, TypeGuard
+from typing import Literal
 
 from metrics_framework.protocols import MetricCollector
 from metrics_framework.recording.store import store_of
 from metrics_framework.telemetry.projection import ProjectedTelemetryRecord
+from metrics_framework.validation import is_finite_number
 from metrics_framework.values import MetricUnit
 
 EVENTS_COUNTER = "telemetry.events"
@@ -96,7 +96,7 @@ class TelemetryRecorder:
             return
         for gauge in TELEMETRY_GAUGES:
             value = record.attributes.get(gauge.attribute)
-            if _is_number(value):
+            if is_finite_number(value):
                 self._collector.record_gauge(gauge.name, value, tags)
 
     def record_all(self, records: Iterable[ProjectedTelemetryRecord]) -> int:
@@ -122,15 +122,6 @@ def _tags(record: ProjectedTelemetryRecord) -> dict[str, str]:
         value = record.resource.get(key)
         tags[tag] = str(value) if isinstance(value, (str, int)) else "unknown"
     return tags
-
-
-def _is_number(value: object) -> TypeGuard[int | float]:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
 
 
 def _describe(collector: MetricCollector) -> None:

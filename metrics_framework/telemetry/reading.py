@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
-from metrics_framework.errors import InvalidInputError, OutputError
+from metrics_framework.errors import InvalidInputError, OutputError, reason_of
 from metrics_framework.log import log_event
+from metrics_framework.runtime.atomic_files import read_file
 from metrics_framework.telemetry.projection import ProjectedTelemetryRecord, project_telemetry_mapping
 
 T = TypeVar("T")
@@ -125,6 +126,28 @@ def project_line(line: bytes) -> ProjectedTelemetryRecord | None:
         raise InvalidInputError(f"is nested too deeply: {error}") from error
 
 
+def events_of_line(line: bytes, parse: Callable[[bytes], T | None]) -> tuple[list[T], str | None]:
+    """Return the events of a line, and the first fault of its other parts.
+
+    A line has several parts if it contains a gap of null bytes, which JSON text never does: a crash of the
+    machine leaves one, and so does a writer that keeps its position in a file that was truncated.
+
+    Args:
+        line: The line.
+        parse: Returns the event of a part; ``None`` if it is empty.
+    """
+    events, fault = [], None
+    for part in line.split(b"\0") if b"\0" in line else (line,):
+        try:
+            event = parse(part)
+        except InvalidInputError as error:
+            fault = fault or str(error)
+        else:
+            if event is not None:
+                events.append(event)
+    return events, fault
+
+
 class FlawLog:
     """Logs the first flaws, and the number of the others."""
 
@@ -169,17 +192,13 @@ def _events(
         try:
             with _unpacked(file) as stream:
                 for number, line in enumerate(_lines(stream), 1):
-                    try:
-                        event = parse(line)
-                    except InvalidInputError as error:
-                        report(Flaw(name, number, str(error)))
-                        continue
-                    if event is not None:
-                        yield event
+                    events, fault = events_of_line(line, parse)
+                    yield from events
+                    if fault is not None:
+                        report(Flaw(name, number, fault))
         # For example, the segment was removed, or a gzip file is truncated.
         except (OSError, EOFError, zlib.error) as error:
-            reason = (error.strerror if isinstance(error, OSError) else None) or error
-            report(Flaw(name, None, f"cannot be read after line {number}: {reason}"))
+            report(Flaw(name, None, f"cannot be read after line {number}: {reason_of(error)}"))
     log.close()
 
 
@@ -196,11 +215,21 @@ def _unpacked(file: Path | IO[bytes]) -> Iterator[IO[bytes]]:
 
 
 def _lines(stream: IO[bytes]) -> Iterator[bytes]:
-    """Yield lines. Of a line that is too long, yield only enough for `parse_line` to reject it."""
-    while line := stream.readline(MAX_LINE_BYTES + 1):
+    """Yield lines, with one null byte for a gap of them.
+
+    Of a line that is too long, yield only enough for `parse_line` to reject it.
+    """
+    while chunk := stream.readline(MAX_LINE_BYTES + 1):
+        line = _shorten_gaps(chunk)
+        while len(chunk) > MAX_LINE_BYTES and not chunk.endswith(b"\n"):
+            chunk = stream.readline(MAX_LINE_BYTES + 1)
+            if len(line) <= MAX_LINE_BYTES:
+                line = _shorten_gaps(line + chunk)
         yield line
-        while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
-            line = stream.readline(MAX_LINE_BYTES + 1)
+
+
+def _shorten_gaps(content: bytes) -> bytes:
+    return re.sub(rb"\0\0+", b"\0", content) if b"\0\0" in content else content
 
 
 MANIFEST = "manifest.json"
@@ -238,6 +267,10 @@ class TelemetryManifest:
     segments: tuple[str, ...]
 
 
+MAX_MANIFEST_BYTES = 64 * 1024 * 1024
+"""The size of a manifest."""
+
+
 def read_telemetry_manifest(path: str | Path) -> TelemetryManifest | None:
     """Read the manifest of a folder of segments. Damaged entries are left out, as in Stormlog.
 
@@ -250,7 +283,7 @@ def read_telemetry_manifest(path: str | Path) -> TelemetryManifest | None:
     given = Path(path)
     try:
         found = given / MANIFEST if given.is_dir() else given.with_name(MANIFEST)
-        document = json.loads(found.read_bytes())
+        document = json.loads(read_file(found, MAX_MANIFEST_BYTES, pipe=False))
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(document, dict):
@@ -290,7 +323,9 @@ def segments_in(folder: Path) -> list[Path]:
     A segment that is compressed to ``….jsonl.gz`` is returned once, even while both files exist.
     """
     manifest = read_telemetry_manifest(folder)
-    names = {path.name for path in folder.glob("segment-*.jsonl*") if _SEGMENT.fullmatch(path.name)}
+    # A FIFO of such a name would block.
+    found = (path for path in folder.glob("segment-*.jsonl*") if path.is_file())
+    names = {path.name for path in found if _SEGMENT.fullmatch(path.name)}
     for name in manifest.segments if manifest else ():
         # A name, not a path: a manifest must not give access to files outside its folder.
         if name == Path(name).name and (folder / name).is_file():
@@ -312,8 +347,7 @@ def is_growing_segment(name: str) -> bool:
 
 def cannot_read(path: Path, error: Exception) -> OutputError:
     """Return the error for a file that cannot be read."""
-    reason = (error.strerror if isinstance(error, OSError) else None) or error
-    return OutputError(f"cannot read {str(path)!r}: {reason}")
+    return OutputError(f"cannot read {str(path)!r}: {reason_of(error)}")
 
 
 def _named(entries: object, key: str) -> Iterator[Mapping[str, Any]]:

@@ -11,6 +11,8 @@ from metrics_framework.telemetry.projection import ProjectedTelemetryRecord
 MAX_TIMELINE_SLOTS = 240
 """Maximum number of slots in a timeline. Beyond it, the slots double in width."""
 
+_MAX_INTEGER = (1 << 63) - 1
+
 
 class PeakTimeline:
     """The peak of each time slot. Slots double in width as the timeline gets longer."""
@@ -52,16 +54,17 @@ class GroupSummary:
     """The summary of one group of events.
 
     Attributes:
-        first_ns: The time of the earliest event.
-        last_ns: The time of the latest event.
+        first_ns: The time of the earliest event; ``None`` if no event has a time of 64 bits.
+        last_ns: The time of the latest event, likewise.
         records: The number of events.
         source_kinds: The kinds of their sources.
-        peak: The largest memory of an event, in bytes; ``None`` if no event has any.
+        peak: The largest memory of an event, in bytes; ``None`` if no event has any. Numbers of more than 64
+            bits are left out.
         memory: Memory over time: allocated memory, or memory used on the device.
     """
 
-    first_ns: int
-    last_ns: int
+    first_ns: int | None = None
+    last_ns: int | None = None
     records: int = 0
     source_kinds: set[str] = field(default_factory=set)
     peak: int | None = None
@@ -70,13 +73,15 @@ class GroupSummary:
     def add(self, record: ProjectedTelemetryRecord) -> None:
         """Add an event."""
         self.records += 1
-        self.first_ns = min(self.first_ns, record.timestamp_ns)
-        self.last_ns = max(self.last_ns, record.timestamp_ns)
         self.source_kinds.add(record.source_kind)
-        memory = _memory(record)
+        memory, time_ns = _memory(record), record.timestamp_ns
         if memory is not None:
             self.peak = memory if self.peak is None else max(self.peak, memory)
-            self.memory.add(record.timestamp_ns, memory)
+        if abs(time_ns) <= _MAX_INTEGER:
+            self.first_ns = time_ns if self.first_ns is None else min(self.first_ns, time_ns)
+            self.last_ns = time_ns if self.last_ns is None else max(self.last_ns, time_ns)
+            if memory is not None:
+                self.memory.add(time_ns, memory)
 
 
 class TelemetrySummary:
@@ -99,7 +104,7 @@ class TelemetrySummary:
         rank = record.resource.get("rank")
         key = GroupKey(record.session_id, rank if isinstance(rank, int) else None, record.stage)
         if key not in self.groups:
-            self.groups[key] = GroupSummary(record.timestamp_ns, record.timestamp_ns)
+            self.groups[key] = GroupSummary()
         self.groups[key].add(record)
         self.events[record.session_id, record.event_type, record.severity] += 1
 
@@ -118,6 +123,6 @@ class TelemetrySummary:
 def _memory(record: ProjectedTelemetryRecord) -> int | None:
     for attribute in ("memory.allocator.allocated_bytes", "memory.device.used_bytes"):
         value = record.attributes.get(attribute)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_INTEGER:
             return value
     return None

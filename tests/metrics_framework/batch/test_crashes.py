@@ -46,12 +46,12 @@ def test_a_batch_killed_at_any_moment_can_be_resumed(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
         process.stdout.close()
-        stats = load_summary(tmp_path / "journal")
+        stats = load_summary(tmp_path / "journal").to_dict()
         assert stats["total_files"] == stats["processed_count"] == len(names(tmp_path / "journal"))
     subprocess.run([sys.executable, "-c", SCRIPT], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
     assert kills >= 3
     assert sorted(names(tmp_path / "journal")) == [f"file-{number:06}" for number in range(6_000)]
-    stats = load_summary(tmp_path / "journal")
+    stats = load_summary(tmp_path / "journal").to_dict()
     assert (stats["total_files"], stats["timing"]["min_per_file_seconds"]) == (6_000, 0.5)
 
 

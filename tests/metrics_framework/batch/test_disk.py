@@ -70,11 +70,12 @@ def test_failed_files_can_be_retried(journal: Path, clock: ManualClock) -> None:
     assert next(batch.remaining(FILES)) == "1"
     batch.record_file("1", duration=1.0)
     batch.close()
-    assert load_summary(journal)["errors"] == {"by_type": {}, "total": 0, "rate_percent": 0.0}
-    assert load_summary(journal)["total_files"] == 3
+    assert load_summary(journal).to_dict()["errors"] == {"by_type": {}, "total": 0, "rate_percent": 0.0}
+    assert load_summary(journal).to_dict()["total_files"] == 3
     assert [path.name for path in journal.parent.iterdir()] == ["b.jsonl"]
 
 
+@pytest.mark.slow
 def test_an_incomplete_line_is_overwritten(journal: Path, clock: ManualClock) -> None:
     """Wherever the journal was cut, complete lines are read and the batch can be resumed."""
     content = journal.read_bytes()
@@ -85,7 +86,7 @@ def test_an_incomplete_line_is_overwritten(journal: Path, clock: ManualClock) ->
         assert batch.counts.files == len(rows)
         batch.record_file("new", duration=1.0)
         batch.close()
-        assert load_summary(journal)["total_files"] == len(rows) + 1
+        assert load_summary(journal).to_dict()["total_files"] == len(rows) + 1
         assert journal.read_bytes().endswith(b"null]\n")
 
 
@@ -106,6 +107,19 @@ def test_an_unreadable_line_loses_its_file_only(
     assert next(batch.remaining(FILES)) == "0"
     assert [file.filename for file in batch.files()] == ["1", "2"]
     assert "lines=4" in caplog.text
+
+
+@pytest.mark.parametrize("time", ["null", "-1", "1e400", "1e300", "9" * 400, "253402300800", "true"])
+def test_an_impossible_time_loses_its_file_only(journal: Path, clock: ManualClock, time: str) -> None:
+    """A damaged time of a file or of the batch breaks neither the summary nor the exports."""
+    before = load_summary(journal).to_dict()
+    with journal.open("a") as file:
+        file.write(f'["bad",{time},1.0,0,0,"success",null,null,null]\n{{"start":{time},"finish":{time}}}\n')
+    assert load_summary(journal).to_dict() == before
+    batch = BatchMetrics(journal=journal, clock=clock)
+    assert list(batch.remaining(["0", "bad"])) == ["bad"]
+    batch.export_json(journal.with_name("out.json"))
+    assert len(json.loads(journal.with_name("out.json").read_text())["files"]) == 3
 
 
 @pytest.mark.parametrize("content", [b"hello\n", b"{}\n", b"[1]", b'{"batch_journal":2,"batch_id":"b"}\n'])
@@ -129,7 +143,7 @@ def test_a_journal_is_locked(journal: Path) -> None:
     first = BatchMetrics(journal=journal)
     with pytest.raises(InvalidInputError, match="is in use by another batch"):
         BatchMetrics(journal=journal)
-    assert load_summary(journal)["total_files"] == 3
+    assert load_summary(journal).to_dict()["total_files"] == 3
     first.close()
     BatchMetrics(journal=journal)
 
@@ -151,14 +165,14 @@ def test_a_journal_names_its_fields(journal: Path) -> None:
 
 def test_a_journal_and_its_export_have_one_summary(journal: Path, clock: ManualClock, tmp_path: Path) -> None:
     """An interrupted batch ends with its last file."""
-    stats = load_summary(journal)
+    stats = load_summary(journal).to_dict()
     assert stats["timing"]["total_duration_seconds"] == 10.0
     batch = BatchMetrics(journal=journal, clock=clock)
     batch.export_json(tmp_path / "out.json")
-    exported = load_summary(tmp_path / "out.json")
+    exported = load_summary(tmp_path / "out.json").to_dict()
     assert exported["errors"] == stats["errors"]
     (tmp_path / "small.json").write_text(json.dumps({"summary": exported}))
-    assert load_summary(tmp_path / "small.json") == exported
+    assert load_summary(tmp_path / "small.json").to_dict() == exported
 
 
 @pytest.mark.parametrize(
@@ -170,6 +184,25 @@ def test_the_summary_of_another_file_is_an_error(tmp_path: Path, content: bytes)
     path.write_bytes(content)
     with pytest.raises(InvalidInputError, match="neither the journal nor the JSON export of a batch"):
         load_summary(path)
+
+
+@pytest.mark.parametrize("layout", ["indented", "compact"])
+@pytest.mark.parametrize("in_memory", [0, 10_000])
+def test_the_summary_of_an_export_is_that_of_its_files(tmp_path: Path, layout: str, in_memory: int) -> None:
+    """Times per file are not those that the export rounds to milliseconds, and include the percentiles."""
+    batch = BatchMetrics("b", clock=ManualClock())
+    batch.record_skip('      "status": "error"\n      "duration_seconds": 7,\n')
+    for number in range(1, 1_001):
+        batch.record_file(f"größe {number}", duration=number / 1e7)
+        batch.record_error("bad", "ValueError", "", 5.0)
+    path = tmp_path / "out.json"
+    batch.export_json(path)
+    if layout == "compact":
+        path.write_text(json.dumps(json.loads(path.read_text())))
+    timing, expected = load_summary(path, in_memory).timing, batch.summary().timing
+    assert vars(timing) == pytest.approx(
+        {**vars(expected), "total_duration": 0.05}, rel=1e-12 if in_memory else 0.01
+    )
 
 
 def test_a_folder_has_no_summary(tmp_path: Path) -> None:

@@ -103,6 +103,7 @@ def test_an_unknown_policy_is_rejected() -> None:
 # -- asyncio -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_concurrent_tasks_record_separate_files() -> None:
     """Each task records its own file; a cancelled task records none."""
 

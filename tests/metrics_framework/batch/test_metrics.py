@@ -9,6 +9,7 @@ import pickle
 import stat
 import threading
 from collections.abc import Iterator
+from math import inf, nan
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,7 @@ def test_timestamps_equal_those_of_strftime(seconds: float) -> None:
 # -- memory and disk -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_memory", [0, 1, 7, 999, 1_000])
 @pytest.mark.parametrize("journaled", [False, True])
 def test_rows_beyond_the_memory_limit_are_on_disk(
@@ -312,6 +314,68 @@ def test_a_batch_records_into_its_system(clock: ManualClock) -> None:
     assert custom["operation:batch/file/success_rate"] == 0.5
     assert (custom["batch/file/samples"], custom["batch/file/measurements"]) == (10, 3)
     assert custom["batch/file/skipped"] == 1
+
+
+@pytest.mark.parametrize("in_memory", [0, 100, 10_000])
+def test_a_summary_has_percentiles_of_all_files(in_memory: int) -> None:
+    """They are nearest ranks of the files that succeeded, within 1 % beyond the files in memory."""
+    batch = BatchMetrics(in_memory=in_memory)
+    for number in range(1_000, 0, -1):
+        batch.record_file("a", duration=number / 1e6)
+        batch.record_error("b", "ValueError", "", 5.0)
+    timing = batch.summary().timing
+    found = (timing.p50_per_file, timing.p95_per_file, timing.p99_per_file)
+    assert found == pytest.approx((500e-6, 950e-6, 990e-6), rel=1e-12 if in_memory >= 10_000 else 0.01)
+    assert timing.min_per_file <= found[0] <= found[1] <= found[2] <= timing.max_per_file
+    assert not any(key.startswith("p") for key in timing.to_dict())  # the exports are those of tracekit
+
+
+@pytest.mark.parametrize("in_memory", [0, 10_000])
+@pytest.mark.parametrize(
+    ("durations", "average", "highest"),
+    [
+        ([inf, 1.0, 2.0], inf, inf),
+        ([inf, inf], inf, inf),
+        ([1e308, 1e308], 1e308, 1e308),
+        ([nan, 1.0, -inf, -1.0], 1.0, 1.0),
+        ([10**300, 1], 5e299, 10**300),
+        ([1e18], 1e18, 1e18),
+    ],
+)
+def test_an_absurd_duration_does_not_break_the_summary(
+    in_memory: int, durations: list[float], average: float, highest: float
+) -> None:
+    """Every file is counted, and the summary is as infinite as its files."""
+    batch = BatchMetrics(in_memory=in_memory)
+    for duration in durations:
+        batch.record_file("a", duration=duration)
+    summary = batch.summary()
+    assert summary.processed_count == len(durations)
+    timing = summary.timing
+    assert (timing.average_per_file, timing.max_per_file) == pytest.approx((average, highest))
+    assert timing.min_per_file <= timing.p50_per_file <= timing.p99_per_file <= timing.max_per_file
+    assert summary.to_dict()["total_files"] == len(durations)
+
+
+@pytest.mark.parametrize("in_memory", [0, 10_000])
+def test_a_resumed_batch_is_whole_in_its_system(tmp_path: Path, clock: ManualClock, in_memory: int) -> None:
+    """The snapshot of a later session has the files of earlier sessions, as the summary does."""
+    journal = tmp_path / "journal"
+    first = BatchMetrics(journal=journal, clock=clock, in_memory=in_memory)
+    for number in range(1, 100):
+        first.record_file(str(number), duration=number / 1e3, samples=2)
+    first.record_error("bad", "ValueError", "", 5.0)
+    first.close()
+    system = MetricsSystem(clock=clock)
+    batch = BatchMetrics(journal=journal, system=system, clock=clock, in_memory=in_memory)
+    batch.record_file("100", duration=0.1, samples=2)
+    batch.record_skip("101")
+    clock.advance(1)
+    metrics = system.snapshot().metrics
+    assert metrics.latency is not None
+    assert (metrics.latency.p50, metrics.latency.p95) == pytest.approx((51.0, 96.0), rel=0.01)
+    assert metrics.custom["operation:batch/file/success_rate"] == pytest.approx(100 / 101)
+    assert metrics.custom["batch/file/samples"] == 200
 
 
 def test_errors_of_the_system_do_not_affect_the_batch(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,6 +88,102 @@ def test_a_function_that_cannot_be_pickled_is_rejected() -> None:
     with pytest.raises(InvalidInputError, match="cannot be pickled for another process"):
         batch.map(lambda _: None, [1], processes=1)
     assert batch.counts.files == 0
+
+
+@pytest.mark.heavy
+def test_a_value_that_cannot_be_passed_between_processes_fails_its_item_only() -> None:
+    """Results and items that cannot be pickled or unpickled are errors that say so; other items succeed."""
+    batch = BatchMetrics()
+    items = ["lock", "lambda", "unloadable", "exit", "plain", Unloadable(), lambda: 0]
+    results = list(batch.map(return_value, items, processes=2, name=repr))
+    found = {result.item if isinstance(result.item, str) else "item": result for result in results}
+    assert len(results) == batch.counts.files == len(items)
+    assert (found["plain"].status, found["plain"].value) == ("success", "plain")
+    messages = {file.filename: (file.error_type, file.error_message) for file in batch.files()}
+    for name in ("lock", "lambda"):
+        assert messages[repr(name)][0] == "PicklingError"
+        assert "the result cannot be pickled for another process" in str(messages[repr(name)][1])
+    assert messages["'unloadable'"][0] == "UnpicklingError"
+    assert "the result cannot be unpickled for another process" in str(messages["'unloadable'"][1])
+    assert messages["'exit'"] == ("SystemExit", "3")
+    others = [found for name, found in messages.items() if name[0] != "'"]
+    assert {error_type for error_type, _ in others} == {"UnpicklingError", "PicklingError"}
+    assert all(str(message).startswith("the item cannot be") for _, message in others)
+
+
+def refuse_to_load() -> None:
+    """Raise the error of a class that cannot be unpickled."""
+    raise TypeError("missing 1 required argument")
+
+
+class Unloadable:
+    """An object that can be pickled but not unpickled, like many error classes."""
+
+    def __reduce__(self) -> Any:
+        """Return a function that raises."""
+        return refuse_to_load, ()
+
+
+def return_value(name: object) -> object:
+    """Return the value that a name stands for."""
+    if name == "exit":
+        sys.exit(3)
+    values = {"lock": threading.Lock(), "lambda": lambda: 0, "unloadable": Unloadable()}
+    return values.get(str(name), name)
+
+
+UNGUARDED = """
+from metrics_framework.batch import BatchMetrics
+def work(number):
+    return 2 * number
+batch = BatchMetrics("b", {journal})
+with batch:
+    for result in batch.map(work, range(100), processes=2):
+        print("done", result.item)
+"""
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("journal", ["", "journal='journal'"])
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("file", 'needs `if __name__ == "__main__":` before it'),
+        ("module", 'needs `if __name__ == "__main__":` before it'),
+        ("stdin", "'<stdin>' is not a file: save it as one"),
+        ("notebook", "worker processes cannot load <function work"),
+    ],
+)
+def test_a_program_that_workers_cannot_import_is_one_error(
+    tmp_path: Path, how: str, reason: str, journal: str
+) -> None:
+    """The error states the cause and the remedy, nothing else is printed, and no file counts as done."""
+    script = UNGUARDED.format(journal=journal)
+    (tmp_path / "script.py").write_text(script)
+    arguments = {
+        "file": ["script.py"],
+        "module": ["-m", "script"],
+        "stdin": ["-"],
+        "notebook": ["-c", "exec(input().replace('|', chr(10)))"],  # __main__ has no file, as in a notebook
+    }
+    done = subprocess.run(
+        [sys.executable, *arguments[how]],
+        cwd=tmp_path,
+        input=script.replace("\n", "|") if how == "notebook" else script,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("Traceback") == 1, done.stderr
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("metrics_framework.errors.InvalidInputError: ")
+    assert reason in error
+    assert "or use threads=" in error
+    if journal:
+        batch = BatchMetrics("b", journal=tmp_path / "journal")
+        assert len(list(batch.remaining(range(100)))) == 100
 
 
 SCRIPT = '''

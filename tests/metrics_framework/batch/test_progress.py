@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
 from metrics_framework.batch import BatchMetrics
 from metrics_framework.batch import progress as progress_module
@@ -130,7 +131,7 @@ for number in batch.track(range(20), title="parsing"):
 @pytest.mark.heavy
 @pytest.mark.parametrize("rich", [True, False])
 def test_a_terminal_shows_a_bar_if_rich_is_installed(tmp_path: Path, rich: bool) -> None:
-    """With rich a bar is drawn and erased at the end; without it lines are printed."""
+    """With rich a bar is drawn; without it lines are printed."""
     script = SCRIPT.format(without="" if rich else "sys.modules['rich'] = None")
     environment = {
         key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")
@@ -151,16 +152,75 @@ def test_a_terminal_shows_a_bar_if_rich_is_installed(tmp_path: Path, rich: bool)
         assert text.splitlines()[-1].startswith("parsing: 20 of 20 done, 1 error")
 
 
+OUTPUT_SCRIPT = """
+import sys
+from metrics_framework.batch import BatchMetrics
+for number in BatchMetrics().track(range(3), title="parsing"):
+    print("row", number)
+    sys.stdout.write(f"cell {number}\\n")
+    print("note", number, file=sys.stderr)
+"""
+ROWS = "".join(f"row {number}\ncell {number}\n" for number in range(3))
+
+
+def run_on_terminal(script: str, **streams: int | None) -> tuple[str, bytes | None]:
+    """Run a script with standard error on a terminal. Return its screen, and its piped output."""
+    names = ("NO_COLOR", "FORCE_COLOR", "COLUMNS")
+    environment = {key: value for key, value in os.environ.items() if key not in names}
+    with Terminal() as terminal:
+        screens = {name: terminal.screen if to is None else to for name, to in streams.items()}
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            **{"stderr": terminal.screen, **screens},  # type: ignore[call-overload]
+            env={**environment, "TERM": "xterm-256color"},
+            check=True,
+        )
+        return ESCAPES.sub("", terminal.drawn()), done.stdout
+
+
+@pytest.mark.heavy
+def test_printed_output_reaches_a_pipe() -> None:
+    """A loop with a bar on the terminal loses no line that its program prints to a pipe or a file."""
+    screen, output = run_on_terminal(OUTPUT_SCRIPT, stdout=subprocess.PIPE)
+    assert output == ROWS.encode()
+    assert "━" in screen
+    assert "row" not in screen
+    assert [line.strip() for line in screen.splitlines() if line.startswith("note")] == [
+        "note 0",
+        "note 1",
+        "note 2",
+    ]
+
+
+@pytest.mark.heavy
+def test_output_on_another_terminal_stays_there() -> None:
+    """A bar on one terminal takes no output from another one."""
+    with Terminal() as other:
+        screen, _ = run_on_terminal(OUTPUT_SCRIPT, stdout=other.screen)
+        shown = other.drawn()
+    assert shown.replace("\r", "") == ROWS
+    assert "row" not in screen
+
+
+@pytest.mark.heavy
+def test_output_on_the_same_terminal_is_above_the_bar() -> None:
+    """Each printed line is complete, on its own, and in order."""
+    screen, _ = run_on_terminal(OUTPUT_SCRIPT, stdout=None)
+    lines = [line.strip() for line in re.split(r"[\r\n]+", screen)]
+    printed = [line for line in lines if line.startswith(("row", "cell"))]
+    assert printed == ROWS.splitlines()
+
+
 def test_a_stream_without_a_terminal_gets_lines(clock: ManualClock) -> None:
     """Whether rich is installed or not."""
     assert isinstance(make_progress("files", 1, clock, io.StringIO()), ProgressLines)
 
 
-def drawn_by(use: Callable[[Progress], None], title: str = "build") -> str:
+def drawn_by(use: Callable[[Progress], None], title: str = "build", *, last_line: bool = False) -> str:
     """Return the output on a terminal of a use of the progress of three items."""
     with Terminal() as terminal:
         with os.fdopen(os.dup(terminal.screen), "w") as screen:
-            progress = make_progress(title, 3, SYSTEM_CLOCK, screen)
+            progress = make_progress(title, 3, SYSTEM_CLOCK, screen, last_line=last_line)
             use(progress)
             progress.stop()
         return terminal.drawn()
@@ -180,12 +240,46 @@ def test_a_terminal_shows_a_bar() -> None:
         assert part in shown
 
 
+@pytest.mark.parametrize("columns", [20, 40, 80, 200])
+@pytest.mark.parametrize("title", ["build", "sh -c 'a very long command line' " * 5, "größe ✓ 長い名前 " * 9])
+def test_a_bar_fits_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, title: str) -> None:
+    """Title and rate are shortened, so that the count is whole and the bar has one line at any width."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    drawn = ESCAPES.sub("", drawn_by(lambda progress: progress.update(2, 1, "last 12.3 ms"), title))
+    frames = [frame.strip() for frame in re.split(r"[\r\n]+", drawn) if frame.strip()]
+    assert frames
+    for frame in frames:
+        assert cell_len(frame) <= columns
+        assert re.search(r"\b[02]/3( |$)", frame)
+        assert frame.startswith(title[:4])
+
+
+def test_a_title_of_several_lines_is_shown_in_one(clock: ManualClock) -> None:
+    """Line breaks of a title, such as a script, become spaces."""
+    assert "first second 2/3" in re.sub(
+        "[━╺╸ ]+", " ", ESCAPES.sub("", drawn_by(lambda bar: bar.update(2, 0), "first\n  second"))
+    )
+    pipe = io.StringIO()
+    progress = make_progress("first\n  second", 3, clock, pipe)
+    progress.update(1, 0)
+    progress.stop()
+    assert pipe.getvalue() == "first second: 1 of 3 done, 0 errors\n"
+
+
 def test_the_bar_restores_the_terminal() -> None:
     """When the bar stops, it is erased and the cursor is visible again."""
     drawn = drawn_by(lambda progress: progress.update(1, 0, "last 1 s"))
     assert drawn.rindex("\x1b[?25h") > drawn.rindex("\x1b[?25l")
     last_frame = drawn[drawn.rindex("last 1 s") :]
     assert "\x1b[2K" in last_frame
+
+
+def test_the_bar_of_a_loop_stays() -> None:
+    """Where no report follows, the final state stays on the screen after the cursor is visible again."""
+    drawn = drawn_by(lambda progress: progress.update(3, 1), last_line=True)
+    *_, last_frame = drawn.split("\x1b[2K")
+    assert re.fullmatch(r"build ━+ 3/3 1 error, [\d,.]+/s\s+", ESCAPES.sub("", last_frame))
+    assert drawn.endswith("\x1b[?25h")
 
 
 def test_printed_lines_appear_above_the_bar() -> None:

@@ -21,8 +21,9 @@ from metrics_framework.telemetry import (
     read_telemetry_manifest,
     telemetry_files,
 )
+from metrics_framework.telemetry import following as following_module
 from metrics_framework.telemetry import reading as reading_module
-from tests.metrics_framework.telemetry.made import line
+from tests.metrics_framework.telemetry.made import event, line
 from tests.metrics_framework.telemetry.peers import later_stormlog
 
 SAMPLE = Path(__file__).parent / "data" / "telemetry_sample.jsonl"
@@ -199,6 +200,7 @@ def test_flaws_are_logged_by_default(tmp_path, caplog):
     assert "lines=5" in caplog.text
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(tmp_path):
     """A file of many megabytes needs less than one."""
     path = write(tmp_path / "events", SAMPLE.read_bytes() * 60)
@@ -284,3 +286,35 @@ def test_a_folder_that_stormlog_wrote_is_read(tmp_path: Path):
     assert read[0] > 0
     with TelemetryFollower(tmp_path) as follower:
         assert [record.timestamp_ns for record in follower.poll()] == read
+
+
+GAP = b"\0" * 1000
+GAPS = [
+    (lambda a, b: GAP + a + b"\n" + b + b"\n", 0),
+    (lambda a, b: a + GAP + b"\n" + GAP + b"\n" + b + b"\n", 0),
+    (lambda a, b: a + GAP + b + GAP + b"\n", 0),
+    (lambda a, b: a + b"\n" + a[:20] + GAP + b + b"\n", 1),
+    (lambda a, b: a + b"\n" + GAP + a[20:] + GAP + a[:20] + GAP + b + b"\n", 1),
+    (lambda a, b: a + b"\n" + GAP + b + b"\n" + a[:20] + GAP, 1),
+]
+"""Two events with gaps of null bytes, and how many lines have other parts that are not events."""
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+@pytest.mark.parametrize(("content", "bad_lines"), GAPS)
+def test_a_gap_of_null_bytes_loses_no_event(tmp_path, monkeypatch, content, bad_lines, is_long):
+    """Events before, between and after gaps are read, also if a gap is longer than a line may be."""
+    if is_long:
+        monkeypatch.setattr(reading_module, "MAX_LINE_BYTES", 700)
+        monkeypatch.setattr(following_module, "MAX_LINE_BYTES", 700)
+        monkeypatch.setattr(following_module, "_CHUNK_BYTES", 256)
+    events = [event(session_id="a"), event(session_id="b")]
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(content(*(json.dumps(one, separators=(",", ":")).encode() for one in events)))
+    flaws: list[Flaw] = []
+    assert list(read_telemetry(path, flaws.append)) == events
+    assert len({flaw.line for flaw in flaws}) == bad_lines
+    with TelemetryFollower(path, lambda flaw: None) as follower:
+        found = [record.session_id for record in follower.poll()]
+        assert found == ["a", "b"]
+        assert list(follower.poll()) == []
