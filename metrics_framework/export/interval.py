@@ -1,7 +1,8 @@
-"""The thread that reads resources, calls gauge callbacks and writes outputs at an interval.
+"""The thread that reads resources, calls gauge callbacks and begins exports at an interval.
 
 A forked child does not continue it until it configures an interval itself. Otherwise it would write files
-that the application does not expect, and each worker of a pool would read the same machine.
+that the application does not expect, and each worker of a pool would read the same machine. If workers share
+their numbers, a child continues: one worker exports for all, and the others export their increments.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from metrics_framework.errors import SnapshotError
 from metrics_framework.export.exporter import Outputs
 from metrics_framework.export.outputs import FullSnapshot
 from metrics_framework.log import Isolation
+from metrics_framework.recording.state import SharingWorker
 from metrics_framework.runtime.background import Background
 
 
 class IntervalCollection:
-    """Collects and exports at an interval, in a thread that ends when this object is garbage collected.
+    """Collects at an interval and begins exports, in a thread that runs until `stop`.
+
+    The thread keeps the outputs and their system alive.
 
     Args:
         read: Reads and records resources.
@@ -27,6 +31,7 @@ class IntervalCollection:
         isolation: Logs failures; a failure does not affect the other steps.
 
     Attributes:
+        worker: This process as a worker whose numbers are shared; ``None`` if they are not.
         cpu_ns: The CPU time of the thread so far, in nanoseconds.
     """
 
@@ -43,6 +48,7 @@ class IntervalCollection:
         self._build = build
         self._outputs = outputs
         self._isolation = isolation
+        self.worker: SharingWorker | None = None
         self._interval: float | None = None
         self._is_first = True
         self._background: Background | None = None
@@ -61,18 +67,21 @@ class IntervalCollection:
         if interval != self._interval:
             self.stop()
             self._interval, self._is_first = interval, True
-            # `Background` refers to the bound method weakly: it does not keep the system alive.
-            self._background = Background(self._work, interval, "metrics collection", in_child=False)
+            self._background = Background(
+                self._work, interval, "metrics collection", in_child=self.worker is not None
+            )
 
     def stop(self) -> None:
-        """Stop and wait for the thread. Repeated calls do nothing."""
+        """Stop, and wait for the thread as `Background.stop` does. Repeated calls do nothing."""
         background, self._background, self._interval = self._background, None, None
         if background is not None:
             background.stop()
 
     def begin_in_child(self) -> None:
-        """Reset the state in a forked child, which does not have the thread."""
-        self._background, self._interval, self.cpu_ns = None, None, 0
+        """Reset the state in a forked child."""
+        self._is_first, self.cpu_ns = True, 0
+        if self.worker is None:
+            self._background, self._interval = None, None
 
     def _work(self) -> None:
         start_ns = time.thread_time_ns()
@@ -80,7 +89,8 @@ class IntervalCollection:
             self._isolation.call("resources not read", self._read)
             self._isolation.call("gauge callbacks not called", self._call)
             if not self._is_first:
-                self._outputs.write(self._snapshot, self._isolation, at_interval=True)
+                is_elected = self.worker is None or self.worker.is_elected
+                self._outputs.begin(self._snapshot, self._isolation, is_elected=is_elected)
             self._is_first = False
         finally:
             self.cpu_ns += time.thread_time_ns() - start_ns

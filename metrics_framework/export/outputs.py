@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
-from metrics_framework.errors import InvalidInputError
+from metrics_framework.errors import InvalidInputError, OutputError
 from metrics_framework.protocols import MetricsSystem
+from metrics_framework.runtime.deadline import Deadline
 from metrics_framework.snapshots import PerformanceSnapshot
+from metrics_framework.validation import word_repr
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -70,6 +74,41 @@ class SystemOutput(Protocol):
         ...
 
 
+@runtime_checkable
+class IncrementalOutput(SystemOutput, Protocol):
+    """A `SystemOutput` that exports increments since its last export."""
+
+    def attach(self, system: MetricsSystem) -> object:
+        """Track series that are removed before the first export.
+
+        `Outputs` calls it when the output is added to a system. Repeated calls do nothing.
+        """
+        ...
+
+
+@runtime_checkable
+class LocalOutput(Protocol):
+    """An output that may write to the disks of this machine only. Such outputs are started first."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it does."""
+        ...
+
+
+@runtime_checkable
+class PerWorkerOutput(Protocol):
+    """An output that each worker of a group exports to, with its own numbers, such as increments.
+
+    All other outputs receive the numbers of all workers, from the elected worker.
+    """
+
+    @property
+    def is_per_worker(self) -> bool:
+        """Whether it is one."""
+        ...
+
+
 class FullSnapshot(NamedTuple):
     """A snapshot and the distributions behind its statistics."""
 
@@ -94,6 +133,27 @@ def name_of(output: Output) -> str:
     """
     if not isinstance(output, SnapshotOutput | SystemOutput) or not isinstance(output.name, str):
         raise InvalidInputError(
-            f"{output!r} is not an output: it needs a name and a method write(snapshot) or export(system)"
+            f"{word_repr(output)} is not an output: it needs a name and a method write(snapshot) or"
+            " export(system)"
         )
     return output.name
+
+
+@contextmanager
+def exporting_alone(lock: threading.Lock, name: str, seconds: float) -> Iterator[None]:
+    """Hold the lock of an output, so that its exports do not overlap.
+
+    Args:
+        lock: The lock.
+        name: The name of the output, for the error.
+        seconds: How long to wait for another export. In the export of a system, its deadline applies too.
+
+    Raises:
+        OutputError: If another export goes on for longer.
+    """
+    if not lock.acquire(timeout=Deadline(seconds).seconds_left):
+        raise OutputError(f"cannot export to {name}: another export to it is running")
+    try:
+        yield
+    finally:
+        lock.release()

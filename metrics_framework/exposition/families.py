@@ -1,31 +1,27 @@
 """Metric families of Prometheus: the names, units, labels and samples of a store, before they become text.
 
-Names and units follow `metrics_framework.exposition.names`. Histograms and timers become classic histograms.
+A `FamilyReader` reads a store, and `value_families` the values of any aggregator. Names and units follow
+`metrics_framework.exposition.names`. Histograms and timers become classic histograms.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
 from decimal import Decimal
-from functools import partial
-from typing import NamedTuple, TypeVar
+from functools import lru_cache
+from itertools import accumulate, repeat
+from operator import itemgetter
+from typing import Any, NamedTuple
 
-from metrics_framework.exposition.names import BASE_UNITS, in_base_unit, metric_name, tag_labels
-from metrics_framework.log import Isolation, log_event
-from metrics_framework.recording import Description, OutcomeReading, SeriesReading, Store
-from metrics_framework.recording.buckets import BucketCounts
-from metrics_framework.recording.namespaces import Named
-from metrics_framework.values import MetricType, MetricUnit
-
-T = TypeVar("T")
-
-DEFAULT_BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-"""The default buckets of prometheus_client."""
-
-MAX_WARNINGS = 1_000
-"""The highest number of messages that one `ExpositionLog` remembers and logs."""
+from metrics_framework.exposition.names import BASE_UNITS, Escaping, in_base_unit, metric_name, tag_labels
+from metrics_framework.log import LogOnce
+from metrics_framework.recording import Description, Store
+from metrics_framework.recording.engine import read_values
+from metrics_framework.recording.exposed_names import Named
+from metrics_framework.recording.metric import Metric, read_counts
+from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
 SUFFIXES = {
     "counter": ("", "_total", "_created"),
@@ -42,20 +38,28 @@ _TYPES = {
     MetricType.RATE: "counter",
 }
 _OWN_LABELS = {MetricType.RATE: ("outcome", "error_type")}
-_OPERATION_HELP = {
-    MetricType.TIMER: "How long the operation took.",
-    MetricType.RATE: "How the operation ended.",
-}
 UNREADABLE = re.compile("[\x00\ud800-\udfff]")
 """Characters that cannot be sent: UTF-8 cannot encode surrogates, and Prometheus ends a text at NUL."""
 
 
 class Sample(NamedTuple):
-    """One number: the suffix after the family's name, the labels, and the value in base units."""
+    """One number: the name, the labels, and the value in base units.
 
-    suffix: str
+    It has the layout of a sample of prometheus_client, which renders it without a conversion.
+    """
+
+    name: str
     labels: dict[str, str]
     value: float
+    timestamp: None = None
+    exemplar: None = None
+    native_histogram: None = None
+
+
+def _make_samples(name: str, labels: Iterable[dict[str, str]], values: Iterable[float]) -> list[Sample]:
+    # Twice as fast as a call of the constructor for each.
+    columns = zip(repeat(name), labels, values, repeat(None), repeat(None), repeat(None), strict=False)
+    return [*map(tuple.__new__, repeat(Sample), columns)]
 
 
 class FamilyHeader(NamedTuple):
@@ -64,8 +68,8 @@ class FamilyHeader(NamedTuple):
     Attributes:
         name: The name as in OpenMetrics: that of a counter does not end in ``_total``.
         type: ``counter``, ``gauge`` or ``histogram``.
-        help: The help text, which may be empty.
-        unit: The base unit at the end of the name, or an empty text.
+        help: The help text.
+        unit: The base unit, or an empty text. The name ends in it, unless it is that of an escaped counter.
         recorded_unit: The unit in which the numbers are recorded.
         own_labels: The labels of the format itself, such as ``le``. A tag of that name is renamed.
     """
@@ -85,56 +89,43 @@ class Family(NamedTuple):
     samples: list[Sample]
 
 
-Result = SeriesReading | OutcomeReading
-
-
-class ExpositionLog:
+class ExpositionLog(LogOnce):
     """Logs what cannot be exposed, each message once. One metric that fails affects no other."""
-
-    def __init__(self) -> None:
-        self._isolation = Isolation()
-        self._logged: set[str] = set()
-
-    def attempt(self, named: Named, make: Callable[[], T]) -> T | None:
-        """Call a function for a metric and return its result, or ``None`` if it raised, which is logged."""
-        return self._isolation.call("metric cannot be exposed", make, metric=str(named))
 
     def fail(self, named: object, error: Exception) -> None:
         """Log that a metric or a collector of a registry could not be rendered."""
-        self._log_once("error", "metric cannot be exposed", metric=str(named), error=repr(error))
+        self.log("error", "metric cannot be exposed", metric=str(named), error=repr(error))
 
     def warn(self, event: str, **fields: object) -> None:
         """Log a warning unless it was logged before."""
-        self._log_once("warning", event, **fields)
-
-    def _log_once(self, level: str, event: str, **fields: object) -> None:
-        key = f"{event} {fields}"
-        if key not in self._logged and len(self._logged) < MAX_WARNINGS:
-            self._logged.add(key)
-            log_event(level, event, **fields)
+        self.log("warning", event, **fields)
 
 
-def set_default_buckets(store: Store) -> None:
-    """Give a store the default buckets of prometheus_client if it has no default buckets.
-
-    Earlier values are counted from their distribution: the counts of more than 128 values are estimates.
-    """
-    if not store.default_buckets:
-        store.default_buckets = DEFAULT_BUCKETS_SECONDS
+# -- headers -----------------------------------------------------------------------------------------------
 
 
 def exposed_names(named: Named, unit: MetricUnit | None) -> list[str]:
-    """Return every name that the family of a metric or operation reserves.
+    """Return every name that the family of a metric or operation reserves, escaped and unescaped.
 
     Example:
         >>> exposed_names(Named("cache.size", MetricType.GAUGE, False), MetricUnit.KILOBYTES)
         ['cache_size_bytes']
+        >>> exposed_names(Named("缓存", MetricType.GAUGE, False), None)
+        ['U___7f13__5b58_', '缓存']
     """
-    name = family_name(named, unit)
-    return [f"{name}{suffix}" for suffix in SUFFIXES[_TYPES[named.metric_type]]]
+    schemes = [Escaping.VALUES] if named.name.isascii() else [Escaping.VALUES, Escaping.ALLOW_UTF_8]
+    names = [family_name(named, unit, escaping) for escaping in schemes]
+    return [f"{name}{suffix}" for name in names for suffix in SUFFIXES[_TYPES[named.metric_type]]]
 
 
-def family_name(named: Named, unit: MetricUnit | None) -> str:
+def family_names(named: Named, unit: MetricUnit | None, header: FamilyHeader) -> list[str]:
+    """Return the `exposed_names` of a metric or operation whose header is known, which is faster."""
+    if named.name.isascii():
+        return [f"{header.name}{suffix}" for suffix in SUFFIXES[header.type]]
+    return exposed_names(named, unit)
+
+
+def family_name(named: Named, unit: MetricUnit | None, escaping: Escaping = Escaping.VALUES) -> str:
     """Return the name of the family of a metric or operation."""
     name, metric_type, is_operation = named
     if metric_type is MetricType.RATE:
@@ -146,77 +137,242 @@ def family_name(named: Named, unit: MetricUnit | None) -> str:
         name.replace(":", "_"),
         unit or MetricUnit.COUNT,
         counter=metric_type in (MetricType.COUNTER, MetricType.RATE),
+        escaping=escaping,
     )
     return exposed.removesuffix("_total") if _TYPES[metric_type] == "counter" else exposed
 
 
-def families(store: Store, log: ExpositionLog) -> Iterator[Family]:
-    """Yield the families of a store with their current values.
-
-    Args:
-        store: The store to read.
-        log: Logs families that fail, names with different tags, and series with the same labels.
-    """
-    for _, metric in store.metrics():
-        # Set before the counts are read: new bounds restart the series from now on.
-        metric.exposed = True
-    for is_operation, read in (
-        (False, store.readings),
-        (True, store.timing_readings),
-        (True, store.outcome_readings),
-    ):
-        by_name: dict[Named, list[Result]] = {}
-        readings: Iterable[Result] = read()
-        for reading in readings:
-            metric_type = reading.metric_type if isinstance(reading, SeriesReading) else MetricType.RATE
-            by_name.setdefault(Named(reading.name, metric_type, is_operation), []).append(reading)
-        for named, series in by_name.items():
-            made = log.attempt(named, partial(family, named, series, store.description(named.name), log))
-            if made is not None:
-                yield made
-
-
-def family(named: Named, series: Iterable[Result], description: Description, log: ExpositionLog) -> Family:
-    """Return the family of a metric or operation.
-
-    Args:
-        named: Its name and type.
-        series: All of its series.
-        description: Its description.
-        log: Logs different tags, and series with the same labels.
-    """
-    head = family_header(named, description)
-    unique = UniqueLabels(named, log)
-    samples: list[Sample] = []
-    for reading in series:
-        labels = series_labels(reading.tags, head.own_labels)
-        if unique.admit(labels):
-            samples += _samples(reading, labels, head.recorded_unit)
-    return Family(head, samples)
-
-
-def family_header(named: Named, description: Description) -> FamilyHeader:
+def family_header(
+    named: Named, description: Description, escaping: Escaping = Escaping.VALUES
+) -> FamilyHeader:
     """Return the header of the family of a metric or operation.
 
     Args:
         named: Its name and type.
-        description: Its description.
+        description: Its description. The numbers of a timer are milliseconds.
+        escaping: How names outside the classic character set are exposed.
     """
+    is_timer = named.metric_type is MetricType.TIMER
+    unit = MetricUnit.MILLISECONDS if is_timer else description.unit
+    return _header(named, unit, description.help, escaping)
+
+
+def _header(
+    named: Named, unit: MetricUnit | None, help: str, escaping: Escaping = Escaping.VALUES
+) -> FamilyHeader:
     type_ = _TYPES[named.metric_type]
-    unit = description.unit or MetricUnit.COUNT
-    if named.metric_type is MetricType.TIMER:
-        unit = MetricUnit.MILLISECONDS
-    elif named.metric_type is MetricType.RATE:
-        unit = MetricUnit.COUNT
-    help_text = _OPERATION_HELP.get(named.metric_type, "") if named.is_operation else ""
+    recorded = MetricUnit.COUNT if unit is None or named.metric_type is MetricType.RATE else unit
+    name, base_unit = family_name(named, recorded, escaping), BASE_UNITS.get(recorded, ("", 1.0))[0]
     return FamilyHeader(
-        family_name(named, description.unit),
+        name,
         type_,
-        replace_unreadable(description.help or help_text),
-        BASE_UNITS.get(unit, ("", 1.0))[0],
-        unit,
+        replace_unreadable(help or _help(named, base_unit)),
+        base_unit,
+        recorded,
         ("le",) if type_ == "histogram" else _OWN_LABELS.get(named.metric_type, ()),
     )
+
+
+def _help(named: Named, base_unit: str) -> str:
+    """Return the help text of a metric that is not described.
+
+    Example:
+        >>> _help(Named("cache.size", MetricType.GAUGE, False), "bytes")
+        "Gauge 'cache.size' in bytes."
+    """
+    what = named.metric_type.value.capitalize()
+    if named.is_operation:
+        what = "Outcomes of" if named.metric_type is MetricType.RATE else "Duration of"
+    return f"{what} {named} in {base_unit}." if base_unit else f"{what} {named}."
+
+
+class Decision(NamedTuple):
+    """Whether a family is exposed.
+
+    Attributes:
+        named: The metric or operation.
+        names: Its exposed names.
+        owner: The owner of one of the names in another source, if any.
+        is_admitted: Whether it is exposed.
+    """
+
+    named: Named
+    names: Sequence[str]
+    owner: str | None
+    is_admitted: bool
+
+
+class UniqueNames:
+    """Finds families that would have a name of another one. Only the first is exposed.
+
+    Args:
+        log: Logs families that are left out.
+        owner_of: Returns the owner of one of some names, if families of another source have it.
+        before: The decisions of the last time. They hold until a family is added, removed or renamed, so that
+            the names of all other families need not be compared again.
+
+    Attributes:
+        decisions: The decisions so far.
+    """
+
+    def __init__(
+        self,
+        log: ExpositionLog,
+        owner_of: Callable[[Sequence[str]], str | None] | None = None,
+        before: Sequence[Decision] = (),
+    ) -> None:
+        self.decisions: list[Decision] = []
+        self._log = log
+        self._owner_of = owner_of
+        self._before = iter(before)
+        self._owners: dict[str, Named] | None = None  # not needed while the decisions of the last time hold
+
+    def admit(self, named: Named, names: Sequence[str]) -> bool:
+        """Return whether no earlier family and no other source has any of a family's names.
+
+        Args:
+            named: The metric or operation.
+            names: Its exposed names; the same object as the last time unless they changed.
+        """
+        owner = None if self._owner_of is None else self._owner_of(names)
+        if self._owners is None:
+            known = next(self._before, None)
+            if known is not None and known.names is names and known.owner == owner:
+                self.decisions.append(known)
+                return known.is_admitted
+            admitted = (each for each in self.decisions if each.is_admitted)
+            self._owners = {name: each.named for each in admitted for name in each.names}
+        owners = self._owners
+        holder = owner
+        if holder is None and not owners.keys().isdisjoint(names):
+            holder = next(str(owners[name]) for name in names if name in owners)
+        if holder is None:
+            owners.update(dict.fromkeys(names, named))
+        else:
+            self._log.warn("a metric is not exposed: its name is taken", metric=str(named), owner=holder)
+        self.decisions.append(Decision(named, names, owner, holder is None))
+        return holder is None
+
+
+# -- families ----------------------------------------------------------------------------------------------
+
+
+class FamilyReader:
+    """Reads the families of a store. Labels are kept until a series is added or removed. Thread-safe.
+
+    Args:
+        store: The store. Its histograms and timers have buckets from now on.
+        log: Logs families that fail or have the same names, and series with the same or different labels.
+        owner_of: Returns the owner of one of some names, if families of another source have it.
+    """
+
+    def __init__(
+        self, store: Store, log: ExpositionLog, owner_of: Callable[[Sequence[str]], str | None] | None = None
+    ) -> None:
+        store.expose_buckets()
+        self.store = store
+        self._log = log
+        self._owner_of = owner_of
+        self._kept: dict[Metric, _LabelledSeries] = {}
+        self._decisions: Sequence[Decision] = ()
+
+    def families(self, only: Named | None = None) -> Iterator[Family]:
+        """Yield the families with their current values.
+
+        Args:
+            only: The one metric or operation to read; by default all.
+        """
+        metrics = self.store.metrics()
+        if only is None:
+            unique = UniqueNames(self._log, self._owner_of, self._decisions)
+        else:
+            metrics = [each for each in metrics if each[0] == only]
+            unique = UniqueNames(self._log, self._owner_of)
+        for named, metric in metrics:
+            try:
+                kept = self._labelled_series(named, metric)
+                is_free = unique.admit(named, kept.names)
+                samples = _series_samples(kept) if is_free else []
+            except Exception as error:  # noqa: BLE001 - the other metrics must be exposed
+                self._log.fail(named, error)
+                continue
+            if samples:
+                yield Family(kept.header, samples)
+        if only is None:
+            self._decisions = unique.decisions
+            for gone in list(self._kept.keys() - {metric for _, metric in metrics}):
+                self._kept.pop(gone, None)
+
+    def _labelled_series(self, named: Named, metric: Metric) -> _LabelledSeries:
+        self.store.expire(metric, metric.series())
+        metric.expose()
+        kept, description = self._kept.get(metric), self.store.description(named.name)
+        # Read before the series: if one is added meanwhile, the version changes again.
+        version = metric.version
+        if kept is not None and (kept.description is description or kept.description == description):
+            if kept.version is version:
+                return kept
+            header, names = kept.header, kept.names
+        else:
+            header = family_header(named, description)
+            names = family_names(named, description.unit, header)
+        unique = UniqueLabels(named, self._log)
+        series, labels = [], []
+        for each in metric.series():
+            own = series_labels({**self.store.tags, **each.tags}, header.own_labels)
+            if unique.admit(own):
+                series.append(each)
+                labels.append(own)
+        kept = _LabelledSeries(version, description, header, names, named.metric_type, series, labels)
+        self._kept[metric] = kept
+        return kept
+
+
+class _LabelledSeries(NamedTuple):
+    """The series of a metric with their labels, for one version of the metric."""
+
+    version: object
+    description: Description
+    header: FamilyHeader
+    names: Sequence[str]
+    metric_type: MetricType
+    series: Sequence[Any]
+    labels: Sequence[dict[str, str]]
+
+
+def value_families(
+    values: Iterable[MetricValue],
+    log: ExpositionLog,
+    owner_of: Callable[[Sequence[str]], str | None] | None = None,
+) -> Iterator[Family]:
+    """Yield the families of the values of an aggregator.
+
+    The contract of an aggregator does not require buckets: without any, a histogram has only its count and
+    sum. Operations have two families. Rates of counters are left out: Prometheus computes them.
+
+    Args:
+        values: The values.
+        log: Logs families with the same names, and series with the same or different labels.
+        owner_of: Returns the owner of one of some names, if families of another source have it.
+    """
+    by_name: dict[tuple[Named, MetricUnit], list[MetricValue]] = {}
+    for value in values:
+        named = Named(value.name, value.metric_type, bool(value.metadata.get("operation", False)))
+        if named.is_operation or named.metric_type is not MetricType.RATE:
+            by_name.setdefault((named, value.unit), []).append(value)
+    unique = UniqueNames(log, owner_of)
+    for (named, unit), series in by_name.items():
+        header = _header(named, unit, str(series[0].metadata.get("help", "")))
+        if unique.admit(named, exposed_names(named, unit)):
+            labels = UniqueLabels(named, log)
+            samples = [
+                sample
+                for value in series
+                if labels.admit(own := series_labels(value.tags, header.own_labels))
+                for sample in _value_samples(value, own, header)
+            ]
+            if samples:
+                yield Family(header, samples)
 
 
 class UniqueLabels:
@@ -231,62 +387,168 @@ class UniqueLabels:
         self._named = named
         self._log = log
         self._known: set[frozenset[tuple[str, str]]] = set()
-        self._names: set[frozenset[str]] = set()
+        self._names: Set[str] | None = None
 
     def admit(self, labels: Mapping[str, str]) -> bool:
         """Return whether no earlier series had these labels, apart from labels without a text."""
-        identity = frozenset(item for item in labels.items() if item[1])
+        identity = frozenset(
+            labels.items() if all(labels.values()) else filter(itemgetter(1), labels.items())
+        )
         if identity in self._known:
             self._log.warn(
                 "a series is not exposed: another one has its labels", metric=str(self._named), labels=labels
             )
             return False
         self._known.add(identity)
-        self.note_names(labels)
+        if self._names is None:
+            self._names = labels.keys()
+        elif labels.keys() != self._names:  # most queries expect the same names in all series
+            self._log.warn("the series of one name have different tags", metric=str(self._named))
         return True
 
-    def note_names(self, names: Iterable[str]) -> None:
-        """Log if the label names of two series differ: most queries expect the same names in all series."""
-        self._names.add(frozenset(names))
-        if len(self._names) > 1:
-            self._log.warn("the series of one name have different tags", metric=str(self._named))
 
-
-def series_labels(tags: Mapping[str, str], own_labels: Container[str]) -> dict[str, str]:
+def series_labels(
+    tags: Mapping[str, str], own_labels: Container[str], escaping: Escaping = Escaping.VALUES
+) -> dict[str, str]:
     """Return the labels for some tags, without characters that cannot be sent."""
-    return {name: replace_unreadable(text) for name, text in tag_labels(tags, own_labels).items()}
+    labels = tag_labels(tags, own_labels, escaping)
+    if UNREADABLE.search("".join(labels.values())):
+        labels = {name: replace_unreadable(text) for name, text in labels.items()}
+    return labels
 
 
-def _samples(reading: Result, labels: dict[str, str], unit: MetricUnit) -> Iterator[Sample]:
-    if isinstance(reading, OutcomeReading):
-        yield Sample("_total", {**labels, "outcome": "success", "error_type": ""}, reading.successes)
-        for error_type, number in failure_counts(reading.failures).items():
-            yield Sample("_total", {**labels, "outcome": "failure", "error_type": error_type}, number)
-    elif reading.metric_type is MetricType.COUNTER:
-        yield Sample("_total", labels, in_base_unit(reading.summary["sum"], unit))
-    elif reading.metric_type is MetricType.GAUGE:
-        yield Sample("", labels, in_base_unit(reading.summary["last"], unit))
-    elif reading.distribution is not None:
-        whole = BucketCounts((), (reading.distribution.count,), reading.distribution.sum)
-        buckets = reading.buckets or whole
-        # Two bounds that are equal in the base unit become one bucket, up to the higher bound.
-        counts = {bound_text(bound, unit): count for bound, count in buckets.cumulated().items()}
-        for le, count in counts.items():
-            yield Sample("_bucket", {**labels, "le": le}, count)
-        # A sum that can fall would look like a counter reset, and without it there is no count either
-        # (OpenMetrics 1.0, "Histogram").
-        if reading.distribution.min >= 0 and not (buckets.bounds and buckets.bounds[0] < 0):
-            yield Sample("_count", labels, counts["+Inf"])
-            yield Sample("_sum", labels, in_base_unit(buckets.total, unit))
+def replace_unreadable(text: str) -> str:
+    """Replace each character that cannot be sent by U+FFFD."""
+    return UNREADABLE.sub("\ufffd", text)
+
+
+# -- samples -----------------------------------------------------------------------------------------------
+
+
+def _series_samples(kept: _LabelledSeries) -> list[Sample]:
+    header, unit = kept.header, kept.header.recorded_unit
+    if kept.metric_type in (MetricType.COUNTER, MetricType.GAUGE):
+        name = f"{header.name}_total" if header.type == "counter" else header.name
+        values = read_values(kept.series)
+        samples = _make_samples(name, kept.labels, in_base_units(values, unit))
+        if all(values):
+            return samples
+        # A series without records also reads as 0.
+        return [
+            one for one, series in zip(samples, kept.series, strict=True) if one.value or has_records(series)
+        ]
+    samples = []
+    if kept.metric_type is MetricType.RATE:
+        for series, labels in zip(kept.series, kept.labels, strict=True):
+            outcomes = series.state()
+            if outcomes is not None:
+                samples += _outcome_samples(header, labels, outcomes.successes, outcomes.failures)
+        return samples
+    for series, labels in zip(kept.series, kept.labels, strict=True):
+        state: Any = read_counts(series)
+        if state is not None:
+            distribution, (bounds, counts, total) = state
+            total = total if has_sum(bounds, distribution.min) else None
+            samples += _histogram_samples(header, labels, bounds, [*accumulate(counts)], total)
+    return samples
+
+
+def has_records(series: Any) -> bool:
+    """Return whether a series has records."""
+    # On the manual clock of a test, the time of the first record may be 0.
+    return series.created_ns != 0 or series.state() is not None
+
+
+def in_base_units(values: Sequence[float], unit: MetricUnit) -> Sequence[float]:
+    """Convert recorded numbers of a unit to its base unit; see `in_base_unit`."""
+    if BASE_UNITS.get(unit, ("", 1.0))[1] == 1:
+        return values
+    return [in_base_unit(value, unit) for value in values]
+
+
+def _value_samples(value: MetricValue, labels: dict[str, str], header: FamilyHeader) -> Iterable[Sample]:
+    metadata = value.metadata
+    if header.type == "histogram":
+        found = metadata.get("buckets", {})
+        counts = {float(bound): count for bound, count in found.get("counts", {}).items()}
+        count = max(counts.values(), default=metadata.get("count"))
+        if count is None:
+            return ()
+        bounds = tuple(sorted(counts.keys() - {math.inf}))
+        total = found.get("sum", metadata.get("sum")) if has_sum(bounds, metadata.get("min", 0)) else None
+        cumulated = [*(counts[bound] for bound in bounds), count]
+        return _histogram_samples(header, labels, bounds, cumulated, total)
+    if value.metric_type is MetricType.RATE:
+        successes, failures = metadata.get("successes"), metadata.get("failures")
+        if successes is None or failures is None:  # the contract requires only `count` and `success_rate`
+            successes = round(metadata["count"] * metadata["success_rate"])
+            failures = {"": metadata["count"] - successes}
+        return _outcome_samples(header, labels, successes, failures)
+    name = f"{header.name}_total" if header.type == "counter" else header.name
+    return [Sample(name, labels, in_base_unit(value.value, header.recorded_unit))]
+
+
+def _outcome_samples(
+    header: FamilyHeader, labels: dict[str, str], successes: int, failures: Mapping[str, int]
+) -> list[Sample]:
+    counts = failure_counts(failures)
+    outcomes = [{**labels, "outcome": "failure", "error_type": error_type} for error_type in counts]
+    success = {**labels, "outcome": "success", "error_type": ""}
+    return _make_samples(f"{header.name}_total", [success, *outcomes], [successes, *counts.values()])
 
 
 def failure_counts(failures: Mapping[str, int]) -> dict[str, int]:
-    """Return failures by error type, without characters that cannot be sent."""
-    counts: dict[str, int] = {}
+    """Return failures by error type, without characters that cannot be sent.
+
+    There is always a count of 0 without an error type: the failures of an operation begin at 0 together with
+    its successes, so that a query over all failures has a value to compare the first failure with.
+    """
+    counts: dict[str, int] = {"": 0}
     for error_type, number in failures.items():
         text = replace_unreadable(error_type)
         counts[text] = counts.get(text, 0) + number
     return counts
+
+
+def _histogram_samples(
+    header: FamilyHeader,
+    labels: dict[str, str],
+    bounds: tuple[float, ...],
+    cumulated: Sequence[int],
+    total: float | None,
+) -> list[Sample]:
+    unit, name = header.recorded_unit, header.name
+    bucket_labels: Sequence[dict[str, str]] = _bucket_labels(bounds, unit)
+    counts = cumulated
+    if len(bucket_labels) < len(cumulated):
+        counts = [cumulated[place] for place in bucket_places(bounds, unit).values()]
+    if labels:
+        bucket_labels = [{**labels, **own} for own in bucket_labels]
+    samples = _make_samples(f"{name}_bucket", bucket_labels, counts)
+    samples.append(Sample(f"{name}_count", labels, cumulated[-1]))
+    if total is not None:
+        samples.append(Sample(f"{name}_sum", labels, in_base_unit(total, unit)))
+    return samples
+
+
+@lru_cache(maxsize=1_000)
+def _bucket_labels(bounds: tuple[float, ...], unit: MetricUnit) -> Sequence[dict[str, str]]:
+    """Return the label of each bucket. Histograms without other labels share them."""
+    return [{"le": bound} for bound in bucket_places(bounds, unit)]
+
+
+def has_sum(bounds: tuple[float, ...], lowest: float) -> bool:
+    """Return whether the sum of a histogram is exposed: one that can fall would look like a counter reset."""
+    return lowest >= 0 and not (bounds and bounds[0] < 0)
+
+
+@lru_cache(maxsize=1_000)
+def bucket_places(bounds: tuple[float, ...], unit: MetricUnit) -> dict[str, int]:
+    """Return the ``le`` of each bucket, in the base unit, with the place of its cumulated count.
+
+    Two bounds that are equal in the base unit become one bucket, up to the higher bound.
+    """
+    return {bound_text(bound, unit): place for place, bound in enumerate((*bounds, math.inf))}
 
 
 def bound_text(bound: float, unit: MetricUnit) -> str:
@@ -307,8 +569,3 @@ def bound_text(bound: float, unit: MetricUnit) -> str:
         mantissa = f"{whole[0]}.{whole[1:]}{rest}".rstrip("0").rstrip(".")
         return f"{mantissa}e+{len(whole) - 1:02d}"
     return text
-
-
-def replace_unreadable(text: str) -> str:
-    """Replace each character that cannot be sent by U+FFFD."""
-    return UNREADABLE.sub("\ufffd", text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -12,11 +11,13 @@ from metrics_framework.capabilities import IteratesMetrics
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.runtime.cooperative import yield_gil
+from metrics_framework.runtime.strict_json import to_json_text
+from metrics_framework.validation import word_repr
 from metrics_framework.values import MetricValue
 
 
 def to_plain(value: MetricValue) -> dict[str, Any]:
-    """Return a metric value as data that JSON can represent."""
+    """Return a metric value as data for JSON; see `metrics_framework.runtime.strict_json` for its values."""
     return {
         "name": value.name,
         "type": value.metric_type.value,
@@ -45,25 +46,28 @@ def each_value(aggregator: MetricsAggregator) -> Iterator[MetricValue]:
 
 def to_json(values: Iterable[MetricValue]) -> str:
     """Return one JSON document: ``{"metrics": [...]}``, with one value per line."""
-    lines = ",\n".join(json.dumps(to_plain(value)) for value in values)
+    lines = ",\n".join(to_json_text(to_plain(value)) for value in values)
     return f'{{"metrics": [\n{lines}\n]}}\n' if lines else '{"metrics": []}\n'
 
 
 def to_jsonl(values: Iterable[MetricValue]) -> str:
     """Return one JSON object per line, for each value."""
-    return "".join(json.dumps(to_plain(value)) + "\n" for value in values)
+    return "".join(to_json_text(to_plain(value)) + "\n" for value in values)
 
 
 def to_csv(values: Iterable[MetricValue]) -> str:
-    """Return a header and one row for each value. Tags and metadata are JSON in their cells."""
+    """Return a header and one row for each value. Tags and metadata are JSON in their cells.
+
+    A lone surrogate is escaped, as in JSON.
+    """
     buffer = io.StringIO(newline="")
     columns = ["name", "type", "value", "unit", "timestamp", "tags", "metadata"]
     writer = csv.DictWriter(buffer, columns)
     writer.writeheader()
     for value in values:
         row = to_plain(value)
-        writer.writerow({**row, "tags": json.dumps(row["tags"]), "metadata": json.dumps(row["metadata"])})
-    return buffer.getvalue()
+        writer.writerow({**row, "tags": to_json_text(row["tags"]), "metadata": to_json_text(row["metadata"])})
+    return buffer.getvalue().encode(errors="backslashreplace").decode()
 
 
 def to_prometheus(values: Iterable[MetricValue]) -> str:
@@ -94,8 +98,7 @@ def render(values: Iterable[MetricValue], format: str, formats: Mapping[str, Ren
     Raises:
         InvalidInputError: If the format is unknown; the message lists the known formats.
     """
-    try:
-        renderer = formats[format]
-    except (KeyError, TypeError):
-        raise InvalidInputError(f"format {format!r} is unknown; use one of {', '.join(formats)}") from None
+    renderer = formats.get(format) if isinstance(format, str) else None
+    if renderer is None:
+        raise InvalidInputError(f"format {word_repr(format)} is unknown; use one of {', '.join(formats)}")
     return renderer(values)

@@ -12,17 +12,21 @@ from time import perf_counter
 from typing import NamedTuple
 
 from metrics_framework.exposition.families import (
+    Decision,
     ExpositionLog,
     FamilyHeader,
     UniqueLabels,
+    UniqueNames,
     family_header,
+    family_names,
     series_labels,
 )
+from metrics_framework.exposition.names import Escaping
 from metrics_framework.exposition.text import Format, LabelPattern, LineWriter, line_writer, pattern_of
 from metrics_framework.recording import Description, Store
 from metrics_framework.recording.engine import Series, TagSet, read_versions
+from metrics_framework.recording.exposed_names import Named
 from metrics_framework.recording.metric import Metric
-from metrics_framework.recording.namespaces import Named
 
 BLOCK_LINES = 256
 """The approximate size of a block. Fewer lines cost more in total; more block an event loop for longer."""
@@ -30,6 +34,9 @@ BLOCK_LINES = 256
 GC_EVERY_BLOCKS = 48
 """After how many new blocks young garbage is collected. The garbage collector visits every series of a new
 block: 100 000 series at once take 8 milliseconds, which would block an event loop."""
+
+MAX_SHARED_PATTERNS = 1_000
+"""The number of combinations of tag names whose pattern all metrics share. Most metrics have the same few."""
 
 CHUNK_BYTES = 65_536
 CHUNK_SECONDS = 0.0005
@@ -51,21 +58,22 @@ class Block:
         self.series = series
         self._lines = lines
         self._prepared = lines.prepare(labels)
-        self._cached: tuple[bytes, bytes] | None = None
+        self._cached: dict[bool, tuple[bytes, bytes]] = {}
 
-    def text(self) -> bytes:
+    def text(self, format: Format) -> bytes:
         """Return the lines of the series with their current numbers."""
         # Read before the numbers: after a record in between, the next scrape finds other versions.
         versions = read_versions(self.series)
-        cached = self._cached
+        cached = self._cached.get(self._lines.formats_differ and format is Format.OPENMETRICS)
         if cached is not None and cached[0] == versions:
             return cached[1]
-        text = self._write()
-        self._cached = versions, text  # replaced in one step: other threads may read it
+        text = self._write(format)
+        # Replaced in one step: other threads may read it. Writing may have found that the formats differ.
+        self._cached[self._lines.formats_differ and format is Format.OPENMETRICS] = versions, text
         return text
 
-    def _write(self) -> bytes:
-        return self._lines.render(self._prepared, self.series).encode()
+    def _write(self, format: Format) -> bytes:
+        return self._lines.render(self._prepared, self.series, format).encode()
 
 
 class TagSetBlocks(NamedTuple):
@@ -105,6 +113,9 @@ class MetricText:
         description: Its description.
         constants: The constant tags of the store.
         log: Logs different tags, and series with the same labels.
+        escaping: How names outside the classic character set are written.
+        patterns: The patterns of labels that all metrics of a writer share, by tag names, labels of the
+            format itself, and escaping.
     """
 
     def __init__(
@@ -114,36 +125,46 @@ class MetricText:
         description: Description,
         constants: Mapping[str, str],
         log: ExpositionLog,
+        escaping: Escaping,
+        patterns: dict[tuple[object, ...], LabelPattern],
     ) -> None:
         self.metric = metric
         self.description = description
-        self.header: FamilyHeader = family_header(named, description)
+        self.header: FamilyHeader = family_header(named, description, escaping)
+        self.names = family_names(named, description.unit, self.header)
+        self._escaping = escaping
         self._named = named
         self._constants = constants
+        self._patterns = patterns
         self._log = log
         self._lines = line_writer(named.metric_type, self.header)
         self._size = max(BLOCK_LINES // self._lines.lines_per_series, 1)
         self._metric_blocks = MetricBlocks(None, {}, True)
+        self._header_texts: dict[bool, bytes] = {}
 
     def header_text(self, format: Format) -> bytes:
         """Return the lines before the samples."""
-        return format.header_lines(*self.header[:4]).encode()
+        is_openmetrics = format is Format.OPENMETRICS
+        text = self._header_texts.get(is_openmetrics)
+        if text is None:
+            text = self._header_texts[is_openmetrics] = format.header_lines(*self.header[:4]).encode()
+        return text
 
-    def pieces(self, expire: Callable[[Metric, Sequence[Series]], None]) -> Iterator[bytes]:
+    def pieces(self, format: Format, expire: Callable[[Metric, Sequence[Series]], None]) -> Iterator[bytes]:
         """Yield the lines in pieces, each of which takes about half a millisecond; some may be empty.
 
         Args:
+            format: The format.
             expire: Removes idle series, of those that it is given.
         """
-        # Set before the counts are read: new bounds restart the series from now on.
-        self.metric.exposed = True
+        self.metric.expose()
         metric_blocks = self._metric_blocks
         if metric_blocks.version is not self.metric.version:
             metric_blocks = yield from self._update(metric_blocks)
         for group in metric_blocks.groups.values():
             for block in group.blocks:
                 expire(self.metric, block.series)
-                yield block.text()
+                yield block.text(format)
 
     def _update(self, before: MetricBlocks) -> Generator[bytes, None, MetricBlocks]:
         # Read before the series: if one is added meanwhile, the version changes again.
@@ -169,7 +190,15 @@ class MetricText:
 
     def _pattern(self, names: tuple[str, ...], before: MetricBlocks) -> LabelPattern:
         known = before.groups.get(names)
-        return known.pattern if known else LabelPattern(names, self._constants, self.header.own_labels)
+        if known is not None:
+            return known.pattern
+        key = (names, self.header.own_labels, self._escaping is Escaping.ALLOW_UTF_8)
+        pattern = self._patterns.get(key)
+        if pattern is None:
+            pattern = LabelPattern(names, self._constants, self.header.own_labels, self._escaping)
+            if len(self._patterns) < MAX_SHARED_PATTERNS:
+                self._patterns[key] = pattern
+        return pattern
 
     def _group(
         self, tag_set: TagSet, pattern: LabelPattern, before: MetricBlocks
@@ -240,10 +269,7 @@ class MetricText:
             members = tag_set.series()
             blocks: list[Block] = []
             for start in range(0, len(members), self._size):
-                found = [
-                    (one, series_labels({**self._constants, **one.tags}, self.header.own_labels))
-                    for one in members[start : start + self._size]
-                ]
+                found = [(one, self._series_labels(one)) for one in members[start : start + self._size]]
                 admitted = [(one, pattern_of(labels)) for one, labels in found if unique.admit(labels)]
                 if admitted:
                     series, labels = zip(*admitted, strict=True)
@@ -252,6 +278,9 @@ class MetricText:
             groups[names] = TagSetBlocks(patterns[names], blocks)
         return groups
 
+    def _series_labels(self, series: Series) -> dict[str, str]:
+        return series_labels({**self._constants, **series.tags}, self.header.own_labels, self._escaping)
+
 
 class IncrementalWriter:
     """Writes the text of a store, and renders again only what changed since the last time. Thread-safe.
@@ -259,27 +288,44 @@ class IncrementalWriter:
     It never blocks a record. Each series has the numbers of the moment when its line is written.
 
     Args:
-        store: The store.
-        log: Logs what cannot be exposed.
-        is_exposed: Whether the family of a metric is exposed; all are by default.
+        store: The store. Its histograms and timers have buckets from now on.
+        log: Logs what cannot be exposed; by default a new log.
+        owner_of: Returns the owner of one of some names, if families of another source have it.
     """
 
     def __init__(
-        self, store: Store, log: ExpositionLog, is_exposed: Callable[[FamilyHeader], bool] | None = None
+        self,
+        store: Store,
+        log: ExpositionLog | None = None,
+        owner_of: Callable[[Sequence[str]], str | None] | None = None,
     ) -> None:
+        store.expose_buckets()
         self.store = store
-        self._log = log
-        self._is_exposed = is_exposed
-        self._texts: dict[Named, MetricText] = {}
+        self._log = ExpositionLog() if log is None else log
+        self._owner_of = owner_of
+        self._texts: dict[Metric, MetricText] = {}
+        self._utf_8_texts: dict[Metric, MetricText] = {}
+        self._decisions: Sequence[Decision] = ()
+        self._patterns: dict[tuple[object, ...], LabelPattern] = {}
 
-    def chunks(self, format: Format = Format.TEXT) -> Iterator[bytes]:
+    def chunks(
+        self,
+        format: Format = Format.TEXT,
+        escaping: Escaping = Escaping.UNDERSCORES,
+        names: frozenset[str] | None = None,
+    ) -> Iterator[bytes]:
         """Yield the text in chunks, without `Format.end`. Each takes about half a millisecond to render.
 
         A chunk may be empty: it is an opportunity to do something else.
+
+        Args:
+            format: The format.
+            escaping: How names outside the classic character set are written.
+            names: The exposed names of families or samples; only these families are rendered. By default all.
         """
         pieces: list[bytes] = []
         size, end = 0, perf_counter() + CHUNK_SECONDS
-        for piece in self._pieces(format):
+        for piece in self._pieces(format, escaping, names):
             pieces.append(piece)
             size += len(piece)
             if size >= CHUNK_BYTES or perf_counter() >= end:
@@ -288,27 +334,43 @@ class IncrementalWriter:
                 size, end = 0, perf_counter() + CHUNK_SECONDS
         yield b"".join(pieces)
 
-    def _pieces(self, format: Format) -> Iterator[bytes]:
-        metrics = self.store.metrics()
+    def _pieces(self, format: Format, escaping: Escaping, names: frozenset[str] | None) -> Iterator[bytes]:
+        metrics, unique = self.store.metrics(), UniqueNames(self._log, self._owner_of, self._decisions)
         for named, metric in metrics:
             try:
-                text = self._text(named, metric)
-                if self._is_exposed is not None and not self._is_exposed(text.header):
+                text = self._text(named, metric, escaping)
+                is_admitted = unique.admit(named, text.names)
+                if not is_admitted or (names is not None and names.isdisjoint(text.names)):
                     continue
                 header = text.header_text(format)
-                for piece in text.pieces(self.store.expire):
+                for piece in text.pieces(format, self.store.expire):
                     if piece and header:
                         yield header
                         header = b""
                     yield piece
             except Exception as error:  # noqa: BLE001 - the other metrics must be exposed
                 self._log.fail(named, error)
-        for gone in self._texts.keys() - {named for named, _ in metrics}:
-            self._texts.pop(gone, None)
+        self._decisions = unique.decisions
+        current = {metric for _, metric in metrics}
+        for texts in (self._texts, self._utf_8_texts):
+            for gone in list(texts.keys() - current):
+                texts.pop(gone, None)
 
-    def _text(self, named: Named, metric: Metric) -> MetricText:
-        text, description = self._texts.get(named), self.store.description(named.name)
-        if text is None or text.metric is not metric or text.description != description:
-            text = MetricText(named, metric, description, self.store.tags, self._log)
-            self._texts[named] = text
+    def _text(self, named: Named, metric: Metric, escaping: Escaping) -> MetricText:
+        # Classic names have the same text for every scraper, which is kept once.
+        texts = self._texts
+        if escaping is Escaping.ALLOW_UTF_8 and not _has_classic_names(metric, self.store.tags):
+            texts = self._utf_8_texts
+        else:
+            escaping = Escaping.VALUES
+        text, description = texts.get(metric), self.store.description(named.name)
+        if text is None or (text.description is not description and text.description != description):
+            tags, log, patterns = self.store.tags, self._log, self._patterns
+            text = MetricText(named, metric, description, tags, log, escaping, patterns)
+            texts[metric] = text
         return text
+
+
+def _has_classic_names(metric: Metric, constants: Mapping[str, str]) -> bool:
+    """Return whether escaping does not change the name of a metric and of its labels."""
+    return metric.name.isascii() and all(map(str.isascii, chain(constants, *list(metric.tag_sets))))

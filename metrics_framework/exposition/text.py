@@ -4,29 +4,35 @@ A family is written by one `LineWriter` for each kind of number. The unchanging 
 once, from the labels of the series; each scrape reads the series and fills in their numbers. Labels and
 prepared lines are patterns for ``%``: a percent sign in them is doubled.
 
-`to_prometheus` writes the values that any `MetricsAggregator` returns, in text format 0.0.4. A histogram or
-timer is exposed by the buckets of its description; without any it is a summary with this library's quantiles.
+`family_text` writes a `Family` from anywhere. Both write the same text for the same numbers.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from enum import Enum
+from functools import lru_cache
 from itertools import accumulate, chain
 from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
-from metrics_framework.exposition.families import UNREADABLE, FamilyHeader, bound_text, failure_counts
-from metrics_framework.exposition.names import BASE_UNITS, in_base_unit, metric_name, tag_labels
-from metrics_framework.recording import Distribution
+from metrics_framework.exposition.families import (
+    UNREADABLE,
+    ExpositionLog,
+    Family,
+    FamilyHeader,
+    bucket_places,
+    failure_counts,
+    has_records,
+    has_sum,
+    value_families,
+)
+from metrics_framework.exposition.names import BASE_UNITS, Escaping, in_base_unit, tag_labels
 from metrics_framework.recording.engine import read_values
+from metrics_framework.recording.metric import read_counts
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
-
-QUANTILES = {"p50": "0.5", "p90": "0.9", "p95": "0.95", "p99": "0.99"}
-"""Key of a summary to the ``quantile`` label of a Prometheus summary."""
 
 
 class Format(Enum):
@@ -51,19 +57,36 @@ class Format(Enum):
         Args:
             name: The name as in OpenMetrics: that of a counter does not end in ``_total``.
             type_: ``counter``, ``gauge`` or ``histogram``.
-            help: The help text, which may be empty.
-            unit: The base unit at the end of the name, or an empty text.
+            help: The help text.
+            unit: The base unit, or an empty text.
         """
         if self is Format.TEXT:
-            name = f"{name}_total" if type_ == "counter" else name
-            lines = [f"# HELP {name} {_escape(help)}" if help else "", f"# TYPE {name} {type_}"]
+            name = quote_name(f"{name}_total" if type_ == "counter" else name)
+            lines = [f"# HELP {name} {_escape(help)}", f"# TYPE {name} {type_}"]
         else:
+            has_unit = unit and name.endswith(f"_{unit}")  # an escaped counter has an underscore more
+            name = quote_name(name)
             lines = [
                 f"# TYPE {name} {type_}",
-                f"# UNIT {name} {unit}" if unit else "",
-                f"# HELP {name} {escape_quoted(help)}" if help else "",
+                f"# UNIT {name} {unit}" if has_unit else "",
+                f"# HELP {name} {escape_quoted(help)}",
             ]
         return "".join(f"{line}\n" for line in lines if line)
+
+
+def quote_name(name: str) -> str:
+    """Return the name of a metric or label as it is written: in quotation marks unless it is classic."""
+    return name if name.isascii() else f'"{name}"'
+
+
+def line_starts(name: str) -> tuple[str, str]:
+    """Return the beginning of a line with labels, up to their names, and of a line without labels.
+
+    Example:
+        >>> line_starts("requests_total"), line_starts("请求_total")
+        (('requests_total{', 'requests_total'), ('{"请求_total",', '{"请求_total"}'))
+    """
+    return (f"{name}{{", name) if name.isascii() else (f'{{"{name}",', f'{{"{name}"}}')
 
 
 def label_pairs(labels: Iterable[tuple[str, str]]) -> str:
@@ -73,7 +96,7 @@ def label_pairs(labels: Iterable[tuple[str, str]]) -> str:
         >>> label_pairs([("route", "/"), ("quoted", 'a "b"')])
         'route="/",quoted="a \\"b\\""'
     """
-    return ",".join([f'{name}="{escape_quoted(text)}"' for name, text in labels])
+    return ",".join([f'{quote_name(name)}="{escape_quoted(text)}"' for name, text in labels])
 
 
 _ESCAPED = re.compile(r'[\\\n"]')
@@ -101,6 +124,7 @@ class LabelPattern:
         names: The tag names.
         constants: The constant tags of the store.
         own_labels: The labels of the format itself, such as ``le``.
+        escaping: How names outside the classic character set are written.
 
     Attributes:
         labels: The names of the labels.
@@ -108,10 +132,14 @@ class LabelPattern:
     """
 
     def __init__(
-        self, names: Sequence[str], constants: Mapping[str, str], own_labels: Container[str]
+        self,
+        names: Sequence[str],
+        constants: Mapping[str, str],
+        own_labels: Container[str],
+        escaping: Escaping = Escaping.VALUES,
     ) -> None:
         slots = {name: f"\0{place}\0" for place, name in enumerate(names)}
-        labels = tag_labels({**constants, **slots}, own_labels)
+        labels = tag_labels({**constants, **slots}, own_labels, escaping)
         self.labels = frozenset(labels)
         # A constant tag that is also a tag of the series keeps its place, which may change the order.
         in_order = [text for text in labels.values() if text.startswith("\0")] == list(slots.values())
@@ -154,20 +182,23 @@ class LineWriter(Protocol):
 
     Attributes:
         lines_per_series: The approximate number of lines of a series.
+        formats_differ: Whether some of its text may depend on the format.
     """
 
     lines_per_series: int
+    formats_differ: bool
 
     def prepare(self, labels: Sequence[str]) -> Any:
         """Return the unchanging part of the lines of some series."""
         ...
 
-    def render(self, prepared: Any, series: Sequence[Any]) -> str:
+    def render(self, prepared: Any, series: Sequence[Any], format: Format) -> str:
         """Return the lines of some series with their current numbers, without series that have no records.
 
         Args:
             prepared: The result of `prepare` for their labels.
             series: The series.
+            format: The format of the text.
         """
         ...
 
@@ -176,20 +207,22 @@ class NumberWriter:
     """Writes counters and gauges: one line for each series."""
 
     lines_per_series = 1
+    formats_differ = False
 
     def __init__(self, name: str, header: FamilyHeader) -> None:
-        self._name = name
+        self._labelled, self._unlabelled = line_starts(name)
         self._scale = _UnitScale(header.recorded_unit)
 
     def prepare(self, labels: Sequence[str]) -> str:
         """Return the unchanging part of the lines of some series."""
-        return "".join([f"{self._name}{{{text}}} %s\n" if text else f"{self._name} %s\n" for text in labels])
+        labelled, unlabelled = self._labelled, f"{self._unlabelled} %s\n"
+        return "".join([f"{labelled}{text}}} %s\n" if text else unlabelled for text in labels])
 
-    def render(self, prepared: str, series: Sequence[Any]) -> str:
+    def render(self, prepared: str, series: Sequence[Any], format: Format) -> str:
         """Return the lines of some series with their current numbers; see `LineWriter.render`."""
         values = read_values(series)
         if not all(values):  # a series without records also reads as 0
-            present = [place for place, value in enumerate(values) if value or _has_records(series[place])]
+            present = [place for place, value in enumerate(values) if value or has_records(series[place])]
             if len(present) < len(values):
                 lines = prepared.split("\n")
                 prepared = "".join([f"{lines[place]}\n" for place in present])
@@ -197,139 +230,128 @@ class NumberWriter:
         return prepared % tuple(self._scale(values))
 
 
-def _has_records(series: Any) -> bool:
-    # On the manual clock of a test, the time of the first record may be 0.
-    return series.created_ns != 0 or series.state() is not None
-
-
 class HistogramWriter:
-    """Writes histograms and timers: the count of each bucket and, unless it can fall, the sum."""
+    """Writes histograms and timers: the count of each bucket and of all, and the sum unless it can fall.
 
-    lines_per_series = 18
-
-    def __init__(self, header: FamilyHeader) -> None:
-        self._header = header
-        self._scale = _UnitScale(header.recorded_unit)
-        self._layouts: dict[tuple[float, ...], _Layout] = {}
-
-    def prepare(self, labels: Sequence[str]) -> Sequence[str]:
-        """Return the labels. All 18 lines of each series would take too much memory."""
-        return labels
-
-    def render(self, prepared: Sequence[str], series: Sequence[Any]) -> str:
-        """Return the lines of some series with their current numbers; see `LineWriter.render`."""
-        counted = [
-            (labels, found)
-            for labels, one in zip(prepared, series, strict=True)
-            if (found := _HistogramState.read(one)) is not None
-        ]
-        totals = self._scale([found.total for _, found in counted])
-        patterns: list[str] = []
-        values: list[Any] = []
-        for (labels, (distribution, bounds, counts, _)), total in zip(counted, totals, strict=True):
-            layout = self._layouts.get(bounds) or self._layout(bounds)
-            cumulated = [*accumulate(counts)]
-            values += cumulated if layout.pick is None else layout.pick(cumulated)
-            # A sum that can fall would look like a counter reset, and without it there is no count either
-            # (OpenMetrics 1.0, "Histogram").
-            if distribution.min >= 0 and not layout.is_signed:
-                values += (cumulated[-1], total)
-                pattern = layout.with_sum if labels else layout.with_sum_unlabelled
-            else:
-                pattern = layout.buckets if labels else layout.buckets_unlabelled
-            patterns.append(pattern.replace("\0", labels))
-        return "".join(patterns) % tuple(values)
-
-    def _layout(self, bounds: tuple[float, ...]) -> _Layout:
-        # Two bounds that are equal in the base unit become one bucket, up to the higher bound.
-        places = {
-            bound_text(bound, self._header.recorded_unit): place
-            for place, bound in enumerate((*bounds, math.inf))
-        }
-        name = self._header.name
-        buckets = "".join(f'{name}_bucket{{\0,le="{bound}"}} %s\n' for bound in places)
-        rest = f"{name}_count{{\0}} %s\n{name}_sum{{\0}} %s\n"
-        pick = itemgetter(*places.values()) if len(places) <= len(bounds) else None
-        layout = _Layout(
-            with_sum=buckets + rest,
-            with_sum_unlabelled=(buckets + rest).replace("{\0}", "").replace("\0,", ""),
-            buckets=buckets,
-            buckets_unlabelled=buckets.replace("\0,", ""),
-            pick=(lambda counts: (pick(counts),)) if pick and len(places) == 1 else pick,
-            is_signed=bool(bounds) and bounds[0] < 0,
-        )
-        if len(self._layouts) > 10:  # the bounds change often
-            self._layouts.clear()
-        self._layouts[bounds] = layout
-        return layout
-
-
-class _HistogramState(NamedTuple):
-    """The state of a histogram or timer, from one reading.
-
-    Attributes:
-        distribution: All values.
-        bounds: The upper bounds of the buckets.
-        counts: The number of values in each bucket, with one bucket more than bounds.
-        total: The sum of the counted values.
+    OpenMetrics 1.0 allows no count without a sum. There, the bucket ``+Inf`` has the count.
     """
 
-    distribution: Distribution
-    bounds: tuple[float, ...]
-    counts: tuple[int, ...]
-    total: int | float
+    lines_per_series = 20
 
-    @classmethod
-    def read(cls, series: Any) -> _HistogramState | None:
-        """Read a series; ``None`` if it has no records."""
-        slot = series.slot
-        while True:
-            bounds = slot.bounds
-            read = series.counted()
-            if slot.bounds == bounds:  # otherwise another thread changed them in between
-                break
-        if read is None:
-            return None
-        distribution, counts, total = read
-        return cls(distribution, bounds, (distribution.count,) if counts is None else counts, total)
+    def __init__(self, header: FamilyHeader) -> None:
+        self.formats_differ = False  # until there is a sum that can fall
+        self._header = header
+        self._scale = _UnitScale(header.recorded_unit)
+        self._layouts: dict[tuple[tuple[float, ...], bool], _Layout] = {}
+
+    def prepare(self, labels: Sequence[str]) -> Sequence[str]:
+        """Return the labels. All lines of each series would take too much memory."""
+        return labels
+
+    def render(self, prepared: Sequence[str], series: Sequence[Any], format: Format) -> str:
+        """Return the lines of some series with their current numbers; see `LineWriter.render`."""
+        texts: list[str] = []
+        for labels, one in zip(prepared, series, strict=True):
+            state: Any = read_counts(one)
+            if state is None:
+                continue
+            distribution, (bounds, counts, total) = state
+            layout = self._layouts.get((bounds, labels != "")) or self._layout(bounds, labels != "")
+            cumulated = [*accumulate(counts)]
+            number, values = cumulated[-1], cumulated if layout.pick is None else layout.pick(cumulated)
+            if has_sum(bounds, distribution.min):
+                pattern, numbers = layout.with_sum, (*values, number, self._scale.one(total))
+            else:
+                self.formats_differ = True
+                if format is Format.TEXT:
+                    pattern, numbers = layout.with_count, (*values, number)
+                else:
+                    pattern, numbers = layout.buckets, tuple(values)
+            texts.append((pattern.replace("\0", labels) if labels else pattern) % numbers)
+        return "".join(texts)
+
+    def _layout(self, bounds: tuple[float, ...], has_labels: bool) -> _Layout:
+        buckets, count, total, pick = _lines(bounds, self._header.recorded_unit, has_labels)
+        named = self._with_name(buckets)
+        with_count = named + self._with_name(count)
+        layout = _Layout(named, with_count, with_count + self._with_name(total), pick)
+        if len(self._layouts) > 10:  # the bounds change often
+            self._layouts.clear()
+        self._layouts[bounds, has_labels] = layout
+        return layout
+
+    def _with_name(self, pattern: str) -> str:
+        name = self._header.name
+        if name.isascii():
+            return pattern.replace("\1", name)
+        return _NAME_IN_PATTERN.sub(lambda found: line_starts(f"{name}{found[1]}")[not found[2]], pattern)
+
+
+_NAME_IN_PATTERN = re.compile("\1([a-z_]+)(\\{?)")
 
 
 class _Layout(NamedTuple):
-    """The pattern of the lines of a histogram. NUL is the placeholder of the labels."""
+    """The patterns of the lines of a histogram. NUL is the placeholder of the labels.
 
-    with_sum: str
-    with_sum_unlabelled: str
+    Attributes:
+        buckets: The lines of the buckets.
+        with_count: The same and the line of the count.
+        with_sum: The same and the line of the sum.
+        pick: Selects the counts of the buckets, if some bounds are equal in the base unit.
+    """
+
     buckets: str
-    buckets_unlabelled: str
+    with_count: str
+    with_sum: str
     pick: Callable[[list[int]], Sequence[int]] | None
-    is_signed: bool
+
+
+@lru_cache(maxsize=1_000)
+def _lines(
+    bounds: tuple[float, ...], unit: MetricUnit, has_labels: bool
+) -> tuple[str, str, str, Callable[[list[int]], Sequence[int]] | None]:
+    """Return the lines of the buckets, the count and the sum, and what selects the counts; see `_Layout`.
+
+    SOH is the placeholder of the name.
+    """
+    places = bucket_places(bounds, unit)
+    labels, others = ("{\0}", "\0,") if has_labels else ("", "")
+    buckets = "".join([f'\1_bucket{{{others}le="{bound}"}} %s\n' for bound in places])
+    pick = itemgetter(*places.values()) if len(places) <= len(bounds) else None
+    if pick and len(places) == 1:
+        return buckets, f"\1_count{labels} %s\n", f"\1_sum{labels} %s\n", lambda counts: (pick(counts),)
+    return buckets, f"\1_count{labels} %s\n", f"\1_sum{labels} %s\n", pick
 
 
 class OutcomeWriter:
     """Writes the outcomes of operations: a line for successes, and one for each error type."""
 
     lines_per_series = 3
+    formats_differ = False
 
     def __init__(self, header: FamilyHeader) -> None:
-        self._name = f"{header.name}_total"
+        self._start, _ = line_starts(f"{header.name}_total")
 
-    def prepare(self, labels: Sequence[str]) -> Sequence[str]:
-        """Return the unchanging part of the lines of some series."""
-        return [f"{self._name}{{{text}," if text else f"{self._name}{{" for text in labels]
+    def prepare(self, labels: Sequence[str]) -> Sequence[tuple[str, str]]:
+        """Return the beginning of all lines of each series, and the lines that each of them has."""
+        starts = [f"{self._start}{text}," if text else self._start for text in labels]
+        success, failure = 'outcome="success",error_type=""} %s\n', 'outcome="failure",error_type=""} %s\n'
+        return [(start, f"{start}{success}{start}{failure}") for start in starts]
 
-    def render(self, prepared: Sequence[str], series: Sequence[Any]) -> str:
+    def render(self, prepared: Sequence[tuple[str, str]], series: Sequence[Any], format: Format) -> str:
         """Return the lines of some series with their current numbers; see `LineWriter.render`."""
         values: list[int] = []
         patterns: list[str] = []
-        for begin, one in zip(prepared, series, strict=True):
+        for (start, lines), one in zip(prepared, series, strict=True):
             outcomes = one.state()
             if outcomes is None:
                 continue
-            patterns.append(f'{begin}outcome="success",error_type=""}} %s\n')
-            values.append(outcomes.successes)
-            for error_type, number in failure_counts(outcomes.failures).items():
+            counts = failure_counts(outcomes.failures)
+            patterns.append(lines)
+            values += (outcomes.successes, counts.pop(""))
+            for error_type, number in counts.items():
                 text = escape_quoted(error_type).replace("%", "%%")
-                patterns.append(f'{begin}outcome="failure",error_type="{text}"}} %s\n')
+                patterns.append(f'{start}outcome="failure",error_type="{text}"}} %s\n')
                 values.append(number)
         return "".join(patterns) % tuple(values)
 
@@ -357,6 +379,16 @@ class _UnitScale:
         self._unit = unit
         self._per_unit = BASE_UNITS.get(unit, ("", 1.0))[1]
 
+    def one(self, value: float) -> float | str:
+        """Convert one number."""
+        try:
+            scaled = value if self._per_unit == 1 else value / self._per_unit
+            if math.isfinite(scaled):
+                return scaled
+        except OverflowError:
+            pass
+        return _float_text(in_base_unit(value, self._unit))
+
     def __call__(self, values: Sequence[float]) -> Iterable[float | str]:
         try:
             scaled = values if self._per_unit == 1 else [value / self._per_unit for value in values]
@@ -371,149 +403,38 @@ def _float_text(value: float) -> float | str:
     return value if math.isfinite(value) else "+Inf" if value > 0 else "-Inf"
 
 
-# -- values of any aggregator ------------------------------------------------------------------------------
+# -- text of families --------------------------------------------------------------------------------------
 
 
-_VALUE_SUFFIXES = {
-    "counter": (),
-    "gauge": (),
-    "summary": ("_sum", "_count"),
-    "histogram": ("_bucket", "_sum", "_count"),
-}
-"""The suffixes of the samples of a family, by type, besides its plain name."""
+def family_text(family: Family, format: Format) -> str:
+    """Return the lines of a family."""
+    header, samples = family
+    lines = [format.header_lines(*header[:4])]
+    names = [sample.name for sample in samples]
+    for sample, following in zip(samples, [*names[1:], ""], strict=True):
+        is_count = header.type == "histogram" and sample.name == f"{header.name}_count"
+        if is_count and format is Format.OPENMETRICS and following != f"{header.name}_sum":
+            continue  # OpenMetrics 1.0 allows no count without a sum
+        pairs = label_pairs(sample.labels.items())
+        labels = f"{{{pairs}}}" if pairs else ""
+        lines.append(f"{sample.name}{labels} {_number_text(sample.value)}\n")
+    return "".join(lines)
 
 
-@dataclass
-class _ValueFamily:
-    name: str
-    type: str
-    recorded: str
-    help: str
-    per_unit: float
-    own_labels: frozenset[str] = frozenset()
-    values: list[MetricValue] = field(default_factory=list)
-
-    def scaled(self, number: int | float) -> int | float:
-        return number if self.per_unit == 1 else number / self.per_unit
+_VALUES_LOG = ExpositionLog()
 
 
-def to_prometheus(values: Iterable[MetricValue]) -> str:
-    """Return values as Prometheus text format 0.0.4.
-
-    If two names become the same, the first keeps it; the other is left out, with a comment that names both.
-    Of two series whose tags become the same labels, the first is kept too. A label without a text counts as
-    missing. Characters that UTF-8 cannot encode are written as Python escapes. Operations are exposed with
-    the suffixes ``_duration_seconds`` and ``_operations_total``. A sum or count that the adapter does not
-    know is left out.
-    """
-    families: dict[str, _ValueFamily] = {}
-    taken: dict[str, _ValueFamily] = {}
-    comments: dict[str, None] = {}
-    for value in values:
-        made = _value_family(value)
-        if made is None:
-            continue
-        names = [f"{made.name}{suffix}" for suffix in ("", *_VALUE_SUFFIXES[made.type])]
-        other = next((taken[name] for name in names if name in taken), None)
-        if other is None:
-            families[made.name] = other = made
-            taken.update(dict.fromkeys(names, made))
-        if (other.recorded, other.type) == (made.recorded, made.type):
-            other.values.append(value)
-        else:
-            comments[f"{made.recorded} is left out: {other.recorded} already uses its exposed name"] = None
-    lines = [line for family in families.values() for line in _value_lines(family, comments)]
-    return "".join(f"{line}\n" for line in (*lines, *(f"# {_escape_value(comment)}" for comment in comments)))
+def to_prometheus(
+    values: Iterable[MetricValue],
+    log: ExpositionLog | None = None,
+    owner_of: Callable[[Sequence[str]], str | None] | None = None,
+) -> str:
+    """Return the values of any aggregator in text format 0.0.4; see `value_families`."""
+    families = value_families(values, log or _VALUES_LOG, owner_of)
+    return "".join(family_text(family, Format.TEXT) for family in families)
 
 
-def _value_family(value: MetricValue) -> _ValueFamily | None:
-    operation = bool(value.metadata.get("operation", False))
-    name, unit, kind = value.name, value.unit, value.metric_type
-    if kind is MetricType.RATE:
-        if not operation:
-            return None  # Prometheus computes rates itself
-        exposed, type_ = metric_name(f"{name}_operations", counter=True), "counter"
-        labels = frozenset({"outcome", "error_type"})
-        return _ValueFamily(exposed, type_, f"operation {name!r}", "How the operation ended.", 1.0, labels)
-    help_text = str(value.metadata.get("help", ""))
-    per_unit = BASE_UNITS.get(unit, ("", 1.0))[1]
-    if kind is MetricType.COUNTER:
-        return _ValueFamily(metric_name(name, unit, counter=True), "counter", repr(name), help_text, per_unit)
-    if kind is MetricType.GAUGE:
-        return _ValueFamily(metric_name(name, unit), "gauge", repr(name), help_text, per_unit)
-    type_ = "histogram" if "buckets" in value.metadata else "summary"
-    labels = frozenset({"le" if type_ == "histogram" else "quantile"})
-    if operation:
-        exposed = metric_name(f"{name}_duration", unit)
-        help_text = "How long the operation took."
-        return _ValueFamily(exposed, type_, f"operation {name!r}", help_text, per_unit, labels)
-    return _ValueFamily(metric_name(name, unit), type_, repr(name), help_text, per_unit, labels)
-
-
-def _value_lines(family: _ValueFamily, comments: dict[str, None]) -> Iterator[str]:
-    if family.help:
-        yield f"# HELP {family.name} {_escape_value(family.help)}"
-    yield f"# TYPE {family.name} {family.type}"
-    shown: set[str] = set()
-    for value in family.values:
-        tags = tag_labels(value.tags, family.own_labels)
-        # A label without a text does not exist for a server.
-        series = _label_block((name, text) for name, text in tags.items() if text)
-        if series in shown:
-            comments[f"{value.tags} of {family.recorded} is left out: another series has its labels"] = None
-            continue
-        shown.add(series)
-        for suffix, labels, number in _value_samples(family, value):
-            yield f"{family.name}{suffix}{_label_block((*tags.items(), *labels))} {_number_text(number)}"
-
-
-def _value_samples(
-    family: _ValueFamily, value: MetricValue
-) -> Iterator[tuple[str, Sequence[tuple[str, str]], int | float]]:
-    metadata, scaled = value.metadata, family.scaled
-    if value.metric_type is MetricType.RATE:
-        successes, failures = metadata.get("successes"), metadata.get("failures")
-        if successes is None or failures is None:  # the contract requires only `count` and `success_rate`
-            successes = round(metadata["count"] * metadata["success_rate"])
-            failures = {"": metadata["count"] - successes}
-        yield "", [("outcome", "success"), ("error_type", "")], successes
-        for error_type, number in failures.items():
-            yield "", [("outcome", "failure"), ("error_type", error_type)], number
-    elif family.type in ("counter", "gauge"):
-        yield "", [], scaled(value.value)
-    elif family.type == "summary":
-        for key, share in QUANTILES.items():
-            if key in metadata:
-                yield "", [("quantile", share)], scaled(metadata[key])
-        if "sum" in metadata:
-            yield "_sum", [], scaled(metadata["sum"])
-        if "count" in metadata:
-            yield "_count", [], metadata["count"]
-    else:
-        counts: Mapping[str, int] = metadata["buckets"]["counts"]
-        for bound, number in counts.items():
-            yield "_bucket", [("le", _number_text(scaled(float(bound))))], number
-        if "sum" in metadata["buckets"]:
-            yield "_sum", [], scaled(metadata["buckets"]["sum"])
-        yield "_count", [], max(counts.values())
-
-
-def _label_block(labels: Iterable[tuple[str, str]]) -> str:
-    pairs = ",".join(f'{name}="{_escape_value(text, quotes=True)}"' for name, text in labels)
-    return f"{{{pairs}}}" if pairs else ""
-
-
-def _escape_value(text: str, *, quotes: bool = False) -> str:
-    escaped = _utf8(text).replace("\\", r"\\").replace("\n", r"\n")
-    return escaped.replace('"', r"\"") if quotes else escaped
-
-
-def _utf8(text: str) -> str:
-    # A lone surrogate, as in a file name that is not UTF-8, would make the whole text unsendable.
-    return text.encode(errors="backslashreplace").decode()
-
-
-def _number_text(number: Any) -> str:
-    if isinstance(number, float) and not math.isfinite(number):
-        return "NaN" if math.isnan(number) else "+Inf" if number > 0 else "-Inf"
-    return float.__repr__(number) if isinstance(number, float) else repr(number)
+def _number_text(number: float) -> str:
+    if isinstance(number, int):
+        return int.__repr__(number)
+    return "NaN" if math.isnan(number) else str(_float_text(float(number)))

@@ -16,7 +16,6 @@ from metrics_framework.export.endpoints import (
     ENTRY_POINT_GROUP,
     NAMES,
     EndpointUrl,
-    hide_urls,
     make_endpoint,
 )
 from metrics_framework.export.outputs import name_of
@@ -99,9 +98,9 @@ def test_a_third_party_plugs_in_by_an_entry_point(third_party):
     """A scheme or name that is not in the table is created by the package that declares it."""
     url, output = make_endpoint("acme+http://me:word@host/path")
     assert type(output).__module__ == "acme_endpoint"
-    assert (output.url, output.name) == (url, "acme+http://host/path")
+    assert (output.url, output.name) == (url, "acme+http://host")
     assert make_endpoint("acme")[1].name == "acme"
-    with pytest.raises(ConfigurationError, match="unknown option 'x'"):
+    with pytest.raises(ConfigurationError, match=r"its query has an unknown option\. It has no options"):
         make_endpoint("acme+http://host?x=1")
 
 
@@ -110,7 +109,7 @@ def test_a_url_is_parsed():
     url = EndpointUrl.parse("Influx+HTTP://m%40e:w%2Ford@[::1]:8086/a%20b?db=a%26b")
     assert (url.scheme, url.host, url.port, url.path) == ("influx+http", "::1", 8086, "/a b")
     assert (url.username, url.password, dict(url.query)) == ("m@e", "w/ord", {"db": "a&b"})
-    assert str(url) == "influx+http://[::1]:8086/a b"
+    assert str(url) == "influx+http://[::1]:8086"
     for shown in (str(url), repr(url)):
         assert not any(secret in shown for secret in ("m@e", "m%40e", "w/ord", "w%2Ford"))
 
@@ -118,10 +117,10 @@ def test_a_url_is_parsed():
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("influx+http://h?db=x&tokn=word", "unknown option 'tokn'"),
+        ("influx+http://h?db=x&wird=word", "its query has an unknown option"),
         (
             "influx+http://h?db=x&token=word",
-            r"'token'.* Write a secret before the host, like .*//:TOKEN@host",
+            r"an unknown option.* Write a secret before the host, like .*//:TOKEN@host",
         ),
         ("influx+http://h?db=x&btch=1", "Did you mean 'batch'"),
         ("influx+http://h?db=x&batch=word", "the option batch is not a whole number from 1 to 1000000"),
@@ -129,7 +128,7 @@ def test_a_url_is_parsed():
         ("influx+http://h?db=x&gzip=word", "the option gzip is not yes or no"),
         ("influx+http://h?db=x&timeout=-1", "timeout is not a positive number of seconds"),
         ("influx+http://h?word", "its host, port or query is malformed"),
-        ("statsd://h:99999", "endpoint statsd: 99999 is not a port: pass a number from 0 to 65535"),
+        ("statsd://h:99999", "endpoint statsd: its host, port .* a port is a number from 0 to 65535"),
         ("influx+http://h:word?db=x", "its host, port or query is malformed"),
         ("influx+http://me:a/word@h?db=x", "write %2F for a slash in a password|is malformed"),
         ("influx+http:me:word@h?db=x", "write // before a host"),
@@ -146,7 +145,10 @@ def test_a_url_is_parsed():
         ("graphite://me:word@h", "pass a host and a port only"),
         ("pushgateway+http://h", "needs the option job, like pushgateway"),
         ("pushgateway+http://h?job=a&grouping=b", "grouping is not a list of labels, such as shard:3,zone:a"),
-        ("pushgateway+http://h?job=a&grouping=__b:c", "grouping: '__b' cannot be a label"),
+        (
+            "pushgateway+http://h?job=a&grouping=__b:c",
+            "grouping is not a list of labels, such as shard:3,zone:a",
+        ),
         ("pushgateway+http://:word@h?job=a", "a password needs a user"),
         ("file:///var/metrics.txt", r"does not end in .json, .jsonl, .csv"),
         ("file://var/metrics.json", "write a path after three slashes"),
@@ -157,6 +159,9 @@ def test_a_url_is_parsed():
         ("webhook+https://:word@h?header=a b", "a space or a control character"),
         ("webhook+https://:word@h?header=a%20b", "not a header name"),
         ("webhook+https://:word%0A@h", "the token must be one line of Latin-1 text"),
+        ("otlp+http:h:4318", "has no host"),
+        ("otlp+grpc://h/word", "it has a path, which gRPC does not use"),
+        ("otlp+http://:word%0A@h", "the token must be one line of Latin-1 text"),
         ("1://h", "does not begin with a scheme"),
     ],
 )
@@ -165,6 +170,7 @@ def test_the_error_of_a_wrong_url_contains_no_secret(url, message):
     with pytest.raises(ConfigurationError, match=message) as caught:
         make_endpoint(url)
     assert "word" not in str(caught.value).replace("a password", "")
+    assert str(caught.value).count("endpoint ") <= 1
 
 
 @settings(max_examples=30)
@@ -196,11 +202,3 @@ def test_a_secret_is_not_shown_and_is_redacted(user, password):
     for shown in (str(url), repr(url), url.redacted(f"no {text}"), url.redacted(f"refused: {password}!")):
         assert password not in shown
         assert quote(password, safe="") not in shown
-
-
-def test_urls_in_a_text_are_reduced_to_their_scheme():
-    """A URL may contain a secret."""
-    assert (
-        hide_urls("['a', 'influx+http://me:word@h?x', \"statsd://y\"]")
-        == "['a', 'influx+http://…', \"statsd://…\"]"
-    )

@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 import time
+from functools import partial
 
 import pytest
 import trio
@@ -19,10 +20,12 @@ from metrics_framework.export.exporter import (
     MAX_PENDING_SNAPSHOTS,
     Destination,
     Outputs,
+    _Usage,
 )
 from metrics_framework.export.outputs import FullSnapshot
 from metrics_framework.log import Isolation
 from metrics_framework.recording import Distribution
+from metrics_framework.runtime.deadline import Deadline
 from metrics_framework.snapshots import Metrics, PerformanceSnapshot
 from metrics_framework.system import MetricsSystem
 
@@ -44,6 +47,12 @@ class Output:
         assert self.go_on.wait(PATIENCE)
         if self.error is not None:
             raise self.error
+
+
+def write(outputs, build):
+    """Export as at the interval, and wait for the outputs."""
+    for _, call in outputs.begin(build, Isolation()):
+        assert call.wait(PATIENCE)
 
 
 def export(system, *endpoints):
@@ -184,7 +193,7 @@ def test_the_secret_of_an_unknown_endpoint_is_not_logged(caplog):
     url = "influks+http://me:geheim@host?db=x"
     assert export(system, url) == {url: False}
     assert "Did you mean 'influx+http'" in caplog.text
-    assert list(system.export_failures) == ["influks+http:…"]
+    assert list(system.export_failures) == ["***:…"]
     assert "geheim" not in caplog.text + str(system.export_failures)
 
 
@@ -235,7 +244,7 @@ def test_pauses_double_until_a_success(clock, caplog):
     def seconds_until_next_try():
         tries, seconds = output.tries, 0.0
         while output.tries == tries:
-            outputs.write(lambda: None, Isolation(), at_interval=True)
+            write(outputs, lambda: None)
             clock.advance(0.25)
             seconds += 0.25
         return seconds
@@ -261,20 +270,68 @@ def test_the_final_export_does_not_wait_for_a_pause(clock):
     assert output.tries == 3
 
 
-def test_failed_outputs_come_last(clock):
-    """A slow failure does not delay the other outputs."""
-    order = []
+def test_local_files_are_started_first(clock):
+    """All outputs are started at once: local files before servers, failed ones last."""
 
-    class Ordered(Output):
-        def export(self, system):
-            order.append(self.name)
-            super().export(system)
+    class Local(Output):
+        is_local = True
 
-    bad, good = Ordered("bad", OSError("down")), Ordered("good")
-    outputs = Outputs(MetricsSystem(), [bad, good], clock)
-    for _ in range(2):
-        outputs.write(lambda: None, Isolation())
-    assert order == ["bad", "good", "good", "bad"]
+    outputs = [
+        Output("bad", OSError("down")),
+        Output("server"),
+        Local("full", OSError("full")),
+        Local("file"),
+    ]
+    outputs = Outputs(MetricsSystem(), outputs, clock)
+    write(outputs, lambda: None)
+    clock.advance(MAX_PAUSE_SECONDS)
+    begun = outputs.begin(lambda: None, Isolation())
+    assert [each.name for each, _ in begun] == ["file", "full", "server", "bad"]
+
+
+def test_an_output_that_hangs_is_skipped_until_it_returns(clock, caplog):
+    """It keeps its own thread, is reported once, and gets the newest numbers when it returns."""
+    hanging, good = Output("hanging"), Output("good")
+    hanging.go_on.clear()
+    outputs = Outputs(MetricsSystem(), [hanging, good], clock)
+    outputs.timeout = 0.01
+    calls = dict(outputs.begin(lambda: None, Isolation()))
+    (stuck,) = (call for each, call in calls.items() if each.name == "hanging")
+    for _ in range(3):
+        time.sleep(0.02)
+        (found,) = outputs.begin(lambda: None, Isolation())
+        assert found[0].name == "good"
+        assert found[1].wait(PATIENCE)
+    assert (hanging.tries, good.tries) == (1, 4)
+    assert outputs.failures == {"hanging": "no answer within 0.01 seconds"}
+    assert caplog.text.count("no answer within") == 1
+    hanging.go_on.set()
+    assert stuck.wait(PATIENCE)
+    clock.advance(MAX_PAUSE_SECONDS)
+    write(outputs, lambda: None)
+    assert (hanging.tries, outputs.failures) == (2, {})
+
+
+def test_a_call_that_waits_gets_the_newest_numbers():
+    """Exports that are asked for during another one are one export after it, with the last snapshot."""
+    entered, go_on, written = threading.Event(), threading.Event(), []
+
+    class Slow:
+        name = "slow"
+
+        def write(self, snapshot):
+            entered.set()
+            assert go_on.wait(PATIENCE)
+            written.append(snapshot.metrics.throughput)
+
+    (slow,) = Outputs(SYSTEM, [Slow()], ManualClock())._given
+    calls = [slow.begin(SYSTEM, lambda: run(1), Deadline(PATIENCE))]
+    assert entered.wait(PATIENCE)
+    calls += [slow.begin(SYSTEM, partial(run, number), Deadline(PATIENCE)) for number in (2, 3)]
+    assert calls[1] is calls[2]
+    go_on.set()
+    assert all(call.wait(PATIENCE) for call in calls)
+    assert written == [1, 3]
 
 
 def test_a_configured_endpoint_is_kept_and_exported_to_at_shutdown(tmp_path):
@@ -295,8 +352,8 @@ def test_endpoints_with_the_same_redacted_url_have_different_names():
     urls = [f"webhook+http://127.0.0.1:1/{secret}" for secret in ("first", "second")]
     assert export(system, *urls) == dict.fromkeys(urls, False)
     assert list(system.export_failures) == [
-        "webhook+http://127.0.0.1:1/…",
-        "webhook+http://127.0.0.1:1/… (2)",
+        "webhook+http://127.0.0.1:1",
+        "webhook+http://127.0.0.1:1 (2)",
     ]
 
 
@@ -336,12 +393,6 @@ def quick(monkeypatch) -> None:
     monkeypatch.setattr(exporter, "FINAL_PAUSE_SECONDS", 0)
 
 
-@pytest.fixture
-def isolation() -> Isolation:
-    """Return the isolation of failures."""
-    return Isolation()
-
-
 def run(number: float) -> FullSnapshot:
     """Return a snapshot with a number."""
     return FullSnapshot(
@@ -354,19 +405,19 @@ def messages(caplog) -> list[str]:
     return [record.getMessage() for record in caplog.records]
 
 
-def test_refused_snapshots_are_retried_with_the_next_one(isolation, caplog):
+def test_refused_snapshots_are_retried_with_the_next_one(caplog):
     """The next snapshot is written first, then the pending ones. Failure and recovery are logged."""
     caplog.set_level("INFO")
     output = SnapshotKeeper(OutputError("the disk is full"))
     outputs = Outputs(SYSTEM, [output], ManualClock())
     for number in (1, 2, 3):
-        outputs.write(lambda number=number: run(number), isolation, at_interval=True)
+        write(outputs, lambda number=number: run(number))
         assert "full" in outputs.failures["output"]
     output.error = None
-    outputs.write(lambda: run(4), isolation, at_interval=True)
+    write(outputs, lambda: run(4))
     assert outputs.failures == {}
     assert output.written == [4, 3, 2, 1]
-    outputs.write(lambda: run(5), isolation, at_interval=True)
+    write(outputs, lambda: run(5))
     assert output.written == [4, 3, 2, 1, 5]
     first, second = messages(caplog)
     assert "snapshot not written" in first
@@ -375,41 +426,41 @@ def test_refused_snapshots_are_retried_with_the_next_one(isolation, caplog):
     assert "written=3 lost=0" in second
 
 
-def test_the_number_of_pending_snapshots_is_limited(isolation, caplog):
+def test_the_number_of_pending_snapshots_is_limited(caplog):
     """The newest ten are pending, and the log reports how many are lost."""
     output = SnapshotKeeper(OSError("full"))
     outputs = Outputs(SYSTEM, [output], ManualClock())
     for number in range(1, MAX_PENDING_SNAPSHOTS + 6):
-        outputs.write(lambda number=number: run(number), isolation, at_interval=True)
+        write(outputs, lambda number=number: run(number))
     output.error = None
-    outputs.write(lambda: run(100), isolation, at_interval=True)
+    write(outputs, lambda: run(100))
     assert output.written == [100, *range(MAX_PENDING_SNAPSHOTS + 5, 5, -1)]
     assert f"written={MAX_PENDING_SNAPSHOTS} lost=5" in messages(caplog)[-1]
 
 
-def test_only_an_os_error_makes_a_snapshot_pending(isolation):
+def test_only_an_os_error_makes_a_snapshot_pending():
     """Any other error would occur again."""
     output = SnapshotKeeper(RuntimeError("a bug"))
     outputs = Outputs(SYSTEM, [output], ManualClock())
-    outputs.write(lambda: run(1), isolation, at_interval=True)
+    write(outputs, lambda: run(1))
     output.error = None
-    outputs.write(lambda: run(2), isolation, at_interval=True)
+    write(outputs, lambda: run(2))
     assert output.written == [2]
 
 
-def test_a_failed_export_on_demand_is_not_pending(isolation):
+def test_a_failed_export_on_demand_is_not_pending():
     """The caller can retry it. A successful export on demand also writes the pending snapshots."""
     output = SnapshotKeeper(OSError("full"))
     outputs = Outputs(SYSTEM, [output], ManualClock())
-    outputs.write(lambda: run(1), isolation, at_interval=True)
-    asked = asyncio.run(outputs.export(["output"], lambda: run(2), {}, 5.0))
+    write(outputs, lambda: run(1))
+    asked = asyncio.run(outputs.export(["output"], lambda: run(2), {}))
     assert asked == {"output": False}
     output.error = None
-    assert asyncio.run(outputs.export(["output"], lambda: run(3), {}, 5.0)) == {"output": True}
+    assert asyncio.run(outputs.export(["output"], lambda: run(3), {})) == {"output": True}
     assert output.written == [3, 1]
 
 
-def test_a_failed_retry_keeps_the_order(isolation):
+def test_a_failed_retry_keeps_the_order():
     """A pending snapshot that is refused again stays pending, in its place."""
 
     class Filling(SnapshotKeeper):
@@ -425,11 +476,11 @@ def test_a_failed_retry_keeps_the_order(isolation):
     outputs = Outputs(SYSTEM, [output], ManualClock())
     for number, room in enumerate((0, 0, 2, 0, 9), 1):
         output.room = room
-        outputs.write(lambda number=number: run(number), isolation, at_interval=True)
+        write(outputs, lambda number=number: run(number))
     assert output.written == [3, 2, 5, 4, 1]
 
 
-def test_the_final_snapshot_is_retried(isolation, caplog):
+def test_the_final_snapshot_is_retried(caplog):
     """A short failure at shutdown loses nothing, and pending snapshots are written too."""
 
     class Late(SnapshotKeeper):
@@ -443,58 +494,56 @@ def test_the_final_snapshot_is_retried(isolation, caplog):
 
     output = Late()
     outputs = Outputs(SYSTEM, [output], ManualClock())
-    outputs.write(lambda: run(1), isolation, at_interval=True)
-    outputs.write_final(lambda: run(2), isolation)
+    write(outputs, lambda: run(1))
+    outputs.begin_final(lambda: run(2), Deadline(5))()
     assert output.written == [2, 1]
     assert "snapshots lost" not in " ".join(messages(caplog))
 
 
-def test_snapshots_that_are_lost_at_shutdown_are_logged(isolation, caplog):
+def test_snapshots_that_are_lost_at_shutdown_are_logged(caplog):
     """After the last retry, the log reports how many snapshots are lost."""
     output = SnapshotKeeper(OSError("full"))
     outputs = Outputs(SYSTEM, [output], ManualClock())
-    outputs.write(lambda: run(1), isolation, at_interval=True)
-    outputs.write_final(lambda: run(2), isolation)
+    write(outputs, lambda: run(1))
+    outputs.begin_final(lambda: run(2), Deadline(5))()
     assert output.written == []
     lost = messages(caplog)[-1]
     assert "snapshots lost" in lost
     assert "lost=2" in lost
-    outputs.write_final(lambda: run(3), isolation)
-    assert "lost=1" in messages(caplog)[-1]
 
 
-def test_without_pending_snapshots_the_shutdown_does_not_wait(isolation, monkeypatch):
+def test_without_pending_snapshots_the_shutdown_does_not_wait(monkeypatch):
     """The pause between retries is skipped."""
     monkeypatch.setattr(exporter, "FINAL_PAUSE_SECONDS", 3_600)
     output = SnapshotKeeper()
-    Outputs(SYSTEM, [output], ManualClock()).write_final(lambda: run(1), isolation)
+    Outputs(SYSTEM, [output], ManualClock()).begin_final(lambda: run(1), Deadline(5))()
     assert output.written == [1]
 
 
-def test_distributions_go_to_outputs_that_keep_them(isolation):
+def test_distributions_go_to_outputs_that_keep_them():
     """An output without `keeps_distributions` gets the snapshot alone."""
     plain, keeping = SnapshotKeeper(), DistributionKeeper()
-    Outputs(SYSTEM, [plain, keeping], ManualClock()).write(lambda: run(7), isolation)
+    write(Outputs(SYSTEM, [plain, keeping], ManualClock()), lambda: run(7))
     assert plain.written == keeping.written == [7]
     assert keeping.kept["latency"].count == 1
 
 
-def test_pending_snapshots_move_to_a_new_output_of_the_same_name(isolation, caplog):
+def test_pending_snapshots_move_to_a_new_output_of_the_same_name(caplog):
     """Without such an output they are lost, which is logged."""
     first, second = SnapshotKeeper(OSError("full")), SnapshotKeeper()
     outputs = Outputs(SYSTEM, [], ManualClock())
-    outputs.configure([Destination("output", first)])
-    outputs.write(lambda: run(1), isolation, at_interval=True)
-    outputs.configure([Destination("output", second)])
-    outputs.write(lambda: run(2), isolation, at_interval=True)
+    outputs.configure([Destination("output", first, ManualClock(), _Usage())])
+    write(outputs, lambda: run(1))
+    outputs.configure([Destination("output", second, ManualClock(), _Usage())])
+    write(outputs, lambda: run(2))
     assert (first.written, second.written) == ([], [2, 1])
     second.error = OSError("full")
-    outputs.write(lambda: run(3), isolation, at_interval=True)
+    write(outputs, lambda: run(3))
     outputs.configure([])
     assert "snapshots lost" in messages(caplog)[-1]
 
 
-def test_outputs_move_to_another_system_once(isolation):
+def test_outputs_move_to_another_system_once():
     """All outputs move, except those that the other system has already."""
 
     class Equal(SnapshotKeeper):
@@ -506,19 +555,19 @@ def test_outputs_move_to_another_system_once(isolation):
     mine, theirs, other = Equal(), Equal(), SnapshotKeeper()
     source, target = Outputs(SYSTEM, [theirs, other], ManualClock()), Outputs(SYSTEM, [mine], ManualClock())
     source.move_to(target)
-    target.write(lambda: run(1), isolation)
-    source.write(lambda: run(2), isolation)
+    write(target, lambda: run(1))
+    write(source, lambda: run(2))
     assert (mine.written, theirs.written, other.written) == ([1], [], [1])
 
 
-def test_a_forked_child_has_no_pending_snapshots(isolation):
+def test_a_forked_child_has_no_pending_snapshots():
     """Pending snapshots belong to the parent."""
     output = SnapshotKeeper(OSError("full"))
     outputs = Outputs(SYSTEM, [output], ManualClock())
-    outputs.write(lambda: run(1), isolation, at_interval=True)
+    write(outputs, lambda: run(1))
     outputs.begin_in_child()
     output.error = None
-    outputs.write(lambda: run(2), isolation, at_interval=True)
+    write(outputs, lambda: run(2))
     assert output.written == [2]
 
 
@@ -536,7 +585,7 @@ def test_a_string_of_endpoints_is_an_error():
     """A string is not a list of its characters. The error hides the secrets of a URL."""
     with pytest.raises(InvalidInputError) as caught:
         asyncio.run(MetricsSystem().export_metrics_async("statsd://me:word@h"))  # type: ignore[arg-type]
-    assert str(caught.value) == "endpoints='statsd://…' is a string: pass a list: ['statsd://…']"
+    assert str(caught.value) == "endpoints=*** is a string: pass a list: [***]"
 
 
 def test_a_string_of_outputs_is_an_error():

@@ -7,18 +7,16 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import Histogram
 from prometheus_client.utils import floatToGoString
 
 from metrics_framework.exposition.families import (
-    DEFAULT_BUCKETS_SECONDS,
     bound_text,
     exposed_names,
     family_name,
 )
 from metrics_framework.exposition.names import in_base_unit
 from metrics_framework.recording.buckets import seconds_as
-from metrics_framework.recording.namespaces import Named
+from metrics_framework.recording.exposed_names import Named
 from metrics_framework.values import MetricType, MetricUnit
 
 
@@ -84,8 +82,3 @@ def test_bounds_in_seconds_survive_the_conversion(digits, exponent):
 def test_numbers_are_in_base_units(number, unit, base):
     """The base units are seconds and bytes; numbers beyond the largest float are infinite."""
     assert in_base_unit(number, unit) == base
-
-
-def test_the_default_buckets_are_those_of_prometheus_client():
-    """The core has its own copy, because it does not import prometheus_client."""
-    assert (*DEFAULT_BUCKETS_SECONDS, math.inf) == Histogram.DEFAULT_BUCKETS

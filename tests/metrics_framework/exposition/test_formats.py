@@ -80,6 +80,17 @@ def test_csv_reads_back_as_the_same_values(values):
     assert from_csv(render(values, "csv")) == values
 
 
+@pytest.mark.parametrize("format", list(FORMATS))
+def test_every_text_can_be_encoded(format):
+    """A lone surrogate, as in a file name that is not UTF-8, is escaped or replaced."""
+    store = Store(clock=ManualClock())
+    InMemoryCollector(store).record_gauge("files.\ud800", 1, {"path.\udcff": "\udcff"})
+    text = InMemoryAggregator(store).export_metrics(format)
+    assert "files" in text.encode().decode()
+    if format == "csv":
+        assert next(csv.DictReader(io.StringIO(text, newline="")))["name"] == "files.\\ud800"
+
+
 def test_csv_without_values_has_a_header():
     """An empty table still names its columns."""
     assert render([], "csv") == "name,type,value,unit,timestamp,tags,metadata\r\n"
@@ -171,7 +182,7 @@ def test_the_snapshot_format_is_a_valid_v1_document(clock):
         "operation:git/push/success_rate": 0.5,
         "queue": 7,
     }
-    assert snapshot.metadata.tags == {"latency_metric": "git.push"}
+    assert snapshot.metadata.tags["latency_metric"] == "git.push"
     assert snapshot.metadata.timestamp == datetime(2026, 1, 1, 0, 0, 8, tzinfo=UTC)
     assert snapshot.metadata.environment in Environment
 

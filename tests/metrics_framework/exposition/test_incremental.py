@@ -10,18 +10,25 @@ from datetime import timedelta
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from metrics_adapters.in_memory import InMemoryCollector, InMemoryTimer, InMemoryTracker
+from metrics_adapters.in_memory import (
+    InMemoryAggregator,
+    InMemoryCollector,
+    InMemoryTimer,
+    InMemoryTracker,
+)
 from metrics_adapters.prometheus import PrometheusCollector
 from metrics_adapters.prometheus.targets import Exposition
 from metrics_framework.clock import ManualClock
 from metrics_framework.exposition import incremental
+from metrics_framework.exposition.families import ExpositionLog, FamilyReader
 from metrics_framework.exposition.incremental import BLOCK_LINES, Block
-from metrics_framework.exposition.text import Format
+from metrics_framework.exposition.names import Escaping
+from metrics_framework.exposition.text import Format, family_text
 from metrics_framework.recording import Budgets, Store
 from metrics_framework.values import MetricUnit
 
@@ -72,9 +79,9 @@ def written(monkeypatch) -> list[int]:
     sizes: list[int] = []
     original = Block._write
 
-    def write(block):
+    def write(block, format):
         sizes.append(len(block.series))
-        return original(block)
+        return original(block, format)
 
     monkeypatch.setattr(Block, "_write", write)
     return sizes
@@ -116,26 +123,42 @@ def records(draw):
     return lambda collector, timer, tracker: tracker.record_failure(f"o.{name}", error)
 
 
+BOUNDS = st.lists(NUMBERS.filter(lambda bound: abs(bound) < 1e300), min_size=1, max_size=4, unique_by=float)
+
+
 @settings(deadline=None, max_examples=80)
 @given(
     st.lists(records(), max_size=20),
     st.dictionaries(st.sampled_from(["service", "le", "a"]), TEXTS, max_size=2),
-    TEXTS,
-    UNITS,
+    st.lists(st.tuples(TEXTS, UNITS, st.just(()) | BOUNDS.map(sorted)), max_size=3),
+    st.booleans(),
 )
-def test_the_text_equals_that_of_a_registry(calls, constants, help_text, unit):
-    """Each sample is equal in both formats, for any names, tags, numbers and help texts."""
+def test_every_writer_writes_the_same_text(calls, constants, descriptions, is_registered):
+    """The incremental writer, the plain writer and a registry agree.
+
+    This holds for any records, names, tags, constant tags, units, bounds, error types and help texts.
+    """
     store = Store(ManualClock(), tags=constants, on_error="log")
-    PrometheusCollector(CollectorRegistry(), store)
-    exposition = Exposition(store)
+    if is_registered:  # otherwise names may collide
+        PrometheusCollector(CollectorRegistry(), store)
+    exposition, reader = Exposition(store), FamilyReader(store, ExpositionLog())
     parts = InMemoryCollector(store), InMemoryTimer(store), InMemoryTracker(store)
     for call in calls:
         call(*parts)
-        exposition.render()  # each scrape reuses the text of the one before
-    for name in store.readings()[:1]:
-        store.describe(name.name, help=help_text, unit=unit)
+        list(reader.families())
+        for format in Format:
+            exposition.render(format)  # each scrape reuses the text of the one before
+    names = {named.name for named, _ in store.metrics()}
+    for name, (help_text, unit, buckets) in zip(sorted(names), descriptions, strict=False):
+        store.describe(name, help=help_text, unit=unit, buckets=buckets)
     for format in Format:
-        assert ours(exposition, format) == theirs(store, format)
+        plain = "".join(family_text(family, format) for family in reader.families())
+        assert exposition.render(format) == plain.encode() + format.end
+        ours(exposition, format)  # prometheus_client can read it
+    if is_registered:
+        assert ours(exposition) == theirs(store, Format.TEXT)
+    aggregator = InMemoryAggregator(store)
+    assert aggregator.export_metrics("prometheus").encode() == exposition.render()
 
 
 @pytest.mark.parametrize("format", Format)
@@ -156,7 +179,7 @@ def test_numbers_beyond_floats_are_infinite(collector):
     collector.record_counter("huge", 10**308)
     text = Exposition(collector.store).render().decode()
     assert 'big_total{a="b"} +Inf\n' in text
-    assert 'big_total{a="c"} 5.0\n' in text
+    assert 'big_total{a="c"} 5\n' in text
     samples = parsed(text.encode(), Format.TEXT)["huge"][3]
     assert list(samples.values()) == [math.inf]
 
@@ -185,6 +208,32 @@ def test_new_bounds_restart_every_series(collector):
     assert 'size_bucket{page="a",le="5.0"} 1\n' in text
     assert 'size_bucket{page="b",le="5.0"} 0\n' in text
     assert ours(exposition) == theirs(collector.store, Format.TEXT)
+
+
+def test_a_negative_value_removes_only_the_sum(collector):
+    """Text 0.0.4 keeps the count. OpenMetrics allows no count without a sum, so `+Inf` has it there."""
+    exposition = Exposition(collector.store)
+    collector.describe("delay", buckets=(1.0, 2.0))
+    collector.describe("offset", buckets=(-1, 1))
+    for _ in range(1_000):
+        collector.record_histogram("delay", 1.5)
+    collector.record_histogram("delay", 1.5, {"a": "b"})
+    for format in Format:
+        samples = ours(exposition, format)["delay"][3]
+        assert samples[("delay_count", frozenset())] == 1_000
+        assert samples[("delay_sum", frozenset())] == 1_500
+    collector.record_histogram("delay", -0.001)
+    collector.record_histogram("offset", 0.5)
+    for _ in range(2):
+        for format, count in ((Format.TEXT, 1_001), (Format.OPENMETRICS, None)):
+            found = ours(exposition, format)
+            samples = found["delay"][3]
+            assert samples.get(("delay_count", frozenset())) == count
+            assert ("delay_sum", frozenset()) not in samples
+            assert samples[("delay_bucket", frozenset({("le", "+Inf")}))] == 1_001
+            assert samples[("delay_sum", frozenset({("a", "b")}))] == 1.5
+            assert ("offset_sum", frozenset()) not in found["offset"][3]
+            assert (("offset_count", frozenset()) in found["offset"][3]) == (format is Format.TEXT)
 
 
 def test_windows_by_tag_are_one_family(collector):
@@ -271,6 +320,39 @@ def test_series_may_be_added_and_removed(data):
     assert ours(exposition) == ours(Exposition(store))
 
 
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_names_may_be_taken_and_freed(data):
+    """After any sequence of metrics that share exposed names, the text equals that of new writers."""
+    store = Store(ManualClock())
+    collector, registry = InMemoryCollector(store), CollectorRegistry()
+    exposition, reader = Exposition(store, registry), FamilyReader(store, ExpositionLog())
+    theirs = Gauge("a_b", "Theirs.", registry=registry)
+    registry.unregister(theirs)
+    is_taken = False
+    for _ in range(data.draw(st.integers(1, 8))):
+        step = data.draw(st.sampled_from(["record", "remove", "describe", "registry"]))
+        name = data.draw(st.sampled_from(["a.b", "a_b", "a/b", "a.b_bytes", "请求"]))
+        if step == "record":
+            collector.record_gauge(name, data.draw(st.integers(1, 9)))
+        elif step == "remove":
+            collector.remove(name)
+        elif step == "describe":
+            collector.describe(name, unit=data.draw(st.sampled_from([None, MetricUnit.BYTES])))
+        else:
+            (registry.unregister if is_taken else registry.register)(theirs)
+            is_taken = not is_taken
+        for escaping in data.draw(st.lists(st.sampled_from(Escaping), max_size=2)):
+            exposition.render(escaping=escaping)
+        plain = "".join(family_text(family, Format.TEXT) for family in reader.families())
+        assert plain == "".join(
+            family_text(family, Format.TEXT) for family in FamilyReader(store, ExpositionLog()).families()
+        )
+        assert plain.encode() == Exposition(store).render()
+    for escaping in Escaping:
+        assert exposition.render(escaping=escaping) == Exposition(store, registry).render(escaping=escaping)
+
+
 def test_idle_series_expire_during_scrapes():
     """A series that was idle for too long is removed."""
     clock = ManualClock()
@@ -351,7 +433,7 @@ def test_metrics_of_the_registry_take_precedence(collector, caplog):
     exposition = Exposition(collector.store, registry)
     for _ in range(2):
         assert ours(exposition)["hits"][3][("hits_total", frozenset())] == 3
-    assert sum("has its name already" in record.message for record in caplog.records) == 1
+    assert sum("its name is taken" in record.message for record in caplog.records) == 1
 
 
 def test_a_failing_collector_affects_no_other(collector, caplog):
@@ -380,8 +462,8 @@ def test_a_failing_metric_affects_no_other(collector, monkeypatch, caplog):
         collector.increment(name)
     exposition = Exposition(collector.store)
     exposition.render()
-    (broken,) = [text for named, text in exposition._writer._texts.items() if named.name == "b"]
-    monkeypatch.setattr(broken, "pieces", lambda expire: 1 / 0)
+    (broken,) = [text for metric, text in exposition._writer._texts.items() if metric.name == "b"]
+    monkeypatch.setattr(broken, "pieces", lambda format, expire: 1 / 0)
     assert set(ours(exposition)) == {"a", "c"}
     assert "ZeroDivisionError" in caplog.text
 
