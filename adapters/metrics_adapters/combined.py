@@ -76,7 +76,13 @@ class CombinedAggregator:
                 raise
             except Exception as error:  # noqa: BLE001 - a member may raise anything
                 self._report(index, error)
-        known = {value.name for value in self.get_metrics_by_tag({}) if not _is_operation(value)}
+        values = self.get_metrics_by_tag({})
+        if any(_name(value) == (metric_name, True) for value in values):
+            raise UnknownMetricError(
+                f"{metric_name!r} is an operation and not a metric: read it with"
+                f" timer.get_timing_stats({metric_name!r}) or tracker.get_success_rate({metric_name!r})"
+            )
+        known = {value.name for value in values if not _is_operation(value)}
         raise UnknownMetricError(
             f"no metric {safe_repr(metric_name)} was recorded.{nearest(str(metric_name), known)}"
         )

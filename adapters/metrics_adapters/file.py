@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from metrics_framework.errors import ConfigurationError, OutputError
+from metrics_framework.errors import ConfigurationError, OutputError, reason_of
 from metrics_framework.export.endpoints import EndpointUrl, Option, choice_option
 from metrics_framework.exposition.formats import each_value, render
 from metrics_framework.protocols import MetricsSystem
@@ -29,6 +29,7 @@ class FileEndpoint:
         ConfigurationError: If the URL has a host, no path, or no known format.
     """
 
+    is_local: ClassVar[bool] = True
     options: ClassVar[Mapping[str, Option]] = {
         "format": choice_option(("auto", *_FORMATS), "auto", "The format; by default that of the extension."),
     }
@@ -40,7 +41,7 @@ class FileEndpoint:
         self.format = self.path.suffix[1:].lower() if found == "auto" else found
         if self.format not in _FORMATS:
             raise ConfigurationError(
-                f"endpoint {url}: its name does not end in .{', .'.join(_FORMATS)}: add ?format=json"
+                f"endpoint {url.scheme}: its name does not end in .{', .'.join(_FORMATS)}: add ?format=json"
             )
 
     def export(self, system: MetricsSystem) -> None:
@@ -64,7 +65,7 @@ def path_of(url: EndpointUrl) -> Path:
     """
     if url.host not in ("", "localhost") or url.port is not None or url.username is not None:
         raise ConfigurationError(
-            f"endpoint {url}: it has a host: write a path after three slashes, like {url.scheme}:///var"
+            f"endpoint {url.scheme}: it has a host: write a path after three slashes, like {url.scheme}:///var"
         )
     if not url.path.strip("/") or "\0" in url.path:
         raise ConfigurationError(f"endpoint {url.scheme}: it has no path")
@@ -82,4 +83,4 @@ def _append(path: Path, content: bytes) -> None:
             while left:
                 left = left[file.write(left) :]
     except OSError as error:
-        raise OutputError(f"cannot append to {str(path)!r}: {error.strerror or error}") from error
+        raise OutputError(f"cannot append to {str(path)!r}: {reason_of(error)}") from error

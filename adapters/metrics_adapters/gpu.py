@@ -35,9 +35,10 @@ class GpuReading:
     Attributes:
         index: The number of the device, from 0.
         name: The model.
-        memory_used: Used memory in bytes.
+        memory_used: Used memory in bytes, as `nvidia-smi` shows it: without the part that the driver
+            reserves. Drivers older than 510 count the reserved part as used.
         memory_free: Free memory in bytes.
-        memory_total: All memory in bytes.
+        memory_total: All memory in bytes: used, free and reserved.
         utilization: The share of the last sampling period in which the GPU was busy, from 0 to 1.
         power_watts: The power draw.
         temperature_celsius: The temperature.
@@ -126,7 +127,7 @@ class GpuMonitor:
             self._recorder.record_all(project_telemetry_mapping(event) for event in self.events("sample"))
 
     def start_monitoring(self, interval: float = 60.0) -> None:
-        """Read and record in the background, until `stop_monitoring` or the end of the monitor.
+        """Read and record in the background, until `stop_monitoring`.
 
         Raises:
             InvalidInputError: If ``interval`` is not a positive number of seconds.
@@ -153,7 +154,7 @@ def _find_devices() -> tuple[list[Any], str | None]:
 
 
 def _read(index: int, handle: Any) -> GpuReading:
-    memory = _query(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle))
+    memory = _query(lambda: _memory(handle))
     percent = _query(lambda: int(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu))
     milliwatts = _query(lambda: int(pynvml.nvmlDeviceGetPowerUsage(handle)))
     return GpuReading(
@@ -168,6 +169,13 @@ def _read(index: int, handle: Any) -> GpuReading:
             lambda: float(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))
         ),
     )
+
+
+def _memory(handle: Any) -> Any:
+    try:
+        return pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
+    except pynvml.NVMLError:  # an older driver has only the first version
+        return pynvml.nvmlDeviceGetMemoryInfo(handle)
 
 
 def _query(query: Callable[[], T]) -> T | None:

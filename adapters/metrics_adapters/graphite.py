@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import re
 import socket
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import ClassVar
 
-from metrics_adapters.line_protocols import log_left_out, numbers_of, plain_path, safe_name, series_name
+from metrics_adapters.line_protocols import (
+    dotted_name,
+    escaped,
+    escaped_name,
+    field_part,
+    log_left_out,
+    numbers_of,
+    tag_parts,
+)
 from metrics_framework.errors import ConfigurationError, OutputError
 from metrics_framework.export.endpoints import EndpointUrl, Option, choice_option, seconds_option, text_option
 from metrics_framework.exposition.formats import each_value
 from metrics_framework.log import LogOnce
 from metrics_framework.protocols import MetricsSystem
+from metrics_framework.runtime.deadline import Deadline, DeadlineReader, connect, send
 from metrics_framework.values import MetricValue
 
 _PORT = 2003
-_UNSAFE_TAG = re.compile(r"[^!-~]|[;!^=]")
-_UNSAFE_TEXT = re.compile(r"[^!-~]|;")
+_MAX_BYTES = 65_536
+"""The most bytes that are read. Graphite sends none, but a proxy may."""
+_UNSAFE_IN_TAGS = re.compile(r"[^!-~]|[;!^=]")
+_UNSAFE_IN_VALUES = re.compile(r"[^!-~]|;")
 
 
 class GraphiteEndpoint:
@@ -50,7 +60,7 @@ class GraphiteEndpoint:
                 f"endpoint {url}: pass a host and a port only, like graphite://carbon:2003"
             )
         self._address = url.host, url.port or _PORT
-        self._prefix = f"{safe_name(url.options['prefix'])}." if url.options["prefix"] else ""
+        self._prefix = f"{dotted_name(url.options['prefix'])}." if url.options["prefix"] else ""
         self._with_tags = url.options["tags"] == "graphite"
         self._timeout = url.options["timeout"]
         self._left_out = LogOnce(output=self.name)
@@ -62,57 +72,47 @@ class GraphiteEndpoint:
             OutputError: If the server is unreachable, or does not read everything in time.
         """
         content = "".join(self.lines(each_value(system.aggregator))).encode("ascii")
+        deadline = Deadline(self._timeout)
         try:
-            self._send(content)
+            self._send(content, deadline)
         except OSError as error:
             reason = error.strerror or str(error) or type(error).__name__
             if isinstance(error, TimeoutError):
-                reason = f"the server did not read everything within {self._timeout:g} seconds"
+                reason = f"the server did not read everything within {deadline}"
             raise OutputError(f"cannot export to {self.name}: {reason}") from error
 
     def lines(self, values: Iterable[MetricValue]) -> Iterator[str]:
-        """Yield a line for each number. Of two series with the same path, the first is sent."""
+        """Yield a line for each number. Each path is sent once."""
         taken: set[str] = set()
         for value in values:
-            path = self._path(value)
-            if path in taken:
-                log_left_out(self._left_out, "another has its path", value.name)
-                continue
-            taken.add(path)
             seconds = int(value.timestamp.timestamp())
-            start, semicolon, tags = path.partition(";")
+            name, tags = dotted_name(value.name), self._tags(value.tags)
             for number in numbers_of(value):
-                field = f".{number.field}" if number.field else ""
-                yield f"{self._prefix}{start}{field}{semicolon}{tags} {number.value!r} {seconds}\n"
+                field = field_part(name, number.field)
+                path = f"{name}{field}{tags}" if self._with_tags else f"{name}{tags}{field}"
+                if path in taken:
+                    log_left_out(self._left_out, "another has its path", value.name)
+                    continue
+                taken.add(path)
+                yield f"{self._prefix}{path} {number.value!r} {seconds}\n"
 
-    def _path(self, value: MetricValue) -> str:
-        name = series_name(value)
+    def _tags(self, tags: Mapping[str, str]) -> str:
         if not self._with_tags:
-            return plain_path(name, value.tags)
-        tags = {_UNSAFE_TAG.sub("_", tag): _safe_text(text) for tag, text in value.tags.items() if text}
-        # Graphite stores the path itself as the tag "name".
-        pairs = "".join(f";{f'{tag}_' if tag == 'name' else tag}={tags[tag]}" for tag in sorted(tags))
-        return f"{safe_name(name)}{pairs}"
+            return tag_parts(tags)
+        return "".join([f";{_tag(tag)}={_value(text)}" for tag, text in sorted(tags.items())])
 
-    def _send(self, content: bytes) -> None:
-        end = time.monotonic() + self._timeout
-        with socket.create_connection(self._address, self._timeout) as connection:
-            connection.settimeout(_seconds_left(end))
-            connection.sendall(content)
+    def _send(self, content: bytes, deadline: Deadline) -> None:
+        with connect(*self._address, deadline) as connection:
+            send(connection, content, deadline)
             connection.shutdown(socket.SHUT_WR)
-            while True:
-                connection.settimeout(_seconds_left(end))
-                if not connection.recv(4096):
-                    return
+            if len(DeadlineReader(connection, deadline).makefile("rb").read(_MAX_BYTES)) == _MAX_BYTES:
+                raise OSError("the server sends data, which a Graphite server does not")
 
 
-def _seconds_left(end: float) -> float:
-    left = end - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left
+def _tag(tag: str) -> str:
+    # Graphite stores the path itself as the tag "name".
+    return escaped_name(tag, _UNSAFE_IN_TAGS, is_reserved=tag == "name")
 
 
-def _safe_text(text: str) -> str:
-    safe = _UNSAFE_TEXT.sub("_", text)
-    return f"_{safe[1:]}" if safe[0] == "~" else safe
+def _value(text: str) -> str:
+    return escaped(text, _UNSAFE_IN_VALUES, is_reserved=text.startswith("~"))

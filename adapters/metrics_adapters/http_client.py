@@ -1,28 +1,47 @@
-"""An HTTP client for single requests: one time limit for everything, no redirects, no proxies."""
+"""An HTTP client for single requests: one time limit for everything, and no redirects."""
 
 from __future__ import annotations
 
 import http.client
-import io
 import re
 import socket
 import ssl
-import time
-from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
-from urllib.parse import quote
+from typing import NamedTuple, cast
+from urllib.parse import SplitResult, quote, urlsplit
 
 from metrics_framework.errors import ConfigurationError, OutputError, RefusedError
-from metrics_framework.export.endpoints import EndpointUrl, Option, seconds_option, text_option
+from metrics_framework.export.endpoints import EndpointUrl, Option, Secrets, seconds_option, text_option
+from metrics_framework.runtime.deadline import Deadline, DeadlineReader, chunks, connect, send, start_tls
 
-_CHUNK_BYTES = 65_536
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 _MAX_TEXT_CHARACTERS = 500
 """The length of the quoted beginning of a response."""
+_MAX_READ_BYTES = 8_192
+"""How much of an error's body is read."""
+_PUBLIC_HEADERS = {"accept", "content-encoding", "content-type"}
 _RETRYABLE_STATUSES = {408, 425, 429}
 """The statuses below 500 after which the same request may succeed later."""
+
+
+class Proxy(NamedTuple):
+    """An HTTP proxy.
+
+    Attributes:
+        host: The host, without brackets.
+        port: The port.
+        headers: The headers for the proxy, such as ``Proxy-Authorization``.
+    """
+
+    host: str
+    port: int
+    headers: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return f"<Proxy {self.host}:{self.port}>"
 
 
 @dataclass(frozen=True)
@@ -33,26 +52,29 @@ class Address:
         scheme: ``http`` or ``https``.
         host: The host, without brackets.
         port: The port; ``None`` for the default of the scheme.
-        path: The path, encoded.
+        path: The path and query, encoded.
         tls: How an ``https`` server is verified; by default with the certificate authorities of the system.
+        proxy: The proxy that connects to the host, if any.
+        secrets: The secrets of its path and query, and of the URL that it was created from.
     """
 
     scheme: str
     host: str
     port: int | None
-    path: str
+    path: str = field(repr=False)
     tls: ssl.SSLContext | None = field(default=None, repr=False)
+    proxy: Proxy | None = field(default=None, repr=False)
+    secrets: Secrets = field(default_factory=Secrets, repr=False, compare=False)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port is None else f":{self.port}"
-        return f"{self.scheme}://{host}{port}{self.path}"
+        return f"{self.scheme}://{host}{port}"
 
-    def connection(self, timeout: float) -> http.client.HTTPConnection:
-        """Return a connection that is not connected yet."""
-        if self.scheme == "https":
-            return http.client.HTTPSConnection(self.host, self.port, timeout=timeout, context=self.tls)
-        return http.client.HTTPConnection(self.host, self.port, timeout=timeout)
+    @property
+    def number(self) -> int:
+        """The number of the port."""
+        return _DEFAULT_PORTS[self.scheme] if self.port is None else self.port
 
 
 @dataclass(frozen=True)
@@ -62,12 +84,18 @@ class HttpResponse:
     Attributes:
         status: The status.
         text: The beginning of an error's body as one line for a message; empty for a status below 300.
-        location: The target of a redirect without user, password and query; otherwise empty.
+        location: The target of a redirect without its query; otherwise empty.
+        body: The beginning of the body of a success.
+        retry_after: The header ``Retry-After`` as one line, or an empty string.
+
+    The texts contain no secret of the request, even if the server echoes it.
     """
 
     status: int
     text: str
     location: str
+    body: bytes = b""
+    retry_after: str = ""
 
 
 def deliver(
@@ -90,13 +118,17 @@ def deliver(
         what: The beginning of error messages: what could not be done.
 
     Raises:
-        RefusedError: If the server rejects the request. The message quotes its reason.
+        RefusedError: If the server rejects the request. The message quotes its reason, without the secrets of
+            the address and without the values of headers, which a server may echo.
         OutputError: If the server cannot be reached or fails. A later retry may succeed.
     """
+    response, reason = None, ""
     try:
         response = exchange(address, method, body, headers, timeout)
     except OSError as error:
-        raise OutputError(f"{what}: {error}") from error
+        reason = str(error)
+    if response is None:  # raised here, because the context of an error may contain what a server echoed
+        raise OutputError(f"{what}: {reason}")
     if 200 <= response.status < 300:
         return
     message = f"{what}: HTTP status {response.status}"
@@ -115,8 +147,28 @@ def basic_authorization(user: str, password: str) -> str:
     return f"Basic {b64encode(secret).decode()}"
 
 
+def header_secrets(headers: Mapping[str, str]) -> Secrets:
+    """Return the values of headers as secrets, with the user and the password of basic authentication."""
+    texts = []
+    for name, value in headers.items():
+        if name.lower() in _PUBLIC_HEADERS:
+            continue
+        scheme, _, credentials = value.partition(" ")
+        texts.append(credentials if name.lower() == "authorization" and credentials else value)
+        if scheme.lower() == "basic":
+            with suppress(ValueError):
+                texts.append(b64decode(credentials).decode())
+    return Secrets(texts)
+
+
 def exchange(
-    address: Address, method: str, body: bytes | None, headers: Mapping[str, str], timeout: float
+    address: Address,
+    method: str,
+    body: bytes | None,
+    headers: Mapping[str, str],
+    timeout: float,
+    *,
+    max_body: int = 0,
 ) -> HttpResponse:
     """Send a request and return the response, whatever its status.
 
@@ -128,80 +180,110 @@ def exchange(
         method: ``PUT``, ``POST``, ``DELETE``, …
         body: The body of the request.
         headers: All headers except ``Connection`` and ``Content-Length``.
-        timeout: The time limit in seconds for the whole exchange. It does not cover the name lookup, and
-            applies to each address of the host separately when connecting.
+        timeout: The time limit in seconds for the whole exchange: name lookup, connection, TLS, request and
+            response. In the export of a system, its deadline applies too.
+        max_body: The most bytes that are read of the body of a success.
 
     Raises:
         OSError: If there is no response, or it is not HTTP. Its text is suitable for an error message.
     """
-    deadline = time.monotonic() + timeout
-    connection = address.connection(timeout)
+    deadline = Deadline(timeout)
+    sock: socket.socket | None = None
+    secrets = address.secrets | header_secrets(headers)
+    if address.proxy is not None:
+        secrets |= header_secrets(address.proxy.headers)
     try:
-        connection.connect()
-        sock = cast("socket.socket", connection.sock)
+        sock = _connect(address, deadline)
+        connection = http.client.HTTPConnection(address.host, address.number)
+        connection.sock = sock
+        connection.default_port = _DEFAULT_PORTS[address.scheme]  # which the header "Host" leaves out
         length = {} if body is None else {"Content-Length": str(len(body))}
         # A server may close without reading the body of a rejected request; the response is still readable.
         with suppress(BrokenPipeError, ConnectionResetError):
-            chunks = None if body is None else _chunks(body, sock, deadline)
-            connection.request(method, address.path, chunks, {**headers, **length, "Connection": "close"})
-        readable = cast("socket.socket", _DeadlineFile(sock, deadline))  # only `makefile` is called
-        response = http.client.HTTPResponse(readable, method=method)
-        response.begin()
-        return _read(response)
+            content = None if body is None else chunks(sock, body, deadline)
+            connection.request(
+                method, _target(address), content, {**headers, **length, "Connection": "close"}
+            )
+        return _read(_response(sock, deadline, method), max_body, secrets)
     except TimeoutError as error:
-        raise TimeoutError(f"no answer within {timeout:g} s") from error
+        raise TimeoutError(f"no answer within {deadline}") from error
     except OSError as error:
         raise OSError(error.strerror or str(error) or type(error).__name__) from error
     except http.client.HTTPException as error:
-        raise OSError(f"the response is not HTTP ({_line(repr(error))})") from error
+        raise OSError(f"the response is not HTTP ({_line(secrets.redact(repr(error)))})") from error
     finally:
-        connection.close()
+        if sock is not None:
+            sock.close()
 
 
-class _DeadlineFile:
-    """A socket whose reads fail after a deadline."""
-
-    def __init__(self, sock: socket.socket, deadline: float) -> None:
-        self._sock_and_deadline = sock, deadline
-
-    def makefile(self, mode: Literal["rb"]) -> io.BufferedReader:
-        return io.BufferedReader(_DeadlineReader(*self._sock_and_deadline))
-
-
-class _DeadlineReader(io.RawIOBase):
-    def __init__(self, sock: socket.socket, deadline: float) -> None:
-        self._socket = sock
-        self._deadline = deadline
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        _set_timeout(self._socket, self._deadline)
-        return self._socket.recv_into(buffer)
+def _connect(address: Address, deadline: Deadline) -> socket.socket:
+    proxy = address.proxy
+    host, port = (address.host, address.number) if proxy is None else (proxy.host, proxy.port)
+    sock = connect(host, port, deadline)
+    try:
+        if address.scheme == "https":
+            if proxy is not None:
+                _open_tunnel(sock, address, proxy, deadline)
+            sock = start_tls(sock, address.tls or _default_tls(), address.host, deadline)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
-def _chunks(body: bytes, sock: socket.socket, deadline: float) -> Iterator[bytes]:
-    for start in range(0, len(body), _CHUNK_BYTES):
-        _set_timeout(sock, deadline)
-        yield body[start : start + _CHUNK_BYTES]
+def _default_tls() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
-def _set_timeout(sock: socket.socket, deadline: float) -> None:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    sock.settimeout(left)
+def _open_tunnel(sock: socket.socket, address: Address, proxy: Proxy, deadline: Deadline) -> None:
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    lines = [
+        f"CONNECT {host}:{address.number} HTTP/1.1",
+        f"Host: {host}:{address.number}",
+        *(f"{name}: {value}" for name, value in proxy.headers.items()),
+    ]
+    send(sock, "".join(f"{line}\r\n" for line in [*lines, ""]).encode("latin-1"), deadline)
+    response = _response(sock, deadline, "CONNECT")
+    if not 200 <= response.status < 300:
+        reason = _line(header_secrets(proxy.headers).redact(response.reason))
+        raise OSError(f"the proxy responds with {response.status} {reason}")
 
 
-def _read(response: http.client.HTTPResponse) -> HttpResponse:
-    text = ""
+def _target(address: Address) -> str:
+    """Return the target of a request, which is a whole URL for a proxy that does not open a tunnel."""
+    if address.proxy is None or address.scheme == "https":
+        return address.path
+    return f"{address}{address.path}"
+
+
+def _response(sock: socket.socket, deadline: Deadline, method: str) -> http.client.HTTPResponse:
+    readable = cast("socket.socket", DeadlineReader(sock, deadline))  # only `makefile` is called
+    response = http.client.HTTPResponse(readable, method=method)
+    response.begin()
+    return response
+
+
+def _read(response: http.client.HTTPResponse, max_body: int, secrets: Secrets) -> HttpResponse:
+    text, body = "", b""
     if response.status >= 300:
         # The status matters; an incomplete body is quoted as far as it was received.
         with suppress(OSError, http.client.HTTPException):
-            text = _line(response.read(4 * _MAX_TEXT_CHARACTERS).decode(errors="replace"))
-    location = re.split("[?#]", _line(response.getheader("Location") or ""))[0]
-    return HttpResponse(response.status, text, re.sub("//[^/]*@", "//", location))
+            content = response.read(_MAX_READ_BYTES)
+            if len(content) == _MAX_READ_BYTES:  # its end may be a part of a secret
+                content = content[: max(_MAX_READ_BYTES - secrets.max_length, 0)]
+            text = _line(secrets.redact(content.decode(errors="replace")))
+    elif max_body:
+        body = response.read(max_body)
+    location = re.split("[?#]", secrets.redact(response.getheader("Location") or ""))[0]
+    return HttpResponse(
+        response.status,
+        text,
+        re.sub("//[^/]*@", "//", _line(location)),
+        body,
+        _line(secrets.redact(response.getheader("Retry-After") or "")),
+    )
 
 
 def _line(text: str) -> str:
@@ -238,7 +320,20 @@ def address_of(url: EndpointUrl, path: str, query: str = "") -> Address:
     scheme = url.scheme.rpartition("+")[2]
     encoded = quote(path, safe="/~:@!$&'()*+,;=") or "/"
     target = f"{encoded}?{query}" if query else encoded
-    return Address(scheme, url.host, url.port, target, _tls(url, scheme))
+    return Address(scheme, url.host, url.port, target, _tls(url, scheme), secrets=url.secrets)
+
+
+def split_url(url: object) -> SplitResult | None:
+    """Return the parts of a URL; ``None`` if its host or port is malformed.
+
+    It raises nothing, because the errors of `urlsplit` quote a part that may be a password.
+    """
+    try:
+        parts = urlsplit(url if isinstance(url, str) else "")
+        _ = (parts.hostname or "").encode("idna"), parts.port
+    except ValueError:
+        return None
+    return parts
 
 
 def plain_address_of(url: EndpointUrl, scheme: str) -> str:
@@ -284,5 +379,5 @@ def _tls(url: EndpointUrl, scheme: str) -> ssl.SSLContext | None:
         raise ConfigurationError(f"endpoint {url}: cafile requires https")
     try:
         return ssl.create_default_context(cafile=cafile)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: the path contains a null character
         raise ConfigurationError(f"endpoint {url}: cafile cannot be used: {error}") from None

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
-from typing import Any, cast
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from typing import TYPE_CHECKING, Any, cast
 
 from metrics_adapters.ranking import largest
 from metrics_framework.clock import utc
+from metrics_framework.error_types import FailureRule
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.exposition import formats
-from metrics_framework.recording import Distribution, Failure, Interval, Store
+from metrics_framework.recording import Distribution, Failure, History, Store
 from metrics_framework.recording.engine import (
     CounterSeries,
     GaugeSeries,
@@ -21,16 +24,22 @@ from metrics_framework.recording.engine import (
     TimerSeries,
 )
 from metrics_framework.recording.metric import KINDS
-from metrics_framework.recording.results import SeriesDistribution
+from metrics_framework.recording.results import MetricReading, SeriesDistribution
 from metrics_framework.recording.rules import Scope
 from metrics_framework.recording.state import NOT_GIVEN, MergeLaw, NotGiven
-from metrics_framework.validation import plain_tags, safe_repr
+from metrics_framework.validation import OBJECT_ERRORS, plain_tags, safe_repr
 from metrics_framework.values import MetricType, MetricUnit, MetricValue, TimingResult, pending_timing
+
+if TYPE_CHECKING:
+    from metrics_framework.exposition.incremental import IncrementalWriter
 
 __all__ = ["InMemoryAggregator", "InMemoryCollector", "InMemoryTimer", "InMemoryTracker"]
 
 MAX_RUNNING_TIMERS = 10_000
 """How many timers may run at once before the oldest is abandoned."""
+
+_RULE = FailureRule()
+_UNFINISHED = frozenset((AsyncGeneratorType, CoroutineType, GeneratorType))
 
 _VALUE_KEY = {
     MetricType.COUNTER: "sum",
@@ -169,22 +178,25 @@ class InMemoryTimer(RunningTimers):
         # Not a running timer, which other code could stop and which might be abandoned.
         store = self.store
         known: Any = store.timings.get(operation_name)
-        series: TimerSeries | None = known or store.find_timing(operation_name)
+        series: TimerSeries | None = known or store.find_timing_of_work(operation_name)
         now = store.core.now
-        kept = dict(metadata) if metadata else {}
+        kept: dict[str, Any] = {} if metadata is None else store.plain_metadata(metadata) or {}
         start_ns = now()
         try:
             outcome = operation()
-        except BaseException:
+        except BaseException as error:
+            stop_ns = now()
             if not callable(operation):  # checked here, because a check costs time in each call
                 raise InvalidInputError(
                     f"operation={safe_repr(operation)} is not callable: pass a function without arguments,"
                     " such as lambda: work(3)"
                 ) from None
-            _record(series, now() - start_ns, success=False)
+            _record(store, series, stop_ns - start_ns, success=not isinstance(_RULE.outcome(error), str))
             raise
         stop_ns = now()
-        _record(series, stop_ns - start_ns, success=True)
+        if type(outcome) in _UNFINISHED:
+            _check_finished(operation_name, operation, outcome)
+        _record(store, series, stop_ns - start_ns, success=True)
         kept["result"] = outcome
         return pending_timing((operation_name, kept, start_ns, stop_ns, True, store.clock))
 
@@ -269,7 +281,7 @@ class InMemoryAggregator:
     """A `MetricsAggregator` over a store, with time series and distributions.
 
     It is a `metrics_framework.dashboard.HistoryAggregator`, a
-    `metrics_framework.snapshots.DistributionAggregator` and a
+    `metrics_framework.capabilities.DistributionAggregator` and a
     `metrics_framework.capabilities.SummariesByTag`.
 
     Operations are listed beside metrics, with ``metadata["operation"]`` true: their durations as a timer,
@@ -281,6 +293,7 @@ class InMemoryAggregator:
 
     def __init__(self, store: Store | None = None) -> None:
         self.store = Store() if store is None else store
+        self._prometheus_writer: IncrementalWriter | None = None
 
     def get_metric_summary(
         self,
@@ -299,15 +312,15 @@ class InMemoryAggregator:
         """
         return self.store.summary(metric_name, time_window, tags)
 
-    def get_metric_history(self, metric_name: str, time_window: timedelta, points: int) -> list[Interval]:
+    def get_metric_history(self, metric_name: str, time_window: timedelta, points: int) -> History:
         """Return a metric's time series; see `metrics_framework.recording.Store.history`."""
         return self.store.history(metric_name, time_window, points)
 
-    def get_timing_history(self, operation: str, time_window: timedelta, points: int) -> list[Interval]:
+    def get_timing_history(self, operation: str, time_window: timedelta, points: int) -> History:
         """Return the time series of an operation's durations; see `get_metric_history`."""
         return self.store.timing_history(operation, time_window, points)
 
-    def get_outcome_history(self, operation: str, time_window: timedelta, points: int) -> list[Interval]:
+    def get_outcome_history(self, operation: str, time_window: timedelta, points: int) -> History:
         """Return the time series of how an operation ended; see `get_metric_history`."""
         return self.store.outcome_history(operation, time_window, points)
 
@@ -322,6 +335,10 @@ class InMemoryAggregator:
         yield from self._metrics(now)
         yield from self._timed(now)
         yield from self._tracked(now)
+
+    def read(self) -> Iterator[MetricReading]:
+        """Yield every metric and operation; see `metrics_framework.recording.Store.read`."""
+        return self.store.read()
 
     def get_distributions(self) -> list[SeriesDistribution]:
         """Return the values of every distribution; see `metrics_framework.recording.Store.distributions`."""
@@ -338,7 +355,7 @@ class InMemoryAggregator:
             format: ``json``, ``jsonl``, ``csv``, ``prometheus`` (text format 0.0.4) or ``snapshot`` (a v1
                 performance snapshot, without the readings of a resource monitor).
         """
-        known = {**formats.FORMATS, "snapshot": self._to_snapshot}
+        known = {**formats.FORMATS, "prometheus": self._to_prometheus, "snapshot": self._to_snapshot}
         return formats.render(self.iter_metrics(), format, known)
 
     def get_top_metrics(self, metric_type: MetricType, limit: int = 10) -> list[MetricValue]:
@@ -348,6 +365,13 @@ class InMemoryAggregator:
         """
         return largest(self.get_metrics_by_tag({}), metric_type, limit)
 
+    def _to_prometheus(self, _: object) -> str:
+        from metrics_framework.exposition.incremental import IncrementalWriter  # slow to import
+
+        if self._prometheus_writer is None:
+            self._prometheus_writer = IncrementalWriter(self.store)
+        return b"".join(self._prometheus_writer.chunks()).decode()
+
     def _to_snapshot(self, _: object) -> str:
         from metrics_framework.snapshots import Environment, SnapshotBuilder, SnapshotMetadata, dump_snapshot
         from metrics_framework.snapshots.provenance import find_provenance
@@ -355,7 +379,12 @@ class InMemoryAggregator:
         store, found = self.store, find_provenance()
         seconds = (store.clock.monotonic_ns() - store.start_ns) / 1e9
         builder = SnapshotBuilder(
-            InMemoryTimer(store), InMemoryTracker(store), None, aggregator=self, seconds=seconds
+            InMemoryTimer(store),
+            InMemoryTracker(store),
+            None,
+            aggregator=self,
+            seconds=seconds,
+            constant_tags=store.tags,
         )
         snapshot, _report = builder.build(
             SnapshotMetadata(
@@ -422,6 +451,26 @@ class InMemoryAggregator:
             )
 
 
-def _record(series: TimerSeries | None, elapsed_ns: int, *, success: bool) -> None:
+def _record(store: Store, series: TimerSeries | None, elapsed_ns: int, *, success: bool) -> None:
     if series is not None:  # None: the name was refused and counted
-        series.elapse(elapsed_ns / 1e6, success)
+        try:
+            series.elapse(elapsed_ns / 1e6, success)
+        except OBJECT_ERRORS as error:  # the outcome of the operation must reach the caller
+            store.count_rejected(error)
+
+
+def _check_finished(operation_name: str, operation: Any, outcome: object) -> None:
+    """Check that an operation that returned a coroutine or generator has done its work."""
+    if isinstance(outcome, CoroutineType):
+        outcome.close()  # it will not be awaited
+        what, use = "coroutine", "async with"
+    elif any(map(inspect.isasyncgenfunction, (operation, operation.__call__))):
+        what, use = "async generator", "async with"
+    elif any(map(inspect.isgeneratorfunction, (operation, operation.__call__))):
+        what, use = "generator", "with"
+    else:
+        return
+    raise InvalidInputError(
+        f"operation={safe_repr(operation)} returned a {what}, which time_operation does not run: use"
+        f" @metrics.measure({operation_name!r}), or {use} metrics.measure({operation_name!r}): …"
+    )

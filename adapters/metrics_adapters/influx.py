@@ -10,7 +10,7 @@ from typing import ClassVar
 from urllib.parse import urlencode
 
 from metrics_adapters.http_client import HTTP_OPTIONS, address_of, authorization_of, deliver
-from metrics_adapters.line_protocols import log_left_out, numbers_of, series_name
+from metrics_adapters.line_protocols import escaped, log_left_out, numbers_of
 from metrics_framework.errors import ConfigurationError
 from metrics_framework.export.endpoints import EndpointUrl, Option, flag_option, text_option, whole_option
 from metrics_framework.exposition.formats import each_value
@@ -18,7 +18,8 @@ from metrics_framework.log import LogOnce
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.values import MetricValue
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# Line breaks, and backslashes before an escaped character, cannot be escaped. Surrogates cannot be encoded.
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")
 _RESERVED = {"time", "_field", "_measurement"}
 
 
@@ -74,20 +75,21 @@ class InfluxEndpoint:
             yield gzip.compress(body, 1) if self._gzip else body
 
     def lines(self, values: Iterable[MetricValue]) -> Iterator[str]:
-        """Yield a line for each series. Of two with the same measurement and tags, the first is sent."""
+        """Yield a line for each series. Each field of a measurement and its tags is sent once."""
         taken: set[str] = set()
         for value in values:
             series = _series(value)
-            if series in taken:
-                log_left_out(self._left_out, "another has its measurement and tags", value.name)
-                continue
-            taken.add(series)
-            fields = ",".join(
-                f"{number.field or 'value'}={float(number.value)!r}" for number in numbers_of(value)
-            )
+            fields: list[str] = []
+            for number in numbers_of(value):
+                field = number.field or "value"
+                if f"{series} {field}" in taken:
+                    log_left_out(self._left_out, "another has its measurement and tags", value.name)
+                    continue
+                taken.add(f"{series} {field}")
+                fields.append(f"{field}={float(number.value)!r}")
             if fields:
                 nanoseconds = round(value.timestamp.timestamp() * 1e6) * 1_000
-                yield f"{series} {fields} {nanoseconds}\n"
+                yield f"{series} {','.join(fields)} {nanoseconds}\n"
 
 
 def _target(url: EndpointUrl) -> tuple[str, str]:
@@ -106,20 +108,17 @@ def _target(url: EndpointUrl) -> tuple[str, str]:
 
 
 def _series(value: MetricValue) -> str:
-    name = _escaped(series_name(value), ", ")
-    if name[0] in "#_":  # a comment, or a name that InfluxDB reserves
-        name = f"m{name}"
-    tags = {_tag(tag): _escaped(text, ",= ") for tag, text in value.tags.items() if text}
-    return ",".join([name, *(f"{tag}={tags[tag]}" for tag in sorted(tags))])
+    # A comment, or a name that InfluxDB reserves.
+    name = escaped(value.name, _UNSAFE, is_reserved=value.name[:1] in ("#", "_"))
+    tags = {_tag(tag): _with_backslashes(escaped(text, _UNSAFE), ",= ") for tag, text in value.tags.items()}
+    return ",".join([_with_backslashes(name, ", "), *(f"{tag}={tags[tag]}" for tag in sorted(tags))])
 
 
 def _tag(tag: str) -> str:
-    return _escaped(f"{tag}_" if tag in _RESERVED else tag, ",= ")
+    return _with_backslashes(escaped(tag, _UNSAFE, is_reserved=tag in _RESERVED), ",= ")
 
 
-def _escaped(text: str, special: str) -> str:
-    # Line breaks, and backslashes before an escaped character, cannot be escaped.
-    plain = _CONTROL.sub(" ", text).replace("\\", "/").encode(errors="replace").decode()
+def _with_backslashes(text: str, special: str) -> str:
     for character in special:
-        plain = plain.replace(character, f"\\{character}")
-    return plain
+        text = text.replace(character, f"\\{character}")
+    return text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import ClassVar
@@ -13,6 +12,7 @@ from metrics_framework.errors import ConfigurationError
 from metrics_framework.export.endpoints import EndpointUrl, Option, text_option
 from metrics_framework.exposition.formats import each_value, to_plain
 from metrics_framework.protocols import MetricsSystem
+from metrics_framework.runtime.strict_json import to_json_text
 
 
 class WebhookEndpoint:
@@ -20,7 +20,7 @@ class WebhookEndpoint:
 
     The body is that of ``export_metrics("json")``. A user and a password are sent as basic authentication, a
     password alone (``https://:TOKEN@host``) as ``Authorization: Bearer TOKEN`` or in the header of the option
-    ``header``. Logs do not show path and query, which often contain secrets. Other options of the query are
+    ``header``. Other options of the query are
     sent to the server.
 
     Args:
@@ -30,7 +30,7 @@ class WebhookEndpoint:
         ConfigurationError: If the URL is not allowed.
     """
 
-    hides_address: ClassVar[bool] = True
+    forwards_query: ClassVar[bool] = True
     options: ClassVar[Mapping[str, Option]] = {
         **HTTP_OPTIONS,
         "header": text_option(None, "The header for the password, instead of `Authorization`."),
@@ -49,7 +49,7 @@ class WebhookEndpoint:
         Raises:
             OutputError: If the server is unreachable or fails; a `RefusedError` if it rejects the request.
         """
-        metrics = [json.dumps(to_plain(value), default=str) for value in each_value(system.aggregator)]
+        metrics = [to_json_text(to_plain(value)) for value in each_value(system.aggregator)]
         body = f'{{"metrics": [{", ".join(metrics)}]}}'.encode()
         what = f"cannot post to {self.name}"
         deliver(self._address, "POST", body, self._headers, self._timeout, what=what)

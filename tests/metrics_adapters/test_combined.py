@@ -139,6 +139,13 @@ def test_a_failing_member_affects_no_other(stores, caplog, first):
     assert "away" in message
 
 
+def test_an_operation_is_not_a_metric(stores, both):
+    """The error says so, and names the calls that read an operation."""
+    InMemoryTimer(stores[1]).time_operation("checkout", int)
+    with pytest.raises(UnknownMetricError, match="is an operation and not a metric: read it with timer"):
+        both.get_metric_summary("checkout")
+
+
 def test_an_unknown_name_has_suggestions_of_all_members(stores, both):
     """The error quotes the name and suggests names of every member."""
     InMemoryCollector(stores[1]).record_counter("orders", 2)

@@ -20,7 +20,9 @@ from tests.metrics_framework.telemetry.peers import later_stormlog
 
 NVML = r"""
 #include <string.h>
+#define RESERVED 500000000
 typedef struct { unsigned long long total, free, used; } memory_t;
+typedef struct { unsigned int version; unsigned long long total, reserved, free, used; } memory_v2_t;
 typedef struct { unsigned int gpu, memory; } rates_t;
 int nvmlInitWithFlags(unsigned int flags) { return 0; }
 int nvmlShutdown(void) { return 0; }
@@ -35,10 +37,21 @@ int nvmlDeviceGetName(void *device, char *name, unsigned int length) {
 }
 int nvmlDeviceGetMemoryInfo(void *device, memory_t *memory) {
     memory->total = 80000000000;
-    memory->used = 1000 * (long)device;
+    memory->used = RESERVED + 1000 * (long)device;
     memory->free = memory->total - memory->used;
     return 0;
 }
+#ifndef OLD_DRIVER
+int nvmlDeviceGetMemoryInfo_v2(void *device, memory_v2_t *memory) {
+    if (memory->version != (sizeof(*memory) | 2 << 24))
+        return 25; /* argument version mismatch */
+    memory->total = 80000000000;
+    memory->reserved = RESERVED;
+    memory->used = 1000 * (long)device;
+    memory->free = memory->total - memory->reserved - memory->used;
+    return 0;
+}
+#endif
 int nvmlDeviceGetUtilizationRates(void *device, rates_t *rates) {
     rates->gpu = 37;
     rates->memory = 5;
@@ -94,6 +107,7 @@ def test_the_monitor_is_an_adapter_by_name():
     assert load_adapter("gpu") is GpuMonitor
 
 
+@pytest.mark.slow
 def test_without_the_extra_the_error_names_it():
     """The import error names the extra."""
     code = "import sys; sys.modules['pynvml'] = None\nimport metrics_adapters.gpu"
@@ -101,17 +115,21 @@ def test_without_the_extra_the_error_names_it():
     assert "pip install 'metrics-framework[gpu]'" in done.stderr.splitlines()[-1]
 
 
-@pytest.fixture(scope="module")
-def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a C library that imitates NVML."""
+def compile_nvml(folder: Path, *options: str) -> Path:
+    """Compile a C library that imitates NVML into a folder, and return the folder."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None or sys.platform != "linux":
         pytest.skip("there is no C compiler")
-    folder = tmp_path_factory.mktemp("nvml")
     (folder / "nvml.c").write_text(NVML)
     library = folder / "libnvidia-ml.so.1"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, folder / "nvml.c"], check=True)
+    subprocess.run([compiler, "-shared", "-fPIC", *options, "-o", library, folder / "nvml.c"], check=True)
     return folder
+
+
+@pytest.fixture(scope="module")
+def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a C library that imitates NVML."""
+    return compile_nvml(tmp_path_factory.mktemp("nvml"))
 
 
 def with_nvml(folder: Path, program: str, *arguments: str | Path) -> str:
@@ -129,12 +147,35 @@ def with_nvml(folder: Path, program: str, *arguments: str | Path) -> str:
 @pytest.mark.heavy
 def test_every_device_is_read(nvml):
     """Memory in bytes, a share, watts and degrees. Values that a device does not report are missing."""
-    printed = with_nvml(nvml, "from metrics_adapters.gpu import *; print(GpuMonitor().readings())")
+    printed = with_nvml(nvml, READ)
     assert eval(printed) == [
-        GpuReading(0, "Test GPU", 1000, 79_999_999_000, 80_000_000_000, 0.37, 250.5, 41.0),
-        GpuReading(1, "Test GPU", 2000, 79_999_998_000, 80_000_000_000, 0.37, None, 41.0),
+        GpuReading(0, "Test GPU", 1000, 79_499_999_000, 80_000_000_000, 0.37, 250.5, 41.0),
+        GpuReading(1, "Test GPU", 2000, 79_499_998_000, 80_000_000_000, 0.37, None, 41.0),
     ]
 
+
+@pytest.mark.heavy
+def test_memory_is_read_from_a_driver_that_does_not_tell_the_reserved_part(tmp_path):
+    """The first version of the query counts the reserved part as used."""
+    readings = eval(with_nvml(compile_nvml(tmp_path, "-DOLD_DRIVER"), READ))
+    assert [reading.memory_used for reading in readings] == [500_001_000, 500_002_000]
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is None, reason="this machine has no GPU")
+def test_memory_is_that_of_nvidia_smi():
+    """Used and total memory are those of `nvidia-smi`, which rounds to MiB."""
+    query = ["nvidia-smi", "--query-gpu=memory.used,memory.total", "--format=csv,noheader,nounits"]
+    for _ in range(5):  # another process may allocate between the two readings
+        lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
+        readings = GpuMonitor().readings()
+        shown = [tuple(int(number) for number in line.split(",")) for line in lines]
+        read = [(round(one.memory_used / 2**20), round(one.memory_total / 2**20)) for one in readings]
+        if all(abs(a - b) <= 1 for pair in zip(shown, read, strict=True) for a, b in zip(*pair, strict=True)):
+            return
+    raise AssertionError(f"nvidia-smi shows {shown} MiB, the monitor {read} MiB")
+
+
+READ = "from metrics_adapters.gpu import *; print(GpuMonitor().readings())"
 
 RECORD = """
 from metrics_adapters.gpu import GpuMonitor

@@ -75,15 +75,15 @@ def test_each_part_fulfils_its_protocol(part, protocol):
 
 
 @pytest.mark.parametrize("name", ["requests", "", None, 3, object()])
-@pytest.mark.parametrize("number", [1, -1, math.nan, math.inf, 10**400, "many", None])
 @pytest.mark.parametrize("tags", [None, {}, {"a": "b"}, {"": 3}, "a=b"])
-def test_a_collector_accepts_anything(name, number, tags):
+def test_a_collector_accepts_anything(name, tags):
     """Valid and invalid input is dropped without an error, and names have no type."""
     collector = NullCollector()
-    assert collector.record_counter(name, number, tags) is None
-    assert collector.record_gauge(name, number, tags) is None
-    assert collector.record_histogram(name, number, tags) is None
-    assert collector.record_timer(name, number, MetricUnit.BYTES, tags) is None
+    for number in (1, -1, math.nan, math.inf, 10**400, "many", None):
+        assert collector.record_counter(name, number, tags) is None
+        assert collector.record_gauge(name, number, tags) is None
+        assert collector.record_histogram(name, number, tags) is None
+        assert collector.record_timer(name, number, MetricUnit.BYTES, tags) is None
     assert collector.increment(name, tags) is None
     assert collector.decrement(name, tags) is None
 
@@ -298,6 +298,7 @@ def test_a_system_of_nothing_is_healthy(null):
     assert health == {
         "healthy": True,
         "error_rate": 0.0,
+        "operations": 0,
         "series": 0,
         "recorded": 0,
         "rejected": 0,

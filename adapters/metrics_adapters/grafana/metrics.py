@@ -7,9 +7,10 @@ from itertools import chain
 from typing import NamedTuple
 
 from metrics_framework.exposition.families import FamilyHeader, family_header, series_labels
+from metrics_framework.exposition.names import Escaping
 from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.recording import Description, OutcomeReading, SeriesReading, Store
-from metrics_framework.recording.namespaces import Named
+from metrics_framework.recording.exposed_names import Named
 from metrics_framework.recording.store import store_of
 from metrics_framework.values import MetricType
 
@@ -20,6 +21,7 @@ class ExposedMetric(NamedTuple):
     Attributes:
         named: The recorded name and type.
         heading: The exposed name, type and unit.
+        utf_8_name: The exposed name for a scraper that accepts UTF-8.
         labels: The names of the labels that differ between its series, sorted.
         constant: The labels that all series of the process have.
         merge: How the series of a gauge are combined.
@@ -27,6 +29,7 @@ class ExposedMetric(NamedTuple):
 
     named: Named
     heading: FamilyHeader
+    utf_8_name: str
     labels: tuple[str, ...]
     constant: dict[str, str]
     merge: str
@@ -47,7 +50,9 @@ def exposed_metrics(aggregator: MetricsAggregator) -> list[ExposedMetric]:
         of_all = _labels(head, {name: text for name, text in constant.items() if text})
         apart = _labels(head, dict.fromkeys(tags[named], "")).keys() - of_all.keys()
         merge = descriptions[named].merge
-        found.setdefault(head.name, ExposedMetric(named, head, tuple(sorted(apart)), of_all, merge))
+        utf_8_name = family_header(named, descriptions[named], Escaping.ALLOW_UTF_8).name
+        exposed = ExposedMetric(named, head, utf_8_name, tuple(sorted(apart)), of_all, merge)
+        found.setdefault(head.name, exposed)
     return list(found.values())
 
 

@@ -7,20 +7,23 @@ import os
 import re
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import ClassVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote
 
 from metrics_adapters.file import path_of
 from metrics_adapters.grafana.metrics import exposed_metrics
 from metrics_adapters.grafana.panels import dashboard_json, panel_rows
-from metrics_adapters.http_client import Address, deliver, plain_address_of
+from metrics_adapters.http_client import Address, deliver, plain_address_of, split_url
 from metrics_framework.errors import ConfigurationError, InvalidInputError
-from metrics_framework.export.endpoints import EndpointUrl, Option, seconds_option, text_option
+from metrics_framework.export.endpoints import EndpointUrl, Option, Secrets, seconds_option, text_option
+from metrics_framework.export.outputs import exporting_alone
 from metrics_framework.protocols import MetricsSystem
-from metrics_framework.runtime.atomic_files import replace_file
-from metrics_framework.validation import check_seconds, safe_repr
+from metrics_framework.runtime.atomic_files import read_file, replace_file
+from metrics_framework.runtime.strict_json import to_json_text
+from metrics_framework.validation import check_seconds, safe_repr, word_repr
 
 _API = "/api/dashboards/db"
 
@@ -78,12 +81,13 @@ class GrafanaDashboard:
         self._address: Address | None = None
         if isinstance(target, str) and re.match("https?://", target):
             self._address = _address(target)
-            self.name = f"grafana+{self._address}".removesuffix(_API)
+            self.name = f"grafana+{self._address}"
         elif token is not None:
             raise InvalidInputError("token= needs a target that begins with http:// or https://")
         else:
             self._file = _path(target)
             self.name = f"grafana:{self._file}"
+        self.is_local = self._file is not None
         self._sent = ""
         self._begin()
 
@@ -105,7 +109,7 @@ class GrafanaDashboard:
         """
         if self._process != os.getpid():  # a forked child may have inherited a held lock
             self._begin()
-        with self._lock:
+        with exporting_alone(self._lock, self.name, self._timeout):
             dashboard = self.render(system)
             if self._file is not None:
                 if not _holds(self._file, dashboard.encode()):
@@ -124,7 +128,7 @@ class GrafanaDashboard:
             "overwrite": True,
             "message": "Exported by metrics-framework",
         }
-        content = json.dumps(body).encode()
+        content = to_json_text(body).encode()
         deliver(
             address,
             "POST",
@@ -147,19 +151,18 @@ def _headers(token: str | None) -> dict[str, str]:
 def _address(url: str) -> Address:
     # A malformed URL is not quoted, because a password may be anywhere in it.
     wrong = "target= is not the address of a Grafana server, like http://grafana:3000"
-    try:
-        parts = urlsplit(url)
-        host, port = (parts.hostname or "").encode("idna"), parts.port
-    except ValueError:
-        raise InvalidInputError(f"{wrong}: its host or port is malformed") from None
-    if not host or re.search(rb"[\x00-\x20\x7f]", host):
+    parts = split_url(url)
+    if parts is None:
+        raise InvalidInputError(f"{wrong}: its host or port is malformed")
+    if not parts.hostname or re.search(r"[\x00-\x20\x7f]", parts.hostname):
         raise InvalidInputError(f"{wrong}: it has no host")
-    if "@" in parts.netloc or "@" in parts.path:
+    if "@" in url:
         raise InvalidInputError(f"{wrong}: it has a user; pass token= instead")
     if parts.query or parts.fragment:
         raise InvalidInputError(f"{wrong}: it has a query or a fragment")
     path = quote(parts.path.rstrip("/"), safe="/%~:!$&'()*+,;=")
-    return Address(parts.scheme, parts.hostname or "", port, f"{path}{_API}")
+    secrets = Secrets([unquote(parts.path)])
+    return Address(parts.scheme, parts.hostname, parts.port, f"{path}{_API}", secrets=secrets)
 
 
 def _path(target: object) -> Path:
@@ -171,13 +174,13 @@ def _path(target: object) -> Path:
         )
     path = Path(target)
     if path.suffix != ".json":
-        raise InvalidInputError(f"{str(path)!r} does not end in .json, so Grafana would not read it")
+        raise InvalidInputError(f"{word_repr(path.name)} does not end in .json, so Grafana would not read it")
     return path
 
 
 def _holds(path: Path, content: bytes) -> bool:
     try:
-        return path.read_bytes() == content
+        return read_file(path, len(content), pipe=False) == content
     except (OSError, ValueError):
         return False
 
@@ -209,6 +212,7 @@ class GrafanaEndpoint(GrafanaDashboard):
         MissingExtraError: If the extra ``grafana`` is not installed.
     """
 
+    is_local = True
     options: ClassVar[Mapping[str, Option]] = {
         "title": text_option("Metrics", "The title of the dashboard."),
         "uid": text_option(None, "Its unique id in Grafana; by default derived from the title."),
@@ -231,6 +235,8 @@ class GrafanaEndpoint(GrafanaDashboard):
         except InvalidInputError as error:
             raise ConfigurationError(f"endpoint {url}: {error}") from None
         self.name = str(url)
+        if self._address is not None:
+            self._address = replace(self._address, secrets=url.secrets)
 
 
 _DEFAULTS = {name: option.default for name, option in GrafanaEndpoint.options.items()}

@@ -88,8 +88,7 @@ def _of_operation(metric: ExposedMetric) -> Iterator[Panel]:
             metric, f"latency {name}", f"{name}: latency", "Durations of successes and failures."
         )
         return
-    series = f"{metric.heading.name}_total"
-    by_end = f"sum by (outcome, error_type) ({_rate(series, metric)})"
+    by_end = f"sum by (outcome, error_type) ({_rate('_total', metric)})"
     yield Panel(
         f"rate {name}",
         f"{name}: rate",
@@ -97,27 +96,27 @@ def _of_operation(metric: ExposedMetric) -> Iterator[Panel]:
         "ops",
         [Query(by_end, "{{outcome}} {{error_type}}")],
     )
-    # Before the first failure there is no series of failures; `or` makes the ratio 0 instead of empty.
-    failed = f"(sum({_rate(series, metric, outcome='failure')}) or vector(0))"
+    # Over OTLP there is no series of failures before the first; `or` makes the ratio 0 instead of empty.
+    failed = f"(sum({_rate('_total', metric, outcome='failure')}) or vector(0))"
     yield Panel(
         f"errors {name}",
         f"{name}: error ratio",
         "The share of executions that failed.",
         "percentunit",
-        [Query(f"{failed} / sum({_rate(series, metric)})", "error ratio")],
+        [Query(f"{failed} / sum({_rate('_total', metric)})", "error ratio")],
     )
 
 
 def _counter(metric: ExposedMetric) -> Panel:
     head = metric.heading
-    rate = f"sum{_by(metric.labels)} ({_rate(f'{head.name}_total', metric)})"
+    rate = f"sum{_by(metric.labels)} ({_rate('_total', metric)})"
     unit = _RATE_UNITS[head.unit]
     return _panel(metric, "per second", unit, [Query(rate, _legend(metric))])
 
 
 def _gauge(metric: ExposedMetric) -> Panel:
     head = metric.heading
-    expression = f"{head.name}{_selector(metric)}"
+    expression = _selector("", metric)
     legend = _legend(metric)
     if metric.merge == "latest":
         legend = f"{legend} {{{{instance}}}}"  # `latest` cannot combine the gauges of several processes
@@ -134,7 +133,7 @@ def _histogram(metric: ExposedMetric) -> Panel:
 
 def _quantiles(metric: ExposedMetric, key: str, title: str, description: str) -> Panel:
     head = metric.heading
-    rate = _rate(f"{head.name}_bucket", metric)
+    rate = _rate("_bucket", metric)
     queries = [
         Query(f"histogram_quantile({share}, sum by (le) ({rate}))", name) for name, share in QUANTILES.items()
     ]
@@ -151,13 +150,17 @@ def _key(metric: ExposedMetric) -> str:
     return f"{metric.named.metric_type.value} {metric.named.name}"
 
 
-def _rate(series: str, metric: ExposedMetric, **labels: str) -> str:
-    return f"rate({series}{_selector(metric, **labels)}[{RATE_INTERVAL}])"
+def _rate(suffix: str, metric: ExposedMetric, **labels: str) -> str:
+    return f"rate({_selector(suffix, metric, **labels)}[{RATE_INTERVAL}])"
 
 
-def _selector(metric: ExposedMetric, **labels: str) -> str:
-    matchers = ",".join(f"{name}={quoted(text)}" for name, text in {**metric.constant, **labels}.items())
-    return f"{{{matchers}}}" if matchers else ""
+def _selector(suffix: str, metric: ExposedMetric, **labels: str) -> str:
+    matchers = [f"{name}={quoted(text)}" for name, text in {**metric.constant, **labels}.items()]
+    name = f"{metric.heading.name}{suffix}"
+    if metric.utf_8_name != metric.heading.name:  # the scraper decides which one the server has
+        matchers.insert(0, f'__name__=~"{name}|{metric.utf_8_name}{suffix}"')
+        name = ""
+    return f"{name}{{{','.join(matchers)}}}" if matchers else name
 
 
 def _by(labels: Iterable[str]) -> str:
@@ -213,7 +216,7 @@ def dashboard_json(title: str, uid: str, rows: Iterable[PanelRow], datasource: s
             builder.with_panel(_graph(panel, _id(panel.key, ids)))
     model = builder.build()
     model.panels = model.panels or []  # Grafana expects a list even if it is empty
-    return JSONEncoder(indent=2, sort_keys=True).encode(model) + "\n"
+    return JSONEncoder(indent=2, sort_keys=True, allow_nan=False).encode(model) + "\n"
 
 
 def _graph(panel: Panel, number: int) -> Graph:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
@@ -14,7 +13,6 @@ from metrics_adapters.http.asgi import (
     ScrapeApp,
     headers_of,
     make_asgi_app,
-    path_in_mount,
     send_response,
     serve_lifespan,
     unsupported_scope,
@@ -38,11 +36,13 @@ from metrics_adapters.http.scrape import (
     unavailable,
 )
 from metrics_adapters.http.sse import StreamEndpoint, query_fields, snapshot_tags
-from metrics_adapters.http.types import Message, Receive, Scope, Send
+from metrics_adapters.http.types import Message, Receive, Scope, Send, path_in_mount
 from metrics_framework.errors import InvalidInputError, SnapshotError, nearest
+from metrics_framework.health import mark_own_endpoint
 from metrics_framework.log import Isolation, log_event
 from metrics_framework.runtime.event_loops import run_within
 from metrics_framework.runtime.fork import ForkOrder, reset_after_fork
+from metrics_framework.runtime.strict_json import to_json_text
 from metrics_framework.system import MetricsSystem
 from metrics_framework.validation import check_count, check_seconds, check_url_path, safe_repr
 
@@ -176,11 +176,14 @@ class WebApp:
         elif kind == "lifespan":
             await serve_lifespan(receive, send, self.end_streams)
         elif kind == "websocket":
+            mark_own_endpoint()
             await send({"type": "websocket.close"})
         else:
             raise unsupported_scope(kind)
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if _path(scope) in self._paths:
+            mark_own_endpoint()
         headers = headers_of(scope)
         origin = headers.get("origin")
         send = _with_headers(send, self._common_headers(origin))
@@ -292,16 +295,21 @@ def _checked_endpoints(endpoints: object) -> list[str]:
     return chosen
 
 
+def _quoted(origin: object) -> str:
+    """Return an origin for a message. It is a URL, but contains a secret only if it has a user."""
+    return repr(origin) if isinstance(origin, str) and "@" not in origin else safe_repr(origin)
+
+
 def _checked_origins(origins: object) -> frozenset[str]:
     if isinstance(origins, str) or not isinstance(origins, Iterable):
         raise InvalidInputError(
-            f"allow_origins={safe_repr(origins)} is not a list of origins, such as ['https://status.example']"
+            f"allow_origins={_quoted(origins)} is not a list of origins, such as ['https://status.example']"
         )
     checked = frozenset(origins)
     for origin in checked:
         if origin != "*" and not (isinstance(origin, str) and _ORIGIN.fullmatch(origin)):
             raise InvalidInputError(
-                f"{safe_repr(origin)} in allow_origins is not an origin, such as 'https://status.example'"
+                f"{_quoted(origin)} in allow_origins is not an origin, such as 'https://status.example'"
             )
     return checked
 
@@ -372,7 +380,7 @@ def snapshot_response(system: MetricsSystem, tags: Mapping[str, str]) -> Endpoin
 
 def json_response(status: HTTPStatus, data: Any) -> EndpointResponse:
     """Return a response in JSON that must not be cached."""
-    body = json.dumps(data).encode() + b"\n"
+    body = to_json_text(data).encode() + b"\n"
     headers = [
         ("Content-Type", "application/json"),
         ("Content-Length", str(len(body))),

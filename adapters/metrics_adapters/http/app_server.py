@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
-from typing import TYPE_CHECKING, Self, Unpack
+from heapq import nsmallest
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from metrics_adapters.http.app import WebApp, make_app
-from metrics_adapters.http.options import DEFAULT_TIMEOUT_SECONDS, AppOptions
+from metrics_adapters.http.options import DEFAULT_MAX_CLIENTS, DEFAULT_TIMEOUT_SECONDS, AppOptions
 from metrics_adapters.http.server import check_address, listen, local_url
 from metrics_framework.errors import MissingExtraError
 from metrics_framework.log import Isolation, log_event
@@ -15,8 +17,25 @@ from metrics_framework.runtime.fork import ForkOrder, reset_after_fork
 from metrics_framework.system import MetricsSystem
 
 if TYPE_CHECKING:
+    import asyncio
+
     import uvicorn
 
+MAX_OTHER_CONNECTIONS = 100
+"""The number of open connections beside those of ``max_clients`` streams.
+
+For a further one, the connection is closed that waits for a request, or for the rest of one, for longest.
+"""
+
+MIN_REQUEST_SECONDS = 0.25
+"""How long a new connection has to send its request, before it may be closed for another one.
+
+In a burst, up to twice as many connections are therefore open. Otherwise, one that belongs to a scrape would
+often be closed before its request was read.
+"""
+
+_BACKLOG = 100  # the connections that asyncio accepts before the limit is applied
+_MAX_TIMER_SECONDS = 86_400.0
 _GRACEFUL_CLOSE_SECONDS = 2  # for responses in progress when the server is closed
 
 
@@ -46,7 +65,11 @@ def serve_app(
         True
     """
     check_address(addr, port)
-    server = _server(make_app(system, **options))
+    server = _server(
+        make_app(system, **options),
+        max_connections=options.get("max_clients", DEFAULT_MAX_CLIENTS) + MAX_OTHER_CONNECTIONS,
+        request_timeout=min(options.get("timeout", DEFAULT_TIMEOUT_SECONDS), _MAX_TIMER_SECONDS),
+    )
     listener = listen(addr, port)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         # Connections inherit it. Without it, the connection of a client that stops reading stays open as long
@@ -57,11 +80,69 @@ def serve_app(
     return AppServer(server, listener)
 
 
-def _server(app: WebApp) -> uvicorn.Server:
+def _server(app: WebApp, max_connections: int, request_timeout: float) -> uvicorn.Server:
+    """Return a server.
+
+    uvicorn accepts connections without a limit, never closes one whose first request does not arrive, and
+    logs a line for each malformed request, so its protocol is extended.
+    """
     try:
         import uvicorn
+        from uvicorn.protocols.http.h11_impl import H11Protocol
     except ImportError:
         raise MissingExtraError("serve_app", "web") from None
+
+    # Outside the hierarchy of loggers, so that the level of the application's logger is unchanged.
+    errors = logging.Logger("uvicorn.error", logging.ERROR)  # noqa: LOG001
+    errors.parent = logging.getLogger("uvicorn.error")
+
+    class Protocol(H11Protocol):
+        """Closes connections that wait for a request: after a time limit, or in favour of a new one."""
+
+        _timer: asyncio.TimerHandle | None = None
+
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            self.logger = errors
+            self.access_log = False  # scrapes are frequent, and requests may contain secrets
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._watch()
+            excess = len(self.connections) - max_connections
+            if excess > 0:
+                waiting = {
+                    one._timer.when(): one
+                    for one in self.connections
+                    if isinstance(one, Protocol) and one._timer is not None
+                }
+                young = self.loop.time() + request_timeout - MIN_REQUEST_SECONDS
+                for when in nsmallest(excess, waiting):
+                    if when > young and len(self.connections) <= 2 * max_connections:
+                        break
+                    waiting[when].transport.abort()
+                    self.connections.discard(waiting[when])
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            if self._timer is not None:
+                self._timer.cancel()
+
+        def _watch(self) -> None:
+            if self.cycle is not None and not self.cycle.response_complete:
+                if self._timer is not None:
+                    self._timer.cancel()
+                    self._timer = None
+            elif self._timer is None:
+                self._timer = self.loop.call_later(request_timeout, self.transport.abort)
 
     class Server(uvicorn.Server):
         """Ends the streams before it waits for its connections."""
@@ -72,7 +153,9 @@ def _server(app: WebApp) -> uvicorn.Server:
 
     config = uvicorn.Config(
         app,
+        http=Protocol,
         ws="none",
+        backlog=_BACKLOG,
         log_config=None,  # leaves the logging of the application unchanged
         timeout_graceful_shutdown=_GRACEFUL_CLOSE_SECONDS,
         server_header=False,

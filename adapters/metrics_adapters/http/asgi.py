@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future
 from functools import partial
@@ -10,13 +11,15 @@ from typing import Unpack
 
 from metrics_adapters.http.options import EndpointOptions
 from metrics_adapters.http.scrape import Endpoint, EndpointResponse, Scrape, ScrapeRequest, Start, in_thread
-from metrics_adapters.http.types import Receive, Scope, Send
+from metrics_adapters.http.types import Receive, Scope, Send, path_in_mount
 from metrics_adapters.prometheus.targets import Target
 from metrics_framework.capabilities import AsyncCallbacks
 from metrics_framework.errors import InvalidInputError
+from metrics_framework.health import mark_own_endpoint
 from metrics_framework.log import log_event
 from metrics_framework.runtime.cooperative import TimeSlice
 from metrics_framework.runtime.event_loops import checkpoint, run_within, running_trio
+from metrics_framework.validation import safe_repr
 
 
 def make_asgi_app(metrics: Target, **options: Unpack[EndpointOptions]) -> ScrapeApp:
@@ -61,6 +64,7 @@ class ScrapeApp:
         elif kind == "lifespan":
             await serve_lifespan(receive, send)
         elif kind == "websocket":
+            mark_own_endpoint()
             await send({"type": "websocket.close"})
         else:
             raise unsupported_scope(kind)
@@ -73,8 +77,14 @@ class ScrapeApp:
             return
         with admitted:
             response = await self._run(admitted)
-            seconds = self._endpoint.timeout
-            if not await run_within(seconds, lambda: send_response(response, request.method, send)):
+            begin = time.monotonic()
+            in_time = await run_within(
+                self._endpoint.timeout,
+                lambda: send_response(response, request.method, send),
+                partial(setattr, admitted, "abort"),
+            )
+            if not in_time:
+                seconds = round(time.monotonic() - begin, 1)
                 log_event("warning", "a scrape was not read in time", seconds=seconds)
 
     async def _run(self, scrape: Scrape) -> EndpointResponse:
@@ -97,8 +107,15 @@ class ScrapeApp:
 
 
 def _request(scope: Scope) -> ScrapeRequest:
-    names = ("authorization", "accept", "accept-encoding", "x-prometheus-scrape-timeout-seconds")
-    return ScrapeRequest(scope["method"], *map(headers_of(scope).get, names))
+    headers = headers_of(scope)
+    return ScrapeRequest(
+        scope["method"],
+        headers.get("authorization"),
+        headers.get("accept"),
+        headers.get("accept-encoding"),
+        headers.get("x-prometheus-scrape-timeout-seconds"),
+        scope.get("query_string", b"").decode("latin-1"),
+    )
 
 
 # -- shared by the ASGI applications --
@@ -116,14 +133,6 @@ def headers_of(scope: Scope) -> dict[str, str]:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return headers
-
-
-def path_in_mount(scope: Scope) -> str:
-    """Return the path of a request without the path of the mount, which only some frameworks include."""
-    path: str = scope["path"]
-    root = scope.get("root_path", "").rstrip("/")
-    inside = path.removeprefix(root)
-    return inside if not inside or inside.startswith("/") else path
 
 
 async def send_response(response: EndpointResponse, method: str, send: Send) -> None:
@@ -162,7 +171,7 @@ def in_task(function: Callable[[], Awaitable[object]]) -> Start[object]:
         if (trio := running_trio()) is not None:
             trio.lowlevel.spawn_system_task(_run_on_trio, future, function)
             return
-        task = asyncio.ensure_future(function())
+        task = asyncio.ensure_future(_isolated(function))
         _TASKS.add(task)
         task.add_done_callback(partial(_settle, future))
 
@@ -173,9 +182,16 @@ _LOOP_STOPPED = "the event loop stopped"
 _TASKS: set[asyncio.Future[object]] = set()  # keeps the tasks alive: the event loop holds weak references
 
 
+async def _isolated(function: Callable[[], Awaitable[object]]) -> object:
+    try:
+        return await function()
+    except SystemExit as error:  # it would end the event loop
+        raise RuntimeError(safe_repr(error)) from error
+
+
 async def _run_on_trio(future: Future[object], function: Callable[[], Awaitable[object]]) -> None:
     try:
-        result = await function()
+        result = await _isolated(function)
     except Exception as error:  # noqa: BLE001 - passed on to the waiters; it would crash the event loop
         future.set_exception(error)
     except BaseException:

@@ -1,10 +1,34 @@
-"""One connection to the scrape server: HTTP/1.1 with limits of time and size."""
+"""One connection to the scrape server: HTTP/1.1 with limits of time and size.
+
+Requests are parsed by `http.server` of the standard library. The connection is our own, because maintained
+servers answer no scrape while many slow clients are connected, or limit neither threads nor time, and would
+be a dependency of every application that is scraped. h11 only parses.
+
+Measured in November 2026 in one run on two busy cores, with default settings and 1 024 descriptors allowed:
+the CPU time of a scrape of 1 000 series, and how many of 20 scrapes were answered within a second beside
+1 200 clients that send nothing, or a byte every half second, and connect again when they are closed.
+
+====================  ========  ====  ====  ===========================================
+server                CPU time  idle  slow  at that time
+====================  ========  ====  ====  ===========================================
+this one              0.53 ms   20    18    107 descriptors, 112 threads
+wsgiref with threads  0.81 ms   20    20    262 threads: one for each connection
+waitress 3.0          0.81 ms   0     0     100 connections, each for up to two minutes
+cheroot 11.1          0.89 ms   0     0     its ten threads wait for clients
+uvicorn 0.54, h11     1.27 ms   0     0     all descriptors, also the application's
+hypercorn 0.18        1.59 ms   20    0     all descriptors, also the application's
+====================  ========  ====  ====  ===========================================
+
+`serve_app` limits the connections of uvicorn for this reason.
+"""
 
 from __future__ import annotations
 
 import io
+import re
 import socket
 import ssl
+import threading
 import time
 from contextlib import suppress
 from email.message import Message
@@ -20,12 +44,36 @@ MAX_REQUEST_BYTES = 1 << 16
 IDLE_SECONDS = 120.0
 """How long a connection is kept open for the next scrape."""
 
+MAX_SOCKET_TIMEOUT_SECONDS = 86_400.0
+"""A socket rejects time-outs of more than 24 days."""
+
 _DRAIN_SECONDS = 1.0
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _HINT = '<!doctype html><title>Metrics</title><p>The metrics are at <a href="{0}">{0}</a>.\n'
 
 
 class RequestTooLongError(Exception):
     """The request is longer than `MAX_REQUEST_BYTES`."""
+
+
+class BareReturnError(Exception):
+    """A line contains a carriage return, which some parsers take for its end."""
+
+
+class _Lines(io.BufferedReader):
+    """The lines of a request."""
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """Return a line with its end.
+
+        Raises:
+            BareReturnError: If it contains a carriage return before its end. `email.parser` would split it
+                there, and proxies would not.
+        """
+        line = super().readline(size)
+        if line.find(b"\r") not in (-1, len(line) - 2):
+            raise BareReturnError
+        return line
 
 
 class DeadlineSocket(io.RawIOBase):
@@ -79,7 +127,7 @@ class DeadlineSocket(io.RawIOBase):
         seconds = self._deadline - time.monotonic()
         if seconds <= 0:
             raise TimeoutError
-        self._sock.settimeout(seconds)
+        self._sock.settimeout(min(seconds, MAX_SOCKET_TIMEOUT_SECONDS))
 
 
 class Connection(BaseHTTPRequestHandler):
@@ -90,7 +138,9 @@ class Connection(BaseHTTPRequestHandler):
         endpoint: The metrics.
 
     Attributes:
-        idle_since: When it started to wait for a request; ``None`` during a request.
+        idle_since: When it started to wait for a request, which may have arrived in part; ``None`` while it
+            responds.
+        has_scraped: Whether it has sent a successful response.
         is_closing: Whether it closes before the next request.
     """
 
@@ -102,16 +152,18 @@ class Connection(BaseHTTPRequestHandler):
         self._endpoint = endpoint
         self._deadline_socket = DeadlineSocket(sock)
         self._idle_timeout = endpoint.timeout
-        self.rfile = self._incoming = io.BufferedReader(self._deadline_socket)
+        self.rfile = self._incoming = _Lines(self._deadline_socket)
         self.wfile = self._deadline_socket  # type: ignore[assignment]
         self.idle_since: float | None = time.monotonic()
         self.is_closing = False
+        self.has_scraped = False
+        self._lock = threading.Lock()  # a request is either served, or its connection was idle when it closed
 
     def serve(self) -> None:
         """Serve all requests, and close the connection."""
         try:
             if isinstance(self._sock, ssl.SSLSocket):
-                self._sock.settimeout(self._endpoint.timeout)
+                self._sock.settimeout(min(self._endpoint.timeout, MAX_SOCKET_TIMEOUT_SECONDS))
                 self._sock.do_handshake()
             self.handle()
             self._drain()
@@ -123,9 +175,10 @@ class Connection(BaseHTTPRequestHandler):
 
     def close_when_idle(self) -> None:
         """Close the connection before the next request: at once if it is idle."""
-        self.is_closing = True
-        if self.idle_since is not None:
-            self.abort()
+        with self._lock:
+            self.is_closing = True
+            if self.idle_since is not None:
+                self.abort()
 
     def abort(self) -> None:
         """Shut the connection down at once, from any thread."""
@@ -145,7 +198,6 @@ class Connection(BaseHTTPRequestHandler):
         self.idle_since = time.monotonic()
         if self.is_closing or not self._incoming.peek(1):
             return
-        self.idle_since = None
         self._deadline_socket.set_limits(self._endpoint.timeout)
         self._idle_timeout = IDLE_SECONDS
         try:
@@ -155,20 +207,28 @@ class Connection(BaseHTTPRequestHandler):
         except RequestTooLongError:
             self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             return
+        except BareReturnError:
+            self.send_error(HTTPStatus.BAD_REQUEST)
+            return
+        with self._lock:
+            if self.is_closing:
+                return
+            self.idle_since = None
         try:
-            path = urlsplit(self.path).path  # a proxy may ask for a whole URL
+            _, _, path, query, _ = urlsplit(self.path)  # a proxy may ask for a whole URL
         except ValueError:
-            path = ""
-        if self.headers.defects or not path:
+            path = query = ""
+        if self.headers.defects or not path or _is_ambiguous(self.headers):
             self.send_error(HTTPStatus.BAD_REQUEST)
             return
         if "Transfer-Encoding" in self.headers or self.headers.get("Content-Length", "0") != "0":
             self.close_connection = True  # a body follows, which is not read
-        self._respond(path)
+        self._respond(path, query)
 
-    def _respond(self, path: str) -> None:
-        admitted = self._endpoint.admit(_request(self.command, self.headers), path)
+    def _respond(self, path: str, query: str) -> None:
+        admitted = self._endpoint.admit(_request(self.command, self.headers, query), path)
         if not isinstance(admitted, EndpointResponse):
+            admitted.abort = self.abort
             with admitted:
                 self._send(admitted.run())
         elif admitted.status is HTTPStatus.NOT_FOUND and path == "/":
@@ -187,6 +247,7 @@ class Connection(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             for chunk in response.body:
                 self._deadline_socket.write(chunk)
+        self.has_scraped = self.has_scraped or response.status is HTTPStatus.OK
 
     def _drain(self) -> None:
         # If unread data arrives at a closed connection, the peer is reset and may lose the response.
@@ -210,7 +271,20 @@ class Connection(BaseHTTPRequestHandler):
         """Log nothing: scrapes are frequent, and requests may contain secrets."""
 
 
-def _request(method: str, headers: Message) -> ScrapeRequest:
+def _is_ambiguous(headers: Message) -> bool:
+    """Return whether a proxy may read the headers differently: repeated ones, or invalid values."""
+    repeated = any(
+        len(headers.get_all(name, [])) > 1 for name in ("Host", "Content-Length", "Transfer-Encoding")
+    )
+    length = headers.get("Content-Length", "0")
+    return (
+        repeated
+        or not re.fullmatch("[0-9]+", length.strip(" \t"))
+        or any(_CONTROL.search(str(value)) for value in headers.values())
+    )
+
+
+def _request(method: str, headers: Message, query: str) -> ScrapeRequest:
     def value(name: str) -> str | None:
         values = headers.get_all(name)
         return None if values is None else ", ".join(map(str, values))
@@ -221,6 +295,7 @@ def _request(method: str, headers: Message) -> ScrapeRequest:
         value("Accept"),
         value("Accept-Encoding"),
         value("X-Prometheus-Scrape-Timeout-Seconds"),
+        query,
     )
 
 

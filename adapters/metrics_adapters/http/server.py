@@ -23,7 +23,11 @@ from metrics_framework.runtime.fork import ForkOrder, reset_after_fork
 from metrics_framework.validation import check_port, safe_repr
 
 MAX_CONNECTIONS = 100
-"""The number of open connections. For a further one, the connection that is idle for longest is closed."""
+"""The number of open connections.
+
+For a further one, a connection is closed that waits for a request or for the rest of one: the oldest of those
+that have not scraped yet, or else the one that is idle for longest.
+"""
 
 _GRACEFUL_CLOSE_SECONDS = 2.0  # for scrapes in progress when the server is closed
 _ABORT_SECONDS = 1.0
@@ -195,17 +199,18 @@ class MetricsServer:
             self._connections.pop(connection, None)
 
     def _make_room(self) -> bool:
-        """Return whether a further connection may be open. The longest idle one may be closed for it."""
+        """Return whether a further connection may be open. A waiting one may be closed for it."""
         if len(self._connections) < MAX_CONNECTIONS:
             return True
-        idle = {
-            since: one
-            for one in list(self._connections)
+        waiting = [
+            (one.has_scraped, since, number, one)
+            for number, one in enumerate(self._connections)
             if not one.is_closing and (since := one.idle_since) is not None
-        }
-        if idle:
-            idle[min(idle)].close_when_idle()
-        return bool(idle)
+        ]
+        if waiting:
+            *_, connection = min(waiting)
+            connection.close_when_idle()
+        return bool(waiting)
 
     def _reset_after_fork(self) -> None:
         # The sockets belong to the parent. Closing the copies of the child leaves them open there.

@@ -1,4 +1,4 @@
-"""The types of ASGI and WSGI applications."""
+"""The types of ASGI and WSGI applications, and the path of a request."""
 
 from __future__ import annotations
 
@@ -11,3 +11,11 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+def path_in_mount(scope: Scope) -> str:
+    """Return the path of a request without the path of the mount, which only some frameworks include."""
+    path: str = scope["path"]
+    root = scope.get("root_path", "").rstrip("/")
+    inside = path.removeprefix(root)
+    return inside if not inside or inside.startswith("/") else path

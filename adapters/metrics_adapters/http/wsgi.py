@@ -35,6 +35,7 @@ def make_wsgi_app(metrics: Target, **options: Unpack[EndpointOptions]) -> WSGIAp
             environ.get("HTTP_ACCEPT"),
             environ.get("HTTP_ACCEPT_ENCODING"),
             environ.get("HTTP_X_PROMETHEUS_SCRAPE_TIMEOUT_SECONDS"),
+            environ.get("QUERY_STRING", ""),
         )
         # PATH_INFO does not contain the path of the mount; at the root of the mount it is empty.
         admitted = endpoint.admit(request, environ.get("PATH_INFO", "").rstrip("/") or endpoint.path)

@@ -6,9 +6,15 @@ from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import Any, Self, cast, overload
 
-from metrics_adapters.instrumentation.error_types import error_type_of
 from metrics_adapters.instrumentation.meters import InFlight, SafeMeter, SystemOrCollector
-from metrics_adapters.instrumentation.middleware import METHOD, STATUS_CLASS, method_tag, status_class
+from metrics_adapters.instrumentation.middleware import (
+    EVENT_STREAM_TYPE,
+    METHOD,
+    STATUS_CLASS,
+    method_tag,
+    status_class,
+)
+from metrics_framework.error_types import CANCELLED, NOT_COUNTED, error_type_of
 from metrics_framework.errors import InvalidInputError, MissingExtraError
 from metrics_framework.validation import check_name
 
@@ -19,6 +25,8 @@ except ModuleNotFoundError as error:
 
 REQUEST = "http.client.request"
 ACTIVE_REQUESTS = "http.client.active_requests"
+EVENT_STREAM = "http.client.event_stream"
+ACTIVE_EVENT_STREAMS = "http.client.active_event_streams"
 HOST = "server.address"
 CLIENT_ERROR_STATUS = 400
 
@@ -46,8 +54,14 @@ def measured_transport(
     Each request is an operation ``http.client.request``, from sending it until its body is read or closed.
     Redirects and retries count separately. The tags are ``http.request.method``, ``server.address`` (the
     host, never the URL) and ``http.response.status_class``. A status of 400 or more is a failure, as
-    OpenTelemetry defines it for clients; so are exceptions and cancellations. Closing a body early is not a
-    failure. The gauge ``http.client.active_requests`` counts the requests in flight.
+    OpenTelemetry defines it for clients; so are exceptions. Closing a body early is a success. A cancelled
+    request is neither: only its duration is recorded, with the status class ``cancelled``. ``ignore`` and
+    ``failures`` of the system decide about exceptions, as for `MetricsSystem.measure`. Health ignores a
+    status of 400 to 499, which another server decided. The gauge ``http.client.active_requests`` counts the
+    requests in flight.
+
+    A response of the type ``text/event-stream`` is an operation ``http.client.event_stream`` with the same
+    tags instead, and is counted in the gauge ``http.client.active_event_streams`` while it is open.
 
     Args:
         transport: The transport of an `httpx.AsyncClient` or `httpx.Client` to wrap.
@@ -81,6 +95,7 @@ class _ClientMetrics:
         self.name = check_name(name)
         self.meter = SafeMeter(metrics)
         self.active = InFlight(metrics, ACTIVE_REQUESTS, "Requests that wait for or read their response.")
+        self.active_event_streams = InFlight(metrics, ACTIVE_EVENT_STREAMS, "Open event streams.")
 
 
 class _ClientRequest:
@@ -88,12 +103,14 @@ class _ClientRequest:
 
     def __init__(self, requests: _ClientMetrics, request: httpx.Request) -> None:
         self._requests = requests
-        self._active = {METHOD: method_tag(request.method)}
-        self._tags = {**self._active, HOST: request.url.host, STATUS_CLASS: status_class(None)}
+        self._method = {METHOD: method_tag(request.method)}
+        self._tags = {**self._method, HOST: request.url.host, STATUS_CLASS: status_class(None)}
+        self._operation = requests.name
         self._error_type: str | None = None
         self._has_ended = False
-        requests.active.increment(self._active)
-        self._started = requests.meter.begin(requests.name, self._tags)
+        self._active = requests.active
+        self._active.increment(self._method)
+        self._started = requests.meter.begin(self._operation, self._tags)
         self._since_ns = requests.meter.now_ns()
 
     def __enter__(self) -> Self:
@@ -102,27 +119,42 @@ class _ClientRequest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # GeneratorExit: closing a body early is not a failure.
-        if error is not None and not isinstance(error, GeneratorExit):
-            self.end(error_type_of(error))
+        if error is None:
+            return
+        outcome = self._requests.meter.rule.outcome(error)
+        if isinstance(error, GeneratorExit) and outcome is None:
+            return  # closing the body ends the request
+        if error_type_of(error) == CANCELLED:
+            self._tags[STATUS_CLASS] = CANCELLED
+        if outcome is NOT_COUNTED:
+            self.end(CANCELLED, is_counted=False)
+        else:
+            self.end(outcome)
 
     def on_response(self, response: httpx.Response) -> None:
         """Keep the status. A response that is already read, such as one from a cache, ends the request."""
         self._tags[STATUS_CLASS] = status_class(response.status_code)
         if response.status_code >= CLIENT_ERROR_STATUS:
             self._error_type = str(response.status_code)
+        if response.headers.get("content-type", "").lower().startswith(EVENT_STREAM_TYPE.decode()):
+            self._operation = EVENT_STREAM
+            self._active.decrement(self._method)
+            self._active = self._requests.active_event_streams
+            self._active.increment(self._method)
+            self._started = self._requests.meter.begin(EVENT_STREAM, self._tags)
         if response.is_closed:
             self.end()
 
-    def end(self, error_type: str | None = None) -> None:
+    def end(self, error_type: str | None = None, is_counted: bool = True) -> None:
         """Record the end of the request, once."""
         if self._has_ended:
             return
         self._has_ended = True
         requests = self._requests
         spent_ns = requests.meter.now_ns() - self._since_ns
-        requests.active.decrement(self._active)
-        requests.meter.end(self._started, requests.name, self._tags, spent_ns, error_type or self._error_type)
+        self._active.decrement(self._method)
+        error_type = error_type or self._error_type
+        requests.meter.end(self._started, self._operation, self._tags, spent_ns, error_type, is_counted)
 
 
 class _AsyncBody(httpx.AsyncByteStream):

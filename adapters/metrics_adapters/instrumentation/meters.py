@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from metrics_framework.capabilities import BindsInstruments, DescribesMetrics, HasCollector
+from metrics_framework.capabilities import BindsInstruments, DescribesMetrics, HasCollector, HasFailureRule
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
+from metrics_framework.error_types import DEFAULT_RULE
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.log import Isolation
-from metrics_framework.measure import Meter, meter_of
+from metrics_framework.measure import ProtocolMeter, StoreMeter, meter_of
 from metrics_framework.protocols import MetricCollector, MetricsSystem
 from metrics_framework.recording.store import store_of
 
@@ -71,12 +72,14 @@ class SafeMeter:
         collector = collector_of(metrics)
         store = store_of(collector)
         clock = SYSTEM_CLOCK if store is None else store.clock
-        self._meter: Meter = (
+        self._meter: CollectorMeter | StoreMeter | ProtocolMeter = (
             CollectorMeter(collector, clock)
             if collector is metrics
             else meter_of(metrics.timer, metrics.tracker, clock)  # type: ignore[union-attr]
         )
         self.now_ns = self._meter.now_ns
+        self.rule = metrics.failure_rule if isinstance(metrics, HasFailureRule) else DEFAULT_RULE
+        """Decides which exceptions are failures."""
         self._isolation = Isolation()
 
     def begin(self, operation: str, tags: dict[str, str]) -> object:
@@ -84,12 +87,30 @@ class SafeMeter:
         return self._isolation.call("not measured", partial(self._meter.begin, operation, tags))
 
     def end(
-        self, begun: object, operation: str, tags: dict[str, str], spent_ns: int, error_type: str | None
+        self,
+        begun: object,
+        operation: str,
+        tags: dict[str, str],
+        spent_ns: int,
+        error_type: str | None,
+        is_counted: bool = True,
     ) -> None:
-        """Record the duration and the error type of an operation; ``None`` is a success."""
-        self._isolation.call(
-            "not recorded", partial(self._meter.end, begun, operation, tags, spent_ns, error_type)
-        )
+        """Record the duration and the outcome of an operation.
+
+        Args:
+            begun: The result of `begin`.
+            operation: The name of the operation.
+            tags: Its tags.
+            spent_ns: The duration.
+            error_type: The error type; ``None`` is a success.
+            is_counted: Whether it is a success or a failure. Otherwise only the duration is recorded.
+        """
+        meter = self._meter
+        if is_counted or isinstance(meter, CollectorMeter):
+            record = partial(meter.end, begun, operation, tags, spent_ns, error_type)
+        else:
+            record = partial(meter.skip, begun, operation, tags, spent_ns)
+        self._isolation.call("not recorded", record)
 
 
 class InFlight:

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from metrics_adapters.instrumentation.error_types import CANCELLED, error_type_of
 from metrics_adapters.instrumentation.meters import InFlight, SafeMeter, SystemOrCollector
+from metrics_framework.error_types import CANCELLED, NOT_COUNTED
 from metrics_framework.validation import check_name
 
 P = ParamSpec("P")
@@ -31,9 +31,10 @@ class TaskFactory(Protocol):
 class TaskMetrics:
     """Measures tasks: each is an operation ``async.task`` with the tag ``task.name``.
 
-    The error type of a task that raises is the name of its exception. That of a cancelled task is
-    ``cancelled``, even if the task was never started. The gauge ``async.active_tasks`` counts the tasks that
-    are not done.
+    The error type of a task that raises is the name of its exception. A cancelled task is neither a success
+    nor a failure: only its duration is recorded, even if the task was never started. ``ignore`` and
+    ``failures`` of the system change this, as for `MetricsSystem.measure`. The gauge ``async.active_tasks``
+    counts the tasks that are not done.
 
     By default ``task.name`` is the name of the function. The name of the task object is different each time.
 
@@ -172,15 +173,23 @@ class _TaskMeasurement:
             self._started = metrics._meter.begin(metrics._name, self._tags)
             self._since_ns = metrics._meter.now_ns()
 
-    def end(self, error_type: str | None) -> None:
-        """Record the end of the task, once."""
+    def end(self, error: BaseException | None = None) -> None:
+        """Record the end of the task, once.
+
+        Args:
+            error: Its exception, if it raised one.
+        """
         if self._has_ended or self._since_ns is None:
             return
         self._has_ended = True
-        metrics = self._metrics
-        spent_ns = metrics._meter.now_ns() - self._since_ns
-        metrics._active.decrement(self._tags)
-        metrics._meter.end(self._started, metrics._name, self._tags, spent_ns, error_type)
+        meter, operation = self._metrics._meter, self._metrics._name
+        spent_ns = meter.now_ns() - self._since_ns
+        self._metrics._active.decrement(self._tags)
+        outcome = None if error is None else meter.rule.outcome(error)
+        if outcome is NOT_COUNTED:
+            meter.end(self._started, operation, self._tags, spent_ns, CANCELLED, is_counted=False)
+        else:
+            meter.end(self._started, operation, self._tags, spent_ns, outcome)
 
 
 async def _run(coroutine: Awaitable[T], measurement: _TaskMeasurement) -> T:
@@ -188,9 +197,9 @@ async def _run(coroutine: Awaitable[T], measurement: _TaskMeasurement) -> T:
     try:
         result = await coroutine
     except BaseException as error:
-        measurement.end(error_type_of(error))
+        measurement.end(error)
         raise
-    measurement.end(None)
+    measurement.end()
     return result
 
 
@@ -200,7 +209,7 @@ def _finish_unstarted(
     """Record a task that was cancelled before its coroutine started."""
     if task.cancelled():
         coroutine.close()
-        measurement.end(CANCELLED)
+        measurement.end(asyncio.CancelledError())
 
 
 def _name_of(work: object) -> str:

@@ -7,23 +7,30 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Literal, get_args
-from urllib.parse import SplitResult, urlsplit
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from urllib.parse import SplitResult, unquote, urlsplit
+from uuid import uuid4
 
 from opentelemetry.sdk.resources import Resource
 
-from metrics_adapters.http_client import authorization_of, plain_address_of
-from metrics_adapters.otlp.client import Client
+from metrics_adapters.http_client import authorization_of, header_secrets, plain_address_of, split_url
+from metrics_adapters.otlp.client import Client, send_with_retries
 from metrics_adapters.otlp.message import Temporality, encode_message, encode_resource
 from metrics_adapters.otlp.series import ReceivedSeries, StoreReader, read_values, text
 from metrics_framework._version import __version__
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import ConfigurationError, InvalidInputError, MissingExtraError, RefusedError
-from metrics_framework.export.endpoints import EndpointUrl, Option, choice_option, seconds_option
+from metrics_framework.export.endpoints import EndpointUrl, Option, Secrets, choice_option, seconds_option
+from metrics_framework.export.outputs import exporting_alone
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.recording import Store
 from metrics_framework.recording.store import store_of
 from metrics_framework.validation import check_choice, check_seconds, plain_tags, safe_repr
+from metrics_framework.values import MetricType
+
+if TYPE_CHECKING:
+    from metrics_framework.recording.removals import Finals, RemovedSeries, SeriesIdentity
 
 Protocol = Literal["http", "grpc"]
 Compression = Literal["gzip", "none"]
@@ -46,7 +53,8 @@ class OtlpExporter:
     was not received. If a response was lost, a delta may arrive twice.
 
     The official exporters send the messages, and read OpenTelemetry's environment variables for certificates.
-    Use one exporter for one system.
+    Use one exporter for one system. If several workers share their numbers, one of them sends cumulative
+    numbers for all. Each sends its own deltas, with an attribute ``service.instance.id`` of its own.
 
     Args:
         endpoint: The receiver, like ``http://collector:4318``. ``https`` means TLS. A URL for HTTP without a
@@ -65,7 +73,7 @@ class OtlpExporter:
 
     Example:
         >>> OtlpExporter("http://collector:4318").name
-        'otlp+http://collector:4318/v1/metrics'
+        'otlp+http://collector:4318'
     """
 
     def __init__(
@@ -84,10 +92,11 @@ class OtlpExporter:
         check_choice("compression", compression, get_args(Compression))
         parts = _split(endpoint, protocol)
         secure = "s" if protocol == "http" and parts.scheme == "https" else ""
-        self.name = f"otlp+{protocol}{secure}://{parts.netloc}{parts.path}"
+        self.name = f"otlp+{protocol}{secure}://{parts.netloc}"
         self._url = parts.geturl()
         self._is_grpc = protocol == "grpc"
         self._headers = _checked_headers(headers or {}, is_grpc=self._is_grpc)
+        self._secrets = _secrets(urlsplit(endpoint), self._headers)
         self._temporality: Temporality = temporality
         self._about = plain_tags(resource)
         check_seconds("timeout", timeout)
@@ -96,6 +105,8 @@ class OtlpExporter:
         self._created_ns = time.time_ns()
         self._connect = _client_type(protocol)
         self._client: Client | None = None
+        self._tracked_store: Store | None = None
+        self._removed: RemovedSeries | None = None
         self._begin()
 
     def __repr__(self) -> str:
@@ -110,12 +121,36 @@ class OtlpExporter:
         """
         if self._process != os.getpid():  # a forked child must not use connections and locks of its parent
             self._begin()
-        with self._lock:
+        with exporting_alone(self._lock, self.name, self._timeout):
             self._export(system)
 
+    def attach(self, system: MetricsSystem) -> None:
+        """Track series that are removed from a system before the first export, if deltas are sent.
+
+        See `metrics_framework.export.outputs.IncrementalOutput`.
+        """
+        store = store_of(system.aggregator)
+        if self._temporality == "delta" and store is not self._tracked_store:
+            self._tracked_store = store
+            self._removed = None if store is None else store.track_removed(self._is_exported)
+
+    @property
+    def is_per_worker(self) -> bool:
+        """Whether each worker of a group sends its own numbers: deltas are."""
+        return self._temporality == "delta"
+
+    def _is_exported(self, series: SeriesIdentity, aggregate: Any) -> bool:
+        failures = aggregate.failures if series[0].metric_type is MetricType.RATE else ()
+        keys = (series, (series, None), *((series, error_type) for error_type in failures))
+        return any(key in self._sent for key in keys)
+
     def close(self) -> None:
-        """Close the connection. The next export opens it again."""
-        with self._lock:
+        """Close the connection. The next export opens it again.
+
+        Raises:
+            OutputError: If an export does not end within the ``timeout``.
+        """
+        with exporting_alone(self._lock, self.name, self._timeout):
             if self._client is not None:
                 self._client.close()
                 self._client = None
@@ -124,6 +159,8 @@ class OtlpExporter:
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._client = None
+        # Not at the first export: the SDK uses an executor here, which fails in an exiting interpreter.
+        self._detected = Resource.create()
         self._source: object = None
         self._source_start_ns = 0
         self._sent = ReceivedSeries(self._created_ns, self._temporality)
@@ -133,14 +170,20 @@ class OtlpExporter:
         self._last_ns = 0  # timestamps never decrease
 
     def _export(self, system: MetricsSystem) -> None:
-        store = store_of(system.aggregator)
-        self._follow_source(store, system.aggregator)
+        self.attach(system)
+        self._follow_source(store_of(system.aggregator), system.aggregator)
+        with nullcontext() if self._removed is None else self._removed.exporting() as removed:
+            rejected = self._send(system, removed)
+        if rejected:  # all other points were accepted and are not sent again
+            raise RefusedError(f"{self.name} rejected {rejected}")
+
+    def _send(self, system: MetricsSystem, removed: Finals | None) -> str:
         reader = self._reader
-        series_values = list(read_values(system.aggregator) if reader is None else reader.read())
+        series_values = list(read_values(system.aggregator) if reader is None else reader.read(removed))
         now_ns = self._last_ns = max(self._last_ns, self._clock.time_ns())
         if self._client is None:  # at the first export, because a worker may fork before it
             self._client = self._connect(
-                self._url, self.name, self._headers, self._timeout, self._is_compressed
+                self._url, self.name, self._headers, self._is_compressed, self._secrets
             )
         rejected = ""
         for start in range(0, len(series_values), MAX_SERIES_PER_REQUEST):
@@ -148,11 +191,10 @@ class OtlpExporter:
             points = self._sent.points(batch)
             if points:
                 sent = encode_message(points, now_ns, self._resource, self._temporality)
-                rejected = self._client.send(sent) or rejected
+                rejected = send_with_retries(self._client, sent, self._timeout) or rejected
                 self._sent.commit(points, now_ns)
-        self._sent.complete(series_values, now_ns)
-        if rejected:  # all other points were accepted and are not sent again
-            raise RefusedError(f"{self.name} rejected {rejected}")
+        self._sent.complete(series_values, now_ns, {} if reader is None else reader.restarts)
+        return rejected
 
     def _follow_source(self, store: Store | None, aggregator: object) -> None:
         """Start over if the store or aggregator is another one than at the last export."""
@@ -165,8 +207,14 @@ class OtlpExporter:
             clock = store.clock
             start_ns = clock.time_ns() - (clock.monotonic_ns() - store.start_ns)
         self._source, self._source_start_ns, self._last_ns = source, source_start_ns, start_ns
-        self._clock, self._reader = clock, None if store is None else StoreReader(store)
-        self._sent = ReceivedSeries(start_ns, self._temporality)
+        self._clock = clock
+        self._reader = None if store is None else StoreReader(store, is_per_worker=self.is_per_worker)
+        self._sent = ReceivedSeries(
+            start_ns,
+            self._temporality,
+            adds_removed=store is not None and self._temporality == "delta",
+            source_start_ns=source_start_ns,
+        )
         self._resource = encode_resource(self._resource_of(store))
 
     def _resource_of(self, store: Store | None) -> Resource:
@@ -174,11 +222,14 @@ class OtlpExporter:
         if "service" in tags:
             tags.setdefault("service.name", tags["service"])
         own = {"telemetry.sdk.name": "metrics_framework", "telemetry.sdk.version": __version__}
+        if self.is_per_worker and store is not None and store.worker is not None:
+            own["service.instance.id"] = str(uuid4())
         known = {**own, **tags, **self._about}
-        return Resource.create({text(name): text(value) for name, value in known.items()})
+        attributes = {text(name): text(value) for name, value in known.items()}
+        return self._detected.merge(Resource(attributes))
 
 
-def _client_type(protocol: Protocol) -> Callable[[str, str, Mapping[str, str], float, bool], Client]:
+def _client_type(protocol: Protocol) -> Callable[[str, str, Mapping[str, str], bool, Secrets], Client]:
     try:
         if protocol == "grpc":
             from metrics_adapters.otlp.grpc_client import GrpcClient
@@ -194,16 +245,14 @@ def _split(endpoint: str, protocol: Protocol) -> SplitResult:
     # A malformed URL is not quoted, because a password may be anywhere in it.
     port = "4318" if protocol == "http" else "4317"
     wrong = f"endpoint= is not the address of an OTLP receiver, like http://collector:{port}"
-    try:
-        parts = urlsplit(endpoint)
-        host, _ = parts.hostname, parts.port
-    except (ValueError, AttributeError, TypeError):
-        raise InvalidInputError(f"{wrong}: its host or port is malformed") from None
-    if not isinstance(endpoint, str) or parts.scheme not in ("http", "https"):
+    parts = split_url(endpoint)
+    if parts is None:
+        raise InvalidInputError(f"{wrong}: its host or port is malformed")
+    if parts.scheme not in ("http", "https"):
         raise InvalidInputError(f"{wrong}: it does not begin with http:// or https://")
-    if not host or re.search(r"[\x00-\x20\x7f]", endpoint):
+    if not parts.hostname or re.search(r"[\x00-\x20\x7f]", endpoint):
         raise InvalidInputError(f"{wrong}: it has no host")
-    if "@" in parts.netloc:
+    if "@" in endpoint:
         raise InvalidInputError(f"{wrong}: it has a user; pass headers={{'Authorization': …}}")
     if parts.fragment:
         raise InvalidInputError(f"{wrong}: it has a fragment")
@@ -213,6 +262,17 @@ def _split(endpoint: str, protocol: Protocol) -> SplitResult:
     if path or parts.query:
         raise InvalidInputError(f"{wrong}: it has a path, which gRPC does not use")
     return parts._replace(path="")
+
+
+def _secrets(parts: SplitResult, headers: Mapping[str, str]) -> Secrets:
+    """Return what no message may contain, with the headers that the official exporters read themselves."""
+    variables = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_METRICS_HEADERS")
+    values = [
+        unquote(pair.partition("=")[2])
+        for variable in variables
+        for pair in os.environ.get(variable, "").split(",")
+    ]
+    return header_secrets(headers) | Secrets([unquote(parts.path), unquote(parts.query), *values])
 
 
 def _checked_headers(headers: Mapping[str, str], *, is_grpc: bool) -> dict[str, str]:
@@ -255,13 +315,16 @@ class OtlpEndpoint(OtlpExporter):
 
     def __init__(self, url: EndpointUrl) -> None:
         transport = url.scheme.partition("+")[2]
+        address = plain_address_of(url, "https" if transport.endswith("s") else "http")
+        headers = authorization_of(url)
         try:
             super().__init__(
-                plain_address_of(url, "https" if transport.endswith("s") else "http"),
+                address,
                 protocol="grpc" if transport.startswith("grpc") else "http",
-                headers=authorization_of(url),
+                headers=headers,
                 **url.options,
             )
         except InvalidInputError as error:
             raise ConfigurationError(f"endpoint {url}: {error}") from None
         self.name = str(url)
+        self._secrets = self._secrets | url.secrets

@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import RetryInfo
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
+from opentelemetry.sdk.metrics.export import MetricsData
 
-from metrics_adapters.otlp.client import NOTHING, one_line, rejected, silenced
+from metrics_adapters.otlp.client import (
+    EXPORTER_SECONDS,
+    NOTHING,
+    UnavailableError,
+    one_line,
+    rejected,
+    silenced,
+)
 from metrics_framework.errors import OutputError, RefusedError
+from metrics_framework.export.endpoints import Secrets
+
+_RETRYABLE = {
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.OUT_OF_RANGE,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DATA_LOSS,
+}
+"""The codes that OTLP calls retryable, without DEADLINE_EXCEEDED, after which no time is left."""
 
 _REFUSALS = {
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -33,57 +55,82 @@ class GrpcClient:
         url: The URL of the receiver, ``https`` with TLS or ``http`` without.
         shown: Its name in messages, without secrets.
         headers: The metadata of each request.
-        timeout: The time limit of a message in seconds.
         gzip: Whether messages are compressed.
+        secrets: Removed from what the receiver sends.
     """
 
-    def __init__(self, url: str, shown: str, headers: Mapping[str, str], timeout: float, gzip: bool) -> None:
+    def __init__(
+        self,
+        url: str,
+        shown: str,
+        headers: Mapping[str, str],
+        gzip: bool,
+        secrets: Secrets,
+    ) -> None:
         self._shown = shown
-        self._timeout = timeout
-        self._exporter = _Exporter(
+        self._secrets = secrets
+        self._connect = partial(
+            _Exporter,
             endpoint=url,
             headers={name.lower(): value for name, value in headers.items()},
-            timeout=timeout,
+            timeout=EXPORTER_SECONDS,
             compression=grpc.Compression.Gzip if gzip else grpc.Compression.NoCompression,
         )
+        self._exporter: _Exporter | None = None
 
-    def send(self, message: bytes) -> str:
+    def send(self, message: bytes, seconds: float) -> str:
         """Send a message; see `Client.send`."""
-        self._exporter.reset()
-        self._exporter.message = ExportMetricsServiceRequest.FromString(message)
+        exporter = self._exporter = self._exporter or self._connect()
+        exporter.prepare(ExportMetricsServiceRequest.FromString(message), seconds)
         with silenced():
-            result = self._exporter.export(NOTHING)
+            exporter.export(NOTHING)
         what = f"cannot export to {self._shown}"
-        response, error = self._exporter.response, self._exporter.error
-        if result is MetricExportResult.SUCCESS:
-            return rejected(response.partial_success) if response is not None else ""
+        if exporter.response is not None:
+            return rejected(exporter.response.partial_success, self._secrets)
+        error = exporter.error
         if error is None:
-            raise OutputError(f"{what}: no response within {self._timeout:g} seconds")
-        details = f" ({one_line(error.details())})" if error.details() else ""
-        kind = RefusedError if error.code() in _REFUSALS else OutputError
-        raise kind(f"{what}: the response is {error.code().name}{details}")
+            raise OutputError(f"{what}: the official exporter sent nothing")
+        # The channel would refuse to connect for a while, so the next message gets a new one.
+        self.close()
+        details = f" ({one_line(error.details(), self._secrets)})" if error.details() else ""
+        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            raise OutputError(f"{what}: no answer in time{details}")
+        reason = f"{what}: the response is {error.code().name}{details}"
+        if error.code() in _REFUSALS:
+            raise RefusedError(reason)
+        if error.code() in _RETRYABLE:
+            raise UnavailableError(reason, _retry_seconds(error))
+        raise OutputError(reason)
 
     def close(self) -> None:
         """Close the channel."""
-        with silenced():
-            self._exporter.shutdown()
+        exporter, self._exporter = self._exporter, None
+        if exporter is not None:
+            with silenced():
+                exporter.shutdown()
 
 
 class _Exporter(OTLPMetricExporter):
-    """Sends a message of ours, and keeps the response of the last request."""
+    """Sends a message of ours within our time limit, and keeps the response.
+
+    The official exporter always gets a success, so that it does not retry.
+    """
 
     message: ExportMetricsServiceRequest
+    seconds: float
     response: Any = None
     error: Any = None
 
     def _translate_data(self, data: MetricsData) -> ExportMetricsServiceRequest:
         return self.message
 
-    def reset(self) -> None:
+    def prepare(self, message: ExportMetricsServiceRequest, seconds: float) -> None:
+        self.message, self.seconds = message, seconds
         self.response = self.error = None
 
     def _initialize_channel_and_stub(self) -> None:
-        # Private, but it creates the stub. With a version that never calls it, every error is retried.
+        # Private, but it creates the stub. A version that never calls it sends nothing of ours, which is
+        # reported.
         connect: Any = super()._initialize_channel_and_stub
         connect()
         self._client: Any = _Stub(self._client, self)
@@ -95,10 +142,19 @@ class _Stub:
         self._owner = owner
 
     def Export(self, **arguments: Any) -> Any:  # noqa: N802 - the name of the service's method
-        self._owner.reset()
+        owner = self._owner
         try:
-            self._owner.response = self._stub.Export(**arguments)
+            owner.response = self._stub.Export(**{**arguments, "timeout": owner.seconds})
         except grpc.RpcError as error:
-            self._owner.error = error
-            raise
-        return self._owner.response
+            owner.error = error
+        return owner.response
+
+
+def _retry_seconds(error: Any) -> float | None:
+    """Return after how many seconds the receiver wants a retry."""
+    for name, value in error.trailing_metadata() or ():
+        if name == "google.rpc.retryinfo-bin":
+            with suppress(DecodeError):
+                delay: Any = RetryInfo.FromString(value).retry_delay
+                return float(delay.seconds + delay.nanos / 1e9)
+    return None

@@ -92,12 +92,14 @@ class SeriesValue(NamedTuple):
         key: Identifies the series.
         attributes: Its attributes, encoded as fields of a point.
         value: Its value.
+        created_ns: When it was created, on the clock of its store; 0 if that is not known.
     """
 
     stream: MetricStream
     key: Hashable
     attributes: bytes
     value: RecordedValue
+    created_ns: int = 0
 
     @classmethod
     def of(cls, stream: MetricStream, attributes: Mapping[str, str], value: RecordedValue) -> SeriesValue:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metrics_adapters.otlp.histograms import (
     ExplicitCounts,
@@ -26,9 +27,13 @@ from metrics_framework.exposition.formats import each_value
 from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.recording import Store
 from metrics_framework.recording.engine import Series
-from metrics_framework.recording.namespaces import Named
+from metrics_framework.recording.exposed_names import Named
+from metrics_framework.recording.metric import Metric, own_records
 from metrics_framework.runtime.cooperative import yield_gil
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
+
+if TYPE_CHECKING:
+    from metrics_framework.recording.removals import Finals, SeriesIdentity
 
 UNITS = {
     MetricUnit.SECONDS: "s",
@@ -59,36 +64,72 @@ _OUTCOME_HELP = "Outcomes of the operation."
 
 
 class StoreReader:
-    """Reads a store, and caches the encoded attributes of its series."""
+    """Reads a store, and caches the identities and encoded attributes of its series.
 
-    def __init__(self, store: Store) -> None:
+    Args:
+        store: The store.
+        is_per_worker: Whether to read only what this worker of a group recorded. The elected worker also
+            reads the gauges of all.
+
+    Attributes:
+        restarts: The values of the last reading that include removed series. Each key has the value without
+            them, or ``None`` if the series is gone.
+    """
+
+    def __init__(self, store: Store, *, is_per_worker: bool = False) -> None:
         self._store = store
-        self._attributes: dict[Series, bytes] = {}
+        self._is_per_worker = is_per_worker
+        self._attributes: dict[Series, tuple[SeriesIdentity, bytes]] = {}
+        self.restarts: dict[Hashable, RecordedValue | None] = {}
 
-    def read(self) -> Iterator[SeriesValue]:
-        """Yield all series of the store, without its constant tags, which describe the resource."""
+    def read(self, removed: Finals | None = None) -> Iterator[SeriesValue]:
+        """Yield all series of the store, without its constant tags, which describe the resource.
+
+        Args:
+            removed: What removed series had recorded, which is added to the series of the same identity.
+        """
         store, known, present = self._store, self._attributes, {}
+        gone, restarts = dict(removed or {}), self.restarts
+        restarts.clear()
         for named, metric in store.metrics():
             store.expire(metric, metric.series())
             stream = self._stream(named)
-            own = OWN_ATTRIBUTES if named.metric_type is MetricType.RATE else ()
-            for _, series, aggregate, _ in metric.states():
+            for _, series, aggregate, _ in self._states(metric):
                 yield_gil()
-                attributes = known.get(series)
-                if attributes is None:
-                    attributes = encoded_attributes(stream.kind, _attributes(series.tags, store.tags, own))
-                present[series] = attributes
-                if stream.kind == "exponential":
-                    yield SeriesValue(stream, series, attributes, aggregate)
-                elif stream.kind == "gauge":
-                    yield SeriesValue(stream, series, attributes, aggregate.last)
-                elif named.metric_type is MetricType.COUNTER:
-                    yield SeriesValue(stream, series, attributes, aggregate.value)
-                else:
-                    for error_type, number in _outcome_counts(aggregate.successes, aggregate.failures):
-                        outcome = encoded_attributes(stream.kind, _outcome_attributes(error_type))
-                        yield SeriesValue(stream, (series, error_type), attributes + outcome, number)
+                cached = present[series] = known.get(series) or self._cached(stream, named, series)
+                identity, attributes = cached
+                if gone and (final := gone.pop(identity, None)) is not None:
+                    current, aggregate = aggregate, final.merge(aggregate)
+                    restarts.update((key, None) for key, _, _ in _values(stream, *cached, aggregate))
+                    restarts.update((key, value) for key, _, value in _values(stream, *cached, current))
+                created_ns = series.created_ns
+                for key, encoded, value in _values(stream, identity, attributes, aggregate):
+                    yield SeriesValue(stream, key, encoded, value, created_ns)
         self._attributes = present
+        for identity, final in gone.items():
+            named, names, tag_values = identity
+            stream = self._stream(named)
+            attributes = self._encoded(stream, named, dict(zip(names, tag_values, strict=True)))
+            for key, encoded, value in _values(stream, identity, attributes, final):
+                restarts[key] = None
+                yield SeriesValue(stream, key, encoded, value)
+
+    def _states(self, metric: Metric) -> Iterable[tuple[int, Series, Any, object]]:
+        worker = self._store.worker
+        if worker is None or not self._is_per_worker:
+            return metric.states()
+        if metric.named.metric_type is MetricType.GAUGE:
+            return metric.states() if worker.is_elected else ()
+        with own_records():
+            return list(metric.states())
+
+    def _cached(self, stream: MetricStream, named: Named, series: Series) -> tuple[SeriesIdentity, bytes]:
+        identity = (named, series.tag_set.names, series.values)
+        return identity, self._encoded(stream, named, series.tags)
+
+    def _encoded(self, stream: MetricStream, named: Named, tags: Mapping[str, str]) -> bytes:
+        own = OWN_ATTRIBUTES if named.metric_type is MetricType.RATE else ()
+        return encoded_attributes(stream.kind, _attributes(tags, self._store.tags, own))
 
     def _stream(self, named: Named) -> MetricStream:
         if named.metric_type is MetricType.RATE:
@@ -99,6 +140,22 @@ class StoreReader:
         unit = MetricUnit.MILLISECONDS if named.metric_type is MetricType.TIMER else description.unit
         kind = _KINDS[named.metric_type]
         return _stream(named.name, kind, UNITS[unit] if unit else "", description.help)
+
+
+def _values(
+    stream: MetricStream, identity: SeriesIdentity, attributes: bytes, aggregate: Any
+) -> Iterator[tuple[Hashable, bytes, RecordedValue]]:
+    """Yield the values of a series, each with a key and encoded attributes: one, or one for each outcome."""
+    if stream.kind == "exponential":
+        yield identity, attributes, aggregate
+    elif stream.kind == "gauge":
+        yield identity, attributes, aggregate.last
+    elif not stream.is_operation:
+        yield identity, attributes, aggregate.value
+    else:
+        for error_type, number in _outcome_counts(aggregate.successes, aggregate.failures):
+            outcome = encoded_attributes(stream.kind, _outcome_attributes(error_type))
+            yield (identity, error_type), attributes + outcome, number
 
 
 def read_values(aggregator: MetricsAggregator) -> Iterator[SeriesValue]:
@@ -203,6 +260,7 @@ class _Entry(NamedTuple):
     start_ns: int
     sent_ns: int
     value: RecordedValue
+    created_ns: int
 
 
 class ReceivedSeries:
@@ -213,12 +271,26 @@ class ReceivedSeries:
     Args:
         start_ns: The start of the source, in nanoseconds since the epoch.
         temporality: ``cumulative`` sends all since the start of a series, ``delta`` what is new.
+        adds_removed: Whether the values include what removed series had recorded, so that none ever falls.
+        source_start_ns: The start of the source on the clock of `SeriesValue.created_ns`.
     """
 
-    def __init__(self, start_ns: int, temporality: Temporality) -> None:
+    def __init__(
+        self,
+        start_ns: int,
+        temporality: Temporality,
+        *,
+        adds_removed: bool = False,
+        source_start_ns: int = 0,
+    ) -> None:
         self._since_ns = start_ns
+        self._epoch_ns = start_ns - source_start_ns
         self._is_delta = temporality == "delta"
+        self._adds_removed = adds_removed
         self._entries: dict[Hashable, _Entry] = {}
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._entries
 
     def points(self, series_values: Iterable[SeriesValue]) -> list[Point]:
         """Return the points to send. Deltas without new records are left out."""
@@ -229,21 +301,41 @@ class ReceivedSeries:
         """Mark points as received that were read at ``now_ns``."""
         for series, start_ns, _ in points:
             if series.stream.kind != "gauge":
-                self._entries[series.key] = _Entry(start_ns, now_ns, series.value)
+                self._entries[series.key] = _Entry(start_ns, now_ns, series.value, series.created_ns)
 
-    def complete(self, series_values: Iterable[SeriesValue], now_ns: int) -> None:
-        """Mark everything as received, and forget series that no longer exist."""
-        present = {series.key for series in series_values}
-        for key in [key for key in self._entries if key not in present]:
-            del self._entries[key]
+    def complete(
+        self,
+        series_values: Iterable[SeriesValue],
+        now_ns: int,
+        restarts: Mapping[Hashable, RecordedValue | None] = MappingProxyType({}),
+    ) -> None:
+        """Mark everything as received, and forget series that no longer exist.
+
+        Args:
+            series_values: All series.
+            now_ns: When they were read.
+            restarts: See `StoreReader.restarts`: these values no longer include removed series.
+        """
+        if not self._adds_removed:
+            present = {series.key for series in series_values}
+            for key in [key for key in self._entries if key not in present]:
+                del self._entries[key]
+        for key, value in restarts.items():
+            entry = self._entries.pop(key, None)
+            if entry is not None and value is not None:
+                self._entries[key] = entry._replace(value=value)
         self._since_ns = now_ns
 
     def _cumulative(self, series: SeriesValue) -> Point:
         entry = self._entries.get(series.key)
         start_ns = self._since_ns
         if entry is not None:
-            # A series that was reset started after it was sent last.
-            start_ns = entry.sent_ns if was_reset(series.value, entry.value) else entry.start_ns
+            if series.created_ns != entry.created_ns:  # it was removed and came back
+                start_ns = max(entry.sent_ns, self._epoch_ns + series.created_ns)
+            elif was_reset(series.value, entry.value):
+                start_ns = entry.sent_ns
+            else:
+                start_ns = entry.start_ns
         return Point(series, start_ns, sent_value(series.value))
 
     def _delta(self, series: SeriesValue) -> Point | None:
@@ -255,6 +347,8 @@ class ReceivedSeries:
             if entry.value == series.value:
                 return None
             start_ns, value = max(start_ns, entry.sent_ns), value_since(series.value, entry.value)
+            if value is None and self._adds_removed:
+                return None  # it was removed while the store was read: the next delta has everything
         if value is None:
             value = sent_value(series.value)
         return None if is_zero(value) else Point(series, start_ns, value)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from metrics_adapters.prometheus.collector import PrometheusCollector
 from metrics_adapters.prometheus.registry_reader import RegistryAggregator
 from metrics_adapters.prometheus.targets import Exposition
+from metrics_framework.exposition.names import Escaping
 from metrics_framework.exposition.text import Format
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from metrics_adapters.prometheus.textfile import Textfile, write_textfile
 
 __all__ = [
+    "Escaping",
     "Exposition",
     "Format",
     "MetricsServer",

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol, cast, runtime_checkable
+from weakref import WeakKeyDictionary
 
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import REGISTRY, CollectorRegistry
 
 from metrics_adapters.in_memory import InMemoryCollector
 from metrics_framework.errors import InvalidInputError, UnknownMetricError, nearest
-from metrics_framework.exposition.families import (
-    SUFFIXES,
-    ExpositionLog,
-    FamilyHeader,
-    exposed_names,
-    families,
-    set_default_buckets,
-)
+from metrics_framework.exposition.families import ExpositionLog, FamilyReader, exposed_names
+from metrics_framework.exposition.incremental import IncrementalWriter
 from metrics_framework.recording import Store
+from metrics_framework.recording.exposed_names import Named, NameOwners, NameRegistry
 from metrics_framework.validation import safe_repr
 
 
@@ -31,20 +27,21 @@ class PrometheusCollector(InMemoryCollector):
     is exposed, including the records of the timer and tracker of a `MetricsSystem`.
 
     Histograms and timers use the buckets of their description or of a `Rule`. Without either they use the
-    default buckets of the store or, if it has none, those of prometheus_client, in seconds for times. If a
-    metric would be exposed under the name of another, its first record raises an `InvalidInputError` that
-    names both. A metric whose name the application registered with prometheus_client itself is not exposed,
-    which is logged once.
+    default buckets of the store or, if it has none, those of their unit. If a metric would be exposed under
+    the name of another, also of another store on the same registry, its first record raises an
+    `InvalidInputError` that names both. A metric whose name the application registered with prometheus_client
+    itself is not exposed, which is logged once.
 
-    A registry that is asked for some names only, as by ``?name[]=``, does not find these metrics: it knows
-    only the names that exist at registration.
+    A restricted registry, as for ``?name[]=`` of prometheus_client's endpoints, has the families of which it
+    selects a name.
 
     Args:
         registry: The registry; by default the default registry of prometheus_client.
         store: Keeps the numbers; a new store by default.
 
     Raises:
-        InvalidInputError: If ``registry`` is not a `CollectorRegistry`, or two names in ``store`` collide.
+        InvalidInputError: If ``registry`` is not a `CollectorRegistry` or has a collector of ``store``
+            already, or names collide.
 
     Example:
         >>> from prometheus_client import CollectorRegistry, generate_latest
@@ -59,17 +56,31 @@ class PrometheusCollector(InMemoryCollector):
         super().__init__(store)
         registry = REGISTRY if registry is None else registry
         check_registry(registry)
-        self._names = self.store.expose(exposed_names)
-        set_default_buckets(self.store)
+        if any(other.store is self.store for other in registered_stores(registry)):
+            raise InvalidInputError(
+                "registry has a PrometheusCollector of this store already: use that one, or unregister() it"
+            )
+        self._names = self.store.expose(exposed_names, _NAME_OWNERS.setdefault(registry, {}))
         self._registry = registry
         self._registered: RegisteredStore | None = RegisteredStore(self.store, registry)
         registry.register(self._registered)
+        self._selectable = SelectableStore(self._registered, self._names)
+        # Without this, a restricted registry would find only collectors that state their names when they are
+        # registered. The attribute is private, but the same in prometheus_client 0.21 to 0.26.
+        unnamed: list[object] = getattr(registry, "_collectors_without_names", [])
+        if self._registered in unnamed:
+            unnamed.remove(self._registered)
+        unnamed.append(self._selectable)
 
     def unregister(self) -> None:
-        """Remove the metrics from the registry. Recording continues, and calling it again does nothing."""
+        """Remove the metrics from the registry and free their names there. Recording continues."""
         registered, self._registered = self._registered, None
         if registered is not None:
             self._registry.unregister(registered)
+            unnamed: list[object] = getattr(self._registry, "_collectors_without_names", [])
+            if self._selectable in unnamed:
+                unnamed.remove(self._selectable)
+            self.store.conceal(self._names)
 
     def recorded_name(self, exposed_name: str) -> str:
         """Return the recorded name of a metric or operation for an exposed name.
@@ -109,37 +120,97 @@ class RegisteredStore:
 
     Args:
         store: The store.
-        registry: The registry. A metric whose name another collector has is not exposed.
+        registry: The registry. A metric is not exposed if another collector has its name.
     """
 
     def __init__(self, store: Store, registry: CollectorRegistry) -> None:
         self.store = store
-        self._registry = registry
-        self._log = ExpositionLog()
+        log, owner_of = ExpositionLog(), RegistryNames(registry, store).owner
+        self._reader = FamilyReader(store, log, owner_of)
+        self.writer = IncrementalWriter(store, log, owner_of)
+        """Writes the text of the families, also in formats that prometheus_client does not know."""
 
     def describe(self) -> Iterable[Metric]:
         """Return no names at registration: names are known after their first records."""
         return ()
 
-    def collect(self) -> Iterator[Metric]:
-        """Yield the current families of the store."""
-        for header, samples in families(self.store, self._log):
-            if has_free_names(header, self._registry, self._log):
-                metric = Metric(header.name, header.help, header.type, header.unit)
-                for suffix, labels, value in samples:
-                    metric.add_sample(f"{header.name}{suffix}", labels, value)
-                yield metric
+    def collect(self, only: Named | None = None) -> Iterator[Metric]:
+        """Yield the current families of the store, or only that of one metric."""
+        for header, samples in self._reader.families(only):
+            # prometheus_client would append a unit that is not at the end, as in an escaped name.
+            unit = header.unit if header.name.endswith(f"_{header.unit}") else ""
+            metric = Metric(header.name, header.help, header.type, unit)
+            metric.samples = cast("list[Any]", samples)
+            yield metric
 
 
-def has_free_names(header: FamilyHeader, registry: CollectorRegistry, log: ExpositionLog) -> bool:
-    """Return whether none of the names of a family is registered with a registry. A conflict is logged."""
-    # The attribute is private, but the same in prometheus_client 0.21 to 0.26.
-    taken = getattr(registry, "_names_to_collectors", {})
-    names = (f"{header.name}{suffix}" for suffix in SUFFIXES[header.type])
-    name = next((name for name in names if name in taken), None)
-    if name is not None:
-        log.warn("a metric is not exposed: prometheus_client has its name already", name=name)
-    return name is None
+class SelectableStore:
+    """The collector of a store in the restricted registries of prometheus_client, as for ``?name[]=``.
+
+    Args:
+        registered: The store on the registry.
+        names: Its exposed names.
+    """
+
+    def __init__(self, registered: RegisteredStore, names: NameRegistry) -> None:
+        self._registered = registered
+        self._names = names
+
+    def collect(self) -> Iterator[SelectableFamily]:
+        """Yield the families of the store, none of which is read yet."""
+        for named, names in self._names.by_metric():
+            yield SelectableFamily(self._registered, named, names)
+
+
+class SelectableFamily:
+    """A family that is read only if a restricted registry selects it.
+
+    Args:
+        registered: The store on the registry.
+        named: The metric or operation.
+        names: Its exposed names.
+    """
+
+    def __init__(self, registered: RegisteredStore, named: Named, names: frozenset[str]) -> None:
+        self._registered = registered
+        self._named = named
+        self._names = names
+
+    def _restricted_metric(self, names: set[str]) -> Metric | None:
+        """Return the whole family if one of its names is selected: prometheus_client calls this method."""
+        if self._names.isdisjoint(names):
+            return None
+        return next(self._registered.collect(self._named), None)
+
+
+_NAME_OWNERS: WeakKeyDictionary[CollectorRegistry, NameOwners] = WeakKeyDictionary()
+"""The exposed names of the stores on each registry."""
+
+
+class RegistryNames:
+    """The exposed names on a registry that do not belong to a store.
+
+    Args:
+        registry: The registry.
+        store: The store, if any.
+    """
+
+    def __init__(self, registry: CollectorRegistry, store: Store | None) -> None:
+        # The attribute is private, but the same in prometheus_client 0.21 to 0.26.
+        self._taken: Mapping[str, object] = getattr(registry, "_names_to_collectors", {})
+        self._owners = _NAME_OWNERS.setdefault(registry, {})
+        self._store = store
+
+    def owner(self, names: Iterable[str]) -> str | None:
+        """Return the owner of the first of some exposed names that another collector or store has."""
+        own = () if self._store is None else self._store.name_registries
+        for name in names:
+            if name in self._taken:
+                return "prometheus_client"
+            owner = self._owners.get(name)
+            if owner is not None and owner[0] not in own:
+                return str(owner[1])
+        return None
 
 
 def check_registry(registry: object) -> None:
@@ -151,8 +222,19 @@ def check_registry(registry: object) -> None:
         )
 
 
+def registered_stores(registry: CollectorRegistry) -> list[RegisteredStore]:
+    """Return the stores on a registry."""
+    return [each for each in registered_collectors(registry) if isinstance(each, RegisteredStore)]
+
+
 def registered_collectors(registry: FamilySource) -> list[FamilySource]:
     """Return the collectors of a registry; any other source of families by itself."""
     # The attribute is private, but the same in prometheus_client 0.21 to 0.26. Copying it is one step, which
     # needs no lock.
     return list(getattr(registry, "_collector_to_names", (registry,)))
+
+
+def registered_names(registry: FamilySource, collector: FamilySource) -> list[str]:
+    """Return the names that a collector registered with a registry; none if it does not state them."""
+    names: list[str] = getattr(registry, "_collector_to_names", {}).get(collector, [])
+    return names

@@ -6,15 +6,23 @@ import re
 import ssl
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
-from urllib.parse import SplitResult, quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote
 
 from prometheus_client.registry import CollectorRegistry
 
-from metrics_adapters.http_client import HTTP_OPTIONS, Address, address_of, basic_authorization, deliver
+from metrics_adapters.http_client import (
+    HTTP_OPTIONS,
+    Address,
+    address_of,
+    basic_authorization,
+    deliver,
+    split_url,
+)
 from metrics_adapters.prometheus.targets import Target, TextWithoutTimestamps
 from metrics_framework.errors import ConfigurationError, InvalidInputError
-from metrics_framework.export.endpoints import EndpointUrl, Option, text_option
+from metrics_framework.export.endpoints import EndpointUrl, Option, Secrets, text_option
 from metrics_framework.exposition.text import Format
 from metrics_framework.log import log_event
 from metrics_framework.protocols import MetricsSystem
@@ -33,7 +41,7 @@ class Pushgateway:
 
     A push always contains the totals since the start, so the next push makes up for one that failed.
     Redirects are not followed and the proxies of the environment are not used, so that metrics and passwords
-    reach no other host. No message contains a password.
+    reach no other host. No message contains a secret of the URL, of ``auth`` or of ``headers``.
 
     Args:
         url: The gateway, such as ``http://pushgateway:9091``. It may contain a path prefix, a user and a
@@ -73,14 +81,19 @@ class Pushgateway:
         if tls is not None and parts.scheme != "https":
             raise InvalidInputError("tls= requires a url that begins with https://")
         labels = {"job": check_name(job, "job"), **_checked_grouping(grouping)}
+        group = f"/metrics/{'/'.join(_segment(name, value) for name, value in labels.items())}"
         path = quote(parts.path.rstrip("/"), safe="/%~:@!$&'()*+,;=")
         self._address = Address(
             parts.scheme,
             parts.hostname or "",
             parts.port,
-            f"{path}/metrics/{'/'.join(_segment(name, value) for name, value in labels.items())}",
+            f"{path}{group}",
             tls,
+            secrets=Secrets(
+                (unquote(parts.path), *map(unquote, filter(None, (parts.username, parts.password))))
+            ),
         )
+        self._shown = f"{self._address}{'/…' if path else ''}{group}"
         self._headers = _checked_headers(headers or {}, _credentials(parts, auth))
         check_seconds("timeout", timeout)
         self._timeout = timeout
@@ -88,7 +101,7 @@ class Pushgateway:
         self._unreported_labels = set(labels)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self._address)!r})"
+        return f"{type(self).__name__}({self._shown!r})"
 
     def replace(self, metrics: Target) -> None:
         """Push all metrics and replace the group.
@@ -135,10 +148,11 @@ class Pushgateway:
             lines = (line for line in body.split(b"\n") if start in line and not line.startswith(b"#"))
             if any(label.encode() in _LABEL.findall(line) for line in lines):
                 self._unreported_labels.discard(label)
-                log_event("warning", "the Pushgateway overwrites a label of what is pushed", label=label)
+                shown = self._address.secrets.redact(label)
+                log_event("warning", "the Pushgateway overwrites a label of the pushed metrics", label=shown)
 
     def _send(self, method: str, body: bytes | None) -> None:
-        what = f"cannot {'delete' if body is None else 'push to'} {self._address}"
+        what = f"cannot {'delete' if body is None else 'push to'} {self._shown}"
         deliver(self._address, method, body, self._headers, self._timeout, what=what)
 
 
@@ -164,31 +178,31 @@ class PushgatewayEndpoint(Pushgateway):
         auth = None if url.username is None else (url.username, url.password or "")
         if auth is None and url.password is not None:
             raise ConfigurationError(f"endpoint {url}: a password needs a user: put a user before it")
+        grouping = _grouping(url)
         try:
             super().__init__(
-                str(address),
+                f"{address}{address.path}",
                 job,
-                _grouping(url),
+                grouping,
                 timeout=url.options["timeout"],
                 auth=auth,
                 tls=address.tls,
             )
         except InvalidInputError as error:
             raise ConfigurationError(f"endpoint {url}: {error}") from None
-        self.name = str(url)
+        self.name = self._shown = str(url)
+        self._address = replace(self._address, secrets=url.secrets)
 
 
 def _split_url(url: str) -> SplitResult:
     # An invalid URL is never quoted: any part of it may be a password.
     wrong = "url is not the address of a Pushgateway, such as http://pushgateway:9091"
-    try:
-        parts = urlsplit(url)
-        host, _ = (parts.hostname or "").encode("idna"), parts.port
-    except (ValueError, AttributeError, TypeError):
-        raise InvalidInputError(f"{wrong}: its host or port cannot be read") from None
-    if not isinstance(url, str) or parts.scheme not in ("http", "https"):
+    parts = split_url(url)
+    if parts is None:
+        raise InvalidInputError(f"{wrong}: its host or port cannot be read")
+    if parts.scheme not in ("http", "https"):
         raise InvalidInputError(f"{wrong}: it does not begin with http:// or https://")
-    if not host or re.search(rb"[\x00-\x20\x7f]", host):
+    if not parts.hostname or re.search(r"[\x00-\x20\x7f]", parts.hostname):
         raise InvalidInputError(f"{wrong}: it names no host")
     if "@" in parts.path:
         raise InvalidInputError(f"{wrong}: an @ is in its path; a slash in a password is written %2F")
@@ -257,10 +271,15 @@ def _grouping(url: EndpointUrl) -> dict[str, str]:
     labels = {}
     for pair in (url.options["grouping"] or "").split(","):
         name, colon, text = pair.partition(":")
-        if pair and not colon:
+        if pair and (not colon or not _can_group(name)):
             raise ConfigurationError(
-                f"endpoint {url}: the option grouping is not a list of labels, such as shard:3,zone:a"
+                f"endpoint {url}: the option grouping is not a list of labels, such as shard:3,zone:a,"
+                " without job, le and quantile"
             )
         if pair:
             labels[name] = text
     return labels
+
+
+def _can_group(name: str) -> bool:
+    return bool(_LABEL_NAME.fullmatch(name)) and name not in {"job", *_RESERVED_LABELS}

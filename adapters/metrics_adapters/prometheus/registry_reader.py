@@ -22,7 +22,7 @@ from metrics_framework.clock import SYSTEM_CLOCK, Clock, utc
 from metrics_framework.errors import InvalidInputError, UnknownMetricError, nearest
 from metrics_framework.exposition import formats
 from metrics_framework.exposition.names import BASE_UNITS
-from metrics_framework.log import log_event
+from metrics_framework.log import log_event, raise_interrupt
 from metrics_framework.validation import plain_tags, safe_repr
 from metrics_framework.values import MetricType, MetricUnit, MetricValue, to_milliseconds
 
@@ -166,7 +166,8 @@ class RegistryAggregator:
                 continue
             try:
                 found = [one for metric in collector.collect() for one in _series_of(metric)]
-            except Exception as error:  # noqa: BLE001 - a custom collector may raise anything
+            except BaseException as error:  # noqa: BLE001 - a custom collector may raise anything
+                raise_interrupt(error)
                 if id(collector) not in self._failing:
                     self._failing.add(id(collector))
                     log_event(

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
-from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import CollectorRegistry
 
-from metrics_adapters.prometheus.collector import check_registry, has_free_names
+from metrics_adapters.prometheus.collector import RegistryNames, check_registry
 from metrics_adapters.prometheus.registry_text import render_registry, without_timestamps
 from metrics_framework.capabilities import Callbacks, HasCallbacks, HasCollector, HasStore
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.exposition.families import ExpositionLog, exposed_names
 from metrics_framework.exposition.formats import each_value
 from metrics_framework.exposition.incremental import IncrementalWriter
+from metrics_framework.exposition.names import Escaping
 from metrics_framework.exposition.text import Format, to_prometheus
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.recording import Store
@@ -33,13 +32,14 @@ class Exposition:
     Args:
         store: The store to expose.
         registry: A registry whose metrics are appended; none by default. A metric of the store whose name
-            the registry has too is not exposed, which is logged.
+            the registry or another store on it has too is not exposed, which is logged.
 
     Example:
         >>> from metrics_framework import MetricsSystem
         >>> metrics = MetricsSystem()
         >>> metrics.collector.increment("http.requests", {"route": "/"})
         >>> print(Exposition(metrics.collector.store).render().decode(), end="")
+        # HELP http_requests_total Counter 'http.requests'.
         # TYPE http_requests_total counter
         http_requests_total{route="/"} 1
     """
@@ -48,30 +48,51 @@ class Exposition:
         self.store = store
         self.registry = registry
         self._log = ExpositionLog()
-        is_free = None if registry is None else partial(has_free_names, registry=registry, log=self._log)
-        self._writer = IncrementalWriter(store, self._log, is_free)
+        owner_of = None if registry is None else RegistryNames(registry, store).owner
+        self._writer = IncrementalWriter(store, self._log, owner_of)
 
-    def render(self, format: Format = Format.TEXT) -> bytes:
-        """Return the whole text."""
-        return b"".join(self.chunks(format))
+    def render(
+        self,
+        format: Format = Format.TEXT,
+        escaping: Escaping = Escaping.UNDERSCORES,
+        names: frozenset[str] | None = None,
+    ) -> bytes:
+        """Return the whole text; the arguments are those of `chunks`."""
+        return b"".join(self.chunks(format, escaping, names))
 
-    def chunks(self, format: Format = Format.TEXT, registry_text: bytes | None = None) -> Iterator[bytes]:
+    def chunks(
+        self,
+        format: Format = Format.TEXT,
+        escaping: Escaping = Escaping.UNDERSCORES,
+        names: frozenset[str] | None = None,
+        *,
+        registry_text: bytes | None = None,
+    ) -> Iterator[bytes]:
         """Yield the text in chunks, each of which takes about half a millisecond to render.
 
         A chunk may be empty: it is an opportunity to do something else.
 
         Args:
             format: The format.
+            escaping: How names outside the classic character set are written.
+            names: The exposed names of families or samples; only these families are rendered. By default all.
             registry_text: The result of `registry_text`, if it was called before: it may take a long time.
         """
-        yield from self._writer.chunks(format)
-        yield (self.registry_text(format) if registry_text is None else registry_text) + format.end
+        yield from self._writer.chunks(format, escaping, names)
+        if registry_text is None:
+            registry_text = self.registry_text(format, escaping, names)
+        yield registry_text + format.end
 
-    def registry_text(self, format: Format = Format.TEXT) -> bytes:
+    def registry_text(
+        self,
+        format: Format = Format.TEXT,
+        escaping: Escaping = Escaping.UNDERSCORES,
+        names: frozenset[str] | None = None,
+    ) -> bytes:
         """Return the metrics of the registry, rendered by prometheus_client; empty without a registry."""
         if self.registry is None:
             return b""
-        return render_registry(self.registry, self.store, format, self._log)
+        return render_registry(self.registry, self.store, format, self._log, escaping, names)
 
 
 Target = Exposition | Store | HasStore | MetricsSystem
@@ -145,6 +166,7 @@ class TextWithoutTimestamps:
 
     def __init__(self, registry: CollectorRegistry | None) -> None:
         self._registry = registry
+        self._log = ExpositionLog()
         self._exposition: Exposition | None = None
 
     def render(self, metrics: Target) -> bytes:
@@ -156,7 +178,7 @@ class TextWithoutTimestamps:
         exposition = self._reused_exposition(metrics)
         registry_text = without_timestamps(exposition.registry_text(Format.TEXT))
         chunks = []
-        for chunk in exposition.chunks(Format.TEXT, registry_text):
+        for chunk in exposition.chunks(Format.TEXT, registry_text=registry_text):
             chunks.append(chunk)
             yield_gil()
         return b"".join(chunks)
@@ -169,10 +191,11 @@ class TextWithoutTimestamps:
         """
         if store_of(system.collector) is not None:
             return self.render(system)
-        own = to_prometheus(each_value(system.aggregator)).encode()
-        if self._registry is None:
-            return own
-        return own + without_timestamps(generate_latest(self._registry))
+        registry, log = self._registry, self._log
+        if registry is None:
+            return to_prometheus(each_value(system.aggregator), log).encode()
+        own = to_prometheus(each_value(system.aggregator), log, RegistryNames(registry, None).owner)
+        return own.encode() + without_timestamps(render_registry(registry, None, Format.TEXT, log))
 
     def _reused_exposition(self, metrics: Target) -> Exposition:
         exposition = exposition_of(metrics, self._registry)

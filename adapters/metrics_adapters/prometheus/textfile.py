@@ -15,6 +15,9 @@ from metrics_framework.errors import ConfigurationError, InvalidInputError
 from metrics_framework.export.endpoints import EndpointUrl, Option
 from metrics_framework.protocols import MetricsSystem
 from metrics_framework.runtime.atomic_files import replace_file
+from metrics_framework.validation import word_repr
+
+SUFFIX = ".prom"
 
 
 def write_textfile(
@@ -49,6 +52,7 @@ class Textfile:
     """
 
     name = "textfile"
+    is_local = True
 
     def __init__(self, path: str | os.PathLike[str], registry: CollectorRegistry | None = None) -> None:
         self.path = _checked(path)
@@ -72,17 +76,19 @@ class TextfileEndpoint(Textfile):
     options: ClassVar[Mapping[str, Option]] = {}
 
     def __init__(self, url: EndpointUrl) -> None:
-        try:
-            super().__init__(path_of(url))
-        except ConfigurationError:
-            raise
-        except InvalidInputError as error:
-            raise ConfigurationError(f"endpoint {url}: {error}") from None
+        path = path_of(url)
+        if path.suffix != SUFFIX:  # not quoted: it may be a mistyped URL with secrets
+            raise ConfigurationError(
+                f"endpoint {url.scheme}: its name does not end in {SUFFIX}; node_exporter reads no other file"
+            )
+        super().__init__(path)
         self.name = str(url)
 
 
 def _checked(path: str | os.PathLike[str]) -> Path:
     found = Path(path)
-    if found.suffix != ".prom":
-        raise InvalidInputError(f"{str(found)!r} does not end in .prom: node_exporter reads no other files")
+    if found.suffix != SUFFIX:
+        raise InvalidInputError(
+            f"{word_repr(found.name)} does not end in .prom: node_exporter reads no other files"
+        )
     return found

@@ -1,4 +1,4 @@
-"""The resource monitor of this machine and process, based on psutil."""
+"""The resource monitor of this machine or container, and of this process, based on psutil."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 
 import psutil
 
+from metrics_adapters.resources.cgroups import ControlGroups, CpuLimit
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
 from metrics_framework.errors import InvalidInputError, OutputError
 from metrics_framework.health import record_resources
@@ -24,7 +25,10 @@ _PSUTIL_ERRORS = (psutil.Error, OSError, RuntimeError)
 
 
 class PsutilMonitor:
-    """A `ResourceMonitor` for this machine and this process.
+    """A `ResourceMonitor` for this machine, or the container in which it runs, and this process.
+
+    Where a control group of Linux limits memory or CPUs, the readings are those of the control group and its
+    limit instead of the machine.
 
     A forked child reads itself: averages, peak and uptime start at the fork, and background monitoring
     continues. Every reading raises an `OutputError` if the system refuses it.
@@ -34,6 +38,7 @@ class PsutilMonitor:
             tracks the peak memory of the process.
         clock: Measures the time for average CPU usage.
         disks: The paths whose disks background monitoring records.
+        cgroups: The control groups of this process.
 
     Attributes:
         disks: The paths, without duplicates.
@@ -47,6 +52,7 @@ class PsutilMonitor:
         collector: MetricCollector | None = None,
         clock: Clock = SYSTEM_CLOCK,
         disks: Iterable[str] = ("/",),
+        cgroups: ControlGroups | None = None,
     ) -> None:
         if isinstance(disks, str):
             raise InvalidInputError(f"disks={disks!r} is one string: pass a list, [{disks!r}]")
@@ -56,6 +62,7 @@ class PsutilMonitor:
                 raise InvalidInputError(f"disks={list(self.disks)!r}: {path!r} is not a path as a string")
         self._collector = collector
         self._clock = clock
+        self._cgroups = cgroups or ControlGroups()
         self._background: Background | None = None
         self._begin(process_start_ns=None)
         # If the system refuses it, the first percentage counts since the boot of the machine.
@@ -69,6 +76,9 @@ class PsutilMonitor:
         self._process_start_ns = process_start_ns
         self._process: psutil.Process | None = None
         self._peak_rss = 0
+        self._container_cpu: tuple[float, float] | None = None
+        with suppress(*_PSUTIL_ERRORS):
+            self._container_cpu = self._container_cpu_seconds(self._cpu_limit())
         self._start = self._process_cpu = self._process_cpu_seconds()
         self._failing: set[str] = set()
         self._lock = threading.Lock()
@@ -80,11 +90,18 @@ class PsutilMonitor:
             process = self._own_process()
             rss = process.memory_info().rss
             self._peak_rss = max(self._peak_rss, rss, _peak_rss(process))
+        used, available, total = machine.used, machine.available, machine.total
+        percent = machine.percent
+        container = self._cgroups.memory(total)
+        if container is not None:
+            used, total = container
+            available = max(total - used, 0)
+            percent = min(100 * used / total, 100.0)
         return {
-            "used": machine.used,
-            "available": machine.available,
-            "total": machine.total,
-            "percent": machine.percent,
+            "used": used,
+            "available": available,
+            "total": total,
+            "percent": percent,
             "process_rss": rss,
             "process_peak_rss": self._peak_rss,
         }
@@ -93,22 +110,27 @@ class PsutilMonitor:
         """Return CPU usage; see `ResourceMonitor.get_cpu_usage`.
 
         Percentages count since the previous call. ``process_average_percent``, beyond the contract, is the
-        average since the creation of this monitor; snapshots use it.
+        average since the creation of this monitor; snapshots use it. ``count`` is the CPU limit of the
+        container, if it has one.
         """
         with _translated("CPU"):
             load_1m, load_5m, load_15m = psutil.getloadavg()
-            count = psutil.cpu_count() or 1
+            limit = self._cpu_limit()
             machine = _machine_cpu_seconds()
         before, self._machine_cpu = self._machine_cpu, machine
+        percent = _percent(before, machine)
+        last, self._container_cpu = self._container_cpu, self._container_cpu_seconds(limit)
+        if last is not None and self._container_cpu is not None:
+            percent = _percent(last, self._container_cpu) / limit.cpus
         since, self._process_cpu = self._process_cpu, self._process_cpu_seconds()
         return {
-            "percent": min(_percent(before, machine), 100.0),
+            "percent": min(percent, 100.0),
             "process_percent": _percent(since, self._process_cpu),
             "process_average_percent": _percent(self._start, self._process_cpu),
             "load_1m": load_1m,
             "load_5m": load_5m,
             "load_15m": load_15m,
-            "count": count,
+            "count": limit.cpus,
         }
 
     def get_disk_usage(self, path: str = "/") -> dict[str, float]:
@@ -162,7 +184,7 @@ class PsutilMonitor:
     def start_resource_monitoring(self, interval: float = 60.0) -> None:
         """Read in the background; see `ResourceMonitor.start_resource_monitoring`.
 
-        It ends with `stop_resource_monitoring`, or when the monitor is garbage-collected.
+        It ends with `stop_resource_monitoring`.
 
         Raises:
             InvalidInputError: If ``interval`` is not a positive number of seconds.
@@ -196,6 +218,17 @@ class PsutilMonitor:
         if self._process is None:
             self._process = psutil.Process()
         return self._process
+
+    def _cpu_limit(self) -> CpuLimit:
+        """Return the limit of the container, or the number of CPUs without a usage."""
+        count = psutil.cpu_count() or 1
+        return self._cgroups.cpu(count) or CpuLimit(count, None)
+
+    def _container_cpu_seconds(self, limit: CpuLimit) -> tuple[float, float] | None:
+        """Return the CPU seconds of the container, and the time in seconds; ``None`` without a limit."""
+        if limit.usage_seconds is None:
+            return None
+        return limit.usage_seconds, self._clock.monotonic_ns() / 1e9
 
     def _process_cpu_seconds(self) -> tuple[float, float]:
         """Return the CPU seconds of this process, and the time in seconds."""

@@ -2,18 +2,18 @@
 
 from typing import TYPE_CHECKING
 
-from metrics_adapters.snapshot_writer.history import SnapshotAggregator
 from metrics_adapters.snapshot_writer.writer import SnapshotWriter
 
 if TYPE_CHECKING:
+    from metrics_adapters.snapshot_writer.history import SnapshotAggregator
     from metrics_adapters.snapshot_writer.recorders import SnapshotCollector, SnapshotTimer, SnapshotTracker
 
 __all__ = ["SnapshotAggregator", "SnapshotCollector", "SnapshotTimer", "SnapshotTracker", "SnapshotWriter"]
 
 
 def __getattr__(name: str) -> object:
-    if name in __all__:  # imported on use: a system that only writes snapshots does not need the recorders
-        from metrics_adapters.snapshot_writer import recorders
+    if name in __all__:  # imported on use: a program that only writes snapshots needs neither
+        from metrics_adapters.snapshot_writer import history, recorders
 
-        return getattr(recorders, name)
+        return getattr(history if name == "SnapshotAggregator" else recorders, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

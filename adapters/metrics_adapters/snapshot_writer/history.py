@@ -25,6 +25,7 @@ from metrics_framework.exposition import formats
 from metrics_framework.log import log_event
 from metrics_framework.snapshots import Environment, LeftOutFile, Run, RunValue, find_keys, parse_flat_key
 from metrics_framework.snapshots.keys import SUCCESS_RATE
+from metrics_framework.snapshots.provenance import HEAD_COMMIT_TAG
 from metrics_framework.validation import check_choice, check_count, check_duration, plain_tags, safe_repr
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
@@ -36,7 +37,8 @@ _RANKED_AS = {
 }
 
 _SELECT_RUNS = """
-SELECT moment, ?, length(name), name, line, runs.id, digest, context FROM runs JOIN files ON files.id = file
+SELECT date, moment, ?, length(name), name, line, runs.id, digest, context
+FROM runs JOIN files ON files.id = file
 """
 
 _MAX_LISTED_RUNS = 100
@@ -63,7 +65,9 @@ class SnapshotAggregator:
     - ``seconds``: from the start of the window, or the oldest value, to now, or to the newest run if the
       clock of another machine is ahead. A window has no end, so it includes such a run.
 
-    Runs are sorted by timestamp, then by file. A run appears once, even if several files hold its snapshot.
+    Runs are sorted by the date of their commit, then by timestamp, then by file, so that an old release that
+    is measured later comes first. A run without the tag ``commit_date`` has its timestamp in place of the
+    date. Windows select by timestamp. A run appears once, even if several files hold its snapshot.
     Each query checks the files again, and opens those that are new or have changed; an index, a hidden file
     in the folder, stores the others. A file that is not a snapshot is logged once and listed by `left_out`.
 
@@ -98,7 +102,7 @@ class SnapshotAggregator:
 
         Args:
             branch: Runs of this branch.
-            commit: Runs of this commit; seven digits or more are enough.
+            commit: Runs of this commit, or of a pull request with this head; seven digits or more are enough.
             environment: Runs in this environment: ``ci``, ``local``, ``staging`` or ``custom``.
             tags: Runs whose metadata has these tags.
             last: At most this many of the matching runs, the newest.
@@ -333,9 +337,10 @@ def _summary(
         now: The current time, in microseconds since 1970.
         start: The start of the window, likewise; ``None`` for the oldest value.
     """
-    begin = points[0][0] if start is None else start
-    # The newest run may be later than now, if the clocks of two machines differ.
-    summary: dict[str, float] = {"count": 0, "seconds": max(now - begin, points[-1][0] - begin) / 1e6}
+    moments = [moment for moment, _ in points]
+    begin = min(moments) if start is None else start
+    # The latest run may be later than now, if the clocks of two machines differ.
+    summary: dict[str, float] = {"count": 0, "seconds": max(now - begin, max(moments) - begin) / 1e6}
     if last is not None:
         summary["last"] = last
     values = sorted(value for moment, value in points if moment >= begin)
@@ -371,7 +376,7 @@ class RunFilter:
 
     Attributes:
         branch: The branch.
-        commit: The commit; seven digits or more are enough.
+        commit: The commit, or the head of its pull request; seven digits or more are enough.
         environment: The environment.
         tags: Tags that the metadata has.
         last: At most this many of the matching runs, the newest.
@@ -394,16 +399,21 @@ class RunFilter:
         return (
             self.branch in (None, branch)
             and self.environment in (None, environment)
-            and (self.commit is None or _is_commit(self.commit, commit))
+            and (
+                self.commit is None
+                or _is_commit(self.commit, commit)
+                or _is_commit(self.commit, tags.get(HEAD_COMMIT_TAG))
+            )
             and self.tags.items() <= tags.items()
         )
 
 
 class IndexedRun(NamedTuple):
-    """A run in an index. Runs sort by time, then by the order of their sources and files.
+    """A run in an index. Runs sort by date and time, then by the order of their sources and files.
 
     Attributes:
-        moment: The time of the run, in microseconds since 1970.
+        date: The date of its commit, or else the time of the run, in microseconds since 1970.
+        moment: The time of the run, likewise.
         source: The position of its source among the sources.
         length: The length of the file's name: the writer numbers equal names, so 10 sorts after 9.
         name: The file's name, as the index stores it.
@@ -413,6 +423,7 @@ class IndexedRun(NamedTuple):
         context: The context that `RunFilter.matches` reads.
     """
 
+    date: int
     moment: int
     source: int
     length: int

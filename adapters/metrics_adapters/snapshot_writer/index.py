@@ -22,10 +22,11 @@ from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metrics_framework.errors import OutputError, SnapshotError
+from metrics_framework.errors import OutputError, SnapshotError, reason_of
 from metrics_framework.runtime.atomic_files import AtomicFile, remove_leftovers
 from metrics_framework.snapshots import PerformanceSnapshot
 from metrics_framework.snapshots.files import parse_document, read_content
+from metrics_framework.snapshots.provenance import commit_date_of
 
 INDEX_NAME = ".history.sqlite"
 """The index of a folder, in that folder."""
@@ -39,13 +40,14 @@ _SCHEMA = """
 CREATE TABLE listing (digest BLOB);
 CREATE TABLE files (id INTEGER PRIMARY KEY, name BLOB UNIQUE, stamp TEXT, problem TEXT);
 CREATE TABLE runs (
-    id INTEGER PRIMARY KEY, file INTEGER, line INTEGER, digest BLOB, moment INTEGER, context TEXT
+    id INTEGER PRIMARY KEY, file INTEGER, line INTEGER, digest BLOB,
+    date INTEGER, moment INTEGER, context TEXT
 );
 CREATE INDEX runs_of_a_file ON runs (file);
 CREATE TABLE keys (id INTEGER PRIMARY KEY, key BLOB UNIQUE);
 CREATE TABLE measurements (key INTEGER, run INTEGER, value REAL, PRIMARY KEY (key, run)) WITHOUT ROWID;
 """
-_VERSION = b"metrics-framework history 1\n"
+_VERSION = b"metrics-framework history 2\n"
 """Follows the database in an index file, before its checksum. Another schema is another version."""
 
 _TRAILER_BYTES = len(_VERSION) + 4
@@ -124,7 +126,7 @@ class SourceIndex:
         except FileNotFoundError:
             return {}
         except OSError as error:
-            raise OutputError(f"cannot list {str(self.source)!r}: {error.strerror or error}") from error
+            raise OutputError(f"cannot list {str(self.source)!r}: {reason_of(error)}") from error
 
     # -- finding an index ------------------------------------------------------------------------------
 
@@ -157,6 +159,8 @@ class SourceIndex:
     def _is_intact_file(self, path: Path) -> bool:
         """Return whether the checksum of an index is right. Each file is read for this only once."""
         status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return False
         identity = (status.st_ino, status.st_size, status.st_mtime_ns)
         if self._intact.get(path) != identity:
             if not _is_intact(path.read_bytes()):
@@ -189,7 +193,7 @@ class SourceIndex:
             file = seen[name]
             is_recent = abs(time.time_ns() - file[1]) < _RECENT_NS
             try:
-                content = read_content(self.folder / name)
+                content = read_content(self.folder / name, pipe=False)
             except OutputError as error:
                 is_complete = False
                 if not isinstance(error.__cause__, FileNotFoundError):  # removed since the listing
@@ -314,8 +318,8 @@ class _Inserter:
         )
         for one in snapshots:
             run_id = self._insert(
-                "INSERT INTO runs (file, line, digest, moment, context) VALUES (?, ?, ?, ?, ?)",
-                *(file_id, one.line, one.digest, one.moment, one.context),
+                "INSERT INTO runs (file, line, digest, date, moment, context) VALUES (?, ?, ?, ?, ?, ?)",
+                *(file_id, one.line, one.digest, one.date, one.moment, one.context),
             )
             for key, value in one.measurements.items():
                 self._measured.append((self._key(encode_key(key)), run_id, value))
@@ -359,13 +363,15 @@ class ParsedSnapshot(NamedTuple):
     Attributes:
         line: The line in the file, from 1; 0 for the only snapshot of a file.
         digest: Equal for the same run in several files. Empty for a run without an id.
-        moment: The time of the run, in microseconds since 1970.
+        date: The date of its commit, or else the time of the run, in microseconds since 1970.
+        moment: The time of the run, likewise.
         context: Run id, commit, branch, environment and tags, as a JSON array.
         measurements: Flat key to number.
     """
 
     line: int
     digest: bytes
+    date: int
     moment: int
     context: str
     measurements: dict[str, float]
@@ -408,12 +414,16 @@ def _parsed(document: Any, line: int, written: int) -> ParsedSnapshot:
     metadata, given = snapshot.metadata, document.get("metadata", {})
     run_id = metadata.run_id if "run_id" in given else None
     context = json.dumps(
-        [run_id, metadata.commit, metadata.branch, metadata.environment.value, metadata.tags], sort_keys=True
+        [run_id, metadata.commit, metadata.branch, metadata.environment.value, metadata.tags],
+        sort_keys=True,
+        allow_nan=False,
     )
     moment = moment_of(metadata.timestamp) if "timestamp" in given else written
     measurements = snapshot.metrics.flat()
     digest = _run_digest(run_id, context, moment, measurements)
-    return ParsedSnapshot(line, digest, moment, context, measurements)
+    commit_date = commit_date_of(metadata.tags)
+    date = moment if commit_date is None else moment_of(commit_date)
+    return ParsedSnapshot(line, digest, date, moment, context, measurements)
 
 
 def _run_digest(run_id: str | None, context: str, moment: int, measurements: Mapping[str, float]) -> bytes:

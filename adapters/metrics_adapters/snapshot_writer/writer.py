@@ -14,9 +14,9 @@ from typing import ClassVar
 from metrics_adapters.file import path_of
 from metrics_adapters.snapshot_writer.pruning import SNAPSHOT_SUFFIX, Pruner, stem_of
 from metrics_framework.clock import SYSTEM_CLOCK, Clock
-from metrics_framework.errors import OutputError
+from metrics_framework.errors import OutputError, reason_of
 from metrics_framework.export.endpoints import EndpointUrl, Option, days_option, whole_option
-from metrics_framework.log import Isolation
+from metrics_framework.log import Isolation, LogOnce
 from metrics_framework.recording import Distribution
 from metrics_framework.runtime.atomic_files import AtomicFile, flush_folder, remove_leftovers
 from metrics_framework.snapshots import PerformanceSnapshot, dump_snapshot
@@ -51,6 +51,7 @@ class SnapshotWriter:
     """
 
     name = "snapshot_writer"
+    is_local = True
     keeps_distributions = True
 
     def __init__(
@@ -64,6 +65,7 @@ class SnapshotWriter:
         self.folder = Path(folder)
         self._pruner = Pruner(self.folder, retention_days, max_bytes, clock)
         self._isolation = Isolation()
+        self._once = LogOnce()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SnapshotWriter) and self.folder.absolute() == other.folder.absolute()
@@ -89,7 +91,8 @@ class SnapshotWriter:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(self.folder)
+            for path in remove_leftovers(self.folder):
+                self._once.log("warning", "not a file, so not removed", path=str(path))
             with ExitStack() as stack:
                 files = {
                     suffix: stack.enter_context(AtomicFile(self.folder, content))
@@ -97,8 +100,9 @@ class SnapshotWriter:
                 }
                 path = self._publish(files, stem_of(snapshot))
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise OutputError(f"cannot write a snapshot into {str(self.folder)!r}: {reason}") from error
+            raise OutputError(
+                f"cannot write a snapshot into {str(self.folder)!r}: {reason_of(error)}"
+            ) from error
         # The snapshot is written: a failure to remove old ones is only logged.
         self._isolation.call(
             "old snapshots not removed", partial(self._pruner.prune, path), folder=str(self.folder)

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import threading
 import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from random import Random
 
 import pytest
 
 from metrics_adapters import http_client
 from metrics_adapters import influx as influx_module
 from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector
-from metrics_framework import MetricsSystem
+from metrics_framework import MetricsSystem, MetricType
+from metrics_framework.clock import ManualClock
+from metrics_framework.recording import Store
+from tests.metrics_adapters.export.paths import read_path, read_tagged
 from tests.servers.fixtures import required
 from tests.servers.process import request
 from tests.servers.receivers import Receiver, free_ports, started
@@ -81,7 +89,7 @@ def everything():
 
 def wait_for(read, wanted):
     """Wait for an expected response, and return the last one."""
-    end = time.monotonic() + 5
+    end = time.monotonic() + 30
     while (found := read()) != wanted and time.monotonic() < end:
         time.sleep(0.02)
     return found
@@ -96,13 +104,13 @@ def test_statsd_receives_increments(statsd):
     system.collector.record_counter("http.requests", 1, {"route": "/"})
     system.collector.record_gauge("level", 3, {"room": "1"})
     assert export(system, url)
-    assert wait_for(lambda: statsd.counters.get("app.http.requests.route._"), 3.5) == 3.5
+    assert wait_for(lambda: statsd.counters.get("app.http.requests.route=U___2F_"), 3.5) == 3.5
     assert statsd.counters["app.size.count"] == 3
-    assert statsd.counters["app.load.operations.from.disk.successes"] == 1
-    assert statsd.gauges["app.level.room.1"] == 3
+    assert statsd.counters["app.load.from=disk.operations_successes"] == 1
+    assert statsd.gauges["app.level.room=1"] == 3
     system.collector.record_gauge("level", -7, {"room": "1"})
     assert export(system, url)
-    assert wait_for(lambda: statsd.gauges["app.level.room.1"], -7) == -7
+    assert wait_for(lambda: statsd.gauges["app.level.room=1"], -7) == -7
     assert statsd.gauges["app.size.p95"] == 3
     assert statsd.bad_lines == 0
     assert sum("http.requests" in name for name in statsd.counters) == 2
@@ -134,13 +142,13 @@ def test_nothing_is_lost_when_a_statsd_daemon_dies(statsd, metrics):
     count(metrics)
     metrics.aggregator.interrupt = die
     assert not export(metrics, url)
-    assert "Connection refused" in metrics.export_failures[f"statsd://{statsd.address}?mtu=100"]
+    assert "Connection refused" in metrics.export_failures[f"statsd://{statsd.address}"]
     assert 0 < len(before) < 40
     count(metrics)
     statsd.start()
     assert export(metrics, url)
     assert metrics.export_failures == {}
-    names = [f"orders.n{number:02d}.kind.a" for number in range(40)]
+    names = [f"orders.n{number:02d}.kind=a" for number in range(40)]
 
     def totals():
         after = statsd.counters
@@ -168,11 +176,11 @@ def test_influxdb_takes_every_line(influx):
         influx.query('SELECT * FROM "http.requests"', "app"), key=lambda row: -row["value"]
     )
     assert (hostile["value"], plain["value"], plain["route"]) == (5, 2.5, "/")
-    assert hostile["route"] == '/a b,c=d;e|f"g/'
-    assert (hostile["é "], hostile["time_"]) == ("ü:#  ", "~x")
-    (load,) = influx.query('SELECT * FROM "load.operations"', "app")
-    assert (load["successes"], load["failures"], load["from"]) == (1, 0, "disk")
-    assert len(influx.query("SHOW MEASUREMENTS", "app")) == 6
+    assert hostile["route"] == 'U__/a b,c=d;e|f"g_5C_'
+    assert (hostile["U__é_A_"], hostile["U__time"], hostile["empty"]) == ("U__ü:#_D__A_", "~x", "U__")
+    (load,) = influx.query('SELECT * FROM "load"', "app")
+    assert (load["operations_successes"], load["operations_failures"], load["from"]) == (1, 0, "disk")
+    assert len(influx.query("SHOW MEASUREMENTS", "app")) == 5
 
 
 def test_a_rejection_by_influxdb_is_quoted(influx, caplog):
@@ -218,7 +226,7 @@ def test_victoriametrics_takes_every_influx_line(victoria_metrics):
     names = {json.loads(labels)["__name__"]: value for labels, value in found.items()}
     assert names["size_p50"] == 2
     assert names["level_value"] == -2.5
-    assert names["load.operations_successes"] == 1
+    assert names["load_operations_successes"] == 1
 
 
 def test_version_2_of_influxdb_has_its_own_path(victoria_metrics):
@@ -233,7 +241,7 @@ def test_version_2_of_influxdb_has_its_own_path(victoria_metrics):
 @pytest.mark.parametrize(
     ("tags", "labels"),
     [
-        ("none", {"__name__": "app.http.requests.route._"}),
+        ("none", {"__name__": "app.http.requests.route=U___2F_"}),
         ("graphite", {"__name__": "app.http.requests", "route": "/"}),
     ],
 )
@@ -244,7 +252,7 @@ def test_graphite_lines_are_read(victoria_metrics, tags, labels):
     assert found[json.dumps(labels, sort_keys=True)] == 2.5
     assert found['{"__name__": "app.size.p50"}'] == 2
     names = [json.loads(labels)["__name__"] for labels in found]
-    assert all(name.replace(".", "").replace("_", "").replace("-", "").isalnum() for name in names)
+    assert all(re.fullmatch(r"[A-Za-z0-9_.=-]+", name) for name in names)
     assert sum(name.startswith("app.http.requests") for name in names) == 2
 
 
@@ -282,6 +290,95 @@ def test_a_hanging_server_times_out(victoria_metrics, metrics):
     answer = asyncio.run(metrics.export_metrics_async([influx, graphite]))
     assert answer == {influx: False, graphite: False}
     assert all("within 0.2 s" in reason for reason in metrics.export_failures.values())
+
+
+# -- StatsD and Graphite beside the process --------------------------------------------------------------
+
+SERIES = [
+    ("a.b", {"c": "d"}),
+    ("a", {"b.c": "d"}),
+    ("a", {"b": "c", "d": ""}),
+    ("a.b.c.d", {}),
+    ("a b", {"c": "d/e"}),
+    ("a/b", {"c": "d e"}),
+    ("a_b", {"c": "d_e"}),
+    ("A_b", {"c": "d:e|f@g#h,i"}),
+    ("a..b", {"é": "日本"}),
+    ("U__a", {"%2F": "a=b;c"}),
+    ("commits.count", {"name": "~x"}),
+]
+"""Series that are alike if characters are replaced or left out."""
+
+
+@pytest.mark.parametrize("tags", ["none", "graphite"])
+def test_statsd_and_carbon_agree_with_the_process(statsd, carbon, tags):
+    """Each series arrives under a path of its own that can be read back, through removals and expiry."""
+    clock = ManualClock(datetime.now(UTC) - timedelta(seconds=1_200))
+    store = Store(clock, expire_after=timedelta(seconds=100))
+    system = MetricsSystem(collector=InMemoryCollector(store))
+    chance, true = Random(1), Counter()
+    urls = [f"statsd://{statsd.address}", f"graphite://{carbon.address}?tags={tags}"]
+
+    def export_all():
+        answer = asyncio.run(system.export_metrics_async(urls))
+        assert answer == dict.fromkeys(urls, True), system.export_failures
+
+    export_all()  # from now on, removed series are tracked
+    bound = [system.collector.counter(name, tags) for name, tags in SERIES]
+    for step in range(200):
+        clock.advance(5)
+        number = chance.randrange(len(SERIES))
+        name, tags_of_series = SERIES[number]
+        match chance.choice(["record", "record", "bound", "remove", "remove name", "export", "expire"]):
+            case "record":
+                system.collector.record_counter(name, 3, tags_of_series)
+                true[number] += 3
+            case "bound":
+                bound[number].add(2)
+                true[number] += 2
+            case "remove":
+                store.remove(name, tags_of_series)
+            case "remove name":
+                store.remove(name)
+            case "export":
+                export_all()
+            case "expire":
+                store.readings()
+        system.collector.record_gauge(f"level.{step % 5}", step - 100, {"ä": "-"})
+    with system.measure("a", tags={"b": "c"}):
+        pass
+    for number in range(0, len(SERIES), 2):
+        bound[number].add()
+        true[number] += 1
+    clock.advance(1)
+    export_all()
+
+    def of(numbers, read=read_path):
+        found = {read(path): value for path, value in numbers.items()}
+        return {(name, tags): value for (name, tags, field), value in found.items() if field in ("", "value")}
+
+    totals = {(SERIES[number][0], frozenset(SERIES[number][1].items())): n for number, n in true.items()}
+    assert wait_for(lambda: of(statsd.counters), totals) == totals
+    gauges = {
+        (reading.name, frozenset(reading.tags.items())): reading.summary["last"]
+        for reading in store.readings()
+        if reading.metric_type is MetricType.GAUGE
+    }
+    assert of(statsd.gauges) == gauges
+    assert statsd.bad_lines == 0
+    assert statsd.counters["a.b=c.operations_successes"] == 1
+    live = {
+        (value.name, frozenset(value.tags.items())): value.value
+        for value in system.aggregator.get_metrics_by_tag({})
+        if value.metric_type in (MetricType.COUNTER, MetricType.GAUGE)
+    }
+
+    def in_carbon():
+        found = of(carbon.series(), read_path if tags == "none" else partial(read_tagged, separator=";"))
+        assert found.keys() <= totals.keys() | live.keys()
+        return {series: value for series, value in found.items() if series in live}
+
+    assert wait_for(in_carbon, live) == live
 
 
 # -- the Pushgateway -------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ def test_prometheus_answers_every_query(prometheus: Prometheus):
 
     def record() -> None:
         collector.increment("grafana.requests", {"http.page": HOSTILE, "1st": "x"})
+        collector.increment("请求数")
         collector.record_gauge("level", 3, {"größe": "x"})
         collector.record_gauge("cache.size", 3)
         collector.record_histogram("payload", 3, {"le": "mine"})
@@ -43,8 +44,10 @@ def test_prometheus_answers_every_query(prometheus: Prometheus):
             for panel in dashboard["panels"]
             for target in panel.get("targets", ())
         }
-        assert len(queries) == 16
+        assert len(queries) == 17
         assert not [query for query in queries if "$" in query]
+        # Also if the server accepts UTF-8.
+        assert any('__name__=~"U___8bf7__6c42__6570___total|请求数_total"' in query for query in queries)
         prometheus.add_target("grafana", f"127.0.0.1:{server.port}")
         for query in sorted(queries):
             # A rate needs two scrapes, and a quantile something that was recorded between them.

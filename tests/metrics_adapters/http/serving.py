@@ -16,11 +16,15 @@ TIMEOUT_SECONDS = 20.0
 
 
 @contextmanager
-def served(app: ASGIApp) -> Iterator[str]:
+def served(app: ASGIApp, root_path: str = "") -> Iterator[str]:
     """Serve an application with uvicorn on a free port, and yield its host and port."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        app, log_level="critical", ws="websockets-sansio", timeout_graceful_shutdown=int(TIMEOUT_SECONDS / 4)
+        app,
+        root_path=root_path,
+        log_level="critical",
+        ws="websockets-sansio",
+        timeout_graceful_shutdown=int(TIMEOUT_SECONDS / 4),
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -36,9 +40,10 @@ def served(app: ASGIApp) -> Iterator[str]:
         assert not thread.is_alive()
 
 
-def wait_until(holds: Callable[[], object]) -> None:
-    """Wait until a condition holds."""
+def wait_until(holds: Callable[[], object], reason: Callable[[], object] | None = None) -> None:
+    """Wait until a condition holds. ``reason`` tells why it does not."""
     end = time.monotonic() + TIMEOUT_SECONDS
     while not holds():
-        assert time.monotonic() < end, "the condition was not true in time"
+        if time.monotonic() > end:
+            raise AssertionError(reason() if reason is not None else "the condition was not true in time")
         time.sleep(0.005)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import httpx
 import psutil
 import pytest
 
 from metrics_adapters.asgi import make_app, serve_app
+from metrics_adapters.http import app_server
 from metrics_framework.errors import InvalidInputError, MissingExtraError, OutputError
 from tests.metrics_adapters.http.clients import TIMEOUT_SECONDS
 from tests.metrics_adapters.http.readers import reading
@@ -30,6 +32,7 @@ def system(system):
     return system
 
 
+@pytest.mark.slow
 def test_it_serves_on_this_machine(system):
     """At its URL, until it is closed. A second close does nothing."""
     with serve_app(system, 0) as server:
@@ -45,6 +48,7 @@ def test_it_serves_on_this_machine(system):
         httpx.get(f"{server.url}/health")
 
 
+@pytest.mark.slow
 def test_its_port_is_free_after_closing(system):
     """Another server can use it at once."""
     with serve_app(system, 0) as server:
@@ -77,6 +81,7 @@ def test_a_missing_extra_is_named(system, monkeypatch):
         serve_app(system, 0)
 
 
+@pytest.mark.slow
 def test_the_logging_of_the_application_is_unchanged(system):
     """The default configuration of uvicorn would replace handlers and levels."""
     code = (
@@ -90,6 +95,19 @@ def test_the_logging_of_the_application_is_unchanged(system):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_requests_are_not_logged(system, caplog):
+    """A hostile client cannot fill the log, and a secret in a request does not reach it."""
+    caplog.set_level(logging.DEBUG)
+    with serve_app(system, 0) as server:
+        for request in (b"GET /metrics?key=s3cret HTTP/1.1\r\nHost: a\r\n\r\n", b"s3cret\r\n\r\n"):
+            with socket.create_connection(("127.0.0.1", server.port), TIMEOUT_SECONDS) as sock:
+                sock.sendall(request)
+                assert sock.recv(100).startswith(b"HTTP/1.1 ")
+    logged = [f"{record.levelname} {record.getMessage()}" for record in caplog.records]
+    assert [one for one in logged if one.startswith("WARNING") or "GET" in one or "s3cret" in one] == []
+
+
+@pytest.mark.slow
 def test_it_does_not_keep_the_interpreter_alive():
     """A program ends without output, even with a client in the middle of a stream."""
     code = (
@@ -138,6 +156,51 @@ def test_closing_ends_the_streams(system):
         reader.read()  # it would raise if the connection were aborted
         assert begun.is_set()
         wait_until(lambda: not server._thread.is_alive())
+
+
+@pytest.mark.slow
+def test_idle_connections_make_room(system):
+    """Idle connections do not exhaust the descriptors of the application, and requests are served."""
+    with serve_app(system, 0, max_clients=1) as server, ExitStack() as held:
+        before = psutil.Process().num_fds()
+        with reading(server.url) as reader:
+            for number in range(400):
+                address = ("127.0.0.1", server.port)
+                sock = held.enter_context(socket.create_connection(address, TIMEOUT_SECONDS))
+                sock.sendall(b"G" * (number % 2))
+                if number % 100 == 99:
+                    assert httpx.get(f"{server.url}/health").status_code == 200
+            opened = psutil.Process().num_fds() - before - 400
+            assert opened < 250
+            system.collector.increment("orders")
+            reader.read(1)  # the stream is not closed
+
+
+@pytest.mark.slow
+def test_a_burst_of_connections_denies_no_request(system, monkeypatch):
+    """A new connection has time to send its request, though more connections than the limit follow it."""
+    monkeypatch.setattr(app_server, "MIN_REQUEST_SECONDS", 5.0)
+    with serve_app(system, 0, max_clients=1) as server, ExitStack() as held:
+        address = ("127.0.0.1", server.port)
+        first, *_ = [
+            held.enter_context(socket.create_connection(address, TIMEOUT_SECONDS)) for _ in range(150)
+        ]
+        first.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert first.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.slow
+def test_a_request_that_does_not_arrive_is_closed(system):
+    """After the time-out, also if a part of it has arrived."""
+    with serve_app(system, 0, timeout=0.3) as server:
+        for sent in (b"", b"GET /heal", b"GET /health HTTP/1.1\r\nHost: a\r\n\r\nGET /he"):
+            with socket.create_connection(("127.0.0.1", server.port), TIMEOUT_SECONDS) as sock:
+                sock.sendall(sent)
+                received = b""
+                with suppress(ConnectionResetError):
+                    while data := sock.recv(4096):
+                        received += data
+                assert received.count(b"HTTP/1.1 ") == sent.count(b"Host")
 
 
 @pytest.mark.heavy

@@ -17,12 +17,13 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 
+from metrics_adapters.http import scrape as scrape_module
 from metrics_adapters.prometheus import make_asgi_app
 from metrics_adapters.prometheus.targets import Exposition
 from metrics_framework import MetricsSystem
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.recording import Store
-from metrics_framework.runtime.event_loops import checkpoint
+from metrics_framework.runtime.event_loops import checkpoint, create_event, run_within
 
 TIMEOUT_SECONDS = 20.0
 
@@ -54,13 +55,13 @@ class Scripted(Exposition):
         self.script = chunks
         self.foreign_script = foreign
 
-    def chunks(self, format=None, registry_text=None):
+    def chunks(self, format=None, escaping=None, names=None, *, registry_text=None):
         """Yield each chunk, or what it returns."""
         for chunk in self.script:
             yield chunk() if callable(chunk) else chunk
         yield registry_text
 
-    def registry_text(self, format=None):
+    def registry_text(self, format=None, escaping=None, names=None):
         """Return what the script says."""
         return self.foreign_script()
 
@@ -194,6 +195,7 @@ def test_a_failing_renderer_is_an_error(run, caplog):
     assert len(messages(caplog)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["fails", "hangs"])
 def test_a_failing_registry_does_not_fail_the_scrape(run, caplog, gate, how):
     """A registry that fails or hangs does so in a thread. Our metrics are scraped without it."""
@@ -203,7 +205,7 @@ def test_a_failing_registry_does_not_fail_the_scrape(run, caplog, gate, how):
             gate.wait(TIMEOUT_SECONDS)
         raise OSError("no database")
 
-    app = make_asgi_app(Scripted(b"a 1\n", foreign=foreign), timeout=0.3)
+    app = make_asgi_app(Scripted(b"a 1\n", foreign=foreign), timeout=1.0)
     assert [run(get(app)).content for _ in range(2)] == [b"a 1\n"] * 2
     assert len(messages(caplog)) == 1
     assert "registry failed" in messages(caplog)[0]
@@ -255,6 +257,7 @@ def test_failing_callbacks_do_not_fail_the_scrape(run, metrics, caplog):
     assert "callbacks failed" in messages(caplog)[0]
 
 
+@pytest.mark.slow
 def test_hanging_callbacks_are_waited_for_once(run, metrics, caplog):
     """The first scrape waits for half of its time-out, later ones do not wait, and all share one task."""
     callbacks = Callbacks()
@@ -265,7 +268,7 @@ def test_hanging_callbacks_are_waited_for_once(run, metrics, caplog):
         await (asyncio if run is asyncio.run else trio).sleep(TIMEOUT_SECONDS)
 
     callbacks.collect_async = hang
-    app = make_asgi_app(metrics, callbacks=callbacks, timeout=0.4)
+    app = make_asgi_app(metrics, callbacks=callbacks, timeout=1.0)
 
     async def main():
         return [(await get(app)).status_code for _ in range(4)]
@@ -343,9 +346,10 @@ def test_other_tasks_run_while_it_renders(run):
     assert all(after - before > 2 for before, after in zip(chunks, chunks[2:], strict=False))
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_frees_its_slot(run, metrics, caplog):
     """Sending has a time limit, and the log states that it was exceeded."""
-    app = make_asgi_app(metrics, max_scrapes=1, timeout=0.1)
+    app = make_asgi_app(metrics, max_scrapes=1, timeout=0.5)
 
     async def stuck(message):
         await (asyncio if run is asyncio.run else trio).sleep(TIMEOUT_SECONDS)
@@ -353,6 +357,38 @@ def test_a_client_that_does_not_read_frees_its_slot(run, metrics, caplog):
     run(app(scope(), never, stuck))
     assert "not read in time" in messages(caplog)[0]
     assert run(get(app)).status_code == 200
+
+
+def test_a_client_that_does_not_read_gives_its_slot_to_a_new_scrape(run, caplog, monkeypatch):
+    """When all slots are taken, the one that reads for longest is disconnected."""
+    monkeypatch.setattr(scrape_module, "MIN_READING_SECONDS", 0.0)
+    large = Scripted(b"a" * scrape_module.CHUNK_BYTES, b"b 1\n")
+    app = make_asgi_app(large, max_scrapes=1, timeout=10 * TIMEOUT_SECONDS)
+
+    async def main():
+        reading = create_event()
+
+        async def stuck(message):
+            if message["type"] == "http.response.body":
+                reading.set()
+                await create_event().wait()
+
+        async def scrape():
+            await reading.wait()
+            assert (await get(app)).status_code == 200
+
+        async def both():
+            if run is asyncio.run:
+                await asyncio.gather(app(scope(), never, stuck), scrape())
+                return
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(app, scope(), never, stuck)
+                nursery.start_soon(scrape)
+
+        assert await run_within(TIMEOUT_SECONDS, both)
+
+    run(main())
+    assert "not read in time" in messages(caplog)[0]
 
 
 def test_a_client_that_disconnects_is_not_an_error(run, metrics, caplog):

@@ -17,7 +17,6 @@ from starlette.routing import Mount, Route
 from metrics_adapters.asgi import make_app
 from metrics_framework import MetricsSystem
 from tests.metrics_adapters.http.clients import TIMEOUT_SECONDS, subscriptions
-from tests.servers.programs import PACKAGES, find, missing
 
 uvicorn = pytest.importorskip("uvicorn")
 
@@ -45,15 +44,12 @@ source.addEventListener("restarted", () => { seen.push(["restarted"]); say(); })
 
 
 @pytest.fixture
-def browse(tmp_path):
+def browse(tmp_path, chromium):
     """Return a function that opens a page in a browser. It is closed at the end."""
-    program = find("chromium")
-    if program is None:
-        (pytest.fail if "chromium" in PACKAGES else pytest.skip)(missing("chromium"))
     processes = []
 
     def open_page(url):
-        command = [program, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", url]
+        command = [chromium, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", url]
         with (tmp_path / "browser.log").open("w") as log:
             processes.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
 

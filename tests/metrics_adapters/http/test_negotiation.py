@@ -10,6 +10,7 @@ from metrics_adapters.http.negotiation import choose_format, wants_gzip
 from metrics_framework.exposition.text import Format
 
 TEXT, OPENMETRICS = Format.TEXT, Format.OPENMETRICS
+TEXT_1_0_0 = "text/plain; version=1.0.0; charset=utf-8"
 
 PROMETHEUS_2 = (
     "application/openmetrics-text;version=1.0.0;q=0.8,application/openmetrics-text;version=0.0.1;q=0.75,"
@@ -21,6 +22,7 @@ PROMETHEUS_3 = (
     "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
     "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
 )
+PROMETHEUS_3_TEXT = "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=0.0.4;q=0.5"
 PROMETHEUS_3_PROTOBUF = (
     "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;"
     f"escaping=allow-utf-8;q=0.7,{PROMETHEUS_3}"
@@ -62,7 +64,40 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/webp,*/*;
 )
 def test_the_format_with_the_highest_weight_is_chosen(accept, format):
     """The weights of the most specific elements decide. Rejected formats are not sent."""
-    assert choose_format(accept) is format
+    assert choose_format(accept).format is format
+
+
+@pytest.mark.parametrize(
+    ("accept", "escaping", "content_type"),
+    [
+        (None, "underscores", "text/plain; version=0.0.4; charset=utf-8"),
+        ("*/*", "underscores", "text/plain; version=0.0.4; charset=utf-8"),
+        (PROMETHEUS_2_TEXT, "underscores", "text/plain; version=0.0.4; charset=utf-8"),
+        ("application/openmetrics-text", "underscores", OPENMETRICS.content_type),
+        (PROMETHEUS_2, "underscores", f"{OPENMETRICS.content_type}; escaping=underscores"),
+        (PROMETHEUS_3, "allow-utf-8", f"{OPENMETRICS.content_type}; escaping=allow-utf-8"),
+        (PROMETHEUS_3_TEXT, "allow-utf-8", f"{TEXT_1_0_0}; escaping=allow-utf-8"),
+        ("text/plain;version=1.0.0", "underscores", f"{TEXT_1_0_0}; escaping=underscores"),
+        ("text/plain;version=1.0.0;escaping=dots", "dots", f"{TEXT_1_0_0}; escaping=dots"),
+        ("text/plain;version=1.0.0;escaping=values", "values", f"{TEXT_1_0_0}; escaping=values"),
+        (
+            "text/plain;version=1.0.0;escaping=allow-utf8",
+            "allow-utf-8",
+            f"{TEXT_1_0_0}; escaping=allow-utf-8",
+        ),
+        ("text/plain;version=1.0.0;escaping=x", "underscores", f"{TEXT_1_0_0}; escaping=underscores"),
+        ("text/plain;version=0.0.4;escaping=allow-utf-8", "underscores", TEXT.content_type),
+        (
+            "text/plain;version=1.0.0;escaping=values;q=0.2, text/plain;q=0.9",
+            "underscores",
+            TEXT.content_type,
+        ),
+    ],
+)
+def test_the_escaping_scheme_is_echoed(accept, escaping, content_type):
+    """Versions 1.0.0 negotiate the scheme, by default underscores; older versions have none."""
+    chosen = choose_format(accept)
+    assert (chosen.escaping.value, chosen.content_type) == (escaping, content_type)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +121,7 @@ def test_the_format_with_the_highest_weight_is_chosen(accept, format):
 )
 def test_malformed_elements_are_ignored(accept):
     """A malformed header selects the text format."""
-    assert choose_format(accept) is TEXT
+    assert choose_format(accept).content_type == TEXT.content_type
 
 
 @given(
@@ -94,14 +129,15 @@ def test_malformed_elements_are_ignored(accept):
 )
 def test_no_header_is_an_error(header):
     """Any header has a result."""
-    assert choose_format(header) in Format
+    assert choose_format(header).format in Format
     assert wants_gzip(header) in (True, False)
 
 
+@pytest.mark.slow
 def test_a_long_header_is_parsed_in_linear_time():
     """A header of 200 000 characters, whatever they are."""
     for mark in (",", ";", '"', "=", 'a;b="', '",'):
-        assert choose_format(mark * (200_000 // len(mark))) is TEXT
+        assert choose_format(mark * (200_000 // len(mark))).format is TEXT
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import random
 from collections import Counter
@@ -10,15 +11,17 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
-from starlette.responses import StreamingResponse
-from starlette.routing import Route, WebSocketRoute
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.routing import Mount, Route, WebSocketRoute
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from metrics_adapters.asgi import MetricsMiddleware
-from metrics_framework import MetricsSystem
+from metrics_adapters.asgi import MetricsMiddleware, make_app
+from metrics_framework import MetricsSystem, Thresholds
 from metrics_framework.errors import UnknownMetricError
 from metrics_framework.values import MetricType
 from tests.metrics_adapters.http.serving import served, wait_until
@@ -147,7 +150,7 @@ def failures(metrics, name) -> dict[str, int]:
 
 
 def test_a_client_that_disconnects_is_a_failure():
-    """Disconnecting in the middle of a stream ends the request with ``client_disconnect``."""
+    """Disconnecting in the middle of a stream ends the request with the status ``client_disconnect``."""
     metrics = MetricsSystem()
 
     async def endless(request):
@@ -163,8 +166,93 @@ def test_a_client_that_disconnects_is_a_failure():
             parts = response.iter_raw()
             next(parts)
             assert metrics.aggregator.get_metric_summary("http.server.active_requests")["last"] == 1
-        wait_until(lambda: failures(metrics, REQUEST) == {"client_disconnect": 1})
+        wait_until(lambda: counted(metrics) == {("/endless", "client_disconnect"): 1})
+        assert failures(metrics, REQUEST) == {}
         assert metrics.aggregator.get_metric_summary("http.server.active_requests")["last"] == 0
+
+
+@pytest.mark.parametrize("framework", [Starlette, FastAPI])
+def test_exclude_works_under_a_root_path(framework):
+    """Uvicorn adds its root path to each path; a mounted application has that of the mount as well."""
+    outer, inner = MetricsSystem(), MetricsSystem()
+
+    async def hello(request):
+        return PlainTextResponse("hello")
+
+    shop = framework(routes=[Route("/healthz", hello), Route("/items", hello)])
+    shop.add_middleware(MetricsMiddleware, metrics=inner, exclude=["/healthz"])
+    app = framework(routes=[Route("/healthz", hello), Route("/items", hello), Mount("/shop", shop)])
+    app.add_middleware(MetricsMiddleware, metrics=outer, exclude=["/healthz"])
+    with served(app, root_path="/behind/proxy") as address:
+        for path in ("/healthz", "/items", "/shop/healthz", "/shop/items"):
+            assert httpx.get(f"http://{address}{path}").text == "hello"
+    assert counted(outer) == {("/items", "2xx"): 1, ("/shop/healthz", "2xx"): 1, ("/shop/items", "2xx"): 1}
+    assert counted(inner) == {("/shop/items", "2xx"): 1}
+
+
+@pytest.mark.parametrize("around", [True, False], ids=["around", "added"])
+@pytest.mark.parametrize("base", [True, False], ids=["BaseHTTPMiddleware", "plain"])
+def test_closed_tabs_do_not_make_a_service_unhealthy(base, around):
+    """Clients leave downloads, event streams and the stream of metrics; broken downloads are failures."""
+    metrics = MetricsSystem(thresholds=Thresholds(memory_percent=100))
+
+    async def endless():
+        while True:
+            yield b"data: x\n\n"
+            await asyncio.sleep(0.005)
+
+    async def broken():
+        yield b"x"
+        await asyncio.sleep(0)
+        raise KeyError("half way")
+
+    own = make_app(metrics)
+    app = Starlette(
+        routes=[
+            Route("/file", lambda request: StreamingResponse(endless())),
+            Route("/events", lambda request: StreamingResponse(endless(), media_type="text/event-stream")),
+            Route("/broken", lambda request: StreamingResponse(broken())),
+            Mount("/internal", own),
+        ]
+    )
+    if not around:
+        app.add_middleware(MetricsMiddleware, metrics=metrics)
+    if base:
+        app.add_middleware(BaseHTTPMiddleware, dispatch=lambda request, call_next: call_next(request))
+    if around:
+        app = MetricsMiddleware(app, metrics)
+
+    async def leave(client: httpx.AsyncClient, path: str) -> None:
+        async with client.stream("GET", path) as response:
+            await anext(response.aiter_raw())
+
+    async def browse(address: str) -> None:
+        async with httpx.AsyncClient(base_url=f"http://{address}") as client:
+            paths = ["/file", "/events", "/internal/stream"]
+            await asyncio.gather(*(leave(client, path) for path in paths for _ in range(25)))
+
+    def health() -> httpx.Response:
+        return httpx.get(f"http://{address}/internal/health")
+
+    def gauge(name: str) -> float:
+        return metrics.aggregator.get_metric_summary(f"http.server.{name}")["last"]
+
+    with served(app) as address:
+        asyncio.run(browse(address))
+        wait_until(lambda: gauge("active_requests") == gauge("active_event_streams") == own.clients == 0)
+        wait_until(lambda: metrics.timer.get_timing_stats("http.server.event_stream")["count"] == 25)
+        wait_until(lambda: metrics.timer.get_timing_stats(REQUEST)["count"] == 25)
+        assert failures(metrics, REQUEST) == {}
+        assert metrics.tracker.get_success_rate("http.server.event_stream") == 1.0
+        assert (health().status_code, health().json()["operations"]) == (200, 25)  # the event streams
+        assert httpx.get(f"http://{address}/internal/metrics").status_code == 200
+        for _ in range(30):
+            with contextlib.suppress(httpx.RemoteProtocolError):  # plain: the connection breaks off
+                httpx.get(f"http://{address}/broken")
+        wait_until(lambda: failures(metrics, REQUEST).get("KeyError") == 30)
+        response = health()
+        assert (response.status_code, response.json()["error_rate"]) == (503, 30 / 55)
+    assert counted(metrics) == {("/file", "client_disconnect"): 25, ("/broken", "2xx"): 30}
 
 
 def test_every_websocket_connection_is_counted_once():

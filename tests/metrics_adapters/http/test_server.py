@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import http.client
 import os
@@ -16,10 +17,13 @@ import warnings
 from contextlib import ExitStack, suppress
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
+from prometheus_client import CollectorRegistry, Counter
 
+from metrics_adapters.http import scrape as scrape_module
 from metrics_adapters.http import server as server_module
-from metrics_adapters.prometheus import serve
+from metrics_adapters.prometheus import make_asgi_app, serve
 from metrics_adapters.prometheus.targets import Exposition
 from metrics_framework import MetricsSystem
 from metrics_framework.errors import InvalidInputError, OutputError
@@ -107,7 +111,7 @@ class Large(Exposition):
     def __init__(self):
         super().__init__(Store())
 
-    def chunks(self, format=None, registry_text=None):
+    def chunks(self, format=None, escaping=None, names=None, *, registry_text=None):
         """Yield thirty megabytes."""
         yield from [b"x" * 100_000] * 300
 
@@ -190,6 +194,50 @@ def test_a_connection_serves_several_scrapes(start):
     assert statuses == [b"200", b"200", b"404"]
 
 
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), ZeroDivisionError()])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_collector_that_raises_loses_only_its_own_samples(start, metrics, error, asynchronous):
+    """A collector of the registry, and callbacks, sync and async, may raise anything."""
+    registry = CollectorRegistry()
+    Counter("kept", "A good one.", registry=registry).inc()
+
+    class Raising:
+        def describe(self):
+            return []
+
+        def collect(self):
+            raise error
+
+    def fail():
+        raise error
+
+    async def fail_async():
+        raise error
+
+    registry.register(Raising())
+    metrics.callbacks.add("bad", fail_async if asynchronous else fail)
+    metrics.callbacks.add("good", lambda: 7)
+    server = start(registry=registry)
+    for _ in range(2):
+        status, _, body = ask(server)
+        assert status == 200
+        for sample in (b"kept_total 1.0", b'orders_total{item="book"} 1', b"good 7"):
+            assert sample in body
+    if isinstance(error, KeyboardInterrupt):
+        return  # on the main thread it is Ctrl-C, and meant for the program
+    app = make_asgi_app(metrics, registry=registry)
+    status, body = asyncio.run(scrape(app))
+    assert (status, b"kept_total 1.0" in body, b"good 7" in body) == (200, True, True)
+
+
+async def scrape(app):
+    """Return the status and the body of a scrape of an ASGI application."""
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        response = await client.get("/metrics")
+        return response.status_code, response.content
+
+
 # -- malformed requests -------------------------------------------------------------------------------------
 
 
@@ -240,6 +288,31 @@ def test_a_response_does_not_quote_the_request(start, sent):
     assert b"script" not in response
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"Content-Length: 0\r\nContent-Length: 30",
+        b"Content-Length: 30\r\nContent-Length: 0",
+        b"Content-Length: 0\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity",
+        b"Host: a\r\nHost: b",
+        b"Content-Length: 0\r\n 30",
+        b"X: a\rContent-Length: 30",
+        b"X: a\x00b",
+        b"Content-Length : 30",
+        b"Content-Length: +30",
+        b"Content-Length: -1",
+        b"Content-Length: 0, 0",
+    ],
+)
+def test_a_request_that_a_proxy_may_read_differently_is_rejected(start, headers):
+    """Nothing after it is parsed as a second request."""
+    server = start()
+    hidden = b"GET /other HTTP/1.1\r\n\r\n"
+    responses = raw(server, b"GET /metrics HTTP/1.1\r\n" + headers + b"\r\n\r\n" + hidden)
+    assert responses.startswith(b"HTTP/1.1 400 ")
+    assert responses.count(b"HTTP/1.1 ") == 1
+
+
 # -- limits ------------------------------------------------------------------------------------------------
 
 
@@ -250,6 +323,7 @@ def test_a_silent_connection_is_closed(start):
         assert read_all(sock) == b""
 
 
+@pytest.mark.slow
 def test_a_slow_request_is_closed(start):
     """The time-out applies to the whole request, not to each byte."""
     server = start(timeout=0.3)
@@ -265,6 +339,7 @@ def test_a_slow_request_is_closed(start):
         assert time.monotonic() - begin < 100  # without the limit it would be 200
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_frees_its_slot(start):
     """The only slot is free again after the time-out for reading."""
     server = start(metrics=Large(), max_scrapes=1, timeout=0.4)
@@ -278,6 +353,26 @@ def test_a_client_that_does_not_read_frees_its_slot(start):
         while ask(server)[0] != 200:
             assert time.monotonic() < end
             time.sleep(0.02)
+
+
+def test_clients_that_do_not_read_deny_no_scrape(start, monkeypatch):
+    """When all slots are taken, a new scrape takes the slot of the client that reads for longest."""
+    monkeypatch.setattr(scrape_module, "MIN_READING_SECONDS", 0.0)
+    server = start(metrics=Large(), max_scrapes=2, timeout=10 * TIMEOUT_SECONDS)
+    with ExitStack() as held:
+        stuck = []
+        for _ in range(3):
+            sock = held.enter_context(socket.socket())
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(("127.0.0.1", server.port))
+            sock.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            assert select.select([sock], [], [], TIMEOUT_SECONDS)[0]
+            stuck.append(sock)
+        assert ask(server)[0] == 200
+        stuck[0].settimeout(TIMEOUT_SECONDS)
+        with suppress(ConnectionError):
+            while stuck[0].recv(1 << 20):  # what the kernel has buffered, and then the end
+                pass
 
 
 def test_a_client_that_disconnects_is_not_an_error(start, caplog):
@@ -332,6 +427,34 @@ def test_idle_connections_are_closed_for_new_ones(start, monkeypatch):
             connection.close()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [b"", b"G", b"GET /metrics HTTP/1.1\r\nx: ", b"GET / HTTP/1.1\r\n\r\n"])
+def test_slow_connections_deny_no_scrape(start, sent):
+    """Connections that wait for the rest of a request, or have no credentials, make room for a scrape."""
+    server = start(bearer_token="s3cret", timeout=60.0)
+    scraping = connect(server)
+    scraping.request("GET", "/metrics", headers={"Authorization": "Bearer s3cret"})
+    assert scraping.getresponse().read()
+    with ExitStack() as held:
+        for number in range(3 * server_module.MAX_CONNECTIONS):
+            sock = held.enter_context(socket.create_connection(("127.0.0.1", server.port), TIMEOUT_SECONDS))
+            sock.sendall(sent)
+            if number % 50 == 0:
+                assert ask(server, Authorization="Bearer s3cret")[0] == 200
+        scraping.request("GET", "/metrics", headers={"Authorization": "Bearer s3cret"})
+        assert scraping.getresponse().status == 200
+        assert len(server._connections) <= server_module.MAX_CONNECTIONS + 10
+    scraping.close()
+
+
+def test_an_extreme_time_out_is_allowed(start):
+    """Also one that a socket rejects, and those that only a client can send."""
+    server = start(timeout=1e9)
+    for seconds in ("1e400", "nan", "-1", "1e-400", "x"):
+        assert ask(server, X_Prometheus_Scrape_Timeout_Seconds=seconds)[0] == 200
+
+
+@pytest.mark.slow
 def test_many_concurrent_scrapes_get_whole_responses(start, metrics):
     """Sixteen clients scrape on their own connections while others record."""
     server = start(max_scrapes=16)
@@ -357,6 +480,7 @@ def test_many_concurrent_scrapes_get_whole_responses(start, metrics):
     assert statuses == [(200, True, True)] * 80
 
 
+@pytest.mark.slow
 def test_a_thread_that_cannot_start_costs_one_connection(start, monkeypatch, caplog):
     """The server continues, and logs it once."""
     server = start()

@@ -200,6 +200,7 @@ def test_a_client_cannot_resume_in_another_process(run, system, last):
     talk(run, script, client)
 
 
+@pytest.mark.slow
 def test_dropped_events_are_counted(run, system):
     """A client that stops reading loses the oldest events and is told how many; others lose none."""
     app = make_app(system, buffer=10)
@@ -278,9 +279,10 @@ def test_the_buffer_of_a_client_is_bounded(run, system):
     talk(run, script, client)
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_is_disconnected(run, system, caplog):
     """After the time-out its slot is free again, and the log states what it lost."""
-    app = make_app(system, buffer=1, timeout=0.05, max_clients=1)
+    app = make_app(system, buffer=1, timeout=0.5, max_clients=1)
     client = StreamClient(app)
 
     async def script():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from metrics_adapters.asgi import make_app
 from metrics_adapters.combined import CombinedAggregator
 from metrics_adapters.in_memory import InMemoryAggregator
@@ -100,6 +102,7 @@ def test_a_shutdown_of_the_system_ends_the_stream(run, system):
     assert "is shut down" in late.text
 
 
+@pytest.mark.slow
 def test_a_failing_part_ends_the_streams(run, caplog):
     """Later clients get status 500. The log states the reason, once."""
 

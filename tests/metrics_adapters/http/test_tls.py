@@ -113,6 +113,7 @@ def test_clients_need_a_certificate(made):
         assert ask(server, made.context(made.client)) == 200
 
 
+@pytest.mark.slow
 def test_a_missing_handshake_does_not_block_others(made):
     """A silent client is disconnected after the time-out for a request."""
     options = {"certfile": made.cert, "keyfile": made.key, "timeout": 0.5}

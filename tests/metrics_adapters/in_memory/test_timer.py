@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import pickle
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from metrics_adapters.in_memory import MAX_RUNNING_TIMERS, InMemoryTimer
+from metrics_adapters.prometheus import PrometheusCollector
 from metrics_framework.clock import ManualClock, utc
 from metrics_framework.errors import InvalidInputError, UnknownMetricError, UnknownTimerError
 from metrics_framework.recording import Store
@@ -106,6 +109,12 @@ def test_timers_of_other_timers_are_unknown(timer):
         InMemoryTimer(timer.store).stop_timer(timer_id)
 
 
+def test_an_argument_of_the_work_in_place_of_metadata_is_an_error(timer):
+    """`time_operation("sort", sorted, items)` raises a clear error before the work."""
+    with pytest.raises(InvalidInputError, match=r"^metadata=\[2, 1\] is not a mapping, like"):
+        timer.time_operation("sort", sorted, [2, 1])
+
+
 def test_metadata_is_that_of_the_start(timer):
     """Changes to the dict of the caller do not affect the result, and vice versa."""
     metadata = {"branch": "main"}
@@ -183,6 +192,7 @@ def test_statistics_are_in_milliseconds(timer, clock):
         "p90": 4_000.0,
         "p95": 4_000.0,
         "p99": 4_000.0,
+        "failures": 0,
     }
 
 
@@ -378,3 +388,101 @@ def test_an_operation_that_is_not_callable_is_an_error():
         timer.time_operation("x", 3)  # type: ignore[arg-type]
     with pytest.raises(UnknownMetricError):
         timer.get_timing_stats("x")
+
+
+# -- work that is not done at its return -------------------------------------------------------------------
+
+
+async def load() -> int:
+    """Do nothing, later."""
+    return 1
+
+
+def rows():
+    """Yield nothing, later."""
+    yield 1
+
+
+async def pages():
+    """Yield nothing, later."""
+    yield 1
+
+
+class Called:
+    """An object that is called like a coroutine function."""
+
+    async def __call__(self) -> int:
+        """Do nothing, later."""
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("operation", "remedy"),
+    [
+        (load, "async with metrics.measure('op')"),
+        (functools.partial(load), "async with metrics.measure('op')"),
+        (lambda: load(), "async with metrics.measure('op')"),
+        (Called(), "async with metrics.measure('op')"),
+        (rows, "or with metrics.measure('op')"),
+        (functools.partial(rows), "or with metrics.measure('op')"),
+        (pages, "async with metrics.measure('op')"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_work_that_is_not_done_at_its_return_is_refused(timer, operation, remedy):
+    """A coroutine or generator function would be timed without its work: the error names `measure`."""
+    with pytest.raises(
+        InvalidInputError, match=r"which time_operation does not run: use @metrics.measure"
+    ) as error:
+        timer.time_operation("op", operation)
+    assert remedy in str(error.value)
+    with pytest.raises(UnknownMetricError):
+        timer.get_timing_stats("op")
+
+
+def test_a_function_may_return_a_generator(timer):
+    """It has done its work, and its result is passed on."""
+    generator = rows()
+    assert timer.time_operation("op", lambda: generator).metadata["result"] is generator
+
+
+# -- outcomes ----------------------------------------------------------------------------------------------
+
+
+def test_failures_are_counted_among_the_durations(timer, clock):
+    """`failures` counts what `stop_timer` and `time_operation` report, in the window of the durations."""
+
+    def fail(error: BaseException) -> None:
+        with pytest.raises(type(error)):
+            timer.time_operation("op", functools.partial(_raise, error))
+
+    for success in (True, False, False):
+        timer.stop_timer(timer.start_timer("op"), success)
+    fail(ValueError())
+    fail(SystemExit(1))
+    fail(SystemExit(0))
+    stats = timer.get_timing_stats("op")
+    assert (stats["count"], stats["failures"]) == (6, 4)
+    clock.advance(3600)
+    timer.stop_timer(timer.start_timer("op"), success=False)
+    stats = timer.get_timing_stats("op", time_window=timedelta(minutes=5))
+    assert (stats["count"], stats["failures"]) == (1, 1)
+    clock.advance(3600)
+    stats = timer.get_timing_stats("op", time_window=timedelta(minutes=5))
+    assert (stats["count"], stats["failures"]) == (0, 0)
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+def test_an_operation_that_cannot_be_recorded_is_called_all_the_same():
+    """A name clash is counted and logged; the result, or the own error, reaches the caller."""
+    collector = PrometheusCollector(CollectorRegistry())
+    collector.record_timer("op.duration", 5)
+    timer = InMemoryTimer(collector.store)
+    assert timer.time_operation("op", lambda: "receipt").metadata["result"] == "receipt"
+    with pytest.raises(KeyError, match="declined") as caught:
+        timer.time_operation("op", functools.partial(_raise, KeyError("declined")))
+    assert caught.value.__context__ is None
+    assert collector.store.rejected == 2

@@ -112,6 +112,20 @@ def test_recent_failures_have_their_metadata(tracker, clock):
     )
 
 
+@pytest.mark.parametrize("metadata", [5, "text", ["a list"]])
+def test_metadata_that_is_not_a_mapping_is_an_error(tracker, metadata):
+    """Nothing is counted. With `on_error="log"` the failure is counted without the metadata."""
+    with pytest.raises(InvalidInputError, match=r"^metadata=.* is not a mapping, like"):
+        tracker.record_failure("operation", "timeout", metadata)
+    tolerant = InMemoryTracker(Store(on_error="log"))
+    tolerant.record_failure("operation", "timeout", metadata)
+    assert tolerant.get_failure_breakdown("operation") == {"timeout": 1}
+    assert [failure.metadata for failure in tolerant.recent_failures("operation")] == [{}]
+    assert tolerant.store.rejected == 1
+    tracker.record_failure("operation", "timeout")
+    assert tracker.get_failure_breakdown("operation") == {"timeout": 1}
+
+
 def test_recent_failures_are_bounded(tracker):
     """The last twenty are kept, and all are counted."""
     for number in range(1_000):

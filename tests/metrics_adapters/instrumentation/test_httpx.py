@@ -22,32 +22,33 @@ def metrics(clock) -> MetricsSystem:
     return MetricsSystem(clock=clock)
 
 
-def timed(metrics) -> list[tuple[dict[str, str], int, float]]:
+def timed(metrics, name=REQUEST) -> list[tuple[dict[str, str], int, float]]:
     """Return the tags, count and longest duration of each series."""
     return [
         (value.tags, value.metadata["count"], value.metadata["max"])
         for value in metrics.aggregator.get_metrics_by_tag({})
-        if value.name == REQUEST and value.metric_type is MetricType.TIMER
+        if value.name == name and value.metric_type is MetricType.TIMER
     ]
 
 
-def active(metrics) -> float:
+def active(metrics, name="http.client.active_requests") -> float:
     """Return the number of requests in flight."""
-    return metrics.aggregator.get_metric_summary("http.client.active_requests")["last"]
+    return metrics.aggregator.get_metric_summary(name)["last"]
 
 
 class Service(httpx.AsyncBaseTransport, httpx.BaseTransport):
     """A service that takes a second to respond and one for each part of its body."""
 
-    def __init__(self, clock, status=200, error=None, broken=False):
+    def __init__(self, clock, status=200, error=None, broken=False, headers=None):
         self.clock, self.status, self.error, self.broken, self.closed = clock, status, error, broken, 0
+        self.headers = headers
 
     def handle_request(self, request):
         """Respond, or raise."""
         self.clock.advance(1)
         if self.error is not None:
             raise self.error
-        return httpx.Response(self.status, stream=Body(self))
+        return httpx.Response(self.status, headers=self.headers, stream=Body(self))
 
     async def handle_async_request(self, request):
         """Respond, or raise."""
@@ -164,8 +165,27 @@ def test_an_exception_is_a_failure_by_its_name(metrics, clock, ask):
     assert active(metrics) == 0
 
 
-def test_a_cancelled_request_has_its_own_error_type(run, metrics):
-    """It is ``cancelled``, on each event loop."""
+@both
+def test_an_event_stream_is_an_operation_of_its_own(metrics, clock, ask):
+    """It is neither a request in the timer, nor one in flight."""
+    service = Service(clock, headers={"content-type": "text/event-stream; charset=utf-8"})
+    seen = []
+
+    def use(response):
+        seen.append((active(metrics), active(metrics, "http.client.active_event_streams")))
+        clock.advance(3600)
+
+    ask(service, metrics, use)
+    ((tags, count, longest),) = timed(metrics, "http.client.event_stream")
+    assert (tags["http.response.status_class"], tags["server.address"]) == ("2xx", "books.example")
+    assert (count, longest) == (1, 3_601_000)
+    assert timed(metrics) == []
+    assert seen == [(0, 1)]
+    assert (active(metrics), active(metrics, "http.client.active_event_streams")) == (0, 0)
+
+
+def test_a_cancelled_request_is_neither_a_success_nor_a_failure(run, metrics):
+    """Its duration has the status class ``cancelled``, on each event loop."""
 
     class Endless(httpx.AsyncBaseTransport):
         async def handle_async_request(self, request):
@@ -177,7 +197,9 @@ def test_a_cancelled_request_has_its_own_error_type(run, metrics):
                 await client.get("http://books.example")
 
     run(main())
-    assert metrics.tracker.get_failure_breakdown(REQUEST) == {"cancelled": 1}
+    assert metrics.tracker.get_failure_breakdown(REQUEST) == {}
+    assert metrics.get_system_health()["operations"] == 0
+    assert [tags["http.response.status_class"] for tags, _, _ in timed(metrics)] == ["cancelled"]
     assert active(metrics) == 0
 
 
@@ -202,3 +224,39 @@ def test_each_kind_of_transport_keeps_its_kind(metrics):
     with pytest.raises(InvalidInputError, match="not an httpx transport"):
         measured_transport(httpx.Client, metrics)
     sync.close()
+
+
+@both
+@pytest.mark.parametrize(
+    ("rule", "service", "raised", "rate", "failed"),
+    [
+        ({"ignore": httpx.ConnectError}, {"error": httpx.ConnectError("no")}, httpx.ConnectError, 1.0, {}),
+        ({"ignore": httpx.ReadError}, {"broken": True}, httpx.ReadError, 1.0, {}),
+        ({"ignore": httpx.ReadError}, {"broken": True, "status": 503}, httpx.ReadError, 0.0, {"503": 1}),
+        (
+            {"ignore": httpx.HTTPError, "failures": httpx.ReadError},
+            {"broken": True},
+            httpx.ReadError,
+            0.0,
+            {"ReadError": 1},
+        ),
+        (
+            {"failures": asyncio.CancelledError},
+            {"error": asyncio.CancelledError()},
+            asyncio.CancelledError,
+            0.0,
+            {"cancelled": 1},
+        ),
+    ],
+)
+def test_the_rule_of_the_system_decides_which_exceptions_are_failures(
+    clock, ask, rule, service, raised, rate, failed
+):
+    """`ignore` and `failures` hold for requests as for `measure`; a status of 400 or more stays a failure."""
+    metrics = MetricsSystem(clock=clock, **rule)
+    with pytest.raises(raised):
+        ask(Service(clock, **service), metrics, read)
+    assert metrics.timer.get_timing_stats(REQUEST)["count"] == 1
+    assert metrics.tracker.get_success_rate(REQUEST) == rate
+    assert metrics.tracker.get_failure_breakdown(REQUEST) == failed
+    assert active(metrics) == 0

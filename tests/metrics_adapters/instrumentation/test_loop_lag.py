@@ -23,6 +23,7 @@ def lag(metrics) -> dict[str, float]:
     return metrics.aggregator.get_metric_summary(LAG)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_blocking_the_loop_is_recorded_as_lag(backend):
     """Once for each stall, not as a burst afterwards."""

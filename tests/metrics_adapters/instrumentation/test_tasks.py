@@ -110,8 +110,8 @@ def test_an_exception_is_the_error_type_of_a_task(metrics, tasks):
 
 
 @pytest.mark.parametrize("steps", [0, 1], ids=["before its first step", "at work"])
-def test_a_cancelled_task_has_its_own_error_type(metrics, tasks, steps):
-    """It is counted once whenever it is cancelled, and no coroutine is left un-awaited."""
+def test_a_cancelled_task_is_neither_a_success_nor_a_failure(metrics, tasks, steps):
+    """It is timed once whenever it is cancelled, and no coroutine is left un-awaited."""
 
     async def main():
         task = tasks.create_task(asyncio.sleep(60), name="sleeper")
@@ -123,13 +123,14 @@ def test_a_cancelled_task_has_its_own_error_type(metrics, tasks, steps):
 
     asyncio.run(main())
     gc.collect()
-    assert failures(metrics) == {"cancelled": 1}
+    assert failures(metrics) == {}
+    assert metrics.get_system_health()["operations"] == 0
     assert counts(metrics) == {"sleeper": 1}
     assert active(metrics) == 0
 
 
 def test_a_group_measures_its_tasks(metrics, tasks, clock):
-    """A task group works as usual: if one task fails, the others are cancelled, and all are counted."""
+    """A task group works as usual: if one task fails, the others are cancelled, and all are timed."""
 
     async def main():
         async with asyncio.TaskGroup() as group:
@@ -141,7 +142,7 @@ def test_a_group_measures_its_tasks(metrics, tasks, clock):
     with pytest.raises(ExceptionGroup):
         asyncio.run(main())
     assert counts(metrics) == {"work": 1, "fail": 1, "sleeper": 1}
-    assert failures(metrics) == {"ZeroDivisionError": 1, "cancelled": 1}
+    assert failures(metrics) == {"ZeroDivisionError": 1}
     assert active(metrics) == 0
 
 
@@ -196,7 +197,7 @@ def test_eager_tasks_are_measured(metrics, tasks):
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_functions_for_start_soon_are_measured(metrics, tasks, clock, backend):
-    """Task groups of anyio take a measured function, on both event loops; cancellations are counted."""
+    """Task groups of anyio take a measured function, on both event loops; cancelled ones are timed."""
 
     async def main():
         async with anyio.create_task_group() as group:
@@ -208,7 +209,7 @@ def test_functions_for_start_soon_are_measured(metrics, tasks, clock, backend):
 
     anyio.run(main, backend=backend)
     assert counts(metrics) == {"work": 1, "sleeper": 1}
-    assert failures(metrics) == {"cancelled": 1}
+    assert failures(metrics) == {}
     assert active(metrics) == 0
 
 
@@ -223,7 +224,7 @@ def test_nurseries_of_trio_take_measured_functions(metrics, tasks):
     with pytest.raises(ExceptionGroup):
         trio.run(main)
     assert counts(metrics) == {"sleep_forever": 1, "fail": 1}
-    assert failures(metrics) == {"ZeroDivisionError": 1, "cancelled": 1}
+    assert failures(metrics) == {"ZeroDivisionError": 1}
 
 
 def test_a_measured_function_keeps_its_metadata():
@@ -257,3 +258,36 @@ def test_a_collector_records_a_timer(clock):
     asyncio.run(main())
     (timed,) = InMemoryAggregator(collector.store).get_metrics_by_tag({"error.type": ""})
     assert (timed.name, timed.metadata["count"]) == ("jobs.duration", 1)
+
+
+@pytest.mark.parametrize(
+    ("rule", "work", "rate", "failed"),
+    [
+        ({"ignore": ZeroDivisionError}, fail, 1.0, {}),
+        ({"ignore": ArithmeticError, "failures": ZeroDivisionError}, fail, 0.0, {"ZeroDivisionError": 1}),
+        ({"failures": asyncio.CancelledError}, None, 0.0, {"cancelled": 1}),
+        ({"ignore": asyncio.CancelledError}, None, 1.0, {}),
+    ],
+)
+@pytest.mark.parametrize("is_started", [True, False])
+def test_the_rule_of_the_system_decides_which_exceptions_are_failures(
+    clock, rule, work, rate, failed, is_started
+):
+    """`ignore` and `failures` hold for tasks as for `measure`, also for a task that never starts."""
+    metrics = MetricsSystem(clock=clock, **rule)
+
+    async def main():
+        task = TaskMetrics(metrics).create_task(asyncio.sleep(9) if work is None else work())
+        if work is None:
+            if is_started:
+                await asyncio.sleep(0)
+            task.cancel()
+        with pytest.raises((ZeroDivisionError, asyncio.CancelledError)):
+            await task
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert metrics.timer.get_timing_stats("async.task")["count"] == 1
+    assert metrics.tracker.get_success_rate("async.task") == rate
+    assert failures(metrics) == failed
+    assert active(metrics) == 0

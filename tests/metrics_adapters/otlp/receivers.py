@@ -23,6 +23,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import (
 )
 
 from metrics_adapters.otlp import OtlpExporter
+from tests.servers.receivers import free_ports
 
 
 @dataclass
@@ -39,8 +40,8 @@ class Script:
     """The next responses of a receiver, and the messages that it accepted.
 
     Attributes:
-        answers: For HTTP a status and headers, for gRPC a code; ``None`` breaks the connection off in the
-            middle of the request. All is well where nothing is left.
+        answers: For HTTP a status and headers, for gRPC a code, alone or with trailing metadata; ``None``
+            breaks the connection off in the middle of the request. All is well where nothing is left.
         rejects: How many points it says it rejected.
         taken: What it accepted.
     """
@@ -70,7 +71,7 @@ class HttpReceiver:
 
     def __init__(self) -> None:
         self.script = Script()
-        self.port = free_port()
+        (self.port,) = free_ports(socket.SOCK_STREAM, 1)
         self._server: ThreadingHTTPServer | None = None
 
     def start(self) -> None:
@@ -84,7 +85,10 @@ class HttpReceiver:
                     self.rfile.read(1)
                     self.connection.shutdown(socket.SHUT_RDWR)
                     return
-                body = self.rfile.read(int(self.headers["Content-Length"]))
+                length = int(self.headers["Content-Length"])
+                body = self.rfile.read(length)
+                if len(body) < length:  # the client has ended
+                    return
                 status, headers = script.answers.pop(0) if script.answers else (200, {})
                 answer = b""
                 if status == 200:
@@ -123,16 +127,18 @@ class GrpcReceiver(MetricsServiceServicer):
 
     def __init__(self) -> None:
         self.script = Script()
-        self.port = free_port()
+        (self.port,) = free_ports(socket.SOCK_STREAM, 1)
         self._server: Any = None
 
     def Export(self, request: ExportMetricsServiceRequest, context: Any) -> ExportMetricsServiceResponse:
         """Send the next response of the script."""
         if self.script.answers:
-            code = self.script.answers.pop(0)
-            if code is None:
+            answer = self.script.answers.pop(0)
+            if answer is None:
                 self._server.stop(None)
                 threading.Event().wait(5)
+            code, trailing = answer if isinstance(answer, tuple) else (answer, ())
+            context.set_trailing_metadata(trailing)
             context.abort(code, "as told")
         headers = dict(context.invocation_metadata())
         self.script.taken.append(Taken(headers, "", request))
@@ -150,12 +156,6 @@ class GrpcReceiver(MetricsServiceServicer):
         if self._server is not None:
             self._server.stop(None).wait()
             self._server = None
-
-
-def free_port() -> int:
-    """Return an unused port."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from metrics_framework.errors import InvalidInputError, OutputError, RefusedErro
 from metrics_framework.recording import Distribution
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 from tests.metrics_adapters.otlp.receivers import GrpcReceiver, HttpReceiver, receiving
+from tests.servers.receivers import free_ports
 
 BOTH = pytest.mark.parametrize("kind", [HttpReceiver, GrpcReceiver])
 START_NS = 1_767_225_600 * 10**9
@@ -213,6 +214,31 @@ def test_retry_after_beyond_the_time_limit_is_left_to_the_next_export():
         assert len(receiver.script.taken) == 1
 
 
+@pytest.mark.parametrize("value", ["0", "-5", "0.001", "nan", "soon"])
+def test_a_receiver_cannot_ask_for_immediate_retries(value):
+    """A retry follows after a pause in any case, so that no receiver gets hundreds of requests a second."""
+    metrics = MetricsSystem()
+    metrics.collector.increment("orders")
+    with receiving(HttpReceiver, timeout=0.5) as (receiver, exporter):
+        receiver.script.answers = [(503, {"Retry-After": value})] * 3
+        with pytest.raises(OutputError, match="the response is 503"):
+            exporter.export(metrics)
+        assert len(receiver.script.answers) == 2
+
+
+def test_retry_information_that_cannot_be_decoded_is_ignored():
+    """The error is that of the response, and the numbers are sent again later."""
+    metrics = MetricsSystem()
+    metrics.collector.increment("orders")
+    with receiving(GrpcReceiver, timeout=0.5) as (receiver, exporter):
+        garbage = (("google.rpc.retryinfo-bin", b"\xff\xff"),)
+        receiver.script.answers = [(grpc.StatusCode.UNAVAILABLE, garbage)]
+        with pytest.raises(OutputError, match="the response is UNAVAILABLE"):
+            exporter.export(metrics)
+        exporter.export(metrics)
+        assert len(receiver.script.taken) == 1
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_a_receiver_without_a_response_times_out(protocol):
@@ -250,6 +276,37 @@ def test_a_rejection_is_a_refused_error(kind, answer, said, caplog):
         assert not [record for record in caplog.records if record.name.startswith("opentelemetry")]
         exporter.export(metrics)
         assert only(receiver.script.metrics()["orders"]).as_int == 1
+
+
+@pytest.mark.slow
+def test_a_proxy_of_the_environment_is_used(monkeypatch):
+    """As by the official exporter, for all hosts except those in ``no_proxy``."""
+    metrics = MetricsSystem()
+    metrics.collector.increment("orders")
+    with receiving(HttpReceiver) as (proxy, direct):
+        monkeypatch.setenv("http_proxy", f"http://me:word@127.0.0.1:{proxy.port}")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        direct.export(metrics)
+        OtlpExporter("http://collector.invalid:4318").export(metrics)
+        assert [taken.path for taken in proxy.script.taken] == [
+            "/v1/metrics",
+            "http://collector.invalid:4318/v1/metrics",
+        ]
+        assert proxy.script.taken[1].headers["host"] == "collector.invalid:4318"
+        monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1")
+        with pytest.raises(OutputError, match="the proxy of the environment is not supported: set one like"):
+            OtlpExporter("http://collector.invalid:4318", timeout=1).export(metrics)
+
+
+def test_no_retry_delays_a_final_export():
+    """The official exporters retry for seconds; in a final export nothing does."""
+    (port,) = free_ports(socket.SOCK_STREAM, 1)
+    metrics = MetricsSystem(outputs=[OtlpExporter(f"http://127.0.0.1:{port}")], shutdown_timeout=60)
+    metrics.collector.increment("orders")
+    begin = time.monotonic()
+    metrics.shutdown_metrics()
+    assert time.monotonic() - begin < 5
+    assert "Connection refused" in str(metrics.export_failures)
 
 
 @BOTH
@@ -312,6 +369,7 @@ def test_only_exports_silence_the_official_exporters(caplog):
     assert [record.message for record in caplog.records if record.name == name] == ["theirs"]
 
 
+@pytest.mark.slow
 def test_many_series_are_sent_in_several_requests():
     """Each request has a limited number of series, and each series is sent once."""
     metrics = MetricsSystem()
@@ -513,8 +571,8 @@ def test_a_wrong_argument_is_an_error_without_secrets(endpoint, arguments, said)
 @pytest.mark.parametrize(
     ("endpoint", "protocol", "name"),
     [
-        ("http://host:4318", "http", "otlp+http://host:4318/v1/metrics"),
-        ("https://host/otlp/v1/metrics?key=secret", "http", "otlp+https://host/otlp/v1/metrics"),
+        ("http://host:4318", "http", "otlp+http://host:4318"),
+        ("https://host/otlp/v1/metrics?key=secret", "http", "otlp+https://host"),
         ("http://[::1]:4317/", "grpc", "otlp+grpc://[::1]:4317"),
     ],
 )

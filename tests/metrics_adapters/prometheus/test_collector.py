@@ -30,13 +30,21 @@ from prometheus_client import (
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from prometheus_client.utils import floatToGoString
 
-from metrics_adapters.in_memory import InMemoryAggregator, InMemoryTimer, InMemoryTracker
-from metrics_adapters.prometheus import PrometheusCollector, RegistryAggregator
+from metrics_adapters.in_memory import (
+    InMemoryAggregator,
+    InMemoryCollector,
+    InMemoryTimer,
+    InMemoryTracker,
+)
+from metrics_adapters.prometheus import Exposition, PrometheusCollector, RegistryAggregator
 from metrics_framework import MetricsSystem, MetricUnit, Rule
 from metrics_framework.errors import InvalidInputError, UnknownMetricError
-from metrics_framework.exposition.families import ExpositionLog, families
+from metrics_framework.exposition import families as families_module
+from metrics_framework.exposition.families import ExpositionLog, FamilyReader
 from metrics_framework.recording import Store
+from metrics_framework.recording.buckets import default_bounds
 from metrics_framework.testing.conformance import (
     MetricCollectorContract,
     MetricsAggregatorContract,
@@ -177,11 +185,8 @@ def test_the_samples_are_exactly_those_of_the_store(registry, collector, kind):
             name, per = ("timer_seconds", 1e3) if reading.name == "timer" else ("histogram", 1)
             assert found.pop((f"{name}_count", *labels)) == reading.summary["count"]
             assert found.pop((f"{name}_sum", *labels)) == pytest.approx(reading.summary["sum"] / per)
-            bounds = zip(
-                (*Histogram.DEFAULT_BUCKETS[:-1], math.inf), reading.buckets.cumulated().values(), strict=True
-            )
-            for bound, count in bounds:
-                le = "+Inf" if bound == math.inf else repr(bound)
+            for bound, count in reading.buckets.cumulated().items():
+                le = floatToGoString(bound / per)
                 assert found.pop((f"{name}_bucket", *sorted((*labels, ("le", le))))) == count
     assert found == {}
 
@@ -203,9 +208,9 @@ def test_constant_tags_and_rules_apply(registry):
 
 def test_a_value_on_a_bound_is_in_its_bucket(registry, collector):
     """A duration equal to a default bound counts in its bucket, as in prometheus_client."""
-    theirs = CollectorRegistry()
-    histogram = Histogram("t_seconds", "Help.", registry=theirs)
-    for bound in Histogram.DEFAULT_BUCKETS[:-1]:
+    theirs, bounds = CollectorRegistry(), default_bounds(MetricUnit.SECONDS)
+    histogram = Histogram("t_seconds", "Help.", buckets=bounds, registry=theirs)
+    for bound in bounds:
         collector.record_timer("t", bound, MetricUnit.SECONDS)
         histogram.observe(bound)
     ours = {key: value for key, value in scraped(registry, "text").items() if "_sum" not in key[0]}
@@ -258,13 +263,13 @@ def test_bounds_do_not_affect_other_types_of_the_same_name(registry, collector):
 
 
 def test_a_sum_that_can_fall_is_left_out(registry, collector):
-    """With negative values only buckets are exposed, as OpenMetrics specifies."""
+    """With negative values or bounds, the buckets and the count are exposed."""
     collector.record_histogram("h", -3)
     collector.describe("below", buckets=(-5, 5))
     collector.record_histogram("below", 1)
-    found = scraped(registry)
-    assert found == scraped(registry, "text")
-    assert {key[0] for key in found} == {"h_bucket", "below_bucket"}
+    found = scraped(registry, "text")
+    assert {key[0] for key in found} == {"h_bucket", "h_count", "below_bucket", "below_count"}
+    assert found[("h_count",)] == found[("below_count",)] == 1
 
 
 def test_default_buckets_of_a_store_are_kept(registry, clock):
@@ -313,7 +318,7 @@ def test_operations_and_metrics_may_conflict(collector):
     collector.record_timer("job.duration", 1)
     collector.increment("job.operations")
     with pytest.raises(InvalidInputError, match=r"operation 'job'.*'job\.duration'"):
-        InMemoryTimer(collector.store).time_operation("job", int)
+        InMemoryTimer(collector.store).start_timer("job")
     with pytest.raises(InvalidInputError, match=r"operation 'job'.*'job\.operations'"):
         InMemoryTracker(collector.store).record_success("job")
 
@@ -398,6 +403,22 @@ def test_of_series_with_the_same_labels_the_first_is_exposed(registry, collector
     assert len(messages(caplog)) == 1
 
 
+def test_later_changes_are_in_the_next_scrape(registry, collector):
+    """A scrape has the series, names and help texts of its moment, whatever an earlier scrape had."""
+    bound = collector.gauge("g", {"a": "unrecorded"})
+    collector.record_gauge("g", 0, {"a": "1"})
+    assert scraped(registry) == {("g", ("a", "1")): 0}
+    collector.record_gauge("g", 2, {"a": "2"})
+    assert scraped(registry) == {("g", ("a", "1")): 0, ("g", ("a", "2")): 2}
+    collector.remove("g", {"a": "1"})
+    bound.set(3)
+    collector.describe("g", unit=MetricUnit.BYTES)
+    assert scraped(registry) == {("g_bytes", ("a", "2")): 2, ("g_bytes", ("a", "unrecorded")): 3}
+    collector.remove("g")
+    collector.increment("g")  # the description remains
+    assert scraped(registry) == {("g_bytes_total",): 1}
+
+
 def test_recorded_name_finds_the_recorded_name(collector):
     """Any name of a family or sample works; an unknown one is an error."""
     collector.increment("http.requests")
@@ -438,6 +459,77 @@ def test_a_store_may_be_in_two_registries(registry, collector):
         second.increment("a_b")
 
 
+def test_two_stores_on_a_registry_share_its_names(registry, collector):
+    """The second store to use an exposed name gets an error, unless the name is free again."""
+    second = PrometheusCollector(registry, Store())
+    collector.increment("http.requests")
+    second.increment("jobs")
+    second.record_gauge("size", 1)
+    for record in (
+        lambda: second.increment("http_requests"),
+        lambda: second.record_gauge("http.requests.total", 1),
+        lambda: collector.record_histogram("jobs", 1),
+    ):
+        with pytest.raises(InvalidInputError, match=r"would be exposed as .* in another store"):
+            record()
+    collector.record_gauge("size.bytes", 1)
+    with pytest.raises(InvalidInputError, match="'size' would be exposed as 'size_bytes'"):
+        second.describe("size", unit=MetricUnit.BYTES)
+    with pytest.raises(InvalidInputError, match="would be exposed as 'size'"):
+        collector.record_gauge("size", 1)  # the description was not changed
+    assert scraped(registry) == {
+        ("http_requests_total",): 1,
+        ("jobs_total",): 1,
+        ("size",): 1,
+        ("size_bytes",): 1,
+    }
+    second.remove("jobs")
+    collector.record_histogram("jobs", 1)
+    collector.unregister()
+    second.increment("http_requests")
+    collector.increment("size")
+    assert scraped(registry) == {("size",): 1, ("http_requests_total",): 1}
+
+
+def test_a_store_with_a_name_of_another_store_is_rejected(registry, collector):
+    """A collector of a store whose names are taken is an error and changes nothing."""
+    collector.increment("jobs")
+    store = Store()
+    InMemoryCollector(store).increment("jobs")
+    with pytest.raises(InvalidInputError, match="in another store"):
+        PrometheusCollector(registry, store)
+    InMemoryCollector(store).increment("others")
+    collector.increment("others")
+    assert scraped(registry) == {("jobs_total",): 1, ("others_total",): 1}
+
+
+def test_a_store_is_once_on_a_registry(registry, collector):
+    """A second collector of the same store on the same registry would expose each family twice."""
+    with pytest.raises(InvalidInputError, match="has a PrometheusCollector of this store already"):
+        PrometheusCollector(registry, collector.store)
+    collector.unregister()
+    collector.unregister()
+    PrometheusCollector(registry, collector.store).increment("jobs")
+    assert scraped(registry) == {("jobs_total",): 1}
+
+
+def test_an_exposition_leaves_out_the_names_of_other_stores_on_its_registry(registry, collector, caplog):
+    """No family is in the text twice, and the other store's metric is kept, with a warning."""
+    collector.record_counter("jobs", 5)
+    own = InMemoryCollector(Store())
+    own.increment("jobs")
+    own.increment("mine")
+    exposition = Exposition(own.store, registry)
+    for _ in range(2):
+        samples = [sample for one in parse_text(exposition.render().decode()) for sample in one.samples]
+        assert {sample.name: sample.value for sample in samples} == {"mine_total": 1, "jobs_total": 5}
+        assert len(samples) == 2
+    assert sum("its name is taken" in message for message in messages(caplog)) == 1
+    own_too = PrometheusCollector(registry, Store())
+    own_too.increment("others")
+    assert b"others_total 1" in Exposition(own_too.store, registry).render()
+
+
 def test_unregister_does_not_stop_recording(registry, collector):
     """A second call does nothing, and the store keeps its numbers."""
     collector.increment("c")
@@ -468,14 +560,10 @@ def test_a_failing_metric_affects_no_other(registry, collector, caplog, monkeypa
     """A metric that cannot be exposed is left out and logged once."""
     for name in ("a", "bad", "c"):
         collector.increment(name)
-    readings = collector.store.readings
-
-    def broken():
-        found = readings()
-        next(one for one in found if one.name == "bad").summary.clear()
-        return found
-
-    monkeypatch.setattr(collector.store, "readings", broken)
+    description = collector.store.description
+    monkeypatch.setattr(
+        collector.store, "description", lambda name: 1 / 0 if name == "bad" else description(name)
+    )
     for _ in range(2):
         assert set(scraped(registry)) == {("a_total",), ("c_total",)}
     assert len(messages(caplog)) == 1
@@ -499,6 +587,7 @@ def test_families_are_created_outside_of_locks(registry, collector):
     assert done == [2_001]
 
 
+@pytest.mark.slow
 def test_the_core_does_not_import_prometheus_client():
     """The exposition and the facade work without prometheus_client."""
     code = (
@@ -593,6 +682,7 @@ def test_the_asgi_app_serves_the_series(registry, collector):
     assert family.samples[0].name == "ours_total"
 
 
+@pytest.mark.slow
 def test_the_http_server_serves_the_series(registry, collector):
     """The server of prometheus_client serves the metrics."""
     from urllib.request import urlopen
@@ -630,7 +720,10 @@ NUMBERS = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**70
     )
 )
 def test_hostile_input_always_parses_and_injects_nothing(records):
-    """Whatever is recorded, both formats parse, and contain exactly the samples of the store."""
+    """Whatever is recorded, the text parses, and contains exactly the samples of the store.
+
+    OpenMetrics does so for values that are not negative: prometheus_client writes a count without a sum.
+    """
     registry = CollectorRegistry()
     collector = PrometheusCollector(registry, Store(on_error="log"))
     tracker = InMemoryTracker(collector.store)
@@ -643,8 +736,10 @@ def test_hostile_input_always_parses_and_injects_nothing(records):
             getattr(collector, f"record_{kind}")(name, number, tags=tags)
         if kind == "gauge":
             collector.describe(name, help=text)
-    expected = sum(len(one.samples) for one in families(collector.store, ExpositionLog()))
-    for kind, (generate, parse) in FORMATS.items():
+    reader = FamilyReader(collector.store, ExpositionLog())
+    expected = sum(len(one.samples) for one in reader.families())
+    can_fall = any(kind == "histogram" and number < 0 for kind, _, _, number, _ in records)
+    for kind, (generate, parse) in [*FORMATS.items()][: 1 if can_fall else 2]:
         found = scraped(registry, kind)
         assert len(found) == expected
         lines = generate(registry).decode().split("\n")
@@ -716,3 +811,47 @@ def test_of_conflicting_names_one_is_kept_in_any_race(registry):
         kept = [one.name for one in collector.store.readings() if one.name in names]
         assert len(kept) == 1
         assert refused == [name for name in names if name not in kept]
+
+
+# -- restricted registries -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("finds_unnamed", [False, True])
+@pytest.mark.parametrize(
+    ("names", "selected"),
+    [
+        (["orders_total"], ["orders"]),
+        (["orders"], ["orders"]),
+        (["wait_seconds_count", "own_total"], ["own", "wait_seconds"]),
+        (["请求数_total"], ["U___8bf7__6c42__6570__"]),
+        (["U___8bf7__6c42__6570___total"], ["U___8bf7__6c42__6570__"]),
+        (["db_query_duration_seconds_bucket"], ["db_query_duration_seconds"]),
+        (["missing"], []),
+        ([], []),
+    ],
+)
+def test_a_restricted_registry_selects_families(clock, monkeypatch, names, selected, finds_unnamed):
+    """By the names of families or samples; it reads only the selected families, and each once."""
+    registry = CollectorRegistry(support_collectors_without_names=finds_unnamed)
+    Counter("own", "Own.", registry=registry)
+    collector = PrometheusCollector(registry, Store(clock))
+    collector.increment("orders", {"item": "book"})
+    collector.increment("请求数")
+    collector.record_timer("wait", 5)
+    with MetricsSystem(collector=collector).measure("db.query"):
+        pass
+    read = []
+    read_samples = families_module._series_samples
+    monkeypatch.setattr(
+        families_module, "_series_samples", lambda *args: read.append(args[0]) or read_samples(*args)
+    )
+    found = list(registry.restricted_registry(names).collect())
+    assert sorted(metric.name for metric in found) == selected
+    assert all(metric.samples for metric in found)
+    assert len(read) == len(set(selected) - {"own"})
+    whole = {metric.name: metric.samples for metric in registry.collect()}
+    assert all(metric.samples == whole[metric.name] for metric in found if metric.name != "own")
+    collector.unregister()
+    assert sorted(metric.name for metric in registry.restricted_registry(names).collect()) == sorted(
+        set(selected) & {"own"}
+    )

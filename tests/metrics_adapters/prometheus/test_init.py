@@ -24,6 +24,7 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = metrics_adapters.prometheus.make_tea
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_no_endpoint():
     """Neither asyncio nor an endpoint is imported with the collector."""
     code = "import sys, metrics_adapters.prometheus; print([*map(sys.modules.get, sys.argv[1:])])"

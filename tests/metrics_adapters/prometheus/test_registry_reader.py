@@ -387,6 +387,7 @@ def test_the_default_is_the_default_registry():
     assert {"python_info", "python_gc_collections_total"} <= names
 
 
+@pytest.mark.slow
 def test_workers_of_a_server_are_added_up(tmp_path):
     """In the multiprocess mode of prometheus_client it reads the metrics of all processes."""
     worker = (
@@ -454,6 +455,7 @@ def test_an_invalid_metric_family_is_an_error_of_its_collector(registry, caplog,
     assert len(errors(caplog)) == 1
 
 
+@pytest.mark.slow
 def test_metrics_may_change_during_reads(registry):
     """Registering and incrementing in threads does not disturb a reader, and totals never fall."""
     steady = Counter("steady", "Help.", registry=registry)

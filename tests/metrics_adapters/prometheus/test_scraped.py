@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import subprocess
 import threading
 import time
 from bisect import bisect_left
@@ -16,10 +18,11 @@ from prometheus_client import CollectorRegistry, Counter
 from metrics_adapters.prometheus import Exposition, Format, PrometheusCollector, serve
 from metrics_framework import MetricsSystem
 from metrics_framework.recording import Store
+from metrics_framework.recording.buckets import default_bounds
 from metrics_framework.values import MetricUnit
 from tests.metrics_framework.exposition.test_incremental import parsed
 from tests.metrics_framework.exposition.test_scraped import NASTY, NUMBERS, Read, read, selected, series
-from tests.servers.fixtures import Promtool
+from tests.servers.fixtures import Promtool, required
 from tests.servers.prometheus import Prometheus
 
 pytestmark = pytest.mark.heavy
@@ -104,7 +107,7 @@ def test_prometheus_has_exactly_the_samples_of_the_process(scraped, shop):
     assert found.pop(series("own_total")) == 7
     found = {key: value for key, value in found.items() if not key[0].endswith("_created")}
     assert found == expected
-    assert found[series("http_requests_total", page='a "b"\n\\c', gr__e="日本", service="shop")] == 3
+    assert found[series("http_requests_total", page='a "b"\n\\c', U__gr_f6__df_e="日本", service="shop")] == 3
     assert found[series("cache_size_bytes", service="shop")] == 1_500_000
     assert found[series("order_duration_seconds_count", service="shop")] == 1_000
 
@@ -113,7 +116,7 @@ def test_quantiles_differ_by_less_than_a_bucket(scraped, shop):
     """Prometheus' estimate lies in the bucket of the exact quantile."""
     scraped.wait_until(selected("shop"), bool)
     stats = shop.timer.get_timing_stats("order")
-    bounds = shop.collector.store.default_buckets
+    bounds = default_bounds(MetricUnit.SECONDS)
     for key, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99)):
         query = f'histogram_quantile({share}, order_duration_seconds_bucket{{job="shop"}})'
         ((_, found),) = scraped.query(query)
@@ -169,6 +172,44 @@ def test_types_units_and_help_are_known(scraped):
 def test_promtool_finds_nothing_in_described_metrics(promtool: Promtool, shop):
     """Promtool reports neither errors nor advice for described metrics with plain names."""
     assert promtool(Exposition(shop.collector.store).render().decode()) == (0, "")
+
+
+def test_a_query_over_all_failures_sees_the_first_failure(tmp_path):
+    """The series of failures that is always 0 gives the sum a value to increase from."""
+    metrics = MetricsSystem(collector=PrometheusCollector(CollectorRegistry()))
+    seen: list[Read] = []
+    for outcome in (None, None, "timeout", None):
+        with metrics.measure("push") as push:
+            push.error_type = outcome
+        seen.append(shown(Exposition(metrics.collector.store)))
+    names = [key for key in seen[-1] if key[0] == "push_operations_total"]
+    rules = {
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [
+                    {
+                        "series": f"{name}{{{','.join(f'{tag}={json.dumps(at)}' for tag, at in labels)}}}",
+                        "values": " ".join(str(each.get((name, labels), "_")) for each in seen),
+                    }
+                    for name, labels in names
+                ],
+                "promql_expr_test": [
+                    {
+                        "expr": 'increase(sum(push_operations_total{outcome="failure"})[4m:1m]) > bool 0',
+                        "eval_time": "3m",
+                        "exp_samples": [{"labels": "{}", "value": 1}],
+                    }
+                ],
+            }
+        ],
+    }
+    path = tmp_path / "rules.json"  # JSON is YAML
+    path.write_text(json.dumps(rules))
+    command = [required("promtool"), "test", "rules", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_promtool_reads_hostile_texts(promtool: Promtool, hostile):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import shlex
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -18,7 +21,7 @@ import pytest
 
 from metrics_adapters.in_memory import InMemoryCollector
 from metrics_adapters.resources import CommandMonitor
-from metrics_adapters.resources.command import run_command
+from metrics_adapters.resources.command import _GRACE_SECONDS, _descendants, run_command
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.health import record_resources
 
@@ -50,7 +53,7 @@ def await_text(path: Path, lines: int = 1) -> list[str]:
 
 def is_gone(pid: int) -> bool:
     """Return whether a process ends within a few seconds."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         with suppress(psutil.NoSuchProcess):
             if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
@@ -62,7 +65,7 @@ def is_gone(pid: int) -> bool:
 
 def is_group_gone(group: int) -> bool:
     """Return whether all processes of a group end within a few seconds."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         alive = []
         for process in psutil.process_iter():
@@ -76,12 +79,13 @@ def is_group_gone(group: int) -> bool:
 
 
 @contextmanager
-def measuring(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+def measuring(command: list[str], grace: float = _GRACE_SECONDS) -> Iterator[subprocess.Popen[str]]:
     """Measure a command in a new process and session, which is ended afterwards."""
     code = (
         "import sys\n"
-        "from metrics_adapters.resources.command import run_command\n"
-        "print(run_command(sys.argv[1:]))\n"
+        "from metrics_adapters.resources import command\n"
+        f"command._GRACE_SECONDS = {grace}\n"
+        "print(command.run_command(sys.argv[1:]))\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, *command],
@@ -153,14 +157,83 @@ def test_a_file_that_is_not_executable_is_an_error(tmp_path: Path) -> None:
     assert run_command([str(script)]).exit_code == 0
 
 
-def test_an_invalid_command_is_an_error() -> None:
-    """An argument with a NUL, and an empty command, are refused."""
-    with pytest.raises(InvalidInputError, match="null"):
-        run_command(["echo", "a\0b"])
-    with pytest.raises(InvalidInputError, match="command= is empty"):
-        run_command([])
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ([], r"command=\[\] is not a list of a program and its arguments"),
+        ("true", "command='true' is not a list of a program and its arguments"),
+        (["echo", "a\0b"], r"cannot run 'echo': 'a\\x00b' has an embedded null byte"),
+        (["echo", 5], "cannot run 'echo': 5 is not a string"),
+        (["echo", "\ud800"], "cannot run 'echo': .* can't encode character"),
+        (["echo", "x" * 1_000_000], "cannot run 'echo': Argument list too long"),
+    ],
+)
+def test_an_invalid_command_is_an_error(command: list[str], reason: str) -> None:
+    """The error names the program, the wrong part and the reason, and the next command is measured."""
+    monitor = CommandMonitor()
+    with pytest.raises(InvalidInputError, match=reason):
+        monitor.run(command)
+    assert monitor.run(["true"]).exit_code == 0
 
 
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "1"])
+def test_an_invalid_time_limit_is_an_error(timeout: float) -> None:
+    """It is not taken as no limit, and does not run the command."""
+    with pytest.raises(InvalidInputError, match="is not a positive number of seconds"):
+        run_command(["true"], timeout=timeout)
+
+
+@pytest.mark.heavy
+def test_a_process_that_may_open_no_more_files_gets_errors() -> None:
+    """With few descriptors left, a command runs or is one error, nothing hangs, and no descriptor is lost."""
+    code = """
+import os, resource, sys
+from metrics_adapters.resources.command import run_command
+from metrics_framework.errors import InvalidInputError
+run_command(["true"])
+before, highest = os.listdir("/dev/fd"), resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+for more in range(20):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(before) + more, highest))
+    try:
+        run_command(["sh", "-c", "head -c 1000000 /dev/zero"], timeout=20)
+        print("ran")
+    except InvalidInputError as error:
+        print(error)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest, highest))
+    assert os.listdir("/dev/fd") == before, more
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stderr == ""
+    assert set(done.stdout.splitlines()) == {"ran", "cannot run 'sh': Too many open files"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", [[0], [1], [2], [0, 1, 2]])
+def test_a_process_without_standard_streams_measures_commands(closed: list[int], tmp_path: Path) -> None:
+    """A daemon that has closed its streams gets the result, and the command has all of its own streams."""
+    code = (
+        "import os, sys\n"
+        "from metrics_adapters.resources.command import run_command\n"
+        f"for stream in {closed}: os.close(stream)\n"
+        "run = run_command(['sh', '-c', 'read line; echo output; echo error >&2; exit 3'])\n"
+        "open('result', 'w').write(f'{run.exit_code} {run.error_output}')\n"
+        "os._exit(0)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
+    assert (tmp_path / "result").read_text() == "3 error\n"
+
+
+def test_a_long_command_leaves_no_trace_in_the_next_one() -> None:
+    """The memory that a launcher needs to pass a megabyte of arguments is not part of a later peak."""
+    monitor = CommandMonitor()
+    before = monitor.run(["true"]).peak_rss
+    assert monitor.run(["true", *["x" * 100_000] * 15]).exit_code == 0
+    assert monitor.run(["true"]).peak_rss < before + MB
+
+
+@pytest.mark.slow
 def test_a_command_that_kills_its_launcher_is_an_error() -> None:
     """Without a report the result is unknown, and nothing hangs."""
     with pytest.raises(InvalidInputError, match="its launcher was killed"):
@@ -187,6 +260,7 @@ def test_the_command_inherits_folder_and_environment(tmp_path: Path, monkeypatch
     ]
 
 
+@pytest.mark.slow
 def test_environment_variables_of_python_affect_the_command_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,8 +282,35 @@ def test_standard_input_is_empty() -> None:
     assert run_command(sh('read line || echo "end of input" >&2')).error_output == "end of input\n"
 
 
+TELL_OUTPUT = "import os, stat, sys; m = os.fstat(1).st_mode; sys.stderr.write(oct(stat.S_IFMT(m)))"
+
+
+@pytest.mark.parametrize(
+    ("stdout", "kind"), [(subprocess.PIPE, stat.S_IFIFO), (subprocess.DEVNULL, stat.S_IFCHR)]
+)
+def test_output_goes_through_a_pipe_unless_another_target_is_given(stdout: int, kind: int) -> None:
+    """The default is a pipe, because some programs do less work if their output is the null device."""
+    assert run_command(python(TELL_OUTPUT), stdout=stdout).error_output == oct(kind)
+    assert run_command(python(TELL_OUTPUT)).error_output == oct(stat.S_IFIFO)
+
+
+def test_a_large_output_is_read_to_its_end() -> None:
+    """A command that writes more than a pipe holds is not blocked, and gets no SIGPIPE."""
+    run = run_command(sh("head -c 30000000 /dev/zero && echo written >&2"), timeout=30)
+    assert (run.exit_code, run.error_output) == (0, "written\n")
+
+
+def test_output_can_be_kept(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It is written to a file, or to the standard output of this process."""
+    with (tmp_path / "output").open("wb") as file:
+        run_command(["echo", "kept"], stdout=file)
+    assert (tmp_path / "output").read_text() == "kept\n"
+    run_command(["echo", "shown"], stdout=None)
+    assert capfd.readouterr() == ("shown\n", "")
+
+
 def test_output_is_not_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
-    """Standard output is discarded, and standard error is captured."""
+    """By default standard output is discarded, and standard error is captured."""
     run = run_command(sh("echo to output; echo to errors >&2"))
     assert run.error_output == "to errors\n"
     assert capfd.readouterr() == ("", "")
@@ -265,6 +366,7 @@ def test_a_small_command_has_a_small_peak() -> None:
     assert 0 < run_command(["sleep", "0.2"]).peak_rss < LITTLE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
     ["x = b'x' * 100_000_000", "import time; x = b'x' * 100_000_000; time.sleep(0.2)"],
@@ -275,17 +377,178 @@ def test_memory_is_what_the_command_allocates(code: str) -> None:
     assert 100 * MB < run_command(python(code)).peak_rss < 140 * MB
 
 
+@pytest.mark.slow
 def test_an_early_peak_is_reported() -> None:
     """Memory counts that was released long before the end."""
     code = "import time; x = b'x' * 80_000_000; del x; time.sleep(0.2)"
     assert 80 * MB < run_command(python(code)).peak_rss < 120 * MB
 
 
+@pytest.mark.slow
 def test_memory_of_a_grandchild_counts() -> None:
     """A large grandchild of the command is sampled."""
     inner = "import time; x = b'x' * 80_000_000; time.sleep(0.3)"
     middle = f"import subprocess, sys; subprocess.run([sys.executable, '-I', '-S', '-c', {inner!r}])"
     assert run_command(python(middle)).peak_rss > 80 * MB
+
+
+ORPHAN = sh('(sh -c "$0" & echo $! > pid); until test -e ready; do sleep 0.05; done; sleep 0.5')
+"""A command whose child starts a background process with the script that follows, and ends at once.
+
+The command ends half a second after the process has created the file ``ready``.
+"""
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has child subreapers")
+
+
+@pytest.mark.slow
+@on_linux
+def test_memory_of_an_orphan_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A background process whose parent has ended is sampled; it is not the launcher's own memory."""
+    monkeypatch.chdir(tmp_path)
+    code = "import time; x = b'x' * 80_000_000; open('ready', 'w').close(); time.sleep(60)"
+    run = run_command([*ORPHAN, f"exec {shlex.join(python(code))}"])
+    os.kill(int(Path("pid").read_text()), signal.SIGKILL)
+    assert 80 * MB < run.peak_rss < 140 * MB
+
+
+@pytest.mark.slow
+@on_linux
+def test_cpu_of_an_orphan_that_ended_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU time of a background process that ended before the command is added to the command's."""
+    monkeypatch.chdir(tmp_path)
+    busy = "import time\nwhile time.process_time() < 0.2: pass"
+    run = run_command([*sh('(sh -c "$0" & true); until test -e done; do sleep 0.05; done; sleep 0.1'),
+                       f"{shlex.join(python(busy))}; touch done"])  # fmt: skip
+    assert 0.2 <= run.cpu_seconds < 1.5
+
+
+@pytest.mark.slow
+@on_linux
+def test_a_time_out_ends_orphans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends background processes whose parents have ended, too."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TimeoutError):
+        run_command([*sh('(sh -c "$0" & echo $! > pid); sleep 60'), "exec sleep 60"], timeout=0.3)
+    assert is_gone(int(Path("pid").read_text()))
+
+
+def test_processes_are_found_without_the_files_of_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel without ``/proc/PID/task/TID/children`` gives the same processes, more slowly."""
+    with subprocess.Popen(sh("sleep 60 & sleep 60")) as shell:
+        time.sleep(0.2)
+        try:
+            found = _descendants(os.getpid())
+            assert len(found) >= 3
+            monkeypatch.setattr("metrics_adapters.resources.command._HAS_CHILDREN_FILES", False)
+            assert sorted(_descendants(os.getpid())) == sorted(found)
+        finally:
+            for pid in found:
+                os.kill(pid, signal.SIGKILL)
+            shell.wait()
+
+
+# -- one launcher for many commands --------------------------------------------------------------------
+
+
+def launcher_of(monitor: CommandMonitor) -> int:
+    """Return the process that starts the commands of a monitor."""
+    return int(monitor.run(sh("echo $PPID >&2")).error_output)
+
+
+@pytest.mark.slow
+@on_linux
+def test_one_launcher_runs_many_commands() -> None:
+    """Outcome, errors, memory and CPU time of a command are its own, whatever ran before."""
+    monitor = CommandMonitor()
+    launcher = launcher_of(monitor)
+    quick = monitor.run(["true"]).peak_rss
+    large = monitor.run(python("x = b'x' * 100_000_000; import time; time.sleep(0.2)"))
+    assert large.peak_rss > 100 * MB
+    failed = monitor.run(sh("echo oops >&2; exit 3"))
+    assert (failed.exit_code, failed.error_output) == (3, "oops\n")
+    with pytest.raises(InvalidInputError, match="cannot run 'no-such-program': No such file"):
+        monitor.run(["no-such-program"])
+    after = monitor.run(["true"])
+    assert (after.exit_code, after.error_output) == (0, "")
+    assert after.peak_rss == pytest.approx(quick, rel=0.1)
+    assert after.cpu_seconds < 0.1
+    arguments = ["", "a b", "größe", "\n", os.fsdecode(b"\xff"), "x" * 100_000]
+    echoed = monitor.run([*sh('printf "%s|" "$@" | head -c 16 >&2; test $# = 6'), "sh", *arguments])
+    assert (echoed.exit_code, echoed.error_output) == (0, "|a b|größe|\n|\N{REPLACEMENT CHARACTER}")
+    assert launcher_of(monitor) == launcher
+
+
+@on_linux
+def test_a_renewed_monitor_has_the_launcher_and_no_measurements() -> None:
+    """The memory and the CPU time of earlier commands are not in it, and it starts no other process."""
+    monitor = CommandMonitor()
+    launcher = launcher_of(monitor)
+    monitor.run(python("x = b'x' * 60_000_000"))
+    renewed = monitor.renewed()
+    assert renewed.get_memory_usage()["process_peak_rss"] == 0
+    assert renewed.get_cpu_usage()["process_average_percent"] == 0
+    assert launcher_of(renewed) == launcher
+    assert 0 < renewed.get_memory_usage()["process_peak_rss"] < 60 * MB
+    assert launcher_of(monitor) != launcher  # the old one starts another, so both can be used
+
+
+@pytest.mark.slow
+@on_linux
+def test_a_launcher_with_background_processes_is_replaced(tmp_path: Path) -> None:
+    """What a command leaves running keeps running, and counts for no other command."""
+    monitor = CommandMonitor()
+    launcher = launcher_of(monitor)
+    code = "import time; x = b'x' * 80_000_000; open('ready', 'w').close(); time.sleep(60)"
+    left = (
+        f"cd {tmp_path}; {shlex.join(python(code))} & echo $! > pid; until test -e ready; do sleep 0.05; done"
+    )
+    monitor.run(sh(left))
+    pid = int((tmp_path / "pid").read_text())
+    try:
+        assert monitor.run(["sleep", "0.2"]).peak_rss < LITTLE
+        assert launcher_of(monitor) != launcher
+        assert is_gone(launcher)
+        assert psutil.Process(pid).is_running()
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_a_command_inherits_the_current_folder_and_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if they change between two runs of one monitor."""
+    monitor = CommandMonitor()
+    monitor.run(["true"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEASURED_VALUE", "new")
+    found = monitor.run(sh('pwd -P >&2; echo "$MEASURED_VALUE" >&2')).error_output
+    assert found.splitlines() == [str(tmp_path.resolve()), "new"]
+
+
+@pytest.mark.slow
+@on_linux
+def test_launchers_end_when_they_are_not_needed() -> None:
+    """A launcher that was killed is replaced. A time-out and the end of a monitor end theirs."""
+    monitor = CommandMonitor()
+    killed = launcher_of(monitor)
+    os.kill(killed, signal.SIGKILL)
+    assert is_gone(killed)
+    timed_out = launcher_of(monitor)
+    assert timed_out != killed
+    with pytest.raises(TimeoutError):
+        monitor.run(["sleep", "60"], timeout=0.1)
+    assert is_gone(timed_out)
+    launcher = launcher_of(monitor)
+    child = os.fork()
+    if child == 0:  # a child uses its own, and leaves that of its parent alone
+        own = launcher_of(monitor)
+        del monitor
+        os._exit(own == launcher)
+    assert os.waitpid(child, 0)[1] == 0
+    assert launcher_of(monitor) == launcher
+    del monitor
+    assert is_gone(launcher)
 
 
 @pytest.mark.heavy
@@ -329,6 +592,7 @@ def test_a_large_parent_does_not_make_the_command_large() -> None:
 # -- CPU -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_cpu_of_a_grandchild_counts() -> None:
     """The CPU time of a grandchild belongs to the command."""
     busy = "import time\nwhile time.process_time() < 0.3: pass"
@@ -350,6 +614,7 @@ def test_a_new_monitor_has_no_run() -> None:
     assert cpu["count"] >= 1
 
 
+@pytest.mark.slow
 def test_the_monitor_has_the_last_run_and_all_runs() -> None:
     """Memory and CPU are those of the last run. Peak and average cover all runs."""
     monitor = CommandMonitor()
@@ -406,6 +671,7 @@ def test_another_thread_may_cancel_a_command(tmp_path: Path) -> None:
     timer.join()
 
 
+@pytest.mark.slow
 def test_a_monitor_runs_commands_concurrently() -> None:
     """Averages and peaks cover all of them."""
     monitor = CommandMonitor()
@@ -420,6 +686,7 @@ def test_a_monitor_runs_commands_concurrently() -> None:
 # -- what it leaves behind -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_concurrent_runs_have_separate_results() -> None:
     """Each has its own exit code and error output."""
     with ThreadPoolExecutor(4) as threads:
@@ -434,6 +701,7 @@ def test_many_runs_leak_neither_descriptors_nor_processes() -> None:
     """After 50 runs, and 10 failed starts, no descriptor and no child is left."""
     this = psutil.Process()
     run_command(["true"])
+    gc.collect()  # closes what earlier tests left open
     before = this.num_fds()
     children = {child.pid for child in this.children(recursive=True)}
     for _ in range(50):
@@ -443,21 +711,20 @@ def test_many_runs_leak_neither_descriptors_nor_processes() -> None:
             run_command(["no-such-program"])
         with pytest.raises(InvalidInputError):
             run_command(["echo", "a\0b"])
-    assert this.num_fds() == before
+    assert this.num_fds() <= before
     assert {child.pid for child in this.children(recursive=True)} == children
 
 
 # -- interruption --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_the_command_and_the_process(tmp_path: Path) -> None:
     """Ctrl-C of the measuring process ends the command at once, then the process."""
-    with measuring(sh(f"echo $$ > {tmp_path}/pid; exec sleep 60")) as process:
+    with measuring(sh(f"echo $$ > {tmp_path}/pid; exec sleep 600"), grace=300) as process:
         pid = int(await_text(tmp_path / "pid")[0])
-        start = time.monotonic()
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=20)
-        assert time.monotonic() - start < 2  # what a command that does not obey is given
+        output, errors = process.communicate(timeout=60)  # it does not wait for the grace period
         assert (output, errors.splitlines()[-1]) == ("", "KeyboardInterrupt")
         assert is_gone(pid)
 

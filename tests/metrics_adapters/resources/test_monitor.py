@@ -98,7 +98,7 @@ def test_memory_has_every_key_in_bytes():
     memory = PsutilMonitor().get_memory_usage()
     assert memory.keys() == {"used", "available", "total", "percent", "process_rss", "process_peak_rss"}
     assert all(isinstance(value, (int, float)) and math.isfinite(value) for value in memory.values())
-    assert memory["total"] == psutil.virtual_memory().total
+    assert 0 < memory["total"] <= psutil.virtual_memory().total
     assert 0 < memory["used"] < memory["total"]
     assert 0 < memory["available"] <= memory["total"]
     assert 0 < memory["percent"] <= 100
@@ -117,6 +117,7 @@ def test_the_peak_is_at_least_the_used_memory():
         peak = memory["process_peak_rss"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform not in ("linux", "win32"), reason="the system does not tell a process' peak")
 def test_a_peak_between_two_readings_is_reported():
     """Memory that was released between two readings is part of the peak."""
@@ -131,6 +132,7 @@ def test_a_peak_between_two_readings_is_reported():
     assert after["process_rss"] < before["process_rss"] + 100 * MEGABYTE
 
 
+@pytest.mark.slow
 def test_a_peak_is_that_of_this_process():
     """A process that was started by a large one does not inherit its peak."""
     held = b"x" * 300 * MEGABYTE
@@ -158,7 +160,7 @@ def test_cpu_has_every_key():
     assert 0 <= cpu["percent"] <= 100
     assert cpu["process_percent"] >= 0
     assert cpu["process_average_percent"] >= 0
-    assert cpu["count"] == os.cpu_count()
+    assert 0 < cpu["count"] <= os.cpu_count()
     assert min(cpu["load_1m"], cpu["load_5m"], cpu["load_15m"]) >= 0
 
 
@@ -369,6 +371,7 @@ def test_the_constructor_works_if_the_system_refuses_readings(monkeypatch):
     PsutilMonitor()
 
 
+@pytest.mark.slow
 def test_an_hour_with_failures_has_gaps_and_a_few_warnings(clock, monkeypatch, caplog):
     """A failed reading is missing, the others are recorded, and consecutive failures are one warning."""
     spells: dict[str, tuple[str, list[range], set[str]]] = {
@@ -431,6 +434,7 @@ def in_a_child(work: Callable[[], Any]) -> Any:
     return json.loads(children.in_a_child(lambda: json.dumps(work())))
 
 
+@pytest.mark.slow
 @forks
 def test_a_child_reads_its_own_memory():
     """The memory of a child is in its readings, and its peak starts at the fork."""
@@ -454,6 +458,7 @@ def test_a_child_reads_its_own_memory():
     assert last["process_peak_rss"] >= after["process_rss"]
 
 
+@pytest.mark.slow
 @forks
 def test_average_and_uptime_of_a_child_start_at_the_fork(clock):
     """Those of the parent continue."""
@@ -627,19 +632,21 @@ def test_an_interval_is_a_positive_number_of_seconds(interval):
     assert len(background_threads()) == before
 
 
-def test_monitoring_ends_with_the_monitor():
-    """Background monitoring ends with the last reference to its monitor."""
+@pytest.mark.slow
+def test_monitoring_runs_until_it_is_stopped():
+    """Background monitoring keeps its monitor, also if the program does not."""
     before, collector = set(background_threads()), Watched()
-    monitor = PsutilMonitor(collector)
-    monitor.start_resource_monitoring(3_600)
-    collector.wait(len(NAMES))
+    PsutilMonitor(collector).start_resource_monitoring(0.001)
+    for _ in range(3):
+        gc.collect()
+        collector.wait(len(NAMES))
     (thread,) = set(background_threads()) - before
-    del monitor
-    gc.collect()
-    thread.join(PATIENCE)
+    monitor = thread._target.__self__._work.__self__
+    monitor.stop_resource_monitoring()
     assert not thread.is_alive()
 
 
+@pytest.mark.slow
 def test_a_running_monitor_does_not_keep_the_program_alive():
     """A program that never stops its monitor exits."""
     code = (

@@ -128,6 +128,7 @@ def damage(index: Path, how: str, place: int) -> None:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(st.lists(STEPS, max_size=10))
 def test_answers_match_the_files(steps: list[tuple[str, Any, Any]]) -> None:

@@ -65,6 +65,7 @@ def test_the_newest_is_kept_at_any_age(tmp_path, clock):
     assert old.exists()
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=8), st.integers(1, 6))
 def test_size_is_bounded_and_the_oldest_are_removed_first(tmp_path_factory, kinds, room):

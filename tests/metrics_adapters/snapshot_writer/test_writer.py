@@ -363,6 +363,7 @@ except OutputError as error:
 """
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("keys", [100, 20_000])
 def test_a_full_disk_leaves_no_file_at_all(tmp_path: Path, keys: int) -> None:
@@ -411,6 +412,7 @@ sys.exit(repr(failed) if failed else 0)
 """
 
 
+@pytest.mark.slow
 def test_many_processes_and_threads_share_a_folder(tmp_path: Path) -> None:
     """Concurrent writes, even of the same run and time, give complete files, each once."""
     processes, threads, writes = 3, 3, 5
