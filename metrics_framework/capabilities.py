@@ -19,7 +19,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from metrics_framework.protocols import (
@@ -33,14 +33,12 @@ from metrics_framework.validation import plain_tags
 from metrics_framework.values import MetricUnit, MetricValue
 
 if TYPE_CHECKING:
+    from metrics_framework.error_types import FailureRule
     from metrics_framework.recording.engine import Distribution
-    from metrics_framework.recording.results import Failure, SeriesDistribution
+    from metrics_framework.recording.results import Failure, MetricReading, SeriesDistribution
     from metrics_framework.recording.state import MergeLaw
     from metrics_framework.recording.store import Store
-    from metrics_framework.recording.windows import Interval
-
-History = Sequence[tuple[datetime, datetime, dict[str, Any]]]
-"""Intervals, the oldest first: start, end and summary."""
+    from metrics_framework.recording.windows import History
 
 
 # -- any part --------------------------------------------------------------------------------------------
@@ -358,12 +356,11 @@ class IteratesMetrics(Protocol):
 class DistributionAggregator(Protocol):
     """An aggregator that knows the distributions behind its statistics. Snapshots ask."""
 
-    def get_distributions(self) -> Iterable[SeriesDistribution]:
-        """Return the distribution of each series of a histogram, timer or timed operation."""
-        ...
+    def read(self) -> Iterable[MetricReading]:
+        """Return each metric and both halves of each operation, with one reading of each of its series.
 
-    def get_distribution(self, name: str, *, operation: bool = False) -> Distribution:
-        """Return the merged distribution of all series of a metric or operation."""
+        A snapshot computes all statistics of a series from that reading, and keeps its distribution.
+        """
         ...
 
 
@@ -371,9 +368,9 @@ class DistributionAggregator(Protocol):
 class HistoryAggregator(Protocol):
     """An aggregator that divides a window into intervals. Dashboards ask, to draw lines.
 
-    Each method divides a time window into at most ``points`` intervals without gaps; 1 is the whole window.
-    An interval's summary has the keys of a summary of that window. A summary of outcomes has ``count``,
-    ``rate``, ``success_rate`` and ``failures`` by error type.
+    Each method returns a time window, and its parts: at most ``points`` intervals without gaps. Both have the
+    same records. The summary of each has the keys of a summary of that window. A summary of outcomes has
+    ``count``, ``rate``, ``success_rate`` and ``failures`` by error type.
     """
 
     def get_metric_history(self, metric_name: str, time_window: timedelta, points: int) -> History:
@@ -409,15 +406,23 @@ class StoreAggregator(SummariesByTag, IteratesMetrics, DistributionAggregator, H
         """The store."""
         ...
 
-    def get_metric_history(self, metric_name: str, time_window: timedelta, points: int) -> list[Interval]:
+    def get_distributions(self) -> list[SeriesDistribution]:
+        """Return the distribution of each series of a histogram, timer or timed operation."""
+        ...
+
+    def get_distribution(self, name: str, *, operation: bool = False) -> Distribution:
+        """Return the merged distribution of all series of a metric or operation."""
+        ...
+
+    def get_metric_history(self, metric_name: str, time_window: timedelta, points: int) -> History:
         """Return the history of a metric over all of its series."""
         ...
 
-    def get_timing_history(self, operation: str, time_window: timedelta, points: int) -> list[Interval]:
+    def get_timing_history(self, operation: str, time_window: timedelta, points: int) -> History:
         """Return the history of an operation's durations in milliseconds."""
         ...
 
-    def get_outcome_history(self, operation: str, time_window: timedelta, points: int) -> list[Interval]:
+    def get_outcome_history(self, operation: str, time_window: timedelta, points: int) -> History:
         """Return the history of an operation's outcomes."""
         ...
 
@@ -432,6 +437,16 @@ class HasCollector(Protocol):
     @property
     def collector(self) -> MetricCollector:
         """Records numbers."""
+        ...
+
+
+@runtime_checkable
+class HasFailureRule(Protocol):
+    """A system that decides which exceptions are failures. The instrumentation asks for it."""
+
+    @property
+    def failure_rule(self) -> FailureRule:
+        """Decides whether an operation that ends with an exception has failed."""
         ...
 
 

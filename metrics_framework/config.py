@@ -7,13 +7,15 @@ parsed and checked, the texts of errors, and the table in ``docs/configuration.m
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from metrics_framework.errors import ConfigurationError, InvalidInputError, nearest
+from metrics_framework.errors import ConfigurationError, InvalidInputError, nearest, reason_of
+from metrics_framework.validation import safe_repr, word_repr
 
 if TYPE_CHECKING:
     from metrics_framework.health import Thresholds
@@ -25,8 +27,10 @@ TOML_TABLE = "metrics_framework"
 VARIABLE_PREFIX = "METRICS_FRAMEWORK_"
 """The prefix of environment variables."""
 
-ENGINE_VARIABLES = frozenset(f"{VARIABLE_PREFIX}{name}" for name in ("PURE", "COMPILED", "DEBUG_CORE"))
-"""Environment variables of the recording engine, which are not configuration keys."""
+OTHER_VARIABLES = frozenset(
+    f"{VARIABLE_PREFIX}{name}" for name in ("PURE", "COMPILED", "DEBUG_CORE", "SHARED_KEY")
+)
+"""Environment variables of the recording engine and of worker processes, which are not configuration keys."""
 
 
 class ValueKind(NamedTuple):
@@ -51,7 +55,7 @@ class ConfigKey(NamedTuple):
         default: The default, for the documentation.
         meaning: The effect, for the documentation.
         at_start: Whether the key can be set only when a system is created.
-        secret: Whether values may contain secrets, so that errors hide URLs.
+        secret: Whether values may contain secrets, so that errors do not quote them.
     """
 
     kind: ValueKind
@@ -62,11 +66,15 @@ class ConfigKey(NamedTuple):
 
     def quoted(self, value: object) -> str:
         """Return a value for an error message."""
+        text = safe_repr(value)
         if not self.secret:
-            return repr(value)
-        from metrics_framework.export.endpoints import hide_urls
+            return text
+        from metrics_framework.export.endpoints import NAMES, quotable_scheme
 
-        return hide_urls(repr(value))
+        if isinstance(value, str):
+            return repr(f"{quotable_scheme(value)}{':…' if ':' in value else ''}")
+        words = re.findall(r"\w+", text)
+        return text if all(word in NAMES or len(word) == 1 for word in words) else "***"
 
 
 def _is_number(value: object, least: float, most: float) -> bool:
@@ -86,6 +94,13 @@ def _is_tags(value: object) -> bool:
 def _is_tables(value: object) -> bool:
     # Does not compare with `Rule`, which is slow to import: rules are parsed when a store is created.
     return isinstance(value, list | tuple) and not any(isinstance(table, str | int) for table in value)
+
+
+def _is_error_classes(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(
+        (isinstance(each, str) and each) or (isinstance(each, type) and issubclass(each, BaseException))
+        for each in value
+    )
 
 
 def _parse_tags(text: str) -> dict[str, str]:
@@ -120,6 +135,13 @@ def _parse_flag(text: str) -> bool:
     return flags[text.lower()]
 
 
+def _parse_shared(text: str) -> bool | str:
+    try:
+        return _parse_flag(text)
+    except ValueError:
+        return text
+
+
 def _parse_names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
@@ -135,8 +157,14 @@ _FLAG = ValueKind("true or false", lambda value: isinstance(value, bool), _parse
 _NAMES = ValueKind("a list of names", _is_names, _parse_names)
 _TEXT = ValueKind("a non-empty string", lambda value: isinstance(value, str) and value != "", str)
 _PATH = ValueKind("a path", lambda value: isinstance(value, str | os.PathLike) and str(value) != "", str)
+_SHARED = ValueKind(
+    "true, false or a folder",
+    lambda value: isinstance(value, bool | str | os.PathLike) and str(value) != "",
+    _parse_shared,
+)
 _TAGS = ValueKind("a table of strings, like service=shop", _is_tags, _parse_tags)
 _RULES = ValueKind("an array of tables (JSON in a variable)", _is_tables, _parse_tables)
+_ERRORS = ValueKind("a list of exceptions, like shop.errors.NotFound", _is_error_classes, _parse_names)
 _ON_ERROR = ValueKind('"raise" or "log"', lambda value: value in ("raise", "log"), str)
 
 
@@ -161,16 +189,21 @@ class Settings:
     )
     export_endpoints: list[str] | None = field(
         default=None,
+        repr=False,
         metadata=_key(
             _NAMES, "", "Names and URLs of the [endpoints](exporting.md) to export to.", secret=True
         ),
     )
     export_timeout: float | None = field(
         default=None,
-        metadata=_key(_POSITIVE, "30", "Time-out of an export of `export_metrics_async`, in seconds."),
+        metadata=_key(_POSITIVE, "30", "Time limit of an export to an output, in seconds."),
+    )
+    shutdown_timeout: float | None = field(
+        default=None, metadata=_key(_POSITIVE, "5", "Time limit of `shutdown_metrics`, in seconds.")
     )
     prometheus_target: str | os.PathLike[str] | None = field(
         default=None,
+        repr=False,
         metadata=_key(
             _PATH,
             "`metrics.prom`",
@@ -204,13 +237,29 @@ class Settings:
         default=None, metadata=_key(_WHOLE, "200", "Maximum number of custom keys of a snapshot.")
     )
     healthy_error_rate: float | None = field(
-        default=None, metadata=_key(_SHARE, "0.05", "Maximum share of failures of a healthy system.")
+        default=None, metadata=_key(_SHARE, "0.5", "Maximum share of failures of a healthy system.")
+    )
+    healthy_min_operations: int | None = field(
+        default=None,
+        metadata=_key(_WHOLE, "20", "Number of operations below which failures do not matter."),
+    )
+    healthy_operations: list[str] | None = field(
+        default=None,
+        metadata=_key(_NAMES, "all", "Patterns, like `http.server.*`, of the operations that count."),
+    )
+    healthy_ignored_errors: list[str] | None = field(
+        default=None,
+        metadata=_key(
+            _NAMES,
+            "`cancelled`, `client_disconnect`, `unhealthy`, `4[0-9][0-9]`",
+            "Patterns of the error types that do not count.",
+        ),
     )
     healthy_memory_percent: float | None = field(
-        default=None, metadata=_key(_PERCENT, "95", "Maximum memory usage of a healthy machine.")
+        default=None, metadata=_key(_PERCENT, "95", "Maximum memory usage of the container or machine.")
     )
     healthy_cpu_percent: float | None = field(
-        default=None, metadata=_key(_PERCENT, "", "Maximum CPU usage of a healthy machine.")
+        default=None, metadata=_key(_PERCENT, "", "Maximum CPU usage of the container or machine.")
     )
     healthy_window: float | None = field(
         default=None, metadata=_key(_POSITIVE, "300", "Window of the error rate, in seconds.")
@@ -234,6 +283,24 @@ class Settings:
             _RULES, "", "Rules that change or drop names and tags before they are recorded.", at_start=True
         ),
     )
+    ignore: list[str | type[BaseException]] | None = field(
+        default=None,
+        metadata=_key(
+            _ERRORS,
+            "",
+            "Exceptions that are successes of [measured](recording.md#measure) operations.",
+            at_start=True,
+        ),
+    )
+    failures: list[str | type[BaseException]] | None = field(
+        default=None,
+        metadata=_key(
+            _ERRORS,
+            "",
+            "Exceptions that are failures although `ignore` or the default exempts them.",
+            at_start=True,
+        ),
+    )
     on_error: str | None = field(
         default=None,
         metadata=_key(
@@ -243,6 +310,15 @@ class Settings:
     expire_after: float | None = field(
         default=None,
         metadata=_key(_POSITIVE, "", "Seconds after which an idle series is removed.", at_start=True),
+    )
+    shared: bool | str | os.PathLike[str] | None = field(
+        default=None,
+        metadata=_key(
+            _SHARED,
+            "false",
+            "Whether [all workers](multiprocess.md) share their numbers, or the folder for that.",
+            at_start=True,
+        ),
     )
     max_series_per_name: int | None = field(
         default=None,
@@ -307,6 +383,9 @@ class Settings:
             "memory_percent": self.healthy_memory_percent,
             "cpu_percent": self.healthy_cpu_percent,
             "window": None if self.healthy_window is None else timedelta(seconds=self.healthy_window),
+            "min_operations": self.healthy_min_operations,
+            "operations": self.healthy_operations,
+            "ignored_errors": self.healthy_ignored_errors,
         }
         return replace(before, **{name: limit for name, limit in given.items() if limit is not None})
 
@@ -323,7 +402,7 @@ class Settings:
         urls["snapshot_writer"] = f"snapshot:{quote(folder)}{'?' if query else ''}{query}"
         if self.prometheus_target is not None:
             target = os.fspath(self.prometheus_target)
-            urls["prometheus"] = target if "://" in target else f"textfile:{quote(target)}"
+            urls["prometheus"] = target if _is_url(target) else f"textfile:{quote(target)}"
         return urls
 
     def endpoints(self) -> dict[str, str]:
@@ -332,6 +411,15 @@ class Settings:
             return {}
         urls = self.urls()
         return {endpoint: urls.get(endpoint, endpoint) for endpoint in self.export_endpoints}
+
+    def error_classes(self, key: str) -> list[type[BaseException]]:
+        """Import and return the exceptions of the key ``ignore`` or ``failures``.
+
+        Raises:
+            ConfigurationError: If one cannot be imported, or is not a class of exceptions.
+        """
+        given: list[str | type[BaseException]] = getattr(self, key) or []
+        return [_error_class(key, each) if isinstance(each, str) else each for each in given]
 
     def store(self) -> Store:
         """Create the store of a new system."""
@@ -359,10 +447,12 @@ KEYS: Mapping[str, ConfigKey] = {setting.name: setting.metadata["key"] for setti
 def _checked(config: Mapping[str, Any], source: str = "") -> dict[str, Any]:
     """Check all keys and return those that have a value; errors begin with ``source``."""
     if not isinstance(config, Mapping):
-        raise ConfigurationError(f"{source}{config!r} is not a mapping of keys to values")
+        raise ConfigurationError(f"{source}{word_repr(config)} is not a mapping of keys to values")
     for key, value in config.items():
         if key not in KEYS:
-            raise ConfigurationError(f"{source}unknown configuration key {key!r}.{nearest(str(key), KEYS)}")
+            raise ConfigurationError(
+                f"{source}unknown configuration key {safe_repr(key)}.{nearest(str(key), KEYS)}"
+            )
         kind = KEYS[key].kind
         if value is not None and not kind.is_valid(value):
             quoted = KEYS[key].quoted(value)
@@ -373,9 +463,14 @@ def _checked(config: Mapping[str, Any], source: str = "") -> dict[str, Any]:
 
 
 def _check_endpoints(config: Mapping[str, Any], source: str) -> None:
-    endpoints = [("export_endpoints: ", name) for name in config.get("export_endpoints") or ()]
+    names = config.get("export_endpoints") or ()
+    # Errors do not quote an endpoint, so they state which of several it is.
+    endpoints = [
+        (f"export_endpoints{f'[{index}]' if len(names) > 1 else ''}: ", name)
+        for index, name in enumerate(names)
+    ]
     target = config.get("prometheus_target")
-    if target is not None and "://" in os.fspath(target):
+    if target is not None and _is_url(os.fspath(target)):
         endpoints.append(("prometheus_target: ", os.fspath(target)))
     for key, endpoint in endpoints:
         from metrics_framework.export.endpoints import make_endpoint
@@ -384,6 +479,27 @@ def _check_endpoints(config: Mapping[str, Any], source: str) -> None:
             make_endpoint(endpoint)  # sends nothing
         except InvalidInputError as error:
             raise ConfigurationError(f"{source}{key}{error}") from None
+
+
+def _is_url(target: str) -> bool:
+    """Return whether a target is a URL, also a mistyped one, instead of the path of a file."""
+    scheme = re.match(r"[A-Za-z][A-Za-z0-9._]*(:|\+[a-z]+)", target)
+    return "://" in target or (scheme is not None and len(scheme[0]) > 2)  # two characters are a drive
+
+
+def _error_class(key: str, path: str) -> type[BaseException]:
+    from pkgutil import resolve_name
+
+    try:
+        found = resolve_name(path if "." in path else f"builtins.{path}")
+    except Exception as error:  # the module may raise anything
+        raise ConfigurationError(
+            f"{key}: {path!r} cannot be imported: {safe_repr(error)}; pass the path of a class, like"
+            " 'shop.errors.NotFound'"
+        ) from error
+    if not isinstance(found, type) or not issubclass(found, BaseException):
+        raise ConfigurationError(f"{key}: {path!r} is {safe_repr(found)}, which is not a class of exceptions")
+    return found
 
 
 def _parsed_rules(tables: Iterable[Mapping[str, Any] | Rule]) -> list[Rule]:
@@ -399,7 +515,9 @@ def _read_environ(environ: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     known = {f"{VARIABLE_PREFIX}{key.upper()}": key for key in KEYS}
     for variable, text in environ.items():
-        if not variable.startswith(VARIABLE_PREFIX) or variable in ENGINE_VARIABLES:
+        if not variable.startswith(VARIABLE_PREFIX) or variable in OTHER_VARIABLES:
+            continue
+        if variable not in known and _is_of_kubernetes(variable, text):
             continue
         if variable not in known:
             raise ConfigurationError(f"unknown environment variable {variable!r}.{nearest(variable, known)}")
@@ -407,7 +525,7 @@ def _read_environ(environ: Mapping[str, str]) -> dict[str, Any]:
         kind = KEYS[key].kind
         try:
             value = kind.parse(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
         if not kind.is_valid(value):
             raise ConfigurationError(f"{variable}={KEYS[key].quoted(text)} is not {kind.description}")
@@ -415,16 +533,39 @@ def _read_environ(environ: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
+_KUBERNETES = re.compile(
+    r"(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)", re.ASCII
+)
+
+
+def _is_of_kubernetes(variable: str, text: str) -> bool:
+    """Return whether Kubernetes sets a variable in each container for a service of our name."""
+    name = variable.removeprefix(VARIABLE_PREFIX)
+    is_address = name.endswith("PORT") and re.match("(tcp|udp|sctp)://", text) is not None
+    return is_address or _KUBERNETES.fullmatch(name) is not None
+
+
+MAX_FILE_BYTES = 1 << 20
+"""The size of a configuration file."""
+
+
 def _read_file(path: Path) -> Any:
     import tomllib  # slow to import
 
+    from metrics_framework.runtime.atomic_files import read_file
+
     try:
-        with path.open("rb") as file:
-            document = tomllib.load(file)
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {str(path)!r}: {error.strerror}") from error
-    except ValueError as error:  # invalid TOML or UTF-8
+        content = read_file(path, MAX_FILE_BYTES)
+    except (OSError, ValueError) as error:  # ValueError: the path contains a null character
+        raise ConfigurationError(f"cannot read {str(path)!r}: {reason_of(error)}") from error
+    try:
+        document = tomllib.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{str(path)!r} is not valid TOML: save it as UTF-8") from error
+    except ValueError as error:
         raise ConfigurationError(f"{str(path)!r} is not valid TOML: {error}") from error
+    except RecursionError:
+        raise ConfigurationError(f"{str(path)!r} is not valid TOML: it is nested too deeply") from None
     place = f"tool.{TOML_TABLE}" if path.name == "pyproject.toml" else TOML_TABLE
     for name in place.split("."):
         if not isinstance(document, Mapping) or name not in document:

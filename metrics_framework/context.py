@@ -6,14 +6,25 @@ creator, and a plain thread starts with an empty one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from metrics_framework.error_types import ErrorClasses
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.plugins import load_adapter
+from metrics_framework.protocols import (
+    MetricCollector,
+    MetricsAggregator,
+    PerformanceTimer,
+    ResourceMonitor,
+    SuccessFailureTracker,
+)
 from metrics_framework.system import AnySystem, MetricsSystem
+
+if TYPE_CHECKING:
+    from metrics_framework.measure import Measurement
 
 S = TypeVar("S", bound=AnySystem)
 _Use = tuple[AnySystem]
@@ -24,6 +35,9 @@ _NULL_SYSTEM: dict[str, AnySystem] = {}
 
 def current() -> AnySystem:
     """Return the current system; outside of any `use` block, a system that discards all records.
+
+    A function that is decorated with ``@current().measure(…)`` outside of any `use` block, as at the top of a
+    module, looks up the current system at each call.
 
     Example:
         >>> current().collector.increment("orders")
@@ -68,12 +82,40 @@ def use(system: S) -> Iterator[S]:
         _IN_USE.set(remaining)
 
 
+class _NullSystem(
+    MetricsSystem[
+        MetricCollector, PerformanceTimer, SuccessFailureTracker, ResourceMonitor, MetricsAggregator
+    ]
+):
+    """Discards all records. Functions that it decorates are measured by the current system of each call."""
+
+    def measure(
+        self,
+        operation: str,
+        tags: Mapping[str, str] | None = None,
+        *,
+        ignore: ErrorClasses = (),
+        failures: ErrorClasses = (),
+    ) -> Measurement:
+        from metrics_framework.measure import DeferredMeasurement  # slow to import
+
+        plain = super().measure(operation, tags, ignore=ignore, failures=failures)
+
+        def measure_current() -> Measurement:
+            system = current()
+            if system is self:
+                return plain._again()
+            return system.measure(operation, plain._given, ignore=ignore, failures=failures)
+
+        return DeferredMeasurement(plain._meter, operation, plain._given, measure_current)
+
+
 def _null_system() -> AnySystem:
     if "system" not in _NULL_SYSTEM:
         # If two threads create one at the same time, both get the same one.
         _NULL_SYSTEM.setdefault(
             "system",
-            MetricsSystem(
+            _NullSystem(
                 collector=load_adapter("null.collector")(),
                 timer=load_adapter("null.timer")(),
                 tracker=load_adapter("null.tracker")(),

@@ -25,6 +25,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+MAX_MISSPELLED = 200
+"""The length up to which a name is compared with similar ones."""
+
 
 class MetricsError(Exception):
     """The root of the tree."""
@@ -109,6 +112,11 @@ class MissingExtraError(MetricsError, ImportError):
         return (type(self), (self.feature, self.extra, self.package))
 
 
+def reason_of(error: Exception) -> str:
+    """Return why a call of the system failed, without the number and the path that an `OSError` adds."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a suggestion for a name that does not exist, to append to an error message.
 
@@ -124,7 +132,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return " There are none yet."
     from difflib import get_close_matches  # slow to import
 
-    close = get_close_matches(name, names, n=3, cutoff=0.5)
+    # The time is quadratic in the length of the name.
+    close = get_close_matches(name, names, n=3, cutoff=0.5) if len(name) <= MAX_MISSPELLED else []
     if close:
         return f" Did you mean {' or '.join(map(repr, close))}?"
     listed = ", ".join(map(repr, names[:10]))

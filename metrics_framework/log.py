@@ -8,8 +8,10 @@ output, which would corrupt a pipe. If the application's logging raises, the eve
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 from typing import Any, TypeVar
 
 from metrics_framework.validation import safe_repr
@@ -20,8 +22,13 @@ MAX_LOGGED_ONCE = 1_000
 """How many different events a `LogOnce` logs."""
 
 
+_dropped = count(1)
+
+
 def log_event(level: str, event: str, **fields: Any) -> None:
     """Log one event. An exception of the application's logging costs one line on standard error.
+
+    The line has the number of the events that were dropped so far.
 
     Args:
         level: ``"debug"``, ``"info"``, ``"warning"`` or ``"error"``.
@@ -29,11 +36,30 @@ def log_event(level: str, event: str, **fields: Any) -> None:
         **fields: Its details.
     """
     try:
-        getattr(_logger(), level)(event, **fields)
+        if _is_logged(level):
+            getattr(_logger(), level)(event, **fields)
     except Exception as error:  # noqa: BLE001 - a handler or processor may raise anything
         with suppress(Exception):  # standard error may be closed or missing
-            line = f"metrics_framework: logging raised {safe_repr(error)}, dropped the {level} {event!r}"
+            line = (
+                f"metrics_framework: logging raised {safe_repr(error)}, dropped the {level} {event!r};"
+                f" dropped so far: {next(_dropped)}"
+            )
             sys.stderr.write(" ".join(line.splitlines()) + "\n")
+
+
+def prepare() -> None:
+    """Import what the first event needs, so that it is logged at once."""
+    with suppress(Exception):
+        _logger()
+
+
+def _is_logged(level: str) -> bool:
+    """Return whether the level is enabled, or an application that has imported structlog decides that."""
+    import logging
+
+    return "structlog" in sys.modules or logging.getLogger("metrics_framework").isEnabledFor(
+        getattr(logging, level.upper())
+    )
 
 
 def _logger() -> Any:
@@ -51,6 +77,15 @@ def _logger() -> Any:
         ],
         wrapper_class=structlog.stdlib.BoundLogger,
     )
+
+
+def raise_interrupt(error: BaseException) -> None:
+    """Raise a `KeyboardInterrupt` of the main thread: Ctrl-C is meant for the program, not for a collector.
+
+    `SystemExit` and any other exception of code that collects is a failure of that code only.
+    """
+    if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+        raise error
 
 
 class LogOnce:

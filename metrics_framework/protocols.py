@@ -187,7 +187,8 @@ class PerformanceTimer(Protocol):
 
         Returns:
             ``count``, ``sum``, ``avg``, ``min``, ``max``, ``stddev``, ``p50``, ``p90``, ``p95``, ``p99``
-            in milliseconds, ``rate`` per second, and the ``seconds`` that the summary covers.
+            in milliseconds, ``rate`` per second, and the ``seconds`` that the summary covers. ``failures`` is
+            the number of durations that ended in failure; a backend that cannot know it leaves it out.
 
         Raises:
             UnknownMetricError: If the operation was never timed.

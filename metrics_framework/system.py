@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeAlias
+from weakref import WeakSet
 
 from typing_extensions import TypeVar, get_protocol_members
 
@@ -21,11 +23,14 @@ from metrics_framework.capabilities import (
     with_tags,
 )
 from metrics_framework.clock import SYSTEM_CLOCK, Clock, utc
+from metrics_framework.error_types import ErrorClasses, FailureRule
 from metrics_framework.errors import ClosedError, InvalidInputError
-from metrics_framework.export.exporter import DEFAULT_EXPORT_TIMEOUT_SECONDS, Outputs
+from metrics_framework.export.exporter import DEFAULT_SHUTDOWN_TIMEOUT_SECONDS, Outputs
 from metrics_framework.export.outputs import (
     DistributionOutput,
     FullSnapshot,
+    IncrementalOutput,
+    LocalOutput,
     Output,
     SnapshotOutput,
     SystemOutput,
@@ -40,18 +45,30 @@ from metrics_framework.protocols import (
     ResourceMonitor,
     SuccessFailureTracker,
 )
+from metrics_framework.runtime.deadline import Deadline, keeping, run_within_deadline
 from metrics_framework.snapshots import Environment, PerformanceSnapshot, SnapshotBuilder, SnapshotMetadata
 from metrics_framework.snapshots.build import MAX_CUSTOM, BuildReport
-from metrics_framework.snapshots.provenance import Provenance, find_provenance
+from metrics_framework.snapshots.provenance import Provenance, find_provenance, machine_tags
+from metrics_framework.snapshots.rules import MAX_TAGS
+from metrics_framework.validation import check_seconds
 from metrics_framework.values import MetricValue
 
 if TYPE_CHECKING:
     from metrics_framework.config import Settings
     from metrics_framework.measure import Measurement
+    from metrics_framework.processes.worker import WorkerProcess
     from metrics_framework.recording import Rule, Store
     from metrics_framework.streams import Deltas, Subscription
 
-__all__ = ["AnySystem", "DistributionOutput", "MetricsSystem", "SnapshotOutput", "SystemOutput"]
+__all__ = [
+    "AnySystem",
+    "DistributionOutput",
+    "IncrementalOutput",
+    "LocalOutput",
+    "MetricsSystem",
+    "SnapshotOutput",
+    "SystemOutput",
+]
 
 
 RESOURCES_DEADLINE = 10.0
@@ -89,11 +106,17 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
         tags: Constant tags, such as the service's name. Every query adds them to each metric, and a snapshot
             has them in its metadata.
         rules: Change or drop recorded names and tags, in this order.
+        ignore: Exceptions that do not count as failures of measured operations; see `measure`. They also hold
+            for measured requests, tasks and clients.
+        failures: Exceptions that are failures although ``ignore`` or the default exempts them.
         thresholds: The limits of a healthy system.
         shutdown_on_exit: Whether to shut down at the interpreter's exit, also after an uncaught exception;
             `os._exit` and a crash bypass it.
         shutdown_on_sigterm: Whether to shut down on SIGTERM. The signal is then passed to the previous
             handler, or ends the process. An ignored SIGTERM stays ignored. Only in the main thread.
+        shutdown_timeout: The time limit of `shutdown_metrics` in seconds.
+        shared: Whether all worker processes of this service share their numbers, so that each of them answers
+            for all: true, or the folder for their files. See ``docs/multiprocess.md``.
         clock: The source of time; the store's clock by default.
 
     Attributes:
@@ -106,10 +129,11 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
 
     Raises:
         InvalidInputError: If a part lacks a method of its Protocol, parts have different stores,
-            ``custom_metrics`` is a string, or SIGTERM cannot be handled here.
+            ``custom_metrics`` is a string, SIGTERM cannot be handled here, or numbers cannot be shared.
 
     Only the process that created the system writes its final snapshot; a forked child does not. A child also
-    does no work at an interval until it configures a ``collection_interval`` itself.
+    does no work at an interval until it configures a ``collection_interval`` itself. With ``shared``, one
+    process does both for all.
 
     Example:
         >>> with MetricsSystem() as metrics:
@@ -133,11 +157,16 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
         max_custom: int = MAX_CUSTOM,
         tags: Mapping[str, str] | None = None,
         rules: Iterable[Rule] = (),
+        ignore: ErrorClasses = (),
+        failures: ErrorClasses = (),
         thresholds: Thresholds = DEFAULT_THRESHOLDS,
         shutdown_on_exit: bool = False,
         shutdown_on_sigterm: bool = False,
+        shutdown_timeout: float = DEFAULT_SHUTDOWN_TIMEOUT_SECONDS,
+        shared: bool | str | os.PathLike[str] = False,
         clock: Clock | None = None,
     ) -> None:
+        check_seconds("shutdown_timeout", shutdown_timeout)
         given = {"collector": collector, "timer": timer, "tracker": tracker, "aggregator": aggregator}
         self._store = _shared_store(given, clock, tags, rules)
         self._clock = clock = clock or (self._store.clock if self._store else SYSTEM_CLOCK)
@@ -152,7 +181,7 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
         self.resource_monitor: Final[MonitorT_co] = _part(
             resource_monitor, ResourceMonitor, "resources", self.collector, clock
         )
-        self._outputs = Outputs(self, outputs, clock)
+        self._shutdown_timeout = shutdown_timeout
         self._latency_metric = latency_metric
         if isinstance(custom_metrics, str):
             raise InvalidInputError(
@@ -168,10 +197,14 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
         self._start_ns = clock.monotonic_ns()
         self._provenance: Provenance | None = None
         self._measure: partial[Measurement] | None = None
+        self.failure_rule = FailureRule(ignore, failures)
+        self._is_entered = False
+        self._records_at_end = 0
         self._settings: Settings | None = None
         self._isolation = Isolation()
         # One set for all calls, so that a reading that keeps failing is logged once.
-        self._record_resources = partial(record_resources, self.resource_monitor, self.collector, set())
+        self._failing_resources: set[str] = set()
+        self._worker: WorkerProcess | None = None
 
         # Slow to import; a program that only imports the Protocols does not need them.
         from metrics_framework.callbacks import GaugeCallbacks
@@ -180,6 +213,7 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
         from metrics_framework.runtime.shutdown import Shutdown
         from metrics_framework.streams import publisher_of
 
+        self._outputs = Outputs(self, outputs, clock)
         self.callbacks: Final = GaugeCallbacks(self.collector, clock=clock)
         self._resources = Callback("resources", self._record_resources, RESOURCES_DEADLINE, is_recorded=False)
         self._collection = IntervalCollection(
@@ -191,7 +225,14 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
         )
         self._publisher = publisher_of(self.aggregator)
         self._shutdown = Shutdown(self._end, self._begin_in_child)
+        _open_systems.add(self)
         self._shutdown.watch(on_exit=shutdown_on_exit, on_sigterm=shutdown_on_sigterm)
+        if shared is not False:
+            from metrics_framework.processes.worker import share
+
+            # Nothing after this raises: the files of a worker belong to its system.
+            self._worker = self._collection.worker = share(self._store, shared, self._outputs.start_threads)
+            self._shutdown.watch()  # again: the exit calls this before the end of the worker
         for part in given.values():
             if isinstance(part, JoinsSystem):
                 part.join_system(self)
@@ -226,19 +267,37 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
         from metrics_framework.config import Settings  # slow to import
 
         settings = Settings.load(config or {}, file, environ)
-        system = cls(collector=load_adapter("in_memory.collector")(settings.store()))
+        system = cls(
+            collector=load_adapter("in_memory.collector")(settings.store()),
+            shared=settings.shared or False,
+            ignore=settings.error_classes("ignore"),
+            failures=settings.error_classes("failures"),
+        )
         system._apply(settings)
         return system
 
-    def measure(self, operation: str, tags: Mapping[str, str] | None = None) -> Measurement:
+    def measure(
+        self,
+        operation: str,
+        tags: Mapping[str, str] | None = None,
+        *,
+        ignore: ErrorClasses = (),
+        failures: ErrorClasses = (),
+    ) -> Measurement:
         """Measure the duration and the outcome of a block or a function.
 
         The result is a context manager, sync and async, and a decorator for functions, coroutines,
         generators and async generators.
 
+        An exception is a failure, except `SystemExit` with the code 0 or ``None`` and `GeneratorExit`, which
+        are successes, and a cancellation, which is not counted: only its duration is recorded. ``failures``
+        and ``ignore`` change this, those given here before those of the system.
+
         Args:
             operation: The name of the operation in the timer and the tracker.
             tags: The tags of its series; `Measurement.tag` adds more before the end.
+            ignore: Exceptions that count as successes, such as ``(NotFound,)``. They still propagate.
+            failures: Exceptions that count as failures. They take precedence over ``ignore``.
 
         Raises:
             InvalidInputError: If an argument is invalid.
@@ -251,9 +310,14 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
             1
         """
         if self._measure is None:
+            self._warn_after_end("measure")
             from metrics_framework.measure import Measurement, meter_of  # slow to import
 
-            self._measure = partial(Measurement, meter_of(self.timer, self.tracker, self._clock))
+            meter = meter_of(self.timer, self.tracker, self._clock, self._store, self.failure_rule)
+            self._measure = partial(Measurement, meter)
+        if ignore or failures:
+            create, (meter,) = self._measure.func, self._measure.args
+            return create(meter.with_rule(FailureRule(ignore, failures, self.failure_rule)), operation, tags)
         return self._measure(operation, tags)
 
     def with_tags(self, tags: Mapping[str, str]) -> MetricCollector:
@@ -271,13 +335,20 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
     # -- lifecycle -------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
+        self._check_open()
+        if self._is_entered:
+            raise InvalidInputError(
+                "this MetricsSystem is in a with block already, whose end shuts it down: use it there, and"
+                " create another MetricsSystem for another with block"
+            )
+        self._is_entered = True
         return self
 
     def __exit__(self, *error: object) -> None:
         self.shutdown_metrics()
 
     async def __aenter__(self) -> Self:
-        return self
+        return self.__enter__()
 
     async def __aexit__(self, *error: object) -> None:
         import asyncio  # slow to import
@@ -304,8 +375,7 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
         from metrics_framework.runtime.shutdown import check_sigterm
 
         with self._shutdown.lock:
-            if self._shutdown.begun:
-                raise ClosedError("this MetricsSystem is shut down: create a new one")
+            self._check_open()
             # First all steps that can fail, then those that have an effect.
             if settings.shutdown_on_sigterm:
                 check_sigterm()
@@ -314,6 +384,8 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
             outputs = self._outputs.prepare(every.endpoints())
             self._settings = every
             self._outputs.configure(outputs)
+            self._outputs.timeout = settings.export_timeout or self._outputs.timeout
+            self._shutdown_timeout = settings.shutdown_timeout or self._shutdown_timeout
             if (
                 settings.retention is not None and self._store is not None
             ):  # parts without a store have their own retention
@@ -325,23 +397,74 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
             self._thresholds = settings.thresholds(self._thresholds)
             self._shutdown.watch(on_exit=settings.shutdown_on_exit, on_sigterm=settings.shutdown_on_sigterm)
             if settings.collection_interval is not None:
+                if self._shutdown.is_inherited:
+                    self._shutdown.adopt()
+                    self._outputs.start_threads()
                 self._collection.start(settings.collection_interval)
 
     def shutdown_metrics(self) -> None:
-        """Stop background work, end streams, and write the final output.
+        """Stop background work, end streams, and write all outputs for the last time, at the same time.
 
-        Repeated calls do nothing, except to wait for a call in another thread.
+        It returns within ``shutdown_timeout``, 5 seconds by default, whatever the outputs do. The log and
+        `export_failures` name the outputs that could not be written. Repeated calls do nothing, except to
+        wait for a call in another thread.
         """
+        if self._shutdown.is_inherited and not self._shutdown.begun:
+            log_event(
+                "warning",
+                "a forked child does not shut down the MetricsSystem of its parent",
+                remedy="create a MetricsSystem in the child, or call initialize_metrics there with a"
+                " collection_interval",
+            )
         self._shutdown.run()
 
-    def _end(self) -> None:
-        self._collection.stop()
-        self.callbacks.close()
-        self._publisher.close()
-        # The system does not start it, but the application may have.
-        isolation = Isolation()
-        isolation.call("resource monitoring not stopped", self.resource_monitor.stop_resource_monitoring)
-        self._outputs.write_final(self._final_snapshot, isolation)
+    def _end(self) -> Callable[[], None]:
+        # The rest of the time is for the log of what could not be written.
+        deadline = Deadline(0.95 * self._shutdown_timeout, is_final=True)
+        with keeping(deadline):
+            # Code of the application can block this part, which must leave enough time to the outputs.
+            with keeping(Deadline(0.2 * self._shutdown_timeout)):
+                self._collection.stop()
+                self.callbacks.close()
+                self._publisher.close()
+                # The system does not start it, but the application may have.
+                stop = self.resource_monitor.stop_resource_monitoring
+                self._isolation.call(
+                    "resource monitoring not stopped", lambda: run_within_deadline(stop, "metrics-stop")
+                )
+            is_last = self._worker is None or self._worker.leave()
+            finish_outputs = self._outputs.begin_final(self._final_snapshot, deadline, is_last=is_last)
+
+        def finish() -> None:
+            finish_outputs()
+            if self._worker is not None:
+                self._worker.end()
+            self._measure = None
+            self._records_at_end = 0 if self._store is None else self._store.recorded
+            _open_systems.discard(self)
+            _ended_systems.add(self)
+
+        return finish
+
+    def _warn_after_end(self, use: str | None = None) -> None:
+        """Log once that this system is used, or was recorded into, after its shutdown."""
+        if self not in _ended_systems:
+            return
+        if self._store is not None and self._store.recorded > self._records_at_end:
+            use = "recording"
+        if use is None or any(system._store is self._store for system in list(_open_systems)):
+            return
+        _ended_systems.discard(self)
+        log_event(
+            "warning",
+            "a MetricsSystem is used after its shutdown",
+            use=use,
+            remedy="call shutdown_metrics() last: nothing is exported any more",
+        )
+
+    def _check_open(self) -> None:
+        if self._shutdown.begun:
+            raise ClosedError("this MetricsSystem is shut down: create a new one")
 
     def take_over(self, other: AnySystem) -> None:
         """Take over the outputs of another system on the same store, and shut it down.
@@ -365,38 +488,84 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
         self._collection.begin_in_child()
         self._publisher.reset_in_child()
         self._start_ns = self._clock.monotonic_ns()
+        if self._worker is not None and not self._shutdown.begun:
+            self._shutdown.adopt()
+
+    def _record_resources(self) -> None:
+        worker = self._worker
+        record_resources(
+            self.resource_monitor,
+            self.collector,
+            self._failing_resources,
+            worker=None if worker is None else worker.number,
+            reads_machine=worker is None or worker.is_elected,
+        )
 
     # -- snapshots, health and dashboards --------------------------------------------------------------
 
     def snapshot(
-        self, *, environment: Environment | str | None = None, tags: Mapping[str, str] | None = None
+        self,
+        *,
+        environment: Environment | str | None = None,
+        tags: Mapping[str, str] | None = None,
+        commit: str | None = None,
+        branch: str | None = None,
     ) -> PerformanceSnapshot:
         """Return a v1 performance snapshot of everything since the start. Omissions are logged.
 
         Args:
             environment: The environment of the run; detected by default.
-            tags: The context of the run. At most 48: the latency's timer and the sidecar of a
-                `SnapshotWriter` add two more. With 49 there is no sidecar.
+            tags: The context of the run. At most 46: the latency's timer, the sidecar of a `SnapshotWriter`,
+                the date of the commit and the head of a pull request add four more. With more tags, the last
+                of these are left out.
+            commit: The measured commit; by default HEAD of the working tree in the current folder.
+            branch: The measured branch; by default the one that is checked out.
 
         Raises:
             SnapshotError: If nothing was measured, or a tag is invalid in the schema.
         """
-        snapshot, report = self.build_snapshot(environment=environment, tags=tags)
+        snapshot, report = self.build_snapshot(
+            environment=environment, tags=tags, commit=commit, branch=branch
+        )
         _log_omissions(report)
         return snapshot
 
     def build_snapshot(
-        self, *, environment: Environment | str | None = None, tags: Mapping[str, str] | None = None
+        self,
+        *,
+        environment: Environment | str | None = None,
+        tags: Mapping[str, str] | None = None,
+        commit: str | None = None,
+        branch: str | None = None,
+        provenance: Provenance | None = None,
     ) -> tuple[PerformanceSnapshot, BuildReport]:
-        """Return a snapshot like `snapshot`, and a report of the omissions."""
-        # The running code does not change, so its provenance is looked up once.
-        self._provenance = self._provenance or find_provenance()
+        """Return a snapshot like `snapshot`, and a report of the omissions.
+
+        Args:
+            environment: As for `snapshot`.
+            tags: As for `snapshot`.
+            commit: As for `snapshot`.
+            branch: As for `snapshot`.
+            provenance: The provenance of the run, if it is known already. Looking it up starts git.
+        """
+        self._warn_after_end("snapshot")
+        if commit is not None or branch is not None:
+            provenance = find_provenance(commit=commit, branch=branch)
+        elif provenance is None:
+            # The running code does not change, so its provenance is looked up once.
+            provenance = self._provenance = self._provenance or find_provenance()
+        all_tags = dict(tags or {})
+        room = MAX_TAGS - 2 - len({*all_tags, *(self._store.tags if self._store else ())})
+        for tag, text in {**provenance.tags(), **machine_tags()}.items():
+            if room > 0 and tag not in all_tags:
+                all_tags[tag] = text
+                room -= 1
         metadata = SnapshotMetadata(
-            commit=self._provenance.commit,
-            branch=self._provenance.branch,
+            commit=provenance.commit,
+            branch=provenance.branch,
             timestamp=utc(self._clock),
-            environment=Environment(environment or self._provenance.environment),
-            tags=dict(tags or {}),
+            environment=Environment(environment or provenance.environment),
+            tags=all_tags,
         )
         return SnapshotBuilder(
             timer=self.timer,
@@ -421,8 +590,10 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
 
     def get_system_health(self) -> dict[str, bool | float | int]:
         """Return the health of the system; see `metrics_framework.health.HealthCheck.read`."""
+        self._warn_after_end("get_system_health")
         uptime_seconds = self._uptime_seconds()
-        overhead = self._collection.cpu_ns / 1e7 / uptime_seconds if uptime_seconds > 0 else 0.0
+        cpu_ns = self._collection.cpu_ns + self._outputs.cpu_ns
+        overhead = cpu_ns / 1e7 / uptime_seconds if uptime_seconds > 0 else 0.0
         return HealthCheck(
             thresholds=self._thresholds,
             monitor=self.resource_monitor,
@@ -435,6 +606,8 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
     def create_dashboard_data(self, dashboard_type: str = "overview") -> dict[str, Any]:
         """Return the panels of a dashboard; see `metrics_framework.dashboard.create_dashboard`."""
         from metrics_framework.dashboard import WINDOW, create_dashboard  # slow to import
+
+        self._warn_after_end("create_dashboard_data")
 
         return create_dashboard(
             dashboard_type,
@@ -455,6 +628,7 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
         Blocking calls run in other threads, async callbacks on this event loop, of asyncio or trio. Each has
         a deadline: callbacks their own, resources 10 seconds.
         """
+        self._check_open()
         await self.callbacks.collect_async(beside=[self._resources])
 
     async def export_metrics_async(self, endpoints: list[str]) -> dict[str, bool]:
@@ -474,10 +648,9 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
         Raises:
             InvalidInputError: If ``endpoints`` is a string, not a list.
         """
-        settings = self._settings
-        urls = settings.urls() if settings else {}
-        timeout = (settings.export_timeout if settings else None) or DEFAULT_EXPORT_TIMEOUT_SECONDS
-        return await self._outputs.export(endpoints, self._final_snapshot, urls, timeout)
+        self._check_open()
+        urls = self._settings.urls() if self._settings else {}
+        return await self._outputs.export(endpoints, self._final_snapshot, urls)
 
     @property
     def export_failures(self) -> dict[str, str]:
@@ -536,6 +709,17 @@ AnySystem: TypeAlias = MetricsSystem[
     MetricCollector, PerformanceTimer, SuccessFailureTracker, ResourceMonitor, MetricsAggregator
 ]
 """A system of any parts: the type of an argument for functions that use the methods of the facade."""
+
+
+_open_systems: WeakSet[AnySystem] = WeakSet()
+_ended_systems: WeakSet[AnySystem] = WeakSet()
+"""Systems after their shutdown, except those that were used since, which the log has."""
+
+
+@atexit.register
+def _warn_of_late_records() -> None:
+    for system in list(_ended_systems):
+        system._warn_after_end()
 
 
 def _log_omissions(report: BuildReport) -> None:

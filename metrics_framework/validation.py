@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 import threading
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, SupportsFloat
+from typing import TYPE_CHECKING, Any, SupportsFloat, TypeGuard
 
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.values import MetricUnit, to_milliseconds
@@ -36,6 +37,22 @@ must reach the application. Only the class tells the two apart. Time limits are 
 `Exception` or `BaseException` (Celery, RQ) or an `OSError` (`TimeoutError`), so these pass through. The price
 is that such an error of the object itself passes through as well.
 """
+
+MAX_QUOTED_CHARACTERS = 1_000
+"""How many characters of a value an error quotes."""
+
+
+def plain_metadata(metadata: object) -> dict[str, Any]:
+    """Return a copy of metadata; an empty dict for ``None``.
+
+    Raises:
+        InvalidInputError: If it is not a mapping.
+    """
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, Mapping):
+        raise InvalidInputError(f"metadata={safe_repr(metadata)} is not a mapping, like {{'user': 'ann'}}")
+    return dict(metadata)
 
 
 def plain_tags(tags: object) -> dict[str, str]:
@@ -145,9 +162,10 @@ def check_duration(what: str, duration: object) -> timedelta:
         InvalidInputError: If it is anything else.
     """
     if not isinstance(duration, timedelta) or duration <= timedelta(0):
+        example = f"seconds={safe_repr(duration)}" if _is_number(duration) and duration > 0 else "minutes=5"
         raise InvalidInputError(
             f"{what}={safe_repr(duration)} is not a positive duration: pass a timedelta such as"
-            " timedelta(minutes=5)"
+            f" timedelta({example})"
         )
     return duration
 
@@ -228,11 +246,41 @@ def check_url_path(what: str, path: object) -> str:
 
 
 def safe_repr(value: object) -> str:
-    """Return ``repr(value)`` for a message, or the name of its type if `repr` raises."""
+    """Return ``repr(value)`` for a message, or the name of its type if `repr` raises.
+
+    A URL in it becomes ``***``, because any part of it may be a secret, and a long text is cut, except in an
+    exception, whose message is already suitable.
+    """
     try:
-        return repr(value)
+        text = repr(value)
     except OBJECT_ERRORS:  # also an integer of thousands of digits
         return f"<{type(value).__name__}>"
+    if isinstance(value, BaseException):
+        return text
+    if isinstance(value, str) and _is_like_url(text):
+        return "'***'"
+    if "://" in text or "@" in text:
+        words = re.split(r"([\s'\",]+)", text)
+        text = "".join("***" if _is_like_url(word) else word for word in words)
+    return text if len(text) <= MAX_QUOTED_CHARACTERS else f"{text[:MAX_QUOTED_CHARACTERS]}…"
+
+
+def _is_like_url(text: str) -> bool:
+    return "://" in text or (":" in text and "@" in text)
+
+
+def word_repr(value: object) -> str:
+    """Return `safe_repr` of a name for a message, or ``***`` if it is another text, which may be a URL."""
+    is_text = isinstance(value, str) and not re.fullmatch(r"[\w. -]{,40}", value)
+    return "***" if is_text else safe_repr(value)
+
+
+def is_finite_number(value: object) -> TypeGuard[int | float]:
+    """Return whether a value is a finite number. Booleans and integers beyond the largest float are not."""
+    try:
+        return _is_number(value) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _is_number(value: object) -> TypeIs[int | float]:

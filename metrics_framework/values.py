@@ -139,6 +139,29 @@ def pending_timing(pending: PendingTiming) -> TimingResult:
     return cast(TimingResult, result)
 
 
+@dataclass(frozen=True)
+class CommandRun:
+    """One finished run of a command.
+
+    Attributes:
+        seconds: The time from its start to its end.
+        cpu_seconds: The CPU time of the command, of the processes that it waited for and, on Linux, of
+            background processes that ended before it.
+        peak_rss: The peak resident memory in bytes: the largest sampled sum over the command and its
+            descendants, and at least the kernel's peak of the largest process. Shared memory counts for each
+            process. A command that ends before the first sample has the kernel's peak, and counts at least
+            as the launcher (10 MB). Background processes whose parent has ended count on Linux only.
+        exit_code: The exit code, or minus the number of the signal that ended it.
+        error_output: The end of its standard error, at most 8 KiB.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    peak_rss: int
+    exit_code: int
+    error_output: str
+
+
 _MILLISECONDS_IN = {
     MetricUnit.SECONDS: 1e3,
     MetricUnit.MILLISECONDS: 1.0,

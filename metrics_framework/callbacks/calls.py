@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from metrics_framework.error_types import error_type_of
+from metrics_framework.log import raise_interrupt
 from metrics_framework.runtime.cooperative import cooperatively
 from metrics_framework.runtime.event_loops import Notifier
 from metrics_framework.runtime.fork import ForkOrder, reset_after_fork
@@ -245,9 +247,7 @@ class CallRunner:
         except Exception as error:  # noqa: BLE001 - a callback may raise anything
             self.fail(call, error)
         except (KeyboardInterrupt, SystemExit, GeneratorExit) as error:  # each would end the event loop
-            in_main = threading.current_thread() is threading.main_thread()
-            if in_main and not isinstance(error, GeneratorExit):  # meant for the program
-                raise
+            raise_interrupt(error)
             self.fail(call, error)
 
     def time_out(self, call: CallbackCall) -> None:
@@ -262,7 +262,7 @@ class CallRunner:
             is_first = not call.is_finished and not call.has_outcome
             call.has_outcome = True
         if is_first:
-            self._on_failure(call.callback, type(error).__name__, safe_repr(error))
+            self._on_failure(call.callback, error_type_of(error), safe_repr(error))
 
     def finish(self, call: CallbackCall) -> None:
         """Finish a call. If it has no outcome, its waiters start a new one."""

@@ -10,13 +10,16 @@ from metrics_framework.dashboard.panels import (
     dashboard_schema,
 )
 from metrics_framework.health import outcomes
+from metrics_framework.recording import History, Interval
 
 __all__ = [
     "ERROR_RATE",
     "MEMORY_PERCENT",
     "POINTS",
     "WINDOW",
+    "History",
     "HistoryAggregator",
+    "Interval",
     "create_dashboard",
     "dashboard_schema",
     "outcomes",

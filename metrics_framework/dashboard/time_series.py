@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
-from metrics_framework.capabilities import History, HistoryAggregator
+from metrics_framework.capabilities import HistoryAggregator
 from metrics_framework.dashboard.metric_views import (
     Measure,
     MetricView,
@@ -21,6 +21,7 @@ from metrics_framework.errors import InvalidInputError, UnknownNameError
 from metrics_framework.health import resource_sources
 from metrics_framework.log import log_event
 from metrics_framework.protocols import MetricsAggregator, ResourceMonitor
+from metrics_framework.recording import History
 from metrics_framework.values import MetricType
 
 R = TypeVar("R")
@@ -109,6 +110,7 @@ class TimeSeriesReader:
         self._window = window
         self._points = points
         self._views: list[MetricView] | None = None
+        self._time_series: dict[tuple[str, MetricType, bool], TimeSeries] = {}
         self._failed_parts: set[str] = set()
         self._current: dict[str, list[tuple[Mapping[str, str], float]]] | None = None
 
@@ -121,7 +123,16 @@ class TimeSeriesReader:
         return self._views
 
     def read(self, view: MetricView) -> TimeSeries:
-        """Return the time series of a metric or operation, or its values since the start if it has none."""
+        """Return the time series of a metric or operation, or its values since the start if it has none.
+
+        Each is read once, so that all panels of a dashboard show the same records.
+        """
+        key = (view.name, view.metric_type, view.operation)
+        if key not in self._time_series:
+            self._time_series[key] = self._read(view)
+        return self._time_series[key]
+
+    def _read(self, view: MetricView) -> TimeSeries:
         if isinstance(self._aggregator, HistoryAggregator):
             get: Callable[[str, timedelta, int], History]
             if not view.operation:
@@ -160,8 +171,7 @@ class TimeSeriesReader:
 
     def _read_history(self, name: str, get: Callable[[str, timedelta, int], History]) -> TimeSeries | None:
         def read() -> TimeSeries:
-            whole = get(name, self._window, 1)[-1][2]
-            intervals = get(name, self._window, self._points)
+            (_, _, whole), intervals = get(name, self._window, self._points)
             return TimeSeries(
                 to_mapping(whole),
                 [(start.timestamp(), end.timestamp(), to_mapping(one)) for start, end, one in intervals],

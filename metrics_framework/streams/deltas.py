@@ -6,13 +6,36 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Self
+from typing import NamedTuple, Self
 
 from metrics_framework.errors import InvalidInputError
+from metrics_framework.recording.aggregates import sum_of
 from metrics_framework.runtime.event_loops import Notifier
 from metrics_framework.streams.events import EventChunk, StreamEvent, StreamFilter
 from metrics_framework.validation import check_seconds
 from metrics_framework.values import MetricValue
+
+
+class _Change(NamedTuple):
+    """The change of one series in a period.
+
+    Attributes:
+        chunk: The last chunk.
+        records: The number of records.
+        step: The sum of the records of a counter; ``None`` for another metric.
+    """
+
+    chunk: EventChunk
+    records: int
+    step: int | float | None
+
+    def last(self) -> StreamEvent:
+        return self.chunk[len(self.chunk) - 1]
+
+    def value(self) -> MetricValue:
+        value = self.last().value
+        recorded = {} if self.step is None else {"recorded": self.step}
+        return replace(value, metadata={**value.metadata, "records": self.records, **recorded})
 
 
 class Deltas:
@@ -49,7 +72,7 @@ class Deltas:
     def reset(self) -> None:
         """Discard all pending changes. No other thread may use this object meanwhile."""
         self._lock = threading.RLock()
-        self._changed: dict[object, tuple[EventChunk, int]] = {}
+        self._changed: dict[object, _Change] = {}
 
     # -- for the reader --------------------------------------------------------------------------------
 
@@ -74,10 +97,7 @@ class Deltas:
                 raise self._error
             raise StopAsyncIteration
         self._due = time.monotonic() + self._every
-        return [
-            replace(value, metadata={**value.metadata, "records": records})
-            for value, records in ((_last(chunk).value, records) for chunk, records in changed.values())
-        ]
+        return [change.value() for change in changed.values()]
 
     async def aclose(self) -> None:
         """Close the iterator. It ends for a task that waits for a list."""
@@ -98,11 +118,15 @@ class Deltas:
         with self._lock:
             for chunk in chunks:
                 if self._filter.matches_all or chunk.series.is_matched_by(self._filter):
-                    _, records = self._changed.get(chunk.series.key, (None, 0))
-                    self._changed[chunk.series.key] = (chunk, records + len(chunk))
+                    before, step = self._changed.get(chunk.series.key), chunk.step
+                    records = len(chunk)
+                    if before is not None:
+                        records += before.records
+                        step = None if step is None or before.step is None else sum_of([before.step, step])
+                    self._changed[chunk.series.key] = _Change(chunk, records, step)
             changed = list(self._changed.values()) if time.monotonic() >= self._due else []
-        for chunk, _ in changed:
-            _last(chunk)  # created in this thread, to keep the event loop free
+        for change in changed:
+            change.last()  # created in this thread, to keep the event loop free
         if changed:
             self._notifier.notify()
 
@@ -114,7 +138,3 @@ class Deltas:
         self._error = error
         self._has_ended = True
         self._notifier.notify()
-
-
-def _last(chunk: EventChunk) -> StreamEvent:
-    return chunk[len(chunk) - 1]

@@ -5,8 +5,6 @@ Sources produce chunks of events. An event is created when a subscriber takes it
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -14,13 +12,14 @@ from typing import Any, Protocol
 
 from metrics_framework.errors import InvalidInputError, nearest
 from metrics_framework.exposition.formats import to_plain
+from metrics_framework.runtime.strict_json import json_encoder
 from metrics_framework.validation import plain_tags
 from metrics_framework.values import MetricType, MetricValue
 
 MAX_CACHED_FILTERS = 64
 """For how many filters a series remembers whether they match it."""
 
-_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"), default=str)
+_encode = json_encoder(separators=(",", ":"))
 
 _SAMPLE_STEP = 0x9E3779B97F4A7C15
 """2**64 divided by the golden ratio. Its multiples are spread evenly, even for every n-th sequence number."""
@@ -57,12 +56,7 @@ class StreamEvent:
         """
         origin = self._origin
         if origin._encoded is None:
-            plain = {**to_plain(self.value), "sequence": self.sequence}
-            try:
-                text = _ENCODER.encode(plain)
-            except ValueError:
-                text = _ENCODER.encode(_finite(plain))
-            origin._encoded = text.encode()
+            origin._encoded = _encode({**to_plain(self.value), "sequence": self.sequence}).encode()
         return origin._encoded
 
     def with_dropped(self, dropped: int) -> StreamEvent:
@@ -71,14 +65,6 @@ class StreamEvent:
         event.dropped = dropped
         event._origin = self._origin
         return event
-
-
-def _finite(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {key: _finite(value) for key, value in data.items()}
-    if isinstance(data, (list, tuple)):
-        return [_finite(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 class StreamSeries:
@@ -122,6 +108,11 @@ class EventChunk(Protocol):
 
     series: StreamSeries
     first: int
+
+    @property
+    def step(self) -> int | float | None:
+        """The sum of the records of a counter; ``None`` for another metric, or if it is not known."""
+        ...
 
     def __len__(self) -> int: ...
 

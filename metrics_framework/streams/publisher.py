@@ -168,10 +168,14 @@ class Publisher:
                 self._publish()  # earlier records are only for the other subscribers
             if self._thread is None:  # checked again: `_publish` stops the publisher on an error
                 self._sequence += self._source.start(self._sequence)
-                # Stops the source of a system that is garbage-collected without a shutdown.
-                self._finalizer = weakref.finalize(self, self._source.stop)
+                # Subscribers keep their publisher alive, its thread does not.
+                reference: weakref.ref[Publisher] = weakref.ref(self)
+                self._thread = Background(
+                    lambda: _tick(reference), PUBLISH_SECONDS, "metrics stream", in_child=False
+                )
+                # For a system that is garbage-collected without a shutdown.
+                self._finalizer = weakref.finalize(self, _end, self._source, self._thread)
                 self._finalizer.atexit = False
-                self._thread = Background(self._tick, PUBLISH_SECONDS, "metrics stream", in_child=False)
             self._subscribers.add(subscriber)
             self._idle_since = None
             if after is not None:
@@ -253,3 +257,14 @@ class Publisher:
         while self._stopped_threads:
             with suppress(IndexError):  # another thread has taken the last one
                 self._stopped_threads.pop().stop()
+
+
+def _tick(reference: weakref.ref[Publisher]) -> None:
+    publisher = reference()
+    if publisher is not None:
+        publisher._tick()
+
+
+def _end(source: StreamSource, thread: Background) -> None:
+    source.stop()
+    thread.end()

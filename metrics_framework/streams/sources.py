@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 from metrics_framework.clock import utc
 from metrics_framework.protocols import MetricsAggregator
 from metrics_framework.recording import Distribution, Store
-from metrics_framework.recording.aggregates import per_second
+from metrics_framework.recording.aggregates import per_second, sum_of
 from metrics_framework.recording.engine import RecordLog, Series
 from metrics_framework.recording.metric import Metric
 from metrics_framework.streams.events import EventChunk, StreamEvent, StreamSeries
@@ -162,6 +162,13 @@ class StoreChunk:
     def __len__(self) -> int:
         return len(self._records)
 
+    @property
+    def step(self) -> int | float | None:
+        """The sum of the records of a counter; ``None`` for another metric."""
+        if self.series.metric_type is not MetricType.COUNTER:
+            return None
+        return sum_of([record[1] for record in self._records])
+
     def __getitem__(self, index: int, /) -> StreamEvent:
         event = self._events.get(index)
         if event is None:
@@ -262,6 +269,8 @@ class PolledChunk:
     """One change, as a chunk of one event."""
 
     __slots__ = ("_event", "_value", "first", "series")
+
+    step = None
 
     def __init__(self, value: MetricValue) -> None:
         self.series = _series_of(value)

@@ -26,8 +26,10 @@ def expect(
 ) -> AbstractContextManager[None]:
     """Check how a block of code changes the metrics.
 
-    Records of other threads during the block count, too. If the block raises, its exception propagates and
-    nothing is checked.
+    Records of other threads during the block count, too. A block that raises is checked, too: its exception
+    propagates unchanged if all checks pass. Otherwise both errors are raised in an `ExceptionGroup`, which
+    ``pytest.raises`` around this context manager does not accept in place of the exception. An exception that
+    ends the test itself, such as ``pytest.skip`` or `KeyboardInterrupt`, propagates without a check.
 
     Args:
         system: The system that the code records into, or its aggregator.
@@ -36,7 +38,8 @@ def expect(
 
     Returns:
         A context manager for one ``with`` block. On exit it raises `AssertionError` if a check fails; the
-        message is a table of expected and actual numbers, and of every change.
+        message is a table of expected and actual numbers, and of every change. Write it before
+        ``pytest.raises``, as in ``with expect(…), pytest.raises(KeyError):``.
 
     Raises:
         InvalidInputError: If an argument is invalid, or there is no expectation and ``only`` is false.
@@ -84,13 +87,20 @@ class _Block(AbstractContextManager[None]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         __tracebackhide__ = True  # pytest shows the test's own line
-        if error is not None:
+        if error is not None and not isinstance(error, Exception | SystemExit):
             return
         before, after = self._before, read(self._aggregator)
         failed = [each for each in self._expectations if not each.is_met(before, after)]
         unexpected = _unexpected(self._expectations, changed(before, after)) if self._only else []
-        if failed or unexpected:
-            raise AssertionError(report(self._expectations, failed, unexpected, before, after))
+        if not failed and not unexpected:
+            return
+        failure = AssertionError(report(self._expectations, failed, unexpected, before, after))
+        if error is None:
+            raise failure
+        heading = str(failure).partition("\n")[0]
+        raise BaseExceptionGroup(
+            f"the block raised {type(error).__name__}, and {heading}", [error, failure]
+        ) from None
 
 
 def _unexpected(expectations: Iterable[Expectation], moved: Iterable[SeriesKey]) -> list[SeriesKey]:

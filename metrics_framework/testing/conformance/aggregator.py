@@ -14,7 +14,15 @@ import pytest
 from metrics_framework.clock import ManualClock, utc
 from metrics_framework.errors import InvalidInputError, UnknownMetricError
 from metrics_framework.protocols import MetricCollector, MetricsAggregator
-from metrics_framework.testing.conformance.base import BAD_WINDOWS, Contract, Parts, by_name, interrupted
+from metrics_framework.testing.conformance.base import (
+    BAD_WINDOWS,
+    Contract,
+    Parts,
+    by_name,
+    check_keys,
+    check_members,
+    interrupted,
+)
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
 ALL = {
@@ -44,7 +52,7 @@ class MetricsAggregatorContract(Contract, ABC):
     def aggregator(self, parts: Parts) -> MetricsAggregator:
         """Return the aggregator."""
         assert parts.aggregator is not None, "make() has to return an aggregator"
-        assert isinstance(parts.aggregator, MetricsAggregator)
+        check_members(parts.aggregator, MetricsAggregator)
         return parts.aggregator
 
     @pytest.fixture
@@ -64,7 +72,7 @@ class MetricsAggregatorContract(Contract, ABC):
         getattr(collector, f"record_{metric_type}")("m", 2)
         self.settle(parts)
         summary = aggregator.get_metric_summary("m")
-        assert set(summary) == self.keys(metric_type)
+        self.check_keys(metric_type, summary)
         assert all(math.isfinite(value) for value in summary.values())
 
     @pytest.mark.parametrize("metric_type", ["histogram", "timer"])
@@ -116,7 +124,7 @@ class MetricsAggregatorContract(Contract, ABC):
             "histogram": {"count": 0, "sum": 0, "rate": 0},
             "timer": {"count": 0, "sum": 0, "rate": 0},
         }[metric_type]
-        assert set(summary) == set(expected) & self.keys(metric_type) | {"seconds"}
+        check_keys(summary, set(expected) & self.keys(metric_type) | {"seconds"}, "an empty window")
         self.known(metric_type, summary, **expected)
 
     def test_a_window_reports_its_length(
@@ -224,7 +232,9 @@ class MetricsAggregatorContract(Contract, ABC):
             getattr(collector, f"record_{metric_type}")("m", number, tags={"x": "1"})
         getattr(collector, f"record_{metric_type}")("m", 70, tags={"x": "2"})
         self.settle(parts)
-        (value,) = by_name(aggregator.get_metrics_by_tag({"x": "1"}), "m")
+        values = by_name(aggregator.get_metrics_by_tag({"x": "1"}), "m")
+        assert len(values) == 1, "get_metrics_by_tag() must list each series once"
+        value = values[0]
         assert isinstance(value, MetricValue)
         assert value.metric_type is ALL[metric_type]
         assert value.tags == {"x": "1"}
@@ -234,7 +244,7 @@ class MetricsAggregatorContract(Contract, ABC):
             assert value.value == {"counter": 6, "gauge": 2}[metric_type]
         elif self.knows(metric_type, "p95"):
             assert value.value == pytest.approx(3, rel=self.quantile_error)
-        assert self.keys(metric_type) <= set(value.metadata)
+        check_keys(value.metadata, self.keys(metric_type), "the metadata of a MetricValue", only=False)
         self.known(metric_type, value.metadata, count=3, sum=6, total=6, last=2, min=1, max=3, p50=2)
         if metric_type == "timer":
             assert value.unit is MetricUnit.MILLISECONDS
@@ -246,7 +256,9 @@ class MetricsAggregatorContract(Contract, ABC):
         collector.record_counter("c", 1, {"x": "1"})
         self.settle(parts)
         for _ in range(2):
-            (value,) = aggregator.get_metrics_by_tag({"x": "1"})
+            values = aggregator.get_metrics_by_tag({"x": "1"})
+            assert len(values) == 1, "get_metrics_by_tag() lacks the series with this tag"
+            value = values[0]
             assert value.tags == {"x": "1"}
             self.known("counter", value.metadata, sum=1)
             summary = aggregator.get_metric_summary("c")
@@ -300,7 +312,8 @@ class MetricsAggregatorContract(Contract, ABC):
         self.settle(parts)
         exported = aggregator.export_metrics()
         assert exported == aggregator.export_metrics("json")
-        assert {"a", "b", "x", "1", 2, -1.5} <= set(leaves(json.loads(exported)))
+        missing = {"a", "b", "x", "1", 2, -1.5} - set(leaves(json.loads(exported)))
+        assert not missing, f"export_metrics() lacks {missing}"
 
     @pytest.mark.parametrize("format", ["no such format", "", None])
     def test_an_unknown_format_is_an_error(self, aggregator: MetricsAggregator, format: Any) -> None:

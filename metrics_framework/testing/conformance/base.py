@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import inspect
 import signal
 import sys
 import threading
@@ -15,6 +17,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from typing_extensions import get_protocol_members
 
 from metrics_framework.clock import ManualClock
 from metrics_framework.protocols import (
@@ -73,7 +76,64 @@ class Parts:
     aggregator: MetricsAggregator | None = None
 
 
-class Contract(ABC):
+class Demands:
+    """Base of the contracts: each test is a demand, and its failure says which one.
+
+    A demand is the name of a test followed by its docstring; ``docs/adapters.md`` lists them all.
+    """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name, test in list(vars(cls).items()):
+            if name.startswith("test_") and inspect.isfunction(test) and test.__doc__:
+                setattr(cls, name, _naming_its_demand(test, demand_of(cls, test)))
+
+
+def demand_of(contract: type, test: Callable[..., object]) -> str:
+    """Return a demand of a contract as one line, from the name and the docstring of its test."""
+    name = test.__name__.removeprefix("test_").replace("_", " ")
+    sentences = " ".join((test.__doc__ or "").split())
+    return f"{contract.__name__.removesuffix('Contract')}: {name}. {sentences}"
+
+
+def _naming_its_demand(test: Callable[..., object], demand: str) -> Callable[..., object]:
+    @functools.wraps(test)
+    def run(*arguments: Any, **fixtures: Any) -> object:
+        __tracebackhide__ = True
+        try:
+            return test(*arguments, **fixtures)
+        except (Exception, pytest.fail.Exception) as error:
+            error.add_note(f"The adapter does not meet this demand of the contract:\n{demand}")
+            raise
+
+    return run
+
+
+def check_members(part: object, protocol: type) -> None:
+    """Assert that a part has all members of its Protocol; the message names those that are missing."""
+    missing = sorted(name for name in get_protocol_members(protocol) if not hasattr(part, name))
+    assert not missing, f"{type(part).__name__} is not a {protocol.__name__}: it lacks {', '.join(missing)}"
+
+
+def check_keys(actual: Iterable[str], expected: Iterable[str], what: str, *, only: bool = True) -> None:
+    """Assert that something has the expected keys; the message names those missing and those too many.
+
+    Args:
+        actual: The keys that it has.
+        expected: The keys that it must have.
+        what: The description of the thing in the message.
+        only: Whether it may have no other keys.
+    """
+    missing, more = set(expected) - set(actual), set(actual) - set(expected) if only else set()
+    assert not missing, (
+        f"{what} lacks the keys {sorted(missing)}: declare in unknown_keys those that the backend cannot know"
+    )
+    assert not more, (
+        f"{what} has the keys {sorted(more)} beyond the contract: declare in more_keys those it always has"
+    )
+
+
+class Contract(Demands, ABC):
     """A contract as tests of the parts that ``make`` returns.
 
     A backend declares its limits by the attributes below. All tests that these do not exclude must pass.
@@ -104,10 +164,10 @@ class Contract(ABC):
     def make(self, clock: ManualClock) -> Parts:
         """Create the parts on an empty backend that reads the time from the clock."""
 
-    def settle(self, parts: Parts) -> None:  # noqa: B027 - most backends have nothing to do
+    def settle(self, parts: Parts) -> None:
         """Wait until all records can be read. A remote backend may need to."""
 
-    def close(self, parts: Parts) -> None:  # noqa: B027
+    def close(self, parts: Parts) -> None:
         """Release the resources that `make` acquired."""
 
     @pytest.fixture
@@ -136,7 +196,13 @@ class Contract(ABC):
         for key, value in expected.items():
             if self.knows(metric_type, key):
                 error = self.quantile_error if key in QUANTILES else 1e-9
-                assert summary[key] == pytest.approx(value, rel=error, abs=1e-9), key
+                where = f"the key {key!r} of the summary of a {metric_type}"
+                assert key in summary, f"{where} is missing"
+                assert summary[key] == pytest.approx(value, rel=error, abs=1e-9), where
+
+    def check_keys(self, metric_type: str, summary: Mapping[str, float]) -> None:
+        """Assert that a summary has exactly the keys of this backend; the message names the others."""
+        check_keys(summary, self.keys(metric_type), f"the summary of a {metric_type}")
 
     def need_windows(self) -> None:
         """Skip the test if the backend has no time windows."""

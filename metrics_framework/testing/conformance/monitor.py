@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import pytest
 
 from metrics_framework.protocols import ResourceMonitor
-from metrics_framework.testing.conformance.base import time_limit
+from metrics_framework.testing.conformance.base import Demands, check_keys, check_members, time_limit
 
 MEMORY_KEYS = {"used", "available", "total", "percent", "process_rss", "process_peak_rss"}
 CPU_KEYS = {"percent", "process_percent", "load_1m", "load_5m", "load_15m", "count"}
@@ -27,7 +27,7 @@ NETWORK_KEYS = {
 }
 
 
-class ResourceMonitorContract(ABC):
+class ResourceMonitorContract(Demands, ABC):
     """Every sentence of `ResourceMonitor`.
 
     Attributes:
@@ -44,12 +44,12 @@ class ResourceMonitorContract(ABC):
     def monitor(self) -> ResourceMonitor:
         """Return the monitor."""
         monitor = self.make_monitor()
-        assert isinstance(monitor, ResourceMonitor)
+        check_members(monitor, ResourceMonitor)
         return monitor
 
     def read(self, reading: Mapping[str, float], keys: set[str]) -> Mapping[str, float]:
         """Assert that a reading has its keys and no negative number."""
-        assert set(reading) >= keys - set(self.unknown_keys)
+        check_keys(reading, keys - set(self.unknown_keys), "the reading", only=False)
         assert all(value >= 0 for value in reading.values())
         assert 0 <= reading.get("percent", 0) <= 100
         return reading

@@ -18,6 +18,7 @@ from metrics_framework.testing.conformance.base import (
     THREADS,
     Contract,
     Parts,
+    check_members,
     in_threads,
     interrupted,
 )
@@ -30,7 +31,7 @@ class SuccessFailureTrackerContract(Contract, ABC):
     def tracker(self, parts: Parts) -> SuccessFailureTracker:
         """Return the tracker."""
         assert parts.tracker is not None, "make() has to return a tracker"
-        assert isinstance(parts.tracker, SuccessFailureTracker)
+        check_members(parts.tracker, SuccessFailureTracker)
         return parts.tracker
 
     def rate(self, parts: Parts, operation: str, window: timedelta | None = None) -> float:
