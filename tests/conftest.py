@@ -5,15 +5,38 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from metrics_framework.clock import ManualClock
-from tests.servers.fixtures import influx, prometheus, promtool, pushgateway, statsd, victoria_metrics
+from tests.servers.fixtures import (
+    carbon,
+    chromium,
+    influx,
+    node_exporter,
+    prometheus,
+    promtool,
+    pushgateway,
+    statsd,
+    victoria_metrics,
+)
+from tests.threads import ending_background_work
 
-__all__ = ["clock", "influx", "prometheus", "promtool", "pushgateway", "soak", "statsd", "victoria_metrics"]
+__all__ = [
+    "carbon",
+    "chromium",
+    "clock",
+    "influx",
+    "node_exporter",
+    "prometheus",
+    "promtool",
+    "pushgateway",
+    "soak",
+    "statsd",
+    "victoria_metrics",
+]
 
 # Deadlines would fail on slow machines. CI uses the same examples in every run.
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -35,10 +58,32 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture(autouse=True)
+def background_work() -> Iterator[None]:
+    """End the background work of each test. Fixtures of a module or session are set up before this one."""
+    with ending_background_work():
+        yield
+
+
 @pytest.fixture
 def clock() -> ManualClock:
     """Return a clock that the test advances. It starts at 2026-01-01T00:00:00 UTC."""
     return ManualClock()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Exempt the collected tests and all modules from garbage collection.
+
+    Many tests collect garbage, which would visit the objects of thousands of tests each time.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -25,7 +25,7 @@ class Terminal:
 
     def __init__(self) -> None:
         self.keyboard, self.screen = os.openpty()
-        fcntl.ioctl(self.screen, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+        self.resize(24, 120)
         self._is_open = True
         self._output = b""
         self._reader = threading.Thread(target=self._read)
@@ -36,6 +36,15 @@ class Terminal:
 
     def __exit__(self, *error: object) -> None:
         self.drawn()
+
+    def resize(self, lines: int, columns: int) -> None:
+        """Change the size. A program that the terminal controls receives SIGWINCH."""
+        fcntl.ioctl(self.screen, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+    def frame(self) -> str:
+        """Return what a program that redraws the whole screen has drawn last, without escape codes."""
+        frames = self._output.decode(errors="ignore").split("\x1b[H")
+        return ESCAPES.sub("", frames[-2] if len(frames) > 2 else "")
 
     def drawn(self) -> str:
         """Close the terminal, which no program must have open, and return its output with escape codes."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 
+from metrics_framework.telemetry import read_projected_telemetry
+
 ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="only the wheel is tested")
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 CODE = re.compile(r"^ *(`{3,})[^\n]*\n.*?^ *\1`*$|(`+).+?\2", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(<?([^()\s>]+)>?\)")
 
@@ -64,3 +67,26 @@ def test_a_page_shows_the_file_as_it_is(page, name):
     file = ROOT / "examples" / name
     language = {".py": "python", ".yml": "yaml"}[file.suffix]
     assert f"```{language}\n{file.read_text('utf-8')}```\n" in (ROOT / "docs" / page).read_text("utf-8")
+
+
+def test_the_figures_of_the_comparison_are_measured():
+    """Each figure on the page that compares libraries stands in a table of the benchmarks, with its ratio."""
+    page = (ROOT / "docs" / "why.md").read_text("utf-8")
+    compared = page[page.index("## Faster") : page.index("## What the others do better")]
+    figures = re.findall(r"\b(\d[\d.]*) (?:ns|B|ms|MB|% of a core)(?: (\([\d.]+\)))?", compared)
+    figures += [(ratio, "") for ratio in re.findall(r"\b(\d[\d.]*) of its time", compared)]
+    tables = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
+    wrong = [
+        f"{value} {ratio}".strip()
+        for value, ratio in figures
+        if not re.search(rf"(\| |take |engine ){re.escape(f'{value} {ratio}'.strip())}( |\.\n)", tables)
+    ]
+    assert len(figures) > 40
+    assert wrong == []
+
+
+def test_the_picture_of_a_run_shows_its_data() -> None:
+    """The picture of the telemetry page is drawn from the events of a test."""
+    made = runpy.run_path(str(ROOT / "docs" / "make_telemetry_picture.py"))
+    records = [record for record in read_projected_telemetry(made["RUN"]) if record.source_kind == "cuda"]
+    assert made["PICTURE"].read_text() == made["draw"](records)

@@ -6,6 +6,8 @@ import doctest
 import importlib
 import pkgutil
 
+import pytest
+
 import metrics_adapters
 import metrics_framework
 
@@ -20,6 +22,7 @@ MODULES = [
 ]
 
 
+@pytest.mark.slow
 def test_examples_run() -> None:
     """The examples of every docstring print what they show. Doctest prints the ones that do not."""
     results = {name: doctest.testmod(importlib.import_module(name)) for name in MODULES}

@@ -27,6 +27,21 @@ def test_fastapi(examples, clock):
     assert 'orders_total{item="lamp"} 1' in scrape.text
 
 
+def test_several_workers(examples, tmp_path, monkeypatch):
+    """The application that shares its numbers with other workers answers a scrape."""
+    pytest.importorskip("fastapi")
+    monkeypatch.setattr("metrics_framework.processes.group.MEMORY_FOLDER", tmp_path)
+    app = importlib.import_module("several_workers").app
+    order = ("json", {"item": "lamp", "quantity": 59})
+    taken, scrape = asyncio.run(talk(app, ("POST", "/orders", order), ("GET", "/metrics")))
+    assert (taken.status_code, scrape.status_code) == (200, 200)
+    assert 'orders_total{item="lamp"} 1' in scrape.text
+    [root] = tmp_path.iterdir()
+    assert len(list(root.iterdir())) == 1
+    app.state.metrics.shutdown_metrics()
+    assert list(root.iterdir()) == []
+
+
 def test_starlette(examples, clock, monkeypatch):
     """A greeting is counted, and a scrape with the token shows it."""
     monkeypatch.setenv("METRICS_TOKEN", "s3cret")

@@ -12,6 +12,7 @@ from metrics_adapters.null import NullCollector, NullTimer, NullTracker
 from metrics_framework.recording import Store
 
 
+@pytest.mark.slow
 def test_the_table_and_the_snapshot_agree(run_service, check_service):
     """200 orders are placed or refused, and every printed number is also in the snapshot."""
     check_service(*run_service("service_asyncio.py"))

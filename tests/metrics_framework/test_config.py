@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import math
@@ -28,6 +29,7 @@ EXAMPLES = {
     "collection_interval": (0.5, "0.5"),
     "export_endpoints": (["snapshot_writer"], " snapshot_writer, "),
     "export_timeout": (5, "5"),
+    "shutdown_timeout": (2.5, "2.5"),
     "prometheus_target": ("app.prom", "app.prom"),
     "snapshot_directory": ("kept here", "kept here"),
     "snapshot_max_bytes": (1_000_000, "1000000"),
@@ -37,14 +39,23 @@ EXAMPLES = {
     "custom_metrics": (["http.*", "db.*"], "http.*,db.*"),
     "max_custom": (10, "10"),
     "healthy_error_rate": (0.2, "0.2"),
+    "healthy_min_operations": (5, "5"),
+    "healthy_operations": (["http.*", "checkout"], "http.*,checkout"),
+    "healthy_ignored_errors": (["4*"], "4*"),
     "healthy_memory_percent": (80, "80"),
     "healthy_cpu_percent": (70.5, "70.5"),
     "healthy_window": (60, "60"),
     "retention_days": (7, "7"),
     "tags": ({"service": "shop", "environment": "test"}, "service=shop, environment = test"),
     "rules": ([{"names": "http.*", "drop_tags": ["user"]}], '[{"names": "http.*", "drop_tags": ["user"]}]'),
+    "ignore": (
+        ["LookupError", "concurrent.futures.CancelledError"],
+        "LookupError, concurrent.futures.CancelledError",
+    ),
+    "failures": (["asyncio.CancelledError"], "asyncio.CancelledError"),
     "on_error": ("log", "log"),
     "expire_after": (3600, "3600"),
+    "shared": ("shop/numbers", "shop/numbers"),
     "max_series_per_name": (10, "10"),
     "max_series": (100, "100"),
     "max_names": (20, "20"),
@@ -95,8 +106,10 @@ def test_the_defaults_are_those_of_the_parts():
     parameters = inspect.signature(MetricsSystem).parameters
     assert {name: key.default for name, key in KEYS.items() if key.default[:1].isdigit()} == {
         "export_timeout": f"{DEFAULT_EXPORT_TIMEOUT_SECONDS:g}",
+        "shutdown_timeout": f"{parameters['shutdown_timeout'].default:g}",
         "max_custom": str(MAX_CUSTOM),
         "healthy_error_rate": str(thresholds.error_rate),
+        "healthy_min_operations": str(thresholds.min_operations),
         "healthy_memory_percent": f"{thresholds.memory_percent:g}",
         "healthy_window": f"{thresholds.window.total_seconds():g}",
         "retention_days": str(Store().retention.days),
@@ -105,7 +118,9 @@ def test_the_defaults_are_those_of_the_parts():
         "max_names": str(budgets.names),
         "max_error_types": str(budgets.error_types),
     }
-    for key in ("shutdown_on_exit", "shutdown_on_sigterm"):
+    ignored = KEYS["healthy_ignored_errors"].default
+    assert ignored == ", ".join(f"`{pattern}`" for pattern in thresholds.ignored_errors)
+    for key in ("shutdown_on_exit", "shutdown_on_sigterm", "shared"):
         assert KEYS[key].default == str(parameters[key].default).lower()
     assert KEYS["on_error"].default == inspect.signature(Store).parameters["on_error"].default
     assert KEYS["snapshot_directory"].default == f"`{load_adapter('snapshot_writer')().folder}`"
@@ -230,8 +245,14 @@ def test_a_value_of_another_kind_is_quoted(key, value):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["snapshot_writer", "snapshot_riter"], r"'snapshot_riter'.*Did you mean 'snapshot_writer'"),
-        (["newrelic"], r"'newrelic'. Known: .*influx\+http.*prometheus.*statsd.*webhook\+https"),
+        (
+            ["snapshot_writer", "snapshot_riter"],
+            r"\[1\]: unknown endpoint. Did you mean 'snapshot_writer'",
+        ),
+        (
+            ["newrelic"],
+            r"unknown endpoint. Known: .*influx\+http.*prometheus.*statsd.*webhook\+https",
+        ),
     ],
 )
 def test_an_unknown_endpoint_lists_the_known_ones(names, message):
@@ -256,6 +277,77 @@ def test_no_error_quotes_a_secret(key):
             parse()
         assert "geheim" not in str(caught.value)
         assert "influx+http" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable_", "text"),
+    [
+        ("METRICS_FRAMEWORK_PORT", "tcp://10.0.0.1:80"),
+        ("METRICS_FRAMEWORK_SERVICE_HOST", "10.0.0.1"),
+        ("METRICS_FRAMEWORK_SERVICE_PORT", "80"),
+        ("METRICS_FRAMEWORK_SERVICE_PORT_HTTP", "80"),
+        ("METRICS_FRAMEWORK_PORT_80_TCP", "tcp://10.0.0.1:80"),
+        ("METRICS_FRAMEWORK_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ("METRICS_FRAMEWORK_PORT_80_TCP_PORT", "80"),
+        ("METRICS_FRAMEWORK_PORT_53_UDP_PROTO", "udp"),
+        ("METRICS_FRAMEWORK_WEB_PORT", "tcp://10.0.0.1:80"),
+        ("METRICS_FRAMEWORK_WEB_SERVICE_HOST", "10.0.0.1"),
+    ],
+)
+def test_the_variables_of_a_kubernetes_service_are_ignored(variable_, text):
+    """Kubernetes sets them in each container if a service is called metrics-framework."""
+    assert Settings.load({}, None, {variable_: text}).given() == {}
+    with pytest.raises(ConfigurationError, match="unknown environment variable"):
+        Settings.load({}, None, {"METRICS_FRAMEWORK_PORT": "8080"})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[metrics_framework]\nmax_series = 5".encode("utf-16"), "not valid TOML: save it as UTF-8"),
+        (b"\xff", "not valid TOML: save it as UTF-8"),
+        (b"a = " + b"[" * 100_000, "not valid TOML: "),
+        (b"a = " + b"{a=" * 100_000, "not valid TOML: "),
+        (b"#" * 2_000_000, "it has more than 1048576 bytes"),
+    ],
+)
+def test_an_odd_file_is_one_error(tmp_path, content, message):
+    """Another encoding, deep nesting, or a size that no configuration has."""
+    path = tmp_path / "metrics.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=message):
+        Settings.load({}, path, {})
+
+
+def test_a_byte_order_mark_is_ignored(tmp_path):
+    """Editors on Windows write it."""
+    path = tmp_path / "metrics.toml"
+    path.write_bytes(b"\xef\xbb\xbf[metrics_framework]\r\nmax_series = 5\r\n")
+    assert Settings.load({}, path, {}).max_series == 5
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "a" * 300])
+def test_an_impossible_path_is_one_error(name):
+    """A null character, a lone surrogate, or a long name."""
+    with pytest.raises(ConfigurationError, match="cannot read"):
+        Settings.load({}, name, {})
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-1", "1e400", "0"])
+def test_no_interval_is_infinite_or_not_a_number(text):
+    """From every source."""
+    for load in (
+        lambda: Settings.load({"collection_interval": float(text)}, None, {}),
+        lambda: Settings.load({}, None, {"METRICS_FRAMEWORK_COLLECTION_INTERVAL": text}),
+    ):
+        with pytest.raises(ConfigurationError, match="is not a positive number"):
+            load()
+
+
+def test_deeply_nested_rules_are_one_error():
+    """JSON that exceeds the recursion limit."""
+    with pytest.raises(ConfigurationError, match="METRICS_FRAMEWORK_RULES="):
+        Settings.load({}, None, {"METRICS_FRAMEWORK_RULES": "[" * 100_000})
 
 
 def test_names_stand_for_configured_urls():
@@ -292,6 +384,36 @@ def test_the_error_of_an_invalid_rule_names_its_fault(rules, message):
     """Configured rules are checked like rules in code."""
     with pytest.raises(ConfigurationError, match=message):
         MetricsSystem.from_config({"rules": rules}, environ={})
+
+
+def test_exceptions_are_configured_by_their_path():
+    """A class of an application, of the standard library, or a builtin one; a mapping also takes classes."""
+    config = {"ignore": ["LookupError", OSError], "failures": ["asyncio.CancelledError"]}
+    metrics = MetricsSystem.from_config(config, environ={"METRICS_FRAMEWORK_IGNORE": "ValueError"})
+    for error in (KeyError(), FileNotFoundError(), asyncio.CancelledError(), ValueError()):
+        with suppress(BaseException), metrics.measure("work"):
+            raise error
+    assert metrics.tracker.get_failure_breakdown("work") == {"cancelled": 1, "ValueError": 1}
+
+
+@pytest.mark.parametrize("key", ["ignore", "failures"])
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (
+            "no_such_module.NotFound",
+            "cannot be imported: ModuleNotFoundError.*pass the path of a class, like",
+        ),
+        ("asyncio.NotFound", "cannot be imported"),
+        ("NotFound", "cannot be imported"),
+        ("asyncio.sleep", "is <function sleep.*which is not a class of exceptions"),
+        ("int", "is <class 'int'>, which is not a class of exceptions"),
+    ],
+)
+def test_the_error_of_an_exception_that_is_not_found_names_its_path(key, path, message):
+    """It is raised when the system is created."""
+    with pytest.raises(ConfigurationError, match=f"{key}: '{path}' {message}"):
+        MetricsSystem.from_config({key: [path]}, environ={})
 
 
 def test_configured_tags_and_rules_are_those_of_the_system():

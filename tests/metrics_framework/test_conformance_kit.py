@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from metrics_framework.testing import conformance
+from metrics_framework.testing.conformance.base import demand_of
 
 ADAPTERS = '''
 import time
@@ -186,3 +190,73 @@ def test_a_wrong_adapter_fails(failed, adapter):
 def test_a_right_adapter_passes(failed, adapter):
     """An adapter that declares what its backend cannot do passes as well."""
     assert adapter not in failed
+
+
+# -- what the kit says -------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[2] / "docs" / "adapters.md"
+
+WRONG = """
+from metrics_adapters.in_memory import InMemoryCollector, InMemoryTracker
+from metrics_framework.testing.conformance import *
+
+
+class Incomplete:
+    def record_counter(self, name, value=1, tags=None):
+        pass
+
+
+class TestIncomplete(MetricCollectorContract):
+    def make(self, clock):
+        return Parts(collector=Incomplete())
+
+
+class TestNothing(PerformanceTimerContract):
+    def make(self, clock):
+        return Parts()
+
+
+class Optimist(InMemoryTracker):
+    def get_success_rate(self, operation, time_window=None):
+        return 1.0
+
+
+class TestOptimist(SuccessFailureTrackerContract):
+    def make(self, clock):
+        return Parts(tracker=Optimist())
+"""
+
+
+def _demands() -> str:
+    """Return the list of the page: each contract, and the demand of each of its tests."""
+    lines: list[str] = []
+    for name in sorted(conformance.__all__):
+        contract = getattr(conformance, name)
+        if not name.endswith("Contract") or name == "Contract":
+            continue
+        lines += ["", f"**{name}**", ""]
+        for test, function in vars(contract).items():
+            if test.startswith("test_"):
+                demand = demand_of(contract, inspect.unwrap(function)).partition(": ")[2]
+                lines.append(f"- {demand[0].upper()}{demand[1:]}")
+    return "\n".join(lines) + "\n"
+
+
+def test_the_page_lists_every_demand():
+    """An adapter's author reads in the docs what the kit will ask."""
+    listed = PAGE.read_text("utf-8").partition("<!-- demands -->\n")[2].partition("\n<!-- end -->")[0]
+    assert listed == _demands(), "replace the list of demands in docs/adapters.md"
+
+
+@pytest.mark.slow
+def test_a_failure_names_the_part_and_the_demand(tmp_path):
+    """It says which method is missing, or which sentence of the contract the adapter breaks."""
+    (tmp_path / "test_wrong.py").write_text(WRONG)
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", str(tmp_path)]
+    wanted = "is_the_share_of_successes or increment_counts or timing_has_a_duration"
+    done = subprocess.run([*command, "-k", wanted], capture_output=True, text=True, cwd=tmp_path, check=False)
+    lacks = "decrement, increment, record_gauge, record_histogram, record_timer"
+    assert f"Incomplete is not a MetricCollector: it lacks {lacks}" in done.stdout
+    assert "make() has to return a timer" in done.stdout
+    assert "The adapter does not meet this demand of the contract:" in done.stdout
+    assert "SuccessFailureTracker: the rate is the share of successes. Three of four is 0.75." in done.stdout

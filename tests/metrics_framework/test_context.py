@@ -51,6 +51,7 @@ def test_outside_of_any_use_all_records_are_discarded():
     assert current() is nothing
 
 
+@pytest.mark.slow
 def test_the_null_system_is_created_once_even_by_many_threads():
     """All threads get the same system."""
     code = (
@@ -66,6 +67,7 @@ def test_the_null_system_is_created_once_even_by_many_threads():
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_the_null_system_is_created_on_demand():
     """Importing the package, and using a system, do not create it."""
     code = (
@@ -81,7 +83,7 @@ def test_the_library_does_not_use_the_current_system():
     """Only `context` and the FastAPI dependencies use `current()`; all other code gets a system passed."""
     packages = (metrics_framework, metrics_adapters)
     sources = [path for package in packages for path in Path(package.__file__).parent.rglob("*.py")]
-    asks = re.compile(r"(?<![.\w])current\(|\bcontext import|framework\.current")
+    asks = re.compile(r"(?<![.\w])(?<!def )current\(|\bcontext import|framework\.current")
     asking = {path.name for path in sources if asks.search(path.read_text())}
     # The one that has it, the one that offers it, and one that falls back on it.
     assert asking == {"context.py", "__init__.py", "fastapi.py"}
@@ -217,3 +219,51 @@ def test_tasks_inherit_it_and_do_not_see_each_others(systems):
         return await asyncio.gather(*tasks)
 
     assert asyncio.run(main()) == [[a, b, b, a], [a, c, c, a]]
+
+
+# -- decorated functions -----------------------------------------------------------------------------------
+
+
+def test_a_decorated_function_looks_up_the_system_when_it_is_called(systems, clock):
+    """It is decorated at import, before there is a system: each call is recorded by the system in use."""
+
+    class NotFound(Exception):
+        pass
+
+    @current().measure("work", {"kind": "function"}, ignore=(NotFound,))
+    def work(error=None):
+        clock.advance(1)
+        if error is not None:
+            raise error
+
+    @current().measure("work", {"kind": "coroutine"})
+    async def coroutine():
+        clock.advance(2)
+
+    @current().measure("work", {"kind": "generator"})
+    def generator():
+        yield clock.advance(4)
+
+    first, second, third = systems
+    work()  # discarded
+    for system, times in ((first, 1), (second, 2)):
+        with use(system):
+            for _ in range(times):
+                work()
+                asyncio.run(coroutine())
+                list(generator())
+            with pytest.raises(NotFound):
+                work(NotFound())
+    for system, times in ((first, 1), (second, 2)):
+        for kind, seconds, more in (("function", 1, 1), ("coroutine", 2, 0), ("generator", 4, 0)):
+            stats = system.timer.get_timing_stats("work", tags={"kind": kind})
+            assert (stats["count"], stats["sum"]) == (times + more, seconds * 1000.0 * (times + more))
+        assert system.tracker.get_success_rate("work") == 1.0
+    assert third.aggregator.get_metrics_by_tag({}) == []
+
+
+def test_a_block_outside_of_any_use_is_not_recorded_later(systems):
+    """Only decorated functions look up a system at each call."""
+    with current().measure("work"), use(systems[0]):
+        pass
+    assert systems[0].aggregator.get_metrics_by_tag({}) == []

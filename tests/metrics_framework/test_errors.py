@@ -100,6 +100,7 @@ def test_a_missing_extra_names_the_command_that_installs_it():
     assert str(without_extra) == "the client needs an optional dependency: pip install httpx"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("package", "code", "requirement"),
     [

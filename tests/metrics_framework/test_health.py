@@ -138,8 +138,9 @@ def test_health_contains_its_readings(system, clock):
     track(system, 3, 1)
     clock.advance(12)
     assert system.get_system_health() == {
-        "healthy": False,
+        "healthy": True,
         "error_rate": 0.25,
+        "operations": 4,
         "uptime_seconds": 12.0,
         "series": 3,
         "recorded": 6,
@@ -161,20 +162,24 @@ def test_a_system_without_events_is_healthy(system):
 @pytest.mark.parametrize(
     ("successes", "failures", "healthy"),
     [
-        (95, 5, True),
-        (94, 6, False),
-        (19, 1, True),
-        (190, 10, True),
-        (949, 51, False),
-        (0, 1, False),
+        (10, 10, True),
+        (9, 11, False),
+        (500, 500, True),
+        (499, 501, False),
+        (0, 20, False),
+        (0, 19, True),
         (1, 0, True),
     ],
 )
-def test_more_than_one_in_twenty_failures_is_unhealthy(system, successes, failures, healthy):
-    """Exactly 5 % is still healthy."""
+def test_a_process_is_unhealthy_if_most_of_20_operations_fail(system, successes, failures, healthy):
+    """Exactly half is still healthy, and so are fewer than 20 operations, of which the rate is reported."""
     track(system, successes, failures)
     health = system.get_system_health()
-    assert (health["healthy"], health["error_rate"]) == (healthy, failures / (successes + failures))
+    assert (health["healthy"], health["error_rate"], health["operations"]) == (
+        healthy,
+        failures / (successes + failures),
+        successes + failures,
+    )
 
 
 def test_the_error_rate_is_of_all_operations_together(system):
@@ -239,11 +244,19 @@ def test_the_window_can_be_chosen(clock):
         ({"cpu_percent": 30}, True),
         ({"error_rate": 0.24}, False),
         ({"error_rate": 0.25}, True),
+        ({"error_rate": 0.24, "min_operations": 5}, True),
+        ({"error_rate": 0.24, "operations": ["work"]}, False),
+        ({"error_rate": 0.24, "operations": ["w*"]}, False),
+        ({"error_rate": 0.24, "operations": ["other"]}, True),
+        ({"error_rate": 0.24, "operations": []}, True),
+        ({"error_rate": 0.24, "ignored_errors": ["timeout"]}, True),
+        ({"error_rate": 0.24, "ignored_errors": ["time*"]}, True),
+        ({"error_rate": 0.24, "ignored_errors": ()}, False),
     ],
 )
 def test_each_threshold_judges_its_reading(clock, limits, healthy):
     """A reading at its limit is healthy; a reading above it is not."""
-    thresholds = Thresholds(**{"error_rate": 0.3, **limits})
+    thresholds = Thresholds(**{"error_rate": 0.3, "min_operations": 4, **limits})
     system = MetricsSystem(resource_monitor=Monitor(), thresholds=thresholds, clock=clock)
     track(system, 3, 1)
     assert system.get_system_health()["healthy"] is healthy
@@ -262,6 +275,21 @@ def test_a_window_is_a_positive_duration(window):
     """Any other value raises an error."""
     with pytest.raises(InvalidInputError, match=r"threshold window=.*positive duration"):
         Thresholds(window=window)
+
+
+@pytest.mark.parametrize("what", ["operations", "ignored_errors"])
+@pytest.mark.parametrize("patterns", ["work", [""], [7], 7], ids=str)
+def test_patterns_are_a_list_of_strings(what, patterns):
+    """The error names the threshold."""
+    with pytest.raises(InvalidInputError, match=f"threshold {what}"):
+        Thresholds(**{what: patterns})
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, True, "20"], ids=str)
+def test_the_minimum_is_a_whole_number(count):
+    """Any other value raises an error."""
+    with pytest.raises(InvalidInputError, match="threshold min_operations="):
+        Thresholds(min_operations=count)
 
 
 def test_thresholds_must_be_thresholds():

@@ -63,6 +63,7 @@ def test_every_public_method_is_documented(name):
         assert [member for member, held in members.items() if not inspect.getdoc(held)] == []
 
 
+@pytest.mark.slow
 def test_importing_the_package_loads_no_optional_or_slow_dependency():
     """`import metrics_framework` loads only the modules that recording needs."""
     unwanted = {
@@ -78,6 +79,7 @@ def test_importing_the_package_loads_no_optional_or_slow_dependency():
     assert modules_after("import metrics_framework") & unwanted == set()
 
 
+@pytest.mark.slow
 @pytest.mark.smoke
 def test_recording_in_memory_loads_no_dependency_but_the_own_adapter():
     """A collector alone needs no psutil, structlog or prometheus_client."""

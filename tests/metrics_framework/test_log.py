@@ -42,6 +42,33 @@ def test_the_standard_loggers_level_filters(caplog):
     assert caplog.records == []
 
 
+@pytest.mark.slow
+def test_an_event_that_is_not_logged_costs_no_import():
+    """structlog, which is slow to import, is imported by the first event whose level is enabled."""
+    run(
+        "import sys\n"
+        "from metrics_framework.log import log_event\n"
+        "log_event('info', 'nothing happened')\n"
+        "assert 'structlog' not in sys.modules\n"
+        "log_event('warning', 'it happened')\n"
+        "assert 'structlog' in sys.modules\n"
+    )
+
+
+@pytest.mark.slow
+def test_a_structlog_that_is_configured_later_gets_all_levels():
+    """Events that an unconfigured logger drops reach structlog once it is configured."""
+    done = run(
+        "from metrics_framework.log import log_event\n"
+        "log_event('debug', 'before')\n"
+        "import structlog\n"
+        "structlog.configure(processors=[structlog.processors.JSONRenderer()])\n"
+        "log_event('debug', 'after')\n"
+    )
+    assert [json.loads(line)["event"] for line in done.stdout.splitlines()] == ["after"]
+
+
+@pytest.mark.slow
 def test_nothing_is_printed_to_standard_output():
     """Without configuration a warning goes to standard error, so that pipes stay valid."""
     done = run("from metrics_framework.log import log_event\nlog_event('warning', 'it happened', number=3)")
@@ -50,6 +77,7 @@ def test_nothing_is_printed_to_standard_output():
     assert "number=3" in done.stderr
 
 
+@pytest.mark.slow
 def test_structlog_stays_unconfigured():
     """Logging an event does not change structlog's configuration."""
     done = run(
@@ -63,6 +91,7 @@ def test_structlog_stays_unconfigured():
     assert done.stdout == ""
 
 
+@pytest.mark.slow
 def test_a_configured_structlog_is_used_as_it_is():
     """The application's processors process the event, and its logger prints it."""
     done = run(
@@ -79,6 +108,7 @@ def test_a_configured_structlog_is_used_as_it_is():
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_a_configuration_that_comes_later_is_used():
     """An application may configure structlog after the library has logged."""
     done = run(
@@ -92,6 +122,7 @@ def test_a_configuration_that_comes_later_is_used():
     assert "first" in done.stderr
 
 
+@pytest.mark.slow
 def test_structlog_is_imported_by_the_first_event():
     """A program that never logs does not import structlog."""
     run(
@@ -132,8 +163,11 @@ def test_a_handler_that_raises_costs_one_line_on_standard_error(raising_handler,
     assert "OSError('the log server\\nis gone')" in lines[0]
     assert "something happened" in lines[0]
     assert "something else happened" in lines[1]
+    first, second = (int(line.rpartition("dropped so far: ")[2]) for line in lines)
+    assert second == first + 1
 
 
+@pytest.mark.slow
 def test_a_structlog_processor_that_raises_costs_one_line_on_standard_error():
     """The same holds if the application configured structlog, also for its bound loggers and renderers."""
     done = run(
@@ -150,6 +184,7 @@ def test_a_structlog_processor_that_raises_costs_one_line_on_standard_error():
     assert "it happened" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stderr", ["None", "open(os.devnull)"])
 def test_logging_that_raises_without_standard_error_is_silent(stderr):
     """A program without a standard error, or with one that refuses text, loses the event only."""

@@ -6,18 +6,24 @@ import asyncio
 import functools
 import gc
 import inspect
+import re
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+import types
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
+from enum import StrEnum
+from functools import partial
 from logging import DEBUG
 from typing import NamedTuple
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTimer, InMemoryTracker
 from metrics_adapters.null import NullAggregator, NullCollector, NullTimer, NullTracker
+from metrics_adapters.prometheus import PrometheusCollector
 from metrics_framework import MetricsSystem
 from metrics_framework.clock import ManualClock
 from metrics_framework.errors import InvalidInputError
@@ -309,6 +315,17 @@ def test_a_failure_has_its_tags_too(metrics):
     assert failure.metadata == {"status": "500"}
 
 
+def test_the_tags_of_a_failure_are_plain_strings(metrics):
+    """Members of an enumeration are their values, also in a series that was recorded before."""
+    page = StrEnum("page", {"START": "/start"})
+    for _ in range(3):
+        with pytest.raises(ValueError, match="no"), metrics.measure("work", {"page": page.START}):
+            raise ValueError("no")
+    kept = [failure.metadata["page"] for failure in metrics.tracker.recent_failures("work")]
+    assert kept == ["/start"] * 3
+    assert {type(text) for text in kept} == {str}
+
+
 def test_the_callers_tags_are_copied(metrics):
     """A measurement does not change the mapping, and later changes do not affect it."""
     tags = {"a": "1"}
@@ -344,14 +361,20 @@ def test_bad_tags_raise_at_measure(metrics, tags):
         lenient.measure("work", tags)
 
 
-def test_a_bad_tag_raises_at_tag(metrics):
-    """The measurement continues with its former tags."""
-    with (
-        metrics.measure("work", {"a": "1"}) as measurement,
-        pytest.raises(InvalidInputError, match="tag name"),
-    ):
+def test_a_bad_tag_is_counted_and_leaves_the_block_alone(metrics, caplog):
+    """The block goes on with its former tags, also if the store raises errors. The next read logs it."""
+
+    class Unprintable:
+        def __str__(self):
+            raise ValueError("no text")
+
+    with metrics.measure("work", {"a": "1"}) as measurement:
         measurement.tag("", "2")
+        measurement.tag("amount", Unprintable())
     assert told(metrics, tags={"a": "1"}) == (1, 0.0, 1, {})
+    assert metrics.collector.store.rejected == 2
+    assert "tag name '' is not a non-empty string" in caplog.text
+    assert "the value of tag 'amount' cannot be converted" in caplog.text
 
 
 # -- one measurement, several uses -------------------------------------------------------------------------
@@ -738,8 +761,8 @@ async def _cancelled_inner(started):
 @pytest.mark.parametrize(
     "begin", [_cancelled_coroutine, _cancelled_block, _cancelled_generator, _cancelled_handed_out]
 )
-def test_cancellation_has_its_own_error_type(metrics, begin):
-    """A cancelled task stays cancelled, and is counted as `CancelledError`."""
+def test_a_cancellation_is_neither_a_success_nor_a_failure(metrics, begin):
+    """A cancelled task stays cancelled: its duration is recorded, and its operation is known."""
 
     async def main():
         started = asyncio.Event()
@@ -750,7 +773,12 @@ def test_cancellation_has_its_own_error_type(metrics, begin):
         return task.cancelled()
 
     assert asyncio.run(main())
-    assert told(metrics)[2:] == (0, {"CancelledError": 1})
+    stats = metrics.timer.get_timing_stats("work")
+    assert (stats["count"], stats["failures"]) == (1, 0)
+    assert metrics.tracker.get_success_rate("work") == 1.0
+    assert metrics.tracker.get_failure_breakdown("work") == {}
+    metrics.tracker.record_failure("work", "timeout")
+    assert metrics.tracker.get_success_rate("work") == 0.0
 
 
 def test_a_coroutine_may_run_many_times_at_once(metrics, clock):
@@ -1149,8 +1177,8 @@ def test_an_error_at_the_clean_up_is_a_failure(metrics):
     assert told(metrics)[2:] == (0, {"EOFError": 1, "LookupError": 1})
 
 
-def test_a_generator_that_will_not_close_is_an_error(metrics):
-    """Yielding while it is closed is Python's `RuntimeError`, measured or not, and a failure."""
+def test_a_generator_that_will_not_close_is_measured_until_it_ends(metrics):
+    """Yielding while it is closed is Python's `RuntimeError`, measured or not, and the generator goes on."""
 
     @metrics.measure("work")
     def work():
@@ -1165,7 +1193,50 @@ def test_a_generator_that_will_not_close_is_an_error(metrics):
     next(generator)
     with pytest.raises(RuntimeError, match="ignored GeneratorExit"):
         generator.close()
-    assert told(metrics)[2:] == (0, {"RuntimeError": 1})
+    assert recorded(metrics) == []
+    with pytest.raises(StopIteration):
+        next(generator)
+    assert told(metrics)[2:] == (1, {})
+
+
+def test_a_generator_exit_that_is_thrown_reaches_the_generator(metrics):
+    """A generator may handle it, as a context manager does whose block is left by `GeneratorExit`."""
+
+    @metrics.measure("work")
+    def work():
+        try:
+            yield 1
+        except GeneratorExit:
+            yield 2
+
+    @metrics.measure("work.async")
+    async def work_async():
+        try:
+            yield 1
+        except GeneratorExit:
+            yield 2
+
+    @metrics.measure("session")
+    @contextmanager
+    def session():
+        with suppress(GeneratorExit):
+            yield
+
+    async def main():
+        generator = work_async()
+        assert await anext(generator) == 1
+        assert await generator.athrow(GeneratorExit()) == 2
+        await generator.aclose()
+
+    generator = work()
+    assert next(generator) == 1
+    assert generator.throw(GeneratorExit()) == 2
+    generator.close()
+    asyncio.run(main())
+    with session():
+        raise GeneratorExit
+    for operation in ("work", "work.async", "session"):
+        assert told(metrics, operation)[2:] == (1, {})
 
 
 def test_a_generator_that_was_never_started_records_nothing(metrics):
@@ -1436,11 +1507,650 @@ def test_an_async_generator_that_outlives_its_loop_logs_nothing(metrics, caplog)
     assert told(metrics)[2:] == (1, {})
 
 
-@pytest.mark.parametrize("error_type", ["", 3, ValueError])
-def test_a_bad_error_type_raises_at_its_assignment(metrics, error_type):
-    """The measurement does not change."""
+@pytest.mark.parametrize("error_type", ["", 3, int])
+def test_a_bad_error_type_is_counted_and_changes_nothing(metrics, error_type):
+    """The block goes on, and the failure keeps its earlier type."""
     with metrics.measure("work") as work:
-        with pytest.raises(InvalidInputError, match="error type"):
-            work.error_type = error_type
-        assert work.error_type is None
+        work.error_type = "http_500"
+        work.error_type = error_type
+        assert work.error_type == "http_500"
+    assert told(metrics)[2:] == (0, {"http_500": 1})
+    assert metrics.collector.store.rejected == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "error_type"),
+    [
+        (ValueError, "ValueError"),
+        (ValueError("no"), "ValueError"),
+        (asyncio.CancelledError(), "cancelled"),
+        (ExceptionGroup("", [KeyError()]), "KeyError"),
+    ],
+)
+def test_an_exception_can_be_assigned_as_an_error_type(metrics, error, error_type):
+    """It is spelled as everywhere else."""
+    with metrics.measure("work") as work:
+        work.error_type = error
+    assert told(metrics)[2:] == (0, {error_type: 1})
+
+
+# -- measuring never changes the measured code -------------------------------------------------------------
+
+
+class Declined(Exception):
+    """An error of the measured code."""
+
+
+def _clashing(clock):
+    """Return a system in which the durations of `work` cannot be exposed."""
+    metrics = MetricsSystem(collector=PrometheusCollector(CollectorRegistry(), store=Store(clock)))
+    metrics.collector.record_timer("work.duration", 5)
+    return metrics
+
+
+class _RaisingTimer(ForeignTimer):
+    def stop_timer(self, timer_id, success=True):
+        raise OSError("the timer is down")
+
+
+class _RaisingStart(ForeignTimer):
+    def start_timer(self, operation_name, metadata=None):
+        raise OSError("the timer is down")
+
+
+class _RaisingTracker(ForeignTracker):
+    def record_success(self, operation, metadata=None):
+        raise OSError("the tracker is down")
+
+    def record_failure(self, operation, error_type, metadata=None):
+        raise OSError("the tracker is down")
+
+
+def _timer_down(clock):
+    return MetricsSystem(timer=_RaisingTimer(), tracker=ForeignTracker(), clock=clock)
+
+
+def _start_down(clock):
+    return MetricsSystem(timer=_RaisingStart(), tracker=ForeignTracker(), clock=clock)
+
+
+def _tracker_down(clock):
+    return MetricsSystem(timer=ForeignTimer(), tracker=_RaisingTracker(), clock=clock)
+
+
+def _broken_clock(clock):
+    """Return a system whose names are checked by code that raises."""
+    metrics = MetricsSystem(clock=clock)
+
+    def exposed_names(named, unit):
+        raise LookupError(named)
+
+    metrics.collector.store.expose(exposed_names)
+    return metrics
+
+
+def _in_block(measure, work):
+    with measure("work"):
+        return work()
+
+
+def _in_async_block(measure, work):
+    async def main():
+        async with measure("work"):
+            return work()
+
+    return asyncio.run(main())
+
+
+def _in_function(measure, work):
+    return measure("work")(work)()
+
+
+def _in_coroutine(measure, work):
+    @measure("work")
+    async def run():
+        return work()
+
+    return asyncio.run(run())
+
+
+def _in_generator(measure, work):
+    @measure("work")
+    def run():
+        yield work()
+
+    (result,) = run()
+    return result
+
+
+def _in_async_generator(measure, work):
+    @measure("work")
+    async def run():
+        yield work()
+
+    async def main():
+        return [item async for item in run()]
+
+    (result,) = asyncio.run(main())
+    return result
+
+
+def _in_future(measure, work):
+    with ThreadPoolExecutor(1) as pool:
+        return measure("work")(pool.submit)(work).result()
+
+
+WAYS = [
+    _in_block,
+    _in_async_block,
+    _in_function,
+    _in_coroutine,
+    _in_generator,
+    _in_async_generator,
+    _in_future,
+]
+
+
+@pytest.mark.parametrize("system", [_clashing, _timer_down, _start_down, _tracker_down, _broken_clock])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_fault_of_measuring_leaves_the_measured_code_alone(clock, caplog, system, way):
+    """The result or the own error of the code passes through; each fault is counted, and logged."""
+    metrics = system(clock)
+
+    def decline():
+        raise Declined
+
+    assert way(metrics.measure, lambda: "receipt") == "receipt"
+    before = metrics.collector.store.rejected
+    assert before > 0
+    with pytest.raises(Declined) as caught:
+        way(metrics.measure, decline)
+    assert caught.value.__context__ is None
+    assert metrics.collector.store.rejected > before
+    metrics.aggregator.get_metrics_by_tag({})
+    assert any(record.levelname in ("WARNING", "ERROR") for record in caplog.records)
+
+
+def test_the_half_of_an_operation_that_can_be_recorded_is_recorded(clock):
+    """If the durations clash with another metric's name, the outcomes are tracked all the same."""
+    metrics = _clashing(clock)
+    for work in (lambda: 1, lambda: 1 / 0):
+        with suppress(ZeroDivisionError):
+            _in_function(metrics.measure, work)
+    assert metrics.tracker.get_failure_breakdown("work") == {"ZeroDivisionError": 1}
+    assert metrics.tracker.get_success_rate("work") == 0.5
+
+
+def test_one_foreign_part_that_is_down_does_not_stop_the_other(clock):
+    """The tracker gets the outcome, although the timer raised, and the reverse."""
+    for system in (_timer_down, _start_down):
+        metrics = system(clock)
+        assert _in_function(metrics.measure, lambda: 1) == 1
+        assert metrics.tracker.calls == [("success", "work", {})]
+    metrics = _tracker_down(clock)
+    assert _in_function(metrics.measure, lambda: 1) == 1
+    assert [call[0] for call in metrics.timer.calls] == ["start", "stop"]
+
+
+def test_a_fault_without_any_store_is_logged(clock, caplog):
+    """A system of foreign parts has no counter of rejected records."""
+    metrics = MetricsSystem(
+        collector=NullCollector(),
+        timer=ForeignTimer(),
+        tracker=_RaisingTracker(),
+        aggregator=NullAggregator(),
+        clock=clock,
+    )
+    assert _in_function(metrics.measure, lambda: 1) == 1
+    assert "the tracker is down" in caplog.text
+
+
+def test_an_interrupt_while_a_measurement_is_recorded_propagates(clock):
+    """Only faults are counted: Ctrl-C in the middle of a record still ends the program."""
+
+    class Interrupted(ForeignTracker):
+        def record_success(self, operation, metadata=None):
+            raise KeyboardInterrupt
+
+    metrics = MetricsSystem(timer=ForeignTimer(), tracker=Interrupted(), clock=clock)
+    measurement = metrics.measure("work")
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), measurement:
+            pass
+
+
+# -- which endings are failures ----------------------------------------------------------------------------
+
+
+class NotFound(LookupError):
+    """An answer, not a fault."""
+
+
+def _ending(metrics, error, **rule):
+    """Measure code that ends with an exception, and return its successes and failures."""
+    before = told(metrics) if recorded(metrics) else Told(0, 0, 0, {})
+    with suppress(BaseException), metrics.measure("work", **rule):
+        raise error
+    after = told(metrics)
+    assert after.timed == before.timed + 1
+    failures = {
+        error_type: count - before.failures.get(error_type, 0)
+        for error_type, count in after.failures.items()
+        if count != before.failures.get(error_type, 0)
+    }
+    return after.successes - before.successes, failures
+
+
+CANCELLED = asyncio.CancelledError()
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (SystemExit(), (1, {})),
+        (SystemExit(0), (1, {})),
+        (SystemExit(2), (0, {"SystemExit": 1})),
+        (SystemExit("no configuration"), (0, {"SystemExit": 1})),
+        (SystemExit(0.0), (0, {"SystemExit": 1})),
+        (GeneratorExit(), (1, {})),
+        (CANCELLED, (0, {})),
+        (KeyboardInterrupt(), (0, {"KeyboardInterrupt": 1})),
+        (NotFound(), (0, {"NotFound": 1})),
+        (BaseExceptionGroup("", [CANCELLED, CANCELLED]), (0, {})),
+        (BaseExceptionGroup("", [CANCELLED, SystemExit(0)]), (0, {})),
+        (BaseExceptionGroup("", [GeneratorExit(), SystemExit(0)]), (1, {})),
+        (BaseExceptionGroup("", [CANCELLED, NotFound()]), (0, {"NotFound": 1})),
+    ],
+    ids=repr,
+)
+def test_expected_endings_are_not_failures(metrics, error, outcome):
+    """An exit with success and a closed generator are successes, and a cancellation is not counted."""
+    with metrics.measure("work"):  # so that the operation is listed
+        pass
+    assert _ending(metrics, error) == outcome
+
+
+@pytest.mark.parametrize(
+    ("error", "rule", "outcome"),
+    [
+        (NotFound(), {"ignore": (NotFound,)}, (1, {})),
+        (NotFound(), {"ignore": NotFound}, (1, {})),
+        (NotFound(), {"ignore": [LookupError, OSError]}, (1, {})),
+        (KeyError(), {"ignore": (NotFound,)}, (0, {"KeyError": 1})),
+        (NotFound(), {"ignore": (LookupError,), "failures": (NotFound,)}, (0, {"NotFound": 1})),
+        (KeyError(), {"ignore": (LookupError,), "failures": (NotFound,)}, (1, {})),
+        (CANCELLED, {"failures": (asyncio.CancelledError,)}, (0, {"cancelled": 1})),
+        (CANCELLED, {"ignore": (asyncio.CancelledError,)}, (1, {})),
+        (SystemExit(0), {"failures": (SystemExit,)}, (0, {"SystemExit": 1})),
+        (ExceptionGroup("", [NotFound(), OSError()]), {"ignore": (NotFound,)}, (0, {"OSError": 1})),
+        (ExceptionGroup("", [NotFound(), NotFound()]), {"ignore": (NotFound,)}, (1, {})),
+    ],
+    ids=repr,
+)
+def test_the_application_decides_what_is_a_failure(clock, error, rule, outcome):
+    """`ignore` and `failures` of one measurement and of the system have the same effect."""
+    one, all_of_them = MetricsSystem(clock=clock), MetricsSystem(clock=clock, **rule)
+    for metrics in (one, all_of_them):
+        with metrics.measure("work"):
+            pass
+    assert _ending(one, error, **rule) == outcome
+    assert _ending(all_of_them, error) == outcome
+
+
+def test_a_rule_of_a_measurement_comes_before_that_of_the_system(clock):
+    """What the measurement does not mention is decided by the system, then by the defaults."""
+    metrics = MetricsSystem(clock=clock, ignore=(NotFound,), failures=(asyncio.CancelledError,))
+    with metrics.measure("work"):
+        pass
+    assert _ending(metrics, NotFound(), failures=(LookupError,)) == (0, {"NotFound": 1})
+    assert _ending(metrics, CANCELLED, ignore=(OSError,)) == (0, {"cancelled": 1})
+    assert _ending(metrics, NotFound(), ignore=(OSError,)) == (1, {})
+    assert _ending(metrics, SystemExit(0), ignore=(OSError,)) == (1, {})
+
+
+def test_a_decorated_function_keeps_its_rule(metrics):
+    """Each call of the function, and each item of a generator, ends by it."""
+
+    @metrics.measure("work", ignore=(NotFound,))
+    def find():
+        raise NotFound
+
+    @metrics.measure("work", ignore=(NotFound,))
+    def find_all():
+        yield find()
+
+    for _ in range(2):
+        with pytest.raises(NotFound):
+            find()
+    with pytest.raises(NotFound):
+        list(find_all())
+    assert told(metrics)[2:] == (4, {})
+
+
+def test_an_ignored_exception_keeps_an_assigned_error_type(metrics):
+    """The application has said that the operation failed."""
+    with suppress(NotFound), metrics.measure("work", ignore=(NotFound,)) as work:
+        work.error_type = "stale_cache"
+        raise NotFound
+    assert told(metrics)[2:] == (0, {"stale_cache": 1})
+
+
+def test_a_cancellation_stops_a_foreign_timer_without_an_outcome(foreign):
+    """The timer does not keep running, and the tracker is not called."""
+    with pytest.raises(asyncio.CancelledError), foreign.measure("work"):
+        raise asyncio.CancelledError
+    assert foreign.timer.calls[1] == ("stop", "id 1", True)
+    assert foreign.tracker.calls == []
+
+
+def test_a_cancellation_of_trio_is_not_counted(metrics):
+    """Its class has no public constructor, so a real one is raised."""
+    trio = pytest.importorskip("trio")
+
+    async def main():
+        with trio.move_on_after(0):
+            async with metrics.measure("work"):
+                await trio.sleep_forever()
+
+    trio.run(main)
+    assert metrics.timer.get_timing_stats("work")["failures"] == 0
+    assert metrics.tracker.get_failure_breakdown("work") == {}
+
+
+@pytest.mark.parametrize("key", ["ignore", "failures"])
+@pytest.mark.parametrize("wrong", ["LookupError", 7, int, [LookupError, "KeyError"], LookupError()])
+def test_a_rule_takes_classes_of_exceptions(metrics, key, wrong):
+    """Anything else is an error that quotes it and shows a valid value."""
+    for build in (partial(metrics.measure, "work"), MetricsSystem):
+        with pytest.raises(InvalidInputError, match=rf"pass classes, such as {key}=\(LookupError,\)"):
+            build(**{key: wrong})
+
+
+# -- results that end later, and things that are not functions ---------------------------------------------
+
+
+def plain(function):
+    """Wrap a function as a decorator of another library does: the wrapper is a plain function."""
+
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+def test_a_generator_behind_a_plain_wrapper_is_measured_to_its_end(metrics, clock):
+    """As without the wrapper, the time of its consumer is excluded, and sent values pass through."""
+
+    @metrics.measure("work")
+    @plain
+    def work():
+        clock.advance(1)
+        got = yield 1
+        clock.advance(2)
+        yield got
+
+    generator = work()
+    clock.advance(100)
+    assert next(generator) == 1
+    clock.advance(100)
+    assert generator.send("sent") == "sent"
+    assert list(generator) == []
+    assert told(metrics) == (1, 3000.0, 1, {})
+
+
+def test_an_async_generator_behind_a_plain_wrapper_is_measured_to_its_end(metrics, clock):
+    """The time of its consumer is excluded, and an exception is its outcome."""
+
+    @metrics.measure("work")
+    @plain
+    async def work():
+        clock.advance(1)
+        yield 1
+        raise NotFound
+
+    async def main():
+        async for _ in work():
+            clock.advance(100)
+
+    with pytest.raises(NotFound):
+        asyncio.run(main())
+    assert told(metrics) == (1, 1000.0, 0, {"NotFound": 1})
+
+
+@pytest.mark.parametrize("wrap", [lambda function: function, plain])
+def test_a_context_manager_below_the_decorator_is_measured(metrics, clock, wrap):
+    """Entering and leaving count, the body does not, in each use: as a block, and as a decorator."""
+
+    @metrics.measure("work")
+    @wrap
+    @contextmanager
+    def opened():
+        clock.advance(1)
+        yield "it"
+        clock.advance(2)
+
+    with opened() as it:
+        clock.advance(100)
+    assert it == "it"
+    assert told(metrics) == (1, 3000.0, 1, {})
+
+    @opened()
+    def decorated():
+        clock.advance(100)
+
+    decorated()
+    decorated()
+    assert told(metrics) == (3, 9000.0, 3, {})
+
+
+def test_an_async_context_manager_below_the_decorator_is_measured(metrics, clock):
+    """An exception of the body is that of the operation, unless the manager handles it."""
+
+    @metrics.measure("work")
+    @asynccontextmanager
+    async def opened():
+        clock.advance(1)
+        yield
+        clock.advance(2)
+
+    async def main():
+        async with opened():
+            clock.advance(100)
+        async with opened():
+            raise NotFound
+
+    with pytest.raises(NotFound):
+        asyncio.run(main())
+    assert told(metrics) == (2, 4000.0, 1, {"NotFound": 1})
+
+
+def test_a_future_is_measured_until_it_is_done(metrics, clock):
+    """The caller gets the future itself; its result, its exception or its cancellation is the outcome."""
+    futures = []
+
+    @metrics.measure("work")
+    def work():
+        futures.append(asyncio.get_running_loop().create_future())
+        return futures[-1]
+
+    async def main():
+        done, failed, cancelled = work(), work(), work()
+        assert [done, failed, cancelled] == futures
+        clock.advance(2)
+        done.set_result("done")
+        failed.set_exception(NotFound())
+        cancelled.cancel()
+        results = await asyncio.gather(done, failed, cancelled, return_exceptions=True)
+        assert [type(result) for result in results] == [str, NotFound, asyncio.CancelledError]
+
+    asyncio.run(main())
+    assert told(metrics) == (3, 6000.0, 1, {"NotFound": 1})
+
+
+def test_measuring_a_future_hides_no_error(metrics, caplog):
+    """Asyncio still reports an exception that is never retrieved."""
+
+    @metrics.measure("work")
+    def work():
+        return asyncio.ensure_future(fail())
+
+    async def fail():
+        raise NotFound
+
+    async def main():
+        work()
+        await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+    gc.collect()
+    assert "Task exception was never retrieved" in caplog.text
+    assert told(metrics).failures == {"NotFound": 1}
+
+
+def test_a_future_that_is_done_needs_no_event_loop(metrics):
+    """Its loop may be closed already, which would refuse a callback."""
+    loop = asyncio.new_event_loop()
+    future = loop.create_future()
+    future.set_result(1)
+    loop.close()
+    assert metrics.measure("work")(lambda: future)() is future
     assert told(metrics)[2:] == (1, {})
+
+
+def test_a_future_of_a_pool_is_measured_until_it_is_done(metrics):
+    """`submit` is measured to the end of the work, also if it has ended already."""
+    with ThreadPoolExecutor(1) as pool:
+        submit = metrics.measure("work")(pool.submit)
+        assert submit(pow, 2, 3).result() == 8
+        assert isinstance(submit(int, "no").exception(), ValueError)
+
+        @metrics.measure("work")
+        def finished():
+            future = pool.submit(pow, 2, 3)
+            wait([future])
+            return future
+
+        assert finished().result() == 8
+    assert told(metrics)[2:] == (2, {"ValueError": 1})
+
+
+class Request:
+    """An awaitable object, as HTTP clients return them."""
+
+    def __init__(self, clock) -> None:
+        self.clock = clock
+        self.timeout = 1
+
+    def __await__(self):
+        yield from asyncio.sleep(0).__await__()
+        self.clock.advance(self.timeout)
+        return "response"
+
+
+def test_an_awaitable_object_is_measured_until_it_has_been_awaited(metrics, clock):
+    """It keeps its attributes and its type, and later awaits are not measured."""
+    request = Request(clock)
+
+    @metrics.measure("work")
+    def work():
+        return request
+
+    async def main():
+        returned = work()
+        returned.timeout = 5
+        assert (request.timeout, returned.timeout) == (5, 5)
+        assert isinstance(returned, Request)
+        assert returned == request
+        assert hash(returned) == hash(request)
+        assert repr(returned) == repr(request)
+        assert recorded(metrics) == []
+        assert await returned == "response"
+        assert await returned == "response"
+
+    asyncio.run(main())
+    assert told(metrics) == (1, 5000.0, 1, {})
+
+
+def test_an_object_that_need_not_be_awaited_is_returned_as_it_is(metrics):
+    """A query that can also be iterated, or a session, is measured until the function returns it."""
+
+    class Query:
+        def __await__(self):
+            yield
+
+        def __aiter__(self):
+            return self
+
+    query = Query()
+    assert metrics.measure("work")(lambda: query)() is query
+    assert told(metrics)[2:] == (1, {})
+
+
+def test_an_iterable_coroutine_stays_awaitable(metrics, clock):
+    """`types.coroutine` below the decorator, also behind a wrapper, is measured with its waits."""
+
+    @types.coroutine
+    def old():
+        clock.advance(1)
+        yield from asyncio.sleep(0).__await__()
+        clock.advance(2)
+        return "done"
+
+    async def main():
+        return [await metrics.measure("work")(old)(), await metrics.measure("work")(plain(old))()]
+
+    assert inspect.isgeneratorfunction(metrics.measure("work")(old))
+    assert asyncio.run(main()) == ["done", "done"]
+    assert told(metrics) == (2, 6000.0, 2, {})
+
+
+@pytest.mark.parametrize(
+    ("thing", "remedy"),
+    [
+        (property(lambda self: 1), "put @property above the measuring decorator"),
+        (functools.cached_property(lambda self: 1), "put @cached_property above the measuring decorator"),
+        (functools.partialmethod(print), "put @partialmethod above the measuring decorator"),
+        (Request, "cannot decorate the class Request: decorate its methods, or use a block: with measure"),
+        (42, "cannot decorate 42, which is not callable: pass a function and not its result"),
+        (None, "cannot decorate None, which is not callable"),
+    ],
+    ids=["property", "cached_property", "partialmethod", "class", "number", "none"],
+)
+def test_a_thing_that_is_not_a_function_is_refused_with_a_remedy(metrics, thing, remedy):
+    """The error is raised where the decorator is written."""
+    with pytest.raises(TypeError, match=re.escape(remedy)):
+        metrics.measure("work")(thing)
+    assert recorded(metrics) == []
+
+
+def test_a_bare_decorator_is_an_error_with_a_remedy(metrics):
+    """`@metrics.measure` without a name says how to write it."""
+    with pytest.raises(InvalidInputError, match=r"pass the operation's name first, such as @"):
+
+        @metrics.measure
+        def work():
+            pass
+
+
+def test_of_many_threads_one_enters_a_shared_measurement(metrics):
+    """The others get the error with the remedy, and none of the numbers mix."""
+    measurement = metrics.measure("work")
+    together, inside = threading.Barrier(8), threading.Barrier(8)
+
+    def use(_):
+        together.wait()
+        try:
+            with measurement:
+                inside.wait()
+        except RuntimeError as error:
+            inside.wait()
+            return str(error)
+        return None
+
+    for times in range(1, 20):
+        with ThreadPoolExecutor(8) as pool:
+            results = list(pool.map(use, range(8)))
+        assert results.count(None) == 1
+        assert all("call measure() for each use" in result for result in results if result)
+        assert told(metrics).timed == times

@@ -97,6 +97,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(third_party, name, meant):
     assert f"Did you mean {meant!r}" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_table_imports_adapters_on_demand():
     """Getting one adapter imports only that one."""
     code = (

@@ -7,10 +7,15 @@ import gc
 import json
 import logging
 import math
+import re
+import subprocess
+import sys
 import threading
+import time
 import weakref
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -40,6 +45,9 @@ from metrics_framework import (
 from metrics_framework.clock import ManualClock
 from metrics_framework.export import exporter
 from metrics_framework.recording import Store
+from metrics_framework.runtime.deadline import seconds_left
+from metrics_framework.snapshots.provenance import Provenance
+from tests.threads import new_threads
 
 PATIENCE = 20.0
 
@@ -283,8 +291,9 @@ def test_a_system_of_foreign_parts_creates_no_store(monkeypatch):
     assert system.create_dashboard_data("performance")["panels"]
     health = system.get_system_health()
     assert {key: value for key, value in health.items() if key != "uptime_seconds"} == {
-        "healthy": False,
+        "healthy": True,
         "error_rate": 0.25,
+        "operations": 4,
         "series": 3,
         "recorded": 0,
         "rejected": 0,
@@ -507,6 +516,178 @@ def test_shutting_down_without_any_measurement_raises_nothing(clock, caplog):
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
+def test_the_shutdown_ends_in_time_whatever_the_outputs_do(clock, caplog):
+    """An output that hangs is named, and the others are written. The limit is an argument or a key."""
+    go_on = threading.Event()
+
+    class Hanging(Exporter):
+        name = "hanging"
+
+        def export(self, system):
+            go_on.wait(PATIENCE)
+
+    output = Output()
+    system = MetricsSystem(outputs=[Hanging(), output], clock=clock, shutdown_timeout=PATIENCE)
+    system.initialize_metrics({"shutdown_timeout": 0.2})
+    begin = time.monotonic()
+    system.shutdown_metrics()
+    assert time.monotonic() - begin < PATIENCE
+    assert len(output.written) == 1
+    reason = system.export_failures["hanging"]
+    assert re.fullmatch(r"no answer within 0\.1\d* seconds", reason)
+    assert f"output='hanging' error='{reason}'" in caplog.text
+    go_on.set()
+
+
+def test_outputs_get_the_whole_time_of_the_shutdown(clock):
+    """Also if it is longer than the default."""
+    seconds: list[float] = []
+
+    class Asking(Exporter):
+        name = "asking"
+
+        def export(self, system):
+            seconds.append(seconds_left())
+
+    MetricsSystem(outputs=[Asking()], clock=clock, shutdown_timeout=60).shutdown_metrics()
+    assert seconds[0] > 50
+
+
+def test_a_monitor_that_hangs_leaves_time_to_the_outputs(clock):
+    """Background work gets a part of the time, and is left to its daemon thread."""
+    go_on, entered, output = threading.Event(), threading.Event(), Output()
+
+    class Hanging(ForeignMonitor):
+        def get_memory_usage(self):
+            entered.set()
+            if threading.current_thread().name.startswith("metrics-metrics"):
+                go_on.wait(PATIENCE)
+            return super().get_memory_usage()
+
+    system = MetricsSystem(resource_monitor=Hanging(), outputs=[output], clock=clock, shutdown_timeout=1)
+    system.initialize_metrics({"collection_interval": 3_600})
+    assert entered.wait(PATIENCE)
+    system.shutdown_metrics()
+    assert len(output.written) == 1
+    go_on.set()
+
+
+def test_a_monitor_that_does_not_stop_delays_no_shutdown(clock, caplog):
+    """Its call is left to a daemon thread, and the log states it."""
+    go_on, output = threading.Event(), Output()
+
+    class Hanging(ForeignMonitor):
+        def stop_resource_monitoring(self):
+            go_on.wait(10 * PATIENCE)
+
+    system = MetricsSystem(resource_monitor=Hanging(), outputs=[output], clock=clock, shutdown_timeout=1)
+    begin = time.monotonic()
+    system.shutdown_metrics()
+    assert time.monotonic() - begin < PATIENCE
+    assert len(output.written) == 1
+    assert "resource monitoring not stopped" in caplog.text
+    go_on.set()
+
+
+def test_an_output_may_shut_down_a_system_that_shuts_down(clock):
+    """It does not wait for the shutdown, which waits for it."""
+
+    class Last(Output):
+        def write(self, snapshot):
+            system.shutdown_metrics()
+            super().write(snapshot)
+
+    output = Last()
+    system = MetricsSystem(outputs=[output], clock=clock, shutdown_timeout=PATIENCE)
+    system.shutdown_metrics()
+    assert len(output.written) == 1
+
+
+def test_a_system_has_one_with_block(clock):
+    """A second block, inside or after the first, is an error that states the remedy."""
+    system = MetricsSystem(clock=clock)
+    with system, pytest.raises(InvalidInputError, match="in a with block already"), system:
+        pass
+    with pytest.raises(ClosedError, match="create a new one"), system:
+        pass
+
+    async def again():
+        async with system:
+            pass
+
+    with pytest.raises(ClosedError):
+        asyncio.run(again())
+
+
+def test_work_after_the_shutdown_is_an_error(clock):
+    """Nothing would be collected or exported."""
+    system = MetricsSystem(outputs=[Output()], clock=clock)
+    system.shutdown_metrics()
+    for work in (system.collect_metrics_async, partial(system.export_metrics_async, ["output"])):
+        with pytest.raises(ClosedError):
+            asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda system: system.snapshot(),
+        lambda system: system.get_system_health(),
+        lambda system: system.create_dashboard_data(),
+        lambda system: system.measure("load"),
+    ],
+)
+def test_use_after_the_shutdown_is_logged_once(clock, caplog, use):
+    """The application goes on, and the log has the remedy."""
+    system = MetricsSystem(clock=clock)
+    system.timer.time_operation("load", lambda: None)
+    system.measure("load")
+    system.shutdown_metrics()
+    assert caplog.records == []
+    for _ in range(2):
+        use(system)
+    (record,) = [record for record in caplog.records if "after its shutdown" in record.getMessage()]
+    assert "call shutdown_metrics() last" in record.getMessage()
+
+
+def run_program(code):
+    """Return what a program writes to standard error."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0
+    return done.stderr
+
+
+@pytest.mark.slow
+def test_records_after_the_shutdown_are_reported_at_the_exit():
+    """Without a further system on the store, these records are lost."""
+    begin = "from metrics_framework import MetricsSystem\nfirst = MetricsSystem()\nfirst.shutdown_metrics()\n"
+    record = "first.collector.increment('orders')\n"
+    assert "use='recording'" in run_program(begin + record)
+    assert run_program(begin) == ""
+    assert run_program(begin + "second = MetricsSystem(collector=first.collector)\n" + record) == ""
+
+
+@pytest.mark.slow
+def test_outputs_that_never_receive_anything_are_reported():
+    """The log has their names and the remedy, when the system is garbage or at the exit."""
+    begin = (
+        "import gc\nfrom metrics_framework import MetricsSystem\n"
+        "from metrics_adapters.snapshot_writer import SnapshotWriter\n"
+        "system = MetricsSystem(outputs=[SnapshotWriter('nowhere')])\n"
+    )
+    garbage = (
+        "import structlog, sys, threading\nlogged = threading.Event()\n"
+        "def write(logger, method, event):\n"
+        "    print(event, file=sys.stderr, flush=True)\n    logged.set()\n    raise structlog.DropEvent\n"
+        "structlog.configure(processors=[write])\ndel system\ngc.collect()\nassert logged.wait(60)\n"
+    )
+    for end in ("", garbage):
+        said = run_program(begin + end)
+        assert said.count("outputs never received anything") == 1
+        assert "['snapshot_writer']" in said
+        assert "shutdown_on_exit=True" in said
+
+
 def test_records_can_be_read_after_shutdown(clock):
     """After shutdown, records can still be read for a last report."""
     system = MetricsSystem(clock=clock)
@@ -616,8 +797,8 @@ class Counting(Output):
 
 
 def background_threads() -> list[threading.Thread]:
-    """Return the threads that the library has started."""
-    return [thread for thread in threading.enumerate() if thread.name.startswith("metrics-")]
+    """Return the threads that the library has started in this test."""
+    return new_threads("metrics-")
 
 
 def test_an_interval_reads_the_machine_and_writes_snapshots(clock):
@@ -626,13 +807,15 @@ def test_an_interval_reads_the_machine_and_writes_snapshots(clock):
     with MetricsSystem(outputs=[output, other], resource_monitor=monitor, clock=clock) as system:
         system.initialize_metrics({"collection_interval": 0.001})
         output.wait(3)
-        assert len(background_threads()) == 1
+        names = {"metrics-metrics-collection", "metrics-output counting", "metrics-output other"}
+        assert {thread.name for thread in background_threads()} >= names
         assert system.aggregator.get_metric_summary("process.memory.usage")["last"] == 50e6
         assert monitor.calls == []  # one thread reads, not two
-    assert background_threads() == []
+    assert ended(background_threads())
     tries = output.tries
-    assert len(output.written) == len(other.written) == tries
-    assert other.written == output.written
+    assert len(output.written) == tries
+    # An output that is still busy is skipped, so only the final snapshot is that of both.
+    assert other.written[-1] == output.written[-1]
     threading.Event().wait(0.02)
     assert output.tries == tries
     assert monitor.calls == ["stop"]
@@ -654,21 +837,39 @@ def test_resources_are_read_at_once_and_the_first_snapshot_is_an_interval_later(
     assert len(output.written) == 1  # the final one
 
 
-def test_a_garbage_collected_system_stops_collecting(clock):
-    """The thread runs as long as the system exists, even if the interval is an hour."""
+@pytest.mark.slow
+def test_background_work_runs_until_the_shutdown(clock):
+    """A system that the application does not keep exports until `shutdown_metrics`, and is garbage then."""
     output = Counting()
-    system = MetricsSystem(outputs=[output], resource_monitor=ForeignMonitor(), clock=clock)
-    system.initialize_metrics({"collection_interval": 0.001})
+
+    def make():
+        system = MetricsSystem(outputs=[output], resource_monitor=ForeignMonitor(), clock=clock)
+        system.initialize_metrics({"collection_interval": 0.001})
+        return weakref.ref(system)
+
+    system = make()
+    for _ in range(3):
+        gc.collect()
+        output.wait(3)
+    system().shutdown_metrics()
+    assert ended(background_threads())
     gc.collect()
-    output.wait(3)
-    system.initialize_metrics({"collection_interval": 3_600})
-    (thread,) = background_threads()
-    gone = weakref.ref(system)
-    del system
+    assert system() is None
+
+
+def test_an_unused_system_is_garbage(clock):
+    """Without an interval there is no background work: the threads of its outputs end with the system."""
+    system = weakref.ref(MetricsSystem(outputs=[Output()], clock=clock))
     gc.collect()
-    thread.join(PATIENCE)
-    assert not thread.is_alive()
-    assert gone() is None
+    assert system() is None
+    assert ended(background_threads())
+
+
+def ended(threads):
+    """Wait for threads to end."""
+    for thread in threads:
+        thread.join(PATIENCE)
+    return not any(thread.is_alive() for thread in threads)
 
 
 def test_a_new_interval_replaces_the_first(clock):
@@ -676,30 +877,36 @@ def test_a_new_interval_replaces_the_first(clock):
     output = Counting()
     with MetricsSystem(outputs=[output], resource_monitor=ForeignMonitor(), clock=clock) as system:
         system.initialize_metrics({"collection_interval": 3_600})
-        (first,) = background_threads()
+        first = set(background_threads())
         system.initialize_metrics({"collection_interval": 3_600})
         system.initialize_metrics({"max_custom": 5})
-        assert background_threads() == [first]
+        assert set(background_threads()) == first
         system.initialize_metrics({"collection_interval": 0.001})
-        assert len(background_threads()) == 1
-        assert background_threads() != [first]
+        (gone,) = first - set(background_threads())
+        assert gone.name == "metrics-metrics-collection"
+        assert len(background_threads()) == len(first)
         output.wait(2)
 
 
 def test_a_failing_output_is_logged_once_until_it_succeeds(clock, caplog):
     """At intervals a failing output does not affect the others or flood the log."""
     failing, good = Counting("failing"), Counting("good")
+
+    def failures() -> list[str]:
+        messages = [record.getMessage() for record in caplog.records]
+        return [message for message in messages if "snapshot not written" in message]
+
     failing.error = OSError("the disk is full")
     with MetricsSystem(outputs=[failing, good], resource_monitor=ForeignMonitor(), clock=clock) as system:
         system.initialize_metrics({"collection_interval": 0.001})
         good.wait(5)
         wait_for_tries(failing, 3, good, clock)
-        assert ["the disk is full" in record.getMessage() for record in caplog.records] == [True]
+        assert ["the disk is full" in failure for failure in failures()] == [True]
         failing.error = None
         wait_for_tries(failing, 2, good, clock)
         failing.error = OSError("the disk is full again")
         wait_for_tries(failing, 3, good, clock)
-        assert ["again" in record.getMessage() for record in caplog.records] == [False, True]
+        assert ["again" in failure for failure in failures()] == [False, True]
         failing.error = None
         wait_for_tries(failing, 2, good, clock)
     assert len(good.written) == good.tries
@@ -711,6 +918,32 @@ def wait_for_tries(failing, tries, good, clock):
     while failing.tries < until:
         clock.advance(300)
         good.wait(1)
+
+
+@pytest.mark.slow
+def test_logging_that_raises_stops_nothing(clock, capsys):
+    """Exports, reads and the shutdown go on, and the dropped events are counted on standard error."""
+
+    class Raising(logging.Handler):
+        def emit(self, record):
+            raise LookupError("request_id")
+
+    failing, good, handler = Counting("failing"), Counting("good"), Raising()
+    failing.error = OSError("the disk is full")
+    logging.getLogger("metrics_framework").addHandler(handler)
+    try:
+        system = MetricsSystem(outputs=[failing, good], resource_monitor=ForeignMonitor(), clock=clock)
+        system.initialize_metrics({"collection_interval": 0.001})
+        good.wait(5)
+        failing.wait(3)
+        assert system.get_system_health()["healthy"]
+        system.shutdown_metrics()
+    finally:
+        logging.getLogger("metrics_framework").removeHandler(handler)
+    assert len(good.written) == good.tries
+    assert "logging raised LookupError('request_id'), dropped the error 'snapshot not written'" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_failing_monitor_costs_no_snapshot(clock, caplog):
@@ -848,7 +1081,7 @@ def test_an_empty_configuration_changes_nothing(system):
     ("wrong", "message"),
     [
         ({"export_endpoint": ["snapshot_writer"]}, r"'export_endpoint'.*Did you mean 'export_endpoints'"),
-        ({"export_endpoints": ["snapshot_riter"]}, r"'snapshot_riter'.*Did you mean 'snapshot_writer'"),
+        ({"export_endpoints": ["snapshot_riter"]}, "unknown endpoint. Did you mean 'snapshot_writer'"),
         ({"export_endpoints": "snapshot_writer"}, "export_endpoints="),
         ({"collection_interval": 0}, "collection_interval=0"),
         ({"collection_interval": "60"}, "collection_interval='60'"),
@@ -927,7 +1160,28 @@ def test_the_callers_tags_are_not_kept(system):
     tags = {"release": "3"}
     snapshot = system.snapshot(tags=tags)
     assert tags == {"release": "3"}
-    assert snapshot.metadata.tags == {"release": "3", "latency_metric": "work"}
+    assert snapshot.metadata.tags.items() >= {"release": "3", "latency_metric": "work"}.items()
+
+
+def test_a_snapshot_has_the_provenance_that_is_given(system):
+    """Commit and branch replace those of the working tree, in this snapshot only."""
+    before = system.snapshot().metadata
+    given = system.snapshot(commit="abc123", branch="release").metadata
+    assert (given.commit, given.branch, given.tags.get("commit_date")) == ("abc123", "release", None)
+    after = system.snapshot().metadata
+    assert (after.commit, after.branch, after.tags) == (before.commit, before.branch, before.tags)
+
+
+@pytest.mark.parametrize(("number", "kept"), [(46, 2), (47, 1), (48, 0), (49, 0)])
+def test_tags_of_the_caller_come_before_those_of_the_commit(system, monkeypatch, number, kept):
+    """If there is no room for the date and the head, the snapshot is valid without them."""
+    told = Provenance("a", "b", Environment.CI, datetime(2026, 1, 1, tzinfo=UTC), "c")
+    monkeypatch.setattr("metrics_framework.system.find_provenance", lambda: told)
+    system.timer.time_operation("work", lambda: None)
+    tags = {f"k{index}": "v" for index in range(number)}
+    found = system.snapshot(tags=tags).metadata.tags
+    assert found.items() >= tags.items()
+    assert len(found.keys() & {"commit_date", "head_commit"}) == kept
 
 
 def test_too_many_tags_are_an_error(system):
@@ -1035,7 +1289,7 @@ def test_exporting_returns_whether_each_endpoint_succeeded(clock, tmp_path, capl
     assert outputs[2].written == []
     assert len(list(tmp_path.glob("*.json"))) == 1
     messages = " ".join(record.getMessage() for record in caplog.records)
-    assert "'unknown'" in messages
+    assert "unknown endpoint" in messages
     assert "refused" in messages
 
 
@@ -1138,7 +1392,8 @@ def test_a_snapshot_has_constant_tags_in_its_metadata():
     with metrics.measure("checkout"):
         pass
     snapshot = metrics.snapshot(tags={"zone": "9"})
-    assert snapshot.metadata.tags == {"service": "shop", "zone": "9", "latency_metric": "checkout"}
+    expected = {"service": "shop", "zone": "9", "latency_metric": "checkout"}
+    assert snapshot.metadata.tags.items() >= expected.items()
     assert {"orders[status:paid]", "visits[zone:2]", "operation:checkout/success_rate"} <= set(
         snapshot.metrics.custom
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 import threading
 from collections import UserDict
@@ -306,6 +307,17 @@ def test_a_duration_beyond_the_largest_float_is_refused():
 
 
 # -- other arguments -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("duration", "remedy"),
+    [(300, "seconds=300"), (1.5, "seconds=1.5"), (0, "minutes=5"), (-1, "minutes=5"), ("1h", "minutes=5")],
+)
+def test_the_error_of_a_duration_shows_the_timedelta_to_pass(duration, remedy):
+    """A number is taken for seconds."""
+    with pytest.raises(InvalidInputError, match=re.escape(f"window={duration!r} is not")) as caught:
+        check_duration("window", duration)
+    assert str(caught.value).endswith(f"pass a timedelta such as timedelta({remedy})")
 
 
 class Unprintable:

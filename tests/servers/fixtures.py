@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.servers.process import LOOPBACK, running
-from tests.servers.programs import find, find_node, find_statsd, missing
+from tests.servers.programs import find, find_carbon, find_node, find_statsd, missing
 from tests.servers.prometheus import Prometheus, running_prometheus
-from tests.servers.receivers import Influx, Statsd, VictoriaMetrics, started
+from tests.servers.receivers import Carbon, Influx, Statsd, VictoriaMetrics, started
 
 Promtool = Callable[[str], tuple[int, str]]
 
@@ -52,6 +52,20 @@ def pushgateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
+def node_exporter(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """Return the address of a running node_exporter, and the folder of its textfile collector."""
+    folder = tmp_path / "textfiles"
+    folder.mkdir()
+    arguments = (
+        *("--collector.disable-defaults", "--collector.textfile", "--web.disable-exporter-metrics"),
+        *(f"--collector.textfile.directory={folder}", f"--web.listen-address={LOOPBACK}"),
+    )
+    command = [required("prometheus-node-exporter"), *arguments]
+    with running(command, tmp_path, ready="/") as address:
+        yield address, folder
+
+
+@pytest.fixture
 def victoria_metrics(tmp_path: Path) -> Iterator[VictoriaMetrics]:
     """Return a VictoriaMetrics for one test, which may kill and restart it."""
     server = VictoriaMetrics(required("victoria-metrics"), tmp_path)
@@ -74,6 +88,20 @@ def statsd(tmp_path: Path) -> Iterator[Statsd]:
     server = Statsd(found("node", find_node()), found("statsd", find_statsd()), tmp_path)
     with started(server):
         yield server
+
+
+@pytest.fixture
+def carbon(tmp_path: Path) -> Iterator[Carbon]:
+    """Return Graphite's daemon for one test."""
+    server = Carbon(found("carbon", find_carbon()), tmp_path)
+    with started(server):
+        yield server
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Return the path of the browser Chromium."""
+    return required("chromium")
 
 
 @pytest.fixture(scope="session")

@@ -19,12 +19,13 @@ _ENDING = 10.0
 
 
 @contextmanager
-def running(command: Sequence[str], folder: Path) -> Iterator[str]:
+def running(command: Sequence[str], folder: Path, ready: str = "/-/ready") -> Iterator[str]:
     """Run a server of the Prometheus project in ``folder`` and yield its address once it is ready.
 
     Args:
         command: The program and its arguments; it listens at `LOOPBACK`.
         folder: Its working directory, which gets its log.
+        ready: The path that it answers with status 200 once it is ready.
 
     Raises:
         RuntimeError: If it is not ready within 15 seconds; the message has its log.
@@ -35,7 +36,7 @@ def running(command: Sequence[str], folder: Path) -> Iterator[str]:
             command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         )
     try:
-        yield _ready(process, log)
+        yield _ready(process, log, ready)
     finally:
         process.terminate()
         try:
@@ -67,11 +68,11 @@ def request(method: str, address: str, path: str, body: str | None = None) -> tu
         connection.close()
 
 
-def _ready(process: subprocess.Popen[bytes], log: Path) -> str:
+def _ready(process: subprocess.Popen[bytes], log: Path, path: str) -> str:
     end = time.monotonic() + _STARTING
     while process.poll() is None and time.monotonic() < end:
         listening = _LISTENING.search(log.read_text())
-        if listening and request("GET", listening[1], "/-/ready")[0] == http.client.OK:
+        if listening and request("GET", listening[1], path)[0] == http.client.OK:
             return listening[1]
         time.sleep(0.05)
     raise RuntimeError(f"{process.args!r} is not ready (exit status {process.poll()}):\n{log.read_text()}")

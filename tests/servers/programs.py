@@ -16,10 +16,12 @@ PACKAGES = {
     "prometheus": "prometheus",
     "promtool": "prometheus",
     "prometheus-pushgateway": "prometheus-pushgateway",
+    "prometheus-node-exporter": "prometheus-node-exporter",
     "victoria-metrics": "victoria-metrics",
     "influxd": "influxdb",
+    "hyperfine": "hyperfine",
 }
-"""The programs that tests start, and the Debian package that each is in."""
+"""The programs that tests start, and the Debian package that each is in. hyperfine is compared with."""
 
 STATSD = "statsd@0.9.0"
 """The reference daemon of StatsD, as npm calls it; it runs on Node.js."""
@@ -44,9 +46,17 @@ def find_statsd() -> str | None:
     return str(script) if script.exists() else None
 
 
+def find_carbon() -> str | None:
+    """Return the path of Graphite's daemon: on ``PATH``, or in its environment."""
+    return shutil.which("carbon-cache.py") or shutil.which(
+        "carbon-cache.py", path=CACHE.parent / ".venvs" / "carbon" / "bin"
+    )
+
+
 def missing(program: str) -> str:
     """Return a message about a missing program and how to fetch it."""
-    return f"{program} is not on this machine; `make servers` fetches it"
+    remedy = "`make servers` fetches it" if program in PACKAGES else f"`apt-get install {program}` as root"
+    return f"{program} is not on this machine; {remedy}"
 
 
 def fetch() -> None:

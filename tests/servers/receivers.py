@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -230,12 +231,74 @@ class Statsd(Receiver):
         return answer.decode().removesuffix("END\n\n")
 
 
+class Carbon(Receiver):
+    """Graphite's daemon, which writes a file for each path.
+
+    Attributes:
+        address: Host and port of the plaintext protocol.
+    """
+
+    def __init__(self, program: str, folder: Path) -> None:
+        (port,) = free_ports(socket.SOCK_STREAM, 1)
+        self.address = f"127.0.0.1:{port}"
+        self._python = Path(program).with_name("python")
+        self._files = folder / "data"
+        (folder / "carbon.conf").write_text(
+            "[cache]\n"
+            "LOCAL_DATA_DIR = data/\nLOG_DIR = log/\nPID_DIR = .\n"
+            f"LINE_RECEIVER_INTERFACE = 127.0.0.1\nLINE_RECEIVER_PORT = {port}\n"
+            "PICKLE_RECEIVER_PORT = 0\nCACHE_QUERY_INTERFACE = 127.0.0.1\nCACHE_QUERY_PORT = 0\n"
+            "MAX_CREATES_PER_MINUTE = inf\nMAX_UPDATES_PER_SECOND = inf\n"
+            "ENABLE_TAGS = False\nTAG_HASH_FILENAMES = False\nCARBON_METRIC_INTERVAL = 0\n"
+        )
+        (folder / "storage-schemas.conf").write_text("[all]\npattern = .*\nretentions = 1s:1h\n")
+        command = [str(self._python), program, f"--config={folder / 'carbon.conf'}", "--nodaemon", "start"]
+        variables = ("GRAPHITE_ROOT", "GRAPHITE_CONF_DIR", "GRAPHITE_STORAGE_DIR")
+        folders: dict[str, str] = dict.fromkeys(variables, str(folder))
+        super().__init__(command, folder, self._is_open, folders)
+
+    def _is_open(self) -> bool:
+        host, port = self.address.split(":")
+        with socket.create_connection((host, int(port)), 1):
+            return True
+
+    def series(self) -> dict[str, float]:
+        """Return the last value of each path. A tag follows its path after a semicolon."""
+        command = [str(self._python), "-c", _READ_WHISPER, str(self._files)]
+        found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        return found
+
+
+_READ_WHISPER = """
+import json, pathlib, sys, whisper
+root, found = pathlib.Path(sys.argv[1]), {}
+for file in root.rglob("*.wsp"):
+    parts = str(file.relative_to(root)).removesuffix(".wsp").split("/")
+    is_tagged = parts[0] == "_tagged"  # then two folders of a hash, and a value may have slashes
+    path = "/".join(parts[3:]).replace("_DOT_", ".") if is_tagged else ".".join(parts)
+    values = [value for value in whisper.fetch(str(file), 0)[1] if value is not None]
+    if values:
+        found[path] = values[-1]
+print(json.dumps(found))
+"""
+"""Run by carbon's Python, which has the library of its files."""
+
+
 def free_ports(kind: socket.SocketKind, number: int) -> list[int]:
-    """Return unused ports of 127.0.0.1, for servers that cannot choose a port themselves."""
-    sockets = [socket.socket(socket.AF_INET, kind) for _ in range(number)]
+    """Return unused ports of 127.0.0.1, for servers that cannot choose a port themselves.
+
+    They are below the ports that systems give to clients: a connection of another test cannot take one first.
+    """
+    sockets: list[socket.socket] = []
     try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
+        while len(sockets) < number:
+            one = socket.socket(socket.AF_INET, kind)
+            try:
+                one.bind(("127.0.0.1", random.randrange(15_000, 32_000)))
+            except OSError:
+                one.close()
+            else:
+                sockets.append(one)
         return [one.getsockname()[1] for one in sockets]
     finally:
         for one in sockets:

@@ -27,7 +27,7 @@ from metrics_adapters.snapshot_writer import (
     SnapshotWriter,
 )
 from metrics_framework import MetricsSystem, PerformanceSnapshot, protocols
-from metrics_framework.capabilities import RatesByTag, SummariesByTag, TimingsByTag
+from metrics_framework.capabilities import DistributionAggregator, RatesByTag, SummariesByTag, TimingsByTag
 from metrics_framework.clock import SYSTEM_CLOCK, Clock, ManualClock, SystemClock
 from metrics_framework.dashboard import HistoryAggregator
 from metrics_framework.protocols import (
@@ -39,8 +39,7 @@ from metrics_framework.protocols import (
     SuccessFailureTracker,
 )
 from metrics_framework.recording import Store
-from metrics_framework.snapshots import DistributionAggregator
-from metrics_framework.system import DistributionOutput, SnapshotOutput, SystemOutput
+from metrics_framework.system import DistributionOutput, LocalOutput, SnapshotOutput, SystemOutput
 from metrics_framework.telemetry import EventSource, ResourceEvents
 from metrics_framework.testing import counter, expect
 from metrics_framework.values import MetricType, MetricUnit, MetricValue, TimingResult
@@ -147,11 +146,13 @@ def test_outputs_fit() -> None:
     assert isinstance(instance, output)
     pushing: type[SystemOutput] = Pushgateway
     writing: SystemOutput = Textfile("all.prom")
+    local: LocalOutput = Textfile("all.prom")
     drawing: SystemOutput = GrafanaDashboard("shop.json")
     exporting: SystemOutput = OtlpExporter("http://collector:4318")
     pushed = Pushgateway("http://pushgateway:9091", "job")
     MetricsSystem(outputs=[instance, writing, pushed, drawing, exporting])
     assert not isinstance(writing, pushing)
+    assert local.is_local
 
 
 def test_clocks_fit() -> None:

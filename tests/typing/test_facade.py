@@ -23,6 +23,7 @@ from metrics_framework.capabilities import (
     HasAggregator,
     HasCallbacks,
     HasCollector,
+    HasFailureRule,
     HasStore,
     HistoryAggregator,
     IteratesMetrics,
@@ -116,5 +117,5 @@ def test_the_facade_and_its_callbacks_have_their_abilities() -> None:
     callbacks: AsyncCallbacks = metrics.callbacks
     assert_type(metrics.callbacks, GaugeCallbacks)
     assert isinstance(callbacks, AsyncCallbacks)
-    for ability in (HasCallbacks, HasCollector, HasAggregator):
+    for ability in (HasCallbacks, HasCollector, HasFailureRule, HasAggregator):
         assert isinstance(metrics, ability)

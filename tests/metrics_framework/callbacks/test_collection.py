@@ -150,8 +150,9 @@ def test_a_callback_that_blocks_does_not_block_the_loop(loops, callbacks, collec
     wait_for(lambda: last(collector, "slow") == 9)
 
 
+@pytest.mark.slow
 def test_async_callbacks_run_concurrently_and_are_cancelled_at_their_deadlines(loops, callbacks, collector):
-    """Ten that hang take as long as one. Each can clean up, and is called again the next time."""
+    """A hundred that hang take as long as one. Each can clean up, and is called again the next time."""
     cleaned = []
 
     async def hang():
@@ -161,19 +162,19 @@ def test_async_callbacks_run_concurrently_and_are_cancelled_at_their_deadlines(l
             cleaned.append(1)
             raise
 
-    for number in range(10):
+    for number in range(100):
         callbacks.add(f"slow.{number}", hang, deadline=0.1)
     start = time.monotonic()
     loops.run(callbacks.collect_async)
     loops.run(callbacks.collect_async)
-    assert 0.2 <= time.monotonic() - start < 2
-    assert len(cleaned) == 20
-    assert [failures(collector, f"slow.{number}", "timeout") for number in range(10)] == [2] * 10
+    assert 0.2 <= time.monotonic() - start < 20
+    assert len(cleaned) == 200
+    assert [failures(collector, f"slow.{number}", "timeout") for number in range(100)] == [2] * 100
 
 
 @pytest.mark.parametrize(
     ("raised", "error_type"),
-    [(OSError("full"), "OSError"), (ExceptionGroup("g", [OSError()]), "ExceptionGroup")],
+    [(OSError("full"), "OSError"), (ExceptionGroup("g", [OSError()]), "OSError")],
 )
 def test_a_failure_affects_no_other_callback(loops, callbacks, collector, raised, error_type):
     """The failure is counted."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
@@ -19,7 +20,14 @@ from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, In
 from metrics_adapters.null import NullAggregator
 from metrics_adapters.resources import PsutilMonitor
 from metrics_framework.clock import ManualClock, utc
-from metrics_framework.dashboard import HistoryAggregator, create_dashboard, dashboard_schema, outcomes
+from metrics_framework.dashboard import (
+    History,
+    HistoryAggregator,
+    Interval,
+    create_dashboard,
+    dashboard_schema,
+    outcomes,
+)
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.health import record_resources
 from metrics_framework.recording import Store
@@ -266,6 +274,7 @@ def test_resources_that_were_not_recorded_are_read_now():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interval", [10, 60])
 def test_the_networks_rate_comes_from_its_totals(clock, interval):
     """The line is the traffic per second in both directions, however often totals are read."""
@@ -444,6 +453,28 @@ def test_the_in_memory_aggregator_has_a_history(aggregator):
     assert isinstance(aggregator, HistoryAggregator)
 
 
+def test_a_line_and_its_value_have_the_same_records(aggregator, clock):
+    """Each metric is read once, so a record in the middle of a dashboard is in both or in neither."""
+    asked = Counter()
+
+    class Recording(InMemoryAggregator):
+        """Records into every operation at each reading."""
+
+        def get_outcome_history(self, operation, time_window, points):
+            """Record, and read."""
+            asked[operation] += 1
+            InMemoryTracker(self.store).record_failure(operation, "Late")
+            return super().get_outcome_history(operation, time_window, points)
+
+    shown = panels(Recording(aggregator.store), "errors")
+    assert asked
+    assert set(asked.values()) == {1}
+    for one in shown["error-rate"]["series"]:
+        clock.advance(1)
+        history = aggregator.get_outcome_history(one["name"], timedelta(hours=1), 60)
+        assert one["value"] == pytest.approx(100 * (1 - history.whole.summary["success_rate"]))
+
+
 def test_an_aggregator_without_windows_is_not_an_error(caplog):
     """If it refuses a window, as it may, current numbers are shown and nothing is logged."""
     foreign = Contract([value("requests", 90, MetricType.COUNTER, rate=9.0)], {})
@@ -520,7 +551,8 @@ def test_a_dashboard_of_any_aggregator_is_valid(listed, summary, dashboard_type)
     checked(create_dashboard(dashboard_type, foreign, Monitor(), now))
 
     def history(name, window, points):
-        return [(now - window / points, now, summary)]
+        interval = Interval(now - window / points, now, summary)
+        return History(interval, [interval])
 
     for method in ("get_metric_history", "get_timing_history", "get_outcome_history"):
         setattr(foreign, method, history)

@@ -46,6 +46,7 @@ def on_trio(function):
     return trio.run(main)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [on_asyncio, on_trio])
 def test_a_list_has_one_value_for_each_series_that_changed(publisher, collector, run):
     """It is the last value, with the number of records. Series without records are left out."""
@@ -73,6 +74,27 @@ def test_a_list_has_one_value_for_each_series_that_changed(publisher, collector,
     assert [(v.value, v.metadata["records"], v.tags) for v in second] == [(1_001, 1, {"path": "/"})]
 
 
+def test_steps_of_a_counter_add_up_over_removals(publisher, collector):
+    """The sums of steps are the true total, although the value starts again when the series is removed."""
+
+    async def read():
+        found = []
+        deltas = publisher.deltas(0.01, None)
+        for number in range(1, 6):
+            collector.record_counter("orders", number)
+            collector.record_counter("orders", 10)
+            collector.remove("orders")
+            collector.record_counter("orders", 100)
+            found += await asyncio.wait_for(deltas.__anext__(), WAIT_SECONDS)
+        await deltas.aclose()
+        return found
+
+    found = on_asyncio(read)
+    assert sum(value.metadata["recorded"] for value in found) == 15 + 50 + 500
+    assert {value.value for value in found} == {100}
+
+
+@pytest.mark.slow
 def test_lists_are_a_period_apart_and_never_empty(publisher, collector):
     """A change after a long pause is delivered immediately."""
 
@@ -91,6 +113,7 @@ def test_lists_are_a_period_apart_and_never_empty(publisher, collector):
     assert on_asyncio(main) >= 0.3
 
 
+@pytest.mark.slow
 def test_a_slow_reader_loses_no_change(publisher, collector):
     """The next list has all changes since the last one, with the right numbers of records."""
     deltas = publisher.deltas(0.01)

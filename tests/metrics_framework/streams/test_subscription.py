@@ -383,6 +383,7 @@ def test_a_cancelled_wait_loses_no_event(stream, loop):
     assert loop.run(main) == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_task_can_be_cancelled_between_many_events(stream, loop):
     """Other tasks run however many events are buffered, and the events that were not taken stay."""
     stream.subscribe(after=0)

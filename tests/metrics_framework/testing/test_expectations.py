@@ -271,10 +271,45 @@ def test_blocks_nest(metrics):
         metrics.collector.increment("orders")
 
 
-def test_an_exception_of_the_block_propagates(metrics):
-    """The block's own exception is not replaced by a failed check."""
-    with pytest.raises(KeyError, match="mine"), metrics.expect(counter("unheard.of")):
-        raise KeyError("mine")
+@pytest.mark.parametrize("raised", [KeyError("mine"), SystemExit(1), AssertionError("mine")])
+def test_an_exception_of_the_block_propagates_if_its_changes_are_right(metrics, raised):
+    """The code under test may raise, and its changes are checked before the exception continues."""
+    with pytest.raises(type(raised)) as seen, metrics.expect(counter("orders"), only=True):
+        _order_and_raise(metrics, raised)
+    assert seen.value is raised
+
+
+@pytest.mark.parametrize("raised", [KeyError("mine"), SystemExit(1), AssertionError("mine")])
+def test_an_expected_exception_does_not_hide_a_failed_expectation(metrics, raised):
+    """With `pytest.raises` outside or inside, the test fails and shows the changes."""
+    with (
+        pytest.raises(BaseExceptionGroup, match=f"raised {type(raised).__name__}, and metrics: 1 of") as both,
+        pytest.raises(type(raised)),
+        metrics.expect(counter("unheard.of")),
+    ):
+        raise raised
+    error, failure = both.value.exceptions
+    assert error is raised
+    assert isinstance(failure, AssertionError)
+    assert "No counter 'unheard.of' was recorded" in str(failure)
+    with (
+        pytest.raises(AssertionError, match="1 unexpected change"),
+        metrics.expect(only=True),
+        pytest.raises(type(raised)),
+    ):
+        _order_and_raise(metrics, raised)
+
+
+def _order_and_raise(metrics, error):
+    metrics.collector.increment("orders")
+    raise error
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, asyncio.CancelledError, pytest.skip.Exception])
+def test_an_exception_that_ends_the_test_is_not_replaced(metrics, ending):
+    """Ctrl-C, a cancelled task and a skipped test have no failed expectations."""
+    with pytest.raises(ending), metrics.expect(counter("unheard.of")):
+        raise ending()
 
 
 def test_threads_check_concurrently(metrics):
@@ -512,6 +547,7 @@ def test_every_declared_name_exists():
     assert [name for name in held if not getattr(testing, name).__doc__] == []
 
 
+@pytest.mark.slow
 def test_checking_needs_no_pytest():
     """`expect` works where pytest is not installed, and the core does not load the kit."""
     code = "import sys; sys.modules['pytest'] = None; import metrics_framework.testing"
