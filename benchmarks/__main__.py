@@ -11,18 +11,22 @@ from pathlib import Path
 
 from benchmarks import (
     batch,
+    command_runs,
     exporting,
     exporting_otlp,
     facade,
     history,
     import_time,
     middleware,
+    processes,
+    prometheus_text,
     recording,
     scraping,
     service,
     snapshots,
     streaming,
     telemetry,
+    verdicts,
 )
 from benchmarks.tables import Report
 
@@ -34,6 +38,8 @@ BENCHMARKS: dict[str, Callable[[int], Report]] = {
     "recording": recording.main,
     "facade": lambda _: facade.main(),
     "scraping": scraping.main,
+    "prometheus-text": prometheus_text.main,
+    "processes": lambda _: processes.main(),
     "streaming": streaming.main,
     "exporting": exporting.main,
     "exporting-otlp": exporting_otlp.main,
@@ -42,7 +48,9 @@ BENCHMARKS: dict[str, Callable[[int], Report]] = {
     "snapshots": lambda _: snapshots.main(),
     "history": lambda _: history.main(),
     "batch": lambda _: batch.main(),
+    "command": lambda _: command_runs.main(),
     "telemetry": lambda _: telemetry.main(),
+    "verdicts": lambda _: verdicts.main(),
 }
 
 

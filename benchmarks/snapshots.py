@@ -44,27 +44,29 @@ def main() -> Report:
 
 
 def _system(max_custom: int) -> MetricsSystem:
-    """Return a system whose series are counters, gauges, histograms and timers in equal parts."""
+    """Return a system of counters, gauges, histograms, timers and tracked operations in equal parts."""
     store = Store(budgets=Budgets(series_per_name=SERIES, series=2 * SERIES))
     system = MetricsSystem(collector=InMemoryCollector(store), max_custom=max_custom)
     collector, chosen = system.collector, random.Random(4)
     for number in range(SERIES):
         name, tags = f"metric.{number % 80}", {"series": str(number // 80)}
-        if number % 4 == 0:
+        if number % 5 == 0:
             collector.record_counter(name, number, tags)
-        elif number % 4 == 1:
+        elif number % 5 == 1:
             collector.record_gauge(name, number, tags)
-        elif number % 4 == 2:
+        elif number % 5 == 2:
             for _ in range(VALUES):
                 collector.record_histogram(name, chosen.lognormvariate(3, 1), tags)
-        else:
+        elif number % 5 == 3:
             for _ in range(VALUES):
                 collector.record_timer(name, chosen.lognormvariate(3, 1), tags=tags)
+        else:
+            store.record_operation(name, tags, number, None)
     return system
 
 
 def _large(report: Report, folder: Path) -> None:
-    report.say(f"Medians of {ROUNDS}; half of the series hold {VALUES} lognormal values each.")
+    report.say(f"Medians of {ROUNDS}; two fifths of the series hold {VALUES} lognormal values each.")
     report.table(f"A snapshot of {SERIES} series", ["milliseconds", "memory at most", "file", "sidecar"])
     for max_custom in (200, 10 * SERIES):
         _written(report, SnapshotWriter(folder), _system(max_custom))
