@@ -13,7 +13,7 @@ html_theme = "furo"
 default_role = "literal"
 autodoc_member_order = "bysource"
 exclude_patterns = ["_build"]
-myst_heading_anchors = 2
+myst_heading_anchors = 3
 
 
 def _link_included_pages(app: Any, name: str, source: list[str]) -> None:

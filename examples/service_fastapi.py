@@ -13,6 +13,7 @@ from typing import Annotated
 
 import httpx
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from fastapi.responses import JSONResponse
 from orders import OrderService, OutOfStock, full_stock, report, simulate
 from pydantic import BaseModel
 
@@ -49,9 +50,10 @@ async def place_order(order: Order, service: Annotated[OrderService, Depends(get
 
 
 @router.get("/health")
-def health(metrics: Annotated[MetricsSystem, Depends(get_metrics)]) -> dict[str, float]:
-    """Return the health of the process."""
-    return metrics.get_system_health()
+def health(metrics: Annotated[MetricsSystem, Depends(get_metrics)]) -> JSONResponse:
+    """Return the health of the process, with status 503 if it is unhealthy."""
+    found = metrics.get_system_health()
+    return JSONResponse(found, 200 if found["healthy"] else 503)
 
 
 def create_app(metrics: MetricsSystem) -> FastAPI:

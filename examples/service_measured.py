@@ -54,7 +54,7 @@ def create_app(metrics: MetricsSystem) -> FastAPI:
 
     app = FastAPI(lifespan=lifespan)
     app.state.metrics = metrics
-    app.add_middleware(MetricsMiddleware, metrics=metrics, exclude=["/metrics"])
+    app.add_middleware(MetricsMiddleware, metrics=metrics)
     app.router.routes.append(Route("/metrics", make_asgi_app(metrics)))
 
     @app.get("/books/{number}")
