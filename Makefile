@@ -8,6 +8,8 @@ FLAMEIQ := .venvs/flameiq
 # Programs that tests compare our results with, without their other dependencies. A subfolder has a later release
 # of one of them.
 PEERS := .venvs/peers
+# Graphite's daemon, which a test starts.
+CARBON := .venvs/carbon
 # The libraries that the benchmarks compare with.
 BENCH := .venvs/bench
 # The compiled engine, beside its source.
@@ -26,22 +28,24 @@ run: $(VENV)/.installed $(CORE)
 build: export METRICS_FRAMEWORK_COMPILED = 1
 build: $(CORE)
 
+# Heavy tests run in the order of their files: by default, files with few tests, which take the longest, come last.
 test: $(VENV)/.installed $(CORE) $(FLAMEIQ)/.installed $(PEERS)/.installed
 	rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest -m "not heavy" -n 2 --dist loadfile $(ARGS)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
-	$(BIN)/pytest -m heavy -n 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest -m heavy -n 2 --dist loadfile --no-loadscope-reorder --durations 20 $(ARGS)
 
-# Downloads the servers that heavy tests start into .servers, from Debian's packages and without root.
-servers:
+# Downloads the servers that heavy tests start into .servers, from Debian's packages and without root. Graphite's
+# carbon gets an environment of its own.
+servers: $(CARBON)/.installed
 	$(PYTHON) tests/servers/programs.py
 
 # The fast tests, with few examples of each property, without the documentation and the tests of the conformance kit
-# itself: about a minute on two cores.
+# itself: less than a minute on two cores.
 quick: export TESTS_MAX_EXAMPLES = 10
 quick: $(VENV)/.installed $(CORE)
-	$(BIN)/pytest tests --ignore tests/sample_adapters -m "not heavy" -n auto --dist loadfile $(ARGS)
+	$(BIN)/pytest tests --ignore tests/sample_adapters -m "not slow and not heavy" -n auto --dist worksteal $(ARGS)
 
 # The soak tests at full length; `make test` and CI run a tenth. A single one: make soak ARGS="-k NAME".
 soak: $(VENV)/.installed $(CORE)
@@ -94,7 +98,7 @@ docs: $(VENV)/.installed
 lock: $(VENV)/.installed
 	$(BIN)/pip install -q uv
 	$(BIN)/uv pip compile --universal --python-version 3.11 --upgrade \
-	  --extra cli --extra gpu --extra testing --group dev --no-annotate --custom-compile-command "make lock" -o requirements/dev.txt pyproject.toml
+	  --extra cli --extra compare --extra gpu --extra testing --group dev --no-annotate --custom-compile-command "make lock" -o requirements/dev.txt pyproject.toml
 	$(BIN)/uv pip compile --universal --python-version 3.11 --upgrade \
 	  --group bench --no-annotate --custom-compile-command "make lock" -o requirements/bench.txt pyproject.toml
 
@@ -116,12 +120,18 @@ $(BENCH)/.installed: requirements/bench.txt requirements/peers.txt pyproject.tom
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/pip install -q --disable-pip-version-check -r requirements/bench.txt
 	$(BENCH)/bin/pip install -q --disable-pip-version-check --no-deps --ignore-requires-python -r requirements/peers.txt
+	rm -rf $(BENCH)/lib/python*/site-packages/tests  # those of pyformance, which would hide ours
 	$(BENCH)/bin/pip install -q --disable-pip-version-check --no-deps -e .
 	touch $@
 
 $(FLAMEIQ)/.installed: requirements/flameiq.txt
 	$(PYTHON) -m venv $(FLAMEIQ)
 	$(FLAMEIQ)/bin/pip install -q --disable-pip-version-check -r requirements/flameiq.txt
+	touch $@
+
+$(CARBON)/.installed: requirements/carbon.txt
+	$(PYTHON) -m venv $(CARBON)
+	$(CARBON)/bin/pip install -q --disable-pip-version-check -r requirements/carbon.txt
 	touch $@
 
 $(PEERS)/.installed: requirements/peers.txt requirements/peers-later.txt

@@ -1,6 +1,7 @@
 """Compiles `metrics_framework.recording._core` for wheels, editable installs and `make build`.
 
-The extension uses CPython's limited API, so one wheel per platform serves CPython 3.11 and later. Without a C
+The extension uses CPython's limited API, so one wheel per platform serves CPython 3.11 and later if it is
+built with 3.11: a wheel serves the version that builds it and later ones. Without a C
 compiler or without `Python.h` the wheel is pure Python, and recording uses the pure engine. An editable
 install has the extension beside its source. ``python hatch_build.py [FOLDER]`` compiles it there, or into
 another folder.
@@ -64,7 +65,8 @@ class CoreBuildHook(BuildHookInterface[Any]):
         if not is_editable:
             platform = self.build_config.builder.get_best_matching_tag().rpartition("-")[2]
             build_data["pure_python"] = False
-            build_data["tag"] = f"cp311-abi3-{platform}"
+            # Headers of 3.12 and later do not count references to None, which 3.11 needs.
+            build_data["tag"] = f"cp3{sys.version_info.minor}-abi3-{platform}"
             build_data["force_include"][str(built)] = f"metrics_framework/recording/{built.name}"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
