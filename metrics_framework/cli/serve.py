@@ -71,7 +71,7 @@ def serve(
     """Serve a live page until interrupted.
 
     The page shows the resources of this machine, the events of a telemetry file and a history of snapshots.
-    The address also serves /metrics, /snapshot, /health and /stream. It prints the URL of the page.
+    Below it are metrics, snapshot, health and stream. It prints the URL of the page.
 
     By default only this machine can connect. To listen on another address, set a token: the page asks for it,
     and other clients send it as a bearer token.
