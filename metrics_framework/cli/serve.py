@@ -78,7 +78,7 @@ def serve(
 
     \b
     Exit codes:
-      1    the port is in use, or a file cannot be read
+      1    the port is in use, or the server fails
       2    wrong usage
       130  interrupted by Ctrl-C or SIGTERM
 
