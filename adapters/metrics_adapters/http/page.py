@@ -72,6 +72,7 @@ RAW_SECURITY_HEADERS = [(name.lower().encode(), value.encode()) for name, value 
 # Under `no-referrer`, browsers send `Origin: null` with a form, so that its origin could not be checked. Like
 # it, this policy tells other sites nothing.
 _FORM_REFERRER = ("Referrer-Policy", "same-origin")
+_PATH_CHARACTERS = "!$&'()*+,;=:@"  # which browsers do not encode in the path of a URL
 _HTML = ("Content-Type", "text/html; charset=utf-8")
 
 
@@ -321,7 +322,7 @@ def file_response(
 
 def _folder(scope: Scope, name: str | None) -> str:
     """Return the path of the page relative to the URL of a request, which may lack the final slash."""
-    return "" if name is not None else f"./{quote(scope['path'].rpartition('/')[2])}/"
+    return "" if name is not None else f"./{quote(scope['path'].rpartition('/')[2], safe=_PATH_CHARACTERS)}/"
 
 
 async def _read_body(receive: Receive, body: bytearray) -> None:

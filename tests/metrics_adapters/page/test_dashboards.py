@@ -181,11 +181,11 @@ def test_a_hanging_dashboard_occupies_one_thread(run, system, made, caplog):
     async def script():
         await until(lambda: all(len(documents(client, "failed")) >= 2 for client in hanging))
         assert len(made.queries) == 1
+        assert len(caplog.records) == 1
         made.goes_on.set()
         await until(lambda: all(documents(client) for client in hanging))
 
     talk(run, script, *hanging)
-    assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,7 @@ def test_the_event_loop_does_not_wait(run, system, monkeypatch, tmp_path):
 def test_a_missing_package_is_named(run, system, monkeypatch):
     """The page works without it, and the library has status 501 with the extra."""
     monkeypatch.setattr(vega, "find_spec", lambda name: None)
+    monkeypatch.setattr("metrics_adapters.http.page.chart_library", ChartLibrary)
     app = make_app(system)
 
     async def ask():
