@@ -76,14 +76,14 @@ _PATH_CHARACTERS = "!$&'()*+,;=:@"  # which browsers do not encode in the path o
 _HTML = ("Content-Type", "text/html; charset=utf-8")
 
 
-class RunHistory(Protocol):
-    """A history of runs, read in threads. `metrics_adapters.page.history.SnapshotHistory` is one."""
+class RunDocuments(Protocol):
+    """The documents of a history of runs, read in threads. `metrics_adapters.page.history.SnapshotHistory` is one."""
 
     def runs(self) -> dict[str, Any]:
         """Return the document of all runs."""
         ...
 
-    def compare(self, baseline: str, current: str) -> dict[str, Any]:
+    def compare(self, baseline: str, current: str, /) -> dict[str, Any]:
         """Return the document of the comparison of two runs.
 
         Raises:
@@ -110,7 +110,7 @@ class PageEndpoint:
         prefix: str,
         authenticator: Authenticator,
         token: str | None,
-        history: RunHistory | None,
+        history: RunDocuments | None,
         timeout: float,
         library: ChartLibrary | None = None,
     ) -> None:
@@ -334,12 +334,12 @@ async def _read_body(receive: Receive, body: bytearray) -> None:
         more = message.get("more_body", False)  # also false if the client disconnects
 
 
-def _runs(history: RunHistory, fields: Mapping[str, str]) -> dict[str, Any]:
+def _runs(history: RunDocuments, fields: Mapping[str, str]) -> dict[str, Any]:
     _check_fields(fields)
     return history.runs()
 
 
-def _compare(history: RunHistory, fields: Mapping[str, str]) -> dict[str, Any]:
+def _compare(history: RunDocuments, fields: Mapping[str, str]) -> dict[str, Any]:
     _check_fields(fields, "baseline", "current")
     return history.compare(fields["baseline"], fields["current"])
 
