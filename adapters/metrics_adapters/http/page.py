@@ -77,7 +77,7 @@ _HTML = ("Content-Type", "text/html; charset=utf-8")
 
 
 class RunDocuments(Protocol):
-    """The documents of a history of runs, read in threads. `metrics_adapters.page.history.SnapshotHistory` is one."""
+    """The documents of a history of runs, such as a `SnapshotHistory`. They are made in threads."""
 
     def runs(self) -> dict[str, Any]:
         """Return the document of all runs."""
