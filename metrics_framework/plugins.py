@@ -16,6 +16,7 @@ from metrics_framework.errors import UnknownAdapterError, nearest
 ENTRY_POINT_GROUP = "metrics_framework.adapters"
 
 BUILT_IN = {
+    "asgi.server": "metrics_adapters.asgi:serve_app",
     "combined": "metrics_adapters.combined:CombinedAggregator",
     "fan_out": "metrics_adapters.fan_out:FanOutCollector",
     "gpu": "metrics_adapters.gpu:GpuMonitor",

@@ -653,6 +653,16 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
         return await self._outputs.export(endpoints, self._final_snapshot, urls)
 
     @property
+    def is_shut_down(self) -> bool:
+        """Whether the shutdown has begun."""
+        return self._shutdown.begun
+
+    @property
+    def processes(self) -> int:
+        """The number of living processes whose numbers this system reads: 1, or more if it is ``shared``."""
+        return 1 if self._worker is None else max(len(self._worker.group.living_processes()), 1)
+
+    @property
     def export_failures(self) -> dict[str, str]:
         """The reason of each output or endpoint whose last export failed, by name.
 

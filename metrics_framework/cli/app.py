@@ -26,6 +26,7 @@ from metrics_framework.cli.measure import (
 )
 from metrics_framework.cli.output import EXIT_INTERRUPTED
 from metrics_framework.cli.report import report
+from metrics_framework.cli.serve import serve
 from metrics_framework.cli.snapshots import (
     INTERRUPTED_TAG,
     parse_pairs,
@@ -70,6 +71,7 @@ app.add_command(batch)
 app.add_command(compare)
 app.add_command(import_benchmarks)
 app.add_command(report)
+app.add_command(serve)
 app.add_command(telemetry)
 app.add_command(top)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,22 +10,14 @@ import click
 
 from metrics_framework.cli.history import open_history
 from metrics_framework.cli.output import escape_control
-from metrics_framework.errors import MetricsError, OutputError, SnapshotError
-from metrics_framework.recording import Distribution
+from metrics_framework.errors import OutputError, SnapshotError
 from metrics_framework.snapshots import PerformanceSnapshot, Run
 from metrics_framework.snapshots.build import LATENCY_TAG
 from metrics_framework.snapshots.compare import ComparedRun
-from metrics_framework.snapshots.distributions import (
-    DISTRIBUTIONS_TAG,
-    SIDECAR_SUFFIX,
-    read_distributions_of,
-    sidecar_path,
-)
-from metrics_framework.snapshots.files import parse_document, read_content
+from metrics_framework.snapshots.distributions import SIDECAR_SUFFIX
+from metrics_framework.snapshots.files import MeasuredRun, parse_document, read_content
 from metrics_framework.snapshots.provenance import JOB_TAG
-
-MeasuredRun = tuple[Run, Mapping[str, float]]
-"""A run and its measurements by flat key, without its distributions."""
+from metrics_framework.snapshots.samples import with_samples
 
 
 @dataclass
@@ -200,31 +192,12 @@ def _read_one(path: Path) -> MeasuredRun:
 def _with_samples(before: Sequence[MeasuredRun], after: Sequence[MeasuredRun]) -> ComparedSides:
     """Read the sidecars of runs. A run whose sidecar cannot be read is compared without its samples."""
     faults: list[str] = []
-    baseline, current = (
-        [ComparedRun(run, values, _read_samples(run, faults)) for run, values in side]
-        for side in (before, after)
-    )
+    baseline, current = with_samples(before, faults), with_samples(after, faults)
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         runs = "1 run is" if len(faults) == 1 else f"{len(faults):,} runs are"
         _warn(f"{runs} compared without samples: {faults[0]}{more}")
     return ComparedSides(baseline, current)
-
-
-def _read_samples(run: Run, faults: list[str]) -> Mapping[str, Distribution]:
-    if DISTRIBUTIONS_TAG not in run.tags:
-        return {}
-    if run.line is not None:
-        faults.append(f"{str(run.path)!r} has one snapshot per line, and no sidecars")
-        return {}
-    try:
-        return read_distributions_of(run.path, run.tags)
-    except OutputError:
-        missing = str(sidecar_path(run.path))
-        faults.append(f"cannot read the sidecar {missing!r}: copy it along with its snapshot")
-    except MetricsError as error:
-        faults.append(str(error))
-    return {}
 
 
 def _warn(text: str) -> None:

@@ -1,6 +1,6 @@
 """The HTML report of a comparison: one file without scripts, which loads nothing and needs no network.
 
-Names, tags, branches and notes come from files. All of them pass `metrics_framework.report.plain_text.html`.
+Names, tags, branches and notes come from files. All of them pass `metrics_framework.runtime.plain_text.html`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from metrics_framework._version import __version__
 from metrics_framework.recording import Distribution
 from metrics_framework.report.change_points import MIN_VALUES, Level, find_levels, shifts_between
 from metrics_framework.report.charts import SHARES, HistoryPoint, distribution_chart, history_chart
-from metrics_framework.report.plain_text import html, plain
 from metrics_framework.report.svg import draw
+from metrics_framework.runtime.plain_text import html, plain
 from metrics_framework.snapshots.build import LATENCY_TAG
 from metrics_framework.snapshots.compare import (
     ComparedRun,
@@ -28,7 +28,7 @@ from metrics_framework.snapshots.compare import (
     Verdict,
     number_of_jobs,
 )
-from metrics_framework.snapshots.files import Run
+from metrics_framework.snapshots.files import MeasuredRun, Run
 from metrics_framework.snapshots.formatting import (
     format_change,
     format_count,
@@ -46,9 +46,6 @@ MAX_HISTORY_JOBS = 200
 
 MAX_LISTED = 5
 """Most commits, branches or machines that are listed; more are counted."""
-
-MeasuredRun = tuple[Run, Mapping[str, float]]
-"""A run of a history, and its measurements by flat key."""
 
 _SIGNS = {
     Verdict.REGRESSION: "✕",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -92,6 +93,10 @@ class Run:
     def date(self) -> datetime:
         """The time by which a history sorts runs: the date of the commit, or else `timestamp`."""
         return commit_date_of(self.tags) or self.timestamp
+
+
+MeasuredRun = tuple[Run, Mapping[str, float]]
+"""A run and its measurements by flat key, without its distributions."""
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,12 @@
-"""The ASGI application that serves a system: metrics, snapshots, health and the stream of events."""
+"""The ASGI application that serves a system: metrics, snapshots, health, the stream and the page."""
 
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from pathlib import Path
 
 from metrics_adapters.http.asgi import (
     ScrapeApp,
@@ -24,12 +23,13 @@ from metrics_adapters.http.options import (
     DEFAULT_MAX_CLIENTS,
     DEFAULT_TIMEOUT_SECONDS,
     ENDPOINTS,
+    PAGE,
 )
+from metrics_adapters.http.page import RAW_SECURITY_HEADERS, PageEndpoint, RunDocuments
+from metrics_adapters.http.request_runner import RequestRunner, json_response
 from metrics_adapters.http.scrape import (
     ALLOWED_METHODS,
     EndpointResponse,
-    TimedCall,
-    in_thread,
     method_not_allowed,
     text_response,
     unauthorized,
@@ -39,15 +39,10 @@ from metrics_adapters.http.sse import StreamEndpoint, query_fields, snapshot_tag
 from metrics_adapters.http.types import Message, Receive, Scope, Send, path_in_mount
 from metrics_framework.errors import InvalidInputError, SnapshotError, nearest
 from metrics_framework.health import mark_own_endpoint
-from metrics_framework.log import Isolation, log_event
+from metrics_framework.log import log_event
 from metrics_framework.runtime.event_loops import run_within
-from metrics_framework.runtime.fork import ForkOrder, reset_after_fork
-from metrics_framework.runtime.strict_json import to_json_text
 from metrics_framework.system import MetricsSystem
 from metrics_framework.validation import check_count, check_seconds, check_url_path, safe_repr
-
-MAX_CONCURRENT_REQUESTS = 10
-"""The number of concurrent requests for a snapshot, and for the health."""
 
 _Handler = Callable[[Scope, Mapping[str, str], Receive, Send], Awaitable[None]]
 
@@ -64,19 +59,22 @@ def make_app(
     buffer: int = DEFAULT_BUFFER_EVENTS,
     heartbeat: float = DEFAULT_HEARTBEAT_SECONDS,
     timeout: float = DEFAULT_TIMEOUT_SECONDS,
+    snapshots: str | Path | None = None,
 ) -> WebApp:
     """Return an ASGI application that serves a system, on its own or mounted in another application.
 
     ``/metrics`` is the scrape endpoint of `metrics_adapters.prometheus.make_asgi_app`, ``/snapshot`` a v1
-    snapshot, ``/health`` the result of `MetricsSystem.get_system_health` with status 200 or 503, and
-    ``/stream`` the metrics that change, as server-sent events. It runs under asyncio and trio and needs no
-    web framework.
+    snapshot, ``/health`` the result of `MetricsSystem.get_system_health` with status 200 or 503,
+    ``/stream`` the metrics that change, as server-sent events, and ``/`` a live page for browsers. It runs
+    under asyncio and trio and needs no web framework.
 
     Args:
         system: The system to serve.
-        endpoints: Those of ``metrics``, ``snapshot``, ``health`` and ``stream`` that are served.
+        endpoints: Those of ``metrics``, ``snapshot``, ``health``, ``stream`` and ``page`` that are served.
+            The page reads the stream, so it needs both.
         prefix: The prefix of the paths, in addition to the path of a mount.
-        bearer_token: The token that a request must send; by default none is required.
+        bearer_token: The token that a request must send; by default none is required. Browsers log in with
+            it on the page.
         basic_auth: The ``(user, password)`` that a request must send; with a token too, either is accepted.
         allow_origins: The origins, such as ``https://status.example``, of other sites whose pages may read
             the responses in a browser (CORS); ``"*"`` for all.
@@ -86,6 +84,7 @@ def make_app(
         heartbeat: The seconds without an event after which a stream client is sent a comment.
         timeout: The time limit in seconds for a response, and for the client to read it. For a stream client
             it limits the time to read what has been sent.
+        snapshots: A folder of snapshots, whose history the page shows.
 
     Raises:
         InvalidInputError: If an argument is invalid, or ``metrics`` is served and the system's collector has
@@ -102,14 +101,36 @@ def make_app(
     check_count("buffer", buffer)
     check_seconds("heartbeat", heartbeat)
     check_seconds("timeout", timeout)
+    prefix = prefix.rstrip("/")
+    authenticator = Authenticator(bearer_token, basic_auth)
+    page = None
+    if PAGE in chosen:
+        chosen.remove(PAGE)
+        page = PageEndpoint(prefix, authenticator, bearer_token, _history(snapshots), timeout)
     return WebApp(
         system,
-        {f"{prefix.rstrip('/')}/{name}": name for name in chosen},
-        Authenticator(bearer_token, basic_auth),
+        {f"{prefix}/{name}": name for name in chosen},
+        authenticator,
         _checked_origins(allow_origins),
-        StreamEndpoint(system, max_clients=max_clients, buffer=buffer, heartbeat=heartbeat, timeout=timeout),
+        StreamEndpoint(
+            system,
+            max_clients=max_clients,
+            buffer=buffer,
+            heartbeat=heartbeat,
+            timeout=timeout,
+            history=page is not None and page.has_history,
+        ),
+        page,
         timeout,
     )
+
+
+def _history(folder: str | Path | None) -> RunDocuments | None:
+    if folder is None:
+        return None
+    from metrics_adapters.page.history import SnapshotHistory  # slow to import
+
+    return SnapshotHistory(folder)
 
 
 class WebApp:
@@ -121,6 +142,7 @@ class WebApp:
         authenticator: Checks the credentials of requests.
         origins: The origins whose pages may read the responses.
         stream: The endpoint ``stream``.
+        page: The endpoint ``page``, if it is served.
         timeout: The time limit in seconds for a response, and for the client to read it.
     """
 
@@ -131,6 +153,7 @@ class WebApp:
         authenticator: Authenticator,
         origins: Collection[str],
         stream: StreamEndpoint,
+        page: PageEndpoint | None,
         timeout: float,
     ) -> None:
         self._system = system
@@ -138,6 +161,7 @@ class WebApp:
         self._authenticator = authenticator
         self._origins = origins
         self._stream = stream
+        self._page = page
         self._timeout = timeout
         # Separate runners: hanging snapshots must not block health checks.
         self._snapshots = RequestRunner("snapshot", timeout)
@@ -146,6 +170,7 @@ class WebApp:
             "snapshot": self._respond_snapshot,
             "health": self._respond_health,
             "stream": stream.respond,
+            PAGE: self._respond_page,
         }
         for path, endpoint in paths.items():
             if endpoint == "metrics":
@@ -182,29 +207,50 @@ class WebApp:
             raise unsupported_scope(kind)
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if _path(scope) in self._paths:
+        endpoint = self._endpoint(scope)
+        if endpoint is not None:
             mark_own_endpoint()
         headers = headers_of(scope)
-        origin = headers.get("origin")
-        send = _with_headers(send, self._common_headers(origin))
-        rejection = self._rejection(scope, headers)
+        send = _with_headers(send, self._common_headers(endpoint, headers.get("origin")))
+        rejection = self._rejection(endpoint, scope, headers)
         if rejection is not None:
             await self._send(rejection, scope, send)
-        else:
-            await self._handlers[self._paths[_path(scope)]](scope, headers, receive, send)
+        elif endpoint is not None:
+            await self._handlers[endpoint](scope, headers, receive, send)
 
-    def _rejection(self, scope: Scope, headers: Mapping[str, str]) -> EndpointResponse | None:
+    def _endpoint(self, scope: Scope) -> str | None:
+        """Return the endpoint of a request; ``None`` if there is nothing at its path."""
+        path = path_in_mount(scope)
+        if self._page is not None and self._page.has(path):
+            return PAGE
+        return self._paths.get(path.rstrip("/"))
+
+    def _rejection(
+        self, endpoint: str | None, scope: Scope, headers: Mapping[str, str]
+    ) -> EndpointResponse | None:
         """Return the response to a request that is rejected or a preflight; ``None`` if it is accepted."""
-        method = scope["method"]
-        if method == "OPTIONS" and "access-control-request-method" in headers:
-            if self._allowed_origin(headers.get("origin")) is not None:
-                return _PREFLIGHT
-        elif method in ALLOWED_METHODS and not self._authenticator.accepts(headers.get("authorization")):
-            return unauthorized(self._authenticator)
+        method, path = scope["method"], path_in_mount(scope)
+        if (
+            method == "OPTIONS"
+            and "access-control-request-method" in headers
+            and self._allowed_origin(headers.get("origin")) is not None
+        ):
+            return _PREFLIGHT
+        page = self._page
+        if page is not None and page.is_login(method, path):
+            return None
+        if not self._authenticator.accepts(headers.get("authorization")) and not (
+            page is not None and page.accepts(path, headers)
+        ):
+            form = None if page is None else page.login_form_for(scope, path, headers)
+            return form or unauthorized(self._authenticator)
+        if endpoint == PAGE:
+            return None  # it allows other methods
         if method not in ALLOWED_METHODS:
             return method_not_allowed()
-        if _path(scope) not in self._paths:
-            return text_response(HTTPStatus.NOT_FOUND, f"not found: the paths are {', '.join(self._paths)}")
+        if endpoint is None:
+            paths = [*self._paths, *([] if page is None else [page.root])]
+            return text_response(HTTPStatus.NOT_FOUND, f"not found: the paths are {', '.join(paths)}")
         return None
 
     def _allowed_origin(self, origin: str | None) -> str | None:
@@ -212,8 +258,10 @@ class WebApp:
             return "*"
         return origin if origin in self._origins else None
 
-    def _common_headers(self, origin: str | None) -> list[tuple[bytes, bytes]]:
+    def _common_headers(self, endpoint: str | None, origin: str | None) -> list[tuple[bytes, bytes]]:
         headers = [(b"x-content-type-options", b"nosniff")]
+        if self._page is not None and endpoint in (PAGE, None):
+            headers += RAW_SECURITY_HEADERS
         if self._origins:
             headers.append((b"vary", b"Origin"))
         allowed = self._allowed_origin(origin)
@@ -238,6 +286,13 @@ class WebApp:
     ) -> None:
         await self._send(await self._health.run(partial(health_response, self._system)), scope, send)
 
+    async def _respond_page(
+        self, scope: Scope, headers: Mapping[str, str], receive: Receive, send: Send
+    ) -> None:
+        assert self._page is not None
+        response = await self._page.respond(scope, path_in_mount(scope), headers, receive)
+        await self._send(response, scope, send)
+
     async def _send(self, response: EndpointResponse, scope: Scope, send: Send) -> None:
         if not await run_within(self._timeout, lambda: send_response(response, scope["method"], send)):
             log_event("warning", "an answer was not read in time", seconds=self._timeout)
@@ -254,10 +309,6 @@ _PREFLIGHT = EndpointResponse(
 )
 
 
-def _path(scope: Scope) -> str:
-    return path_in_mount(scope).rstrip("/")
-
-
 def _handler(app: ScrapeApp) -> _Handler:
     async def scrape(scope: Scope, headers: Mapping[str, str], receive: Receive, send: Send) -> None:
         await app(scope, receive, send)
@@ -266,14 +317,17 @@ def _handler(app: ScrapeApp) -> _Handler:
 
 
 def _with_headers(send: Send, common: list[tuple[bytes, bytes]]) -> Send:
-    """Return a ``send`` that adds headers to a response and forbids caching it."""
+    """Return a ``send`` that adds headers to a response, and by default forbids caching it.
+
+    A header that the response has is left as it is, except ``Vary``, of which it can have several.
+    """
+    defaults = [*common, (b"cache-control", b"no-store")]
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             own = list(message["headers"])
-            if all(name != b"cache-control" for name, _ in own):
-                own.append((b"cache-control", b"no-store"))
-            message = {**message, "headers": [*own, *common]}
+            names = {name for name, _ in own} - {b"vary"}
+            message = {**message, "headers": [*own, *(each for each in defaults if each[0] not in names)]}
         await send(message)
 
     return send_with_headers
@@ -291,6 +345,10 @@ def _checked_endpoints(endpoints: object) -> list[str]:
     if not chosen:
         raise InvalidInputError(
             f"endpoints={safe_repr(endpoints)} is empty: pass some of {', '.join(ENDPOINTS)}"
+        )
+    if PAGE in chosen and "stream" not in chosen:
+        raise InvalidInputError(
+            f"endpoints={safe_repr(endpoints)} has 'page' without 'stream', which the page reads: add it"
         )
     return chosen
 
@@ -317,45 +375,6 @@ def _checked_origins(origins: object) -> frozenset[str]:
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9.\[\]:_-]+")
 
 
-class RequestRunner:
-    """Runs requests of one kind in threads, so that a slow or hanging system does not block the event loop.
-
-    Args:
-        kind: The kind of request, for the log and the responses.
-        timeout: How many seconds a client waits for a response.
-    """
-
-    def __init__(self, kind: str, timeout: float) -> None:
-        self._kind = kind
-        self._timeout = timeout
-        self._isolation = Isolation()
-        self.reset()
-        reset_after_fork(self, RequestRunner.reset, ForkOrder.LOCKS)
-
-    def reset(self) -> None:
-        """Free all slots: in a forked child, the threads that hold them do not exist."""
-        self._slots = threading.BoundedSemaphore(MAX_CONCURRENT_REQUESTS)
-
-    async def run(self, respond: Callable[[], EndpointResponse]) -> EndpointResponse:
-        """Return the response of a function, or an error response."""
-        slots = self._slots
-        if not slots.acquire(blocking=False):
-            return unavailable(f"too many concurrent {self._kind} requests")
-        call = TimedCall[EndpointResponse](self._timeout)
-        # A slot is freed when its thread ends, not at the time-out: it limits the number of hanging threads.
-        call.future.add_done_callback(lambda _: slots.release())
-        try:
-            in_thread(respond)(call.future)
-        except RuntimeError as error:  # no thread can be started
-            call.future.set_exception(error)
-        await call.wait_async()
-        if not call.future.done():
-            self._isolation.call(f"{self._kind} not answered", call.outcome)
-            return unavailable(f"{self._kind} timed out after {self._timeout:g} seconds")
-        failed = text_response(HTTPStatus.INTERNAL_SERVER_ERROR, f"{self._kind} failed: see the log")
-        return self._isolation.call(f"{self._kind} not answered", call.outcome) or failed
-
-
 def health_response(system: MetricsSystem) -> EndpointResponse:
     """Return the health of a system: status 200 if it is healthy, else 503."""
     health = system.get_system_health()
@@ -376,14 +395,3 @@ def snapshot_response(system: MetricsSystem, tags: Mapping[str, str]) -> Endpoin
             return text_response(HTTPStatus.BAD_REQUEST, str(error))
         return unavailable(f"no snapshot is available yet: {error}")
     return json_response(HTTPStatus.OK, snapshot.to_dict())
-
-
-def json_response(status: HTTPStatus, data: Any) -> EndpointResponse:
-    """Return a response in JSON that must not be cached."""
-    body = to_json_text(data).encode() + b"\n"
-    headers = [
-        ("Content-Type", "application/json"),
-        ("Content-Length", str(len(body))),
-        ("Cache-Control", "no-store"),
-    ]
-    return EndpointResponse(status, headers, [body])

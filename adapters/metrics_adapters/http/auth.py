@@ -52,6 +52,13 @@ class Authenticator:
                 secret = b64decode(secret, validate=True)
             except Base64Error:
                 return False
+        return self._is_secret(scheme, secret)
+
+    def accepts_token(self, token: str) -> bool:
+        """Return whether a text is the bearer token."""
+        return self._is_secret("bearer", token.encode(errors="replace"))
+
+    def _is_secret(self, scheme: str, secret: bytes) -> bool:
         expected = self._hashes.get(scheme)
         return expected is not None and hmac.compare_digest(expected, self._hash(secret))
 

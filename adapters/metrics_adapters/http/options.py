@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TypedDict
 
 from prometheus_client.registry import CollectorRegistry
@@ -16,8 +17,11 @@ DEFAULT_MAX_SCRAPES = 10
 DEFAULT_TIMEOUT_SECONDS = 10.0
 """Prometheus itself waits 10 seconds by default."""
 
-ENDPOINTS = ("metrics", "snapshot", "health", "stream")
-"""The endpoints of `make_app`. Each is served at a path of its name."""
+PAGE = "page"
+"""The endpoint of the live page, at the root of the application."""
+
+ENDPOINTS = ("metrics", "snapshot", "health", "stream", PAGE)
+"""The endpoints of `make_app`. Each of the others is served at a path of its name."""
 
 DEFAULT_MAX_CLIENTS = 100
 
@@ -69,3 +73,4 @@ class AppOptions(AccessOptions, total=False):
     max_clients: int
     buffer: int
     heartbeat: float
+    snapshots: str | Path | None

@@ -1,6 +1,7 @@
-"""The stream endpoint: server-sent events (SSE) of the metrics that change.
+"""The stream endpoint: server-sent events (SSE) of the metrics that change, or of a dashboard.
 
-The format is that of the HTML standard. Each client has a subscription and a small buffer of its own.
+The format is that of the HTML standard. Each client has a small buffer of its own, and a subscription of its
+own or the documents that it shares with other clients.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from urllib.parse import parse_qsl
 from weakref import WeakKeyDictionary
 
 from metrics_adapters.http.asgi import send_response
+from metrics_adapters.http.dashboards import DashboardDocument, DashboardQuery, Dashboards
 from metrics_adapters.http.scrape import EndpointResponse, TimedCall, in_thread, text_response, unavailable
 from metrics_adapters.http.types import Receive, Scope, Send
 from metrics_framework.errors import ClosedError, InvalidInputError, nearest
@@ -33,6 +35,9 @@ HEARTBEAT_COMMENT = b": heartbeat\n\n"
 
 RESTARTED_EVENT = b"event: restarted\ndata: {}\n\n"
 """Tells a client that reconnects that its last event came from another process, so it cannot resume."""
+
+DASHBOARD_FIELD = "dashboard"
+"""The query field for the documents of a dashboard in place of the metrics."""
 
 LAST_EVENT_ID_FIELD = "last_event_id"
 """The query field for clients that cannot send the header ``Last-Event-ID``."""
@@ -61,10 +66,18 @@ class StreamEndpoint:
             counted.
         heartbeat: The seconds without an event after which a client is sent a comment.
         timeout: The seconds that a client has to read what it was sent, before it is disconnected.
+        history: Whether the page has a history of runs, which dashboards tell it.
     """
 
     def __init__(
-        self, system: MetricsSystem, *, max_clients: int, buffer: int, heartbeat: float, timeout: float
+        self,
+        system: MetricsSystem,
+        *,
+        max_clients: int,
+        buffer: int,
+        heartbeat: float,
+        timeout: float,
+        history: bool = False,
     ) -> None:
         self._system = system
         self._max_clients = max_clients
@@ -72,18 +85,27 @@ class StreamEndpoint:
         self._heartbeat = heartbeat
         self._timeout = timeout
         self._isolation = Isolation()
+        self._dashboards = Dashboards(
+            system, self._counts, history=history, timeout=timeout, max_queries=max_clients
+        )
         self.reset()
         reset_after_fork(self, StreamEndpoint.reset, ForkOrder.LOCKS)
 
     def reset(self) -> None:
         """Forget all clients: in a forked child, they belong to the parent."""
         self._clients: set[_Client] = set()
+        self._dropped = 0  # of clients that have left
         self._slots = threading.BoundedSemaphore(self._max_clients)
 
     @property
     def clients(self) -> int:
         """The number of clients."""
         return len(self._clients)
+
+    def _counts(self) -> dict[str, int]:
+        clients = list(self._clients)
+        dropped = self._dropped + sum(client.dropped for client in clients)
+        return {"open": len(clients), "maximum": self._max_clients, "dropped": dropped}
 
     def end(self) -> None:
         """End all streams of this event loop once their buffered events are sent."""
@@ -104,11 +126,13 @@ class StreamEndpoint:
 
     async def _admit(self, scope: Scope, headers: Mapping[str, str], receive: Receive, send: Send) -> None:
         method = scope["method"]
-        epoch = _epoch_of(self._system)
+        client: _Client
         try:
-            filters, last = stream_filters(query_fields(scope.get("query_string", b"")))
-            resumed = resume_point(headers.get("last-event-id") or last, epoch)
-            subscription = await self._subscribe(filters, resumed.after)
+            fields = query_fields(scope.get("query_string", b""))
+            if any(name == DASHBOARD_FIELD for name, _ in fields):
+                client = self._dashboard_client(fields, send)
+            else:
+                client = await self._metric_client(fields, headers, send)
         except InvalidInputError as error:
             await send_response(text_response(HTTPStatus.BAD_REQUEST, str(error)), method, send)
             return
@@ -121,16 +145,42 @@ class StreamEndpoint:
             await send_response(failed, method, send)
             return
         if method == "HEAD":
-            subscription.close()
+            client.close()
             await send_response(EndpointResponse(HTTPStatus.OK, _HEADERS, []), method, send)
             return
-        opening = retry_field(RETRY_SECONDS) + (RESTARTED_EVENT if resumed.restarted else b"")
-        client = _Client(subscription, epoch, opening, send, self._heartbeat, self._timeout, self._isolation)
         self._clients.add(client)
         try:
             await client.serve(receive)
         finally:
             self._clients.discard(client)
+            self._dropped += client.dropped
+
+    async def _metric_client(
+        self, fields: Iterable[tuple[str, str]], headers: Mapping[str, str], send: Send
+    ) -> _MetricClient:
+        epoch = _epoch_of(self._system)
+        filters, last = stream_filters(fields)
+        resumed = resume_point(headers.get("last-event-id") or last, epoch)
+        subscription = await self._subscribe(filters, resumed.after)
+        opening = retry_field(RETRY_SECONDS) + (RESTARTED_EVENT if resumed.restarted else b"")
+        return _MetricClient(
+            opening, send, self._heartbeat, self._timeout, self._isolation, subscription, epoch
+        )
+
+    def _dashboard_client(self, fields: list[tuple[str, str]], send: Send) -> _DashboardClient:
+        if self._system.is_shut_down:
+            raise ClosedError("this MetricsSystem is shut down")
+        query = self._dashboards.query(_known_fields(fields, DASHBOARD_FIELD, "window"), _tags(fields))
+        return _DashboardClient(
+            retry_field(RETRY_SECONDS),
+            send,
+            self._heartbeat,
+            self._timeout,
+            self._isolation,
+            self._dashboards,
+            query,
+            lambda: self._system.is_shut_down,
+        )
 
     async def _subscribe(self, filters: dict[str, Any], after: int | None) -> Subscription:
         # In a thread, because the first subscription reads every series.
@@ -144,22 +194,12 @@ class StreamEndpoint:
 class _Client:
     """One client and its buffer.
 
-    One task moves events from the subscription to the buffer while there is room, and another sends the
-    buffer. A client that does not read therefore fills only its own subscription, which is bounded.
+    One task fills the buffer while there is room, and another sends it.
     """
 
     def __init__(
-        self,
-        subscription: Subscription,
-        epoch: str,
-        opening: bytes,
-        send: Send,
-        heartbeat: float,
-        timeout: float,
-        isolation: Isolation,
+        self, opening: bytes, send: Send, heartbeat: float, timeout: float, isolation: Isolation
     ) -> None:
-        self._subscription = subscription
-        self._epoch = epoch
         self._buffer = bytearray(opening)
         self._send = send
         self._heartbeat = heartbeat
@@ -170,6 +210,17 @@ class _Client:
         self._is_ending = False
         self._reads_in_time = True
 
+    @property
+    def dropped(self) -> int:
+        """The number of events that it lost."""
+        return 0
+
+    def close(self) -> None:
+        """Release what it reads from."""
+
+    async def _fill_buffer(self) -> None:
+        raise NotImplementedError
+
     def end(self) -> None:
         """End the stream once the buffer is sent."""
         self._is_ending = True
@@ -178,11 +229,10 @@ class _Client:
     async def serve(self, receive: Receive) -> None:
         """Send events until the client leaves, is too slow, or the stream ends."""
         try:
-            with self._subscription:
-                await run_until_first(partial(_wait_for_disconnect, receive), self._fill, self._send_all)
+            await run_until_first(partial(_wait_for_disconnect, receive), self._fill, self._send_all)
         finally:
-            # The subscription is closed now, so the number is final.
-            dropped = self._subscription.dropped
+            self.close()
+            dropped = self.dropped
             if not self._reads_in_time:
                 log_event("warning", "a stream was not read in time", seconds=self._timeout, dropped=dropped)
             elif dropped:
@@ -196,23 +246,15 @@ class _Client:
         self.end()
         await create_event().wait()  # never set: `_send_all` finishes first, after the buffer is sent
 
-    async def _fill_buffer(self) -> None:
-        reported = 0
-        async for event in self._subscription:
-            if event.dropped:
-                reported += event.dropped
-                self._add(dropped_event(event.dropped, event.sequence - 1, self._epoch))
-            self._add(metric_event(event.sequence, self._epoch, event.json()))
-            while len(self._buffer) >= _BUFFER_BYTES:
-                self._emptied = create_event()
-                await self._emptied.wait()
-        unreported = self._subscription.dropped - reported
-        if unreported > 0:
-            self._add(dropped_event(unreported, None, self._epoch))
-
     def _add(self, text: bytes) -> None:
         self._buffer += text
         self._filled.set()
+
+    async def _wait_for_room(self, limit: int) -> None:
+        """Wait until the buffer has less than a number of bytes."""
+        while len(self._buffer) >= limit:
+            self._emptied = create_event()
+            await self._emptied.wait()
 
     async def _send_all(self) -> None:
         """Send the buffer whenever it is filled, until the stream ends or the client is too slow."""
@@ -237,6 +279,79 @@ class _Client:
 
     async def _send_in_time(self, message: dict[str, Any]) -> None:
         self._reads_in_time = await run_within(self._timeout, lambda: self._send(message))
+
+
+class _MetricClient(_Client):
+    """A client that gets the metrics that change.
+
+    A client that does not read fills only its own subscription, which is bounded.
+    """
+
+    def __init__(
+        self,
+        opening: bytes,
+        send: Send,
+        heartbeat: float,
+        timeout: float,
+        isolation: Isolation,
+        subscription: Subscription,
+        epoch: str,
+    ) -> None:
+        super().__init__(opening, send, heartbeat, timeout, isolation)
+        self._subscription = subscription
+        self._epoch = epoch
+
+    @property
+    def dropped(self) -> int:
+        """The number of events that it lost. It is final after `close`."""
+        return self._subscription.dropped
+
+    def close(self) -> None:
+        """Close the subscription."""
+        self._subscription.close()
+
+    async def _fill_buffer(self) -> None:
+        reported = 0
+        async for event in self._subscription:
+            if event.dropped:
+                reported += event.dropped
+                self._add(dropped_event(event.dropped, event.sequence - 1, self._epoch))
+            self._add(metric_event(event.sequence, self._epoch, event.json()))
+            await self._wait_for_room(_BUFFER_BYTES)
+        unreported = self._subscription.dropped - reported
+        if unreported > 0:
+            self._add(dropped_event(unreported, None, self._epoch))
+
+
+class _DashboardClient(_Client):
+    """A client that gets the documents of a dashboard.
+
+    The buffer has at most one of them, so a client that reads slowly gets the newest one each time, and never
+    a queue of old ones.
+    """
+
+    def __init__(
+        self,
+        opening: bytes,
+        send: Send,
+        heartbeat: float,
+        timeout: float,
+        isolation: Isolation,
+        dashboards: Dashboards,
+        query: DashboardQuery,
+        is_over: Callable[[], bool],
+    ) -> None:
+        super().__init__(opening, send, heartbeat, timeout, isolation)
+        self._dashboards = dashboards
+        self._query = query
+        self._is_over = is_over
+
+    async def _fill_buffer(self) -> None:
+        document: DashboardDocument | None = None
+        while not self._is_over():
+            await self._wait_for_room(1)
+            document = await self._dashboards.next(self._query, document)
+            self._add(document.event)
 
 
 _RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in _HEADERS]

@@ -166,6 +166,15 @@ class SnapshotAggregator:
         with self._opened() as reader:
             return reader.left_out()
 
+    def state_of_files(self) -> bytes | None:
+        """Return a value that changes whenever a file does, without reading any file.
+
+        Returns:
+            The value; ``None`` if a file is so new that another change of it might not show.
+        """
+        states = [index.state() for index in self._indexes]
+        return None if None in states else b"".join(state for state in states if state is not None)
+
     # -- all runs --------------------------------------------------------------------------------------
 
     def get_metric_summary(self, metric_name: str, time_window: timedelta | None = None) -> dict[str, float]:

@@ -111,6 +111,15 @@ class SourceIndex:
         with closing(connection):
             yield connection
 
+    def state(self) -> bytes | None:
+        """Return a digest of the names, sizes and times of the files; ``None`` if one changed just now.
+
+        Raises:
+            OutputError: If the source cannot be listed.
+        """
+        seen = self._scan()
+        return None if any(_is_recent(file) for file in seen.values()) else _digest(seen)
+
     # -- the files -------------------------------------------------------------------------------------
 
     def _is_file(self) -> bool:
@@ -191,7 +200,7 @@ class SourceIndex:
         is_complete, changed = True, bool(outdated)
         for name in seen.keys() - (known.keys() - outdated):
             file = seen[name]
-            is_recent = abs(time.time_ns() - file[1]) < _RECENT_NS
+            is_recent = _is_recent(file)
             try:
                 content = read_content(self.folder / name, pipe=False)
             except OutputError as error:
@@ -268,6 +277,10 @@ def _if_fresh(connection: sqlite3.Connection, seen: dict[str, _File]) -> sqlite3
         raise
     connection.close()
     return None
+
+
+def _is_recent(file: _File) -> bool:
+    return abs(time.time_ns() - file[1]) < _RECENT_NS
 
 
 def _stamp(file: _File) -> str:

@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from metrics_adapters.asgi import make_app
-from metrics_adapters.http.app import MAX_CONCURRENT_REQUESTS
+from metrics_adapters.http.request_runner import MAX_CONCURRENT_REQUESTS
 from metrics_adapters.null import NullMonitor
 from metrics_framework import MetricsSystem, Thresholds
 from metrics_framework.errors import InvalidInputError
@@ -157,7 +157,7 @@ def test_allowed_origins_may_read_responses(system):
     assert asked.headers["access-control-allow-origin"] == site
     assert "Authorization" in asked.headers["access-control-allow-headers"]
     refused = asyncio.run(get(app, "/stream", method="OPTIONS", origin="https://other.example", **ask))
-    assert refused.status_code == 405
+    assert refused.status_code == 401
     any_site = asyncio.run(get(make_app(system, allow_origins=["*"]), "/health", origin="https://a.b"))
     assert any_site.headers["access-control-allow-origin"] == "*"
 
@@ -177,7 +177,7 @@ def test_allowed_origins_may_read_responses(system):
         ("/internal", "", "/internal/health", 200),
         ("/internal/", "/api", "/api/internal/metrics", 200),
         ("/internal", "", "/health", 404),
-        ("", "", "/", 404),
+        ("", "", "/assets/page.css", 200),
         ("", "", "/health/other", 404),
     ],
 )
@@ -248,6 +248,7 @@ def test_it_answers_lifespan_events(system):
         ({"endpoints": ["strem"]}, "unknown endpoint 'strem'. Did you mean 'stream'?"),
         ({"endpoints": "stream"}, "endpoints='stream' is not a list"),
         ({"endpoints": []}, r"endpoints=\[\] is empty: pass some of metrics, snapshot"),
+        ({"endpoints": ["page"]}, r"endpoints=\['page'\] has 'page' without 'stream'"),
         ({"prefix": "internal"}, "prefix='internal' does not begin with a slash"),
         ({"bearer_token": ""}, "bearer_token is empty"),
         ({"allow_origins": "https://a"}, "allow_origins='https://a' is not a list of origins"),

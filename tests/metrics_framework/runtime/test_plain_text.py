@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics_framework.report.plain_text import MAX_CHARACTERS, html, plain
+from metrics_framework.runtime.plain_text import MAX_CHARACTERS, html, plain
 
 ANY = st.text(st.characters())
 """Any text, also with lone surrogates."""

@@ -25,6 +25,8 @@ def plain(text: str, most: int = MAX_CHARACTERS) -> str:
         ('main\\u202e\\x00', 'aaa…')
     """
     cut = text if len(text) <= most else text[: most - 1] + "…"
+    if cut.isascii() and cut.isprintable():
+        return cut
     shown, marks = [], 0
     for character in cut:
         category = unicodedata.category(character)

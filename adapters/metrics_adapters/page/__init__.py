@@ -1,0 +1,1 @@
+"""The live page of a system in a browser, served by the web application."""

@@ -1,0 +1,320 @@
+/**
+ * Charts by Vega-Lite. A chart is compiled once; its numbers, ticks and ends of axes are data and signals.
+ *
+ * The labels of axes are made by `format.js` and given to a chart as a list beside the list of ticks. No text
+ * of the application becomes a part of a specification.
+ */
+
+import { element } from "./elements.js";
+
+const LIBRARY = "assets/vega.js";
+const RETRY_SECONDS = 1;
+const MOST_RETRY_SECONDS = 10;
+
+/** The lines of a chart differ in color and in dashes. The style sheet defines the colors. */
+export const LINE_STYLES = [
+  ["--series-1", []],
+  ["--series-2", [7, 3]],
+  ["--series-3", [2, 2]],
+  ["--series-4", [9, 3, 2, 3]],
+  ["--series-5", [4, 4]],
+  ["--series-6", [12, 4]],
+  ["--series-1", [1, 3]],
+  ["--series-2", [3, 3, 7, 3]],
+  ["--series-3", [10, 2, 2, 2]],
+  ["--series-4", [5, 2]],
+];
+
+// -- the library -------------------------------------------------------------------------------------------
+
+/**
+ * The chart library, which is large and may not be installed.
+ *
+ * Attributes: `ready` says whether charts can be drawn, `problem` why not, in one line, or "" while it loads.
+ */
+export class ChartLibrary {
+  constructor(onChange) {
+    this.ready = false;
+    this.problem = "";
+    this._onChange = onChange;
+    this._failures = 0;
+  }
+
+  /** Load it, and retry for as long as the server prepares it. */
+  load() {
+    const script = element("script", { src: LIBRARY });
+    script.addEventListener("load", () => {
+      this.ready = typeof window.vegaEmbed === "function";
+      this.problem = this.ready ? "" : "the library has another format";
+      this._onChange();
+    });
+    script.addEventListener("error", () => {
+      script.remove();
+      this._askWhy();
+    });
+    document.head.append(script);
+  }
+
+  async _askWhy() {
+    let pause = Math.min(RETRY_SECONDS * 2 ** this._failures, MOST_RETRY_SECONDS);
+    this._failures += 1;
+    try {
+      const response = await fetch(LIBRARY);
+      const isPreparing = response.status === 503 && response.headers.has("Retry-After");
+      if (!response.ok && !isPreparing) {
+        this.problem = (await response.text()).trim().split("\n")[0] || `status ${response.status}`;
+        pause = null;
+      } else if (isPreparing) {
+        pause = Math.min(pause, 2); // preparing takes seconds, once
+      }
+    } catch {
+      this.problem = this._failures > 3 ? "the library did not load" : "";
+    }
+    if (pause !== null) setTimeout(() => this.load(), 1000 * pause);
+    this._onChange();
+  }
+}
+
+// -- a chart -----------------------------------------------------------------------------------------------
+
+/** A drawn chart. Create it with `drawChart`. */
+class Chart {
+  constructor(container, result) {
+    this._container = container;
+    this._result = result;
+    this._labels = "";
+    this.view = result.view;
+    this._observer = new ResizeObserver(() => requestAnimationFrame(() => this._resize()));
+    this._observer.observe(container);
+    this._resize();
+  }
+
+  /** Replace signals and data, and draw. A signal `height` is the height of the chart in pixels. */
+  async update({ height, ...signals }, data) {
+    for (const [name, value] of Object.entries(signals)) this.view.signal(name, value);
+    for (const [name, rows] of Object.entries(data)) this.view.data(name, rows);
+    if (height !== undefined) this.view.height(height);
+    const labels = `${height} ${signals.valueLabels}`;
+    if (labels !== this._labels) this.view.resize(); // their width is a part of the layout
+    this._labels = labels;
+    await this.view.runAsync();
+  }
+
+  /** Return the place of a pointer in the units of the axes, or null outside of the axes. */
+  placeOf(event) {
+    const box = this._container.getBoundingClientRect();
+    const [left, top] = this.view.origin();
+    const x = event.clientX - box.left - left;
+    const y = event.clientY - box.top - top;
+    if (x < 0 || x > this.view.signal("width")) return null;
+    return { x: this.view.scale("x").invert(x), y: this.view.scale("y").invert?.(y) };
+  }
+
+  remove() {
+    this._observer.disconnect();
+    this._result.finalize();
+    this._container.replaceChildren();
+  }
+
+  _resize() {
+    const width = Math.floor(this._container.clientWidth);
+    if (width > 0 && width !== this.view.width()) this.view.width(width).resize().runAsync();
+  }
+}
+
+const compiled = new Map(); // a specification of Vega by its kind and theme; compiling takes longer than drawing
+
+/** Draw a chart of a kind of `SPECIFICATIONS` in an element. The colors are those of the theme now. */
+export async function drawChart(kind, container) {
+  const colors = readColors(container);
+  const key = `${kind} ${colors.text} ${colors.size}`;
+  const known = compiled.get(key);
+  const result = await window.vegaEmbed(container, known ?? SPECIFICATIONS[kind](colors), {
+    mode: known === undefined ? "vega-lite" : "vega",
+    ast: true, // an interpreter, because the content security policy forbids eval
+    actions: false,
+    defaultStyle: false,
+    tooltip: false,
+    renderer: kind === "heat" ? "canvas" : "svg", // thousands of cells are too many elements
+  });
+  compiled.set(key, result.vgSpec);
+  return new Chart(container, result);
+}
+
+/** Return colors as Vega understands them: the style sheet may use functions such as light-dark(). */
+function readColors(container) {
+  const probe = element("span");
+  container.append(probe);
+  const colors = {};
+  const names = ["text", "muted", "grid", "card", "accent", "warning", "critical", "heat-0", "heat-1", "heat-2"];
+  for (const name of [...names, ...LINE_STYLES.map(([variable]) => variable.slice(2))]) {
+    probe.style.color = `var(--${name})`;
+    colors[name] = getComputedStyle(probe).color;
+  }
+  colors.font = getComputedStyle(container).fontFamily;
+  colors.size = Math.round(parseFloat(getComputedStyle(container).fontSize));
+  probe.remove();
+  return colors;
+}
+
+// -- specifications ----------------------------------------------------------------------------------------
+
+const SPECIFICATIONS = { line: lineChart, spark: sparkLine, bar: barChart, heat: heatMap };
+
+const TIME = { type: "quantitative", scale: { domain: [{ expr: "from" }, { expr: "to" }], nice: false, zero: false } };
+const LABELLED_TIME = {
+  ...TIME,
+  axis: { values: { expr: "times" }, labelExpr: "timeLabels[indexof(times, datum.value)]", grid: false, labelFlush: true },
+};
+
+function labelledValue(type) {
+  const domain = [{ expr: "low" }, { expr: "high" }];
+  return {
+    type: "quantitative",
+    scale: type === "log" ? { type, domain, nice: false, clamp: true } : { type, domain, nice: false, zero: false },
+    axis: { values: { expr: "values" }, labelExpr: "valueLabels[indexof(values, datum.value)]", domain: false, ticks: false },
+  };
+}
+
+function frame(colors, height, signals) {
+  const params = { from: 0, to: 1, low: 0, high: 1, times: [], timeLabels: [], values: [], valueLabels: [], ...signals };
+  return {
+    width: 300,
+    height,
+    padding: { left: 0, right: 2, top: 6, bottom: 0 },
+    autosize: { type: "fit", contains: "padding" },
+    params: Object.entries(params).map(([name, value]) => ({ name, value })),
+    config: {
+      background: null,
+      font: colors.font,
+      aria: false, // the card describes the chart
+      view: { stroke: null },
+      axis: {
+        labelColor: colors.muted,
+        labelFontSize: colors.size,
+        gridColor: colors.grid,
+        domainColor: colors.grid,
+        tickColor: colors.grid,
+        title: null,
+        labelPadding: 6,
+        tickSize: 4,
+        labelOverlap: true,
+        labelLimit: 90,
+      },
+    },
+  };
+}
+
+/**
+ * Lines of `points`: `{time, value, style}`, where a value of null is a gap and the style is a place in
+ * `LINE_STYLES`. `thresholds` are `{value, label, style}`, where the style is `warning` or `critical`.
+ */
+function lineChart(colors) {
+  const x = { field: "time", ...LABELLED_TIME };
+  const y = { field: "value", ...labelledValue("linear") };
+  const styles = [...LINE_STYLES.keys(), "warning", "critical"].map(String);
+  const range = [...LINE_STYLES.map(([variable]) => colors[variable.slice(2)]), colors.warning, colors.critical];
+  const dashes = [...LINE_STYLES.map(([, dash]) => (dash.length ? dash : [1, 0])), [6, 4], [6, 4]];
+  const color = { field: "style", type: "nominal", scale: { domain: styles, range }, legend: null };
+  const strokeDash = { field: "style", type: "nominal", scale: { domain: styles, range: dashes }, legend: null };
+  return {
+    ...frame(colors, 190, { hovered: -1, filled: 0 }),
+    layer: [
+      {
+        data: { name: "points", values: [] },
+        mark: { type: "area", interpolate: "step-after", color: colors.accent, fillOpacity: { expr: "filled" } },
+        encoding: { x, y: { ...y, stack: null } },
+      },
+      {
+        data: { name: "thresholds", values: [] },
+        mark: { type: "rule", strokeWidth: 1.5 },
+        encoding: { y, color, strokeDash },
+      },
+      {
+        data: { name: "points" },
+        mark: { type: "line", interpolate: "step-after", strokeWidth: 2, strokeJoin: "round" },
+        encoding: { x, y, color, strokeDash },
+      },
+      {
+        data: { name: "thresholds" },
+        mark: {
+          type: "text", align: "right", baseline: "bottom", dy: -3, x: { expr: "width" },
+          fontSize: colors.size, stroke: null,
+        },
+        encoding: { y, text: { field: "label" }, color },
+      },
+      {
+        data: { values: [{}] },
+        mark: { type: "rule", color: colors.muted, strokeWidth: 1, opacity: { expr: "hovered < 0 ? 0 : 1" } },
+        encoding: { x: { datum: { expr: "max(from, hovered)" }, ...LABELLED_TIME } },
+      },
+    ],
+  };
+}
+
+/** A small line without axes, for a tile. */
+function sparkLine(colors) {
+  const x = { field: "time", ...TIME, axis: null };
+  const y = { field: "value", ...labelledValue("linear"), axis: null };
+  return {
+    ...frame(colors, 44),
+    layer: ["area", "line"].map((type) => ({
+      data: type === "area" ? { name: "points", values: [] } : { name: "points" },
+      mark: { type, interpolate: "step-after", color: colors.accent, ...(type === "area" ? { opacity: 0.15 } : { strokeWidth: 1.5 }) },
+      encoding: { x, y },
+    })),
+  };
+}
+
+/** The pixels of a bar and its texts. */
+export const BAR_HEIGHT = 36;
+
+/** A bar for each of `bars`: `{place, value, name, label}`, with its texts above it. */
+function barChart(colors) {
+  const y = { field: "place", type: "ordinal", axis: null, scale: { paddingInner: 0, paddingOuter: 0 } };
+  const x = {
+    field: "value",
+    type: "quantitative",
+    axis: null,
+    scale: { domain: [{ expr: "low" }, { expr: "high" }], nice: false, zero: false },
+  };
+  const text = { type: "text", baseline: "bottom", dy: 2, fontSize: colors.size + 1, color: colors.text };
+  return {
+    ...frame(colors, BAR_HEIGHT),
+    data: { name: "bars", values: [] },
+    layer: [
+      { mark: { type: "bar", height: 6, yOffset: 10, color: colors.grid, x: 0, x2: { expr: "width" } }, encoding: { y } },
+      { mark: { type: "bar", height: 6, yOffset: 10, color: colors.accent }, encoding: { y, x } },
+      { mark: { ...text, x: 0, align: "left", limit: { expr: "max(40, width - 90)" } }, encoding: { y, text: { field: "name" } } },
+      { mark: { ...text, x: { expr: "width" }, align: "right", fontWeight: 600 }, encoding: { y, text: { field: "label" } } },
+    ],
+  };
+}
+
+/** A rectangle for each of `cells`: `{start, end, low, high, count}`; `most` is the largest count. */
+function heatMap(colors) {
+  const y = labelledValue("log");
+  return {
+    ...frame(colors, 260, { most: 1, low: 1, high: 10 }),
+    data: { name: "cells", values: [] },
+    mark: { type: "rect", stroke: colors.card, strokeWidth: 0.5 },
+    encoding: {
+      x: { field: "start", ...LABELLED_TIME },
+      x2: { field: "end" },
+      y: { field: "low", ...y },
+      y2: { field: "high" },
+      color: {
+        field: "count",
+        type: "quantitative",
+        // With the root, a cell with a quarter of the largest count has the middle color.
+        scale: {
+          type: "sqrt",
+          domain: [0, { expr: "most / 4" }, { expr: "most" }],
+          range: [colors["heat-0"], colors["heat-1"], colors["heat-2"]],
+          interpolate: "lab",
+        },
+        legend: null,
+      },
+    },
+  };
+}

@@ -1,0 +1,124 @@
+/**
+ * The stream of dashboards: one EventSource at a time, opened again with growing pauses after it breaks.
+ *
+ * The states are `connecting`, `live`, `stale` (connected, but no new document arrives), `lost` and `paused`.
+ */
+
+import { printable } from "./elements.js";
+
+const FIRST_RETRY_SECONDS = 1;
+const MOST_RETRY_SECONDS = 15;
+const LEAST_STALE_SECONDS = 8;
+
+export class Connection {
+  /**
+   * @param onDocument Called with each event of the stream.
+   * @param onState Called after each change of `state`.
+   */
+  constructor(onDocument, onState) {
+    this.state = "connecting";
+    this.receivedAt = null; // Date.now() of the last new document; it also counts while the computer sleeps
+    this.retryAt = null;
+    this.reason = ""; // what the server answered, if it refused the stream
+    this._onDocument = onDocument;
+    this._onState = onState;
+    this._url = null;
+    this._source = null;
+    this._retry = null;
+    this._failures = 0;
+    this._every = 2;
+    this._generatedAt = null;
+    addEventListener("online", () => this._retry !== null && this._connect());
+    setInterval(() => this._checkAge(), 1000);
+  }
+
+  /** Read another stream. Documents of the stream before do not arrive any more. */
+  open(url) {
+    this._url = url;
+    this._generatedAt = null;
+    this._failures = 0;
+    this.receivedAt = null;
+    this._setState("connecting");
+    this._connect();
+  }
+
+  /** Stop reading, until `open` is called. */
+  pause() {
+    this._close();
+    this._setState("paused");
+  }
+
+  _connect() {
+    this._close();
+    const source = new EventSource(this._url);
+    this._source = source;
+    source.addEventListener("dashboard", (event) => this._receive(event.data));
+    source.addEventListener("error", () => {
+      const refused = source.readyState === EventSource.CLOSED; // the answer was not an event stream
+      this._close();
+      if (refused) this._askWhy();
+      this._retryLater();
+    });
+  }
+
+  _close() {
+    clearTimeout(this._retry);
+    this._retry = null;
+    this._source?.close();
+    this._source = null;
+  }
+
+  _receive(text) {
+    let received;
+    try {
+      received = JSON.parse(text);
+    } catch {
+      return; // the next document replaces it; if none arrives, the state becomes stale
+    }
+    this._failures = 0;
+    this.reason = "";
+    const generatedAt = received?.dashboard?.generated_at;
+    if (generatedAt !== this._generatedAt || generatedAt === undefined) this.receivedAt = Date.now();
+    this._generatedAt = generatedAt;
+    if (received?.every_seconds > 0) this._every = received.every_seconds;
+    if (this.state !== "stale") this._setState("live");
+    this._checkAge();
+    this._onDocument(received);
+  }
+
+  _retryLater() {
+    const pause = Math.min(FIRST_RETRY_SECONDS * 2 ** this._failures, MOST_RETRY_SECONDS);
+    const spread = pause * (0.8 + 0.4 * Math.random()); // many displays must not return at the same moment
+    this._failures += 1;
+    this.retryAt = Date.now() + 1000 * spread;
+    this._retry = setTimeout(() => this._connect(), 1000 * spread);
+    this._setState("lost");
+  }
+
+  /** An EventSource hides the status of a refusal, so ask again. Without a session, show the login form. */
+  async _askWhy() {
+    const aborter = new AbortController();
+    try {
+      const response = await fetch(this._url, { headers: { Accept: "text/event-stream" }, signal: aborter.signal });
+      if (response.status === 401) location.reload();
+      else if (!response.ok) this.reason = `${response.status}, ${printable((await response.text()).trim())}`;
+    } catch {
+      this.reason = "";
+    } finally {
+      aborter.abort();
+      this._onState();
+    }
+  }
+
+  _checkAge() {
+    if (this.state !== "live" && this.state !== "stale") return;
+    const limit = Math.max(LEAST_STALE_SECONDS, 3 * this._every);
+    this._setState(Date.now() - this.receivedAt > 1000 * limit ? "stale" : "live");
+  }
+
+  _setState(state) {
+    if (state === this.state && state !== "lost") return;
+    this.state = state;
+    this._onState();
+  }
+}
