@@ -48,7 +48,7 @@ def main() -> Report:
             cells = []
             for key, share in SHARES.items():
                 query = f"histogram_quantile({share}, d{place}_{unit.value}_bucket)"
-                ((_, found),) = server.query(query)
+                ((_, found),) = server.wait_until(query, bool)  # a scrape that fails hides the values
                 cells.append(f"{found:.3g} ({(found / summary[key] - 1) * 100:+.0f} %)")
             report.row(name, cells)
     report.show()
