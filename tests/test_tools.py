@@ -75,7 +75,7 @@ def test_a_bad_commit_message_is_rejected(message, fault):
 
 
 SITE = {
-    "index.html": '<a href="a%20b.html#one">1</a><link href="_static/look.css"><img src="data:image/png;base64,">',
+    "index.html": '<a href="a%20b.html#one">1</a><link href="_static/look.css"><img src="data:image/png,">',
     "a b.html": '<h1 id="one">1</h1><a href="#one">1</a><a href="https://other.example/">2</a>',
     "_static/look.css": "",
 }
@@ -94,7 +94,7 @@ SITE = {
     ],
 )
 def test_a_fault_of_the_site_is_found(tmp_path, page, fault):
-    """Dead links and anchors, parts of other sites, and pages that no link leads to are found, and no more."""
+    """Dead links and anchors, parts of other sites and pages without a link are found, and no more."""
     (tmp_path / "_static").mkdir()
     for name, text in SITE.items():
         (tmp_path / name).write_text(text)
