@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
 from metrics_framework.clock import Clock
@@ -206,10 +207,17 @@ class Queries:
         """
         self._tidy()
         self._known(self._outcomes, operation)
-        return [
-            Failure(raw.error_type, raw.metadata, datetime.fromtimestamp(raw.time_ns / 1e9, tz=UTC))
-            for raw in list(self._recent.get(operation, ()))
-        ]
+        return list(map(_failure, list(self._recent.get(operation, ()))))
+
+    def last_failures(self, limit: int) -> list[tuple[str, Failure]]:
+        """Return the last failures of all operations with their names, the newest first.
+
+        Args:
+            limit: The most failures to return.
+        """
+        every = ((name, raw) for name, kept in list(self._recent.items()) for raw in list(kept))
+        newest = nlargest(limit, every, key=lambda item: item[1].time_ns)
+        return [(name, _failure(raw)) for name, raw in newest]
 
     def read(self) -> Iterator[MetricReading]:
         """Yield each metric and both halves of each operation, with one reading of each of its series.
@@ -548,6 +556,10 @@ class Queries:
                 for metric in names.metrics():
                     self.expire(metric, metric.series())
         self._state.report_removals()
+
+
+def _failure(raw: RawFailure) -> Failure:
+    return Failure(raw.error_type, raw.metadata, datetime.fromtimestamp(raw.time_ns / 1e9, tz=UTC))
 
 
 def _has_distribution(metric: Metric) -> bool:
