@@ -35,7 +35,7 @@ RUN = {"python", "console", "sh", "toml"}
 NOT_RUN = {
     "CONTRIBUTING.md": (1, "the form of a commit message"),
     "async-services.md": (1, "it needs Django"),
-    "command-line.md": (5, "outputs: below, in cli/test_telemetry.py and in cli/test_top.py"),
+    "command-line.md": (6, "outputs: below, and in cli/ test_telemetry.py, test_top.py and test_serve.py"),
     "continuous-integration.md": (3, "examples/test_performance_workflow.py, and an output below"),
     "dashboards.md": (1, "JavaScript, below"),
     "migrating.md": (2, "OpenTelemetry, below; statsd, whose package is not installed"),
@@ -44,7 +44,7 @@ NOT_RUN = {
     "prometheus.md": (1, "below"),
     "telemetry.md": (1, "an output, below"),
     "testing.md": (2, "outputs: metrics_framework/testing/test_docs.py"),
-    "web.md": (2, "JavaScript, below, and the format of a stream"),
+    "web.md": (3, "JavaScript, below, and two formats of a stream"),
 }
 """Page to the number of its blocks that it does not run, and why, or where they are tested."""
 

@@ -166,7 +166,11 @@ def test_the_overview_has_numbers_lines_and_losses(aggregator):
     assert values(shown["series"]) == [("series", {}, len(aggregator.get_metrics_by_tag({})))]
     (records,) = values(shown["records"])
     assert records[2] == pytest.approx(aggregator.store.recorded / 600)
-    assert values(shown["losses"]) == [("rejected", {}, 0), ("overflowed", {}, 0), ("abandoned timers", {}, 0)]
+    assert values(shown["losses"]) == [
+        ("rejected", {}, 0),
+        ("overflowed", {}, 0),
+        ("abandoned timers", {}, 0),
+    ]
     units = [panel["unit"] for panel in shown.values()]
     assert units[3:] == ["ops/sec", "count", "ops/sec", "percent", "milliseconds", "count"]
 
