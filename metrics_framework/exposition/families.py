@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
 from decimal import Decimal
 from functools import cache, lru_cache
-from itertools import accumulate, repeat
+from itertools import accumulate, chain, repeat
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -41,6 +41,10 @@ UNREADABLE = re.compile("[\x00\ud800-\udfff]")
 """Characters that cannot be sent: UTF-8 cannot encode surrogates, and Prometheus ends a text at NUL."""
 
 
+MAX_SHARED_LABELS = 1_000
+"""The number of combinations of tag names whose labels all metrics share. Most metrics have the same few."""
+
+
 class Sample(NamedTuple):
     """One number: the name, the labels, and the value in base units.
 
@@ -55,9 +59,11 @@ class Sample(NamedTuple):
     native_histogram: None = None
 
 
-def _make_samples(name: str, labels: Iterable[dict[str, str]], values: Iterable[float]) -> list[Sample]:
+def _make_samples(
+    names: Iterable[str], labels: Iterable[dict[str, str]], values: Iterable[float]
+) -> list[Sample]:
     # Twice as fast as a call of the constructor for each.
-    columns = zip(repeat(name), labels, values, repeat(None), repeat(None), repeat(None), strict=False)
+    columns = zip(names, labels, values, repeat(None), repeat(None), repeat(None), strict=False)
     return [*map(tuple.__new__, repeat(Sample), columns)]
 
 
@@ -296,6 +302,7 @@ class FamilyReader:
         self._log = log
         self._owner_of = owner_of
         self._kept: dict[Metric, _LabelledSeries] = {}
+        self._tag_labels: dict[tuple[object, ...], TagLabels] = {}
         self._unique: UniqueNames | None = None
 
     def families(self, only: Named | None = None) -> Iterator[Family]:
@@ -321,8 +328,9 @@ class FamilyReader:
                 yield Family(kept.header, samples)
         if only is None:
             self._unique = unique
-            for gone in list(self._kept.keys() - {metric for _, metric in metrics}):
-                self._kept.pop(gone, None)
+            if len(self._kept) > len(unique.families):
+                for gone in list(self._kept.keys() - {metric for _, metric in metrics}):
+                    self._kept.pop(gone, None)
 
     def _labelled_series(self, named: Named, metric: Metric) -> _LabelledSeries:
         self.store.expire(metric, metric.series())
@@ -337,16 +345,32 @@ class FamilyReader:
         else:
             header = family_header(named, description)
             family = named, family_names(named, description.unit, header)
-        unique = UniqueLabels(named, self._log)
-        series, labels = [], []
-        for each in metric.series():
-            own = series_labels({**self.store.tags, **each.tags}, header.own_labels)
-            if unique.admit(own):
-                series.append(each)
-                labels.append(own)
+        series, labels = self._series_with_labels(metric, header)
         kept = _LabelledSeries(version, description, header, family, series, labels)
         self._kept[metric] = kept
         return kept
+
+    def _series_with_labels(
+        self, metric: Metric, header: FamilyHeader
+    ) -> tuple[Sequence[Any], Sequence[dict[str, str]]]:
+        constants, tag_sets = self.store.tags, list(metric.tag_sets.values())
+        if len(tag_sets) == 1:
+            key = (tag_sets[0].names, header.own_labels)
+            tag_labels = self._tag_labels.get(key)
+            if tag_labels is None:
+                tag_labels = TagLabels(tag_sets[0].names, constants, header.own_labels)
+                if len(self._tag_labels) < MAX_SHARED_LABELS:
+                    self._tag_labels[key] = tag_labels
+            members = tag_sets[0].series()
+            different = tag_labels.of([one.values for one in members])
+            if different is not None:
+                return members, different
+        unique = UniqueLabels(metric.named, self._log)
+        found = [
+            (each, series_labels({**constants, **each.tags}, header.own_labels)) for each in metric.series()
+        ]
+        admitted = [(each, labels) for each, labels in found if unique.admit(labels)]
+        return [each for each, _ in admitted], [labels for _, labels in admitted]
 
 
 class _LabelledSeries(NamedTuple):
@@ -393,6 +417,60 @@ def value_families(
             ]
             if samples:
                 yield Family(header, samples)
+
+
+class TagLabels:
+    """The labels of many series with the same tag names.
+
+    Args:
+        names: The tag names.
+        constants: The constant tags of the store.
+        own_labels: The labels of the format itself, such as ``le``.
+        escaping: How names outside the classic character set are written.
+
+    Attributes:
+        labels: The names of the labels.
+        is_simple: Whether each tag has its own label, so that different tags always mean different labels.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        constants: Mapping[str, str],
+        own_labels: Container[str],
+        escaping: Escaping = Escaping.VALUES,
+    ) -> None:
+        self._slots = [f"\0{place}\0" for place in range(len(names))]
+        tags = {**constants, **dict(zip(names, self._slots, strict=True))}
+        self._pattern = tag_labels(tags, own_labels, escaping)
+        self._slot_labels = [label for label, text in self._pattern.items() if text.startswith("\0")]
+        self.labels = frozenset(self._pattern)
+        # A constant tag that is also a tag of the series keeps its place, which may change the order.
+        in_order = [self._pattern[label] for label in self._slot_labels] == self._slots
+        texts = all(text and not UNREADABLE.search(text) for text in constants.values())
+        self.is_simple = len(self._pattern) == len(tags) and in_order and texts
+
+    def of(self, tag_values: Sequence[Sequence[str]]) -> list[dict[str, str]] | None:
+        """Return the labels of each series; ``None`` if some may be equal or cannot be sent.
+
+        Args:
+            tag_values: The tag values of each series, in the order of the tag names.
+        """
+        if not self.is_simple or not can_be_sent([*chain.from_iterable(tag_values)]):
+            return None
+        if len(self._slot_labels) < len(self._pattern):  # there are constants
+            pattern, names = self._pattern, self._slot_labels
+            return [{**pattern, **dict(zip(names, values, strict=True))} for values in tag_values]
+        return [dict(zip(self._slot_labels, values, strict=True)) for values in tag_values]
+
+
+def can_be_sent(values: Sequence[str]) -> bool:
+    """Return whether no tag value is empty or has characters that cannot be sent.
+
+    It may take values that have several line breaks for empty ones.
+    """
+    together = "\n".join(values)
+    return not values or not (UNREADABLE.search(together) or "\n\n" in f"\n{together}\n")
 
 
 class UniqueLabels:
@@ -450,7 +528,7 @@ def _series_samples(kept: _LabelledSeries) -> list[Sample]:
     if metric_type in (MetricType.COUNTER, MetricType.GAUGE):
         name = f"{header.name}_total" if header.type == "counter" else header.name
         values = read_values(kept.series)
-        samples = _make_samples(name, kept.labels, in_base_units(values, unit))
+        samples = _make_samples(repeat(name), kept.labels, in_base_units(values, unit))
         if all(values):
             return samples
         # A series without records also reads as 0.
@@ -514,7 +592,8 @@ def _outcome_samples(
     counts = failure_counts(failures)
     outcomes = [{**labels, "outcome": "failure", "error_type": error_type} for error_type in counts]
     success = {**labels, "outcome": "success", "error_type": ""}
-    return _make_samples(f"{header.name}_total", [success, *outcomes], [successes, *counts.values()])
+    name = f"{header.name}_total"
+    return _make_samples(repeat(name), [success, *outcomes], [successes, *counts.values()])
 
 
 def failure_counts(failures: Mapping[str, int]) -> dict[str, int]:
@@ -539,16 +618,18 @@ def _histogram_samples(
 ) -> list[Sample]:
     unit, name = header.recorded_unit, header.name
     bucket_labels: Sequence[dict[str, str]] = _bucket_labels(bounds, unit)
-    counts = cumulated
+    counts: Sequence[float] = cumulated
     if len(bucket_labels) < len(cumulated):
         counts = [cumulated[place] for place in bucket_places(bounds, unit).values()]
     if labels:
         bucket_labels = [{**labels, **own} for own in bucket_labels]
-    samples = _make_samples(f"{name}_bucket", bucket_labels, counts)
-    samples.append(Sample(f"{name}_count", labels, cumulated[-1]))
+    names = [f"{name}_bucket"] * len(bucket_labels)
+    names.append(f"{name}_count")
+    values = [*counts, cumulated[-1]]
     if total is not None:
-        samples.append(Sample(f"{name}_sum", labels, in_base_unit(total, unit)))
-    return samples
+        names.append(f"{name}_sum")
+        values.append(in_base_unit(total, unit))
+    return _make_samples(names, [*bucket_labels, labels, labels], values)
 
 
 @lru_cache(maxsize=1_000)

@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import NamedTuple
 
 from metrics_framework.exposition.families import (
+    MAX_SHARED_LABELS,
     ExpositionLog,
     FamilyHeader,
     UniqueLabels,
@@ -33,9 +34,6 @@ BLOCK_LINES = 256
 GC_EVERY_BLOCKS = 48
 """After how many new blocks young garbage is collected. The garbage collector visits every series of a new
 block: 100 000 series at once take 8 milliseconds, which would block an event loop."""
-
-MAX_SHARED_PATTERNS = 1_000
-"""The number of combinations of tag names whose pattern all metrics share. Most metrics have the same few."""
 
 CHUNK_BYTES = 65_536
 CHUNK_SECONDS = 0.0005
@@ -195,7 +193,7 @@ class MetricText:
         pattern = self._patterns.get(key)
         if pattern is None:
             pattern = LabelPattern(names, self._constants, self.header.own_labels, self._escaping)
-            if len(self._patterns) < MAX_SHARED_PATTERNS:
+            if len(self._patterns) < MAX_SHARED_LABELS:
                 self._patterns[key] = pattern
         return pattern
 

@@ -19,17 +19,18 @@ from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
 from metrics_framework.exposition.families import (
-    UNREADABLE,
     ExpositionLog,
     Family,
     FamilyHeader,
+    TagLabels,
     bucket_places,
+    can_be_sent,
     failure_counts,
     has_records,
     has_sum,
     value_families,
 )
-from metrics_framework.exposition.names import BASE_UNITS, Escaping, in_base_unit, tag_labels
+from metrics_framework.exposition.names import BASE_UNITS, Escaping, in_base_unit
 from metrics_framework.recording.engine import read_values
 from metrics_framework.recording.metric import read_counts
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
@@ -112,19 +113,8 @@ def escape_quoted(text: str) -> str:
 _ESCAPED_IN_PATTERN = re.compile(r'[\\"%]')
 
 
-class LabelPattern:
-    """Formats the labels of many series with the same tag names at once.
-
-    Args:
-        names: The tag names.
-        constants: The constant tags of the store.
-        own_labels: The labels of the format itself, such as ``le``.
-        escaping: How names outside the classic character set are written.
-
-    Attributes:
-        labels: The names of the labels.
-        is_simple: Whether each tag has its own label, so that different tags always mean different labels.
-    """
+class LabelPattern(TagLabels):
+    """Formats the labels of many series with the same tag names at once; see `TagLabels`."""
 
     def __init__(
         self,
@@ -133,19 +123,12 @@ class LabelPattern:
         own_labels: Container[str],
         escaping: Escaping = Escaping.VALUES,
     ) -> None:
-        slots = {name: f"\0{place}\0" for place, name in enumerate(names)}
-        labels = tag_labels({**constants, **slots}, own_labels, escaping)
-        self.labels = frozenset(labels)
-        # A constant tag that is also a tag of the series keeps its place, which may change the order.
-        in_order = [text for text in labels.values() if text.startswith("\0")] == list(slots.values())
-        texts = all(text and not UNREADABLE.search(text) for text in constants.values())
-        self.is_simple = len(labels) == len({*constants, *names}) and in_order and texts
-        self._constant = pattern_of(labels)
+        super().__init__(names, constants, own_labels, escaping)
+        self._constant = pattern_of(self._pattern)
         line = self._constant.replace("%", "%%")
-        for slot in slots.values():
+        for slot in self._slots:
             line = line.replace(slot, "%s")
         self._line = f"{line}\n"
-        self._names = len(names)
 
     def texts(self, tag_values: Sequence[Sequence[str]]) -> list[str] | None:
         """Return the labels of each series; ``None`` if a tag value is empty or cannot be sent.
@@ -153,12 +136,12 @@ class LabelPattern:
         Args:
             tag_values: The tag values of each series, in the order of the tag names.
         """
-        if not self._names:
+        if not self._slots:
             return [self._constant] * len(tag_values)
         values = list(chain.from_iterable(tag_values))
-        together = "\n".join(values)
-        if UNREADABLE.search(together) or "\n\n" in f"\n{together}\n":
+        if not can_be_sent(values):
             return None
+        together = "\n".join(values)
         if _ESCAPED_IN_PATTERN.search(together) or together.count("\n") >= len(values):
             values = [escape_quoted(value).replace("%", "%%") for value in values]
         return (self._line * len(tag_values) % tuple(values)).split("\n")[:-1]
