@@ -131,6 +131,7 @@ class MetricText:
         self._patterns = patterns
         self._log = log
         self._lines = line_writer(named.metric_type, self.header)
+        self._size = max(BLOCK_LINES // self._lines.lines_per_series, 1)
         self._blocks = _NO_BLOCKS
         self._text_header = self._openmetrics_header = b""
 
@@ -141,10 +142,9 @@ class MetricText:
             format: The format.
             expire: Removes idle series, of those that it is given.
         """
-        metric = self.metric
-        metric.expose()
-        blocks = self._blocks
+        metric, blocks = self.metric, self._blocks
         if blocks.version is not metric.version:
+            metric.expose()
             blocks = yield from self._update(blocks)
         header = self._header_lines(format)
         for group in blocks.groups.values():
@@ -170,15 +170,13 @@ class MetricText:
         # Read before the series: if one is added meanwhile, the version changes again.
         version = self.metric.version
         tag_sets = dict(self.metric.tag_sets)
-        patterns = {names: self._pattern(names) for names in tag_sets}
+        patterns = [self._pattern(names) for names in tag_sets]
         groups: dict[tuple[str, ...], list[Block]] = {}
         # Different tags may become the same labels. Then each series must be compared with the others.
-        is_simple = all(pattern.is_simple for pattern in patterns.values()) and len(
-            {pattern.labels for pattern in patterns.values()}
-        ) == len(patterns)
+        is_simple = len({pattern.labels for pattern in patterns if pattern.is_simple}) == len(tag_sets)
         if is_simple:
-            for names, tag_set in tag_sets.items():
-                group = yield from self._group(tag_set, patterns[names], before)
+            for (names, tag_set), pattern in zip(tag_sets.items(), patterns, strict=True):
+                group = yield from self._group(tag_set, pattern, before)
                 if group is None:
                     is_simple = False
                     break
@@ -197,16 +195,15 @@ class MetricText:
                 self._patterns[key] = pattern
         return pattern
 
-    @property
-    def _size(self) -> int:
-        """The number of series of a full block."""
-        return max(BLOCK_LINES // self._lines.lines_per_series, 1)
-
     def _group(
         self, tag_set: TagSet, pattern: LabelPattern, before: MetricBlocks
     ) -> Generator[bytes, None, list[Block] | None]:
         """Return the series of a tag set in blocks, and reuse earlier blocks that still match."""
         earlier = before.groups.get(tag_set.names, []) if before.is_simple else []
+        if not earlier and len(tag_set) <= self._size:
+            members = tag_set.series()
+            block = self._block(members, pattern) if members else None
+            return [block] if block else None if members else []
         if len(earlier) > 2 * (len(tag_set) // self._size + 1):  # the blocks became too small
             earlier = []
         version = self.metric.version
@@ -229,7 +226,6 @@ class MetricText:
         """
         blocks: list[Block] = []
         pending: list[Series] = []
-        full = self._size
         for block in earlier:
             size = len(block.series)
             some = [*pending, *islice(members, max(size - len(pending), 0))]
@@ -242,10 +238,10 @@ class MetricText:
                 if there and (changed := self._block(there, pattern)) is not None:
                     blocks.append(changed)
             yield b""
-        if blocks and len(blocks[-1].series) < full:
+        if blocks and len(blocks[-1].series) < self._size:
             pending = [*blocks.pop().series, *pending]
         fresh = chain(pending, members)
-        while some := [*islice(fresh, full)]:
+        while some := [*islice(fresh, self._size)]:
             made = self._block(some, pattern)
             if made is None:
                 return None
@@ -264,13 +260,13 @@ class MetricText:
         tag_sets: Mapping[tuple[str, ...], TagSet],
     ) -> Generator[bytes, None, dict[tuple[str, ...], list[Block]]]:
         """Return all series in blocks, without series whose labels another series already has."""
-        unique, full = UniqueLabels(self.family[0], self._log), self._size
+        unique = UniqueLabels(self.family[0], self._log)
         groups: dict[tuple[str, ...], list[Block]] = {}
         for names, tag_set in tag_sets.items():
             members = tag_set.series()
             blocks: list[Block] = []
-            for start in range(0, len(members), full):
-                found = [(one, self._series_labels(one)) for one in members[start : start + full]]
+            for start in range(0, len(members), self._size):
+                found = [(one, self._series_labels(one)) for one in members[start : start + self._size]]
                 admitted = [(one, pattern_of(labels)) for one, labels in found if unique.admit(labels)]
                 if admitted:
                     series, labels = zip(*admitted, strict=True)
@@ -326,7 +322,7 @@ class IncrementalWriter:
         """
         pieces: list[bytes] = []
         size, end = 0, perf_counter() + CHUNK_SECONDS
-        for piece in self._pieces(format, escaping, names):
+        for piece in self.pieces(format, escaping, names):
             pieces.append(piece)
             size += len(piece)
             if size >= CHUNK_BYTES or perf_counter() >= end:
@@ -335,7 +331,13 @@ class IncrementalWriter:
                 size, end = 0, perf_counter() + CHUNK_SECONDS
         yield b"".join(pieces)
 
-    def _pieces(self, format: Format, escaping: Escaping, names: frozenset[str] | None) -> Iterator[bytes]:
+    def pieces(
+        self,
+        format: Format = Format.TEXT,
+        escaping: Escaping = Escaping.UNDERSCORES,
+        names: frozenset[str] | None = None,
+    ) -> Iterator[bytes]:
+        """Yield the text in pieces of any size, for callers that need all of it at once; see `chunks`."""
         unique, expire = UniqueNames(self._log, self._owner_of, self._unique), self.store.expire
         metrics = self.store.metrics()
         for named, metric in metrics:
