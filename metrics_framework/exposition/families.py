@@ -40,7 +40,6 @@ _TYPES = {
 UNREADABLE = re.compile("[\x00\ud800-\udfff]")
 """Characters that cannot be sent: UTF-8 cannot encode surrogates, and Prometheus ends a text at NUL."""
 
-
 MAX_SHARED_LABELS = 1_000
 """The number of combinations of tag names whose labels all metrics share. Most metrics have the same few."""
 
@@ -625,7 +624,7 @@ def _histogram_samples(
         bucket_labels = [{**labels, **own} for own in bucket_labels]
     names = [f"{name}_bucket"] * len(bucket_labels)
     names.append(f"{name}_count")
-    values = [*counts, cumulated[-1]]
+    values: list[float] = [*counts, cumulated[-1]]
     if total is not None:
         names.append(f"{name}_sum")
         values.append(in_base_unit(total, unit))

@@ -230,14 +230,14 @@ class HistogramWriter:
         """Return the lines of some series with their current numbers; see `LineWriter.render`."""
         texts: list[str] = []
         known: Any = None
-        layout: _Layout
+        layout: _Layout | None = None
         pattern = named = ""
         for labels, one in zip(prepared, series, strict=True):
             state: Any = read_counts(one)
             if state is None:
                 continue
             distribution, (bounds, counts, total) = state
-            if known is not bounds:  # either all series of a block have labels, or none has
+            if layout is None or known is not bounds:  # either all series of a block have labels, or none has
                 known, layout = bounds, _layout(bounds, self._unit, labels != "")
             cumulated = [*accumulate(counts)]
             values = cumulated if layout.pick is None else layout.pick(cumulated)
