@@ -54,14 +54,18 @@ class MetricView:
     @cached_property
     def since_start(self) -> Summary:
         """The sum of all series. Percentiles cannot be added: ``p95`` is the largest of them."""
-        if self.metric_type is MetricType.RATE:
-            return all_outcomes(self.summary_of(source) for _, source in self.series)
         if self.seconds is None:
+            if self.metric_type is MetricType.RATE:
+                return all_outcomes(self.summary_of(source) for _, source in self.series)
             known = [(value, to_mapping(value.metadata)) for _, value in self.series]
-            added = {
-                key: _sum(metadata.get(key) for _, metadata in known) for key in ("sum", "rate", "count")
-            }
+            added = {key: _sum(metadata.get(key) for _, metadata in known) for key in ("sum", "rate", "count")}
             return {**added, "p95": max(_numbers(value.value for value, _ in known), default=None)}
+        if self.metric_type is MetricType.RATE:
+            (_, merged), *rest = self.series
+            for _, aggregate in rest:
+                yield_gil()
+                merged = merged.merge(aggregate)
+            return self.summary_of(merged)
         count, amount, highest = 0, 0.0, -math.inf
         has_distribution = self.metric_type in (MetricType.TIMER, MetricType.HISTOGRAM)
         for _, aggregate in self.series:

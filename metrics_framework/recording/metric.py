@@ -693,7 +693,11 @@ class _WindowByTags:
             InvalidInputError: If they are not known.
         """
         metric, kind = self._metric, self._metric.kind
-        matching = list(filter(_has_records, self._matching()))
+        matching: list[Series] = []
+        for series in self._matching():
+            yield_gil()
+            if _has_records(series):
+                matching.append(series)
         if len(matching) == metric.series_count and not metric.has_removed_series:
             return metric.streams()
         if len(matching) > (1 if kind is GAUGE else MAX_SERIES_OF_HISTORY):
@@ -702,7 +706,6 @@ class _WindowByTags:
         slots: list[list[tuple[int, int, Any]]] = []
         complete_ns = self._after_removed_ns
         for series in matching:
-            yield_gil()
             for part, whole in self._whole_parts(series):
                 kept, since_ns = part.slots(kind, whole)
                 slots += kept
