@@ -58,7 +58,9 @@ class MetricView:
             if self.metric_type is MetricType.RATE:
                 return all_outcomes(self.summary_of(source) for _, source in self.series)
             known = [(value, to_mapping(value.metadata)) for _, value in self.series]
-            added = {key: _sum(metadata.get(key) for _, metadata in known) for key in ("sum", "rate", "count")}
+            added = {
+                key: _sum(metadata.get(key) for _, metadata in known) for key in ("sum", "rate", "count")
+            }
             return {**added, "p95": max(_numbers(value.value for value, _ in known), default=None)}
         if self.metric_type is MetricType.RATE:
             (_, merged), *rest = self.series
