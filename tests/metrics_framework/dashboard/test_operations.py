@@ -29,7 +29,7 @@ HOUR = timedelta(hours=1)
 @pytest.fixture
 def system(clock: ManualClock) -> MetricsSystem:
     """Return a system with a manual clock."""
-    return MetricsSystem(clock=clock, resource_monitor=Resources())  # type: ignore[return-value]
+    return MetricsSystem(clock=clock, resource_monitor=Resources())
 
 
 def measure(

@@ -112,7 +112,7 @@ def test_all_dashboards_have_the_same_structure(aggregator, dashboard_type, what
 
 
 def test_the_overview_has_numbers_lines_and_losses(aggregator):
-    """The numbers for a glance, then rate, errors and duration, and what is not in them."""
+    """The numbers for a glance, then rate, errors and duration, and losses."""
     shown = panels(aggregator, "overview")
     assert [(panel["kind"], one) for one, panel in shown.items()] == [
         ("stat", "errors-overall"),

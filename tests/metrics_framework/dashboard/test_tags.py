@@ -27,7 +27,7 @@ OPERATIONAL = ["overview", "performance", "errors"]
 def new_system(clock: ManualClock, **store: Any) -> Any:
     """Return a system with a manual clock and constant resources."""
     collector = InMemoryCollector(Store(clock, on_error="log", **store))
-    return MetricsSystem(collector=collector, clock=clock, resource_monitor=Resources())  # type: ignore[type-var]
+    return MetricsSystem(collector=collector, clock=clock, resource_monitor=Resources())
 
 
 def record(system: Any, name: str, tags: dict[str, str], value: int) -> None:
