@@ -221,7 +221,7 @@ class ChartCard extends Card {
     this.table = element("table");
     this.details = element("details", {}, element("summary", {}, "Numbers as a table"), this.table);
     this.details.addEventListener("toggle", () => this.details.open && this._fillTable());
-    this.root.append(this.image, this.details);
+    this.root.append(this.image, this.description, this.details);
   }
 
   /** Draw `signals` and `data`. Without the library, the table is shown instead. */
@@ -264,8 +264,7 @@ class StatCard extends ChartCard {
     this.unit = element("span", { class: "unit" });
     this.state = element("p", { class: "state" });
     this.value = element("p", { class: "value" }, this.number, this.unit);
-    this.description.before(this.value);
-    this.root.append(this.state);
+    this.image.before(this.value, this.state);
   }
 
   async update(panel, time, library) {
@@ -321,7 +320,7 @@ class LineCard extends ChartCard {
     super(panel, { className: "", chart: "line" });
     this.legend = element("ul", { class: "legend" });
     this.limits = element("p", { class: "limits" });
-    this.details.before(this.legend, this.limits);
+    this.description.before(this.legend, this.limits);
     this.slots = new Map(); // the line style of a series, which stays when the order changes
     this.panel = null;
     this.hovered = null;
@@ -334,9 +333,10 @@ class LineCard extends ChartCard {
     this.panel = panel;
     this._assignSlots(panel.series);
     this._fillLegend();
+    const signals = this._signals(panel, time);
     this._showLimits(panel);
     await this.draw(panel, time, library, {
-      signals: () => this._signals(panel, time),
+      signals: () => signals,
       data: () => ({
         points: panel.series.flatMap((series) => steps(series, String(this.slots.get(seriesText(series))), time)),
         thresholds: this._thresholds(panel),
@@ -388,16 +388,17 @@ class LineCard extends ChartCard {
       }));
   }
 
-  /** Show the thresholds also as a text, because those above the end of the axis are not drawn. */
+  /** Name the thresholds that are exceeded, and those above the end of the axis, which are not drawn. */
   _showLimits(panel) {
-    const texts = panel.thresholds.map((one) => {
+    const texts = panel.thresholds.flatMap((one) => {
       const name = one.severity === "critical" ? "Critical" : "Warning";
       const broken = panel.series.filter((series) => isBeyond(series.value, one)).length;
-      const now = broken ? `, ▲ ${broken} of ${panel.series.length} ${broken === 1 ? "is" : "are"} now` : "";
-      return `${name} ${thresholdText(one, panel.unit)}${now}`;
+      if (broken) return [`▲ ${name}: ${broken} of ${panel.series.length} ${thresholdText(one, panel.unit)}`];
+      return one.value > this.high ? [`${name} ${thresholdText(one, panel.unit)}`] : [];
     });
     setText(this.limits, texts.join(" · "));
     this.limits.hidden = texts.length === 0;
+    this.limits.classList.toggle("bad", texts.some((text) => text.startsWith("▲")));
   }
 
   _fillLegend() {
@@ -501,7 +502,7 @@ function seriesCell(series) {
 class TableCard extends Card {
   constructor(panel) {
     super(panel, { className: panel.columns.length >= WIDE_TABLE_COLUMNS ? "wide" : "" });
-    this.table = element("table", { class: "stacked" });
+    this.table = element("table", { class: "stacked named" });
     this.root.append(this.table);
   }
 
@@ -531,7 +532,7 @@ class HeatCard extends ChartCard {
     this.aside.replaceWith(element("p", { class: "aside" }, this.select));
     this.caption = element("p", { class: "caption" });
     this.key = element("p", { class: "heat-key", "aria-hidden": "true" });
-    this.details.before(element("div", { class: "caption-row" }, this.caption, this.key));
+    this.description.before(element("div", { class: "caption-row" }, this.caption, this.key));
   }
 
   async update(panel, time, library) {
