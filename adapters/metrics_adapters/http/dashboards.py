@@ -143,6 +143,8 @@ class Dashboards:
             latest = self._latest.get(query)
         if latest is not None and time.monotonic() < latest.due:
             return latest  # it was made while this thread started
+        if self._system.is_shut_down:
+            return self._failure("the metrics system is shut down")
         begin_cpu = time.thread_time()
         parts = self._isolation.call("a dashboard failed", partial(self._parts, query), dashboard=query.type)
         if parts is None:

@@ -143,7 +143,8 @@ class ChartLibrary:
     def _run(self) -> None:
         self._file = self._isolation.call("the chart library could not be prepared", self._prepare)
         self._retry_at = self._now() + RETRY_SECONDS
-        self._thread = None
+        with self._lock:  # `script` holds it until the thread is known
+            self._thread = None
 
     def _prepare(self) -> PageFile:
         folder = self._folder()
