@@ -33,7 +33,7 @@ _MAX_CHART_COLUMNS = 100
 _SUMMARY = ("last", "min", "p50", "avg", "p95", "max", "stddev")
 
 
-class RunHistory(Protocol):
+class OpenHistory(Protocol):
     """The part of the adapter ``snapshot_writer.aggregator`` that the command line uses."""
 
     def where(
@@ -69,10 +69,10 @@ class RunHistory(Protocol):
         ...
 
 
-def open_history(source: Path) -> RunHistory:
+def open_history(source: Path) -> OpenHistory:
     """Return the history of a folder or a file. Invalid files are not logged; see `History.left_out`."""
     logging.getLogger("metrics_framework").addHandler(_NO_LOG)
-    return cast(RunHistory, load_adapter("snapshot_writer.aggregator")(source))
+    return cast(OpenHistory, load_adapter("snapshot_writer.aggregator")(source))
 
 
 def mixed_timers(runs: Iterable[Run]) -> str | None:
@@ -89,7 +89,7 @@ def mixed_timers(runs: Iterable[Run]) -> str | None:
 # -- a metric ----------------------------------------------------------------------------------------------
 
 
-def show_metric(history: RunHistory, metric: str, format: str) -> list[Run]:
+def show_metric(history: OpenHistory, metric: str, format: str) -> list[Run]:
     """Print a metric run by run, and return the runs that have it.
 
     Raises:
@@ -151,7 +151,7 @@ def _print_lines(key: str, values: Sequence[RunValue]) -> None:
 # -- the runs ----------------------------------------------------------------------------------------------
 
 
-def show_runs(history: RunHistory, format: str) -> list[Run]:
+def show_runs(history: OpenHistory, format: str) -> list[Run]:
     """Print the runs and their metrics, and return the runs."""
     runs = history.measurements()
     if format == "json":

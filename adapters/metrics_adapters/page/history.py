@@ -97,7 +97,7 @@ class SnapshotHistory:
                 self._latest = state, document
             return self._latest[1]
 
-    def compare(self, baseline_id: str, current_id: str) -> dict[str, Any]:
+    def compare(self, baseline: str, current: str) -> dict[str, Any]:
         """Compare the versions that two runs measured, with the rules of ``metrics-framework compare``.
 
         A run represents its version, because one run does not tell how much runs differ: a side is all listed
@@ -107,8 +107,8 @@ class SnapshotHistory:
         two versions were measured by turns.
 
         Args:
-            baseline_id: The ``run_id`` of the earlier run, as in `runs`.
-            current_id: That of the later run.
+            baseline: The ``run_id`` of the earlier run, as in `runs`.
+            current: That of the later run.
 
         Returns:
             A document with these keys. ``baseline`` and ``current``: the chosen runs. ``baseline_runs``,
@@ -129,14 +129,14 @@ class SnapshotHistory:
         from metrics_framework.snapshots.samples import with_samples
 
         by_id = self._newest()[0]
-        for run_id in (baseline_id, current_id):
+        for run_id in (baseline, current):
             if run_id not in by_id:
                 raise InvalidInputError(
                     f"no run {plain(run_id)!r} among the newest {MAX_RUNS} runs of {self._folder!r}: pass the"
                     " run_id of a listed run"
                 )
-        baseline, current = by_id[baseline_id], by_id[current_id]
-        before, after = _sides(list(by_id.values()), baseline[0], current[0])
+        chosen = by_id[baseline], by_id[current]
+        before, after = _sides(list(by_id.values()), chosen[0][0], chosen[1][0])
         faults: list[str] = []
         sides = with_samples(before, faults), with_samples(after, faults)
         found = compare(*sides)
@@ -147,8 +147,8 @@ class SnapshotHistory:
             found.metrics, key=lambda one: (not one.is_primary, _VERDICT_ORDER.index(one.verdict))
         )
         return {
-            "baseline": _run(baseline, set(list(baseline[1])[:MAX_METRICS])),
-            "current": _run(current, set(list(current[1])[:MAX_METRICS])),
+            "baseline": _run(chosen[0], set(list(chosen[0][1])[:MAX_METRICS])),
+            "current": _run(chosen[1], set(list(chosen[1][1])[:MAX_METRICS])),
             "baseline_runs": len(before),
             "current_runs": len(after),
             "baseline_jobs": number_of_jobs(sides[0]),
