@@ -61,7 +61,7 @@ export class HistoryView {
       { title: "Time" }, { title: "Baseline" }, { title: "Current" }, { title: "Commit" }, { title: "Branch" },
       { title: "Tags" }, ...metrics.map(([, title]) => ({ title, number: true })),
     ];
-    const table = element("table", { class: "stacked" });
+    const table = element("table", { class: "stacked runs" });
     fillTable(table, columns, this._runs.slice(0, this._shown).map((run) => [
       { text: printable(day(run.timestamp)), title: printable(run.run_id) },
       this._radio("baseline", run),

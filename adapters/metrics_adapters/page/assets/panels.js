@@ -502,7 +502,7 @@ function seriesCell(series) {
 class TableCard extends Card {
   constructor(panel) {
     super(panel, { className: panel.columns.length >= WIDE_TABLE_COLUMNS ? "wide" : "" });
-    this.table = element("table", { class: "stacked named" });
+    this.table = element("table", { class: panel.columns.length > 1 ? "named stacked" : "named" });
     this.root.append(this.table);
   }
 
