@@ -127,20 +127,25 @@ function completed(panel, index) {
   };
 }
 
+const LEAST_AXIS_MILLISECONDS = 60_000;
+
 /**
  * Return the axis of time of a dashboard, in milliseconds since 1970.
  *
+ * It begins with the first interval, if there is nothing before it: a young service would else be a narrow strip.
  * `starts` are the starts of all intervals: an interval that a line skips is a gap.
  */
 function timeOf(dashboard, panels) {
   const now = Date.parse(dashboard.generated_at);
   const to = Number.isNaN(now) ? Date.now() : now;
-  const from = to - 1000 * (isNumber(dashboard.window_seconds) ? dashboard.window_seconds : 3600);
+  const begin = to - 1000 * (isNumber(dashboard.window_seconds) ? dashboard.window_seconds : 3600);
   const starts = new Set();
   for (const panel of panels) {
     for (const series of panel.series) for (const [seconds] of series.points) starts.add(1000 * seconds);
   }
-  return { from, to, starts: [...starts].sort((one, other) => one - other) };
+  const sorted = [...starts].sort((one, other) => one - other);
+  const from = Math.max(begin, Math.min(sorted[0] ?? begin, to - LEAST_AXIS_MILLISECONDS));
+  return { from, to, starts: sorted };
 }
 
 /** Return the rows of lines as steps: each point lasts until the next interval starts. */
@@ -398,7 +403,8 @@ class LineCard extends ChartCard {
     });
     setText(this.limits, texts.join(" · "));
     this.limits.hidden = texts.length === 0;
-    this.limits.classList.toggle("bad", texts.some((text) => text.startsWith("▲")));
+    const signs = ["critical", "warning"].filter((name) => texts.some((text) => text.toLowerCase().startsWith(`▲ ${name}`)));
+    this.limits.dataset.state = signs[0] ?? "none";
   }
 
   _fillLegend() {
