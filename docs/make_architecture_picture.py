@@ -63,19 +63,20 @@ class Box(NamedTuple):
 BOXES = (
     Box(ADAPTERS, ("asgi",), 0, 0, 1, "public names of the two below"),
     Box(ADAPTERS, ("instrumentation",), 1, 0, 1, "middleware, httpx, tasks"),
-    Box(ADAPTERS, ("http",), 2, 0, 1, "server, ASGI, SSE"),
+    Box(ADAPTERS, ("http",), 2, 0, 3, "server, ASGI, SSE, the page's endpoint"),
     Box(ADAPTERS, ("prometheus",), 3, 0, 1, "registry, push, textfile"),
-    Box(ADAPTERS, ("snapshot_writer",), 3, 2, 3, "snapshot files and their history"),
+    Box(ADAPTERS, ("page",), 3, 2, 3, "live page: files, login, charts"),
+    Box(ADAPTERS, ("snapshot_writer",), 4, 2, 3, "snapshot files and their history"),
     Box(ADAPTERS, ("null",), 3, 5, 5, "discards"),
     Box(ADAPTERS, ("fan_out",), 3, 6, 6, "to several"),
     Box(ADAPTERS, ("resources",), 3, 7, 7, "psutil, cgroups"),
     Box(ADAPTERS, ("gpu",), 3, 8, 8),
-    Box(ADAPTERS, ("in_memory",), 4, 1, 2, "collector, timer, tracker, …"),
-    Box(ADAPTERS, ("combined",), 4, 3, 3, "of several"),
-    Box(ADAPTERS, ("grafana",), 4, 4, 4),
-    Box(ADAPTERS, ("otlp",), 4, 5, 5),
-    Box(ADAPTERS, ("webhook", "influx", "graphite", "statsd"), 4, 6, 8, "endpoints"),
-    Box(ADAPTERS, ("file", "http_client", "line_protocols", "ranking"), 5, 0, 8, "used by several adapters"),
+    Box(ADAPTERS, ("in_memory",), 5, 1, 2, "collector, timer, tracker, …"),
+    Box(ADAPTERS, ("combined",), 5, 3, 3, "of several"),
+    Box(ADAPTERS, ("grafana",), 5, 4, 4),
+    Box(ADAPTERS, ("otlp",), 5, 5, 5),
+    Box(ADAPTERS, ("webhook", "influx", "graphite", "statsd"), 5, 6, 8, "endpoints"),
+    Box(ADAPTERS, ("file", "http_client", "line_protocols", "ranking"), 6, 0, 8, "used by several adapters"),
     Box(CORE, ("cli",), 0, 0, 3, hidden=("__main__",)),
     Box(CORE, ("testing",), 0, 4, 5),
     Box(CORE, ("context",), 0, 6, 8, "current(), use()"),
@@ -181,8 +182,8 @@ def arrows(graph: Graph) -> list[tuple[str, str]]:
 
 
 WIDTH, COLUMN, SIDE, HEIGHT, GAP = 922, 98, 20, 40, 22
-ROWS = {ADAPTERS: 6, CORE: 8}
-TOPS = {ADAPTERS: 46, CORE: 488}
+ROWS = {ADAPTERS: 7, CORE: 8}
+TOPS = {ADAPTERS: 46, CORE: 550}
 """The top of the first row of each panel."""
 LEGEND = (
     ("An arrow is an import. An import that follows from other arrows is not drawn.", "note start"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeAlias
@@ -50,7 +51,7 @@ from metrics_framework.snapshots import Environment, PerformanceSnapshot, Snapsh
 from metrics_framework.snapshots.build import MAX_CUSTOM, BuildReport
 from metrics_framework.snapshots.provenance import Provenance, find_provenance, machine_tags
 from metrics_framework.snapshots.rules import MAX_TAGS
-from metrics_framework.validation import check_seconds
+from metrics_framework.validation import check_duration, check_seconds
 from metrics_framework.values import MetricValue
 
 if TYPE_CHECKING:
@@ -603,21 +604,44 @@ class MetricsSystem(Generic[CollectorT_co, TimerT_co, TrackerT_co, MonitorT_co, 
             isolation=self._isolation,
         ).read(uptime_seconds, overhead)
 
-    def create_dashboard_data(self, dashboard_type: str = "overview") -> dict[str, Any]:
-        """Return the panels of a dashboard; see `metrics_framework.dashboard.create_dashboard`."""
+    def create_dashboard_data(
+        self,
+        dashboard_type: str = "overview",
+        *,
+        window: timedelta | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """Return the panels of a dashboard; see `metrics_framework.dashboard.create_dashboard`.
+
+        Args:
+            dashboard_type: ``overview``, ``performance``, ``errors``, ``resources`` or ``batch``.
+            window: How far back to look: one hour by default, and at most the retention.
+            tags: Only series that carry these tags are shown; all by default.
+
+        Raises:
+            InvalidInputError: If an argument is not valid; the message names the dashboards.
+        """
         from metrics_framework.dashboard import WINDOW, create_dashboard  # slow to import
 
         self._warn_after_end("create_dashboard_data")
-
+        if window is None:
+            window = WINDOW
+        else:
+            check_duration("window", window)
         return create_dashboard(
             dashboard_type,
             self.aggregator,
             self.resource_monitor,
             utc(self._clock),
-            window=min(WINDOW, self._store.retention) if self._store else WINDOW,
+            window=min(window, self._store.retention) if self._store else window,
             error_rate=self._thresholds.error_rate,
             memory_percent=self._thresholds.memory_percent,
             cpu_percent=self._thresholds.cpu_percent,
+            tags=tags,
+            losses={
+                "failed outputs": len(self.export_failures),
+                "dropped by streams": self._publisher.dropped,
+            },
         )
 
     # -- async -----------------------------------------------------------------------------------------

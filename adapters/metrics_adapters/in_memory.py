@@ -312,17 +312,28 @@ class InMemoryAggregator:
         """
         return self.store.summary(metric_name, time_window, tags)
 
-    def get_metric_history(self, metric_name: str, time_window: timedelta, points: int) -> History:
+    def get_metric_history(
+        self,
+        metric_name: str,
+        time_window: timedelta,
+        points: int,
+        *,
+        tags: Mapping[str, str] | None = None,
+    ) -> History:
         """Return a metric's time series; see `metrics_framework.recording.Store.history`."""
-        return self.store.history(metric_name, time_window, points)
+        return self.store.history(metric_name, time_window, points, tags)
 
-    def get_timing_history(self, operation: str, time_window: timedelta, points: int) -> History:
+    def get_timing_history(
+        self, operation: str, time_window: timedelta, points: int, *, tags: Mapping[str, str] | None = None
+    ) -> History:
         """Return the time series of an operation's durations; see `get_metric_history`."""
-        return self.store.timing_history(operation, time_window, points)
+        return self.store.timing_history(operation, time_window, points, tags)
 
-    def get_outcome_history(self, operation: str, time_window: timedelta, points: int) -> History:
+    def get_outcome_history(
+        self, operation: str, time_window: timedelta, points: int, *, tags: Mapping[str, str] | None = None
+    ) -> History:
         """Return the time series of how an operation ended; see `get_metric_history`."""
-        return self.store.outcome_history(operation, time_window, points)
+        return self.store.outcome_history(operation, time_window, points, tags)
 
     def get_metrics_by_tag(self, tag_filter: dict[str, str]) -> list[MetricValue]:
         """Return the matching series; see `MetricsAggregator.get_metrics_by_tag`."""

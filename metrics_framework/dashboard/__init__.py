@@ -1,7 +1,7 @@
 """Dashboards as plain data: panels that a web page, a terminal or a test can draw."""
 
 from metrics_framework.capabilities import HistoryAggregator
-from metrics_framework.dashboard.panels import (
+from metrics_framework.dashboard.dashboards import (
     ERROR_RATE,
     MEMORY_PERCENT,
     POINTS,

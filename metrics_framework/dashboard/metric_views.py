@@ -1,17 +1,30 @@
-"""Metric views: the metrics and operations of an aggregator, grouped from one listing of all series."""
+"""Metric views: the metrics and operations of an aggregator, grouped from one reading of all series."""
 
 from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
+from metrics_framework.recording import MetricReading
+from metrics_framework.runtime.cooperative import yield_gil
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
 
 MAX_FLOAT = sys.float_info.max
+
+MAX_TEXT = 200
+"""The maximum length of a name, a tag or an error type in a dashboard, in characters."""
+
+MAX_TAG_KEYS = 30
+"""The maximum number of tags to filter by."""
+
+MAX_TAG_VALUES = 50
+"""The maximum number of values of such a tag."""
 
 Summary = Mapping[str, Any]
 Measure = Callable[[Summary], "int | float | None"]
@@ -27,23 +40,83 @@ class MetricView:
         metric_type: The type. Outcomes of an operation are rates.
         unit: The unit.
         operation: Whether it is an operation.
-        values: The series.
+        seconds: The time since the start, if ``series`` has aggregates; ``None`` if it has values.
+        series: The tags of each series, and its aggregate or its `MetricValue` since the start.
     """
 
     name: str
     metric_type: MetricType
     unit: MetricUnit
     operation: bool
-    values: list[MetricValue] = field(default_factory=list)
+    seconds: float | None = None
+    series: list[tuple[Mapping[str, str], Any]] = field(default_factory=list)
 
     @cached_property
     def since_start(self) -> Summary:
         """The sum of all series. Percentiles cannot be added: ``p95`` is the largest of them."""
-        known = [(value, to_mapping(value.metadata)) for value in self.values]
         if self.metric_type is MetricType.RATE:
-            return _all_outcomes(known)
-        total = {key: _sum(metadata.get(key) for _, metadata in known) for key in ("sum", "rate")}
-        return {**total, "p95": max(_numbers(value.value for value, _ in known), default=None)}
+            return all_outcomes(self.summary_of(source) for _, source in self.series)
+        if self.seconds is None:
+            known = [(value, to_mapping(value.metadata)) for _, value in self.series]
+            added = {
+                key: _sum(metadata.get(key) for _, metadata in known) for key in ("sum", "rate", "count")
+            }
+            return {**added, "p95": max(_numbers(value.value for value, _ in known), default=None)}
+        count, amount, highest = 0, 0.0, -math.inf
+        has_distribution = self.metric_type in (MetricType.TIMER, MetricType.HISTOGRAM)
+        for _, aggregate in self.series:
+            yield_gil()
+            count += aggregate.records
+            if has_distribution:
+                amount += aggregate.sum
+                highest = max(highest, aggregate.quantiles(0.95)[0])
+            elif self.metric_type is MetricType.COUNTER:
+                amount += aggregate.value
+        events = count if has_distribution else amount
+        return {
+            "count": count,
+            "sum": amount,
+            "rate": events / self.seconds if self.seconds > 0 else 0.0,
+            "p95": highest if has_distribution else None,
+        }
+
+    def summary_of(self, source: Any) -> Summary:
+        """Return the summary of one series since the start."""
+        if self.seconds is None:
+            metadata = to_mapping(source.metadata)
+            if self.metric_type is not MetricType.RATE:
+                return metadata
+            return {**metadata, "rate": source.value, "count": metadata.get("count", 1)}
+        count: int = source.records
+        summary = {"count": count, "rate": count / self.seconds if self.seconds > 0 else 0.0}
+        if self.metric_type is MetricType.RATE:
+            summary.update(success_rate=source.success_rate, failures=source.failures)
+        return summary
+
+    def count_of(self, source: Any) -> int | float:
+        """Return the number of records of one series since the start."""
+        if self.seconds is None:
+            return to_number(to_mapping(source.metadata).get("count")) or 0
+        count: int = source.records
+        return count
+
+    def matching(self, tags: Mapping[str, str]) -> MetricView:
+        """Return the view of the series that carry some tags."""
+        series = self.series
+        for key, value in tags.items():
+            yield_gil()
+            series = [one for one in series if one[0].get(key) == value]
+        return self if series is self.series else replace(self, series=series)
+
+
+def views_of_readings(readings: Iterable[MetricReading]) -> list[MetricView]:
+    """Return the views of a reading of all metrics and operations."""
+    views: list[MetricView] = []
+    for name, metric_type, operation, seconds, series, _, unit in readings:
+        yield_gil()
+        if series:
+            views.append(MetricView(name, metric_type, unit, operation, seconds, list(series)))
+    return views
 
 
 def metric_views(values: Iterable[MetricValue]) -> list[MetricView]:
@@ -66,8 +139,29 @@ def metric_views(values: Iterable[MetricValue]) -> list[MetricView]:
             view = found.get(key)
             if view is None:
                 view = found[key] = MetricView(value.name, value.metric_type, value.unit, operation)
-        view.values.append(value)
+        tags = {to_text(tag): to_text(content) for tag, content in to_mapping(value.tags).items()}
+        view.series.append((tags, value))
     return list(found.values())
+
+
+def known_tags(views: Iterable[MetricView]) -> dict[str, list[str]]:
+    """Return the tags and values of the most series, to filter by. Text that is not shown is left out."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for view in views:
+        for place in range(0, len(view.series), 500):
+            yield_gil()
+            counts.update(chain.from_iterable(tags.items() for tags, _ in view.series[place : place + 500]))
+    keys: Counter[str] = Counter()
+    for (key, _), number in counts.items():
+        keys[key] += number
+    known: dict[str, list[str]] = {}
+    for (key, value), _ in sorted(counts.items(), key=lambda item: (-keys[item[0][0]], item[0][0], -item[1])):
+        if key not in known and (len(known) >= MAX_TAG_KEYS or shorten(key) != key):
+            continue
+        values = known.setdefault(key, [])
+        if len(values) < MAX_TAG_VALUES and shorten(value) == value:
+            values.append(value)
+    return known
 
 
 # -- measures --------------------------------------------------------------------------------------------
@@ -76,6 +170,16 @@ def metric_views(values: Iterable[MetricValue]) -> list[MetricView]:
 def rate(summary: Summary) -> int | float | None:
     """Return events per second."""
     return to_number(summary.get("rate"))
+
+
+def p50(summary: Summary) -> int | float | None:
+    """Return the median."""
+    return to_number(summary.get("p50"))
+
+
+def p99(summary: Summary) -> int | float | None:
+    """Return the 99th percentile."""
+    return to_number(summary.get("p99"))
 
 
 def p95(summary: Summary) -> int | float | None:
@@ -127,18 +231,20 @@ def _sum(values: Iterable[object]) -> int | float | None:
     return to_number(sum(map(float, found))) if found else None
 
 
-def _all_outcomes(known: Iterable[tuple[MetricValue, Summary]]) -> Summary:
+def all_outcomes(summaries: Iterable[Summary]) -> Summary:
+    """Return the sum of summaries of outcomes."""
     count, successes, per_second = 0.0, 0.0, 0.0
     failures: dict[str, float] = {}
-    for value, metadata in known:
-        events = max(to_number(metadata.get("count", 1)) or 0, 0)
-        per_second += to_number(value.value) or 0
-        share = to_number(metadata.get("success_rate"))
+    for summary in summaries:
+        yield_gil()
+        per_second += to_number(summary.get("rate")) or 0
+        share = to_number(summary.get("success_rate"))
         if share is None:
             continue
+        events = max(to_number(summary.get("count")) or 0, 0)
         count += events
         successes += events * min(max(share, 0.0), 1.0)
-        for error_type, number in to_mapping(metadata.get("failures")).items():
+        for error_type, number in to_mapping(summary.get("failures")).items():
             failures[error_type] = failures.get(error_type, 0) + (to_number(number) or 0)
     return {
         "count": count,
@@ -179,9 +285,15 @@ def to_text(value: object) -> str:
     return str(value).encode("utf-8", "replace").decode("utf-8")
 
 
+def shorten(value: object) -> str:
+    """Return a string that can be encoded and shown: a long one ends with an ellipsis."""
+    text = to_text(value)
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
+
+
 def to_labels(tags: object) -> dict[str, str]:
     """Return tags as strings."""
-    return {to_text(key): to_text(value) for key, value in tags.items()} if isinstance(tags, Mapping) else {}
+    return {shorten(key): shorten(value) for key, value in tags.items()} if isinstance(tags, Mapping) else {}
 
 
 def to_mapping(value: object) -> Mapping[str, Any]:

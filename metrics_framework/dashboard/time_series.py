@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from metrics_framework.capabilities import HistoryAggregator
+from metrics_framework.capabilities import DistributionAggregator, HistoryAggregator
 from metrics_framework.dashboard.metric_views import (
     Measure,
     MetricView,
@@ -16,12 +17,15 @@ from metrics_framework.dashboard.metric_views import (
     metric_views,
     to_mapping,
     to_number,
+    views_of_readings,
 )
 from metrics_framework.errors import InvalidInputError, UnknownNameError
 from metrics_framework.health import resource_sources
 from metrics_framework.log import log_event
 from metrics_framework.protocols import MetricsAggregator, ResourceMonitor
-from metrics_framework.recording import History
+from metrics_framework.recording import Distribution, History
+from metrics_framework.recording.store import store_of
+from metrics_framework.runtime.cooperative import yield_gil
 from metrics_framework.values import MetricType
 
 R = TypeVar("R")
@@ -33,10 +37,12 @@ class TimeSeries(NamedTuple):
     Attributes:
         whole: The summary of the window.
         intervals: The start and the end in seconds since 1970, and the summary, of each; oldest first.
+        distributions: The distribution of each interval, if it is known.
     """
 
     whole: Summary
     intervals: Sequence[tuple[float, float, Summary]]
+    distributions: Sequence[Distribution | None] = ()
 
     @property
     def last(self) -> int | float | None:
@@ -85,6 +91,9 @@ def _is_short(one: tuple[float, float, Summary], neighbour: tuple[float, float, 
     return (one[1] - one[0]) * 2 < neighbour[1] - neighbour[0]
 
 
+_NOTHING = TimeSeries({}, [])
+
+
 class TimeSeriesReader:
     """Reads an aggregator and a monitor for one dashboard. Errors are logged, and their values left out.
 
@@ -94,6 +103,12 @@ class TimeSeriesReader:
         now: The time of the dashboard.
         window: How far back to read.
         points: The maximum number of points of a line.
+        tags: Only series that carry these tags are read; gauges that have none of them are not affected.
+
+    Attributes:
+        store: The store of the aggregator, if it has one.
+        tags: The tags.
+        refusals: Why series could not be read by tags, since the list was cleared last.
     """
 
     def __init__(
@@ -103,54 +118,119 @@ class TimeSeriesReader:
         now: datetime,
         window: timedelta,
         points: int,
+        tags: Mapping[str, str],
     ) -> None:
         self._aggregator = aggregator
         self._monitor = monitor
         self._now = now
         self._window = window
         self._points = points
-        self._views: list[MetricView] | None = None
-        self._time_series: dict[tuple[str, MetricType, bool], TimeSeries] = {}
+        self.tags = tags
+        self.refusals: list[str] = []
         self._failed_parts: set[str] = set()
+        self.store = self.attempt("aggregator", lambda: store_of(aggregator))
+        self._time_series: dict[tuple[str, MetricType, bool, int], TimeSeries | None] = {}
+        self._refused: dict[tuple[str, MetricType, bool, int], list[str]] = {}
         self._current: dict[str, list[tuple[Mapping[str, str], float]]] | None = None
 
-    @property
+    @cached_property
+    def every_view(self) -> list[MetricView]:
+        """All metrics and operations. They are listed once, because listing is expensive."""
+        return self.attempt("aggregator", self._list) or []
+
+    def _list(self) -> list[MetricView]:
+        if isinstance(self._aggregator, DistributionAggregator):
+            return views_of_readings(self._aggregator.read())
+        return metric_views(self._aggregator.get_metrics_by_tag({}))
+
+    @cached_property
     def views(self) -> list[MetricView]:
-        """All metrics and operations. They are listed at most once, because listing is expensive."""
-        if self._views is None:
-            found = self._try("aggregator", lambda: metric_views(self._aggregator.get_metrics_by_tag({})))
-            self._views = found or []
-        return self._views
+        """The metrics and operations with the series that carry the tags."""
+        if not self.tags:
+            return self.every_view
+        return [view for every in self.every_view if (view := every.matching(self.tags)).series]
+
+    @property
+    def now_seconds(self) -> float:
+        """The time of the dashboard, in seconds since 1970."""
+        return self._now.timestamp()
+
+    @property
+    def knows_tags(self) -> bool:
+        """Whether windows by tag are known."""
+        return isinstance(self._aggregator, HistoryAggregator)
 
     def read(self, view: MetricView) -> TimeSeries:
         """Return the time series of a metric or operation, or its values since the start if it has none.
 
-        Each is read once, so that all panels of a dashboard show the same records.
+        Each is read once, so that all panels of a dashboard show the same records. If it is refused by these
+        tags, it is empty.
         """
-        key = (view.name, view.metric_type, view.operation)
-        if key not in self._time_series:
-            self._time_series[key] = self._read(view)
-        return self._time_series[key]
+        return self._read_once(view, self._points)
 
-    def _read(self, view: MetricView) -> TimeSeries:
+    def read_whole(self, view: MetricView) -> Summary:
+        """Return the summary of the window: that of `read` if it was called, with the same records."""
+        key = (view.name, view.metric_type, view.operation, self._points)
+        return self._read_once(view, self._points if key in self._time_series else 1).whole
+
+    def _read_once(self, view: MetricView, points: int) -> TimeSeries:
+        key = (view.name, view.metric_type, view.operation, points)
+        if key not in self._time_series:
+            yield_gil()
+            before = len(self.refusals)
+            self._time_series[key] = self._read(view, self.tags, points)
+            self._refused[key] = self.refusals[before:]
+        else:
+            self.refusals += self._refused[key]
+        return self._time_series[key] or _NOTHING
+
+    def read_series(self, view: MetricView, tags: Mapping[str, str], source: Any) -> Summary:
+        """Return the summary of the window of the records with some tags, or since the start."""
+        yield_gil()
+        if not self.knows_tags:
+            return view.summary_of(source)
+        found = self._read(view, tags, 1)
+        return {} if found is None else found.whole
+
+    def _read(self, view: MetricView, tags: Mapping[str, str], points: int) -> TimeSeries | None:
+        """Return a time series, or ``None`` if it is refused by these tags."""
         if isinstance(self._aggregator, HistoryAggregator):
-            get: Callable[[str, timedelta, int], History]
+            get: Callable[..., History]
             if not view.operation:
                 get = self._aggregator.get_metric_history
             elif view.metric_type is MetricType.TIMER:
                 get = self._aggregator.get_timing_history
             else:
                 get = self._aggregator.get_outcome_history
-            found = self._read_history(view.name, get)
+            before = len(self.refusals)
+            found = self._read_history(view.name, get, tags, points)
+            if len(self.refusals) > before:
+                return None
         else:
-            found = None if view.operation else self._read_summary(view.name)
+            found = None if view.operation or tags else self._read_summary(view.name)
         return found or self._single_point(view.since_start)
 
     def read_gauge(self, name: str) -> TimeSeries | None:
-        """Return the time series of a gauge, or ``None`` if it was not recorded."""
+        """Return the time series of a gauge, or ``None`` if it was not recorded, or is refused."""
         if isinstance(self._aggregator, HistoryAggregator):
-            return self._read_history(name, self._aggregator.get_metric_history)
+            tags = self._tags_of_gauge(name) if self.tags else {}
+            return self._read_history(name, self._aggregator.get_metric_history, tags, self._points)
         return self._read_summary(name)
+
+    def filters_gauge(self, name: str) -> bool:
+        """Return whether a gauge has series with one of the tags that are wanted."""
+        return bool(self.tags and self._tags_of_gauge(name))
+
+    def _tags_of_gauge(self, name: str) -> dict[str, str]:
+        """Return those of the tags that a series of the gauge has."""
+        known = {
+            tag
+            for view in self.every_view
+            if view.name == name and not view.operation
+            for tags, _ in view.series
+            for tag in tags
+        }
+        return {tag: value for tag, value in self.tags.items() if tag in known}
 
     def from_reading(self, value: float) -> TimeSeries:
         """Return the time series of a current value of the monitor."""
@@ -160,24 +240,40 @@ class TimeSeriesReader:
         """Return the tags and the value of each gauge with a name that the monitor reads now."""
         if self._current is None:
             self._current = {}
-            sources = self._try("resource monitor", lambda: list(resource_sources(self._monitor)))
+            sources = self.attempt("resource monitor", lambda: list(resource_sources(self._monitor)))
             for source in sources or ():
-                for gauge, value in self._try("resource monitor", source.take) or ():
+                for gauge, value in self.attempt("resource monitor", source.take) or ():
                     number = to_number(value)
                     if number is not None:
                         tagged = ({**gauge.tags, **source.tags}, number / gauge.divisor)
                         self._current.setdefault(gauge.name, []).append(tagged)
         return self._current.get(name, [])
 
-    def _read_history(self, name: str, get: Callable[[str, timedelta, int], History]) -> TimeSeries | None:
+    def _read_history(
+        self, name: str, get: Callable[..., History], tags: Mapping[str, str], points: int
+    ) -> TimeSeries | None:
         def read() -> TimeSeries:
-            (_, _, whole), intervals = get(name, self._window, self._points)
+            try:
+                found = (
+                    get(name, self._window, points, tags=tags) if tags else get(name, self._window, points)
+                )
+            except UnknownNameError:
+                raise
+            except InvalidInputError as error:
+                if not tags:
+                    raise
+                self.refusals.append(str(error))
+                return _NOTHING
             return TimeSeries(
-                to_mapping(whole),
-                [(start.timestamp(), end.timestamp(), to_mapping(one)) for start, end, one in intervals],
+                to_mapping(found.whole.summary),
+                [
+                    (one.start.timestamp(), one.end.timestamp(), to_mapping(one.summary))
+                    for one in found.intervals
+                ],
+                [one.distribution for one in found.intervals],
             )
 
-        return self._try("aggregator", read)
+        return self.attempt("aggregator", read)
 
     def _read_summary(self, name: str) -> TimeSeries | None:
         def read() -> Summary | None:
@@ -186,14 +282,14 @@ class TimeSeriesReader:
             except InvalidInputError:  # the contract allows an aggregator without time windows
                 return None
 
-        summary = self._try("aggregator", read)
+        summary = self.attempt("aggregator", read)
         return None if summary is None else self._single_point(summary)
 
     def _single_point(self, summary: Summary) -> TimeSeries:
         now = self._now.timestamp()
         return TimeSeries(summary, [(now, now, summary)])
 
-    def _try(self, part: str, read: Callable[[], R]) -> R | None:
+    def attempt(self, part: str, read: Callable[[], R]) -> R | None:
         """Return what a part returns, or ``None`` if it fails. The first error of each part is logged."""
         try:
             return read()

@@ -366,6 +366,11 @@ class OutcomeAggregate(NamedTuple):
                 raise TypeError(f"{ending!r} is not an error type: pass a string, or None for success")
         return cls(dict(counted))
 
+    @classmethod
+    def of_endings(cls, endings: dict[str | None, int]) -> OutcomeAggregate:
+        """Return an aggregate with these numbers by error type, ``None`` for successes; none is zero."""
+        return cls(endings)
+
     def merge(self, later: OutcomeAggregate) -> OutcomeAggregate:
         """Return the aggregate of both intervals."""
         merged = dict(self.endings)

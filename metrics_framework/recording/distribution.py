@@ -15,8 +15,9 @@ import math
 import struct
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import ceil, inf, log2
 from typing import Any, NamedTuple
@@ -480,6 +481,53 @@ def _bounded(buckets: Buckets) -> Buckets:
 
 def _halved(buckets: Buckets) -> Buckets:
     return Buckets(buckets.scale - 1, buckets.negative.halved(), buckets.zeros, buckets.positive.halved())
+
+
+def subtract_distribution(whole: Distribution, part: Distribution) -> DistributionState:
+    """Return the state of the values of a distribution of either engine that are not in a part of it.
+
+    Counts and sums are exact. Beyond `EXACT_VALUES`, extremes and deviation are those of the buckets.
+    """
+    mine, theirs = whole.state, part.state
+    failures = max(mine.failures - theirs.failures, 0)
+    if mine.exact is not None and theirs.exact is not None:
+        left = Counter(mine.exact)
+        left.subtract(theirs.exact)
+        return replace(Distribution.of(list(left.elements())).state, failures=failures)
+    one, other = whole.buckets, part.buckets
+    while other.scale > one.scale:
+        other = _halved(other)
+    result = Distribution()
+    result._exact = None
+    result._buckets = Buckets(
+        one.scale,
+        _subtract_counts(one.negative, other.negative),
+        max(one.zeros - other.zeros, 0),
+        _subtract_counts(one.positive, other.positive),
+    )
+    result.min, result.max = mine.min, mine.max
+    values = list(weighted_values(result))
+    count = sum(number for _, number in values)
+    if not count:
+        return Distribution().state
+    result.count, result.failures = count, failures
+    result.min, result.max = min(values)[0], max(values)[0]
+    result._sum = Sum(*mine.sum).subtract(Sum(*theirs.sum))
+    mean = result._mean = min(max(result._sum.value / count, result.min), result.max)
+    deviation = math.hypot(*((value - mean) * math.sqrt(number / count) for value, number in values))
+    result.stddev = deviation if math.isfinite(deviation) else 0.0
+    return result.state
+
+
+def _subtract_counts(counts: PackedCounts, other: PackedCounts) -> PackedCounts:
+    left = dict(counts.items())
+    for index, number in other.items():
+        left[index] = left.get(index, 0) - number
+    kept = {index: number for index, number in left.items() if number > 0}
+    if not kept:
+        return NO_COUNTS
+    low, high = min(kept), max(kept)
+    return PackedCounts.pack(low, [kept.get(index, 0) for index in range(low, high + 1)])
 
 
 def weighted_values(distribution: Distribution) -> Iterator[tuple[float, int]]:

@@ -19,6 +19,7 @@ from metrics_framework.recording.aggregates import (
 )
 from metrics_framework.recording.buckets import BucketCounts
 from metrics_framework.recording.cardinality import OTHER, SeriesLimiter
+from metrics_framework.recording.distribution import subtract_distribution
 from metrics_framework.recording.engine import ErrorTypes, GaugeSeries, Series, Slot, TagSet
 from metrics_framework.recording.exposed_names import Named
 from metrics_framework.recording.removals import Removal
@@ -32,6 +33,7 @@ from metrics_framework.recording.windows import (
     combine_recent,
     combine_windows,
     join_windows,
+    line_up_recent,
     merge_all,
 )
 from metrics_framework.runtime.cooperative import yield_gil
@@ -40,6 +42,12 @@ from metrics_framework.values import MetricType
 
 MAX_WINDOW_GROUPS = 100
 """How many groups of series a metric may keep windows apart for."""
+
+MAX_SERIES_OF_HISTORY = 200
+"""How many single series a time series by tags is put together from at most: reading one takes 30 µs."""
+
+MAX_READS = 3
+"""How often a series is read again because another thread recorded into it in the meantime."""
 
 _NO_WINDOWS: Windows[Any] = Windows()
 _NO_RECENT_WINDOWS: RecentWindows[Any] = RecentWindows()
@@ -492,6 +500,24 @@ class Metric:
         """Return windows that hold all records so far, taken together; see `join`."""
         return self._streams({})
 
+    def streams_by_tag(self, tags: Mapping[str, str]) -> list[Windows[Any]]:
+        """Return windows that hold the records of the series that carry some tags, for a time series.
+
+        They reach back over the whole retention if `window_by` has the tags, or if all series carry them.
+        Else they are put together from the recent windows of single series: coarse, and for an hour.
+
+        Args:
+            tags: Tags of series, as `plain_tags` returns them.
+
+        Raises:
+            InvalidInputError: If they are not known.
+        """
+        self._check_kept(tags)
+        if tags.keys() <= set(self.window_by):
+            self._check_group(tags)
+            return self._streams(tags)
+        return _WindowByTags(self, tags).streams()
+
     def _streams(self, wanted: Mapping[str, str]) -> list[Windows[Any]]:
         """Return the windows of the groups that carry some tags, of all processes."""
         streams: list[Windows[Any]] = []
@@ -533,16 +559,21 @@ class Metric:
             InvalidInputError: If the window by these tags is not known.
         """
         wanted = dict(tags or {})
-        if wanted and self.limiter.loses(wanted):
-            raise InvalidInputError(
-                f"{self.name!r} is past its budget of series, and records with tags={wanted!r} are counted"
-                " together with others: raise Budgets(series_per_name=…), or record fewer values of its tags"
-            )
+        self._check_kept(wanted)
         if wanted.keys() <= set(self.window_by):
-            return self._window_of_groups(window_ns, wanted)
+            self._check_group(wanted)
+            return self.join(self._streams(wanted), window_ns)
         return _WindowByTags(self, wanted).read(window_ns)
 
-    def _window_of_groups(self, window_ns: int | None, wanted: Mapping[str, str]) -> Window[Any]:
+    def _check_kept(self, wanted: Mapping[str, str]) -> None:
+        if wanted and self.limiter.loses(wanted):
+            raise InvalidInputError(
+                f"{self.name!r} is past its budget of series, and records with tags={dict(wanted)!r} are"
+                " counted together with others: raise Budgets(series_per_name=…), or record fewer values of"
+                " its tags"
+            )
+
+    def _check_group(self, wanted: Mapping[str, str]) -> None:
         groups = {group: dict(zip(self.window_by, group, strict=True)) for group in list(self._slots)}
         if wanted and len(groups) > MAX_WINDOW_GROUPS and wanted not in groups.values():
             raise InvalidInputError(
@@ -550,7 +581,6 @@ class Metric:
                 f" the windows of {dict(wanted)!r} are kept together with those of others. Describe it with"
                 " fewer tags in window_by="
             )
-        return self.join(self._streams(wanted), window_ns)
 
     def join(self, streams: Sequence[Windows[Any]], window_ns: int | None) -> Window[Any]:
         """Return a window over several groups.
@@ -583,6 +613,28 @@ class _Part(NamedTuple):
     def is_split_by(self, edge_ns: int) -> bool:
         """Return whether it has records before and after a moment."""
         return self.first_ns < edge_ns <= self.last_ns
+
+    def slots(self, kind: Kind, whole: Any) -> tuple[list[list[tuple[int, int, Any]]], int]:
+        """Return streams of slots, and the moment from which on they are complete; 0 is the first record.
+
+        A series gets its windows when it records in a second slot of 16 seconds. So the records of its first
+        slot are those that its windows lack.
+
+        Args:
+            kind: The kind of its numbers.
+            whole: All of its records, read at the same time as the windows.
+        """
+        first = (self.first_ns, self.first_ns + RECENT_SLOT_NS)
+        slots = [] if self.windows is None else list(self.windows.slots())
+        if not slots and self.first_ns == self.last_ns:
+            return [[(*first, whole)]], 0
+        if self.windows is None or (kind is GAUGE and not slots):  # only the last level or moment is known
+            last = (self.last_ns, self.last_ns + RECENT_SLOT_NS)
+            return [[(*last, whole)]], last[1]
+        if self.complete_ns > self.first_ns:
+            return [slots], self.complete_ns
+        early = _difference(whole, merge_all((content for _, _, content in slots), kind.nothing))
+        return [[(*first, early)], slots] if early.records > 0 else [slots], 0
 
 
 class _WindowByTags:
@@ -634,11 +686,45 @@ class _WindowByTags:
                         before = aggregate
         return Window(merge_all(inside, metric.kind.nothing), start_ns, now_ns, before)
 
+    def streams(self) -> list[Windows[Any]]:
+        """Return the windows of the series, for a time series.
+
+        Raises:
+            InvalidInputError: If they are not known.
+        """
+        metric, kind = self._metric, self._metric.kind
+        matching = list(filter(_has_records, self._matching()))
+        if len(matching) == metric.series_count and not metric.has_removed_series:
+            return metric.streams()
+        if len(matching) > (1 if kind is GAUGE else MAX_SERIES_OF_HISTORY):
+            raise self._refused(f"has {len(matching)} series with these tags, too many for a time series")
+        now_ns = metric.state.core.now()
+        slots: list[list[tuple[int, int, Any]]] = []
+        complete_ns = self._after_removed_ns
+        for series in matching:
+            yield_gil()
+            for part, whole in self._whole_parts(series):
+                kept, since_ns = part.slots(kind, whole)
+                slots += kept
+                complete_ns = max(complete_ns, since_ns)
+        if complete_ns > now_ns:
+            wait = (complete_ns - now_ns) / 1e9
+            raise self._refused(f"has windows by these tags only from {wait:.0f} seconds from now on")
+        windows = line_up_recent(slots, complete_ns, lambda one, other: one.merge(other))
+        if windows.kept_from_ns > now_ns:
+            raise self._refused("has no complete windows by these tags yet")
+        return [windows]
+
+    @property
+    def _after_removed_ns(self) -> int:
+        """The moment after which nothing was recorded into removed series."""
+        removed_ns = self._metric.removed_ns
+        return _recent_start(removed_ns) + RECENT_SLOT_NS if removed_ns >= 0 else 0
+
     def _edge(self, parts: Iterable[_Part], edge_ns: int, now_ns: int) -> int:
         """Return the start of the window: the edge nearest to the requested one at which no slot is split."""
         edge_ns -= edge_ns % RECENT_SLOT_NS
-        removed_ns = self._metric.removed_ns
-        lowest_ns = removed_ns - removed_ns % RECENT_SLOT_NS + RECENT_SLOT_NS if removed_ns >= 0 else 0
+        lowest_ns = self._after_removed_ns
         is_rising = False  # the window gets longer, unless it reaches beyond complete windows
         while True:
             split = [part for part in parts if part.is_split_by(edge_ns)]
@@ -707,6 +793,17 @@ class _WindowByTags:
             )
         ]
 
+    def _whole_parts(self, series: Series) -> list[tuple[_Part, Any]]:
+        """Return the parts of a series, each with all of its records, which are those of its windows."""
+        found: list[tuple[_Part, Any]] = []
+        for _ in range(MAX_READS):
+            before = series.own_state()
+            found = [(part, whole) for part in self._parts(series) if (whole := part.state()) is not None]
+            after = series.own_state()
+            if before is None or after is None or before.records == after.records:
+                break
+        return found
+
     def _part(self, series: Series) -> _Part:
         # Read the last record first: the windows, which are read later, contain it.
         last_ns, first_ns = _recent_start(series.last_ns), _recent_start(series.created_ns)
@@ -726,6 +823,19 @@ class _WindowByTags:
             f"{name!r} {reason}. describe({name!r}, window_by={tags!r}) before its first record keeps windows"
             f" by {' and '.join(map(repr, tags))}"
         )
+
+
+def _difference(whole: Any, later: Any) -> Any:
+    """Return the records of a counter, distribution or operation that are not among its later ones."""
+    if isinstance(whole, engine.CounterAggregate):
+        return whole.subtract(later)
+    if isinstance(whole, engine.Distribution):
+        return engine.Distribution.of_state(subtract_distribution(whole, later))
+    after = later.endings
+    early = {ending: number - after.get(ending, 0) for ending, number in whole.endings.items()}
+    return engine.OutcomeAggregate.of_endings(
+        {ending: number for ending, number in early.items() if number > 0}
+    )
 
 
 def _read(slot: Slot, nothing: Any, *retention_ns: int) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
 from metrics_framework.clock import Clock
@@ -35,6 +36,7 @@ from metrics_framework.recording.state import (
 from metrics_framework.recording.windows import History, Interval, Window, join_windows, split
 from metrics_framework.runtime.cooperative import yield_gil
 from metrics_framework.validation import check_count, check_duration, plain_tags
+from metrics_framework.values import MetricType, MetricUnit
 
 if TYPE_CHECKING:
     from metrics_framework.recording.removals import SeriesIdentity
@@ -134,36 +136,47 @@ class Queries:
             operation, wanted, self._window(self._known(self._outcomes, operation), window, wanted)
         )
 
-    def history(self, name: str, window: timedelta | None, points: int) -> History:
-        """Return the time series of a metric over all of its series.
+    def history(
+        self, name: str, window: timedelta | None, points: int, tags: Mapping[str, str] | None = None
+    ) -> History:
+        """Return the time series of a metric over all of its series, or over those that carry some tags.
+
+        By tags that are not in ``window_by`` of the description, intervals are coarse, and reach one hour
+        back at most: they are put together from the windows of up to 200 single series.
 
         Args:
             name: The metric.
             window: How far back; ``None`` is since the start, or as far as the retention.
             points: The maximum number of intervals; 1 is the whole window.
+            tags: Tags that series carry, besides others.
 
         Returns:
             The whole window, like `summary`, and its intervals from the first record on; the first is the
             one that the older edge of the window lies in. They lie on multiples of a power of two of
             seconds and are equally wide, except that older ones are wider where time slots are. Each has a
-            summary with the keys of `summary`, whose ``total`` is the counter's at the end of the interval.
+            summary with the keys of `summary`, whose ``total`` is the counter's at the end of the interval,
+            and the distribution of a histogram or timer.
 
         Raises:
             UnknownMetricError: If it was never recorded.
-            InvalidInputError: If the window is not positive or longer than the retention, or ``points`` is
-                not a whole number of 1 or more.
+            InvalidInputError: If the window is not positive or longer than the retention, ``points`` is not a
+                whole number of 1 or more, or the time series by these tags is not known.
         """
-        return self._history(self._metrics, name, window, points)
+        return self._history(self._metrics, name, window, points, tags)
 
-    def timing_history(self, operation: str, window: timedelta | None, points: int) -> History:
+    def timing_history(
+        self, operation: str, window: timedelta | None, points: int, tags: Mapping[str, str] | None = None
+    ) -> History:
         """Return the time series of an operation's durations in milliseconds; see `history`.
 
         Raises:
             UnknownMetricError: If it was never timed.
         """
-        return self._history(self._timings, operation, window, points)
+        return self._history(self._timings, operation, window, points, tags)
 
-    def outcome_history(self, operation: str, window: timedelta | None, points: int) -> History:
+    def outcome_history(
+        self, operation: str, window: timedelta | None, points: int, tags: Mapping[str, str] | None = None
+    ) -> History:
         """Return the time series of how an operation ended; see `history`.
 
         A summary has ``count``, ``seconds``, ``rate``, ``successes``, ``failures`` by error type, and
@@ -172,7 +185,7 @@ class Queries:
         Raises:
             UnknownMetricError: If it was never tracked.
         """
-        return self._history(self._outcomes, operation, window, points)
+        return self._history(self._outcomes, operation, window, points, tags)
 
     def outcomes_by_operation(self, window: timedelta | None = None) -> list[OutcomeReading]:
         """Return how each tracked operation ended, over all of its tags.
@@ -194,10 +207,17 @@ class Queries:
         """
         self._tidy()
         self._known(self._outcomes, operation)
-        return [
-            Failure(raw.error_type, raw.metadata, datetime.fromtimestamp(raw.time_ns / 1e9, tz=UTC))
-            for raw in list(self._recent.get(operation, ()))
-        ]
+        return list(map(_failure, list(self._recent.get(operation, ()))))
+
+    def last_failures(self, limit: int) -> list[tuple[str, Failure]]:
+        """Return the last failures of all operations with their names, the newest first.
+
+        Args:
+            limit: The most failures to return.
+        """
+        every = ((name, raw) for name, kept in list(self._recent.items()) for raw in list(kept))
+        newest = nlargest(limit, every, key=lambda item: item[1].time_ns)
+        return [(name, _failure(raw)) for name, raw in newest]
 
     def read(self) -> Iterator[MetricReading]:
         """Yield each metric and both halves of each operation, with one reading of each of its series.
@@ -218,7 +238,13 @@ class Queries:
                 seconds = (self.core.now() - self.start_ns) / 1e9
                 if series or total is not None:
                     yield MetricReading(
-                        metric.name, metric.kind.metric_type, is_operation, seconds, series, total
+                        metric.name,
+                        metric.kind.metric_type,
+                        is_operation,
+                        seconds,
+                        series,
+                        total,
+                        self._unit(metric),
                     )
 
     def readings(self) -> list[SeriesReading]:
@@ -391,6 +417,13 @@ class Queries:
             f"{name!r} is a metric and not an operation: read it with aggregator.get_metric_summary({name!r})"
         )
 
+    def _unit(self, metric: Metric) -> MetricUnit:
+        if metric.kind.metric_type is MetricType.TIMER:
+            return MetricUnit.MILLISECONDS
+        if metric.kind is OUTCOMES:
+            return MetricUnit.OPERATIONS_PER_SECOND
+        return self._state.describe(metric.name).unit or MetricUnit.COUNT
+
     def _all_series(self) -> Iterator[Series]:
         return (series for names in self.namespaces for each in names.metrics() for series in each.series())
 
@@ -419,17 +452,20 @@ class Queries:
         self, metric: Metric, window: timedelta | None, tags: Mapping[str, str] | None = None
     ) -> Window[Any]:
         if tags:
-            known = {
-                *self.tags,
-                *metric.window_by,
-                *(tag for names in list(metric.tag_sets) for tag in names),
-            }
-            for tag in tags:
-                if tag not in known:
-                    raise InvalidInputError(
-                        f"no record of {metric.name!r} has the tag {tag!r}.{nearest(tag, known)}"
-                    )
+            self._check_tags(metric, tags)
         return metric.window(self._window_ns(window), tags)
+
+    def _check_tags(self, metric: Metric, tags: Iterable[str]) -> None:
+        known = {
+            *self.tags,
+            *metric.window_by,
+            *(tag for names in list(metric.tag_sets) for tag in names),
+        }
+        for tag in tags:
+            if tag not in known:
+                raise InvalidInputError(
+                    f"no record of {metric.name!r} has the tag {tag!r}.{nearest(tag, known)}"
+                )
 
     def _window_ns(self, window: timedelta | None) -> int | None:
         if window is None:
@@ -445,27 +481,48 @@ class Queries:
             )
         return nanoseconds(window)
 
-    def _history(self, names: Namespace, name: str, window: timedelta | None, points: int) -> History:
+    def _history(
+        self,
+        names: Namespace,
+        name: str,
+        window: timedelta | None,
+        points: int,
+        tags: Mapping[str, str] | None,
+    ) -> History:
         check_count("points", points)
+        wanted = plain_tags(tags)
         # Not all of `_tidy`: a history does not depend on series, and a dashboard requests dozens.
         self._housekeeping()
         metric, window_ns = self._known(names, name), self._window_ns(window)
-        streams, start_ns, nothing = metric.streams(), self.start_ns, metric.kind.nothing
-        now, wall = self.core.now(), self.clock.time_ns()
-        whole = join_windows(streams, window_ns, start_ns, now, nothing)
-        parts = split(streams, window_ns, points, start_ns, now, nothing) if points > 1 else [whole]
+        start_ns, nothing = self.start_ns, metric.kind.nothing
+        whole: Window[Any]
+        if wanted and points == 1:  # as `summary` has it
+            whole = self._window(metric, window, wanted)
+            parts, now, wall = [whole], whole.end_ns, self.clock.time_ns()
+        else:
+            if wanted:
+                self._check_tags(metric, wanted)
+            streams = metric.streams_by_tag(wanted) if wanted else metric.streams()
+            now, wall = self.core.now(), self.clock.time_ns()
+            whole = join_windows(streams, window_ns, start_ns, now, nothing)
+            parts = split(streams, window_ns, points, start_ns, now, nothing) if points > 1 else [whole]
         summaries = [
             _timing_summary(each) if names is self._timings else _summarize(metric, each)
             for each in (whole, *parts)
         ]
         if metric.kind is COUNTER:
-            total = metric.join(streams, None).aggregate
+            total = metric.window(None, wanted).aggregate
             summaries[0]["total"] = total.value
             for each, summary in zip(reversed(parts), reversed(summaries[1:]), strict=True):
                 summary["total"] = total.value
                 total = total.subtract(each.aggregate)
         found = [
-            Interval(_wall_time(each.start_ns, now, wall), _wall_time(each.end_ns, now, wall), summary)
+            Interval(
+                _wall_time(each.start_ns, now, wall),
+                _wall_time(each.end_ns, now, wall),
+                summary,
+                each.aggregate if _has_distribution(metric) else None,
+            )
             for each, summary in zip((whole, *parts), summaries, strict=True)
         ]
         return History(found[0], found[1:])
@@ -499,6 +556,10 @@ class Queries:
                 for metric in names.metrics():
                     self.expire(metric, metric.series())
         self._state.report_removals()
+
+
+def _failure(raw: RawFailure) -> Failure:
+    return Failure(raw.error_type, raw.metadata, datetime.fromtimestamp(raw.time_ns / 1e9, tz=UTC))
 
 
 def _has_distribution(metric: Metric) -> bool:

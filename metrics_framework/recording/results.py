@@ -11,7 +11,7 @@ from metrics_framework.recording.aggregates import Summary, per_second
 from metrics_framework.recording.buckets import BucketCounts
 from metrics_framework.recording.engine import Distribution, OutcomeAggregate
 from metrics_framework.recording.windows import Window, merge_all
-from metrics_framework.values import MetricType
+from metrics_framework.values import MetricType, MetricUnit
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class MetricReading(NamedTuple):
         series: The tags of each series, and its records: a `CounterAggregate`, `GaugeAggregate`,
             `Distribution` or `OutcomeAggregate`, from which all of its statistics are computed.
         total: The records of a histogram or timer with those of removed series; ``None`` if there are none.
+        unit: The unit of its numbers; outcomes are per second.
     """
 
     name: str
@@ -71,6 +72,7 @@ class MetricReading(NamedTuple):
     seconds: float
     series: Sequence[tuple[dict[str, str], Any]]
     total: Distribution | None = None
+    unit: MetricUnit = MetricUnit.COUNT
 
     @property
     def records(self) -> int:

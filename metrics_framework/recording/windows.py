@@ -11,7 +11,7 @@ Windows are immutable: `Windows.add` returns others, which share all old slots.
 from __future__ import annotations
 
 import sys
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,7 +19,7 @@ from functools import reduce
 from operator import itemgetter
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from metrics_framework.recording.engine import RECENT_NS
+from metrics_framework.recording.engine import RECENT_NS, Distribution
 
 SLOT_NS = 1_000_000_000
 """The width of the newest slots of a name, in nanoseconds."""
@@ -389,6 +389,22 @@ def combine_recent(
     return RecentWindows.of_slots(combined, max(stream.kept_from_ns for stream in streams))
 
 
+def line_up_recent(
+    streams: Sequence[Sequence[tuple[int, int, T]]], kept_from_ns: int, combine: Callable[[T, T], T]
+) -> Windows[T]:
+    """Return the slots of several series, taken together, as one stream.
+
+    Args:
+        streams: The start, end and content of each slot of each series, the oldest first.
+        kept_from_ns: The moment from which on the slots of all series are complete.
+        combine: Returns the records of two series in the same interval.
+    """
+    slots = list(_combine_slots(streams, [None] * len(streams), combine, None))
+    kept_from_ns = max((end for start, end, _ in slots if start < kept_from_ns < end), default=kept_from_ns)
+    old = [aggregate for start, _, aggregate in slots if start < kept_from_ns]
+    return Windows.of_slots(slots[len(old) :], reduce(combine, old) if old else None, kept_from_ns)
+
+
 def _combine_slots(
     streams: Sequence[Sequence[tuple[int, int, T]]],
     before: Sequence[T | None],
@@ -441,11 +457,13 @@ class Interval(NamedTuple):
         start: Where it starts, in UTC, to the millisecond.
         end: Where it ends; a record at that moment belongs to the next interval.
         summary: Its records, with the keys of a window's summary.
+        distribution: Its values, if it is of a histogram or a timer and they are known.
     """
 
     start: datetime
     end: datetime
     summary: dict[str, Any]
+    distribution: Distribution | None = None
 
 
 class History(NamedTuple):
@@ -490,6 +508,12 @@ def split(
     begin = max(start_ns, forgotten)
     edge = begin if window_ns is None else max(now_ns - window_ns, begin)
     starts = _starts(edge, now_ns, points)
+    for stream in streams:
+        for slot_start, slot_end, _ in stream.slots():
+            if slot_start >= forgotten and slot_end > starts[0]:
+                # Slots of single series may be wider than the step: one interval holds all of such a slot.
+                starts[0] = min(starts[0], slot_start)
+                starts[bisect_right(starts, slot_start) : bisect_left(starts, slot_end)] = []
     before: T | None = None
     aggregates: dict[int, T] = {}
     for stream in streams:

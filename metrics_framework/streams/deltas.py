@@ -77,6 +77,11 @@ class Deltas:
     # -- for the reader --------------------------------------------------------------------------------
 
     @property
+    def dropped(self) -> int:
+        """The number of lost events: always 0."""
+        return 0
+
+    @property
     def is_closed(self) -> bool:
         """Whether `aclose` was called."""
         return self._is_closed

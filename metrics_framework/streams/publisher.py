@@ -65,6 +65,11 @@ class Subscriber(Protocol):
         """Whether the reader has closed it."""
         ...
 
+    @property
+    def dropped(self) -> int:
+        """The number of events that it lost."""
+        ...
+
     def deliver(self, chunks: Sequence[EventChunk], after: int = 0) -> None:
         """Buffer the events that its filter matches, of those with a number above ``after``."""
         ...
@@ -97,6 +102,7 @@ class Publisher:
     def _reset(self) -> None:
         self._lock = threading.RLock()
         self._subscribers: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._dropped_before = 0
         self._thread: Background | None = None
         self._stopped_threads: list[Background] = []
         self._sequence = 0
@@ -135,6 +141,13 @@ class Publisher:
         deltas = Deltas(every, StreamFilter.parse(filters), self)
         self._add(deltas)
         return deltas
+
+    @property
+    def dropped(self) -> int:
+        """The number of events that all subscribers lost, those that have left included."""
+        with self._lock:
+            dropped: int = sum(subscriber.dropped for subscriber in list(self._subscribers))
+            return self._dropped_before + dropped
 
     # -- start and stop --------------------------------------------------------------------------------
 
@@ -213,6 +226,7 @@ class Publisher:
         for subscriber in list(self._subscribers):
             if subscriber.is_closed:
                 self._subscribers.discard(subscriber)
+                self._dropped_before += subscriber.dropped
         try:
             chunks, lost = self._source.collect(now=now)
         except Exception as error:  # noqa: BLE001 - an adapter may raise anything
@@ -244,6 +258,7 @@ class Publisher:
             self._finalizer.detach()  # it references the source, and so the store
         for subscriber in list(self._subscribers):
             subscriber.end(error)
+            self._dropped_before += subscriber.dropped
         self._subscribers.clear()
         self._replay.clear()
         self._replay_events = 0

@@ -25,7 +25,7 @@ from metrics_adapters.http.options import (
     ENDPOINTS,
     PAGE,
 )
-from metrics_adapters.http.page import RAW_SECURITY_HEADERS, PageEndpoint, RunHistory
+from metrics_adapters.http.page import RAW_SECURITY_HEADERS, PageEndpoint, RunDocuments
 from metrics_adapters.http.request_runner import RequestRunner, json_response
 from metrics_adapters.http.scrape import (
     ALLOWED_METHODS,
@@ -125,7 +125,7 @@ def make_app(
     )
 
 
-def _history(folder: str | Path | None) -> RunHistory | None:
+def _history(folder: str | Path | None) -> RunDocuments | None:
     if folder is None:
         return None
     from metrics_adapters.page.history import SnapshotHistory  # slow to import

@@ -72,17 +72,18 @@ RAW_SECURITY_HEADERS = [(name.lower().encode(), value.encode()) for name, value 
 # Under `no-referrer`, browsers send `Origin: null` with a form, so that its origin could not be checked. Like
 # it, this policy tells other sites nothing.
 _FORM_REFERRER = ("Referrer-Policy", "same-origin")
+_PATH_CHARACTERS = "!$&'()*+,;=:@"  # which browsers do not encode in the path of a URL
 _HTML = ("Content-Type", "text/html; charset=utf-8")
 
 
-class RunHistory(Protocol):
-    """A history of runs, read in threads. `metrics_adapters.page.history.SnapshotHistory` is one."""
+class RunDocuments(Protocol):
+    """The documents of a history of runs, such as a `SnapshotHistory`. They are made in threads."""
 
     def runs(self) -> dict[str, Any]:
         """Return the document of all runs."""
         ...
 
-    def compare(self, baseline: str, current: str) -> dict[str, Any]:
+    def compare(self, baseline: str, current: str, /) -> dict[str, Any]:
         """Return the document of the comparison of two runs.
 
         Raises:
@@ -109,7 +110,7 @@ class PageEndpoint:
         prefix: str,
         authenticator: Authenticator,
         token: str | None,
-        history: RunHistory | None,
+        history: RunDocuments | None,
         timeout: float,
         library: ChartLibrary | None = None,
     ) -> None:
@@ -321,7 +322,7 @@ def file_response(
 
 def _folder(scope: Scope, name: str | None) -> str:
     """Return the path of the page relative to the URL of a request, which may lack the final slash."""
-    return "" if name is not None else f"./{quote(scope['path'].rpartition('/')[2])}/"
+    return "" if name is not None else f"./{quote(scope['path'].rpartition('/')[2], safe=_PATH_CHARACTERS)}/"
 
 
 async def _read_body(receive: Receive, body: bytearray) -> None:
@@ -333,12 +334,12 @@ async def _read_body(receive: Receive, body: bytearray) -> None:
         more = message.get("more_body", False)  # also false if the client disconnects
 
 
-def _runs(history: RunHistory, fields: Mapping[str, str]) -> dict[str, Any]:
+def _runs(history: RunDocuments, fields: Mapping[str, str]) -> dict[str, Any]:
     _check_fields(fields)
     return history.runs()
 
 
-def _compare(history: RunHistory, fields: Mapping[str, str]) -> dict[str, Any]:
+def _compare(history: RunDocuments, fields: Mapping[str, str]) -> dict[str, Any]:
     _check_fields(fields, "baseline", "current")
     return history.compare(fields["baseline"], fields["current"])
 

@@ -21,7 +21,7 @@ _CONTENT_TYPES = {
 }
 _STYLE_LINK = re.compile(rb'<link rel="stylesheet" href="assets/page\.css"\s*/?>')
 _STYLE_ELEMENT = re.compile(rb"<style>(.*?)</style>", re.DOTALL)
-_ERROR_PLACE = b"<!-- error -->"
+_ERROR_PLACE = b"<!--error-->"
 
 
 class PageFile(NamedTuple):
@@ -94,6 +94,5 @@ class LoginForm:
             error: Why the last login failed.
             folder: The folder of ``login``, relative to the URL of the document.
         """
-        alert = f'<p class="error" role="alert">{escape(error)}</p>' if error else ""
-        document = self._document.replace(_ERROR_PLACE, alert.encode(), 1)
+        document = self._document.replace(_ERROR_PLACE, escape(error).encode(), 1)
         return document.replace(b'action="login"', f'action="{escape(folder)}login"'.encode(), 1)

@@ -177,7 +177,7 @@ def test_allowed_origins_may_read_responses(system):
         ("/internal", "", "/internal/health", 200),
         ("/internal/", "/api", "/api/internal/metrics", 200),
         ("/internal", "", "/health", 404),
-        ("", "", "/", 200),
+        ("", "", "/assets/page.css", 200),
         ("", "", "/health/other", 404),
     ],
 )

@@ -120,6 +120,14 @@ def test_a_document_is_made_once_in_a_period(run, system, made):
     assert 4 <= len(made.queries) <= (time.monotonic() - begin) / PERIOD + 1
 
 
+def test_a_late_thread_makes_no_second_document(system, made):
+    """A client may ask just when another one's document is finished."""
+    feed = make_app(system)._stream._dashboards
+    query = feed.query({"dashboard": "overview"}, {})
+    assert feed._make(query) is feed._make(query)
+    assert len(made.queries) == 1
+
+
 def test_expensive_documents_are_made_more_rarely(run, system, monkeypatch):
     """All queries together take a tenth of a CPU."""
     cpu = iter([0.0, 1.0, 1.0, 4.0])
@@ -181,11 +189,11 @@ def test_a_hanging_dashboard_occupies_one_thread(run, system, made, caplog):
     async def script():
         await until(lambda: all(len(documents(client, "failed")) >= 2 for client in hanging))
         assert len(made.queries) == 1
+        assert len(caplog.records) == 1
         made.goes_on.set()
         await until(lambda: all(documents(client) for client in hanging))
 
     talk(run, script, *hanging)
-    assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize(

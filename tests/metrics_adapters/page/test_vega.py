@@ -16,7 +16,7 @@ from metrics_adapters.http.page import PageEndpoint
 from metrics_adapters.page import vega
 from metrics_adapters.page.vega import RETRY_SECONDS, ChartLibrary, cache_folder
 from metrics_framework.errors import MissingExtraError, OutputError
-from tests.metrics_adapters.http.clients import TIMEOUT_SECONDS, get
+from tests.metrics_adapters.http.clients import TIMEOUT_SECONDS, get, until
 
 pytest.importorskip("vl_convert")
 
@@ -177,6 +177,7 @@ def test_the_event_loop_does_not_wait(run, system, monkeypatch, tmp_path):
         assert (await get(app, "/", accept="text/html")).status_code == 401
         assert bundle.calls == 0
         assert (await get(app, "/", **token)).status_code == 200
+        await until(lambda: bundle.calls == 1)
         begin = time.monotonic()
         for _ in range(20):
             waiting = await get(app, "/assets/vega.js", **token)
@@ -199,6 +200,7 @@ def test_the_event_loop_does_not_wait(run, system, monkeypatch, tmp_path):
 def test_a_missing_package_is_named(run, system, monkeypatch):
     """The page works without it, and the library has status 501 with the extra."""
     monkeypatch.setattr(vega, "find_spec", lambda name: None)
+    monkeypatch.setattr("metrics_adapters.http.page.chart_library", ChartLibrary)
     app = make_app(system)
 
     async def ask():

@@ -215,7 +215,7 @@ def moment(clock):
 def by_stretch(history, taken):
     """Yield the summary of each interval with the expected records of its time, after a check of widths."""
     assert history
-    for position, (start, end, summary) in enumerate(history):
+    for position, (start, end, summary, _) in enumerate(history):
         last = position == len(history) - 1
         assert summary["seconds"] == pytest.approx((end - start).total_seconds(), abs=2e-3)
         assert last or end == history[position + 1].start
