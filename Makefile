@@ -19,10 +19,14 @@ SANITIZED := build/sanitize
 # Cached bytecode halves the time of tests that start other processes. Some containers turn it off.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: run build test soak sanitize servers quick check format lint types imports bench docs lock clean
+.PHONY: run live build test soak sanitize servers quick check format lint types imports bench docs lock clean
 
 run: $(VENV)/.installed $(CORE)
 	$(BIN)/python examples/parse_stdlib.py
+
+# A shop with simulated customers on a live page, until Ctrl-C.
+live: $(VENV)/.installed $(CORE)
+	$(BIN)/python examples/live.py $(ARGS)
 
 # Fails if the machine cannot compile. The other targets use the pure engine then.
 build: export METRICS_FRAMEWORK_COMPILED = 1

@@ -1,7 +1,7 @@
 """A batch job: parses every module of the running interpreter's standard library.
 
 It creates a `MetricsSystem` and a batch that records into it, passes the Protocols to the code that does the
-work, and ends with tables and a v1 snapshot.
+work, and ends with tables, a v1 snapshot, and the commands that show numbers live.
 
     python examples/parse_stdlib.py [FOLDER]
 """
@@ -56,7 +56,7 @@ def sources(folder: Path) -> list[tuple[Path, str]]:
 
 
 def main(folder: Path) -> None:
-    """Parse the files, then print the tables and the path of the snapshot."""
+    """Parse the files, then print the tables, the path of the snapshot, and how to see it live."""
     files = sources(folder)
     if not files:
         sys.exit(f"there is no Python file in {str(folder)!r}")
@@ -71,6 +71,8 @@ def main(folder: Path) -> None:
         snapshot = metrics.snapshot(tags={"python": sys.version.split()[0]})
         show(console, metrics, batch, folder)
     console.print(str(SnapshotWriter("snapshots").write(snapshot)), highlight=False, soft_wrap=True)
+    hint = "See it live: make live, or metrics-framework serve --snapshots snapshots"
+    console.print(hint, highlight=False, soft_wrap=True)
 
 
 def show(console: Console, metrics: MetricsSystem, batch: BatchMetrics, folder: Path) -> None:

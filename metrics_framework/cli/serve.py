@@ -71,14 +71,14 @@ def serve(
     """Serve a live page until interrupted.
 
     The page shows the resources of this machine, the events of a telemetry file and a history of snapshots.
-    The address also serves /metrics, /snapshot, /health and /stream. It prints the URL of the page.
+    Below it are metrics, snapshot, health and stream. It prints the URL of the page.
 
     By default only this machine can connect. To listen on another address, set a token: the page asks for it,
     and other clients send it as a bearer token.
 
     \b
     Exit codes:
-      1    the port is in use, or a file cannot be read
+      1    the port is in use, or the server fails
       2    wrong usage
       130  interrupted by Ctrl-C or SIGTERM
 

@@ -82,10 +82,12 @@ def test_every_file_is_parsed_and_shown(tmp_path: Path, library: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_last_line_is_the_path_of_a_valid_snapshot(tmp_path: Path, library: Path) -> None:
+def test_the_last_lines_are_a_valid_snapshot_and_how_to_see_it(tmp_path: Path, library: Path) -> None:
     """The snapshot is in the folder ``snapshots`` of the working folder, and agrees with the table."""
     done = run_example(tmp_path, "library")
-    path = tmp_path / done.stdout.splitlines()[-1]
+    *_, name, hint = done.stdout.splitlines()
+    assert hint == "See it live: make live, or metrics-framework serve --snapshots snapshots"
+    path = tmp_path / name
     assert list((tmp_path / "snapshots").iterdir()) == [path]
     snapshot = read_snapshot(path)
     table = rows(done.stdout)

@@ -1,1 +1,1 @@
-"""The live page of `make_app`: its files, its login, the chart library and the history of runs."""
+"""The live page of a system in a browser, served by the web application."""

@@ -113,10 +113,10 @@ class SnapshotHistory:
         Returns:
             A document with these keys. ``baseline`` and ``current``: the chosen runs. ``baseline_runs``,
             ``baseline_jobs``, ``current_runs`` and ``current_jobs``: the number of compared ones.
-            ``conclusion``: a sentence. ``verdict``: of the metrics that decide. ``notes``: what was compared,
-            and what limits it. ``rows``: each metric with ``metric``, ``unit``, ``is_primary``, ``baseline``,
-            ``current``, ``change_percent``, ``interval_percent``, ``verdict`` and ``note``; a number that is
-            not known is ``None``. ``rows_left_out``: the number of metrics beyond 200.
+            ``conclusion``: a sentence. ``verdict``: of the metrics that decide. ``notes``: the compared runs,
+            and limits of the verdict. ``rows``: each metric with ``metric``, ``unit``, ``is_primary``,
+            ``baseline``, ``current``, ``change_percent``, ``interval_percent``, ``verdict`` and ``note``; a
+            number that is not known is ``None``. ``rows_left_out``: the number of metrics beyond 200.
 
         Raises:
             InvalidInputError: If there is no such run.

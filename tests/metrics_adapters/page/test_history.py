@@ -149,11 +149,11 @@ def test_a_run_id_is_listed_once(write: Write) -> None:
     """Copies are one run, and of different runs with one id the newest counts."""
     path = write("same", 100.0, minute=1)
     (path.parent / "copy.json").write_bytes(path.read_bytes())
-    write("same", 200.0, minute=2, name="later")
-    write("other", minute=3)
+    write("other", minute=2)
+    write("same", 200.0, minute=3, name="later")
     document = SnapshotHistory(path.parent).runs()
-    assert ids(document) == ["other", "same"]
-    assert document["runs"][1]["metrics"]["latency.p95"] == 200.0
+    assert ids(document) == ["same", "other"]
+    assert document["runs"][0]["metrics"]["latency.p95"] == 200.0
 
 
 def test_runs_without_a_usable_id_can_be_compared(write: Write) -> None:

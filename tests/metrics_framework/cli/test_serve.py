@@ -110,6 +110,7 @@ def test_it_serves_this_machine_until_a_signal(tmp_path: Path, number: int) -> N
     with serving(tmp_path, "--prefix", "/internal") as service:
         assert service.url == f"http://127.0.0.1:{service.port}/internal/"
         assert service.get("metrics").status == 200
+        assert "<title>" in service.get("").body
         assert json.loads(service.get("health").body)["healthy"] in (True, False)
         wait_until(lambda: "process_memory_usage" in service.get("metrics").body)
         stream, idle, half = (
@@ -153,8 +154,9 @@ def test_a_token_protects_everything_and_is_not_shown(tmp_path: Path, place: str
     file = tmp_path / "token"
     file.write_text(f"{TOKEN}\n")
     arguments = ["--token-file", str(file)] if place == "file" else []
+    arguments += ["--snapshots", str(tmp_path)]
     with serving(tmp_path, *arguments, token=TOKEN if place == "variable" else "other") as service:
-        for path in ("metrics", "health", "snapshot", "stream", ""):
+        for path in ("metrics", "health", "snapshot", "stream", "history", "assets/page.js", ""):
             assert service.get(path).status == 401
             assert service.get(path, "guess").status == 401
         assert service.get("metrics", TOKEN).status == 200
@@ -213,6 +215,36 @@ def test_an_empty_variable_is_not_taken_for_no_token() -> None:
     done = run(token="")
     assert done.exit_code == 2
     assert "the token in METRICS_TOKEN is empty" in done.stderr
+
+
+@pytest.mark.heavy
+def test_the_history_of_hostile_snapshots_is_text(tmp_path: Path) -> None:
+    """New snapshots appear while it serves, and their names are plain text in JSON."""
+    folder = tmp_path / "runs"
+    hostile = "<script>alert(1)</script>\u202e\x1b[2J"
+    with serving(tmp_path, "--snapshots", str(folder)) as service:
+        assert f"the history of {folder} (once it exists)" in service.errors
+        assert json.loads(service.get("history").body)["runs"] == []
+        folder.mkdir()
+        for run_id, p95 in (("before", 100.0), ("after", 300.0)):
+            metadata = {"run_id": run_id, "branch": hostile, "tags": {hostile: hostile}}
+            document = {"metadata": metadata, "metrics": {"latency": {"p95": p95}, "custom": {hostile: 1}}}
+            (folder / f"{run_id}.json").write_text(json.dumps(document))
+        (folder / "damaged.json").write_text(hostile)
+        history, found = (
+            service.get(path) for path in ("history", "history/compare?baseline=before&current=after")
+        )
+        unknown = service.get("history/compare?baseline=../damaged&current=after")
+        document = json.loads(history.body)
+        assert {run["run_id"] for run in document["runs"]} == {"before", "after"}
+        assert (document["folder"], document["unreadable"]) == ("runs", 1)
+        assert json.loads(found.body)["rows"][0]["verdict"] == "inconclusive"
+        for response in (history, found):
+            assert response.status == 200
+            assert response.body.strip().isprintable()
+            assert "\\\\u202e" in response.body
+        assert unknown.status == 400
+        assert "pass the run_id of a listed run" in unknown.body
 
 
 @pytest.mark.heavy
