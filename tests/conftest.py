@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from metrics_framework.clock import ManualClock
 from tests.servers.fixtures import (
+    axe_core,
     carbon,
     chromium,
     influx,
@@ -25,6 +26,7 @@ from tests.servers.fixtures import (
 from tests.threads import ending_background_work
 
 __all__ = [
+    "axe_core",
     "carbon",
     "chromium",
     "clock",

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers.process import LOOPBACK, running
-from tests.servers.programs import find, find_carbon, find_node, find_statsd, missing
+from tests.servers.programs import find, find_axe, find_carbon, find_node, find_statsd, missing
 from tests.servers.prometheus import Prometheus, running_prometheus
 from tests.servers.receivers import Carbon, Influx, Statsd, VictoriaMetrics, started
 
@@ -102,6 +102,12 @@ def carbon(tmp_path: Path) -> Iterator[Carbon]:
 def chromium() -> str:
     """Return the path of the browser Chromium."""
     return required("chromium")
+
+
+@pytest.fixture(scope="session")
+def axe_core() -> str:
+    """Return the script of axe-core, which checks the accessibility of the page that runs it."""
+    return Path(found("axe-core", find_axe())).read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Finds the servers that tests start, and fetches those that are not on the machine.
 
 Run as a program (`make servers`) it fetches what is missing into `.servers/`, from Debian's packages and, for
-the StatsD daemon, from npm's: nothing is installed and nobody needs to be root.
+the StatsD daemon and axe-core, from npm's: nothing is installed and nobody needs to be root.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ PACKAGES = {
 STATSD = "statsd@0.9.0"
 """The reference daemon of StatsD, as npm calls it; it runs on Node.js."""
 
+AXE = "axe-core@4.14.1"
+"""The checks of accessibility that browser tests run in a page, as npm calls them."""
+
 
 def find(program: str) -> str | None:
     """Return the path of a program on ``PATH`` or in the cache, or ``None``."""
@@ -43,6 +46,12 @@ def find_node(program: str = "node") -> str | None:
 def find_statsd() -> str | None:
     """Return the path of the StatsD daemon's script, or ``None`` if it was not fetched."""
     script = CACHE / "node_modules" / "statsd" / "stats.js"
+    return str(script) if script.exists() else None
+
+
+def find_axe() -> str | None:
+    """Return the path of the script of axe-core, or ``None`` if it was not fetched."""
+    script = CACHE / "node_modules" / "axe-core" / "axe.min.js"
     return str(script) if script.exists() else None
 
 
@@ -66,12 +75,12 @@ def fetch() -> None:
         CalledProcessError: If a package cannot be installed; the package manager printed the reason.
     """
     _fetch_programs()
-    if find_statsd() is None:
+    if find_statsd() is None or find_axe() is None:
         npm, node = find_node("npm"), find_node()
         if npm is None or node is None:
             sys.exit("no npm here: put Node.js on PATH, or have it in .venv by `make types`")
         options = ("--ignore-scripts", "--no-save", "--no-audit", "--no-fund", "--loglevel=error")
-        subprocess.run([node, npm, "install", *options, "--prefix", CACHE, STATSD], check=True)
+        subprocess.run([node, npm, "install", *options, "--prefix", CACHE, STATSD, AXE], check=True)
 
 
 def _fetch_programs() -> None:

@@ -79,8 +79,10 @@ export class ChartLibrary {
 
 /** A drawn chart. Create it with `drawChart`. */
 class Chart {
-  constructor(container, result) {
+  constructor(kind, container, result) {
+    this._kind = kind;
     this._container = container;
+    this._width = this._height = 0;
     this._result = result;
     this._labels = "";
     this.view = result.view;
@@ -116,9 +118,14 @@ class Chart {
     this._container.replaceChildren();
   }
 
+  /** The style sheet sets the size, except the height of bars, which depends on their number. */
   _resize() {
-    const width = Math.floor(this._container.clientWidth);
-    if (width > 0 && width !== this.view.width()) this.view.width(width).resize().runAsync();
+    const { clientWidth: width, clientHeight: height } = this._container;
+    if (width === 0 || (width === this._width && height === this._height)) return;
+    [this._width, this._height] = [width, height];
+    this.view.width(width).resize();
+    if (this._kind !== "bar") this.view.height(height);
+    this.view.runAsync();
   }
 }
 
@@ -138,7 +145,7 @@ export async function drawChart(kind, container) {
     renderer: kind === "heat" ? "canvas" : "svg", // thousands of cells are too many elements
   });
   compiled.set(key, result.vgSpec);
-  return new Chart(container, result);
+  return new Chart(kind, container, result);
 }
 
 /** Return colors as Vega understands them: the style sheet may use functions such as light-dark(). */
@@ -218,11 +225,11 @@ function lineChart(colors) {
   const color = { field: "style", type: "nominal", scale: { domain: styles, range }, legend: null };
   const strokeDash = { field: "style", type: "nominal", scale: { domain: styles, range: dashes }, legend: null };
   return {
-    ...frame(colors, 190, { hovered: -1, filled: 0 }),
+    ...frame(colors, 180, { hovered: -1, filled: 0 }),
     layer: [
       {
         data: { name: "points", values: [] },
-        mark: { type: "area", interpolate: "step-after", color: colors.accent, fillOpacity: { expr: "filled" } },
+        mark: { type: "area", clip: true, interpolate: "step-after", color: colors.accent, fillOpacity: { expr: "filled" } },
         encoding: { x, y: { ...y, stack: null } },
       },
       {
@@ -232,14 +239,14 @@ function lineChart(colors) {
       },
       {
         data: { name: "points" },
-        mark: { type: "line", interpolate: "step-after", strokeWidth: 2, strokeJoin: "round" },
+        mark: { type: "line", clip: true, interpolate: "step-after", strokeWidth: 2, strokeJoin: "round" },
         encoding: { x, y, color, strokeDash },
       },
       {
         data: { name: "thresholds" },
         mark: {
           type: "text", align: "right", baseline: "bottom", dy: -3, x: { expr: "width" },
-          fontSize: colors.size, stroke: null,
+          fontSize: colors.size, stroke: colors.card, strokeWidth: 4, // a halo: lines may pass behind it
         },
         encoding: { y, text: { field: "label" }, color },
       },
@@ -260,7 +267,7 @@ function sparkLine(colors) {
     ...frame(colors, 44),
     layer: ["area", "line"].map((type) => ({
       data: type === "area" ? { name: "points", values: [] } : { name: "points" },
-      mark: { type, interpolate: "step-after", color: colors.accent, ...(type === "area" ? { opacity: 0.15 } : { strokeWidth: 1.5 }) },
+      mark: { type, clip: true, interpolate: "step-after", color: colors.accent, ...(type === "area" ? { opacity: 0.15 } : { strokeWidth: 1.5 }) },
       encoding: { x, y },
     })),
   };
@@ -295,9 +302,9 @@ function barChart(colors) {
 function heatMap(colors) {
   const y = labelledValue("log");
   return {
-    ...frame(colors, 260, { most: 1, low: 1, high: 10 }),
+    ...frame(colors, 240, { most: 1, low: 1, high: 10 }),
     data: { name: "cells", values: [] },
-    mark: { type: "rect", stroke: colors.card, strokeWidth: 0.5 },
+    mark: { type: "rect", clip: true, stroke: colors.card, strokeWidth: 0.5 },
     encoding: {
       x: { field: "start", ...LABELLED_TIME },
       x2: { field: "end" },

@@ -19,7 +19,7 @@ export class Connection {
     this.state = "connecting";
     this.receivedAt = null; // Date.now() of the last new document; it also counts while the computer sleeps
     this.retryAt = null;
-    this.reason = ""; // what the server answered, if it refused the stream
+    this.reason = ""; // what the server answered, if it refused the stream or could not make a document
     this._onDocument = onDocument;
     this._onState = onState;
     this._url = null;
@@ -53,6 +53,7 @@ export class Connection {
     const source = new EventSource(this._url);
     this._source = source;
     source.addEventListener("dashboard", (event) => this._receive(event.data));
+    source.addEventListener("failed", (event) => this._receiveFailure(event.data));
     source.addEventListener("error", () => {
       const refused = source.readyState === EventSource.CLOSED; // the answer was not an event stream
       this._close();
@@ -84,6 +85,17 @@ export class Connection {
     if (this.state !== "stale") this._setState("live");
     this._checkAge();
     this._onDocument(received);
+  }
+
+  /** The server could not make a document, so the last one is old. */
+  _receiveFailure(text) {
+    try {
+      this.reason = printable(JSON.parse(text).text, 300);
+    } catch {
+      this.reason = "the dashboard failed";
+    }
+    this._setState("stale");
+    this._onState();
   }
 
   _retryLater() {

@@ -15,7 +15,7 @@ const LISTED_METRICS = [
 ];
 
 /** Verdicts differ in their sign too, not only in color. */
-const SIGNS = { regression: "▲", improvement: "▼", "no change": "=", inconclusive: "?" };
+const SIGNS = { regression: "✕", improvement: "✓", changed: "≠", "no change": "=", inconclusive: "?" };
 
 export class HistoryView {
   /**
@@ -48,7 +48,9 @@ export class HistoryView {
       current: has(current) ? current : this._runs[0].run_id,
       baseline: has(baseline) ? baseline : (this._runs[1] ?? this._runs[0]).run_id,
     };
-    setText(this._note, `${counted(this._runs.length, "run")} in ${printable(body.folder ?? "the folder")}. Choose two to compare them.`);
+    const number = `${body.has_more === true ? "The newest " : ""}${counted(this._runs.length, "run")}`;
+    const unreadable = body.unreadable > 0 ? ` ${counted(body.unreadable, "file")} cannot be read.` : "";
+    setText(this._note, `${number} in the folder ${printable(body.folder)}. Choose two to compare them.${unreadable}`);
     this._fillList();
     await this._compare();
   }
@@ -59,7 +61,7 @@ export class HistoryView {
       { title: "Time" }, { title: "Baseline" }, { title: "Current" }, { title: "Commit" }, { title: "Branch" },
       { title: "Tags" }, ...metrics.map(([, title]) => ({ title, number: true })),
     ];
-    const table = element("table", { class: "stacked" });
+    const table = element("table", { class: "stacked runs" });
     fillTable(table, columns, this._runs.slice(0, this._shown).map((run) => [
       { text: printable(day(run.timestamp)), title: printable(run.run_id) },
       this._radio("baseline", run),
@@ -113,6 +115,7 @@ export class HistoryView {
       element("h3", { class: "conclusion" }, printable(body?.conclusion ?? "Two runs", 300)),
       element("dl", { class: "sides" }, ...side("Baseline", body?.baseline), ...side("Current", body?.current)),
       table,
+      element("ul", { class: "note" }, ...(Array.isArray(body?.notes) ? body.notes : []).map((note) => element("li", {}, printable(note, 300)))),
     );
   }
 }
@@ -141,7 +144,7 @@ function comparisonRow(row) {
       key: verdict,
       create: () => element("span", { class: "verdict", "data-verdict": verdict }, `${SIGNS[verdict] ?? "·"} ${printable(verdict)}`),
     },
-    textCell(row?.note ?? ""),
+    noteCell(row?.note ?? ""),
   ];
 }
 
@@ -151,7 +154,11 @@ function metricCell(value, unit) {
 }
 
 function textCell(text) {
-  return { key: printable(text, 300), create: () => foreign(text) };
+  return { key: printable(text, 300), create: () => element("span", { class: "short" }, foreign(text)) };
+}
+
+function noteCell(text) {
+  return { text: printable(text, 300) };
 }
 
 function tagList(run) {

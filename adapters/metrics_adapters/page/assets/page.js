@@ -202,7 +202,7 @@ function showAge() {
   const retry = Math.max(0, Math.ceil((retryAt - Date.now()) / 1000));
   setText(notice, {
     connecting: "Connecting…",
-    stale: `No new numbers arrive. ${old}`,
+    stale: `No new numbers arrive. ${old}${why}`,
     lost: `Connection lost. ${old}${why} ${retry > 0 ? `Trying again in ${retry} s.` : "Trying again…"}`,
     paused: `Paused. ${old}`,
   }[state]);

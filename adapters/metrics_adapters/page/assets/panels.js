@@ -127,20 +127,25 @@ function completed(panel, index) {
   };
 }
 
+const LEAST_AXIS_MILLISECONDS = 60_000;
+
 /**
  * Return the axis of time of a dashboard, in milliseconds since 1970.
  *
+ * It begins with the first interval, if there is nothing before it: a young service would else be a narrow strip.
  * `starts` are the starts of all intervals: an interval that a line skips is a gap.
  */
 function timeOf(dashboard, panels) {
   const now = Date.parse(dashboard.generated_at);
   const to = Number.isNaN(now) ? Date.now() : now;
-  const from = to - 1000 * (isNumber(dashboard.window_seconds) ? dashboard.window_seconds : 3600);
+  const begin = to - 1000 * (isNumber(dashboard.window_seconds) ? dashboard.window_seconds : 3600);
   const starts = new Set();
   for (const panel of panels) {
     for (const series of panel.series) for (const [seconds] of series.points) starts.add(1000 * seconds);
   }
-  return { from, to, starts: [...starts].sort((one, other) => one - other) };
+  const sorted = [...starts].sort((one, other) => one - other);
+  const from = Math.max(begin, Math.min(sorted[0] ?? begin, to - LEAST_AXIS_MILLISECONDS));
+  return { from, to, starts: sorted };
 }
 
 /** Return the rows of lines as steps: each point lasts until the next interval starts. */
@@ -221,7 +226,7 @@ class ChartCard extends Card {
     this.table = element("table");
     this.details = element("details", {}, element("summary", {}, "Numbers as a table"), this.table);
     this.details.addEventListener("toggle", () => this.details.open && this._fillTable());
-    this.root.append(this.image, this.details);
+    this.root.append(this.image, this.description, this.details);
   }
 
   /** Draw `signals` and `data`. Without the library, the table is shown instead. */
@@ -264,8 +269,7 @@ class StatCard extends ChartCard {
     this.unit = element("span", { class: "unit" });
     this.state = element("p", { class: "state" });
     this.value = element("p", { class: "value" }, this.number, this.unit);
-    this.description.before(this.value);
-    this.root.append(this.state);
+    this.image.before(this.value, this.state);
   }
 
   async update(panel, time, library) {
@@ -321,7 +325,7 @@ class LineCard extends ChartCard {
     super(panel, { className: "", chart: "line" });
     this.legend = element("ul", { class: "legend" });
     this.limits = element("p", { class: "limits" });
-    this.details.before(this.legend, this.limits);
+    this.description.before(this.legend, this.limits);
     this.slots = new Map(); // the line style of a series, which stays when the order changes
     this.panel = null;
     this.hovered = null;
@@ -334,9 +338,10 @@ class LineCard extends ChartCard {
     this.panel = panel;
     this._assignSlots(panel.series);
     this._fillLegend();
+    const signals = this._signals(panel, time);
     this._showLimits(panel);
     await this.draw(panel, time, library, {
-      signals: () => this._signals(panel, time),
+      signals: () => signals,
       data: () => ({
         points: panel.series.flatMap((series) => steps(series, String(this.slots.get(seriesText(series))), time)),
         thresholds: this._thresholds(panel),
@@ -388,16 +393,18 @@ class LineCard extends ChartCard {
       }));
   }
 
-  /** Show the thresholds also as a text, because those above the end of the axis are not drawn. */
+  /** Name the thresholds that are exceeded, and those above the end of the axis, which are not drawn. */
   _showLimits(panel) {
-    const texts = panel.thresholds.map((one) => {
+    const texts = panel.thresholds.flatMap((one) => {
       const name = one.severity === "critical" ? "Critical" : "Warning";
       const broken = panel.series.filter((series) => isBeyond(series.value, one)).length;
-      const now = broken ? `, ▲ ${broken} of ${panel.series.length} ${broken === 1 ? "is" : "are"} now` : "";
-      return `${name} ${thresholdText(one, panel.unit)}${now}`;
+      if (broken) return [`▲ ${name}: ${broken} of ${panel.series.length} ${thresholdText(one, panel.unit)}`];
+      return one.value > this.high ? [`${name} ${thresholdText(one, panel.unit)}`] : [];
     });
     setText(this.limits, texts.join(" · "));
     this.limits.hidden = texts.length === 0;
+    const signs = ["critical", "warning"].filter((name) => texts.some((text) => text.toLowerCase().startsWith(`▲ ${name}`)));
+    this.limits.dataset.state = signs[0] ?? "none";
   }
 
   _fillLegend() {
@@ -501,7 +508,7 @@ function seriesCell(series) {
 class TableCard extends Card {
   constructor(panel) {
     super(panel, { className: panel.columns.length >= WIDE_TABLE_COLUMNS ? "wide" : "" });
-    this.table = element("table", { class: "stacked" });
+    this.table = element("table", { class: panel.columns.length > 1 ? "named stacked" : "named" });
     this.root.append(this.table);
   }
 
@@ -531,7 +538,7 @@ class HeatCard extends ChartCard {
     this.aside.replaceWith(element("p", { class: "aside" }, this.select));
     this.caption = element("p", { class: "caption" });
     this.key = element("p", { class: "heat-key", "aria-hidden": "true" });
-    this.details.before(element("div", { class: "caption-row" }, this.caption, this.key));
+    this.description.before(element("div", { class: "caption-row" }, this.caption, this.key));
   }
 
   async update(panel, time, library) {
