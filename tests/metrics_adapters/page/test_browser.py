@@ -33,7 +33,7 @@ TIMEOUT_SECONDS = 60.0
 DESKTOP = {"width": 1440, "height": 900}
 PHONE = {"width": 360, "height": 740}
 TABS = ("Overview", "Performance", "Errors", "Resources", "Batch")
-TOKEN = "s3cret-token"  # noqa: S105 - not a secret
+TOKEN = "s3cret-token"
 HOSTILE = "<script>alert(1)</script>\u202eexe.gnp <img src=x onerror=alert(2)>"
 MEGABYTE = "x" * 1_000_000
 
