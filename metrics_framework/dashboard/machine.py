@@ -154,7 +154,7 @@ def cpu_limit(reader: TimeSeriesReader) -> Panel:
     )
 
 
-# -- what is recorded ------------------------------------------------------------------------------------
+# -- the recording ---------------------------------------------------------------------------------------
 
 
 def records_per_second(reader: TimeSeriesReader) -> Panel:
@@ -184,7 +184,7 @@ def series(reader: TimeSeriesReader) -> Panel:
 
 
 def losses(reader: TimeSeriesReader, more: Mapping[str, int]) -> Panel:
-    """Return what is not in the numbers.
+    """Return the numbers of lost records, timers, exports and events.
 
     Args:
         reader: Provides the store.
@@ -200,9 +200,9 @@ def losses(reader: TimeSeriesReader, more: Mapping[str, int]) -> Panel:
         lost = {**own, **lost}
     return panel(
         "Losses",
-        "What is not in the numbers, since the start: records that were rejected, records that lost a tag or"
-        " a name to a budget, timers that were never stopped, outputs whose last export failed, and events"
-        " that streams dropped. Outputs and streams are those of this process.",
+        "Since the start: rejected records, records that lost a tag or a name to a budget, timers that were"
+        " never stopped, outputs whose last export failed, and events that streams dropped. Outputs and"
+        " streams are those of this process.",
         "table",
         MetricUnit.COUNT,
         [one_series(name, {}, [], number) for name, number in lost.items()],

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from heapq import nsmallest
 from itertools import chain
 from typing import Any
 
@@ -54,14 +55,20 @@ class MetricView:
     @cached_property
     def since_start(self) -> Summary:
         """The sum of all series. Percentiles cannot be added: ``p95`` is the largest of them."""
-        if self.metric_type is MetricType.RATE:
-            return all_outcomes(self.summary_of(source) for _, source in self.series)
         if self.seconds is None:
+            if self.metric_type is MetricType.RATE:
+                return all_outcomes(self.summary_of(source) for _, source in self.series)
             known = [(value, to_mapping(value.metadata)) for _, value in self.series]
             added = {
                 key: _sum(metadata.get(key) for _, metadata in known) for key in ("sum", "rate", "count")
             }
             return {**added, "p95": max(_numbers(value.value for value, _ in known), default=None)}
+        if self.metric_type is MetricType.RATE:
+            (_, merged), *rest = self.series
+            for _, aggregate in rest:
+                yield_gil()
+                merged = merged.merge(aggregate)
+            return self.summary_of(merged)
         count, amount, highest = 0, 0.0, -math.inf
         has_distribution = self.metric_type in (MetricType.TIMER, MetricType.HISTOGRAM)
         for _, aggregate in self.series:
@@ -151,17 +158,22 @@ def known_tags(views: Iterable[MetricView]) -> dict[str, list[str]]:
         for place in range(0, len(view.series), 500):
             yield_gil()
             counts.update(chain.from_iterable(tags.items() for tags, _ in view.series[place : place + 500]))
-    keys: Counter[str] = Counter()
-    for (key, _), number in counts.items():
-        keys[key] += number
+    by_key: dict[str, list[tuple[int, str]]] = {}
+    for (key, value), number in counts.items():
+        by_key.setdefault(key, []).append((-number, value))
     known: dict[str, list[str]] = {}
-    for (key, value), _ in sorted(counts.items(), key=lambda item: (-keys[item[0][0]], item[0][0], -item[1])):
-        if key not in known and (len(known) >= MAX_TAG_KEYS or shorten(key) != key):
-            continue
-        values = known.setdefault(key, [])
-        if len(values) < MAX_TAG_VALUES and shorten(value) == value:
-            values.append(value)
+    for key, values in sorted(by_key.items(), key=lambda item: (sum(one[0] for one in item[1]), item[0])):
+        shown = nsmallest(MAX_TAG_VALUES, filter(_is_shown, values))
+        if shown and shorten(key) == key:
+            known[key] = [value for _, value in shown]
+        if len(known) == MAX_TAG_KEYS:
+            break
     return known
+
+
+def _is_shown(counted: tuple[int, str]) -> bool:
+    yield_gil()
+    return shorten(counted[1]) == counted[1]
 
 
 # -- measures --------------------------------------------------------------------------------------------

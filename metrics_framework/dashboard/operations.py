@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from functools import partial
 from heapq import nlargest
 from typing import Any
 
@@ -197,7 +198,7 @@ def latency_heat_map(reader: TimeSeriesReader) -> Panel:
             (start, end, distribution)
             for (start, end, _), distribution in zip(series.intervals, series.distributions, strict=False)
         ]
-        cells = reader.attempt("aggregator", lambda columns=columns: heat_map_cells(columns))  # type: ignore[misc]
+        cells = reader.attempt("aggregator", partial(heat_map_cells, columns))
         if cells:
             number = int(sum(cell[4] for cell in cells))
             found.append({**one_series(view.name, {}, [], number), "cells": cells})

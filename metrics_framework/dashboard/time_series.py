@@ -171,7 +171,8 @@ class TimeSeriesReader:
     def read_whole(self, view: MetricView) -> Summary:
         """Return the summary of the window: that of `read` if it was called, with the same records."""
         key = (view.name, view.metric_type, view.operation, self._points)
-        return self._read_once(view, self._points if key in self._time_series else 1).whole
+        is_read = self._time_series.get(key) is not None
+        return self._read_once(view, self._points if is_read else 1).whole
 
     def _read_once(self, view: MetricView, points: int) -> TimeSeries:
         key = (view.name, view.metric_type, view.operation, points)

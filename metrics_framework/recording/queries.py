@@ -142,7 +142,7 @@ class Queries:
         """Return the time series of a metric over all of its series, or over those that carry some tags.
 
         By tags that are not in ``window_by`` of the description, intervals are coarse, and reach one hour
-        back at most: they are put together from the windows of up to 200 single series.
+        back at most: they are put together from the windows of up to 100 single series.
 
         Args:
             name: The metric.
@@ -502,7 +502,8 @@ class Queries:
         else:
             if wanted:
                 self._check_tags(metric, wanted)
-            streams = metric.streams_by_tag(wanted) if wanted else metric.streams()
+            since_ns = 0 if window_ns is None else self.core.now() - window_ns
+            streams = metric.streams_by_tag(wanted, since_ns) if wanted else metric.streams()
             now, wall = self.core.now(), self.clock.time_ns()
             whole = join_windows(streams, window_ns, start_ns, now, nothing)
             parts = split(streams, window_ns, points, start_ns, now, nothing) if points > 1 else [whole]

@@ -389,20 +389,27 @@ def combine_recent(
     return RecentWindows.of_slots(combined, max(stream.kept_from_ns for stream in streams))
 
 
-def line_up_recent(
-    streams: Sequence[Sequence[tuple[int, int, T]]], kept_from_ns: int, combine: Callable[[T, T], T]
-) -> Windows[T]:
+def line_up_recent(slots: Iterable[tuple[int, int, T]], kept_from_ns: int) -> Windows[T]:
     """Return the slots of several series, taken together, as one stream.
 
     Args:
-        streams: The start, end and content of each slot of each series, the oldest first.
+        slots: The start, end and content of each slot of each series, in any order. The order in which
+            contents are merged must not matter.
         kept_from_ns: The moment from which on the slots of all series are complete.
-        combine: Returns the records of two series in the same interval.
     """
-    slots = list(_combine_slots(streams, [None] * len(streams), combine, None))
-    kept_from_ns = max((end for start, end, _ in slots if start < kept_from_ns < end), default=kept_from_ns)
-    old = [aggregate for start, _, aggregate in slots if start < kept_from_ns]
-    return Windows.of_slots(slots[len(old) :], reduce(combine, old) if old else None, kept_from_ns)
+    merged: dict[tuple[int, int], T] = {}  # most series have slots of the same times
+    for start_ns, end_ns, content in slots:
+        before = merged.get((start_ns, end_ns))
+        merged[start_ns, end_ns] = content if before is None else before.merge(content)
+    lined_up = _line_up([[(*span, content) for span, content in merged.items()]])
+    kept_from_ns = max(
+        (end for start, end, _ in lined_up if start < kept_from_ns < end), default=kept_from_ns
+    )
+    old = [parts[0] for start, _, parts in lined_up if start < kept_from_ns]
+    kept = [(start, end, parts[0]) for start, end, parts in lined_up if start >= kept_from_ns]
+    return Windows.of_slots(
+        kept, reduce(lambda one, later: one.merge(later), old) if old else None, kept_from_ns
+    )
 
 
 def _combine_slots(
