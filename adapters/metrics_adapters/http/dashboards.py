@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from metrics_framework.runtime.strict_json import to_json_text
 from metrics_framework.system import MetricsSystem
 from metrics_framework.validation import check_choice, safe_repr
 
-DASHBOARD_TYPES = ("overview", "performance", "errors", "resources")
+DASHBOARD_TYPES = ("overview", "performance", "errors", "resources", "batch")
 
 MIN_PERIOD_SECONDS = 2.0
 """The shortest time between two documents of one query."""
@@ -187,7 +188,8 @@ class Dashboards:
 
 def create_dashboard_data(system: MetricsSystem, query: DashboardQuery) -> dict[str, Any]:
     """Return the document of a query."""
-    return system.create_dashboard_data(query.type)
+    window = timedelta(seconds=query.window_seconds)
+    return system.create_dashboard_data(query.type, window=window, tags=dict(query.tags))
 
 
 def _checked_window(text: str) -> float:

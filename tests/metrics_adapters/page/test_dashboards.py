@@ -81,15 +81,19 @@ def test_the_first_document_comes_at_once(run, system, monkeypatch):
     assert (event["service"]["processes"], event["history"]) == (1, False)
 
 
-def test_documents_follow_the_numbers(run, system):
-    """Each one is new."""
-    client = StreamClient(make_app(system), "dashboard=overview&tag=a:1&tag=b:2&window=600")
+@pytest.mark.parametrize("dashboard", dashboards.DASHBOARD_TYPES)
+def test_documents_follow_the_query(run, system, dashboard):
+    """Each type has its documents, for the window and the tags of the client, one after the other."""
+    client = StreamClient(make_app(system), f"dashboard={dashboard}&tag=a:1&tag=b:2%20c&window=600")
 
     async def script():
         await until(lambda: len(documents(client)) == 3)
 
     talk(run, script, client)
-    assert {each["dashboard"]["type"] for each in documents(client)} == {"overview"}
+    for event in documents(client):
+        document = event["dashboard"]
+        assert (document["type"], document["window_seconds"]) == (dashboard, 600)
+        assert document["tags"] == {"a": "1", "b": "2 c"}
 
 
 def test_clients_with_the_same_query_share_documents(run, system, made, monkeypatch):
