@@ -102,9 +102,8 @@ def serve(
         with MetricsSystem() as metrics:
             metrics.initialize_metrics({"collection_interval": interval})
             with load_adapter("asgi.server")(metrics, port, host, **options) as server:
-                click.echo(f"{server.url}{prefix.rstrip('/')}/")
                 _describe(snapshots, telemetry, token is not None)
-                sys.stdout.flush()
+                click.echo(f"{server.url}{prefix.rstrip('/')}/")
                 events = _TelemetryEvents(metrics, telemetry)
                 try:
                     while not server.closed:
