@@ -11,6 +11,9 @@ const LIBRARY = "assets/vega.js";
 const RETRY_SECONDS = 1;
 const MOST_RETRY_SECONDS = 10;
 
+/** How many removed rows Vega keeps track of in each step of a chart. By default it keeps ten thousand. */
+const MOST_REMOVED_ROWS = 500;
+
 /** The lines of a chart differ in color and in dashes. The style sheet defines the colors. */
 export const LINE_STYLES = [
   ["--series-1", []],
@@ -86,6 +89,7 @@ class Chart {
     this._result = result;
     this._labels = "";
     this.view = result.view;
+    this.view.cleanThreshold = MOST_REMOVED_ROWS;
     this._observer = new ResizeObserver(() => requestAnimationFrame(() => this._resize()));
     this._observer.observe(container);
     this._resize();
@@ -134,18 +138,31 @@ const compiled = new Map(); // a specification of Vega by its kind and theme; co
 /** Draw a chart of a kind of `SPECIFICATIONS` in an element. The colors are those of the theme now. */
 export async function drawChart(kind, container) {
   const colors = readColors(container);
-  const key = `${kind} ${colors.text} ${colors.size}`;
-  const known = compiled.get(key);
+  const theme = `${kind} ${colors.text} ${colors.size}`;
+  const known = compiled.get(theme);
   const result = await window.vegaEmbed(container, known ?? SPECIFICATIONS[kind](colors), {
     mode: known === undefined ? "vega-lite" : "vega",
     ast: true, // an interpreter, because the content security policy forbids eval
     actions: false,
     defaultStyle: false,
     tooltip: false,
+    ...(known === undefined ? { patch: withKeys } : {}),
     renderer: kind === "heat" ? "canvas" : "svg", // thousands of cells are too many elements
   });
-  compiled.set(key, result.vgSpec);
+  compiled.set(theme, result.vgSpec);
   return new Chart(kind, container, result);
+}
+
+/**
+ * Let Vega update the mark of a row that is replaced by one with the same key, instead of creating another.
+ * Vega-Lite has a channel for keys too, but it splits a line where they differ.
+ */
+function withKeys(specification) {
+  for (const mark of specification.marks) {
+    if (mark.type === "group") withKeys(mark);
+    else mark.key = "key";
+  }
+  return specification;
 }
 
 /** Return colors as Vega understands them: the style sheet may use functions such as light-dark(). */
@@ -213,8 +230,8 @@ function frame(colors, height, signals) {
 }
 
 /**
- * Lines of `points`: `{time, value, style}`, where a value of null is a gap and the style is a place in
- * `LINE_STYLES`. `thresholds` are `{value, label, style}`, where the style is `warning` or `critical`.
+ * Lines of `points`: `{key, time, value, style}`, where a value of null is a gap and the style is a place in
+ * `LINE_STYLES`. `thresholds` are `{key, value, label, style}`, where the style is `warning` or `critical`.
  */
 function lineChart(colors) {
   const x = { field: "time", ...LABELLED_TIME };
@@ -276,7 +293,7 @@ function sparkLine(colors) {
 /** The pixels of a bar and its texts. */
 export const BAR_HEIGHT = 36;
 
-/** A bar for each of `bars`: `{place, value, name, label}`, with its texts above it. */
+/** A bar for each of `bars`: `{key, place, value, name, label}`, with its texts above it. */
 function barChart(colors) {
   const y = { field: "place", type: "ordinal", axis: null, scale: { paddingInner: 0, paddingOuter: 0 } };
   const x = {
@@ -298,7 +315,7 @@ function barChart(colors) {
   };
 }
 
-/** A rectangle for each of `cells`: `{start, end, low, high, count}`; `most` is the largest count. */
+/** A rectangle for each of `cells`: `{key, start, end, low, high, count}`; `most` is the largest count. */
 function heatMap(colors) {
   const y = labelledValue("log");
   return {

@@ -157,9 +157,10 @@ function steps(series, style, { to, starts }) {
     while (place < starts.length && starts[place] <= time) place += 1;
     const end = starts[place] ?? to;
     const next = series.points[index + 1];
-    rows.push({ time, value, style });
+    rows.push({ key: `${style} ${time}`, time, value, style });
     if (next === undefined || 1000 * next[0] > end) {
-      rows.push({ time: end, value, style }, { time: end, value: null, style });
+      rows.push({ key: `${style} until ${end}`, time: end, value, style });
+      rows.push({ key: `${style} gap ${end}`, time: end, value: null, style });
     }
   });
   return rows;
@@ -386,7 +387,8 @@ class LineCard extends ChartCard {
   _thresholds(panel) {
     return panel.thresholds
       .filter((one) => one.value <= this.high)
-      .map((one) => ({
+      .map((one, index) => ({
+        key: index,
         value: one.value,
         style: one.severity === "critical" ? "critical" : "warning",
         label: `${one.severity === "critical" ? "critical" : "warning"} ${thresholdText(one, panel.unit)}`,
@@ -487,6 +489,7 @@ class BarCard extends ChartCard {
       signals: () => ({ low: Math.min(...values, 0), high: Math.max(...values, 0) || 1, height: BAR_HEIGHT * values.length }),
       data: () => ({
         bars: panel.series.map((series, place) => ({
+          key: place,
           place,
           value: series.value ?? 0,
           name: seriesText(series),
@@ -546,7 +549,7 @@ class HeatCard extends ChartCard {
     await super.update(panel);
     const series = this._chosen(panel);
     const cells = (series?.cells ?? []).map(([start, end, low, high, count]) => ({
-      start: 1000 * Math.max(start, time.from / 1000), end: 1000 * end, low, high, count,
+      key: `${start} ${low}`, start: 1000 * start, end: 1000 * end, low, high, count,
     }));
     const rows = histogram(cells);
     const total = rows.reduce((sum, row) => sum + row.count, 0);
