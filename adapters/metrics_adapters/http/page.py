@@ -32,6 +32,9 @@ from metrics_framework.validation import safe_repr
 MAX_BODY_BYTES = 4096
 """The largest body of a login."""
 
+FORM_SECONDS = 2.0
+"""How long the body of a login is waited for. Browsers send it with the headers."""
+
 CHART_LIBRARY = "assets/vega.js"
 
 
@@ -123,7 +126,9 @@ class PageEndpoint:
         self.has_history = history is not None
         """Whether there is a history of runs."""
         self._requests = RequestRunner("history", timeout)
-        self._timeout = timeout
+        self._form_seconds = min(
+            timeout / 2, FORM_SECONDS
+        )  # the server closes the connection at the time-out
         self._library = chart_library() if library is None else library
         self._files = {
             "": page_files()[INDEX],
@@ -238,8 +243,9 @@ class PageEndpoint:
     async def _log_in(self, scope: Scope, receive: Receive) -> EndpointResponse:
         assert self._sessions is not None
         body = bytearray()
-        if not await run_within(self._timeout, partial(_read_body, receive, body)):
-            return text_response(HTTPStatus.REQUEST_TIMEOUT, f"no form arrived in {self._timeout:g} seconds")
+        if not await run_within(self._form_seconds, partial(_read_body, receive, body)):
+            text = f"no form arrived in {self._form_seconds:g} seconds"
+            return text_response(HTTPStatus.REQUEST_TIMEOUT, text)
         if len(body) > MAX_BODY_BYTES:
             return text_response(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the form has more than {MAX_BODY_BYTES} bytes"
