@@ -248,6 +248,13 @@ class WebApp:
             return None  # it allows other methods
         if method not in ALLOWED_METHODS:
             return method_not_allowed()
+        if (
+            endpoint == "stream"
+            and headers.get("sec-fetch-site") == "cross-site"
+            and self._allowed_origin(headers.get("origin")) is None
+        ):
+            # It could not read the stream, but would occupy its slots.
+            return text_response(HTTPStatus.FORBIDDEN, "a page of another site sent this request")
         if endpoint is None:
             paths = [*self._paths, *([] if page is None else [page.root])]
             return text_response(HTTPStatus.NOT_FOUND, f"not found: the paths are {', '.join(paths)}")

@@ -378,3 +378,21 @@ def test_a_forked_child_has_no_clients(system):
 
     talk(asyncio.run, script, client)
     assert statuses == [0]
+
+
+def test_other_sites_cannot_occupy_streams(run, system):
+    """Their requests open no stream, with and without a token, unless their origin is allowed."""
+    site = {"sec_fetch_site": "cross-site", "origin": "https://status.example"}
+    bearer = {"authorization": "Bearer s3cret"}
+
+    async def status(app, **headers):
+        return (await get(app, "/stream", method="HEAD", **headers)).status_code
+
+    async def main():
+        assert await status(make_app(system), **site) == 403
+        assert await status(make_app(system), sec_fetch_site="cross-site") == 403
+        assert await status(make_app(system, bearer_token="s3cret"), **site, **bearer) == 403
+        assert await status(make_app(system, allow_origins=["https://status.example"]), **site) == 200
+        assert await status(make_app(system), sec_fetch_site="same-origin") == 200
+
+    run(main())
