@@ -25,7 +25,7 @@ from metrics_adapters.http.types import Receive, Scope
 from metrics_adapters.page.files import INDEX, LOGIN, LoginForm, PageFile, page_files
 from metrics_adapters.page.login import FailedLogins, Sessions, is_from_other_site, token_of
 from metrics_adapters.page.vega import ChartLibrary, chart_library
-from metrics_framework.errors import InvalidInputError, MissingExtraError, nearest
+from metrics_framework.errors import InvalidInputError, MissingExtraError, OutputError, nearest
 from metrics_framework.runtime.event_loops import run_within
 from metrics_framework.validation import safe_repr
 
@@ -289,12 +289,15 @@ class PageEndpoint:
             script = self._library.script()
         except MissingExtraError as error:
             return text_response(HTTPStatus.NOT_IMPLEMENTED, str(error))
+        except OutputError as error:
+            # Without Retry-After, by which the page would wait for it.
+            return text_response(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
         if script is None:
             return unavailable("the chart library is being prepared")
         return file_response(script, headers)
 
     def _prepare_library(self) -> None:
-        with suppress(MissingExtraError):  # the response to the request for it names the extra
+        with suppress(MissingExtraError, OutputError):  # the response to the request for it has the reason
             self._library.script()
 
 
