@@ -248,7 +248,9 @@ def test_numbers_move_and_agree_with_the_metrics(visits: Visits, service: BusySe
     service.rest()
     try:
         failures = service.exposed(r'checkout_operations_total\{.*error_type="TimeoutError"')
-        cell = page.locator("[data-panel=failures-by-kind] tr", has_text="error_type:TimeoutError").locator("td")
+        cell = page.locator("[data-panel=failures-by-kind] tr", has_text="error_type:TimeoutError").locator(
+            "td"
+        )
         assert failures > 0
         until(lambda: cell.first.get_attribute("title") == f"{failures} count")
     finally:
@@ -326,7 +328,12 @@ def test_keyboard(visits: Visits, service: BusyService) -> None:
     press("Tab")
     press("Tab")
     expect(page.get_by_role("tab", name="Overview")).to_be_focused()
-    for key, tab in (("ArrowRight", "Performance"), ("End", "History"), ("Home", "Overview"), ("ArrowLeft", "History")):
+    for key, tab in (
+        ("ArrowRight", "Performance"),
+        ("End", "History"),
+        ("Home", "Overview"),
+        ("ArrowLeft", "History"),
+    ):
         press(key)
         expect(page.get_by_role("tab", name=tab)).to_be_focused()
         expect(page.get_by_role("tab", name=tab)).to_have_attribute("aria-selected", "true")
@@ -354,7 +361,9 @@ def test_pause(visits: Visits, service: BusyService) -> None:
     expect(page.locator("#connection")).to_have_text("● Live")
     page.get_by_role("button", name="Pause").click()
     paused = records(page)
-    expect(page.locator("#notice")).to_contain_text(re.compile(r"Paused\. The numbers are from [\d:]+, [3-9] s ago\."))
+    expect(page.locator("#notice")).to_contain_text(
+        re.compile(r"Paused\. The numbers are from [\d:]+, [3-9] s ago\.")
+    )
     assert records(page) == paused
     page.get_by_role("button", name="Pause").click()
     until(lambda: records(page) > paused)
@@ -447,7 +456,13 @@ def test_hostile_texts_are_shown_as_text(visits: Visits, service: BusyService) -
 def test_unknown_panels_are_drawn_as_far_as_possible(visits: Visits, service: BusyService) -> None:
     """A panel of a kind that the page does not know is a table, and one without fields breaks nothing."""
     panels = [
-        {"id": "new", "title": "A new kind", "kind": "pie", "unit": "litres", "series": [{"name": "milk", "value": 3}]},
+        {
+            "id": "new",
+            "title": "A new kind",
+            "kind": "pie",
+            "unit": "litres",
+            "series": [{"name": "milk", "value": 3}],
+        },
         {"kind": "line", "series": [{"name": None, "points": [[1], "x", None]}]},
         {"kind": "heatmap", "series": [{"cells": [[1, 2]]}]},
         None,
@@ -484,7 +499,9 @@ def test_ten_thousand_series(visits: Visits, library: None) -> None:
         wait_for_charts(page)
         series = page.locator("#facts div", has_text="Series").locator("dd")
         until(lambda: int(series.get_attribute("title").split()[0]) >= 10_000)
-        [paint] = page.evaluate("performance.getEntriesByName('first-contentful-paint').map(one => one.startTime)")
+        [paint] = page.evaluate(
+            "performance.getEntriesByName('first-contentful-paint').map(one => one.startTime)"
+        )
         assert paint < 2000
 
         page.wait_for_timeout(2000)
@@ -531,6 +548,8 @@ def test_memory_is_flat(visits: Visits, service: BusyService, monkeypatch: pytes
     heap, nodes = kept()
     page.wait_for_timeout(30_000)
     later_heap, later_nodes = kept()
-    print(f"{heap / 1e6:.1f} MB and {nodes:.0f} nodes, then {later_heap / 1e6:.1f} MB and {later_nodes:.0f} nodes")
+    print(
+        f"{heap / 1e6:.1f} MB and {nodes:.0f} nodes, then {later_heap / 1e6:.1f} MB and {later_nodes:.0f} nodes"
+    )
     assert later_heap < 1.1 * heap
     assert later_nodes < 1.2 * nodes
