@@ -62,6 +62,13 @@ MIN_CONSTANT_JOBS = 5
 _ROUNDING = 1e-9
 """The difference of costs that may be a rounding error, so that a change of 5 % does not exceed 5 %."""
 
+_ONE_PAIR = "one pair: nothing tells how much pairs differ, so measure more of them (--pairs)"
+_ONE_JOB = (
+    "one job on each side: nothing tells how much jobs differ, and more runs on this boot are the same job,"
+    " so measure both versions by turns (metrics-framework run --against), or each in several jobs: on several"
+    " days or machines"
+)
+
 _MIN_TAIL_SAMPLES = 20
 _MAX_SAMPLES_RATIO = 1.5
 _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
@@ -385,7 +392,7 @@ def _context_notes(baseline: Sequence[ComparedRun], current: Sequence[ComparedRu
     if jobless:
         notes.append(
             f"{jobless} of {len(baseline) + len(current)} runs do not name their job (tag {JOB_TAG!r}):"
-            " each counts as a job of its own"
+            " each counts as a job of its own (pass --this-job to import, or --tag job=NAME)"
         )
     return notes
 
@@ -633,8 +640,7 @@ class _Judged:
         )
 
     def _suspect(self, before: Sequence[ComparedRun], after: Sequence[ComparedRun]) -> None:
-        what = "pair" if self._unit == "pair" else "job on each side"
-        self.notes.append(f"one {what}: nothing tells how much jobs differ, so measure more")
+        self.notes.append(_ONE_PAIR if self._unit == "pair" else _ONE_JOB)
         first, second = self._merged(before), self._merged(after)
         _, statistic = self._samples(before[0])
         if first is None or second is None or statistic not in _QUANTILES:

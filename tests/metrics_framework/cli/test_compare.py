@@ -368,6 +368,7 @@ def test_an_inconclusive_report_passes_unless_it_is_strict() -> None:
     assert cli(base, current, "--margin", "0.5%", "--strict").exit_code == 3
     single = cli(job("one", 1)[0], job("two", 2)[0])
     assert (single.exit_code, "one job on each side" in last_line(single)) == (0, True)
+    assert "(metrics-framework run --against)" in last_line(single)
 
 
 # -- formats -----------------------------------------------------------------------------------------------

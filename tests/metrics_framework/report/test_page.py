@@ -289,7 +289,7 @@ def a_metric(verdict: Verdict, key: str = "latency.p95", **fields: object) -> Me
             [a_metric(Verdict.INCONCLUSIVE, needed=14)],
             (
                 "Inconclusive: these runs do not show whether latency.p95 changed by more than 5 %."
-                " About 14 jobs on each side find twice as much."
+                " To find a change of 10 %, measure about 14 jobs on each side."
             ),
         ),
         (
@@ -297,6 +297,14 @@ def a_metric(verdict: Verdict, key: str = "latency.p95", **fields: object) -> Me
             (
                 "Inconclusive: these runs do not show whether a, b and 3 more changed by more than 5 %."
                 " Measure more jobs to tell."
+            ),
+        ),
+        (
+            [a_metric(Verdict.INCONCLUSIVE, baseline_units=1, current_units=1)],
+            (
+                "Inconclusive: these runs do not show whether latency.p95 changed by more than 5 %."
+                " One job on each side does not tell, and more runs on this boot are the same job: measure"
+                " both versions by turns (metrics-framework run --against), or each in several jobs."
             ),
         ),
         (
