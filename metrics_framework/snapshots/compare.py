@@ -65,8 +65,8 @@ _ROUNDING = 1e-9
 _ONE_PAIR = "one pair: nothing tells how much pairs differ, so measure more of them (--pairs)"
 _ONE_JOB = (
     "one job on each side: nothing tells how much jobs differ, and more runs on this boot are the same job,"
-    " so measure both versions by turns (metrics-framework run --against), or each in several jobs: on several"
-    " days or machines"
+    " so measure both versions by turns (metrics-framework run --against), or each in several jobs: on"
+    " several days or machines"
 )
 
 _MIN_TAIL_SAMPLES = 20
@@ -195,9 +195,10 @@ class MetricComparison:
         verdict: The verdict.
         better: Which values are better.
         margin: The accepted change, as a share of the baseline.
-        baseline: The mean of the baseline, on the scale of the test (geometric for all but shares).
-        current: The mean of the current version.
-        change: The change as a share of the baseline: 0.05 is 5 % higher. For a success rate, of its odds.
+        baseline: The geometric mean of the baseline. Of a success rate, the share of successes of all runs.
+        current: That of the current version.
+        change: The change as a share of the baseline: 0.05 is 5 % higher. For a success rate, of its odds,
+            with half an outcome added to the successes and to the failures of each run.
         low: The lower end of the interval of the change, from -1; ``None`` without an interval.
         high: The upper end; infinity for a change from zero.
         p_value: The p-value of the change beyond the margin, corrected for the number of metrics.
@@ -434,6 +435,7 @@ class _Judged:
         self._interval: tuple[float, float] | None = None  # of the cost
         self._change_at: Callable[[float], statistics.Change] | None = None
         self._costs: tuple[float, float] | None = None
+        self._shares: tuple[float, float] | None = None
         self._detectable: float | None = None
         self._needed: int | None = None
         self._numbers = (0, 0)
@@ -463,10 +465,15 @@ class _Judged:
 
     def _unscaled(self, cost: float) -> float:
         cost *= self._sign
-        if cost > 709:
-            return 1.0 if self._is_share else math.inf
-        odds = math.exp(cost)
-        return odds / (1 + odds) if self._is_share else odds
+        return math.exp(cost) if cost <= 709 else math.inf
+
+    def _measured_share(self, runs: Sequence[ComparedRun]) -> float:
+        """Return the share of successes among all outcomes; their odds are smoothed only for the tests."""
+        values = [one.values[self.sides.key] for one in runs]
+        counts = [count for one in runs if (count := self._outcomes(one)) is not None]
+        if len(counts) < len(runs):
+            return fmean(values)
+        return fmean(values, weights=counts)
 
     def _outcomes(self, one: ComparedRun) -> int | None:
         """Return how many outcomes a success rate is of, if the snapshot has their count."""
@@ -509,6 +516,8 @@ class _Judged:
                 runs = "1 run is" if left_out == 1 else f"{left_out} runs are"
                 self.notes.append(f"{runs} left out, because the other version of the pair is missing")
             before, after = paired
+        if self._is_share:
+            self._shares = self._measured_share(before), self._measured_share(after)
         if self._has_constant_values(before, after, None if pairs is None else len(pairs)):
             return
         if zeros := self._zeros(before, after):
@@ -745,10 +754,12 @@ class _Judged:
         change = low = high = p_value = detectable = None
         baseline = current = None
         if self._costs is not None:
-            baseline, current = map(self._unscaled, self._costs)
+            baseline, current = self._shares or map(self._unscaled, self._costs)
             change = 0.0 if baseline == current else self._relative(self._costs[1] - self._costs[0])
         if self._interval is not None:
             low, high = sorted(map(self._relative, self._interval))
+            if change == 0 and self._shares is not None:  # the smoothed odds of more outcomes are higher
+                low, high = min(low, 0.0), max(high, 0.0)
         if self.p_worse is not None and self.p_better is not None:
             p_value = min(self.p_worse, self.p_better)
         if self._detectable is not None:

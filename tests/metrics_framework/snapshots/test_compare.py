@@ -288,6 +288,20 @@ def test_the_outcomes_of_a_command_are_those_of_its_runs() -> None:
     assert found.notes == ()
 
 
+def test_a_success_rate_is_shown_as_it_was_measured() -> None:
+    """Without a failure it is 1 on both sides and unchanged, also for different numbers of outcomes."""
+    key = "operation:pay/success_rate"
+
+    def side(rates: list[float], count: float) -> list[ComparedRun]:
+        return [run(custom={key: rate, "operation:pay/count": count + n}) for n, rate in enumerate(rates)]
+
+    found = metric(compare(side([1.0] * 4, 6), side([1.0] * 4, 200)), f"custom.{key}")
+    assert (found.baseline, found.current, found.change) == (1.0, 1.0, 0.0)
+    found = metric(compare(side([1.0] * 4, 6), side([0.5, 1.0], 99)), f"custom.{key}")
+    assert (found.baseline, found.current) == (1.0, pytest.approx((49.5 + 100) / 199))
+    assert (found.low or 0) < (found.change or 0) < (found.high or 0)
+
+
 @pytest.mark.parametrize(("before", "after"), [(0.0, 5000.0), (5000.0, 0.0)])
 def test_a_constant_that_was_or_becomes_zero_has_changed(before: float, after: float) -> None:
     """A change from or to a constant zero exceeds every margin."""
