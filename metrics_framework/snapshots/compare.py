@@ -119,7 +119,6 @@ DEFAULT_RULES = (
     MetricRule(f"*/{SUCCESS_RATE}", Better.HIGHER),
     MetricRule("*/count", Better.NEITHER),
     MetricRule("latency.*", Better.LOWER),
-    MetricRule("cpu_percent", Better.LOWER),
     MetricRule("custom.operation:*", Better.LOWER),
     *(
         MetricRule(f"custom.*_{unit}{rest}", better)

@@ -159,6 +159,7 @@ def test_one_pair_of_jobs_is_inconclusive_but_suspect() -> None:
         ("memory_mb", 1.2, Verdict.REGRESSION),
         ("custom.payload_bytes", 1.2, Verdict.REGRESSION),
         ("custom.rows_per_second", 1.2, Verdict.IMPROVEMENT),
+        ("cpu_percent", 1.2, Verdict.CHANGED),  # less waiting and more work look alike
         ("custom.orders", 1.2, Verdict.CHANGED),
     ],
 )
