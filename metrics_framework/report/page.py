@@ -302,9 +302,14 @@ class _Page:
             numbers = [_unbroken(format_measurement(key, of_side[place])) for of_side in values.values()]
             lines.append(f"{name} {' → '.join(numbers)}")
         counts = ", ".join(f"{one.count:,} {side} samples" for side, one in sides.items())
-        description = f"Histogram of {counts}. {', '.join(lines)}."
+        # The numbers of the table are means of the quantiles of single runs.
+        pooled = f"All samples of a side together: {', '.join(lines)}"
+        description = f"Histogram of {counts}. {pooled}."
         legend = _legend([side for side in ("baseline", "current") if side in sides], _LINE_KEYS)
-        caption = f"{legend}<p>{', '.join(lines)}.</p><p>{_sentence(counts)}. The axis is logarithmic.</p>"
+        caption = (
+            f"{legend}<p>{pooled}. The table has the mean over the runs, so its numbers differ.</p>"
+            f"<p>{_sentence(counts)}. The axis is logarithmic.</p>"
+        )
         title = f"Samples of <code>{_bdi(stem.removeprefix('custom.'))}</code>"
         return _figure(title, description, draw(distribution_chart(sides, key)), caption)
 

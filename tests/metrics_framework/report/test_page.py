@@ -158,6 +158,9 @@ def test_the_report_has_all_parts(report: str) -> None:
     text = " ".join(Elements(report).texts)
     assert re.search(r"Regression: latency\.p95 is 1\d\.\d % higher and throughput is .* lower than", text)
     assert re.search(r"4,000 baseline samples, 2,000 current samples", text)
+    assert re.search(
+        r"All samples of a side together: p50 .* p95 .* The table has the mean over the runs", text
+    )
     assert f"at {commit_of(15)[:10]}, 2026-09-20" in text
     assert "topic" in text
     assert "AMD EPYC" in text
