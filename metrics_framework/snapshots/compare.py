@@ -348,7 +348,7 @@ def _by_benchmark(
         names = [", ".join(repr(name) for name in side) for side in (before, after)]
         note = (
             f"the baseline measures {names[0]} and the current version {names[1]}, so latency and throughput"
-            " are not compared: measure both under one name (run --name, or latency_metric of the system)"
+            " are not compared: give both one name (--name of run or import, or latency_metric of the system)"
         )
         return [(None, list(baseline), list(current), ("latency.", "throughput"))], [note]
     groups: list[tuple[str | None, list[ComparedRun], list[ComparedRun], tuple[str, ...]]]
