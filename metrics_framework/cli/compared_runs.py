@@ -19,6 +19,8 @@ from metrics_framework.snapshots.files import MeasuredRun, parse_document, read_
 from metrics_framework.snapshots.provenance import JOB_TAG
 from metrics_framework.snapshots.samples import with_samples
 
+_MAX_NAMED = 3
+
 
 @dataclass
 class ComparedSides:
@@ -58,7 +60,8 @@ def read_sides(base: Sequence[Path], current: Sequence[Path]) -> ComparedSides:
         if not runs:
             listed = ", ".join(repr(str(path)) for path in paths)
             others = " other than the current runs" if name == "baseline" and after else ""
-            sides.notes.append(f"no snapshot{others} in {listed}, so there are no {name} runs")
+            hint = _nested_hint(paths) if not others else ""
+            sides.notes.append(f"no snapshot{others} in {listed}{hint}, so there are no {name} runs")
     return sides
 
 
@@ -78,7 +81,8 @@ def read_history(source: Path, branch: str | None, last: int, current: Sequence[
     """
     after = _read_paths(current)
     if not after:
-        return ComparedSides(notes=[f"no snapshot in {', '.join(repr(str(path)) for path in current)}"])
+        listed = ", ".join(repr(str(path)) for path in current)
+        return ComparedSides(notes=[f"no snapshot in {listed}{_nested_hint(current)}"])
     runs = [run for run, _ in after]
     try:
         history = open_history(source)
@@ -91,6 +95,14 @@ def read_history(source: Path, branch: str | None, last: int, current: Sequence[
     except OutputError as error:
         raise click.UsageError(f"{error}; pass another --history") from error
     return sides
+
+
+def _nested_hint(paths: Iterable[Path]) -> str:
+    """Return the folders with snapshots below folders without, such as those of `run --against`."""
+    below = {one.parent for path in paths if path.is_dir() for one in path.glob("*/*.json")}
+    if not below:
+        return ""
+    return f" itself; pass {' or '.join(repr(str(one)) for one in sorted(below)[:_MAX_NAMED])}"
 
 
 # -- the history -------------------------------------------------------------------------------------------

@@ -312,6 +312,17 @@ def test_without_a_baseline_nothing_is_compared() -> None:
     assert cli("empty", "--", *current).exit_code == 3
 
 
+def test_folders_below_are_suggested() -> None:
+    """The folder of `run --against` has its snapshots in two folders, which the message names."""
+    Path("turns").mkdir()
+    for side in ("baseline", "current"):
+        job(f"turns/{side}", 1)
+    for arguments in (("turns", "turns"), ("--history", "turns/baseline", "turns")):
+        result = cli(*arguments)
+        assert result.exit_code == 3
+        assert "no snapshot in 'turns' itself; pass 'turns/baseline' or 'turns/current'" in last_line(result)
+
+
 def test_only_sidecars_of_the_baseline_are_read() -> None:
     """Older runs of a long history may lack their sidecars."""
     jobs("history", range(30), runs=1)
