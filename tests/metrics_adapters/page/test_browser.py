@@ -155,8 +155,14 @@ class Visits:
         self._origin = ""
         self.expected: tuple[str, ...] = ()
 
-    def open(self, url: str, **options: Any) -> Any:
-        """Open a page in a new context, which shares nothing with others."""
+    def open(self, url: str, stream: str | None = None, **options: Any) -> Any:
+        """Open a page in a new context, which shares nothing with others.
+
+        Args:
+            url: The URL.
+            stream: What the page gets instead of the stream of the server.
+            options: Options of the context.
+        """
         context = self._browser.new_context(**{"viewport": DESKTOP, "color_scheme": "light", **options})
         context.set_default_timeout(1000 * TIMEOUT_SECONDS)
         self._contexts.append(context)
@@ -166,6 +172,8 @@ class Visits:
         page.on("pageerror", lambda error: self._messages.append(str(error)))
         page.on("dialog", lambda dialog: (self._messages.append(dialog.message), dialog.dismiss()))
         page.on("request", lambda sent: self._requests.append(sent.url))
+        if stream is not None:
+            page.route("**/stream*", lambda route: route.fulfill(content_type="text/event-stream", body=stream))
         page.goto(url)
         return page
 
@@ -434,7 +442,7 @@ def test_login_without_javascript(visits: Visits, library: None) -> None:
         page = visits.open(service.url, java_script_enabled=False)
         page.get_by_label("Token").fill(TOKEN)
         page.get_by_role("button", name="Log in").click()
-        expect(page.locator("noscript")).to_contain_text("needs JavaScript")
+        expect(page.get_by_text("This page needs JavaScript")).to_be_visible()
 
 
 def test_hostile_texts_are_shown_as_text(visits: Visits, service: BusyService) -> None:
@@ -469,10 +477,7 @@ def test_unknown_panels_are_drawn_as_far_as_possible(visits: Visits, service: Bu
         {"id": "last", "title": "Last", "kind": "stat", "unit": "count", "series": [{"value": 7}]},
     ]
     event = {"dashboard": {"type": "overview", "panels": panels}}
-    body = f"event: dashboard\ndata: {json.dumps(event)}\n\n"
-    page = visits.open(f"{service.url}assets/page.css")
-    page.route("**/stream*", lambda route: route.fulfill(content_type="text/event-stream", body=body))
-    page.goto(service.url)
+    page = visits.open(service.url, stream=f"event: dashboard\ndata: {json.dumps(event)}\n\n")
     expect(page.locator("[data-panel=new] td")).to_have_text("3")
     expect(page.locator("[data-panel=last] .number")).to_have_text("7")
     assert page.locator(".card").count() == len(panels)
