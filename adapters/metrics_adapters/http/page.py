@@ -35,6 +35,9 @@ MAX_BODY_BYTES = 4096
 FORM_SECONDS = 2.0
 """How long the body of a login is waited for. Browsers send it with the headers."""
 
+MAX_COMPARISONS = 2
+"""The number of comparisons of runs that are computed concurrently."""
+
 CHART_LIBRARY = "assets/vega.js"
 
 
@@ -125,7 +128,10 @@ class PageEndpoint:
         self._form = LoginForm()
         self.has_history = history is not None
         """Whether there is a history of runs."""
-        self._requests = RequestRunner("history", timeout)
+        self._requests = {
+            "history": RequestRunner("history", timeout),
+            "history/compare": RequestRunner("comparison", timeout, MAX_COMPARISONS),
+        }
         self._form_seconds = min(
             timeout / 2, FORM_SECONDS
         )  # the server closes the connection at the time-out
@@ -282,7 +288,8 @@ class PageEndpoint:
             fields = dict(query_fields(scope.get("query_string", b"")))
         except InvalidInputError as error:
             return text_response(HTTPStatus.BAD_REQUEST, str(error))
-        return await self._requests.run(partial(_history_response, self._reads[name], fields))
+        read = partial(_history_response, self._reads[name], fields)
+        return await self._requests[name].run(read, key=tuple(sorted(fields.items())))
 
     def _chart_library(self, headers: Mapping[str, str]) -> EndpointResponse:
         try:
