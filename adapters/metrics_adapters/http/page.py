@@ -256,7 +256,9 @@ class PageEndpoint:
             return text_response(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the form has more than {MAX_BODY_BYTES} bytes"
             )
-        # Nothing is awaited from here on: concurrent logins cannot exceed the number of attempts.
+        token = token_of(bytes(body))
+        if self._authenticator.accepts_token(token):  # before the count, by which others could lock users out
+            return self._to_page(self._sessions.create(), scope)
         seconds = math.ceil(self._failed_logins.seconds_left)
         if seconds:
             return self._login_form(
@@ -264,14 +266,13 @@ class PageEndpoint:
                 ("Retry-After", str(seconds)),
                 error=f"Too many failed logins. Try again in {seconds} seconds.",
             )
-        if not self._authenticator.accepts_token(token_of(bytes(body))):
+        if token:
             self._failed_logins.add()
-            # Without the challenge of basic authentication, for which a browser would open its dialog.
-            bearer = [each for each in self._authenticator.challenges if each.startswith("Bearer")]
-            return self._login_form(
-                HTTPStatus.UNAUTHORIZED, error="This is not the token of the service.", challenges=bearer
-            )
-        return self._to_page(self._sessions.create(), scope)
+        # Without the challenge of basic authentication, for which a browser would open its dialog.
+        bearer = [each for each in self._authenticator.challenges if each.startswith("Bearer")]
+        return self._login_form(
+            HTTPStatus.UNAUTHORIZED, error="This is not the token of the service.", challenges=bearer
+        )
 
     async def _log_out(self, scope: Scope, receive: Receive) -> EndpointResponse:
         return self._to_page("", scope)
@@ -342,12 +343,14 @@ def _folder(scope: Scope, name: str | None) -> str:
 
 
 async def _read_body(receive: Receive, body: bytearray) -> None:
-    """Read a body, up to the first part that makes it too long."""
+    """Read a body, up to the first part that makes it too long. If it breaks off, it is empty."""
     more = True
     while more and len(body) <= MAX_BODY_BYTES:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            body.clear()
         body += message.get("body", b"")
-        more = message.get("more_body", False)  # also false if the client disconnects
+        more = message.get("more_body", False)
 
 
 def _runs(history: RunDocuments, fields: Mapping[str, str]) -> dict[str, Any]:
