@@ -234,14 +234,21 @@ def check_port(what: str, port: object) -> int:
 
 
 def check_url_path(what: str, path: object) -> str:
-    """Return ``path`` if it is a string that begins with a slash.
+    """Return ``path`` if it is a path that a URL can have: it begins with a slash, and may end with one.
 
     Raises:
-        InvalidInputError: If it is anything else.
+        InvalidInputError: If it is anything else, has control characters, or a segment that is empty, ``.``
+            or ``..``, which clients and proxies remove.
     """
     if not isinstance(path, str) or not path.startswith("/"):
         raise InvalidInputError(
             f"{what}={safe_repr(path)} does not begin with a slash: pass a path such as '/metrics'"
+        )
+    segments = path.removesuffix("/").split("/")[1:]
+    if any(each in ("", ".", "..") for each in segments) or re.search(r"[\x00-\x1f\x7f-\x9f]", path):
+        raise InvalidInputError(
+            f"{what}={safe_repr(path)} has an empty segment, '.', '..' or a control character: pass a path"
+            " such as '/metrics'"
         )
     return path
 

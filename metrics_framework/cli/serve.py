@@ -126,11 +126,15 @@ def _describe(snapshots: Path | None, telemetry: Path | None, has_token: bool) -
     """Print what is served, on standard error."""
     parts = ["the resources of this machine"]
     if telemetry is not None:
-        parts.append(f"the events of {telemetry}" + ("" if telemetry.exists() else " (once it exists)"))
+        parts.append(f"the events of {telemetry}")
     if snapshots is not None:
-        parts.append(f"the history of {snapshots}" + ("" if snapshots.exists() else " (once it exists)"))
+        parts.append(f"the history of {snapshots}")
     access = "asks for the token" if has_token else "needs no token"
     click.echo(escape_control(f"shows {', '.join(parts)}; {access}; Ctrl-C ends it"), err=True)
+    for path, what in ((telemetry, "file or folder"), (snapshots, "folder")):
+        if path is not None and not path.exists():
+            text = f"Warning: the {what} {str(path)!r} does not exist yet: it is waited for"
+            click.echo(escape_control(text), err=True)
 
 
 def _read_token(file: Path | None) -> str | None:

@@ -155,6 +155,10 @@ class TimedCall(Generic[T]):
         return self.future.result()
 
 
+class TooManyCallsError(RuntimeError):
+    """A call was not started, because too many are in progress."""
+
+
 class SharedCalls(Generic[T]):
     """Makes one call at a time for each key. Callers that arrive during the call of their key share it.
 
@@ -185,7 +189,7 @@ class SharedCalls(Generic[T]):
                 call = TimedCall(self._timeout)
                 if key not in self._calls and len(self._calls) >= self._max_calls:
                     call.future.set_exception(
-                        RuntimeError(f"{self._max_calls} calls are in progress already")
+                        TooManyCallsError(f"{self._max_calls} calls are in progress already")
                     )
                     return call
                 self._calls[key] = call

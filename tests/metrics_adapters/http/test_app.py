@@ -7,6 +7,7 @@ import os
 import threading
 import time
 
+import anyio
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -427,3 +428,42 @@ def test_invalid_hosts_are_an_error(system, hosts):
     """The error says what is expected."""
     with pytest.raises(InvalidInputError, match=r"such as .*'status\.example'"):
         make_app(system, allow_hosts=hosts)
+
+
+def test_equal_comparisons_are_computed_once(run, system, monkeypatch):
+    """At most two run at a time, and further ones are asked to come back."""
+    goes_on, compared = threading.Event(), []
+
+    class Runs:
+        def compare(self, *names):
+            compared.append(names)
+            goes_on.wait(TIMEOUT_SECONDS)
+            return {"names": names}
+
+        def runs(self):
+            return {}
+
+    monkeypatch.setattr("metrics_adapters.http.app._history", lambda folder: Runs())
+    page = make_app(system, snapshots="runs")
+    asked, responses = [], {}
+
+    async def app(scope, receive, send):
+        asked.append(scope["path"])
+        await page(scope, receive, send)
+
+    async def ask(number, baseline):
+        responses[number] = await get(app, f"/history/compare?baseline={baseline}&current=c")
+
+    async def main():
+        async with anyio.create_task_group() as tasks:
+            for number in range(20):
+                tasks.start_soon(ask, number, "ab"[number % 2])
+            await until(lambda: len(compared) == 2 and len(asked) == 20)
+            await ask("busy", "third")
+            assert (await get(app, "/history")).status_code == 200
+            goes_on.set()
+
+    run(main())
+    assert sorted(compared) == [("a", "c"), ("b", "c")]
+    assert (responses["busy"].status_code, responses["busy"].headers["retry-after"]) == (503, "1")
+    assert [responses[number].json()["names"][0] for number in range(20)] == ["a", "b"] * 10

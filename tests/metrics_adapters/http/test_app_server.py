@@ -188,6 +188,8 @@ def test_slow_logins_make_room(system):
             if number % 100 == 99:
                 headers = {"Authorization": "Bearer s3cret"}
                 assert httpx.get(f"{server.url}/health", headers=headers).status_code == 200
+                log_in = httpx.post(f"{server.url}/login", data={"token": "s3cret"})
+                assert log_in.status_code == 303
 
 
 @pytest.mark.slow
