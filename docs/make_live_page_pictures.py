@@ -7,7 +7,6 @@ playwright, and Chromium on ``PATH``.
 from __future__ import annotations
 
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -41,7 +40,7 @@ def main() -> None:
             time.sleep(TRAFFIC_SECONDS)
             take_pictures(url)
         finally:
-            shop.send_signal(signal.SIGINT)
+            shop.terminate()
             shop.wait(60)
 
 

@@ -207,7 +207,7 @@ def _described(runs: Sequence[ComparedRun]) -> str:
         return "none"
     contexts = [one.run for one in runs]
     jobs = number_of_jobs(runs)
-    parts = [f"{format_count(len(runs), 'run')} of {format_count(jobs, 'job')}"]
+    parts = [f"{format_count(len(runs), 'snapshot')} of {format_count(jobs, 'job')}"]
     for field in ("branch", "commit"):
         values = list(dict.fromkeys(getattr(run, field) for run in contexts if getattr(run, field)))
         if len(values) == 1:

@@ -128,7 +128,7 @@ def test_a_slower_version_fails() -> None:
     slower = cli(base, jobs("slower", range(10, 16), factor=1.5))
     assert slower.exit_code == 1
     assert last_line(slower).startswith("Regression: latency.p95 +")
-    assert "12 runs of 6 jobs, main, 6 commits, 2026-01-01 to 2026-01-06" in slower.stdout
+    assert "12 snapshots of 6 jobs, main, 6 commits, 2026-01-01 to 2026-01-06" in slower.stdout
     equal = cli(base, jobs("equal", range(20, 26)))
     assert (equal.exit_code, last_line(equal)) == (0, "No change beyond the margin: latency.p95, throughput.")
     faster = cli("slower", base)
