@@ -563,10 +563,29 @@ def test_memory_is_flat(visits: Visits, service: BusyService, monkeypatch: pytes
 # -- what the server refuses -------------------------------------------------------------------------------
 
 
+def opened(visits: Visits, url: str, pattern: str, answer: Callable[[Any], object]) -> Any:
+    """Open a page whose requests that match a pattern are answered by a test."""
+    page = visits.open(url)
+    page.route(pattern, answer)
+    page.reload()
+    return page
+
+
+def with_document(visits: Visits, service: BusyService, event: dict[str, Any]) -> Any:
+    """Open the page with a document of a test."""
+    body = f"event: dashboard\ndata: {json.dumps(event)}\n\n"
+    return opened(
+        visits,
+        service.url,
+        "**/stream*",
+        lambda route: route.fulfill(content_type="text/event-stream", body=body),
+    )
+
+
 def test_a_failed_dashboard_is_explained(
     visits: Visits, service: BusyService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A dashboard that the server cannot make is named, with old numbers and without, until it can be made."""
+    """A dashboard that cannot be made is named, with old numbers and without, until it can be made."""
     page = visits.open(service.url)
     wait_for_charts(page)
     with monkeypatch.context() as broken:
@@ -591,15 +610,13 @@ def test_a_failed_dashboard_is_explained(
 def test_a_refused_request_is_not_repeated(visits: Visits, service: BusyService) -> None:
     """The page shows why the server refuses a request, and asks again only for something else."""
     visits.expected = ("400 (Bad Request)",)
-    page = visits.open(f"{service.url}assets/page.css")
     asked: list[str] = []
 
     def spoil(route: Any) -> None:
         asked.append(route.request.url)
         route.continue_(url=f"{route.request.url}&tag=region:us" if "region" in route.request.url else None)
 
-    page.route("**/stream*", spoil)
-    page.goto(f"{service.url}#tag=region:eu")
+    page = opened(visits, f"{service.url}#tag=region:eu", "**/stream*", spoil)
     expect(page.locator("#connection")).to_have_text("▲ Refused")
     expect(page.locator("#notice")).to_contain_text(
         "refused the request: 400, tag 'region' occurs twice. Change the filter"
@@ -620,3 +637,112 @@ def test_a_tag_replaces_one_with_the_same_key(visits: Visits, service: BusyServi
     expect(page.locator(".chip")).to_have_text(["region:asia ✕"])
     expect(page.locator("#connection")).to_have_text("● Live")
     assert page.url.count("tag=") == 1
+
+
+@pytest.mark.parametrize("status", [501, 503])
+def test_a_missing_chart_library_is_named_once(visits: Visits, service: BusyService, status: int) -> None:
+    """If the library will not come, the page says why, shows tables, and does not ask again."""
+    visits.expected = (f"status of {status}", "MIME type ('text/plain')")
+    asked: list[str] = []
+
+    def refuse(route: Any) -> None:
+        asked.append(route.request.url)
+        route.fulfill(status=status, content_type="text/plain", body="the extra 'web' is missing")
+
+    page = opened(visits, f"{service.url}#tab=performance", "**/assets/vega.js", refuse)
+    text = "Charts are not available (the extra 'web' is missing). Tables show the same numbers."
+    expect(page.locator("#library")).to_have_text(text)
+    expect(page.locator("[data-panel=throughput] table")).to_be_visible()
+    before = len(asked)
+    page.wait_for_timeout(3000)
+    assert len(asked) == before
+
+
+def test_history(visits: Visits, library: None, tmp_path: Path) -> None:
+    """The history says how many runs and jobs are compared, has no internal tags, and fits each window."""
+    for number in range(12):
+        slow = number >= 6
+        metadata = {
+            "run_id": f"run-{number}",
+            "commit": ("b" if slow else "a") * 40,
+            "branch": "a-branch-with-a-long-name",
+            "timestamp": f"2026-01-{number + 1:02}T00:00:00+00:00",
+            "environment": "ci",
+            "tags": {
+                "job": f"job-{number // 2}",
+                "distributions": "a-digest",
+                "host": "a-host",
+                "side": str(slow),
+            },
+        }
+        p95 = (130 if slow else 100) + number % 3
+        custom = {f"http/request[route=/a/long/route/of/a/service,method=GET]/{number}": 1.0}
+        snapshot = {
+            "schema_version": 1,
+            "metadata": metadata,
+            "metrics": {"latency": {"p95": p95}, "custom": custom},
+        }
+        (tmp_path / f"run-{number}.json").write_text(json.dumps(snapshot))
+    with BusyService(snapshots=tmp_path) as service:
+        for name, viewport in (("desktop", {"width": 1200, "height": 900}), ("phone", PHONE)):
+            page = visits.open(f"{service.url}#tab=history&baseline=run-0&current=run-11", viewport=viewport)
+            sides = page.locator(".sides dd")
+            expect(sides.first).to_contain_text(f"6 runs of 3 jobs of commit {'a' * 12}")
+            expect(sides.last).to_contain_text(f"6 runs of 3 jobs of commit {'b' * 12}")
+            expect(page.locator(".runs tbody tr")).to_have_count(12)
+            assert "a-digest" not in page.locator("#history").inner_text()
+            assert page.locator(".tag", has_text="host:a-host").count() == 1  # once, because all runs have it
+            expect(page.locator(".verdict[data-verdict=regression]")).to_have_text("✕ regression")
+            assert is_within_window(page)
+            wide = page.locator("td[data-title=Note]").first.bounding_box()
+            assert wide is None or wide["width"] > 200
+            take_picture(page, f"history-{name}")
+
+
+def test_extreme_values_and_zeros(visits: Visits, service: BusyService) -> None:
+    """The zeros of a heat map are a cell with a label, and the smallest and largest numbers have axes."""
+    now = 1_790_000_000
+
+    def heat(name: str, *bounds: tuple[float, float]) -> dict[str, Any]:
+        cells = [[now - 60, now, low, high, 1] for low, high in bounds]
+        return {
+            "id": name,
+            "kind": "heatmap",
+            "unit": "milliseconds",
+            "series": [{"name": "a", "cells": cells}],
+        }
+
+    def line(name: str, value: float) -> dict[str, Any]:
+        series = [{"name": "a", "value": value, "points": [[now - 60, value], [now - 30, value]]}]
+        return {"id": name, "kind": "line", "series": series}
+
+    extremes = [heat("tiny-heat", (5e-324, 1e-323)), line("tiny", 5e-324), line("huge", 1.7e308)]
+    panels = [heat("zeros", (0, 8), (8, 16), (16, 32)), *extremes]
+    dashboard = {"type": "overview", "generated_at": "2026-09-21T14:13:20Z", "panels": panels}
+    page = with_document(visits, service, {"dashboard": dashboard})
+    wait_for_charts(page)
+    assert page.locator(".problem:visible").count() == 0
+    card = page.locator("[data-panel=zeros]")
+    card.locator("summary").click()
+    expect(card.locator("tbody th").last).to_have_text("0 ms")
+    pixel = "it => [...it.getContext('2d').getImageData(it.width / 2, it.height * 0.75, 1, 1).data]"
+    assert card.locator("canvas").evaluate(pixel) == [8, 48, 95, 255]
+
+
+def test_series_are_told_apart(visits: Visits, service: BusyService) -> None:
+    """Series of one name have numbers and styles of their own, and no series has the tags of the service."""
+    points = [[1_790_000_000, 1], [1_790_000_002, 2]]
+    tags = {"service": "shop", "route": "/orders"}
+    series = [{"name": "checkout", "tags": tags, "value": value, "points": points} for value in (3, 2)]
+    panels = [{"id": "twins", "kind": "line", "series": series}, {"id": "none", "kind": "line", "series": []}]
+    dashboard = {"type": "overview", "tags": {"route": "/orders"}, "panels": panels}
+    page = with_document(visits, service, {"dashboard": dashboard, "service": {"tags": {"service": "shop"}}})
+    labels = page.locator("[data-panel=twins] .legend .series-label")
+    expect(labels).to_have_text(["checkoutroute:/orders", "checkoutroute:/orders(2)"])
+    dashes = page.locator("[data-panel=twins] .swatch line").evaluate_all(
+        "all => all.map(one => one.outerHTML)"
+    )
+    assert len(set(dashes)) == 2
+    expect(page.locator("[data-panel=none] .problem")).to_have_text(
+        "No data with route:/orders in this time range."
+    )

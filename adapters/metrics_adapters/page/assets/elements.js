@@ -61,18 +61,22 @@ export function foreign(text) {
   return element("bdi", { title: whole }, shown);
 }
 
-/** Returns the name of a series and its tags as elements. */
+/** Returns the name of a series and its tags as elements. Of several that look the same, the later ones have a number. */
 export function seriesLabel(series) {
   const tags = Object.entries(series.tags).map(([key, value]) =>
     element("span", { class: "tag" }, foreign(`${key}:${value}`)),
   );
-  return element("span", { class: "series-label" }, foreign(series.name), ...tags.slice(0, 6));
+  return element("span", { class: "series-label" }, foreign(series.name), ...tags.slice(0, 6), ...ordinal(series));
 }
 
 /** Returns the name of a series and its tags in one line of plain text. */
 export function seriesText(series) {
   const tags = Object.entries(series.tags).map(([key, value]) => printable(`${key}:${value}`, 40));
-  return [printable(series.name, 60), ...tags.slice(0, 6)].join(" ");
+  return [printable(series.name, 60), ...tags.slice(0, 6), ...ordinal(series)].join(" ");
+}
+
+function ordinal(series) {
+  return series.number > 1 ? [`(${series.number})`] : [];
 }
 
 /**

@@ -101,7 +101,7 @@ function draw() {
   showRange(last.dashboard?.window_seconds);
   // Frames stop in a hidden window, so nothing is drawn there.
   requestAnimationFrame(() => {
-    if (view.tab !== "history" && last?.dashboard && last.dashboard.type === view.tab) grid.show(last.dashboard);
+    if (view.tab !== "history" && last?.dashboard && last.dashboard.type === view.tab) grid.show(last.dashboard, last.service?.tags);
   });
 }
 

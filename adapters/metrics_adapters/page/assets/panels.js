@@ -28,9 +28,14 @@ export class PanelGrid {
     this._isDrawing = false;
   }
 
-  /** Draw a dashboard. If one is being drawn, draw only the newest one after it. */
-  async show(dashboard) {
-    this._next = dashboard;
+  /**
+   * Draw a dashboard. If one is being drawn, draw only the newest one after it.
+   *
+   * @param dashboard The document.
+   * @param constantTags The tags of the service, which the header shows: series are drawn without them.
+   */
+  async show(dashboard, constantTags) {
+    this._next = { dashboard, constantTags: constantTags ?? {} };
     if (this._isDrawing) return;
     this._isDrawing = true;
     try {
@@ -56,8 +61,10 @@ export class PanelGrid {
     for (const card of this._shown.values()) card.forgetChart();
   }
 
-  async _draw(dashboard) {
-    const panels = (Array.isArray(dashboard.panels) ? dashboard.panels : []).map(completed);
+  async _draw({ dashboard, constantTags }) {
+    const filter = Object.entries(dashboard.tags ?? {}).map(([key, value]) => printable(`${key}:${value}`)).join(" ");
+    const given = Array.isArray(dashboard.panels) ? dashboard.panels : [];
+    const panels = given.map((panel, index) => ({ ...completed(panel, index, constantTags), filter }));
     const time = timeOf(dashboard, panels);
     this._arrange(panels);
     for (const panel of panels) {
@@ -104,7 +111,7 @@ function nextTask() {
 // -- documents ---------------------------------------------------------------------------------------------
 
 /** Return a panel in which every field that the cards read exists and has its type. */
-function completed(panel, index) {
+function completed(panel, index, constantTags) {
   const given = panel !== null && typeof panel === "object" ? panel : {};
   const list = (value) => (Array.isArray(value) ? value : []);
   return {
@@ -116,15 +123,35 @@ function completed(panel, index) {
     maximum: isNumber(given.maximum) ? given.maximum : null,
     thresholds: list(given.thresholds).filter((one) => isNumber(one?.value)),
     columns: list(given.columns),
-    series: list(given.series).map((series) => ({
+    series: numbered(list(given.series).map((series) => ({
       name: String(series?.name ?? ""),
-      tags: series?.tags !== null && typeof series?.tags === "object" ? series.tags : {},
+      tags: without(series?.tags, constantTags),
       value: isNumber(series?.value) ? series.value : null,
       values: list(series?.values),
       points: list(series?.points).filter((point) => isNumber(point?.[0]) && isNumber(point?.[1])),
       cells: list(series?.cells).filter((cell) => Array.isArray(cell) && cell.length === 5 && cell.every(isNumber)),
-    })),
+    }))),
   };
+}
+
+function without(tags, constantTags) {
+  if (tags === null || typeof tags !== "object") return {};
+  return Object.fromEntries(Object.entries(tags).filter(([key, value]) => constantTags[key] !== value));
+}
+
+/** Number the series that look the same, such as an operation and a counter of one name: `number` is 1, 2, … */
+function numbered(series) {
+  const counts = new Map();
+  return series.map((one) => {
+    const text = seriesText(one);
+    const number = (counts.get(text) ?? 0) + 1;
+    counts.set(text, number);
+    return { ...one, number };
+  });
+}
+
+function emptyText(panel) {
+  return panel.filter === "" ? "No data in this time range." : `No data with ${panel.filter} in this time range.`;
 }
 
 const LEAST_AXIS_MILLISECONDS = 60_000;
@@ -193,7 +220,7 @@ class Card {
   async update(panel) {
     setText(this.title, printable(panel.title));
     setText(this.description, printable(panel.description, 300));
-    this.showProblem(panel.series.length === 0 ? "No data in this time range." : "");
+    this.showProblem(panel.series.length === 0 ? emptyText(panel) : "");
   }
 
   showProblem(text) {
@@ -561,8 +588,8 @@ class HeatCard extends ChartCard {
     const range = ({ low, high }) => (low > 0 ? `${text(low)} to ${text(high)}` : text(0));
     const caption = fullest
       ? `${counted(total, "value")}, most often ${range(fullest)} (${counted(fullest.count, "value")}).`
-      : "No values in this time range.";
-    setText(this.caption, caption);
+      : emptyText(panel);
+    setText(this.caption, panel.series.length ? caption : ""); // without series, the card says it
     setText(this.key, `1 … ${most.toLocaleString("en")} in a cell`);
     this.key.hidden = most === 0;
     const drawn = { ...panel, series: cells.length ? [series] : [] };
