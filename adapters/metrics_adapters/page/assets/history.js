@@ -14,6 +14,9 @@ const LISTED_METRICS = [
   ["success_rate", "Success", "ratio"],
 ];
 
+/** Tags that tell little to a reader of the list. */
+const OMITTED_TAGS = new Set(["commit_date", "distributions", "head_commit", "latency_metric"]);
+
 /** Verdicts differ in their sign too, not only in color. */
 const SIGNS = { regression: "✕", improvement: "✓", changed: "≠", "no change": "=", inconclusive: "?" };
 
@@ -162,7 +165,7 @@ function noteCell(text) {
 }
 
 function tagList(run) {
-  const tags = Object.entries(run.tags ?? {}).slice(0, 6);
+  const tags = Object.entries(run.tags ?? {}).filter(([key]) => !OMITTED_TAGS.has(key)).slice(0, 4);
   return element("span", {}, ...tags.map(([key, value]) => element("span", { class: "tag" }, foreign(`${key}:${value}`))));
 }
 
