@@ -321,10 +321,11 @@ def test_history_compares_two_runs(visits: Visits, library: None, axe_core: str,
         assert "baseline=" in link
         assert check_accessibility(page, axe_core) == []
         take_picture(page, "history-light")
+        assert is_within_window(page)
         other = visits.open(link, viewport=PHONE)
         expect(other.locator(".sides")).to_have_text(sides, use_inner_text=True)
-        assert is_within_window(other)
         take_picture(other, "history-phone")
+        assert is_within_window(other)
 
 
 def test_theme_is_remembered(visits: Visits, service: BusyService) -> None:
