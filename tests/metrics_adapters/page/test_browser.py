@@ -181,7 +181,7 @@ class Visits:
         return page
 
     def close(self) -> None:
-        """Close all pages, and check that the browser reported nothing and asked nobody else."""
+        """Close all pages, and check that the browser reported nothing and used no other origin."""
         for context in self._contexts:
             context.close()
         unexpected = [one for one in self._messages if not any(part in one for part in self.expected)]
@@ -450,7 +450,7 @@ def test_a_lost_connection_returns(visits: Visits, library: None) -> None:
 
 
 def test_login(visits: Visits, library: None) -> None:
-    """Without the token there is only the form, which says what is wrong; with it, the page opens."""
+    """Without the token, the server sends only the form, which explains a failure; with it, the page opens."""
     visits.expected = ("401 (Unauthorized)",)
     with BusyService(bearer_token=TOKEN) as service:
         page = visits.open(service.url)
