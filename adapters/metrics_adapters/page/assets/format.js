@@ -87,7 +87,7 @@ export function clock(time) {
   return CLOCK.format(time);
 }
 
-/** Returns a date with hours and minutes; a text that is no date is returned as it is. */
+/** Returns a date with hours and minutes; any other text is returned unchanged. */
 export function day(text) {
   const time = Date.parse(text);
   return Number.isNaN(time) ? String(text ?? "") : DAY.format(time);

@@ -132,7 +132,7 @@ function showService({ health = {}, service = {}, clients = {} }) {
   showFacts(health, service, clients);
 }
 
-/** Show what is recorded, and what is not in the numbers: zeros too. */
+/** Show the number of records, and of those that were lost. Zeros are shown too. */
 function showFacts(health, service, clients) {
   const facts = [
     ["Series", health.series, "count"],

@@ -307,6 +307,7 @@ class StatCard extends ChartCard {
     const { number, unit } = measure(first?.value, panel.unit);
     setText(this.number, number);
     setText(this.unit, unit);
+    this.value.hidden = first === undefined;
     this.value.title = exact(first?.value, panel.unit);
     this._showState(panel, first?.value);
     const points = first?.points ?? [];
