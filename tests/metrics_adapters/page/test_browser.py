@@ -450,7 +450,7 @@ def test_a_lost_connection_returns(visits: Visits, library: None) -> None:
 
 
 def test_login(visits: Visits, library: None) -> None:
-    """Without the token, the server sends only the form, which explains a failure; with it, the page opens."""
+    """Without the token, the server sends only the form, which names a failure; with it, the page opens."""
     visits.expected = ("401 (Unauthorized)",)
     with BusyService(bearer_token=TOKEN) as service:
         page = visits.open(service.url)

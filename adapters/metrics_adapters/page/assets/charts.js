@@ -341,7 +341,7 @@ function barChart(colors) {
   };
 }
 
-/** A rectangle for each of `cells`: `{key, start, end, low, high, count}`; `most` is the largest count. */
+/** A rectangle for each of `cells`: `{key, start, end, low, high, rate}`; `most` is the largest rate. */
 function heatMap(colors) {
   const y = labelledValue("log");
   return {
@@ -354,9 +354,9 @@ function heatMap(colors) {
       y: { field: "low", ...y },
       y2: { field: "high" },
       color: {
-        field: "count",
+        field: "rate",
         type: "quantitative",
-        // With the root, a cell with a quarter of the largest count has the middle color.
+        // With the root, a cell with a quarter of the largest rate has the middle color.
         scale: {
           type: "sqrt",
           domain: [0, { expr: "most / 4" }, { expr: "most" }],

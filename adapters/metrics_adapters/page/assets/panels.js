@@ -577,13 +577,14 @@ class HeatCard extends ChartCard {
     this._last = [panel, time, library];
     await super.update(panel);
     const series = this._chosen(panel);
+    // Older columns are wider: with colors of the counts they would look busier than they were.
     const cells = (series?.cells ?? []).map(([start, end, low, high, count]) => ({
-      key: `${start} ${low}`, start: 1000 * start, end: 1000 * end, low, high, count,
+      key: `${start} ${low}`, start: 1000 * start, end: 1000 * end, low, high, count, rate: count / Math.max(end - start, 1),
     }));
     const axis = heatAxis(cells);
     const rows = histogram(cells);
     const total = rows.reduce((sum, row) => sum + row.count, 0);
-    const most = cells.reduce((largest, cell) => Math.max(largest, cell.count), 0);
+    const most = cells.reduce((largest, cell) => Math.max(largest, cell.rate), 0);
     const fullest = rows.reduce((best, row) => (row.count > (best?.count ?? 0) ? row : best), null);
     const text = (value) => measurement(value, panel.unit);
     const range = ({ low, high }) => (low > 0 ? `${text(low)} to ${text(high)}` : text(0));
@@ -591,7 +592,7 @@ class HeatCard extends ChartCard {
       ? `${counted(total, "value")}, most often ${range(fullest)} (${counted(fullest.count, "value")}).`
       : emptyText(panel);
     setText(this.caption, panel.series.length ? caption : ""); // without series, the card says it
-    setText(this.key, `1 … ${most.toLocaleString("en")} in a cell`);
+    setText(this.key, `up to ${measurement(most, "ops/sec")} in a row`);
     this.key.hidden = most === 0;
     const drawn = { ...panel, series: cells.length ? [series] : [] };
     await this.draw(drawn, time, library, {
@@ -624,7 +625,7 @@ class HeatCard extends ChartCard {
     const ticks = logTicks(floor, high).filter((tick) => tick >= least);
     const { ticks: times, labels } = timeTicks(time.from, time.to, Math.max(2, this.plot.clientWidth / 90));
     return {
-      from: time.from, to: time.to, low, high, most: Math.max(most, 1), times, timeLabels: labels,
+      from: time.from, to: time.to, low, high, most: most || 1, times, timeLabels: labels,
       values: hasZeros ? [low, ...ticks] : ticks,
       valueLabels: [...(hasZeros ? [0] : []), ...ticks].map((tick) => tickLabel(tick, unit)),
     };
