@@ -5,6 +5,7 @@ Each error states the value, what is wrong with it, and what to pass instead.
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import operator
 import re
@@ -243,6 +244,21 @@ def check_url_path(what: str, path: object) -> str:
             f"{what}={safe_repr(path)} does not begin with a slash: pass a path such as '/metrics'"
         )
     return path
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is ``localhost`` or a loopback address. Any other name may have any address.
+
+    Example:
+        >>> is_loopback("LOCALHOST"), is_loopback("127.0.0.2"), is_loopback("localhost.example")
+        (True, True, False)
+    """
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def safe_repr(value: object) -> str:

@@ -25,12 +25,15 @@ from metrics_adapters.http.types import Receive, Scope
 from metrics_adapters.page.files import INDEX, LOGIN, LoginForm, PageFile, page_files
 from metrics_adapters.page.login import FailedLogins, Sessions, is_from_other_site, token_of
 from metrics_adapters.page.vega import ChartLibrary, chart_library
-from metrics_framework.errors import InvalidInputError, MissingExtraError, nearest
+from metrics_framework.errors import InvalidInputError, MissingExtraError, OutputError, nearest
 from metrics_framework.runtime.event_loops import run_within
 from metrics_framework.validation import safe_repr
 
 MAX_BODY_BYTES = 4096
 """The largest body of a login."""
+
+FORM_SECONDS = 2.0
+"""How long the body of a login is waited for. Browsers send it with the headers."""
 
 CHART_LIBRARY = "assets/vega.js"
 
@@ -123,7 +126,9 @@ class PageEndpoint:
         self.has_history = history is not None
         """Whether there is a history of runs."""
         self._requests = RequestRunner("history", timeout)
-        self._timeout = timeout
+        self._form_seconds = min(
+            timeout / 2, FORM_SECONDS
+        )  # the server closes the connection at the time-out
         self._library = chart_library() if library is None else library
         self._files = {
             "": page_files()[INDEX],
@@ -238,8 +243,9 @@ class PageEndpoint:
     async def _log_in(self, scope: Scope, receive: Receive) -> EndpointResponse:
         assert self._sessions is not None
         body = bytearray()
-        if not await run_within(self._timeout, partial(_read_body, receive, body)):
-            return text_response(HTTPStatus.REQUEST_TIMEOUT, f"no form arrived in {self._timeout:g} seconds")
+        if not await run_within(self._form_seconds, partial(_read_body, receive, body)):
+            text = f"no form arrived in {self._form_seconds:g} seconds"
+            return text_response(HTTPStatus.REQUEST_TIMEOUT, text)
         if len(body) > MAX_BODY_BYTES:
             return text_response(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the form has more than {MAX_BODY_BYTES} bytes"
@@ -283,12 +289,15 @@ class PageEndpoint:
             script = self._library.script()
         except MissingExtraError as error:
             return text_response(HTTPStatus.NOT_IMPLEMENTED, str(error))
+        except OutputError as error:
+            # Without Retry-After, by which the page would wait for it.
+            return text_response(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
         if script is None:
             return unavailable("the chart library is being prepared")
         return file_response(script, headers)
 
     def _prepare_library(self) -> None:
-        with suppress(MissingExtraError):  # the response to the request for it names the extra
+        with suppress(MissingExtraError, OutputError):  # the response to the request for it has the reason
             self._library.script()
 
 

@@ -206,20 +206,22 @@ def in_thread(function: Callable[[], T]) -> Start[T]:
     """Return a starter that runs a function in a daemon thread of its own."""
 
     def start(future: Future[T]) -> None:
-        threading.Thread(target=run, args=(future,), name="metrics-scrape", daemon=True).start()
-
-    def run(future: Future[T]) -> None:
-        try:
-            with cooperatively():
-                result = function()
-        except Exception as error:  # noqa: BLE001 - passed on to the waiters
-            future.set_exception(error)
-        except BaseException as error:  # noqa: BLE001 - it would end the waiters, which isolate an Exception
-            future.set_exception(RuntimeError(safe_repr(error)))
-        else:
-            future.set_result(result)
+        threading.Thread(target=settle, args=(future, function), name="metrics-scrape", daemon=True).start()
 
     return start
+
+
+def settle(future: Future[T], function: Callable[[], T]) -> None:
+    """Run a function in this thread, and pass its result or exception to a future."""
+    try:
+        with cooperatively():
+            result = function()
+    except Exception as error:  # noqa: BLE001 - passed on to the waiters
+        future.set_exception(error)
+    except BaseException as error:  # noqa: BLE001 - it would end the waiters, which isolate an Exception
+        future.set_exception(RuntimeError(safe_repr(error)))
+    else:
+        future.set_result(result)
 
 
 class Endpoint:

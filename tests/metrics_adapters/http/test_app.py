@@ -378,3 +378,52 @@ def test_a_forked_child_has_no_clients(system):
 
     talk(asyncio.run, script, client)
     assert statuses == [0]
+
+
+def test_other_sites_cannot_occupy_streams(run, system):
+    """Their requests open no stream, with and without a token, unless their origin is allowed."""
+    site = {"sec_fetch_site": "cross-site", "origin": "https://status.example"}
+    bearer = {"authorization": "Bearer s3cret"}
+
+    async def status(app, **headers):
+        return (await get(app, "/stream", method="HEAD", **headers)).status_code
+
+    async def main():
+        assert await status(make_app(system), **site) == 403
+        assert await status(make_app(system), sec_fetch_site="cross-site") == 403
+        assert await status(make_app(system, bearer_token="s3cret"), **site, **bearer) == 403
+        assert await status(make_app(system, allow_origins=["https://status.example"]), **site) == 200
+        assert await status(make_app(system), sec_fetch_site="same-origin") == 200
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        *((host, 200) for host in ("localhost", "LOCALHOST:1", "127.0.0.1:9400", "127.8.0.1", "[::1]:80")),
+        *((host, 200) for host in ("Status.example", "status.example:443")),
+        *(
+            (host, 421)
+            for host in ("evil.example", "evil.example:9400", "localhost.evil.example", "10.0.0.1")
+        ),
+        *((host, 421) for host in ("", "localhost@evil.example", "[::1", "::1", "localhost:x", "<script>")),
+    ],
+)
+def test_only_its_own_hosts_are_served(run, system, host, status):
+    """A site that gives its name the address of this machine reads nothing."""
+    app = make_app(system, allow_hosts=["status.example"])
+
+    async def main():
+        for path in ("/metrics", "/stream", "/", "/none"):
+            response = await get(app, path, method="HEAD", host=host)
+            assert (response.status_code == 421) == (status == 421), path
+
+    run(main())
+
+
+@pytest.mark.parametrize("hosts", ["localhost", 5, [""], ["a:80"], [None], ["[::1]"]])
+def test_invalid_hosts_are_an_error(system, hosts):
+    """The error says what is expected."""
+    with pytest.raises(InvalidInputError, match=r"such as .*'status\.example'"):
+        make_app(system, allow_hosts=hosts)

@@ -190,6 +190,14 @@ def test_a_login_opens_the_page(browser, caplog):
     assert TOKEN not in str(done.headers)
 
 
+def test_a_session_may_be_one_of_several_cookie_headers(browser):
+    """As HTTP/2 sends them, and a proxy passes them on."""
+    session = log_in(browser).headers["set-cookie"].partition(";")[0]
+    cookies = [f"Cookie: {each}" for each in ("theme=dark", session, "other=1")]
+    assert raw(str(browser.base_url).rstrip("/"), "/assets/page.css", *cookies)[0] == 200
+    assert raw(str(browser.base_url).rstrip("/"), "/assets/page.css", *cookies[::2])[0] == 401
+
+
 def test_a_cookie_is_secure_over_https(system):
     """A TLS proxy states the scheme."""
     with (

@@ -11,6 +11,12 @@ const LIBRARY = "assets/vega.js";
 const RETRY_SECONDS = 1;
 const MOST_RETRY_SECONDS = 10;
 
+/** How many removed rows Vega keeps track of in each step of a chart. By default it keeps ten thousand. */
+const MOST_REMOVED_ROWS = 500;
+
+/** After so many rows, a chart is drawn from the start. */
+const MOST_INSERTED_ROWS = 50_000;
+
 /** The lines of a chart differ in color and in dashes. The style sheet defines the colors. */
 export const LINE_STYLES = [
   ["--series-1", []],
@@ -85,21 +91,55 @@ class Chart {
     this._width = this._height = 0;
     this._result = result;
     this._labels = "";
+    this._rows = new Map(); // the rows of each data, by their keys
+    this.insertedRows = 0;
     this.view = result.view;
+    this.view.cleanThreshold = MOST_REMOVED_ROWS;
     this._observer = new ResizeObserver(() => requestAnimationFrame(() => this._resize()));
     this._observer.observe(container);
     this._resize();
   }
 
-  /** Replace signals and data, and draw. A signal `height` is the height of the chart in pixels. */
+  /**
+   * Replace signals and data, and draw. A signal `height` is the height of the chart in pixels.
+   *
+   * Each row has a `key`, which is unique in its data. Vega gets only the rows that differ from those before, which
+   * are few, because it works on each row that it gets, and never forgets one completely.
+   */
   async update({ height, ...signals }, data) {
+    const changes = Object.entries(data).map(([name, rows]) => ({ name, ...this._difference(name, rows) }));
+    if (changes.some(({ removed }) => removed.length)) {
+      for (const { name, removed } of changes) this.view.remove(name, removed);
+      await this.view.runAsync(); // a second change of the same data before it would replace the first one
+    }
+    for (const { name, inserted } of changes) if (inserted.length) this.view.insert(name, inserted);
     for (const [name, value] of Object.entries(signals)) this.view.signal(name, value);
-    for (const [name, rows] of Object.entries(data)) this.view.data(name, rows);
     if (height !== undefined) this.view.height(height);
     const labels = `${height} ${signals.valueLabels}`;
     if (labels !== this._labels) this.view.resize(); // their width is a part of the layout
     this._labels = labels;
     await this.view.runAsync();
+  }
+
+  _difference(name, rows) {
+    const before = this._rows.get(name) ?? new Map();
+    const after = new Map();
+    const inserted = [];
+    for (const row of rows) {
+      const known = before.get(row.key);
+      const isSame = known !== undefined && Object.keys(row).every((field) => row[field] === known[field]);
+      if (!isSame) inserted.push(row);
+      else before.delete(row.key);
+      after.set(row.key, isSame ? known : row);
+    }
+    this._rows.set(name, after);
+    this.insertedRows += inserted.length;
+    return { inserted, removed: [...before.values()] };
+  }
+
+  /** Whether it should be drawn from the start, because Vega remembers too many rows. */
+  get isWorn() {
+    return this.insertedRows > MOST_INSERTED_ROWS;
   }
 
   /** Return the place of a pointer in the units of the axes, or null outside of the axes. */
@@ -134,8 +174,8 @@ const compiled = new Map(); // a specification of Vega by its kind and theme; co
 /** Draw a chart of a kind of `SPECIFICATIONS` in an element. The colors are those of the theme now. */
 export async function drawChart(kind, container) {
   const colors = readColors(container);
-  const key = `${kind} ${colors.text} ${colors.size}`;
-  const known = compiled.get(key);
+  const theme = `${kind} ${colors.text} ${colors.size}`;
+  const known = compiled.get(theme);
   const result = await window.vegaEmbed(container, known ?? SPECIFICATIONS[kind](colors), {
     mode: known === undefined ? "vega-lite" : "vega",
     ast: true, // an interpreter, because the content security policy forbids eval
@@ -144,7 +184,7 @@ export async function drawChart(kind, container) {
     tooltip: false,
     renderer: kind === "heat" ? "canvas" : "svg", // thousands of cells are too many elements
   });
-  compiled.set(key, result.vgSpec);
+  compiled.set(theme, result.vgSpec);
   return new Chart(kind, container, result);
 }
 
@@ -173,6 +213,9 @@ const LABELLED_TIME = {
   ...TIME,
   axis: { values: { expr: "times" }, labelExpr: "timeLabels[indexof(times, datum.value)]", grid: false, labelFlush: true },
 };
+
+/** A line breaks at a gap. The gap is not filtered, because a filter keeps track of each row that it removes. */
+const STEPS = { clip: true, interpolate: "step-after", invalid: "break-paths-show-domains" };
 
 function labelledValue(type) {
   const domain = [{ expr: "low" }, { expr: "high" }];
@@ -213,8 +256,8 @@ function frame(colors, height, signals) {
 }
 
 /**
- * Lines of `points`: `{time, value, style}`, where a value of null is a gap and the style is a place in
- * `LINE_STYLES`. `thresholds` are `{value, label, style}`, where the style is `warning` or `critical`.
+ * Lines of `points`: `{key, time, value, style}`, where a value of null is a gap and the style is a place in
+ * `LINE_STYLES`. `thresholds` are `{key, value, label, style}`, where the style is `warning` or `critical`.
  */
 function lineChart(colors) {
   const x = { field: "time", ...LABELLED_TIME };
@@ -229,7 +272,7 @@ function lineChart(colors) {
     layer: [
       {
         data: { name: "points", values: [] },
-        mark: { type: "area", clip: true, interpolate: "step-after", color: colors.accent, fillOpacity: { expr: "filled" } },
+        mark: { type: "area", ...STEPS, color: colors.accent, fillOpacity: { expr: "filled" } },
         encoding: { x, y: { ...y, stack: null } },
       },
       {
@@ -239,7 +282,7 @@ function lineChart(colors) {
       },
       {
         data: { name: "points" },
-        mark: { type: "line", clip: true, interpolate: "step-after", strokeWidth: 2, strokeJoin: "round" },
+        mark: { type: "line", ...STEPS, strokeWidth: 2, strokeJoin: "round" },
         encoding: { x, y, color, strokeDash },
       },
       {
@@ -267,7 +310,7 @@ function sparkLine(colors) {
     ...frame(colors, 44),
     layer: ["area", "line"].map((type) => ({
       data: type === "area" ? { name: "points", values: [] } : { name: "points" },
-      mark: { type, clip: true, interpolate: "step-after", color: colors.accent, ...(type === "area" ? { opacity: 0.15 } : { strokeWidth: 1.5 }) },
+      mark: { type, ...STEPS, color: colors.accent, ...(type === "area" ? { opacity: 0.15 } : { strokeWidth: 1.5 }) },
       encoding: { x, y },
     })),
   };
@@ -276,7 +319,7 @@ function sparkLine(colors) {
 /** The pixels of a bar and its texts. */
 export const BAR_HEIGHT = 36;
 
-/** A bar for each of `bars`: `{place, value, name, label}`, with its texts above it. */
+/** A bar for each of `bars`: `{key, place, value, name, label}`, with its texts above it. */
 function barChart(colors) {
   const y = { field: "place", type: "ordinal", axis: null, scale: { paddingInner: 0, paddingOuter: 0 } };
   const x = {
@@ -298,7 +341,7 @@ function barChart(colors) {
   };
 }
 
-/** A rectangle for each of `cells`: `{start, end, low, high, count}`; `most` is the largest count. */
+/** A rectangle for each of `cells`: `{key, start, end, low, high, count}`; `most` is the largest count. */
 function heatMap(colors) {
   const y = labelledValue("log");
   return {

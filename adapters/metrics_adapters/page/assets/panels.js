@@ -122,7 +122,7 @@ function completed(panel, index) {
       value: isNumber(series?.value) ? series.value : null,
       values: list(series?.values),
       points: list(series?.points).filter((point) => isNumber(point?.[0]) && isNumber(point?.[1])),
-      cells: list(series?.cells).filter((cell) => Array.isArray(cell) && cell.every(isNumber)),
+      cells: list(series?.cells).filter((cell) => Array.isArray(cell) && cell.length === 5 && cell.every(isNumber)),
     })),
   };
 }
@@ -157,9 +157,10 @@ function steps(series, style, { to, starts }) {
     while (place < starts.length && starts[place] <= time) place += 1;
     const end = starts[place] ?? to;
     const next = series.points[index + 1];
-    rows.push({ time, value, style });
+    rows.push({ key: `${style} ${time}`, time, value, style });
     if (next === undefined || 1000 * next[0] > end) {
-      rows.push({ time: end, value, style }, { time: end, value: null, style });
+      rows.push({ key: `${style} until ${end}`, time: end, value, style });
+      rows.push({ key: `${style} gap ${end}`, time: end, value: null, style });
     }
   });
   return rows;
@@ -243,6 +244,7 @@ class ChartCard extends Card {
     if (this.details.open) this._fillTable();
     this.hasChart = !isEmpty && library.ready;
     if (!this.hasChart) return;
+    if (this.chart?.isWorn) this.forgetChart();
     if (this.chart === null) {
       this.chart = await drawChart(this.chartKind, this.plot);
       await nextTask();
@@ -386,7 +388,8 @@ class LineCard extends ChartCard {
   _thresholds(panel) {
     return panel.thresholds
       .filter((one) => one.value <= this.high)
-      .map((one) => ({
+      .map((one, index) => ({
+        key: index,
         value: one.value,
         style: one.severity === "critical" ? "critical" : "warning",
         label: `${one.severity === "critical" ? "critical" : "warning"} ${thresholdText(one, panel.unit)}`,
@@ -487,6 +490,7 @@ class BarCard extends ChartCard {
       signals: () => ({ low: Math.min(...values, 0), high: Math.max(...values, 0) || 1, height: BAR_HEIGHT * values.length }),
       data: () => ({
         bars: panel.series.map((series, place) => ({
+          key: place,
           place,
           value: series.value ?? 0,
           name: seriesText(series),
@@ -546,13 +550,15 @@ class HeatCard extends ChartCard {
     await super.update(panel);
     const series = this._chosen(panel);
     const cells = (series?.cells ?? []).map(([start, end, low, high, count]) => ({
-      start: 1000 * Math.max(start, time.from / 1000), end: 1000 * end, low, high, count,
+      key: `${start} ${low}`, start: 1000 * start, end: 1000 * end, low, high, count,
     }));
+    const axis = heatAxis(cells);
     const rows = histogram(cells);
     const total = rows.reduce((sum, row) => sum + row.count, 0);
     const most = cells.reduce((largest, cell) => Math.max(largest, cell.count), 0);
     const fullest = rows.reduce((best, row) => (row.count > (best?.count ?? 0) ? row : best), null);
-    const range = (row) => `${measurement(row.low, panel.unit)} to ${measurement(row.high, panel.unit)}`;
+    const text = (value) => measurement(value, panel.unit);
+    const range = ({ low, high }) => (low > 0 ? `${text(low)} to ${text(high)}` : text(0));
     const caption = fullest
       ? `${counted(total, "value")}, most often ${range(fullest)} (${counted(fullest.count, "value")}).`
       : "No values in this time range.";
@@ -561,8 +567,12 @@ class HeatCard extends ChartCard {
     this.key.hidden = most === 0;
     const drawn = { ...panel, series: cells.length ? [series] : [] };
     await this.draw(drawn, time, library, {
-      signals: () => this._signals(cells, most, panel.unit, time),
-      data: () => ({ cells: cells.map((cell) => ({ ...cell, low: Math.max(cell.low, this.low) })) }),
+      signals: () => this._signals(axis, most, panel.unit, time),
+      data: () => ({
+        cells: cells.map((cell) => ({
+          ...cell, low: Math.max(cell.low, axis.low), high: Math.max(cell.high, axis.low * axis.factor),
+        })),
+      }),
       summary: `${printable(panel.title)}, ${series ? seriesText(series) : ""}. ${caption}`,
       columns: () => [{ title: "Range" }, { title: "Values", number: true }],
       rows: () => rows.map((row) => [{ text: range(row) }, numberCell(row.count, "count")]),
@@ -581,18 +591,34 @@ class HeatCard extends ChartCard {
     return panel.series[Math.max(0, this.select.selectedIndex)];
   }
 
-  _signals(cells, most, unit, time) {
-    const highs = cells.map((cell) => cell.high).filter((value) => value > 0);
-    const lows = cells.map((cell) => cell.low).filter((value) => value > 0);
-    const high = Math.max(...highs, Number.MIN_VALUE);
-    this.low = Math.min(...lows, high / 2);
-    const ticks = logTicks(this.low, high);
+  _signals({ low, high, floor, hasZeros }, most, unit, time) {
+    const least = hasZeros ? low * (high / low) ** 0.08 : 0; // the label of zero needs room
+    const ticks = logTicks(floor, high).filter((tick) => tick >= least);
     const { ticks: times, labels } = timeTicks(time.from, time.to, Math.max(2, this.plot.clientWidth / 90));
     return {
-      from: time.from, to: time.to, low: this.low, high, most: Math.max(most, 1),
-      times, timeLabels: labels, values: ticks, valueLabels: ticks.map((tick) => tickLabel(tick, unit)),
+      from: time.from, to: time.to, low, high, most: Math.max(most, 1), times, timeLabels: labels,
+      values: hasZeros ? [low, ...ticks] : ticks,
+      valueLabels: [...(hasZeros ? [0] : []), ...ticks].map((tick) => tickLabel(tick, unit)),
     };
   }
+}
+
+const LEAST_BOUND = 1e-300; // what is smaller has no exact logarithm
+
+/**
+ * Return the ends of the logarithmic axis of cells, and the least height of a cell as a factor.
+ *
+ * Zeros have a row below `floor`, the lowest bound of the others, and as high as one of theirs.
+ */
+function heatAxis(cells) {
+  const positive = cells.filter((cell) => cell.low > 0);
+  const hasZeros = positive.length < cells.length;
+  const top = Math.max(0, ...cells.map((cell) => cell.high)) || 1;
+  const floor = Math.max(Math.min(top, ...positive.map((cell) => cell.low)), LEAST_BOUND);
+  const least = Math.min(2, ...positive.map((cell) => cell.high / cell.low));
+  const factor = least > 1 ? least : 2;
+  const low = Math.max(hasZeros ? floor / factor : floor, LEAST_BOUND);
+  return { low, high: Math.max(top, low * factor), floor, factor, hasZeros };
 }
 
 /** Return the counts of all times together by the range of values, largest values first. */
