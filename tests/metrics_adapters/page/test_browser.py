@@ -228,8 +228,13 @@ def show(page: Any, tab: str) -> None:
 
 def wait_for_charts(page: Any) -> None:
     """Wait until each panel with numbers over time is a chart."""
-    for plot in page.locator(".image:visible .plot").all():
-        expect(plot.locator("svg, canvas").first).to_be_visible()
+    # In one step: the panels may change between the look at one and the next.
+    are_drawn = """
+        () => [...document.querySelectorAll(".image .plot")]
+            .filter(plot => plot.checkVisibility())
+            .every(plot => plot.querySelector("svg, canvas"))
+    """
+    until(lambda: page.evaluate(are_drawn))
     page.wait_for_timeout(500)  # the numbers follow their axes in another task
 
 
