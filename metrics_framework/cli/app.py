@@ -81,10 +81,15 @@ app.add_command(top)
     "-n",
     "--runs",
     type=click.IntRange(1),
-    help="Measured runs per command, or per block with --against.  [default: 10, or 3 with --against]",
+    help="Measured executions of each command, or in each block with --against."
+    "  [default: 10, or 3 with --against]",
 )
 @click.option(
-    "--warmup", default=0, show_default=True, type=click.IntRange(0), help="Warm-up runs, not measured."
+    "--warmup",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Executions before them, not measured. Without any, --against executes each command once first.",
 )
 @click.option(
     "--command",
@@ -109,7 +114,7 @@ app.add_command(top)
 @click.option(
     "--pairs",
     type=click.IntRange(2),
-    help="With --against: blocks of runs of each version, at most.  [default: 40]",
+    help="With --against: blocks of executions of each version, at most.  [default: 40]",
 )
 @click.option(
     "--against-commit",

@@ -133,7 +133,8 @@ class Report:
         """Return the verdict of the whole in one sentence."""
         found = self.found
         if not found.is_comparable:
-            return f"Nothing can be compared: {self._reason()}."
+            reason = self._reason()
+            return f"Nothing can be compared: {reason}{'' if reason.endswith('?') else '.'}"
         deciding = [metric for metric in found.primary if metric.verdict is found.verdict]
         if found.verdict is Verdict.INCONCLUSIVE:
             return f"Inconclusive: {self._power(deciding)}."
@@ -206,7 +207,7 @@ def _described(runs: Sequence[ComparedRun]) -> str:
         return "none"
     contexts = [one.run for one in runs]
     jobs = number_of_jobs(runs)
-    parts = [f"{format_count(len(runs), 'run')} of {format_count(jobs, 'job')}"]
+    parts = [f"{format_count(len(runs), 'snapshot')} of {format_count(jobs, 'job')}"]
     for field in ("branch", "commit"):
         values = list(dict.fromkeys(getattr(run, field) for run in contexts if getattr(run, field)))
         if len(values) == 1:

@@ -45,7 +45,11 @@ _OPTIONS = [
         help="Environment of the snapshot.  [default: ci under CI, else local]",
     ),
     click.option("--commit", help="Measured commit, by any name that git knows.  [default: HEAD]"),
-    click.option("--branch", help="Measured branch.  [default: the one that is checked out]"),
+    click.option(
+        "--branch",
+        help="Measured branch.  [default: the one that is checked out, or none if --commit is another commit"
+        " than HEAD, because git does not tell on which branch it was made]",
+    ),
 ]
 
 

@@ -186,7 +186,7 @@ def test_a_slower_pull_request_fails(tmp_path: Path) -> None:
 
     same = Job(steps, checkout(tmp_path / "same", history, FAST), PULL_REQUEST, 7).run()
     assert same.done == dict.fromkeys([*MEASURING, "Compare"], 0), same.output
-    assert "9 runs of 9 jobs, main" in same.output
+    assert "9 snapshots of 9 jobs, main" in same.output
 
     slow = Job(steps, checkout(tmp_path / "slow", history, SLOW), PULL_REQUEST, 8).run()
     assert slow.done == {**dict.fromkeys(MEASURING, 0), "Compare": 1}, slow.output

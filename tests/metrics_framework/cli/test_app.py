@@ -303,6 +303,10 @@ def test_run_records_the_commit() -> None:
     in_ci = snapshot_of(invoke("run", "-n", "1", "--", "true", CI="true").stdout).metadata
     assert (local.commit, local.branch, local.environment) == (head, "topic/größe", Environment.LOCAL)
     assert (in_ci.commit, in_ci.branch, in_ci.environment) == (head, "topic/größe", Environment.CI)
+    # The help says that another commit has no branch by default.
+    other = snapshot_of(invoke("run", "-n", "1", "--commit", "v1", "--", "true").stdout).metadata
+    assert (other.commit, other.branch) == ("v1", None)
+    assert "or none if --commit is another commit" in " ".join(invoke("run", "--help").stdout.split())
 
 
 @pytest.mark.heavy

@@ -14,6 +14,9 @@ const MOST_RETRY_SECONDS = 10;
 /** How many removed rows Vega keeps track of in each step of a chart. By default it keeps ten thousand. */
 const MOST_REMOVED_ROWS = 500;
 
+/** After so many rows, a chart is drawn from the start. */
+const MOST_INSERTED_ROWS = 50_000;
+
 /** The lines of a chart differ in color and in dashes. The style sheet defines the colors. */
 export const LINE_STYLES = [
   ["--series-1", []],
@@ -88,6 +91,8 @@ class Chart {
     this._width = this._height = 0;
     this._result = result;
     this._labels = "";
+    this._rows = new Map(); // the rows of each data, by their keys
+    this.insertedRows = 0;
     this.view = result.view;
     this.view.cleanThreshold = MOST_REMOVED_ROWS;
     this._observer = new ResizeObserver(() => requestAnimationFrame(() => this._resize()));
@@ -95,15 +100,46 @@ class Chart {
     this._resize();
   }
 
-  /** Replace signals and data, and draw. A signal `height` is the height of the chart in pixels. */
+  /**
+   * Replace signals and data, and draw. A signal `height` is the height of the chart in pixels.
+   *
+   * Each row has a `key`, which is unique in its data. Vega gets only the rows that differ from those before, which
+   * are few, because it works on each row that it gets, and never forgets one completely.
+   */
   async update({ height, ...signals }, data) {
+    const changes = Object.entries(data).map(([name, rows]) => ({ name, ...this._difference(name, rows) }));
+    if (changes.some(({ removed }) => removed.length)) {
+      for (const { name, removed } of changes) this.view.remove(name, removed);
+      await this.view.runAsync(); // a second change of the same data before it would replace the first one
+    }
+    for (const { name, inserted } of changes) if (inserted.length) this.view.insert(name, inserted);
     for (const [name, value] of Object.entries(signals)) this.view.signal(name, value);
-    for (const [name, rows] of Object.entries(data)) this.view.data(name, rows);
     if (height !== undefined) this.view.height(height);
     const labels = `${height} ${signals.valueLabels}`;
     if (labels !== this._labels) this.view.resize(); // their width is a part of the layout
     this._labels = labels;
     await this.view.runAsync();
+  }
+
+  _difference(name, rows) {
+    const before = this._rows.get(name) ?? new Map();
+    const after = new Map();
+    const inserted = [];
+    for (const row of rows) {
+      const known = before.get(row.key);
+      const isSame = known !== undefined && Object.keys(row).every((field) => row[field] === known[field]);
+      if (!isSame) inserted.push(row);
+      else before.delete(row.key);
+      after.set(row.key, isSame ? known : row);
+    }
+    this._rows.set(name, after);
+    this.insertedRows += inserted.length;
+    return { inserted, removed: [...before.values()] };
+  }
+
+  /** Whether it should be drawn from the start, because Vega remembers too many rows. */
+  get isWorn() {
+    return this.insertedRows > MOST_INSERTED_ROWS;
   }
 
   /** Return the place of a pointer in the units of the axes, or null outside of the axes. */
@@ -146,23 +182,10 @@ export async function drawChart(kind, container) {
     actions: false,
     defaultStyle: false,
     tooltip: false,
-    ...(known === undefined ? { patch: withKeys } : {}),
     renderer: kind === "heat" ? "canvas" : "svg", // thousands of cells are too many elements
   });
   compiled.set(theme, result.vgSpec);
   return new Chart(kind, container, result);
-}
-
-/**
- * Let Vega update the mark of a row that is replaced by one with the same key, instead of creating another.
- * Vega-Lite has a channel for keys too, but it splits a line where they differ.
- */
-function withKeys(specification) {
-  for (const mark of specification.marks) {
-    if (mark.type === "group") withKeys(mark);
-    else mark.key = "key";
-  }
-  return specification;
 }
 
 /** Return colors as Vega understands them: the style sheet may use functions such as light-dark(). */
@@ -190,6 +213,9 @@ const LABELLED_TIME = {
   ...TIME,
   axis: { values: { expr: "times" }, labelExpr: "timeLabels[indexof(times, datum.value)]", grid: false, labelFlush: true },
 };
+
+/** A line breaks at a gap. The gap is not filtered, because a filter keeps track of each row that it removes. */
+const STEPS = { clip: true, interpolate: "step-after", invalid: "break-paths-show-domains" };
 
 function labelledValue(type) {
   const domain = [{ expr: "low" }, { expr: "high" }];
@@ -246,7 +272,7 @@ function lineChart(colors) {
     layer: [
       {
         data: { name: "points", values: [] },
-        mark: { type: "area", clip: true, interpolate: "step-after", color: colors.accent, fillOpacity: { expr: "filled" } },
+        mark: { type: "area", ...STEPS, color: colors.accent, fillOpacity: { expr: "filled" } },
         encoding: { x, y: { ...y, stack: null } },
       },
       {
@@ -256,7 +282,7 @@ function lineChart(colors) {
       },
       {
         data: { name: "points" },
-        mark: { type: "line", clip: true, interpolate: "step-after", strokeWidth: 2, strokeJoin: "round" },
+        mark: { type: "line", ...STEPS, strokeWidth: 2, strokeJoin: "round" },
         encoding: { x, y, color, strokeDash },
       },
       {
@@ -284,7 +310,7 @@ function sparkLine(colors) {
     ...frame(colors, 44),
     layer: ["area", "line"].map((type) => ({
       data: type === "area" ? { name: "points", values: [] } : { name: "points" },
-      mark: { type, clip: true, interpolate: "step-after", color: colors.accent, ...(type === "area" ? { opacity: 0.15 } : { strokeWidth: 1.5 }) },
+      mark: { type, ...STEPS, color: colors.accent, ...(type === "area" ? { opacity: 0.15 } : { strokeWidth: 1.5 }) },
       encoding: { x, y },
     })),
   };

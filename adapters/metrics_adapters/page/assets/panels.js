@@ -129,7 +129,7 @@ function completed(panel, index, constantTags) {
       value: isNumber(series?.value) ? series.value : null,
       values: list(series?.values),
       points: list(series?.points).filter((point) => isNumber(point?.[0]) && isNumber(point?.[1])),
-      cells: list(series?.cells).filter((cell) => Array.isArray(cell) && cell.every(isNumber)),
+      cells: list(series?.cells).filter((cell) => Array.isArray(cell) && cell.length === 5 && cell.every(isNumber)),
     }))),
   };
 }
@@ -271,6 +271,7 @@ class ChartCard extends Card {
     if (this.details.open) this._fillTable();
     this.hasChart = !isEmpty && library.ready;
     if (!this.hasChart) return;
+    if (this.chart?.isWorn) this.forgetChart();
     if (this.chart === null) {
       this.chart = await drawChart(this.chartKind, this.plot);
       await nextTask();
