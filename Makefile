@@ -19,7 +19,7 @@ SANITIZED := build/sanitize
 # Cached bytecode halves the time of tests that start other processes. Some containers turn it off.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: run live build test soak sanitize servers quick check format lint types imports bench docs lock clean
+.PHONY: run live build test soak sanitize servers quick check format lint types imports bench docs links lock clean
 
 run: $(VENV)/.installed $(CORE)
 	$(BIN)/python examples/parse_stdlib.py
@@ -90,13 +90,19 @@ types: $(VENV)/.installed $(CORE)
 imports: $(VENV)/.installed
 	$(BIN)/lint-imports
 
-# Takes 15 minutes. Writes the tables of docs/benchmarks.md.
+# Takes 15 minutes. Keeps the results in benchmarks/, and writes the tables of the README and the docs from them.
 bench: $(BENCH)/.installed $(PEERS)/.installed
 	$(BENCH)/bin/python -m benchmarks $(ARGS)
 
 docs: $(VENV)/.installed
-	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
+	rm -rf docs/_build/html
+	$(BIN)/sphinx-build -W -q -b html -d docs/_build/doctrees docs docs/_build/html
+	$(BIN)/python tools/check_site.py docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+# The links to other sites, which needs the network. `make docs` checks those within the site.
+links: $(VENV)/.installed
+	$(BIN)/sphinx-build -q -b linkcheck -d docs/_build/doctrees docs docs/_build/links
 
 # Updates the locked versions from pyproject.toml.
 lock: $(VENV)/.installed

@@ -1,78 +1,59 @@
-"""Runs benchmarks, prints their tables, and writes them into the documentation.
+"""Runs benchmarks, prints their tables, keeps their results, and writes them into the documentation.
 
-``python -m benchmarks [ROUNDS] [NAME…]``, by default all of them.
+``python -m benchmarks [ROUNDS] [NAME…]``, by default all of them except those in `ON_REQUEST`.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
-from benchmarks import (
-    batch,
-    command_runs,
-    exporting,
-    exporting_otlp,
-    facade,
-    history,
-    import_time,
-    middleware,
-    processes,
-    prometheus_text,
-    recording,
-    scraping,
-    service,
-    snapshots,
-    streaming,
-    telemetry,
-    verdicts,
-)
-from benchmarks.tables import Report
+from benchmarks import pages
+from benchmarks.recording import ROUNDS
 
-PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- measured: {} -->\n", "<!-- end -->\n"
-
-BENCHMARKS: dict[str, Callable[[int], Report]] = {
-    "import": lambda _: import_time.main(),
-    "recording": recording.main,
-    "facade": lambda _: facade.main(),
-    "scraping": scraping.main,
-    "prometheus-text": prometheus_text.main,
-    "processes": lambda _: processes.main(),
-    "streaming": streaming.main,
-    "exporting": exporting.main,
-    "exporting-otlp": exporting_otlp.main,
-    "middleware": lambda _: middleware.main(),
-    "service": service.main,
-    "snapshots": lambda _: snapshots.main(),
-    "history": lambda _: history.main(),
-    "batch": lambda _: batch.main(),
-    "command": lambda _: command_runs.main(),
-    "telemetry": lambda _: telemetry.main(),
-    "verdicts": lambda _: verdicts.main(),
+BENCHMARKS = {
+    "import": "import_time",
+    "recording": "recording",
+    "facade": "facade",
+    "scraping": "scraping",
+    "prometheus-text": "prometheus_text",
+    "processes": "processes",
+    "streaming": "streaming",
+    "exporting": "exporting",
+    "exporting-otlp": "exporting_otlp",
+    "middleware": "middleware",
+    "service": "service",
+    "snapshots": "snapshots",
+    "history": "history",
+    "batch": "batch",
+    "command": "command_runs",
+    "telemetry": "telemetry",
+    "verdicts": "verdicts",
+    "verdicts-real": "verdicts_real",
+    "bucket-accuracy": "bucket_accuracy",
 }
+"""Name to module; each module is imported when it runs, because it may need libraries of its own."""
+
+IN_ROUNDS = {
+    *("recording", "scraping", "prometheus-text", "streaming", "exporting", "exporting-otlp", "service"),
+}
+"""The benchmarks whose number of rounds can be chosen."""
+
+ON_REQUEST = {"verdicts-real", "bucket-accuracy"}
+"""The first takes a quarter of an hour, and the second needs a Prometheus server."""
 
 
 def main() -> None:
     """Run the benchmarks one after the other: in parallel they would slow each other down."""
     arguments = sys.argv[1:]
-    rounds = int(arguments.pop(0)) if arguments and arguments[0].isdigit() else recording.ROUNDS
+    rounds = int(arguments.pop(0)) if arguments and arguments[0].isdigit() else ROUNDS
     unknown = [name for name in arguments if name not in BENCHMARKS]
     if unknown:
         sys.exit(f"unknown benchmark {unknown[0]!r}: use one of {', '.join(BENCHMARKS)}")
-    for name in arguments or BENCHMARKS:
-        write(name, BENCHMARKS[name](rounds))
-
-
-def write(what: str, report: Report) -> None:
-    """Replace the tables of a benchmark in the documentation."""
-    text, begin = PAGE.read_text(), BEGIN.format(what)
-    before, found, rest = text.partition(begin)
-    _, ended, after = rest.partition(END)
-    if not found or not ended:
-        sys.exit(f"{PAGE} has no place for {what!r}: {begin.strip()} … {END.strip()}")
-    PAGE.write_text(f"{before}{begin}\n{report.to_markdown()}\n{END}{after}")
+    for name in arguments or [name for name in BENCHMARKS if name not in ON_REQUEST]:
+        measure = importlib.import_module(f"benchmarks.{BENCHMARKS[name]}").main
+        pages.save(name, measure(rounds) if name in IN_ROUNDS else measure())
+        pages.write()
 
 
 if __name__ == "__main__":

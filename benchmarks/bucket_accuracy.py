@@ -1,15 +1,12 @@
 """How close PromQL's `histogram_quantile` comes to the quantiles of the process, with the default buckets.
 
-``python -m benchmarks.bucket_accuracy``
-
-It needs a Prometheus server on the ``PATH``, which scrapes 100 000 values of each distribution. The values
-have a fixed seed, so each run prints the same table.
+It needs a Prometheus server, as `make servers` downloads it, which scrapes 100 000 values of each
+distribution. The values have a fixed seed, so each run prints the same table.
 """
 
 from __future__ import annotations
 
 import random
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -18,6 +15,7 @@ from pathlib import Path
 from benchmarks.tables import Report
 from metrics_adapters.prometheus import serve
 from metrics_framework import MetricsSystem, MetricUnit
+from tests.servers.programs import find, missing
 from tests.servers.prometheus import running_prometheus
 
 VALUES = 100_000
@@ -26,13 +24,11 @@ SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 def main() -> Report:
     """Record, scrape and query everything, print the table, and return it."""
-    program = shutil.which("prometheus")
+    program = find("prometheus")
     if program is None:
-        sys.exit("the program prometheus is not on the PATH")
+        sys.exit(missing("prometheus"))
     report = Report()
-    report.table(
-        "Default buckets: histogram_quantile of Prometheus (deviation from the process's own)", list(SHARES)
-    )
+    report.table("`histogram_quantile` (deviation from the process's own)", list(SHARES))
     system = MetricsSystem()
     random_numbers = random.Random(1)
     for place, (unit, draw) in enumerate(DISTRIBUTIONS.values()):
@@ -52,7 +48,7 @@ def main() -> Report:
             cells = []
             for key, share in SHARES.items():
                 query = f"histogram_quantile({share}, d{place}_{unit.value}_bucket)"
-                ((_, found),) = server.query(query)
+                ((_, found),) = server.wait_until(query, bool)  # a scrape that fails hides the values
                 cells.append(f"{found:.3g} ({(found / summary[key] - 1) * 100:+.0f} %)")
             report.row(name, cells)
     report.show()

@@ -217,7 +217,7 @@ def main() -> None:
     with MetricsSystem(tags={"service": "shop"}, latency_metric=REQUEST) as metrics:
         shop = Shop(metrics, Random(options.seed))
         metrics.initialize_metrics({"collection_interval": 1})
-        with serve_app(metrics, options.port, snapshots=options.snapshots) as server:
+        with serve_app(metrics, options.port, snapshots=options.snapshots, allow_hosts=()) as server:
             print(f"the shop is open: {server.url}/ (Ctrl-C ends it)", flush=True)
             with suppress(KeyboardInterrupt):
                 asyncio.run(shop.open())

@@ -9,14 +9,18 @@
     curl -d '{"item": "book", "quantity": 2}' -H 'Content-Type: application/json' http://127.0.0.1:8000/orders
     curl http://127.0.0.1:8000/metrics
 
-Restart a worker, or kill it: the counters go on. The simulated stock of each worker is its own, and so its
-gauge is that of the worker that sold last.
+http://127.0.0.1:8000/internal/ shows the numbers of all workers in a browser. Restart a worker, or kill it:
+the counters go on. The simulated stock of each worker is its own, and so its gauge is that of the worker that
+sold last.
 """
 
 from __future__ import annotations
 
 from scrape_fastapi import create_scraped_app
 
+from metrics_adapters.asgi import make_app
 from metrics_framework import MetricsSystem
 
-app = create_scraped_app(MetricsSystem(shared=True))
+metrics = MetricsSystem(shared=True)
+app = create_scraped_app(metrics)
+app.mount("/internal", make_app(metrics))

@@ -5,6 +5,7 @@ Each error states the value, what is wrong with it, and what to pass instead.
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import operator
 import re
@@ -233,16 +234,38 @@ def check_port(what: str, port: object) -> int:
 
 
 def check_url_path(what: str, path: object) -> str:
-    """Return ``path`` if it is a string that begins with a slash.
+    """Return ``path`` if it is a path that a URL can have: it begins with a slash, and may end with one.
 
     Raises:
-        InvalidInputError: If it is anything else.
+        InvalidInputError: If it is anything else, has control characters, or a segment that is empty, ``.``
+            or ``..``, which clients and proxies remove.
     """
     if not isinstance(path, str) or not path.startswith("/"):
         raise InvalidInputError(
             f"{what}={safe_repr(path)} does not begin with a slash: pass a path such as '/metrics'"
         )
+    segments = path.removesuffix("/").split("/")[1:]
+    if any(each in ("", ".", "..") for each in segments) or re.search(r"[\x00-\x1f\x7f-\x9f]", path):
+        raise InvalidInputError(
+            f"{what}={safe_repr(path)} has an empty segment, '.', '..' or a control character: pass a path"
+            " such as '/metrics'"
+        )
     return path
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is ``localhost`` or a loopback address. Any other name may have any address.
+
+    Example:
+        >>> is_loopback("LOCALHOST"), is_loopback("127.0.0.2"), is_loopback("localhost.example")
+        (True, True, False)
+    """
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def safe_repr(value: object) -> str:

@@ -14,6 +14,8 @@ from metrics_framework.errors import InvalidInputError
 class MetricType(Enum):
     """The type of a metric."""
 
+    __hash__ = object.__hash__  # by identity, like its equality: that of `Enum` is a function in Python
+
     COUNTER = "counter"
     """A total that never decreases."""
     GAUGE = "gauge"
@@ -28,6 +30,8 @@ class MetricType(Enum):
 
 class MetricUnit(Enum):
     """The unit of a number."""
+
+    __hash__ = object.__hash__  # see `MetricType`
 
     SECONDS = "seconds"
     MILLISECONDS = "milliseconds"

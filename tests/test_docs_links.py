@@ -23,6 +23,9 @@ SHOWN = {
 }
 """Page of ``docs`` to the files of ``examples`` that it shows."""
 
+BUILT = {"index.md", "reference.md", "changelog.md", "contributing.md"}
+"""Pages of the built site only: their text is in other files."""
+
 
 def anchors(page: Path) -> set[str]:
     """Return the anchors of the headings of a page, as GitHub makes them."""
@@ -59,6 +62,20 @@ def test_a_dead_link_is_found(tmp_path):
         "```md\n# gone\n[e](gone.md)\n```\n`[f](gone.md)` [the `g`](page.md)\n"
     )
     assert dead_links(page) == ["page.md#gone", "gone.md"]
+
+
+def test_every_page_can_be_reached_from_the_readme():
+    """Links lead from the README to each page; the sidebar of the site alone lists those of `BUILT`."""
+    reached: set[Path] = set()
+    waiting = [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        if page.suffix == ".md" and page not in reached:
+            reached.add(page)
+            links = LINK.findall(CODE.sub("", page.read_text("utf-8")))
+            paths = [link.partition("#")[0] for link in links if not re.match(r"[a-z]+:|#", link)]
+            waiting += [(page.parent / path).resolve() for path in paths]
+    assert {page.name for page in {*PAGES} - reached} == BUILT
 
 
 @pytest.mark.parametrize(("page", "name"), [(page, name) for page, names in SHOWN.items() for name in names])

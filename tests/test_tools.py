@@ -72,3 +72,35 @@ def test_a_bad_commit_message_is_rejected(message, fault):
     faults = load("check_commit_message").find_faults(message)
     assert len(faults) == 1
     assert fault in faults[0]
+
+
+SITE = {
+    "index.html": '<a href="a%20b.html#one">1</a><link href="_static/look.css"><img src="data:image/png,">',
+    "a b.html": '<h1 id="one">1</h1><a href="#one">1</a><a href="https://other.example/">2</a>',
+    "_static/look.css": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("page", "fault"),
+    [
+        ('<a href="gone.html">1</a>', "index.html links to gone.html, which does not exist"),
+        ('<img src="gone.png">', "index.html links to gone.png, which does not exist"),
+        ('<a href="a b.html#two">1</a>', "index.html links to a b.html#two, which has no such anchor"),
+        ('<a href="#two">1</a>', "index.html links to #two, which has no such anchor"),
+        ('<script src="//cdn.example/x.js">', "index.html loads //cdn.example/x.js from another site"),
+        ('<link href="https://cdn.example/x">', "index.html loads https://cdn.example/x from another site"),
+        (None, "c.html cannot be reached from index.html"),
+    ],
+)
+def test_a_fault_of_the_site_is_found(tmp_path, page, fault):
+    """Dead links and anchors, parts of other sites and pages without a link are found, and no more."""
+    (tmp_path / "_static").mkdir()
+    for name, text in SITE.items():
+        (tmp_path / name).write_text(text)
+    assert list(load("check_site").find_faults(tmp_path)) == []
+    if page is None:
+        (tmp_path / "c.html").write_text(SITE["a b.html"] + '<a href="c.html">3</a>')
+    else:
+        (tmp_path / "index.html").write_text(SITE["index.html"] + page)
+    assert list(load("check_site").find_faults(tmp_path)) == [fault]

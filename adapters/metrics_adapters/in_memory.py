@@ -381,7 +381,7 @@ class InMemoryAggregator:
 
         if self._prometheus_writer is None:
             self._prometheus_writer = IncrementalWriter(self.store)
-        return b"".join(self._prometheus_writer.chunks()).decode()
+        return b"".join(self._prometheus_writer.pieces()).decode()
 
     def _to_snapshot(self, _: object) -> str:
         from metrics_framework.snapshots import Environment, SnapshotBuilder, SnapshotMetadata, dump_snapshot

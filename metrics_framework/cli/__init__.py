@@ -13,6 +13,15 @@ from metrics_framework.errors import MissingExtraError, reason_of
 
 def main() -> None:
     """Run the command line."""
+    # SIGTERM, which cancels a job in CI, interrupts a command as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        _run()
+    except KeyboardInterrupt:  # while modules are imported; click and the commands handle it afterwards
+        sys.exit(128 + signal.SIGINT)
+
+
+def _run() -> None:
     try:
         from metrics_framework.cli.app import app
     except ModuleNotFoundError as error:
@@ -22,8 +31,6 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal without "µ" shows "?" instead of an error
             stream.reconfigure(errors="replace")
-    # SIGTERM, which cancels a job in CI, interrupts a command as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app(prog_name="metrics-framework", standalone_mode=True)
     except SystemExit as exit_:

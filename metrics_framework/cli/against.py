@@ -216,7 +216,8 @@ class _Turns:
             if failures:
                 runs = format_count(self._finished_runs[name], "run")
                 text = f"{format_number(failures)} of {runs} of the {name} command failed"
-                click.echo(f"Error: {text}, and their times are compared too", err=True)
+                then = "and their times are compared too" if self.done else "so nothing is compared"
+                click.echo(f"Error: {text}, {then}", err=True)
 
     def _measure_block(self, side: Side, number: int) -> _Block | None:
         """Measure a block. Returns ``None`` if every run failed, which ends the measurement."""

@@ -27,6 +27,10 @@ FLAMEIQ_FOLDER = ".flameiq"
 _BASELINES = "baselines"
 _CURRENT = "current.json"
 _HISTORY = "history.jsonl"
+_ONE_BASELINE = (
+    "Note: a baseline is one job. compare needs several jobs on one side for a verdict; on one machine,"
+    " measure both versions by turns: metrics-framework run --against"
+)
 
 
 @click.group()
@@ -75,6 +79,7 @@ def set_baseline(file: Path, folder: Path) -> None:
         sys.exit(1)
     count = format_count(len(snapshot.metrics.flat()), "measurement")
     click.echo(escape_control(f"baseline of {count}, commit {(snapshot.metadata.commit or 'none')[:12]}"))
+    click.echo(_ONE_BASELINE, err=True)
     click.echo(written)
 
 

@@ -25,6 +25,9 @@ EXIT_USAGE = 2
 EXIT_UNDECIDED = 3
 """Nothing can be compared, or with ``--strict`` the comparison is inconclusive."""
 
+EXIT_FIRST_JOB = 4
+"""Nothing can be compared, because the history has no runs of other jobs yet."""
+
 DEFAULT_JOBS = 20
 """How many jobs of a history are the baseline."""
 
@@ -239,6 +242,7 @@ def compare(
       1  a deciding metric regressed
       2  wrong usage, a file cannot be read, or an output cannot be written
       3  nothing can be compared, or with --strict the comparison is inconclusive
+      4  nothing can be compared yet: the history has no runs of other jobs, of any branch
 
     \b
     Examples:
@@ -257,7 +261,7 @@ def compare(
         except OutputError as fault:
             click.echo(f"Error: {fault}", err=True)
             is_written = False
-    sys.exit(_exit_code(found, strict) if is_written else EXIT_USAGE)
+    sys.exit(_exit_code(found, sides, strict) if is_written else EXIT_USAGE)
 
 
 def _rules(
@@ -325,7 +329,9 @@ def _warn_of_unused(
             click.echo(escape_control(text), err=True)
 
 
-def _exit_code(found: Comparison, strict: bool) -> int:
+def _exit_code(found: Comparison, sides: ComparedSides, strict: bool) -> int:
+    if sides.is_first_job:
+        return EXIT_FIRST_JOB
     if not found.is_comparable:
         return EXIT_UNDECIDED
     if found.verdict == "regression":

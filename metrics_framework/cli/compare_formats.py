@@ -133,7 +133,8 @@ class Report:
         """Return the verdict of the whole in one sentence."""
         found = self.found
         if not found.is_comparable:
-            return f"Nothing can be compared: {self._reason()}."
+            reason = self._reason()
+            return f"Nothing can be compared: {reason}{'' if reason.endswith('?') else '.'}"
         deciding = [metric for metric in found.primary if metric.verdict is found.verdict]
         if found.verdict is Verdict.INCONCLUSIVE:
             return f"Inconclusive: {self._power(deciding)}."

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
-from metrics_framework.cli.history import open_history
+from metrics_framework.cli.history import OpenHistory, open_history
 from metrics_framework.cli.output import escape_control
-from metrics_framework.errors import OutputError, SnapshotError
+from metrics_framework.errors import OutputError, SnapshotError, nearest
 from metrics_framework.snapshots import PerformanceSnapshot, Run
 from metrics_framework.snapshots.build import LATENCY_TAG
 from metrics_framework.snapshots.compare import ComparedRun
@@ -18,6 +18,8 @@ from metrics_framework.snapshots.distributions import SIDECAR_SUFFIX
 from metrics_framework.snapshots.files import MeasuredRun, parse_document, read_content
 from metrics_framework.snapshots.provenance import JOB_TAG
 from metrics_framework.snapshots.samples import with_samples
+
+_MAX_NAMED = 3
 
 
 @dataclass
@@ -28,11 +30,13 @@ class ComparedSides:
         baseline: The runs of the earlier version.
         current: The runs of the later one.
         notes: Why a side has no runs.
+        is_first_job: Whether the history has no runs of other jobs yet, of any branch.
     """
 
     baseline: list[ComparedRun] = field(default_factory=list)
     current: list[ComparedRun] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    is_first_job: bool = False
 
     @property
     def are_complete(self) -> bool:
@@ -56,7 +60,8 @@ def read_sides(base: Sequence[Path], current: Sequence[Path]) -> ComparedSides:
         if not runs:
             listed = ", ".join(repr(str(path)) for path in paths)
             others = " other than the current runs" if name == "baseline" and after else ""
-            sides.notes.append(f"no snapshot{others} in {listed}, so there are no {name} runs")
+            hint = _nested_hint(paths) if not others else ""
+            sides.notes.append(f"no snapshot{others} in {listed}{hint}, so there are no {name} runs")
     return sides
 
 
@@ -75,37 +80,52 @@ def read_history(source: Path, branch: str | None, last: int, current: Sequence[
         UsageError: If a path cannot be read.
     """
     after = _read_paths(current)
-    before, note = _select_jobs(source, branch, last, [run for run, _ in after]) if after else ([], None)
-    sides = _with_samples(before, after)
     if not after:
-        sides.notes.append(f"no snapshot in {', '.join(repr(str(path)) for path in current)}")
-    elif note is not None:
-        sides.notes.append(note)
+        listed = ", ".join(repr(str(path)) for path in current)
+        return ComparedSides(notes=[f"no snapshot in {listed}{_nested_hint(current)}"])
+    runs = [run for run, _ in after]
+    try:
+        history = open_history(source)
+        before = _select_jobs(history.where(branch=branch), last, runs)
+        sides = _with_samples(before, after)
+        if not before:
+            every = history.runs()
+            sides.is_first_job = not _without_jobs_of(runs, every)
+            sides.notes.append(_reason_for_none(source, branch, every))
+    except OutputError as error:
+        raise click.UsageError(f"{error}; pass another --history") from error
     return sides
+
+
+def _nested_hint(paths: Iterable[Path]) -> str:
+    """Return the folders with snapshots below folders without, such as those of `run --against`."""
+    below = {one.parent for path in paths if path.is_dir() for one in path.glob("*/*.json")}
+    if not below:
+        return ""
+    return f" itself; pass {' or '.join(repr(str(one)) for one in sorted(below)[:_MAX_NAMED])}"
 
 
 # -- the history -------------------------------------------------------------------------------------------
 
 
-def _select_jobs(
-    source: Path, branch: str | None, last: int, current: Sequence[Run]
-) -> tuple[list[MeasuredRun], str | None]:
-    """Return the runs of the newest jobs, or a note on why there are none."""
-    try:
-        history = open_history(source).where(branch=branch)
-        runs = history.runs()
-    except OutputError as error:
-        raise click.UsageError(f"{error}; pass another --history") from error
+def _without_jobs_of(current: Sequence[Run], runs: Sequence[Run]) -> list[tuple[int, Run]]:
+    """Return the runs, with their positions, that are neither current runs nor of their jobs."""
     own_ids = {run.run_id for run in current if run.run_id is not None}
     own_jobs = {run.tags[JOB_TAG] for run in current if JOB_TAG in run.tags}
     own_files = {(run.path.resolve(), run.line) for run in current if run.run_id is None}
-    others = [
+    return [
         (position, run)
         for position, run in enumerate(runs)
         if run.run_id not in own_ids
         and run.tags.get(JOB_TAG) not in own_jobs
         and not (own_files and (run.path.resolve(), run.line) in own_files)
     ]
+
+
+def _select_jobs(history: OpenHistory, last: int, current: Sequence[Run]) -> list[MeasuredRun]:
+    """Return the runs of the newest jobs."""
+    runs = history.runs()
+    others = _without_jobs_of(current, runs)
     # Jobs that measured something else do not count.
     names = {run.tags.get(LATENCY_TAG) for run in current}
     others = [(position, run) for position, run in others if run.tags.get(LATENCY_TAG) in names] or others
@@ -117,17 +137,21 @@ def _select_jobs(
             jobs.add(job)
             chosen.append((position, run))
     if not chosen:
-        return [], _reason_for_none(source, branch, len(runs))
+        return []
     # Only the newest runs are read in full, down to the oldest one of the selected jobs.
     measured = history.where(last=len(runs) - chosen[-1][0]).measurements()
     wanted = {(run.path, run.line) for _, run in chosen}
-    return [(run, values) for run, values in measured if (run.path, run.line) in wanted], None
+    return [(run, values) for run, values in measured if (run.path, run.line) in wanted]
 
 
-def _reason_for_none(source: Path, branch: str | None, number: int) -> str:
+def _reason_for_none(source: Path, branch: str | None, runs: Sequence[Run]) -> str:
+    if not runs:
+        return f"the history has no runs in {str(source)!r} yet"
     where = f"of branch {branch!r} in {str(source)!r}" if branch is not None else f"in {str(source)!r}"
+    number = sum(branch is None or run.branch == branch for run in runs)
     if not number:
-        return f"the history has no runs {where} yet"
+        branches = {run.branch for run in runs if run.branch is not None}
+        return f"the history has no runs {where}.{nearest(branch or '', branches)}".removesuffix(".")
     return (
         f"all runs {where} ({number:,}) are current runs or of their jobs; outside CI, all runs since a boot"
         " are one job, so name the files: BASE -- CURRENT"

@@ -11,7 +11,7 @@ import click
 
 from metrics_framework.cli.output import escape_control
 from metrics_framework.cli.snapshots import parse_tags, save
-from metrics_framework.errors import MetricsError, SnapshotError
+from metrics_framework.errors import InvalidInputError, MetricsError, SnapshotError
 from metrics_framework.snapshots import Environment, PerformanceSnapshot
 from metrics_framework.snapshots.converters import (
     DIRTY_TAG,
@@ -44,6 +44,11 @@ _MAX_FILE_BYTES = 1 << 30
     help="Folder for the snapshots.",
 )
 @click.option(
+    "--name",
+    help="Name of all benchmarks of FILES in the snapshots, so that differently named ones can be compared."
+    "  [default: those of the file]",
+)
+@click.option(
     "--this-job",
     is_flag=True,
     help="The files were measured in this job: add it, the machine, and the commit of the working tree.",
@@ -68,6 +73,7 @@ _MAX_FILE_BYTES = 1 << 30
 def import_benchmarks(
     files: tuple[Path, ...],
     output: Path,
+    name: str | None,
     this_job: bool,
     tags: tuple[str, ...],
     environment: str | None,
@@ -90,6 +96,7 @@ def import_benchmarks(
     \b
     Examples:
       metrics-framework import --this-job benchmark.json
+      metrics-framework import --this-job --name sort --output old old.json
       metrics-framework compare --history snapshots --branch main new/
     """  # noqa: D301 - the backspace tells click not to rewrap the paragraph
     context = parse_tags(tags, RECORDER_TAG, DIRTY_TAG)
@@ -98,7 +105,7 @@ def import_benchmarks(
     succeeded = True
     for file in files:
         try:
-            converted = _read(file)
+            converted = _read(file, name)
         except MetricsError as error:
             fault = "; ".join(error.violations) if isinstance(error, SnapshotError) else str(error)
             click.echo(escape_control(f"{file}: {fault}"), err=True)
@@ -121,10 +128,17 @@ def import_benchmarks(
     sys.exit(0 if succeeded else 1)
 
 
-def _read(file: Path) -> list[ConvertedBenchmark]:
+def _read(file: Path, name: str | None) -> list[ConvertedBenchmark]:
     content = read_content(file, max_bytes=_MAX_FILE_BYTES)
     written = datetime.fromtimestamp(file.stat().st_mtime, UTC)
-    return convert_benchmarks(parse_document(content), written)
+    try:
+        document = parse_document(content)
+    except SnapshotError as error:
+        raise InvalidInputError(
+            f"{'; '.join(error.violations)}; pass a JSON file of pytest-benchmark (--benchmark-json) or"
+            " of hyperfine (--export-json)"
+        ) from error
+    return convert_benchmarks(document, written, name)
 
 
 @dataclass(frozen=True)

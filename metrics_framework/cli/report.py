@@ -43,7 +43,8 @@ def report(selection: Selection, output: Path) -> None:
 
     It takes what metrics-framework compare takes, and has the same verdicts, the distributions of both sides,
     the history of each metric with its shifts, and the context of the runs. The file needs no network and no
-    scripts, so that it can be an artifact of a job or an attachment of a mail.
+    scripts, so that it can be an artifact of a job or an attachment of a mail. The command prints the path,
+    and the conclusion on standard error.
 
     \b
     Exit codes:
@@ -74,6 +75,9 @@ def report(selection: Selection, output: Path) -> None:
         replace_file(output, text.encode())
     except OutputError as fault:
         _fail(str(fault), 1)
+    from metrics_framework.cli.compare_formats import Report  # slow to import
+
+    click.echo(escape_control(Report(found, sides, show_all=False).conclusion()), err=True)
     click.echo(output)
 
 

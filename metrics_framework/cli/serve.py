@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import sys
 import time
@@ -19,6 +18,7 @@ from metrics_framework.snapshots.files import read_content
 from metrics_framework.snapshots.formatting import format_count
 from metrics_framework.system import AnySystem, MetricsSystem
 from metrics_framework.telemetry import Flaw, TelemetryFollower, TelemetryRecorder
+from metrics_framework.validation import is_loopback
 
 _MAX_TOKEN_BYTES = 4096
 
@@ -90,12 +90,14 @@ def serve(
     token = None if no_token and token_file is None else _read_token(token_file)
     if no_token and token_file is not None:
         raise click.UsageError("both --no-token and --token-file are given: pass one of them")
-    if token is None and not no_token and not _is_loopback(host):
+    if token is None and not no_token and not is_loopback(host):
         raise click.UsageError(
             f"--host {escape_control(host)} lets other machines connect, and no token is set: set"
             f" {TOKEN_VARIABLE}, pass --token-file FILE, or pass --no-token to let everyone read everything"
         )
     options: dict[str, Any] = {"prefix": prefix, "bearer_token": token}
+    if token is None and is_loopback(host):
+        options["allow_hosts"] = [host]  # another site could give its name the address of this machine
     if snapshots is not None:
         options["snapshots"] = snapshots
     try:
@@ -124,11 +126,15 @@ def _describe(snapshots: Path | None, telemetry: Path | None, has_token: bool) -
     """Print what is served, on standard error."""
     parts = ["the resources of this machine"]
     if telemetry is not None:
-        parts.append(f"the events of {telemetry}" + ("" if telemetry.exists() else " (once it exists)"))
+        parts.append(f"the events of {telemetry}")
     if snapshots is not None:
-        parts.append(f"the history of {snapshots}" + ("" if snapshots.exists() else " (once it exists)"))
+        parts.append(f"the history of {snapshots}")
     access = "asks for the token" if has_token else "needs no token"
     click.echo(escape_control(f"shows {', '.join(parts)}; {access}; Ctrl-C ends it"), err=True)
+    for path, what in ((telemetry, "file or folder"), (snapshots, "folder")):
+        if path is not None and not path.exists():
+            text = f"Warning: the {what} {str(path)!r} does not exist yet: it is waited for"
+            click.echo(escape_control(text), err=True)
 
 
 def _read_token(file: Path | None) -> str | None:
@@ -155,15 +161,6 @@ def _read_token(file: Path | None) -> str | None:
             escape_control(f"the token in {place} is empty: put one there, or pass --no-token")
         )
     return token
-
-
-def _is_loopback(host: str) -> bool:
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # any other name may resolve to any address
-        return False
 
 
 class _TelemetryEvents:

@@ -40,6 +40,10 @@ _MAX_LABEL_CHARACTERS = 500
 _MIN_NAME_COLUMNS = 12
 _MAX_NAME_COLUMNS_WITHOUT_TERMINAL = 120
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_START_REMEDY = (
+    "check that the service runs and serves its stream at this URL, or pass another one; to watch this"
+    " machine, run metrics-framework serve, and then metrics-framework top http://127.0.0.1:9400"
+)
 
 
 @click.command()
@@ -91,7 +95,10 @@ def top(url: str, token: str | None, interval: float, once: bool) -> None:
         and sys.platform != "win32"
     )
     try:
-        reader.start()
+        try:
+            reader.start()
+        except OutputError as error:
+            raise OutputError(f"{error}; {_START_REMEDY}") from None
         if once or not is_live:
             code = _print_once(reader, console, interval)
         else:

@@ -56,14 +56,22 @@ OPERATION_COLUMNS = (
 
 
 def throughput(reader: TimeSeriesReader) -> Panel:
-    """Return the events per second of the busiest operations, timers and counters."""
+    """Return the events per second of the busiest operations, timers and counters.
+
+    Counters that are named after an operation, such as ``batch.file.samples``, count its items: there can be
+    thousands in each event, so they would hide all other lines.
+    """
     tracked = {view.name for view in reader.views if is_tracked(view)}
     busy = [
         view
         for view in reader.views
         if is_tracked(view)
-        or (is_timed(view) and not (view.operation and view.name in tracked))
-        or (view.metric_type is MetricType.COUNTER and view.unit is MetricUnit.COUNT)
+        or (is_timed(view) and view.name not in tracked)
+        or (
+            view.metric_type is MetricType.COUNTER
+            and view.unit is MetricUnit.COUNT
+            and view.name.rpartition(".")[0] not in tracked
+        )
     ]
     return panel(
         "Throughput",
@@ -137,7 +145,7 @@ def recent_failures(reader: TimeSeriesReader, now: datetime) -> list[Panel]:
     store = reader.store
     if store is None or store.others is not None or reader.tags:
         return []
-    age = Column("age", "Seconds ago", MetricUnit.SECONDS, lambda summary: to_number(summary.get("age")))
+    age = Column("age", "Age", MetricUnit.SECONDS, lambda summary: to_number(summary.get("age")))
     rows = [
         table_row(name, {"error_type": failure.error_type}, [age], {"age": _age(now, failure.timestamp)})
         for name, failure in store.last_failures(MAX_ROWS)
@@ -316,7 +324,7 @@ class Batches:
         stats = [
             panel(
                 f"Files {what}",
-                f"Files that were {what} since the start.",
+                "Number of files since the start.",
                 "stat",
                 MetricUnit.COUNT,
                 [one_series(what, {}, [], to_number(sum(one[what] for one in counts)))] if counts else [],

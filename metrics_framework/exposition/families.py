@@ -10,8 +10,8 @@ import math
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
 from decimal import Decimal
-from functools import lru_cache
-from itertools import accumulate, repeat
+from functools import cache, lru_cache
+from itertools import accumulate, chain, repeat
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -37,9 +37,11 @@ _TYPES = {
     MetricType.TIMER: "histogram",
     MetricType.RATE: "counter",
 }
-_OWN_LABELS = {MetricType.RATE: ("outcome", "error_type")}
 UNREADABLE = re.compile("[\x00\ud800-\udfff]")
 """Characters that cannot be sent: UTF-8 cannot encode surrogates, and Prometheus ends a text at NUL."""
+
+MAX_SHARED_LABELS = 1_000
+"""The number of combinations of tag names whose labels all metrics share. Most metrics have the same few."""
 
 
 class Sample(NamedTuple):
@@ -56,9 +58,11 @@ class Sample(NamedTuple):
     native_histogram: None = None
 
 
-def _make_samples(name: str, labels: Iterable[dict[str, str]], values: Iterable[float]) -> list[Sample]:
+def _make_samples(
+    names: Iterable[str], labels: Iterable[dict[str, str]], values: Iterable[float]
+) -> list[Sample]:
     # Twice as fast as a call of the constructor for each.
-    columns = zip(repeat(name), labels, values, repeat(None), repeat(None), repeat(None), strict=False)
+    columns = zip(names, labels, values, repeat(None), repeat(None), repeat(None), strict=False)
     return [*map(tuple.__new__, repeat(Sample), columns)]
 
 
@@ -127,19 +131,7 @@ def family_names(named: Named, unit: MetricUnit | None, header: FamilyHeader) ->
 
 def family_name(named: Named, unit: MetricUnit | None, escaping: Escaping = Escaping.VALUES) -> str:
     """Return the name of the family of a metric or operation."""
-    name, metric_type, is_operation = named
-    if metric_type is MetricType.RATE:
-        name, unit = f"{name}_operations", None
-    elif metric_type is MetricType.TIMER:
-        name, unit = f"{name}_duration" if is_operation else name, MetricUnit.MILLISECONDS
-    # Colons are reserved for recording rules, and prometheus_client formats them in two ways.
-    exposed = metric_name(
-        name.replace(":", "_"),
-        unit or MetricUnit.COUNT,
-        counter=metric_type in (MetricType.COUNTER, MetricType.RATE),
-        escaping=escaping,
-    )
-    return exposed.removesuffix("_total") if _TYPES[metric_type] == "counter" else exposed
+    return _name(named.name, _family_kind(named.metric_type, named.is_operation, unit), escaping)
 
 
 def family_header(
@@ -160,46 +152,65 @@ def family_header(
 def _header(
     named: Named, unit: MetricUnit | None, help: str, escaping: Escaping = Escaping.VALUES
 ) -> FamilyHeader:
-    type_ = _TYPES[named.metric_type]
-    recorded = MetricUnit.COUNT if unit is None or named.metric_type is MetricType.RATE else unit
-    name, base_unit = family_name(named, recorded, escaping), BASE_UNITS.get(recorded, ("", 1.0))[0]
+    name, metric_type, is_operation = named
+    kind = _family_kind(metric_type, is_operation, unit)
     return FamilyHeader(
-        name,
-        type_,
-        replace_unreadable(help or _help(named, base_unit)),
-        base_unit,
-        recorded,
-        ("le",) if type_ == "histogram" else _OWN_LABELS.get(named.metric_type, ()),
+        _name(name, kind, escaping),
+        kind.type,
+        replace_unreadable(help) if help else f"{kind.what} {name!r}{kind.end}",
+        kind.base_unit,
+        kind.unit,
+        kind.own_labels,
     )
 
 
-def _help(named: Named, base_unit: str) -> str:
-    """Return the help text of a metric that is not described.
-
-    Example:
-        >>> _help(Named("cache.size", MetricType.GAUGE, False), "bytes")
-        "Gauge 'cache.size' in bytes."
-    """
-    what = named.metric_type.value.capitalize()
-    if named.is_operation:
-        what = "Outcomes of" if named.metric_type is MetricType.RATE else "Duration of"
-    return f"{what} {named} in {base_unit}." if base_unit else f"{what} {named}."
-
-
-class Decision(NamedTuple):
-    """Whether a family is exposed.
+class _FamilyKind(NamedTuple):
+    """What the families of one type and unit have in common.
 
     Attributes:
-        named: The metric or operation.
-        names: Its exposed names.
-        owner: The owner of one of the names in another source, if any.
-        is_admitted: Whether it is exposed.
+        type: ``counter``, ``gauge`` or ``histogram``.
+        suffix: What follows the recorded name.
+        suffix_unit: The unit that the name ends in: that of all timers is seconds.
+        unit: The unit in which the numbers are recorded.
+        base_unit: The base unit, or an empty text.
+        own_labels: The labels of the format itself.
+        what: The beginning of the help text of a metric that is not described, up to its name.
+        end: The rest of that help text.
     """
 
-    named: Named
-    names: Sequence[str]
-    owner: str | None
-    is_admitted: bool
+    type: str
+    suffix: str
+    suffix_unit: MetricUnit
+    unit: MetricUnit
+    base_unit: str
+    own_labels: tuple[str, ...]
+    what: str
+    end: str
+
+
+@cache
+def _family_kind(metric_type: MetricType, is_operation: bool, unit: MetricUnit | None) -> _FamilyKind:
+    type_, suffix, what = _TYPES[metric_type], "", metric_type.value.capitalize()
+    own_labels: tuple[str, ...] = ("le",) if type_ == "histogram" else ()
+    if is_operation:
+        what = "Duration of operation"
+    if metric_type is MetricType.RATE:
+        unit, suffix, own_labels = None, "_operations", ("outcome", "error_type")
+        what = "Outcomes of operation" if is_operation else what
+    suffix_unit = unit = unit or MetricUnit.COUNT
+    if metric_type is MetricType.TIMER:
+        suffix_unit, suffix = MetricUnit.MILLISECONDS, "_duration" if is_operation else ""
+    base_unit = BASE_UNITS.get(unit, ("", 1.0))[0]
+    end = f" in {base_unit}." if base_unit else "."
+    return _FamilyKind(type_, suffix, suffix_unit, unit, base_unit, own_labels, what, end)
+
+
+def _name(name: str, kind: _FamilyKind, escaping: Escaping) -> str:
+    # Colons are reserved for recording rules, and prometheus_client formats them in two ways.
+    name = f"{name}{kind.suffix}".replace(":", "_")
+    is_counter = kind.type == "counter"
+    exposed = metric_name(name, kind.suffix_unit, counter=is_counter, escaping=escaping)
+    return exposed.removesuffix("_total") if is_counter else exposed
 
 
 class UniqueNames:
@@ -212,46 +223,62 @@ class UniqueNames:
             the names of all other families need not be compared again.
 
     Attributes:
-        decisions: The decisions so far.
+        families: Each family so far, and its exposed names.
+        owners: The places of those that have a name of another source, and its owner.
+        refused: The places of those that are not exposed.
     """
 
     def __init__(
         self,
         log: ExpositionLog,
         owner_of: Callable[[Sequence[str]], str | None] | None = None,
-        before: Sequence[Decision] = (),
+        before: UniqueNames | None = None,
     ) -> None:
-        self.decisions: list[Decision] = []
+        self.families: list[tuple[Named, Sequence[str]]] = []
+        self.owners: dict[int, str] = {}
+        self.refused: set[int] = set()
         self._log = log
         self._owner_of = owner_of
-        self._before = iter(before)
+        # Without those before them, which are not needed any more.
+        self._before = None if before is None else (before.families, before.owners, before.refused)
         self._owners: dict[str, Named] | None = None  # not needed while the decisions of the last time hold
 
-    def admit(self, named: Named, names: Sequence[str]) -> bool:
+    def admit(self, family: tuple[Named, Sequence[str]]) -> bool:
         """Return whether no earlier family and no other source has any of a family's names.
 
         Args:
-            named: The metric or operation.
-            names: Its exposed names; the same object as the last time unless they changed.
+            family: The metric or operation, and its exposed names; the same object as the last time unless
+                they changed.
         """
+        place, names = len(self.families), family[1]
+        self.families.append(family)
         owner = None if self._owner_of is None else self._owner_of(names)
-        if self._owners is None:
-            known = next(self._before, None)
-            if known is not None and known.names is names and known.owner == owner:
-                self.decisions.append(known)
-                return known.is_admitted
-            admitted = (each for each in self.decisions if each.is_admitted)
-            self._owners = {name: each.named for each in admitted for name in each.names}
+        if owner is not None:
+            self.owners[place] = owner
+        if self._before is not None:
+            families, before_owners, refused = self._before
+            if place < len(families) and families[place] is family and before_owners.get(place) == owner:
+                if place in refused:
+                    self.refused.add(place)
+                    return False
+                return True
+            self._before = None
         owners = self._owners
+        if owners is None:
+            owners = self._owners = {}
+            for earlier, (named, known) in enumerate(self.families[:-1]):
+                if earlier not in self.refused:
+                    owners.update(dict.fromkeys(known, named))
         holder = owner
         if holder is None and not owners.keys().isdisjoint(names):
             holder = next(str(owners[name]) for name in names if name in owners)
         if holder is None:
-            owners.update(dict.fromkeys(names, named))
-        else:
-            self._log.warn("a metric is not exposed: its name is taken", metric=str(named), owner=holder)
-        self.decisions.append(Decision(named, names, owner, holder is None))
-        return holder is None
+            for name in names:
+                owners[name] = family[0]
+            return True
+        self._log.warn("a metric is not exposed: its name is taken", metric=str(family[0]), owner=holder)
+        self.refused.add(place)
+        return False
 
 
 # -- families ----------------------------------------------------------------------------------------------
@@ -274,7 +301,8 @@ class FamilyReader:
         self._log = log
         self._owner_of = owner_of
         self._kept: dict[Metric, _LabelledSeries] = {}
-        self._decisions: Sequence[Decision] = ()
+        self._tag_labels: dict[tuple[object, ...], TagLabels] = {}
+        self._unique: UniqueNames | None = None
 
     def families(self, only: Named | None = None) -> Iterator[Family]:
         """Yield the families with their current values.
@@ -284,24 +312,24 @@ class FamilyReader:
         """
         metrics = self.store.metrics()
         if only is None:
-            unique = UniqueNames(self._log, self._owner_of, self._decisions)
+            unique = UniqueNames(self._log, self._owner_of, self._unique)
         else:
             metrics = [each for each in metrics if each[0] == only]
             unique = UniqueNames(self._log, self._owner_of)
         for named, metric in metrics:
             try:
                 kept = self._labelled_series(named, metric)
-                is_free = unique.admit(named, kept.names)
-                samples = _series_samples(kept) if is_free else []
+                samples = _series_samples(kept) if unique.admit(kept.family) else []
             except Exception as error:  # noqa: BLE001 - the other metrics must be exposed
                 self._log.fail(named, error)
                 continue
             if samples:
                 yield Family(kept.header, samples)
         if only is None:
-            self._decisions = unique.decisions
-            for gone in list(self._kept.keys() - {metric for _, metric in metrics}):
-                self._kept.pop(gone, None)
+            self._unique = unique
+            if len(self._kept) > len(unique.families):
+                for gone in list(self._kept.keys() - {metric for _, metric in metrics}):
+                    self._kept.pop(gone, None)
 
     def _labelled_series(self, named: Named, metric: Metric) -> _LabelledSeries:
         self.store.expire(metric, metric.series())
@@ -312,20 +340,36 @@ class FamilyReader:
         if kept is not None and (kept.description is description or kept.description == description):
             if kept.version is version:
                 return kept
-            header, names = kept.header, kept.names
+            header, family = kept.header, kept.family
         else:
             header = family_header(named, description)
-            names = family_names(named, description.unit, header)
-        unique = UniqueLabels(named, self._log)
-        series, labels = [], []
-        for each in metric.series():
-            own = series_labels({**self.store.tags, **each.tags}, header.own_labels)
-            if unique.admit(own):
-                series.append(each)
-                labels.append(own)
-        kept = _LabelledSeries(version, description, header, names, named.metric_type, series, labels)
+            family = named, family_names(named, description.unit, header)
+        series, labels = self._series_with_labels(metric, header)
+        kept = _LabelledSeries(version, description, header, family, series, labels)
         self._kept[metric] = kept
         return kept
+
+    def _series_with_labels(
+        self, metric: Metric, header: FamilyHeader
+    ) -> tuple[Sequence[Any], Sequence[dict[str, str]]]:
+        constants, tag_sets = self.store.tags, list(metric.tag_sets.values())
+        if len(tag_sets) == 1:
+            key = (tag_sets[0].names, header.own_labels)
+            tag_labels = self._tag_labels.get(key)
+            if tag_labels is None:
+                tag_labels = TagLabels(tag_sets[0].names, constants, header.own_labels)
+                if len(self._tag_labels) < MAX_SHARED_LABELS:
+                    self._tag_labels[key] = tag_labels
+            members = tag_sets[0].series()
+            different = tag_labels.of([one.values for one in members])
+            if different is not None:
+                return members, different
+        unique = UniqueLabels(metric.named, self._log)
+        found = [
+            (each, series_labels({**constants, **each.tags}, header.own_labels)) for each in metric.series()
+        ]
+        admitted = [(each, labels) for each, labels in found if unique.admit(labels)]
+        return [each for each, _ in admitted], [labels for _, labels in admitted]
 
 
 class _LabelledSeries(NamedTuple):
@@ -334,8 +378,7 @@ class _LabelledSeries(NamedTuple):
     version: object
     description: Description
     header: FamilyHeader
-    names: Sequence[str]
-    metric_type: MetricType
+    family: tuple[Named, Sequence[str]]
     series: Sequence[Any]
     labels: Sequence[dict[str, str]]
 
@@ -363,7 +406,7 @@ def value_families(
     unique = UniqueNames(log, owner_of)
     for (named, unit), series in by_name.items():
         header = _header(named, unit, str(series[0].metadata.get("help", "")))
-        if unique.admit(named, exposed_names(named, unit)):
+        if unique.admit((named, exposed_names(named, unit))):
             labels = UniqueLabels(named, log)
             samples = [
                 sample
@@ -373,6 +416,60 @@ def value_families(
             ]
             if samples:
                 yield Family(header, samples)
+
+
+class TagLabels:
+    """The labels of many series with the same tag names.
+
+    Args:
+        names: The tag names.
+        constants: The constant tags of the store.
+        own_labels: The labels of the format itself, such as ``le``.
+        escaping: How names outside the classic character set are written.
+
+    Attributes:
+        labels: The names of the labels.
+        is_simple: Whether each tag has its own label, so that different tags always mean different labels.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        constants: Mapping[str, str],
+        own_labels: Container[str],
+        escaping: Escaping = Escaping.VALUES,
+    ) -> None:
+        self._slots = [f"\0{place}\0" for place in range(len(names))]
+        tags = {**constants, **dict(zip(names, self._slots, strict=True))}
+        self._pattern = tag_labels(tags, own_labels, escaping)
+        self._slot_labels = [label for label, text in self._pattern.items() if text.startswith("\0")]
+        self.labels = frozenset(self._pattern)
+        # A constant tag that is also a tag of the series keeps its place, which may change the order.
+        in_order = [self._pattern[label] for label in self._slot_labels] == self._slots
+        texts = all(text and not UNREADABLE.search(text) for text in constants.values())
+        self.is_simple = len(self._pattern) == len(tags) and in_order and texts
+
+    def of(self, tag_values: Sequence[Sequence[str]]) -> list[dict[str, str]] | None:
+        """Return the labels of each series; ``None`` if some may be equal or cannot be sent.
+
+        Args:
+            tag_values: The tag values of each series, in the order of the tag names.
+        """
+        if not self.is_simple or not can_be_sent([*chain.from_iterable(tag_values)]):
+            return None
+        if len(self._slot_labels) < len(self._pattern):  # there are constants
+            pattern, names = self._pattern, self._slot_labels
+            return [{**pattern, **dict(zip(names, values, strict=True))} for values in tag_values]
+        return [dict(zip(self._slot_labels, values, strict=True)) for values in tag_values]
+
+
+def can_be_sent(values: Sequence[str]) -> bool:
+    """Return whether no tag value is empty or has characters that cannot be sent.
+
+    It may take values that have several line breaks for empty ones.
+    """
+    together = "\n".join(values)
+    return not values or not (UNREADABLE.search(together) or "\n\n" in f"\n{together}\n")
 
 
 class UniqueLabels:
@@ -419,18 +516,18 @@ def series_labels(
 
 def replace_unreadable(text: str) -> str:
     """Replace each character that cannot be sent by U+FFFD."""
-    return UNREADABLE.sub("\ufffd", text)
+    return text if text.isascii() and "\0" not in text else UNREADABLE.sub("\ufffd", text)
 
 
 # -- samples -----------------------------------------------------------------------------------------------
 
 
 def _series_samples(kept: _LabelledSeries) -> list[Sample]:
-    header, unit = kept.header, kept.header.recorded_unit
-    if kept.metric_type in (MetricType.COUNTER, MetricType.GAUGE):
+    header, unit, metric_type = kept.header, kept.header.recorded_unit, kept.family[0].metric_type
+    if metric_type in (MetricType.COUNTER, MetricType.GAUGE):
         name = f"{header.name}_total" if header.type == "counter" else header.name
         values = read_values(kept.series)
-        samples = _make_samples(name, kept.labels, in_base_units(values, unit))
+        samples = _make_samples(repeat(name), kept.labels, in_base_units(values, unit))
         if all(values):
             return samples
         # A series without records also reads as 0.
@@ -438,7 +535,7 @@ def _series_samples(kept: _LabelledSeries) -> list[Sample]:
             one for one, series in zip(samples, kept.series, strict=True) if one.value or has_records(series)
         ]
     samples = []
-    if kept.metric_type is MetricType.RATE:
+    if metric_type is MetricType.RATE:
         for series, labels in zip(kept.series, kept.labels, strict=True):
             outcomes = series.state()
             if outcomes is not None:
@@ -494,7 +591,8 @@ def _outcome_samples(
     counts = failure_counts(failures)
     outcomes = [{**labels, "outcome": "failure", "error_type": error_type} for error_type in counts]
     success = {**labels, "outcome": "success", "error_type": ""}
-    return _make_samples(f"{header.name}_total", [success, *outcomes], [successes, *counts.values()])
+    name = f"{header.name}_total"
+    return _make_samples(repeat(name), [success, *outcomes], [successes, *counts.values()])
 
 
 def failure_counts(failures: Mapping[str, int]) -> dict[str, int]:
@@ -519,16 +617,18 @@ def _histogram_samples(
 ) -> list[Sample]:
     unit, name = header.recorded_unit, header.name
     bucket_labels: Sequence[dict[str, str]] = _bucket_labels(bounds, unit)
-    counts = cumulated
+    counts: Sequence[float] = cumulated
     if len(bucket_labels) < len(cumulated):
         counts = [cumulated[place] for place in bucket_places(bounds, unit).values()]
     if labels:
         bucket_labels = [{**labels, **own} for own in bucket_labels]
-    samples = _make_samples(f"{name}_bucket", bucket_labels, counts)
-    samples.append(Sample(f"{name}_count", labels, cumulated[-1]))
+    names = [f"{name}_bucket"] * len(bucket_labels)
+    names.append(f"{name}_count")
+    values: list[float] = [*counts, cumulated[-1]]
     if total is not None:
-        samples.append(Sample(f"{name}_sum", labels, in_base_unit(total, unit)))
-    return samples
+        names.append(f"{name}_sum")
+        values.append(in_base_unit(total, unit))
+    return _make_samples(names, [*bucket_labels, labels, labels], values)
 
 
 @lru_cache(maxsize=1_000)

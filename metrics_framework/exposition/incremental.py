@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import NamedTuple
 
 from metrics_framework.exposition.families import (
-    Decision,
+    MAX_SHARED_LABELS,
     ExpositionLog,
     FamilyHeader,
     UniqueLabels,
@@ -35,9 +35,6 @@ GC_EVERY_BLOCKS = 48
 """After how many new blocks young garbage is collected. The garbage collector visits every series of a new
 block: 100 000 series at once take 8 milliseconds, which would block an event loop."""
 
-MAX_SHARED_PATTERNS = 1_000
-"""The number of combinations of tag names whose pattern all metrics share. Most metrics have the same few."""
-
 CHUNK_BYTES = 65_536
 CHUNK_SECONDS = 0.0005
 """A chunk ends when either limit is reached."""
@@ -52,40 +49,34 @@ class Block:
         lines: Writes their lines.
     """
 
-    __slots__ = ("_cached", "_lines", "_prepared", "series")
+    __slots__ = ("_cached", "_cached_openmetrics", "_lines", "_prepared", "series")
 
     def __init__(self, series: Sequence[Series], labels: Sequence[str], lines: LineWriter) -> None:
         self.series = series
         self._lines = lines
         self._prepared = lines.prepare(labels)
-        self._cached: dict[bool, tuple[bytes, bytes]] = {}
+        self._cached: tuple[bytes, bytes] | None = None
+        self._cached_openmetrics: tuple[bytes, bytes] | None = None  # only if the formats differ
 
     def text(self, format: Format) -> bytes:
         """Return the lines of the series with their current numbers."""
         # Read before the numbers: after a record in between, the next scrape finds other versions.
         versions = read_versions(self.series)
-        cached = self._cached.get(self._lines.formats_differ and format is Format.OPENMETRICS)
+        is_openmetrics = format is Format.OPENMETRICS
+        apart = is_openmetrics and self._lines.formats_differ
+        cached = self._cached_openmetrics if apart else self._cached
         if cached is not None and cached[0] == versions:
             return cached[1]
         text = self._write(format)
         # Replaced in one step: other threads may read it. Writing may have found that the formats differ.
-        self._cached[self._lines.formats_differ and format is Format.OPENMETRICS] = versions, text
+        if is_openmetrics and self._lines.formats_differ:
+            self._cached_openmetrics = versions, text
+        else:
+            self._cached = versions, text
         return text
 
     def _write(self, format: Format) -> bytes:
         return self._lines.render(self._prepared, self.series, format).encode()
-
-
-class TagSetBlocks(NamedTuple):
-    """The series of one tag set, in blocks.
-
-    Attributes:
-        pattern: Formats the labels of the series.
-        blocks: The series, in the order of their first records.
-    """
-
-    pattern: LabelPattern
-    blocks: list[Block]
 
 
 class MetricBlocks(NamedTuple):
@@ -93,13 +84,16 @@ class MetricBlocks(NamedTuple):
 
     Attributes:
         version: The version of the metric whose series these are.
-        groups: The blocks, by tag names.
+        groups: The blocks, by tag names; the series of each are in the order of their first records.
         is_simple: Whether no two series can have the same labels.
     """
 
     version: object
-    groups: Mapping[tuple[str, ...], TagSetBlocks]
+    groups: Mapping[tuple[str, ...], list[Block]]
     is_simple: bool
+
+
+_NO_BLOCKS = MetricBlocks(None, {}, True)
 
 
 class MetricText:
@@ -131,24 +125,15 @@ class MetricText:
         self.metric = metric
         self.description = description
         self.header: FamilyHeader = family_header(named, description, escaping)
-        self.names = family_names(named, description.unit, self.header)
+        self.family = named, family_names(named, description.unit, self.header)
         self._escaping = escaping
-        self._named = named
         self._constants = constants
         self._patterns = patterns
         self._log = log
         self._lines = line_writer(named.metric_type, self.header)
         self._size = max(BLOCK_LINES // self._lines.lines_per_series, 1)
-        self._metric_blocks = MetricBlocks(None, {}, True)
-        self._header_texts: dict[bool, bytes] = {}
-
-    def header_text(self, format: Format) -> bytes:
-        """Return the lines before the samples."""
-        is_openmetrics = format is Format.OPENMETRICS
-        text = self._header_texts.get(is_openmetrics)
-        if text is None:
-            text = self._header_texts[is_openmetrics] = format.header_lines(*self.header[:4]).encode()
-        return text
+        self._blocks = _NO_BLOCKS
+        self._text_header = self._openmetrics_header = b""
 
     def pieces(self, format: Format, expire: Callable[[Metric, Sequence[Series]], None]) -> Iterator[bytes]:
         """Yield the lines in pieces, each of which takes about half a millisecond; some may be empty.
@@ -157,66 +142,79 @@ class MetricText:
             format: The format.
             expire: Removes idle series, of those that it is given.
         """
-        self.metric.expose()
-        metric_blocks = self._metric_blocks
-        if metric_blocks.version is not self.metric.version:
-            metric_blocks = yield from self._update(metric_blocks)
-        for group in metric_blocks.groups.values():
-            for block in group.blocks:
-                expire(self.metric, block.series)
-                yield block.text(format)
+        metric, blocks = self.metric, self._blocks
+        if blocks.version is not metric.version:
+            metric.expose()
+            blocks = yield from self._update(blocks)
+        header = self._header_lines(format)
+        for group in blocks.groups.values():
+            for block in group:
+                expire(metric, block.series)
+                text = block.text(format)
+                if header and text:
+                    text, header = header + text, b""
+                yield text
+
+    def _header_lines(self, format: Format) -> bytes:
+        """Return the lines before the samples."""
+        lines = self._text_header if format is Format.TEXT else self._openmetrics_header
+        if not lines:
+            lines = format.header_lines(*self.header[:4]).encode()
+            if format is Format.TEXT:
+                self._text_header = lines
+            else:
+                self._openmetrics_header = lines
+        return lines
 
     def _update(self, before: MetricBlocks) -> Generator[bytes, None, MetricBlocks]:
         # Read before the series: if one is added meanwhile, the version changes again.
         version = self.metric.version
         tag_sets = dict(self.metric.tag_sets)
-        patterns = {names: self._pattern(names, before) for names in tag_sets}
-        groups: dict[tuple[str, ...], TagSetBlocks] = {}
+        patterns = [self._pattern(names) for names in tag_sets]
+        groups: dict[tuple[str, ...], list[Block]] = {}
         # Different tags may become the same labels. Then each series must be compared with the others.
-        is_simple = all(pattern.is_simple for pattern in patterns.values()) and len(
-            {pattern.labels for pattern in patterns.values()}
-        ) == len(patterns)
+        is_simple = len({pattern.labels for pattern in patterns if pattern.is_simple}) == len(tag_sets)
         if is_simple:
-            for names, tag_set in tag_sets.items():
-                group = yield from self._group(tag_set, patterns[names], before)
+            for (names, tag_set), pattern in zip(tag_sets.items(), patterns, strict=True):
+                group = yield from self._group(tag_set, pattern, before)
                 if group is None:
                     is_simple = False
                     break
                 groups[names] = group
         if not is_simple:
-            groups = yield from self._unique_blocks(tag_sets, patterns)
-        metric_blocks = self._metric_blocks = MetricBlocks(version, groups, is_simple)
-        return metric_blocks
+            groups = yield from self._unique_blocks(tag_sets)
+        blocks = self._blocks = MetricBlocks(version, groups, is_simple)
+        return blocks
 
-    def _pattern(self, names: tuple[str, ...], before: MetricBlocks) -> LabelPattern:
-        known = before.groups.get(names)
-        if known is not None:
-            return known.pattern
+    def _pattern(self, names: tuple[str, ...]) -> LabelPattern:
         key = (names, self.header.own_labels, self._escaping is Escaping.ALLOW_UTF_8)
         pattern = self._patterns.get(key)
         if pattern is None:
             pattern = LabelPattern(names, self._constants, self.header.own_labels, self._escaping)
-            if len(self._patterns) < MAX_SHARED_PATTERNS:
+            if len(self._patterns) < MAX_SHARED_LABELS:
                 self._patterns[key] = pattern
         return pattern
 
     def _group(
         self, tag_set: TagSet, pattern: LabelPattern, before: MetricBlocks
-    ) -> Generator[bytes, None, TagSetBlocks | None]:
+    ) -> Generator[bytes, None, list[Block] | None]:
         """Return the series of a tag set in blocks, and reuse earlier blocks that still match."""
-        known = before.groups.get(tag_set.names) if before.is_simple else None
-        earlier = [] if known is None else known.blocks
+        earlier = before.groups.get(tag_set.names, []) if before.is_simple else []
+        if not earlier and len(tag_set) <= self._size:
+            members = tag_set.series()
+            block = self._block(members, pattern) if members else None
+            return [block] if block else None if members else []
         if len(earlier) > 2 * (len(tag_set) // self._size + 1):  # the blocks became too small
             earlier = []
         version = self.metric.version
-        blocks = yield from self._blocks(iter(tag_set), pattern, earlier)
+        blocks = yield from self._in_blocks(iter(tag_set), pattern, earlier)
         if blocks is not None and self.metric.version is not version:
             # Series were added or removed meanwhile. A list is the second choice: the garbage collector
             # visits all of a new one, which blocks an event loop if it is long.
-            blocks = yield from self._blocks(iter(tag_set.series()), pattern, earlier)
-        return None if blocks is None else TagSetBlocks(pattern, blocks)
+            blocks = yield from self._in_blocks(iter(tag_set.series()), pattern, earlier)
+        return blocks
 
-    def _blocks(
+    def _in_blocks(
         self, members: Iterator[Series], pattern: LabelPattern, earlier: Iterable[Block]
     ) -> Generator[bytes, None, list[Block] | None]:
         """Return some series in blocks.
@@ -260,11 +258,10 @@ class MetricText:
     def _unique_blocks(
         self,
         tag_sets: Mapping[tuple[str, ...], TagSet],
-        patterns: Mapping[tuple[str, ...], LabelPattern],
-    ) -> Generator[bytes, None, dict[tuple[str, ...], TagSetBlocks]]:
+    ) -> Generator[bytes, None, dict[tuple[str, ...], list[Block]]]:
         """Return all series in blocks, without series whose labels another series already has."""
-        unique = UniqueLabels(self._named, self._log)
-        groups: dict[tuple[str, ...], TagSetBlocks] = {}
+        unique = UniqueLabels(self.family[0], self._log)
+        groups: dict[tuple[str, ...], list[Block]] = {}
         for names, tag_set in tag_sets.items():
             members = tag_set.series()
             blocks: list[Block] = []
@@ -275,7 +272,7 @@ class MetricText:
                     series, labels = zip(*admitted, strict=True)
                     blocks.append(Block(series, labels, self._lines))
                 yield b""
-            groups[names] = TagSetBlocks(patterns[names], blocks)
+            groups[names] = blocks
         return groups
 
     def _series_labels(self, series: Series) -> dict[str, str]:
@@ -305,7 +302,7 @@ class IncrementalWriter:
         self._owner_of = owner_of
         self._texts: dict[Metric, MetricText] = {}
         self._utf_8_texts: dict[Metric, MetricText] = {}
-        self._decisions: Sequence[Decision] = ()
+        self._unique: UniqueNames | None = None
         self._patterns: dict[tuple[object, ...], LabelPattern] = {}
 
     def chunks(
@@ -325,7 +322,7 @@ class IncrementalWriter:
         """
         pieces: list[bytes] = []
         size, end = 0, perf_counter() + CHUNK_SECONDS
-        for piece in self._pieces(format, escaping, names):
+        for piece in self.pieces(format, escaping, names):
             pieces.append(piece)
             size += len(piece)
             if size >= CHUNK_BYTES or perf_counter() >= end:
@@ -334,27 +331,29 @@ class IncrementalWriter:
                 size, end = 0, perf_counter() + CHUNK_SECONDS
         yield b"".join(pieces)
 
-    def _pieces(self, format: Format, escaping: Escaping, names: frozenset[str] | None) -> Iterator[bytes]:
-        metrics, unique = self.store.metrics(), UniqueNames(self._log, self._owner_of, self._decisions)
+    def pieces(
+        self,
+        format: Format = Format.TEXT,
+        escaping: Escaping = Escaping.UNDERSCORES,
+        names: frozenset[str] | None = None,
+    ) -> Iterator[bytes]:
+        """Yield the text in pieces of any size, for callers that need all of it at once; see `chunks`."""
+        unique, expire = UniqueNames(self._log, self._owner_of, self._unique), self.store.expire
+        metrics = self.store.metrics()
         for named, metric in metrics:
             try:
                 text = self._text(named, metric, escaping)
-                is_admitted = unique.admit(named, text.names)
-                if not is_admitted or (names is not None and names.isdisjoint(text.names)):
-                    continue
-                header = text.header_text(format)
-                for piece in text.pieces(format, self.store.expire):
-                    if piece and header:
-                        yield header
-                        header = b""
-                    yield piece
+                is_admitted = unique.admit(text.family)
+                if is_admitted and (names is None or not names.isdisjoint(text.family[1])):
+                    yield from text.pieces(format, expire)
             except Exception as error:  # noqa: BLE001 - the other metrics must be exposed
                 self._log.fail(named, error)
-        self._decisions = unique.decisions
-        current = {metric for _, metric in metrics}
-        for texts in (self._texts, self._utf_8_texts):
-            for gone in list(texts.keys() - current):
-                texts.pop(gone, None)
+        self._unique = unique
+        if len(self._texts) + len(self._utf_8_texts) > len(unique.families):
+            current = {metric for _, metric in metrics}
+            for texts in (self._texts, self._utf_8_texts):
+                for gone in list(texts.keys() - current):
+                    texts.pop(gone, None)
 
     def _text(self, named: Named, metric: Metric, escaping: Escaping) -> MetricText:
         # Classic names have the same text for every scraper, which is kept once.

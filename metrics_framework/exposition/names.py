@@ -33,7 +33,8 @@ BASE_UNITS = {
 _UNNAMEABLE = re.compile("[^a-zA-Z0-9_:\x80-\ud7ff\ue000-\U0010ffff]")
 """Matches the characters that become underscores: of ASCII, and those that UTF-8 cannot encode."""
 
-_UNDERSCORES = re.compile("_+")
+_SEPARATORS = re.compile("[^a-zA-Z0-9:\x80-\ud7ff\ue000-\U0010ffff]+")
+"""Matches what becomes one underscore in the name of a metric: these characters, and underscores."""
 
 _RESERVED = re.compile("[0-9]|__|U__")
 """The beginnings that a label cannot have: ``__`` is reserved, and ``U__`` marks escaped names."""
@@ -86,7 +87,7 @@ def metric_name(
         >>> metric_name("请求", counter=True, escaping=Escaping.ALLOW_UTF_8)
         '请求_total'
     """
-    result = _UNDERSCORES.sub("_", _UNNAMEABLE.sub("_", name)).rstrip("_") or "_"
+    result = _SEPARATORS.sub("_", name).rstrip("_") or "_"
     if "0" <= result[0] <= "9":
         result = f"_{result}"
     if counter:

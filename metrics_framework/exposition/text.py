@@ -19,17 +19,18 @@ from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
 from metrics_framework.exposition.families import (
-    UNREADABLE,
     ExpositionLog,
     Family,
     FamilyHeader,
+    TagLabels,
     bucket_places,
+    can_be_sent,
     failure_counts,
     has_records,
     has_sum,
     value_families,
 )
-from metrics_framework.exposition.names import BASE_UNITS, Escaping, in_base_unit, tag_labels
+from metrics_framework.exposition.names import BASE_UNITS, Escaping, in_base_unit
 from metrics_framework.recording.engine import read_values
 from metrics_framework.recording.metric import read_counts
 from metrics_framework.values import MetricType, MetricUnit, MetricValue
@@ -62,16 +63,11 @@ class Format(Enum):
         """
         if self is Format.TEXT:
             name = quote_name(f"{name}_total" if type_ == "counter" else name)
-            lines = [f"# HELP {name} {_escape(help)}", f"# TYPE {name} {type_}"]
-        else:
-            has_unit = unit and name.endswith(f"_{unit}")  # an escaped counter has an underscore more
-            name = quote_name(name)
-            lines = [
-                f"# TYPE {name} {type_}",
-                f"# UNIT {name} {unit}" if has_unit else "",
-                f"# HELP {name} {escape_quoted(help)}",
-            ]
-        return "".join(f"{line}\n" for line in lines if line)
+            return f"# HELP {name} {_escape(help)}\n# TYPE {name} {type_}\n"
+        has_unit = unit and name.endswith(f"_{unit}")  # an escaped counter has an underscore more
+        name = quote_name(name)
+        unit_line = f"# UNIT {name} {unit}\n" if has_unit else ""
+        return f"# TYPE {name} {type_}\n{unit_line}# HELP {name} {escape_quoted(help)}\n"
 
 
 def quote_name(name: str) -> str:
@@ -117,19 +113,8 @@ def escape_quoted(text: str) -> str:
 _ESCAPED_IN_PATTERN = re.compile(r'[\\"%]')
 
 
-class LabelPattern:
-    """Formats the labels of many series with the same tag names at once.
-
-    Args:
-        names: The tag names.
-        constants: The constant tags of the store.
-        own_labels: The labels of the format itself, such as ``le``.
-        escaping: How names outside the classic character set are written.
-
-    Attributes:
-        labels: The names of the labels.
-        is_simple: Whether each tag has its own label, so that different tags always mean different labels.
-    """
+class LabelPattern(TagLabels):
+    """Formats the labels of many series with the same tag names at once; see `TagLabels`."""
 
     def __init__(
         self,
@@ -138,19 +123,12 @@ class LabelPattern:
         own_labels: Container[str],
         escaping: Escaping = Escaping.VALUES,
     ) -> None:
-        slots = {name: f"\0{place}\0" for place, name in enumerate(names)}
-        labels = tag_labels({**constants, **slots}, own_labels, escaping)
-        self.labels = frozenset(labels)
-        # A constant tag that is also a tag of the series keeps its place, which may change the order.
-        in_order = [text for text in labels.values() if text.startswith("\0")] == list(slots.values())
-        texts = all(text and not UNREADABLE.search(text) for text in constants.values())
-        self.is_simple = len(labels) == len({*constants, *names}) and in_order and texts
-        self._constant = pattern_of(labels)
+        super().__init__(names, constants, own_labels, escaping)
+        self._constant = pattern_of(self._pattern)
         line = self._constant.replace("%", "%%")
-        for slot in slots.values():
+        for slot in self._slots:
             line = line.replace(slot, "%s")
         self._line = f"{line}\n"
-        self._names = len(names)
 
     def texts(self, tag_values: Sequence[Sequence[str]]) -> list[str] | None:
         """Return the labels of each series; ``None`` if a tag value is empty or cannot be sent.
@@ -158,12 +136,12 @@ class LabelPattern:
         Args:
             tag_values: The tag values of each series, in the order of the tag names.
         """
-        if not self._names:
+        if not self._slots:
             return [self._constant] * len(tag_values)
         values = list(chain.from_iterable(tag_values))
-        together = "\n".join(values)
-        if UNREADABLE.search(together) or "\n\n" in f"\n{together}\n":
+        if not can_be_sent(values):
             return None
+        together = "\n".join(values)
         if _ESCAPED_IN_PATTERN.search(together) or together.count("\n") >= len(values):
             values = [escape_quoted(value).replace("%", "%%") for value in values]
         return (self._line * len(tag_values) % tuple(values)).split("\n")[:-1]
@@ -240,9 +218,9 @@ class HistogramWriter:
 
     def __init__(self, header: FamilyHeader) -> None:
         self.formats_differ = False  # until there is a sum that can fall
-        self._header = header
+        self._name = header.name
+        self._unit = header.recorded_unit
         self._scale = _UnitScale(header.recorded_unit)
-        self._layouts: dict[tuple[tuple[float, ...], bool], _Layout] = {}
 
     def prepare(self, labels: Sequence[str]) -> Sequence[str]:
         """Return the labels. All lines of each series would take too much memory."""
@@ -251,37 +229,33 @@ class HistogramWriter:
     def render(self, prepared: Sequence[str], series: Sequence[Any], format: Format) -> str:
         """Return the lines of some series with their current numbers; see `LineWriter.render`."""
         texts: list[str] = []
+        known: Any = None
+        layout: _Layout | None = None
+        pattern = named = ""
         for labels, one in zip(prepared, series, strict=True):
             state: Any = read_counts(one)
             if state is None:
                 continue
             distribution, (bounds, counts, total) = state
-            layout = self._layouts.get((bounds, labels != "")) or self._layout(bounds, labels != "")
+            if layout is None or known is not bounds:  # either all series of a block have labels, or none has
+                known, layout = bounds, _layout(bounds, self._unit, labels != "")
             cumulated = [*accumulate(counts)]
-            number, values = cumulated[-1], cumulated if layout.pick is None else layout.pick(cumulated)
+            values = cumulated if layout.pick is None else layout.pick(cumulated)
             if has_sum(bounds, distribution.min):
-                pattern, numbers = layout.with_sum, (*values, number, self._scale.one(total))
+                lines, numbers = layout.with_sum, (*values, cumulated[-1], self._scale.one(total))
             else:
                 self.formats_differ = True
                 if format is Format.TEXT:
-                    pattern, numbers = layout.with_count, (*values, number)
+                    lines, numbers = layout.with_count, (*values, cumulated[-1])
                 else:
-                    pattern, numbers = layout.buckets, tuple(values)
-            texts.append((pattern.replace("\0", labels) if labels else pattern) % numbers)
+                    lines, numbers = layout.buckets, tuple(values)
+            if pattern is not lines:
+                pattern, named = lines, self._with_name(lines)
+            texts.append((named.replace("\0", labels) if labels else named) % numbers)
         return "".join(texts)
 
-    def _layout(self, bounds: tuple[float, ...], has_labels: bool) -> _Layout:
-        buckets, count, total, pick = _lines(bounds, self._header.recorded_unit, has_labels)
-        named = self._with_name(buckets)
-        with_count = named + self._with_name(count)
-        layout = _Layout(named, with_count, with_count + self._with_name(total), pick)
-        if len(self._layouts) > 10:  # the bounds change often
-            self._layouts.clear()
-        self._layouts[bounds, has_labels] = layout
-        return layout
-
     def _with_name(self, pattern: str) -> str:
-        name = self._header.name
+        name = self._name
         if name.isascii():
             return pattern.replace("\1", name)
         return _NAME_IN_PATTERN.sub(lambda found: line_starts(f"{name}{found[1]}")[not found[2]], pattern)
@@ -291,7 +265,7 @@ _NAME_IN_PATTERN = re.compile("\1([a-z_]+)(\\{?)")
 
 
 class _Layout(NamedTuple):
-    """The patterns of the lines of a histogram. NUL is the placeholder of the labels.
+    """The patterns of the lines of a histogram. NUL is the placeholder of the labels, and SOH of the name.
 
     Attributes:
         buckets: The lines of the buckets.
@@ -307,20 +281,16 @@ class _Layout(NamedTuple):
 
 
 @lru_cache(maxsize=1_000)
-def _lines(
-    bounds: tuple[float, ...], unit: MetricUnit, has_labels: bool
-) -> tuple[str, str, str, Callable[[list[int]], Sequence[int]] | None]:
-    """Return the lines of the buckets, the count and the sum, and what selects the counts; see `_Layout`.
-
-    SOH is the placeholder of the name.
-    """
+def _layout(bounds: tuple[float, ...], unit: MetricUnit, has_labels: bool) -> _Layout:
     places = bucket_places(bounds, unit)
     labels, others = ("{\0}", "\0,") if has_labels else ("", "")
     buckets = "".join([f'\1_bucket{{{others}le="{bound}"}} %s\n' for bound in places])
-    pick = itemgetter(*places.values()) if len(places) <= len(bounds) else None
-    if pick and len(places) == 1:
-        return buckets, f"\1_count{labels} %s\n", f"\1_sum{labels} %s\n", lambda counts: (pick(counts),)
-    return buckets, f"\1_count{labels} %s\n", f"\1_sum{labels} %s\n", pick
+    with_count = f"{buckets}\1_count{labels} %s\n"
+    pick: Callable[[list[int]], Sequence[int]] | None = None
+    if len(places) <= len(bounds):
+        chosen = [*places.values()]
+        pick = itemgetter(*chosen) if len(chosen) > 1 else lambda counts: (counts[chosen[0]],)
+    return _Layout(buckets, with_count, f"{with_count}\1_sum{labels} %s\n", pick)
 
 
 class OutcomeWriter:
@@ -332,22 +302,22 @@ class OutcomeWriter:
     def __init__(self, header: FamilyHeader) -> None:
         self._start, _ = line_starts(f"{header.name}_total")
 
-    def prepare(self, labels: Sequence[str]) -> Sequence[tuple[str, str]]:
-        """Return the beginning of all lines of each series, and the lines that each of them has."""
-        starts = [f"{self._start}{text}," if text else self._start for text in labels]
-        success, failure = 'outcome="success",error_type=""} %s\n', 'outcome="failure",error_type=""} %s\n'
-        return [(start, f"{start}{success}{start}{failure}") for start in starts]
+    def prepare(self, labels: Sequence[str]) -> Sequence[str]:
+        """Return the beginning of all lines of each series."""
+        return [f"{self._start}{text}," if text else self._start for text in labels]
 
-    def render(self, prepared: Sequence[tuple[str, str]], series: Sequence[Any], format: Format) -> str:
+    def render(self, prepared: Sequence[str], series: Sequence[Any], format: Format) -> str:
         """Return the lines of some series with their current numbers; see `LineWriter.render`."""
         values: list[int] = []
         patterns: list[str] = []
-        for (start, lines), one in zip(prepared, series, strict=True):
+        for start, one in zip(prepared, series, strict=True):
             outcomes = one.state()
             if outcomes is None:
                 continue
             counts = failure_counts(outcomes.failures)
-            patterns.append(lines)
+            patterns.append(
+                f'{start}outcome="success",error_type=""}} %s\n{start}outcome="failure",error_type=""}} %s\n'
+            )
             values += (outcomes.successes, counts.pop(""))
             for error_type, number in counts.items():
                 text = escape_quoted(error_type).replace("%", "%%")

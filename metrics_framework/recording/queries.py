@@ -332,7 +332,8 @@ class Queries:
     @property
     def series_count(self) -> int:
         """The number of series, including operations."""
-        return sum(metric.series_count for names in self.namespaces for metric in names.metrics())
+        every = [metric for names in self.namespaces for metric in names.metrics()]
+        return sum([len(tag_set) for metric in every for tag_set in list(metric.tag_sets.values())])
 
     @property
     def is_compiled(self) -> bool:

@@ -94,10 +94,10 @@ def headline(comparison: Comparison) -> str:
     if verdict is Verdict.NO_CHANGE:
         return f"{title}: {_and(names)} stayed within the accepted {margins}."
     if verdict is Verdict.INCONCLUSIVE:
-        needed = [metric.needed for metric in found if metric.needed is not None]
-        unit = "pairs" if found[0].unit == "pair" else "jobs on each side"
-        more = f" About {max(needed)} {unit} find twice as much." if needed else " Measure more jobs to tell."
-        return f"{title}: these runs do not show whether {_and(names)} changed by more than {margins}.{more}"
+        return (
+            f"{title}: these runs do not show whether {_and(names)} changed by more than {margins}."
+            f" {_remedy(found)}"
+        )
     changes = [
         f"{name} is {format_percent(abs(metric.change or 0.0))}"
         f" {'higher' if (metric.change or 0.0) > 0 else 'lower'}{' (odds)' if _is_rate(metric) else ''}"
@@ -105,6 +105,23 @@ def headline(comparison: Comparison) -> str:
     ]
     more = f"; {margins} is accepted" if verdict is Verdict.REGRESSION else ""
     return f"{title}: {_and(changes)} than the baseline{more}."
+
+
+def _remedy(found: Sequence[MetricComparison]) -> str:
+    """Return what makes an inconclusive comparison conclusive."""
+    known = [metric for metric in found if metric.needed is not None]
+    if known:
+        most = max(known, key=lambda metric: metric.needed or 0)
+        unit = "pairs" if most.unit == "pair" else "jobs on each side"
+        return f"To find a change of {format_percent(2 * most.margin)}, measure about {most.needed:,} {unit}."
+    if any(metric.unit == "pair" for metric in found):
+        return "Measure more pairs to tell."
+    if any((metric.baseline_units, metric.current_units) == (1, 1) for metric in found):
+        return (
+            "One job on each side does not tell, and more runs on this boot are the same job: measure both"
+            " versions by turns (metrics-framework run --against), or each in several jobs."
+        )
+    return "Measure more jobs to tell."
 
 
 def _and(parts: Sequence[str]) -> str:
@@ -285,9 +302,14 @@ class _Page:
             numbers = [_unbroken(format_measurement(key, of_side[place])) for of_side in values.values()]
             lines.append(f"{name} {' → '.join(numbers)}")
         counts = ", ".join(f"{one.count:,} {side} samples" for side, one in sides.items())
-        description = f"Histogram of {counts}. {', '.join(lines)}."
+        # The numbers of the table are means of the quantiles of single runs.
+        pooled = f"All samples of a side together: {', '.join(lines)}"
+        description = f"Histogram of {counts}. {pooled}."
         legend = _legend([side for side in ("baseline", "current") if side in sides], _LINE_KEYS)
-        caption = f"{legend}<p>{', '.join(lines)}.</p><p>{_sentence(counts)}. The axis is logarithmic.</p>"
+        caption = (
+            f"{legend}<p>{pooled}. The table has the mean over the runs, so its numbers differ.</p>"
+            f"<p>{_sentence(counts)}. The axis is logarithmic.</p>"
+        )
         title = f"Samples of <code>{_bdi(stem.removeprefix('custom.'))}</code>"
         return _figure(title, description, draw(distribution_chart(sides, key)), caption)
 

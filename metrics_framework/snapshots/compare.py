@@ -62,6 +62,13 @@ MIN_CONSTANT_JOBS = 5
 _ROUNDING = 1e-9
 """The difference of costs that may be a rounding error, so that a change of 5 % does not exceed 5 %."""
 
+_ONE_PAIR = "one pair: nothing tells how much pairs differ, so measure more of them (--pairs)"
+_ONE_JOB = (
+    "one job on each side: nothing tells how much jobs differ, and more runs on this boot are the same job,"
+    " so measure both versions by turns (metrics-framework run --against), or each in several jobs: on"
+    " several days or machines"
+)
+
 _MIN_TAIL_SAMPLES = 20
 _MAX_SAMPLES_RATIO = 1.5
 _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
@@ -112,7 +119,6 @@ DEFAULT_RULES = (
     MetricRule(f"*/{SUCCESS_RATE}", Better.HIGHER),
     MetricRule("*/count", Better.NEITHER),
     MetricRule("latency.*", Better.LOWER),
-    MetricRule("cpu_percent", Better.LOWER),
     MetricRule("custom.operation:*", Better.LOWER),
     *(
         MetricRule(f"custom.*_{unit}{rest}", better)
@@ -188,9 +194,10 @@ class MetricComparison:
         verdict: The verdict.
         better: Which values are better.
         margin: The accepted change, as a share of the baseline.
-        baseline: The mean of the baseline, on the scale of the test (geometric for all but shares).
-        current: The mean of the current version.
-        change: The change as a share of the baseline: 0.05 is 5 % higher. For a success rate, of its odds.
+        baseline: The geometric mean of the baseline. Of a success rate, the share of successes of all runs.
+        current: That of the current version.
+        change: The change as a share of the baseline: 0.05 is 5 % higher. For a success rate, of its odds,
+            with half an outcome added to the successes and to the failures of each run.
         low: The lower end of the interval of the change, from -1; ``None`` without an interval.
         high: The upper end; infinity for a change from zero.
         p_value: The p-value of the change beyond the margin, corrected for the number of metrics.
@@ -341,7 +348,7 @@ def _by_benchmark(
         names = [", ".join(repr(name) for name in side) for side in (before, after)]
         note = (
             f"the baseline measures {names[0]} and the current version {names[1]}, so latency and throughput"
-            " are not compared: measure both under one name (run --name, or latency_metric of the system)"
+            " are not compared: give both one name (--name of run or import, or latency_metric of the system)"
         )
         return [(None, list(baseline), list(current), ("latency.", "throughput"))], [note]
     groups: list[tuple[str | None, list[ComparedRun], list[ComparedRun], tuple[str, ...]]]
@@ -385,7 +392,7 @@ def _context_notes(baseline: Sequence[ComparedRun], current: Sequence[ComparedRu
     if jobless:
         notes.append(
             f"{jobless} of {len(baseline) + len(current)} runs do not name their job (tag {JOB_TAG!r}):"
-            " each counts as a job of its own"
+            " each counts as a job of its own (pass --this-job to import, or --tag job=NAME)"
         )
     return notes
 
@@ -427,6 +434,7 @@ class _Judged:
         self._interval: tuple[float, float] | None = None  # of the cost
         self._change_at: Callable[[float], statistics.Change] | None = None
         self._costs: tuple[float, float] | None = None
+        self._shares: tuple[float, float] | None = None
         self._detectable: float | None = None
         self._needed: int | None = None
         self._numbers = (0, 0)
@@ -456,10 +464,15 @@ class _Judged:
 
     def _unscaled(self, cost: float) -> float:
         cost *= self._sign
-        if cost > 709:
-            return 1.0 if self._is_share else math.inf
-        odds = math.exp(cost)
-        return odds / (1 + odds) if self._is_share else odds
+        return math.exp(cost) if cost <= 709 else math.inf
+
+    def _measured_share(self, runs: Sequence[ComparedRun]) -> float:
+        """Return the share of successes among all outcomes; their odds are smoothed only for the tests."""
+        values = [one.values[self.sides.key] for one in runs]
+        counts = [count for one in runs if (count := self._outcomes(one)) is not None]
+        if len(counts) < len(runs):
+            return fmean(values)
+        return fmean(values, weights=counts)
 
     def _outcomes(self, one: ComparedRun) -> int | None:
         """Return how many outcomes a success rate is of, if the snapshot has their count."""
@@ -502,6 +515,8 @@ class _Judged:
                 runs = "1 run is" if left_out == 1 else f"{left_out} runs are"
                 self.notes.append(f"{runs} left out, because the other version of the pair is missing")
             before, after = paired
+        if self._is_share:
+            self._shares = self._measured_share(before), self._measured_share(after)
         if self._has_constant_values(before, after, None if pairs is None else len(pairs)):
             return
         if zeros := self._zeros(before, after):
@@ -633,8 +648,7 @@ class _Judged:
         )
 
     def _suspect(self, before: Sequence[ComparedRun], after: Sequence[ComparedRun]) -> None:
-        what = "pair" if self._unit == "pair" else "job on each side"
-        self.notes.append(f"one {what}: nothing tells how much jobs differ, so measure more")
+        self.notes.append(_ONE_PAIR if self._unit == "pair" else _ONE_JOB)
         first, second = self._merged(before), self._merged(after)
         _, statistic = self._samples(before[0])
         if first is None or second is None or statistic not in _QUANTILES:
@@ -739,10 +753,12 @@ class _Judged:
         change = low = high = p_value = detectable = None
         baseline = current = None
         if self._costs is not None:
-            baseline, current = map(self._unscaled, self._costs)
+            baseline, current = self._shares or map(self._unscaled, self._costs)
             change = 0.0 if baseline == current else self._relative(self._costs[1] - self._costs[0])
         if self._interval is not None:
             low, high = sorted(map(self._relative, self._interval))
+            if change == 0 and self._shares is not None:  # the smoothed odds of more outcomes are higher
+                low, high = min(low, 0.0), max(high, 0.0)
         if self.p_worse is not None and self.p_better is not None:
             p_value = min(self.p_worse, self.p_better)
         if self._detectable is not None:

@@ -10,7 +10,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from metrics_framework.errors import InvalidInputError, SnapshotError
@@ -49,30 +49,36 @@ class ConvertedBenchmark(NamedTuple):
     distributions: dict[str, Distribution]
 
 
-def convert_benchmarks(document: object, written: datetime) -> list[ConvertedBenchmark]:
+def convert_benchmarks(
+    document: object, written: datetime, name: str | None = None
+) -> list[ConvertedBenchmark]:
     """Return a snapshot for each benchmark of a document.
 
     Without raw times, which pytest-benchmark saves only with ``--benchmark-save-data``, the latency has only
-    the mean and the median. The environment is `Environment.CUSTOM`, because no file tells it.
+    the mean and the median. The environment is `Environment.CUSTOM`, because no file tells it. The times of
+    the snapshots differ by microseconds, so that a history keeps their order.
 
     Args:
         document: The parsed JSON of a file of pytest-benchmark or hyperfine.
         written: The time of the runs, if the document has none.
+        name: The name of all benchmarks, in place of those of the document.
 
     Raises:
         InvalidInputError: If the document is of another tool, or a benchmark of it is not valid.
     """
     if isinstance(document, dict) and isinstance(document.get("benchmarks"), list):
-        return list(_of_pytest_benchmark(document, written))
+        return list(_of_pytest_benchmark(document, written, name))
     if isinstance(document, dict) and isinstance(document.get("results"), list):
-        return list(_of_hyperfine(document, written))
+        return list(_of_hyperfine(document, written, name))
     raise InvalidInputError(
         "it is neither a file of pytest-benchmark (--benchmark-json, an object with 'benchmarks') nor of"
         " hyperfine (--export-json, an object with 'results')"
     )
 
 
-def _of_pytest_benchmark(document: Mapping[str, Any], written: datetime) -> Iterator[ConvertedBenchmark]:
+def _of_pytest_benchmark(
+    document: Mapping[str, Any], written: datetime, new_name: str | None
+) -> Iterator[ConvertedBenchmark]:
     commit, machine = _mapping(document, "commit_info"), _mapping(document, "machine_info")
     tags = {RECORDER_TAG: f"pytest-benchmark {document.get('version', '')}".strip()}
     if (kind := _machine(machine)) is not None:
@@ -89,20 +95,23 @@ def _of_pytest_benchmark(document: Mapping[str, Any], written: datetime) -> Iter
         stats = one.get("stats")
         if name is None or not isinstance(stats, dict):
             raise InvalidInputError(f"{place}: has no 'fullname' and 'stats'")
+        run_id = _run_id(document.get("datetime"), name, stats, *([new_name] if new_name else []))
         yield _converted(
-            _Benchmark(name, stats, stats.get("data"), place),
+            _Benchmark(new_name or name, stats, stats.get("data"), place),
             SnapshotMetadata(
-                run_id=_run_id(document.get("datetime"), name, stats),
+                run_id=run_id,
                 commit=_text(commit, "id", _NO_COMMITS),
                 branch=_text(commit, "branch", _NO_BRANCHES),
-                timestamp=_date(document.get("datetime")) or written,
+                timestamp=_later(_date(document.get("datetime")) or written, number),
                 environment=Environment.CUSTOM,
                 tags=tags,
             ),
         )
 
 
-def _of_hyperfine(document: Mapping[str, Any], written: datetime) -> Iterator[ConvertedBenchmark]:
+def _of_hyperfine(
+    document: Mapping[str, Any], written: datetime, new_name: str | None
+) -> Iterator[ConvertedBenchmark]:
     results = document["results"]
     commands = Counter(_text(one, "command") for one in results if isinstance(one, dict))
     for number, one in enumerate(results):
@@ -113,6 +122,7 @@ def _of_hyperfine(document: Mapping[str, Any], written: datetime) -> Iterator[Co
             f"parameter {key}" if key in RESERVED_TAGS else str(key): str(value)
             for key, value in _mapping(one, "parameters").items()
         }
+        run_id = _run_id(name, one, *([new_name] if new_name else []))
         if commands[name] > 1 and parameters:  # several commands with the same --command-name
             name += f" ({', '.join(f'{key}={value}' for key, value in sorted(parameters.items()))})"
         tags = {**parameters, RECORDER_TAG: "hyperfine"}
@@ -120,11 +130,16 @@ def _of_hyperfine(document: Mapping[str, Any], written: datetime) -> Iterator[Co
             raise InvalidInputError(f"{place}: has {len(parameters)} parameters, more than a snapshot holds")
         yield _converted(
             _Benchmark(
-                name, one, one.get("times"), place, one.get("exit_codes"), one.get("memory_usage_byte")
+                new_name or name,
+                one,
+                one.get("times"),
+                place,
+                one.get("exit_codes"),
+                one.get("memory_usage_byte"),
             ),
             SnapshotMetadata(
-                run_id=_run_id(name, one),
-                timestamp=written,
+                run_id=run_id,
+                timestamp=_later(written, number),
                 environment=Environment.CUSTOM,
                 tags=tags,
             ),
@@ -201,6 +216,13 @@ def _date(value: object) -> datetime | None:
     with suppress(ValueError):
         return parse_timestamp(value)
     return None
+
+
+def _later(moment: datetime, place: int) -> datetime:
+    """Return the time of a benchmark of a document, which has one time for all."""
+    with suppress(OverflowError):  # the year 9999
+        return moment + timedelta(microseconds=place)
+    return moment
 
 
 def _machine(info: Mapping[str, Any]) -> str | None:

@@ -348,7 +348,13 @@ class Unprintable:
         (check_count, [1, 10**30], [0, -1, 1.0, math.nan], "is not a whole number of 1 or more", "an int"),
         (check_port, [0, 80, 65_535], [-1, 65_536, 80.0], "is not a port", "an int from 0 to 65535"),
         (check_positive, [1, 0.5, math.inf], [0, -1, math.nan], "is not a positive number", "above 0"),
-        (check_url_path, ["/", "/metrics"], ["", "metrics", b"/"], "does not begin with a slash", "/metrics"),
+        (
+            check_url_path,
+            ["/", "/metrics", "/a/.b/c d/"],
+            ["", "metrics", b"/"],
+            "does not begin with a slash",
+            "/metrics",
+        ),
     ],
 )
 def test_an_argument_is_returned_or_refused_with_a_remedy(check, good, bad, fault, remedy):
@@ -361,6 +367,17 @@ def test_an_argument_is_returned_or_refused_with_a_remedy(check, good, bad, faul
         shown = "<Unprintable>" if isinstance(value, Unprintable) else repr(value)
         assert str(caught.value).startswith(f"argument={shown} {fault}: pass ")
         assert remedy in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "path", ["//", "//a", "/a//", "/a//b", "/.", "/a/..", "/./a", "/a\r\nb", "/\x00", "/\x9b"]
+)
+def test_a_path_that_no_url_keeps_is_refused(path):
+    """Clients and proxies would change it, so that nothing is found there."""
+    with pytest.raises(
+        InvalidInputError, match=r"has an empty segment, .* or a control character: pass a path"
+    ):
+        check_url_path("prefix", path)
 
 
 def test_a_count_may_have_another_least_value():

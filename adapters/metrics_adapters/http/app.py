@@ -42,7 +42,7 @@ from metrics_framework.health import mark_own_endpoint
 from metrics_framework.log import log_event
 from metrics_framework.runtime.event_loops import run_within
 from metrics_framework.system import MetricsSystem
-from metrics_framework.validation import check_count, check_seconds, check_url_path, safe_repr
+from metrics_framework.validation import check_count, check_seconds, check_url_path, is_loopback, safe_repr
 
 _Handler = Callable[[Scope, Mapping[str, str], Receive, Send], Awaitable[None]]
 
@@ -55,6 +55,7 @@ def make_app(
     bearer_token: str | None = None,
     basic_auth: tuple[str, str] | None = None,
     allow_origins: Iterable[str] = (),
+    allow_hosts: Iterable[str] | None = None,
     max_clients: int = DEFAULT_MAX_CLIENTS,
     buffer: int = DEFAULT_BUFFER_EVENTS,
     heartbeat: float = DEFAULT_HEARTBEAT_SECONDS,
@@ -78,6 +79,10 @@ def make_app(
         basic_auth: The ``(user, password)`` that a request must send; with a token too, either is accepted.
         allow_origins: The origins, such as ``https://status.example``, of other sites whose pages may read
             the responses in a browser (CORS); ``"*"`` for all.
+        allow_hosts: The host names, such as ``status.example``, that the URL of a request may have, beside
+            ``localhost`` and loopback addresses; by default any. Pass ``()`` for a service of this machine
+            without credentials: any site could otherwise read it in a browser here, by giving its own name
+            the address of this machine (DNS rebinding).
         max_clients: The number of concurrent stream clients. Further ones get status 503.
         buffer: The number of events that are buffered for a slow stream client. Further ones are dropped and
             counted.
@@ -112,6 +117,7 @@ def make_app(
         {f"{prefix}/{name}": name for name in chosen},
         authenticator,
         _checked_origins(allow_origins),
+        None if allow_hosts is None else _checked_hosts(allow_hosts),
         StreamEndpoint(
             system,
             max_clients=max_clients,
@@ -141,6 +147,7 @@ class WebApp:
         paths: The endpoint at each path.
         authenticator: Checks the credentials of requests.
         origins: The origins whose pages may read the responses.
+        hosts: The host names of this application beside those of the loopback; ``None`` for any.
         stream: The endpoint ``stream``.
         page: The endpoint ``page``, if it is served.
         timeout: The time limit in seconds for a response, and for the client to read it.
@@ -152,6 +159,7 @@ class WebApp:
         paths: Mapping[str, str],
         authenticator: Authenticator,
         origins: Collection[str],
+        hosts: Collection[str] | None,
         stream: StreamEndpoint,
         page: PageEndpoint | None,
         timeout: float,
@@ -160,6 +168,7 @@ class WebApp:
         self._paths = paths
         self._authenticator = authenticator
         self._origins = origins
+        self._hosts = hosts
         self._stream = stream
         self._page = page
         self._timeout = timeout
@@ -229,6 +238,11 @@ class WebApp:
         self, endpoint: str | None, scope: Scope, headers: Mapping[str, str]
     ) -> EndpointResponse | None:
         """Return the response to a request that is rejected or a preflight; ``None`` if it is accepted."""
+        if self._hosts is not None:
+            host = _host_of(headers.get("host", ""))
+            if host not in self._hosts and not is_loopback(host):
+                text = f"the host {safe_repr(host)} is not one of this service: use localhost"
+                return text_response(HTTPStatus.MISDIRECTED_REQUEST, text)
         method, path = scope["method"], path_in_mount(scope)
         if (
             method == "OPTIONS"
@@ -248,6 +262,13 @@ class WebApp:
             return None  # it allows other methods
         if method not in ALLOWED_METHODS:
             return method_not_allowed()
+        if (
+            endpoint == "stream"
+            and headers.get("sec-fetch-site") == "cross-site"
+            and self._allowed_origin(headers.get("origin")) is None
+        ):
+            # It could not read the stream, but would occupy its slots.
+            return text_response(HTTPStatus.FORBIDDEN, "a page of another site sent this request")
         if endpoint is None:
             paths = [*self._paths, *([] if page is None else [page.root])]
             return text_response(HTTPStatus.NOT_FOUND, f"not found: the paths are {', '.join(paths)}")
@@ -372,6 +393,27 @@ def _checked_origins(origins: object) -> frozenset[str]:
     return checked
 
 
+def _checked_hosts(hosts: object) -> frozenset[str]:
+    if isinstance(hosts, str) or not isinstance(hosts, Iterable):
+        raise InvalidInputError(
+            f"allow_hosts={safe_repr(hosts)} is not a list of host names, such as ['status.example']"
+        )
+    checked = frozenset(hosts)
+    for host in checked:
+        if not isinstance(host, str) or not re.fullmatch(r"[^][:]+|[0-9A-Fa-f.]*(:[0-9A-Fa-f.]*){2,}", host):
+            raise InvalidInputError(
+                f"{safe_repr(host)} in allow_hosts is not a host name, such as 'status.example'"
+            )
+    return frozenset(host.lower() for host in checked)
+
+
+def _host_of(header: str) -> str:
+    """Return the host in a ``Host`` header, without its port and the brackets of IPv6."""
+    match = _HOST.fullmatch(header)
+    return "" if match is None else (match[1] or match[2]).lower()
+
+
+_HOST = re.compile(r"(?:\[([^][]+)\]|([^][:]+))(?::[0-9]*)?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9.\[\]:_-]+")
 
 

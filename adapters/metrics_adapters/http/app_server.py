@@ -137,7 +137,8 @@ def _server(app: WebApp, max_connections: int, request_timeout: float) -> uvicor
                 self._timer.cancel()
 
         def _watch(self) -> None:
-            if self.cycle is not None and not self.cycle.response_complete:
+            # The timer stays until the body is complete: an application may wait for the rest of it.
+            if self.cycle is not None and not (self.cycle.response_complete or self.cycle.more_body):
                 if self._timer is not None:
                     self._timer.cancel()
                     self._timer = None

@@ -127,11 +127,15 @@ def unsupported_scope(kind: object) -> InvalidInputError:
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
-    """Return the headers of a request by their lower-case names. Repeated headers are joined with commas."""
+    """Return the headers of a request by their lower-case names. Repeated headers are joined with commas.
+
+    Cookies are joined with semicolons, because HTTP/2 sends each in a header of its own (RFC 9113, 8.2.3).
+    """
     headers: dict[str, str] = {}
     for raw_name, raw_value in scope["headers"]:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        separator = "; " if name == "cookie" else ", "
+        headers[name] = f"{headers[name]}{separator}{value}" if name in headers else value
     return headers
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from typing import Any, NamedTuple
 
-from metrics_adapters.http.scrape import SharedCalls, in_thread
+from metrics_adapters.http.scrape import SharedCalls, in_thread, settle
 from metrics_framework import __version__
 from metrics_framework.dashboard import WINDOW
 from metrics_framework.errors import InvalidInputError
@@ -27,12 +30,23 @@ MIN_PERIOD_SECONDS = 2.0
 """The shortest time between two documents of one query."""
 
 MAX_CPU_SHARE = 0.1
-"""The share of one CPU that all documents together may take. More expensive ones are made more rarely."""
+"""The share of one CPU that all documents together may take.
+
+Half of it is for first documents, and half for the next ones, so that clients which come and go make no
+document rarer that others follow. More expensive documents are made more rarely.
+"""
+
+FIRST_CPU_SECONDS = 5.0
+"""The CPU time that first documents may take at once, after a time without any.
+
+Twenty of them, for someone who looks through the page, take 3 seconds with 20 000 series.
+"""
 
 MIN_WINDOW_SECONDS = 60
 MAX_WINDOW_SECONDS = 30 * 86_400
 
-_UNUSED_SECONDS = 10.0  # how long a document is kept that no client asked for
+_HALF_SHARE = MAX_CPU_SHARE / 2
+_MIN_WAIT_SECONDS = 0.01
 
 
 class DashboardQuery(NamedTuple):
@@ -64,14 +78,14 @@ class DashboardDocument(NamedTuple):
 
 
 class Dashboards:
-    """Makes the documents of all queries, in threads.
+    """Makes the documents of all queries, one at a time and in a thread.
 
     Args:
         system: The system.
         clients: Returns the numbers of stream clients, as in the event.
         history: Whether the page has a history of runs.
         timeout: How many seconds clients wait for a document.
-        max_queries: The number of documents that are made concurrently.
+        max_queries: The number of documents that wait to be made.
     """
 
     def __init__(
@@ -95,8 +109,34 @@ class Dashboards:
 
     def reset(self) -> None:
         """Forget all documents: those of the parent have its numbers."""
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()  # the lock of all that follows
         self._latest: dict[DashboardQuery, DashboardDocument] = {}
+        self._followers: Counter[DashboardQuery] = Counter()
+        self._waiting: dict[DashboardQuery, Future[DashboardDocument]] = {}
+        self._is_working = False
+        self._first_seconds = FIRST_CPU_SECONDS  # what is left of it, at this time
+        self._first_at = time.monotonic()
+
+    @contextmanager
+    def follow(self, query: DashboardQuery) -> Iterator[None]:
+        """Keep the documents of a query in this block. At the end of the last one, they are forgotten."""
+        with self._changed:
+            self._followers[query] += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._followers[query] -= 1
+                unwanted = self._forget(query) if self._followers[query] <= 0 else None
+            if unwanted is not None:
+                unwanted.set_exception(RuntimeError("all clients have left"))
+
+    def _forget(self, query: DashboardQuery) -> Future[DashboardDocument] | None:
+        """Forget a query, and return the call that waits for its document. The lock is held."""
+        del self._followers[query]
+        self._latest.pop(query, None)
+        self._changed.notify()
+        return self._waiting.pop(query, None)
 
     def query(self, fields: Mapping[str, str], tags: Mapping[str, str]) -> DashboardQuery:
         """Return the query of a client.
@@ -131,7 +171,7 @@ class Dashboards:
             await run_within(latest.due - now, create_event().wait)
 
     async def _made(self, query: DashboardQuery) -> DashboardDocument:
-        call = self._calls.call(in_thread(partial(self._make, query)), query)
+        call = self._calls.call(partial(self._enqueue, query), query)
         await call.wait_async(self._timeout)
         made = self._isolation.call("a dashboard is not made", call.outcome, dashboard=query.type)
         if made is not None:
@@ -139,21 +179,64 @@ class Dashboards:
         await run_within(MIN_PERIOD_SECONDS, create_event().wait)  # the next attempt may fail at once
         return self._failure("the dashboard takes too long, or too many are made: see the log")
 
+    def _enqueue(self, query: DashboardQuery, future: Future[DashboardDocument]) -> None:
+        with self._changed:
+            if not self._is_working:
+                in_thread(self._work)(Future())
+                self._is_working = True
+            self._waiting[query] = future
+            self._changed.notify()
+
+    def _work(self) -> None:
+        """Make the documents that clients wait for, until there are none."""
+        while (query := self._next_query()) is not None:
+            with self._changed:
+                future = self._waiting.pop(query, None)  # its clients may just have left
+            if future is not None:
+                settle(future, partial(self._make, query))
+
+    def _next_query(self) -> DashboardQuery | None:
+        """Wait until a document may be made, and return the first such query; ``None`` if no client waits.
+
+        First documents wait while they have used up their CPU time, and others overtake them.
+        """
+        with self._changed:
+            while self._waiting:
+                missing = -self._refill()
+                for query in self._waiting:
+                    if missing < 0 or query in self._latest:
+                        return query
+                self._changed.wait(missing / _HALF_SHARE + _MIN_WAIT_SECONDS)
+            self._is_working = False
+            return None
+
+    def _refill(self) -> float:
+        """Return the CPU seconds that first documents may take now. The lock is held."""
+        now = time.monotonic()
+        earned = (now - self._first_at) * _HALF_SHARE
+        self._first_seconds = min(self._first_seconds + earned, FIRST_CPU_SECONDS)
+        self._first_at = now
+        return self._first_seconds
+
     def _make(self, query: DashboardQuery) -> DashboardDocument:
-        with self._lock:
+        with self._changed:
             latest = self._latest.get(query)
         if latest is not None and time.monotonic() < latest.due:
-            return latest  # it was made while this thread started
+            return latest  # it was made while this call was started
         if self._system.is_shut_down:
             return self._failure("the metrics system is shut down")
         begin_cpu = time.thread_time()
         parts = self._isolation.call("a dashboard failed", partial(self._parts, query), dashboard=query.type)
-        if parts is None:
-            made = self._failure("the dashboard failed: see the log")
-        else:
-            made = self._document(query, parts, time.thread_time() - begin_cpu)
-        with self._lock:
-            self._latest[query] = made
+        cost_seconds = time.thread_time() - begin_cpu
+        with self._changed:
+            if query not in self._latest:
+                self._first_seconds -= cost_seconds
+            if parts is None:
+                made = self._failure("the dashboard failed: see the log")
+            else:
+                made = self._document(query, parts, cost_seconds)
+            if query in self._followers:
+                self._latest[query] = made
         return made
 
     def _parts(self, query: DashboardQuery) -> str:
@@ -171,15 +254,11 @@ class Dashboards:
         return to_json_text(parts)
 
     def _document(self, query: DashboardQuery, parts: str, cost_seconds: float) -> DashboardDocument:
-        now = time.monotonic()
-        with self._lock:
-            unused = [each for each, one in self._latest.items() if one.due + _UNUSED_SECONDS < now]
-            for each in unused:
-                del self._latest[each]
-            others = sum(one.cost_seconds for each, one in self._latest.items() if each != query)
-        period = max(MIN_PERIOD_SECONDS, (others + cost_seconds) / MAX_CPU_SHARE)
+        """Return a document. The lock is held."""
+        others = sum(one.cost_seconds for each, one in self._latest.items() if each != query)
+        period = max(MIN_PERIOD_SECONDS, (others + cost_seconds) / _HALF_SHARE)
         event = f'event: dashboard\ndata: {{"every_seconds": {period:.1f}, {parts[1:]}\n\n'
-        return DashboardDocument(event.encode(), now + period, cost_seconds)
+        return DashboardDocument(event.encode(), time.monotonic() + period, cost_seconds)
 
     def _failure(self, text: str) -> DashboardDocument:
         event = f"event: failed\ndata: {to_json_text({'text': text})}\n\n"

@@ -70,6 +70,7 @@ class AppOptions(AccessOptions, total=False):
     endpoints: Iterable[str]
     prefix: str
     allow_origins: Iterable[str]
+    allow_hosts: Iterable[str] | None
     max_clients: int
     buffer: int
     heartbeat: float

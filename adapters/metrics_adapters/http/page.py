@@ -25,12 +25,18 @@ from metrics_adapters.http.types import Receive, Scope
 from metrics_adapters.page.files import INDEX, LOGIN, LoginForm, PageFile, page_files
 from metrics_adapters.page.login import FailedLogins, Sessions, is_from_other_site, token_of
 from metrics_adapters.page.vega import ChartLibrary, chart_library
-from metrics_framework.errors import InvalidInputError, MissingExtraError, nearest
+from metrics_framework.errors import InvalidInputError, MissingExtraError, OutputError, nearest
 from metrics_framework.runtime.event_loops import run_within
 from metrics_framework.validation import safe_repr
 
 MAX_BODY_BYTES = 4096
 """The largest body of a login."""
+
+FORM_SECONDS = 2.0
+"""How long the body of a login is waited for. Browsers send it with the headers."""
+
+MAX_COMPARISONS = 2
+"""The number of comparisons of runs that are computed concurrently."""
 
 CHART_LIBRARY = "assets/vega.js"
 
@@ -122,8 +128,13 @@ class PageEndpoint:
         self._form = LoginForm()
         self.has_history = history is not None
         """Whether there is a history of runs."""
-        self._requests = RequestRunner("history", timeout)
-        self._timeout = timeout
+        self._requests = {
+            "history": RequestRunner("history", timeout),
+            "history/compare": RequestRunner("comparison", timeout, MAX_COMPARISONS),
+        }
+        self._form_seconds = min(
+            timeout / 2, FORM_SECONDS
+        )  # the server closes the connection at the time-out
         self._library = chart_library() if library is None else library
         self._files = {
             "": page_files()[INDEX],
@@ -238,13 +249,16 @@ class PageEndpoint:
     async def _log_in(self, scope: Scope, receive: Receive) -> EndpointResponse:
         assert self._sessions is not None
         body = bytearray()
-        if not await run_within(self._timeout, partial(_read_body, receive, body)):
-            return text_response(HTTPStatus.REQUEST_TIMEOUT, f"no form arrived in {self._timeout:g} seconds")
+        if not await run_within(self._form_seconds, partial(_read_body, receive, body)):
+            text = f"no form arrived in {self._form_seconds:g} seconds"
+            return text_response(HTTPStatus.REQUEST_TIMEOUT, text)
         if len(body) > MAX_BODY_BYTES:
             return text_response(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the form has more than {MAX_BODY_BYTES} bytes"
             )
-        # Nothing is awaited from here on: concurrent logins cannot exceed the number of attempts.
+        token = token_of(bytes(body))
+        if self._authenticator.accepts_token(token):  # before the count, by which others could lock users out
+            return self._to_page(self._sessions.create(), scope)
         seconds = math.ceil(self._failed_logins.seconds_left)
         if seconds:
             return self._login_form(
@@ -252,14 +266,13 @@ class PageEndpoint:
                 ("Retry-After", str(seconds)),
                 error=f"Too many failed logins. Try again in {seconds} seconds.",
             )
-        if not self._authenticator.accepts_token(token_of(bytes(body))):
+        if token:
             self._failed_logins.add()
-            # Without the challenge of basic authentication, for which a browser would open its dialog.
-            bearer = [each for each in self._authenticator.challenges if each.startswith("Bearer")]
-            return self._login_form(
-                HTTPStatus.UNAUTHORIZED, error="This is not the token of the service.", challenges=bearer
-            )
-        return self._to_page(self._sessions.create(), scope)
+        # Without the challenge of basic authentication, for which a browser would open its dialog.
+        bearer = [each for each in self._authenticator.challenges if each.startswith("Bearer")]
+        return self._login_form(
+            HTTPStatus.UNAUTHORIZED, error="This is not the token of the service.", challenges=bearer
+        )
 
     async def _log_out(self, scope: Scope, receive: Receive) -> EndpointResponse:
         return self._to_page("", scope)
@@ -276,19 +289,23 @@ class PageEndpoint:
             fields = dict(query_fields(scope.get("query_string", b"")))
         except InvalidInputError as error:
             return text_response(HTTPStatus.BAD_REQUEST, str(error))
-        return await self._requests.run(partial(_history_response, self._reads[name], fields))
+        read = partial(_history_response, self._reads[name], fields)
+        return await self._requests[name].run(read, key=tuple(sorted(fields.items())))
 
     def _chart_library(self, headers: Mapping[str, str]) -> EndpointResponse:
         try:
             script = self._library.script()
         except MissingExtraError as error:
             return text_response(HTTPStatus.NOT_IMPLEMENTED, str(error))
+        except OutputError as error:
+            # Without Retry-After, by which the page would wait for it.
+            return text_response(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
         if script is None:
             return unavailable("the chart library is being prepared")
         return file_response(script, headers)
 
     def _prepare_library(self) -> None:
-        with suppress(MissingExtraError):  # the response to the request for it names the extra
+        with suppress(MissingExtraError, OutputError):  # the response to the request for it has the reason
             self._library.script()
 
 
@@ -326,12 +343,14 @@ def _folder(scope: Scope, name: str | None) -> str:
 
 
 async def _read_body(receive: Receive, body: bytearray) -> None:
-    """Read a body, up to the first part that makes it too long."""
+    """Read a body, up to the first part that makes it too long. If it breaks off, it is empty."""
     more = True
     while more and len(body) <= MAX_BODY_BYTES:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            body.clear()
         body += message.get("body", b"")
-        more = message.get("more_body", False)  # also false if the client disconnects
+        more = message.get("more_body", False)
 
 
 def _runs(history: RunDocuments, fields: Mapping[str, str]) -> dict[str, Any]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from http import HTTPStatus
 from typing import Any
 
-from metrics_adapters.http.scrape import EndpointResponse, TimedCall, in_thread, text_response, unavailable
+from metrics_adapters.http.scrape import (
+    EndpointResponse,
+    SharedCalls,
+    TooManyCallsError,
+    in_thread,
+    text_response,
+    unavailable,
+)
 from metrics_framework.log import Isolation
-from metrics_framework.runtime.fork import ForkOrder, reset_after_fork
 from metrics_framework.runtime.strict_json import to_json_text
 
 MAX_CONCURRENT_REQUESTS = 10
@@ -22,35 +27,30 @@ class RequestRunner:
     Args:
         kind: The kind of request, for the log and the responses.
         timeout: How many seconds a client waits for a response.
+        max_requests: The number of concurrent requests. Further ones get status 503.
     """
 
-    def __init__(self, kind: str, timeout: float) -> None:
+    def __init__(self, kind: str, timeout: float, max_requests: int = MAX_CONCURRENT_REQUESTS) -> None:
         self._kind = kind
         self._timeout = timeout
         self._isolation = Isolation()
-        self.reset()
-        reset_after_fork(self, RequestRunner.reset, ForkOrder.LOCKS)
+        # A call ends with its thread, not at the time-out: this limits the number of hanging threads.
+        self._calls = SharedCalls[EndpointResponse](timeout, max_requests)
 
-    def reset(self) -> None:
-        """Free all slots: in a forked child, the threads that hold them do not exist."""
-        self._slots = threading.BoundedSemaphore(MAX_CONCURRENT_REQUESTS)
+    async def run(self, respond: Callable[[], EndpointResponse], key: Hashable = None) -> EndpointResponse:
+        """Return the response of a function, or an error response.
 
-    async def run(self, respond: Callable[[], EndpointResponse]) -> EndpointResponse:
-        """Return the response of a function, or an error response."""
-        slots = self._slots
-        if not slots.acquire(blocking=False):
-            return unavailable(f"too many concurrent {self._kind} requests")
-        call = TimedCall[EndpointResponse](self._timeout)
-        # A slot is freed when its thread ends, not at the time-out: it limits the number of hanging threads.
-        call.future.add_done_callback(lambda _: slots.release())
-        try:
-            in_thread(respond)(call.future)
-        except RuntimeError as error:  # no thread can be started
-            call.future.set_exception(error)
+        Args:
+            respond: The function.
+            key: Concurrent requests with an equal key share one call. By default each has its own.
+        """
+        call = self._calls.call(in_thread(respond), object() if key is None else key)
         await call.wait_async()
         if not call.future.done():
             self._isolation.call(f"{self._kind} not answered", call.outcome)
             return unavailable(f"{self._kind} timed out after {self._timeout:g} seconds")
+        if isinstance(call.future.exception(), TooManyCallsError):
+            return unavailable(f"too many concurrent {self._kind} requests")
         failed = text_response(HTTPStatus.INTERNAL_SERVER_ERROR, f"{self._kind} failed: see the log")
         return self._isolation.call(f"{self._kind} not answered", call.outcome) or failed
 

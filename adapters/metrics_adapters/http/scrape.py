@@ -155,6 +155,10 @@ class TimedCall(Generic[T]):
         return self.future.result()
 
 
+class TooManyCallsError(RuntimeError):
+    """A call was not started, because too many are in progress."""
+
+
 class SharedCalls(Generic[T]):
     """Makes one call at a time for each key. Callers that arrive during the call of their key share it.
 
@@ -185,7 +189,7 @@ class SharedCalls(Generic[T]):
                 call = TimedCall(self._timeout)
                 if key not in self._calls and len(self._calls) >= self._max_calls:
                     call.future.set_exception(
-                        RuntimeError(f"{self._max_calls} calls are in progress already")
+                        TooManyCallsError(f"{self._max_calls} calls are in progress already")
                     )
                     return call
                 self._calls[key] = call
@@ -206,20 +210,22 @@ def in_thread(function: Callable[[], T]) -> Start[T]:
     """Return a starter that runs a function in a daemon thread of its own."""
 
     def start(future: Future[T]) -> None:
-        threading.Thread(target=run, args=(future,), name="metrics-scrape", daemon=True).start()
-
-    def run(future: Future[T]) -> None:
-        try:
-            with cooperatively():
-                result = function()
-        except Exception as error:  # noqa: BLE001 - passed on to the waiters
-            future.set_exception(error)
-        except BaseException as error:  # noqa: BLE001 - it would end the waiters, which isolate an Exception
-            future.set_exception(RuntimeError(safe_repr(error)))
-        else:
-            future.set_result(result)
+        threading.Thread(target=settle, args=(future, function), name="metrics-scrape", daemon=True).start()
 
     return start
+
+
+def settle(future: Future[T], function: Callable[[], T]) -> None:
+    """Run a function in this thread, and pass its result or exception to a future."""
+    try:
+        with cooperatively():
+            result = function()
+    except Exception as error:  # noqa: BLE001 - passed on to the waiters
+        future.set_exception(error)
+    except BaseException as error:  # noqa: BLE001 - it would end the waiters, which isolate an Exception
+        future.set_exception(RuntimeError(safe_repr(error)))
+    else:
+        future.set_result(result)
 
 
 class Endpoint:

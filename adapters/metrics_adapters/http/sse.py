@@ -348,10 +348,11 @@ class _DashboardClient(_Client):
 
     async def _fill_buffer(self) -> None:
         document: DashboardDocument | None = None
-        while not self._is_over():
-            await self._wait_for_room(1)
-            document = await self._dashboards.next(self._query, document)
-            self._add(document.event)
+        with self._dashboards.follow(self._query):
+            while not self._is_over():
+                await self._wait_for_room(1)
+                document = await self._dashboards.next(self._query, document)
+                self._add(document.event)
 
 
 _RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in _HEADERS]

@@ -21,7 +21,7 @@ _CONTENT_TYPES = {
 }
 _STYLE_LINK = re.compile(rb'<link rel="stylesheet" href="assets/page\.css"\s*/?>')
 _STYLE_ELEMENT = re.compile(rb"<style>(.*?)</style>", re.DOTALL)
-_ERROR_PLACE = b"<!--error-->"
+_ERROR_PLACE = re.compile(rb"<!--\s*error\s*-->")
 
 
 class PageFile(NamedTuple):
@@ -94,5 +94,5 @@ class LoginForm:
             error: Why the last login failed.
             folder: The folder of ``login``, relative to the URL of the document.
         """
-        document = self._document.replace(_ERROR_PLACE, escape(error).encode(), 1)
+        document = _ERROR_PLACE.sub(lambda _: escape(error).encode(), self._document, 1)
         return document.replace(b'action="login"', f'action="{escape(folder)}login"'.encode(), 1)

@@ -13,7 +13,7 @@ SESSION_SECONDS = 12 * 3600
 """How long a session lasts."""
 
 MAX_FAILED_LOGINS = 10
-"""The number of failed logins in `FAILED_LOGIN_SECONDS`, in this process. Further attempts are refused."""
+"""The number of wrong tokens in `FAILED_LOGIN_SECONDS`, in this process. Further ones get status 429."""
 
 FAILED_LOGIN_SECONDS = 60.0
 

@@ -124,6 +124,7 @@ class ChartLibrary:
 
         Raises:
             MissingExtraError: If vl-convert is not installed.
+            OutputError: If it could not be prepared. This is tried again a minute later.
         """
         if self._file is not None:
             return self._file
@@ -134,6 +135,8 @@ class ChartLibrary:
                 thread = threading.Thread(target=self._run, name="metrics-chart-library", daemon=True)
                 # A thread that cannot be started is like a failed preparation: it is logged and tried again.
                 self._isolation.call("no thread for the chart library", lambda: self._start(thread))
+            if self._thread is None and self._file is None:
+                raise OutputError("the chart library could not be prepared: see the log")
         return self._file
 
     def _start(self, thread: threading.Thread) -> None:

@@ -54,7 +54,7 @@ def render_registry(
     for collector in _collectors(registry):
         if isinstance(collector, RegisteredStore):
             if collector.store is not store:
-                parts += collector.writer.chunks(format, escaping, names)
+                parts += collector.writer.pieces(format, escaping, names)
             continue
         if names is not None:
             registered = registered_names(registry, collector)

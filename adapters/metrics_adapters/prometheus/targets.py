@@ -58,7 +58,8 @@ class Exposition:
         names: frozenset[str] | None = None,
     ) -> bytes:
         """Return the whole text; the arguments are those of `chunks`."""
-        return b"".join(self.chunks(format, escaping, names))
+        pieces = self._writer.pieces(format, escaping, names)
+        return b"".join([*pieces, self.registry_text(format, escaping, names), format.end])
 
     def chunks(
         self,

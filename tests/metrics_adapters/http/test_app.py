@@ -7,6 +7,7 @@ import os
 import threading
 import time
 
+import anyio
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -378,3 +379,91 @@ def test_a_forked_child_has_no_clients(system):
 
     talk(asyncio.run, script, client)
     assert statuses == [0]
+
+
+def test_other_sites_cannot_occupy_streams(run, system):
+    """Their requests open no stream, with and without a token, unless their origin is allowed."""
+    site = {"sec_fetch_site": "cross-site", "origin": "https://status.example"}
+    bearer = {"authorization": "Bearer s3cret"}
+
+    async def status(app, **headers):
+        return (await get(app, "/stream", method="HEAD", **headers)).status_code
+
+    async def main():
+        assert await status(make_app(system), **site) == 403
+        assert await status(make_app(system), sec_fetch_site="cross-site") == 403
+        assert await status(make_app(system, bearer_token="s3cret"), **site, **bearer) == 403
+        assert await status(make_app(system, allow_origins=["https://status.example"]), **site) == 200
+        assert await status(make_app(system), sec_fetch_site="same-origin") == 200
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        *((host, 200) for host in ("localhost", "LOCALHOST:1", "127.0.0.1:9400", "127.8.0.1", "[::1]:80")),
+        *((host, 200) for host in ("Status.example", "status.example:443")),
+        *(
+            (host, 421)
+            for host in ("evil.example", "evil.example:9400", "localhost.evil.example", "10.0.0.1")
+        ),
+        *((host, 421) for host in ("", "localhost@evil.example", "[::1", "::1", "localhost:x", "<script>")),
+    ],
+)
+def test_only_its_own_hosts_are_served(run, system, host, status):
+    """A site that gives its name the address of this machine reads nothing."""
+    app = make_app(system, allow_hosts=["status.example"])
+
+    async def main():
+        for path in ("/metrics", "/stream", "/", "/none"):
+            response = await get(app, path, method="HEAD", host=host)
+            assert (response.status_code == 421) == (status == 421), path
+
+    run(main())
+
+
+@pytest.mark.parametrize("hosts", ["localhost", 5, [""], ["a:80"], [None], ["[::1]"]])
+def test_invalid_hosts_are_an_error(system, hosts):
+    """The error says what is expected."""
+    with pytest.raises(InvalidInputError, match=r"such as .*'status\.example'"):
+        make_app(system, allow_hosts=hosts)
+
+
+def test_equal_comparisons_are_computed_once(run, system, monkeypatch):
+    """At most two run at a time, and further ones are asked to come back."""
+    goes_on, compared = threading.Event(), []
+
+    class Runs:
+        def compare(self, *names):
+            compared.append(names)
+            goes_on.wait(TIMEOUT_SECONDS)
+            return {"names": names}
+
+        def runs(self):
+            return {}
+
+    monkeypatch.setattr("metrics_adapters.http.app._history", lambda folder: Runs())
+    page = make_app(system, snapshots="runs")
+    asked, responses = [], {}
+
+    async def app(scope, receive, send):
+        asked.append(scope["path"])
+        await page(scope, receive, send)
+
+    async def ask(number, baseline):
+        responses[number] = await get(app, f"/history/compare?baseline={baseline}&current=c")
+
+    async def main():
+        async with anyio.create_task_group() as tasks:
+            for number in range(20):
+                tasks.start_soon(ask, number, "ab"[number % 2])
+            await until(lambda: len(compared) == 2 and len(asked) == 20)
+            await ask("busy", "third")
+            assert (await get(app, "/history")).status_code == 200
+            goes_on.set()
+
+    run(main())
+    assert sorted(compared) == [("a", "c"), ("b", "c")]
+    assert (responses["busy"].status_code, responses["busy"].headers["retry-after"]) == (503, "1")
+    assert [responses[number].json()["names"][0] for number in range(20)] == ["a", "b"] * 10

@@ -177,6 +177,22 @@ def test_idle_connections_make_room(system):
 
 
 @pytest.mark.slow
+def test_slow_logins_make_room(system):
+    """Forms that never arrive, however many, deny no request: they need no token."""
+    with serve_app(system, 0, bearer_token="s3cret", max_clients=1) as server, ExitStack() as held:
+        address = ("127.0.0.1", server.port)
+        for number in range(400):
+            sock = held.enter_context(socket.create_connection(address, TIMEOUT_SECONDS))
+            with suppress(OSError):  # it has made room already
+                sock.sendall(b"POST /login HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\ntok")
+            if number % 100 == 99:
+                headers = {"Authorization": "Bearer s3cret"}
+                assert httpx.get(f"{server.url}/health", headers=headers).status_code == 200
+                log_in = httpx.post(f"{server.url}/login", data={"token": "s3cret"})
+                assert log_in.status_code == 303
+
+
+@pytest.mark.slow
 def test_a_burst_of_connections_denies_no_request(system, monkeypatch):
     """A new connection has time to send its request, though more connections than the limit follow it."""
     monkeypatch.setattr(app_server, "MIN_REQUEST_SECONDS", 5.0)
@@ -193,7 +209,8 @@ def test_a_burst_of_connections_denies_no_request(system, monkeypatch):
 def test_a_request_that_does_not_arrive_is_closed(system):
     """After the time-out, also if a part of it has arrived."""
     with serve_app(system, 0, timeout=0.3) as server:
-        for sent in (b"", b"GET /heal", b"GET /health HTTP/1.1\r\nHost: a\r\n\r\nGET /he"):
+        stream = b"GET /stream HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n"
+        for sent in (b"", b"GET /heal", b"GET /health HTTP/1.1\r\nHost: a\r\n\r\nGET /he", stream):
             with socket.create_connection(("127.0.0.1", server.port), TIMEOUT_SECONDS) as sock:
                 sock.sendall(sent)
                 received = b""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import random
 import socket
 import threading
@@ -298,5 +297,5 @@ def files():
     found = set()
     for path in Path("/proc/self/fd").glob("*"):
         with suppress(OSError):  # closed since
-            found.add(os.readlink(path))
+            found.add(str(path.readlink()))
     return found

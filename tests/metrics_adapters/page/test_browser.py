@@ -226,10 +226,15 @@ def show(page: Any, tab: str) -> None:
     expect(page.locator("#tiles > *, #cards > *").first).to_be_visible()
 
 
+ARE_CHARTS_DRAWN = """[...document.querySelectorAll(".image:not([hidden]) .plot")]
+  .every(plot => plot.querySelector("svg, canvas") !== null)"""
+
+
 def wait_for_charts(page: Any) -> None:
     """Wait until each panel with numbers over time is a chart."""
-    for plot in page.locator(".image:visible .plot").all():
-        expect(plot.locator("svg, canvas").first).to_be_visible()
+    expect(page.locator("#waiting")).to_be_hidden()
+    expect(page.locator(".card").first).to_be_visible()
+    until(lambda: page.evaluate(ARE_CHARTS_DRAWN))
     page.wait_for_timeout(500)  # the numbers follow their axes in another task
 
 
@@ -450,7 +455,7 @@ def test_a_lost_connection_returns(visits: Visits, library: None) -> None:
 
 
 def test_login(visits: Visits, library: None) -> None:
-    """Without the token, the server sends only the form, which explains a failure; with it, the page opens."""
+    """Without the token, the server sends only the form, which explains a failure; then the page opens."""
     visits.expected = ("401 (Unauthorized)",)
     with BusyService(bearer_token=TOKEN) as service:
         page = visits.open(service.url)
@@ -589,3 +594,65 @@ def test_memory_is_flat(visits: Visits, service: BusyService, monkeypatch: pytes
     later_heap, later_nodes = kept()
     assert later_heap < 1.1 * heap
     assert later_nodes < 1.2 * nodes
+
+
+# -- what the server refuses -------------------------------------------------------------------------------
+
+
+def test_a_failed_dashboard_is_explained(
+    visits: Visits, service: BusyService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page names the failure of a dashboard, with old numbers and without, until it succeeds."""
+    page = visits.open(service.url)
+    wait_for_charts(page)
+    with monkeypatch.context() as broken:
+        broken.delattr(dashboards, "create_dashboard_data")
+        expect(page.locator("#connection")).to_have_text("▲ Stale")
+        notice = re.compile(
+            r"The numbers are from .* The server answered: the dashboard failed: see the log\."
+        )
+        expect(page.locator("#notice")).to_have_text(notice)
+        page.wait_for_timeout(1500)  # the age is checked each second
+        expect(page.locator("#connection")).to_have_text("▲ Stale")
+        assert page.locator("#tiles > *").count() > 0
+        other = visits.open(f"{service.url}#tab=batch")
+        expect(other.locator("#notice")).to_contain_text(
+            "There are no numbers yet. The server answered: the dash"
+        )
+    for one in (page, other):
+        expect(one.locator("#connection")).to_have_text("● Live")
+        expect(one.locator("#notice")).to_be_hidden()
+
+
+def test_a_refused_request_is_not_repeated(visits: Visits, service: BusyService) -> None:
+    """The page shows why the server refuses a request, and asks again only for something else."""
+    visits.expected = ("400 (Bad Request)",)
+    page = visits.open(f"{service.url}assets/page.css")
+    asked: list[str] = []
+
+    def spoil(route: Any) -> None:
+        asked.append(route.request.url)
+        route.continue_(url=f"{route.request.url}&tag=region:us" if "region" in route.request.url else None)
+
+    page.route("**/stream*", spoil)
+    page.goto(f"{service.url}#tag=region:eu")
+    expect(page.locator("#connection")).to_have_text("▲ Refused")
+    expect(page.locator("#notice")).to_contain_text(
+        "refused the request: 400, tag 'region' occurs twice. Change the filter"
+    )
+    before = len(asked)
+    page.wait_for_timeout(3000)
+    assert len(asked) == before
+    page.get_by_role("button", name="Remove the filter region:eu").click()
+    expect(page.locator("#connection")).to_have_text("● Live")
+
+
+def test_a_tag_replaces_one_with_the_same_key(visits: Visits, service: BusyService) -> None:
+    """The filter has one value of each key, also if a link has two."""
+    page = visits.open(f"{service.url}#tag=region:eu&tag=region:us")
+    expect(page.locator(".chip")).to_have_text(["region:us ✕"])
+    page.locator("#tag").fill("region:asia")
+    page.get_by_role("button", name="Add").click()
+    expect(page.locator(".chip")).to_have_text(["region:asia ✕"])
+    expect(page.locator("#connection")).to_have_text("● Live")
+    assert page.url.count("tag=") == 1

@@ -7,12 +7,14 @@ import socket
 import threading
 import time
 from datetime import timedelta
+from functools import partial
+from itertools import count
 
 import pytest
 
 from metrics_adapters.asgi import make_app, serve_app
 from metrics_adapters.http import dashboards
-from metrics_framework.runtime.event_loops import run_until_first
+from metrics_framework.runtime.event_loops import create_event, run_until_first
 from tests.metrics_adapters.http.clients import TIMEOUT_SECONDS, StreamClient, get, talk, until
 
 PERIOD = 0.05
@@ -128,12 +130,13 @@ def test_a_late_thread_makes_no_second_document(system, made):
     """A client may ask just when another one's document is finished."""
     feed = make_app(system)._stream._dashboards
     query = feed.query({"dashboard": "overview"}, {})
-    assert feed._make(query) is feed._make(query)
+    with feed.follow(query):
+        assert feed._make(query) is feed._make(query)
     assert len(made.queries) == 1
 
 
 def test_expensive_documents_are_made_more_rarely(run, system, monkeypatch):
-    """All queries together take a tenth of a CPU."""
+    """All queries together take half of a tenth of a CPU, beside first documents."""
     cpu = iter([0.0, 1.0, 1.0, 4.0])
     monkeypatch.setattr(dashboards.time, "thread_time", lambda: next(cpu))
     app = make_app(system)
@@ -144,8 +147,65 @@ def test_expensive_documents_are_made_more_rarely(run, system, monkeypatch):
         await run_until_first(second.serve, lambda: until(lambda: documents(second)))
 
     talk(run, script, first)
-    assert documents(first)[0]["every_seconds"] == 10
-    assert documents(second)[0]["every_seconds"] == 40
+    assert documents(first)[0]["every_seconds"] == 20
+    assert documents(second)[0]["every_seconds"] == 80
+
+
+@pytest.mark.slow
+def test_clients_that_leave_harm_no_other(run, system, monkeypatch):
+    """First documents have a budget of their own, and a document is forgotten with its last client."""
+    cpu = count()
+    monkeypatch.setattr(dashboards.time, "thread_time", lambda: next(cpu) / 100)  # 10 ms for each document
+    monkeypatch.setattr(dashboards, "FIRST_CPU_SECONDS", 0.01)
+    app = make_app(system)
+    viewer = StreamClient(app, "dashboard=overview")
+    leavers = [StreamClient(app, f"dashboard=errors&window={seconds}") for seconds in range(60, 64)]
+
+    async def script():
+        await until(lambda: documents(viewer))
+        begin, before = time.monotonic(), len(documents(viewer))
+        for client in leavers:
+            await run_until_first(client.serve, lambda client=client: until(lambda: documents(client)))
+        assert time.monotonic() - begin > 0.5  # the budget is 50 ms of CPU a second
+        await until(lambda: len(documents(viewer)) >= before + 2)
+        assert len(app._stream._dashboards._latest) == 1
+
+    talk(run, script, viewer)
+    assert {event["every_seconds"] for event in documents(viewer)[-1:]} == {0.2}
+
+
+def test_documents_are_made_in_order_for_clients_that_are_there(run, system, made):
+    """One at a time. None is made for a client that has left meanwhile."""
+    app = make_app(system)
+    made.goes_on.clear()
+    clients = [StreamClient(app, f"dashboard=overview&window={seconds}") for seconds in range(60, 65)]
+
+    async def script():
+        for number, client in enumerate(clients):
+            await until(lambda number=number: app.clients == number)
+            started[number].set()
+            await until(lambda client=client: client.messages)
+        await until(lambda: made.queries)
+        clients[1].left = clients[3].left = True
+        await until(lambda: clients[1].served and clients[3].served)
+        assert len(made.queries) == 1
+        made.goes_on.set()
+        await until(lambda: all(documents(clients[number]) for number in (0, 2, 4)))
+
+    run(in_turn(script, clients, started := [threading.Event() for _ in clients]))
+    assert [query.window_seconds for query in made.queries[:3]] == [60, 62, 64]
+
+
+async def in_turn(script, clients, started):
+    """Serve each client once its event is set, until the script ends."""
+
+    async def serve(client, event):
+        await until(event.is_set)
+        await client.serve()
+        await create_event().wait()
+
+    pairs = zip(clients, started, strict=True)
+    await run_until_first(script, *(partial(serve, client, event) for client, event in pairs))
 
 
 def test_a_slow_client_skips_documents(run, system):

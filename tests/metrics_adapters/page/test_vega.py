@@ -8,6 +8,7 @@ import stat
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -25,11 +26,12 @@ SCRIPT = b"window.vega={};" * 1000
 
 def prepared(library):
     """Return the script once it is prepared, or `None` after a failure."""
-    script = library.script()
+    with suppress(OutputError):
+        library.script()
     for thread in threading.enumerate():
         if thread.name == "metrics-chart-library":
             thread.join(TIMEOUT_SECONDS)
-    return script or library._file
+    return library._file
 
 
 def kept(tmp_path):
@@ -140,6 +142,8 @@ def test_a_failure_is_logged_once_and_retried_later(tmp_path, caplog):
     now[0] += RETRY_SECONDS
     assert prepared(library) is None
     assert bundle.calls == 2
+    with pytest.raises(OutputError, match="could not be prepared: see the log"):
+        library.script()
     assert len(caplog.records) == 1
     assert "out of memory" in caplog.text
     bundle.error = None
@@ -195,6 +199,22 @@ def test_the_event_loop_does_not_wait(run, system, monkeypatch, tmp_path):
         assert ready.headers["content-encoding"] == "gzip"
 
     run(again())
+
+
+def test_a_failure_is_told_to_the_page(run, system, monkeypatch):
+    """Without Retry-After, so that the page shows the reason; the page itself is served."""
+    library = ChartLibrary(Bundler(OutputError("out of memory")), lambda: None)
+    assert prepared(library) is None
+    monkeypatch.setattr("metrics_adapters.http.page.chart_library", lambda: library)
+    app = make_app(system)
+
+    async def ask():
+        failed = await get(app, "/assets/vega.js")
+        assert (failed.status_code, failed.headers.get("retry-after")) == (503, None)
+        assert failed.text == "the chart library could not be prepared: see the log\n"
+        assert (await get(app, "/")).status_code == 200
+
+    run(ask())
 
 
 def test_a_missing_package_is_named(run, system, monkeypatch):

@@ -279,6 +279,7 @@ def test_a_command_that_always_fails_ends_the_measurement() -> None:
     done = run_against("false", "--pairs", "5", "-n", "2", "--", "true")
     assert (done.exit_code, done.stdout) == (1, "")
     assert "stopped, because every run of baseline, pair 1 failed, after 0 of 5 pairs" in done.stderr
+    assert done.stderr.endswith("Error: 2 of 2 runs of the baseline command failed, so nothing is compared\n")
     assert run_against("false", "--ignore-failure", "--pairs", "2", "-n", "2", "--", "true").exit_code == 0
 
 

@@ -290,17 +290,19 @@ def test_a_log_of_a_workflow_shows_names_as_text(monkeypatch: pytest.MonkeyPatch
 
 
 def test_without_a_baseline_nothing_is_compared() -> None:
-    """An empty history, another branch, or only runs of the current job exit with 3 and a reason."""
+    """A history without other jobs exits with 4, one of another branch with 3, and both give a reason."""
     current = job("current", 9)
-    for source, reason in {
-        "nothing": "the history has no runs of branch 'main' in 'nothing' yet",
-        jobs("topic", range(3), branch="topic"): "the history has no runs of branch 'main' in 'topic' yet",
-        jobs(
-            "same", range(9, 10)
-        ): "all runs of branch 'main' in 'same' (2) are current runs or of their jobs",
-    }.items():
+    for source, code, reason in (
+        ("nothing", 4, "the history has no runs in 'nothing' yet."),
+        (jobs("same", range(9, 10)), 4, "all runs of branch 'main' in 'same' (2) are current runs or of"),
+        (
+            jobs("other", range(3), branch="maim"),
+            3,
+            "the history has no runs of branch 'main' in 'other'. Did you mean 'maim'?",
+        ),
+    ):
         result = cli("--history", source, "--branch", "main", *current)
-        assert (result.exit_code, result.stderr) == (3, "")
+        assert (result.exit_code, result.stderr) == (code, "")
         assert last_line(result).startswith(f"Nothing can be compared: {reason}")
         document = json.loads(
             cli("--history", source, "--branch", "main", *current, "--format", "json").stdout
@@ -308,6 +310,17 @@ def test_without_a_baseline_nothing_is_compared() -> None:
         assert (document["is_comparable"], document["metrics"]) == (False, [])
     Path("empty").mkdir()
     assert cli("empty", "--", *current).exit_code == 3
+
+
+def test_folders_below_are_suggested() -> None:
+    """The folder of `run --against` has its snapshots in two folders, which the message names."""
+    Path("turns").mkdir()
+    for side in ("baseline", "current"):
+        job(f"turns/{side}", 1)
+    for arguments in (("turns", "turns"), ("--history", "turns/baseline", "turns")):
+        result = cli(*arguments)
+        assert result.exit_code == 3
+        assert "no snapshot in 'turns' itself; pass 'turns/baseline' or 'turns/current'" in last_line(result)
 
 
 def test_only_sidecars_of_the_baseline_are_read() -> None:
@@ -368,6 +381,7 @@ def test_an_inconclusive_report_passes_unless_it_is_strict() -> None:
     assert cli(base, current, "--margin", "0.5%", "--strict").exit_code == 3
     single = cli(job("one", 1)[0], job("two", 2)[0])
     assert (single.exit_code, "one job on each side" in last_line(single)) == (0, True)
+    assert "(metrics-framework run --against)" in last_line(single)
 
 
 # -- formats -----------------------------------------------------------------------------------------------
@@ -549,7 +563,7 @@ def test_every_format_says_that_nothing_is_compared() -> None:
     (path,) = job("current", 9, runs=1)
     for format in ("table", "json", "markdown", "github", "junit"):
         result = cli("--history", "none", path, "--format", format)
-        assert result.exit_code == 3
+        assert result.exit_code == 4
         assert "Nothing can be compared: the history has no runs in" in result.stdout.replace("\\", "")
 
 

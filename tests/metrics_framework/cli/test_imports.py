@@ -114,6 +114,26 @@ def test_hyperfine() -> None:
         assert snapshot.metadata.timestamp.timestamp() == pytest.approx(HYPERFINE.stat().st_mtime)
 
 
+def test_one_name_makes_two_commands_comparable() -> None:
+    """With --name, commands of hyperfine are one benchmark, in the order of the file, and can be compared."""
+    pytest.importorskip("scipy")
+    commands = {"sort b": 0.2, "sort a": 0.1, "sort c": 0.3}
+    results = [
+        {"command": name, "times": [time, 1.01 * time], "exit_codes": [0, 0]}
+        for name, time in commands.items()
+    ]
+    Path("sorts.json").write_text(json.dumps({"results": results}))
+    paths = cli("sorts.json", "--this-job", "--name", "sort").stdout.split()
+    runs = SnapshotAggregator().runs()
+    assert [str(run.path) for run in runs] == paths == sorted(paths)
+    compared = CliRunner().invoke(app, ["compare", *paths[:2], "--all"])
+    assert compared.exit_code == 0, compared.output
+    assert "operation:sort/success_rate" in compared.stdout
+    assert "-50.0 %" in compared.stdout
+    cli("sorts.json", "--this-job")
+    assert len(SnapshotAggregator().runs()) == 6  # under their own names, they are other runs
+
+
 def test_later_hyperfine_measures_memory() -> None:
     """The peak memory of later releases is the memory; commands of one name are told apart by parameters."""
     result = {
@@ -204,7 +224,7 @@ def test_what_a_file_lacks_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ("{", "document: is not JSON"),
+        ("import timeit", "pass a JSON file of pytest-benchmark (--benchmark-json) or of hyperfine (--exp"),
         ("[]", "it is neither a file of pytest-benchmark"),
         ('{"schema_version": 1, "metrics": {"throughput": 1}}', "it is neither a file of pytest-benchmark"),
         ('{"benchmarks": [1]}', "benchmarks[0]: must be an object, got 1"),

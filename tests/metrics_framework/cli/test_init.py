@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -137,3 +138,18 @@ def test_an_ascii_terminal_loses_no_result(tmp_path: Path) -> None:
     assert "?rger" in done.stderr
     assert Path(done.stdout.splitlines()[-1]).parent == tmp_path
     assert done.stdout.isascii()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_during_the_imports_is_silent(number: int) -> None:
+    """They take most of a second, and a command that is cancelled then ends as it would later."""
+    code = (
+        "import os, sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == 'metrics_framework.cli.measure': os.kill(os.getpid(), {int(number)})\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+    )
+    done = python("-c", code + START)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

@@ -34,10 +34,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_folders(folder: Path, tmp_path: Path) -> None:
-    """BASE -- CURRENT writes the report, prints its path, and ends with 0 also for a regression."""
+    """BASE -- CURRENT writes the report, prints its path and conclusion, and ends with 0 at a regression."""
     output = tmp_path / "report.html"
     result = report(folder / "main", "--", folder / "new", "-o", output)
-    assert (result.exit_code, result.output) == (0, f"{output}\n")
+    assert (result.exit_code, result.stdout) == (0, f"{output}\n")
+    assert result.stderr.startswith("Regression: latency.p95 +")
     html = output.read_text("utf-8")
     assert "Regression: latency.p95 is" in html
     assert "3 runs of <bdi>topic</bdi> against 12 runs of <bdi>main</bdi>" in html

@@ -49,10 +49,11 @@ class Service:
         """What it has printed on standard error."""
         return self._errors.read_text()
 
-    def get(self, path: str, token: str | None = None) -> Response:
+    def get(self, path: str, token: str | None = None, host: str | None = None) -> Response:
         """Request a path below its URL."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_SECONDS)
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        headers |= {} if host is None else {"Host": host}
         connection.request("GET", urlsplit(self.url).path + path, headers=headers)
         response = connection.getresponse()
         found = Response(response.status, response.read().decode())
@@ -110,6 +111,7 @@ def test_it_serves_this_machine_until_a_signal(tmp_path: Path, number: int) -> N
     with serving(tmp_path, "--prefix", "/internal") as service:
         assert service.url == f"http://127.0.0.1:{service.port}/internal/"
         assert service.get("metrics").status == 200
+        assert service.get("metrics", host=f"evil.example:{service.port}").status == 421
         assert "<title>" in service.get("").body
         assert json.loads(service.get("health").body)["healthy"] in (True, False)
         wait_until(lambda: "process_memory_usage" in service.get("metrics").body)
@@ -117,7 +119,7 @@ def test_it_serves_this_machine_until_a_signal(tmp_path: Path, number: int) -> N
             socket.create_connection(("127.0.0.1", service.port), TIMEOUT_SECONDS) for _ in range(3)
         )
         with stream, idle, half:
-            stream.sendall(b"GET /internal/stream HTTP/1.1\r\nHost: here\r\n\r\n")
+            stream.sendall(b"GET /internal/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert stream.recv(12) == b"HTTP/1.1 200"
             half.sendall(b"GET /internal/metrics HT")
             start = time.monotonic()
@@ -159,7 +161,7 @@ def test_a_token_protects_everything_and_is_not_shown(tmp_path: Path, place: str
         for path in ("metrics", "health", "snapshot", "stream", "history", "assets/page.js", ""):
             assert service.get(path).status == 401
             assert service.get(path, "guess").status == 401
-        assert service.get("metrics", TOKEN).status == 200
+        assert service.get("metrics", TOKEN, host="status.example").status == 200
         if place == "file":
             assert service.get("metrics", "other").status == 401
         shown = Path(f"/proc/{service.process.pid}/cmdline").read_bytes()
@@ -223,7 +225,7 @@ def test_the_history_of_hostile_snapshots_is_text(tmp_path: Path) -> None:
     folder = tmp_path / "runs"
     hostile = "<script>alert(1)</script>\u202e\x1b[2J"
     with serving(tmp_path, "--snapshots", str(folder)) as service:
-        assert f"the history of {folder} (once it exists)" in service.errors
+        assert f"Warning: the folder '{folder}' does not exist yet: it is waited for\n" in service.errors
         assert json.loads(service.get("history").body)["runs"] == []
         folder.mkdir()
         for run_id, p95 in (("before", 100.0), ("after", 300.0)):
@@ -252,7 +254,10 @@ def test_a_telemetry_file_is_followed_while_it_grows(tmp_path: Path) -> None:
     """Events appear as they are written, and invalid lines are reported by one line."""
     file = tmp_path / "run.jsonl"
     with serving(tmp_path, "--telemetry", str(file), "--interval", "0.1") as service:
-        assert f"the events of {file} (once it exists); needs no token" in service.errors
+        assert f"the events of {file}; needs no token" in service.errors
+        assert (
+            f"Warning: the file or folder '{file}' does not exist yet: it is waited for\n" in service.errors
+        )
         for number in range(1, 4):
             with file.open("a") as stream:
                 stream.write("".join(f"junk\x1b[2J {one}\n" for one in range(50)))
@@ -262,8 +267,8 @@ def test_a_telemetry_file_is_followed_while_it_grows(tmp_path: Path) -> None:
         assert "telemetry_events_total" in service.get("metrics").body
         assert service.end() == 130
         warnings = [line for line in service.errors.splitlines() if line.startswith("Warning")]
-        assert len(warnings) == 1
-        assert "line 1: is not JSON" in warnings[0]
+        assert len(warnings) == 2
+        assert "line 1: is not JSON" in warnings[1]
         assert "\x1b" not in service.errors
         assert "3 events, 150 invalid lines\n" in service.errors
 

@@ -388,7 +388,7 @@ def test_a_service_that_cannot_be_reached_is_an_error() -> None:
         port = free.getsockname()[1]
     result = cli(f"http://me:hunter2@127.0.0.1:{port}")
     assert result.exit_code == 1
-    assert f"cannot connect to http://127.0.0.1:{port}: Connection refused" in result.output
+    assert f"cannot connect to http://127.0.0.1:{port}: Connection refused; check that the" in result.output
     assert "hunter2" not in result.output
 
 

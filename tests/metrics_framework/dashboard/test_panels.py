@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from metrics_adapters.in_memory import InMemoryAggregator, InMemoryCollector, InMemoryTimer, InMemoryTracker
 from metrics_adapters.null import NullAggregator
 from metrics_adapters.resources import PsutilMonitor
+from metrics_framework import MetricsSystem
+from metrics_framework.batch import BatchMetrics
 from metrics_framework.clock import ManualClock, utc
 from metrics_framework.dashboard import (
     History,
@@ -397,6 +399,18 @@ def test_an_operation_that_is_timed_and_tracked_is_one_line(aggregator):
     """Its rate is that of its outcomes. An operation that is only timed has the rate of its durations."""
     names = [series["name"] for series in panels(aggregator, "overview")["throughput"]["series"]]
     assert sorted(names) == ["checkout", "login", "query", "requests", "search"]
+
+
+def test_a_batch_is_one_line(clock):
+    """Its timer has the name of its outcomes, and the counters of its items would hide other lines."""
+    metrics = MetricsSystem(clock=clock)
+    with BatchMetrics("nightly", system=metrics) as batch:
+        for name in "ab":
+            batch.record_file(name, duration=0.5, samples=100_000)
+    metrics.collector.increment("orders")
+    clock.advance(60)
+    shown = panels(metrics.aggregator, "overview")["throughput"]["series"]
+    assert sorted(series["name"] for series in shown) == ["batch.file", "orders"]
 
 
 @pytest.mark.parametrize("dashboard_type", TYPES)

@@ -158,6 +158,9 @@ def test_the_report_has_all_parts(report: str) -> None:
     text = " ".join(Elements(report).texts)
     assert re.search(r"Regression: latency\.p95 is 1\d\.\d % higher and throughput is .* lower than", text)
     assert re.search(r"4,000 baseline samples, 2,000 current samples", text)
+    assert re.search(
+        r"All samples of a side together: p50 .* p95 .* The table has the mean over the runs", text
+    )
     assert f"at {commit_of(15)[:10]}, 2026-09-20" in text
     assert "topic" in text
     assert "AMD EPYC" in text
@@ -289,7 +292,7 @@ def a_metric(verdict: Verdict, key: str = "latency.p95", **fields: object) -> Me
             [a_metric(Verdict.INCONCLUSIVE, needed=14)],
             (
                 "Inconclusive: these runs do not show whether latency.p95 changed by more than 5 %."
-                " About 14 jobs on each side find twice as much."
+                " To find a change of 10 %, measure about 14 jobs on each side."
             ),
         ),
         (
@@ -297,6 +300,14 @@ def a_metric(verdict: Verdict, key: str = "latency.p95", **fields: object) -> Me
             (
                 "Inconclusive: these runs do not show whether a, b and 3 more changed by more than 5 %."
                 " Measure more jobs to tell."
+            ),
+        ),
+        (
+            [a_metric(Verdict.INCONCLUSIVE, baseline_units=1, current_units=1)],
+            (
+                "Inconclusive: these runs do not show whether latency.p95 changed by more than 5 %."
+                " One job on each side does not tell, and more runs on this boot are the same job: measure"
+                " both versions by turns (metrics-framework run --against), or each in several jobs."
             ),
         ),
         (

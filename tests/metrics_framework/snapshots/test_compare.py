@@ -159,6 +159,7 @@ def test_one_pair_of_jobs_is_inconclusive_but_suspect() -> None:
         ("memory_mb", 1.2, Verdict.REGRESSION),
         ("custom.payload_bytes", 1.2, Verdict.REGRESSION),
         ("custom.rows_per_second", 1.2, Verdict.IMPROVEMENT),
+        ("cpu_percent", 1.2, Verdict.CHANGED),  # less waiting and more work look alike
         ("custom.orders", 1.2, Verdict.CHANGED),
     ],
 )
@@ -286,6 +287,20 @@ def test_the_outcomes_of_a_command_are_those_of_its_runs() -> None:
     found = metric(comparison, "custom.operation:op/success_rate")
     assert found.verdict is Verdict.REGRESSION
     assert found.notes == ()
+
+
+def test_a_success_rate_is_shown_as_it_was_measured() -> None:
+    """Without a failure it is 1 on both sides and unchanged, also for different numbers of outcomes."""
+    key = "operation:pay/success_rate"
+
+    def side(rates: list[float], count: float) -> list[ComparedRun]:
+        return [run(custom={key: rate, "operation:pay/count": count + n}) for n, rate in enumerate(rates)]
+
+    found = metric(compare(side([1.0] * 4, 6), side([1.0] * 4, 200)), f"custom.{key}")
+    assert (found.baseline, found.current, found.change) == (1.0, 1.0, 0.0)
+    found = metric(compare(side([1.0] * 4, 6), side([0.5, 1.0], 99)), f"custom.{key}")
+    assert (found.baseline, found.current) == (1.0, pytest.approx((49.5 + 100) / 199))
+    assert (found.low or 0) < (found.change or 0) < (found.high or 0)
 
 
 @pytest.mark.parametrize(("before", "after"), [(0.0, 5000.0), (5000.0, 0.0)])

@@ -1,7 +1,8 @@
 /**
  * The stream of dashboards: one EventSource at a time, opened again with growing pauses after it breaks.
  *
- * The states are `connecting`, `live`, `stale` (connected, but no new document arrives), `lost` and `paused`.
+ * The states are `connecting`, `live`, `stale` (connected, but no new document arrives), `lost` (and tried again),
+ * `refused` (not tried again, because the same request would be refused again) and `paused`.
  */
 
 import { printable } from "./elements.js";
@@ -28,6 +29,8 @@ export class Connection {
     this._failures = 0;
     this._every = 2;
     this._generatedAt = null;
+    this._connectedAt = 0; // Date.now() of the last attempt, or of its success
+    this._hasFailed = false; // whether the server reported a failure since the last document
     addEventListener("online", () => this._retry !== null && this._connect());
     setInterval(() => this._checkAge(), 1000);
   }
@@ -37,7 +40,9 @@ export class Connection {
     this._url = url;
     this._generatedAt = null;
     this._failures = 0;
+    this._hasFailed = false;
     this.receivedAt = null;
+    this.reason = "";
     this._setState("connecting");
     this._connect();
   }
@@ -52,13 +57,19 @@ export class Connection {
     this._close();
     const source = new EventSource(this._url);
     this._source = source;
+    this._connectedAt = Date.now();
+    source.addEventListener("open", () => {
+      this._connectedAt = Date.now();
+      if (this.state === "lost") this._setState("connecting");
+    });
     source.addEventListener("dashboard", (event) => this._receive(event.data));
     source.addEventListener("failed", (event) => this._receiveFailure(event.data));
     source.addEventListener("error", () => {
       const refused = source.readyState === EventSource.CLOSED; // the answer was not an event stream
       this._close();
-      if (refused) this._askWhy();
+      this.reason = refused ? this.reason : "";
       this._retryLater();
+      if (refused) this._askWhy(this._url);
     });
   }
 
@@ -77,6 +88,7 @@ export class Connection {
       return; // the next document replaces it; if none arrives, the state becomes stale
     }
     this._failures = 0;
+    this._hasFailed = false;
     this.reason = "";
     const generatedAt = received?.dashboard?.generated_at;
     if (generatedAt !== this._generatedAt || generatedAt === undefined) this.receivedAt = Date.now();
@@ -87,8 +99,10 @@ export class Connection {
     this._onDocument(received);
   }
 
-  /** The server could not make a document, so the last one is old. */
+  /** The server could not make a document, so the last one is old, until another one arrives. */
   _receiveFailure(text) {
+    this._failures = 0;
+    this._hasFailed = true;
     try {
       this.reason = printable(JSON.parse(text).text, 300);
     } catch {
@@ -107,15 +121,25 @@ export class Connection {
     this._setState("lost");
   }
 
-  /** An EventSource hides the status of a refusal, so ask again. Without a session, show the login form. */
-  async _askWhy() {
+  /**
+   * An EventSource hides the status of a refusal, so ask again. Without a session, show the login form. A request
+   * with a wrong value is wrong for ever, so it is not retried.
+   */
+  async _askWhy(url) {
     const aborter = new AbortController();
     try {
-      const response = await fetch(this._url, { headers: { Accept: "text/event-stream" }, signal: aborter.signal });
+      const response = await fetch(url, { headers: { Accept: "text/event-stream" }, signal: aborter.signal });
       if (response.status === 401) location.reload();
-      else if (!response.ok) this.reason = `${response.status}, ${printable((await response.text()).trim())}`;
+      if (response.ok) return;
+      const text = printable((await response.text()).trim(), 300).replace(/\.$/, "");
+      if (url !== this._url || this.state === "paused") return; // a later choice
+      this.reason = `${response.status}, ${text}`;
+      if (response.status === 400) {
+        this._close();
+        this._setState("refused");
+      }
     } catch {
-      this.reason = "";
+      // The connection is lost, and tried again without a reason.
     } finally {
       aborter.abort();
       this._onState();
@@ -123,9 +147,11 @@ export class Connection {
   }
 
   _checkAge() {
-    if (this.state !== "live" && this.state !== "stale") return;
-    const limit = Math.max(LEAST_STALE_SECONDS, 3 * this._every);
-    this._setState(Date.now() - this.receivedAt > 1000 * limit ? "stale" : "live");
+    if (!["connecting", "live", "stale"].includes(this.state)) return;
+    const limit = 1000 * Math.max(LEAST_STALE_SECONDS, 3 * this._every);
+    const isOld = Date.now() - Math.max(this.receivedAt ?? 0, this._connectedAt) > limit;
+    if (this._hasFailed || isOld) this._setState("stale");
+    else if (this.state === "stale") this._setState("live");
   }
 
   _setState(state) {

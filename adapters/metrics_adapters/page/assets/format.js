@@ -103,9 +103,13 @@ export function age(seconds) {
 
 // -- axes --------------------------------------------------------------------------------------------------
 
-/** Returns round numbers from 0 to at least a value, at most six. */
+/** The ends of an axis: beyond them, the steps between ticks are not exact, or infinite. */
+const LEAST_END = 1e-300;
+const MOST_END = 1e300;
+
+/** Returns round numbers from 0 to at least a value, at most six; of a huge value, to the largest end of an axis. */
 export function linearTicks(high) {
-  const top = high > 0 ? high : 1;
+  const top = high > 0 ? Math.min(Math.max(high, LEAST_END), MOST_END) : 1;
   const step = roundStep(top / 4);
   return Array.from({ length: Math.ceil(top / step - 1e-9) + 1 }, (_, index) => Number((index * step).toPrecision(12)));
 }
@@ -115,8 +119,9 @@ function roundStep(rough) {
   return [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((step) => step >= rough * 0.999);
 }
 
-/** Returns round numbers between two positive ends of a logarithmic axis: decades, or also 2 and 5. */
+/** Returns round numbers between two ends of a logarithmic axis: decades, or also 2 and 5. Without such ends, none. */
 export function logTicks(low, high) {
+  if (!(low >= LEAST_END && high >= low && high <= MOST_END)) return [];
   const factors = high / low > 1e3 ? [1] : [1, 2, 5];
   const ticks = [];
   for (let exponent = Math.floor(Math.log10(low)); exponent <= Math.ceil(Math.log10(high)); exponent += 1) {

@@ -14,8 +14,8 @@ const LISTED_METRICS = [
   ["success_rate", "Success", "ratio"],
 ];
 
-/** Tags that tell little to a reader of the list. */
-const OMITTED_TAGS = new Set(["commit_date", "distributions", "head_commit", "latency_metric"]);
+/** Tags that the framework sets for itself: they differ in each run, or say what the list shows already. */
+const INTERNAL_TAGS = new Set(["commit_date", "distributions", "head_commit", "latency_metric", "pair"]);
 
 /** Verdicts differ in their sign too, not only in color. */
 const SIGNS = { regression: "✕", improvement: "✓", changed: "≠", "no change": "=", inconclusive: "?" };
@@ -60,18 +60,20 @@ export class HistoryView {
 
   _fillList() {
     const metrics = LISTED_METRICS.filter(([key]) => this._runs.some((run) => typeof run.metrics?.[key] === "number"));
+    const runs = this._runs.slice(0, this._shown);
+    const common = commonTags(runs);
     const columns = [
       { title: "Time" }, { title: "Baseline" }, { title: "Current" }, { title: "Commit" }, { title: "Branch" },
       { title: "Tags" }, ...metrics.map(([, title]) => ({ title, number: true })),
     ];
     const table = element("table", { class: "stacked runs" });
-    fillTable(table, columns, this._runs.slice(0, this._shown).map((run) => [
+    fillTable(table, columns, runs.map((run) => [
       { text: printable(day(run.timestamp)), title: printable(run.run_id) },
       this._radio("baseline", run),
       this._radio("current", run),
       textCell(String(run.commit ?? "–").slice(0, 12)),
       textCell(run.branch ?? "–"),
-      { key: run.run_id, create: () => tagList(run) },
+      { key: run.run_id, create: () => tagList(tagsOf(run).filter((tag) => !common.includes(tag))) },
       ...metrics.map(([key, , unit]) => metricCell(run.metrics?.[key], unit)),
     ]));
     const more = element("button", { type: "button", hidden: this._shown >= this._runs.length }, "Show more runs");
@@ -79,7 +81,8 @@ export class HistoryView {
       this._shown += RUNS_AT_ONCE;
       this._fillList();
     });
-    this._list.replaceChildren(element("h3", {}, "Runs"), table, more);
+    const shared = common.length ? element("p", { class: "note shared" }, "All of these runs have ", tagList(common)) : null;
+    this._list.replaceChildren(...[element("h3", {}, "Runs"), shared, table, more].filter(Boolean));
     this._list.hidden = false;
   }
 
@@ -111,20 +114,39 @@ export class HistoryView {
       return;
     }
     const rows = Array.isArray(body?.rows) ? body.rows : [];
-    const table = element("table", { class: "stacked" });
-    const columns = ["Metric", "Baseline", "Current", "Change", "Interval", "Verdict", "Note"];
-    fillTable(table, columns.map((title, index) => ({ title, number: index > 0 && index < 5 })), rows.map(comparisonRow));
+    const notes = (Array.isArray(body?.notes) ? body.notes : []).map((note) => printable(note, 300));
+    const remarks = new Set(rows.map((row) => printable(row?.note ?? "", 300)));
+    const isNoted = remarks.size > 1; // a remark about all rows is said once
+    if (!isNoted) notes.push(...[...remarks].filter(Boolean).map((remark) => `each metric: ${remark}`));
+    if (body?.rows_left_out > 0) notes.push(`${counted(body.rows_left_out, "more metric")} not shown`);
+    const columns = ["Metric", "Baseline", "Current", "Change", "Interval", "Verdict", ...(isNoted ? ["Note"] : [])];
+    const table = element("table", { class: isNoted ? "stacked noted" : "stacked" });
+    fillTable(
+      table,
+      columns.map((title, index) => ({ title, number: index > 0 && index < 5 })),
+      rows.map((row) => comparisonRow(row).slice(0, columns.length)),
+    );
     this._comparison.replaceChildren(
       element("h3", { class: "conclusion" }, printable(body?.conclusion ?? "Two runs", 300)),
-      element("dl", { class: "sides" }, ...side("Baseline", body?.baseline), ...side("Current", body?.current)),
+      element(
+        "dl",
+        { class: "sides" },
+        ...side("Baseline", body?.baseline, body?.baseline_runs, body?.baseline_jobs),
+        ...side("Current", body?.current, body?.current_runs, body?.current_jobs),
+      ),
       table,
-      element("ul", { class: "note" }, ...(Array.isArray(body?.notes) ? body.notes : []).map((note) => element("li", {}, printable(note, 300)))),
+      element("ul", { class: "notes" }, ...notes.map((note) => element("li", {}, note))),
     );
   }
 }
 
-function side(title, run) {
-  const facts = [day(run?.timestamp), run?.commit && String(run.commit).slice(0, 12), run?.branch, environmentText(run?.environment)];
+/** Return a side of a comparison: what it consists of, and the run that was chosen for it. */
+function side(title, run, runs, jobs) {
+  const commit = run?.commit ? String(run.commit).slice(0, 12) : "";
+  const of = jobs > 0 ? ` of ${counted(jobs, "job")}` : "";
+  const size = runs > 0 ? `${counted(runs, "run")}${of}${commit && ` of commit ${commit}`}` : commit;
+  const chosen = `${runs > 1 ? "chosen: " : ""}${day(run?.timestamp)}`;
+  const facts = [size, run?.branch, environmentText(run?.environment), chosen];
   const shown = facts.filter(Boolean).flatMap((fact, index) => [index ? " · " : "", foreign(fact)]);
   return [element("dt", {}, title), element("dd", {}, ...shown)];
 }
@@ -138,7 +160,7 @@ function comparisonRow(row) {
   const verdict = String(row?.verdict ?? "");
   const [low, high] = Array.isArray(row?.interval_percent) ? row.interval_percent : [null, null];
   return [
-    textCell(row?.metric ?? ""),
+    { key: printable(row?.metric, 300), create: () => foreign(row?.metric ?? "") },
     metricCell(row?.baseline, row?.unit),
     metricCell(row?.current, row?.unit),
     { text: change(row?.change_percent) },
@@ -164,9 +186,18 @@ function noteCell(text) {
   return { text: printable(text, 300) };
 }
 
-function tagList(run) {
-  const tags = Object.entries(run.tags ?? {}).filter(([key]) => !OMITTED_TAGS.has(key)).slice(0, 4);
-  return element("span", {}, ...tags.map(([key, value]) => element("span", { class: "tag" }, foreign(`${key}:${value}`))));
+function tagsOf(run) {
+  return Object.entries(run.tags ?? {}).filter(([key]) => !INTERNAL_TAGS.has(key)).map(([key, value]) => `${key}:${value}`);
+}
+
+/** Return the tags that all runs have, if there are several runs. */
+function commonTags(runs) {
+  const tags = runs.map(tagsOf);
+  return runs.length > 1 ? tags[0].filter((tag) => tags.every((others) => others.includes(tag))) : [];
+}
+
+function tagList(tags) {
+  return element("span", { class: "tags" }, ...tags.slice(0, 6).map((tag) => element("span", { class: "tag" }, foreign(tag))));
 }
 
 /** Return the JSON of a URL, or the problem in one line. */

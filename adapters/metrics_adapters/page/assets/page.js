@@ -41,10 +41,16 @@ function readHash() {
   return {
     tab: TABS.includes(fields.get("tab")) ? fields.get("tab") : TABS[0],
     seconds: RANGES.includes(seconds) ? seconds : DEFAULT_RANGE,
-    tags: [...new Set(fields.getAll("tag"))].filter((tag) => tag.indexOf(":") > 0),
+    tags: fields.getAll("tag").filter((tag) => tag.indexOf(":") > 0).reduce(withTag, []),
     baseline: fields.get("baseline"),
     current: fields.get("current"),
   };
+}
+
+/** Return a filter with one more tag. It replaces a tag with the same key: nothing has two values of one key. */
+function withTag(tags, tag) {
+  const key = tag.slice(0, tag.indexOf(":") + 1);
+  return [...tags.filter((one) => !one.startsWith(key)), tag];
 }
 
 function writeHash() {
@@ -170,6 +176,7 @@ const STATES = {
   live: "● Live",
   stale: "▲ Stale",
   lost: "▲ Connection lost",
+  refused: "▲ Refused",
   paused: "‖ Paused",
 };
 
@@ -180,10 +187,12 @@ function showConnection() {
   find("announcement").textContent = {
     stale: "The numbers are old: the server sends no new ones.",
     lost: "Connection lost. Trying to connect again.",
+    refused: "The server refused the request.",
     live: "Connected.",
     paused: "Paused.",
     connecting: "",
   }[state];
+  if (state === "refused") find("waiting").hidden = true;
   showAge();
 }
 
@@ -204,6 +213,7 @@ function showAge() {
     connecting: "Connecting…",
     stale: `No new numbers arrive. ${old}${why}`,
     lost: `Connection lost. ${old}${why} ${retry > 0 ? `Trying again in ${retry} s.` : "Trying again…"}`,
+    refused: `The server refused the request: ${reason}. Change the filter or the range.`,
     paused: `Paused. ${old}`,
   }[state]);
   notice.dataset.state = state;
@@ -268,7 +278,7 @@ function addTag() {
   if (!find("tag").reportValidity() || !isTag) return;
   find("tag").value = "";
   if (view.tags.includes(tag)) return;
-  view.tags.push(tag);
+  view.tags = withTag(view.tags, tag);
   openView();
 }
 

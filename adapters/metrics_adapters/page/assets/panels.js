@@ -25,12 +25,14 @@ export class PanelGrid {
     this._library = library;
     this._shown = new Map(); // a card by the id of its panel
     this._next = null;
+    this._last = null;
     this._isDrawing = false;
+    cards.addEventListener("redraw", () => this._last !== null && this.show(this._last));
   }
 
   /** Draw a dashboard. If one is being drawn, draw only the newest one after it. */
   async show(dashboard) {
-    this._next = dashboard;
+    this._next = this._last = dashboard;
     if (this._isDrawing) return;
     this._isDrawing = true;
     try {
@@ -46,7 +48,7 @@ export class PanelGrid {
 
   /** Remove all cards. */
   clear() {
-    this._next = null;
+    this._next = this._last = null;
     for (const card of this._shown.values()) card.remove();
     this._shown.clear();
   }
@@ -222,6 +224,7 @@ class ChartCard extends Card {
     super(panel, { className });
     this.chartKind = chart;
     this.chart = null;
+    this.theme = 0; // counts changes, because a chart takes a while to draw
     this.plot = element("div", { class: `plot plot-${chart}`, "aria-hidden": "true" });
     this.image = element("div", { class: "image", role: "img" }, this.plot);
     this.table = element("table");
@@ -246,9 +249,11 @@ class ChartCard extends Card {
     if (!this.hasChart) return;
     if (this.chart?.isWorn) this.forgetChart();
     if (this.chart === null) {
-      this.chart = await drawChart(this.chartKind, this.plot);
+      const theme = this.theme;
+      const drawn = await drawChart(this.chartKind, this.plot);
       await nextTask();
-      if (!this.root.isConnected) return this.forgetChart();
+      if (theme !== this.theme || !this.root.isConnected) return drawn.remove();
+      this.chart = drawn;
     }
     await this.chart.update(signals(), data());
   }
@@ -258,6 +263,7 @@ class ChartCard extends Card {
   }
 
   forgetChart() {
+    this.theme += 1;
     this.chart?.remove();
     this.chart = null;
   }
@@ -539,7 +545,7 @@ class HeatCard extends ChartCard {
   constructor(panel) {
     super(panel, { className: "wide", chart: "heat" });
     this.select = element("select", { "aria-label": "Operation" });
-    this.select.addEventListener("change", () => this._last && this.update(...this._last));
+    this.select.addEventListener("change", () => this.root.dispatchEvent(new Event("redraw", { bubbles: true })));
     this.aside.replaceWith(element("p", { class: "aside" }, this.select));
     this.caption = element("p", { class: "caption" });
     this.key = element("p", { class: "heat-key", "aria-hidden": "true" });
@@ -547,17 +553,18 @@ class HeatCard extends ChartCard {
   }
 
   async update(panel, time, library) {
-    this._last = [panel, time, library];
     await super.update(panel);
     const series = this._chosen(panel);
     const cells = (series?.cells ?? []).map(([start, end, low, high, count]) => ({
       key: `${start} ${low}`, start: 1000 * start, end: 1000 * end, low, high, count,
     }));
+    const axis = heatAxis(cells);
     const rows = histogram(cells);
     const total = rows.reduce((sum, row) => sum + row.count, 0);
     const most = cells.reduce((largest, cell) => Math.max(largest, cell.count), 0);
     const fullest = rows.reduce((best, row) => (row.count > (best?.count ?? 0) ? row : best), null);
-    const range = (row) => `${measurement(row.low, panel.unit)} to ${measurement(row.high, panel.unit)}`;
+    const text = (value) => measurement(value, panel.unit);
+    const range = ({ low, high }) => (low > 0 ? `${text(low)} to ${text(high)}` : text(0));
     const caption = fullest
       ? `${counted(total, "value")}, most often ${range(fullest)} (${counted(fullest.count, "value")}).`
       : "No values in this time range.";
@@ -566,8 +573,12 @@ class HeatCard extends ChartCard {
     this.key.hidden = most === 0;
     const drawn = { ...panel, series: cells.length ? [series] : [] };
     await this.draw(drawn, time, library, {
-      signals: () => this._signals(cells, most, panel.unit, time),
-      data: () => ({ cells: cells.map((cell) => ({ ...cell, low: Math.max(cell.low, this.low) })) }),
+      signals: () => this._signals(axis, most, panel.unit, time),
+      data: () => ({
+        cells: cells.map((cell) => ({
+          ...cell, low: Math.max(cell.low, axis.low), high: Math.max(cell.high, axis.low * axis.factor),
+        })),
+      }),
       summary: `${printable(panel.title)}, ${series ? seriesText(series) : ""}. ${caption}`,
       columns: () => [{ title: "Range" }, { title: "Values", number: true }],
       rows: () => rows.map((row) => [{ text: range(row) }, numberCell(row.count, "count")]),
@@ -586,18 +597,34 @@ class HeatCard extends ChartCard {
     return panel.series[Math.max(0, this.select.selectedIndex)];
   }
 
-  _signals(cells, most, unit, time) {
-    const highs = cells.map((cell) => cell.high).filter((value) => value > 0);
-    const lows = cells.map((cell) => cell.low).filter((value) => value > 0);
-    const high = Math.max(...highs, Number.MIN_VALUE);
-    this.low = Math.min(...lows, high / 2);
-    const ticks = logTicks(this.low, high);
+  _signals({ low, high, floor, hasZeros }, most, unit, time) {
+    const least = hasZeros ? low * (high / low) ** 0.08 : 0; // the label of zero needs room
+    const ticks = logTicks(floor, high).filter((tick) => tick >= least);
     const { ticks: times, labels } = timeTicks(time.from, time.to, Math.max(2, this.plot.clientWidth / 90));
     return {
-      from: time.from, to: time.to, low: this.low, high, most: Math.max(most, 1),
-      times, timeLabels: labels, values: ticks, valueLabels: ticks.map((tick) => tickLabel(tick, unit)),
+      from: time.from, to: time.to, low, high, most: Math.max(most, 1), times, timeLabels: labels,
+      values: hasZeros ? [low, ...ticks] : ticks,
+      valueLabels: [...(hasZeros ? [0] : []), ...ticks].map((tick) => tickLabel(tick, unit)),
     };
   }
+}
+
+const LEAST_BOUND = 1e-300; // what is smaller has no exact logarithm
+
+/**
+ * Return the ends of the logarithmic axis of cells, and the least height of a cell as a factor.
+ *
+ * Zeros have a row below `floor`, the lowest bound of the others, and as high as one of theirs.
+ */
+function heatAxis(cells) {
+  const positive = cells.filter((cell) => cell.low > 0);
+  const hasZeros = positive.length < cells.length;
+  const top = Math.max(0, ...cells.map((cell) => cell.high)) || 1;
+  const floor = Math.max(Math.min(top, ...positive.map((cell) => cell.low)), LEAST_BOUND);
+  const least = Math.min(2, ...positive.map((cell) => cell.high / cell.low));
+  const factor = least > 1 ? least : 2;
+  const low = Math.max(hasZeros ? floor / factor : floor, LEAST_BOUND);
+  return { low, high: Math.max(top, low * factor), floor, factor, hasZeros };
 }
 
 /** Return the counts of all times together by the range of values, largest values first. */
