@@ -226,15 +226,15 @@ def show(page: Any, tab: str) -> None:
     expect(page.locator("#tiles > *, #cards > *").first).to_be_visible()
 
 
+ARE_CHARTS_DRAWN = """[...document.querySelectorAll(".image:not([hidden]) .plot")]
+  .every(plot => plot.querySelector("svg, canvas") !== null)"""
+
+
 def wait_for_charts(page: Any) -> None:
     """Wait until each panel with numbers over time is a chart."""
-    # In one step: the panels may change between the look at one and the next.
-    are_drawn = """
-        () => [...document.querySelectorAll(".image .plot")]
-            .filter(plot => plot.checkVisibility())
-            .every(plot => plot.querySelector("svg, canvas"))
-    """
-    until(lambda: page.evaluate(are_drawn))
+    expect(page.locator("#waiting")).to_be_hidden()
+    expect(page.locator(".card").first).to_be_visible()
+    until(lambda: page.evaluate(ARE_CHARTS_DRAWN))
     page.wait_for_timeout(500)  # the numbers follow their axes in another task
 
 
@@ -455,7 +455,7 @@ def test_a_lost_connection_returns(visits: Visits, library: None) -> None:
 
 
 def test_login(visits: Visits, library: None) -> None:
-    """Without the token, the server sends only the form, which names a failure; with it, the page opens."""
+    """Without the token, the server sends only the form, which explains a failure; then the page opens."""
     visits.expected = ("401 (Unauthorized)",)
     with BusyService(bearer_token=TOKEN) as service:
         page = visits.open(service.url)
@@ -621,7 +621,7 @@ def with_document(visits: Visits, service: BusyService, event: dict[str, Any]) -
 def test_a_failed_dashboard_is_explained(
     visits: Visits, service: BusyService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A dashboard that cannot be made is named, with old numbers and without, until it can be made."""
+    """The page names the failure of a dashboard, with old numbers and without, until it succeeds."""
     page = visits.open(service.url)
     wait_for_charts(page)
     with monkeypatch.context() as broken:

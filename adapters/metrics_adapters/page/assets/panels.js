@@ -25,7 +25,9 @@ export class PanelGrid {
     this._library = library;
     this._shown = new Map(); // a card by the id of its panel
     this._next = null;
+    this._last = null;
     this._isDrawing = false;
+    cards.addEventListener("redraw", () => this._last !== null && this.show(this._last.dashboard, this._last.constantTags));
   }
 
   /**
@@ -35,7 +37,7 @@ export class PanelGrid {
    * @param constantTags The tags of the service, which the header shows: series are drawn without them.
    */
   async show(dashboard, constantTags) {
-    this._next = { dashboard, constantTags: constantTags ?? {} };
+    this._next = this._last = { dashboard, constantTags: constantTags ?? {} };
     if (this._isDrawing) return;
     this._isDrawing = true;
     try {
@@ -51,7 +53,7 @@ export class PanelGrid {
 
   /** Remove all cards. */
   clear() {
-    this._next = null;
+    this._next = this._last = null;
     for (const card of this._shown.values()) card.remove();
     this._shown.clear();
   }
@@ -249,6 +251,7 @@ class ChartCard extends Card {
     super(panel, { className });
     this.chartKind = chart;
     this.chart = null;
+    this.theme = 0; // counts changes, because a chart takes a while to draw
     this.plot = element("div", { class: `plot plot-${chart}`, "aria-hidden": "true" });
     this.image = element("div", { class: "image", role: "img" }, this.plot);
     this.table = element("table");
@@ -273,9 +276,11 @@ class ChartCard extends Card {
     if (!this.hasChart) return;
     if (this.chart?.isWorn) this.forgetChart();
     if (this.chart === null) {
-      this.chart = await drawChart(this.chartKind, this.plot);
+      const theme = this.theme;
+      const drawn = await drawChart(this.chartKind, this.plot);
       await nextTask();
-      if (!this.root.isConnected) return this.forgetChart();
+      if (theme !== this.theme || !this.root.isConnected) return drawn.remove();
+      this.chart = drawn;
     }
     await this.chart.update(signals(), data());
   }
@@ -285,6 +290,7 @@ class ChartCard extends Card {
   }
 
   forgetChart() {
+    this.theme += 1;
     this.chart?.remove();
     this.chart = null;
   }
@@ -566,7 +572,7 @@ class HeatCard extends ChartCard {
   constructor(panel) {
     super(panel, { className: "wide", chart: "heat" });
     this.select = element("select", { "aria-label": "Operation" });
-    this.select.addEventListener("change", () => this._last && this.update(...this._last));
+    this.select.addEventListener("change", () => this.root.dispatchEvent(new Event("redraw", { bubbles: true })));
     this.aside.replaceWith(element("p", { class: "aside" }, this.select));
     this.caption = element("p", { class: "caption" });
     this.key = element("p", { class: "heat-key", "aria-hidden": "true" });
@@ -574,7 +580,6 @@ class HeatCard extends ChartCard {
   }
 
   async update(panel, time, library) {
-    this._last = [panel, time, library];
     await super.update(panel);
     const series = this._chosen(panel);
     // Older columns are wider: with colors of the counts they would look busier than they were.
