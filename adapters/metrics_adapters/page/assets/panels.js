@@ -597,7 +597,7 @@ class HeatCard extends ChartCard {
       ? `${counted(total, "value")}, most often ${range(fullest)} (${counted(fullest.count, "value")}).`
       : emptyText(panel);
     setText(this.caption, panel.series.length ? caption : ""); // without series, the card says it
-    setText(this.key, `up to ${measurement(most, "ops/sec")} in a row`);
+    setText(this.key, `up to ${measurement(most, "ops/sec")} in a cell`);
     this.key.hidden = most === 0;
     const drawn = { ...panel, series: cells.length ? [series] : [] };
     await this.draw(drawn, time, library, {
