@@ -524,48 +524,38 @@ def test_unknown_panels_are_drawn_as_far_as_possible(visits: Visits, service: Bu
 # -- cost --------------------------------------------------------------------------------------------------
 
 
-WATCH_COST = """() => {
-  window.longTasks = [];
+COUNT_UPDATES = """() => {
   window.updates = 0;
-  new PerformanceObserver(list => longTasks.push(...list.getEntries().map(entry => entry.duration)))
-    .observe({type: "longtask"});
   const records = [...document.querySelectorAll("#facts dt")].find(term => term.textContent === "Records");
   new MutationObserver(() => { window.updates += 1; })
     .observe(records.nextSibling, {attributes: true, attributeFilter: ["title"]});
 }"""
-"""Collects the tasks that block the page for more than 50 ms, and counts updates."""
 
 
 def test_ten_thousand_series(visits: Visits, library: None) -> None:
-    """With ten thousand series, the page paints within 2 s, and an update takes less than 100 ms."""
+    """An update with ten thousand series takes the page little longer than one with few."""
     with BusyService() as service:
+        page = visits.open(f"{service.url}#tab=performance")
+        wait_for_charts(page)
+        session = page.context.new_cdp_session(page)
+        session.send("Performance.enable", {"timeDomain": "threadTicks"})
+        few = update_seconds(page, session)
         for metric in range(100):
             for user in range(100):
                 service.metrics.collector.increment(f"requests{metric}", {"user": str(user)})
-        page = visits.open(f"{service.url}#tab=performance")
-        wait_for_charts(page)
         series = page.locator("#facts div", has_text="Series").locator("dd")
         until(lambda: int(series.get_attribute("title").split()[0]) >= 10_000)
-        [paint] = page.evaluate(
-            "performance.getEntriesByName('first-contentful-paint').map(one => one.startTime)"
-        )
-        assert paint < 2000
-
-        page.wait_for_timeout(2000)
-        session = page.context.new_cdp_session(page)
-        session.send("Performance.enable", {"timeDomain": "threadTicks"})
-        page.evaluate(WATCH_COST)
-        before = task_seconds(session)
-        page.wait_for_timeout(12_000)
-        spent = (task_seconds(session) - before) / page.evaluate("updates")
-        long_tasks = page.evaluate("longTasks")
-        assert spent < 0.1
-        assert max(long_tasks, default=0) < 100
+        wait_for_charts(page)
+        assert update_seconds(page, session) < 2 * few
 
 
-def task_seconds(session: Any) -> float:
-    """Return the CPU time of the tasks of a page."""
-    return reading(session, "TaskDuration")
+def update_seconds(page: Any, session: Any) -> float:
+    """Return the CPU time of the tasks of a page for each update."""
+    page.wait_for_timeout(2000)
+    page.evaluate(COUNT_UPDATES)
+    before = reading(session, "TaskDuration")
+    page.wait_for_timeout(12_000)
+    return (reading(session, "TaskDuration") - before) / page.evaluate("updates")
 
 
 def reading(session: Any, name: str) -> float:
