@@ -582,7 +582,7 @@ def test_memory_is_flat(visits: Visits, service: BusyService, monkeypatch: pytes
     heap, nodes = kept()
     page.wait_for_timeout(30_000)
     later_heap, later_nodes = kept()
-    assert later_heap < 1.1 * heap
+    assert later_heap < heap + 4e6  # less than 14 kB an update: garbage collection is not exact
     assert later_nodes < 1.2 * nodes
 
 
