@@ -22,7 +22,7 @@ from metrics_adapters.http.scrape import (
 )
 from metrics_adapters.http.sse import query_fields
 from metrics_adapters.http.types import Receive, Scope
-from metrics_adapters.page.files import INDEX, LOGIN, LoginForm, PageFile, page_files
+from metrics_adapters.page.files import INDEX, LOGIN, LoginForm, PageFile, page_document, page_files
 from metrics_adapters.page.login import FailedLogins, Sessions, is_from_other_site, token_of
 from metrics_adapters.page.vega import ChartLibrary, chart_library
 from metrics_framework.errors import InvalidInputError, MissingExtraError, OutputError, nearest
@@ -137,7 +137,7 @@ class PageEndpoint:
         )  # the server closes the connection at the time-out
         self._library = chart_library() if library is None else library
         self._files = {
-            "": page_files()[INDEX],
+            "": page_document(has_login=self._sessions is not None),
             **{f"assets/{name}": file for name, file in page_files().items() if name not in (INDEX, LOGIN)},
         }
         self._actions = {"login": self._log_in, "logout": self._log_out} if self._sessions else {}

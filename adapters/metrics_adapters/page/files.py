@@ -68,6 +68,18 @@ def page_files() -> Mapping[str, PageFile]:
     return {name: PageFile.of(name, (folder / name).read_bytes()) for name in names}
 
 
+def page_document(*, has_login: bool) -> PageFile:
+    """Return the document of the page.
+
+    Args:
+        has_login: Whether browsers log in. Otherwise, the button to log out stays hidden.
+    """
+    document = page_files()[INDEX]
+    if not has_login:
+        return document
+    return PageFile.of(INDEX, document.content.replace(b'action="logout" hidden', b'action="logout"', 1))
+
+
 class LoginForm:
     """The document with the login form.
 

@@ -470,6 +470,10 @@ def test_login(visits: Visits, library: None) -> None:
         wait_for_charts(page)
         assert TOKEN not in page.url
         assert page.evaluate("document.cookie") == ""  # scripts cannot read it
+        page.get_by_role("button", name="Log out").click()
+        expect(page.get_by_label("Token")).to_be_visible()
+        page.goto(service.url)
+        expect(page.get_by_label("Token")).to_be_visible()
 
 
 def test_login_without_javascript(visits: Visits, library: None) -> None:
