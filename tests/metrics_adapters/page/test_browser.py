@@ -28,7 +28,7 @@ playwright = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("uvicorn")
 pytest.importorskip("vl_convert")
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
 
 TIMEOUT_SECONDS = 60.0
 DESKTOP = {"width": 1440, "height": 900}
@@ -568,8 +568,11 @@ def reading(session: Any, name: str) -> float:
     return next(one["value"] for one in metrics if one["name"] == name)
 
 
-def test_memory_is_flat(visits: Visits, service: BusyService, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hundreds of updates leave neither elements nor objects behind."""
+@pytest.mark.soak
+def test_memory_is_flat(
+    visits: Visits, service: BusyService, monkeypatch: pytest.MonkeyPatch, soak: Callable[[int], int]
+) -> None:
+    """The updates of an hour, made in ten minutes, leave neither elements nor objects behind."""
     monkeypatch.setattr(dashboards, "MIN_PERIOD_SECONDS", 0.1)
     monkeypatch.setattr(dashboards, "MAX_CPU_SHARE", 1.0)
     page = visits.open(f"{service.url}#tab=performance&range=60")
@@ -584,9 +587,9 @@ def test_memory_is_flat(visits: Visits, service: BusyService, monkeypatch: pytes
 
     page.wait_for_timeout(15_000)
     heap, nodes = kept()
-    page.wait_for_timeout(30_000)
+    page.wait_for_timeout(1000 * soak(480))
     later_heap, later_nodes = kept()
-    assert later_heap < heap + 4e6  # less than 14 kB an update: garbage collection is not exact
+    assert later_heap < heap + 4e6  # garbage collection is not exact
     assert later_nodes < 1.2 * nodes
 
 
