@@ -482,7 +482,7 @@ class _Judged:
             key = CUSTOM_PREFIX + custom_key(name, statistic=SUCCESS_RATE, operation=True)
             samples = one.distributions.get("latency")
             count = samples.count if samples is not None and self.sides.key == key else None
-        return round(count) if count else None
+        return round(count or 0) or None
 
     # -- the units
 

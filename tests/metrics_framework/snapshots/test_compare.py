@@ -303,6 +303,15 @@ def test_a_success_rate_is_shown_as_it_was_measured() -> None:
     assert (found.low or 0) < (found.change or 0) < (found.high or 0)
 
 
+def test_less_than_one_outcome_is_an_unknown_number() -> None:
+    """A file may have any number; the rates of its runs then count alike."""
+    key = "operation:pay/success_rate"
+    base, current = (
+        [run(custom={key: rate, "operation:pay/count": 0.4}) for rate in (0.5, 0.75)] for _ in range(2)
+    )
+    assert metric(compare(base, current), f"custom.{key}").baseline == 0.625
+
+
 @pytest.mark.parametrize(("before", "after"), [(0.0, 5000.0), (5000.0, 0.0)])
 def test_a_constant_that_was_or_becomes_zero_has_changed(before: float, after: float) -> None:
     """A change from or to a constant zero exceeds every margin."""
