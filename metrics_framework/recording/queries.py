@@ -33,7 +33,7 @@ from metrics_framework.recording.state import (
     StoreState,
     nanoseconds,
 )
-from metrics_framework.recording.windows import History, Interval, Window, join_windows, split
+from metrics_framework.recording.windows import History, Interval, Window, Windows, join_windows, split
 from metrics_framework.runtime.cooperative import yield_gil
 from metrics_framework.validation import check_count, check_duration, plain_tags
 from metrics_framework.values import MetricType, MetricUnit
@@ -497,6 +497,7 @@ class Queries:
         metric, window_ns = self._known(names, name), self._window_ns(window)
         start_ns, nothing = self.start_ns, metric.kind.nothing
         whole: Window[Any]
+        streams: Sequence[Windows[Any]] = []
         if wanted and points == 1:  # as `summary` has it
             whole = self._window(metric, window, wanted)
             parts, now, wall = [whole], whole.end_ns, self.clock.time_ns()
@@ -513,7 +514,10 @@ class Queries:
             for each in (whole, *parts)
         ]
         if metric.kind is COUNTER:
-            total = metric.window(None, wanted).aggregate
+            if wanted:
+                total = metric.window(None, wanted).aggregate
+            else:  # of the same reading as the intervals, so that they add up to it
+                total = join_windows(streams, None, start_ns, now, nothing).aggregate
             summaries[0]["total"] = total.value
             for each, summary in zip(reversed(parts), reversed(summaries[1:]), strict=True):
                 summary["total"] = total.value
