@@ -1,4 +1,4 @@
-"""The threads that a test has started, and the end of the background work that it leaves behind."""
+"""The threads that a test has started, and the end of what it leaves behind: background work and systems."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from metrics_framework.export import exporter
 from metrics_framework.runtime.background import Background
 
 _earlier: set[threading.Thread] = set()
@@ -39,3 +40,5 @@ def ending_background_work() -> Iterator[None]:
     for background in list(_running):
         if background not in before:
             background.end()
+    for usage in list(exporter._usages):  # a later test must not log the end of this one's systems
+        usage.clear()
