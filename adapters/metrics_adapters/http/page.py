@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -23,7 +22,7 @@ from metrics_adapters.http.scrape import (
 from metrics_adapters.http.sse import query_fields
 from metrics_adapters.http.types import Receive, Scope
 from metrics_adapters.page.files import INDEX, LOGIN, LoginForm, PageFile, page_document, page_files
-from metrics_adapters.page.login import FailedLogins, Sessions, is_from_other_site, token_of
+from metrics_adapters.page.login import Sessions, is_from_other_site, token_of
 from metrics_adapters.page.vega import ChartLibrary, chart_library
 from metrics_framework.errors import InvalidInputError, MissingExtraError, OutputError, nearest
 from metrics_framework.runtime.event_loops import run_within
@@ -124,7 +123,6 @@ class PageEndpoint:
         """The path of the page, without that of a mount."""
         self._authenticator = authenticator
         self._sessions = None if token is None else Sessions(token)
-        self._failed_logins = FailedLogins()
         self._form = LoginForm()
         self.has_history = history is not None
         """Whether there is a history of runs."""
@@ -132,9 +130,7 @@ class PageEndpoint:
             "history": RequestRunner("history", timeout),
             "history/compare": RequestRunner("comparison", timeout, MAX_COMPARISONS),
         }
-        self._form_seconds = min(
-            timeout / 2, FORM_SECONDS
-        )  # the server closes the connection at the time-out
+        self._form_seconds = min(timeout / 2, FORM_SECONDS)  # the server closes it at the time-out
         self._library = chart_library() if library is None else library
         self._files = {
             "": page_document(has_login=self._sessions is not None),
@@ -256,18 +252,9 @@ class PageEndpoint:
             return text_response(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the form has more than {MAX_BODY_BYTES} bytes"
             )
-        token = token_of(bytes(body))
-        if self._authenticator.accepts_token(token):  # before the count, by which others could lock users out
+        # Wrong tokens are not limited: others could lock users out, and a long token cannot be guessed.
+        if self._authenticator.accepts_token(token_of(bytes(body))):
             return self._to_page(self._sessions.create(), scope)
-        seconds = math.ceil(self._failed_logins.seconds_left)
-        if seconds:
-            return self._login_form(
-                HTTPStatus.TOO_MANY_REQUESTS,
-                ("Retry-After", str(seconds)),
-                error=f"Too many failed logins. Try again in {seconds} seconds.",
-            )
-        if token:
-            self._failed_logins.add()
         # Without the challenge of basic authentication, for which a browser would open its dialog.
         bearer = [each for each in self._authenticator.challenges if each.startswith("Bearer")]
         return self._login_form(

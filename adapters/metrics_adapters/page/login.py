@@ -1,21 +1,15 @@
-"""The login of the live page: sessions, failed logins, and requests of other sites."""
+"""The login of the live page: sessions, the form, and requests of other sites."""
 
 from __future__ import annotations
 
 import hmac
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from urllib.parse import parse_qs, urlsplit
 
 SESSION_SECONDS = 12 * 3600
 """How long a session lasts."""
-
-MAX_FAILED_LOGINS = 10
-"""The number of wrong tokens in `FAILED_LOGIN_SECONDS`, in this process. Further ones get status 429."""
-
-FAILED_LOGIN_SECONDS = 60.0
 
 _MAX_EXPIRY_DIGITS = 12
 
@@ -79,31 +73,6 @@ class Sessions:
         lifetime = SESSION_SECONDS if value else 0
         attributes = f"Max-Age={lifetime}; HttpOnly; SameSite=Strict{'; Secure' if secure else ''}"
         return f"{self.cookie_name}={value}; {attributes}"
-
-
-class FailedLogins:
-    """Counts failed logins and refuses further attempts after too many of them.
-
-    The count belongs to one application in one process: with several workers, each allows as many.
-
-    Args:
-        now: Returns seconds that never go back.
-    """
-
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
-        self._times: deque[float] = deque(maxlen=MAX_FAILED_LOGINS)
-
-    def add(self) -> None:
-        """Count a failed login."""
-        self._times.append(self._now())
-
-    @property
-    def seconds_left(self) -> float:
-        """The seconds until the next attempt is allowed; 0 if it is now."""
-        if len(self._times) < MAX_FAILED_LOGINS:
-            return 0.0
-        return max(self._times[0] + FAILED_LOGIN_SECONDS - self._now(), 0.0)
 
 
 def token_of(body: bytes) -> str:

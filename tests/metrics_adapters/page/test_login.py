@@ -1,14 +1,11 @@
-"""Sessions expire and belong to a token, failed logins are bounded, and other sites are recognised."""
+"""Sessions expire and belong to a token, and other sites are recognised."""
 
 from __future__ import annotations
 
 import pytest
 
 from metrics_adapters.page.login import (
-    FAILED_LOGIN_SECONDS,
-    MAX_FAILED_LOGINS,
     SESSION_SECONDS,
-    FailedLogins,
     Sessions,
     is_from_other_site,
     token_of,
@@ -69,21 +66,6 @@ def test_a_changed_session_is_not_accepted(change):
     expiry, _, signature = sessions.create().partition(".")
     assert sessions.accepts(f"{sessions.cookie_name}={expiry}.{signature}")
     assert not sessions.accepts(f"{sessions.cookie_name}={change(expiry, signature)}")
-
-
-def test_failed_logins_are_bounded():
-    """Ten in any minute, and the next one when the oldest is a minute old."""
-    now = Now()
-    failed = FailedLogins(now)
-    for _ in range(MAX_FAILED_LOGINS):
-        assert failed.seconds_left == 0
-        failed.add()
-        now.seconds += 1
-    assert failed.seconds_left == FAILED_LOGIN_SECONDS - MAX_FAILED_LOGINS
-    now.seconds += failed.seconds_left
-    assert failed.seconds_left == 0
-    failed.add()
-    assert failed.seconds_left == 1
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from fastapi import FastAPI
 
 from metrics_adapters.asgi import make_app, serve_app
 from metrics_adapters.page.files import page_document, page_files
-from metrics_adapters.page.login import MAX_FAILED_LOGINS
 from metrics_adapters.page.vega import ChartLibrary
 from tests.metrics_adapters.http.clients import TIMEOUT_SECONDS
 from tests.metrics_adapters.http.serving import served
@@ -208,30 +207,14 @@ def test_a_cookie_is_secure_over_https(system):
 
 
 def test_a_wrong_token_is_told(browser):
-    """The form has an error, and after ten attempts the status is 429. The right token still gets in."""
-    for _ in range(MAX_FAILED_LOGINS):
+    """The form has an error, and wrong tokens keep nobody out who has the right one."""
+    for _ in range(20):
         refused = log_in(browser, "<guess>")
         assert refused.status_code == 401
         assert "This is not the token of the service." in refused.text
         assert "guess" not in refused.text
         assert "set-cookie" not in refused.headers
-    refused = log_in(browser, "guess")
-    assert refused.status_code == 429
-    assert 0 < int(refused.headers["retry-after"]) <= 60
-    assert "Try again in " in refused.text
     assert log_in(browser).status_code == 303
-    assert browser.get("/metrics", headers=BEARER).status_code == 200
-
-
-def test_only_wrong_tokens_are_counted(browser):
-    """Empty forms, and forms that break off, refuse no other attempt."""
-    address = (browser.base_url.host, browser.base_url.port)
-    for _ in range(MAX_FAILED_LOGINS):
-        assert log_in(browser, "").status_code == 401
-        with socket.create_connection(address, TIMEOUT_SECONDS) as sock:
-            sock.sendall(b"POST /login HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\ntoken=guess")
-            browser.get("/health")  # meanwhile, the server reads the part
-    assert log_in(browser, "guess").status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -244,9 +227,8 @@ def test_only_wrong_tokens_are_counted(browser):
     ],
 )
 def test_other_sites_can_neither_log_in_nor_out(browser, headers):
-    """Whatever the browser adds by itself. Refused attempts do not count as failed logins."""
-    for _ in range(MAX_FAILED_LOGINS + 1):
-        assert log_in(browser, **headers).status_code == 403
+    """Whatever the browser adds by itself."""
+    assert log_in(browser, **headers).status_code == 403
     assert log_in(browser, **{"sec-fetch-site": "same-origin"}).status_code == 303
     assert browser.post("/logout", headers=headers).status_code in (401, 403)
     assert browser.get("/").status_code == 200
