@@ -135,7 +135,7 @@ def run_build_ext() -> None:
             "-std=c11",
             "-fvisibility=hidden",
             "-ffp-contract=off",
-            *(["-g", "-O1"] if debug else ["-O2"]),
+            *(["-g", "-O1"] if debug else ["-O3"]),
         ]
     if debug:
         macros.append(("METRICS_CORE_DEBUG", None))

@@ -475,7 +475,7 @@ def add_slots(
         if start_ns <= newest_ns(windows):
             continue
         if end_ns - start_ns == SLOT_NS:
-            windows = windows.add(start_ns, aggregate, retention_ns)
+            windows = windows.extend([(start_ns, aggregate)], retention_ns)
         else:  # the writer merged slots before it wrote them
             added: Windows[Any] = Windows.of_slots([(start_ns, end_ns, aggregate)])
             windows = combine_windows([windows, added], lambda one, other: one.merge(other))
@@ -486,5 +486,5 @@ def add_recent(windows: RecentWindows[Any], slots: Iterable[tuple[int, Any]]) ->
     """Return recent windows with more slots of 16 seconds; those that they have already change nothing."""
     for start_ns, aggregate in slots:
         if all(end <= start_ns for _, end, _ in windows.slots()):
-            windows = windows.add(start_ns - start_ns % RECENT_SLOT_NS, aggregate)
+            windows = windows.extend([(start_ns - start_ns % RECENT_SLOT_NS, aggregate)])
     return windows

@@ -41,7 +41,7 @@ from metrics_framework.recording.engine import ENGINE, Series, Slot
 from metrics_framework.recording.exposed_names import Named
 from metrics_framework.recording.metric import GAUGE, Metric
 from metrics_framework.recording.namespaces import Namespace
-from metrics_framework.recording.state import Description, OthersPart, StoreState
+from metrics_framework.recording.state import SLOTS_AT_ONCE, Description, OthersPart, StoreState
 from metrics_framework.recording.windows import RECENT_SLOT_NS, RecentWindows, Windows
 from metrics_framework.runtime.cooperative import yield_gil
 from metrics_framework.values import MetricUnit
@@ -185,6 +185,7 @@ class SharedStore:
         """
         self._stem = stem
         path = self._peers.folder / stem
+        self._state.core.publish_at = 1  # the page of a worker that is killed has its last closed slot only
         self._slots = FrameFile(_ending(path, SLOTS))
         try:
             self._slots.append(self._slot_items.header(self._state.start_ns))
@@ -202,6 +203,9 @@ class SharedStore:
             self._state.core.shows_written = True
         self._state.cardinality.recent.on_closed = self._recent_closed
         self._state.others = self
+        for metric in self._metrics():
+            for slot in metric.slots:
+                metric.publish(slot)
 
     def begin_in_child(self, stem: str) -> None:
         """Leave the files of the parent in a forked child, and begin with files of its own.
@@ -244,6 +248,7 @@ class SharedStore:
 
     def _stop_reading(self) -> None:
         self._state.others = None
+        self._state.core.publish_at = SLOTS_AT_ONCE
         self._state.cardinality.recent.on_closed = None
         if ENGINE == "pure":
             self._state.core.shows_written = False

@@ -36,7 +36,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LAYOUT 2 /* of the page and of this interface; engine.py checks it */
+#define LAYOUT 3 /* of the page and of this interface; engine.py checks it */
 
 #if defined(__GNUC__) || defined(__clang__)
 #define LIKELY(x) __builtin_expect(!!(x), 1)
@@ -3609,6 +3609,7 @@ typedef struct {
     RecordLog **logs; /* those that are subscribed, borrowed */
     size_t log_count;
     int allows_recent;
+    uint32_t publish_at; /* how many closed slots of a second wait before `publish` is called */
 } Core;
 
 #define SLOT_NS 1000000000LL
@@ -3658,6 +3659,7 @@ typedef struct {
      * lines hold a series of two tags. NULL as a whole until it is needed. */
     PyObject **others;
     uint32_t entry_count, entry_capacity, live;
+    uint32_t latest; /* the place of the entry that was found last */
     /* A power of two of words. The low bits of a word are the place of an entry plus one, 0 for none, all ones for a
      * removed one. The other bits are those of its hash, so that other entries are not read. */
     uint32_t *index;
@@ -4064,8 +4066,8 @@ slot_is_empty(const Slot *slot)
     return state_records(slot->kind, slot->open) == 0;
 }
 
-/* Open the slot of a moment, and close the one before it. Returns 1 if one was closed, 0 if none, -1 with an error:
- * then nothing changed. */
+/* Open the slot of a moment, and close the one before it. Returns 1 if closed slots are to be published, 0 if not, -1
+ * with an error: then nothing changed. */
 static NOINLINE int
 slot_roll(Slot *slot, int64_t now)
 {
@@ -4108,7 +4110,7 @@ slot_roll(Slot *slot, int64_t now)
         slot->header[1] = (uint64_t)slot->open_ns;
         page_done(page);
         state_free_blocks(page, slot->kind, before);
-        closes = slot->keeps_closed;
+        closes = slot->keeps_closed && slot->waiting_count >= (slot->width_ns == SLOT_NS ? slot->core->publish_at : 1);
     }
     else {
         touch(page, slot->header);
@@ -5087,6 +5089,7 @@ core_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->state = state;
     self->module = Py_NewRef(module);
     self->now = now == Py_None || is_own ? NULL : Py_NewRef(now);
+    self->publish_at = 1;
     if (page_open(&self->page) != 0) {
         Py_DECREF((PyObject *)self);
         return PyErr_NoMemory();
@@ -5285,6 +5288,8 @@ core_get(Core *self, void *closure)
         return PyLong_FromUnsignedLongLong(self->page.used);
     case 'a':
         return PyBool_FromLong(self->allows_recent);
+    case 'w':
+        return PyLong_FromUnsignedLong(self->publish_at);
     default:
         return Py_NewRef(self->publish_recent ? self->publish_recent : Py_None);
     }
@@ -5300,6 +5305,20 @@ core_set_allows_recent(Core *self, PyObject *value, void *closure)
         return -1;
     }
     self->allows_recent = is_true;
+    return 0;
+}
+
+static int
+core_set_publish_at(Core *self, PyObject *value, void *closure)
+{
+    long number = value == NULL ? 0 : PyLong_AsLong(value);
+    if (number == -1 && PyErr_Occurred())
+        return -1;
+    if (number < 1 || number > UINT16_MAX) {
+        PyErr_Format(PyExc_ValueError, "publish_at must be 1 to %d", UINT16_MAX);
+        return -1;
+    }
+    self->publish_at = (uint32_t)number;
     return 0;
 }
 
@@ -5359,6 +5378,8 @@ static PyGetSetDef core_getset[] = {
     {"unshared_series", (getter)core_get, NULL,
      "The number of series that other processes cannot find: their tags are too long, or there was no memory.", "u"},
     {"allows_recent", (getter)core_get, (setter)core_set_allows_recent, "Whether series may get a recent slot.", "a"},
+    {"publish_at", (getter)core_get, (setter)core_set_publish_at,
+     "How many closed slots of a second wait before their `publish` is called; 1 at first.", "w"},
     {"publish_recent", (getter)core_get, (setter)core_set_publish_recent,
      "Called with a series after the record that closed its recent slot.", "p"},
     {NULL},
@@ -5674,7 +5695,7 @@ static PyType_Slot slot_type_slots[] = {
                 "The open time slot that series count into, a second wide.\n\n"
                 "Args:\n    core: The core that it belongs to.\n"
                 "    kind: 'counter', 'gauge', 'distribution' or 'outcome'.\n"
-                "    publish: Called with the slot right after a record that closed it.\n"
+                "    publish: Called with the slot right after a record that closed it, once enough of them wait.\n"
                 "    error_types: The error types of an operation.\n"
                 "    windows: The first value of ``windows``."},
     {Py_tp_new, slot_tp_new},
@@ -5719,6 +5740,21 @@ hash_values(PyObject *const *values, Py_ssize_t number)
     for (Py_ssize_t i = 0; i < number; i++)
         hash = mix(hash, (uint64_t)PyObject_Hash(values[i]));
     return (uint32_t)hash;
+}
+
+/* Return the series that was found last if it has the very same objects as values, as the literals of a loop are. */
+static inline Series *
+tag_set_latest(const TagSet *self, PyObject *const *values)
+{
+    if (UNLIKELY(self->latest >= self->entry_count))
+        return NULL;
+    Series *series = self->entries[self->latest];
+    if (UNLIKELY(series == NULL))
+        return NULL;
+    for (Py_ssize_t i = 0; i < self->name_count; i++)
+        if (series->values[i] != values[i])
+            return NULL;
+    return series;
 }
 
 static inline Series *
@@ -7167,8 +7203,14 @@ index_find(SeriesIndex *self, PyObject *name, PyObject *tags)
     for (Py_ssize_t i = 0; i < number; i++)
         ordered[order->places[i]] = values[i];
     Series *series = NULL;
-    if (LIKELY(group->tag_set != NULL))
+    if (LIKELY(group->tag_set != NULL)) {
+        series = tag_set_latest(group->tag_set, ordered);
+        if (series != NULL)
+            return series;
         series = tag_set_find(group->tag_set, ordered, hash_values(ordered, number));
+        if (LIKELY(series != NULL))
+            group->tag_set->latest = series->entry;
+    }
     if (LIKELY(series != NULL) || group->aliases == NULL)
         return series;
     return alias_find(self, name, entry, place, ordered, number);

@@ -132,6 +132,7 @@ class OutcomeAggregate:
 @final
 class Core:
     allows_recent: bool
+    publish_at: int
     publish_recent: Callable[[Any], object] | None
     def __new__(cls, now: Callable[[], int] | None = None) -> Self: ...
     @property

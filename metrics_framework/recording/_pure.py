@@ -71,7 +71,7 @@ __all__ = [
     "read_versions",
 ]
 
-LAYOUT = 2
+LAYOUT = 3
 """The version of the engine interface; see ``engine.py``."""
 
 MAX_PENDING_RECORDS = 512
@@ -579,6 +579,7 @@ class Core:
     Attributes:
         now: Reads the clock.
         pending: The records that are not in any state yet, in their order.
+        publish_at: How many closed slots of a second wait before their ``publish`` is called.
         publish_recent: Called with a series after the record that closed its recent slot.
         shows_written: Whether series show their numbers as of the last `Series.show`. Otherwise a reader in
             this process could see records that others, which read what was written, see later.
@@ -591,6 +592,7 @@ class Core:
         "_max_flushed",
         "now",
         "pending",
+        "publish_at",
         "publish_recent",
         "shows_written",
     )
@@ -600,6 +602,7 @@ class Core:
 
     def __init__(self, now: Callable[[], int] | None = None) -> None:
         self.now = monotonic_ns if now is None else now
+        self.publish_at = 1
         self.publish_recent = None
         self.shows_written = False
         self.pending: dict[object, Any] = {}
@@ -913,8 +916,8 @@ class Slot(_Stateful[_SlotState]):
     Args:
         core: The core.
         kind: ``"counter"``, ``"gauge"``, ``"distribution"`` or ``"outcome"``.
-        publish: Called with the slot right after the record that closed a slot of time. Without it, closed
-            slots are dropped.
+        publish: Called with the slot right after a record that closed a slot of time, once enough of them
+            wait. Without it, closed slots are dropped.
         error_types: The error types of an operation.
         windows: The closed slots that were published before; opaque.
         width_ns: The width of a slot of time.
@@ -923,7 +926,7 @@ class Slot(_Stateful[_SlotState]):
         core: The core.
         kind: The kind of series.
         error_types: The error types of an operation.
-        publish: Called with the slot right after the record that closed a slot of time.
+        publish: Called with the slot right after a record that closed a slot of time, once enough wait.
         width_ns: The width of a slot of time.
         keeps_closed: Whether closed slots are kept until they are committed.
         ends_ns: The end of the open slot of time, or an earlier time.
@@ -1036,8 +1039,8 @@ class Slot(_Stateful[_SlotState]):
         return self.core.change(swap)
 
     def publish_closed(self) -> None:
-        """Call ``publish`` if there are closed slots."""
-        if self.publish is not None and self.last_state().closed:
+        """Call ``publish`` if enough closed slots wait."""
+        if self.publish is not None and len(self.last_state().closed) >= self.core.publish_at:
             self.publish(self)
 
     def count_by(self, bounds: tuple[float, ...], *, seed: bool) -> None:

@@ -286,9 +286,7 @@ class RecentMemory:
             windows, closed, _ = slot.peek()
             if not closed:
                 return
-            after = _NO_WINDOWS if windows is None else windows
-            for start_ns, aggregate in closed:
-                after = after.add(start_ns, aggregate)
+            after = (_NO_WINDOWS if windows is None else windows).extend(closed)
             if slot.commit(windows, after, len(closed)):
                 grown = after.nbytes + _SLOT_BYTES if windows is None else after.nbytes - windows.nbytes
                 self.used += grown

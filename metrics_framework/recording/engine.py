@@ -21,7 +21,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
-LAYOUT = 2
+LAYOUT = 3
 """The version of the interface of the engines. The library rejects a build with another version."""
 
 _NAMES = (

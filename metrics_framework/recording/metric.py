@@ -431,15 +431,13 @@ class Metric:
             slot.count_by(bounds, seed=not self.exposed)
 
     def publish(self, slot: Slot) -> None:
-        """Move the closed slots of a group into its windows; the engine calls it after a record."""
+        """Move the closed slots of a group into its windows; the engine calls it after some records."""
         retention_ns = self.state.retention_ns
         while True:
             windows, closed, _ = slot.peek()
             if not closed:
                 return
-            after = _NO_WINDOWS if windows is None else windows
-            for start_ns, aggregate in closed:
-                after = after.add(start_ns, aggregate, retention_ns)
+            after = (_NO_WINDOWS if windows is None else windows).extend(closed, retention_ns)
             if slot.commit(windows, after, len(closed)):
                 if self.state.others is not None:
                     self.state.others.slot_closed(self.named, slot)
@@ -849,10 +847,8 @@ def _difference(whole: Any, later: Any) -> Any:
 def _read(slot: Slot, nothing: Any, *retention_ns: int) -> Any:
     """Return the windows of a slot with all records so far; nothing is published."""
     windows, closed, opened = slot.peek()
-    read = nothing if windows is None else windows
-    for start_ns, aggregate in (*closed, *(() if opened is None else (opened,))):
-        read = read.add(start_ns, aggregate, *retention_ns)
-    return read
+    slots = closed if opened is None else (*closed, opened)
+    return (nothing if windows is None else windows).extend(slots, *retention_ns)
 
 
 def _recent_start(time_ns: int) -> int:

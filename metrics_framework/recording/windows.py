@@ -5,7 +5,7 @@ the newest slots. Slots are merged as they get older, so that a slot is never wi
 30 days take about 200 slots, and the older edge of a window of ten seconds or more is at most 10 % too far
 back. The windows of single series (`RecentWindows`) are coarser and reach back one hour.
 
-Windows are immutable: `Windows.add` returns others, which share all old slots.
+Windows are immutable: `Windows.extend` returns others, which share all old slots.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import reduce
+from itertools import chain
 from operator import itemgetter
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -41,8 +42,12 @@ _MAX_RECENT_SLOT_NS = 128 * RECENT_SLOT_NS  # a slot of twice this width would b
 MAX_SPANS = 1_000
 """How many starts and ends of slots are shared: an hour has about 500 of them."""
 
-MAX_MERGES = 4
-"""How many slots of one width are merged, or forgotten, when a slot is added: one would do on average."""
+MAX_NEWEST = 28
+"""How many slots of the newest width there may be before old ones are merged. They are merged about six at
+a time: merging one with each slot would take three times as long."""
+
+MAX_MERGES = 8
+"""How many slots of one width are merged, or forgotten, at a time: half of it would do on average."""
 
 
 class Aggregate(Protocol):
@@ -104,29 +109,26 @@ class Windows(NamedTuple, Generic[T]):
     earlier: T | None = None
     kept_from_ns: int = 0
 
-    def add(self, start_ns: int, aggregate: T, retention_ns: int) -> Windows[T]:
-        """Return these windows with one more slot, which is newer than all others.
+    def extend(self, slots: Sequence[tuple[int, T]], retention_ns: int) -> Windows[T]:
+        """Return these windows with more slots, each of which is newer than all others.
+
+        The result is the same for one slot at a time.
 
         Args:
-            start_ns: Start of the slot, a multiple of `SLOT_NS`.
-            aggregate: Its records.
+            slots: The start of each slot, a multiple of `SLOT_NS`, and its records.
             retention_ns: How long slots are kept at least.
         """
         before, earlier, kept_from_ns = self
         levels: list[tuple[Any, ...]] = [*before] if before else [()]
-        levels[0] += (start_ns, aggregate)
-        _merge_old(levels, start_ns)
-        width = SLOT_NS << len(levels) - 1
-        last_kept_ns = start_ns - retention_ns - width
-        if levels[-1] and levels[-1][0] < last_kept_ns:
-            oldest, place = levels[-1], 0
-            while place < 2 * MAX_MERGES and place < len(oldest) and oldest[place] < last_kept_ns:
-                earlier = oldest[place + 1] if earlier is None else earlier.merge(oldest[place + 1])
-                kept_from_ns = oldest[place] + width
-                place += 2
-            levels[-1] = oldest[place:]
-            while levels and not levels[-1]:
-                levels.pop()
+        place = 0
+        while place < len(slots):
+            some = slots[place : place + max(MAX_NEWEST - len(levels[0]) // 2, 1)]
+            place += len(some)
+            levels[0] += tuple(chain.from_iterable(some))
+            if len(levels[0]) >= 2 * MAX_NEWEST:
+                now_ns = some[-1][0]
+                _merge_old(levels, now_ns)
+                earlier, kept_from_ns = _forget_old(levels, earlier, kept_from_ns, now_ns - retention_ns)
         return tuple.__new__(Windows, (tuple(levels), earlier, kept_from_ns))
 
     def since(self, window_ns: int | None, start_ns: int, now_ns: int, nothing: T) -> Window[T]:
@@ -193,9 +195,8 @@ class Windows(NamedTuple, Generic[T]):
 def _merge_old(levels: list[tuple[Any, ...]], now_ns: int) -> None:
     """Move slots that are old enough to the next level.
 
-    The loop ends at the first level without such a slot, so that most calls look at one or two levels: a
-    slot is added once a second at most and moves up a level once, and only a slot that arrives from the
-    level below makes another one due. A slot waits for the rest of the wider one that is still below.
+    The loop ends at the first level without such a slot: only a slot that arrives from the level below makes
+    another one due. A slot waits for the rest of the wider one that is still below.
     """
     below_ns = now_ns  # start of the oldest slot of all levels below
     for level, slots in enumerate(levels):
@@ -222,6 +223,31 @@ def _merge_old(levels: list[tuple[Any, ...]], now_ns: int) -> None:
         levels[level + 1] += tuple(moved)
 
 
+def _forget_old(
+    levels: list[tuple[Any, ...]], earlier: Any, kept_from_ns: int, edge_ns: int
+) -> tuple[Any, int]:
+    """Remove old slots of the greatest width.
+
+    Args:
+        levels: The slots by width.
+        earlier: The records before all slots, if any.
+        kept_from_ns: The moment from which on slots are kept.
+        edge_ns: The moment from which on they have to be kept.
+
+    Returns:
+        The new values of ``earlier`` and ``kept_from_ns``.
+    """
+    oldest, width, place = levels[-1], SLOT_NS << len(levels) - 1, 0
+    while place < 2 * MAX_MERGES and place < len(oldest) and oldest[place] < edge_ns - width:
+        earlier = oldest[place + 1] if earlier is None else earlier.merge(oldest[place + 1])
+        kept_from_ns = oldest[place] + width
+        place += 2
+    levels[-1] = oldest[place:]
+    while len(levels) > 1 and not levels[-1]:
+        levels.pop()
+    return earlier, kept_from_ns
+
+
 class RecentWindows(Generic[T]):
     """The last hour of one series, in at most 22 coarse slots. Immutable.
 
@@ -240,13 +266,18 @@ class RecentWindows(Generic[T]):
         self._slots = slots
         self.kept_from_ns = kept_from_ns
 
-    def add(self, start_ns: int, aggregate: T) -> RecentWindows[T]:
-        """Return these windows with one more slot, which is newer than all others.
+    def extend(self, slots: Iterable[tuple[int, T]]) -> RecentWindows[T]:
+        """Return these windows with more slots, each of which is newer than all others.
 
         Args:
-            start_ns: Start of the slot, a multiple of `RECENT_SLOT_NS`.
-            aggregate: Its records.
+            slots: The start of each slot, a multiple of `RECENT_SLOT_NS`, and its records.
         """
+        windows = self
+        for start_ns, aggregate in slots:
+            windows = windows._add(start_ns, aggregate)
+        return windows
+
+    def _add(self, start_ns: int, aggregate: T) -> RecentWindows[T]:
         added = _span(start_ns, start_ns + RECENT_SLOT_NS)
         slots: tuple[Any, ...] = (*self._slots, added, aggregate)
         kept: list[Any] = []

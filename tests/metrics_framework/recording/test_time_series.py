@@ -63,7 +63,7 @@ class TimeSeriesMachine(RuleBasedStateMachine):
     def streams(self) -> list[Windows[Records]]:
         """The windows with their open slots."""
         return [
-            windows if opened is None else windows.add(*opened, self.retention_ns)
+            windows if opened is None else windows.extend([opened], self.retention_ns)
             for windows, opened in zip(self.closed, self.open, strict=True)
         ]
 
@@ -420,7 +420,7 @@ def stream(seconds, retention_seconds=86_400):
     """Return windows with one numbered record at each of some seconds."""
     windows: Windows[Records] = Windows()
     for second in seconds:
-        windows = windows.add(second * SECOND, Records((second,)), retention_seconds * SECOND)
+        windows = windows.extend([(second * SECOND, Records((second,)))], retention_seconds * SECOND)
     return windows
 
 

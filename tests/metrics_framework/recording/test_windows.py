@@ -7,11 +7,11 @@ import math
 import random
 import sys
 from collections import defaultdict
-from itertools import cycle
+from itertools import accumulate, cycle
 from typing import NamedTuple
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
@@ -43,7 +43,7 @@ def filled(seconds, retention_ns: int = RETENTION) -> Windows[Numbered]:
         slots[int(second) * SECOND].append(second)
     windows: Windows[Numbered] = Windows()
     for start_ns, numbers in slots.items():
-        windows = windows.add(start_ns, Numbered(tuple(numbers)), retention_ns)
+        windows = windows.extend([(start_ns, Numbered(tuple(numbers)))], retention_ns)
     return windows
 
 
@@ -92,7 +92,7 @@ class WindowsMachine(RuleBasedStateMachine):
     @property
     def windows(self) -> Windows[Numbered]:
         """The windows with the open slot."""
-        return self.closed if self.open is None else self.closed.add(*self.open, RETENTION)
+        return self.closed if self.open is None else self.closed.extend([self.open], RETENTION)
 
     @rule(
         pause_ns=st.one_of(
@@ -218,7 +218,7 @@ def test_records_beyond_the_retention_are_only_in_the_total():
     assert windows.earlier is not None
     total = windows.since(None, 0, 20_000 * SECOND, Numbered()).aggregate.numbers
     assert sorted(total) == list(range(0, 20_000, 10))
-    late = windows.add(5 * SECOND, Numbered((5,)), 600 * SECOND)
+    late = windows.extend([(5 * SECOND, Numbered((5,)))], 600 * SECOND)
     assert 5 in late.since(None, 0, 20_000 * SECOND, Numbered()).aggregate.numbers
     assert 5 not in ask(late, 600, 20_000).aggregate.numbers
 
@@ -230,9 +230,28 @@ def test_adding_does_not_change_published_windows():
     shown = repr(published)
     windows = published
     for second in range(500, 1_500):
-        windows = windows.add(second * SECOND, Numbered((second,)), RETENTION)
+        windows = windows.extend([(second * SECOND, Numbered((second,)))], RETENTION)
     assert repr(published) == shown
     assert [ask(published, seconds, 500) for seconds in (10, 60, 500)] == answers
+
+
+@given(
+    pauses=st.lists(st.sampled_from([1, 2, 60, 4_000, 90_000]), min_size=1, max_size=200),
+    cuts=st.lists(st.integers(1, 40), min_size=1),
+    retention_seconds=st.sampled_from([82, 3_600, 10_000_000]),
+)
+def test_slots_that_are_added_together_make_the_same_windows(pauses, cuts, retention_seconds):
+    """How many slots wait before they are added changes no answer."""
+    slots = [(start * SECOND, Numbered((start,))) for start in accumulate(pauses)]
+    retention_ns = retention_seconds * SECOND
+    one_by_one = together = Windows[Numbered]()
+    for slot in slots:
+        one_by_one = one_by_one.extend([slot], retention_ns)
+    sizes = cycle(cuts)
+    while slots:
+        size = next(sizes)
+        together, slots = together.extend(slots[:size], retention_ns), slots[size:]
+    assert together == one_by_one
 
 
 def test_joined_windows_hold_the_records_of_both():
@@ -251,7 +270,7 @@ def test_slots_grow_with_the_logarithm_of_time():
     windows = filled(range(500))
     assert windows.slot_count < 75
     for second in range(500, 2_000):
-        windows = windows.add(second * SECOND, Numbered(), RETENTION)
+        windows = windows.extend([(second * SECOND, Numbered())], RETENTION)
         if second == 1_000:
             assert windows.slot_count < 86
     assert windows.slot_count < 97
@@ -262,7 +281,7 @@ def thirty_days(make, recent: int):
     windows = Windows()
     end = 31 * 86_400
     for second in (*range(0, end - recent, 120), *range(end - recent, end)):
-        windows = windows.add(second * SECOND, make(), RETENTION)
+        windows = windows.extend([(second * SECOND, make())], RETENTION)
         yield windows
 
 

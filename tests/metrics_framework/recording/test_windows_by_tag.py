@@ -431,7 +431,7 @@ def test_an_hour_takes_at_most_twenty_slots():
     windows: RecentWindows[Counted] = RecentWindows()
     most = 0
     for number in range(1_000):
-        windows = windows.add(number * RECENT_SLOT_NS, Counted())
+        windows = windows.extend([(number * RECENT_SLOT_NS, Counted())])
         most = max(most, windows.slot_count)
     assert 12 <= most <= 20
     slots = list(windows.slots())
@@ -451,7 +451,7 @@ def test_slots_of_a_series_hold_all_of_the_last_hour(pauses):
     windows: RecentWindows[Counted] = RecentWindows()
     starts = list(itertools.accumulate(pauses))
     for start in starts:
-        windows = windows.add(start * RECENT_SLOT_NS, Counted())
+        windows = windows.extend([(start * RECENT_SLOT_NS, Counted())])
     slots = list(windows.slots())
     assert len(slots) <= 24
     for (_, end, _), (following, _, _) in itertools.pairwise(slots):
