@@ -13,6 +13,7 @@ from decimal import Decimal
 from functools import cache, lru_cache
 from itertools import accumulate, chain, repeat
 from operator import itemgetter
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from metrics_framework.exposition.names import BASE_UNITS, Escaping, in_base_unit, metric_name, tag_labels
@@ -218,67 +219,92 @@ class UniqueNames:
 
     Args:
         log: Logs families that are left out.
-        owner_of: Returns the owner of one of some names, if families of another source have it.
-        before: The decisions of the last time. They hold until a family is added, removed or renamed, so that
-            the names of all other families need not be compared again.
-
-    Attributes:
-        families: Each family so far, and its exposed names.
-        owners: The places of those that have a name of another source, and its owner.
-        refused: The places of those that are not exposed.
+        taken: Names that families of other sources have, and the owner of each.
     """
 
-    def __init__(
-        self,
-        log: ExpositionLog,
-        owner_of: Callable[[Sequence[str]], str | None] | None = None,
-        before: UniqueNames | None = None,
-    ) -> None:
-        self.families: list[tuple[Named, Sequence[str]]] = []
-        self.owners: dict[int, str] = {}
-        self.refused: set[int] = set()
+    def __init__(self, log: ExpositionLog, taken: Mapping[str, str]) -> None:
+        self._owners: dict[str, object] = {**taken}
         self._log = log
-        self._owner_of = owner_of
-        # Without those before them, which are not needed any more.
-        self._before = None if before is None else (before.families, before.owners, before.refused)
-        self._owners: dict[str, Named] | None = None  # not needed while the decisions of the last time hold
 
-    def admit(self, family: tuple[Named, Sequence[str]]) -> bool:
-        """Return whether no earlier family and no other source has any of a family's names.
-
-        Args:
-            family: The metric or operation, and its exposed names; the same object as the last time unless
-                they changed.
-        """
-        place, names = len(self.families), family[1]
-        self.families.append(family)
-        owner = None if self._owner_of is None else self._owner_of(names)
-        if owner is not None:
-            self.owners[place] = owner
-        if self._before is not None:
-            families, before_owners, refused = self._before
-            if place < len(families) and families[place] is family and before_owners.get(place) == owner:
-                if place in refused:
-                    self.refused.add(place)
-                    return False
-                return True
-            self._before = None
+    def admit(self, named: Named, names: Iterable[str]) -> bool:
+        """Return whether no earlier family and no other source has any of the names of a family."""
         owners = self._owners
-        if owners is None:
-            owners = self._owners = {}
-            for earlier, (named, known) in enumerate(self.families[:-1]):
-                if earlier not in self.refused:
-                    owners.update(dict.fromkeys(known, named))
-        holder = owner
-        if holder is None and not owners.keys().isdisjoint(names):
-            holder = next(str(owners[name]) for name in names if name in owners)
-        if holder is None:
-            for name in names:
-                owners[name] = family[0]
+        if owners.keys().isdisjoint(names):
+            owners.update(dict.fromkeys(names, named))
             return True
-        self._log.warn("a metric is not exposed: its name is taken", metric=str(family[0]), owner=holder)
-        self.refused.add(place)
+        owner = str(next(owners[name] for name in names if name in owners))
+        self._log.warn("a metric is not exposed: its name is taken", metric=str(named), owner=owner)
         return False
+
+
+class ExposedMetric(NamedTuple):
+    """A metric, or one half of an operation, that is exposed.
+
+    Attributes:
+        named: Its name and type.
+        metric: Holds its series.
+        description: Its description.
+        header: The header of its family.
+        names: The exposed names of the family.
+    """
+
+    named: Named
+    metric: Metric
+    description: Description
+    header: FamilyHeader
+    names: Sequence[str]
+
+
+class ExposedMetrics:
+    """The metrics of a store that are exposed: those whose names no other family has. Thread-safe.
+
+    Args:
+        store: The store. Its histograms and timers have buckets from now on.
+        taken: Returns the names that families of other sources have, and the owner of each.
+
+    Attributes:
+        store: The store.
+        log: Logs what cannot be exposed.
+    """
+
+    def __init__(self, store: Store, taken: Callable[[], Mapping[str, str]] | None = None) -> None:
+        store.expose_buckets()
+        self.store = store
+        self.log = ExpositionLog()
+        self._taken = taken
+        self._kept: tuple[object, list[ExposedMetric]] = (None, [])
+
+    def current(self) -> list[ExposedMetric]:
+        """Return the metrics: the same list until one is added, removed or described."""
+        # The version is read first: a description that changes meanwhile has another one.
+        version, metrics = self.store.descriptions_version, self.store.metrics()
+        key = (version, metrics, {} if self._taken is None else self._taken())
+        kept, exposed = self._kept
+        if kept != key:
+            exposed = self._admitted(metrics, key[2], exposed)
+            self._kept = key, exposed
+        return exposed
+
+    def _admitted(
+        self,
+        metrics: Iterable[tuple[Named, Metric]],
+        taken: Mapping[str, str],
+        before: Iterable[ExposedMetric],
+    ) -> list[ExposedMetric]:
+        unique, known = UniqueNames(self.log, taken), {each.metric: each for each in before}
+        exposed: list[ExposedMetric] = []
+        for named, metric in metrics:
+            try:
+                each, description = known.get(metric), self.store.description(named.name)
+                if each is None or each.description != description:
+                    header = family_header(named, description)
+                    names = family_names(named, description.unit, header)
+                    each = ExposedMetric(named, metric, description, header, names)
+                if unique.admit(named, each.names):
+                    exposed.append(each)
+            except Exception as error:  # noqa: BLE001 - the other metrics must be exposed
+                self.log.fail(named, error)
+        return exposed
 
 
 # -- families ----------------------------------------------------------------------------------------------
@@ -288,21 +314,15 @@ class FamilyReader:
     """Reads the families of a store. Labels are kept until a series is added or removed. Thread-safe.
 
     Args:
-        store: The store. Its histograms and timers have buckets from now on.
-        log: Logs families that fail or have the same names, and series with the same or different labels.
-        owner_of: Returns the owner of one of some names, if families of another source have it.
+        exposed: The metrics of the store.
     """
 
-    def __init__(
-        self, store: Store, log: ExpositionLog, owner_of: Callable[[Sequence[str]], str | None] | None = None
-    ) -> None:
-        store.expose_buckets()
-        self.store = store
-        self._log = log
-        self._owner_of = owner_of
+    def __init__(self, exposed: ExposedMetrics) -> None:
+        self.store = exposed.store
+        self._exposed = exposed
+        self._log = exposed.log
         self._kept: dict[Metric, _LabelledSeries] = {}
         self._tag_labels: dict[tuple[object, ...], TagLabels] = {}
-        self._unique: UniqueNames | None = None
 
     def families(self, only: Named | None = None) -> Iterator[Family]:
         """Yield the families with their current values.
@@ -310,43 +330,29 @@ class FamilyReader:
         Args:
             only: The one metric or operation to read; by default all.
         """
-        metrics = self.store.metrics()
-        if only is None:
-            unique = UniqueNames(self._log, self._owner_of, self._unique)
-        else:
-            metrics = [each for each in metrics if each[0] == only]
-            unique = UniqueNames(self._log, self._owner_of)
-        for named, metric in metrics:
+        every = self._exposed.current()
+        for exposed in every if only is None else [each for each in every if each.named == only]:
             try:
-                kept = self._labelled_series(named, metric)
-                samples = _series_samples(kept) if unique.admit(kept.family) else []
+                samples = _series_samples(self._labelled_series(exposed))
             except Exception as error:  # noqa: BLE001 - the other metrics must be exposed
-                self._log.fail(named, error)
+                self._log.fail(exposed.named, error)
                 continue
             if samples:
-                yield Family(kept.header, samples)
-        if only is None:
-            self._unique = unique
-            if len(self._kept) > len(unique.families):
-                for gone in list(self._kept.keys() - {metric for _, metric in metrics}):
-                    self._kept.pop(gone, None)
+                yield Family(exposed.header, samples)
+        if len(self._kept) > len(every):
+            for gone in list(self._kept.keys() - {each.metric for each in every}):
+                self._kept.pop(gone, None)
 
-    def _labelled_series(self, named: Named, metric: Metric) -> _LabelledSeries:
+    def _labelled_series(self, exposed: ExposedMetric) -> _LabelledSeries:
+        metric = exposed.metric
         self.store.expire(metric, metric.series())
         metric.expose()
-        kept, description = self._kept.get(metric), self.store.description(named.name)
+        kept = self._kept.get(metric)
         # Read before the series: if one is added meanwhile, the version changes again.
         version = metric.version
-        if kept is not None and (kept.description is description or kept.description == description):
-            if kept.version is version:
-                return kept
-            header, family = kept.header, kept.family
-        else:
-            header = family_header(named, description)
-            family = named, family_names(named, description.unit, header)
-        series, labels = self._series_with_labels(metric, header)
-        kept = _LabelledSeries(version, description, header, family, series, labels)
-        self._kept[metric] = kept
+        if kept is None or kept.version is not version or kept.exposed is not exposed:
+            kept = _LabelledSeries(version, exposed, *self._series_with_labels(metric, exposed.header))
+            self._kept[metric] = kept
         return kept
 
     def _series_with_labels(
@@ -376,17 +382,18 @@ class _LabelledSeries(NamedTuple):
     """The series of a metric with their labels, for one version of the metric."""
 
     version: object
-    description: Description
-    header: FamilyHeader
-    family: tuple[Named, Sequence[str]]
+    exposed: ExposedMetric
     series: Sequence[Any]
     labels: Sequence[dict[str, str]]
+
+
+NOTHING_TAKEN: Mapping[str, str] = MappingProxyType({})
 
 
 def value_families(
     values: Iterable[MetricValue],
     log: ExpositionLog,
-    owner_of: Callable[[Sequence[str]], str | None] | None = None,
+    taken: Mapping[str, str] = NOTHING_TAKEN,
 ) -> Iterator[Family]:
     """Yield the families of the values of an aggregator.
 
@@ -396,17 +403,17 @@ def value_families(
     Args:
         values: The values.
         log: Logs families with the same names, and series with the same or different labels.
-        owner_of: Returns the owner of one of some names, if families of another source have it.
+        taken: Names that families of other sources have, and the owner of each.
     """
     by_name: dict[tuple[Named, MetricUnit], list[MetricValue]] = {}
     for value in values:
         named = Named(value.name, value.metric_type, bool(value.metadata.get("operation", False)))
         if named.is_operation or named.metric_type is not MetricType.RATE:
             by_name.setdefault((named, value.unit), []).append(value)
-    unique = UniqueNames(log, owner_of)
+    unique = UniqueNames(log, taken)
     for (named, unit), series in by_name.items():
         header = _header(named, unit, str(series[0].metadata.get("help", "")))
-        if unique.admit((named, exposed_names(named, unit))):
+        if unique.admit(named, exposed_names(named, unit)):
             labels = UniqueLabels(named, log)
             samples = [
                 sample
@@ -523,11 +530,11 @@ def replace_unreadable(text: str) -> str:
 
 
 def _series_samples(kept: _LabelledSeries) -> list[Sample]:
-    header, unit, metric_type = kept.header, kept.header.recorded_unit, kept.family[0].metric_type
+    header, metric_type = kept.exposed.header, kept.exposed.named.metric_type
     if metric_type in (MetricType.COUNTER, MetricType.GAUGE):
         name = f"{header.name}_total" if header.type == "counter" else header.name
         values = read_values(kept.series)
-        samples = _make_samples(repeat(name), kept.labels, in_base_units(values, unit))
+        samples = _make_samples(repeat(name), kept.labels, in_base_units(values, header.recorded_unit))
         if all(values):
             return samples
         # A series without records also reads as 0.

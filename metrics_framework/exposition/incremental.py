@@ -13,19 +13,16 @@ from typing import NamedTuple
 
 from metrics_framework.exposition.families import (
     MAX_SHARED_LABELS,
+    ExposedMetric,
+    ExposedMetrics,
     ExpositionLog,
-    FamilyHeader,
     UniqueLabels,
-    UniqueNames,
     family_header,
-    family_names,
     series_labels,
 )
 from metrics_framework.exposition.names import Escaping
 from metrics_framework.exposition.text import Format, LabelPattern, LineWriter, line_writer, pattern_of
-from metrics_framework.recording import Description, Store
 from metrics_framework.recording.engine import Series, TagSet, read_versions
-from metrics_framework.recording.exposed_names import Named
 from metrics_framework.recording.metric import Metric
 
 BLOCK_LINES = 256
@@ -67,16 +64,13 @@ class Block:
         cached = self._cached_openmetrics if apart else self._cached
         if cached is not None and cached[0] == versions:
             return cached[1]
-        text = self._write(format)
+        text = self._lines.render(self._prepared, self.series, format).encode()
         # Replaced in one step: other threads may read it. Writing may have found that the formats differ.
         if is_openmetrics and self._lines.formats_differ:
             self._cached_openmetrics = versions, text
         else:
             self._cached = versions, text
         return text
-
-    def _write(self, format: Format) -> bytes:
-        return self._lines.render(self._prepared, self.series, format).encode()
 
 
 class MetricBlocks(NamedTuple):
@@ -102,9 +96,7 @@ class MetricText:
     State that threads share is replaced in one step and is correct each time.
 
     Args:
-        named: Its name and type.
-        metric: Holds its series.
-        description: Its description.
+        exposed: The metric.
         constants: The constant tags of the store.
         log: Logs different tags, and series with the same labels.
         escaping: How names outside the classic character set are written.
@@ -112,25 +104,39 @@ class MetricText:
             format itself, and escaping.
     """
 
+    __slots__ = (
+        "_blocks",
+        "_constants",
+        "_escaping",
+        "_lines",
+        "_log",
+        "_openmetrics_header",
+        "_patterns",
+        "_size",
+        "_text_header",
+        "exposed",
+        "header",
+        "metric",
+    )
+
     def __init__(
         self,
-        named: Named,
-        metric: Metric,
-        description: Description,
+        exposed: ExposedMetric,
         constants: Mapping[str, str],
         log: ExpositionLog,
         escaping: Escaping,
         patterns: dict[tuple[object, ...], LabelPattern],
     ) -> None:
-        self.metric = metric
-        self.description = description
-        self.header: FamilyHeader = family_header(named, description, escaping)
-        self.family = named, family_names(named, description.unit, self.header)
+        self.exposed = exposed
+        self.metric = exposed.metric
+        self.header = exposed.header
+        if escaping is Escaping.ALLOW_UTF_8:
+            self.header = family_header(exposed.named, exposed.description, escaping)
         self._escaping = escaping
         self._constants = constants
         self._patterns = patterns
         self._log = log
-        self._lines = line_writer(named.metric_type, self.header)
+        self._lines = line_writer(exposed.named.metric_type, self.header)
         self._size = max(BLOCK_LINES // self._lines.lines_per_series, 1)
         self._blocks = _NO_BLOCKS
         self._text_header = self._openmetrics_header = b""
@@ -152,7 +158,8 @@ class MetricText:
                 expire(metric, block.series)
                 text = block.text(format)
                 if header and text:
-                    text, header = header + text, b""
+                    yield header
+                    header = b""
                 yield text
 
     def _header_lines(self, format: Format) -> bytes:
@@ -260,7 +267,7 @@ class MetricText:
         tag_sets: Mapping[tuple[str, ...], TagSet],
     ) -> Generator[bytes, None, dict[tuple[str, ...], list[Block]]]:
         """Return all series in blocks, without series whose labels another series already has."""
-        unique = UniqueLabels(self.family[0], self._log)
+        unique = UniqueLabels(self.exposed.named, self._log)
         groups: dict[tuple[str, ...], list[Block]] = {}
         for names, tag_set in tag_sets.items():
             members = tag_set.series()
@@ -285,24 +292,15 @@ class IncrementalWriter:
     It never blocks a record. Each series has the numbers of the moment when its line is written.
 
     Args:
-        store: The store. Its histograms and timers have buckets from now on.
-        log: Logs what cannot be exposed; by default a new log.
-        owner_of: Returns the owner of one of some names, if families of another source have it.
+        exposed: The metrics of the store.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        log: ExpositionLog | None = None,
-        owner_of: Callable[[Sequence[str]], str | None] | None = None,
-    ) -> None:
-        store.expose_buckets()
-        self.store = store
-        self._log = ExpositionLog() if log is None else log
-        self._owner_of = owner_of
+    def __init__(self, exposed: ExposedMetrics) -> None:
+        self.store = exposed.store
+        self._exposed = exposed
+        self._log = exposed.log
         self._texts: dict[Metric, MetricText] = {}
         self._utf_8_texts: dict[Metric, MetricText] = {}
-        self._unique: UniqueNames | None = None
         self._patterns: dict[tuple[object, ...], LabelPattern] = {}
 
     def chunks(
@@ -338,35 +336,31 @@ class IncrementalWriter:
         names: frozenset[str] | None = None,
     ) -> Iterator[bytes]:
         """Yield the text in pieces of any size, for callers that need all of it at once; see `chunks`."""
-        unique, expire = UniqueNames(self._log, self._owner_of, self._unique), self.store.expire
-        metrics = self.store.metrics()
-        for named, metric in metrics:
+        exposed, expire = self._exposed.current(), self.store.expire
+        for each in exposed:
+            if names is not None and names.isdisjoint(each.names):
+                continue
             try:
-                text = self._text(named, metric, escaping)
-                is_admitted = unique.admit(text.family)
-                if is_admitted and (names is None or not names.isdisjoint(text.family[1])):
-                    yield from text.pieces(format, expire)
+                yield from self._text(each, escaping).pieces(format, expire)
             except Exception as error:  # noqa: BLE001 - the other metrics must be exposed
-                self._log.fail(named, error)
-        self._unique = unique
-        if len(self._texts) + len(self._utf_8_texts) > len(unique.families):
-            current = {metric for _, metric in metrics}
+                self._log.fail(each.named, error)
+        if len(self._texts) + len(self._utf_8_texts) > len(exposed):
+            current = {each.metric for each in exposed}
             for texts in (self._texts, self._utf_8_texts):
                 for gone in list(texts.keys() - current):
                     texts.pop(gone, None)
 
-    def _text(self, named: Named, metric: Metric, escaping: Escaping) -> MetricText:
+    def _text(self, exposed: ExposedMetric, escaping: Escaping) -> MetricText:
         # Classic names have the same text for every scraper, which is kept once.
         texts = self._texts
-        if escaping is Escaping.ALLOW_UTF_8 and not _has_classic_names(metric, self.store.tags):
+        if escaping is Escaping.ALLOW_UTF_8 and not _has_classic_names(exposed.metric, self.store.tags):
             texts = self._utf_8_texts
         else:
             escaping = Escaping.VALUES
-        text, description = texts.get(metric), self.store.description(named.name)
-        if text is None or (text.description is not description and text.description != description):
-            tags, log, patterns = self.store.tags, self._log, self._patterns
-            text = MetricText(named, metric, description, tags, log, escaping, patterns)
-            texts[metric] = text
+        text = texts.get(exposed.metric)
+        if text is None or text.exposed is not exposed:
+            text = MetricText(exposed, self.store.tags, self._log, escaping, self._patterns)
+            texts[exposed.metric] = text
         return text
 
 

@@ -13,12 +13,13 @@ import math
 import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from enum import Enum
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import accumulate, chain
 from operator import itemgetter
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from metrics_framework.exposition.families import (
+    NOTHING_TAKEN,
     ExpositionLog,
     Family,
     FamilyHeader,
@@ -160,11 +161,14 @@ class LineWriter(Protocol):
 
     Attributes:
         lines_per_series: The approximate number of lines of a series.
-        formats_differ: Whether some of its text may depend on the format.
     """
 
-    lines_per_series: int
-    formats_differ: bool
+    lines_per_series: ClassVar[int]
+
+    @property
+    def formats_differ(self) -> bool:
+        """Whether some of its text may depend on the format."""
+        ...
 
     def prepare(self, labels: Sequence[str]) -> Any:
         """Return the unchanging part of the lines of some series."""
@@ -184,12 +188,14 @@ class LineWriter(Protocol):
 class NumberWriter:
     """Writes counters and gauges: one line for each series."""
 
-    lines_per_series = 1
+    __slots__ = ("_labelled", "_scale", "_unlabelled")
+
+    lines_per_series: ClassVar[int] = 1
     formats_differ = False
 
     def __init__(self, name: str, header: FamilyHeader) -> None:
         self._labelled, self._unlabelled = line_starts(name)
-        self._scale = _UnitScale(header.recorded_unit)
+        self._scale = _unit_scale(header.recorded_unit)
 
     def prepare(self, labels: Sequence[str]) -> str:
         """Return the unchanging part of the lines of some series."""
@@ -214,13 +220,16 @@ class HistogramWriter:
     OpenMetrics 1.0 allows no count without a sum. There, the bucket ``+Inf`` has the count.
     """
 
-    lines_per_series = 20
+    __slots__ = ("_layout", "_name", "_scale", "_unit", "formats_differ")
+
+    lines_per_series: ClassVar[int] = 20
 
     def __init__(self, header: FamilyHeader) -> None:
         self.formats_differ = False  # until there is a sum that can fall
         self._name = header.name
         self._unit = header.recorded_unit
-        self._scale = _UnitScale(header.recorded_unit)
+        self._scale = _unit_scale(header.recorded_unit)
+        self._layout: tuple[tuple[float, ...], _Layout] = (), _layout((), self._unit, False)
 
     def prepare(self, labels: Sequence[str]) -> Sequence[str]:
         """Return the labels. All lines of each series would take too much memory."""
@@ -229,16 +238,15 @@ class HistogramWriter:
     def render(self, prepared: Sequence[str], series: Sequence[Any], format: Format) -> str:
         """Return the lines of some series with their current numbers; see `LineWriter.render`."""
         texts: list[str] = []
-        known: Any = None
-        layout: _Layout | None = None
+        known, layout = self._layout
         pattern = named = ""
         for labels, one in zip(prepared, series, strict=True):
             state: Any = read_counts(one)
             if state is None:
                 continue
             distribution, (bounds, counts, total) = state
-            if layout is None or known is not bounds:  # either all series of a block have labels, or none has
-                known, layout = bounds, _layout(bounds, self._unit, labels != "")
+            if known is not bounds or layout.has_labels != bool(labels):
+                known, layout = self._layout = bounds, _layout(bounds, self._unit, bool(labels))
             cumulated = [*accumulate(counts)]
             values = cumulated if layout.pick is None else layout.pick(cumulated)
             if has_sum(bounds, distribution.min):
@@ -271,12 +279,14 @@ class _Layout(NamedTuple):
         buckets: The lines of the buckets.
         with_count: The same and the line of the count.
         with_sum: The same and the line of the sum.
+        has_labels: Whether there is a place for labels.
         pick: Selects the counts of the buckets, if some bounds are equal in the base unit.
     """
 
     buckets: str
     with_count: str
     with_sum: str
+    has_labels: bool
     pick: Callable[[list[int]], Sequence[int]] | None
 
 
@@ -290,13 +300,15 @@ def _layout(bounds: tuple[float, ...], unit: MetricUnit, has_labels: bool) -> _L
     if len(places) <= len(bounds):
         chosen = [*places.values()]
         pick = itemgetter(*chosen) if len(chosen) > 1 else lambda counts: (counts[chosen[0]],)
-    return _Layout(buckets, with_count, f"{with_count}\1_sum{labels} %s\n", pick)
+    return _Layout(buckets, with_count, f"{with_count}\1_sum{labels} %s\n", has_labels, pick)
 
 
 class OutcomeWriter:
     """Writes the outcomes of operations: a line for successes, and one for each error type."""
 
-    lines_per_series = 3
+    __slots__ = ("_start",)
+
+    lines_per_series: ClassVar[int] = 3
     formats_differ = False
 
     def __init__(self, header: FamilyHeader) -> None:
@@ -314,10 +326,14 @@ class OutcomeWriter:
             outcomes = one.state()
             if outcomes is None:
                 continue
-            counts = failure_counts(outcomes.failures)
             patterns.append(
                 f'{start}outcome="success",error_type=""}} %s\n{start}outcome="failure",error_type=""}} %s\n'
             )
+            failures = outcomes.failures
+            if not failures:
+                values += (outcomes.successes, 0)
+                continue
+            counts = failure_counts(failures)
             values += (outcomes.successes, counts.pop(""))
             for error_type, number in counts.items():
                 text = escape_quoted(error_type).replace("%", "%%")
@@ -369,6 +385,11 @@ class _UnitScale:
         return [_float_text(in_base_unit(value, self._unit)) for value in values]
 
 
+@cache
+def _unit_scale(unit: MetricUnit) -> _UnitScale:
+    return _UnitScale(unit)
+
+
 def _float_text(value: float) -> float | str:
     return value if math.isfinite(value) else "+Inf" if value > 0 else "-Inf"
 
@@ -397,10 +418,10 @@ _VALUES_LOG = ExpositionLog()
 def to_prometheus(
     values: Iterable[MetricValue],
     log: ExpositionLog | None = None,
-    owner_of: Callable[[Sequence[str]], str | None] | None = None,
+    taken: Mapping[str, str] = NOTHING_TAKEN,
 ) -> str:
     """Return the values of any aggregator in text format 0.0.4; see `value_families`."""
-    families = value_families(values, log or _VALUES_LOG, owner_of)
+    families = value_families(values, log or _VALUES_LOG, taken)
     return "".join(family_text(family, Format.TEXT) for family in families)
 
 

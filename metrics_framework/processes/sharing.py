@@ -698,15 +698,16 @@ class SharedStore:
         if metric is None and name not in state.descriptions:
             unit = None if described.unit is None else MetricUnit(described.unit)
             law: Any = described.law or "latest"
-            state.descriptions[name] = Description(
+            description = Description(
                 unit,
                 described.help,
                 law,
                 window_by=described.window_by,
                 is_merge_given=described.law is not None,
             )
+            state.set_description(name, description)
             if described.bounds != state.bounds(name, key.kind.metric_type):
-                state.descriptions[name] = replace(state.descriptions[name], buckets=described.bounds)
+                state.set_description(name, replace(description, buckets=described.bounds))
         if metric is None:
             metric = namespace.adopt(key.kind, name)
         if metric.kind is not key.kind:

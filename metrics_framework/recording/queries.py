@@ -74,6 +74,11 @@ class Queries:
         """Return the description of a metric, or the defaults."""
         return self._state.describe(name)
 
+    @property
+    def descriptions_version(self) -> object:
+        """Another object after each change of a description."""
+        return self._state.descriptions_version
+
     def summary(
         self, name: str, window: timedelta | None = None, tags: Mapping[str, str] | None = None
     ) -> Summary:

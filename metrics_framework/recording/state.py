@@ -35,7 +35,7 @@ MAX_SHARED_TEXTS = 1_024
 """How many tag values a store remembers, so that series share them."""
 
 SLOTS_AT_ONCE = 8
-"""How many closed slots of a name are moved into its windows at once. One by one takes three times as long."""
+"""How many closed slots of a name are moved into its windows at once: one by one takes longer."""
 
 MAX_NOTICES = 100
 """How many warnings of one event are logged at most."""
@@ -258,6 +258,7 @@ class StoreState:
         self.expire_ns = None if expire_after is None else nanoseconds(expire_after)
         self.cardinality = Cardinality(budgets, self.core, self.notice)
         self.descriptions: dict[str, Description] = {}
+        self.descriptions_version = object()
         self.ruled: dict[str, Ruled] = {}
         self.default_buckets: tuple[float, ...] | Literal["by_unit"] = ()
         self.name_registries: tuple[NameRegistry, ...] = ()
@@ -372,6 +373,11 @@ class StoreState:
             fields = self._notices.pop(key, None)
             if fields is not None:  # otherwise another thread was faster
                 log_event("warning", **fields)
+
+    def set_description(self, name: str, description: Description) -> None:
+        """Describe a name."""
+        self.descriptions[name] = description
+        self.descriptions_version = object()
 
     def describe(self, name: str) -> Description:
         """Return the description of a name; the fields that a rule sets win."""

@@ -319,13 +319,13 @@ class Store(Queries):
         metrics = [metric for names in self.namespaces if (metric := names.get(name)) is not None]
         for metric in metrics if "window_by" in fields else ():
             _check_window_by(metric, description.window_by)
-        state.descriptions[name] = description
+        state.set_description(name, description)
         metric = self._metrics.get(name)
         if metric is not None:
             try:
                 self._metrics.register(metric.named)
             except InvalidInputError:
-                state.descriptions[name] = before
+                state.set_description(name, before)
                 self._metrics.register(metric.named)
                 raise
         for metric in metrics:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any, Protocol, cast, runtime_checkable
 from weakref import WeakKeyDictionary
 
@@ -11,7 +12,7 @@ from prometheus_client.registry import REGISTRY, CollectorRegistry
 
 from metrics_adapters.in_memory import InMemoryCollector
 from metrics_framework.errors import InvalidInputError, UnknownMetricError, nearest
-from metrics_framework.exposition.families import ExpositionLog, FamilyReader, exposed_names
+from metrics_framework.exposition.families import ExposedMetrics, FamilyReader, exposed_names
 from metrics_framework.exposition.incremental import IncrementalWriter
 from metrics_framework.recording import Store
 from metrics_framework.recording.exposed_names import Named, NameOwners, NameRegistry
@@ -125,9 +126,9 @@ class RegisteredStore:
 
     def __init__(self, store: Store, registry: CollectorRegistry) -> None:
         self.store = store
-        log, owner_of = ExpositionLog(), RegistryNames(registry, store).owner
-        self._reader = FamilyReader(store, log, owner_of)
-        self.writer = IncrementalWriter(store, log, owner_of)
+        exposed = ExposedMetrics(store, partial(taken_names, registry, store))
+        self._reader = FamilyReader(exposed)
+        self.writer = IncrementalWriter(exposed)
         """Writes the text of the families, also in formats that prometheus_client does not know."""
 
     def describe(self) -> Iterable[Metric]:
@@ -187,30 +188,23 @@ _NAME_OWNERS: WeakKeyDictionary[CollectorRegistry, NameOwners] = WeakKeyDictiona
 """The exposed names of the stores on each registry."""
 
 
-class RegistryNames:
-    """The exposed names on a registry that do not belong to a store.
+def taken_names(registry: CollectorRegistry, store: Store | None) -> dict[str, str]:
+    """Return the exposed names on a registry that other collectors and other stores have, and their owners.
 
     Args:
         registry: The registry.
-        store: The store, if any.
+        store: The store whose own names are left out, if any.
     """
-
-    def __init__(self, registry: CollectorRegistry, store: Store | None) -> None:
-        # The attribute is private, but the same in prometheus_client 0.21 to 0.26.
-        self._taken: Mapping[str, object] = getattr(registry, "_names_to_collectors", {})
-        self._owners = _NAME_OWNERS.setdefault(registry, {})
-        self._store = store
-
-    def owner(self, names: Iterable[str]) -> str | None:
-        """Return the owner of the first of some exposed names that another collector or store has."""
-        own = () if self._store is None else self._store.name_registries
-        for name in names:
-            if name in self._taken:
-                return "prometheus_client"
-            owner = self._owners.get(name)
-            if owner is not None and owner[0] not in own:
-                return str(owner[1])
-        return None
+    taken: dict[str, str] = {}
+    owners = _NAME_OWNERS.get(registry)
+    for other in registered_stores(registry):
+        for names in other.store.name_registries if other.store is not store else ():
+            if names.owners is owners:
+                for named, exposed in names.by_metric():
+                    taken.update(dict.fromkeys(exposed, str(named)))
+    # The attribute is private, but the same in prometheus_client 0.21 to 0.26.
+    taken.update(dict.fromkeys(list(getattr(registry, "_names_to_collectors", ())), "prometheus_client"))
+    return taken
 
 
 def check_registry(registry: object) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from prometheus_client.registry import CollectorRegistry
 
-from metrics_adapters.prometheus.collector import RegistryNames, check_registry
+from metrics_adapters.prometheus.collector import check_registry, taken_names
 from metrics_adapters.prometheus.registry_text import render_registry, without_timestamps
 from metrics_framework.capabilities import Callbacks, HasCallbacks, HasCollector, HasStore
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.exposition.families import ExpositionLog, exposed_names
+from metrics_framework.exposition.families import ExposedMetrics, ExpositionLog, exposed_names
 from metrics_framework.exposition.formats import each_value
 from metrics_framework.exposition.incremental import IncrementalWriter
 from metrics_framework.exposition.names import Escaping
@@ -47,9 +48,9 @@ class Exposition:
     def __init__(self, store: Store, registry: CollectorRegistry | None = None) -> None:
         self.store = store
         self.registry = registry
-        self._log = ExpositionLog()
-        owner_of = None if registry is None else RegistryNames(registry, store).owner
-        self._writer = IncrementalWriter(store, self._log, owner_of)
+        exposed = ExposedMetrics(store, None if registry is None else partial(taken_names, registry, store))
+        self._log = exposed.log
+        self._writer = IncrementalWriter(exposed)
 
     def render(
         self,
@@ -195,7 +196,7 @@ class TextWithoutTimestamps:
         registry, log = self._registry, self._log
         if registry is None:
             return to_prometheus(each_value(system.aggregator), log).encode()
-        own = to_prometheus(each_value(system.aggregator), log, RegistryNames(registry, None).owner)
+        own = to_prometheus(each_value(system.aggregator), log, taken_names(registry, None))
         return own.encode() + without_timestamps(render_registry(registry, None, Format.TEXT, log))
 
     def _reused_exposition(self, metrics: Target) -> Exposition:

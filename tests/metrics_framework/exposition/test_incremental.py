@@ -25,10 +25,10 @@ from metrics_adapters.prometheus import PrometheusCollector
 from metrics_adapters.prometheus.targets import Exposition
 from metrics_framework.clock import ManualClock
 from metrics_framework.exposition import incremental
-from metrics_framework.exposition.families import ExpositionLog, FamilyReader
-from metrics_framework.exposition.incremental import BLOCK_LINES, Block
+from metrics_framework.exposition.families import ExposedMetrics, FamilyReader
+from metrics_framework.exposition.incremental import BLOCK_LINES, MetricText
 from metrics_framework.exposition.names import Escaping
-from metrics_framework.exposition.text import Format, family_text
+from metrics_framework.exposition.text import Format, NumberWriter, family_text
 from metrics_framework.recording import Budgets, Store
 from metrics_framework.values import MetricUnit
 
@@ -75,15 +75,15 @@ def collector(store) -> InMemoryCollector:
 
 @pytest.fixture
 def written(monkeypatch) -> list[int]:
-    """Return a list to which the sizes of rendered blocks are appended."""
+    """Return a list to which the sizes of rendered blocks of counters and gauges are appended."""
     sizes: list[int] = []
-    original = Block._write
+    original = NumberWriter.render
 
-    def write(block, format):
-        sizes.append(len(block.series))
-        return original(block, format)
+    def render(writer, prepared, series, format):
+        sizes.append(len(series))
+        return original(writer, prepared, series, format)
 
-    monkeypatch.setattr(Block, "_write", write)
+    monkeypatch.setattr(NumberWriter, "render", render)
     return sizes
 
 
@@ -141,7 +141,7 @@ def test_every_writer_writes_the_same_text(calls, constants, descriptions, is_re
     store = Store(ManualClock(), tags=constants, on_error="log")
     if is_registered:  # otherwise names may collide
         PrometheusCollector(CollectorRegistry(), store)
-    exposition, reader = Exposition(store), FamilyReader(store, ExpositionLog())
+    exposition, reader = Exposition(store), FamilyReader(ExposedMetrics(store))
     parts = InMemoryCollector(store), InMemoryTimer(store), InMemoryTracker(store)
     for call in calls:
         call(*parts)
@@ -326,7 +326,7 @@ def test_names_may_be_taken_and_freed(data):
     """After any sequence of metrics that share exposed names, the text equals that of new writers."""
     store = Store(ManualClock())
     collector, registry = InMemoryCollector(store), CollectorRegistry()
-    exposition, reader = Exposition(store, registry), FamilyReader(store, ExpositionLog())
+    exposition, reader = Exposition(store, registry), FamilyReader(ExposedMetrics(store))
     theirs = Gauge("a_b", "Theirs.", registry=registry)
     registry.unregister(theirs)
     is_taken = False
@@ -346,7 +346,7 @@ def test_names_may_be_taken_and_freed(data):
             exposition.render(escaping=escaping)
         plain = "".join(family_text(family, Format.TEXT) for family in reader.families())
         assert plain == "".join(
-            family_text(family, Format.TEXT) for family in FamilyReader(store, ExpositionLog()).families()
+            family_text(family, Format.TEXT) for family in FamilyReader(ExposedMetrics(store)).families()
         )
         assert plain.encode() == Exposition(store).render()
     for escaping in Escaping:
@@ -462,8 +462,12 @@ def test_a_failing_metric_affects_no_other(collector, monkeypatch, caplog):
         collector.increment(name)
     exposition = Exposition(collector.store)
     exposition.render()
-    (broken,) = [text for metric, text in exposition._writer._texts.items() if metric.name == "b"]
-    monkeypatch.setattr(broken, "pieces", lambda format, expire: 1 / 0)
+    pieces = MetricText.pieces
+    monkeypatch.setattr(
+        MetricText,
+        "pieces",
+        lambda text, *args: 1 / 0 if text.metric.name == "b" else pieces(text, *args),
+    )
     assert set(ours(exposition)) == {"a", "c"}
     assert "ZeroDivisionError" in caplog.text
 
