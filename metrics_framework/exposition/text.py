@@ -220,7 +220,7 @@ class HistogramWriter:
     OpenMetrics 1.0 allows no count without a sum. There, the bucket ``+Inf`` has the count.
     """
 
-    __slots__ = ("_layout", "_name", "_scale", "_unit", "formats_differ")
+    __slots__ = ("_layout", "_name", "_named", "_scale", "_unit", "formats_differ")
 
     lines_per_series: ClassVar[int] = 20
 
@@ -229,7 +229,9 @@ class HistogramWriter:
         self._name = header.name
         self._unit = header.recorded_unit
         self._scale = _unit_scale(header.recorded_unit)
+        # Those of the last series, which most others share.
         self._layout: tuple[tuple[float, ...], _Layout] = (), _layout((), self._unit, False)
+        self._named = "", ""
 
     def prepare(self, labels: Sequence[str]) -> Sequence[str]:
         """Return the labels. All lines of each series would take too much memory."""
@@ -239,7 +241,7 @@ class HistogramWriter:
         """Return the lines of some series with their current numbers; see `LineWriter.render`."""
         texts: list[str] = []
         known, layout = self._layout
-        pattern = named = ""
+        pattern, named = self._named
         for labels, one in zip(prepared, series, strict=True):
             state: Any = read_counts(one)
             if state is None:
@@ -258,7 +260,7 @@ class HistogramWriter:
                 else:
                     lines, numbers = layout.buckets, tuple(values)
             if pattern is not lines:
-                pattern, named = lines, self._with_name(lines)
+                pattern, named = self._named = lines, self._with_name(lines)
             texts.append((named.replace("\0", labels) if labels else named) % numbers)
         return "".join(texts)
 

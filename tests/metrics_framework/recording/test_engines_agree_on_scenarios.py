@@ -417,5 +417,5 @@ def test_engines_agree_on_everything(play):
 @pytest.mark.soak
 @pytest.mark.timeout(7_200)
 def test_engines_agree_on_thousands_of_scenarios(play, soak):
-    """Twenty thousand scenarios, each with all reads at its end."""
+    """Ten thousand scenarios, each with all reads at its end."""
     examine(play, soak(10_000))
