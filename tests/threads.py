@@ -1,10 +1,11 @@
-"""The threads that a test has started, and the end of what it leaves behind: background work and systems."""
+"""Threads of tests: running many at once, finding new ones, and ending what a test leaves behind."""
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from metrics_framework.export import exporter
@@ -21,6 +22,38 @@ def _start_and_remember(self: Background) -> None:
 
 
 Background._start = _start_and_remember  # type: ignore[method-assign]
+
+
+@contextmanager
+def switching(seconds: float = 1e-6) -> Iterator[None]:
+    """Make the interpreter switch threads as often as it can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(seconds)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def together(*works: Callable[[], object]) -> None:
+    """Run all of these at the same time, each in a thread; raise their first error."""
+    barrier = threading.Barrier(len(works))
+    errors: list[BaseException] = []
+
+    def run(work: Callable[[], object]) -> None:
+        barrier.wait()
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - it is raised again below
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=[work], daemon=True) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()  # the time-out of the test ends a thread that hangs
+    if errors:
+        raise errors[0]
 
 
 def new_threads(*names: str) -> list[threading.Thread]:

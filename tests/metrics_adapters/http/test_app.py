@@ -15,6 +15,7 @@ from starlette.routing import Mount
 from metrics_adapters.asgi import make_app
 from metrics_adapters.http.request_runner import MAX_CONCURRENT_REQUESTS
 from metrics_adapters.null import NullMonitor
+from metrics_adapters.prometheus import make_asgi_app
 from metrics_framework import MetricsSystem, Thresholds
 from metrics_framework.errors import InvalidInputError
 from metrics_framework.runtime.event_loops import checkpoint, run_until_first
@@ -220,9 +221,10 @@ def test_other_methods_are_not_allowed(system):
         assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD")
 
 
-def test_it_answers_lifespan_events(system):
+@pytest.mark.parametrize("make", [make_app, make_asgi_app])
+def test_it_answers_lifespan_events(make, system):
     """A WebSocket is rejected, and an unknown scope type is an error."""
-    app = make_app(system)
+    app = make(system)
 
     def live(kind, *received):
         sent, coming = [], iter(received)

@@ -21,7 +21,6 @@ from metrics_adapters.http import scrape as scrape_module
 from metrics_adapters.prometheus import make_asgi_app
 from metrics_adapters.prometheus.targets import Exposition
 from metrics_framework import MetricsSystem
-from metrics_framework.errors import InvalidInputError
 from metrics_framework.recording import Store
 from metrics_framework.runtime.event_loops import checkpoint, create_event, run_within
 
@@ -160,29 +159,6 @@ def test_repeated_headers_are_joined(metrics):
     headers = [(b"accept", b"text/plain;q=0.5"), (b"accept", b"application/openmetrics-text")]
     asyncio.run(make_asgi_app(metrics)(scope(headers=headers), never, send))
     assert dict(sent[0]["headers"])[b"content-type"].startswith(b"application/openmetrics-text")
-
-
-def test_it_answers_lifespan_events(metrics):
-    """A WebSocket is rejected, and an unknown scope type is an error."""
-    app = make_asgi_app(metrics)
-
-    def talk(kind, *received):
-        sent, coming = [], iter(received)
-
-        async def receive():
-            return {"type": next(coming)}
-
-        async def send(message):
-            sent.append(message["type"])
-
-        asyncio.run(app({"type": kind}, receive, send))
-        return sent
-
-    life = ("lifespan.startup", "lifespan.shutdown")
-    assert talk("lifespan", *life) == [f"{event}.complete" for event in life]
-    assert talk("websocket", "websocket.connect") == ["websocket.close"]
-    with pytest.raises(InvalidInputError, match=r"'carrier\.pigeon' is not supported"):
-        talk("carrier.pigeon")
 
 
 # -- failing and slow scrapes ------------------------------------------------------------------------------

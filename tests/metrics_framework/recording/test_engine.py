@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from enum import Enum, IntEnum
+from functools import partial
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
@@ -26,6 +27,7 @@ from metrics_framework.errors import UnknownTimerError
 from metrics_framework.recording import aggregates
 from metrics_framework.recording import distribution as reference
 from metrics_framework.values import MetricUnit, TimingResult
+from tests.threads import switching, together
 
 SECOND = 1_000_000_000
 START = 1_600 * SECOND  # the start of a slot of 16 seconds, too
@@ -3088,27 +3090,8 @@ def test_the_collector_may_record(rig):
 
 def in_threads(number: int, work: Callable[[int], None]) -> None:
     """Run ``work`` in several threads at the same time."""
-    errors: list[BaseException] = []
-
-    def run(each: int) -> None:
-        try:
-            work(each)
-        except BaseException as error:  # noqa: BLE001 - raised again below
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(each,), daemon=True) for each in range(number)]
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-            assert not thread.is_alive(), "a thread waits for something"
-    finally:
-        sys.setswitchinterval(interval)
-    if errors:
-        raise errors[0]
+    with switching(1e-5):
+        together(*[partial(work, each) for each in range(number)])
 
 
 def test_threads_lose_nothing(rig):

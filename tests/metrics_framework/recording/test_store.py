@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import random
 import statistics
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -21,6 +21,7 @@ from metrics_framework.clock import ManualClock
 from metrics_framework.errors import InvalidInputError, MetricTypeError, UnknownMetricError
 from metrics_framework.recording import Store
 from metrics_framework.values import MetricType, MetricUnit
+from tests.threads import switching, together
 
 COUNTER_KEYS = {"count", "seconds", "sum", "rate", "total"}
 GAUGE_KEYS = {"count", "seconds", "last", "avg", "min", "max"}
@@ -710,37 +711,8 @@ def test_a_distribution_is_that_of_all_series_together(views):
         store.distribution("sise")
 
 
-@pytest.fixture
-def switching():
-    """Let the interpreter switch threads as often as it can."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
-
-
-def in_threads(work: Callable[[int], None]) -> None:
-    """Run work in threads that start at the same time, and raise their first error."""
-    barrier, failures = threading.Barrier(THREADS), []
-
-    def run(number: int) -> None:
-        barrier.wait()
-        try:
-            work(number)
-        except BaseException as error:  # noqa: BLE001 - it is raised again below, in the test's own thread
-            failures.append(error)
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
-
-
 @pytest.mark.parametrize("rounds", [ROUNDS, pytest.param(10 * ROUNDS, marks=pytest.mark.heavy)])
-def test_totals_are_exact_under_threads(switching, rounds):
+def test_totals_are_exact_under_threads(rounds):
     """Eight threads that record with every instrument lose nothing and count nothing twice."""
     store = Store()
     collector, timer, tracker = InMemoryCollector(store), InMemoryTimer(store), InMemoryTracker(store)
@@ -757,7 +729,8 @@ def test_totals_are_exact_under_threads(switching, rounds):
             tracker.record_success("operation")
             tracker.record_failure("operation", f"error {round_ % 3}")
 
-    in_threads(work)
+    with switching():
+        together(*[partial(work, number) for number in range(THREADS)])
     number = THREADS * rounds
     assert store.summary("shared")["total"] == number
     values = [random.Random(thread) for thread in range(THREADS)]
@@ -776,7 +749,7 @@ def test_totals_are_exact_under_threads(switching, rounds):
     assert store.recorded == 8 * number
 
 
-def test_moves_of_a_gauge_add_up_under_threads(switching):
+def test_moves_of_a_gauge_add_up_under_threads():
     """Increments and decrements of several threads cancel out."""
     store = Store()
     collector = InMemoryCollector(store)
@@ -787,13 +760,14 @@ def test_moves_of_a_gauge_add_up_under_threads(switching):
             collector.increment("running")
             collector.decrement("running")
 
-    in_threads(work)
+    with switching():
+        together(*[partial(work, number) for number in range(THREADS)])
     summary = store.summary("running")
     assert (summary["last"], summary["count"]) == (0, 2 * THREADS * ROUNDS + 1)
     assert 0 <= summary["min"] <= summary["max"] <= THREADS
 
 
-def test_reads_are_never_torn(switching):
+def test_reads_are_never_torn():
     """Beside other threads' records, count, sum and extremes of a reading are of the same records."""
     store = Store()
     collector, tracker = InMemoryCollector(store), InMemoryTracker(store)
@@ -823,7 +797,8 @@ def test_reads_are_never_torn(switching):
                 )
             assert store.outcomes("operation", MINUTE).success_rate == 1.0
 
-    in_threads(work)
+    with switching():
+        together(*[partial(work, number) for number in range(THREADS)])
     assert reads >= 20
 
 

@@ -32,6 +32,7 @@ from metrics_framework import MetricsSystem
 from metrics_framework.clock import ManualClock
 from metrics_framework.recording import Store
 from tests.metrics_framework.recording.test_fork import in_a_child
+from tests.threads import switching, together
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(7_200)]
 
@@ -49,38 +50,6 @@ needs_signals = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="there
 
 class SignalInterrupt(BaseException):
     """Raised by a signal handler."""
-
-
-@contextlib.contextmanager
-def switching(seconds: float = 1e-6) -> Iterator[None]:
-    """Let threads take turns as often as the interpreter can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(seconds)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
-
-
-def together(*works: Callable[[], object]) -> None:
-    """Run all of these at the same time, each in a thread; raise their first error."""
-    barrier = threading.Barrier(len(works))
-    errors: list[BaseException] = []
-
-    def run(work: Callable[[], object]) -> None:
-        barrier.wait()
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001 - it is raised again below
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=[work], daemon=True) for work in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
 
 
 def in_a_thread(read: Callable[[], Any]) -> Any:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-import sys
 import threading
-from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import pytest
@@ -16,44 +14,12 @@ from metrics_framework.clock import ManualClock
 from metrics_framework.errors import InvalidInputError, UnknownMetricError
 from metrics_framework.recording import Budgets, Store
 from metrics_framework.recording.engine import ENGINE
+from tests.threads import switching, together
 
 pytestmark = pytest.mark.heavy
 
 THREADS = 8
 DAY = timedelta(days=1)
-
-
-@contextlib.contextmanager
-def switching(seconds: float = 1e-6) -> Iterator[None]:
-    """Make the interpreter switch threads as often as it can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(seconds)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
-
-
-def together(*works: Callable[[], None]) -> None:
-    """Run all of these at the same time, each in a thread; raise their first error."""
-    barrier = threading.Barrier(len(works))
-    errors: list[BaseException] = []
-
-    def run(work: Callable[[], None]) -> None:
-        barrier.wait()
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001 - it is raised again below
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=[work], daemon=True) for work in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(100)
-        assert not thread.is_alive()
-    if errors:
-        raise errors[0]
 
 
 def test_two_million_records_of_eight_threads():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shlex
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -43,6 +42,7 @@ from metrics_framework.snapshots import (
 from metrics_framework.snapshots.build import LATENCY_TAG, MAX_CUSTOM
 from metrics_framework.snapshots.provenance import Provenance
 from metrics_framework.values import MetricType, MetricUnit, MetricValue, TimingResult
+from tests.threads import switching
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 DURATIONS = {"count": 10, "avg": 1.0, "p50": 2.0, "p95": 3.0, "p99": 4.0, "max": 5.0}
@@ -1087,16 +1087,14 @@ def test_a_snapshot_and_its_distributions_have_the_same_records() -> None:
                 measured.error_type = "bad" if number % 2 else None
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(3)]
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
     try:
-        for thread in threads:
-            thread.start()
-        for _ in range(100):
-            time.sleep(0.001)
-            _check_one_reading(*system.build_snapshot())
+        with switching(1e-5):
+            for thread in threads:
+                thread.start()
+            for _ in range(100):
+                time.sleep(0.001)
+                _check_one_reading(*system.build_snapshot())
     finally:
-        sys.setswitchinterval(before)
         done.set()
         for thread in threads:
             thread.join()
