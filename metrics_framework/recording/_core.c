@@ -3637,7 +3637,7 @@ struct Slot {
     uint32_t wipes;     /* of the page when the whole was computed */
     Number whole; /* the combined value of a gauge by its law, unless it is stale */
     Sum whole_sum;
-    uint32_t whole_members;
+    uint32_t whole_members, whole_reals; /* series with a value, and those whose value is not an integer */
     PyObject **waiting; /* aggregates of closed slots, not committed yet */
     int64_t *waiting_ns;
     uint32_t waiting_count, waiting_capacity;
@@ -4221,7 +4221,7 @@ whole_of_members(Slot *slot, const Series *changed, const Number *value)
 {
     Sum sum = {0, 0.0, 0.0, 0};
     Number extreme = integer_number(0);
-    uint32_t found = 0;
+    uint32_t found = 0, reals = 0;
     for (uint32_t i = 0; i < slot->member_count; i++) {
         const Series *one = slot->members[i];
         const GaugeState *g = one->state;
@@ -4238,10 +4238,12 @@ whole_of_members(Slot *slot, const Series *changed, const Number *value)
         if (!found || (slot->law == MIN ? is_less(last, extreme) : is_less(extreme, last)))
             extreme = last;
         found++;
+        reals += !last.is_int;
     }
     slot->whole_sum = sum;
     slot->whole = slot->law == SUM ? sum_number(&sum) : extreme;
     slot->whole_members = found;
+    slot->whole_reals = reals;
     slot->wipes = slot->core->page.wipes;
     slot->whole_is_stale = isinf(sum.real) != 0;
 }
@@ -4260,6 +4262,12 @@ whole_after(Slot *slot, const Series *changed, const Number *value)
         return slot->whole;
     }
     if (slot->law == SUM) {
+        int loses_real = had && !before.is_int;
+        slot->whole_reals += (uint32_t)(value != NULL && !value->is_int) - (uint32_t)loses_real;
+        if (loses_real && slot->whole_reals == 0) { /* the sum of integers is an integer, and exact */
+            whole_of_members(slot, changed, value);
+            return slot->whole;
+        }
         if (had)
             sum_add_number(&slot->whole_sum, negated(before));
         if (value != NULL)

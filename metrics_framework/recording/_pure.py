@@ -458,13 +458,17 @@ class _Draft:
         """Return records with the combined value of all series of a gauge after each record."""
         law, lasts = slot.law, self._last_values(slot)
         whole = _combined(law, lasts)
-        total = ZERO.extend(list(lasts.values()))
+        total, reals = ZERO.extend(list(lasts.values())), sum(map(_is_real, lasts.values()))
         wholes: list[int | float] = []
         for series, value, _, _ in columns.records():
             before = lasts.get(series)
             lasts[series] = value
             if law == "sum":
-                total = total.add(0 if before is None else -before).add(value)
+                reals += _is_real(value) - _is_real(before)
+                if _is_real(before) and not reals:  # the sum of integers is an integer, and exact
+                    total = ZERO.extend(list(lasts.values()))
+                else:
+                    total = total.add(0 if before is None else -before).add(value)
                 whole = total.value
             elif len(lasts) == 1 or before == whole:
                 whole = _combined(law, lasts)
@@ -555,6 +559,10 @@ def _aggregate(kind: str, columns: _Columns) -> Any:
 _EMPTY_COUNTER = CounterAggregate()
 
 _LAWS: Mapping[str, Callable[[Iterable[Any]], Any]] = {"min": min, "max": max}
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, float)
 
 
 def _combined(law: str, values: Mapping[Any, int | float]) -> int | float:
