@@ -4215,6 +4215,21 @@ negated(Number number)
     return real_number(-number.d);
 }
 
+static inline int
+is_equal(Number a, Number b)
+{
+    return !is_less(a, b) && !is_less(b, a);
+}
+
+/* Whether a value replaces an extreme. Of an integer and a float that are equal, the integer is the extreme, so that the
+ * order of the series does not matter. */
+static inline int
+is_beyond(int law, Number value, Number extreme)
+{
+    return (law == MIN ? is_less(value, extreme) : is_less(extreme, value)) ||
+           (value.is_int && !extreme.is_int && is_equal(value, extreme));
+}
+
 /* Compute the whole from all series, as if `changed` had the value; NULL: as if it were removed. */
 static void
 whole_of_members(Slot *slot, const Series *changed, const Number *value)
@@ -4235,7 +4250,7 @@ whole_of_members(Slot *slot, const Series *changed, const Number *value)
         else
             continue;
         sum_add_number(&sum, last);
-        if (!found || (slot->law == MIN ? is_less(last, extreme) : is_less(extreme, last)))
+        if (!found || is_beyond(slot->law, last, extreme))
             extreme = last;
         found++;
         reals += !last.is_int;
@@ -4276,13 +4291,12 @@ whole_after(Slot *slot, const Series *changed, const Number *value)
         slot->whole_is_stale = isinf(slot->whole_sum.real) != 0;
         return slot->whole;
     }
-    int is_extreme = had && !is_less(before, slot->whole) && !is_less(slot->whole, before);
-    if (value != NULL && (slot->whole_members == (uint32_t)had ||
-                          !(slot->law == MIN ? is_less(slot->whole, *value) : is_less(*value, slot->whole)))) {
+    int stays = value != NULL && value->is_int == slot->whole.is_int && is_equal(*value, slot->whole);
+    if (value != NULL && (slot->whole_members == (uint32_t)had || is_beyond(slot->law, *value, slot->whole))) {
         slot->whole = *value;
         slot->whole_members += !had;
     }
-    else if (is_extreme)
+    else if (!stays && had && is_equal(before, slot->whole))
         whole_of_members(slot, changed, value); /* another series may be the extreme now */
     else
         slot->whole_members += (uint32_t)(value != NULL) - (uint32_t)had;

@@ -473,7 +473,7 @@ class _Draft:
             elif len(lasts) == 1 or before == whole:
                 whole = _combined(law, lasts)
             else:
-                whole = _LAWS[law]((whole, value))
+                whole = _extreme(law, (whole, value))
             wholes.append(whole)
         return columns._replace(values=wholes)
 
@@ -558,8 +558,6 @@ def _aggregate(kind: str, columns: _Columns) -> Any:
 
 _EMPTY_COUNTER = CounterAggregate()
 
-_LAWS: Mapping[str, Callable[[Iterable[Any]], Any]] = {"min": min, "max": max}
-
 
 def _is_real(value: object) -> bool:
     return isinstance(value, float)
@@ -571,8 +569,14 @@ def _combined(law: str, values: Mapping[Any, int | float]) -> int | float:
         return 0
     if law == "sum":
         return ZERO.extend(list(values.values())).value
-    whole: int | float = _LAWS[law](values.values())
-    return whole
+    return _extreme(law, values.values())
+
+
+def _extreme(law: str, values: Iterable[int | float]) -> int | float:
+    """Return the extreme; of an integer and a float that are equal, the integer, whatever their order is."""
+    if law == "min":
+        return min(values, key=lambda value: (value, _is_real(value)))
+    return max(values, key=lambda value: (value, not _is_real(value)))
 
 
 # -- the core --------------------------------------------------------------------------------------------
