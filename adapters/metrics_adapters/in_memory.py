@@ -377,11 +377,11 @@ class InMemoryAggregator:
         return largest(self.get_metrics_by_tag({}), metric_type, limit)
 
     def _to_prometheus(self, _: object) -> str:
-        from metrics_framework.exposition.families import ExposedMetrics  # slow to import
+        from metrics_framework.exposition.families import ExposedFamilies  # slow to import
         from metrics_framework.exposition.incremental import IncrementalWriter
 
         if self._prometheus_writer is None:
-            self._prometheus_writer = IncrementalWriter(ExposedMetrics(self.store))
+            self._prometheus_writer = IncrementalWriter(ExposedFamilies(self.store))
         return b"".join(self._prometheus_writer.pieces()).decode()
 
     def _to_snapshot(self, _: object) -> str:

@@ -237,8 +237,8 @@ class UniqueNames:
         return False
 
 
-class ExposedMetric(NamedTuple):
-    """A metric, or one half of an operation, that is exposed.
+class ExposedFamily(NamedTuple):
+    """The family of a metric, or of one half of an operation, without its samples.
 
     Attributes:
         named: Its name and type.
@@ -255,8 +255,8 @@ class ExposedMetric(NamedTuple):
     names: Sequence[str]
 
 
-class ExposedMetrics:
-    """The metrics of a store that are exposed: those whose names no other family has. Thread-safe.
+class ExposedFamilies:
+    """The families of a store that are exposed: those whose names no other one has. Thread-safe.
 
     Args:
         store: The store. Its histograms and timers have buckets from now on.
@@ -272,10 +272,10 @@ class ExposedMetrics:
         self.store = store
         self.log = ExpositionLog()
         self._taken = taken
-        self._kept: tuple[object, list[ExposedMetric]] = (None, [])
+        self._kept: tuple[object, list[ExposedFamily]] = (None, [])
 
-    def current(self) -> list[ExposedMetric]:
-        """Return the metrics: the same list until one is added, removed or described."""
+    def current(self) -> list[ExposedFamily]:
+        """Return the families: the same list until a metric is added, removed or described."""
         # The version is read first: a description that changes meanwhile has another one.
         version, metrics = self.store.descriptions_version, self.store.metrics()
         key = (version, metrics, {} if self._taken is None else self._taken())
@@ -289,17 +289,17 @@ class ExposedMetrics:
         self,
         metrics: Iterable[tuple[Named, Metric]],
         taken: Mapping[str, str],
-        before: Iterable[ExposedMetric],
-    ) -> list[ExposedMetric]:
+        before: Iterable[ExposedFamily],
+    ) -> list[ExposedFamily]:
         unique, known = UniqueNames(self.log, taken), {each.metric: each for each in before}
-        exposed: list[ExposedMetric] = []
+        exposed: list[ExposedFamily] = []
         for named, metric in metrics:
             try:
                 each, description = known.get(metric), self.store.description(named.name)
                 if each is None or each.description != description:
                     header = family_header(named, description)
                     names = family_names(named, description.unit, header)
-                    each = ExposedMetric(named, metric, description, header, names)
+                    each = ExposedFamily(named, metric, description, header, names)
                 if unique.admit(named, each.names):
                     exposed.append(each)
             except Exception as error:  # noqa: BLE001 - the other metrics must be exposed
@@ -314,10 +314,10 @@ class FamilyReader:
     """Reads the families of a store. Labels are kept until a series is added or removed. Thread-safe.
 
     Args:
-        exposed: The metrics of the store.
+        exposed: The families of the store.
     """
 
-    def __init__(self, exposed: ExposedMetrics) -> None:
+    def __init__(self, exposed: ExposedFamilies) -> None:
         self.store = exposed.store
         self._exposed = exposed
         self._log = exposed.log
@@ -343,7 +343,7 @@ class FamilyReader:
             for gone in list(self._kept.keys() - {each.metric for each in every}):
                 self._kept.pop(gone, None)
 
-    def _labelled_series(self, exposed: ExposedMetric) -> _LabelledSeries:
+    def _labelled_series(self, exposed: ExposedFamily) -> _LabelledSeries:
         metric = exposed.metric
         self.store.expire(metric, metric.series())
         metric.expose()
@@ -382,7 +382,7 @@ class _LabelledSeries(NamedTuple):
     """The series of a metric with their labels, for one version of the metric."""
 
     version: object
-    exposed: ExposedMetric
+    exposed: ExposedFamily
     series: Sequence[Any]
     labels: Sequence[dict[str, str]]
 

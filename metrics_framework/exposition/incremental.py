@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from metrics_framework.exposition.families import (
     MAX_SHARED_LABELS,
-    ExposedMetric,
-    ExposedMetrics,
+    ExposedFamilies,
+    ExposedFamily,
     ExpositionLog,
     UniqueLabels,
     family_header,
@@ -96,7 +96,7 @@ class MetricText:
     State that threads share is replaced in one step and is correct each time.
 
     Args:
-        exposed: The metric.
+        exposed: The family.
         constants: The constant tags of the store.
         log: Logs different tags, and series with the same labels.
         escaping: How names outside the classic character set are written.
@@ -121,7 +121,7 @@ class MetricText:
 
     def __init__(
         self,
-        exposed: ExposedMetric,
+        exposed: ExposedFamily,
         constants: Mapping[str, str],
         log: ExpositionLog,
         escaping: Escaping,
@@ -292,10 +292,10 @@ class IncrementalWriter:
     It never blocks a record. Each series has the numbers of the moment when its line is written.
 
     Args:
-        exposed: The metrics of the store.
+        exposed: The families of the store.
     """
 
-    def __init__(self, exposed: ExposedMetrics) -> None:
+    def __init__(self, exposed: ExposedFamilies) -> None:
         self.store = exposed.store
         self._exposed = exposed
         self._log = exposed.log
@@ -350,7 +350,7 @@ class IncrementalWriter:
                 for gone in list(texts.keys() - current):
                     texts.pop(gone, None)
 
-    def _text(self, exposed: ExposedMetric, escaping: Escaping) -> MetricText:
+    def _text(self, exposed: ExposedFamily, escaping: Escaping) -> MetricText:
         # Classic names have the same text for every scraper, which is kept once.
         texts = self._texts
         if escaping is Escaping.ALLOW_UTF_8 and not _has_classic_names(exposed.metric, self.store.tags):

@@ -12,7 +12,7 @@ from prometheus_client.registry import REGISTRY, CollectorRegistry
 
 from metrics_adapters.in_memory import InMemoryCollector
 from metrics_framework.errors import InvalidInputError, UnknownMetricError, nearest
-from metrics_framework.exposition.families import ExposedMetrics, FamilyReader, exposed_names
+from metrics_framework.exposition.families import ExposedFamilies, FamilyReader, exposed_names
 from metrics_framework.exposition.incremental import IncrementalWriter
 from metrics_framework.recording import Store
 from metrics_framework.recording.exposed_names import Named, NameOwners, NameRegistry
@@ -126,7 +126,7 @@ class RegisteredStore:
 
     def __init__(self, store: Store, registry: CollectorRegistry) -> None:
         self.store = store
-        exposed = ExposedMetrics(store, partial(taken_names, registry, store))
+        exposed = ExposedFamilies(store, partial(taken_names, registry, store))
         self._reader = FamilyReader(exposed)
         self.writer = IncrementalWriter(exposed)
         """Writes the text of the families, also in formats that prometheus_client does not know."""

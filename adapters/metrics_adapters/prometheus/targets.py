@@ -11,7 +11,7 @@ from metrics_adapters.prometheus.collector import check_registry, taken_names
 from metrics_adapters.prometheus.registry_text import render_registry, without_timestamps
 from metrics_framework.capabilities import Callbacks, HasCallbacks, HasCollector, HasStore
 from metrics_framework.errors import InvalidInputError
-from metrics_framework.exposition.families import ExposedMetrics, ExpositionLog, exposed_names
+from metrics_framework.exposition.families import ExposedFamilies, ExpositionLog, exposed_names
 from metrics_framework.exposition.formats import each_value
 from metrics_framework.exposition.incremental import IncrementalWriter
 from metrics_framework.exposition.names import Escaping
@@ -48,7 +48,7 @@ class Exposition:
     def __init__(self, store: Store, registry: CollectorRegistry | None = None) -> None:
         self.store = store
         self.registry = registry
-        exposed = ExposedMetrics(store, None if registry is None else partial(taken_names, registry, store))
+        exposed = ExposedFamilies(store, None if registry is None else partial(taken_names, registry, store))
         self._log = exposed.log
         self._writer = IncrementalWriter(exposed)
 

@@ -42,7 +42,7 @@ from metrics_adapters.prometheus import Exposition, PrometheusCollector, Registr
 from metrics_framework import MetricsSystem, MetricUnit, Rule
 from metrics_framework.errors import InvalidInputError, UnknownMetricError
 from metrics_framework.exposition import families as families_module
-from metrics_framework.exposition.families import ExposedMetrics, FamilyReader
+from metrics_framework.exposition.families import ExposedFamilies, FamilyReader
 from metrics_framework.recording import Store
 from metrics_framework.recording.buckets import default_bounds
 from metrics_framework.testing.conformance import (
@@ -736,7 +736,7 @@ def test_hostile_input_always_parses_and_injects_nothing(records):
             getattr(collector, f"record_{kind}")(name, number, tags=tags)
         if kind == "gauge":
             collector.describe(name, help=text)
-    reader = FamilyReader(ExposedMetrics(collector.store))
+    reader = FamilyReader(ExposedFamilies(collector.store))
     expected = sum(len(one.samples) for one in reader.families())
     can_fall = any(kind == "histogram" and number < 0 for kind, _, _, number, _ in records)
     for kind, (generate, parse) in [*FORMATS.items()][: 1 if can_fall else 2]:

@@ -25,7 +25,7 @@ from metrics_adapters.prometheus import PrometheusCollector
 from metrics_adapters.prometheus.targets import Exposition
 from metrics_framework.clock import ManualClock
 from metrics_framework.exposition import incremental
-from metrics_framework.exposition.families import ExposedMetrics, FamilyReader
+from metrics_framework.exposition.families import ExposedFamilies, FamilyReader
 from metrics_framework.exposition.incremental import BLOCK_LINES, MetricText
 from metrics_framework.exposition.names import Escaping
 from metrics_framework.exposition.text import Format, NumberWriter, family_text
@@ -141,7 +141,7 @@ def test_every_writer_writes_the_same_text(calls, constants, descriptions, is_re
     store = Store(ManualClock(), tags=constants, on_error="log")
     if is_registered:  # otherwise names may collide
         PrometheusCollector(CollectorRegistry(), store)
-    exposition, reader = Exposition(store), FamilyReader(ExposedMetrics(store))
+    exposition, reader = Exposition(store), FamilyReader(ExposedFamilies(store))
     parts = InMemoryCollector(store), InMemoryTimer(store), InMemoryTracker(store)
     for call in calls:
         call(*parts)
@@ -326,7 +326,7 @@ def test_names_may_be_taken_and_freed(data):
     """After any sequence of metrics that share exposed names, the text equals that of new writers."""
     store = Store(ManualClock())
     collector, registry = InMemoryCollector(store), CollectorRegistry()
-    exposition, reader = Exposition(store, registry), FamilyReader(ExposedMetrics(store))
+    exposition, reader = Exposition(store, registry), FamilyReader(ExposedFamilies(store))
     theirs = Gauge("a_b", "Theirs.", registry=registry)
     registry.unregister(theirs)
     is_taken = False
@@ -346,7 +346,7 @@ def test_names_may_be_taken_and_freed(data):
             exposition.render(escaping=escaping)
         plain = "".join(family_text(family, Format.TEXT) for family in reader.families())
         assert plain == "".join(
-            family_text(family, Format.TEXT) for family in FamilyReader(ExposedMetrics(store)).families()
+            family_text(family, Format.TEXT) for family in FamilyReader(ExposedFamilies(store)).families()
         )
         assert plain.encode() == Exposition(store).render()
     for escaping in Escaping:
