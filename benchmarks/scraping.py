@@ -42,7 +42,8 @@ def main(rounds: int = ROUNDS) -> Report:
         if result is not None:
             found.setdefault((peer, measure, case), []).append(result)
     report = Report()
-    report.say(f"Python {sys.version.split()[0]}. Medians of {rounds} rounds.")
+    measured = "One round" if rounds == 1 else f"Medians of {rounds} rounds"
+    report.say(f"Python {sys.version.split()[0]}. {measured}.")
     report.table("A scrape: milliseconds of CPU (ratio to prometheus_client)", list(PEERS))
     for case, what in SERIES.items():
         for key, moment in MOMENTS.items():
