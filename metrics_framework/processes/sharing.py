@@ -185,7 +185,6 @@ class SharedStore:
         """
         self._stem = stem
         path = self._peers.folder / stem
-        self._state.core.publish_at = 1  # the page of a worker that is killed has its last closed slot only
         self._slots = FrameFile(_ending(path, SLOTS))
         try:
             self._slots.append(self._slot_items.header(self._state.start_ns))
@@ -203,6 +202,7 @@ class SharedStore:
             self._state.core.shows_written = True
         self._state.cardinality.recent.on_closed = self._recent_closed
         self._state.others = self
+        self._state.core.publish_at = 1  # the page of a worker that is killed has its last closed slot only
         for metric in self._metrics():
             for slot in metric.slots:
                 metric.publish(slot)

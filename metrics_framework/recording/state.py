@@ -227,6 +227,7 @@ class StoreState:
         expire_ns: How long a series may be idle before it is removed; ``None`` is forever.
         cardinality: The budgets.
         descriptions: Name to description.
+        descriptions_version: Another object after each change of a description.
         ruled: Name to what rules set: buckets, budget, exemption from expiry.
         default_buckets: Upper bounds without a description; times are in seconds. ``"by_unit"`` chooses them
             by the unit of the metric.

@@ -207,7 +207,7 @@ def test_a_cookie_is_secure_over_https(system):
 
 
 def test_a_wrong_token_is_told(browser):
-    """The form has an error, and wrong tokens keep nobody out who has the right one."""
+    """The form shows an error, and the right token logs in after any number of wrong ones."""
     for _ in range(20):
         refused = log_in(browser, "<guess>")
         assert refused.status_code == 401

@@ -1251,6 +1251,25 @@ def test_times_of_a_gauge_never_fall(rig):
         assert state.integral == pytest.approx(4 * 0.5 * SECOND)
 
 
+def test_closed_slots_are_published_together(rig):
+    """``publish`` is called once ``publish_at`` of them wait, and reads have all of them before."""
+    rig.core.publish_at = 3
+    counter, slot = rig.series("counter"), rig.slots["counter"]
+    for _ in range(3):
+        counter.add()
+        rig.advance(1)
+        assert rig.published == []
+    assert [aggregate.value for _, aggregate in slot.peek()[1]] == [1, 1]
+    counter.add()
+    slot.peek()  # the pure engine closes slots when it reads
+    counter.add()
+    assert len(slot.peek()[1]) == 3
+    rig.advance(1)
+    counter.add()
+    slot.peek()
+    assert rig.published[0] is slot
+
+
 def test_publish_sees_the_closed_slot(rig):
     """``publish`` is called outside of the record: it sees the record, and may commit."""
     seen = []
