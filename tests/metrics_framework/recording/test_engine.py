@@ -216,6 +216,28 @@ def test_the_default_clock_is_monotonic(engine):
         assert before <= now <= engine.monotonic_ns()
 
 
+def test_a_record_is_later_than_what_came_before(engine):
+    """With the default clock, times keep the order of records and readings, and none is in the future."""
+    core = engine.Core()
+    tag_set = engine.TagSet(EngineOwner(), ())
+    timer = tag_set.add(engine.TimerSeries(tag_set, (), engine.Slot(core, "distribution")))
+    tag_set = engine.TagSet(EngineOwner(), ())
+    gauge = tag_set.add(engine.GaugeSeries(tag_set, (), engine.Slot(core, "gauge")))
+    log, times = core.subscribe(100), []
+    for _ in range(2_000):  # longer than a tick of the kernel
+        times.append(engine.monotonic_ns())
+        gauge.set(1)
+        with timer.time():
+            gauge.set(2.5)
+        timer.observe(3)
+        core.now()
+        gauge.increment()
+        times += [logged[4] for logged in log.drain()[1]]
+    assert len(times) == 6 * 2_000
+    assert times == sorted(times)
+    assert times[-1] <= engine.monotonic_ns()
+
+
 def test_records_of_all_series_are_numbered(rig):
     """The number of records of a core is that of all its series."""
     expected = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import ctypes
 import gc
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from typing import Any
 import pytest
 
 from metrics_framework.recording.distribution import SCALE
-from tests.metrics_framework.recording.debug_core import ROOT, Owner
+from tests.metrics_framework.recording.debug_core import ROOT, Owner, new_series
 from tests.metrics_framework.recording.hostile import Hostile
 from tests.metrics_framework.runtime import children
 
@@ -140,6 +142,32 @@ def test_slots_are_the_open_one_and_the_one_before(worker: Worker, kind: str) ->
     series.drop_recent()
     assert reader.read_recent(index) == (None, None)
     assert reader.read(index)[0] == series.state()
+
+
+def test_records_of_two_processes_have_times_in_their_order(engine: Any, tmp_path: Path) -> None:
+    """With the default clock too, each record of two that take turns is later than the one before it."""
+    turns = [os.pipe(), os.pipe()]
+
+    def play(player: int) -> list[int]:
+        core = engine.Core()
+        core.share(tmp_path / f"page{player}")
+        gauge, times = new_series(engine, core, "Gauge"), []
+        for _ in range(200):
+            os.read(turns[player][0], 1)
+            gauge.set(1)
+            times.append(gauge.last_ns)
+            os.write(turns[1 - player][1], b".")
+        return times
+
+    os.write(turns[0][1], b".")
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(play, 0)
+        second = ast.literal_eval(children.in_a_child(lambda: play(1)))
+        times = [time for pair in zip(first.result(), second, strict=True) for time in pair]
+    for ends in turns:
+        for end in ends:
+            os.close(end)
+    assert times == sorted(set(times))
 
 
 def test_only_what_was_recorded_since_is_read_again(worker: Worker) -> None:
