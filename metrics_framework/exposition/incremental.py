@@ -158,8 +158,7 @@ class MetricText:
                 expire(metric, block.series)
                 text = block.text(format)
                 if header and text:
-                    yield header
-                    header = b""
+                    text, header = header + text, b""
                 yield text
 
     def _header_lines(self, format: Format) -> bytes:
@@ -286,6 +285,13 @@ class MetricText:
         return series_labels({**self._constants, **series.tags}, self.header.own_labels, self._escaping)
 
 
+class _Texts(NamedTuple):
+    """Some families and the text of each."""
+
+    exposed: list[ExposedFamily]
+    texts: list[MetricText]
+
+
 class IncrementalWriter:
     """Writes the text of a store, and renders again only what changed since the last time. Thread-safe.
 
@@ -299,8 +305,7 @@ class IncrementalWriter:
         self.store = exposed.store
         self._exposed = exposed
         self._log = exposed.log
-        self._texts: dict[Metric, MetricText] = {}
-        self._utf_8_texts: dict[Metric, MetricText] = {}
+        self._texts = self._utf_8_texts = _Texts([], [])
         self._patterns: dict[tuple[object, ...], LabelPattern] = {}
 
     def chunks(
@@ -336,32 +341,39 @@ class IncrementalWriter:
         names: frozenset[str] | None = None,
     ) -> Iterator[bytes]:
         """Yield the text in pieces of any size, for callers that need all of it at once; see `chunks`."""
-        exposed, expire = self._exposed.current(), self.store.expire
-        for each in exposed:
-            if names is not None and names.isdisjoint(each.names):
+        expire = self.store.expire
+        for text in self._current_texts(escaping):
+            if names is not None and names.isdisjoint(text.exposed.names):
                 continue
             try:
-                yield from self._text(each, escaping).pieces(format, expire)
+                yield from text.pieces(format, expire)
             except Exception as error:  # noqa: BLE001 - the other metrics must be exposed
-                self._log.fail(each.named, error)
-        if len(self._texts) + len(self._utf_8_texts) > len(exposed):
-            current = {each.metric for each in exposed}
-            for texts in (self._texts, self._utf_8_texts):
-                for gone in list(texts.keys() - current):
-                    texts.pop(gone, None)
+                self._log.fail(text.exposed.named, error)
 
-    def _text(self, exposed: ExposedFamily, escaping: Escaping) -> MetricText:
+    def _current_texts(self, escaping: Escaping) -> Sequence[MetricText]:
+        exposed = self._exposed.current()
+        texts = self._texts = self._texts_of(exposed, self._texts, Escaping.VALUES)
+        if escaping is not Escaping.ALLOW_UTF_8:
+            return texts.texts
         # Classic names have the same text for every scraper, which is kept once.
-        texts = self._texts
-        if escaping is Escaping.ALLOW_UTF_8 and not _has_classic_names(exposed.metric, self.store.tags):
-            texts = self._utf_8_texts
-        else:
-            escaping = Escaping.VALUES
-        text = texts.get(exposed.metric)
-        if text is None or text.exposed is not exposed:
-            text = MetricText(exposed, self.store.tags, self._log, escaping, self._patterns)
-            texts[exposed.metric] = text
-        return text
+        constants = self.store.tags
+        others = [each for each in exposed if not _has_classic_names(each.metric, constants)]
+        utf_8 = self._utf_8_texts = self._texts_of(others, self._utf_8_texts, escaping)
+        by_metric = {text.metric: text for text in utf_8.texts}
+        return [by_metric.get(text.metric, text) for text in texts.texts] if others else texts.texts
+
+    def _texts_of(self, exposed: list[ExposedFamily], before: _Texts, escaping: Escaping) -> _Texts:
+        """Return the texts of some families: those from before, if they are of the same families."""
+        if before.exposed is exposed or before.exposed == exposed:
+            return before
+        known = {text.metric: text for text in before.texts}
+        texts: list[MetricText] = []
+        for each in exposed:
+            text = known.get(each.metric)
+            if text is None or text.exposed is not each:
+                text = MetricText(each, self.store.tags, self._log, escaping, self._patterns)
+            texts.append(text)
+        return _Texts(exposed, texts)
 
 
 def _has_classic_names(metric: Metric, constants: Mapping[str, str]) -> bool:

@@ -371,13 +371,16 @@ def test_idle_series_expire_during_scrapes():
 
 
 def test_a_removed_metric_leaves_nothing_behind(collector):
-    """The text of a removed metric is not kept."""
+    """The text of a removed metric is not kept, also with a name that is not classic."""
     exposition = Exposition(collector.store)
-    collector.increment("hits")
-    exposition.render()
-    collector.remove("hits")
-    assert exposition.render() == b""
-    assert exposition._writer._texts == {}
+    for name in ("hits", "命中"):
+        collector.increment(name)
+        assert exposition.render(escaping=Escaping.ALLOW_UTF_8)
+        collector.remove(name)
+        assert exposition.render(escaping=Escaping.ALLOW_UTF_8) == b""
+        gc.collect()
+        texts = [each for each in gc.get_objects() if isinstance(each, MetricText)]
+        assert name not in [each.metric.name for each in texts]
 
 
 # -- series with the same labels ---------------------------------------------------------------------------
