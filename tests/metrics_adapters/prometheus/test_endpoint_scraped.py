@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
 
 import pytest
@@ -76,6 +77,8 @@ def test_prometheus_scrapes_with_every_kind_of_authentication(tmp_path, caplog):
             target["labels"]["job"]: target["lastError"]
             for target in prometheus.api("targets", state="active")["activeTargets"]
         }
-    assert "certificate required" in problems["stranger"] or "bad certificate" in problems["stranger"]
+    # With TLS 1.3 the client may write its request before it reads the alert, into a closed connection.
+    refusals = "certificate required|bad certificate|broken pipe|connection reset"
+    assert re.search(refusals, problems["stranger"])
     assert "401 Unauthorized" in problems["guess"]
     assert caplog.records == []
