@@ -219,15 +219,15 @@ def test_a_folder_may_come_later(tmp_path: Path) -> None:
 
 @pytest.mark.heavy
 def test_five_thousand_files_are_read_once(write: Write, folder: Path) -> None:
-    """After the first time, 5 000 files cost at most a tenth of a second of CPU time."""
+    """After the first time, 5 000 files cost at most a fifth of its CPU time."""
     for number in range(5_000):
         write(f"r{number}", minute=number, custom={f"k{one}": 1.0 for one in range(20)})
-    history = SnapshotHistory(folder)
-    history.runs()
-    start = time.process_time()
-    for _ in range(5):
+    history, durations = SnapshotHistory(folder), []
+    for _ in range(6):
+        start = time.process_time()
         assert len(history.runs()["runs"]) == MAX_RUNS
-    assert (time.process_time() - start) / 5 < 0.1
+        durations.append(time.process_time() - start)
+    assert min(durations) <= durations[0] / 5
 
 
 # -- comparisons -------------------------------------------------------------------------------------------
