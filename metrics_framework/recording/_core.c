@@ -108,13 +108,23 @@ process_id(void)
 #include <time.h>
 #include <unistd.h>
 
+/* The nanoseconds of a clock, or -1 if the system does not have it. */
+static inline int64_t
+clock_now(clockid_t clock)
+{
+    struct timespec now;
+    return clock_gettime(clock, &now) == 0 ? (int64_t)now.tv_sec * 1000000000LL + now.tv_nsec : -1;
+}
+
 static inline int64_t
 system_now(void)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000LL + now.tv_nsec;
+    return clock_now(CLOCK_MONOTONIC);
 }
+
+#ifdef CLOCK_MONOTONIC_COARSE
+#define HAS_TICKS
+#endif
 
 #ifndef MAP_NORESERVE
 #define MAP_NORESERVE 0
@@ -1692,6 +1702,7 @@ typedef struct {
         *s_find_outcomes, *s_count_abandoned, *s_plain_metadata, *s_counter, *s_gauge, *s_histogram, *s_timer,
         *s_index, *s_operation, *s_elapsed_ns;
     int64_t latest_ns; /* the latest time that was read */
+    int has_ticks;     /* the kernel tells when it ticked last, by the same clock */
 } State;
 
 static void
@@ -3711,12 +3722,10 @@ precise_now(State *state)
 static inline int64_t
 record_now(const Core *core)
 {
-#ifdef CLOCK_MONOTONIC_COARSE
-    if (LIKELY(core->page.file < 0)) {
-        State *state = core->state;
-        struct timespec tick;
-        clock_gettime(CLOCK_MONOTONIC_COARSE, &tick);
-        int64_t now = (int64_t)tick.tv_sec * 1000000000LL + tick.tv_nsec;
+#ifdef HAS_TICKS
+    State *state = core->state;
+    if (LIKELY(state->has_ticks && core->page.file < 0)) {
+        int64_t now = clock_now(CLOCK_MONOTONIC_COARSE);
         return state->latest_ns = now > state->latest_ns ? now : state->latest_ns + 1;
     }
 #endif
@@ -9970,6 +9979,10 @@ module_exec(PyObject *module)
     State *state = PyModule_GetState(module);
     PyObject *values = NULL, *units = NULL, *errors = NULL;
     int result = -1;
+#ifdef HAS_TICKS
+    int64_t tick = clock_now(CLOCK_MONOTONIC_COARSE), age = system_now() - tick;
+    state->has_ticks = tick >= 0 && age >= 0 && age < SLOT_NS; /* where time is faked, the clocks may differ */
+#endif
 #define MAKE_TYPE(member, spec, base, name)                                                                            \
     state->member = (PyTypeObject *)PyType_FromModuleAndSpec(module, &spec, (PyObject *)(base));                       \
     if (state->member == NULL ||                                                                                       \
