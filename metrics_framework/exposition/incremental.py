@@ -351,9 +351,11 @@ class IncrementalWriter:
                 self._log.fail(text.exposed.named, error)
 
     def _current_texts(self, escaping: Escaping) -> Sequence[MetricText]:
-        exposed = self._exposed.current()
-        texts = self._texts = self._texts_of(exposed, self._texts, Escaping.VALUES)
+        exposed, before = self._exposed.current(), self._texts
+        texts = self._texts = self._texts_of(exposed, before, Escaping.VALUES)
         if escaping is not Escaping.ALLOW_UTF_8:
+            if texts is not before:  # those of removed metrics would stay until the next text with such names
+                self._utf_8_texts = _Texts([], [])
             return texts.texts
         # Classic names have the same text for every scraper, which is kept once.
         constants = self.store.tags

@@ -1047,6 +1047,13 @@ gauge_apply(GaugeState *g, const GaugeChange *change, int64_t now, int counts)
     g->records += (uint64_t)counts;
 }
 
+/* Whether a gauge has a value already. */
+static inline int
+gauge_is_at(const GaugeState *g, Number value)
+{
+    return g->last == word_of(value) && (g->flags & (STARTED | LAST_INT)) == (STARTED | (value.is_int ? LAST_INT : 0));
+}
+
 /* Whether a value is of the same kind as all that a gauge had, and between its extremes: then its flags and extremes stay. */
 static inline int
 gauge_spans(const GaugeState *g, Number value)
@@ -3620,7 +3627,7 @@ typedef struct {
     size_t slot_count, slot_capacity;
     RecordLog **logs; /* those that are subscribed, borrowed */
     size_t log_count;
-    int allows_recent;
+    int allows_recent, was_shared;
     uint32_t publish_at; /* how many closed slots of a second wait before `publish` is called */
 } Core;
 
@@ -3718,18 +3725,28 @@ precise_now(State *state)
 /* The time of a record. To read the kernel's last tick costs a fifth of the precise time; it is at most 4 ms ago (10 ms
  * where the kernel ticks a hundred times a second). A record is still later than each record and reading before it, if
  * only by a nanosecond, so a slot that was read as complete stays so, and the order of records is theirs. Other
- * processes compare times alone, so a shared core takes the precise one. */
+ * processes compare times alone, so a core that was ever shared takes the precise one. */
 static inline int64_t
 record_now(const Core *core)
 {
 #ifdef HAS_TICKS
     State *state = core->state;
-    if (LIKELY(state->has_ticks && core->page.file < 0)) {
+    if (LIKELY(state->has_ticks && !core->was_shared)) {
         int64_t now = clock_now(CLOCK_MONOTONIC_COARSE);
         return state->latest_ns = now > state->latest_ns ? now : state->latest_ns + 1;
     }
 #endif
     return precise_now(core->state);
+}
+
+/* The time of a value of a gauge, whose average is weighted by time: the precise one, unless it has the value already. */
+static inline int64_t
+gauge_now(const Series *series, Number value)
+{
+    const Core *core = series->slot->core;
+    const GaugeState *mine = series->state, *open = series->slot->open;
+    int stays = series->flags & IS_LIVE && mine && open && gauge_is_at(mine, value) && gauge_is_at(open, value);
+    return stays ? record_now(core) : precise_now(core->state);
 }
 
 static inline int
@@ -5308,6 +5325,7 @@ core_share(Core *self, PyObject *args, PyObject *kwargs)
     }
     directory_reset(self);
     page->share = shares;
+    self->was_shared = 1;
     result = Py_NewRef(Py_None);
 done:
     free(draft);
@@ -6661,7 +6679,7 @@ gauge_way(Series *self, PyObject *value, int way)
 {
     Number number = integer_number(1);
     if (LIKELY((value == NULL || exact_number(value, &number)) && CORE(self)->now == NULL)) {
-        int64_t now = record_now(CORE(self));
+        int64_t now = way == SET ? gauge_now(self, number) : precise_now(CORE(self)->state);
         if (is_ready(self, now))
             return recorded(self, record_gauge(self, way == STEP_DOWN ? negated(number) : number, way != SET, now));
     }
@@ -7688,10 +7706,12 @@ recorder_record_gauge(PyObject *object, FAST_CALL)
         return NULL;
     Number number;
     if (LIKELY(exact_number(given[1], &number) && self->core->now == NULL)) {
-        int64_t now = record_now(self->core);
         Series *series = index_find(self->gauges, given[0], given[2]);
-        if (LIKELY(series != NULL) && is_ready(series, now))
-            return recorded(series, record_gauge(series, number, 0, now));
+        if (LIKELY(series != NULL)) {
+            int64_t now = gauge_now(series, number);
+            if (is_ready(series, now))
+                return recorded(series, record_gauge(series, number, 0, now));
+        }
     }
     Series *series = recorder_series(self, self->gauges, state->s_gauge, state->gauge_series, given[0], given[2]);
     if (series == NULL)

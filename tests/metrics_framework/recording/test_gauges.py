@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from datetime import timedelta
 
 import pytest
@@ -240,3 +241,39 @@ def test_steps_stop_at_the_largest_float(clock):
     assert "Infinity" not in text
     assert "NaN" not in text
     json.loads(text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["by name", "numbers", "booleans", "steps"])
+def test_an_average_is_over_the_exact_time(way):
+    """With the default clock, a gauge is at a value as long as the clock says, whatever else is recorded."""
+    collector = InMemoryCollector(Store())
+    gauge, counter = collector.gauge("level"), collector.counter("records")
+
+    def move(value: int) -> None:
+        if way == "by name":
+            collector.record_gauge("level", value)
+        elif way == "steps":
+            gauge.increment() if value else gauge.decrement()
+        else:
+            gauge.set(bool(value) if way == "booleans" and value else value)
+
+    def stay(value: int) -> int:
+        end_ns = time.perf_counter_ns() + 500_000  # shorter than a tick of the kernel
+        while (now_ns := time.perf_counter_ns()) < end_ns:
+            counter.add(1)
+            gauge.set(value)
+        return now_ns
+
+    least_ns = most_ns = 0
+    gauge.set(0)
+    for _ in range(100):
+        begin_ns = time.perf_counter_ns()
+        move(1)
+        up_ns = time.perf_counter_ns()
+        down_ns = stay(1)
+        move(0)
+        end_ns = time.perf_counter_ns()
+        stay(0)
+        least_ns, most_ns = least_ns + down_ns - up_ns, most_ns + end_ns - begin_ns
+    assert least_ns <= gauge.state().integral <= most_ns
