@@ -366,7 +366,7 @@ class IncrementalWriter:
 
     def _texts_of(self, exposed: list[ExposedFamily], before: _Texts, escaping: Escaping) -> _Texts:
         """Return the texts of some families: those from before, if they are of the same families."""
-        if before.exposed is exposed or before.exposed == exposed:
+        if before.exposed == exposed:
             return before
         known = {text.metric: text for text in before.texts}
         texts: list[MetricText] = []

@@ -122,10 +122,6 @@ system_now(void)
     return clock_now(CLOCK_MONOTONIC);
 }
 
-#ifdef CLOCK_MONOTONIC_COARSE
-#define HAS_TICKS
-#endif
-
 #ifndef MAP_NORESERVE
 #define MAP_NORESERVE 0
 #endif
@@ -3729,7 +3725,7 @@ precise_now(State *state)
 static inline int64_t
 record_now(const Core *core)
 {
-#ifdef HAS_TICKS
+#ifdef CLOCK_MONOTONIC_COARSE
     State *state = core->state;
     if (LIKELY(state->has_ticks && !core->was_shared)) {
         int64_t now = clock_now(CLOCK_MONOTONIC_COARSE);
@@ -9999,7 +9995,7 @@ module_exec(PyObject *module)
     State *state = PyModule_GetState(module);
     PyObject *values = NULL, *units = NULL, *errors = NULL;
     int result = -1;
-#ifdef HAS_TICKS
+#ifdef CLOCK_MONOTONIC_COARSE
     int64_t tick = clock_now(CLOCK_MONOTONIC_COARSE), age = system_now() - tick;
     state->has_ticks = tick >= 0 && age >= 0 && age < SLOT_NS; /* where time is faked, the clocks may differ */
 #endif
