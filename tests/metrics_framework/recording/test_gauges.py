@@ -277,3 +277,28 @@ def test_an_average_is_over_the_exact_time(way):
         stay(0)
         least_ns, most_ns = least_ns + down_ns - up_ns, most_ns + end_ns - begin_ns
     assert least_ns <= gauge.state().integral <= most_ns
+
+
+@pytest.mark.slow
+def test_the_average_of_series_that_take_turns_is_over_the_exact_time():
+    """A name has the latest value of its series, also if each series is set to its own value again."""
+    collector = InMemoryCollector(Store())
+    counter = collector.counter("records")
+
+    def set_for_a_while(value: int) -> tuple[int, int, int]:
+        begin_ns = time.perf_counter_ns()
+        collector.record_gauge("level", value, {"series": str(value)})
+        set_ns = time.perf_counter_ns()
+        while (end_ns := time.perf_counter_ns()) < set_ns + 500_000:  # shorter than a tick of the kernel
+            counter.add(1)
+        return begin_ns, set_ns, end_ns
+
+    first_ns, start_ns, _ = set_for_a_while(0)
+    least_ns = most_ns = 0
+    for _ in range(100):
+        begin_ns, up_ns, down_ns = set_for_a_while(1)
+        last_ns, end_ns, _ = set_for_a_while(0)
+        least_ns, most_ns = least_ns + down_ns - up_ns, most_ns + end_ns - begin_ns
+    average = collector.store.summary("level")["avg"]
+    read_ns = time.perf_counter_ns()
+    assert least_ns / (read_ns - first_ns) <= average <= most_ns / (last_ns - start_ns)
